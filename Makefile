@@ -1,0 +1,38 @@
+# `make` prints this help. Every verb is one command of the README; nothing is hidden here.
+.DEFAULT_GOAL := help
+.PHONY: help repro test test-gpu lint format types check lock docker clean
+
+help: ## Print this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+repro: ## Run the pipeline: download, split, train, evaluate, report
+	uv run dvc repro
+
+test: ## Run the tests that need no GPU
+	uv run pytest
+
+test-gpu: ## Run the tests that need a CUDA device
+	uv run pytest -m gpu
+
+lint: ## Check style
+	uv run ruff check
+	uv run ruff format --check
+
+format: ## Mend style
+	uv run ruff check --fix
+	uv run ruff format
+
+types: ## Check types
+	uv run mypy
+
+check: lint types test ## All that must be clean before a commit
+
+lock: ## Write requirements.lock anew, after moving the date in pyproject.toml or a dependency
+	uv export --quiet --no-header --no-annotate --no-emit-workspace --no-dev --python 3.11 --output-file requirements.lock
+
+docker: ## Build the image
+	docker build -t cutrec .
+
+clean: ## Remove the stages' outputs and the checkpoints of killed runs; git and DVC can bring back what was recorded
+	git clean -fdXq data
+	rm -rf .checkpoints
