@@ -1,0 +1,321 @@
+"""``params.yaml`` as frozen dataclasses: every key, its type, its range and the contradictions it can take part in.
+
+This module imports no torch. ``load`` is the only way in: a wrong file raises `ParamsError`, whose text is one line
+that names the key, says what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+class ParamsError(ValueError):
+    """Something in the parameters is unknown, of a wrong type, out of range or in contradiction to something else."""
+
+
+def _require(key: str, found: object, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise ParamsError(f"{key}: found {found!r}, allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """How the negatives of a sampled loss are drawn."""
+
+    sampling: Literal["uniform", "popularity", "in_batch"] = "uniform"
+    """The distribution q that negatives come from."""
+    alpha: float = 1.0
+    """Popularity sampling: q is proportional to ``count ** alpha``."""
+    logq: bool = True
+    """Correct scores by log q. False: by the uniform constant, as the paper does."""
+    sharing: Literal["none", "tile", "batch"] = "tile"
+    """Who shares one set of negatives: nobody, ``tile_tokens`` consecutive tokens, or the whole batch."""
+    tile_tokens: int = 64
+    """Tokens that share a set when ``sharing`` is ``tile``."""
+
+    def __post_init__(self) -> None:
+        _require("negatives.alpha", self.alpha, self.alpha >= 0, "a number from 0")
+        _require("negatives.tile_tokens", self.tile_tokens, self.tile_tokens >= 1, "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The column names of a log of one's own."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    timestamp: str = "timestamp"
+    rating: str | None = None
+    """Null: the log has no rating, or it is not looked at."""
+
+    def __post_init__(self) -> None:
+        names = [name for name in (self.user, self.item, self.timestamp, self.rating) if name is not None]
+        _require("download.columns", names, len(set(names)) == len(names), "four different column names")
+
+
+@dataclass(frozen=True)
+class Download:
+    """Where the raw log comes from and how it is read."""
+
+    mirror: str | None = None
+    """A directory that already holds the raw files, for machines without internet."""
+    columns: Columns = field(default_factory=Columns)
+    min_rating: float | None = None
+    """Keep interactions with a rating above this one. Null: the data set's own rule, none for one's own log."""
+
+    def __post_init__(self) -> None:
+        if self.min_rating is not None and self.columns.rating is None:
+            raise ParamsError(
+                f"download.min_rating: found {self.min_rating!r} without a rating column, "
+                "allowed: null, or name the column in download.columns.rating"
+            )
+
+
+@dataclass(frozen=True)
+class Split:
+    """How the log becomes train, validation and test."""
+
+    strategy: Literal["temporal", "leave_one_out"] = "temporal"
+    test_fraction: float = 0.1
+    """Temporal: the share of all interactions, the latest ones, that form the future."""
+    validation_users: float = 0.05
+    """Temporal: the share of the users of the past whose sequences validate."""
+    min_item_count: int | Literal["auto"] | None = "auto"
+    """Drop items with fewer interactions. ``auto``: 5 for temporal, none for leave_one_out."""
+    min_user_count: int | Literal["auto"] | None = "auto"
+    """Drop users with fewer interactions, after the items. ``auto``: 3 for temporal, none for leave_one_out."""
+
+    def __post_init__(self) -> None:
+        for key, share in (("test_fraction", self.test_fraction), ("validation_users", self.validation_users)):
+            _require(f"split.{key}", share, 0 < share < 1, "a number between 0 and 1")
+        for key, count in (("min_item_count", self.min_item_count), ("min_user_count", self.min_user_count)):
+            holds = not isinstance(count, int) or count >= 1
+            _require(f"split.{key}", count, holds, "auto, null or a whole number from 1")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The network that turns a history into a vector."""
+
+    blocks: int = 2
+    heads: int = 2
+    hidden: int = 64
+    """Width of the network and of the item table."""
+    dropout: float = 0.1
+    mask_prob: float = 0.15
+    """BERT4Rec: the share of a training sequence's items that are masked."""
+
+    def __post_init__(self) -> None:
+        for key in ("blocks", "heads", "hidden"):
+            _require(f"backbone.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+        _require("backbone.dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
+        _require("backbone.mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
+        if self.hidden % self.heads:
+            raise ParamsError(
+                f"backbone.hidden: found {self.hidden} with {self.heads} heads, allowed: a multiple of backbone.heads"
+            )
+
+
+@dataclass(frozen=True)
+class Gbce:
+    """Calibration of the generalised binary cross-entropy."""
+
+    t: float = 0.75
+
+    def __post_init__(self) -> None:
+        _require("losses.gbce.t", self.t, 0 <= self.t <= 1, "a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Sce:
+    """Sizes of the scalable cross-entropy."""
+
+    buckets: int = 443
+    bucket_size_x: int = 443
+    """Tokens a bucket."""
+    bucket_size_y: int = 512
+    """Items a bucket."""
+    mix_x: bool = True
+    """Bucket centres are random mixtures of the batch's tokens instead of plain noise."""
+
+    def __post_init__(self) -> None:
+        for key in ("buckets", "bucket_size_x", "bucket_size_y"):
+            _require(f"losses.sce.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Settings that belong to one loss only."""
+
+    gbce: Gbce = field(default_factory=Gbce)
+    sce: Sce = field(default_factory=Sce)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The training loop."""
+
+    max_epochs: int = 20
+    patience: int = 4
+    """Epochs without a better validation NDCG@10 before training stops."""
+    learning_rate: float = 0.001
+    weight_decay: float = 0.0
+    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
+    """On a GPU. A CPU trains in 32-true, where mixed precision is slower."""
+    window: int | None = None
+    """Slide a window of ``max_seq_len`` over long histories, this many items a step. Null: the last window only."""
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("max_epochs", "patience", "devices"):
+            _require(f"train.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+        _require("train.learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
+        _require("train.weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
+        _require("train.window", self.window, self.window is None or self.window >= 1, "null or a whole number from 1")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Ranking the catalogue and measuring the ranking."""
+
+    k: tuple[int, ...] = (1, 5, 10, 20, 100)
+    filter_seen: bool = True
+    """Leave items of the user's own history out of the ranking."""
+    reference: Literal["train", "test_input"] = "train"
+    """The log that Coverage and Surprisal count in. ``test_input`` is the paper's choice."""
+    batch_users: int = 1024
+
+    def __post_init__(self) -> None:
+        _require("evaluate.k", list(self.k), 10 in self.k, "a list with 10 in it: the metric summary is at 10")
+        _require("evaluate.k", list(self.k), min(self.k) >= 1, "whole numbers from 1")
+        _require("evaluate.k", list(self.k), len(set(self.k)) == len(self.k), "a list without repeats")
+        _require("evaluate.batch_users", self.batch_users, self.batch_users >= 1, "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class Params:
+    """The current point, as ``params.yaml`` writes it. The grids of the paper's tables are no part of it."""
+
+    dataset: str = "demo"
+    model: Literal["sasrec", "bert4rec"] = "sasrec"
+    loss: Literal["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce"] = "cce_neg"
+    batch_size: int = 128
+    """Sequences."""
+    max_seq_len: int = 64
+    num_negatives: int = 512
+    """Negatives a token. ``bce`` takes one; ``ce``, ``cce`` and ``sce`` take none."""
+    seed: int = 42
+    paper_faithful: bool = False
+    """Repeat the known defects of the paper's own code, to compare with its tables."""
+    impl: Literal["auto", "triton", "reference"] = "auto"
+    """Of the cut losses. ``auto``: Triton on CUDA, the chunked reference on CPU."""
+    negatives: Negatives = field(default_factory=Negatives)
+    download: Download = field(default_factory=Download)
+    split: Split = field(default_factory=Split)
+    backbone: Backbone = field(default_factory=Backbone)
+    losses: Losses = field(default_factory=Losses)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self) -> None:
+        _require("dataset", self.dataset, self.dataset.strip() != "", "a name or a path")
+        for key in ("batch_size", "num_negatives"):
+            _require(key, getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+        _require("max_seq_len", self.max_seq_len, self.max_seq_len >= 2, "a whole number from 2")
+        _require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
+
+
+def from_mapping(values: dict[str, Any]) -> Params:
+    """Parameters from the nested mapping that a YAML file holds; keys left out take their defaults.
+
+    Args:
+        values: the mapping. ``grid`` is passed over: it holds other points.
+
+    Raises:
+        ParamsError: naming the key, what was found and what is allowed.
+    """
+    return typing.cast(Params, _build(Params, {key: value for key, value in values.items() if key != "grid"}, ""))
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read the parameters of the current point.
+
+    Raises:
+        ParamsError: the file is missing, is no YAML, or holds something that is not allowed.
+    """
+    return from_mapping(read_yaml(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read by the library and the YAML version that DVC reads it with."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file, run from the root of the repository") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: found {type(values).__name__}, allowed: a mapping of keys to values")
+    return values
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    """An instance of a dataclass from a mapping, its sections built likewise.
+
+    Strict where general parsers are lenient (jsonargparse takes null for a whole number and the text "yes" for true).
+    """
+    hints = typing.get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            guess = f" (did you mean {prefix}{near[0]}?)" if near else ""
+            raise ParamsError(f"{name}: unknown key{guess}, allowed: {', '.join(prefix + known for known in hints)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            section = typing.cast(type, hint)
+            known = ", ".join(entry.name for entry in dataclasses.fields(section))
+            _require(name, value, isinstance(value, dict), f"a section with the keys {known}")
+            arguments[key] = _build(section, value, f"{name}.")
+        else:
+            _require(name, value, _accepts(hint, value), _describe(hint))
+            arguments[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)
+
+
+def _accepts(hint: Any, value: object) -> bool:
+    """Whether a value is of a field's type as it stands: no text taken for a number, no null where none is allowed."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_accepts(choice, value) for choice in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint) and not isinstance(value, bool)
+    if origin is tuple:
+        return isinstance(value, list) and value != [] and all(_accepts(typing.get_args(hint)[0], v) for v in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    """A field's type in words."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(choice) for choice in typing.get_args(hint))
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in typing.get_args(hint))
+    if origin is tuple:
+        return f"a list, each entry {_describe(typing.get_args(hint)[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+    return words[hint]

@@ -1,0 +1,28 @@
+"""Stage ``source``: the identity of the raw log, so that a file replaced at the same path is read anew.
+
+    python -m pipelines.source
+
+It always runs, takes as long as hashing the files does, and writes ``data/source/fingerprint.json``, which ``download``
+depends on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines import params, stage
+
+
+def main() -> None:
+    """Fingerprint the log that ``dataset`` names."""
+    point = params.load()
+
+    from rec_data.log import fingerprint
+
+    mirror = Path(point.download.mirror) if point.download.mirror else None
+    with stage.output(stage.DATA / "source") as out:
+        stage.write_json(out / "fingerprint.json", fingerprint(point.dataset, root=stage.checkout(), mirror=mirror))
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,157 @@
+"""params.yaml: the shipped file parses, the grid is the paper's, and every wrong input gets one clear line."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from pipelines.params import Params, ParamsError, from_mapping, load, read_yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def grid_points() -> list[dict]:
+    """Every point of the grid, as the overrides it makes, with its table's number."""
+    tables = read_yaml(ROOT / "params.yaml")["grid"]
+    return [
+        {"table": table, **entry["shared"], **point} for table, entry in tables.items() for point in entry["points"]
+    ]
+
+
+def test_the_shipped_file_holds_every_default_and_nothing_else():
+    assert load(ROOT / "params.yaml") == Params()
+
+
+def test_the_shipped_file_writes_out_every_key():
+    from dataclasses import asdict
+
+    def keys(values: dict, prefix: str = "") -> set[str]:
+        return {
+            name
+            for key, value in values.items()
+            for name in (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"})
+        }
+
+    shipped = read_yaml(ROOT / "params.yaml")
+    shipped.pop("grid")
+    assert keys(shipped) == keys(asdict(Params()))
+
+
+def test_every_grid_point_parses():
+    for point in grid_points():
+        overrides = {key: value for key, value in point.items() if key != "table"}
+        assert from_mapping(overrides).dataset == point["dataset"]
+
+
+def test_the_grid_is_the_papers_tables_row_by_row():
+    with (ROOT / "pipelines/reference/paper_tables.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 92
+    in_csv = [
+        (
+            int(row["table"]),
+            row["model"],
+            row["loss"],
+            row["sampling"],
+            row["dataset"],
+            int(row["batch_size"]),
+            int(row["max_seq_len"]),
+            row["num_negatives"],
+        )
+        for row in rows
+    ]
+    in_grid = [
+        (
+            int(point["table"]),
+            point["model"],
+            point["loss"],
+            point.get("negatives", {}).get("sampling", ""),
+            point["dataset"],
+            point["batch_size"],
+            point["max_seq_len"],
+            str(point.get("num_negatives", "")),
+        )
+        for point in grid_points()
+    ]
+    assert in_grid == in_csv
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"dataset": None}, "dataset: found None, allowed: a text"),
+        ({"dataset": " "}, "dataset: found ' ', allowed: a name or a path"),
+        ({"loss": "cce_negative"}, "loss: found 'cce_negative', allowed: ce | ce_neg | cce | cce_neg | bce"),
+        ({"model": "gru4rec"}, "model: found 'gru4rec', allowed: sasrec | bert4rec"),
+        ({"los": "ce"}, "los: unknown key (did you mean loss?), allowed: dataset, model, loss"),
+        ({"train": {"epochs": 3}}, "train.epochs: unknown key (did you mean train.max_epochs?)"),
+        ({"train": 3}, "train: found 3, allowed: a section with the keys max_epochs"),
+        ({"train": None}, "train: found None, allowed: a section"),
+        ({"batch_size": "128"}, "batch_size: found '128', allowed: a whole number"),
+        ({"batch_size": 12.5}, "batch_size: found 12.5, allowed: a whole number"),
+        ({"batch_size": True}, "batch_size: found True, allowed: a whole number"),
+        ({"batch_size": None}, "batch_size: found None, allowed: a whole number"),
+        ({"batch_size": 0}, "batch_size: found 0, allowed: a whole number from 1"),
+        ({"max_seq_len": 1}, "max_seq_len: found 1, allowed: a whole number from 2"),
+        ({"num_negatives": -5}, "num_negatives: found -5, allowed: a whole number from 1"),
+        ({"seed": -1}, "seed: found -1, allowed: a whole number from 0"),
+        ({"paper_faithful": "yes"}, "paper_faithful: found 'yes', allowed: true or false"),
+        ({"impl": "cuda"}, "impl: found 'cuda', allowed: auto | triton | reference"),
+        ({"negatives": {"sharing": "row"}}, "negatives.sharing: found 'row', allowed: none | tile | batch"),
+        ({"negatives": {"alpha": -1.0}}, "negatives.alpha: found -1.0, allowed: a number from 0"),
+        ({"split": {"test_fraction": 1.0}}, "split.test_fraction: found 1.0, allowed: a number between 0 and 1"),
+        ({"split": {"min_item_count": "five"}}, "split.min_item_count: found 'five', allowed: a whole number or auto"),
+        ({"split": {"min_user_count": 0}}, "split.min_user_count: found 0, allowed: auto, null or a whole number"),
+        ({"split": {"strategy": "random"}}, "split.strategy: found 'random', allowed: temporal | leave_one_out"),
+        ({"backbone": {"hidden": 65}}, "backbone.hidden: found 65 with 2 heads, allowed: a multiple"),
+        ({"backbone": {"dropout": 1.0}}, "backbone.dropout: found 1.0, allowed: a number from 0 to below 1"),
+        ({"losses": {"gbce": {"t": 1.5}}}, "losses.gbce.t: found 1.5, allowed: a number from 0 to 1"),
+        ({"losses": {"sce": {"buckets": 0}}}, "losses.sce.buckets: found 0, allowed: a whole number from 1"),
+        ({"train": {"learning_rate": "fast"}}, "train.learning_rate: found 'fast', allowed: a number"),
+        ({"train": {"window": 0}}, "train.window: found 0, allowed: null or a whole number from 1"),
+        ({"train": {"precision": "fp8"}}, "train.precision: found 'fp8', allowed: bf16-mixed | 16-mixed | 32-true"),
+        ({"evaluate": {"k": []}}, "evaluate.k: found [], allowed: a list, each entry a whole number"),
+        ({"evaluate": {"k": [10, "20"]}}, "evaluate.k: found [10, '20'], allowed: a list, each entry a whole number"),
+        ({"evaluate": {"k": [1, 5]}}, "evaluate.k: found [1, 5], allowed: a list with 10 in it"),
+        ({"evaluate": {"k": [10, 10]}}, "evaluate.k: found [10, 10], allowed: a list without repeats"),
+        ({"evaluate": {"k": [0, 10]}}, "evaluate.k: found [0, 10], allowed: whole numbers from 1"),
+        ({"download": {"min_rating": 3.0}}, "download.min_rating: found 3.0 without a rating column"),
+        ({"download": {"columns": {"user": "id", "item": "id"}}}, "download.columns: found ['id', 'id', 'timestamp']"),
+    ],
+)
+def test_wrong_values_are_named_with_what_is_allowed(values: dict, says: str):
+    with pytest.raises(ParamsError) as caught:
+        from_mapping(values)
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_serve_as_numbers():
+    assert from_mapping({"train": {"weight_decay": 0}}).train.weight_decay == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file, run from the root of the repository"),
+        ("loss: [ce", "not valid YAML"),
+        ("- loss", "found list, allowed: a mapping of keys to values"),
+        ("", "found NoneType, allowed: a mapping of keys to values"),
+        ("loss: ce\nloss: cce\n", "not valid YAML"),
+    ],
+)
+def test_unreadable_files_get_one_line(tmp_path: Path, text: str | None, says: str):
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ParamsError, match=says) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_module_imports_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, pipelines.params as p; p.load(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
