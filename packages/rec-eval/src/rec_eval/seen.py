@@ -1,0 +1,76 @@
+"""Items each user has already seen, in compressed rows, cut to the tile at hand."""
+
+import torch
+from torch import Tensor
+
+
+class SeenItems:
+    """The seen items of all users, checked once.
+
+    Args:
+        offsets: ``[U + 1]`` integers: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.
+        items: ``[nnz]`` integers in ``[0, V)``, in any order; repeats are allowed.
+        num_users: U.
+        num_items: V.
+
+    Raises:
+        ValueError: only one of the two is given, the offsets do not fit, or an id is outside the catalogue.
+    """
+
+    def __init__(self, offsets: Tensor | None, items: Tensor | None, num_users: int, num_items: int) -> None:
+        if (offsets is None) != (items is None):
+            raise ValueError("seen_offsets and seen_items come together: one of them is None")
+        self.offsets: Tensor | None = None
+        self.items: Tensor | None = None
+        if offsets is None or items is None:
+            return
+        if offsets.shape != (num_users + 1,) or offsets.is_floating_point():
+            raise ValueError(
+                f"seen_offsets must hold users + 1 = {num_users + 1} integers, "
+                f"got {list(offsets.shape)} {offsets.dtype}"
+            )
+        if items.ndim != 1 or items.is_floating_point():
+            raise ValueError(f"seen_items must be one row of integers, got {list(items.shape)} {items.dtype}")
+        self.offsets = offsets.cpu().long()  # [U + 1]
+        lengths = self.offsets.diff()
+        if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != items.numel() or bool((lengths < 0).any()):
+            raise ValueError(f"seen_offsets must rise from 0 to the {items.numel()} entries of seen_items")
+        if items.numel() and (int(items.min()) < 0 or int(items.max()) >= num_items):
+            raise ValueError(
+                f"seen_items must lie in [0, {num_items}), got ids from {int(items.min())} to {int(items.max())}"
+            )
+        self.items = items
+
+    def rows(self, start: int, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Pairs (row, item) of users ``start`` to ``end``; rows count from ``start``.
+
+        Returns:
+            Two ``[n]`` int64 tensors on ``device``; empty if nothing was given as seen.
+        """
+        if self.offsets is None or self.items is None:
+            return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, dtype=torch.int64, device=device)
+        offsets = self.offsets[start : end + 1]
+        items = self.items[int(offsets[0]) : int(offsets[-1])].to(device).long()
+        rows = torch.repeat_interleave(torch.arange(end - start), offsets.diff()).to(device)
+        return rows, items
+
+    def tiles(self, start: int, end: int, bounds: list[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """The pairs of users ``start`` to ``end``, one element per item tile.
+
+        Args:
+            start: first user.
+            end: one past the last user.
+            bounds: first item of each tile, and V at the end.
+            device: where the pairs go.
+
+        Returns:
+            For each tile (rows, columns): ``[n]`` int64, columns counted from the tile's first item.
+        """
+        rows, items = self.rows(start, end, device)
+        items, order = items.sort()
+        rows = rows[order]
+        cuts = torch.searchsorted(items, torch.tensor(bounds, device=device)).tolist()
+        return [
+            (rows[low:high], items[low:high] - first)
+            for first, low, high in zip(bounds, cuts[:-1], cuts[1:], strict=False)
+        ]
