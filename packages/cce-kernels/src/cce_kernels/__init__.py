@@ -1,1 +1,21 @@
-"""."""
+"""Exact full and sampled cut cross-entropy: the softmax over a catalogue without its logits."""
+
+from cce_kernels.api import linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.draws import draw_negatives
+from cce_kernels.modules import LinearCrossEntropy, SampledLinearCrossEntropy
+from cce_kernels.objectives import BCE, GBCE, Softmax
+from cce_kernels.samplers import InBatch, Popularity, Uniform
+
+__all__ = [
+    "BCE",
+    "GBCE",
+    "InBatch",
+    "LinearCrossEntropy",
+    "Popularity",
+    "SampledLinearCrossEntropy",
+    "Softmax",
+    "Uniform",
+    "draw_negatives",
+    "linear_cross_entropy",
+    "sampled_linear_cross_entropy",
+]

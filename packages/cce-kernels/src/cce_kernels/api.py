@@ -1,0 +1,231 @@
+"""The two losses: checks, autocast, shapes and reduction around the kernels."""
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from cce_kernels import validation
+from cce_kernels.draws import Sharing, as_counter, groups_of
+from cce_kernels.objectives import Objective, Softmax
+from cce_kernels.reference import linear_cross_entropy_reference, masks
+from cce_kernels.reference_sampled import Draw, sampled_linear_cross_entropy_reference
+from cce_kernels.samplers import Sampler, Uniform, prepare
+
+Reduction = Literal["none", "sum", "mean"]
+Impl = Literal["auto", "triton", "reference"]
+
+
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = ...,
+    ignore_index: int = ...,
+    softcap: float | None = ...,
+    reduction: Reduction = ...,
+    filter_eps: float | None = ...,
+    return_lse: Literal[False] = ...,
+    check: bool = ...,
+    impl: Impl = ...,
+) -> Tensor: ...
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = ...,
+    ignore_index: int = ...,
+    softcap: float | None = ...,
+    reduction: Reduction = ...,
+    filter_eps: float | None = ...,
+    return_lse: Literal[True],
+    check: bool = ...,
+    impl: Impl = ...,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = ...,
+    ignore_index: int = ...,
+    softcap: float | None = ...,
+    reduction: Reduction = ...,
+    filter_eps: float | None = ...,
+    return_lse: bool,
+    check: bool = ...,
+    impl: Impl = ...,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    filter_eps: float | None = None,
+    return_lse: bool = False,
+    check: bool = False,
+    impl: Impl = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Exact cross-entropy over the catalogue, `logsumexp_j s_mj - s_mt`, without the logits.
+
+    Args:
+        hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
+        weight: [V, D], in its own dtype; its gradient is accumulated in fp32 and returned in that dtype.
+        targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
+        bias: [V] or None, added to the scores.
+        ignore_index: target of tokens that do not count.
+        softcap: scores become `softcap * tanh(s / softcap)`.
+        reduction: `mean` is over the tokens that count, 0 if there are none.
+        filter_eps: leave out tiles whose probabilities are all below this (approximate; triton only). None is exact.
+        return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
+        check: look at the values too: one synchronisation.
+        impl: `auto` is triton on CUDA and the reference elsewhere.
+
+    Returns:
+        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
+        the log-sum-exp [...], 0 at ignored tokens.
+
+    Raises:
+        ValueError: a shape, dtype, device or option is wrong; the message names the argument.
+    """
+    validation.check_common(hidden, weight, targets, bias, reduction, impl)
+    validation.check_full(softcap, filter_eps)
+    if check:
+        validation.check_values(hidden, weight, targets, bias, ignore_index)
+    use_triton = _use_triton(impl, hidden, weight, bias)
+    if filter_eps is not None and not use_triton:
+        raise ValueError(f"filter_eps needs impl='triton': the reference is exact, got {filter_eps!r}")
+    h, flat_targets = _flatten(hidden, targets)
+    with torch.autocast(hidden.device.type, enabled=False):
+        if use_triton and h.shape[0] > 0:
+            from cce_kernels.full import linear_cross_entropy_triton
+
+            loss, lse = linear_cross_entropy_triton(
+                h,
+                weight.contiguous(),
+                flat_targets,
+                bias=None if bias is None else bias.contiguous(),
+                ignore_index=ignore_index,
+                softcap=softcap,
+                filter_eps=filter_eps,
+            )
+        else:
+            loss, lse = linear_cross_entropy_reference(
+                h, weight, flat_targets, bias=bias, ignore_index=ignore_index, softcap=softcap
+            )
+        reduced = _reduce(loss, flat_targets, ignore_index, reduction, targets.shape)
+    return (reduced, lse.reshape(targets.shape)) if return_lse else reduced
+
+
+def sampled_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    num_negatives: int,
+    seed: Tensor | int,
+    step: Tensor | int = 0,
+    row_offset: int = 0,
+    sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
+    objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
+    sharing: Sharing = "none",
+    tile_tokens: int = 64,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    deterministic: bool = False,
+    sparse_grad: bool = False,
+    check: bool = False,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Cross-entropy against N sampled negatives a token, drawn inside the kernel and drawn again in backward.
+
+    A negative that equals the target is removed. `draw_negatives` shows the ids.
+
+    Args:
+        hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
+        weight: [V, D], in its own dtype; its gradient is accumulated in fp32 and returned in that dtype.
+        targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
+        num_negatives: N >= 1, drawn with replacement.
+        seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
+        step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
+            ids.
+        row_offset: row number of the first token (ignored tokens count): ranks and micro-batches that number their rows
+            consecutively draw what one big batch would.
+        sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
+        objective: `Softmax()`, `BCE()` or `GBCE(t)`.
+        sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
+            `batch` (all rows of a step share).
+        tile_tokens: T; changes results.
+        bias: [V] or None, added to the scores.
+        ignore_index: target of tokens that do not count.
+        reduction: `mean` is over the tokens that count, 0 if there are none.
+        deterministic: bitwise equal gradients from run to run.
+        sparse_grad: weight's gradient (and bias's) holds only the rows touched, as a sparse tensor for
+            `torch.optim.SparseAdam` or `SGD`.
+        check: look at the values too: one synchronisation.
+        impl: `auto` is triton on CUDA and the reference elsewhere.
+
+    Returns:
+        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`.
+
+    Raises:
+        ValueError: a shape, dtype, device or option is wrong; the message names the argument.
+    """
+    validation.check_common(hidden, weight, targets, bias, reduction, impl)
+    validation.check_sampling(
+        weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens
+    )
+    validation.check_objective(objective, sampler)
+    validation.check_counter("seed", seed, hidden.device, 2**63)
+    validation.check_counter("step", step, hidden.device, validation.MAX_COUNTER)
+    if check:
+        validation.check_values(hidden, weight, targets, bias, ignore_index)
+    _use_triton(impl, hidden, weight, bias)
+    h, flat_targets = _flatten(hidden, targets)
+    with torch.autocast(hidden.device.type, enabled=False):
+        terms = objective.terms(num_negatives, weight.shape[0])
+        valid, _, safe = masks(flat_targets, ignore_index, weight.shape[0])
+        source = prepare(sampler, safe, valid, weight.shape[0], correct=terms.softmax)
+        groups = groups_of(h.shape[0], sharing, tile_tokens, row_offset)
+        draw = Draw(source, as_counter(seed, h.device), as_counter(step, h.device), groups, num_negatives)
+        loss = sampled_linear_cross_entropy_reference(
+            h, weight, flat_targets, draw, terms, bias=bias, ignore_index=ignore_index, sparse_grad=sparse_grad
+        )
+        return _reduce(loss, flat_targets, ignore_index, reduction, targets.shape)
+
+
+def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether Triton computes this call; refuses what it cannot."""
+    use = impl == "triton" or (impl == "auto" and hidden.device.type == "cuda")
+    if use:
+        for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+            if tensor is not None and tensor.dtype == torch.float64:
+                raise ValueError(f"{name} is float64, which needs impl='reference'")
+    return use
+
+
+def _flatten(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., D] and [...] to contiguous [M, D] and [M]; autocast's dtype applied to fp32."""
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and hidden.dtype == torch.float32:
+        hidden = hidden.to(torch.get_autocast_dtype(kind))
+    return hidden.reshape(-1, hidden.shape[-1]).contiguous(), targets.reshape(-1).contiguous()
+
+
+def _reduce(loss: Tensor, targets: Tensor, ignore_index: int, reduction: Reduction, shape: torch.Size) -> Tensor:
+    """Per-token losses [M] to the result; ignored tokens hold 0."""
+    if reduction == "none":
+        return loss.reshape(shape)
+    if reduction == "sum":
+        return loss.sum()
+    return loss.sum() / (targets != ignore_index).sum().clamp(min=1)

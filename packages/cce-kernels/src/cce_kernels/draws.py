@@ -1,0 +1,117 @@
+"""Who shares negatives, and the ids that the kernels draw, in plain torch."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cce_kernels.philox import MASK32, scaled_draws
+from cce_kernels.samplers import InBatch, Sampler, Source, Uniform, prepare
+from cce_kernels.validation import check_draw
+
+Sharing = Literal["none", "tile", "batch"]
+BATCH_GROUP = 64  # sharing="batch": tokens that are worked on together; every group draws the same ids
+
+
+class Groups(NamedTuple):
+    """Tokens in groups that share one set of negatives.
+
+    Token m of the batch is token `(m + shift) % tokens` of group `(m + shift) // tokens`; group g draws with the row
+    counter `first + stride * g`.
+    """
+
+    tokens: int
+    number: int
+    shift: int  # places of the first group that lie before this batch (an earlier micro-batch or rank)
+    first: int
+    stride: int
+
+
+def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: int) -> Groups:
+    """The groups of a batch whose first token is row `row_offset` of a larger one."""
+    if sharing == "none":
+        return Groups(1, num_tokens, 0, row_offset, 1)
+    if sharing == "batch":
+        return Groups(BATCH_GROUP, -(-num_tokens // BATCH_GROUP), 0, 0, 0)
+    shift = row_offset % tile_tokens
+    return Groups(tile_tokens, -(-(num_tokens + shift) // tile_tokens), shift, row_offset // tile_tokens, 1)
+
+
+def draw_positions(
+    source: Source, seed: Tensor, step: Tensor, groups: Groups, start: int, stop: int, num_negatives: int
+) -> tuple[Tensor, Tensor]:
+    """Draw for groups [start, stop).
+
+    Returns:
+        ids int64 [stop - start, N], and the indices int64 [stop - start, N] at which `source.log_q` is read.
+    """
+    rows = groups.first + groups.stride * torch.arange(start, stop, device=seed.device)
+    draws = scaled_draws(seed, step, rows, num_negatives, source.size)
+    positions = draws >> 32
+    if source.table is None:
+        return positions, positions
+    packed = source.table[positions]
+    if not source.alias:
+        return packed, positions
+    ids = torch.where((draws & MASK32) < (packed & MASK32), positions, packed >> 32)
+    return ids, ids
+
+
+def as_counter(value: Tensor | int, device: torch.device) -> Tensor:
+    """A seed or step as an int64 scalar on the device (a fill, so that no copy from the host is waited for)."""
+    if isinstance(value, Tensor):
+        return value.reshape(()).to(torch.int64)
+    return torch.full((), value, dtype=torch.int64, device=device)
+
+
+def draw_negatives(
+    num_tokens: int,
+    num_items: int,
+    *,
+    num_negatives: int,
+    seed: Tensor | int,
+    step: Tensor | int = 0,
+    row_offset: int = 0,
+    sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
+    sharing: Sharing = "none",
+    tile_tokens: int = 64,
+    targets: Tensor | None = None,
+    ignore_index: int = -100,
+) -> Tensor:
+    """The ids that `sampled_linear_cross_entropy` draws, accidental hits not yet removed.
+
+    Args:
+        num_tokens: M, ignored tokens counted in.
+        num_items: V.
+        num_negatives: N.
+        seed: as in `sampled_linear_cross_entropy`, and so are `step`, `row_offset`, `sampler`, `sharing` and
+            `tile_tokens`.
+        step: the step counter.
+        row_offset: rows before the first token.
+        sampler: where ids come from.
+        sharing: who shares a set of negatives.
+        tile_tokens: tokens that share with `sharing="tile"`.
+        targets: int64 [M], for `InBatch` only (it draws among them).
+        ignore_index: as there; read with `targets` only.
+
+    Returns:
+        int64 [M, N], on the device of `seed`, else of `targets`, else on the CPU.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names it.
+    """
+    check_draw(num_tokens, num_items, num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens, targets)
+    device = torch.device("cpu")
+    for given in (targets, step, seed):
+        device = given.device if isinstance(given, Tensor) else device
+    if targets is None:
+        targets = torch.zeros(num_tokens, dtype=torch.int64, device=device)
+    elif not isinstance(sampler, InBatch):
+        raise ValueError(f"targets is read by InBatch only, got it with {type(sampler).__name__}")
+    valid = (targets != ignore_index) & (targets >= 0) & (targets < num_items)
+    source = prepare(sampler, targets, valid, num_items, correct=False)
+    groups = groups_of(num_tokens, sharing, tile_tokens, row_offset)
+    counters = as_counter(seed, device), as_counter(step, device)
+    ids, _ = draw_positions(source, *counters, groups, 0, groups.number, num_negatives)
+    token_group = (torch.arange(num_tokens, device=device) + groups.shift) // groups.tokens
+    return ids[token_group]

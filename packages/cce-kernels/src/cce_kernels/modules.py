@@ -1,0 +1,99 @@
+"""Module forms of the losses, for people who configure a loss once."""
+
+from torch import Tensor, nn
+
+from cce_kernels.api import Impl, Reduction, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.draws import Sharing
+from cce_kernels.objectives import Objective, Softmax
+from cce_kernels.samplers import Sampler, Uniform
+
+
+class LinearCrossEntropy(nn.Module):
+    """`linear_cross_entropy` with its options fixed."""
+
+    def __init__(
+        self,
+        *,
+        ignore_index: int = -100,
+        softcap: float | None = None,
+        reduction: Reduction = "mean",
+        filter_eps: float | None = None,
+        check: bool = False,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        self.ignore_index, self.softcap, self.reduction = ignore_index, softcap, reduction
+        self.filter_eps, self.check, self.impl = filter_eps, check, impl
+
+    def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None) -> Tensor:
+        """The loss; arguments as in `linear_cross_entropy`."""
+        return linear_cross_entropy(
+            hidden,
+            weight,
+            targets,
+            bias=bias,
+            ignore_index=self.ignore_index,
+            softcap=self.softcap,
+            reduction=self.reduction,
+            filter_eps=self.filter_eps,
+            check=self.check,
+            impl=self.impl,
+        )
+
+
+class SampledLinearCrossEntropy(nn.Module):
+    """`sampled_linear_cross_entropy` with its options fixed; the step is given at each call."""
+
+    def __init__(
+        self,
+        num_negatives: int,
+        seed: int,
+        *,
+        sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
+        objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
+        sharing: Sharing = "none",
+        tile_tokens: int = 64,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        deterministic: bool = False,
+        sparse_grad: bool = False,
+        check: bool = False,
+        impl: Impl = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_negatives, self.seed, self.sampler, self.objective = num_negatives, seed, sampler, objective
+        self.sharing, self.tile_tokens = sharing, tile_tokens
+        self.ignore_index, self.reduction = ignore_index, reduction
+        self.deterministic, self.sparse_grad, self.check, self.impl = deterministic, sparse_grad, check, impl
+
+    def forward(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        *,
+        step: Tensor | int,
+        row_offset: int = 0,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """The loss; arguments as in `sampled_linear_cross_entropy`."""
+        return sampled_linear_cross_entropy(
+            hidden,
+            weight,
+            targets,
+            num_negatives=self.num_negatives,
+            seed=self.seed,
+            step=step,
+            row_offset=row_offset,
+            sampler=self.sampler,
+            objective=self.objective,
+            sharing=self.sharing,
+            tile_tokens=self.tile_tokens,
+            bias=bias,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            deterministic=self.deterministic,
+            sparse_grad=self.sparse_grad,
+            check=self.check,
+            impl=self.impl,
+        )

@@ -1,0 +1,123 @@
+"""The full loss in eager torch: the specification, and the CPU path.
+
+`L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
+Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
+Tokens are worked on in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for 16-bit
+inputs and float64 where an input is.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK_ELEMENTS = 1 << 22  # scores that exist at once: 16 MiB of fp32
+
+
+def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if any input is, else fp32."""
+    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def linear_cross_entropy_reference(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss and log-sum-exp of every token.
+
+    Args:
+        hidden: [M, D].
+        weight: [V, D].
+        targets: int64 [M]; `ignore_index` gives loss 0, any other id outside [0, V) gives NaN.
+        bias: [V] or None.
+        ignore_index: the target of tokens that do not count.
+        softcap: bound of the scores, or None.
+
+    Returns:
+        loss [M] and lse [M] (not differentiable), fp32 or float64.
+    """
+    loss, lse = _Full.apply(hidden, weight, bias, targets, ignore_index, softcap)
+    return loss, lse
+
+
+def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    """Capped scores [C, V] of a chunk of tokens [C, D]."""
+    scores = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+    return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
+
+
+def masks(targets: Tensor, ignore_index: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens count, which have an impossible target, and targets that are safe as an index."""
+    inside = (targets >= 0) & (targets < num_items)
+    counted = targets != ignore_index
+    return inside & counted, counted & ~inside, torch.where(inside & counted, targets, 0)
+
+
+class _Full(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        ignore_index: int,
+        softcap: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(hidden, weight, bias)
+        w = weight.detach().to(dtype)
+        b = None if bias is None else bias.detach().to(dtype)
+        valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
+        lse = hidden.new_zeros(hidden.shape[0], dtype=dtype)
+        target_score = torch.zeros_like(lse)
+        for part in _chunks(hidden.shape[0], weight.shape[0]):
+            scores = _scores(hidden.detach()[part].to(dtype), w, b, softcap)
+            target_score[part] = scores.gather(1, safe[part, None]).squeeze(1)
+            lse[part] = scores.logsumexp(1)
+        loss = torch.where(valid, lse - target_score, 0).masked_fill_(bad, torch.nan)
+        ctx.save_for_backward(hidden, weight, bias, targets, lse)
+        ctx.options = ignore_index, softcap
+        out_lse = torch.where(valid, lse, 0).masked_fill_(bad, torch.nan)
+        ctx.mark_non_differentiable(out_lse)
+        return loss, out_lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, lse = ctx.saved_tensors
+        ignore_index, softcap = ctx.options
+        dtype = lse.dtype
+        w = weight.to(dtype)
+        b = None if bias is None else bias.to(dtype)
+        valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
+        grad = torch.where(valid, grad_loss.to(dtype), 0)
+        grad_hidden = torch.empty_like(hidden, dtype=dtype)
+        grad_weight = torch.zeros_like(w)
+        grad_bias = None if b is None else torch.zeros_like(b)
+        for part in _chunks(hidden.shape[0], weight.shape[0]):
+            h = hidden[part].to(dtype)
+            scores = _scores(h, w, b, softcap)
+            coefficient = torch.exp(scores - lse[part, None])
+            coefficient.scatter_add_(1, safe[part, None], coefficient.new_full((h.shape[0], 1), -1))
+            if softcap is not None:
+                coefficient *= 1 - (scores / softcap) ** 2
+            coefficient *= grad[part, None]
+            grad_hidden[part] = coefficient @ w
+            grad_weight.addmm_(coefficient.T, h)
+            if grad_bias is not None:
+                grad_bias += coefficient.sum(0)
+        grad_hidden = grad_hidden.to(hidden.dtype).masked_fill_(bad[:, None], torch.nan)
+        d_bias = None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
+        return grad_hidden, grad_weight.to(weight.dtype), d_bias, None, None, None
+
+
+def _chunks(num_tokens: int, num_items: int) -> list[slice]:
+    """Slices of tokens whose scores fit the chunk."""
+    size = max(1, _CHUNK_ELEMENTS // num_items)
+    return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]

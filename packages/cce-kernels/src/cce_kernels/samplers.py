@@ -1,0 +1,120 @@
+"""Samplers of negatives, and what a kernel needs to draw from them by counter."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cce_kernels.alias import build_alias_table
+
+
+class Source(NamedTuple):
+    """A sampler made ready for one batch.
+
+    A draw is a uniform position in [0, size). Without a table the position is the id; with `alias` set the table is an
+    alias table; otherwise `table[position]` is the id (the pool of the batch's targets).
+    """
+
+    size: Tensor | int  # number of positions; an int64 scalar on the device for a pool
+    table: Tensor | None  # int64 [positions]
+    alias: bool
+    log_q: Tensor | None  # fp32 [positions], of the id (alias) or of the position (pool); None: no correction by q
+    log_rest: Tensor | None  # fp32 [M]: log(1 - q_t) of each token's target; None goes with log_q
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every item with the same probability. The score of a negative is corrected by `log((V - 1) / N_m)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Popularity:
+    """Items in proportion to `count ** alpha`, drawn from an alias table.
+
+    Attributes:
+        counts: [V], not negative, on any device; the tables are copied to the device of a call once and kept.
+        alpha: exponent, finite.
+        logq: correct the scores by log q; False corrects by the constant of the uniform sampler. None means True for
+            the softmax; the pointwise objectives have no correction and refuse True.
+    """
+
+    counts: Tensor
+    alpha: float = 1.0
+    logq: bool | None = None
+    _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.counts.dim() != 1 or self.counts.numel() == 0:
+            raise ValueError(f"Popularity.counts must be one-dimensional and not empty, got {list(self.counts.shape)}")
+        if not torch.isfinite(torch.tensor(float(self.alpha))):
+            raise ValueError(f"Popularity.alpha must be finite, got {self.alpha!r}")
+        counts = self.counts.detach().to(torch.float64)
+        if not bool(torch.isfinite(counts).all()) or bool((counts < 0).any()):
+            raise ValueError("Popularity.counts must be finite and not negative")
+        weights = torch.where(counts > 0, counts**self.alpha, 0.0)
+        total = weights.sum()
+        if not (bool(torch.isfinite(total)) and float(total) > 0):
+            raise ValueError("Popularity.counts ** alpha must have a positive, finite sum")
+        q = weights / total
+        self._tables[q.device] = (build_alias_table(q), q.log().to(torch.float32))
+
+    def tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The alias table (int64 [V]) and log q (fp32 [V]) on a device."""
+        if device not in self._tables:
+            packed, log_q = next(iter(self._tables.values()))
+            self._tables[device] = (packed.to(device), log_q.to(device))
+        return self._tables[device]
+
+
+@dataclass(frozen=True)
+class InBatch:
+    """A draw is a random valid token of the batch, the id its target: q is the target's share of the batch.
+
+    Attributes:
+        logq: as in `Popularity`.
+    """
+
+    logq: bool | None = None
+
+
+Sampler = Uniform | Popularity | InBatch
+
+
+def prepare(sampler: Sampler, targets: Tensor, valid: Tensor, num_items: int, *, correct: bool) -> Source:
+    """Make a sampler ready for one batch, without a synchronisation.
+
+    Args:
+        sampler: the sampler.
+        targets: int64 [M], in [0, V) wherever `valid`.
+        valid: bool [M].
+        num_items: V.
+        correct: the objective corrects scores by log q (where the sampler agrees).
+    """
+    if isinstance(sampler, Uniform):
+        return Source(num_items, None, False, None, None)
+    if isinstance(sampler, Popularity):
+        table, log_q = sampler.tables(targets.device)
+        if not correct or sampler.logq is False:
+            return Source(num_items, table, True, None, None)
+        log_rest = torch.log1p(-log_q[torch.where(valid, targets, 0)].double().exp()).float()
+        return Source(num_items, table, True, log_q, log_rest)
+    return _pool(sampler, targets, valid, num_items, correct=correct)
+
+
+def _pool(sampler: InBatch, targets: Tensor, valid: Tensor, num_items: int, *, correct: bool) -> Source:
+    """The pool of valid targets. Sorted, so that equal ids are one run and their count is two binary searches."""
+    pool = torch.where(valid, targets, num_items).sort().values  # [M], invalid ones last
+    size = valid.sum().clamp(min=1)  # 0-dim; with no valid token nothing that is drawn counts
+    pool_ids = pool.clamp(max=num_items - 1)
+    if not correct or sampler.logq is False:
+        return Source(size, pool_ids, False, None, None)
+    q = _share(pool, pool, size)
+    q_target = _share(pool, targets, size)
+    return Source(size, pool_ids, False, q.log().float(), torch.log1p(-q_target).float())
+
+
+def _share(pool: Tensor, ids: Tensor, size: Tensor) -> Tensor:
+    """Share of each id in a sorted pool, float64."""
+    count = torch.searchsorted(pool, ids, right=True) - torch.searchsorted(pool, ids)
+    return (count / size.double()).clamp(max=1.0)
