@@ -1,0 +1,101 @@
+"""The trained model in one file: settings, catalogue size and weights; loadable with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+
+_FORMAT = "rec_models.model/1"
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of this package, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class ModelCheckpoint:
+    """Everything that using or reporting a trained model needs."""
+
+    model: ModelSettings
+    loss: LossSettings
+    training: TrainingSettings
+    num_items: int
+    epoch: int
+    """Epochs trained when these weights were best, from 1."""
+    metrics: dict[str, float]
+    """Validation metrics of that epoch; empty without validation."""
+    weights: dict[str, Tensor]
+    """The encoder's state dict."""
+
+    def save(self, path: Path) -> None:
+        """Write the file under a temporary name, then rename it: there is never half a file under the final name."""
+        payload = {
+            "format": _FORMAT,
+            "model": asdict(self.model),
+            "loss": asdict(self.loss),
+            "training": asdict(self.training),
+            "num_items": self.num_items,
+            "epoch": self.epoch,
+            "metrics": dict(self.metrics),
+            "weights": self.weights,
+        }
+        save_atomically(payload, path)
+
+    @classmethod
+    def read(cls, path: Path, device: str | torch.device = "cpu") -> ModelCheckpoint:
+        """Read a file that `save` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged or something else.
+            FileNotFoundError: there is no such file.
+        """
+        payload = read_payload(path, _FORMAT, device)
+        return cls(
+            model=ModelSettings(**payload["model"]),
+            loss=LossSettings(**payload["loss"]),
+            training=TrainingSettings(**payload["training"]),
+            num_items=payload["num_items"],
+            epoch=payload["epoch"],
+            metrics=payload["metrics"],
+            weights=payload["weights"],
+        )
+
+
+def save_atomically(payload: dict[str, Any], path: Path) -> None:
+    """Write with `torch.save` beside the target, flush to the disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what `save_atomically` wrote.
+
+    Raises:
+        CheckpointError: the file is damaged or of another format.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        payload = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged archive can fail in the zip reader, the unpickler or anywhere between
+        raise CheckpointError(f"{path}: damaged, or no checkpoint: {str(error).splitlines()[0]}") from error
+    found = payload.get("format") if isinstance(payload, dict) else type(payload).__name__
+    if found != expected_format:
+        raise CheckpointError(f"{path}: found format {found!r}, allowed: {expected_format}")
+    return dict(payload)

@@ -1,0 +1,251 @@
+"""The callback that runs around Lightning's loop: counts, validates, keeps checkpoints, stops."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from rec_models.backbones import Encoder
+from rec_models.checkpoint import ModelCheckpoint
+from rec_models.errors import TrainingError
+from rec_models.feed import StepBatch
+from rec_models.memory import peak_gib
+from rec_models.module import TrainingModule
+from rec_models.progress import Progress
+from rec_models.settings import TrainingSettings
+from rec_models.state import Resumed, RunFolder, RunState
+
+MONITORED = "ndcg@10"
+_READ_SECONDS = 0.5  # how often the losses are read back when one process can choose
+_READ_STEPS = 16  # how often when ranks must agree: reading is a collective operation
+
+Validate = Callable[[Encoder], Mapping[str, float]]
+
+
+class Conductor(lightning.Callback):
+    """Holds the run's state.
+
+    Args:
+        state: where the run stands.
+        training: epochs, patience, checkpoint intervals.
+        folder: where checkpoints go.
+        snapshot: makes the model checkpoint of (epoch from 1, metrics, weights).
+        validate: measures an encoder; None: no validation, and the last epoch is the best.
+        batches_per_epoch: called once batches are known.
+        resumed: a state to go on from.
+        on_epoch: called on the first rank when the history has a new row.
+        started: when the whole fit began, on the clock of `time.perf_counter`.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: RunState,
+        training: TrainingSettings,
+        folder: RunFolder,
+        snapshot: Callable[[int, dict[str, float], dict[str, Tensor]], ModelCheckpoint],
+        validate: Validate | None,
+        batches_per_epoch: Callable[[], int],
+        resumed: Resumed | None,
+        on_epoch: Callable[[], None],
+        started: float,
+    ) -> None:
+        self.state = state
+        self.shape: tuple[int, int] | None = None
+        """Rows and columns of the batch in work."""
+        self._training = training
+        self._folder = folder
+        self._snapshot = snapshot
+        self._validate = validate
+        self._batches_per_epoch = batches_per_epoch
+        self._resumed = resumed
+        self._on_epoch = on_epoch
+        self._progress = Progress(training.max_epochs, enabled=False)
+        self._first = False
+        self._world = 1
+        self._whole_started = self._lap = self._read_at = self._saved_at = started
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take up a run where it was left."""
+        module = _typed(pl_module)
+        self._first, self._world = trainer.is_global_zero, trainer.world_size
+        self._progress = Progress(self._training.max_epochs, enabled=self._first)
+        module.optimizer_step_count = self.state.step
+        if self._resumed is not None:
+            module.encoder.load_state_dict(self._resumed.encoder)
+            trainer.optimizers[0].load_state_dict(self._resumed.optimizer)
+            if self._resumed.scaler:
+                trainer.precision_plugin.load_state_dict(self._resumed.scaler)
+            self._progress.say(
+                f"resuming from {self._resumed.path.name}: epoch {self.state.epoch + 1}, batch {self.state.index}"
+            )
+            self._resumed = None  # its tensors are free to go
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        self._progress.start_epoch(self.state.epoch, self.state.index, self._batches_per_epoch())
+        self._lap = self._read_at = self._saved_at = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: StepBatch, batch_idx: int
+    ) -> None:
+        """Remember the shape, for a message about memory."""
+        self.shape = (batch.inputs.shape[0], batch.inputs.shape[1])
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: StepBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count; after a step of the optimiser, read losses and keep a checkpoint when it is time."""
+        module, state = _typed(pl_module), self.state
+        state.index += 1
+        state.places += batch.num_places
+        if not batch.is_last:
+            return
+        state.step += 1
+        module.optimizer_step_count = state.step
+        steps = self._training.checkpoint_steps
+        save_now = steps is not None and state.step % steps == 0
+        if save_now or self._time_to_read():
+            self._read_losses(module)
+            if save_now or time.perf_counter() - self._saved_at > self._training.checkpoint_seconds:
+                self._save(trainer, module)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Validate, compare, keep, and stop when nothing has got better for long enough."""
+        module, state = _typed(pl_module), self.state
+        self._read_losses(module)
+        if state.loss_tokens == 0:
+            raise TrainingError("train_batches: found no target in a whole epoch, allowed: at least one")
+        started = time.perf_counter()
+        metrics = self._measure(module)
+        validation_seconds = time.perf_counter() - started
+        score = metrics.get(MONITORED)
+        is_best = score is None or state.best_score is None or score > state.best_score
+        row = self._row(validation_seconds) | {f"validation_{name}": value for name, value in metrics.items()}
+        state.history.append(row)
+        if is_best:
+            state.best_score, state.best_epoch, state.bad_epochs = score, state.epoch + 1, 0
+            if self._first:
+                snapshot = self._snapshot(state.best_epoch, metrics, module.encoder.state_dict())
+                snapshot.save(self._folder.best(state.best_epoch))
+        else:
+            state.bad_epochs += 1
+        self._progress.end_epoch(row, score, best=is_best)
+        if self._first:
+            self._on_epoch()
+        state.start_next_epoch()
+        state.finished = state.epoch >= self._training.max_epochs or state.bad_epochs >= self._training.patience
+        trainer.should_stop = state.finished
+        self._lap = time.perf_counter()
+        self._save(trainer, module)
+
+    def _time_to_read(self) -> bool:
+        if self._world > 1:
+            return self.state.step % _READ_STEPS == 0
+        return time.perf_counter() - self._read_at > _READ_SECONDS
+
+    def _read_losses(self, module: TrainingModule) -> None:
+        """Add the losses since the last time to the epoch's sum: the only place where training waits for the device."""
+        pending, module.recent_losses = module.recent_losses, []
+        if pending:
+            tokens = torch.tensor([count for _, count in pending], dtype=torch.float64)
+            means = torch.stack([loss for loss, _ in pending]).double()
+            sums = torch.nan_to_num(means, nan=math.nan) * tokens.to(means.device)
+            table = torch.stack([sums, tokens.to(means.device)])  # [2, micro-batches]
+            if self._world > 1:
+                torch.distributed.all_reduce(table)
+            rows = table.tolist()
+            self._refuse_nan(rows[0])
+            self.state.loss_sum += math.fsum(rows[0])
+            self.state.loss_tokens += int(sum(rows[1]))
+        now = time.perf_counter()
+        self.state.loop_seconds += now - self._lap
+        self._lap = self._read_at = now
+        self._show_progress(module)
+
+    def _refuse_nan(self, sums: list[float]) -> None:
+        for place, value in enumerate(sums):
+            if not math.isfinite(value):
+                steps_back = (len(sums) - 1 - place) // self._training.accumulate
+                raise TrainingError(
+                    f"the loss is {value} at step {self.state.step - steps_back} (epoch {self.state.epoch + 1}): "
+                    f"{self._last_good()}; lower learning_rate, or take precision=32-true"
+                )
+
+    def _last_good(self) -> str:
+        saved = self._folder.last
+        return f"the last good checkpoint is {saved}" if saved.is_file() else "there was no checkpoint yet"
+
+    def _show_progress(self, module: TrainingModule) -> None:
+        state = self.state
+        device = module.device
+        self._progress.update(
+            state.index,
+            self._batches_per_epoch(),
+            state.loss_sum / max(1, state.loss_tokens),
+            state.places * self._world / max(state.loop_seconds, 1e-9),
+            peak_gib(device) if device.type == "cuda" else None,
+        )
+
+    def _measure(self, module: TrainingModule) -> dict[str, float]:
+        """Validation metrics, measured by the first rank and told to the others."""
+        if self._validate is None:
+            return {}
+        box: list[dict[str, float] | None] = [None]
+        if self._first:
+            module.encoder.eval()
+            with torch.no_grad():
+                box[0] = {name: float(value) for name, value in self._validate(module.encoder).items()}
+            module.encoder.train()
+        if self._world > 1:
+            torch.distributed.broadcast_object_list(box, src=0)
+        metrics = box[0] or {}
+        if not math.isfinite(metrics.get(MONITORED, math.nan)):
+            found = metrics.get(MONITORED, f"only {sorted(metrics)}")
+            raise TrainingError(f"validate: found {found} for {MONITORED}, allowed: a finite number")
+        return metrics
+
+    def _row(self, validation_seconds: float) -> dict[str, float]:
+        state = self.state
+        return {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_loss": state.loss_sum / state.loss_tokens,
+            "train_seconds": state.loop_seconds,
+            "validation_seconds": validation_seconds,
+            "tokens": state.places * self._world,
+            "tokens_per_second": state.places * self._world / max(state.loop_seconds, 1e-9),
+        }
+
+    def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Keep a checkpoint; the time it takes is not the training loop's."""
+        if self._first:
+            weights = module.encoder.state_dict()
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+                raise TrainingError(
+                    f"a weight is no longer finite after step {self.state.step}: {self._last_good()}; "
+                    "lower learning_rate, or take precision=32-true"
+                )
+            now = time.perf_counter()
+            self.state.whole_seconds += now - self._whole_started
+            self.state.peak_memory_gib = max(self.state.peak_memory_gib, peak_gib(module.device))
+            self._whole_started = now
+            scaler = trainer.precision_plugin.state_dict()
+            self._folder.save(self.state, weights, trainer.optimizers[0].state_dict(), scaler)
+        self._lap = self._saved_at = time.perf_counter()
+
+
+def _typed(module: lightning.LightningModule) -> TrainingModule:
+    assert isinstance(module, TrainingModule)
+    return module

@@ -1,0 +1,57 @@
+"""The signature that all losses share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rec_models.randomness import mix_seed
+from rec_models.settings import LossSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LossContext:
+    """Where in the run a loss is computed: what its random draws are a function of."""
+
+    seed: int
+    """Of the run."""
+    step: int
+    """Of the optimiser, from 0."""
+    row_offset: int = 0
+    """Tokens of the same step before this call's first: on lower ranks and in earlier micro-batches."""
+
+
+class Loss(Protocol):
+    """Mean loss of M valid tokens."""
+
+    def __call__(self, hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            hidden: [M, D], the compute dtype.
+            weight: [V, D], the item table, its own dtype.
+            targets: [M] int64, in [0, V).
+            context: what random draws are a function of.
+
+        Returns:
+            fp32 scalar; 0 with zero gradients where M = 0.
+        """
+        ...
+
+
+Builder = Callable[[LossSettings, Tensor | None], Loss]
+
+
+def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
+    """A generator that is a function of the context alone: resuming in mid-epoch needs no stored state."""
+    seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The loss of nothing: 0, attached to the graph so that gradients exist and are 0."""
+    return hidden.float().sum() * 0.0 + weight[:1].float().sum() * 0.0

@@ -1,0 +1,124 @@
+"""Settings of sampled losses, made into samplers of cce_kernels or into plain torch draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cce_kernels import InBatch, Popularity, Uniform, sampled_linear_cross_entropy
+from rec_models.losses.base import Loss, LossContext, seeded_generator
+from rec_models.settings import LossSettings
+
+
+def fused_loss(settings: LossSettings, item_counts: Tensor | None, objective: Any) -> Loss:
+    """A sampled loss of cce_kernels with the given objective."""
+    sampler = _sampler(settings, item_counts)
+    num_negatives, sharing, impl = settings.num_negatives, settings.sharing, settings.impl
+    assert num_negatives is not None
+    assert sharing is not None
+    assert impl is not None
+    tile_tokens = settings.tile_tokens or 64  # of no effect unless sharing is tile
+
+    def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
+        loss: Tensor = sampled_linear_cross_entropy(
+            hidden,
+            weight,
+            targets,
+            num_negatives=num_negatives,
+            seed=context.seed,
+            step=context.step,
+            row_offset=context.row_offset,
+            sampler=sampler,
+            objective=objective,
+            sharing=sharing,
+            tile_tokens=tile_tokens,
+            impl=impl,
+        )
+        return loss
+
+    return sampled
+
+
+def _sampler(settings: LossSettings, item_counts: Tensor | None) -> Any:
+    if settings.sampling == "uniform":
+        return Uniform()
+    if settings.sampling == "in_batch":
+        return InBatch(logq=settings.logq)
+    return Popularity(
+        counts_of(item_counts), alpha=1.0 if settings.alpha is None else settings.alpha, logq=settings.logq
+    )
+
+
+def counts_of(item_counts: Tensor | None) -> Tensor:
+    """The counts, or an error that says who needs them."""
+    if item_counts is None:
+        raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
+    return item_counts
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Negatives drawn in plain torch for G groups of T consecutive tokens, and what corrects their scores."""
+
+    ids: Tensor  # [G, N] int64
+    group_tokens: int  # T; the last group may be short
+    log_q: Tensor | None  # [V] fp32 log q of every item; None: uniform, or not corrected by q
+
+    def for_tokens(self, num_tokens: int) -> Tensor:
+        """[M, N] int64: the ids of each token."""
+        return self.ids.repeat_interleave(self.group_tokens, 0)[:num_tokens]
+
+
+def draw(
+    settings: LossSettings, item_counts: Tensor | None, targets: Tensor, num_items: int, context: LossContext
+) -> Draws:
+    """Draw with torch's own generators, as plain code does; with replacement, hits not removed.
+
+    Args:
+        settings: num_negatives, sampling, alpha, logq, sharing, tile_tokens.
+        item_counts: [V]; used by popularity sampling.
+        targets: [M] int64, M at least 1.
+        num_items: V.
+        context: what the draws are a function of.
+    """
+    num_tokens = targets.numel()
+    group_tokens = {"none": 1, "tile": settings.tile_tokens or 1, "batch": num_tokens}[settings.sharing or "none"]
+    shape = (-(-num_tokens // group_tokens), settings.num_negatives or 1)
+    generator = seeded_generator(targets.device, context, "negatives")
+    if settings.sampling == "popularity":
+        q = (
+            counts_of(item_counts)
+            .to(targets.device, torch.float64)
+            .pow(1.0 if settings.alpha is None else settings.alpha)
+        )
+        cumulative = q.cumsum(0)  # [V]; binary search has no limit of 2^24 items, unlike torch.multinomial
+        points = torch.rand(shape, dtype=torch.float64, device=targets.device, generator=generator) * cumulative[-1]
+        ids = torch.searchsorted(cumulative, points, right=True).clamp_max(num_items - 1)
+        log_q = (q / cumulative[-1]).log().float() if settings.logq else None
+    elif settings.sampling == "in_batch":
+        rows = torch.randint(num_tokens, shape, device=targets.device, generator=generator)
+        ids = targets[rows]
+        log_q = (torch.bincount(targets, minlength=num_items) / num_tokens).log() if settings.logq else None
+    else:
+        ids = torch.randint(num_items, shape, device=targets.device, generator=generator)
+        log_q = None
+    return Draws(ids, group_tokens, log_q)
+
+
+def scores_of(hidden: Tensor, weight: Tensor, draws: Draws) -> Tensor:
+    """[M, N] fp32 scores of each token with its negatives: rows gathered once a group, then matrix products."""
+    num_tokens, width = hidden.shape
+    groups = draws.ids.shape[0]
+    missing = groups * draws.group_tokens - num_tokens
+    grouped = torch.nn.functional.pad(hidden, (0, 0, 0, missing)).view(groups, draws.group_tokens, width)
+    negatives = torch.nn.functional.embedding(draws.ids, weight)  # [G, N, D]
+    scores = torch.matmul(grouped, negatives.to(hidden.dtype).transpose(1, 2))  # [G, T, N]
+    return scores.flatten(0, 1)[:num_tokens].float()
+
+
+def target_scores(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """[M] fp32 scores of the targets."""
+    return (hidden.float() * torch.nn.functional.embedding(targets, weight).float()).sum(-1)

@@ -1,0 +1,64 @@
+"""Scalable cross-entropy (Mezentsev et al., 2024): CE within random buckets of tokens and items that fit each other.
+
+Bucket centres are noise, or random mixtures of the batch's tokens. A bucket takes the tokens and the items with the
+largest inner products with its centre. Each token has a CE against its bucket's items and its own target, other
+occurrences of the target masked; a token in several buckets keeps its largest loss; the loss is the mean over the
+tokens that are in a bucket. Sizes are clamped to the tokens and items there are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rec_models.losses.base import Loss, LossContext, no_tokens, seeded_generator
+from rec_models.losses.sampling import target_scores
+from rec_models.settings import LossSettings
+
+
+def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """See `rec_models.losses.build_loss`."""
+    buckets = settings.sce_buckets or 1
+    size_x, size_y = settings.sce_bucket_size_x or 1, settings.sce_bucket_size_y or 1
+
+    def scalable_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
+        if targets.numel() == 0:
+            return no_tokens(hidden, weight)
+        generator = seeded_generator(hidden.device, context, "buckets")
+        mix = hidden.shape[0] if settings.sce_mix_x else hidden.shape[1]
+        noise = torch.randn(buckets, mix, device=hidden.device, generator=generator)
+        centres = noise @ hidden.detach().float() if settings.sce_mix_x else noise  # [B, D]
+        tokens = _nearest(centres, hidden, size_x)  # [B, X]
+        items = _nearest(centres, weight, size_y)  # [B, Y]
+        return loss_of_buckets(hidden, weight, targets, tokens, items)
+
+    return scalable_cross_entropy
+
+
+@torch.no_grad()
+def _nearest(centres: Tensor, rows: Tensor, size: int) -> Tensor:
+    """[B, size] int64: the rows with the largest inner products; size is clamped to the rows there are."""
+    scores = centres.to(rows.dtype) @ rows.T  # [B, rows]
+    return scores.topk(min(size, rows.shape[0]), dim=1, sorted=False).indices
+
+
+def loss_of_buckets(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: Tensor, items: Tensor) -> Tensor:
+    """The loss for given buckets.
+
+    Args:
+        hidden: [M, D].
+        weight: [V, D].
+        targets: [M] int64.
+        tokens: [B, X] int64 rows of hidden.
+        items: [B, Y] int64 rows of weight.
+    """
+    picked = hidden[tokens]  # [B, X, D]
+    wrong = torch.matmul(picked, weight[items].to(hidden.dtype).transpose(1, 2)).float()  # [B, X, Y]
+    wrong = wrong.masked_fill(targets[tokens][:, :, None] == items[:, None, :], -math.inf)
+    positive = target_scores(hidden, weight, targets)[tokens]  # [B, X]
+    losses = torch.logaddexp(torch.logsumexp(wrong, 2), positive) - positive
+    kept = torch.full((targets.numel(),), -math.inf, device=hidden.device)
+    kept = kept.scatter_reduce(0, tokens.flatten(), losses.flatten(), "amax")  # [M]
+    return kept[torch.isfinite(kept)].mean()

@@ -1,0 +1,52 @@
+"""What a run leaves for people: the best model, a CSV of its epochs, TensorBoard curves."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class ResultsFolder:
+    """The folder ``out`` of `rec_models.training.fit`.
+
+    Args:
+        path: made when first written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._logged = 0
+
+    def write_history(self, history: Sequence[dict[str, float]]) -> None:
+        """Write all rows to ``history.csv`` and those not yet logged to ``tensorboard/``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not history:
+            return
+        temporary = self.path / "history.csv.part"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(history[0]), restval="")
+            writer.writeheader()
+            writer.writerows(history)
+        temporary.replace(self.path / "history.csv")
+        with SummaryWriter(str(self.path / "tensorboard"), filename_suffix=f".{self._logged}") as curves:
+            for row in history[self._logged :]:
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        curves.add_scalar(_tag(name), value, int(row["epoch"]))
+        self._logged = len(history)
+
+    def take_model(self, best: Path) -> None:
+        """Copy the best model to ``model.ckpt``, whole or not at all."""
+        temporary = self.path / "model.ckpt.part"
+        shutil.copyfile(best, temporary)
+        temporary.replace(self.path / "model.ckpt")
+
+
+def _tag(name: str) -> str:
+    """TensorBoard's name of a column: grouped by what it belongs to, without signs that it would replace."""
+    group, _, rest = name.partition("_")
+    return f"{group}/{rest}".replace("@", "_at_") if group in ("train", "validation") else f"train/{name}"

@@ -1,0 +1,129 @@
+"""Where a training run stands, and how it is kept on disk so that a killed run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rec_models.checkpoint import CheckpointError, read_payload, save_atomically
+
+_FORMAT = "rec_models.run/1"
+
+
+@dataclass
+class RunState:
+    """Host-side counters of a run. Dropout and negatives are functions of (seed, step): no generator state is kept."""
+
+    epoch: int = 0
+    """The epoch in progress, from 0."""
+    index: int = 0
+    """Batches done in it."""
+    step: int = 0
+    """Optimiser steps done in all."""
+    loss_sum: float = 0.0
+    """Sum of the loss over the tokens of the epoch in progress."""
+    loss_tokens: int = 0
+    """Tokens in that sum."""
+    places: int = 0
+    """Input places read in the epoch in progress."""
+    loop_seconds: float = 0.0
+    """Seconds of the training loop in the epoch in progress, without checkpoints and validation."""
+    whole_seconds: float = 0.0
+    """Seconds of the whole fit so far."""
+    peak_memory_gib: float = 0.0
+    """Peak memory of the whole fit so far."""
+    best_score: float | None = None
+    """Best validation score so far."""
+    best_epoch: int = 0
+    """The epoch, from 1, whose weights are kept; 0 before the first."""
+    bad_epochs: int = 0
+    """Epochs since then."""
+    finished: bool = False
+    """Training is over."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One row an epoch."""
+
+    def start_next_epoch(self) -> None:
+        """Close the epoch in progress."""
+        self.epoch += 1
+        self.index = 0
+        self.loss_sum, self.loss_tokens, self.places, self.loop_seconds = 0.0, 0, 0, 0.0
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run read back from disk."""
+
+    state: RunState
+    encoder: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    path: Path
+
+
+class RunFolder:
+    """The folder of one run's checkpoints: the last two states, and the best model so far.
+
+    Args:
+        path: the folder; made when first written.
+        identity: plain values that must be equal for a state to be of this run: settings and catalogue size.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.last = path / "last.ckpt"
+        self.previous = path / "previous.ckpt"
+        self._identity = identity
+        self._kept_best = [0, 0]  # best epoch of the previous and of the last state
+        self._last_is_whole = False  # a damaged file never pushes out a whole one
+
+    def best(self, epoch: int) -> Path:
+        """The model of the best epoch, from 1."""
+        return self.path / f"best-{epoch}.ckpt"
+
+    def save(self, state: RunState, encoder: dict[str, Any], optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
+        """Keep a state; the one before stays as a second choice, with the best model that it refers to."""
+        payload = {
+            "format": _FORMAT,
+            "identity": self._identity,
+            "state": asdict(state),
+            "encoder": encoder,
+            "optimizer": optimizer,
+            "scaler": scaler,
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._last_is_whole:
+            self.last.replace(self.previous)
+        save_atomically(payload, self.last)
+        self._last_is_whole = True
+        self._kept_best = [self._kept_best[1], state.best_epoch]
+        wanted = {self.best(epoch).name for epoch in self._kept_best}
+        for path in self.path.glob("best-*.ckpt"):
+            if path.name not in wanted:
+                path.unlink()
+
+    def resume(self) -> Resumed | None:
+        """The newest state that is whole and of this run, or None.
+
+        A damaged file or one of another run is passed over with one line of warning.
+        """
+        for part in self.path.glob("*.part"):  # of a process killed while it wrote
+            part.unlink()
+        for path in (self.last, self.previous):
+            if not path.is_file():
+                continue
+            try:
+                payload = read_payload(path, _FORMAT)
+                if payload["identity"] != self._identity:
+                    raise CheckpointError(f"{path}: of a run with other settings")
+                state = RunState(**payload["state"])
+                if state.best_epoch and not self.best(state.best_epoch).is_file():
+                    raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
+                self._kept_best = [state.best_epoch, state.best_epoch]
+                self._last_is_whole = path == self.last
+                return Resumed(state, payload["encoder"], payload["optimizer"], payload["scaler"], path)
+            except (CheckpointError, KeyError, TypeError) as error:
+                sys.stderr.write(f"warning: not resuming from this checkpoint: {error}\n")
+        return None

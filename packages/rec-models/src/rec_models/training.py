@@ -1,0 +1,233 @@
+"""Train an encoder: one call, resumable at any time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import lightning
+import torch
+from torch import Tensor
+
+from rec_models import memory
+from rec_models.backbones import build_encoder
+from rec_models.checkpoint import ModelCheckpoint
+from rec_models.conductor import Conductor, Validate
+from rec_models.errors import TrainingError
+from rec_models.feed import Batches, Feed, MakeBatches, as_factory
+from rec_models.module import TrainingModule
+from rec_models.results import ResultsFolder
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.state import RunFolder, RunState
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run came to."""
+
+    train_loss: float
+    """Mean loss a token in the best epoch."""
+    best_epoch: int
+    """From 1: the epoch whose weights are in ``model.ckpt``."""
+    epochs: int
+    """Epochs trained."""
+    metrics: dict[str, float]
+    """Validation metrics of the best epoch; empty without validation."""
+    epoch_seconds: float
+    """Mean seconds of an epoch's training loop, its loading included, validation and checkpoints left out."""
+    whole_epoch_seconds: float
+    """Seconds of the whole fit over its epochs: validation, checkpoints and start included, as the paper measured."""
+    peak_memory_gib: float
+    """Over the whole fit."""
+    peak_memory_kind: str
+    """What was measured: torch's allocator on a GPU, resident memory of the process on a CPU."""
+    tokens_per_second: float
+    """Input places (items of histories) read a second of training loop."""
+    device: str
+    """Name of the device."""
+    precision: str
+    """The one that was used."""
+    history: list[dict[str, float]]
+    """One row an epoch, as in ``history.csv``."""
+    is_first_rank: bool
+    """False on all processes but the first: they should write nothing."""
+
+
+def fit(
+    *,
+    model: ModelSettings,
+    loss: LossSettings,
+    training: TrainingSettings,
+    num_items: int,
+    train_batches: Batches | MakeBatches,
+    validate: Validate | None,
+    out: Path,
+    checkpoint_dir: Path,
+    item_counts: Tensor | None = None,
+) -> FitResult:
+    """Train, validate after each epoch, keep the best.
+
+    Writes into ``out``: ``model.ckpt`` (the best epoch), ``history.csv``, ``tensorboard/``. Keeps its state in
+    ``checkpoint_dir``; if that holds a state of the same run, goes on from there. On a CPU the outcome is then the same
+    as without the interruption, to the last bit.
+
+    Args:
+        model: the network.
+        loss: the loss.
+        training: the loop.
+        num_items: V, the size of the catalogue.
+        train_batches: batches, or with several devices a function from (rank, world size) to the batches of that rank.
+            All ranks must have equally many.
+        validate: metrics of an encoder in eval mode, ``ndcg@10`` among them; None: train for ``max_epochs``.
+        out: folder for the results.
+        checkpoint_dir: folder for the state of this run and no other.
+        item_counts: [V] int64, how often training saw each item; for popularity sampling.
+
+    Raises:
+        TrainingError: the loss or a weight became NaN, memory ran out, or validation gave no ``ndcg@10``.
+        ValueError: settings that contradict the data.
+    """
+    started = time.perf_counter()
+    device = _device(training)
+    precision = training.precision if device.type == "cuda" else "32-true"
+    torch.manual_seed(training.seed)
+    module = TrainingModule(build_encoder(model, num_items), loss, training, item_counts)
+    identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
+    folder = RunFolder(checkpoint_dir, identity)
+    resumed = folder.resume()
+    state = resumed.state if resumed is not None else RunState()
+    held: list[Batches] = []
+
+    def batches() -> Batches:
+        if not held:
+            held.append(as_factory(train_batches)(trainer.global_rank, trainer.world_size))
+            if len(held[0]) == 0:
+                raise ValueError("train_batches: found no batch, allowed: at least one")
+        return held[0]
+
+    results = ResultsFolder(out)
+    conductor = Conductor(
+        state=state,
+        training=training,
+        folder=folder,
+        snapshot=partial(ModelCheckpoint, model, loss, training, num_items),
+        validate=validate,
+        batches_per_epoch=lambda: len(batches()),
+        resumed=resumed,
+        on_epoch=lambda: results.write_history(state.history),
+        started=started,
+    )
+    with _quiet_lightning():
+        trainer = _trainer(
+            training, device, precision, max_epochs=training.max_epochs - state.epoch, callback=conductor
+        )
+        if not state.finished:
+            memory.reset_peak(device)
+            position = lambda: (state.epoch, state.index)  # noqa: E731
+            feed = Feed(batches, position, training.accumulate, pin=device.type == "cuda")
+            with _memory_errors(device, loss, conductor):
+                trainer.fit(module, feed)
+    if trainer.is_global_zero:
+        results.write_history(state.history)
+        results.take_model(folder.best(state.best_epoch))
+    return _result(state, device, precision, is_first_rank=trainer.is_global_zero)
+
+
+def _device(training: TrainingSettings) -> torch.device:
+    """Where training runs.
+
+    Raises:
+        ValueError: there is no such device, or fewer than asked for.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
+        return torch.device("cpu")
+    if gpus < training.devices:
+        raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _trainer(
+    training: TrainingSettings, device: torch.device, precision: str, *, max_epochs: int, callback: lightning.Callback
+) -> lightning.Trainer:
+    """Lightning's trainer with everything off that `Conductor` does itself."""
+    return lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=training.devices,
+        strategy="ddp" if training.devices > 1 else "auto",
+        precision=precision,  # type: ignore[arg-type]  # one of TrainingSettings.precision
+        max_epochs=max_epochs,
+        accumulate_grad_batches=training.accumulate,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's notes on hardware say less than our own lines."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _memory_errors(device: torch.device, loss: LossSettings, conductor: Conductor) -> Iterator[None]:
+    """Say what to lower when memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        raise TrainingError(memory.out_of_memory_advice(device, loss, conductor.shape)) from error
+
+
+def _result(state: RunState, device: torch.device, precision: str, *, is_first_rank: bool) -> FitResult:
+    best = state.history[state.best_epoch - 1]
+    loop_seconds = sum(row["train_seconds"] for row in state.history)
+    prefix = "validation_"
+    return FitResult(
+        train_loss=best["train_loss"],
+        best_epoch=state.best_epoch,
+        epochs=len(state.history),
+        metrics={
+            name.removeprefix(prefix): value
+            for name, value in best.items()
+            if name.startswith(prefix) and name != "validation_seconds"
+        },
+        epoch_seconds=loop_seconds / len(state.history),
+        whole_epoch_seconds=state.whole_seconds / len(state.history),
+        peak_memory_gib=max(state.peak_memory_gib, memory.peak_gib(device)),
+        peak_memory_kind=memory.peak_kind(device),
+        tokens_per_second=sum(row["tokens"] for row in state.history) / max(loop_seconds, 1e-9),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        precision=precision,
+        history=state.history,
+        is_first_rank=is_first_rank,
+    )
+
+
+def _cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"
