@@ -1,0 +1,35 @@
+"""Every column name, once."""
+
+from dataclasses import dataclass
+
+USER = "user_id"
+ITEM = "item_id"
+TIMESTAMP = "timestamp"
+RATING = "rating"
+
+HISTORY = "history"
+TIMESTAMPS = "timestamps"
+TARGET = "target"
+
+ORIGINAL_ID = "original_id"
+COUNT = "count"
+
+ITEMS = "items"
+"""The flat item ids of the sequence store (a list column there)."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the columns of a raw log are called."""
+
+    user: str = USER
+    """Column of user ids (integers or strings)."""
+
+    item: str = ITEM
+    """Column of item ids (integers or strings)."""
+
+    timestamp: str = TIMESTAMP
+    """Column of times: integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings."""
+
+    rating: str | None = None
+    """Column of ratings, or None where there is none to read."""

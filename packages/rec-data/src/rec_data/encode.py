@@ -1,0 +1,134 @@
+"""A log's parquet to dense, filtered, sorted arrays.
+
+Polars streams: counts, filters and encodes in passes over the file, holding 16 bytes per interaction, then sorts
+once. Ids are dense in the order of the original ids, so they do not depend on the order of rows.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rec_data.columns import ITEM, ORIGINAL_ID, TIMESTAMP, USER
+from rec_data.errors import DataError
+from rec_data.files import reading
+from rec_data.protocol import SortedLog
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A filtered log and the names behind its dense ids."""
+
+    log: SortedLog
+    user_names: pl.Series
+    """Original user ids, by dense id."""
+
+    item_names: pl.Series
+    """Original item ids, by dense id."""
+
+    raw: dict[str, int]
+    """Users, items and interactions before filtering."""
+
+    dropped: dict[str, int]
+    """What the filters dropped."""
+
+
+def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None) -> Encoded:
+    """Reads, filters, encodes and sorts a log.
+
+    One pass of filters, counting rows: first items with fewer than ``min_item_count`` interactions go, then users with
+    fewer than ``min_user_count`` of what is left.
+
+    Args:
+        path: A parquet with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
+        min_item_count: Fewest interactions of an item; None keeps all.
+        min_user_count: Fewest interactions of a user; None keeps all.
+
+    Returns:
+        The sorted log.
+
+    Raises:
+        DataError: A missing file or column, a wrong type, nulls, no rows, or nothing left after the filters.
+    """
+    if not path.exists():
+        raise DataError(f"no log {path}")
+    with reading(f"log {path}"):
+        frame = pl.scan_parquet(path)
+        rows = _check(frame, path)
+        items = _names(frame, ITEM, min_item_count)
+        kept = _keep(frame, items, ITEM, "item")
+        users = _names(kept, USER, min_user_count)
+        raw_items, raw_users = (frame.select(pl.col(key).n_unique()) for key in (ITEM, USER))
+        raw = {
+            "users": int(raw_users.collect(engine="streaming").item()),
+            "items": int(raw_items.collect(engine="streaming").item()),
+            "interactions": rows,
+        }
+        if items.is_empty():
+            raise DataError(
+                f"min_item_count {min_item_count} drops all {raw['items']} items of the log; allowed: a smaller one"
+            )
+        if users.is_empty():
+            raise DataError(
+                f"min_user_count {min_user_count} drops all {raw['users']} users of the log; allowed: a smaller one"
+            )
+        coded = _keep(kept, users, USER, "user").select("user", "item", TIMESTAMP).collect(engine="streaming")
+    user_names, item_names = users[USER].rename(ORIGINAL_ID), items[ITEM].rename(ORIGINAL_ID)
+    log = _sort(coded, num_users=len(user_names), num_items=len(item_names))
+    dropped = {
+        "items_below_min_count": raw["items"] - len(item_names),
+        "users_below_min_count": raw["users"] - len(user_names),
+        "interactions_by_filters": rows - len(log.users),
+    }
+    return Encoded(log, user_names, item_names, raw, dropped)
+
+
+def _check(frame: pl.LazyFrame, path: Path) -> int:
+    """Refuses what no split can be made of; returns the number of rows."""
+    schema = frame.collect_schema()
+    for key in (USER, ITEM, TIMESTAMP):
+        if key not in schema:
+            raise DataError(f"log {path} has no column {key!r}; its columns are: {', '.join(schema.names())}")
+    for key in (USER, ITEM):
+        if not (schema[key].is_integer() or schema[key] == pl.String):
+            raise DataError(f"log {path}: column {key!r} holds {schema[key]}; allowed: integers or strings")
+    if not schema[TIMESTAMP].is_integer():
+        raise DataError(f"log {path}: column {TIMESTAMP!r} holds {schema[TIMESTAMP]}; allowed: integers")
+    counts = frame.select(pl.len(), pl.col(USER, ITEM, TIMESTAMP).null_count()).collect(engine="streaming")
+    rows, *nulls = counts.row(0)
+    if rows == 0:
+        raise DataError(f"log {path} has no rows")
+    for key, count in zip((USER, ITEM, TIMESTAMP), nulls, strict=True):
+        if count:
+            raise DataError(f"log {path}: column {key!r} has {count} empty values; allowed: none")
+    return int(rows)
+
+
+def _names(frame: pl.LazyFrame, key: str, fewest: int | None) -> pl.DataFrame:
+    """The ids that stay, sorted."""
+    counts = frame.group_by(key).len()
+    if fewest is not None:
+        counts = counts.filter(pl.col("len") >= fewest)
+    return counts.select(key).sort(key).collect(engine="streaming")
+
+
+def _keep(frame: pl.LazyFrame, names: pl.DataFrame, key: str, code: str) -> pl.LazyFrame:
+    """The rows of the ids that stay, in their order, with the dense id as column ``code``."""
+    codes = names.lazy().with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias(code))
+    return frame.join(codes, on=key, how="inner", maintain_order="left")
+
+
+def _sort(coded: pl.DataFrame, *, num_users: int, num_items: int) -> SortedLog:
+    """Sorts by user and time, ties in row order: by one integer key where both fit into it."""
+    first, last = int(coded[TIMESTAMP].min()), int(coded[TIMESTAMP].max())  # type: ignore[arg-type]
+    bits = (last - first).bit_length()
+    if bits + num_users.bit_length() < 64:
+        key = pl.col("user").cast(pl.Int64) * (1 << bits) + (pl.col(TIMESTAMP).cast(pl.Int64) - first)
+        coded = coded.select(key.alias("key"), "item").sort("key", maintain_order=True)
+        keys = coded["key"].to_numpy()
+        users, times = (keys >> bits).astype(np.int32), (keys & ((1 << bits) - 1)) + first
+    else:
+        coded = coded.sort("user", TIMESTAMP, maintain_order=True)
+        users, times = coded["user"].to_numpy(), coded[TIMESTAMP].cast(pl.Int64).to_numpy()
+    return SortedLog(users, coded["item"].to_numpy(), times, num_users, num_items)

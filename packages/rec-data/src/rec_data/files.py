@@ -1,0 +1,124 @@
+"""Files of one's own: which they are, and how to open them."""
+
+import glob
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from rec_data.errors import DataError
+
+PARQUET = (".parquet", ".pq")
+TEXT = (".csv", ".tsv", ".txt")
+COMPRESSION = (".gz", ".zst")
+SEPARATORS = ("\t", ";", "|", ",")
+"""Tried on the header line, in this order; a header with none of them has one column."""
+
+_ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
+
+
+def looks_like_path(dataset: str) -> bool:
+    """Whether ``dataset`` means a file (or several, by glob), not a named source."""
+    return any(mark in dataset for mark in "/\\*?[") or _format(dataset) is not None
+
+
+def find(dataset: str, *, root: Path) -> list[Path]:
+    """The files that ``dataset`` names.
+
+    Args:
+        dataset: A path or a glob, absolute or relative to ``root``.
+        root: Where relative paths start.
+
+    Returns:
+        At least one existing, non-empty file, sorted by name; all of one format.
+
+    Raises:
+        DataError: No such file, a folder, an unknown suffix, an empty file, or formats mixed.
+    """
+    full = Path(dataset).expanduser()
+    full = full if full.is_absolute() else root / full
+    if any(mark in dataset for mark in "*?[") and not full.exists():
+        paths = sorted(Path(found) for found in glob.glob(str(full), recursive=True))  # noqa: PTH207 (takes absolute globs)
+        if not paths:
+            raise DataError(f"dataset {dataset!r}: no file matches {full}")
+    elif full.is_dir():
+        raise DataError(
+            f"dataset {dataset!r} is a folder; name a file or a glob such as {dataset.rstrip('/')}/*.parquet"
+        )
+    elif not full.exists():
+        raise DataError(f"dataset {dataset!r}: no file {full}")
+    else:
+        paths = [full]
+    for path in paths:
+        if _format(path.name) is None:
+            raise DataError(f"dataset file {path}: unknown suffix; allowed: {_ALLOWED}")
+        if path.stat().st_size == 0:
+            raise DataError(f"dataset file {path} is empty")
+    if len({_format(path.name) for path in paths}) > 1:
+        raise DataError(f"dataset {dataset!r} mixes parquet and text files; name one kind")
+    return paths
+
+
+def scan(paths: list[Path]) -> pl.LazyFrame:
+    """Opens files of one format, in the given order, without reading them.
+
+    Columns of text files are all strings: types are decided over the whole column, not over its first rows.
+
+    Args:
+        paths: Files as ``find`` gives them.
+
+    Returns:
+        A lazy frame with the columns of the files.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    if _format(paths[0].name) == "parquet":
+        return pl.scan_parquet(paths, glob=False)
+    separator = _separator(paths[0])
+    return pl.scan_csv(paths, infer_schema=False, separator=separator, glob=False)
+
+
+@contextmanager
+def reading(origin: str) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into one clear line.
+
+    Args:
+        origin: What is being read, for the message.
+
+    Raises:
+        DataError: In place of any error of the reader.
+    """
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).partition("\n\n")[0].split())  # what follows is advice to callers of polars
+        raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _format(name: str) -> str | None:
+    lowered = name.lower()
+    if lowered.endswith(PARQUET):
+        return "parquet"
+    for compression in COMPRESSION:
+        lowered = lowered.removesuffix(compression)
+    return "text" if lowered.endswith(TEXT) else None
+
+
+def _separator(path: Path) -> str:
+    header = pl.scan_csv(
+        path, has_header=False, infer_schema=False, separator="\x01", quote_char=None, n_rows=1, glob=False
+    )
+    with reading(f"dataset file {path}"):
+        line = str(header.collect().item(0, 0))
+    counts = {mark: line.count(mark) for mark in SEPARATORS}
+    best = max(counts, key=lambda mark: counts[mark])
+    return best if counts[best] else ","

@@ -1,0 +1,134 @@
+"""Any source to one parquet of interactions, and the identity of a source.
+
+This module imports neither torch nor, unless a file has to be read, polars.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rec_data import demo, twins
+from rec_data.columns import Columns
+from rec_data.errors import DataError
+
+DEMO = "demo"
+TWIN = "twin:"
+
+
+def fetch_log(
+    dataset: str,
+    out: Path,
+    *,
+    root: Path,
+    columns: Columns | None = None,
+    min_rating: float | None = None,
+    mirror: Path | None = None,
+    seed: int = 42,
+) -> dict[str, Any]:
+    """Writes the log of a source: ``user_id``, ``item_id``, ``timestamp`` and, where the source has one, ``rating``.
+
+    Row order is the source's. Ids keep their type (integers or strings). Times are integers: Unix seconds, or
+    milliseconds or microseconds where the source is finer than a second (``rec_data.times``).
+
+    Args:
+        dataset: ``demo``, ``twin:<name>[@scale]``, a path or glob of parquet or CSV files, or a named source.
+        out: The parquet to write. Its folder must exist.
+        root: Where relative paths start.
+        columns: Column names of a file of one's own; the other sources bring theirs.
+        min_rating: Keep rows with a rating of at least this. None: all rows of a file, and the published filter of a
+            named source.
+        mirror: A folder that already holds the raw files of named sources, for machines without internet.
+        seed: Of ``demo`` and the twins.
+
+    Returns:
+        What was written, ready for JSON: ``dataset``, ``kind``, ``rows``, ``rows_read``, ``timestamp_unit``.
+
+    Raises:
+        DataError: Whatever is wrong with the name, the files, their columns or their values.
+    """
+    part = out.with_name(out.name + ".part")
+    try:
+        summary = _write(dataset, part, root=root, columns=columns, min_rating=min_rating, mirror=mirror, seed=seed)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return {"dataset": dataset, **summary}
+
+
+def fingerprint(dataset: str, *, root: Path, mirror: Path | None = None) -> dict[str, Any]:
+    """The identity of a source, ready for JSON: it differs whenever the source's log would.
+
+    Args:
+        dataset: As ``fetch_log`` takes it.
+        root: Where relative paths start.
+        mirror: As ``fetch_log`` takes it.
+
+    Returns:
+        For files their path, size and SHA-256; for generated logs the generator's name and version.
+
+    Raises:
+        DataError: An unknown name or a missing file.
+    """
+    if dataset == DEMO:
+        return {"kind": "demo", "version": demo.VERSION}
+    if dataset.startswith(TWIN):
+        name, shape = twins.parse(dataset.removeprefix(TWIN))
+        return {"kind": "twin", "name": name, "version": twins.VERSION, "interactions": shape.interactions}
+    from rec_data import files
+
+    if files.looks_like_path(dataset):
+        found = files.find(dataset, root=root)
+        return {
+            "kind": "file",
+            "files": [{"path": str(p), "size": p.stat().st_size, "sha256": files.sha256(p)} for p in found],
+        }
+    raise _unknown(dataset)
+
+
+def _write(
+    dataset: str,
+    out: Path,
+    *,
+    root: Path,
+    columns: Columns | None,
+    min_rating: float | None,
+    mirror: Path | None,
+    seed: int,
+) -> dict[str, Any]:
+    if dataset == DEMO or dataset.startswith(TWIN):
+        if min_rating is not None:
+            raise DataError(f"min_rating is {min_rating:g} but dataset {dataset!r} has no ratings; allowed: null")
+        rows = _write_generated(dataset, out, seed=seed)
+        kind = DEMO if dataset == DEMO else TWIN.rstrip(":")
+        return {"kind": kind, "rows": rows, "rows_read": rows, "timestamp_unit": "s"}
+    from rec_data import files
+    from rec_data.normalise import write_log
+
+    if not files.looks_like_path(dataset):
+        raise _unknown(dataset)
+    paths = files.find(dataset, root=root)
+    origin = f"dataset {dataset!r}"
+    with files.reading(origin):
+        frame = files.scan(paths)
+    done = write_log(frame, out, columns=columns or Columns(), min_rating=min_rating, origin=origin)
+    return {"kind": "file", "rows": done.rows, "rows_read": done.rows_read, "timestamp_unit": done.timestamp_unit}
+
+
+def _write_generated(dataset: str, out: Path, *, seed: int) -> int:
+    if dataset == DEMO:
+        table = pa.table(demo.generate(seed))
+        pq.write_table(table, out, compression="zstd")
+        return int(table.num_rows)
+    _, shape = twins.parse(dataset.removeprefix(TWIN))
+    return twins.write_twin(shape, out, seed=seed)
+
+
+def _unknown(dataset: str) -> DataError:
+    known = [DEMO, *(TWIN + name for name in twins.TWINS)]
+    close = difflib.get_close_matches(dataset, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    allowed = f"{', '.join(known)} (a twin takes @scale), or a path to parquet or CSV"
+    return DataError(f"dataset {dataset!r} is unknown{hint}; allowed: {allowed}")

@@ -1,0 +1,235 @@
+"""A raw table to the log: ids checked, times to integers, ratings filtered, row order kept.
+
+Two passes over the source, both streaming: one gathers what the types and the units must be decided by, one writes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rec_data.columns import ITEM, RATING, TIMESTAMP, USER, Columns
+from rec_data.errors import DataError
+from rec_data.files import reading
+from rec_data.times import UNITS, check_range, unit_of
+
+INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+"""Text that is an integer and nothing else: "007" is a name."""
+
+NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+_ZONE = r"(Z|z|[+-][0-9]{2}:?[0-9]{2})$"
+_CLOCKS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """What was written."""
+
+    rows: int
+    """Rows in the log."""
+
+    rows_read: int
+    """Rows in the source."""
+
+    timestamp_unit: str
+    """Ticks of the log's times: "s", "ms" or "us"."""
+
+
+def write_log(
+    frame: pl.LazyFrame,
+    out: Path,
+    *,
+    columns: Columns,
+    min_rating: float | None,
+    origin: str,
+    above: float | None = None,
+) -> Normalised:
+    """Writes the log's parquet from a raw table.
+
+    Args:
+        frame: The raw table.
+        out: The parquet to write: ``user_id``, ``item_id``, ``timestamp`` int64, and ``rating`` float64 if the source
+            has one.
+        columns: The raw table's column names.
+        min_rating: Keep rows with a rating of at least this; None keeps all.
+        origin: What is being read, for messages.
+        above: Keep rows with a rating above this (the published filters say "rating > 3").
+
+    Returns:
+        Counts and the unit of time.
+
+    Raises:
+        DataError: A missing column, a wrong type, nulls, impossible times, an unreadable file, or no rows.
+    """
+    with reading(origin):
+        frame = _select(frame, columns, origin)
+        if min_rating is not None and columns.rating is None:
+            raise DataError(
+                f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"
+            )
+        schema = frame.collect_schema()
+        facts = _facts(frame, schema)
+        rows_read = int(facts["rows"])
+        if rows_read == 0:
+            raise DataError(f"{origin} has no rows")
+        names = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp, RATING: columns.rating or RATING}
+        _refuse_nulls(frame, facts, names, origin)
+
+        ids = [_id_expression(key, schema[key], facts, names[key], origin) for key in (USER, ITEM)]
+        time, unit = _time_expression(frame, schema, facts, names[TIMESTAMP], origin)
+        selected = [*ids, time.alias(TIMESTAMP)]
+        if columns.rating is not None:
+            rating = _rating_expression(frame, schema, names[RATING], origin)
+            selected.append(rating.alias(RATING))
+        log = frame.select(selected)
+        if min_rating is not None:
+            log = log.filter(pl.col(RATING) >= min_rating)
+        if above is not None:
+            log = log.filter(pl.col(RATING) > above)
+        log.sink_parquet(out, compression="zstd", maintain_order=True)
+        rows = int(pl.scan_parquet(out).select(pl.len()).collect().item())
+    if rows == 0:
+        limit = f"of at least {min_rating:g}" if min_rating is not None else f"above {above:g}"
+        raise DataError(f"{origin}: none of its {rows_read} rows has a rating {limit}")
+    return Normalised(rows=rows, rows_read=rows_read, timestamp_unit=unit)
+
+
+def _select(frame: pl.LazyFrame, columns: Columns, origin: str) -> pl.LazyFrame:
+    wanted = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp}
+    if columns.rating is not None:
+        wanted[RATING] = columns.rating
+    present = frame.collect_schema().names()
+    for key, name in wanted.items():
+        if name not in present:
+            raise DataError(f"{origin} has no column {name!r} (for {key}); its columns are: {', '.join(present)}")
+    if len(set(wanted.values())) < len(wanted):
+        raise DataError(
+            f"two columns of {origin} are given one name: {', '.join(f'{k}={v}' for k, v in wanted.items())}"
+        )
+    return frame.select(pl.col(name).alias(key) for key, name in wanted.items())
+
+
+def _facts(frame: pl.LazyFrame, schema: pl.Schema) -> dict[str, Any]:
+    """Everything that one pass can tell."""
+    asked = [pl.len().alias("rows")]
+    for key, kind in schema.items():
+        asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
+        if kind == pl.String:
+            asked.append(pl.col(key).str.contains(INTEGER).all().alias(f"{key}.integers"))
+            asked.append(pl.col(key).str.contains(NUMBER).all().alias(f"{key}.numbers"))
+        elif kind.is_float():
+            finite = pl.col(key).is_finite().all()
+            asked.append(finite.alias(f"{key}.finite"))
+            asked.append((pl.col(key) == pl.col(key).floor()).all().alias(f"{key}.whole"))
+    return frame.select(asked).collect(engine="streaming").row(0, named=True)
+
+
+def _refuse_nulls(frame: pl.LazyFrame, facts: dict[str, Any], names: dict[str, str], origin: str) -> None:
+    for key, name in names.items():
+        nulls = facts.get(f"{key}.nulls", 0)
+        if nulls:
+            first = frame.select(pl.col(key).is_null().arg_max()).collect(engine="streaming").item()
+            raise DataError(
+                f"{origin}: column {name!r} has {nulls} empty values (first in row {first + 1}); allowed: none"
+            )
+
+
+def _id_expression(key: str, kind: pl.DataType, facts: dict[str, Any], name: str, origin: str) -> pl.Expr:
+    column = pl.col(key)
+    if kind.is_integer():
+        return column
+    if kind == pl.String:
+        return column.cast(pl.Int64) if facts[f"{key}.integers"] else column
+    if isinstance(kind, pl.Categorical | pl.Enum):
+        return column.cast(pl.String)
+    if kind.is_float() and facts[f"{key}.finite"] and facts[f"{key}.whole"]:
+        return column.cast(pl.Int64)  # integers that passed through a tool which stores missing values as NaN
+    raise DataError(f"{origin}: column {name!r} holds {kind}; allowed for ids: integers or strings")
+
+
+def _rating_expression(frame: pl.LazyFrame, schema: pl.Schema, name: str, origin: str) -> pl.Expr:
+    kind = schema[RATING]
+    if kind.is_numeric():
+        return pl.col(RATING).cast(pl.Float64)
+    if kind != pl.String:
+        raise DataError(f"{origin}: column {name!r} holds {kind}; allowed for ratings: numbers")
+    parsed = pl.col(RATING).str.strip_chars().cast(pl.Float64, strict=False)
+    _refuse_unparsed(frame, RATING, parsed, f"{origin}: column {name!r}", "a number")
+    return parsed
+
+
+def _time_expression(
+    frame: pl.LazyFrame, schema: pl.Schema, facts: dict[str, Any], name: str, origin: str
+) -> tuple[pl.Expr, str]:
+    """The expression of the log's times, and its unit."""
+    column, kind, where = pl.col(TIMESTAMP), schema[TIMESTAMP], f"{origin}: column {name!r}"
+    known_unit = None  # of integers that come from a calendar, not from a bare number
+    if kind == pl.String:
+        if facts[f"{TIMESTAMP}.integers"]:
+            column = column.cast(pl.Int64)
+        elif facts[f"{TIMESTAMP}.numbers"]:
+            column = column.cast(pl.Float64)
+        else:
+            column, known_unit = _parse_clock(frame, where), "us"
+    elif kind == pl.Date or isinstance(kind, pl.Datetime):
+        column, known_unit = column.cast(pl.Datetime("us")).dt.epoch("us"), "us"
+    elif not (kind.is_integer() or kind.is_float()):
+        raise DataError(f"{where} holds {kind}; allowed for times: integers, floats, dates, or ISO 8601 strings")
+
+    whole = (column == column.floor()).all() if known_unit is None else pl.lit(True)
+    divisible = [(column % 1000**power == 0).all().alias(f"{power}") for power in (1, 2, 3)]
+    asked = [column.min().alias("min"), column.max().alias("max"), whole.alias("whole"), *divisible]
+    if kind.is_float() and not facts[f"{TIMESTAMP}.finite"]:
+        raise DataError(f"{where} holds NaN or infinite times; allowed: numbers")
+    found = frame.select(asked).collect(engine="streaming").row(0, named=True)
+
+    if known_unit is None:
+        unit = check_range(found["min"], found["max"], where=where)
+    else:
+        check_range(found["min"] // 10**6, found["max"] // 10**6, where=where)
+        unit = known_unit
+    if not found["whole"]:
+        return (column * (UNITS["us"] // UNITS[unit])).round().cast(pl.Int64), "us"
+    ticks = column.cast(pl.Int64)
+    powers = list(UNITS).index(unit)  # how often a thousand of these ticks make the next unit, up to seconds
+    coarser = max((power for power in range(1, powers + 1) if found[f"{power}"]), default=0)
+    if unit == "ns":
+        coarser = max(coarser, 1)
+    unit = list(UNITS)[powers - coarser]
+    if coarser:
+        ticks = ticks // 1000**coarser
+    largest = int(found["max"]) // 1000**coarser
+    if unit_of(largest) != unit:
+        raise DataError(f"{where} holds fractions of a second but no time after 1973; allowed: whole seconds")
+    return ticks, unit
+
+
+def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:
+    """ISO 8601 text to microseconds; the first row decides whether the column carries time zones."""
+    first = str(frame.select(pl.col(TIMESTAMP).first()).head(1).collect(engine="streaming").item())
+    text = pl.col(TIMESTAMP).str.strip_chars().str.replace(" ", "T", literal=True)
+    zoned = ":" in first and bool(pl.select(pl.lit(first.strip()).str.contains(_ZONE)).item())
+    if zoned:
+        utc = text.str.replace(r"[zZ]$", "+00:00")
+        parsed = utc.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC")
+    else:
+        forms = [text.str.to_datetime(clock, strict=False, time_unit="us") for clock in _CLOCKS[:2]]
+        forms.append(text.str.to_date(_CLOCKS[2], strict=False).cast(pl.Datetime("us")))
+        parsed = pl.coalesce(forms)
+    ticks = parsed.dt.epoch("us")
+    _refuse_unparsed(
+        frame, TIMESTAMP, ticks, where, "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone)"
+    )
+    return ticks
+
+
+def _refuse_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr, where: str, allowed: str) -> None:
+    failed = frame.select(
+        parsed.is_null().sum().alias("count"),
+        parsed.is_null().arg_max().alias("row"),
+        pl.col(key).filter(parsed.is_null()).first().alias("value"),
+    ).collect(engine="streaming")
+    count, row, value = failed.row(0)
+    if count:
+        raise DataError(f"{where}: {count} values do not parse (row {row + 1}: {value!r}); allowed: {allowed}")

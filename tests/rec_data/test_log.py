@@ -1,0 +1,118 @@
+"""Any source to one parquet, and what is refused."""
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from rec_data import demo
+from rec_data.columns import Columns
+from rec_data.errors import DataError
+from rec_data.log import fetch_log, fingerprint
+
+ROWS = {"user_id": [2, 1, 2], "item_id": [30, 10, 20], "timestamp": [1_700_000_000, 1_600_000_000, 1_700_000_001]}
+
+
+def write_csv(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_parquet_keeps_row_order_and_values(tmp_path):
+    pl.DataFrame(ROWS).write_parquet(tmp_path / "raw.parquet")
+    summary = fetch_log("raw.parquet", tmp_path / "log.parquet", root=tmp_path)
+    log = pl.read_parquet(tmp_path / "log.parquet")
+    assert log.to_dict(as_series=False) == ROWS
+    assert log.schema == {"user_id": pl.Int64, "item_id": pl.Int64, "timestamp": pl.Int64}
+    assert summary == {
+        "dataset": "raw.parquet",
+        "kind": "file",
+        "rows": 3,
+        "rows_read": 3,
+        "timestamp_unit": "s",
+    }
+
+
+def test_csv_with_bom_crlf_quotes_and_other_names(tmp_path):
+    text = '\ufeffvisitor;sku;when;stars\r\n1;"a;b";2020-01-01 00:00:01;5\r\n2;c;2020-01-01T00:00:02;3\r\n'
+    write_csv(tmp_path / "raw.csv", text)
+    columns = Columns("visitor", "sku", "when", "stars")
+    summary = fetch_log("raw.csv", tmp_path / "log.parquet", root=tmp_path, columns=columns, min_rating=4)
+    assert pl.read_parquet(tmp_path / "log.parquet").rows() == [(1, "a;b", 1_577_836_801, 5.0)]
+    assert (summary["rows_read"], summary["rows"]) == (2, 1)
+
+
+@pytest.mark.parametrize("seed", [0, 42])
+def test_demo_is_a_function_of_the_seed(tmp_path, seed):
+    fetch_log("demo", tmp_path / "a.parquet", root=tmp_path, seed=seed)
+    fetch_log("demo", tmp_path / "b.parquet", root=tmp_path, seed=seed)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    log = pl.read_parquet(tmp_path / "a.parquet")
+    assert 60_000 <= len(log) <= 120_000
+    assert log.select("user_id", "item_id").is_duplicated().sum() == 0
+    assert log["timestamp"].is_sorted()
+    assert log["timestamp"].min() >= demo.START
+
+
+def test_fingerprint_follows_the_content(tmp_path):
+    path = write_csv(tmp_path / "raw.csv", "user_id,item_id,timestamp\n1,2,3\n")
+    before = fingerprint("raw.csv", root=tmp_path)
+    write_csv(path, "user_id,item_id,timestamp\n1,2,4\n")
+    assert fingerprint("raw.csv", root=tmp_path) != before
+    assert fingerprint("demo", root=tmp_path) == {"kind": "demo", "version": demo.VERSION}
+
+
+HEADER = "user_id,item_id,timestamp\n"
+BAD_TEXT = {
+    "empty": ("", "is empty"),
+    "header only": (HEADER, "has no rows"),
+    "missing column": ("user_id,item,timestamp\n1,2,3\n", "has no column 'item_id'.*user_id, item, timestamp"),
+    "null user": (HEADER + "1,2,3\n,2,3\n", r"column 'user_id' has 1 empty values \(first in row 2\)"),
+    "short row": (HEADER + "1,2\n", "column 'timestamp' has 1 empty values"),
+    "long row": (HEADER + "1,2,3,4\n", "cannot be read"),
+    "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 values do not parse \(row 2: 'soon'\); allowed"),
+    "negative time": (HEADER + "1,2,-5\n", "negative times"),
+    "absurd time": (HEADER + "1,2,99999999999\n", "no time before the year 2200"),
+    "mixed units": (HEADER + "1,2,1700000000\n1,2,1700000000000\n", "mixes units"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_bad_text_is_refused_in_one_line(tmp_path, case):
+    text, message = BAD_TEXT[case]
+    write_csv(tmp_path / "raw.csv", text)
+    with pytest.raises(DataError, match=message) as caught:
+        fetch_log("raw.csv", tmp_path / "log.parquet", root=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.csv"]
+
+
+BAD_NAMES = {
+    "dmo": "did you mean 'demo'",
+    "twin:beuty": "no twin 'beuty'",
+    "twin:beauty@0": "positive number",
+    "twin:beauty@x": "positive number",
+    "missing.parquet": "no file",
+    "*.parquet": "no file matches",
+    "folder/": "is a folder",
+    "raw.xlsx/": "no file",
+}
+
+
+@pytest.mark.parametrize("dataset", BAD_NAMES)
+def test_bad_name_is_refused_in_one_line(tmp_path, dataset):
+    (tmp_path / "folder").mkdir()
+    for refuses in (
+        lambda: fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path),
+        lambda: fingerprint(dataset, root=tmp_path),
+    ):
+        with pytest.raises(DataError, match=BAD_NAMES[dataset]):
+            refuses()
+
+
+def test_gzip_that_ends_early_is_refused(tmp_path):
+    whole = gzip.compress((HEADER + "".join(f"{i},{i},{i}\n" for i in range(20_000))).encode())
+    (tmp_path / "raw.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be read"):
+        fetch_log("raw.csv.gz", tmp_path / "log.parquet", root=tmp_path)
