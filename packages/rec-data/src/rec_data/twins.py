@@ -207,7 +207,8 @@ def _times(shape: TwinShape, lengths: npt.NDArray[np.int64], rng: np.random.Gene
     total = np.cumsum(rng.standard_exponential(int(lengths.sum())))
     ends = np.cumsum(lengths)
     begin = np.concatenate(([0.0], total[ends - 1][:-1]))
-    along = (total - np.repeat(begin, lengths)) / np.repeat(
-        total[ends - 1] - begin, lengths
-    )  # in (0, 1], rising per user
-    return START + (np.repeat(arrival, lengths) + np.repeat(stay, lengths) * along).astype(np.int64)
+    part, whole = np.repeat(begin, lengths), np.repeat(total[ends - 1] - begin, lengths)
+    along = (total - part) / whole  # in (0, 1], rising along a user
+    times: npt.NDArray[np.int64] = (np.repeat(arrival, lengths) + np.repeat(stay, lengths) * along).astype(np.int64)
+    times += START
+    return times
