@@ -26,8 +26,8 @@ def target_ranks(
 ) -> Tensor:
     """Rank each user's target among the items not yet seen, with the tie rule of ``top_k`` (lower id first).
 
-    Memory beyond inputs and output is at most ``16 * user_tile * item_tile + 4 * D * item_tile`` bytes and the seen
-    items of a user tile.
+    Memory beyond inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)`` bytes and
+    the seen items of a user tile.
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16.
@@ -57,8 +57,10 @@ def target_ranks(
     device = queries.device
     item_tile = min(DEFAULT_ITEM_TILE.get(device.type, 4096) if item_tile is None else item_tile, num_items)
     user_tile = DEFAULT_USER_TILE.get(device.type, 512) if user_tile is None else user_tile
-    if item_tile < 1 or user_tile < 1:
-        raise ValueError(f"item_tile and user_tile must be at least 1, got {item_tile} and {user_tile}")
+    if not 1 <= item_tile <= 1 << 24 or user_tile < 1:
+        raise ValueError(
+            f"item_tile must lie between 1 and 2^24 and user_tile be at least 1, got {item_tile} and {user_tile}"
+        )
     # The last tile reaches back instead of being short: every product has one shape, so equal items score equally.
     starts = [min(start, num_items - item_tile) for start in range(0, num_items, item_tile)]
     bounds = [*range(0, num_items, item_tile), num_items]
@@ -67,23 +69,44 @@ def target_ranks(
     with torch.no_grad():
         for begin in range(0, num_users, user_tile):
             end = min(begin + user_tile, num_users)
-            tile_targets = targets[begin:end].to(device).long()
-            own = _own_scores(queries[begin:end], items, tile_targets, bias, item_tile, check)
+            # In order of target, the users fall into three runs: target before, inside and beyond the item tile.
+            own_ids, order = targets[begin:end].to(device).long().sort()  # [u]
+            place = torch.empty_like(order)
+            place[order] = torch.arange(order.numel(), device=device)
+            chosen = queries[begin:end][order]  # [u, D]
+            own = _own_scores(chosen, items, own_ids, bias, item_tile, check)  # [u, 1]
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
-            pairs = seen.tiles(begin, end, bounds, device)
-            for start, first, last, (rows, columns) in zip(starts, bounds[:-1], bounds[1:], pairs, strict=True):
+            cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
+            seen_tiles = seen.tiles(begin, end, bounds, device)
+            for tile, (rows, columns) in enumerate(seen_tiles):
+                start, first = starts[tile], bounds[tile]
                 part = None if bias is None else bias[start : start + item_tile]
-                scores = tile_scores(queries[begin:end], items[start : start + item_tile], part, check)[
-                    :, first - start :
-                ]
-                scores[rows, columns] = float("-inf")
-                ids = torch.arange(first, last, device=device)
-                ahead += ((scores > own) | ((scores == own) & (ids < tile_targets[:, None]))).sum(dim=1)
-            unreachable = torch.isneginf(own.squeeze(1))
-            rows, columns = seen.rows(begin, end, device)
-            unreachable[rows[columns == tile_targets[rows]]] = True
-            ranks[begin:end] = torch.where(unreachable, num_items + 1, ahead + 1)
+                scores = tile_scores(chosen, items[start : start + item_tile], part, check)[:, first - start :]
+                scores[place[rows], columns] = float("-inf")
+                _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
+                ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
+            unreachable = torch.isneginf(own.squeeze(1))[place]
+            rows, seen_ids = seen.rows(begin, end, device)
+            unreachable[rows[seen_ids == own_ids[place[rows]]]] = True
+            ranks[begin:end] = torch.where(unreachable, num_items + 1, ahead[place] + 1)
     return ranks
+
+
+def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: int) -> None:
+    """Overwrite a tile of scores with 1 where the item is ahead of the user's target, else 0.
+
+    Args:
+        scores: ``[u, t]`` float32.
+        own: ``[u, 1]`` scores of the targets.
+        columns: ``[u]`` column of the target, ascending.
+        low: users before this one have their target before the tile, so only a higher score is ahead.
+        high: users from this one on have their target beyond the tile, so an equal score is ahead too.
+    """
+    scores[:low].gt_(own[:low])
+    scores[high:].ge_(own[high:])
+    middle = scores[low:high]
+    before = torch.arange(scores.shape[1], device=scores.device) < columns[low:high, None]
+    middle.copy_((middle > own[low:high]) | ((middle == own[low:high]) & before))
 
 
 def _own_scores(

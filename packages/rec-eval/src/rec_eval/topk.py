@@ -45,7 +45,7 @@ def top_k(
     product; those may differ in their last bit between tile sizes, because libraries sum in another order.
 
     Memory beyond inputs and output is at most
-    ``user_tile * (24 * item_tile + 48 * (k + candidates)) + 32 * (seen items of a user tile)`` bytes, where
+    ``user_tile * (20 * item_tile + 48 * (k + candidates)) + 32 * (seen items of a user tile)`` bytes, where
     ``candidates = max(2 * k, 64)``, whatever V and U are.
 
     Args:
@@ -121,13 +121,13 @@ def _candidates(scores: Tensor, floor: Tensor, k: int, first_id: int) -> Tensor:
         ``[u, c]`` int64 keys, padded with empty ones; ``c <= max(2 * k, 64)``.
     """
     above = scores > floor  # [u, t]
-    counts = above.sum(dim=1)  # [u]
+    counts = above.sum(dim=1, dtype=torch.int32)  # [u]; int64 would first copy the mask eight times as large
     limit = max(2 * k, 64)
     crowded = (counts > limit).nonzero().squeeze(1)
     if crowded.numel():
         everyone = crowded.numel() == counts.numel()
         above[crowded] &= best_of_rows(scores if everyone else scores[crowded], k)
-        counts = above.sum(dim=1)
+        counts = above.sum(dim=1, dtype=torch.int32)
     width = int(counts.max()) if counts.numel() else 0
     found = torch.full((scores.shape[0], width), _EMPTY, dtype=torch.int64, device=scores.device)
     if width:
@@ -141,11 +141,11 @@ def best_of_rows(scores: Tensor, k: int) -> Tensor:
     """Mark each row's k largest scores, the leftmost of equal ones: ``[n, t]`` bool; ``t > k``."""
     kth = scores.topk(k, dim=1).values[:, -1:]  # [n, 1]
     best = scores >= kth
-    tied = (best.sum(dim=1) > k).nonzero().squeeze(1)
+    tied = (best.sum(dim=1, dtype=torch.int32) > k).nonzero().squeeze(1)
     if tied.numel():
         equal = scores[tied] == kth[tied]
-        room = k - (scores[tied] > kth[tied]).sum(dim=1, keepdim=True)
-        best[tied] &= ~equal | (equal.cumsum(dim=1) <= room)
+        room = k - (scores[tied] > kth[tied]).sum(dim=1, keepdim=True, dtype=torch.int32)
+        best[tied] &= ~equal | (equal.cumsum(dim=1, dtype=torch.int32) <= room)
     return best
 
 
