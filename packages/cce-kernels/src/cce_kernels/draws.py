@@ -37,24 +37,19 @@ def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: i
     return Groups(tile_tokens, -(-(num_tokens + shift) // tile_tokens), shift, row_offset // tile_tokens, 1)
 
 
-def draw_positions(
+def draw_ids(
     source: Source, seed: Tensor, step: Tensor, groups: Groups, start: int, stop: int, num_negatives: int
-) -> tuple[Tensor, Tensor]:
-    """Draw for groups [start, stop).
-
-    Returns:
-        ids int64 [stop - start, N], and the indices int64 [stop - start, N] at which `source.log_q` is read.
-    """
+) -> Tensor:
+    """Draw for groups [start, stop): ids int64 [stop - start, N]."""
     rows = groups.first + groups.stride * torch.arange(start, stop, device=seed.device)
     draws = scaled_draws(seed, step, rows, num_negatives, source.size)
     positions = draws >> 32
     if source.table is None:
-        return positions, positions
+        return positions
     packed = source.table[positions]
     if not source.alias:
-        return packed, positions
-    ids = torch.where((draws & MASK32) < (packed & MASK32), positions, packed >> 32)
-    return ids, ids
+        return packed
+    return torch.where((draws & MASK32) < (packed & MASK32), positions, packed >> 32)
 
 
 def as_counter(value: Tensor | int, device: torch.device) -> Tensor:
@@ -112,6 +107,6 @@ def draw_negatives(
     source = prepare(sampler, targets, valid, num_items, correct=False)
     groups = groups_of(num_tokens, sharing, tile_tokens, row_offset)
     counters = as_counter(seed, device), as_counter(step, device)
-    ids, _ = draw_positions(source, *counters, groups, 0, groups.number, num_negatives)
+    ids = draw_ids(source, *counters, groups, 0, groups.number, num_negatives)
     token_group = (torch.arange(num_tokens, device=device) + groups.shift) // groups.tokens
     return ids[token_group]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from cce_kernels.draws import Groups, draw_positions
+from cce_kernels.draws import Groups, draw_ids
 from cce_kernels.objectives import Terms
 from cce_kernels.reference import compute_dtype, masks
 from cce_kernels.samplers import Source
@@ -119,23 +119,25 @@ class _Batch:
     def chunk(self, part: slice) -> _Chunk:
         """Draw, gather and score."""
         draw = self.draw
-        ids, keys = draw_positions(
-            draw.source, draw.seed, draw.step, draw.groups, part.start, part.stop, draw.num_negatives
-        )
+        ids = draw_ids(draw.source, draw.seed, draw.step, draw.groups, part.start, part.stop, draw.num_negatives)
         h = self.hidden[part].to(self.dtype)
-        rows = self.weight[ids].to(self.dtype)
+        rows = self.rows(ids)
         scores = torch.bmm(h, rows.transpose(1, 2))
         if self.bias is not None:
             scores += self.bias[ids].to(self.dtype)[:, None, :]
         if draw.source.log_q is not None:
-            scores -= draw.source.log_q[keys].to(self.dtype)[:, None, :]
+            scores -= draw.source.log_q[ids].to(self.dtype)[:, None, :]
         hit = ids[:, None, :] == self.targets[part][:, :, None]
         scores.masked_fill_(hit, -torch.inf)
-        return _Chunk(h, ids, rows, scores, draw.num_negatives - hit.sum(2))
+        return _Chunk(h, ids, rows, scores, draw.num_negatives - hit.sum(2, dtype=torch.int32))
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of the item table [*ids.shape, D]; index_select is several times faster than indexing on a CPU."""
+        return self.weight.index_select(0, ids.flatten()).view(*ids.shape, -1).to(self.dtype)
 
     def target_rows(self, part: slice) -> Tensor:
         """[C, T, D]."""
-        return self.weight[self.targets[part]].to(self.dtype)
+        return self.rows(self.targets[part])
 
     def target_scores(self, part: slice) -> Tensor:
         """[C, T]."""
@@ -196,8 +198,8 @@ class _Sampled(torch.autograd.Function):
                 pull = torch.sigmoid(-target_scores) * (terms.scale * terms.positive_weight) * grad[part]
             # coefficient [C, T, N] of the negatives, -pull [C, T] of the target
             grad_hidden[part] = torch.bmm(coefficient, chunk.rows) - pull[..., None] * batch.target_rows(part)
-            sink.add(chunk.ids, torch.bmm(coefficient.transpose(1, 2), chunk.h), coefficient.sum(1))
-            sink.add(batch.targets[part], -pull[..., None] * chunk.h, -pull)
+            sink.add(chunk.ids, torch.bmm(coefficient.transpose(1, 2), chunk.h), coefficient)
+            sink.add(batch.targets[part], -pull[..., None] * chunk.h, -pull[:, None, :])
         d_hidden = _ungrouped(grad_hidden, draw.groups, batch.num_tokens).to(hidden.dtype)
         d_hidden = d_hidden.masked_fill(batch.bad[:, None], torch.nan)
         d_weight, d_bias = sink.gradients()
@@ -215,8 +217,9 @@ class _WeightSink:
             self.grad_bias = None if bias is None else torch.zeros_like(bias, dtype=dtype)
 
     def add(self, ids: Tensor, rows: Tensor, scalars: Tensor) -> None:
-        """Add `rows` [..., D] and `scalars` [...] at `ids` [...]."""
-        ids, rows, scalars = ids.flatten(), rows.flatten(0, 1), scalars.flatten()
+        """Add `rows` [C, N, D], and to the bias the sums over T of `scalars` [C, T, N], at `ids` [C, N]."""
+        ids, rows = ids.flatten(), rows.flatten(0, 1)
+        scalars = scalars.sum(1).flatten() if self.bias is not None else rows.new_zeros(ids.shape)
         if self.sparse:
             unique, inverse = torch.unique(ids, return_inverse=True)
             merged = rows.new_zeros(unique.numel(), rows.shape[1]).index_add_(0, inverse, rows)

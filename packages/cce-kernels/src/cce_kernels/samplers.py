@@ -19,7 +19,7 @@ class Source(NamedTuple):
     size: Tensor | int  # number of positions; an int64 scalar on the device for a pool
     table: Tensor | None  # int64 [positions]
     alias: bool
-    log_q: Tensor | None  # fp32 [positions], of the id (alias) or of the position (pool); None: no correction by q
+    log_q: Tensor | None  # fp32 [V]; None: no correction by q
     log_rest: Tensor | None  # fp32 [M]: log(1 - q_t) of each token's target; None goes with log_q
 
 
@@ -103,18 +103,15 @@ def prepare(sampler: Sampler, targets: Tensor, valid: Tensor, num_items: int, *,
 
 
 def _pool(sampler: InBatch, targets: Tensor, valid: Tensor, num_items: int, *, correct: bool) -> Source:
-    """The pool of valid targets. Sorted, so that equal ids are one run and their count is two binary searches."""
-    pool = torch.where(valid, targets, num_items).sort().values  # [M], invalid ones last
+    """The pool of valid targets: they come first, the invalid ones after them are never drawn."""
+    order = torch.sort(valid, descending=True, stable=True).indices
+    table = targets[order]  # [M]
     size = valid.sum().clamp(min=1)  # 0-dim; with no valid token nothing that is drawn counts
-    pool_ids = pool.clamp(max=num_items - 1)
     if not correct or sampler.logq is False:
-        return Source(size, pool_ids, False, None, None)
-    q = _share(pool, pool, size)
-    q_target = _share(pool, targets, size)
-    return Source(size, pool_ids, False, q.log().float(), torch.log1p(-q_target).float())
-
-
-def _share(pool: Tensor, ids: Tensor, size: Tensor) -> Tensor:
-    """Share of each id in a sorted pool, float64."""
-    count = torch.searchsorted(pool, ids, right=True) - torch.searchsorted(pool, ids)
-    return (count / size.double()).clamp(max=1.0)
+        return Source(size, table, False, None, None)
+    counts = targets.new_zeros(num_items).scatter_add_(
+        0, targets, valid.to(torch.int64)
+    )  # int adds
+    share = (counts[targets] / size.double()).clamp(max=1.0)
+    log_q = (counts / size.double()).log().float()
+    return Source(size, table, False, log_q, torch.log1p(-share).float())
