@@ -1,0 +1,218 @@
+"""The full loss in Triton: autograd and torch.compile around the kernels of kernels/full_*.py.
+
+Two custom operators. `full_forward` gives the loss, the log-sum-exp and, where the hidden vectors need it, dH before
+the upstream gradient is known; `full_backward` scales dH and computes dW and db. Both are opaque to torch.compile and
+launch without looking at the device: no synchronisation, and a CUDA graph can hold them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cce_kernels import tuning
+from cce_kernels.kernels.full_backward import launch_backward
+from cce_kernels.kernels.full_forward import launch_forward
+from cce_kernels.kernels.full_state import HALF_SHIFT, BackwardState, ForwardState
+
+
+def linear_cross_entropy_triton(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    filter_eps: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss and log-sum-exp of every token (formulas: kernels/full_forward.py, kernels/full_backward.py).
+
+    Args:
+        hidden: [M, D] contiguous, M >= 1, D <= 512, fp32, bf16 or fp16.
+        weight: [V, D] contiguous, in any of these dtypes; products are made in the dtype of `hidden`.
+        targets: int64 [M]; `ignore_index` gives loss 0 and no gradient, any other id outside [0, V) gives NaN.
+        bias: [V] or None.
+        ignore_index: the target of tokens that do not count.
+        softcap: scores become `softcap * tanh(s / softcap)`.
+        filter_eps: skip tiles whose probabilities are all below this; None is exact.
+
+    Returns:
+        loss [M] fp32, differentiable in hidden, weight and bias, and lse [M] fp32, a value.
+
+    Raises:
+        ValueError: D is above 512.
+    """
+    grad = torch.is_grad_enabled()
+    loss, lse, *_ = full_forward(
+        hidden, weight, targets, bias, ignore_index, softcap, filter_eps, grad and hidden.requires_grad
+    )
+    return loss, lse
+
+
+@torch.library.custom_op("cce_kernels::full_forward", mutates_args=())
+def full_forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    softcap: float | None,
+    filter_eps: float | None,
+    with_dhidden: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run the forward; see the fields of ForwardState for (loss, lse, lse2, others, dhidden, scale)."""
+    state = ForwardState(
+        hidden=hidden,
+        # A 16-bit copy for this pass alone: the table is streamed once a tile of tokens. Backward reads it once.
+        weight=weight.to(hidden.dtype) if hidden.dtype.itemsize < weight.dtype.itemsize else weight,
+        bias=bias,
+        targets=targets,
+        scale=_stored_scale(hidden, targets, ignore_index),
+        loss=hidden.new_empty(hidden.shape[0], dtype=torch.float32),
+        lse=hidden.new_empty(hidden.shape[0], dtype=torch.float32),
+        lse2=hidden.new_empty(hidden.shape[0], dtype=torch.float32),
+        others=hidden.new_empty(hidden.shape[0], dtype=torch.float32),
+        dhidden=torch.empty_like(hidden) if with_dhidden else hidden.new_empty(0),
+        ignore_index=ignore_index,
+        softcap=softcap,
+    )
+    tiles, _ = tuning.full_tiles(hidden.device, hidden.dtype, hidden.shape[1])
+    splits = tuning.full_splits(
+        hidden.device, -(-hidden.shape[0] // tiles.block_m), -(-weight.shape[0] // tiles.block_v)
+    )
+    launch_forward(state, tiles, splits, filter_eps)
+    return state.loss, state.lse, state.lse2, state.others, state.dhidden, state.scale
+
+
+@full_forward.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    softcap: float | None,
+    filter_eps: float | None,
+    with_dhidden: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    loss, lse, lse2, others = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(4))
+    dhidden = torch.empty_like(hidden) if with_dhidden else hidden.new_empty(0)
+    return loss, lse, lse2, others, dhidden, hidden.new_empty(1, dtype=torch.float32)
+
+
+@torch.library.custom_op("cce_kernels::full_backward", mutates_args=())
+def full_backward(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    lse2: Tensor,
+    others: Tensor,
+    dhidden: Tensor,
+    scale: Tensor,
+    softcap: float | None,
+    filter_eps: float | None,
+    with_dweight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale dH by the upstream gradient [M] (or [1]: shared by all tokens), compute dW and db; empty if not wanted."""
+    out = torch.empty_like(dhidden)
+    if dhidden.numel() > 0:
+        torch.mul(dhidden, (grad / scale)[:, None], out=out)
+    if not with_dweight:
+        return out, weight.new_empty(0), weight.new_empty(0)
+    per_token = grad.shape[0] == hidden.shape[0] and hidden.shape[0] > 1
+    p_shift = HALF_SHIFT if hidden.dtype == torch.float16 else 0
+    state = BackwardState(
+        hidden=hidden,
+        weight=weight,
+        bias=bias,
+        targets=targets,
+        lse2=lse2,
+        others=others,
+        grad=grad,
+        scales=_product_scales(grad, per_token, p_shift),
+        per_token=per_token,
+        p_shift=p_shift,
+        softcap=softcap,
+    )
+    _, tiles = tuning.full_tiles(hidden.device, hidden.dtype, hidden.shape[1])
+    splits = tuning.full_splits(
+        hidden.device, -(-weight.shape[0] // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
+    )
+    dweight, dbias = launch_backward(state, tiles, splits, filter_eps)
+    return out, dweight, weight.new_empty(0) if dbias is None else dbias
+
+
+@full_backward.register_fake
+def _(
+    grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    lse2: Tensor,
+    others: Tensor,
+    dhidden: Tensor,
+    scale: Tensor,
+    softcap: float | None,
+    filter_eps: float | None,
+    with_dweight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dweight = torch.empty_like(weight) if with_dweight else weight.new_empty(0)
+    dbias = torch.empty_like(bias) if with_dweight and bias is not None else weight.new_empty(0)
+    return torch.empty_like(dhidden), dweight, dbias
+
+
+def _stored_scale(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    """Factor [1] that dH is stored with until backward knows the upstream gradient.
+
+    1 / (tokens that count) is the upstream gradient of a mean: scaling by their ratio, 1, then rounds nothing a second
+    time. fp16 has no room for it.
+    """
+    if hidden.dtype != torch.bfloat16:
+        return hidden.new_ones(1, dtype=torch.float32)
+    return (targets != ignore_index).sum(dtype=torch.float32).clamp_(min=1).reciprocal_().view(1)
+
+
+def _product_scales(grad: Tensor, per_token: bool, p_shift: int) -> Tensor:
+    """Factors [2] of each token's gradient inside the product, and of the finished product (full_backward.py)."""
+    if not per_token:
+        return torch.cat((torch.ones_like(grad), grad * 2.0**-p_shift))
+    if p_shift == 0:
+        return grad.new_ones(2)
+    _, exponent = torch.frexp(grad.abs().amax())
+    power = torch.ldexp(grad.new_ones(()), exponent)
+    return torch.stack((power.reciprocal(), power * 2.0**-p_shift))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, targets, bias, _, softcap, filter_eps, _ = inputs
+    _, lse, lse2, others, dhidden, scale = output
+    ctx.save_for_backward(hidden, weight, targets, bias, lse2, others, dhidden, scale)
+    ctx.softcap, ctx.filter_eps = softcap, filter_eps
+    ctx.mark_non_differentiable(lse, lse2, others, dhidden, scale)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
+    hidden, weight, targets, bias, lse2, others, dhidden, scale = ctx.saved_tensors
+    # A sum or a mean hands every token the same number: one multiplication of the result instead of M * V.
+    shared = grad[:1] if grad.stride(0) == 0 else grad
+    need_hidden, need_weight, _, need_bias = ctx.needs_input_grad[:4]
+    dh, dw, db = full_backward(
+        shared.float().contiguous(), hidden, weight, targets, bias, lse2, others, dhidden, scale, ctx.softcap,
+        ctx.filter_eps, need_weight or need_bias,
+    )  # fmt: skip
+    return (
+        dh if need_hidden else None, dw if need_weight else None, None, db if need_bias else None,
+        None, None, None, None,
+    )  # fmt: skip
+
+
+full_forward.register_autograd(_backward, setup_context=_setup)

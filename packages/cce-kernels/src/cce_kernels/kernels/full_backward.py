@@ -1,0 +1,216 @@
+"""Full loss, backward: dW (and db) of a tile of items, streaming the tokens. No atomics: deterministic.
+
+    p_mj = 2^(s_mj log2 e - lse2_m)      recomputed;  P' = p times the slope of the softcap, target masked to 0
+    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j likewise without h_m
+
+The second sum runs over the tokens sorted by target (a stable sort: a fixed order), a segment for each tile of items.
+It is a product with a one-hot matrix whose entries -o_m g_m are given as a sum of two or three 16-bit numbers, which
+keeps them to fp32's digits: at a fitted token o_m is all that is left, and one rounding of p_t - 1 would swamp it.
+
+g_m is 1 inside the kernel where all tokens share one factor (a mean or a sum): it multiplies the result once.
+In fp16, p is scaled by 2^P_SHIFT and per-token factors by their largest, so that neither underflows.
+
+FLOPs: 4 M V D. Bytes: M D a tile of items, from L2; W and dW once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cce_kernels.kernels.full_state import BackwardState, dot_precision
+from cce_kernels.kernels.full_tiles import (
+    LOG2E,
+    cap_scores,
+    cap_slope,
+    gather_rows,
+    load_tile,
+    product,
+    score_tile,
+    split_dimension,
+    store_tile,
+)
+from cce_kernels.tuning import FullTiles
+
+# Numbers of the dtype that add up to an fp32 number.
+_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+@triton.jit
+def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden, targets, lse2, grad, softcap,
+                 filter_eps, grad_scale, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
+                 BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+                 FILTER: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+                 MASKED: tl.constexpr):  # fmt: skip
+    """Add one tile of tokens to the gradient of one tile of items."""
+    h0 = load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED)  # [BLOCK_M, DIM0]
+    h1 = h0
+    if DIM1 > 0:
+        h1 = load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED)
+    tokens = first + tl.arange(0, BLOCK_M)
+    if MASKED:
+        shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf")) - P_SHIFT
+        target = tl.load(targets + tokens, mask=tokens < end, other=-1).to(tl.int32)
+    else:
+        shift = tl.load(lse2 + tokens) - P_SHIFT
+        target = tl.load(targets + tokens).to(tl.int32)
+    scores = score_tile(w0, w1, h0, h1, BLOCK_V, BLOCK_M, DIM1, PRECISION)  # [BLOCK_V, BLOCK_M]
+    if HAS_BIAS:
+        scores += item_bias[:, None]
+    if HAS_SOFTCAP:
+        scores = cap_scores(scores, softcap)
+    p = tl.exp2(scores * LOG2E - shift[None, :])
+    p = tl.where(items[:, None] == target[None, :], 0.0, p)
+    keep = True
+    if FILTER:
+        keep = tl.max(tl.max(p, axis=1), axis=0) >= filter_eps
+    if keep:
+        if HAS_SOFTCAP:
+            p *= cap_slope(scores, softcap)
+        if PER_TOKEN:
+            if MASKED:
+                factor = tl.load(grad + tokens, mask=tokens < end, other=0.0)
+            else:
+                factor = tl.load(grad + tokens)
+            p *= (factor * grad_scale)[None, :]
+        if HAS_BIAS:
+            dbias += tl.sum(p, axis=1)
+        rounded = p.to(h0.dtype)
+        acc0 = product(rounded, h0, acc0, PRECISION)
+        if DIM1 > 0:
+            acc1 = product(rounded, h1, acc1, PRECISION)
+    return acc0, acc1, dbias
+
+
+@triton.jit
+def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, sorted_targets, others, grad, grad_scale,
+                 DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_T: tl.constexpr,
+                 HAS_BIAS: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
+                 PRECISION: tl.constexpr):  # fmt: skip
+    """Subtract o_m g_m h_m from the row of token m's target, for the tokens low .. high of the sorted order."""
+    for k in range(low, high, BLOCK_T):
+        places = k + tl.arange(0, BLOCK_T)
+        inside = places < high
+        tokens = tl.load(order + places, mask=inside, other=0)
+        target = tl.load(sorted_targets + places, mask=inside, other=-1).to(tl.int32)
+        value = tl.load(others + tokens, mask=inside, other=0.0) * (2.0**P_SHIFT)
+        if PER_TOKEN:
+            value *= tl.load(grad + tokens, mask=inside, other=0.0) * grad_scale
+        h0 = gather_rows(hidden, tokens, inside, 0, DIM0, DIM)
+        h1 = h0
+        if DIM1 > 0:
+            h1 = gather_rows(hidden, tokens, inside, DIM0, DIM1, DIM)
+        left = tl.where(items[:, None] == target[None, :], -value[None, :], 0.0)  # [BLOCK_V, BLOCK_T] fp32
+        if HAS_BIAS:
+            dbias += tl.sum(left, axis=1)
+        for _ in tl.static_range(PARTS):
+            part = left.to(h0.dtype)
+            acc0 = product(part, h0, acc0, PRECISION)
+            if DIM1 > 0:
+                acc1 = product(part, h1, acc1, PRECISION)
+            left -= part.to(tl.float32)
+    return acc0, acc1, dbias
+
+
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
+def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scales, order, sorted_targets, segments,
+                         dweight, dbias_out, num_tokens, num_items, tokens_per_split, softcap, filter_eps,
+                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
+                         BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
+                         HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
+                         PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
+                         PRECISION: tl.constexpr):  # fmt: skip
+    """Grid (tiles of items, splits of the tokens); see the head of this file. `scales` holds (inside, outside)."""
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    start = tile * BLOCK_V
+    items = start + tl.arange(0, BLOCK_V)
+    rows_left = num_items - start
+    w0 = load_tile(weight, start, rows_left, 0, DIM0, BLOCK_V, DIM, True).to(hidden.dtype.element_ty)
+    w1 = w0
+    if DIM1 > 0:
+        w1 = load_tile(weight, start, rows_left, DIM0, DIM1, BLOCK_V, DIM, True).to(hidden.dtype.element_ty)
+    item_bias = tl.zeros([BLOCK_V], dtype=tl.float32)
+    if HAS_BIAS:
+        item_bias = tl.load(bias + items, mask=items < num_items, other=0.0).to(tl.float32)
+    grad_scale = tl.load(scales)
+
+    acc0 = tl.zeros([BLOCK_V, DIM0], dtype=tl.float32)
+    acc1 = tl.zeros([BLOCK_V, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
+    dbias = tl.zeros([BLOCK_V], dtype=tl.float32)
+    begin = split * tokens_per_split
+    end = tl.minimum(begin + tokens_per_split, num_tokens)
+    full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
+    for first in range(begin, full_end, BLOCK_M):
+        acc0, acc1, dbias = _tokens_step(
+            first, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden, targets, lse2, grad, softcap,
+            filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER,
+            PER_TOKEN, P_SHIFT, PRECISION, False,
+        )  # fmt: skip
+    if full_end < end:
+        acc0, acc1, dbias = _tokens_step(
+            full_end, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden, targets, lse2, grad, softcap,
+            filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER,
+            PER_TOKEN, P_SHIFT, PRECISION, True,
+        )  # fmt: skip
+    if split == 0:
+        low = tl.load(segments + tile).to(tl.int32)
+        high = tl.load(segments + tile + 1).to(tl.int32)
+        acc0, acc1, dbias = _add_targets(
+            low, high, acc0, acc1, dbias, items, hidden, order, sorted_targets, others, grad, grad_scale,
+            DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, PRECISION,
+        )  # fmt: skip
+
+    factor = tl.load(scales + 1)
+    row = split.to(tl.int64) * num_items + start
+    store_tile(dweight, row, rows_left, acc0 * factor, 0, DIM0, BLOCK_V, DIM)
+    if DIM1 > 0:
+        store_tile(dweight, row, rows_left, acc1 * factor, DIM0, DIM1, BLOCK_V, DIM)
+    if HAS_BIAS:
+        out = dbias_out + split.to(tl.int64) * num_items + items
+        tl.store(out, (dbias * factor).to(dbias_out.dtype.element_ty), mask=items < num_items)
+
+
+def launch_backward(
+    state: BackwardState, tiles: FullTiles, splits: int, filter_eps: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the gradients of weight and bias.
+
+    Args:
+        state: inputs (full_state.py).
+        tiles: tile sizes.
+        splits: parts of the tokens that are worked on side by side, at least 1; their gradients are added in order.
+        filter_eps: skip tiles of tokens whose probabilities are all below it; None is exact.
+
+    Returns:
+        dW [V, D] in the weight's dtype, and db [V] in the bias' dtype or None.
+    """
+    hidden, weight, bias = state.hidden, state.weight, state.bias
+    num_tokens, dim = hidden.shape
+    num_items = weight.shape[0]
+    dim0, dim1 = split_dimension(dim)
+    tokens_per_split = triton.cdiv(triton.cdiv(num_tokens, splits), tiles.block_m) * tiles.block_m
+    splits = triton.cdiv(num_tokens, tokens_per_split)
+    grid = (triton.cdiv(num_items, tiles.block_v), splits)
+    sorted_targets, order = torch.sort(state.targets, stable=True)
+    edges = torch.arange(0, grid[0] + 1, device=hidden.device) * tiles.block_v
+    segments = torch.searchsorted(sorted_targets, edges)
+    partial = splits > 1
+    dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
+    like = weight if bias is None else bias
+    dbias = like.new_empty(
+        (splits, num_items if bias is not None else 0), dtype=torch.float32 if partial else like.dtype
+    )
+    full_backward_kernel[grid](
+        hidden, weight, like, state.targets, state.lse2, state.others, state.grad, state.scales, order,
+        sorted_targets, segments, dweight, dbias, num_tokens, num_items, tokens_per_split, state.softcap or 1.0,
+        filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
+        BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
+        PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
+        PRECISION=dot_precision(hidden), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip
+    if not partial:
+        return dweight[0], None if bias is None else dbias[0]
+    return dweight.sum(0).to(weight.dtype), None if bias is None else dbias.sum(0).to(bias.dtype)

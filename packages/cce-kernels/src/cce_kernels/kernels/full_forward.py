@@ -1,0 +1,214 @@
+"""Full loss, forward: loss, log-sum-exp and dH in one pass over the catalogue.
+
+A program holds a tile of tokens and streams the item table, as flash attention streams keys:
+
+    s_mj = h_m . w_j (+ b_j, capped),    p_mj = 2^(s_mj log2 e - r_m)
+    T_m = sum_{j != t} p_mj,             A_m = sum_{j != t} p_mj w_j
+    loss_m = log1p(T_m / e_m),  e_m = 2^(s_mt log2 e - r_m),   dH_m = (A_m - T_m w_t) / (T_m + e_m)
+
+The target is masked out of p before p is rounded to 16 bits, and enters again in fp32 (full_finish.py).
+
+The reference r_m is fixed before the loop: the larger of the target's score and the best of the first tile. It is at
+most the true maximum, and fp32 and bf16 leave room for scores far above it, so no running maximum and no rescaling of
+A is needed. A tile of tokens whose sum leaves that room raises a flag, and a second launch (ONLINE: the usual running
+maximum) redoes it; it returns at once where there is no flag. fp16 has no such room: it always runs ONLINE, with p
+scaled by 2^P_SHIFT.
+
+FLOPs: 4 M V D (2 M V D without gradients). Bytes: V D a tile of tokens, from L2; h and dH once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from cce_kernels.kernels.full_dhidden import write_dhidden
+from cce_kernels.kernels.full_finish import finish_tokens, read_targets, score_targets
+from cce_kernels.kernels.full_merge import launch_merge
+from cce_kernels.kernels.full_state import ForwardState, dot_precision
+from cce_kernels.kernels.full_tiles import (
+    BELOW_HALF_RANGE,
+    LOG2E,
+    cap_scores,
+    cap_slope,
+    load_tile,
+    product,
+    score_tile,
+    split_dimension,
+    store_tile,
+)
+from cce_kernels.tuning import FullTiles
+
+
+@triton.jit
+def _items_step(first, end, h0, h1, acc0, acc1, total, reference, safe, weight, bias, softcap, filter_eps,
+                DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
+                BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
+                WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+                MASKED: tl.constexpr):  # fmt: skip
+    """Add one tile of items to the sums of one tile of tokens."""
+    w0 = load_tile(weight, first, end - first, 0, DIM0, BLOCK_V, DIM, MASKED).to(h0.dtype)  # [BLOCK_V, DIM0]
+    w1 = w0
+    if DIM1 > 0:
+        w1 = load_tile(weight, first, end - first, DIM0, DIM1, BLOCK_V, DIM, MASKED).to(h0.dtype)
+    scores = score_tile(h0, h1, w0, w1, BLOCK_M, BLOCK_V, DIM1, PRECISION)  # [BLOCK_M, BLOCK_V]
+    items = first + tl.arange(0, BLOCK_V)
+    if HAS_BIAS:
+        scores += tl.load(bias + items, mask=items < end, other=0.0).to(tl.float32)[None, :]
+    if HAS_SOFTCAP:
+        scores = cap_scores(scores, softcap)
+    scores2 = scores * LOG2E
+    if MASKED:
+        scores2 = tl.where((items < end)[None, :], scores2, float("-inf"))
+    if ONLINE:
+        raised = tl.maximum(reference, tl.max(scores2, axis=1) - P_SHIFT)
+        decay = tl.exp2(reference - raised)
+        total *= decay
+        if WITH_DHIDDEN:
+            acc0 *= decay[:, None]
+            if DIM1 > 0:
+                acc1 *= decay[:, None]
+        reference = raised
+    p = tl.exp2(scores2 - reference[:, None])
+    p = tl.where(items[None, :] == safe[:, None], 0.0, p)
+    total += tl.sum(p, axis=1)
+    if WITH_DHIDDEN:
+        if HAS_SOFTCAP:
+            rounded = (p * cap_slope(scores, softcap)).to(h0.dtype)
+        else:
+            rounded = p.to(h0.dtype)
+        if FILTER:
+            # The running sum is a lower bound of the final one, so nothing above filter_eps is ever skipped.
+            if tl.max(tl.max(p - filter_eps * total[:, None], axis=1), axis=0) >= 0.0:
+                acc0 = product(rounded, w0, acc0, PRECISION)
+                if DIM1 > 0:
+                    acc1 = product(rounded, w1, acc1, PRECISION)
+        else:
+            acc0 = product(rounded, w0, acc0, PRECISION)
+            if DIM1 > 0:
+                acc1 = product(rounded, w1, acc1, PRECISION)
+    return acc0, acc1, total, reference
+
+
+@triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
+def full_forward_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, others, dhidden,
+                        partial_sum, partial_reference, partial_acc, overflow,
+                        num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
+                        DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
+                        BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
+                        HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr,
+                        SPLIT: tl.constexpr, ONLINE: tl.constexpr, REPAIR: tl.constexpr,
+                        P_SHIFT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Grid (tiles of tokens, splits of the vocabulary); see the head of this file."""
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    flag = overflow + split * tl.num_programs(0) + tile
+    if REPAIR:
+        # Nothing to redo in all but degenerate cases.
+        if tl.load(flag) == 0:
+            return
+    start = tile * BLOCK_M
+    tokens = start + tl.arange(0, BLOCK_M)
+    safe, ignored, invalid = read_targets(targets, tokens, num_tokens, num_items, ignore_index)
+    h0 = load_tile(hidden, start, num_tokens - start, 0, DIM0, BLOCK_M, DIM, True)  # [BLOCK_M, DIM0]
+    h1 = h0
+    if DIM1 > 0:
+        h1 = load_tile(hidden, start, num_tokens - start, DIM0, DIM1, BLOCK_M, DIM, True)
+    target_score = score_targets(h0, h1, weight, bias, safe, softcap, DIM, DIM0, DIM1, HAS_BIAS, HAS_SOFTCAP)
+
+    begin = split * items_per_split
+    end = tl.minimum(begin + items_per_split, num_items)
+    reference = target_score * LOG2E - P_SHIFT
+    if not ONLINE:
+        w0 = load_tile(weight, begin, end - begin, 0, DIM0, BLOCK_V, DIM, True).to(h0.dtype)
+        w1 = w0
+        if DIM1 > 0:
+            w1 = load_tile(weight, begin, end - begin, DIM0, DIM1, BLOCK_V, DIM, True).to(h0.dtype)
+        scores = score_tile(h0, h1, w0, w1, BLOCK_M, BLOCK_V, DIM1, PRECISION)
+        items = begin + tl.arange(0, BLOCK_V)
+        if HAS_BIAS:
+            scores += tl.load(bias + items, mask=items < end, other=0.0).to(tl.float32)[None, :]
+        if HAS_SOFTCAP:
+            scores = cap_scores(scores, softcap)
+        scores = tl.where((items < end)[None, :], scores, float("-inf"))
+        reference = tl.maximum(reference, tl.max(scores, axis=1) * LOG2E)
+
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
+    acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
+    full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
+    for first in range(begin, full_end, BLOCK_V):
+        acc0, acc1, total, reference = _items_step(
+            first, end, h0, h1, acc0, acc1, total, reference, safe, weight, bias, softcap, filter_eps,
+            DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT,
+            PRECISION, False,
+        )  # fmt: skip
+    if full_end < end:
+        acc0, acc1, total, reference = _items_step(
+            full_end, end, h0, h1, acc0, acc1, total, reference, safe, weight, bias, softcap, filter_eps,
+            DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT,
+            PRECISION, True,
+        )  # fmt: skip
+
+    inside = tokens < num_tokens
+    if not ONLINE:
+        # Written so that NaN raises the flag too. The ragged end of the tile cannot: its rows are zeros.
+        within = (total < BELOW_HALF_RANGE).to(tl.int32)
+        tl.store(flag, 1 - tl.min(within, axis=0))
+    if SPLIT:
+        tl.store(partial_sum + split.to(tl.int64) * num_tokens + tokens, total, mask=inside)
+        tl.store(partial_reference + split.to(tl.int64) * num_tokens + tokens, reference, mask=inside)
+        if WITH_DHIDDEN:
+            rows = split.to(tl.int64) * num_tokens + start
+            store_tile(partial_acc, rows, num_tokens - start, acc0, 0, DIM0, BLOCK_M, DIM)
+            if DIM1 > 0:
+                store_tile(partial_acc, rows, num_tokens - start, acc1, DIM0, DIM1, BLOCK_M, DIM)
+    else:
+        loss_m, lse_m, lse2_m, others_m, inverse = finish_tokens(
+            total, reference, target_score, ignored, invalid, softcap, HAS_SOFTCAP
+        )
+        tl.store(loss + tokens, loss_m, mask=inside)
+        tl.store(lse + tokens, lse_m, mask=inside)
+        tl.store(lse2 + tokens, lse2_m, mask=inside)
+        tl.store(others + tokens, others_m, mask=inside)
+        if WITH_DHIDDEN:
+            write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, scale, dhidden, start,
+                          num_tokens, h0.dtype, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
+
+
+def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_eps: float | None) -> None:
+    """Write loss, log-sum-exp and dH of every token into `state`.
+
+    Args:
+        state: inputs and outputs (full_state.py).
+        tiles: tile sizes.
+        splits: parts of the vocabulary that are worked on side by side, at least 1.
+        filter_eps: skip tiles of items whose probabilities are all below it; None is exact.
+    """
+    hidden, weight = state.hidden, state.weight
+    num_tokens, dim = hidden.shape
+    num_items = weight.shape[0]
+    dim0, dim1 = split_dimension(dim)
+    with_dhidden = state.dhidden.numel() > 0
+    items_per_split = triton.cdiv(triton.cdiv(num_items, splits), tiles.block_v) * tiles.block_v
+    splits = triton.cdiv(num_items, items_per_split)
+    grid = (triton.cdiv(num_tokens, tiles.block_m), splits)
+    split = splits > 1
+    partial_sum = hidden.new_empty((splits, num_tokens) if split else 0, dtype=torch.float32)
+    partial_reference = torch.empty_like(partial_sum)
+    partial_acc = hidden.new_empty((splits, num_tokens, dim) if split and with_dhidden else 0, dtype=torch.float32)
+    overflow = hidden.new_empty(grid[0] * grid[1], dtype=torch.int32)
+    half = hidden.dtype == torch.float16 and with_dhidden
+    for online, repair in ((True, False),) if half else ((False, False), (True, True)):
+        full_forward_kernel[grid](
+            hidden, weight, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse, state.lse2,
+            state.others, state.dhidden, partial_sum, partial_reference, partial_acc, overflow,
+            num_tokens, num_items, items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0,
+            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
+            HAS_BIAS=state.bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
+            WITH_DHIDDEN=with_dhidden, SPLIT=split, ONLINE=online, REPAIR=repair, P_SHIFT=14 if half else 0,
+            PRECISION=dot_precision(hidden), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        )  # fmt: skip
+    if split:
+        launch_merge(state, partial_sum, partial_reference, partial_acc)

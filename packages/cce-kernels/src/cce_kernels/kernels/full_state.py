@@ -1,0 +1,57 @@
+"""What the launchers of the full loss hand to each other: tensors of one forward, and of one backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+HALF_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a factor 2 of the largest
+
+
+def dot_precision(hidden: Tensor) -> str:
+    """How products are made: fp32 never in plain TF32; see full_tiles.product for the interpreter."""
+    if hidden.device.type != "cuda":
+        return "upcast"
+    return "tf32x3" if hidden.dtype == torch.float32 else "ieee"
+
+
+@dataclass(frozen=True)
+class ForwardState:
+    """Inputs and outputs of a forward."""
+
+    hidden: Tensor  # [M, D]
+    weight: Tensor  # [V, D]
+    bias: Tensor | None  # [V]
+    targets: Tensor  # [M] int64
+    scale: Tensor  # [1] fp32: factor that dH is stored with
+    loss: Tensor  # [M] fp32
+    lse: Tensor  # [M] fp32
+    lse2: Tensor  # [M] fp32: log-sum-exp in log2 units, infinite where a token has no gradient
+    others: Tensor  # [M] fp32: o_m = 1 - p_mt, times the slope of the softcap at the target
+    dhidden: Tensor  # [M, D], or empty where it is not wanted
+    ignore_index: int
+    softcap: float | None
+
+    @property
+    def bias_or_weight(self) -> Tensor:
+        """A pointer for the bias argument: never read where there is no bias."""
+        return self.weight if self.bias is None else self.bias
+
+
+@dataclass(frozen=True)
+class BackwardState:
+    """Inputs of a backward."""
+
+    hidden: Tensor  # [M, D]
+    weight: Tensor  # [V, D]
+    bias: Tensor | None  # [V]
+    targets: Tensor  # [M] int64
+    lse2: Tensor  # [M] fp32
+    others: Tensor  # [M] fp32
+    grad: Tensor  # [M] fp32, or [1] where all tokens share it
+    scales: Tensor  # [2] fp32: factor of each token's gradient inside the sum, factor of the finished sum
+    per_token: bool
+    p_shift: int
+    softcap: float | None
