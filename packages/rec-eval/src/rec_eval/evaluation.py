@@ -1,16 +1,17 @@
 """Evaluate recommended lists: every metric at every k, per user and on average."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from rec_eval.hits import Floats, Relevant, check_recommended, find_hits
 from rec_eval.metrics import ACCURACY
 from rec_eval.reference import Reference, coverage, surprisal
+from rec_eval.tables import write_rows
 
 
 class Row(NamedTuple):
@@ -37,6 +38,8 @@ class Evaluation:
     """Users of these without any relevant item."""
     num_relevant_outside: int
     """Relevant items outside the catalogue: no list can hold them, so they count as misses."""
+    user_ids: npt.NDArray[Any] | None = None
+    """[U] names of the rows, or None: two runs with names are only compared if these agree."""
 
     def summary(self) -> dict[str, float]:
         """Means over users, and catalogue metrics, as ``{"ndcg@1": ..., ..., "surprisal@100": ...}``."""
@@ -55,10 +58,7 @@ class Evaluation:
 
     def write_csv(self, path: str | Path) -> None:
         """Write the table with a header line (metric, k, value)."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows(self.table())
+        write_rows(self.table(), path)
 
 
 def evaluate(
@@ -68,6 +68,7 @@ def evaluate(
     reference: Reference | None = None,
     *,
     num_items: int | None = None,
+    user_ids: Any = None,
 ) -> Evaluation:
     """Compute every accuracy metric at each k, and with a reference log Coverage and Surprisal.
 
@@ -79,6 +80,7 @@ def evaluate(
         ks: lengths to cut the lists at, from 1 to K; repeats are dropped.
         reference: the log for Coverage and Surprisal, or None to leave these out.
         num_items: V, to check ids against; taken from the reference if there is one.
+        user_ids: ``[U]`` names of the rows, kept in the result, or None.
 
     Returns:
         Values per user and their means.
@@ -92,6 +94,10 @@ def evaluate(
             raise ValueError(f"num_items is {num_items}, the reference log has {reference.user_counts.size} items")
         num_items = reference.user_counts.size
     lists = check_recommended(recommended, num_items)
+    if user_ids is not None:
+        user_ids = np.asarray(user_ids.cpu() if hasattr(user_ids, "cpu") else user_ids)
+        if user_ids.shape != lists.shape[:1]:
+            raise ValueError(f"user_ids must name each of the {lists.shape[0]} users, got shape {user_ids.shape}")
     cuts = tuple(sorted(set(ks)))
     if not cuts or cuts[0] < 1 or cuts[-1] > lists.shape[1]:
         raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
@@ -104,4 +110,4 @@ def evaluate(
     if reference is not None:
         catalogue = {f"coverage@{k}": value for k, value in coverage(lists, reference, cuts).items()}
         per_user |= {f"surprisal@{k}": values for k, values in surprisal(lists, reference, cuts).items()}
-    return Evaluation(cuts, per_user, catalogue, lists.shape[0], without, hits.outside)
+    return Evaluation(cuts, per_user, catalogue, lists.shape[0], without, hits.outside, user_ids)

@@ -1,0 +1,112 @@
+"""Popularity of what is recommended beside what is consumed, and the share of the long tail in both."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rec_eval.hits import Floats, as_integers, check_recommended
+
+
+class PopularityRow(NamedTuple):
+    """Popularity of a multiset of items: what is recommended at k, or what is consumed (k = 0)."""
+
+    what: str
+    k: int
+    events: int
+    mean_count: float
+    median_count: float
+    tail_share: float
+    distinct_items: int
+    gini: float
+
+
+def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[np.bool_]:
+    """Mark the items outside the head: ``[V]`` bool.
+
+    The head is the smallest set of most consumed items (lower id first among equals) that together hold at least
+    ``head_share`` of all interactions: the Pareto cut as in Abdollahpouri, Burke and Mobasher, "Managing popularity
+    bias in recommender systems with personalized re-ranking", FLAIRS 2019.
+
+    Raises:
+        ValueError: ``head_share`` is not between 0 and 1, or nothing was consumed.
+    """
+    if not 0 < head_share < 1:
+        raise ValueError(f"head_share must lie between 0 and 1, got {head_share}")
+    if counts.size == 0 or counts.min() < 0 or counts.sum() == 0:
+        raise ValueError("counts must be zero or above, and not all zero")
+    order = np.argsort(-counts.astype(np.int64), kind="stable")
+    reached = np.cumsum(counts[order], dtype=np.float64)
+    head = int(np.searchsorted(reached, head_share * reached[-1])) + 1
+    tail = np.ones(counts.size, dtype=bool)
+    tail[order[:head]] = False
+    return tail
+
+
+def popularity_profile(
+    recommended: Any, consumed: Any, counts: Any, ks: Sequence[int], *, head_share: float = 0.8
+) -> list[PopularityRow]:
+    """Popularity of what the lists hold at each k, beside that of what people consume.
+
+    Args:
+        recommended: ``[U, K]`` integer ids, -1 for an empty place.
+        consumed: ``[n]`` integer ids of what people really consumed, for example the test targets or the events of
+            train.
+        counts: ``[V]`` interactions of each item in train.
+        ks: lengths to cut the lists at, from 1 to K.
+        head_share: share of interactions that makes the head, see ``long_tail``.
+
+    Returns:
+        First a row for what is consumed, then one for each k: mean and median training count of the items (each event
+        counted), share of events on items of the long tail, distinct items, and the Gini index of the events over the
+        whole catalogue (0: all items equally often; near 1: a few items take all).
+
+    Raises:
+        ValueError: shapes or ids do not fit, or nothing is left to describe.
+    """
+    known = as_integers("counts", counts, 1)
+    lists = check_recommended(recommended, known.size)
+    events = as_integers("consumed", consumed, 1)
+    if events.size and (events.min() < 0 or events.max() >= known.size):
+        raise ValueError(f"consumed ids must lie in [0, {known.size}), got {events.min()} to {events.max()}")
+    if not ks or min(ks) < 1 or max(ks) > lists.shape[1]:
+        raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
+    tail = long_tail(known, head_share)
+    rows = [_describe("consumed", 0, np.bincount(events, minlength=known.size), known, tail)]
+    for k in sorted(set(ks)):
+        shown = np.bincount((lists[:, :k] + 1).ravel(), minlength=known.size + 1)[1:]  # place 0 takes the empty ones
+        rows.append(_describe("recommended", k, shown, known, tail))
+    return rows
+
+
+def _describe(
+    what: str, k: int, times: npt.NDArray[np.int64], counts: npt.NDArray[Any], tail: npt.NDArray[np.bool_]
+) -> PopularityRow:
+    """One row from how many times each item occurs."""
+    events = int(times.sum())
+    if events == 0:
+        raise ValueError(f"{what} holds no item: there is nothing to describe")
+    order = np.argsort(counts, kind="stable")
+    middle = np.searchsorted(np.cumsum(times[order]), (events + 1) // 2)  # lower median
+    return PopularityRow(
+        what=what,
+        k=k,
+        events=events,
+        mean_count=float(times @ counts / events),
+        median_count=float(counts[order][middle]),
+        tail_share=float(times[tail].sum() / events),
+        distinct_items=int((times > 0).sum()),
+        gini=gini(times.astype(np.float64)),
+    )
+
+
+def gini(times: Floats) -> float:
+    """Gini index of non-negative amounts: 0 if all are equal, ``1 - 1 / V`` if one item takes all.
+
+    ``sum_i (2 i - V - 1) x_i / (V sum x)`` over the amounts in ascending order, i from 1. Source: Gini (1912) in the
+    form of Sen, "On Economic Inequality", 1973.
+    """
+    ordered = np.sort(times)
+    places = 2 * np.arange(1, times.size + 1) - times.size - 1
+    return float(places @ ordered / (times.size * ordered.sum()))

@@ -1,0 +1,160 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rec_eval import (
+    Reference,
+    band_edges,
+    evaluate,
+    long_tail,
+    metrics_by_band,
+    popularity_profile,
+    read_evaluation,
+    write_evaluation,
+    write_rows,
+)
+from rec_eval.long_tail import gini
+
+LISTS = np.array([[0, 1], [1, 2], [2, -1], [0, 3]])
+RESULT = evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2])
+
+
+def test_bands_by_hand():
+    rows = metrics_by_band(RESULT, "history", np.array([1, 4, 4, 9]), metrics=["mrr@2"], edges=[1, 3, 5])
+    assert [(row.band, row.start, row.users, row.value) for row in rows] == [
+        ("1-2", 1, 1, 1.0),
+        ("3-4", 3, 2, 0.5),
+        ("5-9", 5, 1, 0.5),
+    ]
+    assert math.isnan(rows[0].low)
+    assert rows[1].low <= 0.5 <= rows[1].high
+    assert rows[0][4:6] == ("mrr", 2)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
+@settings(deadline=None, max_examples=80)
+def test_bands_part_all_users_and_never_equal_values(values, bands):
+    values = np.array(values)
+    edges = band_edges(values, bands)
+    assert edges[0] == values.min()
+    assert len(edges) <= bands
+    assert sorted(set(edges)) == edges
+    lists = np.zeros((values.size, 1), dtype=int)
+    result = evaluate(lists, np.arange(values.size) % 2, [1])
+    rows = metrics_by_band(result, "x", values, metrics=["ndcg@1", "recall@1"], edges=edges, resamples=100)
+    assert sum(row.users for row in rows) == 2 * values.size
+    mean = sum(row.users * row.value for row in rows if row.metric == "ndcg") / values.size
+    assert mean == pytest.approx(result.summary()["ndcg@1"])
+
+
+def test_default_bands_hold_about_equally_many():
+    rows = metrics_by_band(
+        evaluate(np.zeros((100, 1), dtype=int), np.zeros(100, dtype=int), [1]),
+        "history",
+        np.arange(100) + 7,
+        metrics=["ndcg@1"],
+        resamples=100,
+    )
+    assert [(row.band, row.users) for row in rows] == [
+        ("7-26", 20), ("27-46", 20), ("47-66", 20), ("67-86", 20), ("87-106", 20),
+    ]  # fmt: skip
+
+
+def test_a_band_without_relevant_items_is_left_out():
+    result = evaluate(LISTS, (np.array([0, 0, 1, 1, 2]), np.array([1, 3])), [1])
+    rows = metrics_by_band(result, "x", np.array([1, 2, 3, 4]), metrics=["ndcg@1"], edges=[1, 2, 3, 4])
+    assert [row.band for row in rows] == ["2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([1, 2, 3], {}, "one number for each of the 4 users"),
+        ([1.0, 2, 3, 4], {}, "must be integers"),
+        ([1, 2, 3, 4], {"edges": [2, 3]}, "edges must ascend"),
+        ([1, 2, 3, 4], {"edges": [1, 1]}, "edges must ascend"),
+        ([1, 2, 3, 4], {"edges": []}, "edges must ascend"),
+        ([1, 2, 3, 4], {"metrics": ["ndcg@7"]}, "no ndcg@7 per user"),
+    ],
+)
+def test_bad_bands_are_named(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        metrics_by_band(RESULT, "x", np.array(values), **options)
+
+
+def test_long_tail_by_hand():
+    assert long_tail(np.array([1, 60, 20, 18, 1])).tolist() == [True, False, False, True, True]
+    assert long_tail(np.array([5, 5, 5, 5]), 0.5).tolist() == [False, False, True, True]
+    with pytest.raises(ValueError, match="not all zero"):
+        long_tail(np.array([0, 0]))
+    with pytest.raises(ValueError, match="head_share"):
+        long_tail(np.array([1]), 1.0)
+
+
+def test_profile_by_hand():
+    counts = np.array([80, 10, 6, 4])  # item 0 alone is the head
+    rows = popularity_profile(LISTS, np.array([0, 0, 0, 1, 3]), counts, [1, 2])
+    consumed, first, both = rows
+    assert consumed[:3] == ("consumed", 0, 5)
+    assert (consumed.mean_count, consumed.median_count, consumed.tail_share) == (254 / 5, 80, 0.4)
+    assert consumed.distinct_items == 3
+    assert first[:3] == ("recommended", 1, 4)  # items 0, 1, 2, 0
+    assert (first.mean_count, first.median_count, first.tail_share) == (44.0, 10, 0.5)
+    assert both.events == 7  # the empty place is no event
+    assert both.tail_share == 5 / 7
+
+
+def test_gini_by_hand():
+    assert gini(np.array([2.0, 2.0, 2.0])) == 0.0
+    assert gini(np.array([0.0, 0.0, 5.0, 0.0])) == 0.75
+    values = np.array([1.0, 4.0, 2.0])
+    assert gini(values) == pytest.approx(np.abs(values[:, None] - values).mean() / (2 * values.mean()))
+
+
+@pytest.mark.parametrize(
+    ("consumed", "ks", "message"),
+    [([4], [1], r"consumed ids must lie in \[0, 4\)"), ([], [1], "consumed holds no item"), ([0], [3], "ks must lie")],
+)
+def test_bad_profiles_are_named(consumed, ks, message):
+    with pytest.raises(ValueError, match=message):
+        popularity_profile(LISTS, np.array(consumed, dtype=int), np.array([4, 3, 2, 1]), ks)
+
+
+def test_a_run_comes_back_from_its_file(tmp_path):
+    relevant = (np.array([0, 0, 1, 2, 4]), np.array([1, 2, 3, 9]))
+    result = evaluate(LISTS, relevant, [1, 2], Reference(np.array([3, 2, 2, 1]), 4), user_ids=["a", "b", "c", "d"])
+    write_evaluation(result, tmp_path / "run.parquet")
+    back = read_evaluation(tmp_path / "run.parquet")
+    assert back.table() == result.table()
+    assert back.user_ids.tolist() == ["a", "b", "c", "d"]
+    assert (back.ks, back.num_users, back.num_without_relevant, back.num_relevant_outside) == ((1, 2), 4, 1, 1)
+    for name, values in result.per_user.items():
+        np.testing.assert_array_equal(back.per_user[name], values)
+    write_evaluation(RESULT, tmp_path / "unnamed.parquet")
+    assert read_evaluation(tmp_path / "unnamed.parquet").user_ids is None
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="holds no evaluation"):
+        read_evaluation(tmp_path / "other.parquet")
+
+
+def test_rows_become_csv(tmp_path):
+    write_rows(popularity_profile(LISTS, np.array([0]), np.array([4, 3, 2, 1]), [2]), tmp_path / "rows.csv")
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert lines[0] == "what,k,events,mean_count,median_count,tail_share,distinct_items,gini"
+    assert lines[1] == "consumed,0,1,4.0,4.0,0.0,1,0.75"
+    with pytest.raises(ValueError, match="no rows"):
+        write_rows([], tmp_path / "none.csv")
+
+
+def test_names_must_fit_the_users():
+    with pytest.raises(ValueError, match="user_ids must name each of the 4 users"):
+        evaluate(LISTS, np.array([0, 0, 2, 3]), [1], user_ids=[1, 2])
