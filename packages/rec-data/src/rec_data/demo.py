@@ -34,10 +34,10 @@ class DemoShape:
     favourites: int = 3
     """Genres that one user moves among."""
 
-    follow: tuple[float, ...] = (0.55, 0.20, 0.10)
+    follow: tuple[float, ...] = (0.32, 0.16, 0.10)
     """Probability of going 1, 2, 3 places on in the ring."""
 
-    stray: float = 0.07
+    stray: float = 0.20
     """Probability of any item of the same genre; the rest restarts in a favourite genre."""
 
     arrival_days: int = 300
