@@ -101,7 +101,7 @@ def test_scores_far_above_the_first_tile_are_redone(device: str, dtype: torch.dt
         inputs.weight[151] = 39.9
         inputs.targets.clamp_(max=100)
     truth = eager(inputs, None, torch.float64)
-    assert max(errors(run(inputs), truth).values()) < {FP32: 1e-5, FP16: 1e-3}[dtype]
+    assert max(errors(run(inputs), truth).values()) < {FP32: 1e-4, FP16: 1e-3}[dtype]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -3,7 +3,7 @@
     p_mj = 2^(s_mj log2 e - lse2_m)      recomputed;  P' = p times the slope of the softcap, target masked to 0
     dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j likewise without h_m
 
-The second sum runs over the tokens sorted by target (a stable sort: a fixed order), a segment for each tile of items.
+The second sum runs over the tokens sorted by the tile of items that holds their target (a stable sort: a fixed order).
 It is a product with a one-hot matrix whose entries -o_m g_m are given as a sum of two or three 16-bit numbers, which
 keeps them to fp32's digits: at a fitted token o_m is all that is left, and one rounding of p_t - 1 would swamp it.
 
@@ -34,15 +34,17 @@ from cce_kernels.kernels.full_tiles import (
 )
 from cce_kernels.tuning import FullTiles
 
+_NEVER = tl.constexpr(2**31 - 1)
 # Numbers of the dtype that add up to an fp32 number.
 _PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 @triton.jit
-def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden, targets, lse2, grad, softcap,
-                 filter_eps, grad_scale, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
-                 BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
-                 FILTER: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, next_token, place, high, items, item_bias, hidden, targets,
+                 order, lse2, grad, softcap, filter_eps, grad_scale,
+                 DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
+                 BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
+                 PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
                  MASKED: tl.constexpr):  # fmt: skip
     """Add one tile of tokens to the gradient of one tile of items."""
     h0 = load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED)  # [BLOCK_M, DIM0]
@@ -52,17 +54,22 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden
     tokens = first + tl.arange(0, BLOCK_M)
     if MASKED:
         shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf")) - P_SHIFT
-        target = tl.load(targets + tokens, mask=tokens < end, other=-1).to(tl.int32)
     else:
         shift = tl.load(lse2 + tokens) - P_SHIFT
-        target = tl.load(targets + tokens).to(tl.int32)
     scores = score_tile(w0, w1, h0, h1, BLOCK_V, BLOCK_M, DIM1, PRECISION)  # [BLOCK_V, BLOCK_M]
     if HAS_BIAS:
         scores += item_bias[:, None]
     if HAS_SOFTCAP:
         scores = cap_scores(scores, softcap)
     p = tl.exp2(scores * LOG2E - shift[None, :])
-    p = tl.where(items[:, None] == target[None, :], 0.0, p)
+    if next_token < first + BLOCK_M:
+        # A token of this tile has its target among these items, which is rare: no targets are read otherwise.
+        target = tl.load(targets + tokens, mask=tokens < end, other=-1).to(tl.int32)
+        p = tl.where(items[:, None] == target[None, :], 0.0, p)
+        places = place + tl.arange(0, BLOCK_M)
+        passed = tl.load(order + places, mask=places < high, other=_NEVER) < first + BLOCK_M
+        place += tl.sum(passed.to(tl.int32), axis=0)
+        next_token = tl.load(order + place, mask=place < high, other=_NEVER)
     keep = True
     if FILTER:
         keep = tl.max(tl.max(p, axis=1), axis=0) >= filter_eps
@@ -81,11 +88,11 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden
         acc0 = product(rounded, h0, acc0, PRECISION)
         if DIM1 > 0:
             acc1 = product(rounded, h1, acc1, PRECISION)
-    return acc0, acc1, dbias
+    return acc0, acc1, dbias, next_token, place
 
 
 @triton.jit
-def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, sorted_targets, others, grad, grad_scale,
+def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_T: tl.constexpr,
                  HAS_BIAS: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
                  PRECISION: tl.constexpr):  # fmt: skip
@@ -94,7 +101,7 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, sorted_targ
         places = k + tl.arange(0, BLOCK_T)
         inside = places < high
         tokens = tl.load(order + places, mask=inside, other=0)
-        target = tl.load(sorted_targets + places, mask=inside, other=-1).to(tl.int32)
+        target = tl.load(targets + tokens, mask=inside, other=-1).to(tl.int32)
         value = tl.load(others + tokens, mask=inside, other=0.0) * (2.0**P_SHIFT)
         if PER_TOKEN:
             value *= tl.load(grad + tokens, mask=inside, other=0.0) * grad_scale
@@ -115,7 +122,7 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, sorted_targ
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
-def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scales, order, sorted_targets, segments,
+def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scales, order, segments,
                          dweight, dbias_out, num_tokens, num_items, tokens_per_split, softcap, filter_eps,
                          DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -142,24 +149,26 @@ def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scal
     dbias = tl.zeros([BLOCK_V], dtype=tl.float32)
     begin = split * tokens_per_split
     end = tl.minimum(begin + tokens_per_split, num_tokens)
+    low = tl.load(segments + tile).to(tl.int32)
+    high = tl.load(segments + tile + 1).to(tl.int32)
+    place = low
+    next_token = tl.load(order + place, mask=place < high, other=_NEVER)
     full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
     for first in range(begin, full_end, BLOCK_M):
-        acc0, acc1, dbias = _tokens_step(
-            first, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden, targets, lse2, grad, softcap,
-            filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER,
-            PER_TOKEN, P_SHIFT, PRECISION, False,
+        acc0, acc1, dbias, next_token, place = _tokens_step(
+            first, end, w0, w1, acc0, acc1, dbias, next_token, place, high, items, item_bias, hidden, targets,
+            order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M,
+            HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, False,
         )  # fmt: skip
     if full_end < end:
-        acc0, acc1, dbias = _tokens_step(
-            full_end, end, w0, w1, acc0, acc1, dbias, items, item_bias, hidden, targets, lse2, grad, softcap,
-            filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER,
-            PER_TOKEN, P_SHIFT, PRECISION, True,
+        acc0, acc1, dbias, next_token, place = _tokens_step(
+            full_end, end, w0, w1, acc0, acc1, dbias, next_token, place, high, items, item_bias, hidden, targets,
+            order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M,
+            HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, True,
         )  # fmt: skip
     if split == 0:
-        low = tl.load(segments + tile).to(tl.int32)
-        high = tl.load(segments + tile + 1).to(tl.int32)
         acc0, acc1, dbias = _add_targets(
-            low, high, acc0, acc1, dbias, items, hidden, order, sorted_targets, others, grad, grad_scale,
+            low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
             DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, PRECISION,
         )  # fmt: skip
 
@@ -171,6 +180,22 @@ def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scal
     if HAS_BIAS:
         out = dbias_out + split.to(tl.int64) * num_items + items
         tl.store(out, (dbias * factor).to(dbias_out.dtype.element_ty), mask=items < num_items)
+
+
+def sort_by_tile(targets: Tensor, block: int, num_tiles: int) -> tuple[Tensor, Tensor]:
+    """Sort tokens by the tile of items that holds their target; a stable sort keeps their order inside a tile.
+
+    Args:
+        targets: [M] int64, any values.
+        block: items a tile.
+        num_tiles: tiles of items.
+
+    Returns:
+        Tokens [M] int32 in that order, and where each tile's tokens begin in it, [num_tiles + 1] int64.
+    """
+    tiles, order = torch.sort(targets.div(block, rounding_mode="floor"), stable=True)
+    edges = torch.arange(num_tiles + 1, device=targets.device)
+    return order.to(torch.int32), torch.searchsorted(tiles, edges)
 
 
 def launch_backward(
@@ -194,9 +219,7 @@ def launch_backward(
     tokens_per_split = triton.cdiv(triton.cdiv(num_tokens, splits), tiles.block_m) * tiles.block_m
     splits = triton.cdiv(num_tokens, tokens_per_split)
     grid = (triton.cdiv(num_items, tiles.block_v), splits)
-    sorted_targets, order = torch.sort(state.targets, stable=True)
-    edges = torch.arange(0, grid[0] + 1, device=hidden.device) * tiles.block_v
-    segments = torch.searchsorted(sorted_targets, edges)
+    order, segments = sort_by_tile(state.targets, tiles.block_v, grid[0])
     partial = splits > 1
     dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
     like = weight if bias is None else bias
@@ -205,11 +228,11 @@ def launch_backward(
     )
     full_backward_kernel[grid](
         hidden, weight, like, state.targets, state.lse2, state.others, state.grad, state.scales, order,
-        sorted_targets, segments, dweight, dbias, num_tokens, num_items, tokens_per_split, state.softcap or 1.0,
+        segments, dweight, dbias, num_tokens, num_items, tokens_per_split, state.softcap or 1.0,
         filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
         BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
         PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
-        PRECISION=dot_precision(hidden), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        PRECISION=dot_precision(hidden), **tiles.options(),
     )  # fmt: skip
     if not partial:
         return dweight[0], None if bias is None else dbias[0]

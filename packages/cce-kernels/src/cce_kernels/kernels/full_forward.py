@@ -40,9 +40,11 @@ from cce_kernels.kernels.full_tiles import (
 )
 from cce_kernels.tuning import FullTiles
 
+_NEVER = tl.constexpr(2**31 - 1)
+
 
 @triton.jit
-def _items_step(first, end, h0, h1, acc0, acc1, total, reference, safe, weight, bias, softcap, filter_eps,
+def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, bias, softcap, filter_eps,
                 DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
                 BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                 WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
@@ -71,7 +73,10 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, safe, weight, 
                 acc1 *= decay[:, None]
         reference = raised
     p = tl.exp2(scores2 - reference[:, None])
-    p = tl.where(items[None, :] == safe[:, None], 0.0, p)
+    if next_target < first + BLOCK_V:
+        # A target of this tile of tokens is among these items, which is rare: two operations saved on every score.
+        p = tl.where(items[None, :] == safe[:, None], 0.0, p)
+        next_target = tl.min(tl.where(safe >= first + BLOCK_V, safe, _NEVER), axis=0)
     total += tl.sum(p, axis=1)
     if WITH_DHIDDEN:
         if HAS_SOFTCAP:
@@ -88,7 +93,7 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, safe, weight, 
             acc0 = product(rounded, w0, acc0, PRECISION)
             if DIM1 > 0:
                 acc1 = product(rounded, w1, acc1, PRECISION)
-    return acc0, acc1, total, reference
+    return acc0, acc1, total, reference, next_target
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
@@ -137,16 +142,17 @@ def full_forward_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, o
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
     acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
+    next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
     full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
     for first in range(begin, full_end, BLOCK_V):
-        acc0, acc1, total, reference = _items_step(
-            first, end, h0, h1, acc0, acc1, total, reference, safe, weight, bias, softcap, filter_eps,
+        acc0, acc1, total, reference, next_target = _items_step(
+            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, bias, softcap, filter_eps,
             DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT,
             PRECISION, False,
         )  # fmt: skip
     if full_end < end:
-        acc0, acc1, total, reference = _items_step(
-            full_end, end, h0, h1, acc0, acc1, total, reference, safe, weight, bias, softcap, filter_eps,
+        acc0, acc1, total, reference, next_target = _items_step(
+            full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, bias, softcap, filter_eps,
             DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT,
             PRECISION, True,
         )  # fmt: skip
@@ -208,7 +214,7 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
             DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
             HAS_BIAS=state.bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
             WITH_DHIDDEN=with_dhidden, SPLIT=split, ONLINE=online, REPAIR=repair, P_SHIFT=14 if half else 0,
-            PRECISION=dot_precision(hidden), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+            PRECISION=dot_precision(hidden), **tiles.options(),
         )  # fmt: skip
     if split:
         launch_merge(state, partial_sum, partial_reference, partial_acc)

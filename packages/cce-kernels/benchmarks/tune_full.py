@@ -1,0 +1,135 @@
+"""Time tile sizes of the full loss.
+
+    python packages/cce-kernels/benchmarks/tune_full.py [--dims 64 128 256] [--out DIR]
+
+Prints, for each vector dimension, every candidate of forward and backward with its TFLOP/s and its share of the matmul
+ceiling measured in the same process, best first, and writes tune_full.csv. Enter the winners in cce_kernels/tuning.py.
+Kernels are compiled in parallel processes first; those only fill Triton's cache on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from timing import matmul_ceiling, median_ms
+
+from cce_kernels.kernels.full_backward import launch_backward
+from cce_kernels.kernels.full_forward import launch_forward
+from cce_kernels.kernels.full_state import BackwardState, ForwardState
+from cce_kernels.tuning import FullTiles
+
+# Candidates: (block_m, block_v, warps, stages, cap of registers a thread or None).
+FORWARD = {
+    64: [
+        (128, 64, 4, 3, None), (64, 64, 4, 4, None), (64, 64, 4, 3, None), (64, 64, 4, 3, 128), (64, 64, 4, 4, 128),
+        (64, 32, 4, 4, 128), (64, 128, 4, 3, 168), (128, 64, 4, 4, None), (64, 128, 4, 2, None), (128, 32, 4, 4, 168),
+        (64, 64, 4, 3, 104),
+    ],
+    128: [
+        (64, 64, 4, 3, None), (64, 64, 4, 3, 168), (64, 32, 4, 3, 168), (64, 32, 4, 4, 168), (64, 64, 4, 2, 168),
+        (128, 64, 8, 3, None), (128, 128, 8, 2, None), (64, 32, 4, 4, None), (64, 64, 4, 4, None), (128, 64, 8, 4, None),
+        (64, 32, 4, 3, 128), (64, 64, 4, 4, 168),
+    ],
+    256: [
+        (64, 32, 4, 3, None), (64, 32, 4, 4, None), (64, 32, 4, 2, None), (128, 32, 8, 4, None), (128, 32, 8, 5, None),
+        (128, 64, 8, 3, None), (64, 16, 4, 4, None), (128, 64, 4, 3, None), (64, 64, 4, 2, None),
+    ],
+}  # fmt: skip
+BACKWARD = {
+    64: [
+        (128, 64, 4, 3, None), (64, 64, 4, 4, None), (64, 64, 4, 3, 128), (64, 64, 4, 3, 168), (64, 64, 4, 4, 128),
+        (32, 64, 4, 4, 128), (128, 64, 4, 3, 168), (64, 128, 4, 3, None), (128, 64, 4, 2, None), (64, 128, 4, 4, None),
+        (128, 128, 8, 3, None),
+    ],
+    128: [
+        (64, 64, 4, 3, None), (64, 64, 4, 3, 168), (32, 64, 4, 3, 168), (32, 64, 4, 4, 168), (64, 64, 4, 4, None),
+        (64, 64, 4, 2, 168), (64, 128, 8, 3, None), (64, 128, 8, 4, None), (128, 64, 4, 2, None), (128, 64, 4, 3, None),
+        (128, 128, 8, 2, None), (32, 64, 4, 3, 128),
+    ],
+    256: [
+        (64, 64, 4, 2, None), (64, 64, 4, 3, None), (32, 64, 4, 3, None), (32, 64, 4, 4, None), (32, 64, 4, 2, None),
+        (64, 128, 8, 3, None), (64, 128, 8, 4, None), (32, 128, 8, 4, None), (16, 64, 4, 4, None), (32, 128, 8, 5, None),
+    ],
+}  # fmt: skip
+
+
+def states(tokens: int, items: int, dim: int) -> tuple[ForwardState, BackwardState]:
+    """Inputs with scores as at initialisation, on the GPU, in bf16."""
+    hidden = (torch.randn(tokens, dim, device="cuda") * 0.5).bfloat16()
+    weight = (torch.randn(items, dim, device="cuda") / dim**0.5).bfloat16()
+    targets = torch.randint(0, items, (tokens,), device="cuda")
+    scale = torch.ones(1, device="cuda")
+    vectors = [torch.empty(tokens, device="cuda") for _ in range(4)]
+    forward = ForwardState(hidden, weight, None, targets, scale, *vectors, torch.empty_like(hidden), -100, None)
+    backward = BackwardState(
+        hidden, weight, None, targets, vectors[2], vectors[3], scale, torch.ones(2, device="cuda"), False, 0, None
+    )
+    return forward, backward
+
+
+def compile_one(job: tuple[str, int, tuple[int, int, int, int, int | None]]) -> str:
+    """Fill the cache on disk for one candidate; the answer is an error message or nothing."""
+    direction, dim, tiles = job
+    forward, backward = states(16, 8192, dim)
+    try:
+        if direction == "forward":
+            launch_forward(forward, FullTiles(*tiles), 1, None)
+        else:
+            launch_backward(backward, FullTiles(*tiles), 1, None)
+        torch.cuda.synchronize()
+    except Exception as error:
+        return f"{direction} {dim} {tiles}: {type(error).__name__} {str(error)[:200]}"
+    return ""
+
+
+def main() -> None:
+    """Compile, time, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--items", type=int, default=131072)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    jobs = [
+        (direction, dim, tiles)
+        for direction, table in (("forward", FORWARD), ("backward", BACKWARD))
+        for dim in arguments.dims
+        for tiles in table[dim]
+    ]
+    with ProcessPoolExecutor(
+        min(12, os.cpu_count() or 1), mp_context=torch.multiprocessing.get_context("spawn")
+    ) as pool:
+        failed = {
+            job for job, error in zip(jobs, pool.map(compile_one, jobs), strict=True) if error and print(error) is None
+        }
+    rows = []
+    for dim, direction in itertools.product(arguments.dims, ("forward", "backward")):
+        ceiling = matmul_ceiling()
+        forward, backward = states(arguments.tokens, arguments.items, dim)
+        launch_forward(forward, FullTiles(*FORWARD[dim][0]), 1, None)
+        for tiles in (FORWARD if direction == "forward" else BACKWARD)[dim]:
+            if (direction, dim, tiles) in failed:
+                continue
+            if direction == "forward":
+                ms = median_ms(lambda t=tiles, s=forward: launch_forward(s, FullTiles(*t), 1, None))
+            else:
+                ms = median_ms(lambda t=tiles, s=backward: launch_backward(s, FullTiles(*t), 1, None))
+            tflops = 4 * arguments.tokens * arguments.items * dim / ms / 1e9
+            rows.append([direction, dim, *tiles, round(ms, 3), round(tflops, 1), round(tflops / ceiling, 4)])
+    rows.sort(key=lambda row: (row[1], row[0], row[7]))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    header = ["direction", "D", "block_m", "block_v", "warps", "stages", "registers", "ms", "tflops", "share_of_matmul"]
+    with (arguments.out / "tune_full.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    for row in [header, *rows]:
+        print("  ".join(f"{cell!s:>9}" for cell in row))
+
+
+if __name__ == "__main__":
+    main()
