@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from rec_data.errors import DataError
-from rec_data.examples import Examples, epoch_order, last_windows, num_batches, shard, sliding_windows
+from rec_data.examples import Examples, Int64s, epoch_order, last_windows, num_batches, shard, sliding_windows
+from rec_data.gather import Gather
 from rec_data.masking import mask_items
 from rec_data.sequences import SequenceStore
 
-__all__ = ["Batch", "SequenceStore", "TrainingBatches", "inference_batches"]
-
-IGNORE = -100
-"""The target of a place where nothing is predicted."""
+__all__ = ["Batch", "PackedBatch", "SequenceStore", "TrainingBatches", "inference_batches"]
 
 TASKS = ("next_item", "masked_item")
 
@@ -44,6 +42,25 @@ class Batch(NamedTuple):
 
     masked: Tensor | None = None
     """[B, L] bool, masked-item task only: the mask vector stands here, and ``inputs`` holds 0."""
+
+
+class PackedBatch(NamedTuple):
+    """Sequences of one batch, end to end, without padding.
+
+    Sequence ``i`` is ``inputs[offsets[i] : offsets[i + 1]]``.
+    """
+
+    inputs: Tensor
+    """[T] int64; T is the sum of the lengths."""
+
+    offsets: Tensor
+    """[B + 1] int64."""
+
+    targets: Tensor
+    """[T] int64, -100 where nothing is predicted."""
+
+    masked: Tensor | None = None
+    """[T] bool, masked-item task only."""
 
 
 class TrainingBatches:
@@ -115,7 +132,7 @@ class TrainingBatches:
                 f"{len(self.examples)} histories with at least two items, for world_size {world_size}; "
                 "allowed: at least one each"
             )
-        self._gather = _Gather(store.items, self.device)
+        self._gather = Gather(store.items, self.device)
 
     def __len__(self) -> int:
         """Batches per epoch (the same on every rank)."""
@@ -131,14 +148,31 @@ class TrainingBatches:
         Yields:
             Batches ``start`` to ``len(self) - 1`` of this rank.
         """
-        order = epoch_order(len(self.examples), seed=self.seed, epoch=epoch)
-        for index in range(start, len(self)):
-            rows = order[
-                shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
-            ]
+        for rows in self._rows(epoch, start):
             yield self._batch(rows, epoch)
 
-    def _batch(self, rows: np.ndarray, epoch: int) -> Batch:
+    def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[PackedBatch]:
+        """The batches of ``epoch``, without padding.
+
+        Args:
+            epoch: Which epoch.
+            start: Index of the first batch to give.
+
+        Yields:
+            The same examples as ``epoch`` gives, in the same batches.
+        """
+        for rows in self._rows(epoch, start):
+            total = int(self.examples.lengths[rows].sum()) - self._shift * len(rows)
+            yield _pack(self._batch(rows, epoch), total)
+
+    def _rows(self, epoch: int, start: int) -> Iterator[Int64s]:
+        """The examples of this rank's batches."""
+        order = epoch_order(len(self.examples), seed=self.seed, epoch=epoch)
+        for index in range(start, len(self)):
+            place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
+            yield order[place]
+
+    def _batch(self, rows: Int64s, epoch: int) -> Batch:
         starts, spans = self.examples.starts[rows], self.examples.lengths[rows]
         lengths = spans - self._shift
         if self.task == "next_item":
@@ -172,7 +206,7 @@ def inference_batches(
     offsets = store.offsets.numpy()
     if len(store) and int(np.diff(offsets).min()) < 1:
         raise DataError("the store holds an empty history; allowed: at least one item each")
-    gather = _Gather(store.items, torch.device(device))
+    gather = Gather(store.items, torch.device(device))
     ends = offsets[1:]
     starts = np.maximum(offsets[:-1], ends - max_seq_len)
     for first in range(0, len(store), batch_size):
@@ -181,54 +215,14 @@ def inference_batches(
         yield Batch(inputs, lengths, targets)
 
 
-class _Gather:
-    """Ragged rows of a flat array to padded tensors.
-
-    The flat array is moved to the device once, if it takes at most a quarter of the free memory there; otherwise the
-    gather runs on the host and the padded rows travel.
-    """
-
-    def __init__(self, items: Tensor, device: torch.device) -> None:
-        self._device = device
-        resident = True
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            resident = items.nbytes <= free // 4
-        self._items = items.to(device) if resident else items
-
-    def __call__(
-        self, starts: np.ndarray, lengths: np.ndarray, *, next_items: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gathers rows.
-
-        Args:
-            starts: [B] int64 first place of each row in the flat array.
-            lengths: [B] int64, >= 1.
-            next_items: Whether the targets are the items that follow; -100 everywhere otherwise.
-
-        Returns:
-            inputs [B, L] int64, targets [B, L] int64, lengths [B] int64, on the device.
-        """
-        where = self._items.device
-        longest = int(lengths.max())
-        first, count = _move(starts, where), _move(lengths, where)
-        place = torch.arange(longest, device=where)
-        valid = place < count[:, None]  # [B, L]
-        index = torch.where(valid, first[:, None] + place, 0)
-        inputs = self._items[index].long().masked_fill_(~valid, 0)
-        if next_items:
-            targets = self._items[torch.where(valid, index + 1, 0)].long().masked_fill_(~valid, IGNORE)
-        else:
-            targets = torch.full_like(inputs, IGNORE)
-        if where == self._device or where.type == self._device.type:
-            return inputs, targets, count
-        moved = (tensor.pin_memory().to(self._device, non_blocking=True) for tensor in (inputs, targets, count))
-        return next(moved), next(moved), next(moved)
-
-
-def _move(values: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def _pack(batch: Batch, total: int) -> PackedBatch:
+    """Drops the padding of a batch whose lengths sum to ``total``: known on the host, so that no device is waited for."""
+    rows, longest = batch.inputs.shape
+    offsets = torch.nn.functional.pad(batch.lengths.cumsum(0), (1, 0))
+    row = torch.repeat_interleave(torch.arange(rows, device=offsets.device), batch.lengths, output_size=total)
+    kept = torch.arange(total, device=offsets.device) - offsets[row] + row * longest  # [T] places of the padded batch
+    masked = None if batch.masked is None else batch.masked.flatten()[kept]
+    return PackedBatch(batch.inputs.flatten()[kept], offsets, batch.targets.flatten()[kept], masked)
 
 
 def _check_items(store: SequenceStore, num_items: int) -> None:

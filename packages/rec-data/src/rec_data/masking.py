@@ -12,6 +12,8 @@ that an example may fall into.
 import torch
 from torch import Tensor
 
+from rec_data.gather import IGNORE
+
 LAST_ONLY = 0.1
 """Share of the examples that look as inference does."""
 
@@ -43,7 +45,7 @@ def mask_items(
     slot = torch.full_like(examples, _LAST_ONLY_SLOT)
     only_last = (_uniform(examples, slot, seed, epoch) < LAST_ONLY) | ~masked.any(dim=1)
     masked = torch.where(only_last[:, None], last, masked)
-    return inputs.masked_fill(masked, 0), lengths, inputs.masked_fill(~masked, -100), masked
+    return inputs.masked_fill(masked, 0), lengths, inputs.masked_fill(~masked, IGNORE), masked
 
 
 def _uniform(example: Tensor, slot: Tensor, seed: int, epoch: int) -> Tensor:

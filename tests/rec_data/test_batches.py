@@ -1,0 +1,197 @@
+"""Batches: what they hold, and that nothing is lost, doubled or leaked."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rec_data.batches import SequenceStore, TrainingBatches, inference_batches
+from rec_data.errors import DataError
+from rec_data.examples import num_batches, shard
+from rec_data.masking import LAST_ONLY
+
+HISTORIES = [[5, 6, 7, 8, 9], [1], [2, 3], [4, 4, 4]]
+
+
+def store_of(histories, targets=None):
+    return SequenceStore(
+        items=torch.tensor([item for history in histories for item in history], dtype=torch.int32),
+        offsets=torch.tensor([0, *map(len, histories)]).cumsum(0),
+        user_ids=torch.arange(len(histories), dtype=torch.int32),
+        targets=None if targets is None else torch.tensor(targets, dtype=torch.int32),
+    )
+
+
+def batches_of(histories, **arguments):
+    return TrainingBatches(
+        store_of(histories), **{"num_items": 100, "batch_size": 2, "max_seq_len": 3, "seed": 0, **arguments}
+    )
+
+
+def examples_of(batches):
+    """Every (inputs, targets) pair without its padding."""
+    found = []
+    for batch in batches:
+        assert batch.inputs.dtype == batch.targets.dtype == batch.lengths.dtype == torch.int64
+        assert batch.inputs.shape[1] == batch.lengths.max()
+        for inputs, length, targets in zip(batch.inputs, batch.lengths.tolist(), batch.targets, strict=True):
+            assert not inputs[length:].any()
+            assert (targets[length:] == -100).all()
+            found.append((inputs[:length].tolist(), targets[:length].tolist()))
+    return found
+
+
+def test_next_item_by_hand():
+    batches = batches_of(HISTORIES)
+    assert len(batches) == 2
+    assert sorted(examples_of(batches.epoch(0))) == [([2], [3]), ([4, 4], [4, 4]), ([6, 7, 8], [7, 8, 9])]
+
+
+def test_sliding_windows_by_hand():
+    examples = examples_of(batches_of([list(range(10, 18)), [1], [2, 3]], window=3).epoch(0))
+    assert sorted(examples) == [
+        ([2], [3]),
+        ([10], [11]),
+        ([11, 12, 13], [12, 13, 14]),
+        ([14, 15, 16], [15, 16, 17]),
+    ]
+
+
+def test_masked_item_hides_what_it_asks_for():
+    histories = [list(range(1 + 10 * row, 8 + 10 * row)) for row in range(9)]
+    batches = batches_of(histories, task="masked_item", max_seq_len=5, mask_prob=0.3, batch_size=4)
+    for epoch in range(20):
+        for batch in batches.epoch(epoch):
+            assert (batch.inputs[batch.masked] == 0).all()
+            assert (batch.targets[~batch.masked] == -100).all()
+            assert batch.masked.any(dim=1).all()
+            whole = torch.where(batch.masked, batch.targets, batch.inputs)
+            assert (whole == whole[:, :1] + torch.arange(5)).all()  # the last five items, in order
+            assert (whole[:, -1] % 10 == 7).all()
+
+
+def test_masks_have_their_rate_and_show_the_inference_pattern():
+    batches = batches_of([[1] * 40] * 2000, task="masked_item", max_seq_len=40, mask_prob=0.15, batch_size=2000)
+    masked = next(batches.epoch(0)).masked
+    last_only = masked[:, -1] & (masked.sum(dim=1) == 1)
+    assert abs(last_only.float().mean() - LAST_ONLY) < 0.03
+    others = masked[~last_only]
+    assert abs(others.float().mean() - 0.15) < 0.005
+    assert (abs(others.float().mean(dim=0) - 0.15) < 0.04).all()  # at every place
+
+
+def test_masks_do_not_depend_on_the_batch():
+    histories = [list(range(20 * row, 20 * row + 12)) for row in range(5)]
+
+    def masks(**arguments):
+        found = {}
+        for batch in batches_of(histories, task="masked_item", max_seq_len=12, **arguments).epoch(3):
+            whole = torch.where(batch.masked, batch.targets, batch.inputs)
+            found |= {row[0]: mask for row, mask in zip(whole.tolist(), batch.masked.tolist(), strict=True)}
+        return found
+
+    assert masks(batch_size=5) == masks(batch_size=2)
+    assert masks(batch_size=5) != masks(batch_size=5, seed=1)
+
+
+@pytest.mark.parametrize("task", ["next_item", "masked_item"])
+def test_packed_holds_the_same_without_padding(task):
+    batches = batches_of(HISTORIES * 5, task=task, batch_size=4)
+    for padded, packed in zip(batches.epoch(2), batches.packed_epoch(2), strict=True):
+        valid = torch.arange(padded.inputs.shape[1]) < padded.lengths[:, None]
+        assert torch.equal(packed.inputs, padded.inputs[valid])
+        assert torch.equal(packed.targets, padded.targets[valid])
+        assert torch.equal(packed.offsets.diff(), padded.lengths)
+        assert (packed.masked is None) == (task == "next_item")
+        if padded.masked is not None:
+            assert torch.equal(packed.masked, padded.masked[valid])
+
+
+def test_epochs_differ_repeat_and_resume():
+    histories = [[item, item + 1] for item in range(0, 60, 2)]
+    first = examples_of(batches_of(histories).epoch(0))
+    assert first == examples_of(batches_of(histories).epoch(0))
+    assert first != examples_of(batches_of(histories).epoch(1))
+    assert sorted(first) == sorted(examples_of(batches_of(histories).epoch(1)))
+    assert examples_of(batches_of(histories).epoch(0, start=4)) == first[8:]
+    assert not list(batches_of(histories).epoch(0, start=15))
+
+
+def test_ranks_share_the_epoch():
+    histories = [[item, item + 1] for item in range(0, 62, 2)]
+    ranks = [batches_of(histories, rank=rank, world_size=3, batch_size=4) for rank in range(3)]
+    assert len({len(rank) for rank in ranks}) == 1
+    found = [example for rank in ranks for example in examples_of(rank.epoch(5))]
+    assert sorted(found) == sorted(examples_of(batches_of(histories).epoch(0)))
+
+
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 7))
+def test_shards_cover_everything_once(size, batch_size, world_size):
+    size = max(size, world_size)
+    count = num_batches(size, batch_size=batch_size, world_size=world_size)
+    found = []
+    for index in range(count):
+        for rank in range(world_size):
+            part = shard(size, index, batch_size=batch_size, rank=rank, world_size=world_size)
+            assert 1 <= part.stop - part.start <= batch_size + 1
+            found += range(part.start, part.stop)
+    assert found == list(range(size))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 8))
+def test_windows_cover_every_target(sizes, max_seq_len, window):
+    sizes, window = [*sizes, 2], min(window, max_seq_len)
+    starts = [sum(sizes[:row]) for row in range(len(sizes))]
+    histories = [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
+    batches = batches_of(histories, num_items=1000, max_seq_len=max_seq_len, window=window)
+    targets = [target for _, targets in examples_of(batches.epoch(0)) for target in targets]
+    assert set(targets) == {item for history in histories for item in history[1:]}
+    if window == max_seq_len:
+        assert len(targets) == len(set(targets))
+
+
+def test_inference_gives_all_users_in_order():
+    batches = list(inference_batches(store_of(HISTORIES, [0, 0, 0, 0]), max_seq_len=3, batch_size=3))
+    assert [batch.lengths.tolist() for batch in batches] == [[3, 1, 2], [3]]
+    assert batches[0].inputs.tolist() == [[7, 8, 9], [1, 0, 0], [2, 3, 0]]
+    assert all((batch.targets == -100).all() for batch in batches)
+
+
+BAD = {
+    "task": ({"task": "next"}, "task 'next'; allowed: next_item, masked_item"),
+    "batch": ({"batch_size": 0}, "batch_size 0; allowed: at least 1"),
+    "length": ({"max_seq_len": 0}, "max_seq_len 0"),
+    "rank": ({"rank": 2, "world_size": 2}, "rank 2; allowed: from 0 to world_size - 1 = 1"),
+    "mask": ({"task": "masked_item", "mask_prob": 1.0}, "mask_prob 1.0"),
+    "window": ({"window": 4}, "window 4; allowed: from 1 to max_seq_len = 3"),
+    "items": ({"num_items": 9}, "items from 1 to 9; num_items 9"),
+    "ranks": ({"world_size": 4}, "3 histories with at least two items, for world_size 4"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments(case):
+    arguments, message = BAD[case]
+    with pytest.raises(DataError, match=message):
+        batches_of(HISTORIES, **arguments)
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(DataError, match="holds no items"):
+        batches_of([])
+    with pytest.raises(DataError, match="0 histories with at least two items"):
+        batches_of([[1], [2]])
+
+
+def test_training_needs_no_polars():
+    code = "import sys; sys.modules['polars'] = None; import rec_data.batches, rec_data.sequences, rec_data.log"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; import rec_data.log, rec_data.files, rec_data.normalise"
+    subprocess.run([sys.executable, "-c", code], check=True)

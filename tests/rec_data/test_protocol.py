@@ -1,0 +1,138 @@
+"""The protocols on tables small enough to split by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rec_data.errors import DataError
+from rec_data.protocol import SortedLog, leave_one_out, temporal
+
+
+def log_of(histories):
+    """A sorted log from {user: [(item, time), ...]}."""
+    users = np.repeat(np.array(list(histories), dtype=np.int32), [len(events) for events in histories.values()])
+    events = [event for history in histories.values() for event in history]
+    items = np.array([item for item, _ in events], dtype=np.int32)
+    times = np.array([time for _, time in events], dtype=np.int64)
+    return SortedLog(users, items, times, num_users=max(histories) + 1, num_items=int(items.max()) + 1)
+
+
+def as_dict(part):
+    """{user: (items, target)} of a part."""
+    rows = np.split(part.items, part.offsets[1:-1])
+    targets = part.targets.tolist() if part.targets is not None else [None] * len(rows)
+    return {u: (row.tolist(), t) for u, row, t in zip(part.users.tolist(), rows, targets, strict=True)}
+
+
+# Twenty interactions, so index int(20 * 0.7) = 14 of the sorted times is the boundary: time 7.
+BY_HAND = {
+    0: [(0, 1), (1, 2), (2, 3), (0, 7), (3, 9)],  # repeats item 0 in the future; item 3 is cold
+    1: [(1, 1), (0, 2), (2, 6)],  # no future: trains only
+    2: [(3, 7), (0, 8)],  # no past: cannot be tested
+    3: [(2, 2), (1, 4), (1, 5), (4, 6)],  # chosen to validate; item 4 is known to nobody else in the past
+    4: [(2, 4)],  # one event, in the past
+    5: [(0, 2), (2, 3), (4, 8)],  # its only future item is not in train: no test
+    6: [(1, 5), (2, 8)],
+}
+
+
+def test_temporal_by_hand(monkeypatch):
+    monkeypatch.setattr("rec_data.protocol._choose", lambda users, share, seed: np.array([3]))
+    parts = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, seed=0)
+    assert parts.boundary_time == 7
+    assert as_dict(parts.train) == {
+        0: ([0, 1, 2], None),
+        1: ([1, 0, 2], None),
+        4: ([2], None),
+        5: ([0, 2], None),
+        6: ([1], None),
+    }
+    assert as_dict(parts.validation) == {3: ([2, 1], 1)}
+    assert as_dict(parts.test) == {0: ([0, 1, 2], 0), 6: ([1], 2)}
+    assert parts.catalogue.tolist() == [True, True, True, False, False]
+    assert parts.dropped == {
+        "validation_users_too_short": 0,
+        "test_users_too_short": 0,
+        "test_users_not_in_train": 1,
+        "validation_interactions_on_unknown_items": 1,
+        "future_interactions_of_validation_users": 0,
+        "future_interactions_on_unknown_items": 3,
+    }
+
+
+def test_boundary_ties_all_belong_to_the_future():
+    log = log_of({0: [(0, 1), (1, 5), (0, 5)], 1: [(1, 1), (0, 2), (0, 5), (1, 5)]})
+    parts = temporal(log, test_fraction=0.3, validation_users=0, seed=0)
+    assert parts.boundary_time == 5  # index int(7 * 0.7) = 4 of 1 1 2 5 5 5 5
+    assert as_dict(parts.train) == {0: ([0], None), 1: ([1, 0], None)}
+    assert as_dict(parts.test) == {0: ([0, 1], 0), 1: ([1, 0, 0], 1)}
+
+
+def test_leave_one_out_by_hand():
+    log = log_of({0: [(0, 1), (1, 2), (0, 3)], 1: [(1, 1), (2, 2)], 2: [(3, 5)], 3: [(0, 0), (0, 0), (1, 0), (4, 0)]})
+    parts = leave_one_out(log)
+    assert as_dict(parts.train) == {0: ([0], None), 1: ([1, 2], None), 2: ([3], None), 3: ([0, 0], None)}
+    assert as_dict(parts.validation) == {0: ([0], 1), 3: ([0, 0], 1)}
+    assert as_dict(parts.test) == {0: ([0, 1], 0), 3: ([0, 0, 1], 4)}
+    assert parts.catalogue.all()
+    assert parts.dropped == {"users_only_training": 2}
+
+
+@pytest.mark.parametrize(
+    ("histories", "share", "message"),
+    [
+        ({0: [(0, 3), (1, 3)], 1: [(0, 3)]}, 0.0, "no interaction lies before"),
+        ({0: [(0, 1), (1, 2), (0, 3)]}, 0.5, "leaves nobody to train on"),
+        ({0: [(0, 1), (1, 2)], 1: [(2, 1), (0, 9)]}, 0.0, None),
+        ({0: [(0, 1), (1, 2)], 1: [(2, 8), (0, 9)]}, 0.0, "leaves no test user"),
+        ({0: [(0, 1), (0, 9)], 1: [(0, 1), (0, 9)]}, 0.5, "leaves no validation user"),
+    ],
+)
+def test_refusals(histories, share, message):
+    def split():
+        return temporal(log_of(histories), test_fraction=0.3, validation_users=share, seed=0)
+
+    if message is None:
+        assert len(split().test.users) == 1
+    else:
+        with pytest.raises(DataError, match=message):
+            split()
+
+
+@st.composite
+def sorted_logs(draw):
+    histories = {}
+    for user in range(draw(st.integers(2, 8))):
+        events = draw(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), min_size=1, max_size=12))
+        histories[user] = sorted(events, key=lambda event: event[1])
+    return log_of(histories)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sorted_logs(), st.sampled_from([0.1, 0.25, 0.5]), st.sampled_from([0, 0.2]), st.integers(0, 3))
+def test_temporal_never_leaks(log, fraction, share, seed):
+    before = log.users.copy(), log.items.copy(), log.times.copy()
+    try:
+        parts = temporal(log, test_fraction=fraction, validation_users=share, seed=seed)
+    except DataError:
+        return
+    for array, kept in zip((log.users, log.items, log.times), before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+    boundary = parts.boundary_time
+    assert (parts.train.times < boundary).all()
+    assert (parts.validation.times < boundary).all()
+    assert not set(parts.train.users) & set(parts.validation.users)
+    assert set(parts.test.users) <= set(parts.train.users)
+    trained = set(parts.train.items.tolist())
+    assert trained == set(np.flatnonzero(parts.catalogue).tolist())
+    for part in (parts.validation, parts.test):
+        assert set(part.items.tolist()) | set(part.targets.tolist()) <= trained
+        assert (part.lengths >= 1).all()
+        assert (np.diff(part.users) > 0).all()
+    for user, (history, target) in as_dict(
+        parts.test
+    ).items():  # the target is the user's last usable event, in the future
+        events = [(i, t) for u, i, t in zip(log.users, log.items, log.times, strict=True) if u == user and i in trained]
+        assert [item for item, _ in events] == [*history, target]
+        assert events[-1][1] >= boundary

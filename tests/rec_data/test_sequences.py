@@ -1,0 +1,70 @@
+"""The sequence store on disk."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from rec_data import sequences
+from rec_data.errors import DataError
+from rec_data.sequences import SequenceStore
+
+
+def write(path, *, targets=None, histories=((3, 1), (), (2,))):
+    sequences.write(
+        path,
+        items=np.array([item for history in histories for item in history], dtype=np.int32),
+        offsets=np.cumsum([0, *map(len, histories)]),
+        user_ids=np.arange(len(histories), dtype=np.int32) + 7,
+        targets=targets,
+    )
+    return path
+
+
+def test_round_trip(tmp_path):
+    store = SequenceStore.open(write(tmp_path / "s.arrow", targets=np.array([4, 5, 6], dtype=np.int32)))
+    assert (store.items.dtype, store.offsets.dtype) == (torch.int32, torch.int64)
+    assert store.items.tolist() == [3, 1, 2]
+    assert store.offsets.tolist() == [0, 2, 2, 3]
+    assert store.user_ids.tolist() == [7, 8, 9]
+    assert store.targets.tolist() == [4, 5, 6]
+    assert store.lengths.tolist() == [2, 0, 1]
+    assert len(store) == 3
+
+
+def test_writing_to_a_tensor_leaves_the_file(tmp_path):
+    path = write(tmp_path / "s.arrow")
+    before = path.read_bytes()
+    store = SequenceStore.open(path)
+    assert store.targets is None
+    store.items[0] = 99
+    assert store.items.tolist() == [99, 1, 2]
+    assert path.read_bytes() == before
+
+
+def test_empty_store(tmp_path):
+    store = SequenceStore.open(write(tmp_path / "s.arrow", histories=()))
+    assert (len(store), store.items.tolist(), store.offsets.tolist()) == (0, [], [0])
+
+
+def test_any_arrow_reader_reads_it(tmp_path):
+    table = pa.ipc.open_file(str(write(tmp_path / "s.arrow"))).read_all()
+    assert table.to_pydict() == {"user_id": [7, 8, 9], "items": [[3, 1], [], [2]]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be opened"), (b"", "cannot be"), (b"x" * 100, "is no")]
+)
+def test_what_is_no_store_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "s.arrow").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        SequenceStore.open(tmp_path / "s.arrow")
+
+
+def test_other_arrow_file_is_refused(tmp_path):
+    table = pa.table({"a": [1]})
+    with pa.ipc.new_file(str(tmp_path / "s.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match="is no sequence store: its columns are a"):
+        SequenceStore.open(tmp_path / "s.arrow")

@@ -1,0 +1,147 @@
+"""The split against the protocol written once more, slowly, in plain Python."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rec_data.errors import DataError
+from rec_data.split import split_log
+
+Rows = list[tuple[int, str, int]]
+
+
+def filter_rows(rows: Rows, min_item: int, min_user: int) -> Rows:
+    items = Counter(item for _, item, _ in rows)
+    rows = [row for row in rows if items[row[1]] >= min_item]
+    users = Counter(user for user, _, _ in rows)
+    return [row for row in rows if users[row[0]] >= min_user]
+
+
+def by_user(rows: Rows) -> dict[int, list[tuple[str, int]]]:
+    """Events of each user in order of time; Python's sort keeps the order of ties."""
+    users: dict[int, list[tuple[str, int]]] = {}
+    for user, item, time in sorted(rows, key=lambda row: row[2]):
+        users.setdefault(user, []).append((item, time))
+    return dict(sorted(users.items()))
+
+
+def temporal(rows: Rows, fraction: float, share: float, seed: int):
+    times = sorted(time for _, _, time in rows)
+    boundary = times[int(len(times) * (1 - fraction))]
+    past_users = sorted({user for user, _, time in rows if time < boundary})
+    if not past_users:
+        return None
+    size = max(1, int(len(past_users) * share)) if share else 0
+    chosen = set(np.random.default_rng(seed).choice(past_users, size=size, replace=False).tolist())
+    train = {
+        user: kept
+        for user, events in by_user(rows).items()
+        if user not in chosen and (kept := [event for event in events if event[1] < boundary])
+    }
+    catalogue = {item for events in train.values() for item, _ in events}
+    validation, test = {}, {}
+    for user, events in by_user(rows).items():
+        usable = [event for event in events if event[0] in catalogue]
+        if user in chosen:
+            usable = [event for event in usable if event[1] < boundary]
+            if len(usable) >= 2:
+                validation[user] = (usable[:-1], usable[-1][0])
+        elif user in train and any(time >= boundary for _, time in usable):
+            test[user] = (usable[:-1], usable[-1][0])
+    if not train or not test or (share and not validation):
+        return None
+    return train, validation, test, catalogue
+
+
+def leave_one_out(rows: Rows):
+    train, validation, test = {}, {}, {}
+    for user, events in by_user(rows).items():
+        train[user] = events
+        if len(events) >= 3:
+            train[user] = events[:-2]
+            validation[user] = (events[:-2], events[-2][0])
+            test[user] = (events[:-1], events[-1][0])
+    return (train, validation, test, {item for _, item, _ in rows}) if test else None
+
+
+def read_part(folder: Path, name: str):
+    """A part with the original ids in place of the dense ones."""
+    users = dict(pl.read_parquet(folder / "users.parquet").rows())
+    items = {item: original for item, original, _ in pl.read_parquet(folder / "items.parquet").rows()}
+    part = {}
+    for user, history, times, *target in pl.read_parquet(folder / f"{name}.parquet").rows():
+        events = list(zip((items[item] for item in history), times, strict=True))
+        part[users[user]] = (events, items[target[0]]) if target else events
+    return part
+
+
+logs = st.lists(st.tuples(st.integers(1, 6), st.sampled_from("abcdef"), st.integers(0, 25)), min_size=1, max_size=50)
+
+
+def run(rows: Rows, folder: Path, **arguments):
+    log, out = folder / "log.parquet", folder / "split"
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(log)
+    out.mkdir()
+    try:
+        split_log(log, out, **arguments)
+    except DataError:
+        assert not list(out.iterdir())
+        return None
+    return tuple(read_part(out, name) for name in ("train", "validation", "test")), out
+
+
+@settings(max_examples=60, deadline=None)
+@given(logs, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.1, 0.3, 0.5]), st.sampled_from([0, 0.05, 0.4]))
+@example([(u, "ab"[u % 2], t) for t in range(6) for u in (1, 2, 3)], 1, 1, 0.5, 0.05)
+def test_temporal(rows, min_item, min_user, fraction, share):
+    kept = filter_rows(rows, min_item, min_user)
+    expected = None
+    if len({user for user, _, _ in kept}) > 1 and len({item for _, item, _ in filter_rows(rows, min_item, 1)}) > 1:
+        expected = temporal(kept, fraction, share, seed=7)
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(
+            rows,
+            Path(folder),
+            strategy="temporal",
+            test_fraction=fraction,
+            validation_users=share,
+            min_item_count=min_item,
+            min_user_count=min_user,
+            seed=7,
+        )
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert found[0] == expected[:3]
+            check_ids(found[1], expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(logs, st.integers(1, 2), st.integers(1, 3))
+def test_leave_one_out(rows, min_item, min_user):
+    kept = filter_rows(rows, min_item, min_user)
+    expected = None
+    if len({user for user, _, _ in kept}) > 1 and len({item for _, item, _ in filter_rows(rows, min_item, 1)}) > 1:
+        expected = leave_one_out(kept)
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(rows, Path(folder), strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user)
+        assert (found is None) == (expected is None)
+        if found is not None:
+            assert found[0] == expected[:3]
+            check_ids(found[1], expected)
+
+
+def check_ids(folder: Path, expected):
+    train, validation, test, catalogue = expected
+    items = pl.read_parquet(folder / "items.parquet")
+    assert items["item_id"].to_list() == list(range(len(catalogue)))
+    assert items["original_id"].to_list() == sorted(catalogue)
+    counts = Counter(item for events in train.values() for item, _ in events)
+    assert items["count"].to_list() == [counts[item] for item in sorted(catalogue)]
+    users = pl.read_parquet(folder / "users.parquet")
+    assert users["user_id"].to_list() == list(range(len(users)))
+    assert users["original_id"].to_list() == sorted(train.keys() | validation.keys() | test.keys())
