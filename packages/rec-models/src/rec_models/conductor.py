@@ -96,7 +96,7 @@ class Conductor(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: StepBatch, batch_idx: int
     ) -> None:
         """Remember the shape, for a message about memory."""
-        self.shape = (batch.inputs.shape[0], batch.inputs.shape[1])
+        self.shape = (batch.layout.rows, batch.layout.width)
 
     def on_train_batch_end(
         self,
@@ -109,7 +109,7 @@ class Conductor(lightning.Callback):
         """Count; after a step of the optimiser, read losses and keep a checkpoint when it is time."""
         module, state = _typed(pl_module), self.state
         state.index += 1
-        state.places += batch.num_places
+        state.places += batch.items.numel()
         if not batch.is_last:
             return
         state.step += 1

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from rec_models.backbones.layout import Layout, layout_of
+
 IGNORED = -100  # the target of a place that predicts nothing
 
 
@@ -48,12 +50,11 @@ MakeBatches = Callable[[int, int], Batches]
 class StepBatch(NamedTuple):
     """One micro-batch; a window of ``accumulate`` of them makes a step of the optimiser."""
 
-    inputs: Tensor  # [B, L] int64
-    lengths: Tensor  # [B] int64
-    masked: Tensor | None  # [B, L] bool
-    places: Tensor  # [M] int64 into the B * L flattened places: those with a target
+    items: Tensor  # [T] int64, the real places of the batch, packed
+    layout: Layout  # of the T places
+    masked: Tensor | None  # [T] bool
+    rows: Tensor | None  # [M] int64 into the T places: those with a target; None: all of them
     targets: Tensor  # [M] int64
-    num_places: int  # real input places: the sum of lengths
     window_counts: tuple[int, ...]  # M of each micro-batch of the window
     position: int  # of this micro-batch in its window
 
@@ -96,21 +97,29 @@ class Feed:
     def _pinned(self, step: StepBatch) -> StepBatch:
         if not self._pin:
             return step
+        layout = step.layout
         return step._replace(
-            inputs=step.inputs.pin_memory(),
-            lengths=step.lengths.pin_memory(),
+            items=step.items.pin_memory(),
+            layout=layout._replace(
+                places=layout.places.pin_memory(),
+                from_end=layout.from_end.pin_memory(),
+                starts=layout.starts.pin_memory(),
+            ),
             masked=None if step.masked is None else step.masked.pin_memory(),
-            places=step.places.pin_memory(),
+            rows=None if step.rows is None else step.rows.pin_memory(),
             targets=step.targets.pin_memory(),
         )
 
 
 def prepare(batch: Batch) -> StepBatch:
-    """Find the places with a target: masking happens here, once."""
-    flat = batch.targets.flatten()
-    places = (flat != IGNORED).nonzero().flatten()
-    num_places = int(batch.lengths.sum())
-    return StepBatch(batch.inputs, batch.lengths, batch.masked, places, flat[places], num_places, (places.numel(),), 0)
+    """Take out the padding and the places without a target: masking happens here, once."""
+    layout = layout_of(batch.lengths, batch.inputs.shape[1])
+    targets = layout.pack(batch.targets)  # [T]
+    masked = None if batch.masked is None else layout.pack(batch.masked)
+    has_target = targets != IGNORED
+    rows = None if bool(has_target.all()) else has_target.nonzero().flatten()
+    targets = targets if rows is None else targets[rows]
+    return StepBatch(layout.pack(batch.inputs), layout, masked, rows, targets, (targets.numel(),), 0)
 
 
 def as_factory(batches: Batches | MakeBatches) -> MakeBatches:

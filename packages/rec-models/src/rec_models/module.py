@@ -78,11 +78,11 @@ class TrainingModule(lightning.LightningModule):
             self.training_settings.seed, self.optimizer_step_count, self._shares.offsets[batch.position]
         )
         self._seed_dropout(batch.position)
-        hidden = self.encoder(batch.inputs, batch.lengths, batch.masked)  # [B, L, D]
-        tokens = self._compute_dtype(hidden.flatten(0, 1).index_select(0, batch.places))  # [M, D]
+        hidden = self.encoder.encode_packed(batch.items, batch.layout, batch.masked)  # [T, D]
+        tokens = self._compute_dtype(hidden if batch.rows is None else hidden.index_select(0, batch.rows))  # [M, D]
         targets = batch.targets
         if self._pads:
-            tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.lengths)
+            tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.layout.starts.diff().long())
         mean = self._loss(tokens, self.encoder.item_table, targets, context)
         self.recent_losses.append((mean.detach(), batch.targets.numel()))
         # DDP averages over ranks and Lightning over micro-batches: both are undone, then all tokens count alike.
@@ -92,7 +92,10 @@ class TrainingModule(lightning.LightningModule):
     def _seed_dropout(self, position: int) -> None:
         """Make dropout a function of (seed, step, micro-batch, rank): nothing to keep for resuming in mid-epoch."""
         key = (self.training_settings.seed, self.optimizer_step_count, position, self.global_rank)
-        torch.manual_seed(mix_seed("dropout", *key))
+        on_gpu = self.device.type == "cuda"
+        # torch.manual_seed would visit every kind of accelerator, at milliseconds a step.
+        generator = torch.cuda.default_generators[self.device.index or 0] if on_gpu else torch.default_generator
+        generator.manual_seed(mix_seed("dropout", *key))
 
     def _compute_dtype(self, hidden: Tensor) -> Tensor:
         """Under autocast the last norm returns fp32; the loss works in the dtype of matrix products."""

@@ -8,10 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rec_models.backbones.transformer import Block
+from rec_models.backbones.layout import Layout, layout_of
+from rec_models.backbones.transformer import INIT_STD, Block
 from rec_models.settings import ModelSettings
-
-_INIT_STD = 0.02  # keeps the first scores near 0, so that the first loss is log V
 
 
 class Encoder(nn.Module):
@@ -40,8 +39,8 @@ class Encoder(nn.Module):
             Block(settings.hidden, settings.heads, settings.dropout, causal=self.causal) for _ in range(settings.blocks)
         )
         self.norm = nn.LayerNorm(settings.hidden)
-        nn.init.normal_(self.item_table, std=_INIT_STD)
-        nn.init.normal_(self.position_table, std=_INIT_STD)
+        nn.init.normal_(self.item_table, std=INIT_STD)
+        nn.init.normal_(self.position_table, std=INIT_STD)
 
     def forward(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
         """Encode every place of every history.
@@ -52,22 +51,36 @@ class Encoder(nn.Module):
             masked: [B, L] bool, the places where the mask vector stands instead of the item; BERT4Rec only.
 
         Returns:
-            [B, L, D]. Rows at padded places are finite and mean nothing.
+            [B, L, D], zeros at padded places.
 
         Raises:
             ValueError: L is above ``max_seq_len``, or masked was given to a model without a mask vector.
         """
-        width = inputs.shape[1]
-        if width > self.settings.max_seq_len:
-            raise ValueError(f"inputs: found {width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
-        x = self._embed_items(inputs, masked)  # [B, L, D]
-        places = torch.arange(width, device=inputs.device)  # [L]
+        layout = layout_of(lengths, inputs.shape[1])
+        packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
+        return layout.pad(packed)
+
+    def encode_packed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
+        """Encode packed histories: no padding anywhere, and no waiting for the device.
+
+        Args:
+            items: [T] int64.
+            layout: of the T places.
+            masked: [T] bool, as in `forward`.
+
+        Returns:
+            [T, D].
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        if layout.width > self.settings.max_seq_len:
+            raise ValueError(f"inputs: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
         # Counted from the end: the same distance to the prediction is the same row, whatever the length.
-        from_end = (lengths[:, None] - 1 - places).clamp_min(0)  # [B, L]
-        x = self.dropout(x + nn.functional.embedding(from_end, self.position_table))
-        keys = None if self.causal else self._key_mask(places, lengths)
+        x = self._embed_items(items, masked) + nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
+        x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, keys)
+            x = block(x, layout)
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -83,11 +96,14 @@ class Encoder(nn.Module):
             [B, D].
         """
 
-    @abstractmethod
-    def _embed_items(self, inputs: Tensor, masked: Tensor | None) -> Tensor:
-        """[B, L] ids to [B, L, D] vectors."""
+    def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
+        """[T] ids to [T, D] vectors."""
+        if masked is not None:
+            raise ValueError(f"masked: found a tensor, allowed: None, because {self.settings.model} has no mask vector")
+        return nn.functional.embedding(items, self.item_table)
 
-    @staticmethod
-    def _key_mask(places: Tensor, lengths: Tensor) -> Tensor:
-        """[B, 1, 1, L] bool, True where a history has an item: the places that may be looked at."""
-        return (places < lengths[:, None])[:, None, None, :]
+    def _encode_ends(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
+        """[B, L] histories to the [B, D] vectors at their last places."""
+        layout = layout_of(lengths, inputs.shape[1])
+        packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
+        return packed.index_select(0, layout.starts[1:].long() - 1)

@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from rec_models.backbones.base import _INIT_STD, Encoder
-from rec_models.backbones.transformer import last_rows
+from rec_models.backbones.base import Encoder
+from rec_models.backbones.transformer import INIT_STD
 from rec_models.settings import ModelSettings
 
 
@@ -24,7 +23,7 @@ class BERT4Rec(Encoder):
     def __init__(self, settings: ModelSettings, num_items: int) -> None:
         super().__init__(settings, num_items)
         self.mask_vector = nn.Parameter(torch.empty(settings.hidden))  # [D]
-        nn.init.normal_(self.mask_vector, std=_INIT_STD)
+        nn.init.normal_(self.mask_vector, std=INIT_STD)
 
     def encode_last(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """The vector at a mask put after the last item; a full history loses its oldest item to make room."""
@@ -34,8 +33,8 @@ class BERT4Rec(Encoder):
         places = torch.arange(width, device=inputs.device)  # [L']
         source = (places + dropped[:, None]).clamp_max(inputs.shape[1] - 1)  # [B, L']
         masked = places == longer[:, None] - 1  # [B, L']
-        return last_rows(self(inputs.gather(1, source), longer, masked), longer)
+        return self._encode_ends(inputs.gather(1, source), longer, masked)
 
-    def _embed_items(self, inputs: Tensor, masked: Tensor | None) -> Tensor:
-        items = functional.embedding(inputs, self.item_table)
-        return items if masked is None else torch.where(masked[..., None], self.mask_vector.to(items.dtype), items)
+    def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
+        vectors = nn.functional.embedding(items, self.item_table)
+        return vectors if masked is None else torch.where(masked[:, None], self.mask_vector, vectors)

@@ -1,0 +1,47 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rec_models.backbones import build_encoder
+from rec_models.settings import ModelSettings
+
+SCRIPT = Path(__file__).with_name("tiny_run.py")
+
+
+def _load_tiny_run():
+    spec = importlib.util.spec_from_file_location("tiny_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tiny_run"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return _load_tiny_run()
+
+
+@pytest.fixture(scope="session")
+def tiny_script():
+    return SCRIPT
+
+
+@pytest.fixture(params=["sasrec", "bert4rec"])
+def model_name(request):
+    return request.param
+
+
+@pytest.fixture
+def make_encoder():
+    def make(model="sasrec", *, num_items=20, seed=0, **settings):
+        torch.manual_seed(seed)
+        options = {"hidden": 8, "heads": 2, "blocks": 2, "max_seq_len": 6, "dropout": 0.0} | settings
+        encoder = build_encoder(ModelSettings(model=model, **options), num_items).double()
+        for parameter in encoder.parameters():  # larger than at the start of training: differences would show
+            torch.nn.init.normal_(parameter, std=0.5)
+        return encoder.eval()
+
+    return make

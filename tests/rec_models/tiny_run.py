@@ -1,0 +1,111 @@
+"""A tiny log whose next item is a function of the last one, and a run on it; also a script for tests of processes.
+
+Run: python tiny_run.py OUT CHECKPOINTS [key=value ...]
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rec_models.inference import encode
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.training import FitResult, fit
+
+ITEMS = 30
+STRIDE = 7  # the item after i is i + 7, modulo 30
+
+
+class TinyBatch(NamedTuple):
+    inputs: Tensor
+    lengths: Tensor
+    targets: Tensor
+    masked: Tensor | None = None
+
+
+class TinyBatches:
+    """A pure function of (epoch, index); ranks take consecutive parts of what one process would take whole."""
+
+    def __init__(self, *, model="sasrec", count=6, rows=8, width=10, rank=0, world_size=1, micro=1):
+        self.model, self.count, self.rows, self.width = model, count * micro, rows // micro, width
+        self.rank, self.world_size, self.micro = rank, world_size, micro
+
+    def __len__(self):
+        return self.count
+
+    def epoch(self, epoch, start=0):
+        for index in range(start, self.count):
+            yield self.batch(epoch, index)
+
+    def batch(self, epoch, index):
+        whole = self.whole(epoch, index // self.micro)
+        rows = self.rows // self.world_size
+        first = (index % self.micro) * self.rows + self.rank * rows
+        part = [None if field is None else field[first : first + rows] for field in whole]
+        return TinyBatch(*part)
+
+    def whole(self, epoch, index):
+        generator = torch.Generator().manual_seed(1000 * epoch + index)
+        total = self.rows * self.micro
+        lengths = torch.randint(2, self.width + 1, (total,), generator=generator)
+        first = torch.randint(ITEMS, (total, 1), generator=generator)
+        items = (first + STRIDE * torch.arange(self.width + 1)) % ITEMS
+        padded = torch.arange(self.width) >= lengths[:, None]
+        inputs = items[:, :-1].masked_fill(padded, 0)
+        if self.model == "sasrec":
+            return TinyBatch(inputs, lengths, items[:, 1:].masked_fill(padded, -100))
+        masked = torch.rand(inputs.shape, generator=generator) < 0.3
+        masked[torch.arange(total), lengths - 1] = True
+        masked &= ~padded
+        return TinyBatch(inputs, lengths, torch.where(masked, items[:, :-1], -100), masked)
+
+
+def validate(encoder):
+    """NDCG@10 of the true next item, for a history from each item on."""
+    histories = [[(first + STRIDE * k) % ITEMS for k in range(5)] for first in range(ITEMS)]
+    scores = encode(encoder, histories) @ encoder.item_table.T  # [ITEMS, ITEMS]
+    target = torch.tensor([(first + STRIDE * 5) % ITEMS for first in range(ITEMS)])
+    rank = (scores > scores.gather(1, target[:, None])).sum(1)
+    gains = torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0.0)
+    return {"ndcg@10": float(gains.mean()), "recall@10": float((rank < 10).float().mean())}
+
+
+def run(out, checkpoints, *, model="sasrec", loss="cce", kill_at=None, micro=1, **training) -> FitResult:
+    """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for."""
+
+    def batches(rank, world_size):
+        made = TinyBatches(model=model, rank=rank, world_size=world_size, micro=micro)
+        if kill_at is not None:
+            batch = made.batch
+
+            def deadly(epoch, index):
+                if [epoch, index] == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return batch(epoch, index)
+
+            made.batch = deadly
+        return made
+
+    settings = {"max_epochs": 3, "learning_rate": 3e-3, "accelerator": "cpu", "accumulate": micro} | training
+    return fit(
+        model=ModelSettings(model=model, hidden=16, max_seq_len=10, dropout=settings.pop("dropout", 0.1)),
+        loss=LossSettings.pick(loss, num_negatives=16, sharing="tile", sce_bucket_size_y=16),
+        training=TrainingSettings(**settings),
+        num_items=ITEMS,
+        train_batches=batches,
+        validate=validate,
+        out=Path(out),
+        checkpoint_dir=Path(checkpoints),
+    )
+
+
+if __name__ == "__main__":
+    options = {key: json.loads(value) for key, value in (part.split("=", 1) for part in sys.argv[3:])}
+    result = run(sys.argv[1], sys.argv[2], **options)
+    if result.is_first_rank:
+        sys.stdout.write(json.dumps({"history": result.history, "metrics": result.metrics}))
