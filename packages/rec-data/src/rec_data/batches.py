@@ -216,7 +216,10 @@ def inference_batches(
 
 
 def _pack(batch: Batch, total: int) -> PackedBatch:
-    """Drops the padding of a batch whose lengths sum to ``total``: known on the host, so that no device is waited for."""
+    """Drops the padding of a batch.
+
+    ``total``, the sum of its lengths, is known on the host, so that no device has to be waited for.
+    """
     rows, longest = batch.inputs.shape
     offsets = torch.nn.functional.pad(batch.lengths.cumsum(0), (1, 0))
     row = torch.repeat_interleave(torch.arange(rows, device=offsets.device), batch.lengths, output_size=total)
