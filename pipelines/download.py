@@ -19,7 +19,8 @@ def main() -> None:
     """Fetch the log and read it."""
     point = params.load()
 
-    from rec_data.log import Columns, fetch_log
+    from rec_data.columns import Columns
+    from rec_data.log import fetch_log
 
     names = point.download.columns
     with stage.output(stage.DATA / "download") as out:

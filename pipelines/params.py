@@ -254,7 +254,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read by the library and the YAML version that DVC reads it with."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ def main() -> None:
             min_item_count=point.split.min_item_count,
             min_user_count=point.split.min_user_count,
             seed=point.seed,
+            filter_seen=point.evaluate.filter_seen,
         )
 
 

@@ -1,0 +1,211 @@
+"""Stage ``evaluate``: the whole catalogue ranked for every test user, by the model and by popularity.
+
+    python -m pipelines.evaluate
+
+Reads ``evaluate`` of params.yaml, ``data/split/`` and ``data/train/model.ckpt``; writes into ``data/evaluate/``
+``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``per_user.parquet``,
+``recommendations.parquet`` (ids as in the raw log) and TensorBoard's ``tensorboard/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import params, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from rec_data.sequences import SequenceStore
+    from rec_eval import Evaluation, Reference, TopK
+    from rec_models.backbones import Encoder
+
+SUMMARY_K = 10
+SPLIT = stage.DATA / "split"
+
+
+def main() -> None:
+    """Rank, measure, write."""
+    point = params.load()
+
+    import numpy as np
+    import pyarrow.parquet as pq
+    import torch
+
+    from rec_data.sequences import SequenceStore
+    from rec_eval import evaluate, popularity_top_k
+    from rec_models.inference import load
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = load(stage.DATA / "train" / "model.ckpt", device)
+    store = SequenceStore.open(SPLIT / "sequences" / "test.arrow")
+    items = pq.read_table(SPLIT / "items.parquet").combine_chunks()
+    users = pq.read_table(SPLIT / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
+    seen_offsets, seen_items = (store.offsets, store.items) if point.evaluate.filter_seen else (None, None)
+    longest = max(point.evaluate.k)
+
+    with stage.output(stage.DATA / "evaluate") as out:
+        recommended = np.empty((len(store.user_ids), longest), dtype=np.int32)  # [U, K]
+        started = time.perf_counter()
+        with RecommendationsWriter(
+            out / "recommendations.parquet", users, items["original_id"].combine_chunks()
+        ) as writer:
+            for start, ranking in _rank(encoder, store, longest, point.evaluate, device):
+                recommended[start : start + len(ranking.ids)] = ranking.ids.cpu().numpy()
+                writer.write(store.user_ids[start : start + len(ranking.ids)].numpy(), ranking)
+        seconds = time.perf_counter() - started
+
+        metrics: dict[str, object] = {
+            "users": len(recommended),
+            "rank_seconds": round(seconds, 3),
+            "users_per_second": round(len(recommended) / seconds, 1),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "reference": point.evaluate.reference,
+        }
+        results: dict[str, Evaluation] = {}
+        if not point.dataset.startswith("twin:"):  # a twin has a real log's shape and nothing to be accurate about
+            reference = _reference(point.evaluate.reference, store, items.num_rows)
+            counts = torch.tensor(items["count"].to_numpy())  # [V] int64
+            popular = popularity_top_k(
+                counts, longest, num_users=len(recommended), seen_offsets=seen_offsets, seen_items=seen_items
+            )
+            targets = store.targets.numpy()
+            results = {
+                "model": evaluate(recommended, targets, point.evaluate.k, reference),
+                "popularity": evaluate(popular.ids, targets, point.evaluate.k, reference),
+            }
+            model, baseline = (_summary(result) for result in results.values())
+            metrics = {**model, "popularity": baseline, **metrics}
+        stage.write_json(out / "metrics.json", metrics)
+        _write_table(out / "metrics_at_k.csv", results, point.evaluate.k)
+        _write_per_user(out / "per_user.parquet", users.take(store.user_ids.numpy()), results.get("model"))
+        _write_tensorboard(out / "tensorboard", results)
+
+
+def _rank(
+    encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate, device: torch.device
+) -> Iterator[tuple[int, TopK]]:
+    """The top k of each batch of users, with the row that the batch starts at."""
+    import torch
+    from tqdm import tqdm
+
+    from rec_data.batches import inference_batches
+    from rec_eval import top_k
+
+    start = 0
+    batches = inference_batches(
+        store, max_seq_len=encoder.settings.max_seq_len, batch_size=settings.batch_users, device=device
+    )
+    with torch.inference_mode(), tqdm(total=len(store.user_ids), desc="rank", unit="user") as progress:
+        for batch in batches:
+            end = start + len(batch.lengths)
+            offsets = store.offsets[start : end + 1]
+            seen_offsets, seen_items = offsets - offsets[0], store.items[offsets[0] : offsets[-1]]
+            yield (
+                start,
+                top_k(
+                    encoder.encode_last(batch.inputs, batch.lengths),
+                    encoder.item_table,
+                    k,
+                    seen_offsets=seen_offsets if settings.filter_seen else None,
+                    seen_items=seen_items if settings.filter_seen else None,
+                ),
+            )
+            progress.update(end - start)
+            start = end
+
+
+class RecommendationsWriter:
+    """Streams rankings into one parquet: user_id, item_id (both as in the raw log), rank from 1, score."""
+
+    def __init__(self, path: Path, users: Any, items: Any) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._users, self._items = users, items
+        fields = {"user_id": users.type, "item_id": items.type, "rank": pa.int32(), "score": pa.float32()}
+        self._schema = pa.schema(list(fields.items()))
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def __enter__(self) -> RecommendationsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, user_ids: npt.NDArray[np.int32], ranking: TopK) -> None:
+        """Append the lists of a batch; empty places (fewer candidates than k) are left out.
+
+        Args:
+            user_ids: ``[U]`` dense ids.
+            ranking: ids ``[U, K]``, -1 for an empty place, and their scores.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        ids, scores = ranking.ids.cpu().numpy(), ranking.scores.cpu().numpy()
+        rows, places = np.nonzero(ids >= 0)
+        columns = [
+            self._users.take(pa.array(user_ids[rows])),
+            self._items.take(pa.array(ids[rows, places])),
+            pa.array((places + 1).astype(np.int32)),
+            pa.array(scores[rows, places]),
+        ]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+
+
+def _reference(name: str, test: SequenceStore, num_items: int) -> Reference:
+    """The log that Coverage and Surprisal count in."""
+    from rec_data.sequences import SequenceStore
+    from rec_eval import Reference
+
+    log = test if name == "test_input" else SequenceStore.open(SPLIT / "sequences" / "train.arrow")
+    return Reference.from_sequences(log.offsets.numpy(), log.items.numpy(), num_items)
+
+
+def _summary(result: Evaluation) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in result.summary().items() if name.endswith(f"@{SUMMARY_K}")}
+
+
+def _write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...]) -> None:
+    """One row for each k, a column for each metric of the model and of popularity: what ``dvc plots`` draws."""
+    values = {
+        (f"popularity_{row.metric}" if ranking == "popularity" else row.metric, row.k): row.value
+        for ranking, result in results.items()
+        for row in result.table()
+    }
+    names = list(dict.fromkeys(name for name, _ in values))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["k", *names])
+        writer.writerows([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks))
+
+
+def _write_per_user(path: Path, users: Any, result: Evaluation | None) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"user_id": users, **(result.per_user if result else {})}
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:
+    """Metrics over k as scalars: TensorBoard's step is k."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for ranking, result in results.items():
+        with SummaryWriter(str(folder / ranking)) as writer:
+            for row in result.table():
+                writer.add_scalar(f"at_k/{row.metric}", row.value, row.k)
+    folder.mkdir(exist_ok=True)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,44 @@
+"""Each package builds a wheel that imports in an empty environment holding its own dependencies and nothing else."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cce-kernels", "rec-data", "rec-models", "rec-eval")
+LEAST_EXPORTS = {"cce-kernels": "linear_cross_entropy", "rec-data": "", "rec-models": "fit", "rec-eval": "top_k"}
+
+pytestmark = pytest.mark.slow
+
+
+def uv(*arguments: object) -> str:
+    """Run uv in the root (its settings there fix the versions) and return what it printed."""
+    executable = shutil.which("uv")
+    assert executable, "the tests run under `uv run pytest`"
+    done = subprocess.run(
+        [executable, *map(str, arguments)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    for package in PACKAGES:
+        uv("build", "--quiet", "--wheel", "--out-dir", folder, f"packages/{package}")
+    return folder
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_wheel_imports_in_an_empty_environment(package: str, wheels: Path, tmp_path: Path):
+    environment = tmp_path / "environment"
+    python = environment / "bin" / "python"
+    uv("venv", "--quiet", "--python", "3.11", environment)
+    wheel = next(wheels.glob(f"{package.replace('-', '_')}-*.whl"))
+    uv("pip", "install", "--quiet", "--python", python, "--find-links", wheels, wheel)
+    module = package.replace("-", "_")
+    code = f"import {module}; assert hasattr({module}, {LEAST_EXPORTS[package]!r} or '__doc__')"
+    subprocess.run([python, "-c", code], cwd=tmp_path, check=True, env={}, timeout=120)
