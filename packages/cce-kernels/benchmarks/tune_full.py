@@ -27,34 +27,46 @@ from cce_kernels.tuning import FullTiles
 # Candidates: (block_m, block_v, warps, stages, cap of registers a thread or None).
 FORWARD = {
     64: [
-        (128, 64, 4, 3, None), (64, 64, 4, 4, None), (64, 64, 4, 3, None), (64, 64, 4, 3, 128), (64, 64, 4, 4, 128),
-        (64, 32, 4, 4, 128), (64, 128, 4, 3, 168), (128, 64, 4, 4, None), (64, 128, 4, 2, None), (128, 32, 4, 4, 168),
-        (64, 64, 4, 3, 104),
+        (128, 64, 4, 3, None), (64, 64, 4, 4, 128), (64, 64, 4, 5, 128), (64, 64, 4, 3, 128), (64, 32, 4, 5, 104),
+        (128, 64, 4, 2, None), (128, 128, 8, 2, 128), (128, 64, 8, 3, 128), (128, 64, 8, 4, 104),
     ],
     128: [
-        (64, 64, 4, 3, None), (64, 64, 4, 3, 168), (64, 32, 4, 3, 168), (64, 32, 4, 4, 168), (64, 64, 4, 2, 168),
-        (128, 64, 8, 3, None), (128, 128, 8, 2, None), (64, 32, 4, 4, None), (64, 64, 4, 4, None), (128, 64, 8, 4, None),
-        (64, 32, 4, 3, 128), (64, 64, 4, 4, 168),
+        (64, 32, 4, 3, 128), (64, 64, 4, 4, None), (64, 32, 4, 4, 128), (64, 32, 4, 2, 128), (64, 64, 4, 5, None),
+        (128, 64, 8, 3, 128), (128, 32, 8, 4, 128), (128, 64, 4, 3, None),
     ],
     256: [
-        (64, 32, 4, 3, None), (64, 32, 4, 4, None), (64, 32, 4, 2, None), (128, 32, 8, 4, None), (128, 32, 8, 5, None),
-        (128, 64, 8, 3, None), (64, 16, 4, 4, None), (128, 64, 4, 3, None), (64, 64, 4, 2, None),
+        (128, 64, 8, 3, None), (64, 64, 4, 2, None), (64, 32, 4, 4, None), (64, 32, 4, 3, None), (128, 64, 8, 2, None),
+        (128, 128, 8, 1, None),
+    ],
+    320: [
+        (64, 32, 4, 3, None), (128, 32, 8, 3, None), (64, 64, 8, 3, None), (128, 64, 8, 2, None), (64, 32, 4, 2, None),
+        (64, 64, 4, 2, None), (64, 32, 8, 4, None),
+    ],
+    512: [
+        (64, 32, 8, 3, None), (64, 64, 8, 2, None), (64, 32, 8, 2, None), (64, 16, 8, 4, None), (64, 64, 8, 1, None),
     ],
 }  # fmt: skip
 BACKWARD = {
     64: [
-        (128, 64, 4, 3, None), (64, 64, 4, 4, None), (64, 64, 4, 3, 128), (64, 64, 4, 3, 168), (64, 64, 4, 4, 128),
-        (32, 64, 4, 4, 128), (128, 64, 4, 3, 168), (64, 128, 4, 3, None), (128, 64, 4, 2, None), (64, 128, 4, 4, None),
-        (128, 128, 8, 3, None),
+        (64, 64, 4, 3, None), (64, 64, 4, 3, 128), (64, 64, 4, 4, 128), (128, 64, 4, 3, None), (128, 64, 4, 3, 168),
+        (64, 128, 4, 3, None), (64, 128, 4, 4, None), (32, 64, 4, 4, 128), (32, 128, 4, 4, 168), (64, 128, 8, 4, 128),
+        (32, 64, 4, 4, 104), (64, 64, 4, 5, 128),
     ],
     128: [
-        (64, 64, 4, 3, None), (64, 64, 4, 3, 168), (32, 64, 4, 3, 168), (32, 64, 4, 4, 168), (64, 64, 4, 4, None),
-        (64, 64, 4, 2, 168), (64, 128, 8, 3, None), (64, 128, 8, 4, None), (128, 64, 4, 2, None), (128, 64, 4, 3, None),
-        (128, 128, 8, 2, None), (32, 64, 4, 3, 128),
+        (64, 64, 4, 4, None), (64, 64, 4, 3, None), (64, 64, 4, 3, 168), (128, 64, 4, 2, None), (32, 64, 4, 3, 128),
+        (32, 64, 4, 4, 128), (32, 64, 4, 4, 168), (64, 128, 8, 3, None), (64, 128, 8, 3, 128), (64, 128, 8, 4, None),
+        (32, 64, 4, 2, 128), (64, 64, 4, 5, None),
     ],
     256: [
-        (64, 64, 4, 2, None), (64, 64, 4, 3, None), (32, 64, 4, 3, None), (32, 64, 4, 4, None), (32, 64, 4, 2, None),
-        (64, 128, 8, 3, None), (64, 128, 8, 4, None), (32, 128, 8, 4, None), (16, 64, 4, 4, None), (32, 128, 8, 5, None),
+        (64, 128, 8, 3, None), (64, 128, 8, 4, None), (32, 64, 4, 3, None), (32, 64, 4, 4, None), (64, 64, 4, 2, None),
+        (32, 128, 8, 4, None), (64, 128, 8, 2, None),
+    ],
+    320: [
+        (32, 64, 4, 3, None), (32, 64, 4, 2, None), (32, 128, 8, 3, None), (64, 64, 8, 3, None), (64, 128, 8, 2, None),
+        (64, 64, 4, 2, None), (32, 64, 8, 4, None),
+    ],
+    512: [
+        (32, 64, 8, 3, None), (32, 64, 8, 2, None), (64, 64, 8, 2, None), (16, 64, 8, 4, None), (32, 64, 8, 4, None),
     ],
 }  # fmt: skip
 
@@ -91,7 +103,7 @@ def compile_one(job: tuple[str, int, tuple[int, int, int, int, int | None]]) -> 
 def main() -> None:
     """Compile, time, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--dims", type=int, nargs="+", default=sorted(FORWARD))
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--items", type=int, default=131072)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -113,18 +125,27 @@ def main() -> None:
         ceiling = matmul_ceiling()
         forward, backward = states(arguments.tokens, arguments.items, dim)
         launch_forward(forward, FullTiles(*FORWARD[dim][0]), 1, None)
+        truth = None
         for tiles in (FORWARD if direction == "forward" else BACKWARD)[dim]:
             if (direction, dim, tiles) in failed:
                 continue
             if direction == "forward":
+                forward.dhidden.fill_(torch.nan)
                 ms = median_ms(lambda t=tiles, s=forward: launch_forward(s, FullTiles(*t), 1, None))
             else:
                 ms = median_ms(lambda t=tiles, s=backward: launch_backward(s, FullTiles(*t), 1, None))
+            output = (
+                forward.dhidden if direction == "forward" else launch_backward(backward, FullTiles(*tiles), 1, None)[0]
+            )
+            truth = output.float() if truth is None else truth
+            difference = ((output.float() - truth).norm() / truth.norm()).item()
             tflops = 4 * arguments.tokens * arguments.items * dim / ms / 1e9
             rows.append([direction, dim, *tiles, round(ms, 3), round(tflops, 1), round(tflops / ceiling, 4)])
+            rows[-1].append(f"{difference:.1e}")
     rows.sort(key=lambda row: (row[1], row[0], row[7]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     header = ["direction", "D", "block_m", "block_v", "warps", "stages", "registers", "ms", "tflops", "share_of_matmul"]
+    header.append("off_first")
     with (arguments.out / "tune_full.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     for row in [header, *rows]:

@@ -40,8 +40,8 @@ _PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 @triton.jit
-def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, next_token, place, high, items, item_bias, hidden, targets,
-                 order, lse2, grad, softcap, filter_eps, grad_scale,
+def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+                 targets, order, lse2, grad, softcap, filter_eps, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
                  BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                  PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
@@ -53,15 +53,19 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, next_token, place, high,
         h1 = load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED)
     tokens = first + tl.arange(0, BLOCK_M)
     if MASKED:
-        shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf")) - P_SHIFT
+        shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf"))
+        later = shift
     else:
-        shift = tl.load(lse2 + tokens) - P_SHIFT
+        # Read one step ahead into registers. Left to Triton's pipeline, every thread would copy its share of these few
+        # numbers through shared memory by itself.
+        last = tl.zeros([BLOCK_M], dtype=tl.int32) + (first + 2 * BLOCK_M)
+        later = tl.load(lse2 + tokens + BLOCK_M, mask=last <= end, other=float("inf"))
     scores = score_tile(w0, w1, h0, h1, BLOCK_V, BLOCK_M, DIM1, PRECISION)  # [BLOCK_V, BLOCK_M]
     if HAS_BIAS:
         scores += item_bias[:, None]
     if HAS_SOFTCAP:
         scores = cap_scores(scores, softcap)
-    p = tl.exp2(scores * LOG2E - shift[None, :])
+    p = tl.exp2(scores * LOG2E - (shift - P_SHIFT)[None, :])
     if next_token < first + BLOCK_M:
         # A token of this tile has its target among these items, which is rare: no targets are read otherwise.
         target = tl.load(targets + tokens, mask=tokens < end, other=-1).to(tl.int32)
@@ -88,7 +92,7 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, next_token, place, high,
         acc0 = product(rounded, h0, acc0, PRECISION)
         if DIM1 > 0:
             acc1 = product(rounded, h1, acc1, PRECISION)
-    return acc0, acc1, dbias, next_token, place
+    return acc0, acc1, dbias, later, next_token, place
 
 
 @triton.jit
@@ -154,17 +158,19 @@ def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scal
     place = low
     next_token = tl.load(order + place, mask=place < high, other=_NEVER)
     full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
+    ahead = begin + tl.arange(0, BLOCK_M)
+    shift = tl.load(lse2 + ahead, mask=ahead < end, other=float("inf"))
     for first in range(begin, full_end, BLOCK_M):
-        acc0, acc1, dbias, next_token, place = _tokens_step(
-            first, end, w0, w1, acc0, acc1, dbias, next_token, place, high, items, item_bias, hidden, targets,
-            order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M,
-            HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, False,
+        acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+            first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+            targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V,
+            BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, False,
         )  # fmt: skip
     if full_end < end:
-        acc0, acc1, dbias, next_token, place = _tokens_step(
-            full_end, end, w0, w1, acc0, acc1, dbias, next_token, place, high, items, item_bias, hidden, targets,
-            order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V, BLOCK_M,
-            HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, True,
+        acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+            full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+            targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V,
+            BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, True,
         )  # fmt: skip
     if split == 0:
         acc0, acc1, dbias = _add_targets(
