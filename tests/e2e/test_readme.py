@@ -1,0 +1,85 @@
+"""Every command of the README, letter by letter and in its order, in a fresh clone.
+
+Commands stand in the README's ``bash`` blocks. Two kinds of block without that mark are not run here: Docker's, which
+need an engine, and the CPU build of PyTorch, which needs PyTorch's own package index.
+"""
+
+import re
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Clone
+from tests.e2e.test_experiments import wait_for_queue
+from tests.pipelines.conftest import small_log
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the README calls /data."""
+    folder = tmp_path_factory.mktemp("logs")
+    small_log().write_parquet(folder / "events.parquet")
+    small_log().rename({"user_id": "visitor", "item_id": "page"}).write_csv(folder / "visits.csv")
+    positions = small_log().with_columns(timestamp=small_log()["user_id"].cum_count().over(small_log()["user_id"]))
+    positions.write_parquet(folder / "ml-1m-seq.parquet")
+    return folder
+
+
+def test_the_readme_has_the_commands_that_ci_runs():
+    assert commands()[:2] == ["pip install uv && uv run dvc repro", "pip install uv && uv run pytest"]
+    assert "uv run pytest" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_command_of_the_readme(clone: Clone, logs: Path):
+    for command in commands():
+        here = command.replace("/data/", f"{logs}/")
+        if command.endswith("uv run pytest"):
+            continue  # that is what runs this
+        if "tensorboard" in command:
+            serves(clone, here)
+            continue
+        printed = clone.run(here)
+        if command == "uv run dvc queue start":
+            wait_for_queue(clone)
+            assert clone.run("uv run dvc queue status").count("Success") == 4
+        elif "metrics diff" in command:
+            assert re.search(r"data/evaluate/metrics.json +ndcg@10 +[\d.]+ +[\d.]+ +-?[\d.]+", printed), printed
+        elif "plots" in command:
+            page = Path(re.search(r"file://(\S+)", printed).group(1)).read_text()
+            assert "Validation NDCG@10" in page
+        elif "exp show" in command:
+            assert all(name in printed for name in ("full-softmax", "cut-softmax", "ndcg@10"))
+
+
+def serves(clone: Clone, command: str) -> None:
+    """TensorBoard answers on the port that the README names and knows the runs."""
+    process = clone.start(f"exec {command}", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        port = re.search(r"http://localhost:(\d+)", README).group(1)
+        give_up = time.monotonic() + 90
+        while time.monotonic() < give_up:
+            try:
+                with urllib.request.urlopen(f"http://localhost:{port}/data/runs", timeout=5) as answer:
+                    runs = answer.read().decode()
+            except OSError:
+                runs = ""
+            if "train" in runs and "evaluate" in runs:
+                return
+            time.sleep(1)
+        raise AssertionError(f"TensorBoard does not serve the runs: {runs!r}")
+    finally:
+        process.kill()
+        process.wait()
