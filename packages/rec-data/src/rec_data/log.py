@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from rec_data import demo, twins
 from rec_data.columns import Columns
 from rec_data.errors import DataError
+from rec_data.sources import RS_SETS, SOURCES, UNUSABLE
 
 DEMO = "demo"
 TWIN = "twin:"
@@ -85,7 +86,10 @@ def fingerprint(dataset: str, *, root: Path, mirror: Path | None = None) -> dict
             "kind": "file",
             "files": [{"path": str(p), "size": p.stat().st_size, "sha256": files.sha256(p)} for p in found],
         }
-    raise _unknown(dataset)
+    _check_name(dataset)
+    from rec_data.published import identity
+
+    return identity(dataset, mirror=mirror)
 
 
 def _write(
@@ -108,7 +112,16 @@ def _write(
     from rec_data.normalise import write_log
 
     if not files.looks_like_path(dataset):
-        raise _unknown(dataset)
+        _check_name(dataset)
+        from rec_data.published import write_published
+
+        done = write_published(dataset, out, mirror=mirror, min_rating=min_rating)
+        return {
+            "kind": "published",
+            "rows": done.rows,
+            "rows_read": done.rows_read,
+            "timestamp_unit": done.timestamp_unit,
+        }
     paths = files.find(dataset, root=root)
     origin = f"dataset {dataset!r}"
     with files.reading(origin):
@@ -126,9 +139,17 @@ def _write_generated(dataset: str, out: Path, *, seed: int) -> int:
     return twins.write_twin(shape, out, seed=seed)
 
 
-def _unknown(dataset: str) -> DataError:
-    known = [DEMO, *(TWIN + name for name in twins.TWINS)]
+def _check_name(dataset: str) -> None:
+    """Refuses what is no published data set either."""
+    if dataset in SOURCES or dataset in RS_SETS:
+        return
+    if dataset in UNUSABLE:
+        raise DataError(f"dataset {dataset!r} cannot be used: {UNUSABLE[dataset]}")
+    known = [DEMO, *SOURCES, *RS_SETS, *(TWIN + name for name in twins.TWINS)]
     close = difflib.get_close_matches(dataset, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    allowed = f"{', '.join(known)} (a twin takes @scale), or a path to parquet or CSV"
-    return DataError(f"dataset {dataset!r} is unknown{hint}; allowed: {allowed}")
+    allowed = ", ".join(name for name in known if not name.startswith("amazon_"))
+    raise DataError(
+        f"dataset {dataset!r} is unknown{hint}; allowed: {allowed} (a twin takes @scale), amazon_<category>, "
+        "or a path to parquet or CSV"
+    )

@@ -1,0 +1,154 @@
+"""One file over HTTP: resumed, retried, checksummed, and never left looking whole when it is not."""
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+import urllib3
+from tqdm import tqdm
+
+from rec_data.errors import DataError
+
+ATTEMPTS = 6
+CHUNK = 1 << 20
+TIMEOUT = (15, 60)
+"""Seconds to connect, and between two pieces of the answer."""
+
+FIRST_WAIT = 1.0
+"""Seconds before the second attempt; each further wait is twice as long."""
+
+_BROKEN = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError)
+
+
+class _AttemptError(Exception):
+    """This attempt failed in a way that the next may not."""
+
+
+def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
+    """Brings a file here, once.
+
+    While it is incomplete it is called ``<name>.part``; a later call goes on where an earlier one stopped, if the
+    server still has the same file. The SHA-256 of a complete file is kept in ``<name>.sha256`` and checked by every
+    later call. TLS certificates are verified, proxies of the environment are used. Processes that want the same file
+    wait for each other.
+
+    Args:
+        url: Where it is.
+        path: Where it goes; the folder is made.
+        checksum: ``md5:<hex>`` or ``sha256:<hex>`` that it must have, where known.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        DataError: The server refuses, the network fails for good, or the checksum differs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(path):
+        if path.exists():
+            check(path, checksum)
+            return path
+        part = path.with_name(path.name + ".part")
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
+            try:
+                _transfer(url, part, name=path.name)
+                break
+            except _AttemptError as error:
+                if attempt + 1 == ATTEMPTS:
+                    raise DataError(f"download of {url} failed {ATTEMPTS} times; at last: {error}") from error
+        try:
+            check(part, checksum)
+        except DataError:
+            part.unlink()  # nothing to resume from
+            raise
+        finally:
+            _state(part).unlink(missing_ok=True)
+        _record(path).write_text(_digest(part, "sha256") + "\n")
+        part.replace(path)
+    return path
+
+
+def check(path: Path, checksum: str | None) -> None:
+    """Compares a file with the checksum that it must have, or had when it was downloaded.
+
+    Args:
+        path: The file.
+        checksum: ``md5:<hex>`` or ``sha256:<hex>``; None: the one recorded beside the file, if any.
+
+    Raises:
+        DataError: They differ.
+    """
+    record = _record(path)
+    if checksum is None and record.exists():
+        checksum = "sha256:" + record.read_text().strip()
+    if checksum is None:
+        return
+    algorithm, _, expected = checksum.partition(":")
+    found = _digest(path, algorithm)
+    if found != expected:
+        raise DataError(
+            f"file {path.name} in {path.parent} has {algorithm} {found}, expected {expected}: damaged or replaced; "
+            "delete it to download it again"
+        )
+
+
+def _transfer(url: str, part: Path, *, name: str) -> None:
+    """One attempt: appends to ``part`` until it is complete."""
+    state = json.loads(_state(part).read_text()) if part.exists() and _state(part).exists() else {}
+    have = part.stat().st_size if state.get("url") == url and state.get("validator") else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": state["validator"]}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            if answer.status_code == 416:  # nothing beyond what is here: start anew, and let the checksum decide
+                _state(part).unlink()
+                raise _AttemptError("the part at hand does not fit the file any more")
+            if answer.status_code >= 500 or answer.status_code == 429:
+                raise _AttemptError(f"HTTP {answer.status_code} {answer.reason}")
+            if answer.status_code not in (200, 206):
+                raise DataError(f"download of {url}: HTTP {answer.status_code} {answer.reason}")
+            have = have if answer.status_code == 206 else 0
+            length = answer.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            _state(part).write_text(json.dumps({"url": url, "validator": validator}))
+            with (
+                part.open("ab" if have else "wb") as file,
+                tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, mininterval=1) as bar,
+            ):
+                for piece in answer.raw.stream(CHUNK, decode_content=False):
+                    file.write(piece)
+                    bar.update(len(piece))
+    except _BROKEN as error:
+        raise _AttemptError(" ".join(str(error).split())) from error
+    size = part.stat().st_size
+    if total is not None and size != total:
+        raise _AttemptError(f"the transfer ended after {size} of {total} bytes")
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _state(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.with_name(path.name + ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,125 @@
+"""From the name of a published data set to its log."""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+import requests
+
+from rec_data import download, files, kaggle_files
+from rec_data.archives import extract
+from rec_data.errors import DataError
+from rec_data.normalise import Normalised, write_log
+from rec_data.readers import READERS
+from rec_data.rs_sets import read_rs_set
+from rec_data.sources import RS_SETS, SOURCES, VERSION, Raw, Source
+
+YANDEX_DISK = "https://cloud-api.yandex.net/v1/disk/public/resources/download?public_key="
+
+
+def write_published(name: str, out: Path, *, mirror: Path | None, min_rating: float | None) -> Normalised:
+    """Fetches a published data set, unless it is here already, and writes its log.
+
+    Args:
+        name: A key of ``SOURCES`` or ``RS_SETS``.
+        out: The parquet to write.
+        mirror: A folder that already holds the raw file; nothing is downloaded then.
+        min_rating: Keep ratings of at least this, in place of the published filter.
+
+    Returns:
+        Counts and the unit of time.
+
+    Raises:
+        DataError: The raw file cannot be had or read.
+    """
+    if name in RS_SETS:
+        folder = mirror if mirror is not None else cache_folder() / "rs_datasets"
+        frame, columns = read_rs_set(name, folder=folder, only_here=mirror is not None)
+        return write_log(frame, out, columns=columns, min_rating=min_rating, origin=f"dataset {name!r}")
+    source = SOURCES[name]
+    raw, path = _from_mirror(name, source, mirror) if mirror is not None else _fetch(source)
+    origin = f"dataset {name!r} ({path.name})"
+    above = source.above if min_rating is None else None
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix="raw-") as work, files.reading(origin):
+        frame = READERS[raw.reader](path, Path(work))
+        if raw.keep is not None:
+            column, value = raw.keep
+            present = frame.collect_schema().names()
+            if column not in present:
+                raise DataError(f"{origin} has no column {column!r}; its columns are: {', '.join(present)}")
+            frame = frame.filter(pl.col(column) == value)
+        return write_log(frame, out, columns=raw.columns, min_rating=min_rating, above=above, origin=origin)
+
+
+def identity(name: str, *, mirror: Path | None) -> dict[str, Any]:
+    """What the log of a published data set is made from, ready for JSON.
+
+    Args:
+        name: A key of ``SOURCES`` or ``RS_SETS``.
+        mirror: As ``write_published`` takes it.
+    """
+    if name in RS_SETS:
+        return {"kind": "rs_datasets", "name": name, "version": VERSION}
+    source = SOURCES[name]
+    if mirror is not None:
+        _, path = _from_mirror(name, source, mirror)
+        return {"kind": "mirror", "name": name, "version": VERSION, "file": path.name, "sha256": files.sha256(path)}
+    raw = source.raws[0]
+    return {"kind": "published", "name": name, "version": VERSION, "address": raw.address, "checksum": raw.checksum}
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$REC_DATA_CACHE``, or ``rec_data`` in the user's cache folder."""
+    if folder := os.environ.get("REC_DATA_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rec_data"
+
+
+def _from_mirror(name: str, source: Source, mirror: Path) -> tuple[Raw, Path]:
+    if not mirror.is_dir():
+        raise DataError(f"download.mirror {mirror} is no folder")
+    for raw in source.raws:
+        path = mirror / raw.file
+        if path.exists():
+            download.check(path, raw.checksum)
+            return raw, path
+    wanted = " or ".join(raw.file for raw in source.raws)
+    raise DataError(f"download.mirror {mirror} holds no {wanted}, which dataset {name!r} is read from")
+
+
+def _fetch(source: Source) -> tuple[Raw, Path]:
+    raw = source.raws[0]
+    path = cache_folder() / raw.file
+    if raw.fetcher == "http":
+        download.download(raw.address, path, checksum=raw.checksum)
+    elif raw.fetcher == "kaggle":
+        kaggle_files.download(raw.address, raw.file, path)
+    elif raw.fetcher == "yandex_disk":
+        _from_yandex_disk(raw, path)
+    return raw, path
+
+
+def _from_yandex_disk(raw: Raw, path: Path) -> None:
+    """A public file: its address changes from day to day, and has to be asked for. A public folder comes as a zip."""
+    if path.exists():
+        download.check(path, raw.checksum)
+        return
+    question = YANDEX_DISK + quote(raw.address, safe="")
+    try:
+        answer = requests.get(question, timeout=download.TIMEOUT)
+        answer.raise_for_status()
+        href = str(answer.json()["href"])
+    except (requests.RequestException, KeyError, ValueError) as error:
+        raise DataError(f"{raw.address}: its disk gives no download address: {error}") from error
+    download.download(href, path, checksum=raw.checksum)
+    if zipfile.is_zipfile(path):
+        folder = extract(path, path.with_name(path.name + ".unpacked"))
+        inside = sorted(folder.rglob("*" + path.suffix))
+        if len(inside) != 1:
+            raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
+        inside[0].replace(path)
+        path.with_name(path.name + ".sha256").write_text(files.sha256(path) + "\n")

@@ -1,0 +1,78 @@
+"""A local HTTP server that misbehaves on request."""
+
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from rec_data import download
+
+
+@dataclass
+class Server:
+    """What is served, and what went wrong on purpose."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    """One per request, used up in order: "500", "429", "truncate"; afterwards all is well."""
+
+    ranges: bool = True
+    etag: str = '"v1"'
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    """(path, Range) of every request."""
+
+
+def make_handler(server):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            server.requests.append((self.path, asked))
+            fault = server.faults.pop(0) if server.faults else None
+            if fault in ("500", "429"):
+                return self.answer(int(fault), b"")
+            body = server.files.get(self.path)
+            if body is None:
+                return self.answer(404, b"")
+            start = 0
+            if asked and server.ranges and self.headers.get("If-Range") == server.etag:
+                start = int(asked.removeprefix("bytes=").rstrip("-"))
+                if start >= len(body):
+                    return self.answer(416, b"")
+            return self.answer(206 if start else 200, body[start:], truncate=fault == "truncate")
+
+        def answer(self, status, body, *, truncate=False):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            if server.etag:
+                self.send_header("ETag", server.etag)
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if truncate else body)
+            if truncate:
+                self.wfile.flush()
+                self.close_connection = True
+                self.connection.shutdown(2)
+
+        def log_message(self, *arguments):
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    served = Server()
+    http = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(served))
+    served.url = f"http://127.0.0.1:{http.server_port}"
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield served
+    http.shutdown()
+    http.server_close()
+    thread.join()

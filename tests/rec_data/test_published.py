@@ -1,0 +1,245 @@
+"""The published data sets from small files in their real raw formats."""
+
+import datetime as dt
+import gzip
+import json
+import sys
+import zipfile
+
+import polars as pl
+import pytest
+
+from rec_data import published, sources
+from rec_data.errors import DataError
+from rec_data.log import fetch_log, fingerprint
+from rec_data.readers import READERS, read_ratings
+from rec_data.sources import RS_SETS, SOURCES, UNUSABLE
+
+RATINGS = "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n1,29,3.0,1112484676\n2,2,4.0,974820598\n"
+MODERN = {
+    "ratings.csv": RATINGS,
+    "movies.csv": 'movieId,title,genres\n2,"Jumanji, the (1995)",Adventure|Children\n29,City (1995),Drama\n',
+    "tags.csv": "userId,movieId,tag,timestamp\n1,2,board game,1139045764\n",
+    "links.csv": "movieId,imdbId,tmdbId\n2,0113497,8844\n29,0112682,902\n",
+}
+ML_1M = {
+    "ratings.dat": "1::2::5::978300760\n1::29::3::978302109\n2::2::3::978301968\n",
+    "movies.dat": "2::Jumanji (1995)::Adventure\n29::Cit\u00e9 (1995)::Drama\n",
+    "users.dat": "1::F::1::10::48067\n2::M::56::16::70072\n",
+}
+ML_10M = {
+    "ratings.dat": "1::2::5::978300760\n1::29::3.5::978302109\n2::2::3::978301968\n",
+    "movies.dat": "2::Jumanji (1995)::Adventure\n29::City (1995)::Drama\n",
+    "tags.dat": "1::2::board game::1139045764\n",
+}
+ML_100K = {
+    "u.data": "196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\t878887116\n",
+    "u.user": "196|49|M|writer|55105\n186|39|F|executive|00000\n22|25|M|writer|40206\n",
+    "u.item": "".join(
+        f"{item}|Kolya (1996)|24-Jan-1997||http://us.imdb.com/M/title-exact?Kolya|" + "|".join(["0"] * 19) + "\n"
+        for item in (242, 302, 377)
+    ),
+}
+EVENTS = "".join(
+    f'{event}\t{row}\t{when}\t{{"playtime":-1}}\t{linked}\n'
+    for row, (event, when, linked) in enumerate(
+        [
+            ("event.play", 1390231051, '{"subjects":[{"type":"user","id":7}],"objects":[{"type":"track","id":44}]}'),
+            ("event.love", 1390231052, '{"subjects":[{"type":"user","id":8}],"objects":[{"type":"track","id":45}]}'),
+            (
+                "event.play",
+                1390231050,
+                '{"subjects":[{"type": "user", "id": 7}], "objects":[{"type":"track","id":46}]}',
+            ),
+        ]
+    )
+)
+CHECKINS = (
+    "0\t2010-10-19T23:55:27Z\t30.2359091167\t-97.7951395833\t22847\n"
+    "0\t2010-10-18T22:17:43Z\t30.2691029532\t-97.7493953705\t420315\n"
+)
+REVIEWS = "user_id,parent_asin,rating,timestamp\nAGKH,B07PNNCSP9,5.0,1614052372123\nAGKH,B08TWDN8WL,3.0,1588687728923\n"
+
+
+def zipped(path, top, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{top}/", "")
+        for name, text in members.items():
+            archive.writestr(f"{top}/{name}", text.encode("latin-1"))
+
+
+def fetch(name, mirror, **arguments):
+    out = mirror.parent / "log.parquet"
+    summary = fetch_log(name, out, root=mirror.parent, mirror=mirror, **arguments)
+    assert {path.name for path in mirror.parent.iterdir()} == {"log.parquet", mirror.name}
+    return pl.read_parquet(out).rows(), summary
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """An empty mirror, and no pinned checksums: the files here are not the real ones."""
+    unpinned = {
+        name: sources.Source(tuple(sources.Raw(**{**vars(raw), "checksum": None}) for raw in source.raws), source.above)
+        for name, source in SOURCES.items()
+    }
+    monkeypatch.setattr(published, "SOURCES", unpinned)
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    return folder
+
+
+MOVIELENS = {
+    "movielens_20m": ("ml-20m", MODERN, [(1, 2, 1112486027, 3.5), (2, 2, 974820598, 4.0)]),
+    "ml_latest_small": (
+        "ml-latest-small",
+        MODERN,
+        [(1, 2, 1112486027, 3.5), (1, 29, 1112484676, 3.0), (2, 2, 974820598, 4.0)],
+    ),
+    "ml_1m": ("ml-1m", ML_1M, [(1, 2, 978300760, 5.0), (1, 29, 978302109, 3.0), (2, 2, 978301968, 3.0)]),
+    "ml_10m": ("ml-10M100K", ML_10M, [(1, 2, 978300760, 5.0), (1, 29, 978302109, 3.5), (2, 2, 978301968, 3.0)]),
+    "ml_100k": (
+        "ml-100k",
+        ML_100K,
+        [(196, 242, 881250949, 3.0), (186, 302, 891717742, 3.0), (22, 377, 878887116, 1.0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVIELENS)
+def test_movielens(mirror, name):
+    top, members, expected = MOVIELENS[name]
+    zipped(mirror / SOURCES[name].raws[0].file, top, members)
+    assert fetch(name, mirror)[0] == expected
+
+
+@pytest.mark.parametrize("members", [MODERN, ML_100K, {name: text.replace("::", "\t") for name, text in ML_1M.items()}])
+def test_movielens_without_rs_datasets_is_the_same(tmp_path, members):
+    for name, text in members.items():
+        (tmp_path / name).write_text(text)
+    ratings = read_ratings(tmp_path).collect()
+    assert ratings.columns == ["user_id", "item_id", "rating", "timestamp"]
+    assert ratings.rows()[0] in {
+        ("1", "2", "3.5", "1112486027"),
+        ("196", "242", "3", "881250949"),
+        ("1", "2", "5", "978300760"),
+    }
+    assert len(ratings) == 3
+
+
+def test_beauty(mirror):
+    (mirror / "Beauty_and_Personal_Care.csv.gz").write_bytes(gzip.compress(REVIEWS.encode()))
+    rows, summary = fetch("beauty", mirror)
+    assert rows == [("AGKH", "B07PNNCSP9", 1614052372123, 5.0)]
+    assert summary["timestamp_unit"] == "ms"
+    assert (summary["rows_read"], summary["rows"]) == (2, 1)
+    assert len(fetch("beauty", mirror, min_rating=3)[0]) == 2
+
+
+def test_zvuk_and_megamarket(mirror):
+    when = [dt.datetime(2023, 1, 2, 3, 4, 5, 600_000), dt.datetime(2023, 1, 2)]
+    pl.DataFrame(
+        {"user_id": [1, 2], "session_id": [5, 6], "datetime": when, "track_id": [30, 20], "play_duration": [1.0, 2.0]}
+    ).write_parquet(mirror / "zvuk-interactions.parquet")
+    assert fetch("zvuk", mirror)[0] == [(1, 30, 1672628645600), (2, 20, 1672617600000)]
+    pl.DataFrame(
+        {"user_id": [1, 2, 3], "item_id": [3, 4, 5], "event": [2, 1, 2], "datetime": [when[1]] * 3}
+    ).write_parquet(mirror / "megamarket.parquet")
+    assert fetch("megamarket", mirror)[0] == [(1, 3, 1672617600), (3, 5, 1672617600)]
+
+
+def test_30music(mirror):
+    (mirror / "events.idomaar").write_text(EVENTS)
+    expected = [(7, 44, 1390231051), (7, 46, 1390231050)]
+    assert fetch("30music", mirror)[0] == expected
+    pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": [1390231051], "playtime": [3]}).write_parquet(
+        mirror / "30music.parquet"
+    )
+    assert fetch("30music", mirror)[0] == [(1, 2, 1390231051)]
+
+
+def test_gowalla(mirror):
+    (mirror / "loc-gowalla_totalCheckins.txt.gz").write_bytes(gzip.compress(CHECKINS.encode()))
+    assert fetch("gowalla", mirror)[0] == [(0, 22847, 1287532527), (0, 420315, 1287440263)]
+    (mirror / "loc-gowalla_totalCheckins.txt.gz").unlink()
+    frame = {"userId": [1], "locationId": [2], "checkInTime": ["2010-10-19T23:55:27Z"], "relevant": [1]}
+    pl.DataFrame(frame).write_parquet(mirror / "gowalla.parquet")
+    assert fetch("gowalla", mirror)[0] == [(1, 2, 1287532527)]
+
+
+def test_amazon_and_yoochoose_through_rs_datasets(mirror):
+    if sys.version_info >= (3, 12):
+        with pytest.raises(DataError, match=r"needs Python 3\.11"):
+            fetch("amazon_games", mirror)
+        return
+    (mirror / "amazon").mkdir()
+    (mirror / "amazon" / "games.csv").write_text("0439381673,A21ROB,2.0,1449619200\n0700026657,A3G8U1,5.0,1449561600\n")
+    rows, _ = fetch("amazon_games", mirror)
+    assert [row[2:] for row in rows] == [(1449619200, 2.0), (1449561600, 5.0)]
+    with pytest.raises(DataError, match="holds no folder yoochoose"):
+        fetch("yoochoose", mirror)
+
+
+def test_every_source_has_a_reader_and_every_name_one_meaning():
+    for source in SOURCES.values():
+        assert source.raws[0].fetcher in ("http", "kaggle", "yandex_disk")
+        assert all(raw.reader in READERS for raw in source.raws)
+        assert all(raw.address.startswith("https://") for raw in source.raws if raw.fetcher in ("http", "yandex_disk"))
+    assert not (SOURCES.keys() & RS_SETS.keys() | SOURCES.keys() & UNUSABLE.keys() | RS_SETS.keys() & UNUSABLE.keys())
+
+
+def test_refusals(mirror):
+    cases = {
+        ("movielens_20m", mirror): "holds no ml-20m.zip, which dataset 'movielens_20m' is read from",
+        ("gowalla", mirror): "totalCheckins.txt.gz or loc-gowalla_totalCheckins.txt or gowalla.parquet",
+        ("beauty", mirror / "none"): "is no folder",
+        ("lastfm", mirror): "has no times",
+        ("beuty", mirror): "did you mean 'beauty'",
+    }
+    for (name, folder), message in cases.items():
+        with pytest.raises(DataError, match=message):
+            fetch_log(name, mirror.parent / "log.parquet", root=mirror, mirror=folder)
+
+
+def test_pinned_checksum_guards_a_mirror(tmp_path):
+    (tmp_path / "ml-20m.zip").write_bytes(b"not the real one")
+    with pytest.raises(DataError, match=r"md5 .* expected cd245b17a1ae2cc31bb14903e1204af3"):
+        fetch_log("movielens_20m", tmp_path / "log.parquet", root=tmp_path, mirror=tmp_path)
+
+
+def test_download_into_the_cache(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    raw = SOURCES["beauty"].raws[0]
+    local = sources.Raw(**{**vars(raw), "address": server.url + "/beauty.csv.gz"})
+    monkeypatch.setitem(published.SOURCES, "beauty", sources.Source((local,), 3.0))
+    server.files["/beauty.csv.gz"] = gzip.compress(REVIEWS.encode())
+    for _ in range(2):
+        fetch_log("beauty", tmp_path / "log.parquet", root=tmp_path)
+    assert len(server.requests) == 1
+    assert pl.read_parquet(tmp_path / "log.parquet").height == 1
+    assert fingerprint("beauty", root=tmp_path)["address"] == local.address
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_yandex_disk(server, tmp_path, monkeypatch, as_zip):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
+    frame = pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": [1390231051], "playtime": [3]})
+    frame.write_parquet(tmp_path / "30music.parquet")
+    content = (tmp_path / "30music.parquet").read_bytes()
+    if as_zip:
+        zipped(tmp_path / "shared.zip", "shared", {"thirty.parquet": content.decode("latin-1")})
+        content = (tmp_path / "shared.zip").read_bytes()
+    key = "https%3A%2F%2Fdisk.yandex.ru%2Fd%2FXwRRFVuJG-ECng"
+    server.files["/ask?public_key=" + key] = json.dumps({"href": server.url + "/there"}).encode()
+    server.files["/there"] = content
+    for _ in range(2):
+        fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+    assert pl.read_parquet(tmp_path / "log.parquet").rows() == [(1, 2, 1390231051)]
+    assert len(server.requests) == 2
+
+
+def test_yandex_disk_without_an_answer(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
+    with pytest.raises(DataError, match="gives no download address"):
+        fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
