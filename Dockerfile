@@ -24,10 +24,13 @@ COPY requirements.lock /opt/requirements.lock
 RUN uv venv --python 3.11 /opt/venv \
     && uv pip install --no-cache --require-hashes --requirement /opt/requirements.lock
 
-# The owner of a mounted checkout may be anyone, so git must trust the directory; experiments are commits and need a name.
+# A mounted checkout may belong to anyone: git must trust the directory, and `--user` must find a home to write in.
+# Experiments are commits and need a name.
 ARG UID=1000
+ENV HOME=/home/cutrec
 RUN (userdel --remove ubuntu 2>/dev/null || true) \
     && useradd --create-home --uid ${UID} cutrec \
+    && chmod 1777 /home/cutrec \
     && mkdir /cutrec && chown cutrec:cutrec /cutrec \
     && git config --system --add safe.directory '*' \
     && git config --system user.name cutrec \
