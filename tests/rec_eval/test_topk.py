@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_eval import popularity_top_k, target_ranks, top_k
-from rec_eval.topk import decode_keys, encode_keys
+from rec_eval.keys import decode_keys, encode_keys
 
 
 def ragged(rows):

@@ -3,13 +3,14 @@
 from rec_eval.bands import BandRow, band_edges, metrics_by_band
 from rec_eval.bootstrap import Comparison, Interval, IntervalRow, compare, intervals, mean_interval
 from rec_eval.evaluation import Evaluation, Row, evaluate
+from rec_eval.keys import TopK
 from rec_eval.long_tail import PopularityRow, long_tail, popularity_profile
 from rec_eval.popularity import popularity_top_k
 from rec_eval.ranks import ndcg_at, rank_metrics, target_ranks
 from rec_eval.reference import Reference
 from rec_eval.storage import read_evaluation, write_evaluation
 from rec_eval.tables import write_rows
-from rec_eval.topk import TopK, top_k
+from rec_eval.topk import top_k
 
 __all__ = [
     "BandRow",

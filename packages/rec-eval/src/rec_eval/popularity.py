@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from rec_eval.keys import TopK
 from rec_eval.seen import SeenItems
-from rec_eval.topk import TopK
 
 _USERS_PER_TILE = 16384
 

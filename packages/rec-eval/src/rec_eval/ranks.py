@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rec_eval.scoring import check_scoring, tile_scores
 from rec_eval.seen import SeenItems
-from rec_eval.topk import DEFAULT_ITEM_TILE, DEFAULT_USER_TILE
+from rec_eval.streamed import default_tiles
 
 
 def target_ranks(
@@ -55,8 +55,9 @@ def target_ranks(
             f"targets must lie in [0, {num_items}), got ids from {int(targets.min())} to {int(targets.max())}"
         )
     device = queries.device
-    item_tile = min(DEFAULT_ITEM_TILE.get(device.type, 4096) if item_tile is None else item_tile, num_items)
-    user_tile = DEFAULT_USER_TILE.get(device.type, 512) if user_tile is None else user_tile
+    defaults = default_tiles(device)
+    item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)
+    user_tile = defaults[1] if user_tile is None else user_tile
     if not 1 <= item_tile <= 1 << 24 or user_tile < 1:
         raise ValueError(
             f"item_tile must lie between 1 and 2^24 and user_tile be at least 1, got {item_tile} and {user_tile}"

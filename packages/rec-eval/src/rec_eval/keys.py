@@ -1,0 +1,35 @@
+"""A score and an id in one integer, so that one sort orders by score and breaks ties by id."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EMPTY = torch.iinfo(torch.int64).min
+"""Key of an empty place: below every key of an item."""
+_LOW_BITS = (1 << 32) - 1
+
+
+class TopK(NamedTuple):
+    """The k best items of each user, best first."""
+
+    ids: Tensor
+    """[U, k] int64, -1 where fewer than k candidates are left."""
+    scores: Tensor
+    """[U, k] float32, -inf where ids is -1."""
+
+
+def encode_keys(scores: Tensor, ids: Tensor) -> Tensor:
+    """Pack score and id into one int64 whose order is: higher score first, then lower id."""
+    bits = (scores + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0: they are equal scores
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats of one sign compare as integers; negatives need a flip
+    return (ordered.long() << 32) | (_LOW_BITS - ids)
+
+
+def decode_keys(keys: Tensor) -> TopK:
+    """Undo encode_keys; empty keys become id -1 and score -inf."""
+    empty = keys == EMPTY
+    ordered = (keys >> 32).int()
+    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    ids = _LOW_BITS - (keys & _LOW_BITS)
+    return TopK(ids.masked_fill(empty, -1), scores.masked_fill(empty, float("-inf")))
