@@ -24,49 +24,45 @@ from cce_kernels.kernels.full_forward import launch_forward
 from cce_kernels.kernels.full_state import BackwardState, ForwardState
 from cce_kernels.tuning import FullTiles
 
-# Candidates: (block_m, block_v, warps, stages, cap of registers a thread or None).
+# Candidates: (block_m, block_v, warps, stages, cap of registers a thread or None, by tensor descriptor).
 FORWARD = {
     64: [
-        (128, 64, 4, 3, None), (64, 64, 4, 4, 128), (64, 64, 4, 5, 128), (64, 64, 4, 3, 128), (64, 32, 4, 5, 104),
-        (128, 64, 4, 2, None), (128, 128, 8, 2, 128), (128, 64, 8, 3, 128), (128, 64, 8, 4, 104),
+        (128, 64, 4, 3, None, False), (128, 64, 4, 3, None, True), (128, 64, 4, 4, None, True),
+        (64, 64, 4, 4, 128, True), (64, 64, 4, 3, None, True), (64, 128, 4, 3, None, True), (64, 128, 4, 3, 168, True),
+        (128, 64, 8, 4, 128, True), (128, 32, 4, 4, 168, True), (128, 64, 4, 3, 168, True), (128, 128, 8, 3, 128, True),
     ],
     128: [
-        (64, 32, 4, 3, 128), (64, 64, 4, 4, None), (64, 32, 4, 4, 128), (64, 32, 4, 2, 128), (64, 64, 4, 5, None),
-        (128, 64, 8, 3, 128), (128, 32, 8, 4, 128), (128, 64, 4, 3, None),
+        (128, 64, 8, 3, 128, False), (64, 64, 4, 5, None, False), (64, 64, 4, 4, None, True),
+        (64, 64, 4, 3, None, True), (64, 64, 4, 3, 168, True), (64, 32, 4, 3, 128, True), (64, 32, 4, 4, 128, True),
+        (128, 64, 8, 4, None, True), (128, 128, 8, 3, None, True), (128, 64, 8, 3, 128, True),
+        (64, 128, 4, 2, None, True), (64, 64, 4, 5, None, True),
     ],
     256: [
-        (128, 64, 8, 3, None), (64, 64, 4, 2, None), (64, 32, 4, 4, None), (64, 32, 4, 3, None), (128, 64, 8, 2, None),
-        (128, 128, 8, 1, None),
-    ],
-    320: [
-        (64, 32, 4, 3, None), (128, 32, 8, 3, None), (64, 64, 8, 3, None), (128, 64, 8, 2, None), (64, 32, 4, 2, None),
-        (64, 64, 4, 2, None), (64, 32, 8, 4, None),
+        (128, 64, 8, 3, None, False), (128, 64, 8, 3, None, True), (128, 64, 8, 2, None, True),
+        (64, 32, 4, 3, None, True), (64, 64, 4, 2, None, True), (64, 32, 4, 4, None, True),
     ],
     512: [
-        (64, 32, 8, 3, None), (64, 64, 8, 2, None), (64, 32, 8, 2, None), (64, 16, 8, 4, None), (64, 64, 8, 1, None),
+        (64, 64, 8, 2, None, True), (64, 32, 8, 3, None, True), (64, 32, 8, 2, None, True),
     ],
 }  # fmt: skip
 BACKWARD = {
     64: [
-        (64, 64, 4, 3, None), (64, 64, 4, 3, 128), (64, 64, 4, 4, 128), (128, 64, 4, 3, None), (128, 64, 4, 3, 168),
-        (64, 128, 4, 3, None), (64, 128, 4, 4, None), (32, 64, 4, 4, 128), (32, 128, 4, 4, 168), (64, 128, 8, 4, 128),
-        (32, 64, 4, 4, 104), (64, 64, 4, 5, 128),
+        (128, 64, 4, 3, None, False), (128, 64, 4, 3, None, True), (128, 64, 4, 4, None, True),
+        (128, 64, 4, 3, 128, True), (64, 64, 4, 4, 128, True), (64, 128, 4, 3, None, True), (64, 128, 4, 4, None, True),
+        (64, 128, 4, 3, 168, True), (128, 128, 8, 3, None, True), (64, 64, 4, 4, 104, True), (128, 64, 4, 4, 168, True),
+        (128, 128, 4, 3, None, True),
     ],
     128: [
-        (64, 64, 4, 4, None), (64, 64, 4, 3, None), (64, 64, 4, 3, 168), (128, 64, 4, 2, None), (32, 64, 4, 3, 128),
-        (32, 64, 4, 4, 128), (32, 64, 4, 4, 168), (64, 128, 8, 3, None), (64, 128, 8, 3, 128), (64, 128, 8, 4, None),
-        (32, 64, 4, 2, 128), (64, 64, 4, 5, None),
+        (64, 64, 4, 3, 168, False), (64, 64, 4, 3, None, True), (64, 64, 4, 3, 168, True),
+        (64, 64, 4, 4, None, True), (128, 64, 4, 2, None, True), (128, 64, 4, 3, None, True), (32, 64, 4, 4, 128, True),
+        (64, 128, 8, 3, 128, True), (64, 128, 8, 4, None, True), (32, 64, 4, 3, 128, True), (64, 64, 4, 2, 168, True),
     ],
     256: [
-        (64, 128, 8, 3, None), (64, 128, 8, 4, None), (32, 64, 4, 3, None), (32, 64, 4, 4, None), (64, 64, 4, 2, None),
-        (32, 128, 8, 4, None), (64, 128, 8, 2, None),
-    ],
-    320: [
-        (32, 64, 4, 3, None), (32, 64, 4, 2, None), (32, 128, 8, 3, None), (64, 64, 8, 3, None), (64, 128, 8, 2, None),
-        (64, 64, 4, 2, None), (32, 64, 8, 4, None),
+        (64, 128, 8, 4, None, False), (64, 128, 8, 4, None, True), (64, 128, 8, 3, None, True),
+        (32, 64, 4, 3, None, True), (32, 64, 4, 4, None, True), (64, 64, 4, 2, None, True), (32, 128, 8, 4, None, True),
     ],
     512: [
-        (32, 64, 8, 3, None), (32, 64, 8, 2, None), (64, 64, 8, 2, None), (16, 64, 8, 4, None), (32, 64, 8, 4, None),
+        (64, 64, 8, 2, None, True), (32, 64, 8, 3, None, True), (32, 64, 8, 4, None, True),
     ],
 }  # fmt: skip
 
@@ -85,7 +81,7 @@ def states(tokens: int, items: int, dim: int) -> tuple[ForwardState, BackwardSta
     return forward, backward
 
 
-def compile_one(job: tuple[str, int, tuple[int, int, int, int, int | None]]) -> str:
+def compile_one(job: tuple[str, int, tuple[int, int, int, int, int | None, bool]]) -> str:
     """Fill the cache on disk for one candidate; the answer is an error message or nothing."""
     direction, dim, tiles = job
     forward, backward = states(16, 8192, dim)
@@ -142,9 +138,21 @@ def main() -> None:
             tflops = 4 * arguments.tokens * arguments.items * dim / ms / 1e9
             rows.append([direction, dim, *tiles, round(ms, 3), round(tflops, 1), round(tflops / ceiling, 4)])
             rows[-1].append(f"{difference:.1e}")
-    rows.sort(key=lambda row: (row[1], row[0], row[7]))
+    rows.sort(key=lambda row: (row[1], row[0], row[8]))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    header = ["direction", "D", "block_m", "block_v", "warps", "stages", "registers", "ms", "tflops", "share_of_matmul"]
+    header = [
+        "direction",
+        "D",
+        "block_m",
+        "block_v",
+        "warps",
+        "stages",
+        "registers",
+        "tma",
+        "ms",
+        "tflops",
+        "share_of_matmul",
+    ]
     header.append("off_first")
     with (arguments.out / "tune_full.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])

@@ -34,6 +34,9 @@ class FullTiles:
     max_registers: int | None = None
     """Cap of registers a thread, so that more programs share a multiprocessor."""
 
+    tma: bool = False
+    """Stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it."""
+
     def options(self) -> dict[str, int]:
         """Launch options for Triton."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
@@ -127,6 +130,9 @@ class GatherTiles:
     max_registers: int | None = None
     """Cap of registers a thread, so that more programs share a multiprocessor."""
 
+    tma: bool = False
+    """Stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it."""
+
     def options(self) -> dict[str, int]:
         """Launch options for Triton."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
@@ -144,6 +150,9 @@ class TileTiles:
     num_stages: int
     max_registers: int | None = None
     """Cap of registers a thread, so that more programs share a multiprocessor."""
+
+    tma: bool = False
+    """Stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it."""
 
     def options(self) -> dict[str, int]:
         """Launch options for Triton."""

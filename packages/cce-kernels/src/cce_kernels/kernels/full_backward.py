@@ -19,8 +19,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from cce_kernels.kernels.full_state import BackwardState, dot_precision
+from cce_kernels.kernels.full_state import BackwardState, can_stream, dot_precision
 from cce_kernels.kernels.full_tiles import (
     LOG2E,
     cap_scores,
@@ -41,13 +42,16 @@ _PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 @triton.jit
 def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                 targets, order, lse2, grad, softcap, filter_eps, grad_scale,
+                 stream, targets, order, lse2, grad, softcap, filter_eps, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
                  BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                  PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
-                 MASKED: tl.constexpr):  # fmt: skip
+                 TMA: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Add one tile of tokens to the gradient of one tile of items."""
-    h0 = load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED)  # [BLOCK_M, DIM0]
+    if TMA:
+        h0 = stream.load([first, 0])  # [BLOCK_M, DIM0]
+    else:
+        h0 = load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED)
     h1 = h0
     if DIM1 > 0:
         h1 = load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED)
@@ -126,13 +130,13 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, ot
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
-def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scales, order, segments,
+def full_backward_kernel(hidden, stream, weight, bias, targets, lse2, others, grad, scales, order, segments,
                          dweight, dbias_out, num_tokens, num_items, tokens_per_split, softcap, filter_eps,
                          DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                          PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
-                         PRECISION: tl.constexpr):  # fmt: skip
+                         PRECISION: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
     """Grid (tiles of items, splits of the tokens); see the head of this file. `scales` holds (inside, outside)."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -153,8 +157,8 @@ def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scal
     dbias = tl.zeros([BLOCK_V], dtype=tl.float32)
     begin = split * tokens_per_split
     end = tl.minimum(begin + tokens_per_split, num_tokens)
-    low = tl.load(segments + tile).to(tl.int32)
-    high = tl.load(segments + tile + 1).to(tl.int32)
+    low = tl.load(segments + tile)
+    high = tl.load(segments + tile + 1)
     place = low
     next_token = tl.load(order + place, mask=place < high, other=_NEVER)
     full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
@@ -163,14 +167,14 @@ def full_backward_kernel(hidden, weight, bias, targets, lse2, others, grad, scal
     for first in range(begin, full_end, BLOCK_M):
         acc0, acc1, dbias, shift, next_token, place = _tokens_step(
             first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V,
-            BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, False,
+            stream, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1,
+            BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, False,
         )  # fmt: skip
     if full_end < end:
         acc0, acc1, dbias, shift, next_token, place = _tokens_step(
             full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1, BLOCK_V,
-            BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, True,
+            stream, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1,
+            BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, True,
         )  # fmt: skip
     if split == 0:
         acc0, acc1, dbias = _add_targets(
@@ -197,11 +201,13 @@ def sort_by_tile(targets: Tensor, block: int, num_tiles: int) -> tuple[Tensor, T
         num_tiles: tiles of items.
 
     Returns:
-        Tokens [M] int32 in that order, and where each tile's tokens begin in it, [num_tiles + 1] int64.
+        Tokens [M] int32 in that order, and where each tile's tokens begin in it, [num_tiles + 1] int32.
     """
-    tiles, order = torch.sort(targets.div(block, rounding_mode="floor"), stable=True)
-    edges = torch.arange(num_tiles + 1, device=targets.device)
-    return order.to(torch.int32), torch.searchsorted(tiles, edges)
+    # Half the bits of int64 keys: half the passes of the sort.
+    keys = targets.clamp(-1, num_tiles * block).div_(block, rounding_mode="floor").to(torch.int32)
+    tiles, order = torch.sort(keys, stable=True)
+    edges = torch.arange(num_tiles + 1, device=targets.device, dtype=torch.int32)
+    return order.to(torch.int32), torch.searchsorted(tiles, edges, out_int32=True)
 
 
 def launch_backward(
@@ -226,6 +232,8 @@ def launch_backward(
     splits = triton.cdiv(num_tokens, tokens_per_split)
     grid = (triton.cdiv(num_items, tiles.block_v), splits)
     order, segments = sort_by_tile(state.targets, tiles.block_v, grid[0])
+    tma = tiles.tma and can_stream(hidden, hidden.dtype)
+    stream = TensorDescriptor.from_tensor(hidden, [tiles.block_m, dim0]) if tma else hidden
     partial = splits > 1
     dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
     like = weight if bias is None else bias
@@ -233,12 +241,12 @@ def launch_backward(
         (splits, num_items if bias is not None else 0), dtype=torch.float32 if partial else like.dtype
     )
     full_backward_kernel[grid](
-        hidden, weight, like, state.targets, state.lse2, state.others, state.grad, state.scales, order,
+        hidden, stream, weight, like, state.targets, state.lse2, state.others, state.grad, state.scales, order,
         segments, dweight, dbias, num_tokens, num_items, tokens_per_split, state.softcap or 1.0,
         filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
         BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
         PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
-        PRECISION=dot_precision(hidden), **tiles.options(),
+        PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
     )  # fmt: skip
     if not partial:
         return dweight[0], None if bias is None else dbias[0]

@@ -22,11 +22,12 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from cce_kernels.kernels.full_dhidden import write_dhidden
 from cce_kernels.kernels.full_finish import finish_tokens, read_targets, score_targets
 from cce_kernels.kernels.full_merge import launch_merge
-from cce_kernels.kernels.full_state import ForwardState, dot_precision
+from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision
 from cce_kernels.kernels.full_tiles import (
     BELOW_HALF_RANGE,
     LOG2E,
@@ -44,13 +45,16 @@ _NEVER = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, bias, softcap, filter_eps,
-                DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
+def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream, bias, softcap,
+                filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
                 BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                 WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
-                MASKED: tl.constexpr):  # fmt: skip
+                TMA: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Add one tile of items to the sums of one tile of tokens."""
-    w0 = load_tile(weight, first, end - first, 0, DIM0, BLOCK_V, DIM, MASKED).to(h0.dtype)  # [BLOCK_V, DIM0]
+    if TMA:
+        w0 = stream.load([first, 0])  # [BLOCK_V, DIM0]
+    else:
+        w0 = load_tile(weight, first, end - first, 0, DIM0, BLOCK_V, DIM, MASKED).to(h0.dtype)
     w1 = w0
     if DIM1 > 0:
         w1 = load_tile(weight, first, end - first, DIM0, DIM1, BLOCK_V, DIM, MASKED).to(h0.dtype)
@@ -97,14 +101,14 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
-def full_forward_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, others, dhidden,
+def full_forward_kernel(hidden, weight, stream, bias, targets, scale, loss, lse, lse2, others, dhidden,
                         partial_sum, partial_reference, partial_acc, overflow,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                         BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
                         HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr,
                         SPLIT: tl.constexpr, ONLINE: tl.constexpr, REPAIR: tl.constexpr,
-                        P_SHIFT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+                        P_SHIFT: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
     """Grid (tiles of tokens, splits of the vocabulary); see the head of this file."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -146,15 +150,15 @@ def full_forward_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, o
     full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
     for first in range(begin, full_end, BLOCK_V):
         acc0, acc1, total, reference, next_target = _items_step(
-            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, bias, softcap, filter_eps,
-            DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT,
-            PRECISION, False,
+            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream, bias, softcap,
+            filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE,
+            P_SHIFT, PRECISION, TMA, False,
         )  # fmt: skip
     if full_end < end:
         acc0, acc1, total, reference, next_target = _items_step(
-            full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, bias, softcap, filter_eps,
-            DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE, P_SHIFT,
-            PRECISION, True,
+            full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream, bias, softcap,
+            filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE,
+            P_SHIFT, PRECISION, TMA, True,
         )  # fmt: skip
 
     inside = tokens < num_tokens
@@ -205,16 +209,18 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
     partial_reference = torch.empty_like(partial_sum)
     partial_acc = hidden.new_empty((splits, num_tokens, dim) if split and with_dhidden else 0, dtype=torch.float32)
     overflow = hidden.new_empty(grid[0] * grid[1], dtype=torch.int32)
+    tma = tiles.tma and can_stream(weight, hidden.dtype)
+    stream = TensorDescriptor.from_tensor(weight, [tiles.block_v, dim0]) if tma else weight
     half = hidden.dtype == torch.float16 and with_dhidden
     for online, repair in ((True, False),) if half else ((False, False), (True, True)):
         full_forward_kernel[grid](
-            hidden, weight, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse, state.lse2,
+            hidden, weight, stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse, state.lse2,
             state.others, state.dhidden, partial_sum, partial_reference, partial_acc, overflow,
             num_tokens, num_items, items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0,
             DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
             HAS_BIAS=state.bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
             WITH_DHIDDEN=with_dhidden, SPLIT=split, ONLINE=online, REPAIR=repair, P_SHIFT=14 if half else 0,
-            PRECISION=dot_precision(hidden), **tiles.options(),
+            PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
         )  # fmt: skip
     if split:
         launch_merge(state, partial_sum, partial_reference, partial_acc)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cce_kernels.kernels.full_tiles import split_dimension
+
 HALF_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a factor 2 of the largest
 
 
@@ -15,6 +17,13 @@ def dot_precision(hidden: Tensor) -> str:
     if hidden.device.type != "cuda":
         return "upcast"
     return "tf32x3" if hidden.dtype == torch.float32 else "ieee"
+
+
+def can_stream(matrix: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether tiles of a matrix can come by tensor descriptor: one block wide, no conversion, 16-byte rows."""
+    dim = matrix.shape[1]
+    whole = split_dimension(dim)[1] == 0
+    return whole and matrix.dtype == dtype and dim * matrix.itemsize % 16 == 0 and matrix.data_ptr() % 16 == 0
 
 
 @dataclass(frozen=True)
