@@ -67,14 +67,7 @@ class Download:
     """A directory that already holds the raw files, for machines without internet."""
     columns: Columns = field(default_factory=Columns)
     min_rating: float | None = None
-    """Keep interactions with a rating above this one. Null: the data set's own rule, none for one's own log."""
-
-    def __post_init__(self) -> None:
-        if self.min_rating is not None and self.columns.rating is None:
-            raise ParamsError(
-                f"download.min_rating: found {self.min_rating!r} without a rating column, "
-                "allowed: null, or name the column in download.columns.rating"
-            )
+    """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of one's own log."""
 
 
 @dataclass(frozen=True)

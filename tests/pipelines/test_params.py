@@ -115,7 +115,7 @@ def test_the_grid_is_the_papers_tables_row_by_row():
         ({"evaluate": {"k": [1, 5]}}, "evaluate.k: found [1, 5], allowed: a list with 10 in it"),
         ({"evaluate": {"k": [10, 10]}}, "evaluate.k: found [10, 10], allowed: a list without repeats"),
         ({"evaluate": {"k": [0, 10]}}, "evaluate.k: found [0, 10], allowed: whole numbers from 1"),
-        ({"download": {"min_rating": 3.0}}, "download.min_rating: found 3.0 without a rating column"),
+        ({"download": {"min_rating": "high"}}, "download.min_rating: found 'high', allowed: a number or null"),
         ({"download": {"columns": {"user": "id", "item": "id"}}}, "download.columns: found ['id', 'id', 'timestamp']"),
     ],
 )
