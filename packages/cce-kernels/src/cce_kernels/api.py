@@ -190,7 +190,7 @@ def sampled_linear_cross_entropy(
     validation.check_counter("step", step, hidden.device, validation.MAX_COUNTER)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
-    _use_triton(impl, hidden, weight, bias)
+    use_triton = _use_triton(impl, hidden, weight, bias)
     h, flat_targets = _flatten(hidden, targets)
     with torch.autocast(hidden.device.type, enabled=False):
         terms = objective.terms(num_negatives, weight.shape[0])
@@ -198,9 +198,24 @@ def sampled_linear_cross_entropy(
         source = prepare(sampler, safe, valid, weight.shape[0], correct=terms.softmax)
         groups = groups_of(h.shape[0], sharing, tile_tokens, row_offset)
         draw = Draw(source, as_counter(seed, h.device), as_counter(step, h.device), groups, num_negatives)
-        loss = sampled_linear_cross_entropy_reference(
-            h, weight, flat_targets, draw, terms, bias=bias, ignore_index=ignore_index, sparse_grad=sparse_grad
-        )
+        if use_triton and h.shape[0] > 0:
+            from cce_kernels.sampled import sampled_linear_cross_entropy_triton
+
+            loss = sampled_linear_cross_entropy_triton(
+                h,
+                weight.contiguous(),
+                flat_targets,
+                draw,
+                terms,
+                bias=None if bias is None else bias.contiguous(),
+                ignore_index=ignore_index,
+                deterministic=deterministic,
+                sparse_grad=sparse_grad,
+            )
+        else:
+            loss = sampled_linear_cross_entropy_reference(
+                h, weight, flat_targets, draw, terms, bias=bias, ignore_index=ignore_index, sparse_grad=sparse_grad
+            )
         return _reduce(loss, flat_targets, ignore_index, reduction, targets.shape)
 
 

@@ -109,9 +109,7 @@ def _pool(sampler: InBatch, targets: Tensor, valid: Tensor, num_items: int, *, c
     size = valid.sum().clamp(min=1)  # 0-dim; with no valid token nothing that is drawn counts
     if not correct or sampler.logq is False:
         return Source(size, table, False, None, None)
-    counts = targets.new_zeros(num_items).scatter_add_(
-        0, targets, valid.to(torch.int64)
-    )  # int adds
+    counts = targets.new_zeros(num_items).scatter_add_(0, targets, valid.to(torch.int64))  # int adds
     share = (counts[targets] / size.double()).clamp(max=1.0)
     log_q = (counts / size.double()).log().float()
     return Source(size, table, False, log_q, torch.log1p(-share).float())

@@ -1,0 +1,107 @@
+"""Sums of equal ids: draws are sorted by item, and one program adds up the draws of one item. No atomics.
+
+The sort is stable, so the order of a sum, and its bits, are the same in every run.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cce_kernels.kernels.sampled_state import UNSPECIALIZED, WeightGradient
+
+_MARK_BLOCK = 1024
+
+
+class Segments(NamedTuple):
+    """Draws sorted by item: those of item j are `order[starts[j] : stops[j]]`."""
+
+    order: Tensor  # int64 [K]
+    starts: Tensor  # int32 [V]
+    stops: Tensor  # int32 [V]
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def _mark(keys, starts, stops, num_draws, num_items, BLOCK: tl.constexpr):
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    exists = places < num_draws
+    key = tl.load(keys + places, mask=exists, other=0)
+    before = tl.load(keys + places - 1, mask=exists & (places > 0), other=-1)
+    after = tl.load(keys + places + 1, mask=places + 1 < num_draws, other=-1)
+    exists = exists & (key < num_items)
+    tl.store(starts + key, places, mask=exists & (key != before))
+    tl.store(stops + key, places + 1, mask=exists & (key != after))
+
+
+def sort_draws(keys: Tensor, num_items: int) -> Segments:
+    """Group draws by item.
+
+    Args:
+        keys: int32 [K], ids; a key of `num_items` stands for no item.
+        num_items: V.
+    """
+    ordered, order = torch.sort(keys, stable=True)
+    bounds = keys.new_zeros(2, num_items)
+    _mark[(triton.cdiv(keys.numel(), _MARK_BLOCK),)](
+        ordered, bounds[0], bounds[1], keys.numel(), num_items, BLOCK=_MARK_BLOCK
+    )
+    return Segments(order, bounds[0], bounds[1])
+
+
+@triton.jit
+def _sum_rows(
+    rows, scalars, order, starts, stops, row_map, dweight, dbias,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MAP: tl.constexpr,
+):  # fmt: skip
+    item = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < D
+    start, stop = tl.load(starts + item), tl.load(stops + item)
+    if start < stop:
+        row_sum = tl.zeros((BLOCK_D,), tl.float32)
+        scalar_sum = tl.zeros((), tl.float32)
+        for first in range(start, stop, BLOCK_K):
+            places = first + tl.arange(0, BLOCK_K)
+            exists = places < stop
+            draw = tl.load(order + places, mask=exists, other=0)
+            values = tl.load(
+                rows + draw[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0
+            )
+            row_sum += tl.sum(values, 0)
+            if HAS_BIAS:
+                scalar_sum += tl.sum(tl.load(scalars + draw, mask=exists, other=0.0), 0)
+        out = item
+        if HAS_MAP:
+            out = tl.load(row_map + item).to(tl.int64)
+        place = dweight + out * D + columns
+        tl.store(place, tl.load(place, mask=inside, other=0.0) + row_sum, mask=inside)
+        if HAS_BIAS:
+            tl.store(dbias + out, tl.load(dbias + out) + scalar_sum)
+
+
+def launch_sum_rows(rows: Tensor, scalars: Tensor | None, segments: Segments, into: WeightGradient) -> None:
+    """Add `rows` fp32 [K, D] (and `scalars` fp32 [K]) to the rows of their items.
+
+    Bytes: K D of fp32 read, the rows touched read and written.
+    """
+    width = rows.shape[1]
+    _sum_rows[(segments.starts.numel(),)](
+        rows,
+        rows if scalars is None else scalars,
+        segments.order,
+        segments.starts,
+        segments.stops,
+        segments.starts if into.row_map is None else into.row_map,
+        into.weight,
+        into.weight if into.bias is None else into.bias,
+        D=width,
+        BLOCK_D=max(16, triton.next_power_of_2(width)),
+        BLOCK_K=8,
+        HAS_BIAS=into.bias is not None,
+        HAS_MAP=into.row_map is not None,
+        num_warps=1 if width <= 256 else 2,
+    )

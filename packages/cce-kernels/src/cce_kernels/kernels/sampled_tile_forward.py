@@ -1,0 +1,138 @@
+"""Sampled losses, groups of tokens that share negatives: loss and dH in one pass, on the tensor cores.
+
+The formulas of sampled_none_forward.py; the scores of a group are the product of its vectors and its gathered rows.
+The target's row never enters a matrix product: hits are masked, and its score and pull are added in fp32.
+
+Bytes: G N D of the table's dtype gathered (G groups), M D read and written. FLOPs: 4 M N D.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cce_kernels.kernels.sampled_draw import draw_ids, read_size
+from cce_kernels.kernels.sampled_math import log1p_exp, sigmoid
+from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState
+from cce_kernels.tuning import TileTiles
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def _forward(
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
+    log_rest, loss, dhidden, constant_rest,
+    size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
+    group_shift, group_stride,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+    GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
+    SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
+    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(0) // PARTS
+    in_group = (tl.program_id(0) % PARTS) * BLOCK_T + tl.arange(0, BLOCK_T)
+    tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
+    exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < D
+    target = tl.load(targets + tokens, mask=exists, other=0)
+    counted = exists & (target != ignore_index)
+    valid = counted & (target >= 0) & (target < num_items)
+    safe = tl.where(valid, target, 0)
+    target = tl.where(valid, target, -1).to(tl.int32)
+    seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
+    row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
+
+    places = tokens[:, None] * D + columns[None, :]
+    h = tl.load(hidden + places, mask=exists[:, None] & inside[None, :], other=0.0)
+    target_places = safe[:, None] * D + columns[None, :]
+    target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
+    target_score = tl.sum(h.to(tl.float32) * target_rows.to(h.dtype).to(tl.float32), 1)
+    if HAS_BIAS:
+        target_score += tl.load(bias + safe).to(tl.float32)
+
+    top = tl.zeros((BLOCK_T,), tl.float32) - float("inf")
+    total = tl.zeros((BLOCK_T,), tl.float32)
+    left = tl.zeros((BLOCK_T,), tl.int32)
+    gathered = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+    for first in range(0, num_negatives, BLOCK_N):
+        ids = draw_ids(seed, step, row, first, bound, table, TABLE, BLOCK_N)
+        drawn = first + tl.arange(0, BLOCK_N) < num_negatives
+        rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
+        rows = rows.to(h.dtype)
+        scores = tl.dot(h, tl.trans(rows), input_precision=PRECISION)
+        if HAS_BIAS:
+            scores += tl.load(bias + ids).to(tl.float32)[None, :]
+        if HAS_LOGQ:
+            scores -= tl.load(log_q + ids)[None, :]
+        kept = (ids.to(tl.int32)[None, :] != target[:, None]) & drawn[None, :]
+        left += tl.sum(kept.to(tl.int32), 1)
+        if SOFTMAX:
+            scores = tl.where(kept, scores, float("-inf"))
+            new_top = tl.maximum(top, tl.max(scores, 1))
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)
+            shrink = tl.exp(top - base)
+            parts = tl.exp(scores - base[:, None])
+            total = total * shrink + tl.sum(parts, 1)
+            top = new_top
+            if WITH_GRAD:
+                gathered = gathered * shrink[:, None]
+        else:
+            parts = tl.where(kept, sigmoid(scores), 0.0)
+            total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 1)
+        if WITH_GRAD:
+            gathered = tl.dot(parts.to(h.dtype), rows, gathered, input_precision=PRECISION)
+
+    if SOFTMAX:
+        rest = tl.zeros((BLOCK_T,), tl.float32) + constant_rest
+        if HAS_LOGQ:
+            rest = tl.load(log_rest + tokens, mask=exists, other=0.0)
+        some = left > 0
+        safe_total = tl.where(some, total, 1.0)
+        lse = tl.where(some, top + tl.log(safe_total), 0.0)
+        z = lse + rest - tl.log(tl.maximum(left, 1).to(tl.float32)) - target_score
+        z = tl.where(some, z, float("-inf"))
+        token_loss = log1p_exp(z)
+        token_pull = sigmoid(z)
+        token_shift = tl.where(some, lse + log1p_exp(-z), float("inf"))
+        factor = tl.where(some, token_pull / safe_total, 0.0)
+    else:
+        token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
+        token_pull = scale * positive_weight * sigmoid(-target_score)
+        token_shift = tl.zeros((BLOCK_T,), tl.float32)
+        factor = tl.zeros((BLOCK_T,), tl.float32) + scale
+    wrong = tl.where(counted, float("nan"), 0.0)
+    tl.store(loss + tokens, tl.where(valid, token_loss, wrong), mask=exists)
+    tl.store(shift + tokens, token_shift, mask=exists)
+    tl.store(pull + tokens, tl.where(valid, token_pull, 0.0), mask=exists)
+    if WITH_GRAD:
+        target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
+        gradient = gathered * factor[:, None] - token_pull[:, None] * target_rows.to(h.dtype).to(tl.float32)
+        gradient = tl.where(valid[:, None], gradient, wrong[:, None])
+        tl.store(dhidden + places, gradient.to(h.dtype), mask=exists[:, None] & inside[None, :])
+
+
+def launch_tile_forward(
+    state: SampledState, loss: Tensor, dhidden: Tensor | None, constant_rest: float, tiles: TileTiles
+) -> None:
+    """Fill `loss` fp32 [M], `state.shift`, `state.pull` and, unless None, `dhidden` [M, D]."""
+    parts = tiles.parts(state.groups.tokens)
+    _forward[(state.groups.number * parts,)](
+        **state.tensors(),
+        log_rest=state.pull if state.log_rest is None else state.log_rest,
+        loss=loss,
+        dhidden=state.hidden if dhidden is None else dhidden,
+        constant_rest=constant_rest,
+        **state.numbers(),
+        group_shift=state.groups.shift,
+        group_stride=state.groups.stride,
+        **state.options(),
+        BLOCK_N=tiles.block_n,
+        BLOCK_T=tiles.block_t,
+        GROUP_TOKENS=state.groups.tokens,
+        PARTS=parts,
+        WITH_GRAD=dhidden is not None,
+        PRECISION=state.dot_precision,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
