@@ -5,13 +5,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rec_data import sequences
 from rec_data.errors import DataError
 from rec_data.sequences import SequenceStore
+from rec_data.store_file import write_store
 
 
 def write(path, *, targets=None, histories=((3, 1), (), (2,))):
-    sequences.write(
+    write_store(
         path,
         items=np.array([item for history in histories for item in history], dtype=np.int32),
         offsets=np.cumsum([0, *map(len, histories)]),

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from rec_data.batches import SequenceStore
@@ -54,3 +56,97 @@ def test_bad_split_is_refused(tmp_path, case):
     with pytest.raises(DataError, match=message):
         split_log(log, tmp_path / "split", **arguments)
     assert not list((tmp_path / "split").iterdir())
+
+
+def parts_of(tmp_path, rows, name, **arguments):
+    out = tmp_path / name
+    out.mkdir()
+    split_log(write_log(tmp_path / f"{name}.parquet", rows), out, **arguments)
+    return {path.name: pl.read_parquet(path) for path in sorted(out.glob("*.parquet"))}
+
+
+def distinct_times(seed):
+    rng = np.random.default_rng(seed)
+    users, items = rng.integers(0, 30, 400), rng.integers(0, 25, 400)
+    return list(zip(users.tolist(), items.tolist(), rng.permutation(400).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("strategy", ["temporal", "leave_one_out"])
+def test_row_order_does_not_matter_where_times_differ(tmp_path, strategy):
+    rows = distinct_times(0)
+    shuffled = [rows[row] for row in np.random.default_rng(1).permutation(len(rows))]
+    one, other = (parts_of(tmp_path, r, n, strategy=strategy) for r, n in ((rows, "a"), (shuffled, "b")))
+    assert len(one["test.parquet"]) > 5
+    for name, part in one.items():
+        assert part.equals(other[name]), name
+
+
+def test_times_too_wide_for_one_sort_key(tmp_path):
+    rows = distinct_times(2)
+    wide = [(user, item, time * 2**54) for user, item, time in rows]
+    one, other = (parts_of(tmp_path, r, n) for r, n in ((rows, "a"), (wide, "b")))
+    for name, part in one.items():
+        assert part.drop("timestamps", strict=False).equals(other[name].drop("timestamps", strict=False)), name
+
+
+def test_ties_keep_row_order_in_a_log_of_many_row_groups(tmp_path):
+    rows = [(user, item, 0) for item in range(200) for user in range(50)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    frame.write_parquet(tmp_path / "log.parquet", row_group_size=97)
+    (tmp_path / "split").mkdir()
+    split_log(tmp_path / "log.parquet", tmp_path / "split", strategy="leave_one_out")
+    train = pl.read_parquet(tmp_path / "split" / "train.parquet")
+    assert train["history"].to_list() == [list(range(198))] * 50
+
+
+def test_export_in_many_row_groups_equals_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr("rec_data.split.EXPORT_ROWS", 30)
+    parts = parts_of(tmp_path, distinct_times(3), "a")
+    assert pq.ParquetFile(tmp_path / "a" / "train.parquet").num_row_groups > 3
+    for name in ("train", "validation", "test"):
+        store, exported = SequenceStore.open(tmp_path / "a" / "sequences" / f"{name}.arrow"), parts[f"{name}.parquet"]
+        assert store.items.tolist() == exported["history"].explode().to_list()
+        assert store.lengths.tolist() == exported["history"].list.len().to_list()
+        assert store.user_ids.tolist() == exported["user_id"].to_list()
+        assert exported["timestamps"].list.len().equals(exported["history"].list.len())
+
+
+BAD_LOGS = {
+    "no column": (
+        {"user_id": [1], "item": [1], "timestamp": [1]},
+        "has no column 'item_id'; its columns are: user_id, item,",
+    ),
+    "float ids": ({"user_id": [1.5], "item_id": [1], "timestamp": [1]}, "column 'user_id' holds Float64; allowed"),
+    "text times": ({"user_id": [1], "item_id": [1], "timestamp": ["x"]}, "column 'timestamp' holds String; allowed"),
+    "nulls": ({"user_id": [1, None], "item_id": [1, 2], "timestamp": [1, 2]}, "column 'user_id' has 1 empty values"),
+    "one user": ({"user_id": [1] * 10, "item_id": [1, 2] * 5, "timestamp": range(10)}, "one user left"),
+    "one item": ({"user_id": [1, 2] * 5, "item_id": [7] * 10, "timestamp": range(10)}, "one item left.*7"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LOGS)
+def test_bad_log_is_refused(tmp_path, case):
+    columns, message = BAD_LOGS[case]
+    pl.DataFrame(columns).write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "split").mkdir()
+    with pytest.raises(DataError, match=message) as caught:
+        split_log(tmp_path / "log.parquet", tmp_path / "split")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "split").iterdir())
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no log"), (b"PAR1 nonsense PAR1", "cannot be read")])
+def test_unreadable_log_is_refused(tmp_path, content, message):
+    if content:
+        (tmp_path / "log.parquet").write_bytes(content)
+    (tmp_path / "split").mkdir()
+    with pytest.raises(DataError, match=message):
+        split_log(tmp_path / "log.parquet", tmp_path / "split")
+
+
+def test_empty_log_is_refused(tmp_path):
+    schema = {"user_id": pl.Int64, "item_id": pl.Int64, "timestamp": pl.Int64}
+    pl.DataFrame(schema=schema).write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "split").mkdir()
+    with pytest.raises(DataError, match="has no rows"):
+        split_log(tmp_path / "log.parquet", tmp_path / "split")

@@ -6,21 +6,18 @@ Everything here is numpy on flat arrays: rows sorted by user, inside a user by t
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from rec_data import flat
 from rec_data.errors import DataError
-
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from rec_data.flat import Int32s, Int64s, Mask
 
 
 @dataclass(frozen=True)
 class SortedLog:
     """Interactions in order of user, then time."""
 
-    users: Int32s
-    """[n] dense users of the filtered log, rising."""
+    offsets: Int64s
+    """[users + 1]; the rows of user ``u`` are ``offsets[u]`` to ``offsets[u + 1] - 1``."""
 
     items: Int32s
     """[n] dense items of the filtered log."""
@@ -28,8 +25,12 @@ class SortedLog:
     times: Int64s
     """[n]."""
 
-    num_users: int
     num_items: int
+
+    @property
+    def num_users(self) -> int:
+        """Users of the filtered log."""
+        return len(self.offsets) - 1
 
 
 @dataclass(frozen=True)
@@ -95,34 +96,31 @@ def temporal(log: SortedLog, *, test_fraction: float, validation_users: float, s
     n = len(log.times)
     boundary = int(np.partition(log.times, index := int(n * (1 - test_fraction)))[index])
     past = log.times < boundary
-    past_counts = np.bincount(log.users[past], minlength=log.num_users)
+    past_counts = flat.count_rows(past, log.offsets)
     past_users = np.flatnonzero(past_counts)
     if past_users.size == 0:
         raise DataError(
             f"split.strategy temporal: no interaction lies before t* = {boundary}, so nothing is left to train on; "
             "times must differ (a file with order but no clock: split.strategy leave_one_out)"
         )
-    chosen = _choose(past_users, validation_users, seed)
     validating = np.zeros(log.num_users, dtype=bool)
-    validating[chosen] = True
+    validating[_choose(past_users, validation_users, seed)] = True
+    of_validating = flat.spread(validating, log.offsets)
 
-    train_row = past & ~validating[log.users]
-    catalogue = np.zeros(log.num_items, dtype=bool)
-    catalogue[log.items[train_row]] = True
-    known = catalogue[log.items]
-    train = _gather(log, train_row)
+    train = _gather(log, past & ~of_validating)
     if train.users.size == 0:
         raise DataError(
             f"split.validation_users {validation_users:g} leaves nobody to train on; allowed: a smaller share"
         )
+    catalogue = flat.mark(train.items, log.num_items)
+    known = flat.lookup(catalogue, log.items)
 
-    validation, short = _hold_out(log, past & validating[log.users] & known)
-    future = ~past & ~validating[log.users]
-    returns = np.zeros(log.num_users, dtype=bool)
-    returns[log.users[future & known]] = True
+    validation, short = _hold_out(log, past & of_validating & known)
+    future = ~past & ~of_validating
+    returns = flat.count_rows(future & known, log.offsets) > 0
     newcomers = int(np.count_nonzero(returns & (past_counts == 0)))
     tested = returns & (past_counts > 0)
-    test, short_tests = _hold_out(log, tested[log.users] & known)
+    test, short_tests = _hold_out(log, flat.spread(tested, log.offsets) & known)
     if validation_users > 0 and validation.users.size == 0:
         raise DataError(
             f"split.validation_users {validation_users:g} leaves no validation user with two usable interactions; "
@@ -143,8 +141,8 @@ def temporal(log: SortedLog, *, test_fraction: float, validation_users: float, s
             "validation_users_too_short": short,
             "test_users_too_short": short_tests,
             "test_users_not_in_train": newcomers,
-            "validation_interactions_on_unknown_items": int(np.count_nonzero(past & validating[log.users] & ~known)),
-            "future_interactions_of_validation_users": int(np.count_nonzero(~past & validating[log.users])),
+            "validation_interactions_on_unknown_items": int(np.count_nonzero(past & of_validating & ~known)),
+            "future_interactions_of_validation_users": int(np.count_nonzero(~past & of_validating)),
             "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~known)),
         },
     )
@@ -164,21 +162,21 @@ def leave_one_out(log: SortedLog) -> Parts:
     Raises:
         DataError: Nobody has three interactions.
     """
-    counts = np.bincount(log.users, minlength=log.num_users)
-    last = np.cumsum(counts) - 1  # [num_users] row of a user's last interaction
+    counts = np.diff(log.offsets)
+    last = log.offsets[1:] - 1  # [users] row of a user's last interaction
     evaluated = counts >= 3
     if not evaluated.any():
         raise DataError("split.strategy leave_one_out: no user has three interactions, so nobody can be tested")
-    before_test = np.ones(len(log.users), dtype=bool)
+    before_test = np.ones(len(log.items), dtype=bool)
     before_test[last[evaluated]] = False
     train_row = before_test.copy()
     train_row[last[evaluated] - 1] = False
-    of_evaluated = evaluated[log.users]
+    of_evaluated = flat.spread(evaluated, log.offsets)
     return Parts(
         train=_gather(log, train_row),
         validation=_gather(log, train_row & of_evaluated, targets=log.items[last[evaluated] - 1]),
         test=_gather(log, before_test & of_evaluated, targets=log.items[last[evaluated]]),
-        catalogue=np.bincount(log.items, minlength=log.num_items) > 0,  # a filter of users can empty an item
+        catalogue=flat.mark(log.items, log.num_items),  # a filter of users can empty an item
         dropped={"users_only_training": int(np.count_nonzero((counts > 0) & ~evaluated))},
     )
 
@@ -193,7 +191,7 @@ def _choose(users: Int64s, share: float, seed: int) -> Int64s:
 
 
 def _gather(log: SortedLog, rows: Mask, *, targets: Int32s | None = None) -> Histories:
-    counts = np.bincount(log.users[rows], minlength=log.num_users)
+    counts = flat.count_rows(rows, log.offsets)
     users = np.flatnonzero(counts)
     offsets = np.concatenate(([0], np.cumsum(counts[users])))
     return Histories(users.astype(np.int32), offsets, log.items[rows], log.times[rows], targets)
@@ -201,9 +199,9 @@ def _gather(log: SortedLog, rows: Mask, *, targets: Int32s | None = None) -> His
 
 def _hold_out(log: SortedLog, rows: Mask) -> tuple[Histories, int]:
     """The last of each user's rows becomes the target. Users with one row are left out, and counted."""
-    counts = np.bincount(log.users[rows], minlength=log.num_users)
+    counts = flat.count_rows(rows, log.offsets)
     enough = counts >= 2
-    row = np.flatnonzero(rows & enough[log.users])
+    row = np.flatnonzero(rows & flat.spread(enough, log.offsets))
     ends = np.cumsum(counts[enough]) - 1
     inputs = np.zeros(len(rows), dtype=bool)
     inputs[row] = True

@@ -12,8 +12,6 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -57,7 +55,7 @@ class SequenceStore:
         The mapping is private: writing to a tensor changes this process's copy of the page, never the file.
 
         Args:
-            path: A file that ``write`` made.
+            path: A file that ``store_file.write_store`` made.
 
         Raises:
             DataError: No such file, or it is no sequence store.
@@ -93,28 +91,3 @@ class SequenceStore:
                 else None
             ),
         )
-
-
-def write(
-    path: Path,
-    *,
-    items: npt.NDArray[np.int32],
-    offsets: npt.NDArray[np.int64],
-    user_ids: npt.NDArray[np.int32],
-    targets: npt.NDArray[np.int32] | None = None,
-) -> None:
-    """Writes a store's file.
-
-    Args:
-        path: The file.
-        items: [nnz] int32.
-        offsets: [n + 1] int64, from 0 to nnz.
-        user_ids: [n] int32.
-        targets: [n] int32, or None.
-    """
-    columns = {USER: pa.array(user_ids), ITEMS: pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(items))}
-    if targets is not None:
-        columns[TARGET] = pa.array(targets)
-    batch = pa.record_batch(list(columns.values()), names=list(columns))
-    with pa.ipc.new_file(str(path), batch.schema) as writer:
-        writer.write_batch(batch)

@@ -10,11 +10,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rec_data import sequences
+from rec_data import flat
 from rec_data.columns import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.encode import Encoded, encode
 from rec_data.errors import DataError
-from rec_data.protocol import Histories, Int32s, Int64s, Mask, Parts, leave_one_out, temporal
+from rec_data.flat import Int32s, Int64s, Mask
+from rec_data.protocol import Histories, Parts, leave_one_out, temporal
+from rec_data.store_file import write_store
 from rec_data.times import unit_of
 
 STRATEGIES = ("temporal", "leave_one_out")
@@ -70,7 +72,7 @@ def split_log(
     for part in (parts.train, parts.validation, parts.test):
         kept_users[part.users] = True
     dense_user, dense_item = _dense(kept_users), _dense(parts.catalogue)
-    counts = np.bincount(dense_item[parts.train.items], minlength=int(parts.catalogue.sum()))
+    counts = flat.count(parts.train.items, encoded.log.num_items)[parts.catalogue]
     summary = {
         "strategy": strategy,
         "test_fraction": test_fraction if strategy == "temporal" else None,
@@ -86,8 +88,8 @@ def split_log(
         "log": encoded.raw,
         "filtered": {
             "users": encoded.log.num_users,
-            "items": int(np.count_nonzero(np.bincount(encoded.log.items))),
-            "interactions": len(encoded.log.users),
+            "items": int(np.count_nonzero(flat.mark(encoded.log.items, encoded.log.num_items))),
+            "interactions": len(encoded.log.items),
         },
         "dropped": {**encoded.dropped, **parts.dropped},
     }
@@ -145,7 +147,8 @@ def _dense(kept: Mask) -> Int32s:
 
 def _renumber(part: Histories, dense_user: Int32s, dense_item: Int32s) -> Histories:
     targets = None if part.targets is None else dense_item[part.targets]
-    return Histories(dense_user[part.users], part.offsets, dense_item[part.items], part.times, targets)
+    items = flat.lookup(dense_item, part.items)
+    return Histories(dense_user[part.users], part.offsets, items, part.times, targets)
 
 
 def _describe(part: Histories, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
@@ -154,7 +157,7 @@ def _describe(part: Histories, counts: Int64s, *, filter_seen: bool) -> dict[str
     if part.targets is None:
         return facts
     matches = part.items == np.repeat(part.targets, part.lengths)
-    repeated = np.add.reduceat(matches, part.offsets[:-1]) > 0 if len(part.users) else np.zeros(0, dtype=bool)
+    repeated = flat.count_rows(matches, part.offsets) > 0
     unseen = counts[part.targets] == 0
     facts["targets_already_in_history"] = int(repeated.sum())
     facts["unreachable_targets"] = int(repeated.sum()) if filter_seen else 0
@@ -164,7 +167,7 @@ def _describe(part: Histories, counts: Int64s, *, filter_seen: bool) -> dict[str
 
 def _write_histories(part: Histories, out: Path, name: str) -> None:
     """The store, and its export as parquet, some millions of interactions at a time."""
-    sequences.write(
+    write_store(
         out / "sequences" / f"{name}.arrow",
         items=part.items,
         offsets=part.offsets,
