@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cce_kernels import tuning
+from cce_kernels import tuning_sampled as tuning
 from cce_kernels.draws import Groups
 from cce_kernels.kernels.sampled_keys import launch_token_keys
 from cce_kernels.kernels.sampled_none_backward import launch_none_backward

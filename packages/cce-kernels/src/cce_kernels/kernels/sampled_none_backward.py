@@ -18,7 +18,7 @@ from torch import Tensor
 from cce_kernels.kernels.sampled_math import sigmoid
 from cce_kernels.kernels.sampled_segments import Segments
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient
-from cce_kernels.tuning import GatherTiles
+from cce_kernels.tuning_sampled import GatherTiles
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)

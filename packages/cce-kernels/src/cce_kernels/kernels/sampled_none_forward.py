@@ -18,7 +18,7 @@ from torch import Tensor
 from cce_kernels.kernels.sampled_draw import draw_ids, read_size
 from cce_kernels.kernels.sampled_math import log1p_exp, sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState
-from cce_kernels.tuning import GatherTiles
+from cce_kernels.tuning_sampled import GatherTiles
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)

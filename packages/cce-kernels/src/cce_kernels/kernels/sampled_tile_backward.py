@@ -18,7 +18,7 @@ from torch import Tensor
 from cce_kernels.kernels.sampled_draw import draw_ids, read_size
 from cce_kernels.kernels.sampled_math import sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient
-from cce_kernels.tuning import TileTiles
+from cce_kernels.tuning_sampled import TileTiles
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)

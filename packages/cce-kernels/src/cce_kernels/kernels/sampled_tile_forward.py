@@ -15,7 +15,7 @@ from torch import Tensor
 from cce_kernels.kernels.sampled_draw import draw_ids, read_size
 from cce_kernels.kernels.sampled_math import log1p_exp, sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState
-from cce_kernels.tuning import TileTiles
+from cce_kernels.tuning_sampled import TileTiles
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)

@@ -1,0 +1,147 @@
+"""Time tile sizes and alternatives of the sampled loss.
+
+    python packages/cce-kernels/benchmarks/tune_sampled.py [--dims 64 128 256] [--only none tile] [--out DIR]
+
+Prints every candidate of forward and backward at the shapes of the table, best first, and writes tune_sampled.csv.
+Enter the winners in cce_kernels/tuning.py. Kernels are compiled in parallel processes first; those only fill Triton's
+cache on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import copy_ceiling, median_ms
+
+from cce_kernels import sampled_linear_cross_entropy
+from cce_kernels import tuning_sampled as tuning
+from cce_kernels.tuning_sampled import GatherTiles, TileTiles
+
+SHAPES = {"beauty": (32768, 176450, 511), "movielens": (131072, 14000, 511), "zvuk": (131072, 893022, 2047)}
+NONE_FORWARD = [(8, 1, 1), (8, 1, 3), (16, 1, 1), (16, 2, 1), (16, 2, 3), (32, 4, 1), (32, 2, 1), (4, 1, 1)]
+NONE_BACKWARD = [(4, 1, 1), (8, 1, 1), (16, 1, 1), (8, 2, 1), (16, 2, 1), (16, 4, 1), (8, 1, 3)]
+TILE_FORWARD = [
+    (64, 32, 1, 8, 2), (64, 32, 1, 8, 3), (64, 32, 1, 8, 4), (64, 64, 1, 8, 2), (64, 64, 1, 8, 3), (64, 128, 1, 8, 2),
+    (64, 32, 1, 4, 2), (64, 32, 1, 4, 3), (64, 64, 1, 4, 2), (64, 16, 1, 4, 4), (64, 64, 1, 4, 3),
+]  # fmt: skip
+TILE_BACKWARD = [
+    (64, 32, 4, 8, 2), (64, 32, 4, 8, 3), (64, 32, 16, 8, 2), (64, 64, 2, 8, 2), (64, 64, 4, 8, 2), (64, 64, 8, 8, 2),
+    (64, 64, 1, 8, 1), (64, 32, 1, 8, 1), (64, 32, 4, 4, 2), (64, 64, 2, 4, 2), (64, 32, 1, 4, 1), (64, 64, 1, 4, 1),
+    (64, 128, 1, 8, 1),
+]  # fmt: skip
+
+
+def candidates(kind: str) -> list[tuple[Any, Any]]:
+    """Pairs (forward, backward): each forward with the first backward, then each backward with the first forward."""
+    if kind == "none":
+        forward, backward = [GatherTiles(*x) for x in NONE_FORWARD], [GatherTiles(*x) for x in NONE_BACKWARD]
+    else:
+        forward, backward = [TileTiles(*x) for x in TILE_FORWARD], [TileTiles(*x) for x in TILE_BACKWARD]
+    return [(f, backward[0]) for f in forward] + [(forward[0], b) for b in backward[1:]]
+
+
+def use(kind: str, pair: tuple[Any, Any]) -> None:
+    """Make every lookup return these tiles."""
+    table = tuning.NONE if kind == "none" else tuning.TILE
+    for dim in table:
+        table[dim] = pair
+
+
+def problem(
+    tokens: int, items: int, negatives: int, dim: int, kind: str, **options: Any
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Calls of forward, and of backward, at one shape."""
+    weight = torch.randn(items, dim, device="cuda").mul_(0.05).requires_grad_()
+    hidden = torch.randn(tokens, dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.randint(0, items, (tokens,), device="cuda")
+
+    def forward() -> torch.Tensor:
+        return sampled_linear_cross_entropy(
+            hidden, weight, targets, num_negatives=negatives, seed=1, sharing=kind, **options
+        )
+
+    loss = forward()
+    return forward, lambda: torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+
+
+def compile_only(work: tuple[str, int, int, tuple[Any, Any]]) -> str | None:
+    """Compile the kernels of a candidate; what failed, else None."""
+    kind, dim, negatives, pair = work
+    use(kind, pair)
+    try:
+        forward, backward = problem(256, 4096, negatives, dim, kind)
+        forward()
+        backward()
+        torch.cuda.synchronize()
+    except Exception as error:  # a candidate that needs too much shared memory is no candidate
+        return f"{kind} D {dim} {pair}: {type(error).__name__}"
+    return None
+
+
+def main() -> None:
+    """Compile, time, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dims", type=int, nargs="+", default=[256])
+    parser.add_argument("--only", nargs="+", default=["none", "tile"])
+    parser.add_argument("--shapes", nargs="+", default=["beauty", "movielens"])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    work = [
+        (kind, dim, negatives, pair)
+        for kind in arguments.only
+        for dim in arguments.dims
+        for negatives in sorted({SHAPES[name][2] for name in arguments.shapes})
+        for pair in candidates(kind)
+    ]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(14, os.cpu_count() or 1), mp_context=context) as pool:
+        failed = {(*item[0:2], item[3]) for item, why in zip(work, pool.map(compile_only, work), strict=True) if why}
+    ceiling = copy_ceiling()
+    rows = []
+    for name in arguments.shapes:
+        tokens, items, negatives = SHAPES[name]
+        for kind in arguments.only:
+            for dim in arguments.dims:
+                for pair in candidates(kind):
+                    if (kind, dim, pair) in failed:
+                        continue
+                    use(kind, pair)
+                    forward, backward = problem(tokens, items, negatives, dim, kind)
+                    short = {"warmup": 1, "repeats": 5, "budget_ms": 150.0}
+                    rows.append(
+                        {
+                            "shape": name, "sharing": kind, "dim": dim, "forward": pair[0], "backward": pair[1],
+                            "forward_ms": round(median_ms(forward, **short), 3),
+                            "backward_ms": round(median_ms(backward, **short), 3),
+                            "device": torch.cuda.get_device_name(), "copy_gb_s": round(ceiling),
+                        }
+                    )  # fmt: skip
+                    del forward, backward
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with (arguments.out / "tune_sampled.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in arguments.shapes:
+        for kind in arguments.only:
+            for side in ("forward", "backward"):
+                print(f"{name} {kind} {side}, copy {ceiling:.0f} GB/s")
+                mine = [row for row in rows if (row["shape"], row["sharing"]) == (name, kind)]
+                best: dict[Any, float] = {}
+                for row in mine:
+                    key = (row["dim"], row[side])
+                    best[key] = min(best.get(key, float("inf")), row[f"{side}_ms"])
+                for (dim, tiles), time in sorted(best.items(), key=lambda entry: (entry[0][0], entry[1])):
+                    print(f"  D {dim} {time:9.3f} ms  {str(tiles).split('Tiles')[1]}")
+
+
+if __name__ == "__main__":
+    main()

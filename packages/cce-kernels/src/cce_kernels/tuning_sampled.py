@@ -1,0 +1,83 @@
+"""Tile sizes of the sampled losses per vector dimension, and how much scratch they may take, as data.
+
+To tune for another GPU, run `python packages/cce-kernels/benchmarks/tune_sampled.py` there and enter the winners here
+(TUNING.md tells how these were found).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class GatherTiles:
+    """Gathered rows that one program holds at once, its warps, and the depth of its load pipeline."""
+
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class TileTiles:
+    """Tile of tokens x tile of negatives of one program, negatives' tiles it does in turn (backward), warps, stages."""
+
+    block_t: int
+    block_n: int
+    steps: int
+    num_warps: int
+    num_stages: int
+
+    def parts(self, group_tokens: int) -> int:
+        """Programs that share the tokens of one group."""
+        return -(-group_tokens // self.block_t)
+
+
+# Largest padded dimension -> tiles (forward, backward).
+NONE = {
+    64: (GatherTiles(32, 1, 1), GatherTiles(16, 1, 1)),
+    128: (GatherTiles(16, 1, 1), GatherTiles(16, 1, 1)),
+    256: (GatherTiles(8, 1, 1), GatherTiles(8, 1, 1)),
+    512: (GatherTiles(8, 2, 1), GatherTiles(8, 2, 1)),
+}
+TILE = {
+    64: (TileTiles(64, 64, 1, 4, 3), TileTiles(64, 64, 2, 4, 2)),
+    128: (TileTiles(64, 64, 1, 4, 2), TileTiles(64, 64, 2, 4, 2)),
+    256: (TileTiles(64, 32, 1, 8, 2), TileTiles(64, 32, 4, 8, 2)),
+    512: (TileTiles(32, 16, 1, 8, 1), TileTiles(32, 16, 4, 8, 1)),
+}
+TILE_FP32 = {
+    128: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 2, 4, 1)),
+    256: (TileTiles(32, 16, 1, 4, 1), TileTiles(32, 16, 2, 4, 1)),
+    512: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 2, 4, 1)),
+}
+SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
+SCRATCH_BYTES = 48 << 20
+
+
+def gather_tiles(dim: int) -> tuple[GatherTiles, GatherTiles]:
+    """Tiles of the sampled loss with sharing `none`, forward and backward, for vectors of `dim` <= 512."""
+    return next(tiles for limit, tiles in NONE.items() if dim <= limit)
+
+
+def tile_tiles(dtype: torch.dtype, dim: int, group_tokens: int) -> tuple[TileTiles, TileTiles]:
+    """Tiles of the sampled loss with shared negatives, forward and backward, for vectors of `dim` <= 512."""
+    table = TILE_FP32 if dtype == torch.float32 else TILE
+    forward, backward = next(tiles for limit, tiles in table.items() if dim <= limit)
+    needed = max(16, 1 << (group_tokens - 1).bit_length())
+    return (
+        replace(forward, block_t=min(forward.block_t, needed)),
+        replace(backward, block_t=min(backward.block_t, needed)),
+    )
+
+
+def sort_chunk(num_items: int, dim: int) -> int:
+    """Draws that are sorted at once: their buffers stay within 48 MiB and a tenth of an fp32 [V, D]."""
+    return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // SORT_BYTES_PER_DRAW)
+
+
+def scratch_chunk(num_items: int, dim: int) -> int:
+    """Rows of fp32 [D] that deterministic sums hold at once, within the same bytes."""
+    return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // (dim * 4 + SORT_BYTES_PER_DRAW))

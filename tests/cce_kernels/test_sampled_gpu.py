@@ -1,0 +1,224 @@
+"""The sampled kernels on a GPU, in full: `pytest -m gpu tests/cce_kernels`."""
+
+import pytest
+import torch
+from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
+
+from cce_kernels import Popularity, SampledLinearCrossEntropy, Uniform, sampled_linear_cross_entropy
+from cce_kernels.draws import as_counter, draw_ids, groups_of
+from cce_kernels.reference_sampled import Draw
+from cce_kernels.samplers import prepare
+
+pytestmark = pytest.mark.gpu
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+
+SWEEP = pairwise(
+    {
+        "dim": [16, 64, 100, 128, 256, 320, 512],
+        "dtype": [FP32, BF16, FP16],
+        "weight_dtype": [FP32, BF16],
+        "sampler": ["uniform", "popularity", "constant", "in_batch"],
+        "objective": ["softmax", "bce", "gbce"],
+        "sharing": ["none", "tile", "batch"],
+        "tokens": [1, 130],
+        "items": [97, 1013],
+        "negatives": [1, 70],
+        "bias": [False, True],
+        "deterministic": [False, True],
+        "sparse": [False, True],
+        "targets": ["random", "same", "ignored", "fitted"],
+        "offset": [0, 7],
+    },
+    Case(),
+)
+
+
+@pytest.mark.parametrize("case", SWEEP, ids=str)
+def test_errors_are_those_of_eager_torch(case):
+    if case.dtype != BF16 and case.weight_dtype == BF16:
+        case.weight_dtype = FP32
+    assert_as_good_as_eager(case, "cuda")
+
+
+@pytest.mark.parametrize("tile", [1, 5, 16, 64, 200])
+def test_any_tile_of_tokens(tile):
+    assert_as_good_as_eager(
+        Case(sharing="tile", tile=tile, offset=3, tokens=333, items=501, dim=64, dtype=BF16), "cuda"
+    )
+
+
+@pytest.mark.parametrize("case", [Case(items=2, tokens=50), Case(items=1, tokens=3, bias=False)], ids=str)
+def test_tiny_catalogues(case):
+    assert_as_good_as_eager(case, "cuda")
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
+def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
+    from cce_kernels.sampled import drawn_ids
+
+    tensors, options = make(Case(tokens=333, items=70001, dim=16, sampler=sampler), "cuda")
+    targets = tensors["targets"]
+    source = prepare(options["sampler"], targets, targets >= 0, 70001, correct=False)
+    seed, step = as_counter(2**62 + 12345, targets.device), as_counter(2**32 - 3, targets.device)
+    draw = Draw(source, seed, step, groups_of(333, sharing, 64, 130), 301)
+    expected = draw_ids(source, seed, step, draw.groups, 0, draw.groups.number, 301)
+    assert torch.equal(drawn_ids(tensors["hidden"], tensors["weight"], draw), expected)
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
+def test_deterministic_is_bitwise_equal(sharing):
+    case = Case(tokens=3000, items=400, dim=128, negatives=100, dtype=BF16, sharing=sharing, deterministic=True)
+    tensors, options = make(case, "cuda")
+    first = ours(case, tensors, options, "triton")
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, ours(case, tensors, options, "triton"), strict=True))
+
+
+def test_several_chunks_of_the_sort(monkeypatch):
+    from cce_kernels import tuning_sampled as tuning
+
+    monkeypatch.setattr(tuning, "SCRATCH_BYTES", 40_000)
+    for sharing in ("none", "tile"):
+        assert_as_good_as_eager(Case(tokens=700, items=51, dim=64, sharing=sharing, deterministic=True), "cuda")
+
+
+def test_out_of_range_target_is_nan_and_nothing_else():
+    case = Case(tokens=40, items=50, dim=64, bias=False)
+    for sharing in ("none", "tile"):
+        case.sharing = sharing
+        tensors, options = make(case, "cuda")
+        clean = ours(case, tensors, options, "triton")
+        tensors["targets"][3], tensors["targets"][7] = 50, -7
+        loss, d_hidden, d_weight = ours(case, tensors, options, "triton")
+        bad = torch.zeros(40, dtype=torch.bool, device="cuda")
+        bad[[3, 7]] = True
+        assert torch.equal(loss.isnan(), bad)
+        assert torch.equal(d_hidden.isnan().all(1), bad)
+        assert torch.equal(loss[~bad], clean[0][~bad])
+        assert not d_weight.isnan().any()
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_compile_without_breaks_or_recompilation(sharing):
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    weight = torch.randn(501, 64, device="cuda", requires_grad=True)
+    seed = torch.tensor(1, device="cuda")
+
+    def loss_of(hidden, targets, step):
+        return sampled_linear_cross_entropy(
+            hidden, weight, targets, num_negatives=20, seed=seed, step=step, sharing=sharing
+        )
+
+    compiled = torch.compile(loss_of, backend=counter, fullgraph=True, dynamic=True)
+    for tokens in (100, 173, 260):
+        hidden = torch.randn(tokens, 64, device="cuda", requires_grad=True)
+        targets = torch.randint(0, 501, (tokens,), device="cuda")
+        step = torch.tensor(tokens, device="cuda")
+        a, b = compiled(hidden, targets, step), loss_of(hidden, targets, step)
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(*(torch.autograd.grad(x, hidden)[0] for x in (a, b)))
+    assert counter.frame_count == 1
+
+
+def test_compile_with_inductor():
+    torch._dynamo.reset()
+    module = SampledLinearCrossEntropy(20, 3, sharing="tile")
+    weight = torch.randn(501, 64, device="cuda", requires_grad=True)
+    hidden = torch.randn(100, 64, device="cuda", requires_grad=True)
+    targets = torch.randint(0, 501, (100,), device="cuda")
+    compiled = torch.compile(module, fullgraph=True)
+    got = torch.autograd.grad(compiled(hidden * 2, weight, targets, step=4), (hidden, weight))
+    expected = torch.autograd.grad(module(hidden * 2, weight, targets, step=4), (hidden, weight))
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_cuda_graph_follows_the_step(sharing):
+    weight = torch.randn(501, 64, device="cuda", requires_grad=True)
+    hidden = torch.randn(100, 64, device="cuda", requires_grad=True)
+    targets = torch.randint(0, 501, (100,), device="cuda")
+    seed, step = torch.tensor(3, device="cuda"), torch.tensor(0, device="cuda")
+
+    def run():
+        loss = sampled_linear_cross_entropy(
+            hidden, weight, targets, num_negatives=20, seed=seed, step=step, sharing=sharing, deterministic=True
+        )
+        return loss, *torch.autograd.grad(loss, (hidden, weight))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    seen = []
+    for number in (5, 6):
+        step.fill_(number)
+        graph.replay()
+        seen.append(captured[0].item())
+        assert all(torch.equal(a, b) for a, b in zip(captured, run(), strict=True))
+    assert seen[0] != seen[1]
+
+
+def test_autocast_uses_its_dtype():
+    weight = torch.randn(501, 64, device="cuda", requires_grad=True)
+    hidden = torch.randn(100, 64, device="cuda", requires_grad=True)
+    targets = torch.randint(0, 501, (100,), device="cuda")
+    options = {"num_negatives": 20, "seed": 1, "sharing": "tile"}
+    with torch.autocast("cuda", dtype=BF16):
+        loss = sampled_linear_cross_entropy(hidden, weight, targets, **options)
+    loss.backward()
+    assert loss.dtype == hidden.grad.dtype == weight.grad.dtype == FP32
+    assert torch.equal(loss, sampled_linear_cross_entropy(hidden.to(BF16), weight, targets, **options))
+
+
+def test_addresses_beyond_32_bits():
+    items, dim = 9_400_000, 256
+    weight = torch.empty(items, dim, device="cuda", dtype=BF16).normal_().requires_grad_()
+    hidden = torch.randn(64, dim, device="cuda", dtype=BF16, requires_grad=True)
+    targets = torch.randint(items - 1000, items, (64,), device="cuda")
+    counts = torch.zeros(items)
+    counts[-2000:] = 1
+    for sharing in ("none", "tile"):
+        loss = sampled_linear_cross_entropy(
+            hidden, weight, targets, num_negatives=50, seed=1, sharing=sharing, sampler=Popularity(counts)
+        )
+        d_hidden, d_weight = torch.autograd.grad(loss, (hidden, weight))
+        tail = weight.detach()[-2000:].double().requires_grad_()
+        wide = hidden.detach().double().requires_grad_()
+        reference = sampled_linear_cross_entropy(
+            wide, tail, targets - (items - 2000), num_negatives=50, seed=1, sharing=sharing,
+            sampler=Uniform(), impl="reference",
+        )  # fmt: skip
+        # Other ids are drawn from the small table, so only sizes are comparable: nothing fell outside the tail.
+        assert abs(float(loss) - float(reference)) < 0.5 * float(reference)
+        assert d_weight[:-2000].count_nonzero() == 0
+        assert d_weight[-2000:].count_nonzero() > 0
+        assert d_hidden.isfinite().all()
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_extra_memory_is_bounded(sharing):
+    tokens, items, dim, negatives = 32768, 100_000, 128, 255
+    weight = torch.randn(items, dim, device="cuda", requires_grad=True)
+    hidden = torch.randn(tokens, dim, device="cuda", dtype=BF16, requires_grad=True)
+    targets = torch.randint(0, items, (tokens,), device="cuda")
+
+    def run():
+        loss = sampled_linear_cross_entropy(hidden, weight, targets, num_negatives=negatives, seed=1, sharing=sharing)
+        return torch.autograd.grad(loss, (hidden, weight))
+
+    run()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    peak = torch.cuda.max_memory_allocated() - before
+    accumulator = items * dim * 4
+    allowed = items * dim * 4 + tokens * dim * 2 + 1.1 * accumulator + (64 << 20)  # dW, dH, the accumulator and a tenth
+    assert peak <= allowed, f"{peak / 2**20:.0f} MiB > {allowed / 2**20:.0f} MiB"
