@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,16 @@ def read_payload(path: Path, expected_format: str, device: str | torch.device = 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not look at them when it reads
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path}: damaged: {damaged} fails its checksum")
         payload = torch.load(path, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged archive can fail in the zip reader, the unpickler or anywhere between
-        raise CheckpointError(f"{path}: damaged, or no checkpoint: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: damaged, or no checkpoint: {reason}") from error
     found = payload.get("format") if isinstance(payload, dict) else type(payload).__name__
     if found != expected_format:
         raise CheckpointError(f"{path}: found format {found!r}, allowed: {expected_format}")

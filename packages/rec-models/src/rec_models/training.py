@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -177,13 +178,15 @@ def _trainer(
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on hardware say less than our own lines."""
+    """Lightning's notes on hardware say less than our own lines, and its use of torch is not the user's concern."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.", category=FutureWarning)
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -1,0 +1,153 @@
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from rec_models.checkpoint import ModelCheckpoint
+from rec_models.state import RunFolder, RunState
+
+
+class StoppedError(Exception):
+    """Stands for a crash of the process."""
+
+
+def stopping_run(tiny, monkeypatch, at, out, kept, **options):
+    """Run until batch (epoch, index) is asked for."""
+    batch = tiny.TinyBatches.batch
+
+    def deadly(self, epoch, index):
+        if (epoch, index) == at:
+            raise StoppedError
+        return batch(self, epoch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.TinyBatches, "batch", deadly)
+        with pytest.raises(StoppedError):
+            tiny.run(out, kept, **options)
+
+
+def timeless(history):
+    return [{name: value for name, value in row.items() if "second" not in name} for row in history]
+
+
+def assert_same_outcome(first, second, first_out, second_out):
+    assert timeless(first.history) == timeless(second.history)
+    assert (first.best_epoch, first.metrics) == (second.best_epoch, second.metrics)
+    ours, theirs = (ModelCheckpoint.read(out / "model.ckpt").weights for out in (first_out, second_out))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("loss", ["cce_neg", "sce", "ce_neg"])
+def test_a_run_stopped_in_mid_epoch_ends_as_an_uninterrupted_one(tiny, tmp_path, monkeypatch, model_name, loss):
+    options = {"model": model_name, "loss": loss, "checkpoint_steps": 2}
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
+    kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
+    assert (kept["epoch"], kept["index"], kept["step"]) == (1, 4, 10)  # in mid-epoch, one batch was lost
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+
+
+def test_a_run_that_accumulates_resumes_at_a_step_of_the_optimiser(tiny, tmp_path, monkeypatch):
+    options = {"micro": 2, "checkpoint_steps": 1}
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    stopping_run(tiny, monkeypatch, (0, 7), tmp_path / "b", tmp_path / "b-kept", **options)
+    assert torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]["index"] % 2 == 0
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+
+
+def test_the_second_run_reads_only_the_rest_of_the_epoch(tiny, tmp_path, monkeypatch, capfd):
+    stopping_run(tiny, monkeypatch, (1, 4), tmp_path / "out", tmp_path / "kept", checkpoint_steps=3)
+    asked = []
+    batch = tiny.TinyBatches.batch
+    monkeypatch.setattr(tiny.TinyBatches, "batch", lambda self, *at: asked.append(at) or batch(self, *at))
+    tiny.run(tmp_path / "out", tmp_path / "kept", checkpoint_steps=3)
+    assert asked[0] == (1, 3)
+    assert set(asked) == {(1, index) for index in range(3, 6)} | {(2, index) for index in range(6)}
+    assert "resuming from last.ckpt: epoch 2, batch 3" in capfd.readouterr().err
+
+
+def test_a_finished_run_is_not_trained_again_but_written_out_again(tiny, tmp_path):
+    first = tiny.run(tmp_path / "first", tmp_path / "kept")
+    again = tiny.run(tmp_path / "again", tmp_path / "kept")
+    assert again.history == first.history
+    assert_same_outcome(again, first, tmp_path / "again", tmp_path / "first")
+    assert (tmp_path / "again" / "history.csv").read_text() == (tmp_path / "first" / "history.csv").read_text()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny, tmp_path, monkeypatch, capfd, damage):
+    options = {"checkpoint_steps": 2}
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
+    last = tmp_path / "b-kept" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged = {"truncated": content[: len(content) // 2], "garbage": b"no archive", "empty": b"", "flipped": content}
+    last.write_bytes(bytes(damaged[damage]))
+    (tmp_path / "b-kept" / "last.ckpt.123.part").write_bytes(b"of a process killed in writing")
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+    warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert str(last) in warnings[0]
+    assert not list((tmp_path / "b-kept").glob("*.part"))
+
+
+def test_only_damaged_checkpoints_mean_a_new_start(tiny, tmp_path, capfd):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "last.ckpt").write_bytes(b"x")
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept")
+    assert_same_outcome(tiny.run(tmp_path / "b", kept), whole, tmp_path / "b", tmp_path / "a")
+    assert "warning: not resuming from this checkpoint" in capfd.readouterr().err
+
+
+def test_a_run_with_other_settings_does_not_resume(tiny, tmp_path, capfd):
+    tiny.run(tmp_path / "a", tmp_path / "kept", max_epochs=1)
+    result = tiny.run(tmp_path / "b", tmp_path / "kept", max_epochs=1, learning_rate=0.01)
+    assert result.history[0]["step"] == 6
+    assert "of a run with other settings" in capfd.readouterr().err
+    fresh = tiny.run(tmp_path / "c", tmp_path / "c-kept", max_epochs=1, learning_rate=0.01)
+    assert_same_outcome(result, fresh, tmp_path / "b", tmp_path / "c")
+
+
+def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path):
+    folder = RunFolder(tmp_path, {"seed": 1})
+    for epoch in range(1, 6):
+        folder.best(epoch).write_bytes(b"model")
+        folder.save(RunState(epoch=epoch, best_epoch=epoch), {}, {}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best-4.ckpt",
+        "best-5.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
+    resumed = RunFolder(tmp_path, {"seed": 1}).resume()
+    assert asdict(resumed.state) == asdict(RunState(epoch=5, best_epoch=5))
+
+
+def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):
+    folder = RunFolder(tmp_path, {})
+    folder.save(RunState(epoch=1), {}, {}, {})
+    folder.save(RunState(epoch=2, best_epoch=2), {}, {}, {})
+    assert RunFolder(tmp_path, {}).resume().state.epoch == 1
+    assert "best-2.ckpt is missing beside it" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_where_it_was(tiny, tiny_script, tmp_path):
+    options = ['model="bert4rec"', 'loss="cce_neg"', "checkpoint_steps=2"]
+    command = [sys.executable, str(tiny_script), str(tmp_path / "b"), str(tmp_path / "b-kept"), *options]
+    killed = subprocess.run([*command, "kill_at=[1, 5]"], check=False, capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
+    assert (kept["epoch"], kept["index"]) == (1, 4)
+    assert not (tmp_path / "b" / "model.ckpt").exists()
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", model="bert4rec", loss="cce_neg", checkpoint_steps=2)
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", model="bert4rec", loss="cce_neg", checkpoint_steps=2)
+    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
