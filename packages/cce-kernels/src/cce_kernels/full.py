@@ -79,10 +79,10 @@ def full_forward(
         ignore_index=ignore_index,
         softcap=softcap,
     )
-    tiles, _ = tuning.full_tiles(hidden.device, hidden.dtype, hidden.shape[1])
-    splits = tuning.full_splits(
-        hidden.device, -(-hidden.shape[0] // tiles.block_m), -(-weight.shape[0] // tiles.block_v)
-    )
+    num_tokens, dim = hidden.shape
+    tiles, _ = tuning.full_tiles(hidden.device, hidden.dtype, dim)
+    programs, streamed = -(-num_tokens // tiles.block_m), -(-weight.shape[0] // tiles.block_v)
+    splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_tokens * dim)
     launch_forward(state, tiles, splits, filter_eps)
     return state.loss, state.lse, state.lse2, state.others, state.dhidden, state.scale
 
@@ -139,10 +139,10 @@ def full_backward(
         p_shift=p_shift,
         softcap=softcap,
     )
-    _, tiles = tuning.full_tiles(hidden.device, hidden.dtype, hidden.shape[1])
-    splits = tuning.full_splits(
-        hidden.device, -(-weight.shape[0] // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
-    )
+    num_items, dim = weight.shape
+    _, tiles = tuning.full_tiles(hidden.device, hidden.dtype, dim)
+    programs, streamed = -(-num_items // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
+    splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_items * dim)
     dweight, dbias = launch_backward(state, tiles, splits, filter_eps)
     return out, dweight, weight.new_empty(0) if dbias is None else dbias
 

@@ -19,9 +19,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from cce_kernels.kernels.full_state import BackwardState, can_stream, dot_precision
+from cce_kernels.kernels.full_state import BackwardState, can_stream, dot_precision, stream_blocks
 from cce_kernels.kernels.full_tiles import (
     LOG2E,
     cap_scores,
@@ -42,19 +41,22 @@ _PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
 @triton.jit
 def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                 stream, targets, order, lse2, grad, softcap, filter_eps, grad_scale,
+                 stream0, stream1, targets, order, lse2, grad, softcap, filter_eps, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
                  BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                  PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
                  TMA: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Add one tile of tokens to the gradient of one tile of items."""
     if TMA:
-        h0 = stream.load([first, 0])  # [BLOCK_M, DIM0]
+        h0 = stream0.load([first, 0])  # [BLOCK_M, DIM0]
+        h1 = h0
+        if DIM1 > 0:
+            h1 = stream1.load([first, DIM0])
     else:
         h0 = load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED)
-    h1 = h0
-    if DIM1 > 0:
-        h1 = load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED)
+        h1 = h0
+        if DIM1 > 0:
+            h1 = load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED)
     tokens = first + tl.arange(0, BLOCK_M)
     if MASKED:
         shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf"))
@@ -130,7 +132,7 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, ot
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
-def full_backward_kernel(hidden, stream, weight, bias, targets, lse2, others, grad, scales, order, segments,
+def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, others, grad, scales, order, segments,
                          dweight, dbias_out, num_tokens, num_items, tokens_per_split, softcap, filter_eps,
                          DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -167,14 +169,14 @@ def full_backward_kernel(hidden, stream, weight, bias, targets, lse2, others, gr
     for first in range(begin, full_end, BLOCK_M):
         acc0, acc1, dbias, shift, next_token, place = _tokens_step(
             first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            stream, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1,
-            BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, False,
+            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+            DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, False,
         )  # fmt: skip
     if full_end < end:
         acc0, acc1, dbias, shift, next_token, place = _tokens_step(
             full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            stream, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale, DIM, DIM0, DIM1,
-            BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, True,
+            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+            DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, True,
         )  # fmt: skip
     if split == 0:
         acc0, acc1, dbias = _add_targets(
@@ -233,7 +235,7 @@ def launch_backward(
     grid = (triton.cdiv(num_items, tiles.block_v), splits)
     order, segments = sort_by_tile(state.targets, tiles.block_v, grid[0])
     tma = tiles.tma and can_stream(hidden, hidden.dtype)
-    stream = TensorDescriptor.from_tensor(hidden, [tiles.block_m, dim0]) if tma else hidden
+    stream = stream_blocks(hidden, tiles.block_m, dim0, dim1) if tma else (hidden, hidden)
     partial = splits > 1
     dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
     like = weight if bias is None else bias
@@ -241,7 +243,7 @@ def launch_backward(
         (splits, num_items if bias is not None else 0), dtype=torch.float32 if partial else like.dtype
     )
     full_backward_kernel[grid](
-        hidden, stream, weight, like, state.targets, state.lse2, state.others, state.grad, state.scales, order,
+        hidden, *stream, weight, like, state.targets, state.lse2, state.others, state.grad, state.scales, order,
         segments, dweight, dbias, num_tokens, num_items, tokens_per_split, state.softcap or 1.0,
         filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
         BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,

@@ -22,12 +22,11 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from cce_kernels.kernels.full_dhidden import write_dhidden
 from cce_kernels.kernels.full_finish import finish_tokens, read_targets, score_targets
 from cce_kernels.kernels.full_merge import launch_merge
-from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision
+from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision, stream_blocks
 from cce_kernels.kernels.full_tiles import (
     BELOW_HALF_RANGE,
     LOG2E,
@@ -45,19 +44,22 @@ _NEVER = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream, bias, softcap,
-                filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
-                BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
-                WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
-                TMA: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+                bias, softcap, filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
+                BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+                FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
+                PRECISION: tl.constexpr, TMA: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Add one tile of items to the sums of one tile of tokens."""
     if TMA:
-        w0 = stream.load([first, 0])  # [BLOCK_V, DIM0]
+        w0 = stream0.load([first, 0])  # [BLOCK_V, DIM0]
+        w1 = w0
+        if DIM1 > 0:
+            w1 = stream1.load([first, DIM0])
     else:
         w0 = load_tile(weight, first, end - first, 0, DIM0, BLOCK_V, DIM, MASKED).to(h0.dtype)
-    w1 = w0
-    if DIM1 > 0:
-        w1 = load_tile(weight, first, end - first, DIM0, DIM1, BLOCK_V, DIM, MASKED).to(h0.dtype)
+        w1 = w0
+        if DIM1 > 0:
+            w1 = load_tile(weight, first, end - first, DIM0, DIM1, BLOCK_V, DIM, MASKED).to(h0.dtype)
     scores = score_tile(h0, h1, w0, w1, BLOCK_M, BLOCK_V, DIM1, PRECISION)  # [BLOCK_M, BLOCK_V]
     items = first + tl.arange(0, BLOCK_V)
     if HAS_BIAS:
@@ -101,7 +103,7 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
-def full_forward_kernel(hidden, weight, stream, bias, targets, scale, loss, lse, lse2, others, dhidden,
+def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2, others, dhidden,
                         partial_sum, partial_reference, partial_acc, overflow,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
@@ -150,15 +152,15 @@ def full_forward_kernel(hidden, weight, stream, bias, targets, scale, loss, lse,
     full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
     for first in range(begin, full_end, BLOCK_V):
         acc0, acc1, total, reference, next_target = _items_step(
-            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream, bias, softcap,
-            filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE,
-            P_SHIFT, PRECISION, TMA, False,
+            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+            bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN,
+            ONLINE, P_SHIFT, PRECISION, TMA, False,
         )  # fmt: skip
     if full_end < end:
         acc0, acc1, total, reference, next_target = _items_step(
-            full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream, bias, softcap,
-            filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, ONLINE,
-            P_SHIFT, PRECISION, TMA, True,
+            full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+            bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN,
+            ONLINE, P_SHIFT, PRECISION, TMA, True,
         )  # fmt: skip
 
     inside = tokens < num_tokens
@@ -210,12 +212,12 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
     partial_acc = hidden.new_empty((splits, num_tokens, dim) if split and with_dhidden else 0, dtype=torch.float32)
     overflow = hidden.new_empty(grid[0] * grid[1], dtype=torch.int32)
     tma = tiles.tma and can_stream(weight, hidden.dtype)
-    stream = TensorDescriptor.from_tensor(weight, [tiles.block_v, dim0]) if tma else weight
+    stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
     half = hidden.dtype == torch.float16 and with_dhidden
     for online, repair in ((True, False),) if half else ((False, False), (True, True)):
         full_forward_kernel[grid](
-            hidden, weight, stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse, state.lse2,
-            state.others, state.dhidden, partial_sum, partial_reference, partial_acc, overflow,
+            hidden, weight, *stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse,
+            state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc, overflow,
             num_tokens, num_items, items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0,
             DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
             HAS_BIAS=state.bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from cce_kernels.kernels.full_tiles import split_dimension
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 HALF_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a factor 2 of the largest
 
@@ -20,10 +19,14 @@ def dot_precision(hidden: Tensor) -> str:
 
 
 def can_stream(matrix: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether tiles of a matrix can come by tensor descriptor: one block wide, no conversion, 16-byte rows."""
-    dim = matrix.shape[1]
-    whole = split_dimension(dim)[1] == 0
-    return whole and matrix.dtype == dtype and dim * matrix.itemsize % 16 == 0 and matrix.data_ptr() % 16 == 0
+    """Tell whether tiles of a matrix can come by tensor descriptor: no conversion on the way, rows of 16 bytes."""
+    return matrix.dtype == dtype and matrix.shape[1] * matrix.itemsize % 16 == 0 and matrix.data_ptr() % 16 == 0
+
+
+def stream_blocks(matrix: Tensor, rows: int, dim0: int, dim1: int) -> tuple[TensorDescriptor, TensorDescriptor]:
+    """Describe tiles of `rows` rows of a contiguous [*, D] matrix: the first dim0 columns, and the dim1 after them."""
+    first = TensorDescriptor.from_tensor(matrix, [rows, dim0])
+    return first, TensorDescriptor.from_tensor(matrix, [rows, dim1]) if dim1 > 0 else first
 
 
 @dataclass(frozen=True)
