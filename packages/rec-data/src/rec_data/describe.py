@@ -1,0 +1,187 @@
+"""What a log is like: its size, its lengths, its popularity, its clock, and how much its order matters.
+
+Run::
+
+    python -m rec_data.describe demo
+    python -m rec_data.describe path/to/events.parquet --user visitor --out folder/for/pictures
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rec_data import flat
+from rec_data.columns import ITEM, TIMESTAMP, USER, Columns
+from rec_data.encode import encode
+from rec_data.errors import DataError
+from rec_data.flat import Int32s, Int64s
+from rec_data.log import fetch_log
+from rec_data.protocol import SortedLog
+from rec_data.times import UNITS, to_datetime, unit_of
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+ORDER_ROWS = 5_000_000
+"""Interactions that the order test looks at, at most: a random sample of whole users."""
+
+ORDER_K = 10
+EARLIEST_CLOCK = 631_152_000
+"""1990-01-01: times before it are positions, not dates."""
+
+
+def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Measures a log, without any filter.
+
+    Args:
+        log: The parquet of ``fetch_log``.
+        seed: Of the sample and the shuffling of the order test.
+
+    Returns:
+        Facts, ready for JSON; ``as_text`` prints them.
+
+    Raises:
+        DataError: The log cannot be read.
+    """
+    rows = encode(log, min_item_count=None, min_user_count=None).log
+    lengths, counts = np.diff(rows.offsets), flat.count(rows.items, rows.num_items)
+    ordered, shuffled, tested = order_test(rows, seed=seed)
+    return {
+        "users": rows.num_users,
+        "items": rows.num_items,
+        "interactions": len(rows.items),
+        "density": len(rows.items) / (rows.num_users * rows.num_items),
+        "length_mean": float(lengths.mean()),
+        "length_quantiles": dict(zip(map(str, QUANTILES), np.quantile(lengths, QUANTILES).tolist(), strict=True)),
+        "items_below_5": int((counts < 5).sum()),
+        "popularity_gini": gini(counts),
+        "repeat_share": repeat_share(rows),
+        **_time_facts(rows.times),
+        "markov_hit_rate": ordered,
+        "markov_hit_rate_shuffled": shuffled,
+        "markov_users": tested,
+    }
+
+
+def gini(counts: Int64s) -> float:
+    """Gini coefficient of the counts: 0 where all are equal, near 1 where one has all."""
+    ranked = np.sort(counts).astype(np.float64)
+    n = len(ranked)
+    return float(2 * (np.arange(1, n + 1) @ ranked) / (n * ranked.sum()) - (n + 1) / n)
+
+
+def repeat_share(log: SortedLog) -> float:
+    """Share of the interactions in which a user meets an item again."""
+    keys = np.repeat(np.arange(log.num_users, dtype=np.int64) * log.num_items, np.diff(log.offsets))
+    keys += log.items
+    keys.sort()
+    return float(np.count_nonzero(keys[1:] == keys[:-1]) / len(keys))
+
+
+def order_test(log: SortedLog, *, seed: int) -> tuple[float, float, int]:
+    """How well an item's most frequent successors foretell the last item of a user, in the true order and shuffled.
+
+    Successors are counted over all steps but each user's last; that one is foretold by the ``ORDER_K`` most frequent
+    successors of the item before it. What remains after shuffling is due to popularity and taste, the drop to order.
+
+    Args:
+        log: The log.
+        seed: Of the sample of users and of the shuffling.
+
+    Returns:
+        Hit rate in the true order, hit rate shuffled (mean over the tested users), and their number.
+    """
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(log.num_users, dtype=np.int32), np.diff(log.offsets))
+    items = log.items
+    if len(items) > ORDER_ROWS:
+        chosen = flat.spread(rng.random(log.num_users) < ORDER_ROWS / len(items), log.offsets)
+        users, items = users[chosen], items[chosen]
+    shuffled = items[np.lexsort((rng.random(len(items)), users))]
+    tested = int((np.unique(users, return_counts=True)[1] >= 3).sum())
+    return _hit_rate(users, items, log.num_items), _hit_rate(users, shuffled, log.num_items), tested
+
+
+def _hit_rate(users: Int32s, items: Int32s, num_items: int) -> float:
+    step = users[1:] == users[:-1]  # rows whose successor is the same user's
+    last = step & np.append(users[2:] != users[1:-1], True)
+    before = np.concatenate(([False], step[:-1]))
+    asked = last & before  # the last step of users with at least two
+    keys = items[:-1].astype(np.int64) * num_items + items[1:]
+    if not asked.any():
+        return 0.0
+    steps, counts = np.unique(keys[step & ~last], return_counts=True)
+    first = steps // num_items
+    order = np.lexsort((-counts, first))
+    start = np.searchsorted(first[order], first[order])
+    top = steps[order][np.arange(len(order)) - start < ORDER_K]
+    return float(np.isin(keys[asked], top).mean())
+
+
+def _time_facts(times: Int64s) -> dict[str, Any]:
+    first, last = int(times.min()), int(times.max())
+    ticks = UNITS[unit_of(last)]
+    if first // ticks < EARLIEST_CLOCK:
+        return {"clock": False, "first": first, "last": last, "days": None}
+    days = (last - first) / ticks / 86_400
+    return {"clock": True, "first": to_datetime(first).isoformat(), "last": to_datetime(last).isoformat(), "days": days}
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """The facts as a small table for the terminal."""
+    lengths = facts["length_quantiles"]
+    when = f"{facts['first']} to {facts['last']}"
+    when += (
+        f" ({facts['days']:,.0f} days)"
+        if facts["clock"]
+        else " (positions or no clock: a temporal split means nothing)"
+    )
+    ordered, shuffled = facts["markov_hit_rate"], facts["markov_hit_rate_shuffled"]
+    drop = f", a drop of {1 - shuffled / ordered:.0%}" if ordered else ""
+    lines = {
+        "users": f"{facts['users']:,}",
+        "items": f"{facts['items']:,} ({facts['items_below_5']:,} with fewer than 5 interactions)",
+        "interactions": f"{facts['interactions']:,}",
+        "density": f"{facts['density']:.4%}",
+        "length": f"mean {facts['length_mean']:.1f}; "
+        + ", ".join(f"{float(q):.0%} {value:,.0f}" for q, value in lengths.items()),
+        "popularity Gini": f"{facts['popularity_gini']:.3f}",
+        "repeats": f"{facts['repeat_share']:.1%} of the interactions",
+        "time": when,
+        "order": f"the top {ORDER_K} successors foretell {ordered:.1%} of last items, shuffled {shuffled:.1%}{drop}",
+    }
+    return "\n".join(f"{name:16} {value}" for name, value in lines.items())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Describes a data set on the terminal, and in a picture where a folder is given."""
+    names = Columns()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--user", default=names.user, help=f"column of user ids (default {USER})")
+    parser.add_argument("--item", default=names.item, help=f"column of item ids (default {ITEM})")
+    parser.add_argument("--timestamp", default=names.timestamp, help=f"column of times (default {TIMESTAMP})")
+    parser.add_argument("--mirror", type=Path, help="a folder that holds the raw files of published data sets")
+    parser.add_argument("--out", type=Path, help="a folder for describe.png")
+    given = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "log.parquet"
+            columns = Columns(given.user, given.item, given.timestamp)
+            fetch_log(given.dataset, log, root=Path.cwd(), columns=columns, mirror=given.mirror)
+            print(as_text(describe(log)))  # noqa: T201
+            if given.out is not None:
+                from rec_data.pictures import draw
+
+                given.out.mkdir(parents=True, exist_ok=True)
+                print(f"picture: {draw(log, given.out / 'describe.png', title=Path(given.dataset).name)}")  # noqa: T201
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

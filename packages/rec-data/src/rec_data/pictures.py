@@ -1,0 +1,73 @@
+"""One picture of a log: lengths, popularity, activity and order."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rec_data import flat
+from rec_data.describe import EARLIEST_CLOCK, order_test
+from rec_data.encode import encode
+from rec_data.times import UNITS, unit_of
+
+_BLUE, _ORANGE, _GREY = "#2f5d8a", "#d9822b", "#8a8f98"
+
+
+def draw(log: Path, out: Path, *, title: str, seed: int = 0) -> Path:
+    """Draws four panels: sequence lengths, item popularity, interactions over time, and the order test.
+
+    Args:
+        log: The parquet of ``fetch_log``.
+        out: The PNG to write.
+        title: Headline.
+        seed: Of the order test.
+
+    Returns:
+        ``out``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = encode(log, min_item_count=None, min_user_count=None).log
+    lengths = np.diff(rows.offsets)
+    counts = np.sort(flat.count(rows.items, rows.num_items))[::-1]
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    (ax_length, ax_items), (ax_time, ax_order) = figure.subplots(2, 2)
+    figure.suptitle(
+        f"{title}: {rows.num_users:,} users, {rows.num_items:,} items, {len(rows.items):,} interactions", fontsize=13
+    )
+
+    bins = np.unique(np.geomspace(1, lengths.max() + 1, 30).astype(int))
+    ax_length.hist(lengths, bins=bins - 0.5, color=_BLUE)
+    ax_length.axvline(float(np.median(lengths)), color=_ORANGE, label=f"median {np.median(lengths):,.0f}")
+    ax_length.axvline(float(lengths.mean()), color=_GREY, linestyle="--", label=f"mean {lengths.mean():,.1f}")
+    ax_length.set(xscale="log", title="Sequence length", xlabel="interactions of a user", ylabel="users")
+    ax_length.legend(frameon=False)
+
+    rank = np.unique(np.geomspace(1, len(counts), 400).astype(int))
+    share = counts[: max(1, len(counts) // 100)].sum() / counts.sum()
+    ax_items.plot(rank, counts[rank - 1], color=_BLUE, linewidth=2)
+    ax_items.set(xscale="log", yscale="log", title=f"Popularity: the top 1 % of the items have {share:.0%}")
+    ax_items.set(xlabel="rank of an item", ylabel="interactions")
+
+    ticks = UNITS[unit_of(int(rows.times.max()))]
+    if int(rows.times.min()) // ticks >= EARLIEST_CLOCK:
+        height, edges = np.histogram(rows.times, bins=80)
+        dates = (edges[:-1] / ticks).astype("datetime64[s]")
+        ax_time.fill_between(dates, height, step="post", color=_BLUE, alpha=0.85, linewidth=0)
+        ax_time.set(title="Activity", ylabel="interactions")
+        ax_time.tick_params(axis="x", rotation=30)
+    else:
+        height, edges = np.histogram(rows.times, bins=80)
+        ax_time.fill_between(edges[:-1], height, step="post", color=_BLUE, alpha=0.85, linewidth=0)
+        ax_time.set(title="Positions (the log has no clock)", xlabel="time column", ylabel="interactions")
+
+    ordered, shuffled, _ = order_test(rows, seed=seed)
+    bars = ax_order.bar(["true order", "shuffled"], [ordered, shuffled], color=[_BLUE, _GREY], width=0.55)
+    ax_order.bar_label(bars, fmt=lambda value: f"{value:.1%}", padding=3)
+    ax_order.set(title="Order: a last item foretold by the one before", ylabel="hit rate at 10")
+    ax_order.margins(y=0.15)
+    for axes in (ax_length, ax_items, ax_time, ax_order):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=110)
+    return out
