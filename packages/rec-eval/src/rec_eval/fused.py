@@ -7,7 +7,7 @@ short.
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +24,12 @@ _INTERPRETER_PROGRAMS = 2
 _WAVES = 8  # programs per multiprocessor: enough for an even end
 
 
+_WORTH_LOOKING = 0.01  # survivors per item of a tile below which asking first whether there are any pays
 _MOST_CELLS = 1 << 25
 """Places of all lists of survivors together: keeps memory down, and their offsets in 32 bits."""
+
+
+_Named = TypeVar("_Named", bound=NamedTuple)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,30 @@ def _stride(blocks: int) -> int:
     return step
 
 
+class _SeenTile:
+    """What the users of one tile have seen, sorted by user, then item."""
+
+    def __init__(self, seen: SeenItems, users: tuple[int, int], num_items: int, device: torch.device) -> None:
+        rows, items = seen.rows(*users, device)
+        self.num_items = num_items
+        self.keys = (rows * num_items + items).sort().values  # [n] int64
+        lengths = torch.bincount(rows, minlength=users[1] - users[0])
+        self.starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])  # [u + 1] int64
+        self.longest = int(lengths.max())
+        self.ids = (self.keys % num_items).int() if self.longest else rows.new_zeros(1).int()  # [n] int32
+
+
+class _Lists(NamedTuple):
+    """The k best so far of each user, and the floor that a newcomer must beat."""
+
+    keys: Tensor
+    """[u, k] int64, descending."""
+    floor_scores: Tensor
+    """[u] float32, -inf while a list is not full."""
+    floor_ids: Tensor
+    """[u] int32, -1 while a list is not full."""
+
+
 def rank_users(
     queries: Tensor,  # [u, D] bf16 or fp16
     items: Tensor,  # [V, D]
@@ -97,69 +125,81 @@ def rank_users(
     plan: Plan,
 ) -> Tensor:
     """Rank one tile of users, who stand at places ``users`` in ``seen``: keys ``[u, k]`` int64, descending."""
-    num_users = queries.shape[0]
-    rows, seen_ids = seen.rows(*users, queries.device)
-    seen_keys = (rows * items.shape[0] + seen_ids).sort().values  # [n]
+    num_users, device = queries.shape[0], queries.device
     queries = queries.contiguous()
     bias = None if bias is None else bias.float()
-    keys = torch.full((num_users, k), EMPTY, dtype=torch.int64, device=queries.device)
-    everyone = torch.arange(num_users, device=queries.device)
-    for first, last in plan.parts:
-        # So many items of the catalogue a tile are survivors, about; skipping pays where that is well below one.
-        expected = plan.tiles.users * k / max(first, 1)
-        jobs = [(everyone, plan.capacity)]
-        while jobs:
-            chosen, capacity = jobs.pop()
-            whole = chosen.numel() == num_users
-            part = keys if whole else keys[chosen]
-            floor = decode_keys(part[:, -1])
-            found = _launch(
-                queries if whole else queries[chosen], items, bias, floor.scores, floor.ids.int(), (first, last), plan,
-                capacity, expected < 0.5,
-            )  # fmt: skip
-            most = int(found.counts.max())
-            if most > capacity:
-                full = found.counts > capacity
-                jobs += _second_jobs(chosen[full], found.counts[full], num_users * plan.capacity)
-                chosen = chosen[~full]
-                found, part = type(found)(*(value[~full] for value in found)), part[~full]
-                most = int(found.counts.max()) if chosen.numel() else 0
-            if most:
-                merged = _merge(part, found, most, chosen, seen_keys, items.shape[0])
-                if whole and chosen.numel() == num_users:
-                    keys = merged
-                else:
-                    keys[chosen] = merged
-    return keys
+    tile = _SeenTile(seen, users, items.shape[0], device)
+    lists = _Lists(
+        torch.full((num_users, k), EMPTY, dtype=torch.int64, device=device),
+        torch.full((num_users,), float("-inf"), device=device),
+        torch.full((num_users,), -1, dtype=torch.int32, device=device),
+    )
+    everyone = torch.arange(num_users, device=device)
+    for part in plan.parts:
+        found = _launch(queries, items, bias, lists, part, plan, plan.capacity)
+        longest = int(found.counts.max())
+        if longest <= plan.capacity:
+            lists = _merge(lists, found, longest, everyone, tile)
+            continue
+        # Some lists had no room. They are made again with more, a few users at a time, so that memory stays bounded.
+        full = found.counts > plan.capacity
+        again = torch.split(everyone[full], max(1, num_users * plan.capacity // longest))
+        _update(lists, everyone[~full], _pick(found, ~full), plan.capacity, tile)
+        for chosen in again:
+            redone = _launch(queries[chosen], items, bias, _pick(lists, chosen), part, plan, longest)
+            _update(lists, chosen, redone, longest, tile)
+    return lists.keys
 
 
-def _second_jobs(users: Tensor, counts: Tensor, cells: int) -> list[tuple[Tensor, int]]:
-    """Group users whose lists overflowed, each with room for its longest list and at most ``cells`` in all."""
-    capacity = int(counts.max())
-    return [(group, capacity) for group in torch.split(users, max(1, cells // capacity))]
+def _pick(tensors: _Named, chosen: Tensor) -> _Named:
+    """The rows of some users."""
+    return type(tensors)(*(tensor[chosen] for tensor in tensors))
+
+
+def _update(lists: _Lists, chosen: Tensor, found: "Survivors", longest: int, tile: _SeenTile) -> None:
+    """Merge the survivors of some users into their lists, in place."""
+    if chosen.numel():
+        for whole, part in zip(lists, _merge(_pick(lists, chosen), found, longest, chosen, tile), strict=True):
+            whole[chosen] = part
 
 
 def _launch(
-    queries: Tensor, items: Tensor, bias: Tensor | None, floor_scores: Tensor, floor_ids: Tensor,
-    visits: tuple[int, int], plan: Plan, capacity: int, skip_empty: bool,
-) -> "Survivors":  # fmt: skip
+    queries: Tensor,
+    items: Tensor,
+    bias: Tensor | None,
+    lists: _Lists,
+    part: tuple[int, int],
+    plan: Plan,
+    capacity: int,
+) -> "Survivors":
+    """Filter one part of the catalogue."""
     from rec_eval.kernels.filter import filter_items
 
     programs = _INTERPRETER_PROGRAMS
     if queries.is_cuda:
         programs = _WAVES * torch.cuda.get_device_properties(queries.device).multi_processor_count
+    # An item after n others survives with probability k / n: a tile of users and items holds so many survivors, about.
+    expected = plan.tiles.users * lists.keys.shape[1] / max(part[0], 1)
     return filter_items(
-        queries, items, bias, floor_scores, floor_ids, visits, plan.stride, capacity, plan.tiles, programs, skip_empty
-    )
+        queries, items, bias, lists.floor_scores, lists.floor_ids, part, plan.stride, capacity, plan.tiles, programs,
+        skip_empty=expected < _WORTH_LOOKING,
+    )  # fmt: skip
 
 
-def _merge(keys: Tensor, found: "Survivors", width: int, users: Tensor, seen_keys: Tensor, num_items: int) -> Tensor:
-    """Put the unseen survivors among the k best so far: ``[u, k]`` int64, descending."""
-    scores, ids = found.scores[:, :width], found.ids[:, :width].long()  # [u, width]
-    filled = torch.arange(width, device=ids.device) < found.counts[:, None]
+def _merge(lists: _Lists, found: "Survivors", longest: int, users: Tensor, tile: _SeenTile) -> _Lists:
+    """Put the unseen survivors among the k best so far; ``users`` are the rows of these lists in the tile."""
+    from rec_eval.kernels.merge import LONGEST, merge_survivors
+
+    k = lists.keys.shape[1]
+    if k + longest <= LONGEST:
+        return _Lists(*merge_survivors(lists.keys, found, longest, users, tile.starts, tile.ids, tile.longest))
+    scores, ids = found.scores[:, :longest], found.ids[:, :longest].long()  # [u, longest]
+    filled = torch.arange(longest, device=ids.device) < found.counts[:, None]
     fresh = encode_keys(scores, ids).masked_fill(~filled, EMPTY)
-    if seen_keys.numel():
-        pairs = torch.where(filled, users[:, None] * num_items + ids, -1)
-        place = torch.searchsorted(seen_keys, pairs).clamp(max=seen_keys.numel() - 1)
-        fresh = fresh.masked_fill(seen_keys[place] == pairs, EMPTY)
-    return torch.cat([keys, fresh], dim=1).topk(keys.shape[1], dim=1).values
+    if tile.longest:
+        pairs = torch.where(filled, users[:, None] * tile.num_items + ids, -1)
+        place = torch.searchsorted(tile.keys, pairs).clamp(max=tile.keys.numel() - 1)
+        fresh = fresh.masked_fill(tile.keys[place] == pairs, EMPTY)
+    keys = torch.cat([lists.keys, fresh], dim=1).topk(k, dim=1).values
+    floor = decode_keys(keys[:, -1])
+    return _Lists(keys, floor.scores, floor.ids.int())
