@@ -1,0 +1,194 @@
+"""Time top-k on a GPU.
+
+    python packages/rec-eval/benchmarks/topk_gpu.py --out DIR [--sweep] [--profile]
+
+Users per second of the fused and of the plain implementation beside matmul + torch.topk in chunks that fit, after a
+check that they agree. One CSV row for each variant; the table goes to the terminal too. Needs torch and triton alone.
+"""
+
+import argparse
+import csv
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+from rec_eval import fused, top_k
+from rec_eval.kernels import merge
+from rec_eval.kernels.filter import Tiles
+from rec_eval.seen import SeenItems
+
+SHAPES = [(15_405, 256), (176_450, 256), (893_022, 256), (893_022, 128), (893_022, 64), (9_400_000, 256)]
+KS = (10, 100)
+USERS = 8192
+SCORES_GIB = 8
+SWEEP = [
+    Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2), Tiles(128, 128, 8, 2), Tiles(128, 32, 4, 4), Tiles(64, 64, 4, 3),
+    Tiles(64, 128, 4, 3), Tiles(64, 128, 8, 3), Tiles(128, 64, 8, 4),
+]  # fmt: skip
+Variants = dict[str, Callable[[], object]]
+COLUMNS = ("variant", "V", "D", "k", "users", "ms", "users_per_s", "tflops", "extra_gib", "times_baseline")
+
+
+def baseline(queries: torch.Tensor, items: torch.Tensor, k: int, fp32: bool) -> torch.Tensor:
+    """The usual way: scores of as many users as fit, then torch.topk."""
+    size = 4 if fp32 else 2
+    step = max(1, (SCORES_GIB << 30) // (items.shape[0] * size))
+    ids = []
+    for start in range(0, queries.shape[0], step):
+        part = queries[start : start + step]
+        scores = torch.mm(part, items.T, out_dtype=torch.float32) if fp32 else part @ items.T
+        ids.append(scores.topk(min(k, items.shape[0]), dim=1).indices)
+    return torch.cat(ids)
+
+
+def with_tiles(queries: torch.Tensor, items: torch.Tensor, k: int, tiles: Tiles, capacity: int | None) -> torch.Tensor:
+    """The fused implementation with tiles of one's own choice."""
+    plan = fused.make_plan(items.shape[0], k, tiles, capacity)
+    seen = SeenItems(None, None, queries.shape[0], items.shape[0])
+    step = min(fused.DEFAULT_USER_TILE, fused.most_users(plan))
+    parts = queries.split(step)
+    return torch.cat([fused.rank_users(part, items, k, None, seen, (0, len(part)), plan) for part in parts])
+
+
+def measure(run: Callable[[], object], budget_s: float = 2.0) -> tuple[float, float]:
+    """Median milliseconds of up to seven runs after one warm-up, and extra peak memory in GiB."""
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < 3 or (len(times) < 7 and time.perf_counter() - begun < budget_s):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times), (torch.cuda.max_memory_allocated() - before) / 2**30
+
+
+def random_log(items: int, users: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fifty seen items for each user."""
+    length = 50
+    offsets = torch.arange(0, users * length + 1, length)
+    return offsets, torch.randint(0, items, (users * length,), generator=generator, device="cuda", dtype=torch.int32)
+
+
+def check(generator: torch.Generator) -> None:
+    """Integer vectors: every product is exact, so fused and plain must agree in every id, ties included."""
+    for items, dim, k, spread in [
+        (176_450, 64, 100, 2),
+        (50_000, 256, 10, 1),
+        (20_001, 320, 100, 3),
+        (893_022, 128, 100, 3),
+    ]:
+        queries = torch.randint(-spread, spread + 1, (1500, dim), generator=generator, device="cuda").bfloat16()
+        table = torch.randint(-spread, spread + 1, (items, dim), generator=generator, device="cuda").bfloat16()
+        offsets, seen = random_log(items, 1500, generator)
+        ours = top_k(queries, table, k, seen_offsets=offsets, seen_items=seen, impl="triton")
+        plain = top_k(queries, table, k, seen_offsets=offsets, seen_items=seen, impl="reference")
+        if not (torch.equal(ours.ids, plain.ids) and torch.equal(ours.scores, plain.scores)):
+            raise SystemExit(f"fused and plain differ at V {items}, D {dim}, k {k}")
+        print(f"agree: V {items:,}, D {dim}, k {k}, 1500 users with seen items, ties to the lower id")
+
+
+def variants(queries: torch.Tensor, table: torch.Tensor, k: int, log: dict[str, torch.Tensor], sweep: bool) -> Variants:
+    """What to time, by name. The first two are the usual way: scores rounded to bfloat16, and kept in float32."""
+    runs: Variants = {
+        "matmul_topk_bf16": partial(baseline, queries, table, k, False),
+        "matmul_topk_fp32": partial(baseline, queries, table, k, True),
+        "reference": partial(top_k, queries, table, k, impl="reference"),
+        "triton": partial(top_k, queries, table, k, impl="triton"),
+        "triton_seen_50": partial(top_k, queries, table, k, impl="triton", **log),
+    }
+    if sweep:
+        runs["triton_torch_merge"] = partial(with_torch_merge, queries, table, k)
+        for tiles in SWEEP:
+            name = f"triton_{tiles.users}x{tiles.items}_w{tiles.warps}_s{tiles.stages}"
+            runs[name] = partial(with_tiles, queries, table, k, tiles, None)
+        for capacity in (512, 2048):
+            tiles = fused.choose_tiles(queries.shape[1])
+            runs[f"triton_capacity_{capacity}"] = partial(with_tiles, queries, table, k, tiles, capacity)
+    return runs
+
+
+def time_shape(num_items: int, dim: int, sweep: bool, generator: torch.Generator) -> list[tuple[Any, ...]]:
+    """Rows of one catalogue."""
+    users = USERS if num_items < 2_000_000 else USERS // 2
+    table = torch.randn(num_items, dim, generator=generator, device="cuda").bfloat16()
+    queries = torch.randn(users, dim, generator=generator, device="cuda").bfloat16()
+    offsets, seen = random_log(num_items, users, generator)
+    log = {"seen_offsets": offsets, "seen_items": seen}
+    rows = []
+    for k in KS:
+        usual = float("inf")
+        for name, run in variants(queries, table, k, log, sweep and num_items == 893_022).items():
+            try:
+                ms, extra = measure(run)
+            except triton.runtime.errors.OutOfResources as error:
+                print(f"{name:28s} does not fit: {error}")
+                continue
+            if name.startswith("matmul"):
+                usual = min(usual, ms)
+            tflops = 2 * users * num_items * dim / ms / 1e9
+            rows.append((name, num_items, dim, k, users, round(ms, 3), round(users / ms * 1e3), round(tflops, 1),
+                         round(extra, 3), round(usual / ms, 2)))  # fmt: skip
+            print(f"V {num_items:>9,} D {dim} k {k:>3} {name:28s} {ms:9.2f} ms {users / ms * 1e3:>10,.0f} users/s "
+                  f"{tflops:6.1f} TFLOP/s {extra:6.2f} GiB {usual / ms:5.2f}x", flush=True)  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Check, time, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sweep", action="store_true", help="at V 893,022 also time other tile sizes")
+    parser.add_argument("--profile", action="store_true", help="print the time of each kernel at V 893,022, D 256")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator("cuda").manual_seed(0)
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    machine = (torch.cuda.get_device_name(), torch.__version__, triton.__version__, git.stdout.strip())
+    print(*machine)
+    check(generator)
+    if options.profile:
+        profile(generator)
+    with (options.out / "topk_gpu.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*COLUMNS, "gpu", "torch", "triton", "revision"])
+        for num_items, dim in SHAPES:
+            writer.writerows([*row, *machine] for row in time_shape(num_items, dim, options.sweep, generator))
+            file.flush()
+
+
+def with_torch_merge(queries: torch.Tensor, items: torch.Tensor, k: int) -> object:
+    """The fused filter with the merge left to torch.topk."""
+    longest, merge.LONGEST = merge.LONGEST, 0
+    try:
+        return top_k(queries, items, k, impl="triton")
+    finally:
+        merge.LONGEST = longest
+
+
+def profile(generator: torch.Generator) -> None:
+    """Print where the time of one call goes."""
+    items = torch.randn(893_022, 256, generator=generator, device="cuda").bfloat16()
+    queries = torch.randn(USERS, 256, generator=generator, device="cuda").bfloat16()
+    top_k(queries, items, 100, impl="triton")
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as found:
+        top_k(queries, items, 100, impl="triton")
+        torch.cuda.synchronize()
+    print(found.key_averages().table(sort_by="self_cuda_time_total", row_limit=12, max_name_column_width=50))
+
+
+if __name__ == "__main__":
+    main()
