@@ -27,43 +27,46 @@ from cce_kernels.tuning import FullTiles
 # Candidates: (block_m, block_v, warps, stages, cap of registers a thread or None, by tensor descriptor).
 FORWARD = {
     64: [
-        (128, 64, 4, 3, None, False), (128, 64, 4, 3, None, True), (128, 64, 4, 4, None, True),
-        (64, 64, 4, 4, 128, True), (64, 64, 4, 3, None, True), (64, 128, 4, 3, None, True), (64, 128, 4, 3, 168, True),
-        (128, 64, 8, 4, 128, True), (128, 32, 4, 4, 168, True), (128, 64, 4, 3, 168, True), (128, 128, 8, 3, 128, True),
+        (64, 128, 4, 3, None, True), (64, 128, 4, 4, None, True), (64, 128, 4, 2, None, True),
+        (64, 64, 4, 4, 128, True), (64, 64, 4, 5, 128, True), (128, 64, 4, 3, None, False), (128, 64, 8, 4, 128, True),
+        (64, 256, 4, 2, None, True),
     ],
     128: [
-        (128, 64, 8, 3, 128, False), (64, 64, 4, 5, None, False), (64, 64, 4, 4, None, True),
-        (64, 64, 4, 3, None, True), (64, 64, 4, 3, 168, True), (64, 32, 4, 3, 128, True), (64, 32, 4, 4, 128, True),
-        (128, 64, 8, 4, None, True), (128, 128, 8, 3, None, True), (128, 64, 8, 3, 128, True),
-        (64, 128, 4, 2, None, True), (64, 64, 4, 5, None, True),
+        (64, 64, 4, 5, None, True), (64, 64, 4, 4, None, True), (64, 64, 4, 3, None, True), (64, 128, 4, 3, None, True),
+        (128, 64, 8, 3, 128, True), (64, 64, 4, 5, None, False),
     ],
     256: [
-        (128, 64, 8, 3, None, False), (128, 64, 8, 3, None, True), (128, 64, 8, 2, None, True),
-        (64, 32, 4, 3, None, True), (64, 64, 4, 2, None, True), (64, 32, 4, 4, None, True),
+        (128, 64, 8, 3, None, True), (64, 64, 4, 2, None, True), (128, 64, 8, 3, None, False),
+        (64, 32, 4, 3, None, True),
+        (64, 32, 4, 4, None, True),
     ],
-    512: [
-        (64, 64, 8, 2, None, True), (64, 32, 8, 3, None, True), (64, 32, 8, 2, None, True),
+    320: [
+        (128, 32, 8, 3, None, True), (128, 32, 8, 4, None, True), (64, 32, 4, 3, None, True),
+        (64, 32, 4, 4, None, True),
+        (64, 64, 4, 2, None, True), (128, 64, 8, 2, None, True), (128, 32, 8, 3, None, False),
     ],
+    512: [(64, 64, 8, 2, None, True), (64, 32, 8, 3, None, True), (64, 32, 8, 4, None, True)],
 }  # fmt: skip
 BACKWARD = {
     64: [
-        (128, 64, 4, 3, None, False), (128, 64, 4, 3, None, True), (128, 64, 4, 4, None, True),
-        (128, 64, 4, 3, 128, True), (64, 64, 4, 4, 128, True), (64, 128, 4, 3, None, True), (64, 128, 4, 4, None, True),
-        (64, 128, 4, 3, 168, True), (128, 128, 8, 3, None, True), (64, 64, 4, 4, 104, True), (128, 64, 4, 4, 168, True),
-        (128, 128, 4, 3, None, True),
+        (128, 64, 4, 3, None, True), (128, 64, 4, 2, None, True), (128, 64, 4, 4, None, True),
+        (64, 64, 4, 4, 128, True), (64, 64, 4, 5, 128, True), (128, 64, 4, 3, None, False), (256, 64, 4, 2, None, True),
+        (128, 64, 4, 3, 152, True),
     ],
     128: [
-        (64, 64, 4, 3, 168, False), (64, 64, 4, 3, None, True), (64, 64, 4, 3, 168, True),
-        (64, 64, 4, 4, None, True), (128, 64, 4, 2, None, True), (128, 64, 4, 3, None, True), (32, 64, 4, 4, 128, True),
-        (64, 128, 8, 3, 128, True), (64, 128, 8, 4, None, True), (32, 64, 4, 3, 128, True), (64, 64, 4, 2, 168, True),
+        (128, 64, 4, 3, None, True), (128, 64, 4, 4, None, True), (64, 64, 4, 3, 168, True), (64, 64, 4, 4, 168, True),
+        (32, 64, 4, 3, 128, True), (64, 64, 4, 3, 168, False),
     ],
     256: [
-        (64, 128, 8, 4, None, False), (64, 128, 8, 4, None, True), (64, 128, 8, 3, None, True),
-        (32, 64, 4, 3, None, True), (32, 64, 4, 4, None, True), (64, 64, 4, 2, None, True), (32, 128, 8, 4, None, True),
+        (64, 128, 8, 3, None, True), (64, 64, 4, 2, None, True), (64, 128, 8, 4, None, True),
+        (64, 128, 8, 4, None, False), (32, 64, 4, 4, None, True),
     ],
-    512: [
-        (64, 64, 8, 2, None, True), (32, 64, 8, 3, None, True), (32, 64, 8, 4, None, True),
+    320: [
+        (32, 64, 4, 3, None, True), (32, 64, 4, 4, None, True), (32, 128, 8, 3, None, True),
+        (32, 128, 8, 4, None, True),
+        (64, 64, 4, 2, None, True), (64, 128, 8, 2, None, True), (32, 128, 8, 3, None, False),
     ],
+    512: [(64, 64, 8, 2, None, True), (32, 64, 8, 3, None, True), (32, 64, 8, 4, None, True)],
 }  # fmt: skip
 
 

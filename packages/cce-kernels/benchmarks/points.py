@@ -1,0 +1,89 @@
+"""What is measured: shapes, kinds of scores and dtypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Point:
+    """M tokens, V items, D columns, N negatives (0: the full loss)."""
+
+    name: str
+    tokens: int
+    items: int
+    dim: int
+    negatives: int = 0
+    scores: str = "flat"  # flat: as at initialisation | peaked | fitted: p_t from one half to 0.999
+    dtype: str = "bfloat16"
+    weight_dtype: str = "bfloat16"
+
+    @property
+    def flops(self) -> float:
+        """Two matrix products forward, two backward."""
+        return 8.0 * self.tokens * self.items * self.dim
+
+
+@dataclass
+class Inputs:
+    """Inputs of a loss; hidden and weight want gradients."""
+
+    hidden: Tensor  # [M, D]
+    weight: Tensor  # [V, D]
+    targets: Tensor  # [M] int64
+
+
+# The three shapes of the table of peers, then sweeps over D, dtype, scores and V.
+FULL = [
+    Point("beauty", 32768, 176450, 256),
+    Point("ml20m", 131072, 14000, 256),
+    Point("zvuk", 131072, 893022, 256),
+    *(Point(f"d{dim}", 32768, 131072, dim) for dim in (64, 128, 256, 320, 512)),
+    Point("master", 32768, 131072, 256, weight_dtype="float32"),
+    Point("fp16", 32768, 131072, 128, dtype="float16", weight_dtype="float16"),
+    Point("fp32", 4096, 32768, 128, dtype="float32", weight_dtype="float32"),
+    *(Point(scores, 4096, 50000, 128, scores=scores) for scores in ("flat", "peaked", "fitted")),
+    *(Point(f"fitted-d{dim}", 4096, 50000, dim, scores="fitted") for dim in (64, 256)),
+    Point("huge", 8192, 9_400_000, 256),
+]
+SAMPLED = [
+    Point("beauty", 32768, 176450, 256, 511),
+    Point("ml20m", 131072, 14000, 256, 511),
+    Point("zvuk", 131072, 893022, 256, 2047),
+]
+
+
+def make_inputs(point: Point, device: str = "cuda") -> Inputs:
+    """Draw inputs with the point's kind of scores."""
+    generator = torch.Generator(device).manual_seed(0)
+    targets = torch.randint(0, point.items, (point.tokens,), device=device, generator=generator)
+    weight_dtype = getattr(torch, point.weight_dtype)
+    weight = torch.empty(point.items, point.dim, device=device, dtype=weight_dtype).normal_(generator=generator)
+    hidden = torch.randn(point.tokens, point.dim, device=device, generator=generator)
+    if point.scores == "flat":
+        hidden *= 0.5 / point.dim**0.5
+    elif point.scores == "peaked":
+        hidden *= 4.0 / point.dim**0.5
+    else:
+        own = weight[targets].float()
+        margin = torch.linspace(0, 7, point.tokens, device=device)[:, None] + torch.tensor(point.items).log()
+        hidden = hidden * 0.3 / point.dim**0.5 + own * margin / own.square().sum(1, keepdim=True)
+    return Inputs(hidden.to(getattr(torch, point.dtype)).requires_grad_(), weight.requires_grad_(), targets)
+
+
+def true_gradients(inputs: Inputs, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """DH [M, D] and dW [V, D] of the mean loss in float64, from the numbers that the products see."""
+    hidden = inputs.hidden.detach().double()
+    weight = inputs.weight.detach().to(inputs.hidden.dtype).double()
+    dhidden, dweight = torch.empty_like(hidden), torch.zeros_like(weight)
+    for start in range(0, len(hidden), chunk):
+        part = slice(start, start + chunk)
+        p = torch.softmax(hidden[part] @ weight.T, 1)
+        p[torch.arange(len(p), device=p.device), inputs.targets[part]] -= 1
+        p /= len(hidden)
+        dhidden[part] = p @ weight
+        dweight.addmm_(p.T, hidden[part])
+    return dhidden, dweight
