@@ -195,3 +195,23 @@ def test_training_needs_no_polars():
 def test_reading_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; import rec_data.log, rec_data.files, rec_data.normalise"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", ["next_item", "masked_item"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_gpu_gives_the_same(monkeypatch, task, resident):
+    if not resident:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    histories = [list(range(row % 23 + 1)) for row in range(500)]
+    arguments = {"task": task, "batch_size": 64, "max_seq_len": 16, "window": 7}
+    here, there = batches_of(histories, **arguments), batches_of(histories, device="cuda", **arguments)
+    for one, other in zip(here.epoch(1), there.epoch(1), strict=True):
+        for expected, found in zip(one, other, strict=True):
+            if expected is not None:
+                assert found.is_cuda
+                assert torch.equal(found.cpu(), expected)
+    for one, other in zip(here.packed_epoch(1), there.packed_epoch(1), strict=True):
+        assert all(
+            torch.equal(found.cpu(), expected) for expected, found in zip(one, other, strict=True) if found is not None
+        )

@@ -39,18 +39,18 @@ class Gather:
         where = self._items.device
         longest = int(lengths.max())
         first, count = _move(starts, where), _move(lengths, where)
-        place = torch.arange(longest, device=where)
-        valid = place < count[:, None]  # [B, L]
-        index = torch.where(valid, first[:, None] + place, 0)
-        inputs = self._items[index].long().masked_fill_(~valid, 0)
-        if next_items:
-            targets = self._items[torch.where(valid, index + 1, 0)].long().masked_fill_(~valid, IGNORE)
-        else:
-            targets = torch.full_like(inputs, IGNORE)
-        if where == self._device or where.type == self._device.type:
+        place = torch.arange(longest + next_items, device=where)  # one more place: the last target
+        inside = place < count[:, None] + next_items
+        window = torch.take(self._items, torch.where(inside, first[:, None] + place, 0)).long()  # [B, L (+ 1)]
+        valid = place[:longest] < count[:, None]  # [B, L]
+        inputs = torch.where(valid, window[:, :longest], 0)
+        targets = torch.where(valid, window[:, 1:], IGNORE) if next_items else torch.full_like(inputs, IGNORE)
+        if where.type == self._device.type:
             return inputs, targets, count
-        moved = (tensor.pin_memory().to(self._device, non_blocking=True) for tensor in (inputs, targets, count))
-        return next(moved), next(moved), next(moved)
+        return self._send(inputs), self._send(targets), self._send(count)
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 def _move(values: Int64s, device: torch.device) -> Tensor:

@@ -190,19 +190,22 @@ def _time_expression(
         check_range(found["min"] // 10**6, found["max"] // 10**6, where=where)
         unit = known_unit
     if not found["whole"]:
-        return (column * (UNITS["us"] // UNITS[unit])).round().cast(pl.Int64), "us"
-    ticks = column.cast(pl.Int64)
+        finer = UNITS["us"] // UNITS[unit]
+        _refuse_unclear_unit(int(found["max"] * finer), "us", where)
+        return (column * finer).round().cast(pl.Int64), "us"
     powers = list(UNITS).index(unit)  # how often a thousand of these ticks make the next unit, up to seconds
     coarser = max((power for power in range(1, powers + 1) if found[f"{power}"]), default=0)
     if unit == "ns":
         coarser = max(coarser, 1)
     unit = list(UNITS)[powers - coarser]
-    if coarser:
-        ticks = ticks // 1000**coarser
-    largest = int(found["max"]) // 1000**coarser
+    _refuse_unclear_unit(int(found["max"]) // 1000**coarser, unit, where)
+    return column.cast(pl.Int64) // 1000**coarser, unit
+
+
+def _refuse_unclear_unit(largest: int, unit: str, where: str) -> None:
+    """The log's unit must be clear from its numbers."""
     if unit_of(largest) != unit:
         raise DataError(f"{where} holds fractions of a second but no time after 1973; allowed: whole seconds")
-    return ticks, unit
 
 
 def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:

@@ -1,0 +1,197 @@
+"""Raw tables of every kind to ids and times, or to one clear line."""
+
+import datetime as dt
+from decimal import Decimal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from rec_data.columns import Columns
+from rec_data.errors import DataError
+from rec_data.log import fetch_log
+
+NOON = dt.datetime(2024, 1, 31, 12)
+SECONDS = 1706702400
+
+
+def fetch(tmp_path, columns=None, *, name="raw.parquet", names=None, **arguments):
+    """Writes a raw file, fetches it, returns rows and summary."""
+    if columns is not None:
+        filled = {"user_id": [1, 2], "item_id": [3, 4], "timestamp": [5, 6], **columns}
+        frame = pl.DataFrame(filled, strict=False)
+        frame.write_parquet(tmp_path / name)
+    summary = fetch_log(name, tmp_path / "log.parquet", root=tmp_path, columns=names, **arguments)
+    return pl.read_parquet(tmp_path / "log.parquet"), summary
+
+
+TIMES = {
+    "seconds": ([SECONDS, SECONDS + 1], [SECONDS, SECONDS + 1], "s"),
+    "positions": ([0, 1], [0, 1], "s"),
+    "int32": (pl.Series([7, 8], dtype=pl.Int32), [7, 8], "s"),
+    "uint64": (pl.Series([7, 8], dtype=pl.UInt64), [7, 8], "s"),
+    "milliseconds": ([SECONDS * 1000, SECONDS * 1000 + 1], [SECONDS * 1000, SECONDS * 1000 + 1], "ms"),
+    "milliseconds, all whole": ([SECONDS * 1000, SECONDS * 1000 + 1000], [SECONDS, SECONDS + 1], "s"),
+    "microseconds": ([SECONDS * 10**6, SECONDS * 10**6 + 1], [SECONDS * 10**6, SECONDS * 10**6 + 1], "us"),
+    "microseconds, whole ms": ([SECONDS * 10**6, SECONDS * 10**6 + 3000], [SECONDS * 1000, SECONDS * 1000 + 3], "ms"),
+    "nanoseconds": ([SECONDS * 10**9, SECONDS * 10**9 + 1999], [SECONDS * 10**6, SECONDS * 10**6 + 1], "us"),
+    "whole floats": ([float(SECONDS), SECONDS + 1.0], [SECONDS, SECONDS + 1], "s"),
+    "float seconds": ([SECONDS + 0.25, SECONDS + 1.0], [SECONDS * 10**6 + 250_000, SECONDS * 10**6 + 10**6], "us"),
+    "datetimes": ([NOON, NOON + dt.timedelta(seconds=1)], [SECONDS, SECONDS + 1], "s"),
+    "datetimes, finer": ([NOON, NOON + dt.timedelta(milliseconds=5)], [SECONDS * 1000, SECONDS * 1000 + 5], "ms"),
+    "nanosecond datetimes": (pl.Series([NOON, NOON]).cast(pl.Datetime("ns")), [SECONDS, SECONDS], "s"),
+    "zoned datetimes": (
+        pl.Series([NOON, NOON]).dt.replace_time_zone("Asia/Tokyo"),
+        [SECONDS - 9 * 3600, SECONDS - 9 * 3600],
+        "s",
+    ),
+    "dates": ([NOON.date(), dt.date(2024, 2, 1)], [SECONDS - 43_200, SECONDS + 43_200], "s"),
+    "text": (["2024-01-31 12:00:00", " 2024-01-31T12:00:01"], [SECONDS, SECONDS + 1], "s"),
+    "text, zoned": (["2024-01-31T12:00:00Z", "2024-01-31T14:00:01+02:00"], [SECONDS, SECONDS + 1], "s"),
+    "text, finer": (["2024-01-31T12:00:00.5", "2024-01-31"], [SECONDS * 1000 + 500, SECONDS * 1000 - 43_200_000], "ms"),
+    "text, no seconds": (["2024-01-31 12:00", "2024-01-31 12:01"], [SECONDS, SECONDS + 60], "s"),
+    "text, numbers": ([str(SECONDS), str(SECONDS + 1)], [SECONDS, SECONDS + 1], "s"),
+    "text, floats": ([f"{SECONDS}.0", f"{SECONDS + 1}"], [SECONDS, SECONDS + 1], "s"),
+}
+
+
+@pytest.mark.parametrize("case", TIMES)
+def test_times(tmp_path, case):
+    given, expected, unit = TIMES[case]
+    log, summary = fetch(tmp_path, {"timestamp": given})
+    assert log["timestamp"].to_list() == expected
+    assert log["timestamp"].dtype == pl.Int64
+    assert summary["timestamp_unit"] == unit
+
+
+BAD_TIMES = {
+    "negative": ([-1, 5], "holds negative times"),
+    "before 1970": ([dt.datetime(1969, 1, 1), NOON], "holds negative times"),
+    "absurd": ([5, 10**10], "no time before the year 2200"),
+    "absurd ms": ([5, 8 * 10**12], "no time before the year 2200"),
+    "mixed units": ([SECONDS, SECONDS * 1000], "mixes units: its times run from 1706702400 to 1706702400000"),
+    "nan": ([1.0, float("nan")], "holds NaN or infinite times"),
+    "infinite": ([1.0, float("inf")], "holds NaN or infinite times"),
+    "null": ([1, None], r"column 'timestamp' has 1 empty values \(first in row 2\)"),
+    "text": (
+        ["2024-01-31", "31.01.2024"],
+        r"1 values do not parse \(row 2: '31.01.2024'\); allowed: a Unix time or ISO",
+    ),
+    "text, some zoned": (["2024-01-31T12:00:00Z", "2024-01-31T12:00:00"], "1 values do not parse"),
+    "boolean": ([True, False], "holds Boolean; allowed for times"),
+    "fractions without a clock": ([0.5, 1.5], "fractions of a second but no time after 1973"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TIMES)
+def test_bad_times(tmp_path, case):
+    given, message = BAD_TIMES[case]
+    with pytest.raises(DataError, match=message) as caught:
+        fetch(tmp_path, {"timestamp": given})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "log.parquet").exists()
+
+
+IDS = {
+    "strings": (["a", "b"], ["a", "b"], pl.String),
+    "numbers as strings": (["12", "-3"], [12, -3], pl.Int64),
+    "leading zero": (["12", "03"], ["12", "03"], pl.String),
+    "mixed text": (["12", "b"], ["12", "b"], pl.String),
+    "longer than an integer": (["12", "123456789012345678901"], ["12", "123456789012345678901"], pl.String),
+    "small integers": (pl.Series([1, 2], dtype=pl.UInt8), [1, 2], pl.UInt8),
+    "whole floats": ([1.0, 2.0], [1, 2], pl.Int64),
+    "categories": (pl.Series(["x", "y"], dtype=pl.Categorical), ["x", "y"], pl.String),
+    "odd names": (["Ω ≠ 'x'", ""], ["Ω ≠ 'x'", ""], pl.String),
+}
+
+
+@pytest.mark.parametrize("case", IDS)
+@pytest.mark.parametrize("key", ["user_id", "item_id"])
+def test_ids(tmp_path, case, key):
+    given, expected, kind = IDS[case]
+    log, _ = fetch(tmp_path, {key: given})
+    assert log[key].to_list() == expected
+    assert log[key].dtype == kind
+
+
+BAD_IDS = {
+    "fractions": ([1.5, 2.0], "holds Float64; allowed for ids: integers or strings"),
+    "nan": ([1.0, float("nan")], "holds Float64; allowed for ids"),
+    "boolean": ([True, False], "holds Boolean; allowed for ids"),
+    "lists": ([[1], [2]], "holds List"),
+    "decimals": ([Decimal("1.5"), Decimal(2)], "holds Decimal"),
+    "null": ([None, "a"], r"has 1 empty values \(first in row 1\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IDS)
+def test_bad_ids(tmp_path, case):
+    given, message = BAD_IDS[case]
+    with pytest.raises(DataError, match=f"column 'item_id' {message}"):
+        fetch(tmp_path, {"item_id": given})
+
+
+def test_rating_filter(tmp_path):
+    names = Columns(rating="stars")
+    log, summary = fetch(tmp_path, {"stars": [4, 3]}, names=names, min_rating=4)
+    assert log.rows() == [(1, 3, 5, 4.0)]
+    assert (summary["rows_read"], summary["rows"]) == (2, 1)
+    assert fetch(tmp_path, {"stars": ["4.5", "3"]}, names=names)[0]["rating"].to_list() == [4.5, 3.0]
+    with pytest.raises(DataError, match="none of its 2 rows has a rating of at least 6"):
+        fetch(tmp_path, {"stars": [4, 3]}, names=names, min_rating=6)
+    with pytest.raises(DataError, match=r"1 values do not parse \(row 2: 'bad'\); allowed: a number"):
+        fetch(tmp_path, {"stars": ["4", "bad"]}, names=names)
+    with pytest.raises(DataError, match=r"has no rating column; name it in columns\.rating"):
+        fetch(tmp_path, {}, min_rating=4)
+    with pytest.raises(DataError, match="dataset 'demo' has no ratings"):
+        fetch(tmp_path, name="demo", min_rating=4)
+
+
+def test_one_name_for_two_columns(tmp_path):
+    with pytest.raises(DataError, match=r"two columns .* are given one name"):
+        fetch(tmp_path, {}, names=Columns(user="item_id"))
+
+
+def test_files_by_glob_in_order_of_name(tmp_path):
+    for name, user in (("b.csv", 2), ("a.csv", 1)):
+        (tmp_path / name).write_text(f"user_id,item_id,timestamp\n{user},1,1\n")
+    assert fetch(tmp_path, name="*.csv")[0]["user_id"].to_list() == [1, 2]
+    (tmp_path / "c.csv").write_text("user_id,item_id\n3,1\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        fetch(tmp_path, name="*.csv")
+
+
+def test_parquet_files_that_differ(tmp_path):
+    pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"user_id": ["x"], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        fetch(tmp_path, name="?.parquet")
+    (tmp_path / "b.csv").write_text("user_id,item_id,timestamp\n1,1,1\n")
+    with pytest.raises(DataError, match="mixes parquet and text"):
+        fetch(tmp_path, name="*.*")
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0.0, 0.1), (0.25, 0.75), (0.98, 1.0)])
+def test_corrupted_parquet(tmp_path, start, stop):
+    noise = np.random.default_rng(0).integers(0, 2**40, (3, 20_000))
+    frame = pl.DataFrame(dict(zip(("user_id", "item_id", "timestamp"), noise, strict=True)))
+    frame.write_parquet(tmp_path / "raw.parquet")
+    content = bytearray((tmp_path / "raw.parquet").read_bytes())
+    first, last = int(start * len(content)), int(stop * len(content))
+    content[first:last] = bytes(last - first)
+    (tmp_path / "raw.parquet").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        fetch(tmp_path)
+
+
+def test_zstd_and_tabs(tmp_path):
+    text = b"user_id\titem_id\ttimestamp\n1\tx,y\t3\n"
+    (tmp_path / "raw.tsv.zst").write_bytes(pa.compress(text, codec="zstd", asbytes=True))
+    assert fetch(tmp_path, name="raw.tsv.zst")[0].rows() == [(1, "x,y", 3)]
+
+
+def test_text_that_is_not_utf8(tmp_path):
+    (tmp_path / "raw.csv").write_bytes("user_id,item_id,timestamp\n1,caf\u00e9,3\n".encode("latin-1"))
+    with pytest.raises(DataError, match="cannot be read"):
+        fetch(tmp_path, name="raw.csv")
