@@ -12,6 +12,7 @@ import polars as pl
 from rec_data.columns import ITEM, RATING, TIMESTAMP, USER, Columns
 from rec_data.errors import DataError
 from rec_data.files import reading
+from rec_data.progress import progress
 from rec_data.times import UNITS, check_range, unit_of
 
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -62,7 +63,7 @@ def write_log(
     Raises:
         DataError: A missing column, a wrong type, nulls, impossible times, an unreadable file, or no rows.
     """
-    with reading(origin):
+    with reading(origin), progress(f"read {origin}", 2) as bar:
         frame = _select(frame, columns, origin)
         if min_rating is not None and columns.rating is None:
             raise DataError(
@@ -82,12 +83,14 @@ def write_log(
         if columns.rating is not None:
             rating = _rating_expression(frame, schema, names[RATING], origin)
             selected.append(rating.alias(RATING))
+        bar.update()
         log = frame.select(selected)
         if min_rating is not None:
             log = log.filter(pl.col(RATING) >= min_rating)
         if above is not None:
             log = log.filter(pl.col(RATING) > above)
         log.sink_parquet(out, compression="zstd", maintain_order=True)
+        bar.update()
         rows = int(pl.scan_parquet(out).select(pl.len()).collect().item())
     if rows == 0:
         limit = f"of at least {min_rating:g}" if min_rating is not None else f"above {above:g}"

@@ -15,6 +15,7 @@ from rec_data.columns import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAM
 from rec_data.encode import Encoded, encode
 from rec_data.errors import DataError
 from rec_data.flat import Int32s, Int64s, Mask
+from rec_data.progress import progress
 from rec_data.protocol import Histories, Parts, leave_one_out, temporal
 from rec_data.store_file import write_store
 from rec_data.times import unit_of
@@ -61,45 +62,39 @@ def split_log(
     fewest_items, fewest_users = _check_arguments(
         strategy, test_fraction, validation_users, min_item_count, min_user_count
     )
-    encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users)
-    _refuse_trivial(encoded)
-    if strategy == "temporal":
-        parts = temporal(encoded.log, test_fraction=test_fraction, validation_users=validation_users, seed=seed)
-    else:
-        parts = leave_one_out(encoded.log)
-
-    kept_users = np.zeros(encoded.log.num_users, dtype=bool)
-    for part in (parts.train, parts.validation, parts.test):
-        kept_users[part.users] = True
-    dense_user, dense_item = _dense(kept_users), _dense(parts.catalogue)
-    counts = flat.count(parts.train.items, encoded.log.num_items)[parts.catalogue]
-    summary = {
-        "strategy": strategy,
-        "test_fraction": test_fraction if strategy == "temporal" else None,
-        "validation_users": validation_users if strategy == "temporal" else None,
-        "min_item_count": fewest_items,
-        "min_user_count": fewest_users,
-        "seed": seed,
-        "filter_seen": filter_seen,
-        "timestamp_unit": unit_of(int(encoded.log.times.max())),
-        "boundary_time": parts.boundary_time,
-        "users": int(kept_users.sum()),
-        "items": len(counts),
-        "log": encoded.raw,
-        "filtered": {
-            "users": encoded.log.num_users,
-            "items": int(np.count_nonzero(flat.mark(encoded.log.items, encoded.log.num_items))),
-            "interactions": len(encoded.log.items),
-        },
-        "dropped": {**encoded.dropped, **parts.dropped},
-    }
-    (out / "sequences").mkdir()
-    for name in ("train", "validation", "test"):
-        part = _renumber(getattr(parts, name), dense_user, dense_item)
-        _write_histories(part, out, name)
-        summary[name] = _describe(part, counts, filter_seen=filter_seen)
-    _write_names(encoded, kept_users, parts, counts, out)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with progress("split", 6) as bar:
+        encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users)
+        bar.update()
+        _refuse_trivial(encoded)
+        if strategy == "temporal":
+            parts = temporal(encoded.log, test_fraction=test_fraction, validation_users=validation_users, seed=seed)
+        else:
+            parts = leave_one_out(encoded.log)
+        bar.update()
+        kept_users = np.zeros(encoded.log.num_users, dtype=bool)
+        for part in (parts.train, parts.validation, parts.test):
+            kept_users[part.users] = True
+        counts = flat.count(parts.train.items, encoded.log.num_items)[parts.catalogue]
+        summary: dict[str, Any] = {
+            "strategy": strategy,
+            "test_fraction": test_fraction if strategy == "temporal" else None,
+            "validation_users": validation_users if strategy == "temporal" else None,
+            "min_item_count": fewest_items,
+            "min_user_count": fewest_users,
+            "seed": seed,
+            "filter_seen": filter_seen,
+            **_facts(encoded, parts, kept_users),
+        }
+        dense_user, dense_item = _dense(kept_users), _dense(parts.catalogue)
+        (out / "sequences").mkdir()
+        for name in ("train", "validation", "test"):
+            part = _renumber(getattr(parts, name), dense_user, dense_item)
+            _write_histories(part, out, name)
+            summary[name] = _describe(part, counts, filter_seen=filter_seen)
+            bar.update()
+        _write_names(encoded, kept_users, parts, counts, out)
+        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        bar.update()
     return summary
 
 
@@ -127,6 +122,24 @@ def _check_arguments(
         else:
             raise DataError(f"split.{key} {value!r}; allowed: an integer of at least 1, auto, or null for none")
     return resolved[0], resolved[1]
+
+
+def _facts(encoded: Encoded, parts: Parts, kept_users: Mask) -> dict[str, Any]:
+    """What the summary says about the log as a whole."""
+    log = encoded.log
+    return {
+        "timestamp_unit": unit_of(int(log.times.max())),
+        "boundary_time": parts.boundary_time,
+        "users": int(kept_users.sum()),
+        "items": int(parts.catalogue.sum()),
+        "log": encoded.raw,
+        "filtered": {
+            "users": log.num_users,
+            "items": int(np.count_nonzero(flat.mark(log.items, log.num_items))),
+            "interactions": len(log.items),
+        },
+        "dropped": {**encoded.dropped, **parts.dropped},
+    }
 
 
 def _refuse_trivial(encoded: Encoded) -> None:

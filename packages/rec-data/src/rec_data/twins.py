@@ -5,7 +5,7 @@ has the published catalogue. Sequence lengths are log-normal, item popularity fo
 item occurs at least five times and every user has at least three interactions, so the filters of the protocol drop
 nothing. Order carries no information: a twin says nothing about accuracy.
 
-Needs numpy and pyarrow only. Memory: 4 bytes per interaction, plus one chunk.
+Needs numpy and pyarrow, no polars. Memory: 4 bytes per interaction, plus one chunk.
 """
 
 import math
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from rec_data.columns import ITEM, TIMESTAMP, USER
 from rec_data.errors import DataError
+from rec_data.progress import progress
 
 VERSION = 1
 """Raise it whenever the same name, scale and seed would give another log."""
@@ -110,10 +111,14 @@ def write_twin(shape: TwinShape, out: Path, *, seed: int) -> int:
         Rows written.
     """
     rows = 0
-    with pq.ParquetWriter(out, _SCHEMA, compression="zstd") as writer:
+    with (
+        pq.ParquetWriter(out, _SCHEMA, compression="zstd") as writer,
+        progress("make twin", shape.interactions, "rows") as bar,
+    ):
         for chunk in chunks(shape, seed=seed):
             writer.write_table(pa.table(list(chunk), schema=_SCHEMA))
             rows += len(chunk[0])
+            bar.update(len(chunk[0]))
     return rows
 
 
