@@ -59,7 +59,7 @@ def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
 
     tensors, options = make(Case(tokens=333, items=70001, dim=16, sampler=sampler), "cuda")
     targets = tensors["targets"]
-    source = prepare(options["sampler"], targets, targets >= 0, 70001, correct=False)
+    source = prepare(options["sampler"], targets, -100, 70001, correct=False)
     seed, step = as_counter(2**62 + 12345, targets.device), as_counter(2**32 - 3, targets.device)
     draw = Draw(source, seed, step, groups_of(333, sharing, 64, 130), 301)
     expected = draw_ids(source, seed, step, draw.groups, 0, draw.groups.number, 301)

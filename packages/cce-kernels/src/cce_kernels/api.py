@@ -8,7 +8,7 @@ from torch import Tensor
 from cce_kernels import validation
 from cce_kernels.draws import Sharing, as_counter, groups_of
 from cce_kernels.objectives import Objective, Softmax
-from cce_kernels.reference import linear_cross_entropy_reference, masks
+from cce_kernels.reference import linear_cross_entropy_reference
 from cce_kernels.reference_sampled import Draw, sampled_linear_cross_entropy_reference
 from cce_kernels.samplers import Sampler, Uniform, prepare
 
@@ -194,8 +194,7 @@ def sampled_linear_cross_entropy(
     h, flat_targets = _flatten(hidden, targets)
     with torch.autocast(hidden.device.type, enabled=False):
         terms = objective.terms(num_negatives, weight.shape[0])
-        valid, _, safe = masks(flat_targets, ignore_index, weight.shape[0])
-        source = prepare(sampler, safe, valid, weight.shape[0], correct=terms.softmax)
+        source = prepare(sampler, flat_targets, ignore_index, weight.shape[0], correct=terms.softmax)
         groups = groups_of(h.shape[0], sharing, tile_tokens, row_offset)
         draw = Draw(source, as_counter(seed, h.device), as_counter(step, h.device), groups, num_negatives)
         if use_triton and h.shape[0] > 0:

@@ -103,8 +103,7 @@ def draw_negatives(
         targets = torch.zeros(num_tokens, dtype=torch.int64, device=device)
     elif not isinstance(sampler, InBatch):
         raise ValueError(f"targets is read by InBatch only, got it with {type(sampler).__name__}")
-    valid = (targets != ignore_index) & (targets >= 0) & (targets < num_items)
-    source = prepare(sampler, targets, valid, num_items, correct=False)
+    source = prepare(sampler, targets, ignore_index, num_items, correct=False)
     groups = groups_of(num_tokens, sharing, tile_tokens, row_offset)
     counters = as_counter(seed, device), as_counter(step, device)
     ids = draw_ids(source, *counters, groups, 0, groups.number, num_negatives)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cce_kernels.masking import masks
+
 _CHUNK_ELEMENTS = 1 << 22  # scores that exist at once: 16 MiB of fp32
 
 
@@ -50,13 +52,6 @@ def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float 
     """Capped scores [C, V] of a chunk of tokens [C, D]."""
     scores = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
-
-
-def masks(targets: Tensor, ignore_index: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which tokens count, which have an impossible target, and targets that are safe as an index."""
-    inside = (targets >= 0) & (targets < num_items)
-    counted = targets != ignore_index
-    return inside & counted, counted & ~inside, torch.where(inside & counted, targets, 0)
 
 
 class _Full(torch.autograd.Function):

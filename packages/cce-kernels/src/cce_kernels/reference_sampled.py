@@ -19,8 +19,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from cce_kernels.draws import Groups, draw_ids
+from cce_kernels.masking import masks, sparse_rows
 from cce_kernels.objectives import Terms
-from cce_kernels.reference import compute_dtype, masks
+from cce_kernels.reference import compute_dtype
 from cce_kernels.samplers import Source
 
 _CHUNK_ELEMENTS = 1 << 21
@@ -210,7 +211,7 @@ class _WeightSink:
     """Collects rows of the gradients of weight and bias, dense or sparse."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, sparse: bool) -> None:
-        self.weight, self.bias, self.sparse = weight, bias, sparse
+        self.weight, self.bias, self.sparse, self.dtype = weight, bias, sparse, dtype
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         if not sparse:
             self.grad_weight = torch.zeros_like(weight, dtype=dtype)
@@ -234,11 +235,12 @@ class _WeightSink:
         if not self.sparse:
             d_bias = None if self.bias is None or self.grad_bias is None else self.grad_bias.to(self.bias.dtype)
             return self.grad_weight.to(self.weight.dtype), d_bias
-        ids = torch.cat([rows[0] for rows in self.rows]) if self.rows else self.weight.new_zeros(0, dtype=torch.int64)
-        width = self.weight.shape[1]
-        values = torch.cat([rows[1] for rows in self.rows]) if self.rows else self.weight.new_zeros(0, width)
-        d_weight = torch.sparse_coo_tensor(ids[None], values, self.weight.shape).coalesce().to(self.weight.dtype)
-        if self.bias is None:
-            return d_weight, None
-        scalars = torch.cat([rows[2] for rows in self.rows]) if self.rows else self.bias.new_zeros(0)
-        return d_weight, torch.sparse_coo_tensor(ids[None], scalars, self.bias.shape).coalesce().to(self.bias.dtype)
+        ids = torch.cat([self.weight.new_zeros(0, dtype=torch.int64), *(part[0] for part in self.rows)])
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        rows = self.weight.new_zeros(unique.numel(), self.weight.shape[1], dtype=self.dtype)
+        scalars = rows.new_zeros(unique.numel())
+        if self.rows:
+            rows.index_add_(0, inverse, torch.cat([part[1] for part in self.rows]))
+            scalars.index_add_(0, inverse, torch.cat([part[2] for part in self.rows]))
+        d_bias = None if self.bias is None else sparse_rows(unique, scalars, self.bias)
+        return sparse_rows(unique, rows, self.weight), d_bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,11 +12,16 @@ from torch.autograd.function import once_differentiable
 from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
 from cce_kernels.kernels.sampled_scale import launch_scale
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
+from cce_kernels.masking import masks, sparse_rows
 from cce_kernels.objectives import Terms
 from cce_kernels.reference_sampled import Draw
-from cce_kernels.sampled_ops import accumulate, make_state, sampled_forward, setup_context
+from cce_kernels.sampled_ops import accumulate, backward, forward, make_state, sampled_forward, setup_context
 
 MAX_DIM = 512
+# The flat argument lists of the operators are passed through as they are.
+_forward: Callable[..., Any] = forward
+_backward: Callable[..., Any] = backward
+_make_state: Callable[..., SampledState] = make_state
 
 
 def sampled_linear_cross_entropy_triton(
@@ -58,43 +64,65 @@ def sampled_linear_cross_entropy_triton(
     numbers = (terms.positive_weight, terms.scale)
     flags = (source.alias, terms.softmax)
     inputs = (hidden, weight, bias, targets, draw.seed, draw.step, *tensors, sizes, *flags, *numbers)
-    if sparse_grad and with_grad:
-        loss: Tensor = _SparseSampled.apply(deterministic, *inputs)
-        return loss
-    plain: Tensor = sampled_forward(*inputs, with_grad, deterministic)[0]
-    return plain
+    if torch.compiler.is_compiling() and not sparse_grad:
+        compiled: Tensor = sampled_forward(*inputs, with_grad, deterministic)[0]
+        return compiled
+    loss: Tensor = _Sampled.apply(with_grad, deterministic, sparse_grad, *inputs)
+    return loss
 
 
-class _SparseSampled(torch.autograd.Function):
-    """The same with sparse gradients. Their number of rows is known on the device only: backward synchronises once."""
+class _Sampled(torch.autograd.Function):
+    """The operators without their dispatch, which costs more than the kernels of a small batch.
+
+    The number of rows of sparse gradients is known on the device only: their backward synchronises once.
+    """
 
     @staticmethod
-    def forward(ctx: Any, deterministic: bool, *inputs: Any) -> Tensor:
-        output: tuple[Tensor, ...] = sampled_forward(*inputs, True, deterministic)
-        setup_context(ctx, (*inputs, True, deterministic), output)
+    def forward(ctx: Any, with_grad: bool, deterministic: bool, sparse: bool, *inputs: Any) -> Tensor:
+        output: tuple[Tensor, ...] = _forward(*inputs, with_grad, deterministic)
+        setup_context(ctx, (*inputs, with_grad, deterministic), output)
+        ctx.sparse = sparse
         return output[0]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dhidden, shift, pull, copied, *saved = ctx.saved_tensors
-        hidden, weight, bias = saved[:3]
-        upstream = grad.to(torch.float32).contiguous()
-        d_hidden = torch.empty_like(hidden)
-        launch_scale(dhidden, upstream, d_hidden)
-        table = copied if copied.numel() else weight
-        arguments: list[Any] = [hidden, table, bias, *saved[3:], *ctx.options, shift, pull]
-        state = make_state(*arguments)
-        items, row_map = touched_items(state)
-        into = WeightGradient(
-            upstream.new_zeros(items.numel(), weight.shape[1]),
-            None if bias is None else upstream.new_zeros(items.numel()),
-            row_map,
-        )
-        accumulate(state, upstream, into, ctx.deterministic)
-        d_weight = _sparse(items, into.weight, weight)
-        d_bias = None if bias is None or into.bias is None else _sparse(items, into.bias, bias)
-        return None, d_hidden, d_weight, d_bias, *(None,) * 12
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[3:6]
+        if grad is None:
+            return (None,) * 18
+        run = _sparse_backward if ctx.sparse and (needs[1] or needs[2]) else _backward
+        gradients = run(grad, *ctx.saved_tensors, *ctx.options, needs[1] or needs[2], ctx.deterministic)
+        wanted = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
+        return None, None, None, *wanted, *(None,) * 12
+
+
+def _sparse_backward(
+    grad: Tensor,
+    dhidden: Tensor,
+    shift: Tensor,
+    pull: Tensor,
+    copied: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *others: Any,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `sampled_ops.backward`, with sparse gradients of weight and bias."""
+    *arguments, _, deterministic = others
+    upstream = grad.to(torch.float32).contiguous()
+    d_hidden = torch.empty_like(hidden)
+    launch_scale(dhidden, upstream, d_hidden)
+    table = copied if copied.numel() else weight
+    state: SampledState = _make_state(hidden, table, bias, *arguments, shift, pull)
+    items, row_map = touched_items(state)
+    into = WeightGradient(
+        upstream.new_zeros(items.numel(), weight.shape[1]),
+        None if bias is None else upstream.new_zeros(items.numel()),
+        row_map,
+    )
+    accumulate(state, upstream, into, deterministic)
+    d_bias = None if bias is None or into.bias is None else sparse_rows(items, into.bias, bias)
+    return d_hidden, sparse_rows(items, into.weight, weight), d_bias
 
 
 def touched_items(state: SampledState) -> tuple[Tensor, Tensor]:
@@ -103,16 +131,9 @@ def touched_items(state: SampledState) -> tuple[Tensor, Tensor]:
     touched = torch.zeros(items, dtype=torch.int32, device=state.hidden.device)
     launch_mark_items(state, touched)
     targets = state.targets
-    valid = (targets != state.ignore_index) & (targets >= 0) & (targets < items)
-    touched.scatter_reduce_(0, torch.where(valid, targets, 0), valid.to(torch.int32), "amax")
+    valid, _, safe = masks(targets, state.ignore_index, items)
+    touched.scatter_reduce_(0, safe, valid.to(torch.int32), "amax")
     return touched.nonzero().squeeze(1), (touched.cumsum(0) - 1).to(torch.int32)
-
-
-def _sparse(items: Tensor, values: Tensor, like: Tensor) -> Tensor:
-    # The items ascend without repeats, so the tensor is coalesced as it is.
-    return torch.sparse_coo_tensor(
-        items[None], values.to(like.dtype), like.shape, is_coalesced=True, check_invariants=False
-    )
 
 
 def drawn_ids(hidden: Tensor, weight: Tensor, draw: Draw) -> Tensor:

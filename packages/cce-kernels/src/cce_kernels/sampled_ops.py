@@ -54,8 +54,7 @@ def make_state(
     )  # fmt: skip
 
 
-@torch.library.custom_op("cce_kernels::sampled_forward", mutates_args=())
-def sampled_forward(
+def forward(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -99,6 +98,9 @@ def sampled_forward(
     return loss, dhidden, shift, pull, keep
 
 
+sampled_forward = torch.library.custom_op("cce_kernels::sampled_forward", forward, mutates_args=())
+
+
 @sampled_forward.register_fake
 def _(
     hidden: Tensor,
@@ -126,8 +128,7 @@ def _(
     return loss, dhidden, shift, pull, torch.empty_like(weight, dtype=hidden.dtype) if kept else hidden.new_empty(0)
 
 
-@torch.library.custom_op("cce_kernels::sampled_backward", mutates_args=())
-def sampled_backward(
+def backward(
     grad: Tensor,
     dhidden: Tensor,
     shift: Tensor,
@@ -170,6 +171,9 @@ def sampled_backward(
     accumulate(state, grad, into, deterministic)
     d_bias = hidden.new_empty(0) if bias is None or into.bias is None else into.bias.to(bias.dtype)
     return out, into.weight.to(weight.dtype), d_bias
+
+
+sampled_backward = torch.library.custom_op("cce_kernels::sampled_backward", backward, mutates_args=())
 
 
 @sampled_backward.register_fake

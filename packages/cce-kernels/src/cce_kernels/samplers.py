@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cce_kernels.alias import build_alias_table
+from cce_kernels.masking import masks
 
 
 class Source(NamedTuple):
@@ -81,13 +82,13 @@ class InBatch:
 Sampler = Uniform | Popularity | InBatch
 
 
-def prepare(sampler: Sampler, targets: Tensor, valid: Tensor, num_items: int, *, correct: bool) -> Source:
+def prepare(sampler: Sampler, targets: Tensor, ignore_index: int, num_items: int, *, correct: bool) -> Source:
     """Make a sampler ready for one batch, without a synchronisation.
 
     Args:
         sampler: the sampler.
-        targets: int64 [M], in [0, V) wherever `valid`.
-        valid: bool [M].
+        targets: int64 [M], any value.
+        ignore_index: the target of tokens that do not count.
         num_items: V.
         correct: the objective corrects scores by log q (where the sampler agrees).
     """
@@ -97,9 +98,11 @@ def prepare(sampler: Sampler, targets: Tensor, valid: Tensor, num_items: int, *,
         table, log_q = sampler.tables(targets.device)
         if not correct or sampler.logq is False:
             return Source(num_items, table, True, None, None)
-        log_rest = torch.log1p(-log_q[torch.where(valid, targets, 0)].double().exp()).float()
+        _, _, safe = masks(targets, ignore_index, num_items)
+        log_rest = torch.log1p(-log_q[safe].double().exp()).float()
         return Source(num_items, table, True, log_q, log_rest)
-    return _pool(sampler, targets, valid, num_items, correct=correct)
+    valid, _, safe = masks(targets, ignore_index, num_items)
+    return _pool(sampler, safe, valid, num_items, correct=correct)
 
 
 def _pool(sampler: InBatch, targets: Tensor, valid: Tensor, num_items: int, *, correct: bool) -> Source:

@@ -36,8 +36,9 @@ def _keys(
             width = num_negatives + 1
             target = tl.load(targets + first_token + local)
             valid = (target != ignore_index) & (target >= 0) & (target < num_items)
-            ids = tl.where(slots == num_negatives, target, ids)
-            ids = tl.where(valid, ids, num_items)
+            # A hit, and every draw of a token that does not count, is no item's: no segment holds it.
+            ids = tl.where(valid & (ids != target), ids, num_items)
+            ids = tl.where(valid & (slots == num_negatives), target, ids)
         tl.store(out + local.to(tl.int64) * width + slots, ids.to(out.dtype.element_ty), mask=slots < width)
 
 
@@ -66,7 +67,7 @@ def _launch(state: SampledState, out: Tensor, first: int, rows: int, *, with_tar
 
 
 def launch_token_keys(state: SampledState, keys: Tensor, first_token: int, num_tokens: int) -> None:
-    """Write `keys` int32 [num_tokens, N + 1] of tokens with negatives of their own; V for a token that has none."""
+    """Write `keys` int32 [num_tokens, N + 1] of tokens with negatives of their own; V where nothing is added."""
     _launch(state, keys, first_token, num_tokens, with_target=True, mark=False)
 
 

@@ -2,8 +2,8 @@
 
 The draws of a chunk of tokens are sorted by item. The program of item j holds w_j and reads the vectors of the tokens
 that drew it, or have it as their target: `dW_j += sum_m c_mj h_m`, with `c_mj = g_m exp(s'_mj - shift_m)` (softmax) or
-`g_m c sigma(s_mj)` for a negative, 0 for a hit, `-g_m pull_m` for the target. Scores are computed anew: neither scores
-nor gathered rows are stored.
+`g_m c sigma(s_mj)` for a negative, `-g_m pull_m` for the target; hits were sorted out. Scores are
+computed anew: neither scores nor gathered rows are stored.
 
 Bytes: M (N + 1) D of h, from L2 while [M, D] fits there, against M (N + 1) D of fp32 atomics on dW; the rows of dW
 touched by a chunk are read and written once a chunk. FLOPs: 4 M N D on the CUDA cores.
@@ -23,7 +23,7 @@ from cce_kernels.tuning_sampled import GatherTiles
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def _backward(
-    hidden, weight, bias, targets, shift, pull, log_q,
+    hidden, weight, bias, shift, pull, log_q,
     grad, order, starts, stops, row_map, dweight, dbias,
     first_token, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr,
@@ -54,13 +54,11 @@ def _backward(
                 hidden + token[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0
             ).to(tl.float32)
             upstream = tl.load(grad + token, mask=exists, other=0.0)
-            target = tl.load(targets + token, mask=exists, other=0)
             scores = tl.sum(h * w[None, :], 1) + offset
             if SOFTMAX:
                 slopes = tl.exp(scores - tl.load(shift + token, mask=exists, other=float("inf")))
             else:
                 slopes = scale * sigmoid(scores)
-            slopes = tl.where(target == item, 0.0, slopes)
             slopes = tl.where(is_target, -tl.load(pull + token, mask=exists & is_target, other=0.0), slopes)
             slopes = tl.where(exists, slopes * upstream, 0.0)
             row_sum += tl.sum(slopes[:, None] * h, 0)
@@ -79,7 +77,7 @@ def launch_none_backward(
 ) -> None:
     """Add the gradients of the draws of a chunk, N + 1 a token from `first_token` on, to `into`."""
     tensors = state.tensors()
-    names = ("hidden", "weight", "bias", "targets", "shift", "pull", "log_q")
+    names = ("hidden", "weight", "bias", "shift", "pull", "log_q")
     _backward[(state.weight.shape[0],)](
         **{name: tensors[name] for name in names},
         grad=grad,
