@@ -68,6 +68,7 @@ class Conductor(lightning.Callback):
         self._on_epoch = on_epoch
         self._progress = Progress(training.max_epochs, enabled=False)
         self._first = False
+        self._unread_places = 0
         self._world = 1
         self._whole_started = self._lap = self._read_at = self._saved_at = started
 
@@ -109,7 +110,7 @@ class Conductor(lightning.Callback):
         """Count; after a step of the optimiser, read losses and keep a checkpoint when it is time."""
         module, state = _typed(pl_module), self.state
         state.index += 1
-        state.places += batch.items.numel()
+        self._unread_places += batch.items.numel()
         if not batch.is_last:
             return
         state.step += 1
@@ -159,16 +160,18 @@ class Conductor(lightning.Callback):
         """Add the losses since the last time to the epoch's sum: the only place where training waits for the device."""
         pending, module.recent_losses = module.recent_losses, []
         if pending:
-            tokens = torch.tensor([count for _, count in pending], dtype=torch.float64)
             means = torch.stack([loss for loss, _ in pending]).double()
-            sums = torch.nan_to_num(means, nan=math.nan) * tokens.to(means.device)
-            table = torch.stack([sums, tokens.to(means.device)])  # [2, micro-batches]
+            tokens = torch.tensor([count for _, count in pending], dtype=torch.float64, device=means.device)
+            places = torch.full_like(tokens, self._unread_places / len(pending))
+            table = torch.stack([means * tokens, tokens, places])  # [3, micro-batches]
             if self._world > 1:
                 torch.distributed.all_reduce(table)
-            rows = table.tolist()
-            self._refuse_nan(rows[0])
-            self.state.loss_sum += math.fsum(rows[0])
-            self.state.loss_tokens += int(sum(rows[1]))
+            sums, counts, shares = table.tolist()
+            self._refuse_nan(sums)
+            self.state.loss_sum += math.fsum(sums)
+            self.state.loss_tokens += round(sum(counts))
+            self.state.places += round(sum(shares))
+            self._unread_places = 0
         now = time.perf_counter()
         self.state.loop_seconds += now - self._lap
         self._lap = self._read_at = now
@@ -194,7 +197,7 @@ class Conductor(lightning.Callback):
             state.index,
             self._batches_per_epoch(),
             state.loss_sum / max(1, state.loss_tokens),
-            state.places * self._world / max(state.loop_seconds, 1e-9),
+            state.places / max(state.loop_seconds, 1e-9),
             peak_gib(device) if device.type == "cuda" else None,
         )
 
@@ -224,8 +227,8 @@ class Conductor(lightning.Callback):
             "train_loss": state.loss_sum / state.loss_tokens,
             "train_seconds": state.loop_seconds,
             "validation_seconds": validation_seconds,
-            "tokens": state.places * self._world,
-            "tokens_per_second": state.places * self._world / max(state.loop_seconds, 1e-9),
+            "tokens": state.places,
+            "tokens_per_second": state.places / max(state.loop_seconds, 1e-9),
         }
 
     def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -74,7 +77,8 @@ class Feed:
         batches: called at the first pass, when the rank is known.
         position: gives (epoch, index) of the first batch of a pass.
         accumulate: micro-batches a window.
-        pin: copy to page-locked memory, for asynchronous transfers to a GPU.
+        pin: for a GPU: prepare batches in a thread of their own, in page-locked memory, so that neither preparing nor
+            copying keeps the GPU waiting.
     """
 
     def __init__(
@@ -86,6 +90,9 @@ class Feed:
         self._pin = pin
 
     def __iter__(self) -> Iterator[StepBatch]:
+        return in_background(self._steps()) if self._pin else self._steps()
+
+    def _steps(self) -> Iterator[StepBatch]:
         epoch, start = self._position()
         source = iter(self._batches().epoch(epoch, start=start))
         while window := list(islice(source, self._accumulate)):
@@ -120,6 +127,39 @@ def prepare(batch: Batch) -> StepBatch:
     rows = None if bool(has_target.all()) else has_target.nonzero().flatten()
     targets = targets if rows is None else targets[rows]
     return StepBatch(layout.pack(batch.inputs), layout, masked, rows, targets, (targets.numel(),), 0)
+
+
+def in_background(source: Iterator[StepBatch], depth: int = 3) -> Iterator[StepBatch]:
+    """Take from an iterator in a thread of its own, at most `depth` batches ahead; its errors are raised here."""
+    ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def hand_over(entry: StepBatch | BaseException | None) -> None:
+        waiting = True
+        while waiting and not stopped.is_set():
+            with suppress(queue.Full):
+                ready.put(entry, timeout=0.1)
+                waiting = False
+
+    def work() -> None:
+        try:
+            for step in source:
+                if stopped.is_set():
+                    return
+                hand_over(step)
+            hand_over(None)
+        except BaseException as error:  # whatever it is, the consumer must hear of it
+            hand_over(error)
+
+    thread = threading.Thread(target=work, name="rec_models.feed", daemon=True)
+    thread.start()
+    try:
+        while (entry := ready.get()) is not None:
+            if isinstance(entry, BaseException):
+                raise entry
+            yield entry
+    finally:
+        stopped.set()
 
 
 def as_factory(batches: Batches | MakeBatches) -> MakeBatches:

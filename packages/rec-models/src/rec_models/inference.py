@@ -1,15 +1,18 @@
-"""Using a trained model: load it, encode histories, recommend."""
+"""Using a trained model: load it, encode histories, recommend items."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rec_models.backbones import Encoder, build_encoder
 from rec_models.checkpoint import ModelCheckpoint
+
+_SCORES = 1 << 26  # scores held at a time: 256 MiB
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
@@ -45,18 +48,59 @@ def encode(encoder: Encoder, histories: Sequence[Sequence[int]], batch_size: int
     limit = encoder.settings.max_seq_len
     encoded = [torch.empty(0, encoder.settings.hidden, device=device)]
     for start in range(0, len(histories), batch_size):
-        rows = [
-            torch.as_tensor(history, dtype=torch.int64)[-limit:] for history in histories[start : start + batch_size]
-        ]
-        for number, row in enumerate(rows, start):
-            _check_history(row, number, encoder.num_items)
+        part = histories[start : start + batch_size]
+        rows = [_history(history, start + offset, encoder.num_items)[-limit:] for offset, history in enumerate(part)]
         inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L]
         lengths = torch.tensor([row.numel() for row in rows])  # [B]
         encoded.append(encoder.encode_last(inputs.to(device), lengths.to(device)))
     return torch.cat(encoded)
 
 
-def _check_history(row: Tensor, number: int, num_items: int) -> None:
+class Recommendations(NamedTuple):
+    """The best items of each history, best first."""
+
+    items: Tensor
+    """[U, k] int64 item ids; -1 where fewer than k items are left."""
+    scores: Tensor
+    """[U, k] fp32; -inf where there is no item."""
+
+
+@torch.no_grad()
+def recommend(
+    encoder: Encoder, histories: Sequence[Sequence[int]], k: int, *, filter_seen: bool = True
+) -> Recommendations:
+    """Rank the catalogue for each history.
+
+    For many users, stream the catalogue with a ranking library instead: this one holds all V scores of a few users.
+
+    Args:
+        encoder: in eval mode.
+        histories: as for `encode`.
+        k: items a history, from 1 to V.
+        filter_seen: leave out items of the history itself, all of it, also what lies before ``max_seq_len``.
+
+    Raises:
+        ValueError: as `encode`, or k is out of range.
+    """
+    if not 1 <= k <= encoder.num_items:
+        raise ValueError(f"k: found {k}, allowed: 1 to {encoder.num_items}, the size of the catalogue")
+    step = max(1, min(1024, _SCORES // encoder.num_items))
+    items, scores = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, k)]
+    for start in range(0, len(histories), step):
+        part = histories[start : start + step]
+        ranked = encode(encoder, part) @ encoder.item_table.T  # [u, V]
+        if filter_seen:
+            for row, history in zip(ranked, part, strict=True):
+                row[torch.as_tensor(history, device=row.device)] = -torch.inf
+        best = ranked.float().topk(k)
+        items.append(best.indices.masked_fill(best.values == -torch.inf, -1).cpu())
+        scores.append(best.values.cpu())
+    return Recommendations(torch.cat(items), torch.cat(scores))
+
+
+def _history(history: Sequence[int], number: int, num_items: int) -> Tensor:
+    """A checked history as a tensor."""
+    row = torch.as_tensor(history, dtype=torch.int64)
     if row.numel() == 0:
         raise ValueError(f"histories: found an empty history at index {number}, allowed: one item or more")
     wrong = row[(row < 0) | (row >= num_items)]
@@ -64,3 +108,4 @@ def _check_history(row: Tensor, number: int, num_items: int) -> None:
         raise ValueError(
             f"histories: found item {int(wrong[0])} in the history at index {number}, allowed: 0 to {num_items - 1}"
         )
+    return row

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rec_models.backbones import Encoder
+from rec_models.backbones.lookup import lookup, lookup_into_grad
 from rec_models.feed import StepBatch
 from rec_models.losses import LossContext, build_loss
 from rec_models.losses.padding import with_padding_targets
@@ -55,7 +56,8 @@ class TrainingModule(lightning.LightningModule):
         self._pads = loss.paper_faithful and loss.loss == "cce"
 
     def on_fit_start(self) -> None:
-        """Bring what the loss draws by to the device, once."""
+        """Bring what the loss draws by to the device, and keep the tied table's gradient to one, where that is safe."""
+        self.encoder.lookup = lookup_into_grad if self.trainer.world_size == 1 else lookup
         if self._item_counts is not None:
             self._loss = build_loss(self.loss_settings, self._item_counts.to(self.device))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rec_models.backbones.layout import Layout, layout_of
+from rec_models.backbones.lookup import lookup
 from rec_models.backbones.transformer import INIT_STD, Block
 from rec_models.settings import ModelSettings
 
@@ -39,6 +40,8 @@ class Encoder(nn.Module):
             Block(settings.hidden, settings.heads, settings.dropout, causal=self.causal) for _ in range(settings.blocks)
         )
         self.norm = nn.LayerNorm(settings.hidden)
+        self.lookup = lookup
+        """How rows of the item table are looked up; training in one process takes `lookup_into_grad`."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 
@@ -100,7 +103,7 @@ class Encoder(nn.Module):
         """[T] ids to [T, D] vectors."""
         if masked is not None:
             raise ValueError(f"masked: found a tensor, allowed: None, because {self.settings.model} has no mask vector")
-        return nn.functional.embedding(items, self.item_table)
+        return self.lookup(items, self.item_table)
 
     def _encode_ends(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
         """[B, L] histories to the [B, D] vectors at their last places."""

@@ -36,5 +36,5 @@ class BERT4Rec(Encoder):
         return self._encode_ends(inputs.gather(1, source), longer, masked)
 
     def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
-        vectors = nn.functional.embedding(items, self.item_table)
+        vectors = self.lookup(items, self.item_table)
         return vectors if masked is None else torch.where(masked[:, None], self.mask_vector, vectors)

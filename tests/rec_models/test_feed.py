@@ -1,0 +1,80 @@
+import threading
+import time
+
+import pytest
+import torch
+
+from rec_models.feed import Feed, as_factory, in_background, prepare
+
+
+def steps_of(tiny, accumulate=1, position=(0, 0), **options):
+    batches = tiny.TinyBatches(**options)
+    return list(Feed(lambda: batches, lambda: position, accumulate, pin=False))
+
+
+def test_padding_and_places_without_a_target_are_left_out(tiny):
+    inputs = torch.tensor([[5, 6, 7], [8, 0, 0]])
+    targets = torch.tensor([[6, -100, 9], [3, -100, -100]])
+    masked = torch.tensor([[False, True, False], [True, False, False]])
+    step = prepare(tiny.TinyBatch(inputs, torch.tensor([3, 1]), targets, masked))
+    assert step.items.tolist() == [5, 6, 7, 8]
+    assert step.masked.tolist() == [False, True, False, True]
+    assert step.rows.tolist() == [0, 2, 3]
+    assert step.targets.tolist() == [6, 9, 3]
+    assert step.layout.starts.tolist() == [0, 3, 4]
+    assert step.layout.from_end.tolist() == [2, 1, 0, 0]
+    assert step.layout.pad(step.items).tolist() == [[5, 6, 7], [8, 0, 0]]
+
+
+def test_targets_everywhere_need_no_rows(tiny):
+    assert all(step.rows is None for step in steps_of(tiny))
+
+
+def test_windows_know_the_tokens_of_all_their_batches(tiny):
+    steps = steps_of(tiny, accumulate=4, count=6)
+    counts = [step.targets.numel() for step in steps]
+    assert [step.window_counts for step in steps] == [tuple(counts[:4])] * 4 + [tuple(counts[4:])] * 2
+    assert [step.position for step in steps] == [0, 1, 2, 3, 0, 1]
+    assert [step.is_last for step in steps] == [False, False, False, True, False, True]
+
+
+def test_a_pass_is_the_rest_of_the_epoch(tiny):
+    whole, rest = steps_of(tiny, position=(2, 0)), steps_of(tiny, position=(2, 4))
+    assert len(rest) == 2
+    assert all(torch.equal(a.items, b.items) for a, b in zip(rest, whole[4:], strict=True))
+
+
+def test_a_thread_hands_over_everything_in_order():
+    assert list(in_background(iter(range(100)))) == list(range(100))
+
+
+def test_an_error_in_the_thread_is_raised_where_batches_are_used():
+    def failing():
+        yield 1
+        raise OSError("disk on fire")
+
+    taken = in_background(failing())
+    assert next(taken) == 1
+    with pytest.raises(OSError, match="disk on fire"):
+        next(taken)
+
+
+def test_the_thread_ends_with_its_consumer():
+    def endless():
+        while True:
+            yield 0
+
+    taken = in_background(endless())
+    next(taken)
+    taken.close()
+    deadline = time.monotonic() + 5
+    while any(thread.name == "rec_models.feed" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_one_set_of_batches_serves_one_process_only(tiny):
+    batches = tiny.TinyBatches()
+    assert as_factory(batches)(0, 1) is batches
+    with pytest.raises(ValueError, match="train_batches: found one set of batches with 2 devices"):
+        as_factory(batches)(0, 2)

@@ -1,0 +1,100 @@
+import pytest
+import torch
+
+from rec_models.checkpoint import CheckpointError, ModelCheckpoint
+from rec_models.inference import encode, load, recommend
+from rec_models.settings import LossSettings, TrainingSettings
+
+
+@pytest.fixture
+def saved(tmp_path, make_encoder, model_name):
+    encoder = make_encoder(model_name).float()
+    checkpoint = ModelCheckpoint(
+        model=encoder.settings,
+        loss=LossSettings(loss="gbce", num_negatives=4),
+        training=TrainingSettings(),
+        num_items=encoder.num_items,
+        epoch=3,
+        metrics={"ndcg@10": 0.25},
+        weights=encoder.state_dict(),
+    )
+    checkpoint.save(tmp_path / "model.ckpt")
+    return tmp_path / "model.ckpt", encoder, checkpoint
+
+
+def test_a_checkpoint_holds_everything(saved):
+    path, encoder, checkpoint = saved
+    read = ModelCheckpoint.read(path)
+    assert (read.model, read.loss, read.training) == (checkpoint.model, checkpoint.loss, checkpoint.training)
+    assert (read.num_items, read.epoch, read.metrics) == (20, 3, {"ndcg@10": 0.25})
+    loaded = load(path)
+    assert loaded.settings == encoder.settings
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    histories = [[1, 2, 3], [4]]
+    assert torch.equal(encode(loaded, histories), encode(encoder, histories))
+
+
+def test_nothing_else_is_left_beside_a_checkpoint(saved):
+    path, _, checkpoint = saved
+    checkpoint.save(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.ckpt"]
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        load(tmp_path / "nothing.ckpt")
+    torch.save({"format": "another/1"}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"found format 'another/1', allowed: rec_models\.model/1"):
+        load(tmp_path / "other.ckpt")
+    (tmp_path / "broken.ckpt").write_bytes(b"PK broken")
+    with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
+        load(tmp_path / "broken.ckpt")
+
+
+def test_histories_of_any_length_are_encoded_in_batches(saved):
+    _, encoder, _ = saved
+    histories = [[1, 2, 3], [4], list(range(20)), [7, 7]]
+    together = encode(encoder, histories, batch_size=3)
+    alone = torch.cat([encode(encoder, [history[-6:]]) for history in histories])
+    torch.testing.assert_close(together, alone)
+    assert encode(encoder, []).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("histories", "message"),
+    [
+        ([[1], []], "histories: found an empty history at index 1, allowed: one item or more"),
+        ([[1], [3, 20]], "histories: found item 20 in the history at index 1, allowed: 0 to 19"),
+        ([[-1]], "histories: found item -1 in the history at index 0, allowed: 0 to 19"),
+        ([[-1, *range(1, 9)]], "histories: found item -1 in the history at index 0, allowed: 0 to 19"),
+    ],
+)
+def test_a_wrong_history_is_named(make_encoder, histories, message):
+    with pytest.raises(ValueError, match=message):
+        encode(make_encoder(), histories)
+
+
+def test_recommendations_are_the_best_unseen_items(saved):
+    _, encoder, _ = saved
+    histories = [[1, 2, 3], [4]]
+    scores = encode(encoder, histories) @ encoder.item_table.T
+    best = recommend(encoder, histories, 5)
+    for row, history in enumerate(histories):
+        order = [item for item in scores[row].argsort(descending=True).tolist() if item not in history]
+        assert best.items[row].tolist() == order[:5]
+        torch.testing.assert_close(best.scores[row], scores[row][order[:5]])
+    seen_too = recommend(encoder, histories, 20, filter_seen=False)
+    assert seen_too.items[0].tolist() == scores[0].argsort(descending=True).tolist()
+
+
+def test_places_without_an_item_say_so(saved):
+    _, encoder, _ = saved
+    best = recommend(encoder, [list(range(18))], 4)  # longer than max_seq_len: all of it counts as seen
+    assert set(best.items[0].tolist()) == {18, 19, -1}
+    assert best.scores[0, 2:].tolist() == [-torch.inf, -torch.inf]
+
+
+def test_k_outside_the_catalogue_is_refused(make_encoder):
+    with pytest.raises(ValueError, match="k: found 21, allowed: 1 to 20"):
+        recommend(make_encoder(), [[1]], 21)
