@@ -12,32 +12,17 @@ from __future__ import annotations
 import argparse
 import csv
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
-from timing import copy_ceiling, median_ms, peak_extra_bytes
+from timing import copy_ceiling, graph_ms, median_ms, peak_extra_bytes
 
 from cce_kernels import draw_negatives, sampled_linear_cross_entropy
 
 SHAPES = {"beauty": (32768, 176450, 511), "movielens_20m": (131072, 14000, 511), "zvuk": (131072, 893022, 2047)}
 EAGER_BYTES = 40 << 30
-
-
-def graph_ms(call: Callable[[], object]) -> float:
-    """Median time of a call replayed from a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return median_ms(graph.replay)
 
 
 def eager_sampled(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

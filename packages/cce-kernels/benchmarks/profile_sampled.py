@@ -6,6 +6,7 @@ python packages/cce-kernels/benchmarks/profile_sampled.py [--shapes beauty zvuk]
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 from bench_sampled import SHAPES
@@ -27,17 +28,13 @@ def main() -> None:
         hidden = torch.randn(tokens, arguments.dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         targets = torch.randint(0, items, (tokens,), device="cuda")
         for sharing in arguments.sharing:
-
-            def step(sharing: str = sharing) -> None:
-                loss = sampled_linear_cross_entropy(
-                    hidden, weight, targets, num_negatives=negatives, seed=1, sharing=sharing
-                )
-                torch.autograd.grad(loss, (hidden, weight))
-
-            step()
+            loss_of = partial(
+                sampled_linear_cross_entropy, targets=targets, num_negatives=negatives, seed=1, sharing=sharing
+            )
+            torch.autograd.grad(loss_of(hidden, weight), (hidden, weight))
             torch.cuda.synchronize()
             with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as result:
-                step()
+                torch.autograd.grad(loss_of(hidden, weight), (hidden, weight))
                 torch.cuda.synchronize()
             print(f"{shape} {sharing}")
             events = [event for event in result.key_averages() if event.self_device_time_total > 0]

@@ -27,6 +27,20 @@ def median_ms(call: Callable[[], object], *, warmup: int = 2, repeats: int = 7, 
     return sorted(times)[len(times) // 2]
 
 
+def graph_ms(call: Callable[[], object]) -> float:
+    """Median time of a call replayed from a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return median_ms(graph.replay)
+
+
 def peak_extra_bytes(call: Callable[[], object]) -> int:
     """Bytes that a call holds at its worst beyond what was allocated before it; its results count too."""
     gc.collect()

@@ -38,14 +38,14 @@ class TileTiles:
 # Largest padded dimension -> tiles (forward, backward).
 NONE = {
     64: (GatherTiles(32, 1, 1), GatherTiles(16, 1, 1)),
-    128: (GatherTiles(16, 1, 1), GatherTiles(16, 1, 1)),
-    256: (GatherTiles(8, 1, 1), GatherTiles(8, 1, 1)),
-    512: (GatherTiles(8, 2, 1), GatherTiles(8, 2, 1)),
+    128: (GatherTiles(16, 1, 1), GatherTiles(8, 1, 1)),
+    256: (GatherTiles(8, 1, 1), GatherTiles(4, 1, 1)),
+    512: (GatherTiles(4, 1, 1), GatherTiles(2, 1, 1)),
 }
 TILE = {
     64: (TileTiles(64, 64, 1, 4, 3), TileTiles(64, 64, 2, 4, 2)),
     128: (TileTiles(64, 64, 1, 4, 2), TileTiles(64, 64, 2, 4, 2)),
-    256: (TileTiles(64, 32, 1, 8, 2), TileTiles(64, 32, 4, 8, 2)),
+    256: (TileTiles(64, 32, 1, 4, 3), TileTiles(64, 64, 8, 8, 2)),
     512: (TileTiles(32, 16, 1, 8, 1), TileTiles(32, 16, 4, 8, 1)),
 }
 TILE_FP32 = {
