@@ -10,6 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tests.e2e.conftest import ROOT, Clone
@@ -33,8 +34,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("logs")
     small_log().write_parquet(folder / "events.parquet")
     small_log().rename({"user_id": "visitor", "item_id": "page"}).write_csv(folder / "visits.csv")
-    positions = small_log().with_columns(timestamp=small_log()["user_id"].cum_count().over(small_log()["user_id"]))
-    positions.write_parquet(folder / "ml-1m-seq.parquet")
+    positions = pl.int_range(pl.len()).over("user_id")
+    small_log().with_columns(timestamp=positions).write_parquet(folder / "ml-1m-seq.parquet")
     return folder
 
 

@@ -1,0 +1,110 @@
+"""From a point of params.yaml to the settings of a training run, and to the folder of its checkpoints."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipelines import train
+from pipelines.params import Evaluate, Gbce, Losses, Negatives, Params, Split, Train
+from tests.pipelines.test_params import grid_points
+
+SAMPLED = ("ce_neg", "cce_neg", "bce_neg", "gbce")
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce"])
+def test_every_loss_takes_what_it_uses_of_one_set_of_params(loss: str):
+    settings = train.loss_settings(dataclasses.replace(Params(), loss=loss))
+    assert settings.loss == loss
+    assert settings.num_negatives == (512 if loss in SAMPLED else 1 if loss == "bce" else None)
+    assert settings.sharing == ("tile" if loss in (*SAMPLED, "bce") else None)
+    assert settings.gbce_t == (0.75 if loss == "gbce" else None)
+    assert settings.sce_buckets == (443 if loss == "sce" else None)
+
+
+def test_settings_come_from_the_keys_that_name_them():
+    point = Params(
+        loss="gbce",
+        num_negatives=7,
+        negatives=Negatives(sampling="popularity", alpha=0.5, sharing="batch"),
+        losses=Losses(gbce=Gbce(t=0.25)),
+        train=Train(max_epochs=3, patience=2, learning_rate=0.01, weight_decay=0.1, precision="32-true"),
+        seed=9,
+        max_seq_len=12,
+    )
+    loss = train.loss_settings(point)
+    assert (loss.num_negatives, loss.sampling, loss.alpha, loss.sharing, loss.gbce_t) == (
+        7,
+        "popularity",
+        0.5,
+        "batch",
+        0.25,
+    )
+    loop = train.training_settings(point)
+    assert (loop.max_epochs, loop.patience, loop.learning_rate, loop.weight_decay, loop.precision, loop.seed) == (
+        3,
+        2,
+        0.01,
+        0.1,
+        "32-true",
+        9,
+    )
+    model = train.model_settings(point)
+    assert (model.model, model.hidden, model.max_seq_len) == ("sasrec", 64, 12)
+
+
+def test_every_grid_point_makes_settings():
+    from pipelines.params import from_mapping
+
+    for point in grid_points():
+        params = from_mapping({key: value for key, value in point.items() if key != "table"})
+        for faithful in (False, True):
+            train.loss_settings(dataclasses.replace(params, paper_faithful=faithful))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A split and some code, for the hash of a run."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "data/split/sequences/train.arrow",
+        "data/split/items.parquet",
+        "packages/a/src/a/code.py",
+        "pipelines/train.py",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Params(loss="cce"),
+        Params(seed=1),
+        Params(train=Train(learning_rate=0.1)),
+        Params(negatives=Negatives(sharing="none")),
+        Params(evaluate=Evaluate(filter_seen=False)),
+    ],
+    ids=["loss", "seed", "learning rate", "sharing", "filter_seen"],
+)
+def test_another_setting_is_another_run(folder: Path, other: Params):
+    assert train.run_hash(other) != train.run_hash(Params())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Params(evaluate=Evaluate(k=(10,))), Params(split=Split(test_fraction=0.2)), Params(dataset="other")],
+    ids=["k", "split", "dataset"],
+)
+def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Params):
+    assert train.run_hash(other) == train.run_hash(Params())
+
+
+@pytest.mark.parametrize(
+    "name", ["data/split/sequences/train.arrow", "data/split/items.parquet", "packages/a/src/a/code.py"]
+)
+def test_another_split_or_other_code_is_another_run(folder: Path, name: str):
+    before = train.run_hash(Params())
+    (folder / name).write_text("changed")
+    assert train.run_hash(Params()) != before
