@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec_data import demo, twins
+from rec_data.arrow import to_arrow
 from rec_data.columns import Columns
 from rec_data.errors import DataError
 from rec_data.sources import RS_SETS, SOURCES, UNUSABLE
@@ -132,7 +133,7 @@ def _write(
 
 def _write_generated(dataset: str, out: Path, *, seed: int) -> int:
     if dataset == DEMO:
-        table = pa.table(demo.generate(seed))
+        table = pa.table({name: to_arrow(values) for name, values in demo.generate(seed).items()})
         pq.write_table(table, out, compression="zstd")
         return int(table.num_rows)
     _, shape = twins.parse(dataset.removeprefix(TWIN))

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec_data import flat
+from rec_data.arrow import to_arrow
 from rec_data.columns import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.encode import Encoded, encode
 from rec_data.errors import DataError
@@ -191,17 +192,20 @@ def _write_histories(part: Histories, out: Path, name: str) -> None:
     if part.targets is not None:
         fields.append((TARGET, pa.int32()))
     schema = pa.schema(fields)
-    with pq.ParquetWriter(out / f"{name}.parquet", schema, compression="zstd") as writer:
+    encoding = dict.fromkeys((USER, f"{TIMESTAMPS}.list.element"), "DELTA_BINARY_PACKED")  # both rise
+    with pq.ParquetWriter(
+        out / f"{name}.parquet", schema, compression="zstd", use_dictionary=False, column_encoding=encoding
+    ) as writer:
         for rows in _chunks(part.offsets):
             begin, end = int(part.offsets[rows.start]), int(part.offsets[rows.stop])
-            offsets = pa.array((part.offsets[rows.start : rows.stop + 1] - begin).astype(np.int32))
+            offsets = to_arrow((part.offsets[rows.start : rows.stop + 1] - begin).astype(np.int32))
             arrays = [
-                pa.array(part.users[rows]),
-                pa.ListArray.from_arrays(offsets, pa.array(part.items[begin:end])),
-                pa.ListArray.from_arrays(offsets, pa.array(part.times[begin:end])),
+                to_arrow(part.users[rows]),
+                pa.ListArray.from_arrays(offsets, to_arrow(part.items[begin:end])),
+                pa.ListArray.from_arrays(offsets, to_arrow(part.times[begin:end])),
             ]
             if part.targets is not None:
-                arrays.append(pa.array(part.targets[rows]))
+                arrays.append(to_arrow(part.targets[rows]))
             writer.write_table(pa.table(arrays, schema=schema))
 
 

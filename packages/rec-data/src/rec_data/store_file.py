@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rec_data.arrow import to_arrow
 from rec_data.columns import ITEMS, TARGET, USER
 from rec_data.flat import Int32s, Int64s
 
@@ -25,9 +26,9 @@ def write_store(
         user_ids: [n] int32.
         targets: [n] int32, or None.
     """
-    columns = {USER: pa.array(user_ids), ITEMS: pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(items))}
+    columns = {USER: to_arrow(user_ids), ITEMS: pa.LargeListArray.from_arrays(to_arrow(offsets), to_arrow(items))}
     if targets is not None:
-        columns[TARGET] = pa.array(targets)
+        columns[TARGET] = to_arrow(targets)
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     with pa.ipc.new_file(str(path), batch.schema) as writer:
         writer.write_batch(batch)

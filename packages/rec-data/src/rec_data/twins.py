@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_data.arrow import to_arrow
 from rec_data.columns import ITEM, TIMESTAMP, USER
 from rec_data.errors import DataError
 from rec_data.progress import progress
@@ -116,7 +117,7 @@ def write_twin(shape: TwinShape, out: Path, *, seed: int) -> int:
         progress("make twin", shape.interactions, "rows") as bar,
     ):
         for chunk in chunks(shape, seed=seed):
-            writer.write_table(pa.table(list(chunk), schema=_SCHEMA))
+            writer.write_table(pa.table([to_arrow(column) for column in chunk], schema=_SCHEMA))
             rows += len(chunk[0])
             bar.update(len(chunk[0]))
     return rows
