@@ -15,7 +15,7 @@ _GIB = 2**30
 def reset_peak(device: torch.device) -> None:
     """Start counting on a GPU; a process's peak cannot be reset."""
     if device.type == "cuda":
-        torch.cuda.init()  # the allocator knows no device before
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # the allocator knows no device before
         torch.cuda.reset_peak_memory_stats(device)
 
 
