@@ -61,6 +61,21 @@ def test_temporal_by_hand(monkeypatch):
     }
 
 
+def test_temporal_as_the_paper_did(monkeypatch):
+    monkeypatch.setattr("rec_data.protocol._choose", lambda users, share, seed: np.array([3]))
+    ours = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, seed=0)
+    paper = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, seed=0, paper_faithful=True)
+    assert ours.untargeted is None
+    # Item 4 is known to validation user 3 alone: user 5's target, which the catalogue lacks. Item 3 is still unknown.
+    assert as_dict(paper.untargeted) == {5: ([0, 2], None)}
+    for name in ("train", "validation", "test"):
+        assert as_dict(getattr(paper, name)) == as_dict(getattr(ours, name))
+    later = {**BY_HAND, 5: [(0, 2), (2, 3), (4, 8), (1, 8)]}
+    paper = temporal(log_of(later), test_fraction=0.3, validation_users=0.2, seed=0, paper_faithful=True)
+    assert as_dict(paper.test)[5] == ([0, 2], 1)  # item 4 leaves the input
+    assert paper.untargeted.users.size == 0
+
+
 def test_boundary_ties_all_belong_to_the_future():
     log = log_of({0: [(0, 1), (1, 5), (0, 5)], 1: [(1, 1), (0, 2), (0, 5), (1, 5)]})
     parts = temporal(log, test_fraction=0.3, validation_users=0, seed=0)

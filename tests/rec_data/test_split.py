@@ -150,3 +150,16 @@ def test_empty_log_is_refused(tmp_path):
     (tmp_path / "split").mkdir()
     with pytest.raises(DataError, match="has no rows"):
         split_log(tmp_path / "log.parquet", tmp_path / "split")
+
+
+def test_paper_faithful_writes_who_lost_the_target(tmp_path):
+    # Item 7 is met in the past by user 2 alone, who validates with this seed.
+    rows = [(1, 1, 0), (1, 2, 1), (2, 1, 0), (2, 7, 1), (2, 2, 2), (3, 2, 0), (3, 1, 1), (1, 7, 8), (3, 2, 9)]
+    seed = next(seed for seed in range(99) if np.random.default_rng(seed).choice([1, 2, 3], 1, replace=False) == 2)
+    counts = {"min_item_count": None, "min_user_count": None}
+    parts = parts_of(tmp_path, rows, "a", **counts, test_fraction=0.15, seed=seed, paper_faithful=True)
+    assert parts["test.parquet"].rows() == [(2, [1, 0], [0, 1], 1)]
+    assert parts["untargeted.parquet"].rows() == [(0, [0, 1], [0, 1])]
+    store = SequenceStore.open(tmp_path / "a" / "sequences" / "untargeted.arrow")
+    assert store.items.tolist() == [0, 1]
+    assert store.targets is None

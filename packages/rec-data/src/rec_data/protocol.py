@@ -71,11 +71,16 @@ class Parts:
     boundary_time: int | None = None
     """t* of the temporal protocol."""
 
+    untargeted: Histories | None = None
+    """``paper_faithful`` only: inputs of test users whose target training never saw, so that they are not tested."""
+
     dropped: dict[str, int] = field(default_factory=dict)
     """What was left out, and how often, by reason."""
 
 
-def temporal(log: SortedLog, *, test_fraction: float, validation_users: float, seed: int) -> Parts:
+def temporal(
+    log: SortedLog, *, test_fraction: float, validation_users: float, seed: int, paper_faithful: bool = False
+) -> Parts:
     """Cuts at one moment: before it is the past, from it on the future.
 
     Training sees the past of all users but the validation users. A test user's whole history (items of train only)
@@ -86,6 +91,8 @@ def temporal(log: SortedLog, *, test_fraction: float, validation_users: float, s
         test_fraction: Share of the interactions that lie in the future, in (0, 1).
         validation_users: Share of the past's users that validate, in [0, 1).
         seed: Chooses the validation users.
+        paper_faithful: As the paper's code does: future events stay if their item is known in the whole past,
+            validation users included. A test user whose last item train does not know is not tested (``untargeted``).
 
     Returns:
         The parts, with ``boundary_time`` set.
@@ -117,10 +124,14 @@ def temporal(log: SortedLog, *, test_fraction: float, validation_users: float, s
 
     validation, short = _hold_out(log, past & of_validating & known)
     future = ~past & ~of_validating
-    returns = flat.count_rows(future & known, log.offsets) > 0
+    usable = flat.lookup(flat.mark(log.items[past], log.num_items), log.items) if paper_faithful else known
+    returns = flat.count_rows(future & usable, log.offsets) > 0
     newcomers = int(np.count_nonzero(returns & (past_counts == 0)))
     tested = returns & (past_counts > 0)
-    test, short_tests = _hold_out(log, flat.spread(tested, log.offsets) & known)
+    test, short_tests = _hold_out(log, flat.spread(tested, log.offsets) & usable)
+    untargeted = None
+    if paper_faithful:
+        test, untargeted = _only_catalogue(test, catalogue)
     if validation_users > 0 and validation.users.size == 0:
         raise DataError(
             f"split.validation_users {validation_users:g} leaves no validation user with two usable interactions; "
@@ -137,13 +148,14 @@ def temporal(log: SortedLog, *, test_fraction: float, validation_users: float, s
         test=test,
         catalogue=catalogue,
         boundary_time=boundary,
+        untargeted=untargeted,
         dropped={
             "validation_users_too_short": short,
             "test_users_too_short": short_tests,
             "test_users_not_in_train": newcomers,
             "validation_interactions_on_unknown_items": int(np.count_nonzero(past & of_validating & ~known)),
             "future_interactions_of_validation_users": int(np.count_nonzero(~past & of_validating)),
-            "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~known)),
+            "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~usable)),
         },
     )
 
@@ -207,3 +219,17 @@ def _hold_out(log: SortedLog, rows: Mask) -> tuple[Histories, int]:
     inputs[row] = True
     inputs[row[ends]] = False
     return _gather(log, inputs, targets=log.items[row[ends]]), int(np.count_nonzero(counts == 1))
+
+
+def _only_catalogue(part: Histories, catalogue: Mask) -> tuple[Histories, Histories]:
+    """Leaves out inputs that are not in the catalogue; parts those whose target is in it from those whose is not."""
+    assert part.targets is not None
+    in_catalogue = flat.lookup(catalogue, part.items)
+    counts, reachable = flat.count_rows(in_catalogue, part.offsets), catalogue[part.targets]
+
+    def of(users: Mask, targets: Int32s | None) -> Histories:
+        rows = in_catalogue & flat.spread(users, part.offsets)
+        offsets = np.concatenate(([0], np.cumsum(counts[users])))
+        return Histories(part.users[users], offsets, part.items[rows], part.times[rows], targets)
+
+    return of(reachable, part.targets[reachable]), of(~reachable, None)

@@ -40,6 +40,7 @@ def split_log(
     min_user_count: int | str | None = "auto",
     seed: int = 42,
     filter_seen: bool = True,
+    paper_faithful: bool = False,
 ) -> dict[str, Any]:
     """Splits a log and writes the parts.
 
@@ -53,6 +54,8 @@ def split_log(
         min_user_count: Fewest interactions of a user; "auto": 3 (temporal) or no filter; None: no filter.
         seed: Chooses the validation users.
         filter_seen: Whether ranking will leave out seen items: targets among them are counted as unreachable.
+        paper_faithful: Temporal: as the paper's code does (``rec_data.protocol.temporal``). Then the inputs of test
+            users who lost their target are written as ``untargeted``: the paper's Coverage and Surprisal count them.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -63,12 +66,18 @@ def split_log(
     fewest_items, fewest_users = _check_arguments(
         strategy, test_fraction, validation_users, min_item_count, min_user_count
     )
-    with progress("split", 6) as bar:
+    with progress("split", 7) as bar:
         encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users)
         bar.update()
         _refuse_trivial(encoded)
         if strategy == "temporal":
-            parts = temporal(encoded.log, test_fraction=test_fraction, validation_users=validation_users, seed=seed)
+            parts = temporal(
+                encoded.log,
+                test_fraction=test_fraction,
+                validation_users=validation_users,
+                seed=seed,
+                paper_faithful=paper_faithful,
+            )
         else:
             parts = leave_one_out(encoded.log)
         bar.update()
@@ -84,14 +93,17 @@ def split_log(
             "min_user_count": fewest_users,
             "seed": seed,
             "filter_seen": filter_seen,
+            "paper_faithful": paper_faithful,
             **_facts(encoded, parts, kept_users),
         }
         dense_user, dense_item = _dense(kept_users), _dense(parts.catalogue)
         (out / "sequences").mkdir()
-        for name in ("train", "validation", "test"):
-            part = _renumber(getattr(parts, name), dense_user, dense_item)
-            _write_histories(part, out, name)
-            summary[name] = _describe(part, counts, filter_seen=filter_seen)
+        for name in ("train", "validation", "test", "untargeted"):
+            found: Histories | None = getattr(parts, name)
+            if found is not None:
+                part = _renumber(found, dense_user, dense_item)
+                _write_histories(part, out, name)
+                summary[name] = _describe(part, counts, filter_seen=filter_seen)
             bar.update()
         _write_names(encoded, kept_users, parts, counts, out)
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
