@@ -76,6 +76,7 @@ def main() -> None:
             popular = popularity_top_k(
                 counts, longest, num_users=len(recommended), seen_offsets=seen_offsets, seen_items=seen_items
             )
+            assert store.targets is not None
             targets = store.targets.numpy()
             results = {
                 "model": evaluate(recommended, targets, point.evaluate.k, reference),

@@ -14,7 +14,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +55,7 @@ def main() -> None:
     train = SequenceStore.open(SEQUENCES / "train.arrow")
     validation = SequenceStore.open(SEQUENCES / "validation.arrow")
     checkpoints = stage.checkout() / ".checkpoints" / run_hash(point)
-    with stage.output(stage.DATA / "train") as out:
+    with own_output() as out:
         try:
             result = fit(
                 model=model_settings(point),
@@ -67,7 +71,19 @@ def main() -> None:
         except TrainingError as error:
             raise stage.StageError(str(error)) from error
         stage.write_json(out / "metrics.json", summary(result))
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if result.is_first_rank:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+@contextmanager
+def own_output() -> Iterator[Path]:
+    """The stage's output for the first of several processes (``train.devices``), a passing folder for the others."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        with stage.output(stage.DATA / "train") as out:
+            yield out
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 def run_hash(point: params.Params) -> str:
