@@ -1,8 +1,8 @@
 """Top-k with plain torch: scores of a tile of users against a tile of items, and what survives of them.
 
-A user's k best so far give a threshold; of the next tile only items strictly above it can enter (items come in
-increasing order of id, so an equal score loses the tie). Almost all scores fall at this comparison, so that sorting
-costs little beside the product.
+The first tile gives every user k best so far, and so a threshold; of a later tile only items strictly above it can
+enter (items come in increasing order of id, so an equal score loses the tie). Almost all scores fall at this one
+comparison.
 """
 
 import torch
@@ -12,8 +12,8 @@ from rec_eval.keys import EMPTY, decode_keys, encode_keys
 from rec_eval.scoring import tile_scores
 from rec_eval.seen import SeenItems
 
-_DEFAULT_ITEM_TILE = {"cpu": 4096, "cuda": 65536}
-_DEFAULT_USER_TILE = {"cpu": 512, "cuda": 2048}
+_DEFAULT_ITEM_TILE = {"cpu": 32768, "cuda": 65536}
+_DEFAULT_USER_TILE = {"cpu": 128, "cuda": 2048}
 
 
 def default_tiles(device: torch.device) -> tuple[int, int]:
@@ -35,53 +35,64 @@ def rank_users(
     bounds = [*range(0, items.shape[0], item_tile), items.shape[0]]
     seen_tiles = seen.tiles(*users, bounds, queries.device)
     keys = torch.full((queries.shape[0], k), EMPTY, dtype=torch.int64, device=queries.device)
-    floor = torch.full((queries.shape[0], 1), float("-inf"), device=queries.device)
     for first, last, (rows, columns) in zip(bounds[:-1], bounds[1:], seen_tiles, strict=True):
         scores = tile_scores(queries, items[first:last], None if bias is None else bias[first:last], check)  # [u, t]
         scores[rows, columns] = float("-inf")
-        found = _candidates(scores, floor, k, first)  # [u, c]
+        found = None if first == 0 else _above(scores, decode_keys(keys[:, -1:]).scores, max(2 * k, 64))
+        found = _best(scores, k) if found is None else found  # [u, c]
         if found.shape[1]:
-            keys = torch.cat([keys, found], dim=1).topk(k, dim=1).values
-            floor = decode_keys(keys[:, -1:]).scores
+            # Keys end in 2^32 - 1 - id: taking the first id away shifts the ids of the tile to their places.
+            shifted = torch.where(found == EMPTY, EMPTY, found - first)
+            keys = torch.cat([keys, shifted], dim=1).topk(k, dim=1).values
     return keys
 
 
-def _candidates(scores: Tensor, floor: Tensor, k: int, first_id: int) -> Tensor:
-    """Keys of the items that may enter the lists: at least the tile's k best above the floor, in no order.
+def _above(scores: Tensor, floor: Tensor, limit: int) -> Tensor | None:
+    """Keys of all items above the floor, ids counted from the tile's first; None if some user has more than ``limit``.
 
     Args:
         scores: ``[u, t]`` float32, -inf for excluded items.
-        floor: ``[u, 1]`` float32: only scores strictly above it can enter.
-        k: length of the lists.
-        first_id: id of the tile's first item.
+        floor: ``[u, 1]`` float32.
+        limit: the most that may enter.
 
     Returns:
-        ``[u, c]`` int64 keys, padded with empty ones; ``c <= max(2 * k, 64)``.
+        ``[u, c]`` int64, padded with empty keys, or None.
     """
     above = scores > floor  # [u, t]
-    counts = above.sum(dim=1, dtype=torch.int32)  # [u]; int64 would first copy the mask eight times as large
-    limit = max(2 * k, 64)
-    crowded = (counts > limit).nonzero().squeeze(1)
-    if crowded.numel():
-        everyone = crowded.numel() == counts.numel()
-        above[crowded] &= best_of_rows(scores if everyone else scores[crowded], k)
-        counts = above.sum(dim=1, dtype=torch.int32)
-    width = int(counts.max()) if counts.numel() else 0
-    found = torch.full((scores.shape[0], width), EMPTY, dtype=torch.int64, device=scores.device)
-    if width:
-        rows, columns = above.nonzero(as_tuple=True)
-        slots = torch.arange(rows.numel(), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        found[rows, slots] = encode_keys(scores[rows, columns], columns + first_id)
-    return found
+    num_users = scores.shape[0]
+    if int(torch.count_nonzero(above)) > limit * num_users:
+        return None  # said before the places are listed: their list would be as long as the tile
+    rows, columns = above.nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=num_users)
+    width = int(counts.max())
+    if width > limit:
+        return None
+    keys = torch.full((num_users, width), EMPTY, dtype=torch.int64, device=scores.device)
+    slots = torch.arange(rows.numel(), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    keys[rows, slots] = encode_keys(scores[rows, columns], columns)
+    return keys
 
 
-def best_of_rows(scores: Tensor, k: int) -> Tensor:
-    """Mark each row's k largest scores, the leftmost of equal ones: ``[n, t]`` bool; ``t > k``."""
-    kth = scores.topk(k, dim=1).values[:, -1:]  # [n, 1]
-    best = scores >= kth
-    tied = (best.sum(dim=1, dtype=torch.int32) > k).nonzero().squeeze(1)
-    if tied.numel():
-        equal = scores[tied] == kth[tied]
-        room = k - (scores[tied] > kth[tied]).sum(dim=1, keepdim=True, dtype=torch.int32)
-        best[tied] &= ~equal | (equal.cumsum(dim=1, dtype=torch.int32) <= room)
-    return best
+def _best(scores: Tensor, k: int) -> Tensor:
+    """Keys of each user's k best items, ids counted from the tile's first: ``[u, min(k, t)]`` int64, in no order."""
+    num_users, width = scores.shape
+    if k >= width:
+        values, columns = scores, torch.arange(width, device=scores.device).expand(num_users, -1)
+    else:
+        values, columns = scores.topk(k + 1, dim=1)
+        # Where the k-th and the next are equal, the library has chosen among equals as it liked: choose again, by id.
+        tied = ((values[:, k - 1] == values[:, k]) & (values[:, k] > float("-inf"))).nonzero().squeeze(1)
+        values, columns = values[:, :k], columns[:, :k]
+        if tied.numel():
+            again = scores[tied]  # [n, t]
+            chosen = _best_of_ties(again, values[tied, k - 1 :], k).nonzero()[:, 1].view(-1, k)
+            columns[tied], values[tied] = chosen, again.gather(1, chosen)
+    return encode_keys(values, columns).masked_fill(torch.isneginf(values), EMPTY)
+
+
+def _best_of_ties(scores: Tensor, kth: Tensor, k: int) -> Tensor:
+    """Mark each row's k largest scores, of equal ones the leftmost: ``[n, t]`` bool, exactly k in a row."""
+    equal = scores == kth
+    higher = scores > kth
+    room = k - higher.sum(dim=1, keepdim=True, dtype=torch.int32)
+    return higher | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= room))

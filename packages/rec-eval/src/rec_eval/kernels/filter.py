@@ -63,7 +63,8 @@ def _load_rows(start, stride, rows, inside, FIRST: tl.constexpr, WIDTH: tl.const
     return tl.load(start + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
 
 
-@triton.jit
+# The numbers below change from part to part: none of them may ask for a new compilation.
+@triton.jit(do_not_specialize=["num_users", "first_visit", "last_visit", "visit_stride", "num_blocks"])
 def _filter_kernel(
     queries, items, bias, floor_scores, floor_ids, counts, found_scores, found_ids,
     query_stride, item_stride, num_users, num_items, first_visit, last_visit, visit_stride, num_blocks, capacity,

@@ -22,7 +22,7 @@ LONGEST = 4096
 _EMPTY = tl.constexpr(-(2**63))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "steps"])
 def _merge_kernel(
     keys, scores, ids, counts, users, seen_starts, seen_ids, merged, floor_scores, floor_ids, k, capacity, steps,
     WIDTH: tl.constexpr,
