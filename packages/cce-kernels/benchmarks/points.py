@@ -39,15 +39,15 @@ class Inputs:
 # The three shapes of the table of peers, then sweeps over D, dtype, scores and V.
 FULL = [
     Point("beauty", 32768, 176450, 256),
-    Point("ml20m", 131072, 14000, 256),
-    Point("zvuk", 131072, 893022, 256),
     *(Point(f"d{dim}", 32768, 131072, dim) for dim in (64, 128, 256, 320, 512)),
+    Point("ml20m", 131072, 14000, 256),
+    *(Point(scores, 4096, 50000, 128, scores=scores) for scores in ("flat", "peaked", "fitted")),
+    *(Point(f"fitted-d{dim}", 4096, 50000, dim, scores="fitted") for dim in (64, 256)),
     Point("master", 32768, 131072, 256, weight_dtype="float32"),
     Point("fp16", 32768, 131072, 128, dtype="float16", weight_dtype="float16"),
     Point("fp32", 4096, 32768, 128, dtype="float32", weight_dtype="float32"),
-    *(Point(scores, 4096, 50000, 128, scores=scores) for scores in ("flat", "peaked", "fitted")),
-    *(Point(f"fitted-d{dim}", 4096, 50000, dim, scores="fitted") for dim in (64, 256)),
     Point("huge", 8192, 9_400_000, 256),
+    Point("zvuk", 131072, 893022, 256),
 ]
 SAMPLED = [
     Point("beauty", 32768, 176450, 256, 511),

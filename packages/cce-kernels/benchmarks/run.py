@@ -80,14 +80,15 @@ def least_ms(operation: str, variant: str, point: Point, matmul: float, copy: fl
     return rows * point.dim * (2 + 8) / copy / 1e6, f"{copy:.0f} GB/s"
 
 
-def measure(operation: str, variant: str, point: Point, inputs: Inputs, truth: object, who: dict[str, str]) -> Row:
+def measure(
+    operation: str, variant: str, point: Point, inputs: Inputs, truth: object, matmul: float, who: dict[str, str]
+) -> Row:
     """Time, memory and error of one loss at one point; what fails becomes a note."""
     loss = available()[operation][variant]
     leaves = (inputs.hidden, inputs.weight)
     numbers: dict[str, float | None] = dict.fromkeys(
         ("forward_ms", "backward_ms", "both_ms", "share_of_ceiling", "peak_extra_mib", "dhidden_error", "dweight_error")
     )
-    matmul = matmul_ceiling(getattr(torch, point.dtype))
     least, ceiling = least_ms(operation, variant, point, matmul, copy_ceiling())
     note = ""
     try:
@@ -163,11 +164,12 @@ def main() -> None:
         if time.perf_counter() - started > arguments.seconds:
             print(f"out of time before {point.name}")
             break
+        matmul = matmul_ceiling(getattr(torch, point.dtype))
         inputs = make_inputs(point)
         small = point.negatives == 0 and point.tokens * point.items < 6e9 and point.dim <= 256
         truth = true_gradients(inputs) if small else None
         for operation, variant, _ in (job for job in jobs if job[2] == point):
-            rows.append(measure(operation, variant, point, inputs, truth, who))
+            rows.append(measure(operation, variant, point, inputs, truth, matmul, who))
             print(show(rows[-1]), flush=True)
         del inputs, truth
         torch.cuda.empty_cache()

@@ -5,26 +5,34 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 
 
-def median_ms(call: Callable[[], object], *, warmup: int = 2, repeats: int = 7, budget_ms: float = 1500.0) -> float:
-    """Median duration of a call in milliseconds, by device events; fewer repeats (at least 3) for slow calls."""
-    for _ in range(warmup):
-        call()
-    torch.cuda.synchronize()
-    times: list[float] = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-        if len(times) >= 3 and sum(times) > budget_ms:
-            break
-    return sorted(times)[len(times) // 2]
+def median_ms(
+    call: Callable[[], object], *, repeats: int = 9, warmup_ms: float = 150.0, budget_ms: float = 1000
+) -> float:
+    """Median duration of a call in milliseconds, by device events, in the state that the call itself brings about.
+
+    The card throttles on power and recovers within milliseconds: calls run back to back, without waiting for the host,
+    and the first `warmup_ms` of them do not count. Slow calls are repeated less, at least 3 times.
+    """
+
+    def run(times: int) -> list[float]:
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]
+        events[0].record()
+        for event in events[1:]:
+            call()
+            event.record()
+        events[-1].synchronize()
+        return [start.elapsed_time(end) for start, end in pairwise(events)]
+
+    run(1)
+    once = run(1)[0]
+    run(min(300, int(warmup_ms / once)) + 1)
+    durations = sorted(run(max(3, min(repeats, int(budget_ms / once)))))
+    return durations[len(durations) // 2]
 
 
 def graph_ms(call: Callable[[], object]) -> float:
@@ -59,7 +67,7 @@ def matmul_ceiling(dtype: torch.dtype = torch.bfloat16, size: int = 8192) -> flo
     """TFLOP/s of a square matrix product of random numbers, measured now."""
     left, right = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
-    return 2 * size**3 / median_ms(lambda: torch.mm(left, right, out=out), warmup=3, repeats=15) / 1e9
+    return 2 * size**3 / median_ms(lambda: torch.mm(left, right, out=out), repeats=25) / 1e9
 
 
 @lru_cache

@@ -1,16 +1,19 @@
 """The full loss in Triton: autograd and torch.compile around the kernels of kernels/full_*.py.
 
-Two custom operators. `full_forward` gives the loss, the log-sum-exp and, where the hidden vectors need it, dH before
-the upstream gradient is known; `full_backward` scales dH and computes dW and db. Both are opaque to torch.compile and
-launch without looking at the device: no synchronisation, and a CUDA graph can hold them.
+`forward` gives the loss, the log-sum-exp and, where the hidden vectors need it, dH before the upstream gradient is
+known; `backward` scales dH and computes dW and db. Eager mode calls them from an autograd function; torch.compile sees
+them as two custom operators, whose dispatch costs more than the kernels of a small batch. They launch without looking at
+the device: no synchronisation, and a CUDA graph can hold them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cce_kernels import tuning
 from cce_kernels.kernels.full_backward import launch_backward
@@ -45,15 +48,13 @@ def linear_cross_entropy_triton(
     Raises:
         ValueError: D is above 512.
     """
-    grad = torch.is_grad_enabled()
-    loss, lse, *_ = full_forward(
-        hidden, weight, targets, bias, ignore_index, softcap, filter_eps, grad and hidden.requires_grad
-    )
+    with_dhidden = torch.is_grad_enabled() and hidden.requires_grad
+    inputs = (hidden, weight, targets, bias, ignore_index, softcap, filter_eps, with_dhidden)
+    loss, lse, *_ = full_forward(*inputs) if torch.compiler.is_compiling() else _Full.apply(*inputs)
     return loss, lse
 
 
-@torch.library.custom_op("cce_kernels::full_forward", mutates_args=())
-def full_forward(
+def forward(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -87,6 +88,9 @@ def full_forward(
     return state.loss, state.lse, state.lse2, state.others, state.dhidden, state.scale
 
 
+full_forward = torch.library.custom_op("cce_kernels::full_forward", forward, mutates_args=())
+
+
 @full_forward.register_fake
 def _(
     hidden: Tensor,
@@ -103,8 +107,7 @@ def _(
     return loss, lse, lse2, others, dhidden, hidden.new_empty(1, dtype=torch.float32)
 
 
-@torch.library.custom_op("cce_kernels::full_backward", mutates_args=())
-def full_backward(
+def backward(
     grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -145,6 +148,9 @@ def full_backward(
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_items * dim)
     dweight, dbias = launch_backward(state, tiles, splits, filter_eps)
     return out, dweight, weight.new_empty(0) if dbias is None else dbias
+
+
+full_backward = torch.library.custom_op("cce_kernels::full_backward", backward, mutates_args=())
 
 
 @full_backward.register_fake
@@ -191,28 +197,49 @@ def _product_scales(grad: Tensor, per_token: bool, p_shift: int) -> Tensor:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, targets, bias, _, softcap, filter_eps, _ = inputs
-    _, lse, lse2, others, dhidden, scale = output
+    _, _, lse2, others, dhidden, scale = output
     ctx.save_for_backward(hidden, weight, targets, bias, lse2, others, dhidden, scale)
     ctx.softcap, ctx.filter_eps = softcap, filter_eps
-    ctx.mark_non_differentiable(lse, lse2, others, dhidden, scale)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _setup_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _setup(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _gradients(ctx: Any, run: Callable[..., tuple[Tensor, ...]], grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
     hidden, weight, targets, bias, lse2, others, dhidden, scale = ctx.saved_tensors
     # A sum or a mean hands every token the same number: one multiplication of the result instead of M * V.
     shared = grad[:1] if grad.stride(0) == 0 else grad
     need_hidden, need_weight, _, need_bias = ctx.needs_input_grad[:4]
-    dh, dw, db = full_backward(
+    dh, dw, db = run(
         shared.float().contiguous(), hidden, weight, targets, bias, lse2, others, dhidden, scale, ctx.softcap,
         ctx.filter_eps, need_weight or need_bias,
     )  # fmt: skip
-    return (
-        dh if need_hidden else None, dw if need_weight else None, None, db if need_bias else None,
-        None, None, None, None,
-    )  # fmt: skip
+    wanted = (dh if need_hidden else None, dw if need_weight else None, None, db if need_bias else None)
+    return *wanted, None, None, None, None
 
 
-full_forward.register_autograd(_backward, setup_context=_setup)
+class _Full(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = forward(*inputs)
+        _setup(ctx, inputs, output)
+        loss, lse, *_ = output
+        ctx.mark_non_differentiable(lse)
+        return loss, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, backward, grad)
+
+
+def _operator_backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, full_backward, grad)
+
+
+full_forward.register_autograd(_operator_backward, setup_context=_setup_operator)

@@ -45,10 +45,10 @@ class FullTiles:
 
 # Largest dimension -> tiles (forward, backward), 16-bit operands. sm_90: measured on an H100 (TUNING.md).
 _FULL_SM90 = {
-    64: (FullTiles(64, 128, 4, 3, tma=True), FullTiles(128, 64, 4, 3, tma=True)),
-    128: (FullTiles(64, 64, 4, 5, tma=True), FullTiles(128, 64, 4, 3, tma=True)),
+    64: (FullTiles(64, 64, 4, 5, 128, tma=True), FullTiles(128, 64, 4, 3, tma=True)),
+    128: (FullTiles(64, 64, 4, 5, tma=True), FullTiles(64, 64, 4, 3, 168, tma=True)),
     256: (FullTiles(128, 64, 8, 3, tma=True), FullTiles(64, 128, 8, 3, tma=True)),
-    320: (FullTiles(128, 32, 8, 3, tma=True), FullTiles(32, 64, 4, 3, tma=True)),
+    320: (FullTiles(64, 32, 4, 3, tma=True), FullTiles(32, 128, 8, 4, tma=True)),
     512: (FullTiles(64, 64, 8, 2, tma=True), FullTiles(64, 64, 8, 2, tma=True)),
 }
 # Not measured: the sizes that flash attention uses there, for 160 KiB of shared memory.
