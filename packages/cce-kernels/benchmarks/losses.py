@@ -107,5 +107,6 @@ def wanted(operation: str, variant: str, point: Point) -> bool:
     if variant.startswith("ours"):
         return True
     if variant == "cut-cross-entropy default":
-        return point.items < 2e6 and point.dim <= 256
-    return point.flops < 2e13 and point.dtype == "bfloat16" and point.dim <= 256
+        return point.items < 2e6 and point.dim <= 256 and point.dtype == "bfloat16"
+    sweep = point.name.startswith("d")
+    return point.flops < 2e13 and point.dtype == "bfloat16" and point.weight_dtype == "bfloat16" and not sweep

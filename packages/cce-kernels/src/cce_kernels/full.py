@@ -2,8 +2,8 @@
 
 `forward` gives the loss, the log-sum-exp and, where the hidden vectors need it, dH before the upstream gradient is
 known; `backward` scales dH and computes dW and db. Eager mode calls them from an autograd function; torch.compile sees
-them as two custom operators, whose dispatch costs more than the kernels of a small batch. They launch without looking at
-the device: no synchronisation, and a CUDA graph can hold them.
+them as two custom operators, whose dispatch costs more than the kernels of a small batch. They launch without looking
+at the device: no synchronisation, and a CUDA graph can hold them.
 """
 
 from __future__ import annotations
