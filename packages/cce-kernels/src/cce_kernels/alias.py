@@ -38,7 +38,9 @@ def build_alias_table(probabilities: Tensor) -> Tensor:
         threshold[light] = weights[light]
         alias[light] = heavy[giver]
         taker = torch.searchsorted(deficit, surplus, right=True)  # the first light that overdraws each heavy
-        overdrawn = taker[:-1] < light.numel()
+        reached = taker.clamp(max=light.numel() - 1)
+        # A light one that starts exactly where a surplus ends takes nothing of it.
+        overdrawn = ((taker < light.numel()) & (start[reached] < surplus))[:-1]
         excess = deficit[taker[:-1][overdrawn]] - surplus[:-1][overdrawn]
         threshold[heavy[:-1][overdrawn]] = 1 - excess
         alias[heavy[:-1][overdrawn]] = heavy[1:][overdrawn]

@@ -184,6 +184,7 @@ class _Sampled(torch.autograd.Function):
         draw, terms, ignore_index, sparse = ctx.options
         batch = _Batch(hidden, weight, bias, targets, draw, terms, ignore_index)
         grad = _grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), draw.groups)
+        counted = _grouped(batch.valid, draw.groups)  # [G, T]
         grad_hidden = torch.zeros_like(batch.hidden, dtype=batch.dtype)
         sink = _WeightSink(weight, bias, batch.dtype, sparse)
         for part in batch.chunks:
@@ -200,7 +201,7 @@ class _Sampled(torch.autograd.Function):
             # coefficient [C, T, N] of the negatives, -pull [C, T] of the target
             grad_hidden[part] = torch.bmm(coefficient, chunk.rows) - pull[..., None] * batch.target_rows(part)
             sink.add(chunk.ids, torch.bmm(coefficient.transpose(1, 2), chunk.h), coefficient)
-            sink.add(batch.targets[part], -pull[..., None] * chunk.h, -pull[:, None, :])
+            sink.add(batch.targets[part], -pull[..., None] * chunk.h, -pull[:, None, :], counted[part])
         d_hidden = _ungrouped(grad_hidden, draw.groups, batch.num_tokens).to(hidden.dtype)
         d_hidden = d_hidden.masked_fill(batch.bad[:, None], torch.nan)
         d_weight, d_bias = sink.gradients()
@@ -217,11 +218,16 @@ class _WeightSink:
             self.grad_weight = torch.zeros_like(weight, dtype=dtype)
             self.grad_bias = None if bias is None else torch.zeros_like(bias, dtype=dtype)
 
-    def add(self, ids: Tensor, rows: Tensor, scalars: Tensor) -> None:
-        """Add `rows` [C, N, D], and to the bias the sums over T of `scalars` [C, T, N], at `ids` [C, N]."""
+    def add(self, ids: Tensor, rows: Tensor, scalars: Tensor, keep: Tensor | None = None) -> None:
+        """Add `rows` [C, N, D], and to the bias the sums over T of `scalars` [C, T, N], at `ids` [C, N].
+
+        Where `keep` [C, N] is False the rows are zero, and a sparse gradient leaves them out.
+        """
         ids, rows = ids.flatten(), rows.flatten(0, 1)
         scalars = scalars.sum(1).flatten() if self.bias is not None else rows.new_zeros(ids.shape)
         if self.sparse:
+            if keep is not None:
+                ids, rows, scalars = ids[keep.flatten()], rows[keep.flatten()], scalars[keep.flatten()]
             unique, inverse = torch.unique(ids, return_inverse=True)
             merged = rows.new_zeros(unique.numel(), rows.shape[1]).index_add_(0, inverse, rows)
             self.rows.append((unique, merged, scalars.new_zeros(unique.numel()).index_add_(0, inverse, scalars)))

@@ -1,0 +1,209 @@
+"""The public functions: checks, reductions, row offsets, autocast, compile, modules."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cce_kernels import (
+    BCE,
+    GBCE,
+    InBatch,
+    LinearCrossEntropy,
+    Popularity,
+    SampledLinearCrossEntropy,
+    draw_negatives,
+    linear_cross_entropy,
+    sampled_linear_cross_entropy,
+)
+
+M, V, D = 12, 9, 4
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(M, D, generator=generator, requires_grad=True)
+    weight = torch.randn(V, D, generator=generator, requires_grad=True)
+    return hidden, weight, torch.randint(0, V, (M,), generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"num_negatives": 0}, "num_negatives"),
+        ({"seed": -1}, "seed"),
+        ({"seed": torch.tensor(0.5)}, "seed"),
+        ({"step": 2**32}, "step"),
+        ({"row_offset": -1}, "row_offset"),
+        ({"row_offset": 2**32 - 3}, "row_offset"),
+        ({"sharing": "some"}, "sharing"),
+        ({"tile_tokens": 32}, "tile_tokens"),
+        ({"sharing": "tile", "tile_tokens": 0}, "tile_tokens"),
+        ({"sampler": "uniform"}, "sampler"),
+        ({"sampler": Popularity(torch.ones(V + 1))}, "counts"),
+        ({"sampler": InBatch(logq=True), "objective": BCE()}, "logq"),
+        ({"objective": "softmax"}, "objective"),
+        ({"objective": GBCE(), "num_negatives": V}, "num_negatives"),
+        ({"reduction": "max"}, "reduction"),
+        ({"impl": "cuda"}, "impl"),
+        ({"bias": torch.zeros(V + 1)}, "bias"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
+)
+def test_wrong_arguments_are_named(inputs, options, name):
+    with pytest.raises(ValueError, match=name):
+        sampled_linear_cross_entropy(*inputs, **{"num_negatives": 3, "seed": 1, **options})
+
+
+def test_wrong_tensors_are_named(inputs):
+    hidden, weight, targets = inputs
+    for arguments, name in (
+        ((hidden[:, :3], weight, targets), "hidden and weight"),
+        ((hidden, weight[0], targets), "weight"),
+        ((hidden, weight, targets[:5]), "targets"),
+        ((hidden, weight, targets.int()), "targets"),
+        ((hidden.int(), weight, targets), "hidden"),
+        ((hidden.to("meta"), weight, targets), "weight"),
+        ((hidden[0, 0], weight, targets), "hidden"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            linear_cross_entropy(*arguments)
+    for options, name in (
+        ({"softcap": 0.0}, "softcap"),
+        ({"filter_eps": 2.0}, "filter_eps"),
+        ({"filter_eps": 0.1}, "filter_eps"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            linear_cross_entropy(hidden, weight, targets, impl="reference", **options)
+    with pytest.raises(ValueError, match="float64"):
+        linear_cross_entropy(hidden.double(), weight, targets, impl="triton")
+    for counts in (torch.ones(2, 2), -torch.ones(3), torch.zeros(3), torch.tensor([1.0, torch.inf])):
+        with pytest.raises(ValueError, match="counts"):
+            Popularity(counts)
+    with pytest.raises(ValueError, match="t must"):
+        GBCE(1.5)
+
+
+def test_check_looks_at_values(inputs):
+    hidden, weight, targets = inputs
+    options = {"num_negatives": 3, "seed": 1, "check": True}
+    sampled_linear_cross_entropy(*inputs, **options)
+    wrong = targets.clone()
+    wrong[2] = V
+    with pytest.raises(ValueError, match="targets"):
+        sampled_linear_cross_entropy(hidden, weight, wrong, **options)
+    with torch.no_grad():
+        weight[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="weight"):
+        linear_cross_entropy(hidden, weight, targets, check=True)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_reductions_agree(inputs, sampled):
+    hidden, weight, targets = inputs
+    targets[::5] = -100
+
+    def loss(reduction):
+        if sampled:
+            return sampled_linear_cross_entropy(hidden, weight, targets, num_negatives=3, seed=1, reduction=reduction)
+        return linear_cross_entropy(hidden, weight, targets, reduction=reduction)
+
+    each = loss("none")
+    assert each.shape == targets.shape
+    assert (each[targets == -100] == 0).all()
+    assert_close(loss("sum"), each.sum())
+    assert_close(loss("mean"), each.sum() / (targets != -100).sum())
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("empty", [False, True])
+def test_nothing_to_predict_gives_zero(inputs, sampled, empty):
+    hidden, weight, targets = inputs
+    if empty:
+        hidden, targets = hidden[:0], targets[:0]
+    targets = torch.full_like(targets, -100)
+    options = {"num_negatives": 3, "seed": 1} if sampled else {}
+    loss = (sampled_linear_cross_entropy if sampled else linear_cross_entropy)(hidden, weight, targets, **options)
+    assert loss.item() == 0
+    for gradient in torch.autograd.grad(loss, (inputs[0], weight)):
+        assert (gradient == 0).all()
+
+
+def test_leading_dimensions_and_strides_do_not_matter(inputs):
+    hidden, weight, targets = inputs
+    options = {"num_negatives": 3, "seed": 1, "reduction": "none"}
+    flat = sampled_linear_cross_entropy(hidden, weight, targets, **options)
+    strided = hidden.detach().T.contiguous().T.unflatten(0, (3, 4))
+    table = weight.detach().T.contiguous().T
+    got = sampled_linear_cross_entropy(strided, table, targets.unflatten(0, (3, 4)), **options)
+    assert_close(got, flat.unflatten(0, (3, 4)))
+    assert_close(
+        linear_cross_entropy(strided, table, targets.unflatten(0, (3, 4)), reduction="none").flatten(),
+        linear_cross_entropy(hidden, weight, targets, reduction="none"),
+    )
+
+
+@pytest.mark.parametrize(("sharing", "tile"), [("none", 64), ("tile", 5), ("batch", 64)])
+def test_micro_batches_draw_what_one_batch_would(inputs, sharing, tile):
+    hidden, weight, targets = inputs
+    options = {"num_negatives": 3, "seed": 1, "step": 4, "sharing": sharing, "tile_tokens": tile, "reduction": "sum"}
+    whole = sampled_linear_cross_entropy(hidden, weight, targets, **options)
+    whole_gradients = torch.autograd.grad(whole, (hidden, weight))
+    parts = sum(
+        sampled_linear_cross_entropy(hidden[i:j], weight, targets[i:j], row_offset=i, **options)
+        for i, j in ((0, 3), (3, 10), (10, 12))
+    )
+    assert_close(parts, whole)
+    assert_close(torch.autograd.grad(parts, (hidden, weight)), whole_gradients)
+
+
+def test_return_lse_is_a_value(inputs):
+    hidden, weight, targets = inputs
+    targets[0] = -100
+    _, lse = linear_cross_entropy(hidden, weight, targets, return_lse=True)
+    assert not lse.requires_grad
+    expected = (hidden @ weight.T).logsumexp(1).detach()
+    expected[0] = 0
+    assert_close(lse, expected)
+
+
+def test_autocast_uses_its_dtype(inputs):
+    hidden, weight, targets = inputs
+    options = {"num_negatives": 3, "seed": 1}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sampled_linear_cross_entropy(hidden, weight, targets, **options)
+        full = linear_cross_entropy(hidden, weight, targets)
+    assert loss.dtype == full.dtype == torch.float32
+    assert_close(loss, sampled_linear_cross_entropy(hidden.bfloat16(), weight, targets, **options))
+    assert_close(full, linear_cross_entropy(hidden.bfloat16(), weight, targets))
+    assert torch.autograd.grad(loss, hidden)[0].dtype == torch.float32
+
+
+def test_seed_and_step_may_be_tensors(inputs):
+    options = {"num_negatives": 3, "reduction": "none"}
+    plain = sampled_linear_cross_entropy(*inputs, seed=5, step=7, **options)
+    assert torch.equal(
+        plain, sampled_linear_cross_entropy(*inputs, seed=torch.tensor(5), step=torch.tensor([7]), **options)
+    )
+    assert not torch.equal(plain, sampled_linear_cross_entropy(*inputs, seed=5, step=8, **options))
+
+
+def test_modules_do_what_the_functions_do(inputs):
+    hidden, weight, targets = inputs
+    module = SampledLinearCrossEntropy(3, 5, sharing="tile", tile_tokens=4, objective=BCE())
+    expected = sampled_linear_cross_entropy(
+        hidden, weight, targets, num_negatives=3, seed=5, step=2, sharing="tile", tile_tokens=4, objective=BCE()
+    )
+    assert_close(module(hidden, weight, targets, step=2), expected)
+    bias = torch.randn(V)
+    assert_close(
+        LinearCrossEntropy(softcap=3.0)(hidden, weight, targets, bias=bias),
+        linear_cross_entropy(hidden, weight, targets, bias=bias, softcap=3.0),
+    )
+
+
+def test_draws_need_what_they_read():
+    with pytest.raises(ValueError, match="targets"):
+        draw_negatives(3, 9, num_negatives=2, seed=1, sampler=InBatch())
+    with pytest.raises(ValueError, match="targets"):
+        draw_negatives(3, 9, num_negatives=2, seed=1, targets=torch.zeros(3, dtype=torch.int64))

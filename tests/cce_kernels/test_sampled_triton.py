@@ -1,0 +1,110 @@
+"""The sampled kernels in Triton's interpreter: small shapes, pairwise options, against float64.
+
+The interpreter keeps bf16 as integers and multiplies those in `tl.dot`; bf16 is checked on a GPU (test_sampled_gpu.py).
+"""
+
+import pytest
+import torch
+from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
+
+from cce_kernels import sampled_linear_cross_entropy
+from cce_kernels.draws import as_counter, draw_ids, groups_of
+from cce_kernels.masking import masks
+from cce_kernels.reference_sampled import Draw
+from cce_kernels.samplers import prepare
+
+FP32, FP16 = torch.float32, torch.float16
+SMALL = Case(dim=16, tokens=9, items=11, negatives=5)
+
+SWEEP = pairwise(
+    {
+        "dim": [16, 20],
+        "dtype": [FP32, FP16],
+        "sampler": ["uniform", "popularity", "constant", "in_batch"],
+        "objective": ["softmax", "bce", "gbce"],
+        "sharing": ["none", "tile", "batch"],
+        "bias": [False, True],
+        "deterministic": [False, True],
+        "sparse": [False, True],
+        "targets": ["random", "same", "ignored", "fitted"],
+        "offset": [0, 3],
+    },
+    SMALL,
+)
+
+
+@pytest.mark.parametrize("case", SWEEP, ids=str)
+def test_errors_are_those_of_eager_torch(case):
+    assert_as_good_as_eager(case, "cpu")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(dim=16, tokens=1, items=2, negatives=1),
+        Case(dim=16, tokens=1, items=2, negatives=3, sharing="tile"),
+        Case(dim=16, tokens=19, items=7, negatives=35, sharing="tile", tile=5, offset=3),
+        Case(dim=16, tokens=40, items=7, negatives=3, sharing="tile", tile=33),
+    ],
+    ids=str,
+)
+def test_edges(case):
+    assert_as_good_as_eager(case, "cpu")
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
+def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
+    from cce_kernels.sampled import drawn_ids
+
+    tensors, options = make(Case(tokens=9, items=70001, dim=16, sampler=sampler), "cpu")
+    targets = tensors["targets"]
+    source = prepare(options["sampler"], targets, -100, 70001, correct=False)
+    seed, step = as_counter(2**62 + 12345, targets.device), as_counter(2**32 - 3, targets.device)
+    draw = Draw(source, seed, step, groups_of(9, sharing, 64, 130), 31)
+    expected = draw_ids(source, seed, step, draw.groups, 0, draw.groups.number, 31)
+    assert torch.equal(drawn_ids(tensors["hidden"], tensors["weight"], draw), expected)
+
+
+def test_several_chunks_of_the_sort(monkeypatch):
+    from cce_kernels import tuning_sampled
+
+    monkeypatch.setattr(tuning_sampled, "SCRATCH_BYTES", 400)
+    for sharing in ("none", "tile"):
+        case = Case(dim=16, tokens=9, items=5, negatives=5, sharing=sharing, tile=3, deterministic=True)
+        if sharing == "none":
+            case.tile = 64
+        assert_as_good_as_eager(case, "cpu")
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):
+    case = Case(dim=16, tokens=9, items=11, negatives=5, bias=False, sharing=sharing)
+    tensors, options = make(case, "cpu")
+    clean = ours(case, tensors, options, impl)
+    tensors["targets"][3], tensors["targets"][7] = 11, -7
+    loss, d_hidden, d_weight = ours(case, tensors, options, impl)
+    bad, impossible, _ = masks(tensors["targets"], -100, 11)
+    assert torch.equal(impossible, ~bad)
+    assert torch.equal(loss.isnan(), impossible)
+    assert torch.equal(d_hidden.isnan().all(1), impossible)
+    assert torch.equal(loss[bad], clean[0][bad])
+    assert not d_weight.isnan().any()
+
+
+def test_sparse_gradient_holds_the_rows_touched():
+    case = Case(dim=16, tokens=4, items=101, negatives=3, sharing="tile", sparse=True)
+    for impl in ("triton", "reference"):
+        tensors, options = make(case, "cpu")
+        loss = sampled_linear_cross_entropy(
+            tensors["hidden"], tensors["weight"], tensors["targets"], sparse_grad=True, impl=impl, **options
+        )
+        (gradient,) = torch.autograd.grad(loss, tensors["weight"])
+        assert gradient.is_coalesced()
+        assert gradient._nnz() <= 7
+        optimizer = torch.optim.SparseAdam([tensors["weight"]])
+        before = tensors["weight"].detach().clone()
+        tensors["weight"].grad = gradient
+        optimizer.step()
+        assert int((tensors["weight"] != before).any(1).sum()) == gradient._nnz()
