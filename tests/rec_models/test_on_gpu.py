@@ -86,7 +86,7 @@ def step_of(tiny, encoder, loss, optimizer):
     """A step as training does it, everything on the device already."""
     host = prepare(tiny.TinyBatches().batch(0, 0))
     layout = host.layout
-    moved = {name: getattr(layout, name).cuda() for name in ("places", "from_end", "starts")}
+    moved = {name: getattr(layout, name).cuda() for name in ("places", "from_end", "starts", "ends")}
     items, targets, layout = host.items.cuda(), host.targets.cuda(), layout._replace(**moved)
 
     def step(number):

@@ -111,6 +111,7 @@ class Feed:
                 places=layout.places.pin_memory(),
                 from_end=layout.from_end.pin_memory(),
                 starts=layout.starts.pin_memory(),
+                ends=layout.ends.pin_memory(),
             ),
             masked=None if step.masked is None else step.masked.pin_memory(),
             rows=None if step.rows is None else step.rows.pin_memory(),

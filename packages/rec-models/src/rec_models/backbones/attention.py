@@ -40,6 +40,6 @@ def _attend_packed(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
 def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
     q, k, v = (part.transpose(1, 2) for part in layout.pad(qkv).unbind(2))  # [B, H, L, d]
     # Under right padding a causal place never sees a padded one, so only looking both ways needs the mask.
-    mask = None if causal or layout.is_full else layout.key_mask()
+    mask = None if causal else layout.key_mask()
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return layout.pack(out.transpose(1, 2)).flatten(1)

@@ -42,6 +42,8 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(settings.hidden)
         self.lookup = lookup
         """How rows of the item table are looked up; training in one process takes `lookup_into_grad`."""
+        self.layout_of = layout_of
+        """How histories are packed; exporting takes `padded_layout_of`."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 
@@ -107,6 +109,6 @@ class Encoder(nn.Module):
 
     def _encode_ends(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
         """[B, L] histories to the [B, D] vectors at their last places."""
-        layout = layout_of(lengths, inputs.shape[1])
+        layout = self.layout_of(lengths, inputs.shape[1])
         packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
-        return packed.index_select(0, layout.starts[1:].long() - 1)
+        return packed.index_select(0, layout.ends)

@@ -14,8 +14,10 @@ class Layout(NamedTuple):
     places: Tensor  # [T] int64 into the B * L flattened places
     from_end: Tensor  # [T] int64, distance to the last item of the same history
     starts: Tensor  # [B + 1] int32, where each history starts in the packed order; last: T
+    ends: Tensor  # [B] int64, where the last item of each history is in the packed order
     rows: int  # B
     width: int  # L, the longest history
+    keys: Tensor | None = None  # [B, 1, 1, L] bool, only if padding counts among the T places: where histories are
 
     @property
     def is_full(self) -> bool:
@@ -35,8 +37,10 @@ class Layout(NamedTuple):
         flat = packed.new_zeros(self.rows * self.width, *packed.shape[1:])
         return flat.index_copy(0, self.places, packed).view(shape)
 
-    def key_mask(self) -> Tensor:
-        """[B, 1, 1, L] bool, True at real places."""
+    def key_mask(self) -> Tensor | None:
+        """[B, 1, 1, L] bool, True at real places; None where all places are real."""
+        if self.keys is not None or self.is_full:
+            return self.keys
         real = torch.zeros(self.rows * self.width, dtype=torch.bool, device=self.places.device)
         return real.index_fill(0, self.places, True).view(self.rows, 1, 1, self.width)
 
@@ -54,4 +58,20 @@ def layout_of(lengths: Tensor, width: int) -> Layout:
     from_end = (lengths[:, None] - 1 - columns).flatten()[places]
     starts = torch.zeros(lengths.shape[0] + 1, dtype=torch.int32, device=lengths.device)
     starts[1:] = lengths.cumsum(0)
-    return Layout(places, from_end, starts, lengths.shape[0], width)
+    return Layout(places, from_end, starts, starts[1:].long() - 1, lengths.shape[0], width)
+
+
+def padded_layout_of(lengths: Tensor, width: int) -> Layout:
+    """A layout that keeps the padding: shapes then depend on shapes alone, as exporting a model asks for.
+
+    Args:
+        lengths: [B] int64, from 1 to L.
+        width: L.
+    """
+    rows = lengths.shape[0]
+    columns = torch.arange(width, device=lengths.device)  # [L]
+    places = torch.arange(rows * width, device=lengths.device)
+    from_end = (lengths[:, None] - 1 - columns).clamp_min(0).flatten()
+    first = torch.arange(rows + 1, device=lengths.device) * width  # [B + 1]
+    keys = (columns < lengths[:, None])[:, None, None, :]
+    return Layout(places, from_end, first.int(), first[:-1] + lengths - 1, rows, width, keys)

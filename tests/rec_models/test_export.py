@@ -1,0 +1,28 @@
+import torch
+
+from rec_models.export import export
+from rec_models.inference import encode
+
+
+def test_an_exported_encoder_scores_alike(make_encoder, model_name, tmp_path):
+    encoder = make_encoder(model_name).float()
+    export(encoder, tmp_path / "encoder.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.pt2"]
+    program = torch.export.load(tmp_path / "encoder.pt2").module()
+    histories = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10]]
+    inputs = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(history) for history in [*histories, [0] * 6]], batch_first=True
+    )[:3]
+    for rows in (slice(0, 3), slice(1, 2)):  # any number of histories
+        part = histories[rows]
+        vectors, scores = program(inputs[rows], torch.tensor([len(history) for history in part]))
+        expected = encode(encoder, part)
+        torch.testing.assert_close(vectors, expected)
+        torch.testing.assert_close(scores, expected @ encoder.item_table.T)
+
+
+def test_exporting_leaves_the_encoder_as_it_was(make_encoder, tmp_path):
+    encoder = make_encoder("sasrec").float()
+    before = encoder.layout_of, encoder.lookup, encoder.training
+    export(encoder, tmp_path / "encoder.pt2")
+    assert (encoder.layout_of, encoder.lookup, encoder.training) == before
