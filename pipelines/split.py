@@ -7,7 +7,12 @@ Reads ``split`` and ``seed`` of params.yaml and ``data/download/log.parquet``; w
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipelines import params, stage
+
+YEAR = 365 * 86_400
+"""Seconds."""
 
 
 def main() -> None:
@@ -17,7 +22,7 @@ def main() -> None:
     from rec_data.split import split_log
 
     with stage.output(stage.DATA / "split") as out:
-        split_log(
+        summary = split_log(
             stage.DATA / "download" / "log.parquet",
             out,
             strategy=point.split.strategy,
@@ -27,6 +32,23 @@ def main() -> None:
             min_user_count=point.split.min_user_count,
             seed=point.seed,
             filter_seen=point.evaluate.filter_seen,
+        )
+        refuse_positions(summary)
+
+
+def refuse_positions(summary: dict[str, Any]) -> None:
+    """Refuse to cut a log in time where its times are positions in each user's sequence.
+
+    Such numbers cannot be compared between users, so the split would mean nothing. They are told by their size: no log
+    of interactions ends in 1970.
+
+    Raises:
+        StageError: naming the split that fits.
+    """
+    if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:
+        raise stage.StageError(
+            f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and no "
+            "Unix seconds, allowed: leave_one_out, or a timestamp column that holds a clock"
         )
 
 

@@ -46,6 +46,10 @@ LOGS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "null times": (broken(lambda log: log.with_columns(timestamp=pl.lit(None, dtype=pl.Int64))), "timestamp"),
     "times that are no times": (broken(lambda log: log.with_columns(timestamp=pl.lit("yesterday"))), "timestamp"),
+    "positions instead of times": (
+        broken(lambda log: log.with_columns(timestamp=pl.int_range(pl.len()).over("user_id"))),
+        "split.strategy: found temporal with times around",
+    ),
     "one user": (broken(lambda log: log.with_columns(user_id=pl.lit(7))), "user"),
     "one item": (broken(lambda log: log.with_columns(item_id=pl.lit(7))), "item"),
     "nothing left after filtering": (
@@ -90,6 +94,13 @@ def test_settings_that_cannot_be_used(
     folder = workplace(overrides)
     small_log().write_parquet(folder / "log.parquet")
     assert says in run_until_it_fails(capsys)
+
+
+def test_positions_are_enough_for_leave_one_out(workplace: Make, capsys: pytest.CaptureFixture[str]):
+    folder = workplace({"dataset": "log.parquet", "split.strategy": "leave_one_out"})
+    small_log().with_columns(timestamp=pl.int_range(pl.len()).over("user_id")).write_parquet(folder / "log.parquet")
+    with pytest.raises(AssertionError, match="nothing failed"):
+        run_until_it_fails(capsys)
 
 
 def test_a_good_log_passes(workplace: Make, capsys: pytest.CaptureFixture[str]):
