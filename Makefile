@@ -1,6 +1,6 @@
 # `make` prints this help. Every verb is one command of the README; nothing is hidden here.
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-gpu lint format types check lock docker clean
+.PHONY: help repro test test-gpu lint format types check pictures lock docker clean
 
 help: ## Print this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ types: ## Check types
 	uv run mypy
 
 check: lint types test ## All that must be clean before a commit
+
+pictures: ## Put the demo's pictures into docs/, for the README
+	cp data/report/training.png data/report/metrics_at_k.png docs/
 
 lock: ## Write requirements.lock anew, after moving the date in pyproject.toml or a dependency
 	uv export --quiet --no-header --no-annotate --no-emit-workspace --no-dev --python 3.11 --output-file requirements.lock
