@@ -158,6 +158,13 @@ def test_the_public_function_takes_it():
     assert torch.equal(fused.scores, plain.scores)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a device")
+def test_without_a_device_or_the_interpreter_it_is_refused(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match="needs tensors on CUDA"):
+        top_k(torch.zeros(1, 16).half(), torch.zeros(2, 16).half(), 1, impl="triton")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -115,8 +115,9 @@ def variants(queries: torch.Tensor, table: torch.Tensor, k: int, log: dict[str, 
             name = f"triton_{tiles.users}x{tiles.items}_w{tiles.warps}_s{tiles.stages}"
             runs[name] = partial(with_tiles, queries, table, k, tiles, None)
         for capacity in (512, 2048):
-            tiles = fused.choose_tiles(queries.shape[1])
-            runs[f"triton_capacity_{capacity}"] = partial(with_tiles, queries, table, k, tiles, capacity)
+            chosen = fused.choose_tiles(queries.shape[1], queries.device)
+            assert chosen is not None
+            runs[f"triton_capacity_{capacity}"] = partial(with_tiles, queries, table, k, chosen, capacity)
     return runs
 
 

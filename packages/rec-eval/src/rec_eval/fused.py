@@ -24,6 +24,8 @@ _INTERPRETER_PROGRAMS = 2
 _WAVES = 8  # programs per multiprocessor: enough for an even end
 
 
+_TILES = [(128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 4, 2)]
+"""Users, items, warps, stages; in order of preference."""
 _WORTH_LOOKING = 0.01  # survivors per item of a tile below which asking first whether there are any pays
 _MOST_CELLS = 1 << 25
 """Places of all lists of survivors together: keeps memory down, and their offsets in 32 bits."""
@@ -44,13 +46,25 @@ class Plan:
     """Room of a user's list of survivors."""
 
 
-def choose_tiles(dim: int) -> "Tiles":
-    """Tile sizes by dimension: longer rows leave room for fewer of them in shared memory."""
-    from rec_eval.kernels.filter import Tiles
+def choose_tiles(dim: int, device: torch.device) -> "Tiles | None":
+    """The largest tiles whose rows fit into the shared memory of one multiprocessor, or None if none do.
 
-    if dim <= 256:
-        return Tiles(users=128, items=64, warps=8, stages=3)
-    return Tiles(users=64, items=64, warps=4, stages=2)
+    The kernel keeps a tile of users, ``stages`` tiles of items, and passes the scores from one layout to another there.
+    """
+    import triton
+
+    from rec_eval.kernels.filter import Tiles, split_dimension
+
+    room = 1 << 30  # the interpreter has no such limit
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        room = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    row = 2 * sum(split_dimension(dim))  # bytes
+    for tiles in _TILES:
+        users, items, _, stages = tiles
+        if row * (users + stages * items) + 4 * users * items <= room:
+            return Tiles(*tiles)
+    return None
 
 
 def make_plan(num_items: int, k: int, tiles: "Tiles", capacity: int | None = None) -> Plan:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rec_eval.scoring import check_scoring, tile_scores
 from rec_eval.seen import SeenItems
-from rec_eval.streamed import default_tiles
+
+_DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 2048)}
 
 
 def target_ranks(
@@ -55,7 +56,7 @@ def target_ranks(
             f"targets must lie in [0, {num_items}), got ids from {int(targets.min())} to {int(targets.max())}"
         )
     device = queries.device
-    defaults = default_tiles(device)
+    defaults = _DEFAULT_TILES.get(device.type, _DEFAULT_TILES["cpu"])
     item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)
     user_tile = defaults[1] if user_tile is None else user_tile
     if not 1 <= item_tile <= 1 << 24 or user_tile < 1:

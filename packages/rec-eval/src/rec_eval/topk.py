@@ -1,5 +1,6 @@
 """Exact top-k of a catalogue for many users: the choice of implementation, and what all of them promise."""
 
+import os
 from typing import Literal
 
 import torch
@@ -60,10 +61,9 @@ def top_k(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
-    chosen = _choose(impl, queries, item_tile, check)
+    plan = _plan(impl, queries, num_items, k, item_tile, check)
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores = torch.empty(num_users, k, dtype=torch.float32, device=queries.device)
-    plan = fused.make_plan(num_items, k, fused.choose_tiles(queries.shape[1])) if chosen == "triton" else None
     if plan is None:
         tiles = streamed.default_tiles(queries.device)
         item_tile = item_tile or tiles[0]
@@ -83,16 +83,22 @@ def top_k(
     return TopK(ids, scores)
 
 
-def _choose(impl: str, queries: Tensor, item_tile: int | None, check: bool) -> str:
-    """Resolve ``auto``; refuse what the fused kernel cannot do."""
+def _plan(impl: str, queries: Tensor, num_items: int, k: int, item_tile: int | None, check: bool) -> fused.Plan | None:
+    """The plan of the fused kernel, or None for plain torch. What the kernel cannot do is refused, unless ``auto``."""
     if impl not in ("auto", "triton", "reference"):
         raise ValueError(f"impl must be auto, triton or reference, got {impl!r}")
-    fits = queries.dtype in fused.DTYPES and not check and item_tile is None
+    if impl == "reference" or (impl == "auto" and not queries.is_cuda):
+        return None
+    if not queries.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"impl='triton' needs tensors on CUDA (or Triton's interpreter), got {queries.device}")
+    if queries.dtype in fused.DTYPES and not check and item_tile is None:
+        tiles = fused.choose_tiles(queries.shape[1], queries.device)
+        if tiles is not None:
+            return fused.make_plan(num_items, k, tiles)
     if impl == "auto":
-        return "triton" if queries.is_cuda and fits else "reference"
-    if impl == "triton" and not fits:
-        raise ValueError(
-            "impl='triton' takes bfloat16 or float16 whose scores cannot overflow float32, and no item_tile; "
-            f"got {queries.dtype}, item_tile={item_tile}, possible overflow: {check}"
-        )
-    return impl
+        return None
+    raise ValueError(
+        "impl='triton' takes bfloat16 or float16 vectors that fit into shared memory, whose scores cannot overflow "
+        f"float32, and no item_tile; got {queries.dtype}, dim {queries.shape[1]}, item_tile={item_tile}, "
+        f"possible overflow: {check}"
+    )
