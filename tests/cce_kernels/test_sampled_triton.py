@@ -6,6 +6,7 @@ The interpreter keeps bf16 as integers and multiplies those in `tl.dot`; bf16 is
 import pytest
 import torch
 from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
+from torch._dynamo.testing import CompileCounter
 
 from cce_kernels import sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
@@ -94,7 +95,7 @@ def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):
 
 
 def test_sparse_gradient_holds_the_rows_touched():
-    case = Case(dim=16, tokens=4, items=101, negatives=3, sharing="tile", sparse=True)
+    case = Case(dim=16, tokens=4, items=40, negatives=3, sharing="tile", sparse=True)
     for impl in ("triton", "reference"):
         tensors, options = make(case, "cpu")
         loss = sampled_linear_cross_entropy(
@@ -108,3 +109,25 @@ def test_sparse_gradient_holds_the_rows_touched():
         tensors["weight"].grad = gradient
         optimizer.step()
         assert int((tensors["weight"] != before).any(1).sum()) == gradient._nnz()
+
+
+@pytest.mark.slow  # importing the compiler alone takes seconds
+def test_compile_sees_one_operator():
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    weight = torch.randn(11, 16, requires_grad=True)
+
+    def loss_of(hidden, targets, step):
+        return sampled_linear_cross_entropy(
+            hidden, weight, targets, num_negatives=3, seed=1, step=step, sharing="tile", impl="triton"
+        )
+
+    compiled = torch.compile(loss_of, backend=counter, fullgraph=True, dynamic=True)
+    for tokens in (5, 8, 9):
+        hidden = torch.randn(tokens, 16, requires_grad=True)
+        targets, step = torch.randint(0, 11, (tokens,)), torch.tensor(tokens)
+        got, expected = compiled(hidden, targets, step), loss_of(hidden, targets, step)
+        torch.testing.assert_close(got, expected)
+        leaves = hidden, weight
+        torch.testing.assert_close(torch.autograd.grad(got, leaves), torch.autograd.grad(expected, leaves))
+    assert counter.frame_count == 1

@@ -1,0 +1,107 @@
+"""The full reference against torch's own cross-entropy, and gradcheck of both references."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from cce_kernels import (
+    GBCE,
+    InBatch,
+    Softmax,
+    linear_cross_entropy,
+    reference,
+    reference_sampled,
+    sampled_linear_cross_entropy,
+)
+
+M, V, D = 11, 13, 5
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(2)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((M, D), (V, D), (V,))
+    )
+    targets = torch.randint(0, V, (M,), generator=generator)
+    targets[[2, 5]] = -100
+    return hidden, weight, bias, targets
+
+
+@pytest.mark.parametrize("chunk", [1, 3 * V, 1 << 22])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_equals_torch(inputs, softcap, chunk, monkeypatch):
+    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", chunk)
+    hidden, weight, bias, targets = inputs
+    upstream = torch.rand(M, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    got, lse = linear_cross_entropy(
+        hidden, weight, targets, bias=bias, softcap=softcap, reduction="none", return_lse=True
+    )
+    logits = hidden @ weight.T + bias
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = cross_entropy(logits, targets, reduction="none")
+    assert_close(got, expected)
+    assert_close(lse, torch.where(targets >= 0, logits.logsumexp(1), 0).detach())
+    leaves = hidden, weight, bias
+    assert_close(
+        torch.autograd.grad((got * upstream).sum(), leaves), torch.autograd.grad((expected * upstream).sum(), leaves)
+    )
+
+
+def test_fitted_tokens_keep_their_digits():
+    """At p_t near 1 the gradient is a small difference; fp32 must not lose it."""
+    weight = torch.eye(8, dtype=torch.float64)
+    hidden = 12.0 * weight[:4]
+    targets = torch.arange(4)
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = hidden.to(dtype).requires_grad_()
+        gradients.append(torch.autograd.grad(linear_cross_entropy(leaf, weight.to(dtype), targets), leaf)[0].double())
+    assert_close(gradients[0], gradients[1], rtol=3e-3, atol=1e-9)
+
+
+def test_out_of_range_target_is_nan_and_nothing_else(inputs):
+    hidden, weight, _, targets = inputs
+    clean = linear_cross_entropy(hidden, weight, targets, reduction="none")
+    targets[7], targets[8] = V, -1
+    loss, lse = linear_cross_entropy(hidden, weight, targets, reduction="none", return_lse=True)
+    bad = torch.zeros(M, dtype=torch.bool)
+    bad[[7, 8]] = True
+    assert torch.equal(loss.isnan(), bad)
+    assert torch.equal(lse.isnan(), bad)
+    assert torch.equal(loss[~bad], clean[~bad])
+    d_hidden, d_weight = torch.autograd.grad(loss.sum(), (hidden, weight))
+    assert torch.equal(d_hidden.isnan().all(1), bad)
+    assert not d_weight.isnan().any()
+    assert linear_cross_entropy(hidden, weight, targets).isnan()
+
+
+def test_gradcheck_of_the_full_loss(inputs):
+    hidden, weight, bias, targets = inputs
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: linear_cross_entropy(h, w, targets, bias=b, softcap=3.0), (hidden, weight, bias)
+    )
+
+
+@pytest.mark.parametrize("objective", [Softmax(), GBCE()], ids=str)
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_gradcheck_of_the_sampled_loss(inputs, objective, sharing, monkeypatch):
+    monkeypatch.setattr(reference_sampled, "_CHUNK_ELEMENTS", 60)
+    hidden, weight, bias, targets = inputs
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: sampled_linear_cross_entropy(
+            h, w, targets, num_negatives=6, seed=1, bias=b, objective=objective, sharing=sharing, sampler=InBatch()
+        ),
+        (hidden, weight, bias),
+    )
+
+
+def test_16_bit_inputs_are_worked_on_in_fp32(inputs):
+    hidden, weight, _, targets = inputs
+    h, w = (x.detach().bfloat16().requires_grad_() for x in (hidden, weight))
+    loss = linear_cross_entropy(h, w, targets)
+    assert loss.dtype == torch.float32
+    assert_close(loss.double(), linear_cross_entropy(h.double(), w.double(), targets), rtol=1e-6, atol=1e-6)
+    assert [x.dtype for x in torch.autograd.grad(loss, (h, w))] == [torch.bfloat16] * 2
