@@ -9,6 +9,7 @@ threads that wait do not spin (the policy above).
 
 import argparse
 import csv
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -71,11 +72,12 @@ def main() -> None:
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             best = min(best, (time.perf_counter() - wall, time.process_time() - cpu))
-        rows.append((name, options.threads, round(best[0], 2), round(best[1], 2), torch.__version__))
-        print(f"{name:45s} {best[0]:7.2f} s wall {best[1]:7.2f} s of processors", flush=True)
+        load = round(os.getloadavg()[0], 1)
+        rows.append((name, options.threads, round(best[0], 2), round(best[1], 2), load, torch.__version__))
+        print(f"{name:45s} {best[0]:7.2f} s wall {best[1]:7.2f} s of processors, machine's load {load}", flush=True)
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("job", "threads", "wall_s", "cpu_s", "torch"))
+        writer.writerow(("job", "threads", "wall_s", "cpu_s", "load", "torch"))
         writer.writerows(rows)
 
 

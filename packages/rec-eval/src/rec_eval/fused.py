@@ -141,7 +141,7 @@ def rank_users(
     """Rank one tile of users, who stand at places ``users`` in ``seen``: keys ``[u, k]`` int64, descending."""
     num_users, device = queries.shape[0], queries.device
     queries = queries.contiguous()
-    bias = None if bias is None else bias.float()
+    bias = None if bias is None else bias.float().contiguous()
     tile = _SeenTile(seen, users, items.shape[0], device)
     lists = _Lists(
         torch.full((num_users, k), EMPTY, dtype=torch.int64, device=device),

@@ -51,7 +51,7 @@ class SeenItems:
             return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, dtype=torch.int64, device=device)
         offsets = self.offsets[start : end + 1]
         items = self.items[int(offsets[0]) : int(offsets[-1])].to(device).long()
-        rows = torch.repeat_interleave(torch.arange(end - start), offsets.diff()).to(device)
+        rows = torch.repeat_interleave(offsets.diff().to(device), output_size=items.numel())
         return rows, items
 
     def tiles(self, start: int, end: int, bounds: list[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
