@@ -61,6 +61,15 @@ def test_temporal_by_hand(monkeypatch):
     }
 
 
+def test_one_usable_event_is_not_enough_to_validate(monkeypatch):
+    monkeypatch.setattr("rec_data.protocol._choose", lambda users, share, seed: np.array([1, 2]))
+    log = log_of({0: [(0, 1), (1, 2), (0, 9)], 1: [(0, 1), (5, 2), (1, 9)], 2: [(1, 1), (0, 2)]})
+    parts = temporal(log, test_fraction=0.2, validation_users=0.5, seed=0)
+    assert as_dict(parts.validation) == {2: ([1], 0)}
+    assert parts.dropped["validation_users_too_short"] == 1
+    assert as_dict(parts.test) == {0: ([0, 1], 0)}
+
+
 def test_temporal_as_the_paper_did(monkeypatch):
     monkeypatch.setattr("rec_data.protocol._choose", lambda users, share, seed: np.array([3]))
     ours = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, seed=0)

@@ -80,7 +80,22 @@ def read_part(folder: Path, name: str):
     return part
 
 
-logs = st.lists(st.tuples(st.integers(1, 6), st.sampled_from("abcdef"), st.integers(0, 25)), min_size=1, max_size=50)
+few_rows = st.lists(
+    st.tuples(st.integers(1, 6), st.sampled_from("abcdef"), st.integers(0, 25)), min_size=1, max_size=20
+)
+
+
+@st.composite
+def many_rows(draw):
+    """Logs dense enough that most of them can be split."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    users, items, times = (draw(st.integers(2, high)) for high in (12, 8, 60))
+    size = draw(st.integers(20, 90))
+    drawn = (rng.integers(0, high, size).tolist() for high in (users, items, times))
+    return [(user, "abcdefgh"[item], time) for user, item, time in zip(*drawn, strict=True)]
+
+
+logs = few_rows | many_rows()
 
 
 def run(rows: Rows, folder: Path, **arguments):
@@ -95,7 +110,7 @@ def run(rows: Rows, folder: Path, **arguments):
     return tuple(read_part(out, name) for name in ("train", "validation", "test")), out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(logs, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.1, 0.3, 0.5]), st.sampled_from([0, 0.05, 0.4]))
 @example([(u, "ab"[u % 2], t) for t in range(6) for u in (1, 2, 3)], 1, 1, 0.5, 0.05)
 def test_temporal(rows, min_item, min_user, fraction, share):
@@ -120,7 +135,7 @@ def test_temporal(rows, min_item, min_user, fraction, share):
             check_ids(found[1], expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(logs, st.integers(1, 2), st.integers(1, 3))
 def test_leave_one_out(rows, min_item, min_user):
     kept = filter_rows(rows, min_item, min_user)
