@@ -182,3 +182,13 @@ def test_targets_outside_the_catalogue_are_named(targets, message):
 def test_bad_counts_are_named(counts, options, message):
     with pytest.raises(ValueError, match=message):
         popularity_top_k(counts, 1, **options)
+
+
+def test_tiles_change_nothing():
+    generator = torch.Generator().manual_seed(11)
+    queries, items = torch.randn(70, 48, generator=generator), torch.randn(3000, 48, generator=generator)
+    truth = (queries.double() @ items.double().T).topk(120).indices
+    for item_tile in (40, 77, 121, 1000, 3000, 5000):
+        for user_tile in (9, 70):
+            got = top_k(queries, items, 120, item_tile=item_tile, user_tile=user_tile)
+            assert torch.equal(got.ids, truth), (item_tile, user_tile)
