@@ -1,9 +1,11 @@
 """Whole training steps on batches shaped like the paper's data sets: time, waiting for data, peak memory.
 
     python packages/rec-models/benchmarks/step.py OUT.csv [--points beauty,zvuk] [--losses cce,cce_neg] [--profile DIR]
+        [--compile]
 
 Runs `rec_models.training.fit` itself on synthetic batches, so that Lightning, the feeding thread and the optimiser are
-in the figures. One line and one CSV row a measurement. `--profile` also writes each point's table of kernels.
+in the figures. One line and one CSV row a measurement. `--compile` compiles the encoder's network; `--profile` also
+writes each point's table of kernels.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch
 from torch import Tensor
 
 from rec_models import training as training_module
+from rec_models.backbones import Encoder, build_encoder
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
 
 STEPS, WARMUP, HIDDEN = 60, 10, 256
@@ -121,7 +124,7 @@ class Stopwatch(lightning.Callback):
         self._ended_at = time.perf_counter()
 
 
-def measure(name: str, loss: str, profile: Path | None) -> dict[str, object]:
+def measure(name: str, loss: str, profile: Path | None, *, compiled: bool = False) -> dict[str, object]:
     """Train one point for STEPS steps."""
     point = POINTS[name]
     batches = SyntheticBatches(point, STEPS)
@@ -133,7 +136,13 @@ def measure(name: str, loss: str, profile: Path | None) -> dict[str, object]:
         trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
         return trainer
 
-    training_module._trainer = with_stopwatch
+    def build_compiled(settings: ModelSettings, num_items: int) -> Encoder:
+        encoder = build_encoder(settings, num_items)
+        if compiled:
+            encoder.transform = torch.compile(encoder.transform, dynamic=True)  # type: ignore[method-assign]
+        return encoder
+
+    training_module._trainer, training_module.build_encoder = with_stopwatch, build_compiled
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = training_module.fit(
@@ -147,7 +156,7 @@ def measure(name: str, loss: str, profile: Path | None) -> dict[str, object]:
                 checkpoint_dir=Path(folder) / "kept",
             )
     finally:
-        training_module._trainer = assemble
+        training_module._trainer, training_module.build_encoder = assemble, build_encoder
     return {
         "point": name,
         "loss": loss,
@@ -155,6 +164,7 @@ def measure(name: str, loss: str, profile: Path | None) -> dict[str, object]:
         "batch": f"{point.batch_size}x{point.max_seq_len}",
         "N": point.negatives if loss.endswith("_neg") else 0,
         "D": HIDDEN,
+        "compiled": compiled,
         "tokens": round(batches.tokens),
         "step_ms": round(stopwatch.milliseconds, 3),
         "wait_share": round(stopwatch.waited * 1e3 / (STEPS - WARMUP) / stopwatch.milliseconds, 4),
@@ -179,6 +189,7 @@ def main() -> None:
     parser.add_argument("--points", default=",".join(POINTS))
     parser.add_argument("--losses", default="cce_neg,cce")
     parser.add_argument("--profile", type=Path)
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA device")
@@ -189,7 +200,7 @@ def main() -> None:
             table = None if arguments.profile is None else arguments.profile / f"{name}-{loss}.txt"
             if table is not None:
                 table.parent.mkdir(parents=True, exist_ok=True)
-            rows.append(measure(name, loss, table))
+            rows.append(measure(name, loss, table, compiled=arguments.compile))
             print(rows[-1], flush=True)
             with arguments.out.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from rec_models.backbones import BACKBONES, build_encoder
+from rec_models.backbones.layout import layout_of
 from rec_models.settings import MODELS, ModelSettings
 
 INPUTS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])
@@ -108,6 +109,22 @@ def test_packed_gradients_are_those_of_each_history_alone(make_encoder, model_na
     encoder.encode_last(INPUTS[1:, :3], LENGTHS[1:]).sum().backward()
     for parameter, expected in zip(encoder.parameters(), together, strict=True):
         torch.testing.assert_close(parameter.grad, expected)
+
+
+def test_the_network_compiles_whole_and_once_for_all_shapes(model_name):
+    encoder = build_encoder(ModelSettings(model=model_name, hidden=16, max_seq_len=12, dropout=0.0), 30)
+    compiled = []
+
+    def backend(graph, example):
+        compiled.append(graph)
+        return graph.forward
+
+    transform = torch.compile(encoder.transform, backend=backend, fullgraph=True, dynamic=True)
+    for lengths in ([12, 3, 5], [10, 9, 9, 2], [2, 7]):
+        layout = layout_of(torch.tensor(lengths), max(lengths))
+        x = torch.randn(sum(lengths), 16)
+        torch.testing.assert_close(transform(x, layout), encoder.transform(x, layout))
+    assert len(compiled) == 1
 
 
 def test_a_mask_for_sasrec_is_refused(make_encoder):

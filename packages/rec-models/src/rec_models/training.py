@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -132,6 +133,8 @@ def fit(
         if not state.finished:
             memory.reset_peak(device)
             position = lambda: (state.epoch, state.index)  # noqa: E731
+            if trainer.is_global_zero:
+                _announce(model, loss, num_items, device, precision, training.precision)
             feed = Feed(batches, position, training.accumulate, pin=device.type == "cuda")
             with _memory_errors(device, loss, conductor):
                 trainer.fit(module, feed)
@@ -139,6 +142,16 @@ def fit(
         results.write_history(state.history)
         results.take_model(folder.best(state.best_epoch))
     return _result(state, device, precision, is_first_rank=trainer.is_global_zero)
+
+
+def _announce(
+    model: ModelSettings, loss: LossSettings, num_items: int, device: torch.device, precision: str, asked: str
+) -> None:
+    """One line on what is about to happen."""
+    why = "" if precision == asked else f" (a CPU is slower in {asked})"
+    sys.stderr.write(
+        f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}\n"
+    )
 
 
 def _device(training: TrainingSettings) -> torch.device:

@@ -82,7 +82,11 @@ class Encoder(nn.Module):
         if layout.width > self.settings.max_seq_len:
             raise ValueError(f"inputs: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
         # Counted from the end: the same distance to the prediction is the same row, whatever the length.
-        x = self._embed_items(items, masked) + nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
+        places = nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
+        return self.transform(self._embed_items(items, masked) + places, layout)
+
+    def transform(self, x: Tensor, layout: Layout) -> Tensor:
+        """The network between embeddings and scores, [T, D] to [T, D]; compiles whole, once for all shapes."""
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, layout)
