@@ -63,15 +63,15 @@ def forward(
     softcap: float | None,
     filter_eps: float | None,
     with_dhidden: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run the forward; see the fields of ForwardState for (loss, lse, lse2, others, dhidden, scale)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run the forward; see the fields of ForwardState for (loss, lse, lse2, others, dhidden)."""
     state = ForwardState(
         hidden=hidden,
         # A 16-bit copy for this pass alone: the table is streamed once a tile of tokens. Backward reads it once.
         weight=weight.to(hidden.dtype) if hidden.dtype.itemsize < weight.dtype.itemsize else weight,
         bias=bias,
         targets=targets,
-        scale=_stored_scale(hidden, targets, ignore_index),
+        scale=_stored_scale(hidden),
         loss=hidden.new_empty(hidden.shape[0], dtype=torch.float32),
         lse=hidden.new_empty(hidden.shape[0], dtype=torch.float32),
         lse2=hidden.new_empty(hidden.shape[0], dtype=torch.float32),
@@ -85,7 +85,7 @@ def forward(
     programs, streamed = -(-num_tokens // tiles.block_m), -(-weight.shape[0] // tiles.block_v)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_tokens * dim)
     launch_forward(state, tiles, splits, filter_eps)
-    return state.loss, state.lse, state.lse2, state.others, state.dhidden, state.scale
+    return state.loss, state.lse, state.lse2, state.others, state.dhidden
 
 
 full_forward = torch.library.custom_op("cce_kernels::full_forward", forward, mutates_args=())
@@ -101,10 +101,10 @@ def _(
     softcap: float | None,
     filter_eps: float | None,
     with_dhidden: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     loss, lse, lse2, others = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(4))
     dhidden = torch.empty_like(hidden) if with_dhidden else hidden.new_empty(0)
-    return loss, lse, lse2, others, dhidden, hidden.new_empty(1, dtype=torch.float32)
+    return loss, lse, lse2, others, dhidden
 
 
 def backward(
@@ -116,7 +116,6 @@ def backward(
     lse2: Tensor,
     others: Tensor,
     dhidden: Tensor,
-    scale: Tensor,
     softcap: float | None,
     filter_eps: float | None,
     with_dweight: bool,
@@ -124,7 +123,7 @@ def backward(
     """Scale dH by the upstream gradient [M] (or [1]: shared by all tokens), compute dW and db; empty if not wanted."""
     out = torch.empty_like(dhidden)
     if dhidden.numel() > 0:
-        torch.mul(dhidden, (grad / scale)[:, None], out=out)
+        torch.mul(dhidden, (grad / _stored_scale(hidden))[:, None], out=out)
     if not with_dweight:
         return out, weight.new_empty(0), weight.new_empty(0)
     per_token = grad.shape[0] == hidden.shape[0] and hidden.shape[0] > 1
@@ -137,7 +136,7 @@ def backward(
         lse2=lse2,
         others=others,
         grad=grad,
-        scales=_product_scales(grad, per_token, p_shift),
+        range_scale=_range_scale(grad) if per_token and p_shift > 0 else grad,
         per_token=per_token,
         p_shift=p_shift,
         softcap=softcap,
@@ -163,7 +162,6 @@ def _(
     lse2: Tensor,
     others: Tensor,
     dhidden: Tensor,
-    scale: Tensor,
     softcap: float | None,
     filter_eps: float | None,
     with_dweight: bool,
@@ -173,32 +171,25 @@ def _(
     return torch.empty_like(dhidden), dweight, dbias
 
 
-def _stored_scale(hidden: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-    """Factor [1] that dH is stored with until backward knows the upstream gradient.
+def _stored_scale(hidden: Tensor) -> float:
+    """Factor that dH is stored with until backward knows the upstream gradient.
 
-    1 / (tokens that count) is the upstream gradient of a mean: scaling by their ratio, 1, then rounds nothing a second
-    time. fp16 has no room for it.
+    1 / M is what a mean over all tokens sends: scaling by the ratio, 1, then rounds nothing a second time. fp16 has no
+    room for it.
     """
-    if hidden.dtype != torch.bfloat16:
-        return hidden.new_ones(1, dtype=torch.float32)
-    return (targets != ignore_index).sum(dtype=torch.float32).clamp_(min=1).reciprocal_().view(1)
+    return 1.0 / hidden.shape[0] if hidden.dtype == torch.bfloat16 else 1.0
 
 
-def _product_scales(grad: Tensor, per_token: bool, p_shift: int) -> Tensor:
-    """Factors [2] of each token's gradient inside the product, and of the finished product (full_backward.py)."""
-    if not per_token:
-        return torch.cat((torch.ones_like(grad), grad * 2.0**-p_shift))
-    if p_shift == 0:
-        return grad.new_ones(2)
-    _, exponent = torch.frexp(grad.abs().amax())
-    power = torch.ldexp(grad.new_ones(()), exponent)
-    return torch.stack((power.reciprocal(), power * 2.0**-p_shift))
+def _range_scale(grad: Tensor) -> Tensor:
+    """Power of two [1] that brings the largest upstream gradient to between one half and 1."""
+    _, exponent = torch.frexp(grad.abs().amax(0, keepdim=True))
+    return torch.ldexp(torch.ones_like(grad[:1]), -exponent)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, targets, bias, _, softcap, filter_eps, _ = inputs
-    _, _, lse2, others, dhidden, scale = output
-    ctx.save_for_backward(hidden, weight, targets, bias, lse2, others, dhidden, scale)
+    _, _, lse2, others, dhidden = output
+    ctx.save_for_backward(hidden, weight, targets, bias, lse2, others, dhidden)
     ctx.softcap, ctx.filter_eps = softcap, filter_eps
     ctx.set_materialize_grads(False)
 
@@ -211,12 +202,12 @@ def _setup_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _gradients(ctx: Any, run: Callable[..., tuple[Tensor, ...]], grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
-    hidden, weight, targets, bias, lse2, others, dhidden, scale = ctx.saved_tensors
+    hidden, weight, targets, bias, lse2, others, dhidden = ctx.saved_tensors
     # A sum or a mean hands every token the same number: one multiplication of the result instead of M * V.
     shared = grad[:1] if grad.stride(0) == 0 else grad
     need_hidden, need_weight, _, need_bias = ctx.needs_input_grad[:4]
     dh, dw, db = run(
-        shared.float().contiguous(), hidden, weight, targets, bias, lse2, others, dhidden, scale, ctx.softcap,
+        shared.float().contiguous(), hidden, weight, targets, bias, lse2, others, dhidden, ctx.softcap,
         ctx.filter_eps, need_weight or need_bias,
     )  # fmt: skip
     wanted = (dh if need_hidden else None, dw if need_weight else None, None, db if need_bias else None)

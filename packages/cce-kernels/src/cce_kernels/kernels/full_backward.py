@@ -132,14 +132,14 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, ot
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
-def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, others, grad, scales, order, segments,
-                         dweight, dbias_out, num_tokens, num_items, tokens_per_split, softcap, filter_eps,
+def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, others, grad, range_scale, order,
+                         segments, dweight, dbias_out, num_tokens, num_items, tokens_per_split, softcap, filter_eps,
                          DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                          PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
                          PRECISION: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
-    """Grid (tiles of items, splits of the tokens); see the head of this file. `scales` holds (inside, outside)."""
+    """Grid (tiles of items, splits of the tokens); see the head of this file."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
     start = tile * BLOCK_V
@@ -152,7 +152,9 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
     item_bias = tl.zeros([BLOCK_V], dtype=tl.float32)
     if HAS_BIAS:
         item_bias = tl.load(bias + items, mask=items < num_items, other=0.0).to(tl.float32)
-    grad_scale = tl.load(scales)
+    grad_scale = 1.0
+    if PER_TOKEN and P_SHIFT > 0:
+        grad_scale = tl.load(range_scale)
 
     acc0 = tl.zeros([BLOCK_V, DIM0], dtype=tl.float32)
     acc1 = tl.zeros([BLOCK_V, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
@@ -184,7 +186,9 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
             DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, PRECISION,
         )  # fmt: skip
 
-    factor = tl.load(scales + 1)
+    factor = 2.0**-P_SHIFT / grad_scale
+    if not PER_TOKEN:
+        factor *= tl.load(grad)
     row = split.to(tl.int64) * num_items + start
     store_tile(dweight, row, rows_left, acc0 * factor, 0, DIM0, BLOCK_V, DIM)
     if DIM1 > 0:
@@ -203,13 +207,13 @@ def sort_by_tile(targets: Tensor, block: int, num_tiles: int) -> tuple[Tensor, T
         num_tiles: tiles of items.
 
     Returns:
-        Tokens [M] int32 in that order, and where each tile's tokens begin in it, [num_tiles + 1] int32.
+        Tokens [M] int64 in that order, and where each tile's tokens begin in it, [num_tiles + 1] int32.
     """
     # Half the bits of int64 keys: half the passes of the sort.
     keys = targets.clamp(-1, num_tiles * block).div_(block, rounding_mode="floor").to(torch.int32)
     tiles, order = torch.sort(keys, stable=True)
     edges = torch.arange(num_tiles + 1, device=targets.device, dtype=torch.int32)
-    return order.to(torch.int32), torch.searchsorted(tiles, edges, out_int32=True)
+    return order, torch.searchsorted(tiles, edges, out_int32=True)
 
 
 def launch_backward(
@@ -243,7 +247,7 @@ def launch_backward(
         (splits, num_items if bias is not None else 0), dtype=torch.float32 if partial else like.dtype
     )
     full_backward_kernel[grid](
-        hidden, *stream, weight, like, state.targets, state.lse2, state.others, state.grad, state.scales, order,
+        hidden, *stream, weight, like, state.targets, state.lse2, state.others, state.grad, state.range_scale, order,
         segments, dweight, dbias, num_tokens, num_items, tokens_per_split, state.softcap or 1.0,
         filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
         BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,

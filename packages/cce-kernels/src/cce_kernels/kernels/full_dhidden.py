@@ -18,14 +18,13 @@ def write_dhidden(acc0, acc1, others, inverse, safe, ignored, invalid, weight, s
                   DTYPE: tl.constexpr, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                   BLOCK_M: tl.constexpr):  # fmt: skip
     """Write dH, rounded once; zero for an ignored token, NaN for an invalid one."""
-    factor = tl.load(scale)
     every = safe >= 0
     w0 = gather_rows(weight, safe, every, 0, DIM0, DIM).to(DTYPE).to(tl.float32)
-    out0 = (acc0 * inverse[:, None] - others[:, None] * w0) * factor
+    out0 = (acc0 * inverse[:, None] - others[:, None] * w0) * scale
     out0 = tl.where(ignored[:, None], 0.0, tl.where(invalid[:, None], float("nan"), out0))
     store_tile(dhidden, start, num_tokens - start, out0, 0, DIM0, BLOCK_M, DIM)
     if DIM1 > 0:
         w1 = gather_rows(weight, safe, every, DIM0, DIM1, DIM).to(DTYPE).to(tl.float32)
-        out1 = (acc1 * inverse[:, None] - others[:, None] * w1) * factor
+        out1 = (acc1 * inverse[:, None] - others[:, None] * w1) * scale
         out1 = tl.where(ignored[:, None], 0.0, tl.where(invalid[:, None], float("nan"), out1))
         store_tile(dhidden, start, num_tokens - start, out1, DIM0, DIM1, BLOCK_M, DIM)

@@ -212,12 +212,14 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
     partial_acc = hidden.new_empty((splits, num_tokens, dim) if split and with_dhidden else 0, dtype=torch.float32)
     overflow = hidden.new_empty(grid[0] * grid[1], dtype=torch.int32)
     tma = tiles.tma and can_stream(weight, hidden.dtype)
-    stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
+    stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else ()
     half = hidden.dtype == torch.float16 and with_dhidden
+    # The second launch seldom has work: pointers, which are cheaper to pass.
     for online, repair in ((True, False),) if half else ((False, False), (True, True)):
+        tma = tma and not repair
         full_forward_kernel[grid](
-            hidden, weight, *stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse,
-            state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc, overflow,
+            hidden, weight, *(stream if tma else (weight, weight)), state.bias_or_weight, state.targets, state.scale,
+            state.loss, state.lse, state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc, overflow,
             num_tokens, num_items, items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0,
             DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
             HAS_BIAS=state.bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,

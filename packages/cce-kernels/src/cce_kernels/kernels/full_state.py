@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +24,11 @@ def can_stream(matrix: Tensor, dtype: torch.dtype) -> bool:
     return matrix.dtype == dtype and matrix.shape[1] * matrix.itemsize % 16 == 0 and matrix.data_ptr() % 16 == 0
 
 
-def stream_blocks(matrix: Tensor, rows: int, dim0: int, dim1: int) -> tuple[TensorDescriptor, TensorDescriptor]:
+def stream_blocks(matrix: Tensor, rows: int, dim0: int, dim1: int) -> tuple[Any, Any]:
     """Describe tiles of `rows` rows of a contiguous [*, D] matrix: the first dim0 columns, and the dim1 after them."""
     first = TensorDescriptor.from_tensor(matrix, [rows, dim0])
-    return first, TensorDescriptor.from_tensor(matrix, [rows, dim1]) if dim1 > 0 else first
+    # An argument that is never read is cheaper to pass as a pointer.
+    return first, TensorDescriptor.from_tensor(matrix, [rows, dim1]) if dim1 > 0 else matrix
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ForwardState:
     weight: Tensor  # [V, D]
     bias: Tensor | None  # [V]
     targets: Tensor  # [M] int64
-    scale: Tensor  # [1] fp32: factor that dH is stored with
+    scale: float  # factor that dH is stored with
     loss: Tensor  # [M] fp32
     lse: Tensor  # [M] fp32
     lse2: Tensor  # [M] fp32: log-sum-exp in log2 units, infinite where a token has no gradient
@@ -63,7 +65,7 @@ class BackwardState:
     lse2: Tensor  # [M] fp32
     others: Tensor  # [M] fp32
     grad: Tensor  # [M] fp32, or [1] where all tokens share it
-    scales: Tensor  # [2] fp32: factor of each token's gradient inside the sum, factor of the finished sum
+    range_scale: Tensor  # [1] fp32, per-token fp16 only: power of two that brings every |g_m| to at most 1
     per_token: bool
     p_shift: int
     softcap: float | None
