@@ -72,6 +72,22 @@ def test_settings_need_no_torch():
             lambda: LossSettings(loss="cce_neg", num_negatives=5, sharing="tile", paper_faithful=True),
             "sharing: found 'tile', allowed: none with paper_faithful",
         ),
+        (
+            lambda: LossSettings(loss="bce", sharing="tile", tile_tokens=2048),
+            "tile_tokens: found 2048, allowed: at most 1024",
+        ),
+        (
+            lambda: LossSettings(loss="gbce", num_negatives=5).check_catalogue(5, None),
+            "num_negatives: found 5, allowed: at most 4 with loss=gbce and 5 items",
+        ),
+        (
+            lambda: LossSettings(loss="bce", sampling="popularity").check_catalogue(5, None),
+            "item_counts: found None, allowed: 5 counts, for sampling=popularity",
+        ),
+        (
+            lambda: LossSettings(loss="bce", sampling="popularity").check_catalogue(5, 4),
+            "item_counts: found 4, allowed: 5 counts, for sampling=popularity",
+        ),
         (lambda: LossSettings(loss="gbce", num_negatives=5, gbce_t=1.5), "gbce_t: found 1.5, allowed: a number from 0"),
         (lambda: LossSettings.pick("cce", size=3), "setting: found 'size', allowed: alpha, gbce_t"),
         (lambda: TrainingSettings(patience=0), "patience: found 0, allowed: a whole number from 1"),
@@ -104,6 +120,12 @@ def test_pick_keeps_what_each_loss_uses(loss, sampling, sharing, paper_faithful)
     assert picked["sce_buckets"] == (10 if loss == "sce" else None)
     softmax = loss in ("ce_neg", "cce_neg") and sampling != "uniform"
     assert picked["logq"] == ((not paper_faithful) if softmax else None)
+
+
+def test_a_catalogue_that_fits_passes():
+    LossSettings(loss="gbce", num_negatives=4).check_catalogue(5, None)
+    LossSettings(loss="cce_neg", num_negatives=100).check_catalogue(5, None)
+    LossSettings(loss="bce", sampling="popularity").check_catalogue(5, 5)
 
 
 def test_settings_do_not_change():

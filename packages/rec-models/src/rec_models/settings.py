@@ -152,6 +152,7 @@ class LossSettings:
             self.tile_tokens is None or self.sharing == "tile",
             "None unless sharing=tile",
         )
+        _require("tile_tokens", self.tile_tokens, (self.tile_tokens or 1) <= 1024, "at most 1024")
         _require(
             "alpha", self.alpha, self.alpha is None or self.sampling == "popularity", "None unless sampling=popularity"
         )
@@ -167,6 +168,22 @@ class LossSettings:
             _require(
                 "sharing", self.sharing, self.sharing == "none", "none with paper_faithful: the paper shares nothing"
             )
+
+    def check_catalogue(self, num_items: int, num_counts: int | None) -> None:
+        """Refuse what contradicts the catalogue, before anything is trained.
+
+        Args:
+            num_items: V.
+            num_counts: how many item counts there are; None: no counts.
+
+        Raises:
+            SettingsError: gBCE with more negatives than other items, or popularity sampling without V counts.
+        """
+        if self.loss == "gbce" and self.num_negatives is not None:
+            allowed = f"at most {num_items - 1} with loss=gbce and {num_items} items"
+            _require("num_negatives", self.num_negatives, self.num_negatives < num_items, allowed)
+        if self.sampling == "popularity":
+            _require("item_counts", num_counts, num_counts == num_items, f"{num_items} counts, for sampling=popularity")
 
     @classmethod
     def pick(cls, loss: str, **settings: Any) -> Self:

@@ -97,6 +97,7 @@ def fit(
         ValueError: settings that contradict the data.
     """
     started = time.perf_counter()
+    loss.check_catalogue(num_items, None if item_counts is None else len(item_counts))
     device = _device(training)
     precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)

@@ -1,0 +1,36 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rec_models.backbones.layout import layout_of, padded_layout_of
+
+LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
+
+
+@given(LENGTHS, st.integers(0, 2))
+def test_packing_keeps_each_history_in_order_and_nothing_else(lengths, extra):
+    width = max(lengths) + extra
+    layout = layout_of(torch.tensor(lengths), width)
+    padded = torch.arange(1, len(lengths) * width + 1).view(len(lengths), width)
+    packed = layout.pack(padded)
+    assert packed.tolist() == [int(padded[row, place]) for row, length in enumerate(lengths) for place in range(length)]
+    back = layout.pad(packed)
+    for row, length in enumerate(lengths):
+        assert back[row].tolist() == [*padded[row, :length].tolist(), *[0] * (width - length)]
+        assert packed[layout.starts[row] : layout.starts[row + 1]].tolist() == padded[row, :length].tolist()
+        assert packed[layout.ends[row]] == padded[row, length - 1]
+    assert layout.from_end.tolist() == [length - 1 - place for length in lengths for place in range(length)]
+    mask = layout.key_mask()
+    assert (mask is None) == all(length == width for length in lengths)
+    assert mask is None or mask.sum((1, 2, 3)).tolist() == lengths
+
+
+@given(LENGTHS)
+def test_a_layout_with_padding_points_at_the_same_places(lengths):
+    width = max(lengths)
+    layout, packed = padded_layout_of(torch.tensor(lengths), width), layout_of(torch.tensor(lengths), width)
+    grid = layout.pad(torch.arange(len(lengths) * width))
+    assert [int(grid.flatten()[end]) for end in layout.ends] == [r * width + n - 1 for r, n in enumerate(lengths)]
+    assert layout.key_mask().sum((1, 2, 3)).tolist() == lengths
+    assert layout.from_end[packed.places].tolist() == packed.from_end.tolist()
+    assert layout.starts.tolist() == [width * row for row in range(len(lengths) + 1)]

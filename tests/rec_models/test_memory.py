@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from rec_models.memory import is_out_of_memory, out_of_memory_advice, peak_gib, peak_kind
+from rec_models.settings import LOSSES, LossSettings
+
+CPU = torch.device("cpu")
+
+
+def test_the_peak_of_a_process_covers_what_it_held():
+    before = peak_gib(CPU)
+    held = torch.ones(1 << 27)  # half a GiB
+    assert peak_gib(CPU) >= max(before, held.nbytes / 2**30)
+    assert peak_kind(CPU) == "peak resident memory of the process"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_advice_names_what_this_loss_can_lower(loss):
+    advice = out_of_memory_advice(CPU, LossSettings.pick(loss, num_negatives=8), (4, 16))
+    assert advice.startswith("out of memory with a batch of 4 x 16: the peak so far was ")
+    assert "lower batch_size or max_seq_len" in advice
+    assert ("num_negatives" in advice) == (loss in ("ce_neg", "cce_neg", "bce_neg", "gbce"))
+    assert ("loss=cce" in advice) == (loss in ("ce", "ce_neg"))
+    assert ("sce bucket sizes" in advice) == (loss == "sce")
+    assert "\n" not in advice
+
+
+def test_what_counts_as_running_out_of_memory():
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 50)  # what torch says on a host
+    assert is_out_of_memory(error.value)
