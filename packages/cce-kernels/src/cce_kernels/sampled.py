@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
-from cce_kernels.kernels.sampled_scale import launch_scale
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
 from cce_kernels.masking import masks, sparse_rows
 from cce_kernels.objectives import Terms
 from cce_kernels.reference_sampled import Draw
-from cce_kernels.sampled_ops import accumulate, backward, forward, make_state, sampled_forward, setup_context
+from cce_kernels.sampled_ops import accumulate, backward, forward, make_state, sampled_forward, scaled, setup_context
 
 MAX_DIM = 512
 # The flat argument lists of the operators are passed through as they are.
@@ -110,8 +109,6 @@ def _sparse_backward(
     """As `sampled_ops.backward`, with sparse gradients of weight and bias."""
     *arguments, _, deterministic = others
     upstream = grad.to(torch.float32).contiguous()
-    d_hidden = torch.empty_like(hidden)
-    launch_scale(dhidden, upstream, d_hidden)
     table = copied if copied.numel() else weight
     state: SampledState = _make_state(hidden, table, bias, *arguments, shift, pull)
     items, row_map = touched_items(state)
@@ -122,7 +119,7 @@ def _sparse_backward(
     )
     accumulate(state, upstream, into, deterministic)
     d_bias = None if bias is None or into.bias is None else sparse_rows(items, into.bias, bias)
-    return d_hidden, sparse_rows(items, into.weight, weight), d_bias
+    return scaled(dhidden, upstream), sparse_rows(items, into.weight, weight), d_bias
 
 
 def touched_items(state: SampledState) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ def forward(
     rest = math.log(max(weight.shape[0] - 1, 1))
     out = dhidden if with_grad else None
     if shared:
-        tiles, _ = tuning.tile_tiles(hidden.dtype, hidden.shape[1], state.groups.tokens)
+        tiles, _ = tuning.tile_tiles(hidden.device, hidden.dtype, hidden.shape[1], state.groups.tokens)
         launch_tile_forward(state, loss, out, rest, tiles)
     else:
         gather, _ = tuning.gather_tiles(hidden.shape[1])
@@ -154,10 +154,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of hidden [M, D], weight [V, D] (or empty) and bias [V] (or empty)."""
     grad = grad.to(torch.float32).contiguous()
-    out = torch.empty_like(hidden)
-    launch_scale(dhidden, grad, out)
     if not with_weight:
-        return out, hidden.new_empty(0), hidden.new_empty(0)
+        return scaled(dhidden, grad), hidden.new_empty(0), hidden.new_empty(0)
     state = make_state(
         hidden, copied if copied.numel() else weight, bias, targets, seed, step, size, table, log_q, log_rest, sizes,
         alias, softmax, positive_weight, scale, shift, pull,
@@ -170,7 +168,8 @@ def backward(
     )
     accumulate(state, grad, into, deterministic)
     d_bias = hidden.new_empty(0) if bias is None or into.bias is None else into.bias.to(bias.dtype)
-    return out, into.weight.to(weight.dtype), d_bias
+    # dH comes last: it takes the place of the scratch of the sums.
+    return scaled(dhidden, grad), into.weight.to(weight.dtype), d_bias
 
 
 sampled_backward = torch.library.custom_op("cce_kernels::sampled_backward", backward, mutates_args=())
@@ -206,6 +205,13 @@ def _(
     return torch.empty_like(hidden), d_weight, d_bias
 
 
+def scaled(dhidden: Tensor, grad: Tensor) -> Tensor:
+    """DH [M, D] from what forward left and the upstream gradient fp32 [M]."""
+    out = torch.empty_like(dhidden)
+    launch_scale(dhidden, grad, out)
+    return out
+
+
 def accumulate(state: SampledState, grad: Tensor, into: WeightGradient, deterministic: bool) -> None:
     """Add the gradients of weight and bias to `into`."""
     width = state.hidden.shape[1]
@@ -216,7 +222,7 @@ def accumulate(state: SampledState, grad: Tensor, into: WeightGradient, determin
         for first in range(0, tokens, chunk):
             _add_tokens(state, grad, first, min(chunk, tokens - first), into, gather)
         return
-    _, tiles = tuning.tile_tiles(state.hidden.dtype, width, state.groups.tokens)
+    _, tiles = tuning.tile_tiles(grad.device, state.hidden.dtype, width, state.groups.tokens)
     if not deterministic:
         launch_tile_backward(state, grad, into, tiles)
         return

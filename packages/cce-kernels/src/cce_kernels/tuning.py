@@ -1,4 +1,4 @@
-"""Tile sizes per architecture, dtype and vector dimension, as data.
+"""Tile sizes of the full loss per architecture, dtype and vector dimension, as data.
 
 No autotuning at run time: a first step must not take a minute, and two runs must agree. To tune for another GPU, run
 `python packages/cce-kernels/benchmarks/tune_full.py` there and enter the winners here (TUNING.md tells how these were
@@ -7,7 +7,7 @@ found).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -18,9 +18,6 @@ def device_properties(index: int) -> tuple[int, int]:
     """Compute capability (major * 10 + minor) and number of multiprocessors of a CUDA device."""
     properties = torch.cuda.get_device_properties(index)
     return properties.major * 10 + properties.minor, properties.multi_processor_count
-
-
-# Full loss
 
 
 @dataclass(frozen=True)
@@ -126,98 +123,3 @@ def full_splits(device: torch.device, programs: int, streamed: int, num_warps: i
         if cost < best_cost - 1e-9:
             best, best_cost = splits, cost
     return best
-
-
-# Sampled loss
-
-
-@dataclass(frozen=True)
-class GatherTiles:
-    """Gathered rows that one program holds at once, its warps, and the depth of its load pipeline."""
-
-    block_n: int
-    num_warps: int
-    num_stages: int
-    max_registers: int | None = None
-    """Cap of registers a thread, so that more programs share a multiprocessor."""
-
-    tma: bool = False
-    """Stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it."""
-
-    def options(self) -> dict[str, int]:
-        """Launch options for Triton; multiply-add fusion is said aloud because 3.10 switches it off by default."""
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-        return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
-
-
-@dataclass(frozen=True)
-class TileTiles:
-    """Tile of tokens x tile of negatives of one program, negatives' tiles it does in turn (backward), warps, stages."""
-
-    block_t: int
-    block_n: int
-    steps: int
-    num_warps: int
-    num_stages: int
-    max_registers: int | None = None
-    """Cap of registers a thread, so that more programs share a multiprocessor."""
-
-    tma: bool = False
-    """Stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it."""
-
-    def options(self) -> dict[str, int]:
-        """Launch options for Triton; multiply-add fusion is said aloud because 3.10 switches it off by default."""
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-        return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
-
-    def parts(self, group_tokens: int) -> int:
-        """Programs that share the tokens of one group."""
-        return -(-group_tokens // self.block_t)
-
-
-# Largest padded dimension -> tiles (forward, backward).
-_SAMPLED_NONE = {
-    64: (GatherTiles(32, 1, 2), GatherTiles(16, 1, 2)),
-    128: (GatherTiles(16, 1, 2), GatherTiles(16, 1, 2)),
-    256: (GatherTiles(8, 1, 2), GatherTiles(8, 1, 2)),
-    512: (GatherTiles(8, 2, 2), GatherTiles(8, 2, 2)),
-}
-_SAMPLED_TILE = {
-    64: (TileTiles(64, 64, 1, 4, 3), TileTiles(64, 64, 2, 4, 2)),
-    128: (TileTiles(64, 64, 1, 4, 2), TileTiles(64, 64, 2, 4, 2)),
-    256: (TileTiles(64, 32, 1, 8, 2), TileTiles(64, 32, 4, 8, 2)),
-    512: (TileTiles(32, 16, 1, 8, 1), TileTiles(32, 16, 4, 8, 1)),
-}
-_SAMPLED_TILE_FP32 = {
-    128: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 2, 4, 1)),
-    256: (TileTiles(32, 16, 1, 4, 1), TileTiles(32, 16, 2, 4, 1)),
-    512: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 2, 4, 1)),
-}
-_SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
-_SCRATCH_BYTES = 48 << 20
-
-
-def gather_tiles(dim: int) -> tuple[GatherTiles, GatherTiles]:
-    """Tiles of the sampled loss with sharing `none`, forward and backward, for vectors of `dim` <= 512."""
-    return next(tiles for limit, tiles in _SAMPLED_NONE.items() if dim <= limit)
-
-
-def tile_tiles(dtype: torch.dtype, dim: int, group_tokens: int) -> tuple[TileTiles, TileTiles]:
-    """Tiles of the sampled loss with shared negatives, forward and backward, for vectors of `dim` <= 512."""
-    table = _SAMPLED_TILE_FP32 if dtype == torch.float32 else _SAMPLED_TILE
-    forward, backward = next(tiles for limit, tiles in table.items() if dim <= limit)
-    needed = max(16, 1 << (group_tokens - 1).bit_length())
-    return (
-        replace(forward, block_t=min(forward.block_t, needed)),
-        replace(backward, block_t=min(backward.block_t, needed)),
-    )
-
-
-def sort_chunk(num_items: int, dim: int) -> int:
-    """Draws that are sorted at once: their buffers stay within 48 MiB and a tenth of an fp32 [V, D]."""
-    return (_SCRATCH_BYTES + num_items * dim * 4 // 10) // _SORT_BYTES_PER_DRAW
-
-
-def scratch_chunk(num_items: int, dim: int) -> int:
-    """Rows of fp32 [D] that deterministic sums hold at once, within the same bytes."""
-    return (_SCRATCH_BYTES + num_items * dim * 4 // 10) // (dim * 4 + _SORT_BYTES_PER_DRAW)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from cce_kernels.tuning import device_properties
+
 
 @dataclass(frozen=True)
 class GatherTiles:
@@ -35,7 +37,8 @@ class TileTiles:
         return -(-group_tokens // self.block_t)
 
 
-# Largest padded dimension -> tiles (forward, backward).
+# Largest dimension -> tiles (forward, backward). D 256 on sm_90: measured on an H100 (TUNING.md). The other widths keep
+# its shape and were chosen to stay within the registers.
 NONE = {
     64: (GatherTiles(32, 1, 1), GatherTiles(16, 1, 1)),
     128: (GatherTiles(16, 1, 1), GatherTiles(8, 1, 1)),
@@ -43,16 +46,26 @@ NONE = {
     512: (GatherTiles(4, 1, 1), GatherTiles(2, 1, 1)),
 }
 TILE = {
-    64: (TileTiles(64, 64, 1, 4, 3), TileTiles(64, 64, 2, 4, 2)),
-    128: (TileTiles(64, 64, 1, 4, 2), TileTiles(64, 64, 2, 4, 2)),
+    64: (TileTiles(64, 64, 1, 4, 3), TileTiles(64, 64, 8, 4, 2)),
+    128: (TileTiles(64, 32, 1, 4, 3), TileTiles(64, 32, 8, 4, 2)),
     256: (TileTiles(64, 32, 1, 4, 3), TileTiles(64, 64, 8, 8, 2)),
     512: (TileTiles(32, 16, 1, 8, 1), TileTiles(32, 16, 4, 8, 1)),
 }
-TILE_FP32 = {
-    128: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 2, 4, 1)),
-    256: (TileTiles(32, 16, 1, 4, 1), TileTiles(32, 16, 2, 4, 1)),
-    512: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 2, 4, 1)),
+# Any GPU but sm_80 and sm_90: at most 64 KiB of shared memory.
+TILE_SAFE = {
+    64: (TileTiles(64, 64, 1, 4, 2), TileTiles(64, 64, 8, 4, 1)),
+    128: (TileTiles(64, 32, 1, 4, 2), TileTiles(64, 32, 8, 4, 1)),
+    256: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 8, 4, 1)),
+    512: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 8, 4, 1)),
 }
+# Three TF32 products a product: registers are what limits these. D 512 spills at any size.
+TILE_FP32 = {
+    64: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 4, 4, 1)),
+    128: (TileTiles(32, 32, 1, 8, 1), TileTiles(32, 16, 4, 4, 1)),
+    256: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 4, 4, 1)),
+    512: (TileTiles(16, 16, 1, 8, 1), TileTiles(16, 16, 4, 8, 1)),
+}
+_LARGE_SHARED_MEMORY = (80, 90)
 SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
 SCRATCH_BYTES = 48 << 20
 
@@ -62,9 +75,10 @@ def gather_tiles(dim: int) -> tuple[GatherTiles, GatherTiles]:
     return next(tiles for limit, tiles in NONE.items() if dim <= limit)
 
 
-def tile_tiles(dtype: torch.dtype, dim: int, group_tokens: int) -> tuple[TileTiles, TileTiles]:
+def tile_tiles(device: torch.device, dtype: torch.dtype, dim: int, group_tokens: int) -> tuple[TileTiles, TileTiles]:
     """Tiles of the sampled loss with shared negatives, forward and backward, for vectors of `dim` <= 512."""
-    table = TILE_FP32 if dtype == torch.float32 else TILE
+    large = device.type != "cuda" or device_properties(device.index or 0)[0] in _LARGE_SHARED_MEMORY
+    table = TILE_FP32 if dtype == torch.float32 else TILE if large else TILE_SAFE
     forward, backward = next(tiles for limit, tiles in table.items() if dim <= limit)
     needed = max(16, 1 << (group_tokens - 1).bit_length())
     return (
