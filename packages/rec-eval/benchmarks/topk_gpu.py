@@ -29,8 +29,8 @@ KS = (10, 100)
 USERS = 8192
 SCORES_GIB = 8
 SWEEP = [
-    Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2), Tiles(128, 128, 8, 2), Tiles(128, 32, 4, 4), Tiles(64, 64, 4, 3),
-    Tiles(64, 128, 4, 3), Tiles(64, 128, 8, 3), Tiles(128, 64, 8, 4),
+    Tiles(128, 32, 4, 2), Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 3), Tiles(64, 128, 4, 2),
+    Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2), Tiles(128, 128, 8, 2), Tiles(128, 128, 8, 3),
 ]  # fmt: skip
 Variants = dict[str, Callable[[], object]]
 COLUMNS = ("variant", "V", "D", "k", "users", "ms", "users_per_s", "tflops", "extra_gib", "times_baseline")

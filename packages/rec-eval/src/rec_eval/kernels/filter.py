@@ -99,13 +99,14 @@ def _filter_kernel(
         if SKIP_EMPTY:
             any_kept = tl.max(tl.max(keep.to(tl.int32), axis=1), axis=0) > 0
         if any_kept:
-            # Flat, atomics and stores share one layout: the slots need no exchange between threads.
-            kept = tl.reshape(keep, [BLOCK_U * BLOCK_V])
+            # Flat, atomics and stores share one layout, and threads exchange scores alone: -inf is never kept.
+            exchanged = tl.reshape(tl.where(keep, scores, float("-inf")), [BLOCK_U * BLOCK_V])
+            kept = exchanged > float("-inf")
             row = flat // BLOCK_V
             slots = tl.atomic_add(row_counts + row, kept.to(tl.int32), mask=kept, sem="relaxed")
             room = kept & (slots < capacity)
             places = row_offset + row * capacity + slots
-            tl.store(found_scores + places, tl.reshape(scores, [BLOCK_U * BLOCK_V]), mask=room)
+            tl.store(found_scores + places, exchanged, mask=room)
             tl.store(found_ids + places, block * BLOCK_V + flat % BLOCK_V, mask=room)
 
 
