@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -48,6 +49,25 @@ def test_a_run_stopped_in_mid_epoch_ends_as_an_uninterrupted_one(tiny, tmp_path,
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"], kept["step"]) == (1, 4, 10)  # in mid-epoch, one batch was lost
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+
+
+def test_a_run_asked_to_end_loses_nothing(tiny, tmp_path, monkeypatch):
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept")
+    batch = tiny.TinyBatches.batch
+
+    def ending(self, epoch, index):
+        if (epoch, index) == (1, 4):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, epoch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.TinyBatches, "batch", ending)
+        with pytest.raises(SystemExit):
+            tiny.run(tmp_path / "b", tmp_path / "b-kept")
+    kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
+    assert (kept["epoch"], kept["index"]) == (1, 4)  # the fifth batch was asked for one ahead, and not trained on
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept")
     assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from rec_models.backbones import Encoder
@@ -68,6 +69,8 @@ class Conductor(lightning.Callback):
         self._on_epoch = on_epoch
         self._progress = Progress(training.max_epochs, enabled=False)
         self._first = False
+        self._first = False
+        self._in_window = False  # micro-batches are done that the optimiser has not stepped for
         self._unread_places = 0
         self._world = 1
         self._whole_started = self._lap = self._read_at = self._saved_at = started
@@ -111,7 +114,8 @@ class Conductor(lightning.Callback):
         module, state = _typed(pl_module), self.state
         state.index += 1
         self._unread_places += batch.items.numel()
-        if not batch.is_last:
+        self._in_window = not batch.is_last
+        if self._in_window:
             return
         state.step += 1
         module.optimizer_step_count = state.step
@@ -150,6 +154,16 @@ class Conductor(lightning.Callback):
         trainer.should_stop = state.finished
         self._lap = time.perf_counter()
         self._save(trainer, module)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """A polite request to end (SIGTERM, raised by Lightning between batches) loses no work."""
+        if isinstance(exception, SIGTERMException) and self._world == 1 and not self._in_window:
+            module = _typed(pl_module)
+            self._read_losses(module)
+            self._save(trainer, module)
+            self._progress.say(f"stopped by SIGTERM at step {self.state.step}; the next start goes on from there")
 
     def _time_to_read(self) -> bool:
         if self._world > 1:
