@@ -187,9 +187,20 @@ def test_nothing_to_train_on():
         batches_of([[1], [2]])
 
 
-def test_training_needs_no_polars():
-    code = "import sys; sys.modules['polars'] = None; import rec_data.batches, rec_data.sequences, rec_data.log"
-    subprocess.run([sys.executable, "-c", code], check=True)
+WITHOUT_POLARS = """
+import sys, pathlib
+sys.modules["polars"] = None
+from rec_data.batches import TrainingBatches
+from rec_data.log import fetch_log, fingerprint
+for dataset in ("demo", "twin:gowalla@0.001"):
+    out = pathlib.Path(sys.argv[1])
+    assert fetch_log(dataset, out, root=out.parent)["rows"] > 1000
+    fingerprint(dataset, root=out.parent)
+"""
+
+
+def test_training_and_twins_need_no_polars(tmp_path):
+    subprocess.run([sys.executable, "-c", WITHOUT_POLARS, str(tmp_path / "log.parquet")], check=True)
 
 
 def test_reading_needs_no_torch():

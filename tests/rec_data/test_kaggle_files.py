@@ -86,7 +86,11 @@ def test_download(kaggle, home):
     kaggle["raw.parquet"] = b"0123456789" * 1000
     path = kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
     assert path.read_bytes() == kaggle["raw.parquet"]
-    assert [found.name for found in path.parent.iterdir()] == ["raw.parquet"]
+    names = {"raw.parquet", "raw.parquet.lock", "raw.parquet.sha256"}
+    assert {found.name for found in path.parent.iterdir()} == names
+    path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="delete it to download it again"):
+        kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", path)
 
 
 def test_file_that_comes_zipped(kaggle, home):

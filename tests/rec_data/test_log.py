@@ -116,3 +116,9 @@ def test_gzip_that_ends_early_is_refused(tmp_path):
     (tmp_path / "raw.csv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be read"):
         fetch_log("raw.csv.gz", tmp_path / "log.parquet", root=tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["demo", "twin:beauty@0.001", "beauty"])
+def test_columns_are_refused_where_they_would_be_ignored(tmp_path, dataset):
+    with pytest.raises(DataError, match="brings its own"):
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, columns=Columns(user="visitor"))

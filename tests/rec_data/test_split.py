@@ -9,7 +9,7 @@ import pytest
 
 from rec_data.batches import SequenceStore
 from rec_data.errors import DataError
-from rec_data.split import split_log
+from rec_data.split import _chunks, split_log
 
 
 def write_log(path, rows):
@@ -97,6 +97,11 @@ def test_ties_keep_row_order_in_a_log_of_many_row_groups(tmp_path):
     split_log(tmp_path / "log.parquet", tmp_path / "split", strategy="leave_one_out")
     train = pl.read_parquet(tmp_path / "split" / "train.parquet")
     assert train["history"].to_list() == [list(range(198))] * 50
+
+
+def test_export_counts_beyond_32_bits():
+    offsets = np.array([0, 2, 3 * 2**31, 3 * 2**31 + 1, 3 * 2**31 + 2])
+    assert _chunks(offsets) == [slice(0, 1), slice(1, 2), slice(2, 4)]
 
 
 def test_export_in_many_row_groups_equals_the_store(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def by_user(rows: Rows) -> dict[int, list[tuple[str, int]]]:
     return dict(sorted(users.items()))
 
 
-def temporal(rows: Rows, fraction: float, share: float, seed: int):
+def temporal(rows: Rows, fraction: float, share: float, seed: int, paper_faithful: bool):
     times = sorted(time for _, _, time in rows)
     boundary = times[int(len(times) * (1 - fraction))]
     past_users = sorted({user for user, _, time in rows if time < boundary})
@@ -44,15 +44,16 @@ def temporal(rows: Rows, fraction: float, share: float, seed: int):
         if user not in chosen and (kept := [event for event in events if event[1] < boundary])
     }
     catalogue = {item for events in train.values() for item, _ in events}
+    in_past = {item for _, item, time in rows if time < boundary}
     validation, test = {}, {}
     for user, events in by_user(rows).items():
-        usable = [event for event in events if event[0] in catalogue]
+        usable = [event for event in events if event[0] in (in_past if paper_faithful else catalogue)]
         if user in chosen:
-            usable = [event for event in usable if event[1] < boundary]
+            usable = [event for event in events if event[1] < boundary and event[0] in catalogue]
             if len(usable) >= 2:
                 validation[user] = (usable[:-1], usable[-1][0])
-        elif user in train and any(time >= boundary for _, time in usable):
-            test[user] = (usable[:-1], usable[-1][0])
+        elif user in train and any(time >= boundary for _, time in usable) and usable[-1][0] in catalogue:
+            test[user] = ([event for event in usable[:-1] if event[0] in catalogue], usable[-1][0])
     if not train or not test or (share and not validation):
         return None
     return train, validation, test, catalogue
@@ -111,13 +112,20 @@ def run(rows: Rows, folder: Path, **arguments):
 
 
 @settings(max_examples=120, deadline=None)
-@given(logs, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.1, 0.3, 0.5]), st.sampled_from([0, 0.05, 0.4]))
-@example([(u, "ab"[u % 2], t) for t in range(6) for u in (1, 2, 3)], 1, 1, 0.5, 0.05)
-def test_temporal(rows, min_item, min_user, fraction, share):
+@given(
+    logs,
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([0.1, 0.3, 0.5]),
+    st.sampled_from([0, 0.05, 0.4]),
+    st.booleans(),
+)
+@example([(u, "ab"[u % 2], t) for t in range(6) for u in (1, 2, 3)], 1, 1, 0.5, 0.05, False)
+def test_temporal(rows, min_item, min_user, fraction, share, paper_faithful):
     kept = filter_rows(rows, min_item, min_user)
     expected = None
     if len({user for user, _, _ in kept}) > 1 and len({item for _, item, _ in filter_rows(rows, min_item, 1)}) > 1:
-        expected = temporal(kept, fraction, share, seed=7)
+        expected = temporal(kept, fraction, share, seed=7, paper_faithful=paper_faithful)
     with tempfile.TemporaryDirectory() as folder:
         found = run(
             rows,
@@ -128,6 +136,7 @@ def test_temporal(rows, min_item, min_user, fraction, share):
             min_item_count=min_item,
             min_user_count=min_user,
             seed=7,
+            paper_faithful=paper_faithful,
         )
         assert (found is None) == (expected is None)
         if found is not None:

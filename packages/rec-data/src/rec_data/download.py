@@ -48,8 +48,7 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
     Raises:
         DataError: The server refuses, the network fails for good, or the checksum differs.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
+    with locked(path):
         if path.exists():
             check(path, checksum)
             return path
@@ -70,8 +69,7 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
             raise
         finally:
             _state(part).unlink(missing_ok=True)
-        _record(path).write_text(_digest(part, "sha256") + "\n")
-        part.replace(path)
+        keep(part, path)
     return path
 
 
@@ -97,6 +95,30 @@ def check(path: Path, checksum: str | None) -> None:
             f"file {path.name} in {path.parent} has {algorithm} {found}, expected {expected}: damaged or replaced; "
             "delete it to download it again"
         )
+
+
+def keep(complete: Path, path: Path) -> None:
+    """Gives a complete file its final name, and records its checksum beside it.
+
+    Args:
+        complete: The file, in the same folder as ``path`` or below it.
+        path: Its final place.
+    """
+    _record(path).write_text(_digest(complete, "sha256") + "\n")
+    complete.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time bring a file.
+
+    Args:
+        path: The file; ``<name>.lock`` beside it is the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _transfer(url: str, part: Path, *, name: str) -> None:
@@ -145,10 +167,3 @@ def _record(path: Path) -> Path:
 
 def _state(part: Path) -> Path:
     return part.with_name(part.name + ".json")
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.with_name(path.name + ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -93,7 +93,7 @@ def reading(origin: str) -> Iterator[None]:
     """
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).partition("\n\n")[0].split())  # what follows is advice to callers of polars
         raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
 

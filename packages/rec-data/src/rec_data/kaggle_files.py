@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from rec_data.archives import extract
+from rec_data.download import check, keep, locked
 from rec_data.errors import DataError
 
 _HELP = (
@@ -25,16 +26,28 @@ def download(dataset: str, file: str, path: Path) -> Path:
         ``path``.
 
     Raises:
-        DataError: No credentials, or Kaggle refuses.
+        DataError: No credentials, Kaggle refuses, or a file that is here already has changed since its download.
     """
-    if path.exists():
-        return path
-    if not has_credentials():
+    if not path.exists() and not has_credentials():
         raise DataError(f"Kaggle data set {dataset} needs credentials, and there are none: {_HELP}")
+    with locked(path):
+        if path.exists():
+            check(path, None)
+            return path
+        folder = path.with_name(path.name + ".kaggle")
+        folder.mkdir(exist_ok=True)
+        _ask_client(dataset, file, folder)
+        found = folder / file
+        if not found.exists():  # Kaggle compresses some files on the way
+            found = extract(folder / (file + ".zip"), folder / "unpacked") / file
+        keep(found, path)
+        shutil.rmtree(folder)
+    return path
+
+
+def _ask_client(dataset: str, file: str, folder: Path) -> None:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-    folder = path.with_name(path.name + ".kaggle")
-    folder.mkdir(parents=True, exist_ok=True)
     client = KaggleApi()
     try:
         client.authenticate()
@@ -44,12 +57,6 @@ def download(dataset: str, file: str, path: Path) -> Path:
     except Exception as error:  # the client raises its own, requests' and bare exceptions
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"Kaggle data set {dataset}, file {file}: {reason}") from error
-    found = folder / file
-    if not found.exists():  # Kaggle compresses some files on the way
-        found = extract(folder / (file + ".zip"), folder / "unpacked") / file
-    found.replace(path)
-    shutil.rmtree(folder)
-    return path
 
 
 def has_credentials() -> bool:

@@ -103,6 +103,11 @@ def _write(
     mirror: Path | None,
     seed: int,
 ) -> dict[str, Any]:
+    from_file = not (dataset == DEMO or dataset.startswith(TWIN) or dataset in SOURCES or dataset in RS_SETS)
+    if not from_file and columns not in (None, Columns()):
+        raise DataError(
+            f"columns are named but dataset {dataset!r} brings its own; allowed: names only for a file of one's own"
+        )
     if dataset == DEMO or dataset.startswith(TWIN):
         if min_rating is not None:
             raise DataError(f"min_rating is {min_rating:g} but dataset {dataset!r} has no ratings; allowed: null")

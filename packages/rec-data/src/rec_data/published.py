@@ -105,21 +105,22 @@ def _fetch(source: Source) -> tuple[Raw, Path]:
 
 def _from_yandex_disk(raw: Raw, path: Path) -> None:
     """A public file: its address changes from day to day, and has to be asked for. A public folder comes as a zip."""
-    if path.exists():
-        download.check(path, raw.checksum)
-        return
     question = YANDEX_DISK + quote(raw.address, safe="")
-    try:
-        answer = requests.get(question, timeout=download.TIMEOUT)
-        answer.raise_for_status()
-        href = str(answer.json()["href"])
-    except (requests.RequestException, KeyError, ValueError) as error:
-        raise DataError(f"{raw.address}: its disk gives no download address: {error}") from error
-    download.download(href, path, checksum=raw.checksum)
-    if zipfile.is_zipfile(path):
-        folder = extract(path, path.with_name(path.name + ".unpacked"))
-        inside = sorted(folder.rglob("*" + path.suffix))
-        if len(inside) != 1:
-            raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
-        inside[0].replace(path)
-        path.with_name(path.name + ".sha256").write_text(files.sha256(path) + "\n")
+    with download.locked(path):
+        if path.exists():
+            download.check(path, raw.checksum)
+            return
+        try:
+            answer = requests.get(question, timeout=download.TIMEOUT)
+            answer.raise_for_status()
+            href = str(answer.json()["href"])
+        except (requests.RequestException, KeyError, ValueError) as error:
+            raise DataError(f"{raw.address}: its disk gives no download address: {error}") from error
+        shared = download.download(href, path.with_name(path.name + ".shared"), checksum=raw.checksum)
+        found = shared
+        if zipfile.is_zipfile(shared):
+            inside = sorted(extract(shared, path.with_name(path.name + ".unpacked")).rglob("*" + path.suffix))
+            if len(inside) != 1:
+                raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
+            found = inside[0]
+        download.keep(found, path)
