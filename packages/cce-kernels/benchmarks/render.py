@@ -55,13 +55,13 @@ def render(path: Path) -> None:
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """Draw bars of time and memory for the points that most variants ran."""
+    """Draw bars of time (from 0) and memory (logarithmic) for the points that most variants ran."""
     from matplotlib.figure import Figure
 
     points = [name for name in ("beauty", "ml20m", "d64", "d128", "d256") if any(row["point"] == name for row in rows)]
     if not points:
         return
-    figure = Figure(figsize=(3.2 * len(points), 6.4), layout="constrained")
+    figure = Figure(figsize=(3.9 * len(points), 5.6), layout="constrained")
     axes = figure.subplots(2, len(points), squeeze=False)
     for column, name in enumerate(points):
         chosen = [row for row in rows if row["point"] == name and row["op"] == "full" and row["both_ms"]]
@@ -69,19 +69,21 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         colors = ["tab:orange" if label == "ours" else "tab:gray" for label in labels]
         row0 = chosen[0]
         for line, (key, title) in enumerate(
-            (("both_ms", "forward + backward, ms"), ("peak_extra_mib", "peak memory, MiB"))
+            (("both_ms", "forward + backward, ms"), ("peak_extra_mib", "peak MiB, logarithmic"))
         ):
             axis = axes[line][column]
-            bars = axis.barh(labels, [float(row[key]) for row in chosen], color=colors)
-            axis.bar_label(bars, fmt="%.3g", padding=2)
+            values = [float(row[key]) for row in chosen]
+            bars = axis.barh(labels, values, color=colors)
+            axis.bar_label(bars, [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values], padding=2)
             axis.invert_yaxis()
-            axis.set_xscale("log")
+            if line == 1:
+                axis.set_xscale("log")
+                axis.set_xlim(10, 1e6)
             axis.margins(x=0.25)
-            axis.set_title(f"M {row0['M']}, V {row0['V']}, D {row0['D']}" if line == 0 else title, fontsize=9)
-            if line == 0:
-                axis.set_xlabel(title)
-            if column:
-                axis.set_yticklabels([])
+            axis.set_title(f"M {int(row0['M']):,}, V {int(row0['V']):,}, D {row0['D']}\n{title}", fontsize=9)
+            axis.set_xticks([], [])
+            axis.minorticks_off()
+            axis.tick_params(axis="y", labelsize=8)
     figure.suptitle(f"Full loss over the catalogue, {rows[0]['dtype']}, {rows[0]['gpu']}")
     figure.savefig(path, dpi=120)
 
