@@ -6,8 +6,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rec_data import download
-
 
 @dataclass
 class Server:
@@ -64,6 +62,8 @@ def make_handler(server):
 
 @pytest.fixture
 def server(monkeypatch):
+    from rec_data import download  # here, because the other tests need none of its libraries
+
     monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

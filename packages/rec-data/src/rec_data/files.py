@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from rec_data.errors import DataError
+from rec_data.progress import progress
 
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt")
@@ -100,8 +101,12 @@ def reading(origin: str) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file, progress(f"hash {path.name}", path.stat().st_size, "B") as bar:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
 
 
 def _format(name: str) -> str | None:
