@@ -102,7 +102,7 @@ class Feed:
                 yield self._pinned(step._replace(window_counts=counts, position=position))
 
     def _pinned(self, step: StepBatch) -> StepBatch:
-        if not self._pin:
+        if not self._pin or step.items.is_cuda:
             return step
         layout = step.layout
         return step._replace(

@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 
 class ResultsFolder:
     """The folder ``out`` of `rec_models.training.fit`.
@@ -32,11 +30,7 @@ class ResultsFolder:
             writer.writeheader()
             writer.writerows(history)
         temporary.replace(self.path / "history.csv")
-        with SummaryWriter(str(self.path / "tensorboard"), filename_suffix=f".{self._logged}") as curves:
-            for row in history[self._logged :]:
-                for name, value in row.items():
-                    if name not in ("epoch", "step"):
-                        curves.add_scalar(_tag(name), value, int(row["epoch"]))
+        write_curves(self.path / "tensorboard", history[self._logged :])
         self._logged = len(history)
 
     def take_model(self, best: Path) -> None:
@@ -44,6 +38,19 @@ class ResultsFolder:
         temporary = self.path / "model.ckpt.part"
         shutil.copyfile(best, temporary)
         temporary.replace(self.path / "model.ckpt")
+
+
+def write_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Append rows of the history to TensorBoard's log: a point a column, over epochs."""
+    from torch.utils.tensorboard import SummaryWriter  # half a second, which using a trained model need not wait for
+
+    if not rows:
+        return
+    with SummaryWriter(str(path), filename_suffix=f".{int(rows[0]['epoch'])}") as curves:
+        for row in rows:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    curves.add_scalar(_tag(name), value, int(row["epoch"]))
 
 
 def _tag(name: str) -> str:
