@@ -128,6 +128,7 @@ def test_ranks_share_the_epoch():
     assert sorted(found) == sorted(examples_of(batches_of(histories).epoch(0)))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 7))
 def test_shards_cover_everything_once(size, batch_size, world_size):
     size = max(size, world_size)

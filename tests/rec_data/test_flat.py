@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_data import flat
@@ -18,6 +18,7 @@ def test_blocks_cover(monkeypatch, rows):
     assert flat.mark(ids, 6).tolist() == [item in ids for item in range(6)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), max_size=4), max_size=6))
 def test_segments(segments):
     offsets = np.cumsum([0, *map(len, segments)])
