@@ -8,7 +8,7 @@ import torch
 from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
 from torch._dynamo.testing import CompileCounter
 
-from cce_kernels import sampled_linear_cross_entropy
+from cce_kernels import GBCE, Popularity, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
 from cce_kernels.masking import masks
 from cce_kernels.reference_sampled import Draw
@@ -116,10 +116,20 @@ def test_compile_sees_one_operator():
     torch._dynamo.reset()
     counter = CompileCounter()
     weight = torch.randn(11, 16, requires_grad=True)
+    sampler = Popularity(torch.rand(11))
 
     def loss_of(hidden, targets, step):
         return sampled_linear_cross_entropy(
-            hidden, weight, targets, num_negatives=3, seed=1, step=step, sharing="tile", impl="triton"
+            hidden,
+            weight,
+            targets,
+            num_negatives=3,
+            seed=1,
+            step=step,
+            sharing="tile",
+            objective=GBCE(),
+            sampler=sampler,
+            impl="triton",
         )
 
     compiled = torch.compile(loss_of, backend=counter, fullgraph=True, dynamic=True)

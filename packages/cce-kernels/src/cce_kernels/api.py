@@ -205,7 +205,7 @@ def sampled_linear_cross_entropy(
                 weight.contiguous(),
                 flat_targets,
                 draw,
-                terms,
+                objective,
                 bias=None if bias is None else bias.contiguous(),
                 ignore_index=ignore_index,
                 deterministic=deterministic,

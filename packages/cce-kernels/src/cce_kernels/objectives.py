@@ -63,3 +63,14 @@ class GBCE:
 
 
 Objective = Softmax | BCE | GBCE
+
+
+def encode(objective: Objective) -> tuple[str, float]:
+    """An objective as the name and the number that a custom operator can take."""
+    return type(objective).__name__, objective.t if isinstance(objective, GBCE) else 0.0
+
+
+def decode(name: str, t: float) -> Objective:
+    """The inverse of `encode`."""
+    named: dict[str, Objective] = {"Softmax": Softmax(), "BCE": BCE(), "GBCE": GBCE(t)}
+    return named[name]

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
 from cce_kernels.masking import masks, sparse_rows
-from cce_kernels.objectives import Terms
+from cce_kernels.objectives import Objective, Terms, encode
 from cce_kernels.reference_sampled import Draw
 from cce_kernels.sampled_ops import accumulate, backward, forward, make_state, sampled_forward, scaled, setup_context
 
@@ -28,7 +28,7 @@ def sampled_linear_cross_entropy_triton(
     weight: Tensor,
     targets: Tensor,
     draw: Draw,
-    terms: Terms,
+    objective: Objective,
     *,
     bias: Tensor | None = None,
     ignore_index: int = -100,
@@ -42,7 +42,7 @@ def sampled_linear_cross_entropy_triton(
         weight: [V, D] contiguous; rows are rounded to hidden's dtype.
         targets: int64 [M]; `ignore_index` gives loss 0, any other id outside [0, V) gives NaN.
         draw: what is drawn.
-        terms: the objective.
+        objective: what is summed.
         bias: [V] or None.
         ignore_index: the target of tokens that do not count.
         deterministic: no atomics.
@@ -60,9 +60,7 @@ def sampled_linear_cross_entropy_triton(
     tensors = (source.size if isinstance(source.size, Tensor) else None, source.table, source.log_q, source.log_rest)
     sizes = [0 if isinstance(source.size, Tensor) else source.size, draw.num_negatives, *groups, ignore_index]
     with_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    numbers = (terms.positive_weight, terms.scale)
-    flags = (source.alias, terms.softmax)
-    inputs = (hidden, weight, bias, targets, draw.seed, draw.step, *tensors, sizes, *flags, *numbers)
+    inputs = (hidden, weight, bias, targets, draw.seed, draw.step, *tensors, sizes, source.alias, *encode(objective))
     if torch.compiler.is_compiling() and not sparse_grad:
         compiled: Tensor = sampled_forward(*inputs, with_grad, deterministic)[0]
         return compiled
@@ -88,11 +86,11 @@ class _Sampled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[3:6]
         if grad is None:
-            return (None,) * 18
+            return (None,) * 17
         run = _sparse_backward if ctx.sparse and (needs[1] or needs[2]) else _backward
         gradients = run(grad, *ctx.saved_tensors, *ctx.options, needs[1] or needs[2], ctx.deterministic)
         wanted = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
-        return None, None, None, *wanted, *(None,) * 12
+        return None, None, None, *wanted, *(None,) * 11
 
 
 def _sparse_backward(

@@ -24,7 +24,7 @@ from cce_kernels.kernels.sampled_segments import launch_sum_rows, sort_draws
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient, copy_pays
 from cce_kernels.kernels.sampled_tile_backward import launch_tile_backward, launch_tile_rows
 from cce_kernels.kernels.sampled_tile_forward import launch_tile_forward
-from cce_kernels.objectives import Terms
+from cce_kernels.objectives import decode
 
 
 def make_state(
@@ -40,9 +40,8 @@ def make_state(
     log_rest: Tensor | None,
     sizes: Sequence[int],
     alias: bool,
-    softmax: bool,
-    positive_weight: float,
-    scale: float,
+    objective: str,
+    t: float,
     shift: Tensor,
     pull: Tensor,
 ) -> SampledState:
@@ -50,7 +49,7 @@ def make_state(
     positions, num_negatives, *groups, ignore_index = sizes
     return SampledState(
         hidden, weight, bias, targets, shift, pull, seed, step, positions, size, table, alias, log_q, log_rest,
-        Groups(*groups), num_negatives, ignore_index, Terms(softmax, positive_weight, scale),
+        Groups(*groups), num_negatives, ignore_index, decode(objective, t).terms(num_negatives, weight.shape[0]),
     )  # fmt: skip
 
 
@@ -67,9 +66,8 @@ def forward(
     log_rest: Tensor | None,
     sizes: Sequence[int],
     alias: bool,
-    softmax: bool,
-    positive_weight: float,
-    scale: float,
+    objective: str,
+    t: float,
     with_grad: bool,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -77,8 +75,8 @@ def forward(
     loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
     dhidden = torch.empty_like(hidden) if with_grad else hidden.new_empty(0)
     state = make_state(
-        hidden, weight, bias, targets, seed, step, size, table, log_q, log_rest, sizes, alias, softmax,
-        positive_weight, scale, shift, pull,
+        hidden, weight, bias, targets, seed, step, size, table, log_q, log_rest, sizes, alias, objective, t,
+        shift, pull,
     )  # fmt: skip
     shared = state.groups.tokens > 1
     rows_read = state.groups.number * state.num_negatives * (2 if shared and with_grad else 1)
@@ -115,9 +113,8 @@ def _(
     log_rest: Tensor | None,
     sizes: Sequence[int],
     alias: bool,
-    softmax: bool,
-    positive_weight: float,
-    scale: float,
+    objective: str,
+    t: float,
     with_grad: bool,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -146,9 +143,8 @@ def backward(
     log_rest: Tensor | None,
     sizes: Sequence[int],
     alias: bool,
-    softmax: bool,
-    positive_weight: float,
-    scale: float,
+    objective: str,
+    t: float,
     with_weight: bool,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +154,7 @@ def backward(
         return scaled(dhidden, grad), hidden.new_empty(0), hidden.new_empty(0)
     state = make_state(
         hidden, copied if copied.numel() else weight, bias, targets, seed, step, size, table, log_q, log_rest, sizes,
-        alias, softmax, positive_weight, scale, shift, pull,
+        alias, objective, t, shift, pull,
     )  # fmt: skip
     items = weight.shape[0]
     into = WeightGradient(
@@ -194,9 +190,8 @@ def _(
     log_rest: Tensor | None,
     sizes: Sequence[int],
     alias: bool,
-    softmax: bool,
-    positive_weight: float,
-    scale: float,
+    objective: str,
+    t: float,
     with_weight: bool,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,7 +247,7 @@ def _add_tokens(
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep what backward needs from the arguments and results of `sampled_forward`."""
-    tensors, (sizes, *numbers), deterministic = inputs[:10], inputs[10:15], inputs[16]
+    tensors, (sizes, *numbers), deterministic = inputs[:10], inputs[10:14], inputs[15]
     ctx.save_for_backward(*output[1:], *tensors)
     ctx.options = [sizes, *numbers]
     ctx.deterministic = deterministic
@@ -260,7 +255,7 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * 17
+    nothing = (None,) * 16
     if grad is None:
         return nothing
     needs = ctx.needs_input_grad
