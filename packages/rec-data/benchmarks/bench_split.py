@@ -2,8 +2,8 @@
 
 Run::
 
-    python packages/rec-data/benchmarks/bench_split.py --dataset twin:megamarket --folder /tmp/bench
-    python packages/rec-data/benchmarks/bench_split.py --dataset twin:megamarket@0.05 --folder /tmp/bench --pandas
+    python packages/rec-data/benchmarks/bench_split.py --dataset twin:megamarket --folder bench
+    python packages/rec-data/benchmarks/bench_split.py --dataset twin:megamarket@0.05 --folder bench --pandas
 
 Every stage runs in a process of its own, so that its peak is its own.
 """
