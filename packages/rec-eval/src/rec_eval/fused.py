@@ -22,15 +22,11 @@ DEFAULT_USER_TILE = 4096
 DTYPES = (torch.bfloat16, torch.float16)
 _INTERPRETER_PROGRAMS = 2
 _WAVES = 8  # programs per multiprocessor: enough for an even end
-
-
 _TILES = [(128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 4, 2)]
 """Users, items, warps, stages; in order of preference."""
 _WORTH_LOOKING = 0.01  # survivors per item of a tile below which asking first whether there are any pays
 _MOST_CELLS = 1 << 25
 """Places of all lists of survivors together: keeps memory down, and their offsets in 32 bits."""
-
-
 _Named = TypeVar("_Named", bound=NamedTuple)
 
 
