@@ -181,3 +181,44 @@ def test_dimensions_are_split_with_little_padding(dim: int, expected: tuple[int,
     from cce_kernels.kernels.full_tiles import split_dimension
 
     assert split_dimension(dim) == expected
+
+
+@pytest.mark.parametrize(
+    ("programs", "partial_mib", "expected"),
+    [
+        (132, 1, 1),  # one wave, full
+        (256, 32, 1),  # two waves, nearly full; the sums of two parts would be too large anyway
+        (2, 1, 16),  # a chip nearly empty: as many parts as there may be
+        (133, 1, 10),  # one program more than a wave: 1330 programs in 11 waves instead of 133 in 2
+        (133, 24, 2),  # ... but memory allows two parts only
+    ],
+)
+def test_splits_fill_the_chip(programs: int, partial_mib: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "device_properties", lambda _: (90, 132))
+    assert tuning.full_splits(torch.device("cuda"), programs, 1000, 8, partial_mib << 20) == expected
+
+
+def test_tokens_are_sorted_by_the_tile_of_their_target() -> None:
+    from cce_kernels.kernels.full_backward import sort_by_tile
+
+    targets = torch.tensor([17, 3, 16, -100, 0, 40, 2**40, 3])
+    order, segments = sort_by_tile(targets, 16, 2)
+    assert order.tolist() == [3, 1, 4, 7, 0, 2, 5, 6]
+    assert segments.tolist() == [1, 4, 6]
+
+
+@pytest.mark.slow
+def test_torch_compile_gives_the_same() -> None:
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def step(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return linear_cross_entropy_triton(hidden * 1.0, weight, targets)[0].sum()
+
+    for tokens in (20, 21):
+        inputs = make(Case(tokens, 40, 16))
+        got = torch.autograd.grad(step(inputs.hidden, inputs.weight, inputs.targets), inputs.leaves())
+        loss = linear_cross_entropy_triton(inputs.hidden, inputs.weight, inputs.targets)[0].sum()
+        for mine, expected in zip(got, torch.autograd.grad(loss, inputs.leaves()), strict=True):
+            torch.testing.assert_close(mine, expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

@@ -75,12 +75,10 @@ def states(tokens: int, items: int, dim: int) -> tuple[ForwardState, BackwardSta
     hidden = (torch.randn(tokens, dim, device="cuda") * 0.5).bfloat16()
     weight = (torch.randn(items, dim, device="cuda") / dim**0.5).bfloat16()
     targets = torch.randint(0, items, (tokens,), device="cuda")
-    scale = torch.ones(1, device="cuda")
+    one = torch.ones(1, device="cuda")
     vectors = [torch.empty(tokens, device="cuda") for _ in range(4)]
-    forward = ForwardState(hidden, weight, None, targets, scale, *vectors, torch.empty_like(hidden), -100, None)
-    backward = BackwardState(
-        hidden, weight, None, targets, vectors[2], vectors[3], scale, torch.ones(2, device="cuda"), False, 0, None
-    )
+    forward = ForwardState(hidden, weight, None, targets, 1.0, *vectors, torch.empty_like(hidden), -100, None)
+    backward = BackwardState(hidden, weight, None, targets, vectors[2], vectors[3], one, one, False, 0, None)
     return forward, backward
 
 
