@@ -26,6 +26,15 @@ def test_padding_and_places_without_a_target_are_left_out(tiny):
     assert step.layout.pad(step.items).tolist() == [[5, 6, 7], [8, 0, 0]]
 
 
+def test_a_change_reaches_every_tensor(tiny):
+    step = prepare(tiny.TinyBatches(model="bert4rec").batch(0, 0))
+    changed = step.map(lambda tensor: tensor.to("meta"))
+    tensors = [*changed, *changed.layout]
+    assert sum(isinstance(value, torch.Tensor) for value in tensors) == 8
+    assert all(value.is_meta for value in tensors if isinstance(value, torch.Tensor))
+    assert (changed.window_counts, changed.layout.width) == (step.window_counts, step.layout.width)
+
+
 def test_targets_everywhere_need_no_rows(tiny):
     assert all(step.rows is None for step in steps_of(tiny))
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from rec_models.backbones import build_encoder
 from rec_models.backbones.attention import _attend_packed, _attend_padded
@@ -85,9 +86,8 @@ def test_a_stopped_run_on_a_gpu_resumes_where_it_was(tiny, tmp_path):
 def step_of(tiny, encoder, loss, optimizer):
     """A step as training does it, everything on the device already."""
     host = prepare(tiny.TinyBatches().batch(0, 0))
-    layout = host.layout
-    moved = {name: getattr(layout, name).cuda() for name in ("places", "from_end", "starts", "ends")}
-    items, targets, layout = host.items.cuda(), host.targets.cuda(), layout._replace(**moved)
+    moved = host.map(Tensor.cuda)
+    items, targets, layout = moved.items, moved.targets, moved.layout
 
     def step(number):
         with torch.autocast("cuda", torch.bfloat16):

@@ -61,6 +61,22 @@ class StepBatch(NamedTuple):
     window_counts: tuple[int, ...]  # M of each micro-batch of the window
     position: int  # of this micro-batch in its window
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
+        """Change every tensor, as in moving to a device."""
+        layout = self.layout
+        return self._replace(
+            items=change(self.items),
+            layout=layout._replace(
+                places=change(layout.places),
+                from_end=change(layout.from_end),
+                starts=change(layout.starts),
+                ends=change(layout.ends),
+            ),
+            masked=None if self.masked is None else change(self.masked),
+            rows=None if self.rows is None else change(self.rows),
+            targets=change(self.targets),
+        )
+
     @property
     def is_last(self) -> bool:
         """Whether the optimiser steps after this micro-batch."""
@@ -102,21 +118,7 @@ class Feed:
                 yield self._pinned(step._replace(window_counts=counts, position=position))
 
     def _pinned(self, step: StepBatch) -> StepBatch:
-        if not self._pin or step.items.is_cuda:
-            return step
-        layout = step.layout
-        return step._replace(
-            items=step.items.pin_memory(),
-            layout=layout._replace(
-                places=layout.places.pin_memory(),
-                from_end=layout.from_end.pin_memory(),
-                starts=layout.starts.pin_memory(),
-                ends=layout.ends.pin_memory(),
-            ),
-            masked=None if step.masked is None else step.masked.pin_memory(),
-            rows=None if step.rows is None else step.rows.pin_memory(),
-            targets=step.targets.pin_memory(),
-        )
+        return step.map(Tensor.pin_memory) if self._pin and not step.items.is_cuda else step
 
 
 def prepare(batch: Batch) -> StepBatch:

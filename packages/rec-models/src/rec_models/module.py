@@ -72,6 +72,10 @@ class TrainingModule(lightning.LightningModule):
             fused=True,
         )
 
+    def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
+        """As Lightning's own, without its walk through any kind of collection at every step."""
+        return batch if device.type == "cpu" else batch.map(lambda tensor: tensor.to(device, non_blocking=True))
+
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """The loss of a micro-batch, scaled so that the gradient is that of the mean over all tokens of the step."""
         if batch.position == 0:
