@@ -14,6 +14,7 @@ from cce_kernels import (
     draw_negatives,
     linear_cross_entropy,
     sampled_linear_cross_entropy,
+    validation,
 )
 
 M, V, D = 12, 9, 4
@@ -55,7 +56,8 @@ def test_wrong_arguments_are_named(inputs, options, name):
         sampled_linear_cross_entropy(*inputs, **{"num_negatives": 3, "seed": 1, **options})
 
 
-def test_wrong_tensors_are_named(inputs):
+def test_wrong_tensors_are_named(inputs, monkeypatch):
+    monkeypatch.setattr(validation, "INTERPRETER", True)
     hidden, weight, targets = inputs
     for arguments, name in (
         ((hidden[:, :3], weight, targets), "hidden and weight"),
@@ -77,6 +79,11 @@ def test_wrong_tensors_are_named(inputs):
             linear_cross_entropy(hidden, weight, targets, impl="reference", **options)
     with pytest.raises(ValueError, match="float64"):
         linear_cross_entropy(hidden.double(), weight, targets, impl="triton")
+    with pytest.raises(ValueError, match="512"):
+        linear_cross_entropy(torch.zeros(1, 513), torch.zeros(2, 513), targets[:1], impl="triton")
+    monkeypatch.setattr(validation, "INTERPRETER", False)
+    with pytest.raises(ValueError, match="impl"):
+        sampled_linear_cross_entropy(hidden, weight, targets, num_negatives=1, seed=1, impl="triton")
     for counts in (torch.ones(2, 2), -torch.ones(3), torch.zeros(3), torch.tensor([1.0, torch.inf])):
         with pytest.raises(ValueError, match="counts"):
             Popularity(counts)

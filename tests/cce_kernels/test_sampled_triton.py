@@ -14,6 +14,7 @@ from cce_kernels.masking import masks
 from cce_kernels.reference_sampled import Draw
 from cce_kernels.samplers import prepare
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # with a GPU there is no interpreter
 FP32, FP16 = torch.float32, torch.float16
 SMALL = Case(dim=16, tokens=9, items=11, negatives=5)
 
@@ -36,7 +37,7 @@ SWEEP = pairwise(
 
 @pytest.mark.parametrize("case", SWEEP, ids=str)
 def test_errors_are_those_of_eager_torch(case):
-    assert_as_good_as_eager(case, "cpu")
+    assert_as_good_as_eager(case, DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_errors_are_those_of_eager_torch(case):
     ids=str,
 )
 def test_edges(case):
-    assert_as_good_as_eager(case, "cpu")
+    assert_as_good_as_eager(case, DEVICE)
 
 
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
@@ -58,7 +59,7 @@ def test_edges(case):
 def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
     from cce_kernels.sampled import drawn_ids
 
-    tensors, options = make(Case(tokens=9, items=70001, dim=16, sampler=sampler), "cpu")
+    tensors, options = make(Case(tokens=9, items=70001, dim=16, sampler=sampler), DEVICE)
     targets = tensors["targets"]
     source = prepare(options["sampler"], targets, -100, 70001, correct=False)
     seed, step = as_counter(2**62 + 12345, targets.device), as_counter(2**32 - 3, targets.device)
@@ -75,14 +76,14 @@ def test_several_chunks_of_the_sort(monkeypatch):
         case = Case(dim=16, tokens=9, items=5, negatives=5, sharing=sharing, tile=3, deterministic=True)
         if sharing == "none":
             case.tile = 64
-        assert_as_good_as_eager(case, "cpu")
+        assert_as_good_as_eager(case, DEVICE)
 
 
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 @pytest.mark.parametrize("impl", ["triton", "reference"])
 def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):
     case = Case(dim=16, tokens=9, items=11, negatives=5, bias=False, sharing=sharing)
-    tensors, options = make(case, "cpu")
+    tensors, options = make(case, DEVICE)
     clean = ours(case, tensors, options, impl)
     tensors["targets"][3], tensors["targets"][7] = 11, -7
     loss, d_hidden, d_weight = ours(case, tensors, options, impl)
@@ -97,7 +98,7 @@ def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):
 def test_sparse_gradient_holds_the_rows_touched():
     case = Case(dim=16, tokens=4, items=40, negatives=3, sharing="tile", sparse=True)
     for impl in ("triton", "reference"):
-        tensors, options = make(case, "cpu")
+        tensors, options = make(case, DEVICE)
         loss = sampled_linear_cross_entropy(
             tensors["hidden"], tensors["weight"], tensors["targets"], sparse_grad=True, impl=impl, **options
         )
@@ -115,7 +116,7 @@ def test_sparse_gradient_holds_the_rows_touched():
 def test_compile_sees_one_operator():
     torch._dynamo.reset()
     counter = CompileCounter()
-    weight = torch.randn(11, 16, requires_grad=True)
+    weight = torch.randn(11, 16, device=DEVICE, requires_grad=True)
     sampler = Popularity(torch.rand(11))
 
     def loss_of(hidden, targets, step):
@@ -134,10 +135,25 @@ def test_compile_sees_one_operator():
 
     compiled = torch.compile(loss_of, backend=counter, fullgraph=True, dynamic=True)
     for tokens in (5, 8, 9):
-        hidden = torch.randn(tokens, 16, requires_grad=True)
-        targets, step = torch.randint(0, 11, (tokens,)), torch.tensor(tokens)
+        hidden = torch.randn(tokens, 16, device=DEVICE, requires_grad=True)
+        targets, step = torch.randint(0, 11, (tokens,), device=DEVICE), torch.tensor(tokens, device=DEVICE)
         got, expected = compiled(hidden, targets, step), loss_of(hidden, targets, step)
         torch.testing.assert_close(got, expected)
         leaves = hidden, weight
         torch.testing.assert_close(torch.autograd.grad(got, leaves), torch.autograd.grad(expected, leaves))
     assert counter.frame_count == 1
+
+
+def test_any_leaf_alone_may_want_a_gradient():
+    for wanted in ("hidden", "weight", "bias"):
+        for sharing in ("none", "tile"):
+            case = Case(dim=16, tokens=5, items=7, negatives=3, sharing=sharing)
+            tensors, options = make(case, DEVICE)
+            every = dict(zip(("hidden", "weight", "bias"), ours(case, tensors, options, "triton")[1:], strict=True))
+            leaves = {name: tensors[name].detach().requires_grad_(name == wanted) for name in every}
+            loss = sampled_linear_cross_entropy(
+                leaves["hidden"], leaves["weight"], tensors["targets"], bias=leaves["bias"], reduction="none",
+                impl="triton", **options,
+            )  # fmt: skip
+            (gradient,) = torch.autograd.grad((loss * tensors["upstream"]).sum(), leaves[wanted])
+            torch.testing.assert_close(gradient, every[wanted])

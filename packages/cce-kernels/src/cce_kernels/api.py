@@ -88,7 +88,7 @@ def linear_cross_entropy(
         filter_eps: leave out tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
         check: look at the values too: one synchronisation.
-        impl: `auto` is triton on CUDA and the reference elsewhere.
+        impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
@@ -173,7 +173,7 @@ def sampled_linear_cross_entropy(
         sparse_grad: weight's gradient (and bias's) holds only the rows touched, as a sparse tensor for
             `torch.optim.SparseAdam` or `SGD`.
         check: look at the values too: one synchronisation.
-        impl: `auto` is triton on CUDA and the reference elsewhere.
+        impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`.
@@ -222,9 +222,7 @@ def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None)
     """Whether Triton computes this call; refuses what it cannot."""
     use = impl == "triton" or (impl == "auto" and hidden.device.type == "cuda")
     if use:
-        for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
-            if tensor is not None and tensor.dtype == torch.float64:
-                raise ValueError(f"{name} is float64, which needs impl='reference'")
+        validation.check_triton(hidden, weight, bias)
     return use
 
 

@@ -16,7 +16,6 @@ from cce_kernels.objectives import Objective, Terms, encode
 from cce_kernels.reference_sampled import Draw
 from cce_kernels.sampled_ops import accumulate, backward, forward, make_state, sampled_forward, scaled, setup_context
 
-MAX_DIM = 512
 # The flat argument lists of the operators are passed through as they are.
 _forward: Callable[..., Any] = forward
 _backward: Callable[..., Any] = backward
@@ -50,16 +49,12 @@ def sampled_linear_cross_entropy_triton(
 
     Returns:
         loss fp32 [M].
-
-    Raises:
-        ValueError: D is above 512.
     """
-    if hidden.shape[1] > MAX_DIM:
-        raise ValueError(f"hidden has {hidden.shape[1]} columns; impl='triton' takes up to {MAX_DIM}")
     source, groups = draw.source, draw.groups
     tensors = (source.size if isinstance(source.size, Tensor) else None, source.table, source.log_q, source.log_rest)
     sizes = [0 if isinstance(source.size, Tensor) else source.size, draw.num_negatives, *groups, ignore_index]
-    with_grad = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    wanted = hidden.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    with_grad = torch.is_grad_enabled() and wanted
     inputs = (hidden, weight, bias, targets, draw.seed, draw.step, *tensors, sizes, source.alias, *encode(objective))
     if torch.compiler.is_compiling() and not sparse_grad:
         compiled: Tensor = sampled_forward(*inputs, with_grad, deterministic)[0]

@@ -1,5 +1,7 @@
 """Every check that the host can make, once. All errors are ValueErrors that name the argument."""
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,8 @@ from cce_kernels.samplers import InBatch, Popularity, Sampler, Uniform
 
 MAX_ITEMS = 2**31 - 1
 MAX_COUNTER = 2**32
+MAX_TRITON_DIM = 512
+INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it when kernels are imported
 IMPLS = ("auto", "triton", "reference")
 REDUCTIONS = ("none", "sum", "mean")
 SHARINGS = ("none", "tile", "batch")
@@ -52,6 +56,17 @@ def check_common(
     for name, tensor in (("weight", weight), ("targets", targets), ("bias", bias)):
         if tensor is not None and tensor.device != hidden.device:
             raise ValueError(f"{name} must be on hidden's device {hidden.device}, got {tensor.device}")
+
+
+def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """What the Triton kernels cannot do."""
+    if hidden.device.type != "cuda" and not INTERPRETER:
+        raise ValueError(f"impl='triton' needs CUDA tensors (or TRITON_INTERPRET=1), got {hidden.device}")
+    if hidden.shape[-1] > MAX_TRITON_DIM:
+        raise ValueError(f"hidden has {hidden.shape[-1]} columns; impl='triton' takes up to {MAX_TRITON_DIM}")
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype == torch.float64:
+            raise ValueError(f"{name} is float64, which needs impl='reference'")
 
 
 def check_full(softcap: float | None, filter_eps: float | None) -> None:

@@ -97,6 +97,7 @@ def launch_none_backward(
         HAS_LOGQ=state.log_q is not None,
         HAS_BIAS=state.bias is not None,
         HAS_MAP=into.row_map is not None,
+        enable_fp_fusion=True,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )

@@ -122,6 +122,7 @@ class SampledState:
             "TABLE": self.table_kind,
             "HAS_LOGQ": self.log_q is not None,
             "HAS_BIAS": self.bias is not None,
+            "enable_fp_fusion": True,  # said aloud: newer Triton leaves it off
         }
 
 
