@@ -71,7 +71,7 @@ def main() -> None:
         }
         results: dict[str, Evaluation] = {}
         if not point.dataset.startswith("twin:"):  # a twin has a real log's shape and nothing to be accurate about
-            reference = _reference(point.evaluate.reference, store, items.num_rows)
+            reference = _reference(point, items.num_rows)
             counts = torch.tensor(items["count"].to_numpy())  # [V] int64
             popular = popularity_top_k(
                 counts, longest, num_users=len(recommended), seen_offsets=seen_offsets, seen_items=seen_items
@@ -162,13 +162,23 @@ class RecommendationsWriter:
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
 
-def _reference(name: str, test: SequenceStore, num_items: int) -> Reference:
-    """The log that Coverage and Surprisal count in."""
+def _reference(point: params.Params, num_items: int) -> Reference:
+    """The log that Coverage and Surprisal count in.
+
+    The paper counts in the inputs of all users with a future, those too that lost their target: ``untargeted``.
+    """
+    import numpy as np
+
     from rec_data.sequences import SequenceStore
     from rec_eval import Reference
 
-    log = test if name == "test_input" else SequenceStore.open(SPLIT / "sequences" / "train.arrow")
-    return Reference.from_sequences(log.offsets.numpy(), log.items.numpy(), num_items)
+    names = ["train"] if point.evaluate.reference == "train" else ["test"]
+    if point.paper_faithful and point.evaluate.reference == "test_input" and point.split.strategy == "temporal":
+        names.append("untargeted")
+    logs = [SequenceStore.open(SPLIT / "sequences" / f"{name}.arrow") for name in names]
+    lengths = np.concatenate([log.lengths.numpy() for log in logs])
+    items = np.concatenate([log.items.numpy() for log in logs])
+    return Reference.from_sequences(np.concatenate([[0], np.cumsum(lengths)]), items, num_items)
 
 
 def _summary(result: Evaluation) -> dict[str, float]:

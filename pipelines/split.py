@@ -32,6 +32,7 @@ def main() -> None:
             min_user_count=point.split.min_user_count,
             seed=point.seed,
             filter_seen=point.evaluate.filter_seen,
+            paper_faithful=point.paper_faithful and point.split.strategy == "temporal",
         )
         refuse_positions(summary)
 

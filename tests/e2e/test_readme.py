@@ -62,7 +62,7 @@ def test_every_command_of_the_readme(clone: Clone, logs: Path):
             page = Path(re.search(r"file://(\S+)", printed).group(1)).read_text()
             assert "Validation NDCG@10" in page
         elif "exp show" in command:
-            assert all(name in printed for name in ("full-softmax", "cut-softmax", "ndcg@10"))
+            assert all(name in printed for name in ("exact", "sampled", "ndcg@10"))
 
 
 def serves(clone: Clone, command: str) -> None:
