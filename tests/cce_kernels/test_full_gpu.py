@@ -153,3 +153,27 @@ def test_error_is_at_most_that_of_eager_torch():
         ours = errors([x.cpu() for x in run(inputs)], truth)
         for name in ("dhidden", "dweight"):
             assert ours[name] <= theirs[name] * 1.02, (scores, ours, theirs)
+
+
+def test_agrees_with_cut_cross_entropy():
+    peer = pytest.importorskip("cut_cross_entropy")
+    inputs = make(Case(1000, 5000, 128, BF16), "cuda")
+    total = peer.linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, filter_eps=None, reduction="sum", ignore_index=-100
+    )
+    theirs = torch.autograd.grad(total, inputs.leaves())
+    ours = run(inputs)
+    torch.testing.assert_close(ours[0].sum(), total.detach().float(), rtol=1e-3, atol=0)
+    for mine, other in zip(ours[1:], theirs, strict=True):
+        assert ((mine - other * inputs.grad[0]).float().norm() / mine.float().norm()) < 5e-2
+
+
+def test_agrees_with_liger():
+    peer = pytest.importorskip("liger_kernel.transformers")
+    inputs = make(Case(1000, 5000, 128, BF16), "cuda")
+    total = peer.LigerFusedLinearCrossEntropyLoss(reduction="sum")(inputs.weight, inputs.hidden, inputs.targets)
+    theirs = torch.autograd.grad(total, inputs.leaves())
+    ours = run(inputs)
+    torch.testing.assert_close(ours[0].sum(), total.detach().float(), rtol=1e-3, atol=0)
+    for mine, other in zip(ours[1:], theirs, strict=True):
+        assert ((mine - other * inputs.grad[0]).float().norm() / mine.float().norm()) < 2e-2

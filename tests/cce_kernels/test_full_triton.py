@@ -207,6 +207,19 @@ def test_tokens_are_sorted_by_the_tile_of_their_target() -> None:
     assert segments.tolist() == [1, 4, 6]
 
 
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="needs a newer torch")
+@pytest.mark.parametrize("device", DEVICES)
+def test_agrees_with_the_loss_of_torch(device: str) -> None:
+    inputs = make(Case(23, 41, 64, FP32, bias=True, scores="peaked"), device)
+    expected = torch.nn.functional.linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, linear_bias=inputs.bias, reduction="sum"
+    )
+    ours = run(inputs)
+    torch.testing.assert_close(ours[0].sum(), expected.detach(), rtol=1e-5, atol=1e-5)
+    for mine, gradient in zip(ours[1:], torch.autograd.grad(expected, inputs.leaves()), strict=True):
+        torch.testing.assert_close(mine, gradient * inputs.grad[0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_torch_compile_gives_the_same() -> None:
     torch._dynamo.reset()

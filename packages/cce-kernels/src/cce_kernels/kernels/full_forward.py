@@ -219,9 +219,9 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
         tma = tma and not repair
         full_forward_kernel[grid](
             hidden, weight, *(stream if tma else (weight, weight)), state.bias_or_weight, state.targets, state.scale,
-            state.loss, state.lse, state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc, overflow,
-            num_tokens, num_items, items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0,
-            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
+            state.loss, state.lse, state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc,
+            overflow, num_tokens, num_items, items_per_split, state.ignore_index, state.softcap or 1.0,
+            filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
             HAS_BIAS=state.bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
             WITH_DHIDDEN=with_dhidden, SPLIT=split, ONLINE=online, REPAIR=repair, P_SHIFT=14 if half else 0,
             PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
