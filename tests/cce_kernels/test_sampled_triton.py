@@ -147,7 +147,7 @@ def test_compile_sees_one_operator():
 def test_any_leaf_alone_may_want_a_gradient():
     for wanted in ("hidden", "weight", "bias"):
         for sharing in ("none", "tile"):
-            case = Case(dim=16, tokens=5, items=7, negatives=3, sharing=sharing)
+            case = Case(dim=16, tokens=2, items=3, negatives=3, sharing=sharing)
             tensors, options = make(case, DEVICE)
             every = dict(zip(("hidden", "weight", "bias"), ours(case, tensors, options, "triton")[1:], strict=True))
             leaves = {name: tensors[name].detach().requires_grad_(name == wanted) for name in every}
