@@ -26,6 +26,8 @@ class Encoder(nn.Module):
     """
 
     causal: ClassVar[bool]
+    feed_factor: ClassVar[int]
+    """Width of the feed-forward nets' inner layers, in D: as each model was published."""
 
     def __init__(self, settings: ModelSettings, num_items: int) -> None:
         super().__init__()
@@ -36,8 +38,10 @@ class Encoder(nn.Module):
         self.item_table = nn.Parameter(torch.empty(num_items, settings.hidden))  # [V, D]
         self.position_table = nn.Parameter(torch.empty(settings.max_seq_len, settings.hidden))  # row 0: the last place
         self.dropout = nn.Dropout(settings.dropout)
+        width, heads, dropout = settings.hidden, settings.heads, settings.dropout
         self.blocks = nn.ModuleList(
-            Block(settings.hidden, settings.heads, settings.dropout, causal=self.causal) for _ in range(settings.blocks)
+            Block(width, heads, dropout, causal=self.causal, feed_factor=self.feed_factor)
+            for _ in range(settings.blocks)
         )
         self.norm = nn.LayerNorm(settings.hidden)
         self.lookup = lookup

@@ -19,6 +19,7 @@ class BERT4Rec(Encoder):
     """
 
     causal: ClassVar[bool] = False
+    feed_factor: ClassVar[int] = 4
 
     def __init__(self, settings: ModelSettings, num_items: int) -> None:
         super().__init__(settings, num_items)

@@ -13,6 +13,7 @@ class SASRec(Encoder):
     """A causal encoder; see `Encoder` for the shapes."""
 
     causal: ClassVar[bool] = True
+    feed_factor: ClassVar[int] = 1
 
     def encode_last(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """The vector at the last item; see `Encoder.encode_last`."""
