@@ -36,11 +36,12 @@ def main() -> None:
     point = params.load()
 
     import numpy as np
+    import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
 
     from rec_data.sequences import SequenceStore
-    from rec_eval import evaluate, popularity_top_k
+    from rec_eval import write_evaluation
     from rec_models.inference import load
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,46 +49,74 @@ def main() -> None:
     store = SequenceStore.open(SPLIT / "sequences" / "test.arrow")
     items = pq.read_table(SPLIT / "items.parquet").combine_chunks()
     users = pq.read_table(SPLIT / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
-    seen_offsets, seen_items = (store.offsets, store.items) if point.evaluate.filter_seen else (None, None)
     longest = max(point.evaluate.k)
 
     with stage.output(stage.DATA / "evaluate") as out:
-        recommended = np.empty((len(store.user_ids), longest), dtype=np.int32)  # [U, K]
+        recommended = np.empty((len(store), longest), dtype=np.int32)  # [U, K]
         started = time.perf_counter()
-        with RecommendationsWriter(
-            out / "recommendations.parquet", users, items["original_id"].combine_chunks()
-        ) as writer:
+        path = out / "recommendations.parquet"
+        with RecommendationsWriter(path, users, items["original_id"].combine_chunks()) as writer:
             for start, ranking in _rank(encoder, store, longest, point.evaluate, device):
-                recommended[start : start + len(ranking.ids)] = ranking.ids.cpu().numpy()
-                writer.write(store.user_ids[start : start + len(ranking.ids)].numpy(), ranking)
+                end = start + len(ranking.ids)
+                recommended[start:end] = ranking.ids.cpu().numpy()
+                writer.write(store.user_ids[start:end].numpy(), ranking)
         seconds = time.perf_counter() - started
 
         metrics: dict[str, object] = {
-            "users": len(recommended),
+            "users": len(store),
             "rank_seconds": round(seconds, 3),
-            "users_per_second": round(len(recommended) / seconds, 1),
+            "users_per_second": round(len(store) / seconds, 1),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "reference": point.evaluate.reference,
         }
+        user_ids = users.take(pa.array(store.user_ids.numpy()))
         results: dict[str, Evaluation] = {}
-        if not point.dataset.startswith("twin:"):  # a twin has a real log's shape and nothing to be accurate about
-            reference = _reference(point, items.num_rows)
-            counts = torch.tensor(items["count"].to_numpy())  # [V] int64
-            popular = popularity_top_k(
-                counts, longest, num_users=len(recommended), seen_offsets=seen_offsets, seen_items=seen_items
-            )
-            assert store.targets is not None
-            targets = store.targets.numpy()
-            results = {
-                "model": evaluate(recommended, targets, point.evaluate.k, reference),
-                "popularity": evaluate(popular.ids, targets, point.evaluate.k, reference),
-            }
-            model, baseline = (_summary(result) for result in results.values())
-            metrics = {**model, "popularity": baseline, **metrics}
+        if point.dataset.startswith("twin:"):  # a twin has a real log's shape and nothing to be accurate about
+            pq.write_table(pa.table({"user_id": user_ids}), out / "per_user.parquet")
+        else:
+            names = user_ids.to_numpy(zero_copy_only=False)
+            results = measure(point, store, recommended, names, items["count"].to_numpy())
+            write_evaluation(results["model"], out / "per_user.parquet")
+            metrics = {**_summary(results["model"]), "popularity": _summary(results["popularity"]), **metrics}
         stage.write_json(out / "metrics.json", metrics)
         _write_table(out / "metrics_at_k.csv", results, point.evaluate.k)
-        _write_per_user(out / "per_user.parquet", users.take(store.user_ids.numpy()), results.get("model"))
         _write_tensorboard(out / "tensorboard", results)
+
+
+def measure(
+    point: params.Params,
+    store: SequenceStore,
+    recommended: npt.NDArray[np.int32],
+    user_ids: npt.NDArray[Any],
+    counts: npt.NDArray[np.int64],
+) -> dict[str, Evaluation]:
+    """Every metric of the model and, beside it, of the ranking by popularity.
+
+    Args:
+        point: for ``evaluate`` and what the reference log depends on.
+        store: the test histories and their targets.
+        recommended: ``[U, K]`` the model's lists, -1 in empty places.
+        user_ids: ``[U]`` as in the raw log.
+        counts: ``[V]`` interactions of each item in training.
+    """
+    import torch
+
+    from rec_eval import evaluate, popularity_top_k
+
+    assert store.targets is not None
+    targets = store.targets.numpy()
+    reference = _reference(point, len(counts))
+    popular = popularity_top_k(
+        torch.tensor(counts),
+        recommended.shape[1],
+        num_users=len(store),
+        seen_offsets=store.offsets if point.evaluate.filter_seen else None,
+        seen_items=store.items if point.evaluate.filter_seen else None,
+    )
+    return {
+        "model": evaluate(recommended, targets, point.evaluate.k, reference, user_ids=user_ids),
+        "popularity": evaluate(popular.ids, targets, point.evaluate.k, reference),
+    }
 
 
 def _rank(
@@ -197,14 +226,6 @@ def _write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...]
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["k", *names])
         writer.writerows([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks))
-
-
-def _write_per_user(path: Path, users: Any, result: Evaluation | None) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {"user_id": users, **(result.per_user if result else {})}
-    pq.write_table(pa.table(columns), path, compression="zstd")
 
 
 def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:

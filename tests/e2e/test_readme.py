@@ -33,7 +33,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the README calls /data."""
     folder = tmp_path_factory.mktemp("logs")
     small_log().write_parquet(folder / "events.parquet")
-    small_log().rename({"user_id": "visitor", "item_id": "page"}).write_csv(folder / "visits.csv")
+    names = {"visitor": pl.format("v{}", "user_id"), "page": pl.format("/{}.html", "item_id")}
+    small_log().with_columns(**names).drop("user_id", "item_id").write_csv(folder / "visits.csv")
     positions = pl.int_range(pl.len()).over("user_id")
     small_log().with_columns(timestamp=positions).write_parquet(folder / "ml-1m-seq.parquet")
     return folder
