@@ -63,7 +63,8 @@ def test_every_command_of_the_readme(clone: Clone, logs: Path):
             page = Path(re.search(r"file://(\S+)", printed).group(1)).read_text()
             assert "Validation NDCG@10" in page
         elif "exp show" in command:
-            assert all(name in printed for name in ("exact", "sampled", "ndcg@10"))
+            assert all(name in printed for name in ("exact", "sampled", "ndcg@10", "peak_memory_gib"))
+            assert "grid" not in printed
 
 
 def serves(clone: Clone, command: str) -> None:
