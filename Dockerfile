@@ -1,6 +1,6 @@
 # docker build -t cutrec .
 # docker run --gpus all -v /my/logs:/data cutrec uv run dvc exp run -S dataset=/data/events.parquet
-# docker run --gpus all -v "$PWD":/cutrec cutrec uv run dvc repro      (works in your own checkout, outputs stay there)
+# docker run --gpus all -v "$PWD":/cutrec --user "$(id -u)" cutrec uv run dvc repro   (in your own checkout)
 ARG CUDA=13.0.1
 FROM nvidia/cuda:${CUDA}-runtime-ubuntu24.04
 
@@ -24,10 +24,10 @@ COPY requirements.lock /opt/requirements.lock
 RUN uv venv --python 3.11 /opt/venv \
     && uv pip install --no-cache --require-hashes --requirement /opt/requirements.lock
 
-# A mounted checkout may belong to anyone: git must trust the directory, and `--user` must find a home to write in.
+# A mounted checkout may belong to anyone: git must trust the directory, and `--user` must find a name and a home.
 # Experiments are commits and need a name.
 ARG UID=1000
-ENV HOME=/home/cutrec
+ENV HOME=/home/cutrec USER=cutrec LOGNAME=cutrec
 RUN (userdel --remove ubuntu 2>/dev/null || true) \
     && useradd --create-home --uid ${UID} cutrec \
     && chmod 1777 /home/cutrec \

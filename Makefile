@@ -1,4 +1,4 @@
-# `make` prints this help. Every verb is one command of the README; nothing is hidden here.
+# `make` prints the verbs. Each is a line or two; nothing is hidden here.
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-gpu lint format types check pictures lock docker clean
 
@@ -31,6 +31,7 @@ pictures: ## Put the demo's pictures into docs/, for the README
 	cp data/report/training.png data/report/metrics_at_k.png docs/
 
 lock: ## Write requirements.lock anew, after moving the date in pyproject.toml or a dependency
+	rm -f uv.lock # what it remembers of older resolutions would come back
 	uv export --quiet --no-header --no-annotate --no-emit-workspace --no-dev --python 3.11 --output-file requirements.lock
 
 docker: ## Build the image

@@ -7,8 +7,6 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipelines import params, stage
 
 DEMO_SEED = 0
@@ -30,7 +28,7 @@ def main() -> None:
             root=stage.checkout(),
             columns=Columns(names.user, names.item, names.timestamp, names.rating),
             min_rating=point.download.min_rating,
-            mirror=Path(point.download.mirror) if point.download.mirror else None,
+            mirror=stage.mirror(point),
             seed=DEMO_SEED,
         )
         stage.write_json(out / "summary.json", summary)

@@ -133,7 +133,7 @@ def _rank(
     batches = inference_batches(
         store, max_seq_len=encoder.settings.max_seq_len, batch_size=settings.batch_users, device=device
     )
-    with torch.inference_mode(), tqdm(total=len(store.user_ids), desc="rank", unit="user") as progress:
+    with torch.inference_mode(), tqdm(total=len(store), desc="rank", unit="user", delay=5) as progress:
         for batch in batches:
             end = start + len(batch.lengths)
             offsets = store.offsets[start : end + 1]

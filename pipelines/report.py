@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def draw_training(history: list[Row], best_epoch: int, path: Path) -> None:
     best = scores[epochs.index(best_epoch)]
     right.plot(best_epoch, best, marker="o", markersize=9, markerfacecolor="none", color=MODEL_COLOUR)
     right.annotate(f"best: {best:.4f}", (best_epoch, best), (0, -16), textcoords="offset points", ha="center")
-    right.set(title="Validation NDCG@10", xlabel="epoch", ylabel="NDCG@10", ylim=(0, None))
+    right.set(title="Validation NDCG@10", xlabel="epoch", ylabel="NDCG@10", ylim=(0, 1.1 * max(scores) or 1))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
@@ -121,7 +122,8 @@ def write_page(
         "![Training loss and validation NDCG@10 over epochs](training.png)",
         _table(("", ""), [(name, _show(value)) for name, value in training.items()]),
         "## Data",
-        _table(("", ""), _flat(summary)),
+        _reachable(point, summary),
+        _table(("", ""), _flat(_with_dates(summary))),
         "## Settings",
         _table(("key", "value"), _flat(dataclasses.asdict(point))),
     ]
@@ -161,6 +163,28 @@ def _accuracy(point: params.Params, evaluation: dict[str, Any], at_k: list[Row])
             f"Coverage and Surprisal count in {reference}.",
         ]
     )
+
+
+def _reachable(point: params.Params, summary: dict[str, Any]) -> str:
+    """How many test targets no ranking could have hit."""
+    test = summary["test"]
+    parts = [f"{test['users']:,} users are tested"]
+    if point.evaluate.filter_seen:
+        seen = test["unreachable_targets"]
+        parts.append(f"{seen:,} of their targets are in their own history, so no list can hold them")
+    parts.append(f"{test['targets_unseen_in_train']:,} of their targets never occur in training")
+    return "; ".join(parts) + ". All of them count as misses."
+
+
+def _with_dates(summary: dict[str, Any]) -> dict[str, Any]:
+    """The boundary of a temporal split as a date; the unit of times that are positions says nothing."""
+    shown = dict(summary)
+    boundary = shown.pop("boundary_time", None)
+    unit = shown.pop("timestamp_unit", "s")
+    if boundary is not None:
+        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]
+        shown["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
+    return shown
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -8,8 +8,6 @@ depends on.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipelines import params, stage
 
 
@@ -19,9 +17,9 @@ def main() -> None:
 
     from rec_data.log import fingerprint
 
-    mirror = Path(point.download.mirror) if point.download.mirror else None
     with stage.output(stage.DATA / "source") as out:
-        stage.write_json(out / "fingerprint.json", fingerprint(point.dataset, root=stage.checkout(), mirror=mirror))
+        identity = fingerprint(point.dataset, root=stage.checkout(), mirror=stage.mirror(point))
+        stage.write_json(out / "fingerprint.json", identity)
 
 
 if __name__ == "__main__":

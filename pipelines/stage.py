@@ -10,7 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pipelines import params
 
 DATA = Path("data")
 """The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
@@ -24,7 +27,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     """Run a stage and leave the process: 0 when it succeeds, 1 with one line on stderr when its input is at fault.
 
     Errors that a person can mend are ``ValueError``s (of params, data, models) and missing or unreadable files.
-    Anything else is a defect of ours and keeps its traceback.
+    Anything else is a defect of ours and keeps its traceback; CUTREC_TRACEBACK=1 keeps it for all.
     """
     try:
         main()
@@ -33,6 +36,9 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.exit(0)
 
 
@@ -69,6 +75,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write an object as JSON, indented, one trailing newline, keys in the given order."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def mirror(point: params.Params) -> Path | None:
+    """The folder of raw files that ``download.mirror`` names, absolute or relative to the repository."""
+    return checkout() / point.download.mirror if point.download.mirror else None
 
 
 def checkout() -> Path:

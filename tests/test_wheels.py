@@ -8,7 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cce-kernels", "rec-data", "rec-models", "rec-eval")
-LEAST_EXPORTS = {"cce-kernels": "linear_cross_entropy", "rec-data": "", "rec-models": "fit", "rec-eval": "top_k"}
+USES = {
+    "cce-kernels": "from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy",
+    "rec-data": "from rec_data.batches import SequenceStore, TrainingBatches",
+    "rec-models": "from rec_models.training import fit; from rec_models.inference import load",
+    "rec-eval": "from rec_eval import evaluate, top_k",
+}
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +44,4 @@ def test_a_wheel_imports_in_an_empty_environment(package: str, wheels: Path, tmp
     uv("venv", "--quiet", "--python", "3.11", environment)
     wheel = next(wheels.glob(f"{package.replace('-', '_')}-*.whl"))
     uv("pip", "install", "--quiet", "--python", python, "--find-links", wheels, wheel)
-    module = package.replace("-", "_")
-    code = f"import {module}; assert hasattr({module}, {LEAST_EXPORTS[package]!r} or '__doc__')"
-    subprocess.run([python, "-c", code], cwd=tmp_path, check=True, env={}, timeout=120)
+    subprocess.run([python, "-c", USES[package]], cwd=tmp_path, check=True, env={}, timeout=120)

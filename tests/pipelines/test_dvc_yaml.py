@@ -74,3 +74,4 @@ def test_metrics_live_in_git_and_everything_else_in_the_cache():
     for name, stage in STAGES.items():
         for metric in stage.get("metrics", []):
             assert next(iter(metric.values())) == {"cache": False}, name
+        assert all(isinstance(out, str) for out in stage["outs"]), name

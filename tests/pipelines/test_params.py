@@ -5,17 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.params import Params, ParamsError, from_mapping, load, read_yaml
+from pipelines.params import Params, ParamsError, from_mapping, grid_points, load, read_yaml
 
 ROOT = Path(__file__).parents[2]
 
 
-def grid_points() -> list[dict]:
-    """Every point of the grid, as the overrides it makes, with its table's number."""
-    tables = read_yaml(ROOT / "params.yaml")["grid"]
-    return [
-        {"table": table, **entry["shared"], **point} for table, entry in tables.items() for point in entry["points"]
-    ]
+SHIPPED = read_yaml(ROOT / "params.yaml")
 
 
 def test_the_shipped_file_holds_every_default_and_nothing_else():
@@ -32,13 +27,30 @@ def test_the_shipped_file_writes_out_every_key():
             for name in (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"})
         }
 
-    shipped = read_yaml(ROOT / "params.yaml")
-    shipped.pop("grid")
-    assert keys(shipped) == keys(asdict(Params()))
+    assert keys({key: value for key, value in SHIPPED.items() if key != "grid"}) == keys(asdict(Params()))
+
+
+def test_setting_a_key_through_dvc_changes_that_line_alone(tmp_path: Path):
+    from dvc.utils.hydra import apply_overrides
+
+    copy = tmp_path / "params.yaml"
+    copy.write_text((ROOT / "params.yaml").read_text())
+    apply_overrides(copy, ["loss=cce"])
+    before, after = (ROOT / "params.yaml").read_text().splitlines(), copy.read_text().splitlines()
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert [(old.split("#")[0].strip(), new.split("#")[0].strip()) for old, new in changed] == [
+        ("loss: cce_neg", "loss: cce")
+    ]
+
+
+@pytest.mark.parametrize("line", ["gowalla", "gowalla 512", "gowalla 512x256 many", "gowalla 512x256 511 1"])
+def test_a_grid_line_of_another_form_is_named(line: str):
+    with pytest.raises(ParamsError, match=f"grid.3.points: found '{line}', allowed: DATASET BATCHxLENGTH"):
+        grid_points({"grid": {3: {"model": "sasrec", "loss": "ce", "points": [line]}}})
 
 
 def test_every_grid_point_parses():
-    for point in grid_points():
+    for point in grid_points(SHIPPED):
         overrides = {key: value for key, value in point.items() if key != "table"}
         assert from_mapping(overrides).dataset == point["dataset"]
 
@@ -71,7 +83,7 @@ def test_the_grid_is_the_papers_tables_row_by_row():
             point["max_seq_len"],
             str(point.get("num_negatives", "")),
         )
-        for point in grid_points()
+        for point in grid_points(SHIPPED)
     ]
     assert in_grid == in_csv
 

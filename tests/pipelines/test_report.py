@@ -20,7 +20,13 @@ AT_K = [
     }
     for k in (1.0, 10.0)
 ]
-SUMMARY = {"users": 1200, "train": {"interactions": 54321}, "boundary_time": None}
+SUMMARY = {
+    "users": 1200,
+    "train": {"interactions": 54321},
+    "test": {"users": 1200, "unreachable_targets": 7, "targets_unseen_in_train": 3},
+    "boundary_time": 1_700_000_000_000,
+    "timestamp_unit": "ms",
+}
 
 
 def page(point: Params | None = None, evaluation: dict[str, Any] | None = None, at_k: list[Any] | None = None) -> str:
@@ -64,7 +70,13 @@ def test_every_setting_and_every_fact_of_the_data_is_listed():
     assert "| losses.sce.mix_x | true |" in text
     assert "| evaluate.k | 1, 5, 10, 20, 100 |" in text
     assert "| train.interactions | 54,321 |" in text
-    assert "| boundary_time | null |" in text
+    assert "| boundary | 2023-11-14 22:13:20+00:00 |" in text
+
+
+def test_targets_that_no_list_can_hold_are_counted():
+    assert "7 of their targets are in their own history, so no list can hold them; 3 of their targets never" in page()
+    kept = dataclasses.replace(Params(), evaluate=Evaluate(filter_seen=False))
+    assert "own history, so" not in page(kept)
 
 
 def test_tables_have_a_row_for_each_k_and_ranking():

@@ -69,7 +69,6 @@ class Conductor(lightning.Callback):
         self._on_epoch = on_epoch
         self._progress = Progress(training.max_epochs, enabled=False)
         self._first = False
-        self._first = False
         self._in_window = False  # micro-batches are done that the optimiser has not stepped for
         self._unread_places = 0
         self._world = 1

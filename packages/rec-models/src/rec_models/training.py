@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -137,7 +138,7 @@ def fit(
             if trainer.is_global_zero:
                 _announce(model, loss, num_items, device, precision, training.precision)
             feed = Feed(batches, position, training.accumulate, pin=device.type == "cuda")
-            with _memory_errors(device, loss, conductor):
+            with _memory_errors(device, loss, conductor), _same_sums_always(device):
                 trainer.fit(module, feed)
     if trainer.is_global_zero:
         results.write_history(state.history)
@@ -204,6 +205,23 @@ def _quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _same_sums_always(device: torch.device) -> Iterator[None]:
+    """On a CPU, sums of gathered rows in a fixed order: with several threads torch adds them as they come."""
+    if device.type != "cpu":
+        yield
+        return
+    options: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), options.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    options.fill_uninitialized_memory = False  # an aid for debugging that costs a pass over every new tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        options.fill_uninitialized_memory = before[1]
 
 
 @contextmanager
