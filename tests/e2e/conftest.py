@@ -92,8 +92,11 @@ def whole_clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture
 def clone(whole_clone: Clone) -> Iterator[Clone]:
-    """The clone as it was committed, without outputs; its environment and DVC's cache stay."""
-    whole_clone.run("git checkout --quiet --force main && git reset --quiet --hard && git clean -fdq")
+    """The clone as it was committed, without outputs; its environment and DVC's cache stay.
+
+    The index goes: DVC writes it so that git can miss an edit of the same length made within a second.
+    """
+    whole_clone.run("git checkout --quiet --force main && rm .git/index && git reset --quiet --hard && git clean -fdq")
     shutil.rmtree(whole_clone.root / "data", ignore_errors=True)
     shutil.rmtree(whole_clone.root / ".checkpoints", ignore_errors=True)
     whole_clone.run("git checkout --quiet -- .")
