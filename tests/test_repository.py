@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def tracked() -> set[str]:
-    """Files that git tracks, and new ones that it does not ignore."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    """Files that git tracks: what a clone has. A file that is only lying here does not count."""
+    command = ["git", "ls-files"]
     return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines())
 
 
