@@ -1,0 +1,361 @@
+"""One schema for everything that is measured: a CSV file with a row a point and kind.
+
+Whoever measures appends `Result`s with `append`, one at a time: a killed run keeps the rows it has, and the next one
+asks `done` what is left. `pipelines.tables` merges any number of such files with the experiments that DVC knows.
+
+    result = Result.of(point, "training", **environment(), status="ok", steps_timed=30, step_ms=3.4, ...)
+    append(Path("results/h100.csv"), result)
+
+A field that was not measured stays None: an empty cell. Needs the standard library only (`environment` also looks at
+torch), so that it runs on a machine that has no DVC.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+import platform
+import subprocess
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pipelines import params
+
+Kind = Literal["training", "accuracy"]
+Status = Literal["ok", "out of memory", "failed"]
+SAMPLED = ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
+"""The losses that draw negatives."""
+
+
+class ResultsError(ValueError):
+    """A results file that cannot be read; the text is one line with the file, the line and the column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One measurement of one point."""
+
+    # The point: what makes two rows measurements of the same thing.
+    kind: Kind
+    """``training``: time and memory of training steps. ``accuracy``: a whole training, and metrics of its test."""
+    dataset: str
+    """Name or path, without ``twin:``."""
+    twin: float | None = None
+    """Scale of the synthetic twin (1: the published sizes); None: the log itself."""
+    model: str
+    loss: str
+    sampling: str | None = None
+    """Of the negatives: uniform, popularity, in_batch; None for a loss that draws none."""
+    sharing: str | None = None
+    """Who shares negatives: none, tile, batch; None for a loss that draws none."""
+    num_negatives: int | None = None
+    """A token; None for a loss that draws none."""
+    batch_size: int
+    """Sequences."""
+    max_seq_len: int
+    hidden: int
+    """Width D of the network and of the item table."""
+    seed: int
+    paper_faithful: bool
+    precision: str
+    """As trained: bf16-mixed, 16-mixed or 32-true."""
+
+    # Where and with what.
+    status: Status = "ok"
+    """Whether it ran: a point that does not fit is a result too."""
+    device: str
+    """Name of the GPU, or the processor."""
+    driver: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    triton: str | None = None
+    lightning: str | None = None
+    revision: str | None = None
+    """Of git; with ``+`` where files that git tracks differ from it."""
+    measured_at: str | None = None
+    """UTC, ISO 8601, to the second."""
+
+    # The data.
+    num_items: int | None = None
+    """V, the catalogue."""
+    train_users: int | None = None
+    """Training sequences of an epoch of the whole log."""
+    validation_users: int | None = None
+    """Users that validation ranks for, of the whole log."""
+
+    # Training.
+    steps_timed: int | None = None
+    """Optimiser steps in the times below, after the warm-up."""
+    warmup_steps: int | None = None
+    tokens_per_step: float | None = None
+    """Mean real places (no padding) of a timed batch."""
+    most_tokens: int | None = None
+    """Real places of the largest batch that was trained on: what peak memory belongs to."""
+    step_ms: float | None = None
+    """Median of a whole step: data, forward, loss, backward, Adam."""
+    step_ms_p10: float | None = None
+    step_ms_p90: float | None = None
+    mean_step_ms: float | None = None
+    """Wall clock of all timed steps over their number."""
+    steps_per_epoch: int | None = None
+    epoch_seconds: float | None = None
+    """The training loop of an epoch, loading included, validation and checkpoints left out."""
+    validation_seconds: float | None = None
+    """Validation after an epoch."""
+    whole_epoch_seconds: float | None = None
+    """An epoch with its validation: what the paper's seconds are."""
+    epoch_basis: Literal["measured", "extrapolated"] | None = None
+    """Whether whole epochs were timed, or steps (and users of validation) times how many of them an epoch has."""
+    peak_loop_gib: float | None = None
+    """Peak memory of the training loop: torch's allocator on a GPU, resident memory of the process on a CPU."""
+    peak_fit_gib: float | None = None
+    """The same over the whole fit, validation included: what the paper's memory is."""
+
+    # Accuracy, of the test users.
+    epochs: int | None = None
+    """Epochs trained."""
+    best_epoch: int | None = None
+    train_loss: float | None = None
+    validation_ndcg_at_10: float | None = None
+    test_users: int | None = None
+    reference: str | None = None
+    """The log that coverage and surprisal count in: train or test_input."""
+    ndcg_at_10: float | None = None
+    recall_at_10: float | None = None
+    hitrate_at_10: float | None = None
+    precision_at_10: float | None = None
+    map_at_10: float | None = None
+    mrr_at_10: float | None = None
+    coverage_at_10: float | None = None
+    surprisal_at_10: float | None = None
+
+    note: str | None = None
+    """Anything a reader must know, in a few words."""
+
+    @classmethod
+    def of(cls, point: params.Params, kind: Kind, **values: Any) -> Self:
+        """A result of a point.
+
+        Args:
+            point: what was measured; a loss without negatives leaves their fields empty.
+            kind: training or accuracy.
+            values: the other fields; they also override what comes from the point (``precision`` as trained).
+        """
+        return cls(**(point_fields(point) | {"kind": kind} | values))
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The point and the kind: equal for two measurements of the same thing, on whatever machine and revision."""
+        return tuple(getattr(self, name) for name in KEY)
+
+    @property
+    def dataset_label(self) -> str:
+        """The data set as params.yaml names it."""
+        if self.twin is None:
+            return self.dataset
+        return f"twin:{self.dataset}" + ("" if self.twin == 1 else f"@{self.twin:g}")
+
+
+COLUMNS = tuple(entry.name for entry in fields(Result))
+KEY = COLUMNS[: COLUMNS.index("precision") + 1]
+
+
+def point_fields(point: params.Params) -> dict[str, Any]:
+    """The fields of a `Result` that come from the point."""
+    twin = None
+    dataset = point.dataset
+    if dataset.startswith("twin:"):
+        dataset, at, scale = dataset.removeprefix("twin:").partition("@")
+        twin = float(scale) if at else 1.0
+    draws = point.loss in SAMPLED
+    negatives = 1 if point.loss == "bce" else point.num_negatives
+    # The paper's losses share nothing, whatever the point says: rec_models.settings.LossSettings.pick drops it too.
+    sharing = "none" if point.paper_faithful else point.negatives.sharing
+    return {
+        "dataset": dataset,
+        "twin": twin,
+        "model": point.model,
+        "loss": point.loss,
+        "sampling": point.negatives.sampling if draws else None,
+        "sharing": sharing if draws else None,
+        "num_negatives": negatives if draws else None,
+        "batch_size": point.batch_size,
+        "max_seq_len": point.max_seq_len,
+        "hidden": point.backbone.hidden,
+        "seed": point.seed,
+        "paper_faithful": point.paper_faithful,
+        "precision": point.train.precision,
+    }
+
+
+def environment() -> dict[str, str | None]:
+    """The machine and the versions, as fields of a `Result`."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": gpu or f"cpu: {platform.processor() or platform.machine()}",
+        "driver": _printed("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if gpu else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "lightning": _version("lightning"),
+        "revision": revision(),
+        "measured_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def revision() -> str | None:
+    """The short commit, with ``+`` where tracked files differ from it; ``CUTREC_REVISION`` where there is no git.
+
+    ``dvc.lock`` does not count: ``dvc repro`` writes times and hashes of outputs into it.
+    """
+    commit = os.environ.get("CUTREC_REVISION") or _printed("git", "rev-parse", "--short", "HEAD")
+    changed = _printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    return f"{commit}+" if commit and changed else commit
+
+
+def append(path: Path, result: Result) -> None:
+    """Add one row; the file and its folder are made if missing.
+
+    The row is one write to the end of the file under a lock, so several processes can share a file, and a process
+    killed at any moment leaves whole rows. A last line that a power cut broke off is removed.
+
+    Raises:
+        ResultsError: the file has other columns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        present = file.read()
+        whole = present[: present.rfind(b"\n") + 1]
+        if whole != present:
+            file.truncate(len(whole))
+        if whole:
+            _check_columns(path, next(csv.reader(io.StringIO(whole.decode()))))
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\n")
+        if not whole:
+            writer.writerow(COLUMNS)
+        writer.writerow([_text(value) for value in asdict(result).values()])
+        file.write(lines.getvalue().encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Result]:
+    """The results of a file, in its order; none if there is no such file.
+
+    Raises:
+        ResultsError: other columns, or a cell that is not of its column's type.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        _check_columns(path, header)
+        return [_parse(path, number, header, row) for number, row in enumerate(reader, start=2)]
+
+
+def merge(groups: Iterable[Iterable[Result]]) -> list[Result]:
+    """One result for each key, device and kind of outcome: the one measured last.
+
+    Args:
+        groups: results of several files; of two without a date, the later in order counts.
+
+    Returns:
+        In order of first appearance.
+    """
+    kept: dict[tuple[object, ...], Result] = {}
+    for group in groups:
+        for result in group:
+            key = (*result.key, result.device)
+            if key not in kept or (result.measured_at or "") >= (kept[key].measured_at or ""):
+                kept[key] = result
+    return list(kept.values())
+
+
+def done(path: Path, device: str) -> set[tuple[object, ...]]:
+    """Keys that a file already holds for a device; a row that failed counts, delete it to try again.
+
+    Args:
+        path: the file.
+        device: as in `Result.device`.
+    """
+    return {result.key for result in read(path) if result.device == device}
+
+
+def _check_columns(path: Path, found: list[str]) -> None:
+    missing, unknown = set(COLUMNS) - set(found), set(found) - set(COLUMNS)
+    if missing or unknown:
+        what = f"missing {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(unknown))}"
+        raise ResultsError(f"{path}: columns: {what}; allowed: those of pipelines.results.Result, each once")
+
+
+def _parse(path: Path, number: int, header: list[str], row: list[str]) -> Result:
+    if len(row) != len(header):
+        raise ResultsError(f"{path} line {number}: found {len(row)} cells, allowed: {len(header)}")
+    hints = typing.get_type_hints(Result)
+    values = {}
+    for name, text in zip(header, row, strict=True):
+        try:
+            values[name] = _value(hints[name], text)
+        except ValueError:
+            wanted = str(hints[name]).removeprefix("typing.").replace("<class '", "").replace("'>", "")
+            raise ResultsError(f"{path} line {number}: {name}: found {text!r}, allowed: {wanted}") from None
+    return Result(**values)
+
+
+def _text(value: object) -> str:
+    """A cell: empty for None, true and false as YAML writes them, text on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(value.split()) if isinstance(value, str) else str(value)
+
+
+def _value(hint: Any, text: str) -> Any:
+    """The value of a cell; ValueError if it is not of the column's type."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if text == "":
+        if types.NoneType in choices:
+            return None
+        raise ValueError
+    (kind,) = (choice for choice in choices if choice is not types.NoneType)
+    if typing.get_origin(kind) is Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError
+        return text
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError
+        return text == "true"
+    return kind(text)
+
+
+def _printed(*command: str) -> str | None:
+    """The first line that a command prints; None if it fails or is not there."""
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return None
+    lines = ran.stdout.strip().splitlines()
+    return lines[0] if ran.returncode == 0 and lines else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
