@@ -15,6 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+NO_PRESET = "none"
+"""The preset that is always there and sets nothing."""
+
+PRESET_KEYS = (
+    "model",
+    "loss",
+    "batch_size",
+    "max_seq_len",
+    "num_negatives",
+    "negatives",
+    "backbone",
+    "losses",
+    "train",
+)
+"""What a preset may set: what training reads and no stage before it."""
+
 
 class ParamsError(ValueError):
     """Something in the parameters is unknown, of a wrong type, out of range or in contradiction to something else."""
@@ -194,7 +210,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Params:
-    """The current point, as ``params.yaml`` writes it. The grids of the paper's tables are no part of it."""
+    """The current point, its preset applied. The grids of the paper's tables and the presets are no part of it."""
 
     dataset: str = "demo"
     model: Literal["sasrec", "bert4rec"] = "sasrec"
@@ -209,6 +225,8 @@ class Params:
     """Repeat the known defects of the paper's own code, to compare with its tables."""
     impl: Literal["auto", "triton", "reference"] = "auto"
     """Of the cut losses. ``auto``: Triton on CUDA, the chunked reference on CPU."""
+    preset: str = NO_PRESET
+    """A name of the section ``presets``: it decides the keys that it holds (see `from_mapping`)."""
     negatives: Negatives = field(default_factory=Negatives)
     download: Download = field(default_factory=Download)
     split: Split = field(default_factory=Split)
@@ -228,13 +246,78 @@ class Params:
 def from_mapping(values: dict[str, Any]) -> Params:
     """Parameters from the nested mapping that a YAML file holds; keys left out take their defaults.
 
+    The preset that ``preset`` names decides the keys that it holds. DVC hands over final values only, so nobody can
+    tell a value that was set from one that was always there: a key with its default makes room for the preset's value,
+    and a third value is refused rather than silently dropped.
+
     Args:
         values: the mapping. ``grid`` is passed over: it holds other points.
 
     Raises:
         ParamsError: naming the key, what was found and what is allowed.
     """
-    return typing.cast(Params, _build(Params, {key: value for key, value in values.items() if key != "grid"}, ""))
+    own = {key: value for key, value in values.items() if key not in ("grid", "presets")}
+    point = typing.cast(Params, _build(Params, own, ""))
+    presets = values.get("presets", {})
+    _require("presets", presets, isinstance(presets, dict), "a section of presets by name")
+    if point.preset == NO_PRESET:
+        return point
+    if point.preset not in presets:
+        names = ", ".join([NO_PRESET, *(str(name) for name in presets if name != NO_PRESET)])
+        raise ParamsError(f"preset: found {point.preset!r}, allowed: {names}")
+    return typing.cast(Params, _build(Params, _with_preset(own, point.preset, presets[point.preset]), ""))
+
+
+def preset_values(name: str, preset: object) -> dict[str, Any]:
+    """What a preset sets, flat: dotted key to value.
+
+    Args:
+        name: of the preset, for messages.
+        preset: a mapping, nested like params.yaml.
+
+    Raises:
+        ParamsError: a preset of another form, or one that sets what it may not.
+    """
+    leaves: dict[str, Any] = {}
+
+    def walk(section: dict[str, Any], prefix: str) -> None:
+        for key, value in section.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                leaves[f"{prefix}{key}"] = value
+
+    _require(f"presets.{name}", preset, isinstance(preset, dict), "a section of keys of params.yaml")
+    values = typing.cast(dict[str, Any], preset)
+    for key in values:
+        if key not in PRESET_KEYS:
+            raise ParamsError(f"presets.{name}.{key}: a preset sets what training reads: {', '.join(PRESET_KEYS)}")
+    try:
+        _build(Params, values, "")
+    except ParamsError as error:
+        raise ParamsError(f"presets.{name}.{error}") from None
+    walk(values, "")
+    return leaves
+
+
+def _with_preset(values: dict[str, Any], name: str, preset: object) -> dict[str, Any]:
+    """The values with those of a preset in place."""
+    decided: dict[str, Any] = {**values}
+    for key, value in preset_values(name, preset).items():
+        *path, last = key.split(".")
+        section, default = decided, typing.cast(Any, Params())
+        for part in path:
+            section[part] = {**section.get(part, {})}
+            section, default = section[part], getattr(default, part)
+        usual = getattr(default, last)
+        found = section.get(last, usual)
+        if found not in (usual, value):
+            raise ParamsError(
+                f"{key}: found {found!r} with preset={name}, which sets {value!r}, allowed: {usual!r} (the default: "
+                f"the preset then decides); to change the preset, set presets.{name}.{key}={found}"
+            )
+        section[last] = value
+    return decided
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

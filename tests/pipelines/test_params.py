@@ -2,10 +2,21 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines.params import Params, ParamsError, from_mapping, grid_points, load, read_yaml
+from pipelines.params import (
+    NO_PRESET,
+    Backbone,
+    Params,
+    ParamsError,
+    from_mapping,
+    grid_points,
+    load,
+    preset_values,
+    read_yaml,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +38,7 @@ def test_the_shipped_file_writes_out_every_key():
             for name in (keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"})
         }
 
-    assert keys({key: value for key, value in SHIPPED.items() if key != "grid"}) == keys(asdict(Params()))
+    assert keys({k: v for k, v in SHIPPED.items() if k not in ("grid", "presets")}) == keys(asdict(Params()))
 
 
 def test_setting_a_key_through_dvc_changes_that_line_alone(tmp_path: Path):
@@ -41,6 +52,71 @@ def test_setting_a_key_through_dvc_changes_that_line_alone(tmp_path: Path):
     assert [(old.split("#")[0].strip(), new.split("#")[0].strip()) for old, new in changed] == [
         ("loss: cce_neg", "loss: cce")
     ]
+
+
+def test_every_preset_parses_and_decides_its_keys():
+    assert SHIPPED["presets"][NO_PRESET] == {}
+    for name, preset in SHIPPED["presets"].items():
+        point = from_mapping({**SHIPPED, "preset": name})
+        assert point.preset == name
+        for key, value in preset_values(name, preset).items():
+            found: Any = point
+            for part in key.split("."):
+                found = getattr(found, part)
+            assert found == value
+
+
+def test_every_preset_serves_every_grid_point_of_its_model():
+    for point in grid_points(SHIPPED):
+        overrides = {key: value for key, value in point.items() if key != "table"}
+        for name, preset in SHIPPED["presets"].items():
+            if preset.get("model", point["model"]) == point["model"] and "loss" not in preset:
+                found = from_mapping({**overrides, "preset": name, "presets": SHIPPED["presets"]})
+                assert (found.dataset, found.loss, found.batch_size) == (
+                    point["dataset"],
+                    point["loss"],
+                    point["batch_size"],
+                )
+
+
+WIDE = {"presets": {"none": {}, "wide": {"batch_size": 64, "backbone": {"hidden": 256, "heads": 4}}}}
+
+
+def test_a_preset_leaves_the_other_keys_alone():
+    point = from_mapping({**WIDE, "preset": "wide", "loss": "ce", "backbone": {"dropout": 0.3, "hidden": 64}})
+    assert (point.batch_size, point.loss) == (64, "ce")
+    assert point.backbone == Backbone(hidden=256, heads=4, dropout=0.3)
+    assert from_mapping(WIDE) == Params()
+
+
+def test_a_key_may_say_what_the_preset_says():
+    assert from_mapping({**WIDE, "preset": "wide", "batch_size": 64}).batch_size == 64
+
+
+def test_a_third_value_is_refused_with_the_key_that_would_change_the_preset():
+    with pytest.raises(ParamsError) as caught:
+        from_mapping({**WIDE, "preset": "wide", "backbone": {"hidden": 128}})
+    assert str(caught.value) == (
+        "backbone.hidden: found 128 with preset=wide, which sets 256, allowed: 64 (the default: the preset then "
+        "decides); to change the preset, set presets.wide.backbone.hidden=128"
+    )
+
+
+@pytest.mark.parametrize(
+    ("presets", "says"),
+    [
+        ({"other": {}}, "preset: found 'mine', allowed: none, other"),
+        ({"mine": {"dataset": "demo"}}, "presets.mine.dataset: a preset sets what training reads: model, loss"),
+        ({"mine": {"backbone": {"width": 3}}}, "presets.mine.backbone.width: unknown key"),
+        ({"mine": {"batch_size": 0}}, "presets.mine.batch_size: found 0, allowed: a whole number from 1"),
+        ({"mine": 3}, "presets.mine: found 3, allowed: a section of keys of params.yaml"),
+        ([], "presets: found [], allowed: a section of presets by name"),
+    ],
+)
+def test_wrong_presets_are_named(presets: Any, says: str):
+    with pytest.raises(ParamsError) as caught:
+        from_mapping({"preset": "mine", "presets": presets})
+    assert str(caught.value).startswith(says)
 
 
 @pytest.mark.parametrize("line", ["gowalla", "gowalla 512", "gowalla 512x256 many", "gowalla 512x256 511 1"])
