@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-    import torch
 
     from rec_data.sequences import SequenceStore
     from rec_eval import Evaluation, Reference, TopK
@@ -56,10 +55,10 @@ def main() -> None:
         started = time.perf_counter()
         path = out / "recommendations.parquet"
         with RecommendationsWriter(path, users, items["original_id"].combine_chunks()) as writer:
-            for start, ranking in _rank(encoder, store, longest, point.evaluate, device):
-                end = start + len(ranking.ids)
-                recommended[start:end] = ranking.ids.cpu().numpy()
-                writer.write(store.user_ids[start:end].numpy(), ranking)
+            for start, lists in _rank(encoder, store, longest, point.evaluate):
+                end = start + len(lists.ids)
+                recommended[start:end] = lists.ids.cpu().numpy()
+                writer.write(store.user_ids[start:end].numpy(), lists)
         seconds = time.perf_counter() - started
 
         metrics: dict[str, object] = {
@@ -119,37 +118,18 @@ def measure(
     }
 
 
-def _rank(
-    encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate, device: torch.device
-) -> Iterator[tuple[int, TopK]]:
+def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate) -> Iterator[tuple[int, TopK]]:
     """The top k of each batch of users, with the row that the batch starts at."""
-    import torch
-    from tqdm import tqdm
-
-    from rec_data.batches import inference_batches
+    from pipelines import ranking
     from rec_eval import top_k
 
-    start = 0
-    batches = inference_batches(
-        store, max_seq_len=encoder.settings.max_seq_len, batch_size=settings.batch_users, device=device
-    )
-    with torch.inference_mode(), tqdm(total=len(store), desc="rank", unit="user", delay=5) as progress:
-        for batch in batches:
-            end = start + len(batch.lengths)
-            offsets = store.offsets[start : end + 1]
-            seen_offsets, seen_items = offsets - offsets[0], store.items[offsets[0] : offsets[-1]]
-            yield (
-                start,
-                top_k(
-                    encoder.encode_last(batch.inputs, batch.lengths),
-                    encoder.item_table,
-                    k,
-                    seen_offsets=seen_offsets if settings.filter_seen else None,
-                    seen_items=seen_items if settings.filter_seen else None,
-                ),
-            )
-            progress.update(end - start)
-            start = end
+    for batch in ranking.user_batches(
+        encoder, store, batch_users=settings.batch_users, filter_seen=settings.filter_seen, title="rank"
+    ):
+        yield (
+            batch.start,
+            top_k(batch.queries, batch.items, k, seen_offsets=batch.seen_offsets, seen_items=batch.seen_items),
+        )
 
 
 class RecommendationsWriter:
@@ -170,17 +150,17 @@ class RecommendationsWriter:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def write(self, user_ids: npt.NDArray[np.int32], ranking: TopK) -> None:
+    def write(self, user_ids: npt.NDArray[np.int32], lists: TopK) -> None:
         """Append the lists of a batch; empty places (fewer candidates than k) are left out.
 
         Args:
             user_ids: ``[U]`` dense ids.
-            ranking: ids ``[U, K]``, -1 for an empty place, and their scores.
+            lists: ids ``[U, K]``, -1 for an empty place, and their scores.
         """
         import numpy as np
         import pyarrow as pa
 
-        ids, scores = ranking.ids.cpu().numpy(), ranking.scores.cpu().numpy()
+        ids, scores = lists.ids.cpu().numpy(), lists.scores.cpu().numpy()
         rows, places = np.nonzero(ids >= 0)
         columns = [
             self._users.take(pa.array(user_ids[rows])),
@@ -196,8 +176,6 @@ def _reference(point: params.Params, num_items: int) -> Reference:
 
     The paper counts in the inputs of all users with a future, those too that lost their target: ``untargeted``.
     """
-    import numpy as np
-
     from rec_data.sequences import SequenceStore
     from rec_eval import Reference
 
@@ -205,9 +183,7 @@ def _reference(point: params.Params, num_items: int) -> Reference:
     if point.paper_faithful and point.evaluate.reference == "test_input" and point.split.strategy == "temporal":
         names.append("untargeted")
     logs = [SequenceStore.open(SPLIT / "sequences" / f"{name}.arrow") for name in names]
-    lengths = np.concatenate([log.lengths.numpy() for log in logs])
-    items = np.concatenate([log.items.numpy() for log in logs])
-    return Reference.from_sequences(np.concatenate([[0], np.cumsum(lengths)]), items, num_items)
+    return Reference.from_logs([(log.offsets, log.items) for log in logs], num_items)
 
 
 def _summary(result: Evaluation) -> dict[str, float]:
@@ -232,8 +208,8 @@ def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:
     """Metrics over k as scalars: TensorBoard's step is k."""
     from torch.utils.tensorboard import SummaryWriter
 
-    for ranking, result in results.items():
-        with SummaryWriter(str(folder / ranking)) as writer:
+    for name, result in results.items():
+        with SummaryWriter(str(folder / name)) as writer:
             for row in result.table():
                 writer.add_scalar(f"at_k/{row.metric}", row.value, row.k)
     folder.mkdir(exist_ok=True)

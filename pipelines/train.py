@@ -27,8 +27,6 @@ from pipelines import params, stage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
-
     from rec_data.batches import TrainingBatches
     from rec_data.sequences import SequenceStore
     from rec_models.backbones import Encoder
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from rec_models.training import FitResult
 
 SEQUENCES = stage.DATA / "split" / "sequences"
-CODE = ("packages/*/src/**/*.py", "pipelines/params.py", "pipelines/train.py")
+CODE = ("packages/*/src/**/*.py", "pipelines/params.py", "pipelines/ranking.py", "pipelines/train.py")
 
 
 def main() -> None:
@@ -157,33 +155,30 @@ def make_validation(point: params.Params, store: SequenceStore) -> Callable[[Enc
     """Exact ranks of the validation targets in the whole catalogue, as the test will rank."""
     import torch
 
-    from rec_data.batches import inference_batches
+    from pipelines import ranking
     from rec_eval import rank_metrics, target_ranks
 
+    assert store.targets is not None
+    targets = store.targets
+
     def validate(encoder: Encoder) -> dict[str, float]:
-        ranks: list[torch.Tensor] = []
-        start = 0
-        batches = inference_batches(
+        batches = ranking.user_batches(
+            encoder,
             store,
-            max_seq_len=point.max_seq_len,
-            batch_size=point.evaluate.batch_users,
-            device=encoder.item_table.device,
+            batch_users=point.evaluate.batch_users,
+            filter_seen=point.evaluate.filter_seen,
+            title="validate",
         )
-        for batch in batches:
-            end = start + len(batch.lengths)
-            offsets = store.offsets[start : end + 1]
-            seen = (offsets - offsets[0], store.items[offsets[0] : offsets[-1]]) if point.evaluate.filter_seen else None
-            assert store.targets is not None
-            ranks.append(
-                target_ranks(
-                    encoder.encode_last(batch.inputs, batch.lengths),
-                    encoder.item_table,
-                    store.targets[start:end],
-                    seen_offsets=seen[0] if seen else None,
-                    seen_items=seen[1] if seen else None,
-                )
+        ranks = [
+            target_ranks(
+                batch.queries,
+                batch.items,
+                targets[batch.start : batch.end],
+                seen_offsets=batch.seen_offsets,
+                seen_items=batch.seen_items,
             )
-            start = end
+            for batch in batches
+        ]
         return rank_metrics(torch.cat(ranks), [10])
 
     return validate

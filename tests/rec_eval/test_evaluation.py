@@ -43,6 +43,17 @@ def test_hand_worked_reference():
     assert result.summary()["coverage@2"] == 2 / 3  # item 3 is not of the log, item 2 is not reached
 
 
+def test_several_logs_count_as_one_and_blocks_change_nothing(monkeypatch):
+    logs = [[[0, 1], [], [0, 2, 2], [3]], [[], [0, 1, 1]], [[]]]
+    whole = Reference.from_sequences(*ragged([history for log in logs for history in log]), num_items=5)
+    assert whole.num_users == 4
+    for events in (1, 2, 3, 100):
+        monkeypatch.setattr("rec_eval.reference._EVENTS_PER_BLOCK", events)
+        parts = Reference.from_logs([ragged(log) for log in logs], num_items=5)
+        assert parts.num_users == whole.num_users
+        assert parts.user_counts.tolist() == whole.user_counts.tolist() == [3, 2, 1, 1, 0]
+
+
 @st.composite
 def runs(draw):
     num_items = draw(st.integers(2, 30))

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from rec_eval.hits import Floats, Ints, as_integers, user_blocks
 
+_EVENTS_PER_BLOCK = 1 << 22
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -47,17 +49,41 @@ class Reference:
         Raises:
             ValueError: the offsets do not fit, an id is outside the catalogue, or the log is too small.
         """
-        offsets = as_integers("offsets", offsets, 1)
-        items = as_integers("items", items, 1)
-        lengths = np.diff(offsets)
-        if offsets.size < 1 or offsets[0] != 0 or offsets[-1] != items.size or (lengths < 0).any():
-            raise ValueError(f"offsets must rise from 0 to the {items.size} items")
-        if items.size and (items.min() < 0 or items.max() >= num_items):
-            raise ValueError(f"items must lie in [0, {num_items}), got ids from {items.min()} to {items.max()}")
-        users = np.repeat(np.arange(lengths.size, dtype=np.int64), lengths)
-        distinct = np.unique(users * num_items + items)
-        counts = np.bincount(distinct % num_items, minlength=num_items)
-        return cls(counts, int((lengths > 0).sum()))
+        return cls.from_logs([(offsets, items)], num_items)
+
+    @classmethod
+    def from_logs(cls, logs: Sequence[tuple[Any, Any]], num_items: int) -> "Reference":
+        """Count the distinct users of each item in several logs together; a user belongs to one of them.
+
+        Nothing is concatenated, and a log is read a few million events at a time.
+
+        Args:
+            logs: (offsets, items) of each, as ``from_sequences`` takes them.
+            num_items: V.
+
+        Raises:
+            ValueError: as ``from_sequences``; the logs together must be large enough.
+        """
+        counts = np.zeros(num_items, dtype=np.int64)
+        num_users = 0
+        for given_offsets, given_items in logs:
+            offsets = as_integers("offsets", given_offsets, 1)
+            items = as_integers("items", given_items, 1)
+            lengths = np.diff(offsets)
+            if offsets.size < 1 or offsets[0] != 0 or offsets[-1] != items.size or (lengths < 0).any():
+                raise ValueError(f"offsets must rise from 0 to the {items.size} items")
+            if items.size and (items.min() < 0 or items.max() >= num_items):
+                raise ValueError(f"items must lie in [0, {num_items}), got ids from {items.min()} to {items.max()}")
+            num_users += int((lengths > 0).sum())
+            start = 0
+            while start < lengths.size:
+                room = offsets[start] + _EVENTS_PER_BLOCK
+                end = max(start + 1, int(np.searchsorted(offsets, room, side="right")) - 1)
+                rows = np.repeat(np.arange(end - start, dtype=np.int64), lengths[start:end])
+                distinct = np.unique(rows * num_items + items[offsets[start] : offsets[end]])
+                counts += np.bincount(distinct % num_items, minlength=num_items)
+                start = end
+        return cls(counts, num_users)
 
     @property
     def self_information(self) -> Floats:

@@ -52,7 +52,7 @@ def _largest(name: str, values: Tensor) -> float:
     """Largest absolute value of a matrix, NaN and infinities refused: one pass, no copy, one synchronisation."""
     if values.numel() == 0:
         return 0.0
-    largest = float(torch.stack(values.aminmax()).abs().max())  # NaN is carried along
+    largest = float(torch.stack(values.detach().aminmax()).abs().max())  # NaN is carried along
     if not largest < float("inf"):
         raise ValueError(f"{name} holds NaN or infinite values: their scores have no order")
     return largest

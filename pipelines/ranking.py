@@ -1,0 +1,77 @@
+"""The loop that validation and test share: batches of users, their vectors, and what they have already seen.
+
+Both rank by the same numbers, so that the epoch that validation chooses is the best one for the test.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rec_data.sequences import SequenceStore
+    from rec_models.backbones import Encoder
+
+
+class UserBatch(NamedTuple):
+    """The users of rows ``start`` to ``end`` of a store, ready to be ranked."""
+
+    start: int
+    end: int
+    queries: Tensor
+    """[u, D] in the dtype of `scoring_dtype`."""
+    items: Tensor
+    """[V, D] the item table, in the same dtype."""
+    seen_offsets: Tensor | None
+    """[u + 1] int64 on the CPU, from 0; None where seen items stay in the ranking."""
+    seen_items: Tensor | None
+    """[n] int32 on the CPU."""
+
+
+def scoring_dtype(device: torch.device) -> torch.dtype:
+    """What vectors are multiplied in: bf16 on a GPU, whose products are summed in fp32, and fp32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def user_batches(
+    encoder: Encoder, store: SequenceStore, *, batch_users: int, filter_seen: bool, title: str
+) -> Iterator[UserBatch]:
+    """Encode all users of a store in their order; a bar shows progress once that has taken five seconds.
+
+    Args:
+        encoder: in eval mode; its device is where the work is done. A GPU holds a bf16 copy of the item table.
+        store: the histories.
+        batch_users: users at a time.
+        filter_seen: whether a user's own items are to be left out of their ranking.
+        title: of the progress bar.
+    """
+    from tqdm import tqdm
+
+    from rec_data.batches import inference_batches
+
+    device = encoder.item_table.device
+    dtype = scoring_dtype(device)
+    items = encoder.item_table.detach().to(dtype)  # [V, D]
+    start = 0
+    batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
+    with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False) as progress:
+        for batch in batches:
+            end = start + len(batch.lengths)
+            with torch.no_grad():
+                queries = encoder.encode_last(batch.inputs, batch.lengths).to(dtype)  # [u, D]
+            offsets = store.offsets[start : end + 1]
+            seen_items = store.items[offsets[0] : offsets[-1]]
+            yield UserBatch(
+                start,
+                end,
+                queries,
+                items,
+                seen_offsets=offsets - offsets[0] if filter_seen else None,
+                seen_items=seen_items if filter_seen else None,
+            )
+            progress.update(end - start)
+            start = end
