@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -327,34 +326,6 @@ def load(path: Path = Path("params.yaml")) -> Params:
         ParamsError: the file is missing, is no YAML, or holds something that is not allowed.
     """
     return from_mapping(read_yaml(path))
-
-
-def grid_points(values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The points of the paper's tables, each as the values that `from_mapping` takes and its table's number.
-
-    A table names its model, loss and sampling once; a point is one line: ``gowalla 512x256 511`` is the data set, the
-    batch size x the sequence length, and the negatives a token if the loss takes any.
-
-    Args:
-        values: the mapping of params.yaml, with its ``grid``.
-
-    Raises:
-        ParamsError: a line of another form.
-    """
-    points: list[dict[str, Any]] = []
-    for number, table in values["grid"].items():
-        shared = {"table": int(number), "model": table["model"], "loss": table["loss"]}
-        if "sampling" in table:
-            shared["negatives"] = {"sampling": table["sampling"]}
-        for line in table["points"]:
-            found = re.fullmatch(r"(\S+) (\d+)x(\d+)(?: (\d+))?", line)
-            if found is None:
-                raise ParamsError(f"grid.{number}.points: found {line!r}, allowed: DATASET BATCHxLENGTH [NEGATIVES]")
-            dataset, batch_size, max_seq_len, negatives = found.groups()
-            sizes = {"batch_size": int(batch_size), "max_seq_len": int(max_seq_len)}
-            drawn = {"num_negatives": int(negatives)} if negatives else {}
-            points.append({**shared, "dataset": dataset, **sizes, **drawn})
-    return points
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """params.yaml: the shipped file parses, the grid is the paper's, and every wrong input gets one clear line."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from pipelines.params import (
     Params,
     ParamsError,
     from_mapping,
-    grid_points,
     load,
     preset_values,
     read_yaml,
@@ -66,19 +64,6 @@ def test_every_preset_parses_and_decides_its_keys():
             assert found == value
 
 
-def test_every_preset_serves_every_grid_point_of_its_model():
-    for point in grid_points(SHIPPED):
-        overrides = {key: value for key, value in point.items() if key != "table"}
-        for name, preset in SHIPPED["presets"].items():
-            if preset.get("model", point["model"]) == point["model"] and "loss" not in preset:
-                found = from_mapping({**overrides, "preset": name, "presets": SHIPPED["presets"]})
-                assert (found.dataset, found.loss, found.batch_size) == (
-                    point["dataset"],
-                    point["loss"],
-                    point["batch_size"],
-                )
-
-
 WIDE = {"presets": {"none": {}, "wide": {"batch_size": 64, "backbone": {"hidden": 256, "heads": 4}}}}
 
 
@@ -117,51 +102,6 @@ def test_wrong_presets_are_named(presets: Any, says: str):
     with pytest.raises(ParamsError) as caught:
         from_mapping({"preset": "mine", "presets": presets})
     assert str(caught.value).startswith(says)
-
-
-@pytest.mark.parametrize("line", ["gowalla", "gowalla 512", "gowalla 512x256 many", "gowalla 512x256 511 1"])
-def test_a_grid_line_of_another_form_is_named(line: str):
-    with pytest.raises(ParamsError, match=f"grid.3.points: found '{line}', allowed: DATASET BATCHxLENGTH"):
-        grid_points({"grid": {3: {"model": "sasrec", "loss": "ce", "points": [line]}}})
-
-
-def test_every_grid_point_parses():
-    for point in grid_points(SHIPPED):
-        overrides = {key: value for key, value in point.items() if key != "table"}
-        assert from_mapping(overrides).dataset == point["dataset"]
-
-
-def test_the_grid_is_the_papers_tables_row_by_row():
-    with (ROOT / "pipelines/reference/paper_tables.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 92
-    in_csv = [
-        (
-            int(row["table"]),
-            row["model"],
-            row["loss"],
-            row["sampling"],
-            row["dataset"],
-            int(row["batch_size"]),
-            int(row["max_seq_len"]),
-            row["num_negatives"],
-        )
-        for row in rows
-    ]
-    in_grid = [
-        (
-            int(point["table"]),
-            point["model"],
-            point["loss"],
-            point.get("negatives", {}).get("sampling", ""),
-            point["dataset"],
-            point["batch_size"],
-            point["max_seq_len"],
-            str(point.get("num_negatives", "")),
-        )
-        for point in grid_points(SHIPPED)
-    ]
-    assert in_grid == in_csv
 
 
 @pytest.mark.parametrize(

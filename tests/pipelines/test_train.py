@@ -54,12 +54,11 @@ def test_settings_come_from_the_keys_that_name_them():
 
 
 def test_every_grid_point_makes_settings():
-    from pipelines.params import from_mapping, grid_points
+    from pipelines.points import table_points
 
-    for point in grid_points(SHIPPED):
-        params = from_mapping({key: value for key, value in point.items() if key != "table"})
-        for faithful in (False, True):
-            train.loss_settings(dataclasses.replace(params, paper_faithful=faithful))
+    for faithful in (False, True):
+        for point in table_points(SHIPPED, paper_faithful=faithful):
+            train.loss_settings(point.params)
 
 
 @pytest.fixture

@@ -1,0 +1,281 @@
+"""The points of the paper's tables and of its search grid, from the ``grid`` of params.yaml.
+
+A point is the nested mapping that `pipelines.params.from_mapping` takes: what the table, the line and the paper's own
+settings fix, and nothing else. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines import params, results
+from pipelines.params import ParamsError
+
+GRID_KEYS = frozenset({"settings", "search", "tables"})
+Sharing = Literal["none", "tile", "batch"]
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One line of a table, ready to run."""
+
+    table: int
+    """Number of the paper's table; 0 for the search grid."""
+    values: dict[str, Any] = field(hash=False)
+    """Nested overrides of params.yaml."""
+
+    @property
+    def params(self) -> params.Params:
+        """The point with its overrides on top of the defaults.
+
+        Raises:
+            ParamsError: the point contradicts itself.
+        """
+        return params.from_mapping(self.values)
+
+    @property
+    def name(self) -> str:
+        """Readable and unique among points: model, loss, sampling, sharing, data set, sizes, negatives."""
+        return experiment_name(self.params)
+
+
+def experiment_name(point: params.Params) -> str:
+    """A name that DVC accepts: git refuses ``:`` and others in names of references.
+
+    Args:
+        point: what it names, as ``sasrec-cce_neg-uniform-none-twin_gowalla-1024x320-n511``.
+    """
+    fields = results.point_fields(point)
+    dataset = fields["dataset"] if fields["twin"] is None else f"twin_{fields['dataset']}"
+    if fields["twin"] not in (None, 1.0):
+        dataset += f"_{fields['twin']:g}"
+    parts = [
+        *(fields[key] for key in ("model", "loss", "sampling", "sharing")),
+        dataset,
+        f"{point.batch_size}x{point.max_seq_len}",
+        fields["num_negatives"] and f"n{fields['num_negatives']}",
+        "faithful" if point.paper_faithful else None,
+    ]
+    return re.sub(r"[^A-Za-z0-9_.-]+|\.\.+", "_", "-".join(str(part) for part in parts if part)).strip("._-")
+
+
+def table_points(
+    values: dict[str, Any],
+    tables: Sequence[int] = (),
+    *,
+    datasets: Sequence[str] = (),
+    twin: bool | float = False,
+    sharing: Sharing = "none",
+    paper_faithful: bool = False,
+    extra: dict[str, Any] | None = None,
+) -> list[GridPoint]:
+    """The points of the paper's tables, in the tables' order.
+
+    A table names its model, loss and sampling once; a point is one line: ``gowalla 512x256 511`` is the data set, the
+    batch size x the sequence length, and the negatives a token if the loss takes any.
+
+    Args:
+        values: the mapping of params.yaml, with its ``grid``.
+        tables: which; none: all.
+        datasets: only these; none: all.
+        twin: take the data sets' synthetic twins; a number is their scale.
+        sharing: who shares negatives; the paper's losses share with nobody.
+        paper_faithful: repeat the defects of the paper's code.
+        extra: nested values that go over everything else.
+
+    Returns:
+        One point a row of the paper's tables: two rows repeat another one's.
+
+    Raises:
+        ParamsError: a table, a data set or a line that is not there, or a point that contradicts itself.
+    """
+    grid = values["grid"]
+    known = [int(number) for number in grid["tables"]]
+    for number in tables:
+        if number not in known:
+            raise ParamsError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
+    points: list[GridPoint] = []
+    for number in tables or known:
+        table = grid["tables"][number]
+        shared: dict[str, Any] = {"model": table["model"], "loss": table["loss"]}
+        if "sampling" in table:
+            shared["negatives"] = {"sampling": table["sampling"]}
+        points += [GridPoint(number, shared | _read_line(number, line)) for line in table["points"]]
+    in_tables = list(dict.fromkeys(point.values["dataset"] for point in points))
+    for name in datasets:
+        if name not in in_tables:
+            raise ParamsError(f"dataset: found {name!r}, allowed in these tables: {', '.join(in_tables)}")
+    options = (twin, sharing, paper_faithful, extra or {})
+    return [
+        _complete(values, point, *options) for point in points if not datasets or point.values["dataset"] in datasets
+    ]
+
+
+def search_points(
+    values: dict[str, Any],
+    *,
+    model: str,
+    loss: str,
+    dataset: str,
+    twin: bool | float = False,
+    sharing: Sharing = "none",
+    paper_faithful: bool = False,
+    extra: dict[str, Any] | None = None,
+) -> list[GridPoint]:
+    """The paper's own search: every batch size with every length with, for a sampled loss, every number of negatives.
+
+    Args:
+        values: the mapping of params.yaml, with its ``grid``.
+        model: of all points.
+        loss: of all points.
+        dataset: of all points.
+        twin: as in `table_points`.
+        sharing: as in `table_points`.
+        paper_faithful: as in `table_points`.
+        extra: as in `table_points`.
+
+    Raises:
+        ParamsError: an unknown data set, or a point that contradicts itself.
+    """
+    grid = values["grid"]
+    known = sorted({line.split()[0] for table in grid["tables"].values() for line in table["points"]})
+    if dataset not in known:
+        raise ParamsError(f"dataset: found {dataset!r}, allowed: {', '.join(known)}")
+    search = grid["search"]
+    draws = loss in results.SAMPLED and loss != "bce"
+    counts = search["num_negatives"] if draws else [None]
+    points = []
+    for batch_size, length, negatives in itertools.product(search["batch_size"], search["max_seq_len"], counts):
+        sizes = {"dataset": dataset, "batch_size": batch_size, "max_seq_len": length}
+        drawn = {"num_negatives": negatives} if negatives else {}
+        point = GridPoint(0, {"model": model, "loss": loss, **sizes, **drawn})
+        points.append(_complete(values, point, twin, sharing, paper_faithful, extra or {}))
+    return points
+
+
+def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
+    """Without the rows that repeat another row's point.
+
+    Raises:
+        ParamsError: two different points of one name.
+    """
+    by_name: dict[str, GridPoint] = {}
+    for point in points:
+        other = by_name.setdefault(point.name, point)
+        if other.values != point.values:
+            changed = sorted(set(overrides(point)) ^ set(overrides(other)))
+            raise ParamsError(f"two points are named {point.name}: they differ in {', '.join(changed)}")
+    return list(by_name.values())
+
+
+def overrides(point: GridPoint) -> list[str]:
+    """The point as ``-S`` takes it: ``key=value``, sections dotted."""
+    return [f"{key}={_yaml(value)}" for key, value in flatten(point.values).items()]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """Nested values from ``key=value`` texts, the values read as YAML.
+
+    Raises:
+        ParamsError: a text without a key or without ``=``.
+    """
+    from ruamel.yaml import YAML
+
+    nested: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ParamsError(f"-S: found {text!r}, allowed: KEY=VALUE")
+        *sections, last = key.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = YAML(typ="safe").load(value)
+    return nested
+
+
+def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
+    """The mapping of params.yaml, its ``grid`` included.
+
+    Raises:
+        ParamsError: no such file, no YAML, or no grid in it.
+    """
+    values = params.read_yaml(path)
+    if not isinstance(values.get("grid"), dict) or not set(values["grid"]) >= GRID_KEYS:
+        raise ParamsError(f"{path}: grid: allowed: a section with settings, search and tables; git brings it back")
+    return values
+
+
+def _read_line(number: int, line: str) -> dict[str, Any]:
+    found = re.fullmatch(r"(\S+) (\d+)x(\d+)(?: (\d+))?", line)
+    if found is None:
+        raise ParamsError(f"grid.tables.{number}: found {line!r}, allowed: DATASET BATCHxLENGTH [NEGATIVES]")
+    dataset, batch_size, max_seq_len, negatives = found.groups()
+    sizes = {"batch_size": int(batch_size), "max_seq_len": int(max_seq_len)}
+    drawn = {"num_negatives": int(negatives)} if negatives else {}
+    return {"dataset": dataset, **sizes, **drawn}
+
+
+def _complete(
+    file: dict[str, Any],
+    point: GridPoint,
+    twin: bool | float,
+    sharing: Sharing,
+    paper_faithful: bool,
+    extra: dict[str, Any],
+) -> GridPoint:
+    """The point with the paper's settings and the options of the command."""
+    values = point.values
+    model, loss = values["model"], values["loss"]
+    # Written out and the preset switched off: one in params.yaml of the checkout would contradict the point.
+    settings = _merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{model}"])
+    options: dict[str, Any] = {"paper_faithful": paper_faithful}
+    if loss in results.SAMPLED:
+        if paper_faithful and sharing != "none":
+            raise ParamsError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
+        options["negatives"] = {"sampling": "uniform", "sharing": sharing}
+    if loss == "sce":
+        # The paper's own rule: as many buckets as tokens in each, from the places of a whole batch.
+        buckets = int(2 * math.sqrt(values["batch_size"] * values["max_seq_len"]))
+        options["losses"] = {"sce": {"buckets": buckets, "bucket_size_x": buckets}}
+    name = values["dataset"]
+    if twin:
+        name = f"twin:{name}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
+    complete = GridPoint(point.table, _merged(_merged(settings, options), {**values, "dataset": name}, extra))
+    complete.params  # noqa: B018  # a contradiction shows here
+    return complete
+
+
+def _merged(*mappings: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings over one another, the last one on top."""
+    merged: dict[str, Any] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            below = merged.get(key)
+            merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _yaml(value: object) -> str:
+    """A scalar or a list of scalars on one line, as YAML and ``-S`` read it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(_yaml(entry) for entry in value) + "]"
+    return str(value)
