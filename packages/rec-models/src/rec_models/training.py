@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -74,6 +74,7 @@ def fit(
     out: Path,
     checkpoint_dir: Path,
     item_counts: Tensor | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> FitResult:
     """Train, validate after each epoch, keep the best.
 
@@ -92,6 +93,7 @@ def fit(
         out: folder for the results.
         checkpoint_dir: folder for the state of this run and no other.
         item_counts: [V] int64, how often training saw each item; for popularity sampling.
+        callbacks: for whoever measures steps; they run after the loop's own.
 
     Raises:
         TrainingError: the loss or a weight became NaN, memory ran out, or validation gave no ``ndcg@10``.
@@ -130,7 +132,7 @@ def fit(
     )
     with _quiet_lightning():
         trainer = _trainer(
-            training, device, precision, max_epochs=training.max_epochs - state.epoch, callback=conductor
+            training, device, precision, max_epochs=training.max_epochs - state.epoch, callbacks=[conductor, *callbacks]
         )
         if not state.finished:
             memory.reset_peak(device)
@@ -171,7 +173,12 @@ def _device(training: TrainingSettings) -> torch.device:
 
 
 def _trainer(
-    training: TrainingSettings, device: torch.device, precision: str, *, max_epochs: int, callback: lightning.Callback
+    training: TrainingSettings,
+    device: torch.device,
+    precision: str,
+    *,
+    max_epochs: int,
+    callbacks: list[lightning.Callback],
 ) -> lightning.Trainer:
     """Lightning's trainer with everything off that `Conductor` does itself."""
     return lightning.Trainer(
@@ -181,7 +188,7 @@ def _trainer(
         precision=precision,  # type: ignore[arg-type]  # one of TrainingSettings.precision
         max_epochs=max_epochs,
         accumulate_grad_batches=training.accumulate,
-        callbacks=[callback],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
