@@ -25,12 +25,13 @@ def looks_like_path(dataset: str) -> bool:
     return any(mark in dataset for mark in "/\\*?[") or _format(dataset) is not None
 
 
-def find(dataset: str, *, root: Path) -> list[Path]:
+def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
     """The files that ``dataset`` names.
 
     Args:
         dataset: A path or a glob, absolute or relative to ``root``.
         root: Where relative paths start.
+        what: What the files are, for messages.
 
     Returns:
         At least one existing, non-empty file, sorted by name; all of one format.
@@ -43,22 +44,22 @@ def find(dataset: str, *, root: Path) -> list[Path]:
     if any(mark in dataset for mark in "*?[") and not full.exists():
         paths = sorted(Path(found) for found in glob.glob(str(full), recursive=True))  # noqa: PTH207 (takes absolute globs)
         if not paths:
-            raise DataError(f"dataset {dataset!r}: no file matches {full}")
+            raise DataError(f"{what} {dataset!r}: no file matches {full}")
     elif full.is_dir():
         raise DataError(
-            f"dataset {dataset!r} is a folder; name a file or a glob such as {dataset.rstrip('/')}/*.parquet"
+            f"{what} {dataset!r} is a folder; name a file or a glob such as {dataset.rstrip('/')}/*.parquet"
         )
     elif not full.exists():
-        raise DataError(f"dataset {dataset!r}: no file {full}")
+        raise DataError(f"{what} {dataset!r}: no file {full}")
     else:
         paths = [full]
     for path in paths:
         if _format(path.name) is None:
-            raise DataError(f"dataset file {path}: unknown suffix; allowed: {_ALLOWED}")
+            raise DataError(f"{what} file {path}: unknown suffix; allowed: {_ALLOWED}")
         if path.stat().st_size == 0:
-            raise DataError(f"dataset file {path} is empty")
+            raise DataError(f"{what} file {path} is empty")
     if len({_format(path.name) for path in paths}) > 1:
-        raise DataError(f"dataset {dataset!r} mixes parquet and text files; name one kind")
+        raise DataError(f"{what} {dataset!r} mixes parquet and text files; name one kind")
     return paths
 
 

@@ -1,0 +1,159 @@
+"""Recommending for the users of a log and of files, with the model at hand or one that has seen everything."""
+
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from pipelines import params, recommend, refit, stage, train
+from rec_data.split import split_log
+from rec_models.backbones import build_encoder
+from rec_models.checkpoint import ModelCheckpoint
+from rec_models.inference import load
+from rec_models.inference import recommend as rank_all
+from tests.pipelines.conftest import small_log
+
+SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
+
+
+@pytest.fixture
+def trained(workplace) -> Path:
+    """A folder after download, split and one epoch of train; the weights are random."""
+    folder = workplace(SETTINGS)
+    for name in ("download", "split", "train"):
+        (folder / "data" / name).mkdir(parents=True)
+    small_log().write_parquet(folder / "data" / "download" / "log.parquet")
+    split_log(folder / "data" / "download" / "log.parquet", folder / "data" / "split")
+    point = params.load()
+    num_items = len(pl.read_parquet("data/split/items.parquet"))
+    torch.manual_seed(0)
+    encoder = build_encoder(train.model_settings(point), num_items)
+    torch.nn.init.normal_(encoder.item_table)
+    ModelCheckpoint(
+        model=encoder.settings,
+        loss=train.loss_settings(point),
+        training=train.training_settings(point),
+        num_items=num_items,
+        epoch=1,
+        metrics={"ndcg@10": 0.1},
+        weights=encoder.state_dict(),
+    ).save(folder / "data" / "train" / "model.ckpt")
+    return folder
+
+
+def run(*arguments: str) -> pl.DataFrame:
+    recommend.main(["--out", "out/top.parquet", *arguments])
+    assert not list(Path("out").glob("*.part"))
+    return pl.read_parquet("out/top.parquet")
+
+
+def expected(histories: dict[object, list[int]], k: int, **options: bool) -> list[tuple[object, int, int]]:
+    """The same by the library's own ranking: (user, item, rank), original ids."""
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    lists = [[names.index(item) for item in history if item in names] for history in histories.values()]
+    found = rank_all(load("data/train/model.ckpt"), lists, k, **options).items.tolist()
+    return [
+        (user, names[item], rank)
+        for user, items in zip(histories, found, strict=True)
+        for rank, item in enumerate(items, start=1)
+        if item >= 0
+    ]
+
+
+def test_every_user_of_the_log_gets_the_best_items_after_their_whole_history(trained: Path):
+    log = pl.read_parquet("data/download/log.parquet").sort("timestamp")
+    histories = {user: log.filter(user_id=user)["item_id"].to_list() for user in log["user_id"].unique().sort()}
+    found = run("--k", "3", "--batch-users", "64")
+    assert found.columns == ["user_id", "item_id", "rank", "score"]
+    assert sorted(found.drop("score").rows()) == sorted(expected(histories, 3))
+    assert (found.group_by("user_id").agg(pl.col("score").is_sorted(descending=True).all())["score"]).all()
+
+
+def test_histories_of_a_file_in_original_ids(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    rows = [("ann", names[3]), ("ann", 5), ("bob", 7), ("ann", names[1])]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_csv("h.csv")
+    found = run("--histories", "h.csv", "--k", "4")
+    assert found.drop("score").rows() == expected({"ann": [names[3], names[1]]}, 4)
+    said = capsys.readouterr()
+    assert "note: 2 items that the model does not know (2 events) are skipped: 5, 7" in said.err
+    assert "note: 1 users have no item that the model knows, and get no list: 'bob'" in said.err
+    assert "out/top.parquet: 4 recommendations for 1 users, on cpu" in said.out
+
+
+def test_seen_items_come_back_on_request(trained: Path):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    pl.DataFrame({"user_id": [1], "item_id": [names[:5]]}).write_parquet("h.parquet")
+    found = run("--histories", "h.parquet", "--k", str(len(names)), "--keep-seen")
+    assert sorted(found["item_id"]) == names
+    assert len(run("--histories", "h.parquet", "--k", str(len(names)))) == len(names) - 5
+
+
+def test_a_refit_sees_every_event_and_every_item(trained: Path):
+    point = params.load()
+    log = pl.read_parquet("data/download/log.parquet")
+    extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
+    pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # an item that only the future has
+    found = run("--refit", "--k", "2")
+    assert found["user_id"].n_unique() == log["user_id"].n_unique()
+    catalogue = pl.read_parquet("out/items.parquet")
+    assert sorted(catalogue["original_id"]) == sorted({*log["item_id"], 9})
+    checkpoint = ModelCheckpoint.read(Path("out/model.ckpt"))
+    assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
+    assert checkpoint.loss == train.loss_settings(point)
+    again = run("--model", "out/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
+    assert again.drop("score").rows() == found.drop("score").rows()
+
+
+def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
+    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), epoch=7)
+    loop = refit.loop(checkpoint, torch.device("cpu"))
+    assert dataclasses.replace(loop, max_epochs=20, accelerator="auto") == checkpoint.training
+    assert (loop.max_epochs, loop.accelerator) == (7, "cpu")
+
+
+def test_a_refit_at_another_point_is_refused(trained: Path):
+    point = dataclasses.replace(params.load(), train=params.Train(learning_rate=0.5))
+    with pytest.raises(stage.StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
+        refit.refuse_other_point(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--k", "0"], "k"),
+        (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
+        (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
+        (["--histories", "none.csv"], "histories 'none.csv': no file"),
+        (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
+        (["--device", "tpu"], "device"),
+    ],
+)
+def test_mistakes_get_one_line(trained: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        stage.run(lambda: recommend.main(arguments))
+    assert caught.value.code == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert says in error
+    assert "\n" not in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(trained: Path):
+    with pytest.raises(stage.StageError, match="--device: found cuda, but torch finds no GPU here, allowed: cpu"):
+        recommend.main(["--device", "cuda"])
+
+
+def test_a_catalogue_of_another_size_is_refused(trained: Path):
+    pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
+    with pytest.raises(stage.StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
+        recommend.main([])
+
+
+def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
+    workplace({})
+    with pytest.raises(stage.StageError, match=r"--model: found no data/train/model\.ckpt"):
+        recommend.main([])
