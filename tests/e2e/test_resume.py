@@ -63,8 +63,8 @@ def wait_for_checkpoint(clone: Clone, seconds: float = 300) -> int:
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
         if list((clone.root / ".checkpoints").rglob("last.ckpt")):
-            found = subprocess.run(
-                ["pgrep", "-f", "python -m pipelines.train$"], capture_output=True, text=True, check=False
+            found = subprocess.run(  # Python itself, not a shell that runs it: a shell's end would leave training alive
+                ["pgrep", "-f", "^[^ ]*python[^ ]* -m pipelines.train$"], capture_output=True, text=True, check=False
             )
             for pid in found.stdout.split():
                 if os.path.realpath(f"/proc/{pid}/cwd") == str(clone.root.resolve()):
