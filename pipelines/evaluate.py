@@ -3,8 +3,9 @@
     python -m pipelines.evaluate
 
 Reads ``evaluate`` of params.yaml, ``data/split/`` and ``data/train/model.ckpt``; writes into ``data/evaluate/``
-``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``per_user.parquet``,
-``recommendations.parquet`` (ids as in the raw log) and TensorBoard's ``tensorboard/``.
+``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``details/`` (intervals, bands,
+popularity, example users), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and TensorBoard's
+``tensorboard/``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pipelines.details import Run
     from rec_data.sequences import SequenceStore
     from rec_eval import Evaluation, Reference, TopK
     from rec_models.backbones import Encoder
@@ -39,27 +41,36 @@ def main() -> None:
     import pyarrow.parquet as pq
     import torch
 
+    from pipelines import details
     from rec_data.sequences import SequenceStore
     from rec_eval import write_evaluation
+    from rec_models import memory
     from rec_models.inference import load
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = load(stage.DATA / "train" / "model.ckpt", device)
     store = SequenceStore.open(SPLIT / "sequences" / "test.arrow")
     items = pq.read_table(SPLIT / "items.parquet").combine_chunks()
+    item_names = items["original_id"].combine_chunks()
     users = pq.read_table(SPLIT / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
     longest = max(point.evaluate.k)
 
     with stage.output(stage.DATA / "evaluate") as out:
         recommended = np.empty((len(store), longest), dtype=np.int32)  # [U, K]
+        memory.reset_peak(device)
         started = time.perf_counter()
         path = out / "recommendations.parquet"
-        with RecommendationsWriter(path, users, items["original_id"].combine_chunks()) as writer:
+        with RecommendationsWriter(path, users, item_names) as writer:
             for start, lists in _rank(encoder, store, longest, point.evaluate):
                 end = start + len(lists.ids)
                 recommended[start:end] = lists.ids.cpu().numpy()
                 writer.write(store.user_ids[start:end].numpy(), lists)
         seconds = time.perf_counter() - started
+        (out / "details").mkdir()
+        stage.write_json(
+            out / "details" / "memory.json",
+            {"peak_gib": round(memory.peak_gib(device), 3), "kind": memory.peak_kind(device)},
+        )
 
         metrics: dict[str, object] = {
             "users": len(store),
@@ -68,14 +79,15 @@ def main() -> None:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "reference": point.evaluate.reference,
         }
-        user_ids = users.take(pa.array(store.user_ids.numpy()))
+        user_names = users.take(pa.array(store.user_ids.numpy()))
         results: dict[str, Evaluation] = {}
         if point.dataset.startswith("twin:"):  # a twin has a real log's shape and nothing to be accurate about
-            pq.write_table(pa.table({"user_id": user_ids}), out / "per_user.parquet")
+            pq.write_table(pa.table({"user_id": user_names}), out / "per_user.parquet")
         else:
-            names = user_ids.to_numpy(zero_copy_only=False)
-            results = measure(point, store, recommended, names, items["count"].to_numpy())
+            run = measure(point, store, recommended, user_names, item_names, items["count"].to_numpy())
+            results = run.results
             write_evaluation(results["model"], out / "per_user.parquet")
+            details.write_details(run, out / "details")
             metrics = {**_summary(results["model"]), "popularity": _summary(results["popularity"]), **metrics}
         stage.write_json(out / "metrics.json", metrics)
         _write_table(out / "metrics_at_k.csv", results, point.evaluate.k)
@@ -86,20 +98,24 @@ def measure(
     point: params.Params,
     store: SequenceStore,
     recommended: npt.NDArray[np.int32],
-    user_ids: npt.NDArray[Any],
+    user_names: Any,
+    item_names: Any,
     counts: npt.NDArray[np.int64],
-) -> dict[str, Evaluation]:
+) -> Run:
     """Every metric of the model and, beside it, of the ranking by popularity.
 
     Args:
         point: for ``evaluate`` and what the reference log depends on.
         store: the test histories and their targets.
         recommended: ``[U, K]`` the model's lists, -1 in empty places.
-        user_ids: ``[U]`` as in the raw log.
+        user_names: ``[U]`` Arrow array, ids as in the raw log.
+        item_names: ``[V]`` likewise.
         counts: ``[V]`` interactions of each item in training.
     """
+    import numpy as np
     import torch
 
+    from pipelines.details import Run
     from rec_eval import evaluate, popularity_top_k
 
     assert store.targets is not None
@@ -112,10 +128,20 @@ def measure(
         seen_offsets=store.offsets if point.evaluate.filter_seen else None,
         seen_items=store.items if point.evaluate.filter_seen else None,
     )
-    return {
-        "model": evaluate(recommended, targets, point.evaluate.k, reference, user_ids=user_ids),
-        "popularity": evaluate(popular.ids, targets, point.evaluate.k, reference),
-    }
+    lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
+    names = user_names.to_numpy(zero_copy_only=False)
+    return Run(
+        lists=lists,
+        results={
+            name: evaluate(ids, targets, point.evaluate.k, reference, user_ids=names) for name, ids in lists.items()
+        },
+        targets=targets,
+        offsets=store.offsets.numpy(),
+        history=store.items.numpy(),
+        counts=counts,
+        user_names=user_names,
+        item_names=item_names,
+    )
 
 
 def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate) -> Iterator[tuple[int, TopK]]:
