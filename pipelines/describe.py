@@ -1,0 +1,100 @@
+"""Describe a log: sizes, lengths, popularity, repeats, time span, and how much its order matters.
+
+    python -m pipelines.describe [dataset=NAME_OR_PATH] [download.KEY=VALUE ...] [--out FOLDER]
+
+Reads ``dataset`` and ``download`` of params.yaml, with the changes of the command line (the values of ``-S``), and
+fetches the log as the stage ``download`` would. Prints a table; writes ``describe.json`` and ``describe.png``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipelines import params, stage
+
+OUT = stage.DATA / "describe"
+SECTIONS = ("dataset", "download")
+"""The keys of params.yaml that say what a log is."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and params.yaml, describe."""
+    changes, out = parse(arguments)
+    describe(params.from_mapping(changed(params.read_yaml(Path("params.yaml")), changes)), out)
+
+
+def parse(arguments: list[str] | None = None) -> tuple[list[str], Path]:
+    """The changes and the folder of a command line.
+
+    Raises:
+        StageError: one line that names the option.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="python -m pipelines.describe", description=__doc__, exit_on_error=False)
+    parser.add_argument(
+        "changes", nargs="*", default=[], metavar="KEY=VALUE", help="dataset=..., download.columns.user=..., ..."
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of describe.json and describe.png")
+    try:
+        given = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise stage.StageError(f"{error}; --help lists the options") from None
+    return given.changes, given.out
+
+
+def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """The values of params.yaml with some keys changed, as DVC's ``-S`` would.
+
+    Raises:
+        StageError: a change that is no ``KEY=VALUE``, or of a key that says nothing about the log.
+    """
+    from ruamel.yaml import YAML
+
+    for change in changes:
+        key, sign, text = change.partition("=")
+        sections = key.split(".")
+        if not sign or sections[0] not in SECTIONS:
+            raise stage.StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
+        *path, last = sections
+        section = values
+        for name in path:
+            section = section[name] if isinstance(section.get(name), dict) else section.setdefault(name, {})
+        section[last] = YAML(typ="safe").load(text)
+    return values
+
+
+def describe(point: params.Params, out: Path) -> None:
+    """Fetch the log of a point, print and write what it is like."""
+    from pipelines.download import DEMO_SEED
+    from rec_data import describe as description
+    from rec_data.columns import Columns
+    from rec_data.log import fetch_log
+    from rec_data.pictures import draw
+
+    names = point.download.columns
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.parquet"
+        fetch_log(
+            point.dataset,
+            log,
+            root=stage.checkout(),
+            columns=Columns(names.user, names.item, names.timestamp, names.rating),
+            min_rating=point.download.min_rating,
+            mirror=stage.mirror(point),
+            seed=DEMO_SEED,
+        )
+        facts = description.describe(log)
+        print(description.as_text(facts))
+        with stage.output(out) as fresh:
+            stage.write_json(fresh / "describe.json", {"dataset": point.dataset, **facts})
+            draw(log, fresh / "describe.png", title=Path(point.dataset).name)
+    print(f"picture: {out / 'describe.png'}")
+
+
+if __name__ == "__main__":
+    stage.run(main)
