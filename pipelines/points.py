@@ -29,6 +29,8 @@ class GridPoint:
     """Number of the paper's table; 0 for the search grid."""
     values: dict[str, Any] = field(hash=False)
     """Nested overrides of params.yaml."""
+    dataset: str = ""
+    """The data set's name in the table, also where its twin takes its place."""
 
     @property
     def params(self) -> params.Params:
@@ -106,8 +108,8 @@ def table_points(
         shared: dict[str, Any] = {"model": table["model"], "loss": table["loss"]}
         if "sampling" in table:
             shared["negatives"] = {"sampling": table["sampling"]}
-        points += [GridPoint(number, shared | _read_line(number, line)) for line in table["points"]]
-    in_tables = list(dict.fromkeys(point.values["dataset"] for point in points))
+        points += [GridPoint(number, shared | _read_line(number, line), line.split()[0]) for line in table["points"]]
+    in_tables = list(dict.fromkeys(point.dataset for point in points))
     for name in datasets:
         if name not in in_tables:
             raise ParamsError(f"dataset: found {name!r}, allowed in these tables: {', '.join(in_tables)}")
@@ -154,7 +156,7 @@ def search_points(
     for batch_size, length, negatives in itertools.product(search["batch_size"], search["max_seq_len"], counts):
         sizes = {"dataset": dataset, "batch_size": batch_size, "max_seq_len": length}
         drawn = {"num_negatives": negatives} if negatives else {}
-        point = GridPoint(0, {"model": model, "loss": loss, **sizes, **drawn})
+        point = GridPoint(0, {"model": model, "loss": loss, **sizes, **drawn}, dataset)
         points.append(_complete(values, point, twin, sharing, paper_faithful, extra or {}))
     return points
 
@@ -252,10 +254,11 @@ def _complete(
         # The paper's own rule: as many buckets as tokens in each, from the places of a whole batch.
         buckets = int(2 * math.sqrt(values["batch_size"] * values["max_seq_len"]))
         options["losses"] = {"sce": {"buckets": buckets, "bucket_size_x": buckets}}
-    name = values["dataset"]
+    name = point.dataset
     if twin:
         name = f"twin:{name}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
-    complete = GridPoint(point.table, _merged(_merged(settings, options), {**values, "dataset": name}, extra))
+    merged = _merged(settings, options, {**values, "dataset": name}, extra)
+    complete = GridPoint(point.table, merged, point.dataset)
     complete.params  # noqa: B018  # a contradiction shows here
     return complete
 

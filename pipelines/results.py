@@ -209,8 +209,13 @@ def environment() -> dict[str, str | None]:
         "triton": _version("triton"),
         "lightning": _version("lightning"),
         "revision": revision(),
-        "measured_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "measured_at": now(),
     }
+
+
+def now() -> str:
+    """The time in UTC as `Result.measured_at` holds it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def revision() -> str | None:

@@ -1,0 +1,119 @@
+"""Training and validation histories shaped like a data set's split, made in seconds: for measuring time and memory.
+
+A whole twin (`rec_data.twins`) has up to 243 million rows, and a split of it takes minutes. A training step sees
+batches of histories of some lengths over a catalogue of some size, and nothing else of it. So the split is simulated on
+a sample of the twin's users, and as many histories are made as steps are timed:
+
+- the catalogue and the popularity of its items are the twin's own, in full;
+- lengths come from the protocol's temporal split of a sample of the twin's users;
+- the sizes of the whole split (users that train, users that validate) are the sample's shares of the published users.
+
+numpy and torch only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines import params
+
+if TYPE_CHECKING:
+    from rec_data.sequences import SequenceStore
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+
+_SAMPLE_ROWS = 2_000_000
+_POOL = 4_000_000
+
+
+@dataclass(frozen=True)
+class TwinLog:
+    """What the temporal split of a twin looks like."""
+
+    num_items: int
+    """V. The split's own catalogue is smaller by the few items that training never sees."""
+    train_users: int
+    """Users of the whole twin that training has an example of."""
+    validation_users: int
+    """Users of the whole twin that validation ranks for."""
+    item_counts: Int64s
+    """[V] int64, interactions of each item in the whole twin."""
+    lengths: Int64s
+    """[n] int64, items before t* of a sample of the users that have at least two."""
+    pool: Int32s
+    """Item ids drawn by their popularity."""
+
+    def train_store(self, users: int, span: int, seed: int) -> SequenceStore:
+        """Histories to train on.
+
+        Args:
+            users: how many.
+            span: items of a history at most; older ones would never be read.
+            seed: same seed, same histories.
+        """
+        return self._store(users, span, seed, with_targets=False)
+
+    def validation_store(self, users: int, span: int, seed: int) -> SequenceStore:
+        """Histories to rank for, and their targets."""
+        return self._store(users, span, seed, with_targets=True)
+
+    def _store(self, users: int, span: int, seed: int, *, with_targets: bool) -> SequenceStore:
+        import torch
+
+        from rec_data.sequences import SequenceStore
+
+        rng = np.random.default_rng([seed, users, span, with_targets])
+        lengths = np.minimum(rng.choice(self.lengths, users) - with_targets, span)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        start = int(rng.integers(len(self.pool)))
+        items = np.resize(np.roll(self.pool, -start), int(offsets[-1]))
+        targets = torch.from_numpy(rng.choice(self.pool, users)) if with_targets else None
+        return SequenceStore(
+            torch.from_numpy(items), torch.from_numpy(offsets), torch.arange(users, dtype=torch.int32), targets
+        )
+
+
+def twin_log(point: params.Params) -> TwinLog:
+    """The split of the twin that the point names.
+
+    Raises:
+        ParamsError: the data set is no twin, or the split is not the temporal one.
+        DataError: an unknown twin.
+    """
+    if not point.dataset.startswith("twin:"):
+        raise params.ParamsError(f"dataset: found {point.dataset!r}, allowed: a twin, as in twin:beauty")
+    if point.split.strategy != "temporal":
+        raise params.ParamsError(f"split.strategy: found {point.split.strategy!r}, allowed for a twin: temporal")
+    return _twin_log(point.dataset.removeprefix("twin:"), point.split.test_fraction, point.split.validation_users)
+
+
+@lru_cache
+def _twin_log(spec: str, test_fraction: float, validation_share: float) -> TwinLog:
+    from rec_data import twins
+
+    _, shape = twins.parse(spec)
+    sample = shape.scaled(min(1.0, _SAMPLE_ROWS / shape.interactions))
+    parts = [(users, times) for users, _, times in twins.chunks(sample, seed=0)]
+    users, times = (np.concatenate(column) for column in zip(*parts, strict=True))
+    cut = np.partition(times, int(len(times) * (1 - test_fraction)))[int(len(times) * (1 - test_fraction))]
+    past = np.bincount(users[times < cut], minlength=sample.users)  # [users of the sample]
+    lengths = past[past >= 2]
+    usable = shape.users * len(lengths) / sample.users
+    counts = twins.item_counts(shape)
+    rng = np.random.default_rng(0)
+    edges = np.cumsum(counts)
+    drawn = np.searchsorted(edges, rng.integers(edges[-1], size=min(_POOL, 64 * shape.interactions)), side="right")
+    return TwinLog(
+        num_items=shape.items,
+        train_users=max(1, round(usable * (1 - validation_share))),
+        validation_users=max(1, round(usable * validation_share)),
+        item_counts=counts,
+        lengths=lengths,
+        pool=drawn.astype(np.int32),
+    )

@@ -1,0 +1,151 @@
+"""Measuring points: whole steps on tiny twins, a row a point, going on where a run stopped, memory that runs out."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines import measure, params, points, results
+from rec_models.errors import TrainingError
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--scale 0.003 --steps 4 --warmup 2 -S batch_size=16 -S max_seq_len=12 -S backbone.hidden=8 -S num_negatives=4 "
+    "-S losses.sce.buckets=4 -S losses.sce.bucket_size_x=8 -S losses.sce.bucket_size_y=8"
+)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command in-process; returns what it printed and the rows of its file."""
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "results.csv"
+
+    def go(arguments: str) -> tuple[str, list[results.Result]]:
+        measure.main([*arguments.split(), *TINY.split(), "--out", str(out)])
+        return capsys.readouterr().out, results.read(out)
+
+    return go
+
+
+def test_a_point_is_measured_once_and_every_field_of_training_is_there(run: Any):
+    printed, rows = run("--tables 3,14 --datasets beauty --sharing tile")
+    assert [(row.model, row.loss, row.sharing) for row in rows] == [
+        ("sasrec", "cce", None),
+        ("bert4rec", "cce_neg", "tile"),
+    ]
+    for row in rows:
+        assert (row.status, row.dataset, row.twin, row.steps_timed, row.warmup_steps) == ("ok", "beauty", 0.003, 4, 2)
+        assert row.step_ms_p10 <= row.step_ms <= row.step_ms_p90
+        assert row.num_items == round(176_450 * 0.003)
+        assert row.steps_per_epoch == -(-row.train_users // 16)
+        assert row.epoch_seconds == pytest.approx(row.steps_per_epoch * row.mean_step_ms / 1e3, rel=1e-3)
+        assert row.whole_epoch_seconds == pytest.approx(row.epoch_seconds + row.validation_seconds, abs=1e-3)
+        assert row.epoch_basis == "extrapolated"
+        assert 16 <= row.tokens_per_step <= row.most_tokens <= 16 * 12
+        assert 0 < row.peak_loop_gib <= row.peak_fit_gib
+    assert "[2/2," in printed
+    printed, again = run("--tables 3,14 --datasets beauty --sharing tile")
+    assert "2 points, 2 of them already in" in printed
+    assert again == rows
+
+
+def test_no_point_is_begun_after_the_minutes_are_over(run: Any):
+    printed, rows = run("--tables 3 --minutes -1")
+    assert rows == []
+    assert "-1 minutes are over: 6 points are left, start again" in printed
+
+
+def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monkeypatch: pytest.MonkeyPatch):
+    def fail(point: params.Params, effort: measure.Effort) -> dict[str, Any]:
+        if point.loss == "cce":
+            try:
+                raise torch.OutOfMemoryError("tried to allocate")
+            except torch.OutOfMemoryError as error:
+                raise TrainingError("out of memory with a batch of 16 x 12") from error
+        raise RuntimeError("an illegal\naccess")
+
+    monkeypatch.setattr(measure, "_train", fail)
+    printed, rows = run("--tables 3,1 --datasets beauty")
+    assert [(row.loss, row.status, row.step_ms) for row in rows] == [
+        ("cce", "out of memory", None),
+        ("ce", "failed", None),
+    ]
+    assert rows[0].note == "out of memory with a batch of 16 x 12"
+    assert rows[1].note == "RuntimeError: an illegal access"
+    assert "out of memory: out of memory with a batch" in printed
+
+
+def test_the_order_and_the_sharing_are_as_asked():
+    options = measure._parse(["--tables", "4,3", "--datasets", "beauty", "--sharing", "tile,none"])
+    found = measure.wanted_points(points.load(ROOT / "params.yaml"), options)
+    assert [(point.loss, point.negatives.sharing) for point in found] == [
+        ("cce_neg", "tile"),
+        ("cce_neg", "none"),
+        ("cce", "tile"),
+    ]
+    every = measure.wanted_points(points.load(ROOT / "params.yaml"), measure._parse([]))
+    assert len(every) == 90 + sum(point.loss in results.SAMPLED for point in every) // 2
+    assert {point.dataset for point in every} >= {"twin:zvuk", "twin:30music"}
+    assert every[0].loss == "cce_neg"
+
+
+def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
+    _, rows = run("--tables 3 --datasets beauty --seconds 0")
+    assert rows[0].steps_timed == 4  # fewer than ten are never cut short
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--tables 99", "error: table: found 99, allowed: 4, 3"),
+        ("--tables 8 --datasets zvuk", "error: dataset: found 'zvuk', allowed in these tables"),
+        ("--sharing all", "found 'all', allowed: none, tile, batch"),
+        ("-S batch=3", "error: batch: unknown key (did you mean batch_size?)"),
+        ("-S model=bert4rec -S backbone.hidden=7 --tables 3", "error: backbone.hidden: found 7 with 2 heads"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: str, says: str):
+    ran = subprocess.run(
+        [sys.executable, "-m", "pipelines.measure", *arguments.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode != 0
+    assert says.replace("4, 3", "1, 2") in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_it_needs_no_polars_dvc_or_jsonargparse():
+    """Of our own modules that it can reach, none imports them."""
+    seen: set[Path] = set()
+    todo = [ROOT / "pipelines/measure.py"]
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            assert not {name.split(".")[0] for name in names} & {"polars", "dvc", "jsonargparse"}, path
+            todo += [found for name in names if (found := source(name)) is not None]
+    assert {"train.py", "twins.py", "training.py", "ranks.py", "full.py"} <= {path.name for path in seen}
+
+
+def source(module: str) -> Path | None:
+    """The file of a module of ours."""
+    parts = module.split(".")
+    root = ROOT if parts[0] == "pipelines" else ROOT / "packages" / parts[0].replace("_", "-") / "src"
+    base = root.joinpath(*parts)
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
