@@ -26,6 +26,9 @@ SMALL = {
 }
 
 
+HIDDEN = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"}
+
+
 @dataclass
 class Clone:
     """A working copy of the repository in a folder of its own."""
@@ -34,8 +37,8 @@ class Clone:
 
     def start(self, command: str, **options: object) -> subprocess.Popen[str]:
         """Start a shell command in the clone, free of the environment that the tests themselves run in."""
-        environment = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
-        # DVC runs a stage through $SHELL: bash makes way for the stage's process, sh stays as its parent. The harder one.
+        environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
+        # DVC runs a stage through $SHELL. bash makes way for the stage's process; sh, the harder case, stays its parent.
         environment |= {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh"}
         return subprocess.Popen(
             ["bash", "-c", command],

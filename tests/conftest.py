@@ -1,0 +1,27 @@
+"""How the suite runs: as a whole on several processes, a part of it or the GPU's tests in one."""
+
+import os
+
+import pytest
+
+MOST_PROCESSES = 4  # each holds torch and, in the end-to-end tests, a clone with an environment
+
+os.environ.pop(
+    "PYTHONDONTWRITEBYTECODE", None
+)  # tests start Python often: without its cache an import of torch takes 15 s
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread the whole suite over processes, unless `-n` says otherwise. Without pytest-xdist, one does it."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not gpu"
+    if whole and getattr(config.option, "numprocesses", 0) is None and not config.option.usepdb:
+        config.option.numprocesses = min(os.cpu_count() or 1, MOST_PROCESSES)
+        config.option.maxschedchunk = 1  # one by one: tests take from a millisecond to minutes
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process a core
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, the slow ones start first, so that none is left alone at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
