@@ -6,9 +6,8 @@ import pytest
 
 MOST_PROCESSES = 4  # each holds torch and, in the end-to-end tests, a clone with an environment
 
-os.environ.pop(
-    "PYTHONDONTWRITEBYTECODE", None
-)  # tests start Python often: without its cache an import of torch takes 15 s
+# Tests start Python often, and without its cache an import of torch takes 15 s.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(tryfirst=True)

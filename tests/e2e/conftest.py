@@ -38,7 +38,7 @@ class Clone:
     def start(self, command: str, **options: object) -> subprocess.Popen[str]:
         """Start a shell command in the clone, free of the environment that the tests themselves run in."""
         environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
-        # DVC runs a stage through $SHELL. bash makes way for the stage's process; sh, the harder case, stays its parent.
+        # DVC runs a stage through $SHELL. bash makes way for the stage's process; sh, the harder case, stays.
         environment |= {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh"}
         return subprocess.Popen(
             ["bash", "-c", command],
