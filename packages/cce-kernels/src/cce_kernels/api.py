@@ -1,5 +1,6 @@
 """The two losses: checks, autocast, shapes and reduction around the kernels."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, overload
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from cce_kernels import validation
 from cce_kernels.draws import Sharing, as_counter, groups_of
+from cce_kernels.masking import reduce_loss
 from cce_kernels.objectives import Objective, Softmax
 from cce_kernels.reference import linear_cross_entropy_reference
 from cce_kernels.reference_sampled import Draw, sampled_linear_cross_entropy_reference
@@ -105,7 +107,7 @@ def linear_cross_entropy(
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps needs impl='triton': the reference is exact, got {filter_eps!r}")
     h, flat_targets = _flatten(hidden, targets)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _without_autocast(hidden.device.type):
         if use_triton and h.shape[0] > 0:
             from cce_kernels.full import linear_cross_entropy_triton
 
@@ -117,13 +119,15 @@ def linear_cross_entropy(
                 ignore_index=ignore_index,
                 softcap=softcap,
                 filter_eps=filter_eps,
+                reduction=reduction,
             )
         else:
-            loss, lse = linear_cross_entropy_reference(
+            each, lse = linear_cross_entropy_reference(
                 h, weight, flat_targets, bias=bias, ignore_index=ignore_index, softcap=softcap
             )
-        reduced = _reduce(loss, flat_targets, ignore_index, reduction, targets.shape)
-    return (reduced, lse.reshape(targets.shape)) if return_lse else reduced
+            loss, _ = reduce_loss(each, flat_targets, ignore_index, reduction)
+    loss = loss.view(targets.shape) if reduction == "none" else loss
+    return (loss, lse.view(targets.shape)) if return_lse else loss
 
 
 def sampled_linear_cross_entropy(
@@ -192,7 +196,7 @@ def sampled_linear_cross_entropy(
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     use_triton = _use_triton(impl, hidden, weight, bias)
     h, flat_targets = _flatten(hidden, targets)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _without_autocast(hidden.device.type):
         terms = objective.terms(num_negatives, weight.shape[0])
         source = prepare(sampler, flat_targets, ignore_index, weight.shape[0], correct=terms.softmax)
         groups = groups_of(h.shape[0], sharing, tile_tokens, row_offset)
@@ -210,12 +214,14 @@ def sampled_linear_cross_entropy(
                 ignore_index=ignore_index,
                 deterministic=deterministic,
                 sparse_grad=sparse_grad,
+                reduction=reduction,
             )
         else:
-            loss = sampled_linear_cross_entropy_reference(
+            each = sampled_linear_cross_entropy_reference(
                 h, weight, flat_targets, draw, terms, bias=bias, ignore_index=ignore_index, sparse_grad=sparse_grad
             )
-        return _reduce(loss, flat_targets, ignore_index, reduction, targets.shape)
+            loss, _ = reduce_loss(each, flat_targets, ignore_index, reduction)
+    return loss.view(targets.shape) if reduction == "none" else loss
 
 
 def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -234,10 +240,6 @@ def _flatten(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return hidden.reshape(-1, hidden.shape[-1]).contiguous(), targets.reshape(-1).contiguous()
 
 
-def _reduce(loss: Tensor, targets: Tensor, ignore_index: int, reduction: Reduction, shape: torch.Size) -> Tensor:
-    """Per-token losses [M] to the result; ignored tokens hold 0."""
-    if reduction == "none":
-        return loss.reshape(shape)
-    if reduction == "sum":
-        return loss.sum()
-    return loss.sum() / (targets != ignore_index).sum().clamp(min=1)
+def _without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Switch autocast off where it is on: entering the context for nothing costs as much as a small kernel."""
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -1,4 +1,4 @@
-"""Which tokens count: the one place that says what an ignored and an impossible target are."""
+"""Which tokens count, and what a reduction makes of their losses: the one place that says both."""
 
 import torch
 from torch import Tensor
@@ -19,6 +19,34 @@ def masks(targets: Tensor, ignore_index: int, num_items: int) -> tuple[Tensor, T
     inside = (targets >= 0) & (targets < num_items)
     counted = targets != ignore_index
     return inside & counted, counted & ~inside, torch.where(inside & counted, targets, 0)
+
+
+def reduce_loss(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Tensor | None]:
+    """Reduce losses [M]; tokens that do not count hold 0.
+
+    Returns:
+        The result, and for a mean the number that it was divided by (fp32 scalar, at least 1), else None.
+    """
+    if reduction == "none":
+        return loss, None
+    if reduction == "sum":
+        return loss.sum(), None
+    count = (targets != ignore_index).sum(dtype=torch.float32).clamp_(min=1)
+    return loss.sum() / count, count
+
+
+def upstream_of(grad: Tensor, count: Tensor | None) -> Tensor:
+    """Turn the gradient of a reduced loss into that of a token's: fp32 [M], or a scalar where all tokens share it."""
+    if grad.dim() > 0 and (grad.stride(0) == 0 or grad.numel() == 1):
+        grad = grad[0]  # a sum or a mean outside hands every token the same number
+    return grad.to(torch.float32) if count is None else grad / count
+
+
+def scale_rows(stored: Tensor, upstream: Tensor) -> Tensor:
+    """`stored` [M, D] times fp32 `upstream` ([M] or a scalar), rounded once to stored's dtype."""
+    out = torch.empty_like(stored)
+    # A scalar is given two dimensions: without them it would be rounded to stored's dtype before the product.
+    return torch.mul(stored, upstream.view(-1, 1), out=out)
 
 
 def sparse_rows(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +10,18 @@ from torch.autograd.function import once_differentiable
 
 from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
-from cce_kernels.masking import masks, sparse_rows
+from cce_kernels.masking import masks, reduce_loss, scale_rows, sparse_rows, upstream_of
 from cce_kernels.objectives import Objective, Terms, encode
 from cce_kernels.reference_sampled import Draw
-from cce_kernels.sampled_ops import accumulate, backward, forward, make_state, sampled_forward, scaled, setup_context
-
-# The flat argument lists of the operators are passed through as they are.
-_forward: Callable[..., Any] = forward
-_backward: Callable[..., Any] = backward
-_make_state: Callable[..., SampledState] = make_state
+from cce_kernels.sampled_ops import (
+    Call,
+    accumulate,
+    backward,
+    forward,
+    of_counted_tokens,
+    sampled_forward,
+    setup_context,
+)
 
 
 def sampled_linear_cross_entropy_triton(
@@ -33,8 +35,9 @@ def sampled_linear_cross_entropy_triton(
     ignore_index: int = -100,
     deterministic: bool = False,
     sparse_grad: bool = False,
+    reduction: str = "none",
 ) -> Tensor:
-    """Loss of every token.
+    """Loss of every token, or reduced.
 
     Args:
         hidden: [M, D] contiguous, M >= 1, D <= 512, fp32, bf16 or fp16.
@@ -46,21 +49,24 @@ def sampled_linear_cross_entropy_triton(
         ignore_index: the target of tokens that do not count.
         deterministic: no atomics.
         sparse_grad: weight's and bias's gradients as sparse tensors.
+        reduction: `none`, `sum` or `mean`, over the tokens that count.
 
     Returns:
-        loss fp32 [M].
+        loss fp32, [M] or a scalar.
     """
     source, groups = draw.source, draw.groups
-    tensors = (source.size if isinstance(source.size, Tensor) else None, source.table, source.log_q, source.log_rest)
-    sizes = [0 if isinstance(source.size, Tensor) else source.size, draw.num_negatives, *groups, ignore_index]
+    size, positions = (source.size, 0) if isinstance(source.size, Tensor) else (None, source.size)
+    call = Call(
+        hidden, weight, bias, targets, draw.seed, draw.step, size, source.table, source.log_q, source.log_rest,
+        [positions, draw.num_negatives, *groups, ignore_index], source.alias, *encode(objective),
+    )  # fmt: skip
     wanted = hidden.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     with_grad = torch.is_grad_enabled() and wanted
-    inputs = (hidden, weight, bias, targets, draw.seed, draw.step, *tensors, sizes, source.alias, *encode(objective))
     if torch.compiler.is_compiling() and not sparse_grad:
-        compiled: Tensor = sampled_forward(*inputs, with_grad, deterministic)[0]
-        return compiled
-    loss: Tensor = _Sampled.apply(with_grad, deterministic, sparse_grad, *inputs)
-    return loss
+        loss: Tensor = sampled_forward(*call, with_grad, deterministic)[0]
+        return reduce_loss(loss, targets, ignore_index, reduction)[0]
+    reduced: Tensor = _Sampled.apply(reduction, sparse_grad, *call, with_grad, deterministic)
+    return reduced
 
 
 class _Sampled(torch.autograd.Function):
@@ -70,49 +76,46 @@ class _Sampled(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, with_grad: bool, deterministic: bool, sparse: bool, *inputs: Any) -> Tensor:
-        output: tuple[Tensor, ...] = _forward(*inputs, with_grad, deterministic)
-        setup_context(ctx, (*inputs, with_grad, deterministic), output)
+    def forward(ctx: Any, reduction: str, sparse: bool, *inputs: Any) -> Tensor:
+        output = forward(*inputs)
+        setup_context(ctx, inputs, output)
+        call = Call(*inputs[:-2])
         ctx.sparse = sparse
-        return output[0]
+        loss, ctx.count = reduce_loss(output[0], call.targets, call.sizes[-1], reduction)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[3:6]
+        needs = ctx.needs_input_grad[2:5]
         if grad is None:
-            return (None,) * 17
-        run = _sparse_backward if ctx.sparse and (needs[1] or needs[2]) else _backward
-        gradients = run(grad, *ctx.saved_tensors, *ctx.options, needs[1] or needs[2], ctx.deterministic)
+            return (None,) * 18
+        with_weight = needs[1] or needs[2]
+        run = _sparse_backward if ctx.sparse and with_weight else backward
+        upstream = upstream_of(grad, ctx.count)
+        gradients = run(upstream, *ctx.saved_tensors, *ctx.options, with_weight, ctx.deterministic)
         wanted = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
-        return None, None, None, *wanted, *(None,) * 11
+        return None, None, *wanted, *(None,) * 13
 
 
 def _sparse_backward(
-    grad: Tensor,
-    dhidden: Tensor,
-    shift: Tensor,
-    pull: Tensor,
-    copied: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *others: Any,
+    grad: Tensor, dhidden: Tensor, shift: Tensor, pull: Tensor, copied: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """As `sampled_ops.backward`, with sparse gradients of weight and bias."""
-    *arguments, _, deterministic = others
-    upstream = grad.to(torch.float32).contiguous()
-    table = copied if copied.numel() else weight
-    state: SampledState = _make_state(hidden, table, bias, *arguments, shift, pull)
+    *fields, _, deterministic = arguments
+    call = Call(*fields)
+    weight, bias = call.weight, call.bias
+    grad = of_counted_tokens(grad, call)
+    state = call.state(copied if copied.numel() else weight, shift, pull)
     items, row_map = touched_items(state)
     into = WeightGradient(
-        upstream.new_zeros(items.numel(), weight.shape[1]),
-        None if bias is None else upstream.new_zeros(items.numel()),
+        grad.new_zeros(items.numel(), weight.shape[1]),
+        None if bias is None else grad.new_zeros(items.numel()),
         row_map,
     )
-    accumulate(state, upstream, into, deterministic)
+    accumulate(state, grad, into, deterministic)
     d_bias = None if bias is None or into.bias is None else sparse_rows(items, into.bias, bias)
-    return scaled(dhidden, upstream), sparse_rows(items, into.weight, weight), d_bias
+    return scale_rows(dhidden, grad), sparse_rows(items, into.weight, weight), d_bias
 
 
 def touched_items(state: SampledState) -> tuple[Tensor, Tensor]:

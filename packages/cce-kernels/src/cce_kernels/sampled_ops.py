@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,69 +19,72 @@ from cce_kernels.draws import Groups
 from cce_kernels.kernels.sampled_keys import launch_token_keys
 from cce_kernels.kernels.sampled_none_backward import launch_none_backward
 from cce_kernels.kernels.sampled_none_forward import launch_none_forward
-from cce_kernels.kernels.sampled_scale import launch_scale
 from cce_kernels.kernels.sampled_segments import launch_sum_rows, sort_draws
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient, copy_pays
 from cce_kernels.kernels.sampled_tile_backward import launch_tile_backward, launch_tile_rows
 from cce_kernels.kernels.sampled_tile_forward import launch_tile_forward
+from cce_kernels.masking import scale_rows, upstream_of
 from cce_kernels.objectives import decode
 
 
-def make_state(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    size: Tensor | None,
-    table: Tensor | None,
-    log_q: Tensor | None,
-    log_rest: Tensor | None,
-    sizes: Sequence[int],
-    alias: bool,
-    objective: str,
-    t: float,
-    shift: Tensor,
-    pull: Tensor,
-) -> SampledState:
-    """The state of a call from the flat arguments of an operator."""
-    positions, num_negatives, *groups, ignore_index = sizes
-    return SampledState(
-        hidden, weight, bias, targets, shift, pull, seed, step, positions, size, table, alias, log_q, log_rest,
-        Groups(*groups), num_negatives, ignore_index, decode(objective, t).terms(num_negatives, weight.shape[0]),
-    )  # fmt: skip
+class Call(NamedTuple):
+    """What a call is made of, flat and in the types of an operator's schema; both operators take all of it."""
+
+    hidden: Tensor  # [M, D]
+    weight: Tensor  # [V, D]
+    bias: Tensor | None  # [V]
+    targets: Tensor  # int64 [M]
+    seed: Tensor  # int64 []
+    step: Tensor  # int64 []
+    size: Tensor | None  # int64 []: positions to draw from, where the device knows them
+    table: Tensor | None  # int64 [positions]
+    log_q: Tensor | None  # fp32 [V]
+    log_rest: Tensor | None  # fp32 [M]
+    sizes: Sequence[int]  # positions, num_negatives, the fields of Groups, ignore_index
+    alias: bool
+    objective: str
+    t: float
+
+    def state(self, table: Tensor, shift: Tensor, pull: Tensor) -> SampledState:
+        """The state of the call; `table` is the weight or its copy in hidden's dtype."""
+        positions, num_negatives, *groups, ignore_index = self.sizes
+        return SampledState(
+            self.hidden, table, self.bias, self.targets, shift, pull, self.seed, self.step, positions, self.size,
+            self.table, self.alias, self.log_q, self.log_rest, Groups(*groups), num_negatives, ignore_index,
+            decode(self.objective, self.t).terms(num_negatives, self.weight.shape[0]),
+        )  # fmt: skip
+
+    def keeps_copy(self, with_grad: bool) -> bool:
+        """Whether forward makes a 16-bit copy of the table and leaves it to backward.
+
+        With shared negatives backward gathers rows again; with sets of their own it reads a row once an item.
+        """
+        negatives, tokens, number = self.sizes[1], *self.sizes[2:4]
+        return tokens > 1 and with_grad and copy_pays(self.weight, self.hidden, number * negatives * 2)
 
 
-def forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    size: Tensor | None,
-    table: Tensor | None,
-    log_q: Tensor | None,
-    log_rest: Tensor | None,
-    sizes: Sequence[int],
-    alias: bool,
-    objective: str,
-    t: float,
-    with_grad: bool,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss fp32 [M], unscaled dH [M, D] (or empty), shift and pull fp32 [M], copy of the table (or empty)."""
+_CALL = (
+    "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor seed, Tensor step, Tensor? size, "
+    "Tensor? table, Tensor? log_q, Tensor? log_rest, int[] sizes, bool alias, str objective, float t"
+)
+_KEPT = "Tensor dhidden, Tensor shift, Tensor pull, Tensor copied"
+
+
+def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss fp32 [M], unscaled dH [M, D] (or empty), shift and pull fp32 [M], copy of the table (or empty).
+
+    Args:
+        *arguments: the fields of `Call`, then `with_grad` and `deterministic` (which backward reads).
+    """
+    *fields, with_grad, _ = arguments
+    call = Call(*fields)
+    hidden, weight = call.hidden, call.weight
     loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
     dhidden = torch.empty_like(hidden) if with_grad else hidden.new_empty(0)
-    state = make_state(
-        hidden, weight, bias, targets, seed, step, size, table, log_q, log_rest, sizes, alias, objective, t,
-        shift, pull,
-    )  # fmt: skip
+    state = call.state(weight, shift, pull)
     shared = state.groups.tokens > 1
-    rows_read = state.groups.number * state.num_negatives * (2 if shared and with_grad else 1)
-    copied = copy_pays(weight, hidden, rows_read)
-    if copied:
+    kept = call.keeps_copy(with_grad)
+    if kept or copy_pays(weight, hidden, state.groups.number * state.num_negatives):
         state = replace(state, weight=weight.to(hidden.dtype))
     rest = math.log(max(weight.shape[0] - 1, 1))
     out = dhidden if with_grad else None
@@ -91,124 +94,46 @@ def forward(
     else:
         gather, _ = tuning.gather_tiles(hidden.shape[1])
         launch_none_forward(state, loss, out, rest, gather)
-    # Backward gathers rows of a shared set again; with sets of their own it reads a row of the table once an item.
-    keep = state.weight if copied and shared and with_grad else hidden.new_empty(0)
-    return loss, dhidden, shift, pull, keep
-
-
-sampled_forward = torch.library.custom_op("cce_kernels::sampled_forward", forward, mutates_args=())
-
-
-@sampled_forward.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    size: Tensor | None,
-    table: Tensor | None,
-    log_q: Tensor | None,
-    log_rest: Tensor | None,
-    sizes: Sequence[int],
-    alias: bool,
-    objective: str,
-    t: float,
-    with_grad: bool,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
-    dhidden = torch.empty_like(hidden) if with_grad else hidden.new_empty(0)
-    shared = sizes[2] > 1
-    kept = shared and with_grad and copy_pays(weight, hidden, sizes[3] * sizes[1] * 2)
-    return loss, dhidden, shift, pull, torch.empty_like(weight, dtype=hidden.dtype) if kept else hidden.new_empty(0)
+    return loss, dhidden, shift, pull, state.weight if kept else hidden.new_empty(0)
 
 
 def backward(
-    grad: Tensor,
-    dhidden: Tensor,
-    shift: Tensor,
-    pull: Tensor,
-    copied: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    size: Tensor | None,
-    table: Tensor | None,
-    log_q: Tensor | None,
-    log_rest: Tensor | None,
-    sizes: Sequence[int],
-    alias: bool,
-    objective: str,
-    t: float,
-    with_weight: bool,
-    deterministic: bool,
+    grad: Tensor, dhidden: Tensor, shift: Tensor, pull: Tensor, copied: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden [M, D], weight [V, D] (or empty) and bias [V] (or empty)."""
-    grad = grad.to(torch.float32).contiguous()
+    """Gradients of hidden [M, D], weight [V, D] (or empty) and bias [V] (or empty).
+
+    Args:
+        grad: upstream gradient fp32, [M] or a scalar for all tokens.
+        dhidden: as `forward` left it, and so are `shift`, `pull` and `copied`.
+        shift: fp32 [M].
+        pull: fp32 [M].
+        copied: [V, D] or empty.
+        *arguments: the fields of `Call`, then `with_weight` and `deterministic`.
+    """
+    *fields, with_weight, deterministic = arguments
+    call = Call(*fields)
+    weight, bias, nothing = call.weight, call.bias, grad.new_empty(0)
+    grad = of_counted_tokens(grad, call)
     if not with_weight:
-        return scaled(dhidden, grad), hidden.new_empty(0), hidden.new_empty(0)
-    state = make_state(
-        hidden, copied if copied.numel() else weight, bias, targets, seed, step, size, table, log_q, log_rest, sizes,
-        alias, objective, t, shift, pull,
-    )  # fmt: skip
-    items = weight.shape[0]
+        return scale_rows(dhidden, grad), nothing, nothing
     into = WeightGradient(
         weight.new_zeros(weight.shape, dtype=torch.float32),
-        None if bias is None else bias.new_zeros(items, dtype=torch.float32),
+        None if bias is None else bias.new_zeros(bias.shape, dtype=torch.float32),
         None,
     )
-    accumulate(state, grad, into, deterministic)
-    d_bias = hidden.new_empty(0) if bias is None or into.bias is None else into.bias.to(bias.dtype)
+    accumulate(call.state(copied if copied.numel() else weight, shift, pull), grad, into, deterministic)
+    d_bias = nothing if bias is None or into.bias is None else into.bias.to(bias.dtype)
     # dH comes last: it takes the place of the scratch of the sums.
-    return scaled(dhidden, grad), into.weight.to(weight.dtype), d_bias
+    return scale_rows(dhidden, grad), into.weight.to(weight.dtype), d_bias
 
 
-sampled_backward = torch.library.custom_op("cce_kernels::sampled_backward", backward, mutates_args=())
-
-
-@sampled_backward.register_fake
-def _(
-    grad: Tensor,
-    dhidden: Tensor,
-    shift: Tensor,
-    pull: Tensor,
-    copied: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    size: Tensor | None,
-    table: Tensor | None,
-    log_q: Tensor | None,
-    log_rest: Tensor | None,
-    sizes: Sequence[int],
-    alias: bool,
-    objective: str,
-    t: float,
-    with_weight: bool,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    d_weight = torch.empty_like(weight) if with_weight else hidden.new_empty(0)
-    d_bias = torch.empty_like(bias) if with_weight and bias is not None else hidden.new_empty(0)
-    return torch.empty_like(hidden), d_weight, d_bias
-
-
-def scaled(dhidden: Tensor, grad: Tensor) -> Tensor:
-    """DH [M, D] from what forward left and the upstream gradient fp32 [M]."""
-    out = torch.empty_like(dhidden)
-    launch_scale(dhidden, grad, out)
-    return out
+def of_counted_tokens(grad: Tensor, call: Call) -> Tensor:
+    """Whatever comes for an ignored token, it must not make a NaN."""
+    return grad if grad.dim() == 0 else torch.where(call.targets == call.sizes[-1], 0.0, grad)
 
 
 def accumulate(state: SampledState, grad: Tensor, into: WeightGradient, deterministic: bool) -> None:
-    """Add the gradients of weight and bias to `into`."""
+    """Add the gradients of weight and bias to `into`; `grad` as in `backward`."""
     width = state.hidden.shape[1]
     items, tokens = state.weight.shape[0], state.hidden.shape[0]
     _, gather = tuning.gather_tiles(width)
@@ -245,11 +170,45 @@ def _add_tokens(
     launch_none_backward(state, grad, sort_draws(keys, state.weight.shape[0]), first, into, tiles)
 
 
+sampled_forward = torch.library.custom_op(
+    "cce_kernels::sampled_forward",
+    forward,
+    mutates_args=(),
+    schema=f"({_CALL}, bool with_grad, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+sampled_backward = torch.library.custom_op(
+    "cce_kernels::sampled_backward",
+    backward,
+    mutates_args=(),
+    schema=f"(Tensor grad, {_KEPT}, {_CALL}, bool with_weight, bool deterministic) -> (Tensor, Tensor, Tensor)",
+)
+
+
+@sampled_forward.register_fake
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    *fields, with_grad, _ = arguments
+    call = Call(*fields)
+    hidden = call.hidden
+    loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
+    kept = call.keeps_copy(with_grad)
+    copied = torch.empty_like(call.weight, dtype=hidden.dtype) if kept else hidden.new_empty(0)
+    return loss, torch.empty_like(hidden) if with_grad else hidden.new_empty(0), shift, pull, copied
+
+
+@sampled_backward.register_fake
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    *fields, with_weight, _ = arguments[5:]
+    call, nothing = Call(*fields), arguments[0].new_empty(0)
+    d_weight = torch.empty_like(call.weight) if with_weight else nothing
+    d_bias = torch.empty_like(call.bias) if with_weight and call.bias is not None else nothing
+    return torch.empty_like(call.hidden), d_weight, d_bias
+
+
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep what backward needs from the arguments and results of `sampled_forward`."""
-    tensors, (sizes, *numbers), deterministic = inputs[:10], inputs[10:14], inputs[15]
+    tensors, options, deterministic = inputs[:10], inputs[10:14], inputs[15]
     ctx.save_for_backward(*output[1:], *tensors)
-    ctx.options = [sizes, *numbers]
+    ctx.options = options
     ctx.deterministic = deterministic
     ctx.set_materialize_grads(False)
 
@@ -259,9 +218,8 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     if grad is None:
         return nothing
     needs = ctx.needs_input_grad
-    with_weight = needs[1] or needs[2]
     d_hidden, d_weight, d_bias = sampled_backward(
-        grad, *ctx.saved_tensors, *ctx.options, with_weight, ctx.deterministic
+        upstream_of(grad, None), *ctx.saved_tensors, *ctx.options, needs[1] or needs[2], ctx.deterministic
     )
     return (
         d_hidden if needs[0] else None,

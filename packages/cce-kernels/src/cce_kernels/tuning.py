@@ -96,9 +96,10 @@ def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[Full
         table = _FULL_FP32
     else:
         table = {90: _FULL_SM90, 80: _FULL_SM80}.get(device_properties(device.index or 0)[0], _FULL_SAFE)
-    return next(tiles for limit, tiles in sorted(table.items()) if dim <= limit)
+    return next(tiles for limit, tiles in table.items() if dim <= limit)
 
 
+@lru_cache(maxsize=1024)
 def full_splits(device: torch.device, programs: int, streamed: int, num_warps: int, partial_bytes: int) -> int:
     """Into how many parts to split the streamed side so that the programs fill the chip.
 

@@ -7,6 +7,7 @@ To tune for another GPU, run `python packages/cce-kernels/benchmarks/tune_sample
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -75,6 +76,7 @@ def gather_tiles(dim: int) -> tuple[GatherTiles, GatherTiles]:
     return next(tiles for limit, tiles in NONE.items() if dim <= limit)
 
 
+@lru_cache
 def tile_tiles(device: torch.device, dtype: torch.dtype, dim: int, group_tokens: int) -> tuple[TileTiles, TileTiles]:
     """Tiles of the sampled loss with shared negatives, forward and backward, for vectors of `dim` <= 512."""
     large = device.type != "cuda" or device_properties(device.index or 0)[0] in _LARGE_SHARED_MEMORY

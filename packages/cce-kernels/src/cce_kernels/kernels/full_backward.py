@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cce_kernels.kernels.full_state import BackwardState, can_stream, dot_precision, stream_blocks
+from cce_kernels.kernels.full_state import BackwardState, can_stream, dot_precision, even_parts, stream_blocks
 from cce_kernels.kernels.full_tiles import (
     LOG2E,
     cap_scores,
@@ -209,9 +209,9 @@ def sort_by_tile(targets: Tensor, block: int, num_tiles: int) -> tuple[Tensor, T
     Returns:
         Tokens [M] int64 in that order, and where each tile's tokens begin in it, [num_tiles + 1] int32.
     """
-    # Half the bits of int64 keys: half the passes of the sort.
-    keys = targets.clamp(-1, num_tiles * block).div_(block, rounding_mode="floor").to(torch.int32)
-    tiles, order = torch.sort(keys, stable=True)
+    # Half the bits of int64 keys: half the passes of the sort. An id past 32 bits may wrap into a tile: its token has
+    # no gradient there or anywhere.
+    tiles, order = torch.sort(targets.to(torch.int32).div_(block, rounding_mode="floor"), stable=True)
     edges = torch.arange(num_tiles + 1, device=targets.device, dtype=torch.int32)
     return order, torch.searchsorted(tiles, edges, out_int32=True)
 
@@ -234,24 +234,22 @@ def launch_backward(
     num_tokens, dim = hidden.shape
     num_items = weight.shape[0]
     dim0, dim1 = split_dimension(dim)
-    tokens_per_split = triton.cdiv(triton.cdiv(num_tokens, splits), tiles.block_m) * tiles.block_m
-    splits = triton.cdiv(num_tokens, tokens_per_split)
-    grid = (triton.cdiv(num_items, tiles.block_v), splits)
+    splits, tokens_per_split = even_parts(num_tokens, splits, tiles.block_m)
+    grid = (-(-num_items // tiles.block_v), splits)
     order, segments = sort_by_tile(state.targets, tiles.block_v, grid[0])
     tma = tiles.tma and can_stream(hidden, hidden.dtype)
     stream = stream_blocks(hidden, tiles.block_m, dim0, dim1) if tma else (hidden, hidden)
     partial = splits > 1
     dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
-    like = weight if bias is None else bias
-    dbias = like.new_empty(
-        (splits, num_items if bias is not None else 0), dtype=torch.float32 if partial else like.dtype
-    )
+    dbias = dweight  # never written without a bias
+    if bias is not None:
+        dbias = bias.new_empty((splits, num_items), dtype=torch.float32 if partial else bias.dtype)
     full_backward_kernel[grid](
-        hidden, *stream, weight, like, state.targets, state.lse2, state.others, state.grad, state.range_scale, order,
-        segments, dweight, dbias, num_tokens, num_items, tokens_per_split, state.softcap or 1.0,
-        filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
-        BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
-        PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
+        hidden, *stream, weight, weight if bias is None else bias, state.targets, state.lse2, state.others, state.grad,
+        state.range_scale, order, segments, dweight, dbias, num_tokens, num_items, tokens_per_split,
+        state.softcap or 1.0, filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v,
+        BLOCK_M=tiles.block_m, BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None,
+        FILTER=filter_eps is not None, PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
         PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
     )  # fmt: skip
     if not partial:

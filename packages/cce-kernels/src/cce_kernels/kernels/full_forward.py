@@ -26,7 +26,7 @@ import triton.language as tl
 from cce_kernels.kernels.full_dhidden import write_dhidden
 from cce_kernels.kernels.full_finish import finish_tokens, read_targets, score_targets
 from cce_kernels.kernels.full_merge import launch_merge
-from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision, stream_blocks
+from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision, even_parts, stream_blocks
 from cce_kernels.kernels.full_tiles import (
     BELOW_HALF_RANGE,
     LOG2E,
@@ -203,13 +203,13 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
     num_items = weight.shape[0]
     dim0, dim1 = split_dimension(dim)
     with_dhidden = state.dhidden.numel() > 0
-    items_per_split = triton.cdiv(triton.cdiv(num_items, splits), tiles.block_v) * tiles.block_v
-    splits = triton.cdiv(num_items, items_per_split)
-    grid = (triton.cdiv(num_tokens, tiles.block_m), splits)
+    splits, items_per_split = even_parts(num_items, splits, tiles.block_v)
+    grid = (-(-num_tokens // tiles.block_m), splits)
     split = splits > 1
-    partial_sum = hidden.new_empty((splits, num_tokens) if split else 0, dtype=torch.float32)
-    partial_reference = torch.empty_like(partial_sum)
-    partial_acc = hidden.new_empty((splits, num_tokens, dim) if split and with_dhidden else 0, dtype=torch.float32)
+    partial_sum = partial_reference = partial_acc = state.loss  # never read without a split
+    if split:
+        partial_sum, partial_reference = (state.loss.new_empty(splits, num_tokens) for _ in range(2))
+        partial_acc = state.loss.new_empty((splits, num_tokens, dim) if with_dhidden else 0)
     overflow = hidden.new_empty(grid[0] * grid[1], dtype=torch.int32)
     tma = tiles.tma and can_stream(weight, hidden.dtype)
     stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else ()

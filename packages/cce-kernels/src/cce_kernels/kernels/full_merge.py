@@ -79,8 +79,8 @@ def launch_merge(state: ForwardState, partial_sum: Tensor, partial_reference: Te
     """
     num_tokens, dim = state.hidden.shape
     dim0, dim1 = split_dimension(dim)
-    block = max(4, 4096 // triton.next_power_of_2(dim0 + dim1))
-    full_merge_kernel[(triton.cdiv(num_tokens, block),)](
+    block = max(4, 4096 // (1 << (dim0 + dim1 - 1).bit_length()))
+    full_merge_kernel[(-(-num_tokens // block),)](
         state.hidden, state.weight, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse,
         state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc,
         num_tokens, state.weight.shape[0], partial_sum.shape[0], state.ignore_index, state.softcap or 1.0,

@@ -6,6 +6,8 @@ the padded rest (DIM1, 0 where there is none). 320 is 256 + 64; 100 is 128 with 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import triton
 import triton.language as tl
 
@@ -14,6 +16,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 BELOW_HALF_RANGE = tl.constexpr(1.0e18)  # a sum of unnormalised probabilities under it leaves room for any sane weight
 
 
+@lru_cache
 def split_dimension(dim: int) -> tuple[int, int]:
     """Split a vector dimension into the two block widths (DIM0, DIM1) that the kernels read.
 

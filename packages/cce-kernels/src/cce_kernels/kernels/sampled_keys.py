@@ -44,7 +44,7 @@ def _keys(
 
 def _launch(state: SampledState, out: Tensor, first: int, rows: int, *, with_target: bool, mark: bool) -> None:
     width = state.num_negatives + int(with_target)
-    _keys[(rows, triton.cdiv(width, _SLOTS))](
+    _keys[(rows, -(-width // _SLOTS))](
         out,
         state.targets,
         state.seed,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cce_kernels.kernels.sampled_math import sigmoid
 from cce_kernels.kernels.sampled_segments import Segments
-from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient
+from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient, grad_stride
 from cce_kernels.tuning_sampled import GatherTiles
 
 
@@ -25,7 +25,7 @@ from cce_kernels.tuning_sampled import GatherTiles
 def _backward(
     hidden, weight, bias, shift, pull, log_q,
     grad, order, starts, stops, row_map, dweight, dbias,
-    first_token, scale,
+    first_token, grad_stride, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr,
     SOFTMAX: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MAP: tl.constexpr,
 ):  # fmt: skip
@@ -53,7 +53,7 @@ def _backward(
             h = tl.load(
                 hidden + token[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0
             ).to(tl.float32)
-            upstream = tl.load(grad + token, mask=exists, other=0.0)
+            upstream = tl.load(grad + token * grad_stride, mask=exists, other=0.0)
             scores = tl.sum(h * w[None, :], 1) + offset
             if SOFTMAX:
                 slopes = tl.exp(scores - tl.load(shift + token, mask=exists, other=float("inf")))
@@ -88,6 +88,7 @@ def launch_none_backward(
         dweight=into.weight,
         dbias=into.weight if into.bias is None else into.bias,
         first_token=first_token,
+        grad_stride=grad_stride(grad),
         scale=state.terms.scale,
         D=state.hidden.shape[1],
         BLOCK_D=state.block_d,

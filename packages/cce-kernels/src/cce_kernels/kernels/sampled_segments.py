@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cce_kernels.kernels.sampled_state import UNSPECIALIZED, WeightGradient
+from cce_kernels.kernels.sampled_state import UNSPECIALIZED, WeightGradient, padded
 
 _MARK_BLOCK = 1024
 
@@ -46,9 +46,7 @@ def sort_draws(keys: Tensor, num_items: int) -> Segments:
     """
     ordered, order = torch.sort(keys, stable=True)
     bounds = keys.new_zeros(2, num_items)
-    _mark[(triton.cdiv(keys.numel(), _MARK_BLOCK),)](
-        ordered, bounds[0], bounds[1], keys.numel(), num_items, BLOCK=_MARK_BLOCK
-    )
+    _mark[(-(-keys.numel() // _MARK_BLOCK),)](ordered, bounds[0], bounds[1], keys.numel(), num_items, BLOCK=_MARK_BLOCK)
     return Segments(order, bounds[0], bounds[1])
 
 
@@ -99,7 +97,7 @@ def launch_sum_rows(rows: Tensor, scalars: Tensor | None, segments: Segments, in
         into.weight,
         into.weight if into.bias is None else into.bias,
         D=width,
-        BLOCK_D=max(16, triton.next_power_of_2(width)),
+        BLOCK_D=padded(width),
         BLOCK_K=8,
         HAS_BIAS=into.bias is not None,
         HAS_MAP=into.row_map is not None,

@@ -24,7 +24,13 @@ UNSPECIALIZED = [
     "first_unit",
     "first_token",
     "num_draws",
+    "grad_stride",
 ]
+
+
+def padded(width: int) -> int:
+    """The power of two, at least 16, that holds a width."""
+    return max(16, 1 << (width - 1).bit_length())
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class SampledState:
 
     @property
     def block_d(self) -> int:
-        """Columns of a tile: the power of two that holds D."""
-        return max(16, 1 << (self.hidden.shape[1] - 1).bit_length())
+        """Columns of a tile."""
+        return padded(self.hidden.shape[1])
 
     @property
     def dot_precision(self) -> str:
@@ -124,6 +130,11 @@ class SampledState:
             "HAS_BIAS": self.bias is not None,
             "enable_fp_fusion": True,  # said aloud: newer Triton leaves it off
         }
+
+
+def grad_stride(grad: Tensor) -> int:
+    """Elements from one token's upstream gradient to the next: 0 where all tokens share a scalar."""
+    return grad.stride(0) if grad.dim() else 0
 
 
 def copy_pays(weight: Tensor, hidden: Tensor, rows_read: int) -> bool:
