@@ -63,8 +63,8 @@ def test_outputs_are_what_others_rely_on(clone: Clone):
     seen = recommended.join(log, on=["user_id", "item_id"]).group_by("user_id").len()
     assert seen.is_empty() or seen["len"].max() == 1  # nothing seen but the target, which is no part of the history
 
-    assert "![" in (data / "report" / "report.md").read_text()
-    assert {path.suffix for path in (data / "report").iterdir()} == {".md", ".png"}
+    assert (data / "report" / "report.html").read_text().count("data:image/png;base64,") == 4
+    assert {path.suffix for path in (data / "report").iterdir()} == {".html", ".png"}
 
 
 def test_stages_rerun_for_what_they_depend_on_and_for_nothing_else(clone: Clone):
