@@ -1,0 +1,62 @@
+"""How to get a run again: the revision of the code, the commands, the versions. Needs the standard library and git."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+from importlib import metadata
+from typing import NamedTuple
+
+from pipelines import params, report_tables
+
+LIBRARIES = ("torch", "triton", "lightning", "numpy", "pyarrow", "polars", "dvc")
+
+
+class Code(NamedTuple):
+    """The state of the code that wrote the page."""
+
+    revision: str
+    """Full hash, empty outside a git checkout."""
+    changed: list[str]
+    """Tracked files that differ from it, but for params.yaml and what DVC writes."""
+
+
+def read_code() -> Code:
+    """Ask git; a folder that is no checkout has no revision."""
+    try:
+        command = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!params.yaml", ":!dvc.lock"]
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)  # noqa: S607
+        status = subprocess.run([*command, ":!data"], check=True, capture_output=True, text=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return Code("", [])
+    return Code(revision.stdout.strip(), [line[3:] for line in status.stdout.splitlines()])
+
+
+def commands(point: params.Params, code: Code) -> list[str]:
+    """What somebody types in a clone to get this run again."""
+    # The values of a preset are among the settings: naming these needs no preset.
+    changed = [(key, value) for key, value, _ in report_tables.changed_settings(point) if key != "preset"]
+    sets = "".join(f" -S {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in changed)
+    run = f"uv run dvc exp run{sets}" if sets else "uv run dvc repro"
+    return [*([f"git checkout {code.revision}"] if code.revision else []), run]
+
+
+def _yaml(value: object) -> str:
+    """A value as ``dvc exp run -S`` takes it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_yaml, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def versions() -> str:
+    """Python and the libraries that numbers depend on, as installed here."""
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:  # triton is for Linux alone
+            continue
+    return ", ".join([f"Python {platform.python_version()}", *found])
