@@ -1,0 +1,190 @@
+"""The accuracy study: search, final seeds and step times, resumable, several trainings at once. No DVC, no polars.
+
+    python -m pipelines.study prepare --data FOLDER NAME=LOG.parquet ...   # splits, leave-one-out
+    python -m pipelines.study run --data FOLDER --rows study.jsonl --minutes 9 --jobs 8
+    python -m pipelines.study summarise --rows study.jsonl --out FOLDER    # tables, the picture, presets
+
+`pipelines.study_plan` says what is run. A run is a process of its own, so that many small trainings share a GPU and one
+that dies takes no other with it. Rows that are there are not run again: delete one to repeat it. Search looks at
+validation targets only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pipelines import stage, study_trial
+from pipelines.study_plan import KINDS, SEARCHES, Trial, pending
+
+DATASETS = tuple(search.dataset for search in SEARCHES)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the verb says."""
+    options = _parse(arguments)
+    if options.verb == "prepare":
+        prepare(options.logs, options.data)
+    elif options.verb == "run":
+        Runner(options.data, options.rows, options.minutes, options.jobs, options.kinds, options.datasets).run()
+    elif options.verb == "trial":
+        trial = Trial(**json.loads(options.trial))
+        row = study_trial.run(trial, options.data)
+        study_trial.append(options.rows, row)
+    else:
+        from pipelines.study_summary import summarise
+
+        for path in summarise(study_trial.read(options.rows), options.out):
+            print(path)
+
+
+def prepare(logs: Sequence[str], data: Path) -> None:
+    """Split logs leave-one-out, each into a folder of its name.
+
+    Args:
+        logs: ``NAME=LOG``, anything that ``dataset`` of params.yaml takes.
+        data: the folder of the folders.
+
+    Raises:
+        StageError: no ``NAME=LOG``.
+    """
+    from rec_data.log import fetch_log
+    from rec_data.split import split_log
+
+    for text in logs:
+        name, equals, log = text.partition("=")
+        if not name or not equals:
+            raise stage.StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
+        with stage.output(data / name) as out, tempfile.TemporaryDirectory() as folder:
+            fetch_log(log, Path(folder) / "log.parquet", root=stage.checkout())
+            summary = split_log(Path(folder) / "log.parquet", out, strategy="leave_one_out")
+            for part in ("train", "validation", "test"):
+                (out / f"{part}.parquet").unlink()  # the export for other readers: this folder travels
+            print(f"{name}: {summary['users']:,} users, {summary['items']:,} items")
+
+
+@dataclass
+class Runner:
+    """Keeps a few runs going until nothing is left or the time is over."""
+
+    data: Path
+    rows: Path
+    minutes: float
+    jobs: int
+    kinds: Sequence[str]
+    datasets: Sequence[str]
+    running: dict[Trial, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Start, wait, start; at the end of the time what runs is killed and left for the next call."""
+        started = time.perf_counter()
+        minutes = 0.0
+        while minutes < self.minutes:
+            self._reap(minutes)
+            left = self._left()
+            while left and self._may_start(left[0]):
+                self._start(left.pop(0))
+            if not self.running:
+                print(f"[{minutes:.1f} min] nothing is left to run", flush=True)
+                return
+            time.sleep(0.2)
+            minutes = (time.perf_counter() - started) / 60
+        lost = list(self.running)
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+        self.running.clear()
+        print(f"{self.minutes:g} minutes are over: {len(lost)} runs were cut off, {len(self._left())} are left")
+
+    def _left(self) -> list[Trial]:
+        rows = study_trial.read(self.rows)
+        todo = pending(rows, self.kinds, self.datasets)  # type: ignore[arg-type]  # checked by the parser
+        return [trial for trial in todo if trial.key not in {there.key for there in self.running}]
+
+    def _may_start(self, trial: Trial) -> bool:
+        """Times are taken alone; everything else shares the machine."""
+        if any(other.kind == "time" for other in self.running):
+            return False
+        return not self.running if trial.kind == "time" else len(self.running) < self.jobs
+
+    def _start(self, trial: Trial) -> None:
+        self._log(trial).parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pipelines.study", "trial", json.dumps(asdict(trial))]
+        command += ["--data", str(self.data), "--rows", str(self.rows)]
+        with self._log(trial).open("wb") as log:
+            environment = {"OMP_NUM_THREADS": "1", **os.environ}
+            self.running[trial] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603
+
+    def _reap(self, minutes: float) -> None:
+        for trial, process in list(self.running.items()):
+            if process.poll() is None:
+                continue
+            del self.running[trial]
+            if process.returncode:
+                note = f"the process ended with {process.returncode}, see {self._log(trial)}"
+                row = {name: value for name, value in asdict(trial).items() if name != "settings"}
+                row |= {"settings": json.loads(trial.settings), "status": "failed", "note": note}
+                study_trial.append(self.rows, row)
+            print(f"[{minutes:.1f} min] {self._describe(trial)}", flush=True)
+
+    def _describe(self, trial: Trial) -> str:
+        row = next(
+            row
+            for row in reversed(study_trial.read(self.rows))
+            if (row["kind"], row["dataset"], row["settings"], row["seed"])
+            == (trial.kind, trial.dataset, json.loads(trial.settings), trial.seed)
+        )
+        names = ("validation_ndcg_at_10", "ndcg_at_10", "best_epoch", "step_ms", "seconds")
+        found = ", ".join(f"{name} {row[name]:.4g}" for name in names if name in row)
+        label = f"{trial.kind} {trial.dataset} {trial.contender} seed {trial.seed}"
+        return f"{label}: {found if row['status'] == 'ok' else row['note']}"
+
+    def _log(self, trial: Trial) -> Path:
+        number = zlib.crc32(trial.settings.encode())
+        name = f"{trial.kind}-{trial.dataset}-{trial.contender}-{trial.seed}-{number}.log".replace(" ", "_")
+        return self.rows.with_suffix(".logs") / name
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.study", description=str(__doc__).splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    given = {name: verbs.add_parser(name) for name in ("prepare", "run", "trial", "summarise")}
+    given["prepare"].add_argument("logs", nargs="+", metavar="NAME=LOG")
+    given["trial"].add_argument("trial", help="JSON of a Trial")
+    for name in ("prepare", "run", "trial"):
+        given[name].add_argument("--data", type=Path, required=True, help="a folder with a split a data set")
+    for name in ("run", "trial", "summarise"):
+        given[name].add_argument("--rows", type=Path, required=True, help="the file of rows, JSON lines")
+    given["run"].add_argument("--minutes", type=float, default=math.inf, help="kill what still runs after this")
+    given["run"].add_argument("--jobs", type=int, default=1, help="trainings at once")
+    given["run"].add_argument("--kinds", type=_some_of(KINDS), default=list(KINDS), help=",".join(KINDS))
+    given["run"].add_argument("--datasets", type=_some_of(DATASETS), default=list(DATASETS), help=",".join(DATASETS))
+    given["summarise"].add_argument("--out", type=Path, required=True, help="a folder")
+    return parser.parse_args(arguments)
+
+
+class _some_of:  # noqa: N801  # a converter, used as a function
+    """Names by commas, all of them known."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self._known = known
+
+    def __call__(self, text: str) -> list[str]:
+        names = text.split(",")
+        if not set(names) <= set(self._known):
+            raise argparse.ArgumentTypeError(f"found {text!r}, allowed: {', '.join(self._known)}, by commas")
+        return names
+
+
+if __name__ == "__main__":
+    stage.run(main)
