@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -98,3 +101,42 @@ def test_places_without_an_item_say_so(saved):
 def test_k_outside_the_catalogue_is_refused(make_encoder):
     with pytest.raises(ValueError, match="k: found 21, allowed: 1 to 20"):
         recommend(make_encoder(), [[1]], 21)
+
+
+def test_unknown_items_are_counted_and_skipped_on_request(saved):
+    _, encoder, _ = saved
+    with pytest.warns(UserWarning, match=r"histories: 3 unknown items are skipped: 20, -1"):
+        best = recommend(encoder, [[20, 1, 2], [-1, 20], [4]], 3, unknown="skip")
+    expected = recommend(encoder, [[1, 2], [4]], 3)
+    assert torch.equal(best.items[[0, 2]], expected.items)
+    assert torch.equal(best.scores[[0, 2]], expected.scores)
+    assert best.items[1].tolist() == [-1, -1, -1]
+    assert best.scores[1].tolist() == [-torch.inf] * 3
+
+
+def test_without_unknown_items_nothing_is_said(saved, recwarn):
+    _, encoder, _ = saved
+    best = recommend(encoder, [[1, 2]], 3, unknown="skip")
+    assert torch.equal(best.items, recommend(encoder, [[1, 2]], 3).items)
+    assert not recwarn.list
+
+
+def test_another_way_with_unknown_items_is_refused(make_encoder):
+    with pytest.raises(ValueError, match=r"unknown: found 'ignore', allowed: raise \| skip"):
+        recommend(make_encoder(), [[1]], 3, unknown="ignore")
+
+
+def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, make_encoder):
+    encoder = make_encoder("sasrec", num_items=100).float()
+    settings = {"loss": LossSettings(loss="cce"), "training": TrainingSettings(), "epoch": 1, "metrics": {}}
+    checkpoint = ModelCheckpoint(model=encoder.settings, num_items=100, weights=encoder.state_dict(), **settings)
+    checkpoint.save(tmp_path / "data" / "train" / "model.ckpt")
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[2] / "packages/rec-models/README.md").read_text()
+    section = readme.split("## Use a trained model")[1].split("\n## ")[0]
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
+        exec(block, names)
+    assert names["items"].shape == names["scores"].shape == (2, 10)
+    assert names["vectors"].shape == (1, encoder.settings.hidden)
+    torch.testing.assert_close(names["exported"], names["vectors"])

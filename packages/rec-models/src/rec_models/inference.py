@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,7 +68,12 @@ class Recommendations(NamedTuple):
 
 @torch.no_grad()
 def recommend(
-    encoder: Encoder, histories: Sequence[Sequence[int]], k: int, *, filter_seen: bool = True
+    encoder: Encoder,
+    histories: Sequence[Sequence[int]],
+    k: int,
+    *,
+    filter_seen: bool = True,
+    unknown: Literal["raise", "skip"] = "raise",
 ) -> Recommendations:
     """Rank the catalogue for each history.
 
@@ -78,12 +84,18 @@ def recommend(
         histories: as for `encode`.
         k: items a history, from 1 to V.
         filter_seen: leave out items of the history itself, all of it, also what lies before ``max_seq_len``.
+        unknown: what to do with ids outside the catalogue. ``skip`` leaves them out with one warning that counts them;
+            a history without any other id gets no items.
 
     Raises:
         ValueError: as `encode`, or k is out of range.
     """
     if not 1 <= k <= encoder.num_items:
         raise ValueError(f"k: found {k}, allowed: 1 to {encoder.num_items}, the size of the catalogue")
+    if unknown not in ("raise", "skip"):
+        raise ValueError(f"unknown: found {unknown!r}, allowed: raise | skip")
+    if unknown == "skip":
+        return _recommend_known(encoder, histories, k, filter_seen=filter_seen)
     step = max(1, min(1024, _SCORES // encoder.num_items))
     items, scores = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, k)]
     for start in range(0, len(histories), step):
@@ -96,6 +108,24 @@ def recommend(
         items.append(best.indices.masked_fill(best.values == -torch.inf, -1).cpu())
         scores.append(best.values.cpu())
     return Recommendations(torch.cat(items), torch.cat(scores))
+
+
+def _recommend_known(
+    encoder: Encoder, histories: Sequence[Sequence[int]], k: int, *, filter_seen: bool
+) -> Recommendations:
+    """As `recommend` for the known ids of each history; says how many others there were."""
+    known = [[item for item in history if 0 <= item < encoder.num_items] for history in histories]
+    others = [item for history in histories for item in history if not 0 <= item < encoder.num_items]
+    if others:
+        examples = ", ".join(str(item) for item in dict.fromkeys(others[:1000]))
+        examples = examples if len(examples) <= 40 else f"{examples[:40]}..."
+        warnings.warn(f"histories: {len(others)} unknown items are skipped: {examples}", stacklevel=4)
+    rows = [row for row, history in enumerate(known) if history]
+    items = torch.full((len(known), k), -1)
+    scores = torch.full((len(known), k), -torch.inf)
+    best = recommend(encoder, [known[row] for row in rows], k, filter_seen=filter_seen)
+    items[rows], scores[rows] = best
+    return Recommendations(items, scores)
 
 
 def _history(history: Sequence[int], number: int, num_items: int) -> Tensor:
