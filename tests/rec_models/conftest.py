@@ -1,13 +1,13 @@
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from rec_models.backbones import build_encoder
-from rec_models.settings import ModelSettings
-
+if not torch.cuda.is_available():  # kernels then run in Triton's interpreter; it must be asked for before any import
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
 
@@ -36,6 +36,9 @@ def model_name(request):
 
 @pytest.fixture
 def make_encoder():
+    from rec_models.backbones import build_encoder
+    from rec_models.settings import ModelSettings
+
     def make(model="sasrec", *, num_items=20, seed=0, **settings):
         torch.manual_seed(seed)
         options = {"hidden": 8, "heads": 2, "blocks": 2, "max_seq_len": 6, "dropout": 0.0} | settings

@@ -8,9 +8,13 @@ from rec_models.backbones import build_encoder
 from rec_models.backbones.attention import _attend_packed, _attend_padded
 from rec_models.backbones.layout import layout_of
 from rec_models.backbones.lookup import lookup, lookup_into_grad
+from rec_models.buckets import fill_bucket
 from rec_models.feed import prepare
 from rec_models.losses import LossContext, build_loss
-from rec_models.settings import LossSettings, ModelSettings
+from rec_models.optimizers import build_optimizer
+from rec_models.recording import RecordedSteps
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.stepping import BatchLoss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -98,6 +102,104 @@ def step_of(tiny, encoder, loss, optimizer):
         optimizer.zero_grad()
 
     return step
+
+
+@pytest.mark.parametrize("loss", ["cce", "cce_neg", "bce_neg", "gbce"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_recorded_steps_train_as_others_do(tiny, tmp_path, model_name, loss, compiled):
+    options = {
+        "accelerator": "cuda", "model": model_name, "loss": loss, "dropout": 0.0, "max_epochs": 6, "patience": 6,
+        "learning_rate": 3e-3,
+    }  # fmt: skip
+    plain = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    recorded = tiny.run(tmp_path / "b", tmp_path / "b-kept", cuda_graphs=True, compile=compiled, **options)
+    for ours, expected in zip(recorded.history, plain.history, strict=True):
+        assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=2e-2)
+        assert (ours["step"], ours["tokens"]) == (expected["step"], expected["tokens"])
+    assert plain.history[-1]["train_loss"] < 0.9 * plain.history[0]["train_loss"]
+
+
+def recorded_steps(tiny, optimizer="adam", dropout=0.0, seed=0):
+    torch.manual_seed(seed)
+    encoder = build_encoder(ModelSettings(hidden=64, max_seq_len=12, dropout=dropout), tiny.ITEMS).cuda()
+    training = TrainingSettings(optimizer=optimizer)
+    loss = BatchLoss(encoder, LossSettings(loss="cce"), training)
+    return encoder, RecordedSteps(loss, build_optimizer(encoder, training))
+
+
+def filled_batches(tiny, number):
+    return [fill_bucket(prepare(tiny.TinyBatches().batch(0, index)), 12) for index in range(number)]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam_bf16", "adam_rowwise"])
+def test_a_replay_is_the_step_that_was_recorded(tiny, optimizer):
+    batch = filled_batches(tiny, 1)[0]
+    losses = {}
+    for mode in ("recorded", "plain"):
+        encoder, steps = recorded_steps(tiny, optimizer)
+        losses[mode] = []
+        for number in range(8):
+            if mode == "plain":
+                steps._recordings.clear()  # every batch is then the first of its size
+            losses[mode].append(float(steps.run(batch, number)))
+        assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert losses["recorded"] == pytest.approx(losses["plain"], rel=1e-3)
+    assert losses["plain"][-1] < losses["plain"][0]
+
+
+def test_sizes_share_memory_and_do_not_disturb_each_other(tiny):
+    batches = filled_batches(tiny, 12)
+    _, steps = recorded_steps(tiny)
+    _, alone = recorded_steps(tiny)
+    for number, batch in enumerate(batches * 4):
+        mean = float(steps.run(batch, number))
+        alone._recordings.clear()
+        assert mean == pytest.approx(float(alone.run(batch, number)), rel=1e-2)
+    assert 1 < len(steps._recordings) < 12
+    assert all(recording.graph is not None for recording in steps._recordings.values())
+
+
+def test_dropout_of_a_replay_follows_the_generator(tiny):
+    batch = filled_batches(tiny, 1)[0]
+    losses = []
+    for seeds in ([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 5]):
+        _, steps = recorded_steps(tiny, dropout=0.5)
+        for number, seed in enumerate(seeds):
+            torch.cuda.manual_seed(seed)
+            mean = float(steps.run(batch, number))
+        losses.append(mean)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise"])
+def test_a_lean_update_needs_no_memory_of_its_own(optimizer):
+    items, width = 400_000, 64
+    encoder = build_encoder(ModelSettings(hidden=width, max_seq_len=10), items).cuda()
+    made = build_optimizer(encoder, TrainingSettings(optimizer=optimizer))
+    for _ in range(2):
+        encoder.item_table.grad = torch.randn_like(encoder.item_table)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        made.step()
+        after = torch.cuda.max_memory_allocated() - before
+    assert after < 1 << 20
+
+
+def test_a_lazy_step_has_no_dense_gradient(tiny):
+    items, width = 400_000, 64
+    encoder = build_encoder(ModelSettings(hidden=width, max_seq_len=10), items).cuda()
+    training = TrainingSettings(optimizer="adam_lazy")
+    loss = BatchLoss(encoder, LossSettings.pick("cce_neg", num_negatives=16, sharing="tile"), training)
+    optimizer = build_optimizer(encoder, training)
+    batch = prepare(tiny.TinyBatches().batch(0, 0)).map(Tensor.cuda)
+    for number in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss(batch, number).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.cuda.max_memory_allocated() - before < items * width * 4 / 4
 
 
 @pytest.mark.parametrize("loss", ["ce", "ce_neg", "cce", "cce_neg", "bce_neg", "gbce", "sce"])

@@ -52,6 +52,15 @@ def test_a_run_stopped_in_mid_epoch_ends_as_an_uninterrupted_one(tiny, tmp_path,
     assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
 
 
+@pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise", "adam_lazy"])
+def test_a_lean_optimiser_goes_on_where_it_was(tiny, tmp_path, monkeypatch, optimizer):
+    options = {"loss": "cce_neg", "optimizer": optimizer, "checkpoint_steps": 2, "max_epochs": 2}
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+
+
 def test_a_run_asked_to_end_loses_nothing(tiny, tmp_path, monkeypatch):
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept")
     batch = tiny.TinyBatches.batch

@@ -20,6 +20,7 @@ EVERYTHING = {
     "sce_mix_x": False,
     "impl": "reference",
 }
+GRAPHS, LAZY = TrainingSettings(cuda_graphs=True), TrainingSettings(optimizer="adam_lazy")
 
 
 def test_settings_need_no_torch():
@@ -95,6 +96,39 @@ def test_settings_need_no_torch():
         (lambda: TrainingSettings(precision="8-bit"), "precision: found '8-bit', allowed: bf16-mixed | 16-mixed"),
         (lambda: TrainingSettings(seed=-1), "seed: found -1, allowed: a whole number from 0 to 4294967295"),
         (lambda: TrainingSettings(checkpoint_seconds=0), "checkpoint_seconds: found 0, allowed: a number above 0"),
+        (lambda: TrainingSettings(optimizer="sgd"), "optimizer: found 'sgd', allowed: adam | adam_bf16 | adam_rowwise"),
+        (lambda: TrainingSettings(optimizer="adam_lazy", devices=2), "devices: found 2, allowed: 1 with optimizer="),
+        (
+            lambda: TrainingSettings(optimizer="adam_lazy", weight_decay=0.1),
+            "weight_decay: found 0.1, allowed: 0 with optimizer=adam_lazy",
+        ),
+        (lambda: TrainingSettings(cuda_graphs=True, devices=2), "devices: found 2, allowed: 1 with cuda_graphs"),
+        (lambda: TrainingSettings(cuda_graphs=True, accumulate=2), "accumulate: found 2, allowed: 1 with cuda_graphs"),
+        (
+            lambda: TrainingSettings(cuda_graphs=True, precision="16-mixed"),
+            "precision: found '16-mixed', allowed: bf16-mixed with cuda_graphs",
+        ),
+        (
+            lambda: TrainingSettings(cuda_graphs=True, optimizer="adam_lazy"),
+            "optimizer: found 'adam_lazy', allowed: another one with cuda_graphs",
+        ),
+        (
+            lambda: GRAPHS.check_loss(LossSettings(loss="ce")),
+            "cuda_graphs: found True, allowed: False with paper_faith",
+        ),
+        (
+            lambda: GRAPHS.check_loss(LossSettings(loss="cce", impl="reference")),
+            "cuda_graphs: found True, allowed: Fal",
+        ),
+        (lambda: GRAPHS.check_loss(LossSettings(loss="bce", paper_faithful=True)), "cuda_graphs: found True, allowed"),
+        (
+            lambda: LAZY.check_loss(LossSettings(loss="cce")),
+            "optimizer: found 'adam_lazy', allowed: adam_lazy with cce",
+        ),
+        (
+            lambda: LAZY.check_loss(LossSettings(loss="ce_neg", num_negatives=5)),
+            "optimizer: found 'adam_lazy', allowed: adam_lazy with cce_neg, bce, bce_neg or gbce, not paper_faithful",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(settings, message):
@@ -126,6 +160,13 @@ def test_a_catalogue_that_fits_passes():
     LossSettings(loss="gbce", num_negatives=4).check_catalogue(5, None)
     LossSettings(loss="cce_neg", num_negatives=100).check_catalogue(5, None)
     LossSettings(loss="bce", sampling="popularity").check_catalogue(5, 5)
+
+
+def test_a_loss_that_fits_passes():
+    for loss in ("cce", "cce_neg", "bce", "bce_neg", "gbce"):
+        GRAPHS.check_loss(LossSettings.pick(loss, num_negatives=5))
+        if loss != "cce":
+            LAZY.check_loss(LossSettings.pick(loss, num_negatives=5))
 
 
 def test_settings_do_not_change():

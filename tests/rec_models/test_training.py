@@ -10,7 +10,7 @@ from rec_models.errors import TrainingError
 from rec_models.feed import prepare
 from rec_models.inference import load
 from rec_models.losses import LossContext, build_loss
-from rec_models.settings import LOSSES, LossSettings, ModelSettings, TrainingSettings
+from rec_models.settings import LOSSES, LossSettings, ModelSettings, SettingsError, TrainingSettings
 from rec_models.training import fit
 
 
@@ -138,6 +138,44 @@ def test_accumulated_batches_are_one_large_batch(tiny, tmp_path, loss):
         weights_of(tmp_path / "parts").values(), weights_of(tmp_path / "whole").values(), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise", "adam_lazy"])
+def test_lean_optimisers_learn_as_adam_does(tiny, tmp_path, optimizer):
+    options = {"loss": "cce_neg", "dropout": 0.0, "max_epochs": 8, "patience": 8, "learning_rate": 1e-2}
+    adam, lean = (
+        tiny.run(tmp_path / name, tmp_path / f"{name}-kept", optimizer=name, **options) for name in ("adam", optimizer)
+    )
+    assert losses_of(adam)[-1] < 0.7 * losses_of(adam)[0]
+    assert losses_of(lean)[-1] < losses_of(adam)[-1] + 0.1 * (losses_of(adam)[0] - losses_of(adam)[-1])
+    assert losses_of(lean) != losses_of(adam)
+
+
+def test_the_network_is_compiled_where_it_was_asked_for(tiny, folders, monkeypatch):
+    compiled = []
+
+    def fake(function, **options):
+        compiled.append((function.__name__, options))
+        return function
+
+    monkeypatch.setattr(torch, "compile", fake)
+    tiny.run(**folders, max_epochs=1)
+    assert compiled == []
+    tiny.run(out=folders["out"], checkpoints=folders["out"] / "kept", max_epochs=1, compile=True)
+    assert compiled == [("transform", {"dynamic": True})]
+
+
+def test_settings_that_contradict_the_loss_stop_before_anything_is_trained(tiny, folders):
+    with pytest.raises(SettingsError, match="optimizer: found 'adam_lazy'"):
+        tiny.run(**folders, loss="cce", optimizer="adam_lazy")
+    assert not folders["checkpoints"].exists()
+
+
+def test_a_cpu_trains_without_cuda_graphs(tiny, tmp_path):
+    recorded, plain = (
+        tiny.run(tmp_path / str(on), tmp_path / f"{on}-kept", max_epochs=1, cuda_graphs=on) for on in (True, False)
+    )
+    assert losses_of(recorded) == losses_of(plain)
 
 
 def scripted(tiny, folders, scores, *, max_epochs=10, patience=2):

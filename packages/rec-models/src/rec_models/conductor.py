@@ -112,7 +112,7 @@ class Conductor(lightning.Callback):
         """Count; after a step of the optimiser, read losses and keep a checkpoint when it is time."""
         module, state = _typed(pl_module), self.state
         state.index += 1
-        self._unread_places += batch.items.numel()
+        self._unread_places += batch.num_places
         self._in_window = not batch.is_last
         if self._in_window:
             return

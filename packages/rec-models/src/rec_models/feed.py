@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -60,6 +61,18 @@ class StepBatch(NamedTuple):
     targets: Tensor  # [M] int64
     window_counts: tuple[int, ...]  # M of each micro-batch of the window
     position: int  # of this micro-batch in its window
+    num_places: int  # T, without what `rec_models.buckets` adds
+
+    @property
+    def num_targets(self) -> int:
+        """M, without what `rec_models.buckets` adds."""
+        return self.window_counts[self.position]
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order of the fields."""
+        layout = self.layout
+        optional = [tensor for tensor in (self.masked, self.rows) if tensor is not None]
+        return [self.items, layout.places, layout.from_end, layout.starts, layout.ends, *optional, self.targets]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
         """Change every tensor, as in moving to a device."""
@@ -93,29 +106,48 @@ class Feed:
         batches: called at the first pass, when the rank is known.
         position: gives (epoch, index) of the first batch of a pass.
         accumulate: micro-batches a window.
+        change: done to every batch on the host, such as filling it up to a size.
         pin: for a GPU: prepare batches in a thread of their own, in page-locked memory, so that neither preparing nor
             copying keeps the GPU waiting.
     """
 
     def __init__(
-        self, batches: Callable[[], Batches], position: Callable[[], tuple[int, int]], accumulate: int, *, pin: bool
+        self,
+        batches: Callable[[], Batches],
+        position: Callable[[], tuple[int, int]],
+        accumulate: int,
+        *,
+        change: Callable[[StepBatch], StepBatch] | None = None,
+        pin: bool,
     ) -> None:
         self._batches = batches
         self._position = position
         self._accumulate = accumulate
+        self._change = change
         self._pin = pin
+        self.waited_seconds = 0.0
+        """How long those who iterate have waited for batches, in all."""
 
     def __iter__(self) -> Iterator[StepBatch]:
-        return in_background(self._steps()) if self._pin else self._steps()
+        source = in_background(self._steps()) if self._pin else self._steps()
+        with closing(source):
+            while True:
+                asked = time.perf_counter()
+                step = next(source, None)
+                self.waited_seconds += time.perf_counter() - asked
+                if step is None:
+                    return
+                yield step
 
-    def _steps(self) -> Iterator[StepBatch]:
+    def _steps(self) -> Generator[StepBatch]:
         epoch, start = self._position()
         source = iter(self._batches().epoch(epoch, start=start))
         while window := list(islice(source, self._accumulate)):
             prepared = [prepare(batch) for batch in window]
             counts = tuple(step.targets.numel() for step in prepared)
             for position, step in enumerate(prepared):
-                yield self._pinned(step._replace(window_counts=counts, position=position))
+                placed = step._replace(window_counts=counts, position=position)
+                yield self._pinned(placed if self._change is None else self._change(placed))
 
     def _pinned(self, step: StepBatch) -> StepBatch:
         return step.map(Tensor.pin_memory) if self._pin and not step.items.is_cuda else step
@@ -129,10 +161,11 @@ def prepare(batch: Batch) -> StepBatch:
     has_target = targets != IGNORED
     rows = None if bool(has_target.all()) else has_target.nonzero().flatten()
     targets = targets if rows is None else targets[rows]
-    return StepBatch(layout.pack(batch.inputs), layout, masked, rows, targets, (targets.numel(),), 0)
+    items = layout.pack(batch.inputs)
+    return StepBatch(items, layout, masked, rows, targets, (targets.numel(),), 0, items.numel())
 
 
-def in_background(source: Iterator[StepBatch], depth: int = 3) -> Iterator[StepBatch]:
+def in_background(source: Iterator[StepBatch], depth: int = 3) -> Generator[StepBatch]:
     """Take from an iterator in a thread of its own, at most `depth` batches ahead; its errors are raised here."""
     ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()

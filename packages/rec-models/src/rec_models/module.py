@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from rec_models.backbones import Encoder
-from rec_models.backbones.lookup import lookup, lookup_into_grad
 from rec_models.feed import StepBatch
-from rec_models.losses import LossContext, build_loss
-from rec_models.losses.padding import with_padding_targets
+from rec_models.optimizers import build_optimizer
 from rec_models.randomness import mix_seed
+from rec_models.recording import RecordedSteps
 from rec_models.settings import LossSettings, TrainingSettings
-
-_ADAM_BETAS = (0.9, 0.98)  # the paper's
+from rec_models.stepping import BatchLoss
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,17 @@ class TrainingModule(lightning.LightningModule):
         loss: the loss.
         training: learning rate, weight decay, seed.
         item_counts: [V] int64 for popularity sampling.
+        record: record whole steps as CUDA graphs; batches then come filled up to a size, and stay on the host.
     """
 
     def __init__(
-        self, encoder: Encoder, loss: LossSettings, training: TrainingSettings, item_counts: Tensor | None = None
+        self,
+        encoder: Encoder,
+        loss: LossSettings,
+        training: TrainingSettings,
+        item_counts: Tensor | None = None,
+        *,
+        record: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -50,50 +55,45 @@ class TrainingModule(lightning.LightningModule):
         """Optimiser steps done; set when a run is resumed."""
         self.recent_losses: list[tuple[Tensor, int]] = []
         """(mean loss, tokens) of each micro-batch since the list was emptied; reading a value waits for the device."""
+        self.automatic_optimization = not record
+        self._record = record
         self._shares = Shares(0, (0,))
         self._item_counts = item_counts
-        self._loss = build_loss(loss, item_counts)
-        self._pads = loss.paper_faithful and loss.loss == "cce"
+        self._loss: BatchLoss
+        self._recorded: RecordedSteps
 
     def on_fit_start(self) -> None:
-        """Bring what the loss draws by to the device, and keep the tied table's gradient to one, where that is safe."""
-        self.encoder.lookup = lookup_into_grad if self.trainer.world_size == 1 else lookup
-        if self._item_counts is not None:
-            self._loss = build_loss(self.loss_settings, self._item_counts.to(self.device))
+        """Bring network and loss together, now that the device and the processes are known."""
+        counts = None if self._item_counts is None else self._item_counts.to(self.device)
+        settings = self.training_settings
+        self._loss = BatchLoss(self.encoder, self.loss_settings, settings, counts, self.trainer.world_size)
+        if self._record:
+            self._recorded = RecordedSteps(self._loss, self.trainer.optimizers[0])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam in its fused form: one kernel for all parameters."""
-        settings = self.training_settings
-        return torch.optim.Adam(
-            self.parameters(),
-            lr=settings.learning_rate,
-            betas=_ADAM_BETAS,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        """As the settings say."""
+        return build_optimizer(self.encoder, self.training_settings)
 
     def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
         """As Lightning's own, without its walk through any kind of collection at every step."""
-        return batch if device.type == "cpu" else batch.map(lambda tensor: tensor.to(device, non_blocking=True))
+        stays = device.type == "cpu" or self._record
+        return batch if stays else batch.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor | None:
         """The loss of a micro-batch, scaled so that the gradient is that of the mean over all tokens of the step."""
+        self._seed_dropout(batch.position)
+        if self._record:
+            mean = self._recorded.run(batch, self.optimizer_step_count)
+            self.recent_losses.append((mean, batch.num_targets))
+            return None
         if batch.position == 0:
             self._shares = self._gather_shares(batch.window_counts)
-        context = LossContext(
-            self.training_settings.seed, self.optimizer_step_count, self._shares.offsets[batch.position]
-        )
-        self._seed_dropout(batch.position)
-        hidden = self.encoder.encode_packed(batch.items, batch.layout, batch.masked)  # [T, D]
-        tokens = self._compute_dtype(hidden if batch.rows is None else hidden.index_select(0, batch.rows))  # [M, D]
-        targets = batch.targets
-        if self._pads:
-            tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.layout.starts.diff().long())
-        mean = self._loss(tokens, self.encoder.item_table, targets, context)
-        self.recent_losses.append((mean.detach(), batch.targets.numel()))
+        mean = self._loss(batch, self.optimizer_step_count, self._shares.offsets[batch.position])
+        self.recent_losses.append((mean.detach(), batch.num_targets))
         # DDP averages over ranks and Lightning over micro-batches: both are undone, then all tokens count alike.
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return mean * (batch.targets.numel() * parts / max(1, self._shares.total))
+        share = batch.num_targets * parts / max(1, self._shares.total)
+        return mean if share == 1 else mean * share
 
     def _seed_dropout(self, position: int) -> None:
         """Make dropout a function of (seed, step, micro-batch, rank): nothing to keep for resuming in mid-epoch."""
@@ -102,11 +102,6 @@ class TrainingModule(lightning.LightningModule):
         # torch.manual_seed would visit every kind of accelerator, at milliseconds a step.
         generator = torch.cuda.default_generators[self.device.index or 0] if on_gpu else torch.default_generator
         generator.manual_seed(mix_seed("dropout", *key))
-
-    def _compute_dtype(self, hidden: Tensor) -> Tensor:
-        """Under autocast the last norm returns fp32; the loss works in the dtype of matrix products."""
-        device = hidden.device.type
-        return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
 
     def _gather_shares(self, counts: tuple[int, ...]) -> Shares:
         world = self.trainer.world_size

@@ -6,36 +6,18 @@ setting, says what was found and what is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Literal
+
+from rec_models.checks import SettingsError, one_of, require, whole_from
+from rec_models.loss_settings import FULL_LOSSES, LOSSES, SAMPLED_LOSSES, LossName, LossSettings, used_by
 
 Model = Literal["sasrec", "bert4rec"]
-LossName = Literal["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce"]
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+Optimizer = Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"]
 
 MODELS: tuple[str, ...] = ("sasrec", "bert4rec")
-FULL_LOSSES: tuple[str, ...] = ("ce", "cce")
-SAMPLED_LOSSES: tuple[str, ...] = ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
-LOSSES: tuple[str, ...] = ("ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce")
-
-
-class SettingsError(ValueError):
-    """A setting is out of range, or contradicts another one."""
-
-
-def _require(name: str, found: object, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise SettingsError(f"{name}: found {found!r}, allowed: {allowed}")
-
-
-def _whole_from(name: str, found: object, least: int) -> None:
-    holds = isinstance(found, int) and not isinstance(found, bool) and found >= least
-    _require(name, found, holds, f"a whole number from {least}")
-
-
-def _one_of(name: str, found: object, allowed: tuple[str, ...]) -> None:
-    _require(name, found, found in allowed, " | ".join(allowed))
+OPTIMIZERS: tuple[str, ...] = ("adam", "adam_bf16", "adam_rowwise", "adam_lazy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,194 +40,13 @@ class ModelSettings:
     """BERT4Rec: the share of a training sequence that its batches mask. SASRec's batches mask nothing."""
 
     def __post_init__(self) -> None:
-        _one_of("model", self.model, MODELS)
+        one_of("model", self.model, MODELS)
         for name in ("blocks", "heads", "hidden"):
-            _whole_from(name, getattr(self, name), 1)
-        _whole_from("max_seq_len", self.max_seq_len, 2)
-        _require("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
-        _require("mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
-        _require("hidden", self.hidden, self.hidden % self.heads == 0, f"a multiple of heads = {self.heads}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """The loss and everything it depends on. What a loss has no use for stays None; giving it is refused.
-
-    `LossSettings.pick` takes all settings and keeps those that the loss uses: the way in for sweeps over losses.
-    """
-
-    loss: LossName = "cce_neg"
-    """Which loss; see the files of `rec_models.losses`."""
-    num_negatives: int | None = None
-    """Negatives a token. Needed by ``ce_neg``, ``cce_neg``, ``bce_neg`` and ``gbce``; ``bce`` takes 1 (or None)."""
-    sampling: Literal["uniform", "popularity", "in_batch"] | None = None
-    """The distribution that negatives come from; None is uniform."""
-    alpha: float | None = None
-    """Popularity sampling: q is proportional to ``count ** alpha``; None is 1."""
-    logq: bool | None = None
-    """Popularity or in-batch sampling under a softmax: correct scores by log q; None is True (False if faithful)."""
-    sharing: Literal["none", "tile", "batch"] | None = None
-    """Who shares one set of negatives: nobody, ``tile_tokens`` consecutive tokens, or the batch; None is none."""
-    tile_tokens: int | None = None
-    """Tokens that share a set under ``sharing="tile"``; None is 64."""
-    gbce_t: float | None = None
-    """gBCE: calibration from 0 (plain BCE) to 1 (fully calibrated); None is 0.75."""
-    sce_buckets: int | None = None
-    """SCE: random bucket centres; None is 443."""
-    sce_bucket_size_x: int | None = None
-    """SCE: tokens a bucket; None is 443."""
-    sce_bucket_size_y: int | None = None
-    """SCE: items a bucket; None is 512."""
-    sce_mix_x: bool | None = None
-    """SCE: centres are random mixtures of the batch's tokens, not plain noise; None is True."""
-    impl: Literal["auto", "triton", "reference"] | None = None
-    """Losses of cce_kernels: which implementation; None is auto, by device."""
-    paper_faithful: bool = False
-    """Repeat the known defects of the paper's own code (PROTOCOL.md lists them), to compare with its tables."""
-
-    def __post_init__(self) -> None:
-        _one_of("loss", self.loss, LOSSES)
-        used = used_by(self.loss)
-        for name in _LOSS_OPTIONS:
-            found = getattr(self, name)
-            if found is not None and name not in used:
-                raise SettingsError(
-                    f"{name}: found {found!r}, allowed: None, because loss={self.loss} has no use for it"
-                )
-        self._check_negatives()
-        self._fill_defaults(used)
-        self._check_sampling()
-        for name in ("sce_buckets", "sce_bucket_size_x", "sce_bucket_size_y", "tile_tokens"):
-            if getattr(self, name) is not None:
-                _whole_from(name, getattr(self, name), 1)
-        if self.gbce_t is not None:
-            _require("gbce_t", self.gbce_t, 0 <= self.gbce_t <= 1, "a number from 0 to 1")
-        if self.impl is not None:
-            _one_of("impl", self.impl, ("auto", "triton", "reference"))
-
-    def _check_negatives(self) -> None:
-        if self.loss == "bce":
-            _require("num_negatives", self.num_negatives, self.num_negatives in (None, 1), "1 or None with loss=bce")
-            object.__setattr__(self, "num_negatives", 1)
-        elif self.loss in SAMPLED_LOSSES:
-            _whole_from("num_negatives", self.num_negatives, 1)
-
-    def _fill_defaults(self, used: frozenset[str]) -> None:
-        for name, value in _LOSS_DEFAULTS.items():
-            if name in used and getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if self.sharing == "tile" and self.tile_tokens is None:
-            object.__setattr__(self, "tile_tokens", 64)
-        if self.sampling == "popularity" and self.alpha is None:
-            object.__setattr__(self, "alpha", 1.0)
-        if "logq" in used and self.sampling in ("popularity", "in_batch") and self.logq is None:
-            object.__setattr__(self, "logq", not self.paper_faithful)
-
-    def _check_sampling(self) -> None:
-        if self.sampling is None or self.sharing is None:
-            return
-        _one_of("sampling", self.sampling, ("uniform", "popularity", "in_batch"))
-        _one_of("sharing", self.sharing, ("none", "tile", "batch"))
-        _require(
-            "tile_tokens",
-            self.tile_tokens,
-            self.tile_tokens is None or self.sharing == "tile",
-            "None unless sharing=tile",
-        )
-        _require("tile_tokens", self.tile_tokens, (self.tile_tokens or 1) <= 1024, "at most 1024")
-        _require(
-            "alpha", self.alpha, self.alpha is None or self.sampling == "popularity", "None unless sampling=popularity"
-        )
-        _require("alpha", self.alpha, self.alpha is None or self.alpha >= 0, "a number from 0")
-        _require(
-            "logq",
-            self.logq,
-            self.logq is None or self.sampling != "uniform",
-            "None with sampling=uniform: q is constant",
-        )
-        if self.paper_faithful:
-            _require("logq", self.logq, not self.logq, "False with paper_faithful: the paper does not correct by log q")
-            _require(
-                "sharing", self.sharing, self.sharing == "none", "none with paper_faithful: the paper shares nothing"
-            )
-
-    def check_catalogue(self, num_items: int, num_counts: int | None) -> None:
-        """Refuse what contradicts the catalogue, before anything is trained.
-
-        Args:
-            num_items: V.
-            num_counts: how many item counts there are; None: no counts.
-
-        Raises:
-            SettingsError: gBCE with more negatives than other items, or popularity sampling without V counts.
-        """
-        if self.loss == "gbce" and self.num_negatives is not None:
-            allowed = f"at most {num_items - 1} with loss=gbce and {num_items} items"
-            _require("num_negatives", self.num_negatives, self.num_negatives < num_items, allowed)
-        if self.sampling == "popularity":
-            _require("item_counts", num_counts, num_counts == num_items, f"{num_items} counts, for sampling=popularity")
-
-    @classmethod
-    def pick(cls, loss: str, **settings: Any) -> Self:
-        """Keep what this loss uses of a full set of settings: one command line can then sweep over losses.
-
-        Args:
-            loss: the loss.
-            settings: any fields of this class; those that the loss (or its sampling or sharing) has no use for are
-                dropped.
-
-        Raises:
-            SettingsError: an unknown setting, or a value out of range.
-        """
-        known = {entry.name for entry in fields(cls)}
-        for name in settings:
-            _require("setting", name, name in known, ", ".join(sorted(known)))
-        _one_of("loss", loss, LOSSES)
-        used = used_by(loss) | {"paper_faithful"}
-        kept = {name: value for name, value in settings.items() if name in used}
-        if loss == "bce":
-            kept.pop("num_negatives", None)
-        if kept.get("sampling") in (None, "uniform"):
-            kept.pop("alpha", None)
-            kept.pop("logq", None)
-        elif kept["sampling"] == "in_batch":
-            kept.pop("alpha", None)
-        if kept.get("paper_faithful"):
-            kept.pop("logq", None)
-            kept.pop("sharing", None)
-        if kept.get("sharing") != "tile":
-            kept.pop("tile_tokens", None)
-        return cls(loss=loss, **kept)  # type: ignore[arg-type]  # checked by _one_of
-
-
-_SAMPLING_OPTIONS = frozenset({"num_negatives", "sampling", "alpha", "sharing", "tile_tokens"})
-_SCE_OPTIONS = frozenset({"sce_buckets", "sce_bucket_size_x", "sce_bucket_size_y", "sce_mix_x"})
-_LOSS_OPTIONS = _SAMPLING_OPTIONS | _SCE_OPTIONS | {"logq", "gbce_t", "impl"}
-_LOSS_DEFAULTS: Mapping[str, Any] = {
-    "sampling": "uniform",
-    "sharing": "none",
-    "gbce_t": 0.75,
-    "sce_buckets": 443,
-    "sce_bucket_size_x": 443,
-    "sce_bucket_size_y": 512,
-    "sce_mix_x": True,
-    "impl": "auto",
-}
-_USED: Mapping[str, frozenset[str]] = {
-    "ce": frozenset(),
-    "cce": frozenset({"impl"}),
-    "ce_neg": _SAMPLING_OPTIONS | {"logq"},
-    "cce_neg": _SAMPLING_OPTIONS | {"logq", "impl"},
-    "bce": _SAMPLING_OPTIONS | {"impl"},
-    "bce_neg": _SAMPLING_OPTIONS | {"impl"},
-    "gbce": _SAMPLING_OPTIONS | {"impl", "gbce_t"},
-    "sce": _SCE_OPTIONS,
-}
-
-
-def used_by(loss: str) -> frozenset[str]:
-    """The names of the options of `LossSettings` that a loss uses."""
-    return _USED[loss]
+            whole_from(name, getattr(self, name), 1)
+        whole_from("max_seq_len", self.max_seq_len, 2)
+        require("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
+        require("mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
+        require("hidden", self.hidden, self.hidden % self.heads == 0, f"a multiple of heads = {self.heads}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,12 +61,26 @@ class TrainingSettings:
     """Of Adam, constant."""
     weight_decay: float = 0.0
     """L2 penalty that Adam adds to the gradient."""
+    optimizer: Optimizer = "adam"
+    """Adam, and what it keeps of the item table; everything else has two fp32 moments a weight.
+
+    ``adam``: two fp32 moments. ``adam_bf16``: two in bf16. ``adam_rowwise``: the first in bf16, the second as one
+    number an item. ``adam_lazy``: two in fp32, and only items that the batch read, drew or predicted are updated; the
+    table has no dense gradient (fused losses with sampled negatives, on one device).
+    """
     precision: Precision = "bf16-mixed"
     """On a GPU. A CPU trains in 32-true, where mixed precision measured slower."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; ``auto``: on the GPU if there is one."""
     devices: int = 1
     """Processes of one device each, through Lightning's DDP."""
+    compile: bool = False
+    """Compile the network between embeddings and loss with torch.compile; the first steps then take a minute."""
+    cuda_graphs: bool = False
+    """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
+
+    For bf16-mixed on one device, without accumulation, and losses of cce_kernels.
+    """
     accumulate: int = 1
     """Batches a step of the optimiser; the loss is the mean over the tokens of all of them."""
     seed: int = 42
@@ -277,17 +92,68 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "devices", "accumulate"):
-            _whole_from(name, getattr(self, name), 1)
+            whole_from(name, getattr(self, name), 1)
         if self.checkpoint_steps is not None:
-            _whole_from("checkpoint_steps", self.checkpoint_steps, 1)
-        _require("learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
-        _require("weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
-        _one_of("precision", self.precision, ("bf16-mixed", "16-mixed", "32-true"))
-        _one_of("accelerator", self.accelerator, ("auto", "cpu", "cuda"))
-        _require(
+            whole_from("checkpoint_steps", self.checkpoint_steps, 1)
+        require("learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
+        require("weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
+        one_of("precision", self.precision, ("bf16-mixed", "16-mixed", "32-true"))
+        one_of("accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+        require(
             "seed",
             self.seed,
             isinstance(self.seed, int) and 0 <= self.seed < 2**32,
             "a whole number from 0 to 4294967295",
         )
-        _require("checkpoint_seconds", self.checkpoint_seconds, self.checkpoint_seconds > 0, "a number above 0")
+        require("checkpoint_seconds", self.checkpoint_seconds, self.checkpoint_seconds > 0, "a number above 0")
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        self._check_lazy()
+        self._check_graphs()
+
+    def _check_lazy(self) -> None:
+        if self.optimizer == "adam_lazy":
+            require("devices", self.devices, self.devices == 1, "1 with optimizer=adam_lazy")
+            require("weight_decay", self.weight_decay, self.weight_decay == 0, "0 with optimizer=adam_lazy")
+
+    def _check_graphs(self) -> None:
+        if self.cuda_graphs:
+            for name in ("devices", "accumulate"):
+                require(name, getattr(self, name), getattr(self, name) == 1, "1 with cuda_graphs")
+            require("precision", self.precision, self.precision == "bf16-mixed", "bf16-mixed with cuda_graphs")
+            allowed = "another one with cuda_graphs: how many items a batch touches is known on the device only"
+            require("optimizer", self.optimizer, self.optimizer != "adam_lazy", allowed)
+
+    def check_loss(self, loss: LossSettings) -> None:
+        """Refuse what contradicts the loss.
+
+        Raises:
+            SettingsError: CUDA graphs or lazy Adam with a loss that they cannot work with.
+        """
+        fused = loss.impl is not None and not loss.paper_faithful
+        if self.cuda_graphs:
+            graphs = fused and loss.impl != "reference"
+            allowed = "False with paper_faithful, impl=reference, or a loss in plain torch (ce, ce_neg, sce)"
+            require("cuda_graphs", self.cuda_graphs, graphs, allowed)
+        if self.optimizer == "adam_lazy":
+            lazy = fused and loss.loss in SAMPLED_LOSSES
+            require(
+                "optimizer", self.optimizer, lazy, "adam_lazy with cce_neg, bce, bce_neg or gbce, not paper_faithful"
+            )
+
+
+__all__ = [
+    "FULL_LOSSES",
+    "LOSSES",
+    "MODELS",
+    "OPTIMIZERS",
+    "SAMPLED_LOSSES",
+    "LossName",
+    "LossSettings",
+    "Model",
+    "ModelSettings",
+    "Optimizer",
+    "Precision",
+    "SettingsError",
+    "TrainingSettings",
+    "used_by",
+]

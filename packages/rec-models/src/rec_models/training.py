@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rec_models import memory
 from rec_models.backbones import build_encoder
+from rec_models.buckets import fill_bucket
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.conductor import Conductor, Validate
 from rec_models.errors import TrainingError
@@ -101,10 +102,12 @@ def fit(
     """
     started = time.perf_counter()
     loss.check_catalogue(num_items, None if item_counts is None else len(item_counts))
+    training.check_loss(loss)
     device = _device(training)
     precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
-    module = TrainingModule(build_encoder(model, num_items), loss, training, item_counts)
+    record = training.cuda_graphs and device.type == "cuda"
+    module = TrainingModule(build_encoder(model, num_items), loss, training, item_counts, record=record)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     folder = RunFolder(checkpoint_dir, identity)
     resumed = folder.resume()
@@ -139,7 +142,8 @@ def fit(
             position = lambda: (state.epoch, state.index)  # noqa: E731
             if trainer.is_global_zero:
                 _announce(model, loss, num_items, device, precision, training.precision)
-            feed = Feed(batches, position, training.accumulate, pin=device.type == "cuda")
+            change = partial(fill_bucket, width=model.max_seq_len) if record else None
+            feed = Feed(batches, position, training.accumulate, change=change, pin=device.type == "cuda")
             with _memory_errors(device, loss, conductor), _same_sums_always(device):
                 trainer.fit(module, feed)
     if trainer.is_global_zero:

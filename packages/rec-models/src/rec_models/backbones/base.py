@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rec_models.backbones.layout import Layout, layout_of
-from rec_models.backbones.lookup import lookup
+from rec_models.backbones.lookup import Lookup, lookup
 from rec_models.backbones.transformer import INIT_STD, Block
 from rec_models.settings import ModelSettings
 
@@ -44,8 +44,8 @@ class Encoder(nn.Module):
             for _ in range(settings.blocks)
         )
         self.norm = nn.LayerNorm(settings.hidden)
-        self.lookup = lookup
-        """How rows of the item table are looked up; training in one process takes `lookup_into_grad`."""
+        self.lookup: Lookup = lookup
+        """How rows of the item table are looked up; training chooses what becomes of their gradient."""
         self.layout_of = layout_of
         """How histories are packed; exporting takes `padded_layout_of`."""
         nn.init.normal_(self.item_table, std=INIT_STD)
@@ -83,11 +83,15 @@ class Encoder(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
+        return self.transform(self.embed(items, layout, masked), layout)
+
+    def embed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
+        """Items and their places as vectors, [T, D]; arguments and errors as of `encode_packed`."""
         if layout.width > self.settings.max_seq_len:
             raise ValueError(f"inputs: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
         # Counted from the end: the same distance to the prediction is the same row, whatever the length.
         places = nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
-        return self.transform(self._embed_items(items, masked) + places, layout)
+        return self._embed_items(items, masked) + places
 
     def transform(self, x: Tensor, layout: Layout) -> Tensor:
         """The network between embeddings and scores, [T, D] to [T, D]; compiles whole, once for all shapes."""

@@ -7,16 +7,24 @@ over V rows to fill and add the second.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Lookup = Callable[[Tensor, Tensor], Tensor]
+
 
 def lookup(items: Tensor, table: Tensor) -> Tensor:
     """Rows of a table: items [T] int64, table [V, D] to [T, D]; an ordinary part of the graph."""
     return functional.embedding(items, table)
+
+
+def sparse_lookup(items: Tensor, table: Tensor) -> Tensor:
+    """As `lookup`, with a sparse gradient of the rows it touched; the loss's must be sparse too."""
+    return functional.embedding(items, table, sparse=True)
 
 
 def lookup_into_grad(items: Tensor, table: Tensor) -> Tensor:

@@ -19,10 +19,12 @@ class LossContext:
 
     seed: int
     """Of the run."""
-    step: int
-    """Of the optimiser, from 0."""
+    step: int | Tensor
+    """Of the optimiser, from 0; losses of cce_kernels also take an int64 scalar on the device."""
     row_offset: int = 0
     """Tokens of the same step before this call's first: on lower ranks and in earlier micro-batches."""
+    sparse_grad: bool = False
+    """The table's gradient holds the rows touched alone; for fused losses with sampled negatives."""
 
 
 class Loss(Protocol):
@@ -48,6 +50,7 @@ Builder = Callable[[LossSettings, Tensor | None], Loss]
 
 def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
     """A generator that is a function of the context alone: resuming in mid-epoch needs no stored state."""
+    assert isinstance(context.step, int)
     seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
     return torch.Generator(device).manual_seed(seed)
 

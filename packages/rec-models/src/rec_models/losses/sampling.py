@@ -35,6 +35,7 @@ def fused_loss(settings: LossSettings, item_counts: Tensor | None, objective: An
             objective=objective,
             sharing=sharing,
             tile_tokens=tile_tokens,
+            sparse_grad=context.sparse_grad,
             impl=impl,
         )
         return loss

@@ -1,0 +1,56 @@
+"""Batches filled up to a few sizes, so that a recorded step serves many of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rec_models.backbones.layout import layout_of
+from rec_models.feed import IGNORED, StepBatch
+
+
+def bucket_of(count: int) -> int:
+    """The size that `count` is filled up to, and the same for every count between it and the size below.
+
+    There are at least 16 sizes between a power of two and the next: at most a sixteenth is added (or 15, if that is
+    more), half of that on average.
+    """
+    return -(-count // _step(count)) * _step(count)
+
+
+def _step(count: int) -> int:
+    """How far sizes lie apart where `count` is; a multiple of 16, as kernels like it."""
+    return max(16, 1 << max(0, (count - 1).bit_length() - 5))
+
+
+def fill_bucket(batch: StepBatch, width: int) -> StepBatch:
+    """Add histories of item 0 without a target, behind the real ones: loss and gradient stay the same.
+
+    Real places keep their numbers, and with them the negatives that they draw. How many histories are added depends on
+    the size alone (some may be empty): shapes are a function of the numbers of histories, of places and of targets,
+    each of the last two filled up.
+
+    Args:
+        batch: on the host.
+        width: the longest history that the network takes: the same for all batches.
+    """
+    real = batch.items.numel()
+    places = bucket_of(real)
+    missing = places - real
+    histories = -(-_step(real) // width)
+    added = [min(width, max(0, missing - width * number)) for number in range(histories)]
+    lengths = torch.cat([batch.layout.starts.diff().long(), torch.tensor(added)])
+    targets = bucket_of(batch.targets.numel()) if batch.rows is not None else places
+    return batch._replace(
+        items=_fill(batch.items, places, 0),
+        layout=layout_of(lengths, width),
+        masked=None if batch.masked is None else _fill(batch.masked, places, False),
+        rows=None if batch.rows is None else _fill(batch.rows, targets, 0),
+        targets=_fill(batch.targets, targets, IGNORED),
+    )
+
+
+def _fill(values: Tensor, size: int, value: int) -> Tensor:
+    filled = values.new_full((size,), value)
+    filled[: values.numel()] = values
+    return filled

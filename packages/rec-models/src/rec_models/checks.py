@@ -1,0 +1,24 @@
+"""How settings refuse a value: one line that names the setting, what was found and what is allowed."""
+
+from __future__ import annotations
+
+
+class SettingsError(ValueError):
+    """A setting is out of range, or contradicts another one."""
+
+
+def require(name: str, found: object, holds: bool, allowed: str) -> None:
+    """Raise a `SettingsError` unless `holds`."""
+    if not holds:
+        raise SettingsError(f"{name}: found {found!r}, allowed: {allowed}")
+
+
+def whole_from(name: str, found: object, least: int) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    holds = isinstance(found, int) and not isinstance(found, bool) and found >= least
+    require(name, found, holds, f"a whole number from {least}")
+
+
+def one_of(name: str, found: object, allowed: tuple[str, ...]) -> None:
+    """Refuse what is not among the allowed words."""
+    require(name, found, found in allowed, " | ".join(allowed))

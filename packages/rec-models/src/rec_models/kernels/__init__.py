@@ -1,0 +1,1 @@
+"""Triton kernels, one per file with its launcher. Importing a module of this package needs triton."""

@@ -1,0 +1,196 @@
+"""How long a whole training step takes and how much memory it needs: `fit` itself, stopped after some steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from rec_models import memory
+from rec_models.backbones import Encoder
+from rec_models.feed import Batches, Feed, StepBatch
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.training import fit
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Steps of the optimiser after a warm-up: data, forward, loss, backward, optimiser, and Lightning around them."""
+
+    steps: int
+    """Timed steps."""
+    step_ms: float
+    """Median, between the ends of consecutive steps: on the GPU's own clock, the wall clock on a CPU."""
+    low_ms: float
+    """First quartile."""
+    high_ms: float
+    """Third quartile."""
+    mean_ms: float
+    """Wall clock of all timed steps, by their number."""
+    wait_share: float
+    """Share of the wall clock that the loop waited for a batch; a GPU may have been busy meanwhile."""
+    tokens: float
+    """Input places a step, on average."""
+    loop_peak_gib: float
+    """Peak memory of the training loop, weights and optimiser included; see `rec_models.memory.peak_gib`."""
+    fit_peak_gib: float
+    """The same with start, warm-up and, if asked for, a validation."""
+
+
+class _EnoughError(Exception):
+    """Ends the run; no user sees it."""
+
+
+class Stopwatch(lightning.Callback):
+    """Times steps, then ends the run.
+
+    Args:
+        warmup: steps left out, at least 1.
+        steps: steps timed, at least 1.
+        max_seconds: of timed steps, after which fewer are enough.
+        after: called with the encoder at the end.
+    """
+
+    def __init__(
+        self, warmup: int, steps: int, max_seconds: float | None, after: Callable[[Encoder], object] | None
+    ) -> None:
+        self._warmup, self._steps = warmup, steps
+        self._max_seconds = max_seconds
+        self._after = after
+        self._done = 0
+        self._places = 0
+        self._waited = self._started = 0.0
+        self._marks: list[Any] = []
+        self._first_peak = 0.0
+        self.times: StepTimes | None = None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
+        """Mark the end of a step; after the last, take stock."""
+        device = pl_module.device
+        if self._done >= self._warmup:
+            self._places += batch.num_places
+        if batch.is_last:
+            self._done += 1
+            if self._done == self._warmup:
+                self._start(device, trainer.train_dataloader)
+            elif self._done > self._warmup:
+                self._marks.append(_mark(device))
+                if self._is_enough():
+                    self._stop(device, pl_module.encoder, trainer.train_dataloader)
+
+    def _is_enough(self) -> bool:
+        late = self._max_seconds is not None and time.perf_counter() - self._started > self._max_seconds
+        return late or len(self._marks) > self._steps
+
+    def _start(self, device: torch.device, feed: Feed) -> None:
+        _synchronize(device)
+        self._first_peak = memory.peak_gib(device)
+        memory.reset_peak(device)
+        self._waited, self._started = feed.waited_seconds, time.perf_counter()
+        self._marks.append(_mark(device))
+
+    def _stop(self, device: torch.device, encoder: Encoder, feed: Feed) -> None:
+        _synchronize(device)
+        seconds, waited = time.perf_counter() - self._started, feed.waited_seconds - self._waited
+        loop_peak = memory.peak_gib(device)
+        if self._after is not None:
+            encoder.eval()
+            with torch.no_grad():
+                self._after(encoder)
+        each = [_milliseconds(first, second) for first, second in zip(self._marks, self._marks[1:], strict=False)]
+        low, median, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
+        self.times = StepTimes(
+            steps=len(each),
+            step_ms=median,
+            low_ms=low,
+            high_ms=high,
+            mean_ms=seconds * 1e3 / len(each),
+            wait_share=waited / seconds,
+            tokens=self._places / len(each),
+            loop_peak_gib=loop_peak,
+            fit_peak_gib=max(self._first_peak, memory.peak_gib(device)),
+        )
+        raise _EnoughError
+
+
+def measure_steps(
+    *,
+    model: ModelSettings,
+    loss: LossSettings,
+    training: TrainingSettings,
+    num_items: int,
+    train_batches: Batches,
+    item_counts: Tensor | None = None,
+    validate: Callable[[Encoder], Mapping[str, float]] | None = None,
+    warmup: int = 10,
+    steps: int = 40,
+    max_seconds: float | None = None,
+) -> StepTimes:
+    """Train for some steps and time them; nothing is kept.
+
+    Args:
+        model: the network.
+        loss: the loss.
+        training: the loop; its epochs, patience and checkpoints are of no effect.
+        num_items: V.
+        train_batches: enough of them in one epoch: `warmup + steps`, times `training.accumulate`.
+        item_counts: [V] int64, for popularity sampling.
+        validate: called once, after the steps, so that its memory counts in `fit_peak_gib`.
+        warmup: steps of the optimiser before the clock starts, at least 1.
+        steps: of the optimiser, timed.
+        max_seconds: of timed steps; then fewer are enough.
+
+    Raises:
+        ValueError: fewer batches than steps, or settings that contradict each other.
+        TrainingError: as `rec_models.training.fit`, memory that ran out among them.
+    """
+    for name, value in (("warmup", warmup), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name}: found {value}, allowed: 1 or more")
+    needed = (warmup + steps) * training.accumulate
+    if len(train_batches) < needed:
+        raise ValueError(f"train_batches: found {len(train_batches)}, allowed: {needed} or more")
+    watch = Stopwatch(warmup, steps, max_seconds, validate)
+    with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
+        fit(
+            model=model,
+            loss=loss,
+            training=dataclasses.replace(training, checkpoint_seconds=float("inf"), checkpoint_steps=None),
+            num_items=num_items,
+            train_batches=train_batches,
+            validate=None,
+            out=Path(folder) / "out",
+            checkpoint_dir=Path(folder) / "kept",
+            item_counts=item_counts,
+            callbacks=[watch],
+        )
+    assert watch.times is not None
+    return watch.times
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _mark(device: torch.device) -> Any:
+    """A moment on the device's timeline."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _milliseconds(first: Any, second: Any) -> float:
+    return (second - first) * 1e3 if isinstance(first, float) else float(first.elapsed_time(second))

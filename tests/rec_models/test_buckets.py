@@ -1,0 +1,77 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rec_models.backbones import build_encoder
+from rec_models.buckets import bucket_of, fill_bucket
+from rec_models.feed import prepare
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.stepping import BatchLoss
+
+WIDTH = 12  # of the network; batches are 10 wide
+
+
+@given(st.integers(1, 2**40))
+def test_sizes_are_few_and_near(count):
+    size = bucket_of(count)
+    assert size % 16 == 0
+    assert count <= size < count + max(16, count / 16 + 1)
+    assert bucket_of(size) == size
+    assert bucket_of(size + 1) > size
+
+
+def test_sizes_between_two_powers_of_two():
+    assert sorted({bucket_of(count) for count in range(1025, 2049)}) == list(range(1088, 2049, 64))
+
+
+@pytest.mark.parametrize("loss", ["cce", "cce_neg", "bce_neg", "gbce"])
+def test_filling_changes_neither_loss_nor_gradient(tiny, model_name, loss):
+    torch.manual_seed(0)
+    encoder = build_encoder(ModelSettings(model=model_name, hidden=8, max_seq_len=WIDTH, dropout=0.0), tiny.ITEMS)
+    encoder.double()
+    settings = LossSettings.pick(loss, num_negatives=5, sharing="tile", tile_tokens=3)
+    function = BatchLoss(encoder, settings, TrainingSettings())
+    results = []
+    batch = prepare(tiny.TinyBatches(model=model_name).batch(0, 3))
+    filled = fill_bucket(batch, WIDTH)
+    assert filled.items.numel() > batch.items.numel()
+    for variant in (batch, filled):
+        encoder.zero_grad()
+        mean = function(variant, 4)
+        mean.backward()
+        results.append([mean.detach(), *(parameter.grad.clone() for parameter in encoder.parameters())])
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_in_batch_sampling_draws_from_real_targets_alone(tiny):
+    torch.manual_seed(0)
+    encoder = build_encoder(ModelSettings(hidden=8, max_seq_len=WIDTH, dropout=0.0), tiny.ITEMS)
+    settings = LossSettings.pick("cce_neg", num_negatives=5, sampling="in_batch", sharing="none")
+    function = BatchLoss(encoder, settings, TrainingSettings())
+    batch = prepare(tiny.TinyBatches().batch(0, 3))
+    torch.testing.assert_close(function(fill_bucket(batch, WIDTH), 0), function(batch, 0))
+
+
+def test_shapes_depend_on_few_numbers(tiny, model_name):
+    shapes = {}
+    for index in range(40):
+        batch = prepare(tiny.TinyBatches(model=model_name).batch(0, index))
+        filled = fill_bucket(batch, WIDTH)
+        assert (filled.num_places, filled.num_targets) == (batch.items.numel(), batch.targets.numel())
+        sizes = (bucket_of(batch.items.numel()), None if batch.rows is None else bucket_of(batch.targets.numel()))
+        shapes.setdefault(sizes, set()).add(tuple(tensor.shape for tensor in filled.tensors()))
+        assert filled.layout.starts[-1] == filled.items.numel()
+    assert all(len(found) == 1 for found in shapes.values())
+    assert len(shapes) < 10
+
+
+def test_the_tensors_of_a_batch_come_in_one_order(tiny, model_name):
+    batch = prepare(tiny.TinyBatches(model=model_name).batch(0, 0))
+    doubled = batch.map(lambda tensor: tensor + tensor)
+    assert len(batch.tensors()) == (7 if model_name == "bert4rec" else 6) + (batch.rows is not None) - (
+        model_name == "bert4rec" and batch.masked is None
+    )
+    for ours, expected in zip(doubled.tensors(), batch.tensors(), strict=True):
+        assert torch.equal(ours, expected + expected)

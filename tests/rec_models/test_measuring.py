@@ -1,0 +1,74 @@
+import time
+
+import pytest
+
+from rec_models import measuring
+from rec_models.errors import TrainingError
+from rec_models.measuring import measure_steps
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+
+
+def measure(tiny, *, count=20, accumulate=1, optimizer="adam", batches=None, **options):
+    return measure_steps(
+        model=ModelSettings(hidden=8, max_seq_len=10),
+        loss=LossSettings.pick("cce_neg", num_negatives=4),
+        training=TrainingSettings(accelerator="cpu", accumulate=accumulate, optimizer=optimizer),
+        num_items=tiny.ITEMS,
+        train_batches=batches or tiny.TinyBatches(count=count),
+        **options,
+    )
+
+
+def test_steps_are_timed_after_the_warm_up(tiny):
+    seen = []
+    times = measure(tiny, warmup=3, steps=5, validate=lambda encoder: seen.append(encoder.training) or {})
+    assert times.steps == 5
+    assert 0 < times.low_ms <= times.step_ms <= times.high_ms
+    assert times.mean_ms > 0
+    assert 0 < times.wait_share < 1
+    expected = [int(tiny.TinyBatches().batch(0, index).lengths.sum()) for index in range(3, 8)]
+    assert times.tokens == pytest.approx(sum(expected) / 5)
+    assert 0.05 < times.loop_peak_gib <= times.fit_peak_gib
+    assert seen == [False]
+
+
+def test_a_step_of_the_optimiser_may_take_several_batches(tiny):
+    times = measure(tiny, warmup=1, steps=2, accumulate=3)
+    assert times.steps == 2
+    expected = [int(tiny.TinyBatches().batch(0, index).lengths.sum()) for index in range(3, 9)]
+    assert times.tokens == pytest.approx(sum(expected) / 2)
+
+
+def test_waiting_for_batches_is_told_apart_and_time_is_kept(tiny):
+    class Slow(tiny.TinyBatches):
+        def batch(self, epoch, index):
+            time.sleep(0.05)
+            return super().batch(epoch, index)
+
+    times = measure(tiny, batches=Slow(count=60), warmup=1, steps=50, max_seconds=0.2)
+    assert 0.5 < times.wait_share < 1
+    assert 2 <= times.steps < 10
+    assert times.mean_ms > 50
+
+
+def test_what_cannot_be_measured_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"train_batches: found 20, allowed: 33 or more"):
+        measure(tiny, warmup=1, steps=10, accumulate=3)
+    with pytest.raises(ValueError, match=r"warmup: found 0, allowed: 1 or more"):
+        measure(tiny, warmup=0)
+
+
+def test_errors_of_training_come_through(tiny, monkeypatch):
+    monkeypatch.setattr(measuring, "Stopwatch", lambda *arguments: _OutOfMemory())
+    with pytest.raises(TrainingError, match="out of memory"):
+        measure(tiny, warmup=1, steps=2)
+
+
+class _OutOfMemory(measuring.lightning.Callback):
+    def on_train_batch_end(self, *arguments):
+        raise MemoryError
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam_bf16", "adam_rowwise", "adam_lazy"])
+def test_every_optimiser_makes_steps(tiny, optimizer):
+    assert measure(tiny, warmup=1, steps=2, optimizer=optimizer).steps == 2

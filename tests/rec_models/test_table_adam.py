@@ -1,0 +1,141 @@
+import copy
+
+import pytest
+import torch
+
+from rec_models.backbones import build_encoder
+from rec_models.optimizers import KEPT, build_optimizer
+from rec_models.settings import ModelSettings, TrainingSettings
+from rec_models.table_adam import adam_rows
+
+RATE, BETAS, EPSILON = 0.01, (0.9, 0.98), 1e-8
+# What rounding a moment to 8 bits of fraction, again and again, may do to a step of size RATE.
+ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2e-3}
+
+
+def in_float64(table, grads, *, rowwise=False, decay=0.0):
+    """Adam as its paper writes it; each gradient has all rows."""
+    w, m, v = table.double(), 0.0, 0.0
+    for count, grad in enumerate(grads, 1):
+        g = grad.double() + decay * w
+        square = (g * g).mean(1, keepdim=True) if rowwise else g * g
+        m, v = BETAS[0] * m + (1 - BETAS[0]) * g, BETAS[1] * v + (1 - BETAS[1]) * square
+        w = w - RATE * (m / (1 - BETAS[0] ** count)) / ((v / (1 - BETAS[1] ** count)).sqrt() + EPSILON)
+    return w
+
+
+def encoder_of(items=11, width=8):
+    torch.manual_seed(0)
+    return build_encoder(ModelSettings(hidden=width, max_seq_len=4), items)
+
+
+def settings_of(optimizer, **more):
+    return TrainingSettings(optimizer=optimizer, learning_rate=RATE, **more)
+
+
+def some_grads(like, count, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    scales = [3.0, 0.1, 1.0, 1e-3, 1.0]
+    return [scales[k % 5] * torch.randn(like.shape, generator=generator) for k in range(count)]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("optimizer", ["adam", "adam_bf16", "adam_rowwise"])
+def test_dense_updates_are_adams(optimizer, decay):
+    encoder = encoder_of()
+    start = copy.deepcopy(encoder.state_dict())
+    made = build_optimizer(encoder, settings_of(optimizer, weight_decay=decay))
+    grads = {name: some_grads(parameter, 12) for name, parameter in encoder.named_parameters()}
+    for number in range(12):
+        for name, parameter in encoder.named_parameters():
+            parameter.grad = grads[name][number].clone()
+        made.step()
+    moments = KEPT[optimizer].moments if optimizer in KEPT else torch.float32
+    for name, parameter in encoder.named_parameters():
+        is_table = name == "item_table"
+        rowwise = is_table and optimizer == "adam_rowwise"
+        expected = in_float64(start[name], grads[name], rowwise=rowwise, decay=decay)
+        tolerance = ROUNDING[moments if is_table else torch.float32]
+        torch.testing.assert_close(parameter.double(), expected, rtol=0, atol=tolerance)
+        assert (expected - start[name]).abs().max() > 10 * tolerance
+
+
+def test_lazy_adam_updates_touched_rows_as_torchs_sparse_adam_does():
+    encoder = encoder_of()
+    theirs = torch.nn.Parameter(encoder.item_table.detach().clone())
+    made = build_optimizer(encoder, settings_of("adam_lazy"))
+    reference = torch.optim.SparseAdam([theirs], lr=RATE, betas=BETAS, eps=EPSILON)
+    rows = [[0, 3, 3], [3, 10, 0], [7, 7, 7]]  # repeated rows are added up
+    start = theirs.detach().clone()
+    for number, touched in enumerate(rows):
+        values = torch.randn(3, 8, generator=torch.Generator().manual_seed(number))
+        for table in (encoder.item_table, theirs):
+            table.grad = torch.sparse_coo_tensor(torch.tensor([touched]), values, table.shape, check_invariants=True)
+        made.step()
+        reference.step()
+    torch.testing.assert_close(encoder.item_table, theirs, rtol=0, atol=1e-6)
+    changed = (encoder.item_table != start).any(1).nonzero().flatten().tolist()
+    assert changed == [0, 3, 7, 10]
+
+
+@pytest.mark.parametrize("optimizer", sorted(KEPT))
+def test_a_state_that_was_kept_goes_on_bit_for_bit(optimizer):
+    encoder = encoder_of()
+    made = build_optimizer(encoder, settings_of(optimizer))
+    grads = some_grads(encoder.item_table, 4)
+
+    def advance(on, table, numbers):
+        for number in numbers:
+            table.grad = grads[number].to_sparse(1) if optimizer == "adam_lazy" else grads[number].clone()
+            on.step()
+
+    advance(made, encoder.item_table, [0, 1])
+    again = copy.deepcopy(encoder)
+    resumed = build_optimizer(again, settings_of(optimizer))
+    resumed.load_state_dict(copy.deepcopy(made.state_dict()))
+    kept = resumed.state[again.item_table]
+    assert kept["exp_avg"].dtype == KEPT[optimizer].moments
+    advance(made, encoder.item_table, [2, 3])
+    advance(resumed, again.item_table, [2, 3])
+    assert torch.equal(again.item_table, encoder.item_table)
+
+
+# Bytes an element of the table beyond the table and its gradient, from the formula of each.
+@pytest.mark.parametrize(("optimizer", "expected"), [("adam_bf16", 4), ("adam_rowwise", 2), ("adam_lazy", 8)])
+def test_memory_of_the_tables_state(optimizer, expected):
+    encoder = encoder_of(items=100, width=64)
+    made = build_optimizer(encoder, settings_of(optimizer))
+    encoder.item_table.grad = torch.zeros(100, 64)
+    made.step()
+    kept = sum(tensor.nbytes for tensor in made.state[encoder.item_table].values())
+    row_scalars = 100 * 4 if optimizer == "adam_rowwise" else 0
+    assert kept == expected * 100 * 64 + row_scalars + 4  # and the count of steps
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("rowwise", [False, True], ids=["full", "rowwise"])
+@pytest.mark.parametrize("width", [20, 64])
+def test_the_kernel_updates_as_plain_torch_does(width, rowwise, moments):
+    pytest.importorskip("triton")
+    from rec_models.kernels.adam_rows import launch_adam_rows
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(2)
+    items = 300  # more than one program, the last one in part
+    table = torch.randn(items, width, generator=generator)
+    first = torch.zeros(items, width, dtype=moments)
+    second = torch.zeros(items, 1) if rowwise else torch.zeros(items, width, dtype=moments)
+    plain = [tensor.clone() for tensor in (table, first, second)]
+    on_device = [tensor.to(device) for tensor in (table, first, second)]
+    options = {"rate": RATE, "betas": BETAS, "epsilon": EPSILON, "decay": 0.1}
+    for count, grad in enumerate(some_grads(table, 3), 1):
+        step = torch.tensor(float(count))
+        adam_rows(plain[0], grad, *plain[1:], step, **options)
+        launch_adam_rows(on_device[0], grad.to(device), *on_device[1:], step.to(device), **options)
+    # In bf16 a moment may be rounded the other way, which moves the next steps by a part of RATE.
+    exact = moments == torch.float32
+    torch.testing.assert_close(on_device[0].cpu(), plain[0], rtol=0, atol=1e-6 if exact else RATE * 2**-4)
+    for ours, theirs in zip(on_device[1:], plain[1:], strict=True):
+        torch.testing.assert_close(
+            ours.cpu().float(), theirs.float(), rtol=1e-5 if exact else 2**-6, atol=1e-7 if exact else 2**-5
+        )
