@@ -1,7 +1,7 @@
 """The accuracy study: search, final seeds and step times, resumable, several trainings at once. No DVC, no polars.
 
     python -m pipelines.study prepare --data FOLDER NAME=LOG.parquet ...   # splits, leave-one-out
-    python -m pipelines.study run --data FOLDER --rows study.jsonl --minutes 9 --jobs 8
+    python -m pipelines.study run --data FOLDER --rows study.jsonl --minutes 9 --jobs 8 [--datasets ml_1m] ...
     python -m pipelines.study summarise --rows study.jsonl --out FOLDER    # tables, the picture, presets
 
 `pipelines.study_plan` says what is run. A run is a process of its own, so that many small trainings share a GPU and one
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.verb == "prepare":
         prepare(options.logs, options.data)
     elif options.verb == "run":
-        Runner(options.data, options.rows, options.minutes, options.jobs, options.kinds, options.datasets).run()
+        which = (options.kinds, options.datasets, options.contenders)
+        Runner(options.data, options.rows, options.minutes, options.jobs, *which).run()
     elif options.verb == "trial":
         trial = Trial(**json.loads(options.trial))
         row = study_trial.run(trial, options.data)
@@ -83,6 +84,7 @@ class Runner:
     jobs: int
     kinds: Sequence[str]
     datasets: Sequence[str]
+    contenders: Sequence[str] = ()
     running: dict[Trial, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -108,7 +110,7 @@ class Runner:
 
     def _left(self) -> list[Trial]:
         rows = study_trial.read(self.rows)
-        todo = pending(rows, self.kinds, self.datasets)  # type: ignore[arg-type]  # checked by the parser
+        todo = pending(rows, self.kinds, self.datasets, self.contenders)  # type: ignore[arg-type]  # checked by the parser
         return [trial for trial in todo if trial.key not in {there.key for there in self.running}]
 
     def _may_start(self, trial: Trial) -> bool:
@@ -169,6 +171,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given["run"].add_argument("--jobs", type=int, default=1, help="trainings at once")
     given["run"].add_argument("--kinds", type=_some_of(KINDS), default=list(KINDS), help=",".join(KINDS))
     given["run"].add_argument("--datasets", type=_some_of(DATASETS), default=list(DATASETS), help=",".join(DATASETS))
+    names = sorted({name for search in SEARCHES for name in search.contenders})
+    given["run"].add_argument("--contenders", type=_some_of(names), default=[], help=",".join(names))
     given["summarise"].add_argument("--out", type=Path, required=True, help="a folder")
     return parser.parse_args(arguments)
 

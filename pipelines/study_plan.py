@@ -164,18 +164,24 @@ SAMPLING_POINTS: dict[str, Settings] = {
 TRADE_OFFS = (TradeOff("ml_1m", "cce", SAMPLING_POINTS), TradeOff("toys", "cce", SAMPLING_POINTS))
 
 
-def pending(rows: Sequence[Row], kinds: Sequence[Kind], datasets: Sequence[str]) -> list[Trial]:
+def pending(
+    rows: Sequence[Row], kinds: Sequence[Kind], datasets: Sequence[str], contenders: Sequence[str] = ()
+) -> list[Trial]:
     """What is left to run, the most important first.
 
     Args:
         rows: of earlier runs; one that failed counts as run.
         kinds: which kinds of runs.
         datasets: which data sets.
+        contenders: which contenders and points of the trade-offs; none: all.
     """
     there = {(row["kind"], row["dataset"], json.dumps(row["settings"], sort_keys=True), row["seed"]) for row in rows}
     found: dict[tuple[object, ...], Trial] = {}
     for trial in _all(rows):
-        if trial.key not in there and trial.kind in kinds and trial.dataset in datasets:
+        wanted = (
+            trial.kind in kinds and trial.dataset in datasets and trial.contender in (contenders or [trial.contender])
+        )
+        if wanted and trial.key not in there:
             found.setdefault(trial.key, trial)
     return list(found.values())
 

@@ -62,6 +62,12 @@ def test_every_contender_of_a_data_set_gets_as_many_different_trials():
             assert len({json.dumps(settings) for settings in search.settings(contender)}) == len(search.candidates)
 
 
+def test_kinds_data_sets_and_contenders_narrow_the_plan():
+    trials = pending(complete({0: 0.5}), ["final"], ["toys"], ["cce"])
+    assert {(trial.kind, trial.dataset, trial.contender) for trial in trials} == {("final", "toys", "cce")}
+    assert pending([], ["search"], ["toys"], ["tile 256"]) == []
+
+
 def test_a_contender_keeps_what_it_fixes():
     search = Search("d", {"loss": "ce"}, {"a": {"loss": "cce"}}, ({"loss": "bce", "backbone.heads": 1},))
     assert search.settings("a") == [{"loss": "cce", "backbone.heads": 1}]
