@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.params import (
     NO_PRESET,
+    PRESET_KEYS,
     Backbone,
     Params,
     ParamsError,
@@ -62,6 +63,13 @@ def test_every_preset_parses_and_decides_its_keys():
             for part in key.split("."):
                 found = getattr(found, part)
             assert found == value
+
+
+def test_a_stage_that_reads_what_a_preset_sets_runs_again_when_the_preset_changes():
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    for name, stage in stages.items():
+        reads = {key.split(".")[0] for key in stage["params"]} & set(PRESET_KEYS)
+        assert ({"preset", "presets.${preset}"} <= set(stage["params"])) == bool(reads), name
 
 
 WIDE = {"presets": {"none": {}, "wide": {"batch_size": 64, "backbone": {"hidden": 256, "heads": 4}}}}
