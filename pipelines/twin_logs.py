@@ -14,7 +14,7 @@ numpy and torch only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from pipelines import params
 
 if TYPE_CHECKING:
     from rec_data.sequences import SequenceStore
+    from rec_data.twins import TwinShape
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -42,12 +43,24 @@ class TwinLog:
     """Users of the whole twin that training has an example of."""
     validation_users: int
     """Users of the whole twin that validation ranks for."""
-    item_counts: Int64s
-    """[V] int64, interactions of each item in the whole twin."""
     lengths: Int64s
     """[n] int64, items before t* of a sample of the users that have at least two."""
-    pool: Int32s
-    """Item ids drawn by their popularity."""
+    shape: TwinShape
+    """Of the whole twin."""
+
+    @cached_property
+    def item_counts(self) -> Int64s:
+        """[V] int64, interactions of each item in the whole twin."""
+        from rec_data.twins import item_counts
+
+        return item_counts(self.shape)
+
+    @cached_property
+    def pool(self) -> Int32s:
+        """Item ids drawn by their popularity."""
+        edges = np.cumsum(self.item_counts)
+        places = np.random.default_rng(0).integers(edges[-1], size=min(_POOL, 64 * self.shape.interactions))
+        return np.searchsorted(edges, places, side="right").astype(np.int32)
 
     def train_store(self, users: int, span: int, seed: int) -> SequenceStore:
         """Histories to train on.
@@ -90,7 +103,20 @@ def twin_log(point: params.Params) -> TwinLog:
         raise params.ParamsError(f"dataset: found {point.dataset!r}, allowed: a twin, as in twin:beauty")
     if point.split.strategy != "temporal":
         raise params.ParamsError(f"split.strategy: found {point.split.strategy!r}, allowed for a twin: temporal")
-    return _twin_log(point.dataset.removeprefix("twin:"), point.split.test_fraction, point.split.validation_users)
+    return twin_log_of(point.dataset.removeprefix("twin:"), point.split)
+
+
+def twin_log_of(spec: str, split: params.Split) -> TwinLog:
+    """The split of the twin of that name and scale.
+
+    Args:
+        spec: what follows ``twin:``.
+        split: the shares of the temporal split.
+
+    Raises:
+        DataError: an unknown twin.
+    """
+    return _twin_log(spec, split.test_fraction, split.validation_users)
 
 
 @lru_cache
@@ -105,15 +131,10 @@ def _twin_log(spec: str, test_fraction: float, validation_share: float) -> TwinL
     past = np.bincount(users[times < cut], minlength=sample.users)  # [users of the sample]
     lengths = past[past >= 2]
     usable = shape.users * len(lengths) / sample.users
-    counts = twins.item_counts(shape)
-    rng = np.random.default_rng(0)
-    edges = np.cumsum(counts)
-    drawn = np.searchsorted(edges, rng.integers(edges[-1], size=min(_POOL, 64 * shape.interactions)), side="right")
     return TwinLog(
         num_items=shape.items,
         train_users=max(1, round(usable * (1 - validation_share))),
         validation_users=max(1, round(usable * validation_share)),
-        item_counts=counts,
         lengths=lengths,
-        pool=drawn.astype(np.int32),
+        shape=shape,
     )

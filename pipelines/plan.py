@@ -1,0 +1,213 @@
+"""Will it fit, and how long will it take: memory and time of training, predicted before anything runs.
+
+    python -m pipelines.plan [--gpu 40]                     # the point of params.yaml
+    python -m pipelines.plan --table 4 [--dataset gowalla] [--sharing tile] [--gpu 40]
+    python -m pipelines.plan --search --loss cce_neg --dataset beauty
+    python -m pipelines.plan --refit results/training.csv   # constants from measured runs
+    python -m pipelines.plan --check results/training.csv   # predicted beside measured
+    python -m pipelines.plan --authors results              # the same for the paper's own code: a table and a picture
+
+Memory is counted from sizes (`pipelines.planner_memory`), time from rates (`pipelines.planner_time`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import params, planner_calibration, planner_fit, points, results, stage
+from pipelines.planner_calibration import Calibration
+from pipelines.planner_memory import Memory, memory_of
+from pipelines.planner_sizes import Sizes, sizes_of
+from pipelines.planner_time import Seconds, seconds_of
+from pipelines.text_table import number, render
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted for a point."""
+
+    point: params.Params
+    sizes: Sizes
+    memory: Memory
+    seconds: Seconds
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Training loop of an epoch."""
+        return self.seconds.step * self.sizes.steps
+
+
+def plan(point: params.Params, calibration: Calibration) -> Plan:
+    """Predict a point.
+
+    Args:
+        point: what to train.
+        calibration: the planner's constants.
+
+    Raises:
+        ParamsError: the sizes of its data set are not known yet.
+    """
+    sizes = sizes_of(point)
+    return Plan(point, sizes, memory_of(point, sizes, calibration), seconds_of(point, sizes, calibration))
+
+
+HEADER = (
+    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "step ms", "epoch s",
+)  # fmt: skip
+
+
+def table_of(plans: Sequence[Plan], gpu_gib: float) -> str:
+    """Plans as a table.
+
+    Args:
+        plans: one a row.
+        gpu_gib: memory of the GPU.
+    """
+    rows = []
+    for planned in plans:
+        memory = planned.memory
+        parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
+        rows.append(
+            [
+                points.experiment_name(planned.point),
+                f"{planned.sizes.items:,}",
+                f"{planned.sizes.tokens:,.0f}",
+                *(number(part) for part in parts),
+                "yes" if memory.fits(gpu_gib) else "NO",
+                number(planned.seconds.step * 1e3),
+                number(planned.epoch_seconds),
+            ]
+        )
+    return render(HEADER, rows)
+
+
+def check(measured: Sequence[results.Result], calibration: Calibration) -> tuple[str, list[float], list[float]]:
+    """Predicted beside measured.
+
+    Args:
+        measured: results of training on twins.
+        calibration: the planner's constants.
+
+    Returns:
+        A table, and the relative errors of memory and of time.
+    """
+    rows, memory_errors, time_errors = [], [], []
+    for point, result in _with_points(measured):
+        assert result.peak_loop_gib is not None
+        assert result.step_ms is not None
+        sizes = sizes_of(point)
+        peak = memory_of(point, sizes, calibration, tokens=result.most_tokens).peak
+        step = seconds_of(point, sizes, calibration, tokens=result.tokens_per_step).step * 1e3
+        memory_errors.append(peak / result.peak_loop_gib - 1)
+        time_errors.append(step / result.step_ms - 1)
+        rows.append(
+            [
+                points.experiment_name(point),
+                number(result.peak_loop_gib),
+                number(peak),
+                f"{memory_errors[-1]:+.1%}",
+                number(result.step_ms),
+                number(step),
+                f"{time_errors[-1]:+.0%}",
+            ]
+        )
+    header = ("point", "peak GiB", "predicted", "error", "step ms", "predicted", "error")
+    return render(header, rows), memory_errors, time_errors
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Predict, refit or check."""
+    options = _parse(arguments)
+    calibration = planner_calibration.load()
+    if options.authors:
+        from pipelines.planner_authors_report import write
+
+        print(write(options.authors))
+    elif options.refit:
+        _refit(options.refit, calibration)
+    elif options.check:
+        text, memory, time = check(_read(options.check), calibration)
+        print(text)
+        for name, errors in (("memory", memory), ("time", time)):
+            within = sum(abs(error) <= 0.1 for error in errors)
+            print(f"{name}: {within} of {len(errors)} within 10 %, median {statistics.median(map(abs, errors)):.1%}")
+    else:
+        plans = [plan(point, calibration) for point in _points(options)]
+        print(table_of(plans, options.gpu))
+        print(f"\nGiB of a GPU with {options.gpu:g}; {_source(calibration)}")
+
+
+def _points(options: argparse.Namespace) -> list[params.Params]:
+    values = points.load()
+    common = {"sharing": options.sharing, "paper_faithful": options.faithful, "extra": options.extra}
+    if options.search:
+        (dataset,) = options.dataset or ["beauty"]
+        found = points.search_points(values, model=options.model, loss=options.loss, dataset=dataset, **common)
+        return [point.params for point in found]
+    if options.table:
+        found = points.table_points(values, options.table, datasets=options.dataset or [], **common)
+        return [point.params for point in points.distinct(found)]
+    return [params.load()]
+
+
+def _source(calibration: Calibration) -> str:
+    memory = calibration.measured_on or "counted, not fitted to a measured run"
+    time = calibration.time_measured_on or "from dated rates of an H100, not fitted to measured steps"
+    return f"memory: {memory}; time: {time}"
+
+
+def _read(paths: Sequence[Path]) -> list[results.Result]:
+    for path in paths:
+        if not path.is_file():
+            raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
+    found = results.merge(results.read(path) for path in paths)
+    return [result for result in found if result.status == "ok" and result.kind == "training" and result.peak_loop_gib]
+
+
+def _with_points(measured: Sequence[results.Result]) -> list[tuple[params.Params, results.Result]]:
+    index = planner_fit.PointIndex(points.load())
+    found = [(index.find(result), result) for result in measured]
+    return [(point, result) for point, result in found if point is not None]
+
+
+def _refit(paths: Sequence[Path], calibration: Calibration) -> None:
+    measured = [result for result in _read(paths) if not result.device.startswith("cpu")]
+    devices = sorted({result.device for result in measured})
+    if len(devices) != 1:
+        raise stage.StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
+    pairs = _with_points(measured)
+    if len(pairs) < planner_fit.FEWEST:
+        raise stage.StageError(f"--refit: found {len(pairs)} measured points, allowed: {planner_fit.FEWEST} or more")
+    revisions = sorted({str(result.revision) for result in measured})
+    by = f"{len(pairs)} points on {devices[0]}, revision {', '.join(revisions)}"
+    planner_calibration.save(planner_fit.refit(pairs, calibration, by=by))
+    print(f"{planner_calibration.PATH.name}: fitted to {by}")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.plan", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU")
+    parser.add_argument("--table", type=int, action="append", help="of the paper; may be given several times")
+    parser.add_argument("--dataset", action="append", help="of the table or the search")
+    parser.add_argument("--sharing", choices=["none", "tile", "batch"], default="none", help="who shares negatives")
+    parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
+    parser.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
+    parser.add_argument("--model", default="sasrec")
+    parser.add_argument("--loss", default="cce_neg")
+    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
+    parser.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
+    parser.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")
+    parser.add_argument("--authors", type=Path, metavar="FOLDER", help="the paper's own log beside a model of its code")
+    options = parser.parse_args(arguments)
+    if options.gpu <= 0:
+        parser.error("--gpu: allowed: GiB above 0")
+    options.extra = points.parse_overrides(options.extra)
+    return options
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,232 @@
+"""The planner: bytes against what autograd keeps, the authors' log, refitting, sizes, one-line errors."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import plan, planner_authors, planner_calibration, planner_fit, points
+from pipelines.params import ParamsError, from_mapping
+from pipelines.planner_authors import CATALOGUES, FITTED, errors, fit, read_log
+from pipelines.planner_calibration import Calibration
+from pipelines.planner_memory import LOSSES, activation_bytes, memory_of, parameter_count
+from pipelines.planner_sizes import Sizes, sizes_from, sizes_of
+from pipelines.planner_time import seconds_of
+from pipelines.results import Result
+from pipelines.text_table import number, render
+from rec_models.backbones import build_encoder
+from rec_models.backbones.layout import layout_of
+from rec_models.settings import ModelSettings
+
+ROOT = Path(__file__).parents[2]
+SIZES = Sizes(
+    items=100_000, rows=64, tokens=3000, most_tokens=3500, targets_share=1.0, mean_length=47, steps=100,
+    validation_users=500,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_parameters_are_counted_exactly(model: str):
+    point = from_mapping({"model": model, "max_seq_len": 20, "backbone": {"hidden": 32, "blocks": 3}})
+    encoder = build_encoder(ModelSettings(model=model, max_seq_len=20, hidden=32, blocks=3), 500)
+    assert parameter_count(point, 500) == sum(parameter.numel() for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_activations_are_the_bytes_that_autograd_keeps(model: str):
+    rows, width = 6, 24
+    point = from_mapping({"model": model, "max_seq_len": width, "backbone": {"hidden": 64}})
+    encoder = build_encoder(ModelSettings(model=model, max_seq_len=width, hidden=64), 50)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    held = []  # so that no address is used twice
+    weights = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
+    layout = layout_of(torch.full((rows,), width), width)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        held.append(encoder.encode_packed(torch.arange(rows * width) % 50, layout).bfloat16())
+    per_block = (4 + (2 if model == "sasrec" else 8)) * 64 * 64  # 16-bit copies of weights, kept as well
+    found = sum(size for address, size in kept.items() if address not in weights) - 2 * 2 * per_block
+    assert found / (rows * width) == pytest.approx(activation_bytes(point), rel=0.1)
+
+
+def test_the_parts_add_up_and_factors_scale_them():
+    point = from_mapping({"loss": "ce", "backbone": {"hidden": 128}})
+    memory = memory_of(point, SIZES, Calibration())
+    parts = memory.state + memory.gradients + memory.activations + memory.loss
+    assert memory.peak == pytest.approx(parts)
+    logits = 3500 * 100_000
+    assert memory.loss == pytest.approx((12 * logits + 2 * 100_000 * 128) / 2**30 - memory.gradients, rel=0.01)
+    scaled = memory_of(point, SIZES, Calibration(activations=2.0, loss={"ce": 0.5}, constant_gib=1.0))
+    assert scaled.peak == pytest.approx(parts + memory.activations - memory.loss / 2 + 1.0)
+    assert memory.fits(40)
+    assert not memory.fits(memory.peak)
+
+
+def test_every_loss_has_a_model_and_fused_ones_take_the_least():
+    def peak(loss: str, **options: Any) -> float:
+        point = from_mapping({"loss": loss, "num_negatives": 500, "negatives": {"sharing": "none"}, **options})
+        return memory_of(point, SIZES, Calibration()).peak
+
+    peaks = {loss: peak(loss) for loss in LOSSES}
+    assert max(peaks["cce"], peaks["cce_neg"], peaks["bce"]) < min(peaks["ce"], peaks["ce_neg"], peaks["sce"])
+    assert peak("cce", paper_faithful=True) > peaks["cce"]
+    assert peak("ce_neg", negatives={"sharing": "tile"}) < peaks["ce_neg"]
+
+
+def test_time_grows_with_the_work_of_the_loss():
+    def step(**values: Any) -> float:
+        return seconds_of(from_mapping({"num_negatives": 512, **values}), SIZES, Calibration()).step
+
+    tile, none = {"sharing": "tile"}, {"sharing": "none"}
+    assert step(loss="cce_neg", negatives=tile) < step(loss="cce_neg", negatives=none) < step(loss="cce")
+    wide, narrow = ({"hidden": width, "heads": 2} for width in (512, 64))
+    assert step(loss="cce", backbone=wide) > 2 * step(loss="cce", backbone=narrow)
+    assert step(loss="cce") < step(loss="ce")
+
+
+def test_the_largest_batch_is_near_the_largest_of_many():
+    random = np.random.default_rng(0)
+    lengths = np.maximum(2, random.lognormal(3, 0.8, 20_000)).astype(np.int64)
+    point = from_mapping({"batch_size": 128, "max_seq_len": 100})
+    sizes = sizes_from(point, lengths, 1000, len(lengths), 10)
+    read = np.minimum(random.permuted(np.tile(lengths, 128)).reshape(-1, 128) - 1, 100)
+    batches = read[: sizes.steps].sum(1)
+    assert sizes.steps == 157
+    assert sizes.tokens == pytest.approx(batches.mean(), rel=0.02)
+    assert sizes.most_tokens == pytest.approx(batches.max(), rel=0.05)
+
+
+def test_masked_models_have_fewer_targets():
+    point = from_mapping({"model": "bert4rec", "batch_size": 4, "max_seq_len": 10, "backbone": {"mask_prob": 0.2}})
+    sizes = sizes_from(point, np.array([5, 20]), 10, 2, 1)
+    assert (sizes.tokens, sizes.targets(100), sizes.rows) == (15, 20, 2)
+
+
+def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match=r"dataset: found 'demo', allowed: one whose sizes are known \(movielens_20m"):
+        sizes_of(from_mapping({}))
+    from rec_data.split import split_log
+    from tests.pipelines.conftest import small_log
+
+    small_log().write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "data/split").mkdir(parents=True)
+    summary = split_log(tmp_path / "log.parquet", tmp_path / "data/split", strategy="leave_one_out")
+    (tmp_path / "data/split/summary.json").write_text("{}")
+    sizes = sizes_of(from_mapping({"batch_size": 32, "max_seq_len": 4}))
+    assert sizes.items == summary["items"]
+    assert 2 <= sizes.mean_length <= 4
+    assert sizes.steps == 5
+
+
+def measured(calibration: Calibration) -> list[tuple[Any, Result]]:
+    """Results that the planner itself would predict."""
+    found = []
+    for point in points.distinct(points.table_points(points.load(ROOT / "params.yaml"), twin=True)):
+        if point.dataset not in ("beauty", "gowalla", "movielens_20m"):
+            continue
+        sizes = sizes_of(point.params)
+        memory = memory_of(point.params, sizes, calibration, tokens=sizes.most_tokens)
+        step = seconds_of(point.params, sizes, calibration, tokens=sizes.tokens).step
+        fields = {"peak_loop_gib": memory.peak, "step_ms": step * 1e3}
+        tokens = {"most_tokens": sizes.most_tokens, "tokens_per_step": sizes.tokens}
+        found.append((point.params, Result.of(point.params, "training", device="H100", **fields, **tokens)))
+    return found
+
+
+def test_refitting_finds_the_constants_that_made_the_results():
+    planted = Calibration(
+        activations=1.25, constant_gib=0.2, loss={"ce": 0.9, "ce_neg": 1.1, "sce": 0.7},
+        seconds={"overhead_ms": 2.5, "bytes": 1.5e12, "exact_flops": 4e14, "gathered_elements": 4e10},
+    )  # fmt: skip
+    found = planner_fit.refit(measured(planted), Calibration(), by="a test")
+    assert found.measured_on == found.time_measured_on == "a test"
+    assert found.activations == pytest.approx(1.25, rel=0.02)
+    assert found.constant_gib == pytest.approx(0.2, abs=0.01)
+    for loss, factor in planted.loss.items():
+        assert found.loss[loss] == pytest.approx(factor, rel=0.02)
+    text, memory, time = plan.check([result for _, result in measured(planted)], found)
+    assert max(map(abs, memory)) < 0.02
+    assert max(map(abs, time)) < 0.1
+    assert "sasrec-sce-twin_beauty-1024x32" in text
+
+
+def test_constants_come_back_from_their_file(tmp_path: Path):
+    kept = dataclasses.replace(planner_calibration.load(), measured_on="x", seconds={"bytes": 1e12})
+    planner_calibration.save(kept, tmp_path / "planner.json")
+    assert planner_calibration.load(tmp_path / "planner.json") == kept
+    (tmp_path / "planner.json").write_text('{"activation": 1}')
+    with pytest.raises(ValueError, match="unknown activation; allowed: measured_on, activations"):
+        planner_calibration.load(tmp_path / "planner.json")
+
+
+def test_the_authors_log_is_predicted():
+    runs = read_log()
+    assert len(runs) == 997
+    for loss, median, within_a_quarter in (("ce", 0.015, 0.97), ("ce_neg", 0.07, 0.94)):
+        size = np.abs(errors([run for run in runs if run.loss == loss]))
+        assert np.median(size) < median
+        assert np.mean(size < 0.25) > within_a_quarter
+
+
+def test_the_constants_of_the_authors_model_are_what_their_log_fits():
+    constants, catalogues = fit(read_log())
+    for name, value in dataclasses.asdict(FITTED).items():
+        assert getattr(constants, name) == pytest.approx(value, rel=0.02), name
+    assert catalogues == pytest.approx(CATALOGUES, rel=0.02)
+    assert planner_authors.LOGIT_BYTES == 2 + 4 + 4
+
+
+def command(arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.plan", *arguments.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--table 99", "error: table: found 99, allowed: 1, 2"),
+        ("--gpu 0 --table 1", "--gpu: allowed: GiB above 0"),
+        ("--refit no.csv", "error: no.csv: no such file"),
+        ("--table 1 -S loss=cee", "error: loss: found 'cee'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: str, says: str):
+    ran = command(arguments)
+    assert ran.returncode != 0
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_points_that_do_not_fit_are_marked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    plan.main(["--table", "1", "--dataset", "beauty", "--dataset", "movielens_20m", "--gpu", "8"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| sasrec")]
+    assert [("NO" in line, line.split("|")[1].strip()) for line in lines] == [
+        (True, "sasrec-ce-beauty-1024x32"),
+        (False, "sasrec-ce-movielens_20m-256x512"),
+    ]
+
+
+def test_tables_are_aligned():
+    assert render(("a", "b"), [["x", "10"], ["yy", "1"]]) == (
+        "| a   |   b |\n| --- | --: |\n| x   |  10 |\n| yy  |   1 |"
+    )
+    assert [number(value) for value in (None, 0, 0.01234, 1.5, 1234.5, 12345678.0)] == [
+        "", "0", "0.0123", "1.5", "1,234", "12,345,678",
+    ]  # fmt: skip
