@@ -5,7 +5,7 @@ Parquet because every tool reads it; what is not per user (k, coverage, counts) 
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +32,8 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
-def read_evaluation(path: str | Path) -> Evaluation:
-    """Read what ``write_evaluation`` wrote.
+def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
+    """Read what ``write_evaluation`` wrote, from a path or an open file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,9 +42,13 @@ def read_evaluation(path: str | Path) -> Evaluation:
     table = pq.read_table(path)
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
-        raise ValueError(f"{path} holds no evaluation: it was not written by write_evaluation")
+        raise ValueError(f"{_name(path)} holds no evaluation: it was not written by write_evaluation")
     whole = json.loads(metadata[_KEY])
     columns = {name: np.array(table[name].to_numpy()) for name in table.column_names}
     user_ids = columns.pop("user_id", None)
     whole["ks"] = tuple(whole["ks"])
     return Evaluation(per_user=columns, user_ids=user_ids, **whole)
+
+
+def _name(path: str | Path | IO[bytes]) -> str:
+    return str(path) if isinstance(path, str | Path) else str(getattr(path, "name", "the file"))
