@@ -2,7 +2,11 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,3 +34,25 @@ def test_every_link_of_a_page_leads_somewhere():
 def test_no_lock_with_addresses_and_no_data():
     assert not [name for name in tracked() if name == "uv.lock" or name.endswith((".parquet", ".ckpt", ".arrow"))]
     assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+def declared(table: dict, extras: set[str]) -> list[Requirement]:
+    """What a package needs, its named extras included."""
+    project = table["project"]
+    chosen = [line for extra in extras for line in project.get("optional-dependencies", {}).get(extra, [])]
+    return [Requirement(line) for line in [*project.get("dependencies", []), *chosen]]
+
+
+def test_requirements_lock_holds_every_dependency():
+    """`make lock` was run after the last change of a dependency."""
+    locked = dict(re.findall(r"^([\w.-]+)==([^ ;\\]+)", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE))
+    packages = {path.parent.name: tomllib.loads(path.read_text()) for path in ROOT.glob("packages/*/pyproject.toml")}
+    needed = declared(tomllib.loads((ROOT / "pyproject.toml").read_text()), set())
+    own = [requirement for requirement in needed if requirement.name in packages]
+    for requirement in own:
+        needed += declared(packages[requirement.name], requirement.extras)
+    for requirement in needed:
+        if requirement.name not in packages:
+            version = locked.get(canonicalize_name(requirement.name))
+            assert version is not None, requirement
+            assert requirement.specifier.contains(version, prereleases=True), requirement

@@ -31,7 +31,7 @@ def outcome(clone: Clone) -> tuple[dict, dict, pl.DataFrame]:
 def test_a_killed_training_goes_on_where_it_was(clone: Clone):
     params = clone.root / "params.yaml"
     for before, after in {
-        "max_epochs: 2": "max_epochs: 30",
+        "max_epochs: 2": "max_epochs: 12",
         "patience: 4": "patience: 30",
         "batch_size: 32": "batch_size: 2",
     }.items():
