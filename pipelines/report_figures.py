@@ -37,8 +37,9 @@ def draw_training(history: list[Row], best_epoch: int, path: Path, *, accuracy: 
         right.annotate(f"best: {best:.4f}", (best_epoch, best), (0, -16), textcoords="offset points", ha="center")
         right.set(title="Validation NDCG@10", xlabel="epoch", ylabel="NDCG@10", ylim=(0, 1.1 * max(scores) or 1))
     else:
-        right.plot(epochs, [row["train_seconds"] for row in history], marker="o", markersize=3, color=MODEL)
-        right.set(title="Time of an epoch", xlabel="epoch", ylabel="seconds", ylim=(0, None))
+        seconds = [row["train_seconds"] for row in history]
+        right.plot(epochs, seconds, marker="o", markersize=3, color=MODEL)
+        right.set(title="Time of an epoch", xlabel="epoch", ylabel="seconds", ylim=(0, 1.1 * max(seconds)))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)

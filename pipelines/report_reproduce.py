@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from pipelines import params, report_tables
 
+WIDTH = 100
+"""Characters of a command before it is written on several lines."""
 LIBRARIES = ("torch", "triton", "lightning", "numpy", "pyarrow", "polars", "dvc")
 
 
@@ -37,8 +39,9 @@ def commands(point: params.Params, code: Code) -> list[str]:
     """What somebody types in a clone to get this run again."""
     # The values of a preset are among the settings: naming these needs no preset.
     changed = [(key, value) for key, value, _ in report_tables.changed_settings(point) if key != "preset"]
-    sets = "".join(f" -S {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in changed)
-    run = f"uv run dvc exp run{sets}" if sets else "uv run dvc repro"
+    words = ["uv run dvc exp run", *(f"-S {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in changed)]
+    run = " ".join(words) if changed else "uv run dvc repro"
+    run = run if len(run) <= WIDTH else " \\\n    ".join(words)
     return [*([f"git checkout {code.revision}"] if code.revision else []), run]
 
 

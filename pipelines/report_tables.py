@@ -209,6 +209,8 @@ def data_rows(facts: Facts) -> list[tuple[str, str]]:
 def reachable(point: params.Params, split: dict[str, Any]) -> str:
     """How many test targets no ranking could have hit."""
     test = split["test"]
+    if is_twin(point):
+        return f"{test['users']:,} users are ranked."
     parts = [f"{test['users']:,} users are tested"]
     if point.evaluate.filter_seen:
         parts.append(

@@ -162,7 +162,7 @@ def test_a_twin_reports_no_accuracy(make: Make, tmp_path: Path):
     assert "sasrec with cce_neg on twin:zvuk@0.1" in text
     assert "twin: a synthetic log, no accuracy" in text
     assert "nothing to learn: no accuracy is reported" in text
-    for word in ("NDCG@10 is", "Hit rate", "Surprisal count", "best by validation", "0.2500"):
+    for word in ("NDCG@10 is", "Hit rate", "Surprisal count", "best by validation", "0.2500", "misses"):
         assert word not in text
 
 
@@ -196,6 +196,8 @@ def test_the_commands_give_the_run_again():
     assert report_reproduce.commands(point, Code("", [])) == [
         "uv run dvc exp run -S 'dataset=/my logs/a.csv' -S paper_faithful=true -S 'evaluate.k=[1,10]'"
     ]
+    (long,) = report_reproduce.commands(dataclasses.replace(point, dataset="a" * 80), Code("", []))
+    assert long.split(" \\\n    ")[1:] == [f"-S dataset={'a' * 80}", "-S paper_faithful=true", "-S 'evaluate.k=[1,10]'"]
 
 
 def test_code_that_differs_from_its_revision_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make):
