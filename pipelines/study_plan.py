@@ -93,7 +93,7 @@ def _sampled(loss: str, negatives: int, sharing: str, **more: Any) -> Settings:
     return {"loss": loss, "num_negatives": negatives, "negatives.sharing": sharing, **more}
 
 
-LENGTH_200: Settings = {"max_seq_len": 200, "batch_size": 128, "train.max_epochs": 300, "train.patience": 20}
+LENGTH_200: Settings = {"max_seq_len": 200, "batch_size": 128, "train.max_epochs": 200, "train.patience": 15}
 LENGTH_50: Settings = {"max_seq_len": 50, "batch_size": 256, "train.max_epochs": 100, "train.patience": 10}
 
 DENSE = Search(

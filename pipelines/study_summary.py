@@ -143,6 +143,12 @@ def draw(table: Sequence[dict[str, Any]], path: Path) -> Path:
     points = [entry for entry in table if entry["step_ms"] is not None and entry["ndcg_at_10"] is not None]
     datasets = list(dict.fromkeys(entry["dataset"] for entry in points))
     colours = {"cce": "#222222", "none": "#d9822b", "tile": "#2f5d8a", "batch": "#5a9a5a"}
+    meanings = {
+        "cce": "exact",
+        "none": "each token its own negatives",
+        "tile": "shared by 64 tokens",
+        "batch": "shared by the batch",
+    }
     figure = Figure(figsize=(6.2 * len(datasets), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
@@ -154,8 +160,13 @@ def draw(table: Sequence[dict[str, Any]], path: Path) -> Path:
                 entry["step_ms"], ndcg.mean, ndcg.std, fmt=marker, color=colours[sharing], markersize=7, capsize=2
             )
             axes.annotate(entry["point"], (entry["step_ms"], ndcg.mean), (5, 4), textcoords="offset points", size=7)
+        for sharing, colour in colours.items():
+            axes.plot([], [], "*" if sharing == "cce" else "o", color=colour, label=meanings[sharing])
+        axes.legend(frameon=False, fontsize=7)
         axes.set(xscale="log", title=dataset, xlabel="milliseconds a training step", ylabel="test NDCG@10")
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.margins(x=0.2)
     figure.savefig(path, dpi=110)
     return path
