@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,25 +156,22 @@ def assert_as_good_as_eager(case: Case, device: str, impl: str = "triton") -> No
 def pairwise(choices: dict[str, list[Any]], base: Case) -> list[Case]:
     """Cases such that every two choices of different fields meet in one (greedy)."""
     fields = list(choices)
-    open_pairs = {
-        (a, x, b, y)
-        for a, b in itertools.combinations(range(len(fields)), 2)
-        for x in range(len(choices[fields[a]]))
-        for y in range(len(choices[fields[b]]))
+    pairs = list(itertools.combinations(range(len(fields)), 2))
+    missing = {
+        (a, x, b, y) for a, b in pairs for x in range(len(choices[fields[a]])) for y in range(len(choices[fields[b]]))
     }
-    generator = torch.Generator().manual_seed(0)
+    generator = random.Random(0)
     cases = []
-    while open_pairs:
+    while missing:
+        seed = min(missing)  # every case settles at least this pair; of some, the one that settles most is taken
         best: list[int] = []
-        best_gain = -1
+        best_gain = 0
         for _ in range(60):
-            pick = [int(torch.randint(len(choices[name]), (), generator=generator)) for name in fields]
-            gain = sum((a, pick[a], b, pick[b]) in open_pairs for a, b in itertools.combinations(range(len(fields)), 2))
+            pick = [generator.randrange(len(choices[name])) for name in fields]
+            pick[seed[0]], pick[seed[2]] = seed[1], seed[3]
+            gain = sum((a, pick[a], b, pick[b]) in missing for a, b in pairs)
             if gain > best_gain:
                 best, best_gain = pick, gain
-        if best_gain == 0:
-            a, x, b, y = next(iter(sorted(open_pairs)))
-            best[a], best[b] = x, y
-        open_pairs -= {(a, best[a], b, best[b]) for a, b in itertools.combinations(range(len(fields)), 2)}
+        missing -= {(a, best[a], b, best[b]) for a, b in pairs}
         cases.append(Case(**{**vars(base), **{name: choices[name][i] for name, i in zip(fields, best, strict=True)}}))
     return cases

@@ -16,15 +16,15 @@ SMALL = [
     Case(1, 2, 16),
     Case(5, 2, 64, bias=True, per_token=True),
     Case(17, 33, 100, scores="peaked"),
-    Case(33, 70, 128, BF16, FP32, bias=True),
-    Case(16, 48, 256, BF16, per_token=True, scores="peaked"),
-    Case(20, 37, 320, FP32, softcap=3.0, per_token=True),
-    Case(18, 50, 512, FP32, bias=True, scores="fitted"),
-    Case(40, 41, 64, BF16, softcap=5.0, scores="fitted"),
-    Case(31, 64, 100, FP16, FP32, bias=True, softcap=4.0, per_token=True),
-    Case(19, 35, 320, FP16, scores="fitted"),
-    Case(23, 90, 16, FP16, per_token=True, scores="peaked"),
-    Case(21, 29, 320, BF16, FP32, bias=True, per_token=True, scores="fitted"),
+    Case(17, 35, 128, BF16, FP32, bias=True),
+    Case(16, 32, 256, BF16, per_token=True, scores="peaked"),
+    Case(18, 33, 320, FP32, softcap=3.0, per_token=True),
+    Case(17, 20, 512, FP32, bias=True, scores="fitted"),
+    Case(33, 18, 64, BF16, softcap=5.0, scores="fitted"),
+    Case(17, 32, 100, FP16, FP32, bias=True, softcap=4.0, per_token=True),
+    Case(19, 18, 320, FP16, scores="fitted"),
+    Case(18, 50, 16, FP16, per_token=True, scores="peaked"),
+    Case(20, 17, 320, BF16, FP32, bias=True, per_token=True, scores="fitted"),
 ]
 LARGE = [
     Case(tokens, items, dim, dtype, weight_dtype, bias, softcap, per_token, scores)
@@ -83,30 +83,29 @@ def test_all_shapes_match_float64(case: Case) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("forward_splits", [1, 3])
-def test_splits_are_merged(device: str, forward_splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "full_splits", lambda *_: forward_splits)
-    check(Case(50, 150, 64, FP32, bias=True, scores="peaked"), device, 1.05)
-    check(Case(37, 80, 320, FP16, softcap=4.0, scores="fitted"), device, 2.6)
+def test_splits_are_merged(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "full_splits", lambda *_: 3)
+    check(Case(35, 70, 64, FP32, bias=True, scores="peaked"), device, 1.05)
+    check(Case(18, 50, 320, FP16, softcap=4.0, scores="fitted"), device, 2.6)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [FP32, FP16])
 def test_scores_far_above_the_first_tile_are_redone(device: str, dtype: torch.dtype) -> None:
-    inputs = make(Case(20, 200, 16, dtype), device)
+    inputs = make(Case(7, 200 if device == "cuda" else 50, 16, dtype), device)
     with torch.no_grad():
         inputs.hidden.fill_(1.0)
         inputs.weight.zero_()
-        inputs.weight[150] = 40.0  # a score of 640 against 0 in the first tile and at the target
-        inputs.weight[151] = 39.9
-        inputs.targets.clamp_(max=100)
+        inputs.weight[-5] = 40.0  # a score of 640 against 0 in the first tile and at the target
+        inputs.weight[-4] = 39.9
+        inputs.targets.clamp_(max=10)
     truth = eager(inputs, None, torch.float64)
     assert max(errors(run(inputs), truth).values()) < {FP32: 1e-4, FP16: 1e-3}[dtype]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_all_targets_equal(device: str) -> None:
-    inputs = make(Case(40, 20, 16, FP32), device)
+    inputs = make(Case(20, 20, 16, FP32), device)
     inputs.targets.fill_(7)
     truth = eager(inputs, None, torch.float64)
     assert max(errors(run(inputs), truth).values()) < 2e-6
@@ -156,15 +155,16 @@ def test_only_what_is_needed_is_computed(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_filter_leaves_out_only_what_it_may(device: str) -> None:
-    inputs = make(Case(32, 256, 16, FP32), device)
+    rare = 128 if device == "cuda" else 32
+    inputs = make(Case(20, 2 * rare, 16, FP32), device)
     with torch.no_grad():
         inputs.hidden.abs_()
-        inputs.weight[:128] = -20.0 / inputs.hidden.sum(1).min()  # scores of at most -20
-        inputs.targets.clamp_(min=128)
+        inputs.weight[:rare] = -20.0 / inputs.hidden.sum(1).min()  # scores of at most -20
+        inputs.targets.clamp_(min=rare)
     exact = run(inputs)
     unlikely = run(inputs, filter_eps=1e-7)
-    assert (exact[2][:128] != 0).all()
-    assert (unlikely[2][:128] == 0).all()
+    assert (exact[2][:rare] != 0).all()
+    assert (unlikely[2][:rare] == 0).all()
     assert max(errors(unlikely, exact).values()) < 1e-5
     assert max(errors(run(inputs, filter_eps=1e-30), exact).values()) == 0
 
@@ -218,23 +218,6 @@ def test_agrees_with_the_loss_of_torch(device: str) -> None:
     torch.testing.assert_close(ours[0].sum(), expected.detach(), rtol=1e-5, atol=1e-5)
     for mine, gradient in zip(ours[1:], torch.autograd.grad(expected, inputs.leaves()), strict=True):
         torch.testing.assert_close(mine, gradient * inputs.grad[0], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_torch_compile_gives_the_same() -> None:
-    torch._dynamo.reset()
-
-    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
-    def step(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return linear_cross_entropy_triton(hidden * 1.0, weight, targets)[0].sum()
-
-    for tokens in (20, 21):
-        inputs = make(Case(tokens, 40, 16))
-        got = torch.autograd.grad(step(inputs.hidden, inputs.weight, inputs.targets), inputs.leaves())
-        loss = linear_cross_entropy_triton(inputs.hidden, inputs.weight, inputs.targets)[0].sum()
-        for mine, expected in zip(got, torch.autograd.grad(loss, inputs.leaves()), strict=True):
-            torch.testing.assert_close(mine, expected)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
-from torch._dynamo.testing import CompileCounter
 
 from cce_kernels import Popularity, SampledLinearCrossEntropy, Uniform, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
@@ -101,6 +100,8 @@ def test_out_of_range_target_is_nan_and_nothing_else():
 
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 def test_compile_without_breaks_or_recompilation(sharing):
+    from torch._dynamo.testing import CompileCounter
+
     torch._dynamo.reset()
     counter = CompileCounter()
     weight = torch.randn(501, 64, device="cuda", requires_grad=True)

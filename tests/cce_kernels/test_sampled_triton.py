@@ -6,9 +6,8 @@ The interpreter keeps bf16 as integers and multiplies those in `tl.dot`; bf16 is
 import pytest
 import torch
 from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
-from torch._dynamo.testing import CompileCounter
 
-from cce_kernels import GBCE, Popularity, sampled_linear_cross_entropy
+from cce_kernels import sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
 from cce_kernels.masking import masks
 from cce_kernels.reference_sampled import Draw
@@ -16,7 +15,7 @@ from cce_kernels.samplers import prepare
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # with a GPU there is no interpreter
 FP32, FP16 = torch.float32, torch.float16
-SMALL = Case(dim=16, tokens=9, items=11, negatives=5)
+SMALL = Case(dim=16, tokens=4, items=6, negatives=4)
 
 SWEEP = pairwise(
     {
@@ -45,8 +44,8 @@ def test_errors_are_those_of_eager_torch(case):
     [
         Case(dim=16, tokens=1, items=2, negatives=1),
         Case(dim=16, tokens=1, items=2, negatives=3, sharing="tile"),
-        Case(dim=16, tokens=19, items=7, negatives=35, sharing="tile", tile=5, offset=3),
-        Case(dim=16, tokens=40, items=7, negatives=3, sharing="tile", tile=33),
+        Case(dim=16, tokens=9, items=7, negatives=66, sharing="tile", tile=5, offset=3),
+        Case(dim=16, tokens=34, items=7, negatives=3, sharing="tile", tile=33),
     ],
     ids=str,
 )
@@ -73,7 +72,7 @@ def test_several_chunks_of_the_sort(monkeypatch):
 
     monkeypatch.setattr(tuning_sampled, "SCRATCH_BYTES", 400)
     for sharing in ("none", "tile"):
-        case = Case(dim=16, tokens=9, items=5, negatives=5, sharing=sharing, tile=3, deterministic=True)
+        case = Case(dim=16, tokens=5, items=3, negatives=5, sharing=sharing, tile=3, deterministic=True)
         if sharing == "none":
             case.tile = 64
         assert_as_good_as_eager(case, DEVICE)
@@ -82,12 +81,12 @@ def test_several_chunks_of_the_sort(monkeypatch):
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 @pytest.mark.parametrize("impl", ["triton", "reference"])
 def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):
-    case = Case(dim=16, tokens=9, items=11, negatives=5, bias=False, sharing=sharing)
+    case = Case(dim=16, tokens=5, items=6, negatives=3, bias=False, sharing=sharing)
     tensors, options = make(case, DEVICE)
     clean = ours(case, tensors, options, impl)
-    tensors["targets"][3], tensors["targets"][7] = 11, -7
+    tensors["targets"][1], tensors["targets"][3] = 6, -7
     loss, d_hidden, d_weight = ours(case, tensors, options, impl)
-    bad, impossible, _ = masks(tensors["targets"], -100, 11)
+    bad, impossible, _ = masks(tensors["targets"], -100, 6)
     assert torch.equal(impossible, ~bad)
     assert torch.equal(loss.isnan(), impossible)
     assert torch.equal(d_hidden.isnan().all(1), impossible)
@@ -112,48 +111,16 @@ def test_sparse_gradient_holds_the_rows_touched():
         assert int((tensors["weight"] != before).any(1).sum()) == gradient._nnz()
 
 
-@pytest.mark.slow  # importing the compiler alone takes seconds
-def test_compile_sees_one_operator():
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    weight = torch.randn(11, 16, device=DEVICE, requires_grad=True)
-    sampler = Popularity(torch.rand(11))
-
-    def loss_of(hidden, targets, step):
-        return sampled_linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            num_negatives=3,
-            seed=1,
-            step=step,
-            sharing="tile",
-            objective=GBCE(),
-            sampler=sampler,
-            impl="triton",
-        )
-
-    compiled = torch.compile(loss_of, backend=counter, fullgraph=True, dynamic=True)
-    for tokens in (5, 8, 9):
-        hidden = torch.randn(tokens, 16, device=DEVICE, requires_grad=True)
-        targets, step = torch.randint(0, 11, (tokens,), device=DEVICE), torch.tensor(tokens, device=DEVICE)
-        got, expected = compiled(hidden, targets, step), loss_of(hidden, targets, step)
-        torch.testing.assert_close(got, expected)
-        leaves = hidden, weight
-        torch.testing.assert_close(torch.autograd.grad(got, leaves), torch.autograd.grad(expected, leaves))
-    assert counter.frame_count == 1
-
-
-def test_any_leaf_alone_may_want_a_gradient():
-    for wanted in ("hidden", "weight", "bias"):
-        for sharing in ("none", "tile"):
-            case = Case(dim=16, tokens=2, items=3, negatives=3, sharing=sharing)
-            tensors, options = make(case, DEVICE)
-            every = dict(zip(("hidden", "weight", "bias"), ours(case, tensors, options, "triton")[1:], strict=True))
-            leaves = {name: tensors[name].detach().requires_grad_(name == wanted) for name in every}
-            loss = sampled_linear_cross_entropy(
-                leaves["hidden"], leaves["weight"], tensors["targets"], bias=leaves["bias"], reduction="none",
-                impl="triton", **options,
-            )  # fmt: skip
-            (gradient,) = torch.autograd.grad((loss * tensors["upstream"]).sum(), leaves[wanted])
-            torch.testing.assert_close(gradient, every[wanted])
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_any_leaf_alone_may_want_a_gradient(sharing):
+    case = Case(dim=16, tokens=2, items=3, negatives=3, sharing=sharing)
+    tensors, options = make(case, DEVICE)
+    every = dict(zip(("hidden", "weight", "bias"), ours(case, tensors, options, "triton")[1:], strict=True))
+    for wanted in every:
+        leaves = {name: tensors[name].detach().requires_grad_(name == wanted) for name in every}
+        loss = sampled_linear_cross_entropy(
+            leaves["hidden"], leaves["weight"], tensors["targets"], bias=leaves["bias"], reduction="none",
+            impl="triton", **options,
+        )  # fmt: skip
+        (gradient,) = torch.autograd.grad((loss * tensors["upstream"]).sum(), leaves[wanted])
+        torch.testing.assert_close(gradient, every[wanted])

@@ -1,0 +1,100 @@
+"""The kernels compile for Hopper without a GPU: the interpreter says nothing about that.
+
+One process for all of them: most of the time goes into starting it. The widths are small, where compiling is quick.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+SCRIPT = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from cce_kernels import tuning, tuning_sampled
+from cce_kernels.kernels.full_backward import full_backward_kernel
+from cce_kernels.kernels.full_forward import full_forward_kernel
+from cce_kernels.kernels.full_tiles import split_dimension
+from cce_kernels.kernels.sampled_tile_backward import _backward
+from cce_kernels.kernels.sampled_tile_forward import _forward
+
+TYPES = {
+    "hidden": "*bf16", "dhidden": "*bf16", "targets": "*i64", "overflow": "*i32", "order": "*i64", "segments": "*i32",
+    "scale": "fp32", "softcap": "fp32", "filter_eps": "fp32", "positive_weight": "fp32", "constant_rest": "fp32",
+    "seed_ptr": "*i64", "step_ptr": "*i64", "size_ptr": "*i64", "table": "*i64", "row_map": "*i32",
+    "scratch_ids": "*i32", **dict.fromkeys(
+        ("weight", "bias", "loss", "lse", "lse2", "others", "partial_sum", "partial_reference", "partial_acc", "grad",
+         "range_scale", "dweight", "dbias_out", "shift", "pull", "log_q", "log_rest", "dbias"), "*fp32"),
+}
+SHARED = 227 * 1024
+
+
+def build(kernel, constants, options, **types):
+    types = {**TYPES, **types}
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    values = {(names.index(name),): value for name, value in constants.items()}
+    aligned = {
+        (place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if signature[name].startswith("*")
+    }
+    source = ASTSource(kernel, signature, values, aligned)
+    built = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert built.metadata.shared <= SHARED, built.metadata.shared
+    return built.asm["ptx"]
+
+
+# 80 is 64 + 16: two blocks a row, both by descriptor.
+dim0, dim1 = split_dimension(80)
+full = {
+    "DIM": 80, "DIM0": dim0, "DIM1": dim1, "HAS_BIAS": True, "HAS_SOFTCAP": True, "FILTER": False, "TMA": True,
+    "PRECISION": "ieee", "P_SHIFT": 0,
+}
+
+
+def streams(rows):
+    return {f"stream{i}": f"tensordesc<bf16[{rows},{width}]>" for i, width in enumerate((dim0, dim1))}
+
+
+forward, backward = tuning._FULL_SM90[128]
+constants = full | {
+    "BLOCK_M": forward.block_m, "BLOCK_V": forward.block_v, "WITH_DHIDDEN": True, "SPLIT": True, "ONLINE": False,
+    "REPAIR": False,
+}
+ptx = build(full_forward_kernel, constants, forward.options(), weight="*bf16", **streams(forward.block_v))
+assert "wgmma" in ptx
+constants = full | {
+    "BLOCK_V": backward.block_v, "BLOCK_M": backward.block_m, "BLOCK_T": 16, "PER_TOKEN": True, "PARTS": 3,
+}
+assert "wgmma" in build(full_backward_kernel, constants, backward.options(), **streams(backward.block_m))
+
+forward, backward = tuning_sampled.TILE[64]
+common = {
+    "D": 64, "BLOCK_D": 64, "GROUP_TOKENS": 64, "PARTS": 1, "SOFTMAX": True, "TABLE": 1, "HAS_LOGQ": True,
+    "HAS_BIAS": True, "PRECISION": "ieee",
+}
+options = {"num_warps": forward.num_warps, "num_stages": forward.num_stages}
+constants = common | {"BLOCK_N": forward.block_n, "BLOCK_T": forward.block_t, "WITH_GRAD": True}
+assert "mma" in build(_forward, constants, options)
+options = {"num_warps": backward.num_warps, "num_stages": backward.num_stages}
+constants = common | {
+    "BLOCK_N": backward.block_n, "BLOCK_T": backward.block_t, "STEPS": backward.steps, "HAS_MAP": False,
+    "SCRATCH": False, "HALF": False,
+}
+ptx = build(_backward, constants, options)
+assert "wgmma" in ptx and "red.global.add.v4.f32" in ptx.replace(".relaxed", "").replace(".gpu", "")
+print("compiled")
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_hopper(tmp_path):
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    script = tmp_path / "build.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("compiled"), done.stderr[-2000:]
