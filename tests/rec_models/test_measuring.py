@@ -30,6 +30,7 @@ def test_steps_are_timed_after_the_warm_up(tiny):
     assert times.tokens == pytest.approx(sum(expected) / 5)
     assert 0.05 < times.loop_peak_gib <= times.fit_peak_gib
     assert seen == [False]
+    assert 0.5 < times.loss < 5  # five scores alike: log 5
 
 
 def test_a_step_of_the_optimiser_may_take_several_batches(tiny):

@@ -1,211 +1,278 @@
 """Whole training steps on batches shaped like the paper's data sets: time, waiting for data, peak memory.
 
-    python packages/rec-models/benchmarks/step.py OUT.csv [--points beauty,zvuk] [--losses cce,cce_neg] [--profile DIR]
-        [--compile]
+    python packages/rec-models/benchmarks/step.py OUT.csv [--points beauty,zvuk] [--losses cce,cce_neg/tile]
+        [--variants eager,graphs] [--profile DIR] [--seconds 330]
 
-Runs `rec_models.training.fit` itself on synthetic batches, so that Lightning, the feeding thread and the optimiser are
-in the figures. One line and one CSV row a measurement. `--compile` compiles the encoder's network; `--profile` also
-writes each point's table of kernels.
+Runs `rec_models.training.fit` itself, so that Lightning, the feeding thread and the optimiser are in the figures. A CSV
+row a measurement, the most important ones first; rows that OUT.csv already holds (of the same GPU and revision) are not
+measured again. Where a loss is measured in several ways that must not change it, their losses are compared. `--profile`
+also writes tables of kernels, `--seconds` starts nothing new after so long.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import math
-import statistics
+import gc
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import lightning
-import numpy as np
 import torch
-from torch import Tensor
+import triton
+from step_bounds import copy_tb_s, matmul_tflops, network_ms
+from step_points import DISTINCT, POINTS, Point, SyntheticBatches
+from step_profile import PROFILED, Profiler
+from step_profile import write as write_profile
 
 from rec_models import training as training_module
 from rec_models.backbones import Encoder, build_encoder
+from rec_models.errors import TrainingError
+from rec_models.measuring import StepTimes, measure_steps
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
 
-STEPS, WARMUP, HIDDEN = 60, 10, 256
-
-
-class Point(NamedTuple):
-    """One data set's batch: published or estimated sizes, lengths log-normal with this mean and median."""
-
-    items: int
-    batch_size: int
-    max_seq_len: int
-    negatives: int
-    mean_length: float
-    median_length: float
-    paper_ms: float  # CCE- step of the paper's own code on an H100
-
-
-POINTS = {
-    "beauty": Point(176_450, 1024, 32, 511, 7.5, 5.5, 17.8),
-    "movielens_20m": Point(15_405, 256, 512, 511, 88, 43, 38.7),
-    "gowalla": Point(290_000, 1024, 320, 511, 45, 22, 104),
-    "30music": Point(900_000, 256, 720, 4095, 523, 260, 729),
-    "zvuk": Point(893_022, 1024, 128, 2047, 657, 290, 419),
+WARMUP = 2 * DISTINCT + 2  # each size of batch is seen twice before a graph of it is replayed
+STEPS, SECONDS_A_ROW = 40, 4.0
+VARIANTS: dict[str, dict[str, object]] = {
+    "eager": {},
+    "graphs": {"cuda_graphs": True},
+    "compile": {"compile": True},
+    "compile+graphs": {"compile": True, "cuda_graphs": True},
+    "adam_bf16": {"optimizer": "adam_bf16"},
+    "adam_rowwise": {"optimizer": "adam_rowwise"},
+    "adam_lazy": {"optimizer": "adam_lazy"},
 }
+SAME_LOSS = 0.03  # of each other; dropout falls on other places where batches are filled up
 
 
-class SyntheticBatch(NamedTuple):
-    """See `rec_models.feed.Batch`."""
+class Case(NamedTuple):
+    """A row to measure."""
 
-    inputs: Tensor
-    lengths: Tensor
-    targets: Tensor
-    masked: Tensor | None = None
-
-
-class SyntheticBatches:
-    """A few different batches, made once and given again and again: no time of theirs is in the figures."""
-
-    def __init__(self, point: Point, steps: int) -> None:
-        self._steps = steps
-        random = np.random.default_rng(0)
-        sigma = math.sqrt(2 * math.log(point.mean_length / point.median_length))
-        self._batches = [self._make(point, random, sigma) for _ in range(8)]
-        self.tokens = statistics.mean(int(batch.lengths.sum()) for batch in self._batches)
-
-    @staticmethod
-    def _make(point: Point, random: np.random.Generator, sigma: float) -> SyntheticBatch:
-        drawn = np.exp(math.log(point.median_length) + sigma * random.standard_normal(point.batch_size))
-        lengths = torch.from_numpy(np.clip(drawn, 2, point.max_seq_len + 1).astype(np.int64) - 1)
-        width = int(lengths.max())
-        # Squaring a uniform number makes low ids popular: repeated targets, as in a real log.
-        items = torch.from_numpy((random.random((point.batch_size, width + 1)) ** 2 * point.items).astype(np.int64))
-        padded = torch.arange(width) >= lengths[:, None]
-        return SyntheticBatch(items[:, :-1].masked_fill(padded, 0), lengths, items[:, 1:].masked_fill(padded, -100))
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[SyntheticBatch]:
-        """See `rec_models.feed.Batches`."""
-        return (self._batches[index % len(self._batches)] for index in range(start, self._steps))
+    point: str
+    loss: str  # with its sharing: cce_neg/tile
+    variant: str
 
 
-class Stopwatch(lightning.Callback):
-    """Time of each step between two looks at the clock with the device idle, and time waited for batches."""
-
-    def __init__(self, profile: Path | None) -> None:
-        self.started = self.milliseconds = self.waited = 0.0
-        self._ended_at = 0.0
-        self._profile = profile
-        self._profiler: torch.profiler.profile | None = None
-
-    def on_train_batch_start(self, trainer: object, module: object, batch: object, batch_idx: int) -> None:
-        """After the warm-up: start the clock."""
-        if batch_idx == WARMUP:
-            torch.cuda.synchronize()
-            self.started = time.perf_counter()
-            if self._profile is not None:
-                self._profiler = torch.profiler.profile()
-                self._profiler.start()
-        elif batch_idx > WARMUP:
-            self.waited += time.perf_counter() - self._ended_at
-
-    def on_train_batch_end(self, trainer: object, module: object, out: object, batch: object, batch_idx: int) -> None:
-        """At the last step: stop it."""
-        if batch_idx == STEPS - 1:
-            torch.cuda.synchronize()
-            self.milliseconds = (time.perf_counter() - self.started) * 1e3 / (STEPS - WARMUP)
-            if self._profiler is not None and self._profile is not None:
-                self._profiler.stop()
-                table = self._profiler.key_averages().table(sort_by="self_device_time_total", row_limit=40)
-                self._profile.write_text(table)
-        self._ended_at = time.perf_counter()
+def cases() -> list[Case]:
+    """All rows, the most important first."""
+    twins = [name for name in POINTS if name not in ("large", "tiny")]
+    main = ("eager", "graphs", "compile", "compile+graphs")
+    rows = [Case(twin, "cce_neg/tile", variant) for variant in main[:2] for twin in twins]
+    rows += [Case(twin, "cce", "eager") for twin in twins]
+    rows += [Case("large", "cce_neg/tile", variant) for variant in ("adam_lazy", "adam_rowwise", "eager")]
+    rows += [Case(twin, "cce_neg/tile", variant) for variant in main[2:] for twin in twins]
+    rows += [Case(twin, "cce", "compile+graphs") for twin in twins]
+    rows += [Case("zvuk", "cce_neg/tile", variant) for variant in ("adam_bf16", "adam_rowwise", "adam_lazy")]
+    rows += [Case("beauty", "cce_neg/tile", variant) for variant in ("adam_rowwise", "adam_lazy")]
+    rows += [Case(twin, "cce_neg/none", "eager") for twin in twins]
+    rows += [Case(twin, loss, "eager") for loss in ("ce", "sce") for twin in ("beauty", "movielens_20m")]
+    rows += [Case("large", "cce", "adam_rowwise")]
+    return rows
 
 
-def measure(name: str, loss: str, profile: Path | None, *, compiled: bool = False) -> dict[str, object]:
-    """Train one point for STEPS steps."""
-    point = POINTS[name]
-    batches = SyntheticBatches(point, STEPS)
-    stopwatch = Stopwatch(profile)
-    assemble = training_module._trainer
+def measure(case: Case, profiler: Profiler | None) -> StepTimes:
+    """Time one row, or profile it."""
+    point = POINTS[case.point]
+    loss, _, sharing = case.loss.partition("/")
+    return measure_steps(
+        model=ModelSettings(hidden=point.hidden, max_seq_len=point.max_seq_len),
+        loss=LossSettings.pick(loss, num_negatives=point.negatives, sharing=sharing or "none"),
+        training=TrainingSettings(**VARIANTS[case.variant]),  # type: ignore[arg-type]
+        num_items=point.items,
+        train_batches=SyntheticBatches(point, WARMUP + STEPS),
+        warmup=WARMUP,
+        steps=STEPS if profiler is None else PROFILED + 2,
+        max_seconds=SECONDS_A_ROW if profiler is None else None,
+        callbacks=[] if profiler is None else [profiler],
+    )
 
-    def with_stopwatch(*args: object, **kwargs: object) -> lightning.Trainer:
-        trainer = assemble(*args, **kwargs)  # type: ignore[arg-type]
-        trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
-        return trainer
 
-    def build_compiled(settings: ModelSettings, num_items: int) -> Encoder:
-        encoder = build_encoder(settings, num_items)
-        if compiled:
-            encoder.transform = torch.compile(encoder.transform, dynamic=True)  # type: ignore[method-assign]
-        return encoder
-
-    training_module._trainer, training_module.build_encoder = with_stopwatch, build_compiled
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            result = training_module.fit(
-                model=ModelSettings(hidden=HIDDEN, max_seq_len=point.max_seq_len),
-                loss=LossSettings.pick(loss, num_negatives=point.negatives, sharing="tile"),
-                training=TrainingSettings(max_epochs=1, checkpoint_seconds=1e9),
-                num_items=point.items,
-                train_batches=batches,
-                validate=None,
-                out=Path(folder) / "out",
-                checkpoint_dir=Path(folder) / "kept",
-            )
-    finally:
-        training_module._trainer, training_module.build_encoder = assemble, build_encoder
-    return {
-        "point": name,
-        "loss": loss,
+def row_of(case: Case, times: StepTimes | None, note: str, bounds: dict[str, float]) -> dict[str, object]:
+    """What the CSV says of a measurement."""
+    point = POINTS[case.point]
+    row: dict[str, object] = {
+        "point": case.point,
+        "loss": case.loss,
+        "variant": case.variant,
         "V": point.items,
+        "D": point.hidden,
         "batch": f"{point.batch_size}x{point.max_seq_len}",
-        "N": point.negatives if loss.endswith("_neg") else 0,
-        "D": HIDDEN,
-        "compiled": compiled,
-        "tokens": round(batches.tokens),
-        "step_ms": round(stopwatch.milliseconds, 3),
-        "wait_share": round(stopwatch.waited * 1e3 / (STEPS - WARMUP) / stopwatch.milliseconds, 4),
-        "peak_gib": round(result.peak_memory_gib, 3),
-        "paper_cce_neg_step_ms": point.paper_ms,
-        "device": result.device,
+        "N": point.negatives if "_neg" in case.loss else 0,
+    }
+    if times is not None:
+        row |= {
+            "tokens": round(times.tokens),
+            "steps": times.steps,
+            "step_ms": round(times.step_ms, 3),
+            "low_ms": round(times.low_ms, 3),
+            "high_ms": round(times.high_ms, 3),
+            "mean_ms": round(times.mean_ms, 3),
+            "wait_share": round(times.wait_share, 4),
+            "loop_peak_gib": round(times.loop_peak_gib, 3),
+            "fit_peak_gib": round(times.fit_peak_gib, 3),
+            "loss_of_step": round(times.loss, 4),
+        }
+        row |= _goals(case, times, point, bounds)
+    return row | {"note": note}
+
+
+def _goals(case: Case, times: StepTimes, point: Point, bounds: dict[str, float]) -> dict[str, object]:
+    goals: dict[str, object] = {"paper_gib": point.paper_gib}
+    if case.loss == "cce_neg/tile":
+        goals |= {"must_ms": point.must_ms, "aim_ms": point.aim_ms}
+    network = bounds.get(case.point)
+    if case.loss == "cce" and network is not None:
+        products = 8 * times.tokens * point.items * point.hidden / bounds["tflops"] / 1e9  # ms
+        goals["bound_ms"] = round(products + network, 3)
+        goals["over_bound"] = round(times.step_ms / (products + network), 3)
+    return goals
+
+
+COLUMNS = [
+    "point", "loss", "variant", "V", "D", "batch", "N", "tokens", "steps", "step_ms", "low_ms", "high_ms", "mean_ms",
+    "must_ms", "aim_ms", "bound_ms", "over_bound", "wait_share", "loop_peak_gib", "fit_peak_gib", "paper_gib",
+    "loss_of_step", "note", "gpu", "driver", "torch", "triton", "revision",
+]  # fmt: skip
+SHOWN = ["point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "note"]
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on beside the code."""
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
-        "revision": _revision(),
+        "triton": triton.__version__,
+        "revision": _output("git", "rev-parse", "--short", "HEAD"),
     }
 
 
-def _revision() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return ran.stdout.strip() or "unknown"
+def _output(*command: str) -> str:
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return "unknown"
+    return (ran.stdout.splitlines() or ["unknown"])[0]
+
+
+def read_rows(path: Path, where: dict[str, str]) -> list[dict[str, object]]:
+    """Rows measured before on the same GPU, with the same software and code."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [dict(row) for row in csv.DictReader(file) if all(row[key] == value for key, value in where.items())]
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """All rows, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def compare_losses(rows: list[dict[str, object]]) -> list[str]:
+    """What is wrong with the losses: a number that is none, or variants of one thing that differ."""
+    wrong = []
+    first: dict[tuple[object, object], float] = {}
+    for row in rows:
+        if row.get("loss_of_step") in (None, ""):
+            continue
+        value, name = float(str(row["loss_of_step"])), f"{row['point']} {row['loss']} {row['variant']}"
+        expected = first.setdefault((row["point"], row["loss"]), value)
+        if not abs(value - expected) <= SAME_LOSS * abs(expected):
+            wrong.append(f"{name}: loss {value}, {expected} in the first variant measured")
+    return wrong
+
+
+def on_gpu(settings: ModelSettings, num_items: int) -> Encoder:
+    """A new encoder, drawn on the GPU: faster for millions of items, and the values make no difference here."""
+    with torch.device("cuda"):
+        return build_encoder(settings, num_items)
 
 
 def main() -> None:
-    """Measure the points asked for."""
+    """Measure what is asked for and not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--points", default=",".join(POINTS))
-    parser.add_argument("--losses", default="cce_neg,cce")
-    parser.add_argument("--profile", type=Path)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--points", help="names of step_points.py, separated by commas")
+    parser.add_argument("--losses", help="such as cce,cce_neg/tile")
+    parser.add_argument("--variants", help=", ".join(VARIANTS))
+    parser.add_argument("--profile", type=Path, help="folder for tables of kernels")
+    parser.add_argument("--seconds", type=float, default=330.0, help="start nothing new after so long")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA device")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, object]] = []
-    for name in arguments.points.split(","):
-        for loss in arguments.losses.split(","):
-            table = None if arguments.profile is None else arguments.profile / f"{name}-{loss}.txt"
-            if table is not None:
-                table.parent.mkdir(parents=True, exist_ok=True)
-            rows.append(measure(name, loss, table, compiled=arguments.compile))
-            print(rows[-1], flush=True)
-            with arguments.out.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+    until = time.monotonic() + arguments.seconds
+    training_module.build_encoder = on_gpu
+    where = environment()
+    rows = read_rows(arguments.out, where)
+    done = {(row["point"], row["loss"], row["variant"]) for row in rows}
+    chosen = [case for case in select(arguments) if tuple(case) not in done]
+    bounds = {"tflops": matmul_tflops()}
+    print(f"{where}\nceilings: {bounds['tflops']:.0f} TFLOP/s, copy {copy_tb_s():.2f} TB/s", flush=True)
+    for case in chosen:
+        if time.monotonic() > until:
+            print(f"out of time before {case.point} {case.loss} {case.variant}; the same call goes on from here")
+            break
+        rows.append(run(case, bounds) | where)
+        write_rows(arguments.out, rows)
+        print("  ".join(f"{key} {rows[-1].get(key, '')}" for key in SHOWN if rows[-1].get(key)), flush=True)
+    if arguments.profile is not None:
+        profile(arguments.profile, until + 90)
+    wrong = compare_losses(rows)
+    print("\n".join(wrong) if wrong else "losses agree between variants")
+    sys.exit(bool(wrong))
+
+
+def select(arguments: argparse.Namespace) -> list[Case]:
+    """The cases asked for; named ones in all combinations, without names those of `cases`."""
+    rows = cases()
+    if arguments.points and arguments.losses and arguments.variants:
+        parts = (value.split(",") for value in (arguments.points, arguments.losses, arguments.variants))
+        points, losses, variants = parts
+        return [Case(point, loss, variant) for point in points for loss in losses for variant in variants]
+    for field in ("point", "loss", "variant"):
+        asked = getattr(arguments, f"{field}s" if field != "loss" else "losses")
+        if asked:
+            rows = [case for case in rows if getattr(case, field) in asked.split(",")]
+    return rows
+
+
+def run(case: Case, bounds: dict[str, float]) -> dict[str, object]:
+    """One row, whatever becomes of it."""
+    if case.loss == "cce" and case.point not in bounds:
+        bounds[case.point] = network_ms(POINTS[case.point])
+    try:
+        return row_of(case, measure(case, None), "", bounds)
+    except TrainingError as error:
+        return row_of(case, None, str(error), bounds)
+    finally:
+        forget()
+
+
+def profile(folder: Path, until: float) -> None:
+    """Tables of kernels of each twin."""
+    for name in POINTS:
+        for loss, variant in (("cce_neg/tile", "eager"), ("cce_neg/tile", "compile"), ("cce", "eager")):
+            if time.monotonic() > until or name in ("large", "tiny"):
+                continue
+            profiler = Profiler(WARMUP)
+            measure(Case(name, loss, variant), profiler)
+            write_profile(folder, f"{name}-{loss.replace('/', '-')}-{variant}", profiler.rows)
+            forget()
+
+
+def forget() -> None:
+    """Give memory and compiled code of the last row back."""
+    gc.collect()
+    torch._dynamo.reset()
+    torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

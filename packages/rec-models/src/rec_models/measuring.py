@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from rec_models import memory
 from rec_models.backbones import Encoder
 from rec_models.feed import Batches, Feed, StepBatch
+from rec_models.module import TrainingModule
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
 from rec_models.training import fit
 
@@ -45,6 +46,8 @@ class StepTimes:
     """Peak memory of the training loop, weights and optimiser included; see `rec_models.memory.peak_gib`."""
     fit_peak_gib: float
     """The same with start, warm-up and, if asked for, a validation."""
+    loss: float
+    """Of the last step of the warm-up: it tells two ways to the same numbers from two different things."""
 
 
 class _EnoughError(Exception):
@@ -71,7 +74,7 @@ class Stopwatch(lightning.Callback):
         self._places = 0
         self._waited = self._started = 0.0
         self._marks: list[Any] = []
-        self._first_peak = 0.0
+        self._first_peak = self._loss = 0.0
         self.times: StepTimes | None = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
@@ -82,31 +85,31 @@ class Stopwatch(lightning.Callback):
         if batch.is_last:
             self._done += 1
             if self._done == self._warmup:
-                self._start(device, trainer.train_dataloader)
+                self._start(device, pl_module, trainer.train_dataloader)
             elif self._done > self._warmup:
                 self._marks.append(_mark(device))
                 if self._is_enough():
-                    self._stop(device, pl_module.encoder, trainer.train_dataloader)
+                    self._stop(device, pl_module, trainer.train_dataloader)
 
     def _is_enough(self) -> bool:
         late = self._max_seconds is not None and time.perf_counter() - self._started > self._max_seconds
         return late or len(self._marks) > self._steps
 
-    def _start(self, device: torch.device, feed: Feed) -> None:
-        _synchronize(device)
+    def _start(self, device: torch.device, module: TrainingModule, feed: Feed) -> None:
+        self._loss = float(module.last_loss)  # waits for the device
         self._first_peak = memory.peak_gib(device)
         memory.reset_peak(device)
         self._waited, self._started = feed.waited_seconds, time.perf_counter()
         self._marks.append(_mark(device))
 
-    def _stop(self, device: torch.device, encoder: Encoder, feed: Feed) -> None:
+    def _stop(self, device: torch.device, module: TrainingModule, feed: Feed) -> None:
         _synchronize(device)
         seconds, waited = time.perf_counter() - self._started, feed.waited_seconds - self._waited
         loop_peak = memory.peak_gib(device)
         if self._after is not None:
-            encoder.eval()
+            module.encoder.eval()
             with torch.no_grad():
-                self._after(encoder)
+                self._after(module.encoder)
         each = [_milliseconds(first, second) for first, second in zip(self._marks, self._marks[1:], strict=False)]
         low, median, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
         self.times = StepTimes(
@@ -119,6 +122,7 @@ class Stopwatch(lightning.Callback):
             tokens=self._places / len(each),
             loop_peak_gib=loop_peak,
             fit_peak_gib=max(self._first_peak, memory.peak_gib(device)),
+            loss=self._loss,
         )
         raise _EnoughError
 
@@ -135,6 +139,7 @@ def measure_steps(
     warmup: int = 10,
     steps: int = 40,
     max_seconds: float | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> StepTimes:
     """Train for some steps and time them; nothing is kept.
 
@@ -149,6 +154,7 @@ def measure_steps(
         warmup: steps of the optimiser before the clock starts, at least 1.
         steps: of the optimiser, timed.
         max_seconds: of timed steps; then fewer are enough.
+        callbacks: called before the clock is read.
 
     Raises:
         ValueError: fewer batches than steps, or settings that contradict each other.
@@ -172,7 +178,7 @@ def measure_steps(
             out=Path(folder) / "out",
             checkpoint_dir=Path(folder) / "kept",
             item_counts=item_counts,
-            callbacks=[watch],
+            callbacks=[*callbacks, watch],
         )
     assert watch.times is not None
     return watch.times

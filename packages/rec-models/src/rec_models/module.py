@@ -55,6 +55,8 @@ class TrainingModule(lightning.LightningModule):
         """Optimiser steps done; set when a run is resumed."""
         self.recent_losses: list[tuple[Tensor, int]] = []
         """(mean loss, tokens) of each micro-batch since the list was emptied; reading a value waits for the device."""
+        self.last_loss: Tensor
+        """Mean loss of the last micro-batch."""
         self.automatic_optimization = not record
         self._record = record
         self._shares = Shares(0, (0,))
@@ -84,16 +86,20 @@ class TrainingModule(lightning.LightningModule):
         self._seed_dropout(batch.position)
         if self._record:
             mean = self._recorded.run(batch, self.optimizer_step_count)
-            self.recent_losses.append((mean, batch.num_targets))
+            self._keep(mean, batch)
             return None
         if batch.position == 0:
             self._shares = self._gather_shares(batch.window_counts)
         mean = self._loss(batch, self.optimizer_step_count, self._shares.offsets[batch.position])
-        self.recent_losses.append((mean.detach(), batch.num_targets))
+        self._keep(mean.detach(), batch)
         # DDP averages over ranks and Lightning over micro-batches: both are undone, then all tokens count alike.
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
         share = batch.num_targets * parts / max(1, self._shares.total)
         return mean if share == 1 else mean * share
+
+    def _keep(self, mean: Tensor, batch: StepBatch) -> None:
+        self.last_loss = mean
+        self.recent_losses.append((mean, batch.num_targets))
 
     def _seed_dropout(self, position: int) -> None:
         """Make dropout a function of (seed, step, micro-batch, rank): nothing to keep for resuming in mid-epoch."""

@@ -1,0 +1,88 @@
+"""The parts of benchmarks/step.py that need no GPU."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from rec_models.measuring import StepTimes
+from rec_models.settings import LossSettings, TrainingSettings
+
+pytest.importorskip("triton")
+FOLDER = Path(__file__).parents[2] / "packages" / "rec-models" / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import step
+
+        yield step
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in ("step", "step_bounds", "step_points", "step_profile"):
+            sys.modules.pop(name, None)
+
+
+def test_every_row_is_there_once_and_can_be_trained(bench):
+    cases = bench.cases()
+    assert len(set(cases)) == len(cases)
+    assert {case.point for case in cases} == set(bench.POINTS) - {"tiny"}
+    for case in cases:
+        training = TrainingSettings(**bench.VARIANTS[case.variant])
+        loss, _, sharing = case.loss.partition("/")
+        training.check_loss(LossSettings.pick(loss, num_negatives=7, sharing=sharing or "none"))
+
+
+def test_a_row_can_be_measured_written_and_found_again(bench, tmp_path):
+    case = bench.Case("tiny", "cce_neg/tile", "adam_rowwise")
+    times = bench.measure(case, None)
+    assert times.steps == bench.STEPS
+    where = {"gpu": "none", "revision": "abc"}
+    row = bench.row_of(case, times, "", {}) | where
+    assert set(row) <= set(bench.COLUMNS)
+    bench.write_rows(tmp_path / "a" / "out.csv", [row])
+    (found,) = bench.read_rows(tmp_path / "a" / "out.csv", where)
+    assert (found["point"], found["loss"], found["variant"]) == tuple(case)
+    assert float(found["step_ms"]) == row["step_ms"] > 0
+    assert bench.read_rows(tmp_path / "a" / "out.csv", where | {"revision": "abd"}) == []
+
+
+def test_the_bound_of_the_full_loss(bench):
+    values = {field.name: 1.0 for field in dataclasses.fields(StepTimes)} | {"step_ms": 30.0, "tokens": 1000.0}
+    row = bench.row_of(bench.Case("beauty", "cce", "eager"), StepTimes(**values), "", {"tflops": 700.0, "beauty": 2.0})
+    products = 8 * 1000 * 176_450 * 256 / 700e12 * 1e3
+    assert row["bound_ms"] == pytest.approx(products + 2, abs=1e-3)
+    assert row["over_bound"] == pytest.approx(30 / (products + 2), abs=1e-3)
+
+
+def test_losses_that_differ_between_variants_are_told(bench):
+    def row(variant, loss):
+        return {"point": "zvuk", "loss": "cce", "variant": variant, "loss_of_step": loss}
+
+    assert bench.compare_losses([row("eager", 5.0), row("graphs", "5.1"), row("compile", "")]) == []
+    wrong = bench.compare_losses([row("eager", 5.0), row("graphs", 5.3), row("compile", "nan")])
+    assert [line.split(":")[0] for line in wrong] == ["zvuk cce graphs", "zvuk cce compile"]
+
+
+def test_a_profile_is_a_table_of_what_a_step_spends(bench, tmp_path):
+    step_profile = sys.modules["step_profile"]
+    events = [
+        ("void multi_tensor_apply_kernel<FusedAdam>", 5, 5000.0),
+        ("sampled_tile_backward_kernel", 10, 10_000.0),
+        ("cpu side", 3, 0.0),
+        ("vectorized_elementwise_kernel<gelu>", 50, 2500.0),
+    ]
+    rows = step_profile.summarise(events)
+    assert [(row.group, row.calls, row.ms) for row in rows] == [
+        ("loss", 2, 2.0),
+        ("optimiser", 1, 1.0),
+        ("elementwise and sums", 10, 0.5),
+    ]
+    step_profile.write(tmp_path, "zvuk", rows)
+    text = (tmp_path / "zvuk.md").read_text()
+    assert "| loss | 2.000 | 57.1% | 2 |" in text
+    assert "| **all** | 3.500 | 100 % | 13 |" in text
+    assert (tmp_path / "zvuk.csv").read_text().splitlines()[1].startswith("loss,sampled_tile_backward_kernel,2.0,2.0")
