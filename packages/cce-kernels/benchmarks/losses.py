@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from points import Inputs, Point
@@ -13,6 +15,13 @@ from torch.nn import functional
 from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy
 
 Loss = Callable[[Inputs, Point], Tensor]
+# What each of our sampled variants says to `sampled_linear_cross_entropy`.
+SAMPLED: dict[str, dict[str, Any]] = {
+    "ours, sharing tile": {"sharing": "tile"},
+    "ours, sharing none": {"sharing": "none"},
+    "ours, sharing tile, deterministic": {"sharing": "tile", "deterministic": True},
+    "ours, sharing tile, sparse gradient": {"sharing": "tile", "sparse_grad": True},
+}
 
 
 def ours_full(inputs: Inputs, point: Point) -> Tensor:
@@ -30,18 +39,11 @@ def torch_linear_ce(inputs: Inputs, point: Point) -> Tensor:
     return functional.linear_cross_entropy(inputs.hidden, inputs.weight.to(inputs.hidden.dtype), inputs.targets)
 
 
-def cut_default(inputs: Inputs, point: Point) -> Tensor:
-    """cut-cross-entropy as it comes: it filters gradients."""
-    from cut_cross_entropy import linear_cross_entropy as cut
+def cut(inputs: Inputs, point: Point, **options: Any) -> Tensor:
+    """cut-cross-entropy: as it comes it filters gradients; `filter_eps=None` takes the filter off."""
+    from cut_cross_entropy import linear_cross_entropy as peer
 
-    return cut(inputs.hidden, inputs.weight.to(inputs.hidden.dtype), inputs.targets)
-
-
-def cut_exact(inputs: Inputs, point: Point) -> Tensor:
-    """cut-cross-entropy without its filter."""
-    from cut_cross_entropy import linear_cross_entropy as cut
-
-    return cut(inputs.hidden, inputs.weight.to(inputs.hidden.dtype), inputs.targets, filter_eps=None)
+    return peer(inputs.hidden, inputs.weight.to(inputs.hidden.dtype), inputs.targets, **options)
 
 
 def liger_full(inputs: Inputs, point: Point) -> Tensor:
@@ -52,27 +54,29 @@ def liger_full(inputs: Inputs, point: Point) -> Tensor:
     return LigerFusedLinearCrossEntropyLoss()(weight, inputs.hidden, inputs.targets)
 
 
-def ours_sampled_none(inputs: Inputs, point: Point) -> Tensor:
-    """Every token its own negatives."""
+def ours_sampled(inputs: Inputs, point: Point, **options: Any) -> Tensor:
+    """The sampled softmax of this package; counters are on the device, as in a training loop."""
+    seed, step = counters(str(inputs.hidden.device))
     return sampled_linear_cross_entropy(
-        inputs.hidden, inputs.weight, inputs.targets, num_negatives=point.negatives, seed=1, impl="triton"
-    )
-
-
-def ours_sampled_tile(inputs: Inputs, point: Point) -> Tensor:
-    """64 tokens share their negatives."""
-    return sampled_linear_cross_entropy(
-        inputs.hidden, inputs.weight, inputs.targets, num_negatives=point.negatives, seed=1, sharing="tile",
-        impl="triton",
+        inputs.hidden, inputs.weight, inputs.targets, num_negatives=point.negatives, seed=seed, step=step,
+        **{"impl": "triton", **options},
     )  # fmt: skip
 
 
+def counters(device: str, made: dict[str, tuple[Tensor, Tensor]] = {}) -> tuple[Tensor, Tensor]:  # noqa: B006 - a cache
+    """A seed and a step on the device, made once."""
+    if device not in made:
+        made[device] = torch.tensor(1, device=device), torch.tensor(0, device=device)
+    return made[device]
+
+
 def eager_sampled(inputs: Inputs, point: Point) -> Tensor:
-    """Plain torch CE-: the gathered negatives [M, N, D] exist."""
+    """Plain torch: the gathered negatives [M, N, D] exist."""
     weight = inputs.weight.to(inputs.hidden.dtype)
     negatives = torch.randint(0, point.items, (point.tokens, point.negatives), device=weight.device)
     hit = negatives == inputs.targets[:, None]
-    scores = torch.einsum("md,mnd->mn", inputs.hidden, weight[negatives]).float().masked_fill(hit, float("-inf"))
+    scores = torch.einsum("md,mnd->mn", inputs.hidden, weight[negatives]).float()
+    scores = (scores + ((point.items - 1) / (~hit).sum(1, keepdim=True)).log()).masked_fill(hit, float("-inf"))
     own = (inputs.hidden * weight[inputs.targets]).sum(1, dtype=torch.float32)
     return functional.cross_entropy(torch.cat((own[:, None], scores), 1), torch.zeros_like(inputs.targets))
 
@@ -87,25 +91,21 @@ def available() -> dict[str, dict[str, Loss]]:
     if hasattr(functional, "linear_cross_entropy"):
         full["torch linear_cross_entropy"] = torch_linear_ce
     if _has("cut_cross_entropy"):
-        full |= {"cut-cross-entropy default": cut_default, "cut-cross-entropy exact": cut_exact}
+        full |= {"cut-cross-entropy default": cut, "cut-cross-entropy exact": partial(cut, filter_eps=None)}
     if _has("liger_kernel"):
         full["liger-kernel"] = liger_full
-    sampled: dict[str, Loss] = {
-        "ours, sharing none": ours_sampled_none,
-        "ours, sharing tile": ours_sampled_tile,
-        "eager torch": eager_sampled,
-    }
-    return {"full": full, "sampled": sampled}
+    sampled: dict[str, Loss] = {name: partial(ours_sampled, **options) for name, options in SAMPLED.items()}
+    return {"full": full, "sampled": sampled | {"eager torch": eager_sampled}}
 
 
-def wanted(operation: str, variant: str, point: Point) -> bool:
+def wanted(variant: str, point: Point) -> bool:
     """Leave out what cannot fit, or would take seconds a call."""
     if variant == "eager torch":
-        if operation == "sampled":
-            return point.tokens * point.negatives * point.dim < 8e9
-        return point.tokens * point.items < 7e9
+        cost = point.tokens * point.negatives * point.dim * (2 if point.dtype == "float32" else 1)
+        return cost < 9e9 if point.negatives else point.tokens * point.items < 7e9
     if variant.startswith("ours"):
-        return True
+        # The deterministic and the sparse gradient are shown on the shapes of the table of peers alone.
+        return variant in ("ours", "ours, sharing tile", "ours, sharing none") or "-" not in point.name
     if variant == "cut-cross-entropy default":
         return point.items < 2e6 and point.dim <= 256 and point.dtype == "bfloat16"
     sweep = point.name.startswith("d")

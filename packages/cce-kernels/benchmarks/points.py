@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SHAPES = {"beauty": (32768, 176450, 511), "ml20m": (131072, 14000, 511), "zvuk": (131072, 893022, 2047)}  # M, V, N
+
 
 @dataclass(frozen=True)
 class Point:
@@ -20,6 +22,11 @@ class Point:
     scores: str = "flat"  # flat: as at initialisation | peaked | fitted: p_t from one half to 0.999
     dtype: str = "bfloat16"
     weight_dtype: str = "bfloat16"
+
+    @property
+    def op(self) -> str:
+        """The loss that is measured here."""
+        return "sampled" if self.negatives else "full"
 
     @property
     def flops(self) -> float:
@@ -36,23 +43,24 @@ class Inputs:
     targets: Tensor  # [M] int64
 
 
-# The three shapes of the table of peers, then sweeps over D, dtype, scores and V.
+# The three shapes of the table of peers, then sweeps over D, scores, dtype and V.
 FULL = [
-    Point("beauty", 32768, 176450, 256),
-    *(Point(f"d{dim}", 32768, 131072, dim) for dim in (64, 128, 256, 320, 512)),
-    Point("ml20m", 131072, 14000, 256),
+    *(Point(name, *SHAPES[name][:2], 256) for name in ("beauty", "ml20m", "zvuk")),
     *(Point(scores, 4096, 50000, 128, scores=scores) for scores in ("flat", "peaked", "fitted")),
+    *(Point(f"d{dim}", 32768, 131072, dim) for dim in (64, 128, 256, 320, 512)),
     *(Point(f"fitted-d{dim}", 4096, 50000, dim, scores="fitted") for dim in (64, 256)),
     Point("master", 32768, 131072, 256, weight_dtype="float32"),
     Point("fp16", 32768, 131072, 128, dtype="float16", weight_dtype="float16"),
     Point("fp32", 4096, 32768, 128, dtype="float32", weight_dtype="float32"),
     Point("huge", 8192, 9_400_000, 256),
-    Point("zvuk", 131072, 893022, 256),
 ]
+# An fp32 table, as a trainer keeps it.
 SAMPLED = [
-    Point("beauty", 32768, 176450, 256, 511),
-    Point("ml20m", 131072, 14000, 256, 511),
-    Point("zvuk", 131072, 893022, 256, 2047),
+    *(Point(name, *SHAPES[name][:2], 256, SHAPES[name][2], weight_dtype="float32") for name in SHAPES),
+    *(Point(f"beauty-d{dim}", 32768, 176450, dim, 511, weight_dtype="float32") for dim in (64, 128, 320, 512)),
+    Point("beauty-fp32", 32768, 176450, 256, 511, dtype="float32", weight_dtype="float32"),
+    Point("beauty-16bit", 32768, 176450, 256, 511),
+    Point("huge", 8192, 9_400_000, 256, 511),
 ]
 
 
@@ -75,7 +83,7 @@ def make_inputs(point: Point, device: str = "cuda") -> Inputs:
 
 
 def true_gradients(inputs: Inputs, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-    """DH [M, D] and dW [V, D] of the mean loss in float64, from the numbers that the products see."""
+    """DH [M, D] and dW [V, D] of the mean full loss in float64, from the numbers that the products see."""
     hidden = inputs.hidden.detach().double()
     weight = inputs.weight.detach().to(inputs.hidden.dtype).double()
     dhidden, dweight = torch.empty_like(hidden), torch.zeros_like(weight)

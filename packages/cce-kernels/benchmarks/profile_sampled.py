@@ -9,7 +9,7 @@ import argparse
 from functools import partial
 
 import torch
-from bench_sampled import SHAPES
+from points import SHAPES
 from torch.profiler import ProfilerActivity, profile
 
 from cce_kernels import sampled_linear_cross_entropy

@@ -1,125 +1,105 @@
 """Measure the losses of this package and their peers on one GPU.
 
-    python packages/cce-kernels/benchmarks/run.py [--operations full sampled] [--points beauty d64 ...] [--out DIR]
+    python packages/cce-kernels/benchmarks/run.py [--operations full sampled] [--points beauty d64 ...]
+        [--variants ours ...] [--seconds 500] [--out DIR]
 
-Prints a table, writes results/losses.csv, and renders results/losses.md and results/losses.png from it (render.py).
-The git revision is read from the environment variable REVISION, or asked from git.
+Prints every row as it comes and puts it into results/losses.csv at once, in the place of an older row of the same loss
+at the same point on the same kind of GPU; rows that are not measured again stay. At the end losses.md and losses.png
+are rendered from the CSV (render.py). What matters most comes first, and no point is begun after --seconds.
+
+A run in two parts: `--operations sampled`, then `--operations full`. The git revision is read from the environment
+variable REVISION, or asked from git.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import subprocess
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import triton
-from losses import available, wanted
+from losses import SAMPLED as SAMPLED_OPTIONS
+from losses import available, ours_sampled, wanted
 from points import FULL, SAMPLED, Inputs, Point, make_inputs, true_gradients
 from render import render
-from timing import copy_ceiling, matmul_ceiling, median_ms, peak_extra_bytes
+from rows import Row, environment, merged, read, show, write
+from timing import copy_ceiling, graph_ms, matmul_ceiling, median_ms, peak_extra_bytes
+from torch import Tensor
+
+Job = tuple[str, Point]
+SMALL = {"tokens": 2048, "items": 5000, "negatives": 256}  # where the errors of the sampled losses are measured
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement; the schema of losses.csv."""
+def ceiling_of(point: Point, variant: str) -> tuple[str, float]:
+    """The ceiling in words, measured now, and the least milliseconds that it allows.
 
-    gpu: str
-    driver: str
-    torch: str
-    triton: str
-    revision: str
-    op: str
-    variant: str
-    point: str
-    scores: str
-    M: int
-    V: int
-    D: int
-    N: int
-    dtype: str
-    weight_dtype: str
-    forward_ms: float | None
-    backward_ms: float | None
-    both_ms: float | None
-    ceiling: str  # matmul TFLOP/s or copy GB/s, measured just before
-    share_of_ceiling: float | None  # least time that the ceiling allows over the time of both
-    peak_extra_mib: float | None  # beyond the inputs; dW and dH count
-    dhidden_error: float | None  # relative, against float64
-    dweight_error: float | None
-    note: str = ""
-
-
-def environment() -> dict[str, str]:
-    """Who measured: the columns that all rows share."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    gpu, driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")  # noqa: S603
-    revision = os.environ.get("REVISION") or subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    return {
-        "gpu": gpu, "driver": driver, "torch": torch.__version__, "triton": triton.__version__, "revision": revision,
-    }  # fmt: skip
-
-
-def least_ms(operation: str, variant: str, point: Point, matmul: float, copy: float) -> tuple[float, str]:
-    """Least time that the ceiling allows, and the ceiling in words.
-
-    Full: 8 M V D FLOPs. Sampled: every gathered row read once in forward, and its fp32 gradient read and written once
-    in backward; a tile of 64 tokens gathers once.
+    Full: 8 M V D FLOPs by matrix products. Sampled: the gathered rows in hidden's dtype, once forward and once
+    backward; a tile of 64 tokens gathers once. Gradients of rows are left out: how many bytes they cost is the
+    kernel's choice.
     """
-    if operation == "full":
-        return point.flops / matmul / 1e9, f"{matmul:.0f} TFLOP/s"
+    if point.op == "full":
+        matmul = matmul_ceiling(getattr(torch, point.dtype))
+        return f"{matmul:.0f} TFLOP/s", point.flops / matmul / 1e9
+    copy = copy_ceiling()
     rows = point.tokens * point.negatives / (64 if "tile" in variant else 1)
-    return rows * point.dim * (2 + 8) / copy / 1e6, f"{copy:.0f} GB/s"
+    return f"{copy:.0f} GB/s", 2 * rows * point.dim * getattr(torch, point.dtype).itemsize / copy / 1e6
+
+
+def sampled_errors(variant: str, point: Point) -> dict[str, float]:
+    """Errors of dH and dW against the float64 reference, which draws the same ids, at a small shape."""
+    small = replace(point, **SMALL)
+    inputs = make_inputs(small)
+    narrow = inputs.weight.detach().to(inputs.hidden.dtype)
+    wide = Inputs(inputs.hidden.detach().double().requires_grad_(), narrow.double().requires_grad_(), inputs.targets)
+    options = {name: value for name, value in SAMPLED_OPTIONS[variant].items() if name == "sharing"}
+    truth = torch.autograd.grad(ours_sampled(wide, small, impl="reference", **options), (wide.hidden, wide.weight))
+    got = torch.autograd.grad(available()["sampled"][variant](inputs, small), (inputs.hidden, inputs.weight))
+    return errors(tuple(x.to_dense() if x.is_sparse else x for x in got), truth)
+
+
+def errors(got: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> dict[str, float]:
+    """Relative errors in the Euclidean norm."""
+    names = ("dhidden_error", "dweight_error")
+    return {
+        name: ((mine.double() - true).norm() / true.norm()).item()
+        for name, mine, true in zip(names, got, truth, strict=True)
+    }
 
 
 def measure(
-    operation: str, variant: str, point: Point, inputs: Inputs, truth: object, matmul: float, who: dict[str, str]
+    variant: str, point: Point, inputs: Inputs, truth: tuple[Tensor, Tensor] | None, who: dict[str, str]
 ) -> Row:
     """Time, memory and error of one loss at one point; what fails becomes a note."""
-    loss = available()[operation][variant]
-    leaves = (inputs.hidden, inputs.weight)
-    numbers: dict[str, float | None] = dict.fromkeys(
-        ("forward_ms", "backward_ms", "both_ms", "share_of_ceiling", "peak_extra_mib", "dhidden_error", "dweight_error")
-    )
-    least, ceiling = least_ms(operation, variant, point, matmul, copy_ceiling())
-    note = ""
+    loss, leaves = available()[point.op][variant], (inputs.hidden, inputs.weight)
+    ceiling, least = ceiling_of(point, variant)
+    numbers: dict[str, float] = {}
+    notes: list[str] = []
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss(inputs, point), leaves)
+
     try:
-        both = median_ms(lambda: torch.autograd.grad(loss(inputs, point), leaves))
-        forward = median_ms(lambda: loss(inputs, point))
+        both, forward = median_ms(gradients), median_ms(lambda: loss(inputs, point))
         numbers |= {"both_ms": both, "forward_ms": forward, "backward_ms": both - forward}
-        numbers["share_of_ceiling"] = least / both
-        numbers["peak_extra_mib"] = peak_extra_bytes(lambda: torch.autograd.grad(loss(inputs, point), leaves)) / 2**20
+        numbers |= {"share_of_ceiling": least / both, "peak_extra_mib": peak_extra_bytes(gradients) / 2**20}
         if truth is not None:
-            gradients = torch.autograd.grad(loss(inputs, point), leaves)
-            for name, got, true in zip(("dhidden_error", "dweight_error"), gradients, truth, strict=True):
-                numbers[name] = ((got.double() - true).norm() / true.norm()).item()
+            numbers |= errors(gradients(), truth)
+        elif variant in SAMPLED_OPTIONS:
+            numbers |= sampled_errors(variant, point)
+            notes.append(f"errors at M {SMALL['tokens']:,}, V {SMALL['items']:,}, N {SMALL['negatives']}")
+        if variant.startswith("ours") and "sparse" not in variant:  # a sparse gradient asks the device for its size
+            numbers["graph_ms"] = graph_ms(gradients)
     except Exception as error:
-        note = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        notes.append(f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
         torch.cuda.empty_cache()
-    fields = asdict(point)
     return Row(
-        **who, op=operation, variant=variant, point=point.name, scores=point.scores, M=point.tokens, V=point.items,
-        D=point.dim, N=point.negatives, dtype=point.dtype, weight_dtype=fields["weight_dtype"], ceiling=ceiling,
-        note=note, **numbers,
+        **who, op=point.op, variant=variant, point=point.name, scores=point.scores, M=point.tokens, V=point.items,
+        D=point.dim, N=point.negatives, dtype=point.dtype, weight_dtype=point.weight_dtype, ceiling=ceiling,
+        note="; ".join(notes), **numbers,
     )  # fmt: skip
-
-
-def cells(row: Row) -> dict[str, object]:
-    """Return a row of the CSV."""
-    return {name: f"{x:.6g}" if isinstance(x, float) else x for name, x in asdict(row).items()}
-
-
-def show(row: Row) -> str:
-    """Return a line of the log: everything but the columns that all rows share."""
-    return "  ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in list(asdict(row).values())[5:])
 
 
 def smaller(point: Point) -> Point:
@@ -127,61 +107,58 @@ def smaller(point: Point) -> Point:
     return point if point.items < 500_000 else replace(point, items=131_072 + point.items % 16)
 
 
-def compile_one(job: tuple[str, str, Point]) -> None:
+def compile_one(job: Job) -> None:
     """Fill Triton's cache on disk for one loss at one point, in a process of its own."""
-    operation, variant, point = job
+    variant, point = job
     try:
         inputs = make_inputs(point)
-        torch.autograd.grad(available()[operation][variant](inputs, point), (inputs.hidden, inputs.weight))
+        torch.autograd.grad(available()[point.op][variant](inputs, point), (inputs.hidden, inputs.weight))
         torch.cuda.synchronize()
     except Exception as error:
-        print(f"compiling {operation} {variant} {point.name}: {type(error).__name__} {str(error)[:200]}")
+        print(f"compiling {variant} {point.op} {point.name}: {type(error).__name__} {str(error)[:200]}")
 
 
 def main() -> None:
     """Compile side by side, measure one after the other, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--operations", nargs="+", choices=["full", "sampled"], default=["full", "sampled"])
+    parser.add_argument("--operations", nargs="+", choices=["full", "sampled"], default=["sampled", "full"])
     parser.add_argument("--points", nargs="+", help="names of points; all by default")
     parser.add_argument("--variants", nargs="+", help="names of variants; all by default")
-    parser.add_argument("--seconds", type=float, default=1e9, help="start no point after this many seconds")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no point after this many seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     started = time.perf_counter()
+    points = [point for name in arguments.operations for point in (SAMPLED if name == "sampled" else FULL)]
     jobs = [
-        (operation, variant, point)
-        for operation in arguments.operations
-        for point in {"full": FULL, "sampled": SAMPLED}[operation]
-        for variant in available()[operation]
-        if wanted(operation, variant, point)
+        (variant, point)
+        for point in points
+        for variant in available()[point.op]
+        if wanted(variant, point)
         and (not arguments.points or point.name in arguments.points)
         and (not arguments.variants or variant in arguments.variants)
     ]
     context = torch.multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(12, os.cpu_count() or 1), mp_context=context) as pool:
-        list(pool.map(compile_one, [(*job[:2], smaller(job[2])) for job in jobs if job[1] != "eager torch"]))
+        list(pool.map(compile_one, [(variant, smaller(point)) for variant, point in jobs if variant != "eager torch"]))
     print(f"compiled in {time.perf_counter() - started:.0f} s", flush=True)
     who = environment()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
     path = arguments.out / "losses.csv"
-    for point in dict.fromkeys(job[2] for job in jobs):
+    rows = read(path)
+    for point in dict.fromkeys(point for _, point in jobs):
         if time.perf_counter() - started > arguments.seconds:
-            print(f"out of time before {point.name}")
+            print(f"out of time before {point.op} {point.name}")
             break
-        matmul = matmul_ceiling(getattr(torch, point.dtype))
         inputs = make_inputs(point)
-        small = point.negatives == 0 and point.tokens * point.items < 6e9
-        truth = true_gradients(inputs) if small else None
-        for operation, variant, _ in (job for job in jobs if job[2] == point):
-            rows.append(measure(operation, variant, point, inputs, truth, matmul, who))
-            print(show(rows[-1]), flush=True)
+        known = point.op == "full" and point.tokens * point.items < 6e9
+        truth = true_gradients(inputs) if known else None
+        for variant, _ in (job for job in jobs if job[1] == point):
+            row = measure(variant, point, inputs, truth, who)
+            rows = merged(rows, row)
+            write(path, rows)
+            print(show(row), flush=True)
         del inputs, truth
         torch.cuda.empty_cache()
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(asdict(rows[0])))
-            writer.writeheader()
-            writer.writerows(map(cells, rows))
     render(path)
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from points import SHAPES
 from timing import copy_ceiling, graph_ms
 
 from cce_kernels import sampled_linear_cross_entropy
 from cce_kernels import tuning_sampled as tuning
 from cce_kernels.tuning_sampled import GatherTiles, TileTiles
 
-SHAPES = {"beauty": (32768, 176450, 511), "movielens": (131072, 14000, 511), "zvuk": (131072, 893022, 2047)}
 NONE_FORWARD = [(8, 1, 1), (4, 1, 1), (16, 1, 1)]
 NONE_BACKWARD = [(4, 1, 1), (2, 1, 1), (8, 1, 1)]
 TILE_FORWARD = [
@@ -53,6 +53,7 @@ def use(kind: str, pair: tuple[Any, Any]) -> None:
     table = tuning.NONE if kind == "none" else tuning.TILE
     for dim in table:
         table[dim] = pair
+    tuning.tile_tiles.cache_clear()
 
 
 def problem(
@@ -90,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dims", type=int, nargs="+", default=[256])
     parser.add_argument("--only", nargs="+", default=["none", "tile"])
-    parser.add_argument("--shapes", nargs="+", default=["beauty", "movielens"])
+    parser.add_argument("--shapes", nargs="+", default=["beauty", "ml20m"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     work = [
