@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,11 @@ from pipelines import params, results
 from pipelines.params import ParamsError
 
 GRID_KEYS = frozenset({"settings", "search", "tables"})
+NAMED = frozenset(
+    {"model", "loss", "negatives.sampling", "negatives.sharing", "dataset", "batch_size", "max_seq_len",
+     "num_negatives", "paper_faithful"}
+)  # fmt: skip
+"""Keys that an experiment's name always tells."""
 Sharing = Literal["none", "tile", "batch"]
 
 
@@ -31,8 +37,10 @@ class GridPoint:
     """Nested overrides of params.yaml."""
     dataset: str = ""
     """The data set's name in the table, also where its twin takes its place."""
+    extra: tuple[str, ...] = ()
+    """What the command line put over the point, as ``-S`` takes it."""
 
-    @property
+    @cached_property
     def params(self) -> params.Params:
         """The point with its overrides on top of the defaults.
 
@@ -41,18 +49,21 @@ class GridPoint:
         """
         return params.from_mapping(self.values)
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """Readable and unique among points: model, loss, sampling, sharing, data set, sizes, negatives."""
-        return experiment_name(self.params)
+        """Readable and unique among points: model, loss, sampling, sharing, data set, sizes, negatives, extras."""
+        return experiment_name(self.params, self.extra)
 
 
-def experiment_name(point: params.Params) -> str:
+def experiment_name(point: params.Params, extra: Sequence[str] = ()) -> str:
     """A name that DVC accepts: git refuses ``:`` and others in names of references.
 
     Args:
         point: what it names, as ``sasrec-cce_neg-uniform-none-twin_gowalla-1024x320-n511``.
+        extra: ``key=value`` texts that the name tells as well, unless it does already.
     """
+    settings = [text.partition("=") for text in extra]
+    told = [f"{key.rpartition('.')[2]}_{value}" for key, _, value in settings if key not in NAMED]
     fields = results.point_fields(point)
     dataset = fields["dataset"] if fields["twin"] is None else f"twin_{fields['dataset']}"
     if fields["twin"] not in (None, 1.0):
@@ -63,8 +74,9 @@ def experiment_name(point: params.Params) -> str:
         f"{point.batch_size}x{point.max_seq_len}",
         fields["num_negatives"] and f"n{fields['num_negatives']}",
         "faithful" if point.paper_faithful else None,
+        *told,
     ]
-    return re.sub(r"[^A-Za-z0-9_.-]+|\.\.+", "_", "-".join(str(part) for part in parts if part)).strip("._-")
+    return re.sub(r"[^A-Za-z0-9.-]+|\.\.+", "_", "-".join(str(part) for part in parts if part)).strip("._-")
 
 
 def table_points(
@@ -258,7 +270,8 @@ def _complete(
     if twin:
         name = f"twin:{name}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
     merged = _merged(settings, options, {**values, "dataset": name}, extra)
-    complete = GridPoint(point.table, merged, point.dataset)
+    told = tuple(f"{key}={_yaml(value)}" for key, value in flatten(extra).items())
+    complete = GridPoint(point.table, merged, point.dataset, told)
     complete.params  # noqa: B018  # a contradiction shows here
     return complete
 

@@ -1,6 +1,7 @@
 """The grid: the paper's tables row by row, its settings in every point, names that DVC takes, contradictions named."""
 
 import csv
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,9 @@ def test_extra_values_go_over_everything():
     assert (point.params.seed, point.params.train.max_epochs, point.params.train.patience) == (7, 1, 4)
     assert point.params.evaluate.k == (10, 5)
     assert {"evaluate.k=[10,5]", "download.mirror=null", "seed=7"} <= set(overrides(point))
+    assert point.name == "sasrec-cce-beauty-1024x32-seed_7-max_epochs_1-k_10_5_-mirror_null"
+    (other,) = table_points(SHIPPED, [3], datasets=["beauty"], extra=points.parse_overrides(["batch_size=8"]))
+    assert other.name == "sasrec-cce-beauty-8x32"
 
 
 def test_the_search_grid_is_every_size_with_every_other():
@@ -143,8 +147,8 @@ def test_what_cannot_be_is_one_line(arguments: dict, says: str):
 
 def test_two_points_of_one_name_are_refused():
     one, *_ = table_points(SHIPPED, [3])
-    (other, *_) = table_points(SHIPPED, [3], extra={"backbone": {"dropout": 0.5}})
-    with pytest.raises(ParamsError, match=r"two points are named .*: they differ in backbone.dropout=0.1, backbone.d"):
+    other = dataclasses.replace(one, values={**one.values, "backbone": {"hidden": 256, "dropout": 0.5}})
+    with pytest.raises(ParamsError, match=r"two points are named .*: they differ in backbone.blocks=2, backbone.d"):
         distinct([one, other])
 
 

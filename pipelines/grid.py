@@ -1,0 +1,197 @@
+"""Queue the points of the paper's tables as DVC experiments.
+
+    python -m pipelines.grid --table 4 [--dataset gowalla] [--twin] [--sharing tile] [--dry-run]
+    python -m pipelines.grid --search --model sasrec --loss cce_neg --dataset beauty [--gpu 24]
+    uv run dvc queue start [-j 2]        # then run them
+
+One experiment a point, named after it; a point that is run, running or queued already, at whatever commit, is passed
+over, and so is one that the planner predicts not to fit the GPU. Negatives are drawn for each token, as the paper draws
+them; ``--sharing tile`` shares them among neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipelines import params, plan, planner_calibration, points, stage
+from pipelines.points import GridPoint
+
+if TYPE_CHECKING:
+    from pipelines.experiments import Experiment
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Queue what is asked for and not there yet."""
+    options = _parse(arguments)
+    wanted = points.distinct(wanted_points(options))
+    too_large = {} if options.anyway else misfits(wanted, options.gpu)
+
+    from pipelines import experiments
+
+    counted: Counter[str] = Counter()
+    with experiments.repository() as repo:
+        known: dict[str, list[Experiment]] = {}
+        for experiment in experiments.list_experiments(repo):
+            known.setdefault(experiment.name, []).append(experiment)
+        _note_edits()
+        for point in wanted:
+            verdict, why = decide(point, known.get(point.name, []), retry=options.retry)
+            if verdict == "queue" and point.name in too_large:
+                verdict, why = "too large", too_large[point.name]
+            counted[verdict] += 1
+            if verdict == "queue" and not options.dry_run:
+                if why:
+                    experiments.forget_failed(repo, point.name)
+                experiments.queue(repo, point.name, points.overrides(point))
+            done = "would queue" if verdict == "queue" and options.dry_run else VERDICTS[verdict]
+            print(f"{done:<12} {point.name}{why and f': {why}'}", flush=True)
+            if options.dry_run and options.verbose:
+                print("             -S " + " -S ".join(points.overrides(point)))
+    print(summary(counted, dry_run=options.dry_run))
+
+
+VERDICTS = {
+    "queue": "queued",
+    "known": "passed over",
+    "failed": "failed",
+    "broken": "no metrics",
+    "too large": "too large",
+}
+
+
+def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
+    """The points of the command line.
+
+    Raises:
+        ParamsError: an unknown table or data set, or a point that contradicts itself.
+    """
+    values = points.load()
+    twin = options.scale if options.scale is not None else options.twin
+    common = {
+        "twin": twin,
+        "sharing": options.sharing,
+        "paper_faithful": options.faithful,
+        "extra": options.extra,
+    }
+    if not options.search:
+        return points.table_points(values, options.table, datasets=options.dataset, **common)
+    if len(options.dataset) != 1:
+        raise params.ParamsError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
+    return points.search_points(values, model=options.model, loss=options.loss, dataset=options.dataset[0], **common)
+
+
+def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
+    """The points that the planner predicts not to fit, by name, with the reason.
+
+    Args:
+        wanted: points of published data sets or twins.
+        gpu_gib: memory of the GPU.
+    """
+    calibration = planner_calibration.load()
+    found = {}
+    for point in wanted:
+        memory = plan.plan(point.params, calibration).memory
+        if not memory.fits(gpu_gib):
+            found[point.name] = f"{memory.peak:.1f} GiB predicted, of {gpu_gib:g}; --anyway queues it"
+    return found
+
+
+def decide(point: GridPoint, known: Sequence[Experiment], *, retry: bool) -> tuple[str, str]:
+    """What to do with a point, and why.
+
+    Args:
+        point: what is wanted.
+        known: experiments of its name, at any commit.
+        retry: queue what failed again.
+
+    Returns:
+        A key of `VERDICTS`, and a reason or nothing.
+
+    Raises:
+        StageError: an experiment of this name has other settings: DVC would silently keep one of the two.
+    """
+    for state in ("finished", "running", "queued", "failed"):
+        for experiment in known:
+            if experiment.state != state:
+                continue
+            if state != "failed":  # a failed task may have failed for its settings
+                _refuse_other_settings(point, experiment)
+            if state == "finished" and not experiment.has_metrics:
+                return "broken", f"it finished without metrics; `uv run dvc exp remove {point.name}`, then again"
+            if state == "failed":
+                why = f"it failed before; `uv run dvc queue logs {point.name}` says why"
+                return ("queue", why) if retry else ("failed", f"{why}, --retry queues it again")
+            return "known", f"{state}, commit {experiment.baseline[:7]}"
+    return "queue", ""
+
+
+def summary(counted: Counter[str], *, dry_run: bool) -> str:
+    """One line on what was done, and what comes next."""
+    total = sum(counted.values())
+    queued = counted["queue"]
+    said = f"{total} points: {queued} {'to queue' if dry_run else 'queued'}"
+    words = {
+        "known": "passed over",
+        "failed": "failed before",
+        "broken": "without metrics",
+        "too large": "too large for the GPU",
+    }
+    said += "".join(f", {counted[key]} {text}" for key, text in words.items() if counted[key])
+    return f"{said}; next: uv run dvc queue start" if queued and not dry_run else said
+
+
+def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
+    theirs, ours = points.flatten(experiment.params), points.flatten(point.values)
+    other = [key for key, value in ours.items() if key in theirs and _plain(theirs[key]) != _plain(value)]
+    if other:
+        key = other[0]
+        raise stage.StageError(
+            f"{point.name}: an experiment of this name has {key}={theirs[key]}, found here {ours[key]}; "
+            f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
+        )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _note_edits() -> None:
+    """Say so where the experiments take values from an edited params.yaml; dvc.lock is of no account."""
+    command = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml"]
+    if subprocess.run(command, check=False).returncode == 1:  # noqa: S603
+        print("note: params.yaml differs from the last commit; what a point does not set is taken from it")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.grid", description=str(__doc__).splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", type=int, action="append", help="of the paper, 1 to 15; may be given several times")
+    what.add_argument("--all", action="store_true", help="all tables")
+    what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss and --dataset")
+    parser.add_argument("--dataset", action="append", default=[], help="only this; may be given several times")
+    parser.add_argument("--model", default="sasrec", help="of the search")
+    parser.add_argument("--loss", default="cce_neg", help="of the search")
+    parser.add_argument("--twin", action="store_true", help="synthetic twins in place of the data")
+    parser.add_argument("--scale", type=float, help="twins of another size, 1 is the published one")
+    parser.add_argument("--sharing", choices=["none", "tile", "batch"], default="none", help="who shares negatives")
+    parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
+    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
+    parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU that will run them")
+    parser.add_argument("--anyway", action="store_true", help="also what is predicted not to fit")
+    parser.add_argument("--retry", action="store_true", help="also what failed before")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be queued")
+    parser.add_argument("--verbose", action="store_true", help="with --dry-run: the settings of each point")
+    options = parser.parse_args(arguments)
+    if options.scale is not None and options.scale <= 0:
+        parser.error("--scale: allowed: a number above 0")
+    options.table = options.table or []
+    options.extra = points.parse_overrides(options.extra)
+    return options
+
+
+if __name__ == "__main__":
+    stage.run(main)
