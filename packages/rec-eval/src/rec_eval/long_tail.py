@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rec_eval.hits import Floats, as_integers, check_recommended
+from rec_eval.hits import Floats, as_integers, check_recommended, user_blocks
 
 
 class PopularityRow(NamedTuple):
@@ -74,9 +74,13 @@ def popularity_profile(
         raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
     tail = long_tail(known, head_share)
     rows = [_describe("consumed", 0, np.bincount(events, minlength=known.size), known, tail)]
+    shown = np.zeros(known.size + 1, dtype=np.int64)  # place 0 takes the empty ones
+    done = 0
     for k in sorted(set(ks)):
-        shown = np.bincount((lists[:, :k] + 1).ravel(), minlength=known.size + 1)[1:]  # place 0 takes the empty ones
-        rows.append(_describe("recommended", k, shown, known, tail))
+        for start, end in user_blocks(lists.shape[0], k - done):
+            shown += np.bincount((lists[start:end, done:k] + 1).ravel(), minlength=shown.size)
+        done = k
+        rows.append(_describe("recommended", k, shown[1:], known, tail))
     return rows
 
 

@@ -80,8 +80,10 @@ class Reference:
                 room = offsets[start] + _EVENTS_PER_BLOCK
                 end = max(start + 1, int(np.searchsorted(offsets, room, side="right")) - 1)
                 rows = np.repeat(np.arange(end - start, dtype=np.int64), lengths[start:end])
-                distinct = np.unique(rows * num_items + items[offsets[start] : offsets[end]])
-                counts += np.bincount(distinct % num_items, minlength=num_items)
+                keys = rows * num_items + items[offsets[start] : offsets[end]]
+                keys.sort()  # numpy's unique takes thirty times as long where most keys are distinct
+                repeats = np.flatnonzero(keys[1:] == keys[:-1])
+                counts += np.bincount(np.delete(keys, repeats) % num_items, minlength=num_items)
                 start = end
         return cls(counts, num_users)
 
