@@ -34,7 +34,8 @@ def draw_training(history: list[Row], best_epoch: int, path: Path, *, accuracy: 
         right.plot(epochs, scores, marker="o", markersize=3, color=MODEL)
         best = scores[epochs.index(best_epoch)]
         right.plot(best_epoch, best, marker="o", markersize=9, markerfacecolor="none", color=MODEL)
-        right.annotate(f"best: {best:.4f}", (best_epoch, best), (0, -16), textcoords="offset points", ha="center")
+        side = "right" if best_epoch == epochs[-1] else "center"
+        right.annotate(f"best: {best:.4f}", (best_epoch, best), (0, -16), textcoords="offset points", ha=side)
         right.set(title="Validation NDCG@10", xlabel="epoch", ylabel="NDCG@10", ylim=(0, 1.1 * max(scores) or 1))
     else:
         seconds = [row["train_seconds"] for row in history]
