@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 def test_an_epoch_is_one_line_away_from_a_terminal(capsys):
     shown = Progress(20, enabled=True)
     shown.start_epoch(2, 0, 10)
-    shown.update(5, 10, 2.0, 100.0, None)
+    shown.update(5, 10, 2.0, 100.0, 0.5)
     shown.end_epoch(ROW, 0.0612, best=True)
     expected = "epoch 3/20: loss 1.2346, validation ndcg@10 0.0612 (best), 12,346 tokens/s, 7.9 s\n"
     assert capsys.readouterr().err == expected
@@ -37,7 +37,7 @@ def test_a_terminal_gets_a_bar_that_starts_where_a_resumed_epoch_does(monkeypatc
     shown = Progress(3, enabled=True)
     shown.start_epoch(1, 4, 10)
     assert "4/10" in screen.getvalue()
-    shown.update(10, 10, 2.5, 1000.0, None)
+    shown.update(10, 10, 2.5, 1000.0, 0.5)
     shown.end_epoch(ROW, None, best=True)
     assert "epoch 2/3: loss 1.2346, 12,346 tokens/s" in screen.getvalue()
 
@@ -48,6 +48,6 @@ def test_other_ranks_are_silent(monkeypatch, terminal):
     monkeypatch.setattr(sys, "stderr", screen)
     shown = Progress(3, enabled=False)
     shown.start_epoch(0, 0, 10)
-    shown.update(5, 10, 2.0, 1000.0, None)
+    shown.update(5, 10, 2.0, 1000.0, 0.5)
     shown.end_epoch(ROW, 0.1, best=True)
     assert screen.getvalue() == ""

@@ -40,7 +40,7 @@ def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
     result = tiny.run(**folders)
     assert result.epochs == 3
     assert 0 < result.epoch_seconds < result.whole_epoch_seconds
-    assert result.peak_memory_gib > 0.05
+    assert 0.05 < result.loop_peak_memory_gib <= result.peak_memory_gib
     assert result.peak_memory_kind == "peak resident memory of the process"
     assert result.device.startswith("cpu")
     assert result.precision == "32-true"
@@ -169,6 +169,29 @@ def test_settings_that_contradict_the_loss_stop_before_anything_is_trained(tiny,
     with pytest.raises(SettingsError, match="optimizer: found 'adam_lazy'"):
         tiny.run(**folders, loss="cce", optimizer="adam_lazy")
     assert not folders["checkpoints"].exists()
+
+
+def test_memory_of_validation_is_not_the_loops(tiny, folders, monkeypatch):
+    from rec_models import conductor, memory
+
+    peak = [1.0]
+    for module in (conductor, memory):
+        monkeypatch.setattr(module, "peak_gib", lambda device: peak[0])
+    monkeypatch.setattr(tiny, "validate", lambda encoder: peak.__setitem__(0, peak[0] + 2.0) or {"ndcg@10": 0.5})
+    result = tiny.run(**folders, max_epochs=2)
+    assert (result.loop_peak_memory_gib, result.peak_memory_gib) == (1.0, 5.0)
+
+
+def test_processes_that_share_cores_are_told_of(capfd):
+    from rec_models.training import _announce
+
+    model, loss = ModelSettings(), LossSettings(loss="cce")
+    for devices in (1, 2, 4096):
+        _announce(model, loss, TrainingSettings(devices=devices), 5, torch.device("cpu"), "32-true")
+    lines = capfd.readouterr().err.splitlines()
+    told = [line.split(":")[0] for line in lines]
+    assert told == [lines[0], lines[0], "devices=2 on a CPU", lines[0], "devices=4096 on a CPU"]
+    assert lines[-1].endswith("cores, which is slower than devices=1")
 
 
 def test_a_cpu_trains_without_cuda_graphs(tiny, tmp_path):

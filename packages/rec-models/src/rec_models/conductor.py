@@ -16,7 +16,7 @@ from rec_models.backbones import Encoder
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.errors import TrainingError
 from rec_models.feed import StepBatch
-from rec_models.memory import peak_gib
+from rec_models.memory import peak_gib, reset_peak
 from rec_models.module import TrainingModule
 from rec_models.progress import Progress
 from rec_models.settings import TrainingSettings
@@ -70,6 +70,7 @@ class Conductor(lightning.Callback):
         self._progress = Progress(training.max_epochs, enabled=False)
         self._first = False
         self._in_window = False  # micro-batches are done that the optimiser has not stepped for
+        self._has_validated = False
         self._unread_places = 0
         self._world = 1
         self._whole_started = self._lap = self._read_at = self._saved_at = started
@@ -91,7 +92,9 @@ class Conductor(lightning.Callback):
             self._resumed = None  # its tensors are free to go
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and count the loop's memory apart from what was before."""
+        self.state.peak_memory_gib = max(self.state.peak_memory_gib, peak_gib(pl_module.device))
+        reset_peak(pl_module.device)
         self._progress.start_epoch(self.state.epoch, self.state.index, self._batches_per_epoch())
         self._lap = self._read_at = self._saved_at = time.perf_counter()
 
@@ -131,6 +134,7 @@ class Conductor(lightning.Callback):
         self._read_losses(module)
         if state.loss_tokens == 0:
             raise TrainingError("train_batches: found no target in a whole epoch, allowed: at least one")
+        self._count_loop_memory(module.device)
         started = time.perf_counter()
         metrics = self._measure(module)
         validation_seconds = time.perf_counter() - started
@@ -163,6 +167,11 @@ class Conductor(lightning.Callback):
             self._read_losses(module)
             self._save(trainer, module)
             self._progress.say(f"stopped by SIGTERM at step {self.state.step}; the next start goes on from there")
+
+    def _count_loop_memory(self, device: torch.device) -> None:
+        """A process's peak cannot be reset: on a CPU it is the loop's only before the first validation."""
+        if device.type == "cuda" or not self._has_validated:
+            self.state.loop_peak_memory_gib = max(self.state.loop_peak_memory_gib, peak_gib(device))
 
     def _time_to_read(self) -> bool:
         if self._world > 1:
@@ -205,19 +214,19 @@ class Conductor(lightning.Callback):
 
     def _show_progress(self, module: TrainingModule) -> None:
         state = self.state
-        device = module.device
         self._progress.update(
             state.index,
             self._batches_per_epoch(),
             state.loss_sum / max(1, state.loss_tokens),
             state.places / max(state.loop_seconds, 1e-9),
-            peak_gib(device) if device.type == "cuda" else None,
+            max(state.peak_memory_gib, peak_gib(module.device)),
         )
 
     def _measure(self, module: TrainingModule) -> dict[str, float]:
         """Validation metrics, measured by the first rank and told to the others."""
         if self._validate is None:
             return {}
+        self._has_validated = True
         box: list[dict[str, float] | None] = [None]
         if self._first:
             module.encoder.eval()

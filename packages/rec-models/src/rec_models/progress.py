@@ -40,11 +40,13 @@ class Progress:
         if self._enabled and self._terminal:
             self._bar = tqdm(desc=self._title, initial=done, total=total, unit="batch", leave=False, file=sys.stderr)
 
-    def update(self, done: int, total: int, loss: float, tokens_per_second: float, memory_gib: float | None) -> None:
-        """Args: batches done of how many; mean loss of the epoch so far; speed; peak GPU memory, None on a CPU."""
-        values = {"loss": f"{loss:.4f}", "tokens/s": f"{tokens_per_second:,.0f}"}
-        if memory_gib is not None:
-            values["peak GiB"] = f"{memory_gib:.2f}"
+    def update(self, done: int, total: int, loss: float, tokens_per_second: float, memory_gib: float) -> None:
+        """Args: batches done of how many; mean loss of the epoch so far; speed; peak memory."""
+        values = {
+            "loss": f"{loss:.4f}",
+            "tokens/s": f"{tokens_per_second:,.0f}",
+            "peak GiB": f"{memory_gib:.2f}",
+        }
         if self._bar is not None:
             self._bar.set_postfix(values, refresh=False)
             self._bar.update(done - self._bar.n)

@@ -34,6 +34,8 @@ class RunState:
     """Seconds of the whole fit so far."""
     peak_memory_gib: float = 0.0
     """Peak memory of the whole fit so far."""
+    loop_peak_memory_gib: float = 0.0
+    """Peak memory of the training loop so far, weights and optimiser included, validation left out."""
     best_score: float | None = None
     """Best validation score so far."""
     best_epoch: int = 0

@@ -49,7 +49,9 @@ class FitResult:
     whole_epoch_seconds: float
     """Seconds of the whole fit over its epochs: validation, checkpoints and start included, as the paper measured."""
     peak_memory_gib: float
-    """Over the whole fit."""
+    """Over the whole fit, as the paper measured."""
+    loop_peak_memory_gib: float
+    """Of the training loop alone, weights and optimiser included; on a CPU up to the first validation."""
     peak_memory_kind: str
     """What was measured: torch's allocator on a GPU, resident memory of the process on a CPU."""
     tokens_per_second: float
@@ -141,7 +143,7 @@ def fit(
             memory.reset_peak(device)
             position = lambda: (state.epoch, state.index)  # noqa: E731
             if trainer.is_global_zero:
-                _announce(model, loss, num_items, device, precision, training.precision)
+                _announce(model, loss, training, num_items, device, precision)
             change = partial(fill_bucket, width=model.max_seq_len) if record else None
             feed = Feed(batches, position, training.accumulate, change=change, pin=device.type == "cuda")
             with _memory_errors(device, loss, conductor), _same_sums_always(device):
@@ -153,13 +155,24 @@ def fit(
 
 
 def _announce(
-    model: ModelSettings, loss: LossSettings, num_items: int, device: torch.device, precision: str, asked: str
+    model: ModelSettings,
+    loss: LossSettings,
+    training: TrainingSettings,
+    num_items: int,
+    device: torch.device,
+    precision: str,
 ) -> None:
-    """One line on what is about to happen."""
-    why = "" if precision == asked else f" (a CPU is slower in {asked})"
+    """One line on what is about to happen, and one on what may surprise."""
+    why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
     sys.stderr.write(
         f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}\n"
     )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cpu" and training.devices > 1:
+        slower = ", which is slower than devices=1" if training.devices > cores else ""
+        sys.stderr.write(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}\n")
+    if device.type == "cpu" and training.cuda_graphs:
+        sys.stderr.write("cuda_graphs has no effect on a CPU\n")
 
 
 def _device(training: TrainingSettings) -> torch.device:
@@ -261,7 +274,8 @@ def _result(state: RunState, device: torch.device, precision: str, *, is_first_r
         },
         epoch_seconds=loop_seconds / len(state.history),
         whole_epoch_seconds=state.whole_seconds / len(state.history),
-        peak_memory_gib=max(state.peak_memory_gib, memory.peak_gib(device)),
+        peak_memory_gib=max(state.peak_memory_gib, state.loop_peak_memory_gib, memory.peak_gib(device)),
+        loop_peak_memory_gib=state.loop_peak_memory_gib,
         peak_memory_kind=memory.peak_kind(device),
         tokens_per_second=sum(row["tokens"] for row in state.history) / max(loop_seconds, 1e-9),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
