@@ -6,13 +6,14 @@ that names the key, says what was found and what is allowed.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pipelines.strict import ParamsError, build, read_yaml, require
+
+__all__ = ["NO_PRESET", "PRESET_KEYS", "Params", "ParamsError", "from_mapping", "load", "preset_values", "read_yaml"]
 
 NO_PRESET = "none"
 """The preset that is always there and sets nothing."""
@@ -31,15 +32,6 @@ PRESET_KEYS = (
 """What a preset may set: what training reads and no stage before it."""
 
 
-class ParamsError(ValueError):
-    """Something in the parameters is unknown, of a wrong type, out of range or in contradiction to something else."""
-
-
-def _require(key: str, found: object, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise ParamsError(f"{key}: found {found!r}, allowed: {allowed}")
-
-
 @dataclass(frozen=True)
 class Negatives:
     """How the negatives of a sampled loss are drawn."""
@@ -56,8 +48,8 @@ class Negatives:
     """Tokens that share a set when ``sharing`` is ``tile``."""
 
     def __post_init__(self) -> None:
-        _require("negatives.alpha", self.alpha, self.alpha >= 0, "a number from 0")
-        _require("negatives.tile_tokens", self.tile_tokens, self.tile_tokens >= 1, "a whole number from 1")
+        require("negatives.alpha", self.alpha, self.alpha >= 0, "a number from 0")
+        require("negatives.tile_tokens", self.tile_tokens, self.tile_tokens >= 1, "a whole number from 1")
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         names = [name for name in (self.user, self.item, self.timestamp, self.rating) if name is not None]
-        _require("download.columns", names, len(set(names)) == len(names), "different column names")
+        require("download.columns", names, len(set(names)) == len(names), "different column names")
 
 
 @dataclass(frozen=True)
@@ -102,10 +94,10 @@ class Split:
 
     def __post_init__(self) -> None:
         for key, share in (("test_fraction", self.test_fraction), ("validation_users", self.validation_users)):
-            _require(f"split.{key}", share, 0 < share < 1, "a number between 0 and 1")
+            require(f"split.{key}", share, 0 < share < 1, "a number between 0 and 1")
         for key, count in (("min_item_count", self.min_item_count), ("min_user_count", self.min_user_count)):
             holds = not isinstance(count, int) or count >= 1
-            _require(f"split.{key}", count, holds, "auto, null or a whole number from 1")
+            require(f"split.{key}", count, holds, "auto, null or a whole number from 1")
 
 
 @dataclass(frozen=True)
@@ -122,9 +114,9 @@ class Backbone:
 
     def __post_init__(self) -> None:
         for key in ("blocks", "heads", "hidden"):
-            _require(f"backbone.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
-        _require("backbone.dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
-        _require("backbone.mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
+            require(f"backbone.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+        require("backbone.dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
+        require("backbone.mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
         if self.hidden % self.heads:
             raise ParamsError(
                 f"backbone.hidden: found {self.hidden} with {self.heads} heads, allowed: a multiple of backbone.heads"
@@ -138,7 +130,7 @@ class Gbce:
     t: float = 0.75
 
     def __post_init__(self) -> None:
-        _require("losses.gbce.t", self.t, 0 <= self.t <= 1, "a number from 0 to 1")
+        require("losses.gbce.t", self.t, 0 <= self.t <= 1, "a number from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ class Sce:
 
     def __post_init__(self) -> None:
         for key in ("buckets", "bucket_size_x", "bucket_size_y"):
-            _require(f"losses.sce.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+            require(f"losses.sce.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
 
 
 @dataclass(frozen=True)
@@ -183,10 +175,10 @@ class Train:
 
     def __post_init__(self) -> None:
         for key in ("max_epochs", "patience", "devices"):
-            _require(f"train.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
-        _require("train.learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
-        _require("train.weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
-        _require("train.window", self.window, self.window is None or self.window >= 1, "null or a whole number from 1")
+            require(f"train.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+        require("train.learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
+        require("train.weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
+        require("train.window", self.window, self.window is None or self.window >= 1, "null or a whole number from 1")
 
 
 @dataclass(frozen=True)
@@ -201,10 +193,10 @@ class Evaluate:
     batch_users: int = 1024
 
     def __post_init__(self) -> None:
-        _require("evaluate.k", list(self.k), 10 in self.k, "a list with 10 in it: the metric summary is at 10")
-        _require("evaluate.k", list(self.k), min(self.k) >= 1, "whole numbers from 1")
-        _require("evaluate.k", list(self.k), len(set(self.k)) == len(self.k), "a list without repeats")
-        _require("evaluate.batch_users", self.batch_users, self.batch_users >= 1, "a whole number from 1")
+        require("evaluate.k", list(self.k), 10 in self.k, "a list with 10 in it: the metric summary is at 10")
+        require("evaluate.k", list(self.k), min(self.k) >= 1, "whole numbers from 1")
+        require("evaluate.k", list(self.k), len(set(self.k)) == len(self.k), "a list without repeats")
+        require("evaluate.batch_users", self.batch_users, self.batch_users >= 1, "a whole number from 1")
 
 
 @dataclass(frozen=True)
@@ -235,11 +227,11 @@ class Params:
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     def __post_init__(self) -> None:
-        _require("dataset", self.dataset, self.dataset.strip() != "", "a name or a path")
+        require("dataset", self.dataset, self.dataset.strip() != "", "a name or a path")
         for key in ("batch_size", "num_negatives"):
-            _require(key, getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
-        _require("max_seq_len", self.max_seq_len, self.max_seq_len >= 2, "a whole number from 2")
-        _require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
+            require(key, getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+        require("max_seq_len", self.max_seq_len, self.max_seq_len >= 2, "a whole number from 2")
+        require("seed", self.seed, 0 <= self.seed < 2**32, "a whole number from 0 to 4294967295")
 
 
 def from_mapping(values: dict[str, Any]) -> Params:
@@ -256,15 +248,15 @@ def from_mapping(values: dict[str, Any]) -> Params:
         ParamsError: naming the key, what was found and what is allowed.
     """
     own = {key: value for key, value in values.items() if key not in ("grid", "presets")}
-    point = typing.cast(Params, _build(Params, own, ""))
+    point = typing.cast(Params, build(Params, own, ""))
     presets = values.get("presets", {})
-    _require("presets", presets, isinstance(presets, dict), "a section of presets by name")
+    require("presets", presets, isinstance(presets, dict), "a section of presets by name")
     if point.preset == NO_PRESET:
         return point
     if point.preset not in presets:
         names = ", ".join([NO_PRESET, *(str(name) for name in presets if name != NO_PRESET)])
         raise ParamsError(f"preset: found {point.preset!r}, allowed: {names}")
-    return typing.cast(Params, _build(Params, _with_preset(own, point.preset, presets[point.preset]), ""))
+    return typing.cast(Params, build(Params, _with_preset(own, point.preset, presets[point.preset]), ""))
 
 
 def preset_values(name: str, preset: object) -> dict[str, Any]:
@@ -286,13 +278,13 @@ def preset_values(name: str, preset: object) -> dict[str, Any]:
             else:
                 leaves[f"{prefix}{key}"] = value
 
-    _require(f"presets.{name}", preset, isinstance(preset, dict), "a section of keys of params.yaml")
+    require(f"presets.{name}", preset, isinstance(preset, dict), "a section of keys of params.yaml")
     values = typing.cast(dict[str, Any], preset)
     for key in values:
         if key not in PRESET_KEYS:
             raise ParamsError(f"presets.{name}.{key}: a preset sets what training reads: {', '.join(PRESET_KEYS)}")
     try:
-        _build(Params, values, "")
+        build(Params, values, "")
     except ParamsError as error:
         raise ParamsError(f"presets.{name}.{error}") from None
     walk(values, "")
@@ -326,73 +318,3 @@ def load(path: Path = Path("params.yaml")) -> Params:
         ParamsError: the file is missing, is no YAML, or holds something that is not allowed.
     """
     return from_mapping(read_yaml(path))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, read by the library and the YAML version that DVC reads it with."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file, run from the root of the repository") from None
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ParamsError(f"{path}: found {type(values).__name__}, allowed: a mapping of keys to values")
-    return values
-
-
-def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
-    """An instance of a dataclass from a mapping, its sections built likewise.
-
-    Strict where general parsers are lenient (jsonargparse takes null for a whole number and the text "yes" for true).
-    """
-    hints = typing.get_type_hints(cls)
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            guess = f" (did you mean {prefix}{near[0]}?)" if near else ""
-            raise ParamsError(f"{name}: unknown key{guess}, allowed: {', '.join(prefix + known for known in hints)}")
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            section = typing.cast(type, hint)
-            known = ", ".join(entry.name for entry in dataclasses.fields(section))
-            _require(name, value, isinstance(value, dict), f"a section with the keys {known}")
-            arguments[key] = _build(section, value, f"{name}.")
-        else:
-            _require(name, value, _accepts(hint, value), _describe(hint))
-            arguments[key] = tuple(value) if isinstance(value, list) else value
-    return cls(**arguments)
-
-
-def _accepts(hint: Any, value: object) -> bool:
-    """Whether a value is of a field's type as it stands: no text taken for a number, no null where none is allowed."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_accepts(choice, value) for choice in typing.get_args(hint))
-    if origin is Literal:
-        return value in typing.get_args(hint) and not isinstance(value, bool)
-    if origin is tuple:
-        return isinstance(value, list) and value != [] and all(_accepts(typing.get_args(hint)[0], v) for v in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    """A field's type in words."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(choice) for choice in typing.get_args(hint))
-    if origin is Literal:
-        return " | ".join(str(choice) for choice in typing.get_args(hint))
-    if origin is tuple:
-        return f"a list, each entry {_describe(typing.get_args(hint)[0])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
-    return words[hint]

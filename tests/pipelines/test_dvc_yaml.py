@@ -20,7 +20,17 @@ def script(name: str) -> Path:
 
 
 def imported(path: Path) -> set[str]:
-    """Packages of ours, and modules of ``pipelines``, that a script imports anywhere in it."""
+    """Packages of ours, and modules of ``pipelines``, that a script imports, and those that these modules import."""
+    found, waiting = set(), [path]
+    while waiting:
+        new = imported_by(waiting.pop()) - found
+        found |= new
+        waiting += [script(name.split(".")[1]) for name in new if name.startswith("pipelines.")]
+    return found - {f"pipelines.{path.stem}"}
+
+
+def imported_by(path: Path) -> set[str]:
+    """The same of one file, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
