@@ -172,9 +172,17 @@ class Train:
     window: int | None = None
     """Slide a window of ``max_seq_len`` over long histories, this many items a step. Null: the last window only."""
     devices: int = 1
+    accumulate: int = 1
+    """Batches a step of the optimiser."""
+    optimizer: Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"] = "adam"
+    """Adam, and what it keeps of the item table: ``rec_models.settings.TrainingSettings.optimizer``."""
+    compile: bool = False
+    """Compile the network with torch.compile; the first steps then take a minute."""
+    cuda_graphs: bool = False
+    """On a GPU: record whole steps as CUDA graphs (bf16-mixed, one device, losses of cce-kernels)."""
 
     def __post_init__(self) -> None:
-        for key in ("max_epochs", "patience", "devices"):
+        for key in ("max_epochs", "patience", "devices", "accumulate"):
             require(f"train.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
         require("train.learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
         require("train.weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
