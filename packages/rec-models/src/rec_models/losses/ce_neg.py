@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rec_models.losses.base import Loss, LossContext, no_tokens
-from rec_models.losses.sampling import Draws, draw, scores_of, target_scores
+from rec_models.losses.sampling import Draws, draw, scores_of
 from rec_models.settings import LossSettings
 
 
@@ -36,12 +36,11 @@ def loss_of_draws(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws)
     ids = draws.for_tokens(num_tokens)  # [M, N]
     hits = ids == targets[:, None]
     left = (~hits).sum(1, keepdim=True).clamp_min(1)  # [M, 1]; without any negative left the loss is 0 anyway
-    scores = scores_of(hidden, weight, draws)  # [M, N]
+    positive, scores = scores_of(hidden, weight, targets, draws)  # [M], [M, N]
     if draws.log_q is None:
         scores = scores + (math.log(num_items - 1) - left.log())
     else:
         log_rest = torch.log1p(-draws.log_q[targets].exp())[:, None]  # [M, 1]
         scores = scores - left.log() - draws.log_q[ids] + log_rest
     scores = scores.masked_fill(hits, -math.inf)
-    positive = target_scores(hidden, weight, targets)  # [M]
     return functional.cross_entropy(torch.cat([positive[:, None], scores], 1), torch.zeros_like(targets))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rec_models.losses.base import Loss, LossContext, no_tokens
-from rec_models.losses.sampling import Draws, draw, scores_of, target_scores
+from rec_models.losses.sampling import Draws, draw, scores_of
 from rec_models.settings import LossSettings
 
 SumOfTokens = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -35,17 +35,15 @@ def build_bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
 
 def cce_neg_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
     """Sum of the paper's CCE- over tokens: hidden [M, D], weight [V, D], targets [M], ids [M, N]."""
-    scores = scores_of(hidden, weight, Draws(ids, 1, None))  # [M, N]
+    positive, scores = scores_of(hidden, weight, targets, Draws(ids, 1, None))  # [M], [M, N]
     scores = scores.masked_fill(ids == targets[:, None], 0.0)
     scores = scores + (math.log(weight.shape[0] - 1) - math.log(ids.shape[1] + 1))
-    positive = target_scores(hidden, weight, targets)
     return torch.nn.functional.softplus(torch.logsumexp(scores, 1) - positive).sum()
 
 
 def bce_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
     """Sum of the paper's BCE over tokens: hidden [M, D], weight [V, D], targets [M], ids [M, N]."""
-    scores = scores_of(hidden, weight, Draws(ids, 1, None))  # [M, N]
-    positive = target_scores(hidden, weight, targets)
+    positive, scores = scores_of(hidden, weight, targets, Draws(ids, 1, None))  # [M], [M, N]
     rejected = torch.log(1 - torch.sigmoid(scores) + _EPSILON).sum(1)
     return -(torch.log(torch.sigmoid(positive) + _EPSILON) + rejected).sum()
 

@@ -109,17 +109,27 @@ def draw(
     return Draws(ids, group_tokens, log_q)
 
 
-def scores_of(hidden: Tensor, weight: Tensor, draws: Draws) -> Tensor:
-    """[M, N] fp32 scores of each token with its negatives: rows gathered once a group, then matrix products."""
+def scores_of(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Scores of each token with its target, [M] fp32, and with its negatives, [M, N] fp32.
+
+    Rows of negatives are gathered once a group, then it is matrix products.
+    """
     num_tokens, width = hidden.shape
     groups = draws.ids.shape[0]
     missing = groups * draws.group_tokens - num_tokens
     grouped = torch.nn.functional.pad(hidden, (0, 0, 0, missing)).view(groups, draws.group_tokens, width)
-    negatives = torch.nn.functional.embedding(draws.ids, weight)  # [G, N, D]
+    negatives, positives = gather(weight, draws.ids, targets)  # [G, N, D], [M, D]
     scores = torch.matmul(grouped, negatives.to(hidden.dtype).transpose(1, 2))  # [G, T, N]
-    return scores.flatten(0, 1)[:num_tokens].float()
+    return target_scores(hidden, positives), scores.flatten(0, 1)[:num_tokens].float()
 
 
-def target_scores(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """[M] fp32 scores of the targets."""
-    return (hidden.float() * torch.nn.functional.embedding(targets, weight).float()).sum(-1)
+def gather(weight: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
+    """Rows of the table [V, D] for ids of any shapes; in one go: each lookup makes a gradient [V, D] of its own."""
+    rows = torch.nn.functional.embedding(torch.cat([part.flatten() for part in ids]), weight)
+    parts = torch.split(rows, [part.numel() for part in ids])
+    return tuple(part.view(*which.shape, -1) for part, which in zip(parts, ids, strict=True))
+
+
+def target_scores(hidden: Tensor, positives: Tensor) -> Tensor:
+    """[M] fp32 scores of tokens [M, D] with the rows of their targets [M, D]."""
+    return (hidden.float() * positives.float()).sum(-1)

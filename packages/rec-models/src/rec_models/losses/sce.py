@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rec_models.losses.base import Loss, LossContext, no_tokens, seeded_generator
-from rec_models.losses.sampling import target_scores
+from rec_models.losses.sampling import gather, target_scores
 from rec_models.settings import LossSettings
 
 
@@ -55,9 +55,10 @@ def loss_of_buckets(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: Ten
         items: [B, Y] int64 rows of weight.
     """
     picked = hidden[tokens]  # [B, X, D]
-    wrong = torch.matmul(picked, weight[items].to(hidden.dtype).transpose(1, 2)).float()  # [B, X, Y]
+    negatives, positives = gather(weight, items, targets)  # [B, Y, D], [M, D]
+    wrong = torch.matmul(picked, negatives.to(hidden.dtype).transpose(1, 2)).float()  # [B, X, Y]
     wrong = wrong.masked_fill(targets[tokens][:, :, None] == items[:, None, :], -math.inf)
-    positive = target_scores(hidden, weight, targets)[tokens]  # [B, X]
+    positive = target_scores(hidden, positives)[tokens]  # [B, X]
     losses = torch.logaddexp(torch.logsumexp(wrong, 2), positive) - positive
     kept = torch.full((targets.numel(),), -math.inf, device=hidden.device)
     kept = kept.scatter_reduce(0, tokens.flatten(), losses.flatten(), "amax")  # [M]

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rec_models.backbones import build_encoder
+from rec_models.feed import prepare
+from rec_models.optimizers import build_optimizer
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.stepping import BatchLoss
+
+ITEMS, WIDTH = 3000, 16
+
+
+class TablesMade(TorchDispatchMode):
+    """Counts new tensors of the item table's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        given = {storage_of(tensor) for tensor in tensors_in((args, kwargs))}
+        made = [tensor for tensor in tensors_in(out) if tensor.shape == (ITEMS, WIDTH)]
+        self.count += sum(storage_of(tensor) not in given for tensor in made)
+        return out
+
+
+def tensors_in(tree):
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
+
+
+def storage_of(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+DENSE = ["ce", "cce", "ce_neg", "cce_neg", "bce", "bce_neg", "gbce", "sce"]
+CASES = [(loss, "adam", 1) for loss in DENSE] + [("cce_neg", "adam_lazy", 0), ("gbce", "adam_lazy", 0)]
+
+
+@pytest.mark.parametrize(("loss", "optimizer", "tables"), CASES)
+def test_a_step_makes_one_gradient_table_at_most(tiny, loss, optimizer, tables):
+    training = TrainingSettings(optimizer=optimizer)
+    encoder = build_encoder(ModelSettings(hidden=WIDTH, max_seq_len=10), ITEMS)
+    function = BatchLoss(encoder, LossSettings.pick(loss, num_negatives=8, sharing="tile"), training)
+    made = build_optimizer(encoder, training)
+    batch = prepare(tiny.TinyBatches().batch(0, 0))
+    for number in range(2):  # the first step also makes the optimiser's moments
+        with TablesMade() as counter:
+            function(batch, number).backward()
+            made.step()
+            made.zero_grad()
+    assert counter.count == tables
