@@ -1,0 +1,88 @@
+"""The paper's 15 tables with ours beside them: printed, and written as markdown, CSV and pictures.
+
+    python -m pipelines.tables [--table 4] [--out results] [--results results/training.csv ...] [--predict] [--no-dvc]
+
+Ours are the finished experiments that DVC knows and the rows of results files (`pipelines.results`). What was not run
+stays empty; ``--predict`` fills memory and seconds by the planner's figures, and marks them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import params, planner_calibration, points, results, stage, table_pages, table_pictures, table_rows
+
+OUT = Path("results")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Gather, print, write."""
+    options = _parse(arguments)
+    values = points.load()
+    known = [int(number) for number in values["grid"]["tables"]]
+    for table in options.table:
+        if table not in known:
+            raise params.ParamsError(f"table: found {table}, allowed: {', '.join(map(str, known))}")
+    files = options.results or _results_files(OUT)
+    for path in files:
+        if not path.is_file():
+            raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
+    groups = [results.read(path) for path in files]
+    remarks: list[str] = []
+    if options.dvc:
+        found, remarks = _experiments()
+        groups.append(found)
+    measured = results.merge(groups)
+    calibration = planner_calibration.load() if options.predict else None
+    lines = table_rows.lines(measured, values, calibration=calibration)
+    for table in options.table or known:
+        rows = [line for line in lines if line.paper.table == table]
+        print(f"\n{table_pages.title(rows[0])}\n\n{table_pages.markdown_table(rows)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "tables.md").write_text(table_pages.markdown(lines), encoding="utf-8")
+    table_pages.write_csv(lines, options.out / "tables.csv")
+    pictures = table_pictures.draw_all(lines, options.out)
+    for remark in remarks:
+        print(f"note: {remark}")
+    rows_with_ours = sum(any(not row.predicted for row in line.ours) for line in lines)
+    print(
+        f"\n{rows_with_ours} of {len(lines)} rows have something of ours; all of them: {options.out}/tables.md, "
+        f"tables.csv, {', '.join(path.name for path in pictures)}"
+    )
+
+
+def _experiments() -> tuple[list[results.Result], list[str]]:
+    if importlib.util.find_spec("dvc") is None:
+        raise stage.StageError("DVC is not installed here: --no-dvc reads results files only")
+    from pipelines import experiments
+
+    with experiments.repository() as repo:
+        return table_rows.from_experiments(experiments.list_experiments(repo))
+
+
+def _results_files(folder: Path) -> list[Path]:
+    """The results files of a folder: CSV files with the columns of the schema."""
+    found = []
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            if set(next(csv.reader(file), [])) == set(results.COLUMNS):
+                found.append(path)
+    return found
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.tables", description=str(__doc__).splitlines()[0])
+    parser.add_argument("--table", type=int, action="append", default=[], help="print only this; several times: these")
+    parser.add_argument("--results", type=Path, nargs="+", default=[], help="results files; else those in results/")
+    parser.add_argument("--no-dvc", dest="dvc", action="store_false", help="results files only")
+    parser.add_argument("--predict", action="store_true", help="the planner's figures where nothing was measured")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for the page, the CSV and the pictures")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    stage.run(main)
