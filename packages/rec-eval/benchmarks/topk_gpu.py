@@ -1,17 +1,21 @@
 """Time top-k on a GPU.
 
-    python packages/rec-eval/benchmarks/topk_gpu.py --out DIR [--sweep] [--profile]
+    python packages/rec-eval/benchmarks/topk_gpu.py [--out DIR] [--sweep] [--profile]
 
 Users per second of the fused and of the plain implementation beside matmul + torch.topk in chunks that fit, after a
-check that they agree. One CSV row for each variant; the table goes to the terminal too. Needs torch and triton alone.
+check that they agree. One row of ``topk_gpu.csv`` for each variant, written as soon as it is measured; the table goes
+to the terminal too. ``--sweep`` times other tile sizes instead, at V 893,022 and k 100, into ``topk_gpu_sweep.csv``.
+The git revision is read from the environment variable REVISION, or asked from git. Needs torch and triton alone.
 """
 
 import argparse
 import csv
+import math
+import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,8 @@ SWEEP = [
     Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2), Tiles(128, 128, 8, 2), Tiles(128, 128, 8, 3),
 ]  # fmt: skip
 Variants = dict[str, Callable[[], object]]
+SWEPT = 893_022
+MACHINE = ("gpu", "driver", "torch", "triton", "revision")
 COLUMNS = ("variant", "V", "D", "k", "users", "ms", "users_per_s", "tflops", "extra_gib", "times_baseline")
 
 
@@ -100,74 +106,94 @@ def check(generator: torch.Generator) -> None:
         print(f"agree: V {items:,}, D {dim}, k {k}, 1500 users with seen items, ties to the lower id")
 
 
-def variants(queries: torch.Tensor, table: torch.Tensor, k: int, log: dict[str, torch.Tensor], sweep: bool) -> Variants:
+def environment() -> tuple[str, ...]:
+    """Who measured: GPU, driver, torch, triton, revision."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpu, driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")  # noqa: S603
+    revision = os.environ.get("REVISION") or subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    return gpu, driver, torch.__version__, triton.__version__, revision
+
+
+def variants(queries: torch.Tensor, table: torch.Tensor, k: int, log: dict[str, torch.Tensor]) -> Variants:
     """What to time, by name. The first two are the usual way: scores rounded to bfloat16, and kept in float32."""
-    runs: Variants = {
+    return {
         "matmul_topk_bf16": partial(baseline, queries, table, k, False),
         "matmul_topk_fp32": partial(baseline, queries, table, k, True),
         "reference": partial(top_k, queries, table, k, impl="reference"),
         "triton": partial(top_k, queries, table, k, impl="triton"),
         "triton_seen_50": partial(top_k, queries, table, k, impl="triton", **log),
     }
-    if sweep:
-        runs["triton_torch_merge"] = partial(with_torch_merge, queries, table, k)
-        for tiles in SWEEP:
-            name = f"triton_{tiles.users}x{tiles.items}_w{tiles.warps}_s{tiles.stages}"
-            runs[name] = partial(with_tiles, queries, table, k, tiles, None)
-        for capacity in (512, 2048):
-            chosen = fused.choose_tiles(queries.shape[1], queries.device)
-            assert chosen is not None
-            runs[f"triton_capacity_{capacity}"] = partial(with_tiles, queries, table, k, chosen, capacity)
+
+
+def sweep_variants(queries: torch.Tensor, table: torch.Tensor, k: int) -> Variants:
+    """The fused implementation as it is, and with other tiles, lists and merges."""
+    runs: Variants = {
+        "triton": partial(top_k, queries, table, k, impl="triton"),
+        "triton_torch_merge": partial(with_torch_merge, queries, table, k),
+    }
+    for tiles in SWEEP:
+        name = f"triton_{tiles.users}x{tiles.items}_w{tiles.warps}_s{tiles.stages}"
+        runs[name] = partial(with_tiles, queries, table, k, tiles, None)
+    for capacity in (512, 2048):
+        chosen = fused.choose_tiles(queries.shape[1], queries.device)
+        assert chosen is not None
+        runs[f"triton_capacity_{capacity}"] = partial(with_tiles, queries, table, k, chosen, capacity)
     return runs
 
 
-def time_shape(num_items: int, dim: int, sweep: bool, generator: torch.Generator) -> list[tuple[Any, ...]]:
+def time_shape(num_items: int, dim: int, sweep: bool, generator: torch.Generator) -> Iterator[tuple[Any, ...]]:
     """Rows of one catalogue."""
     users = USERS if num_items < 2_000_000 else USERS // 2
     table = torch.randn(num_items, dim, generator=generator, device="cuda").bfloat16()
     queries = torch.randn(users, dim, generator=generator, device="cuda").bfloat16()
     offsets, seen = random_log(num_items, users, generator)
     log = {"seen_offsets": offsets, "seen_items": seen}
-    rows = []
-    for k in KS:
-        usual = float("inf")
-        for name, run in variants(queries, table, k, log, sweep and num_items == 893_022).items():
+    for k in KS[-1:] if sweep else KS:
+        runs = sweep_variants(queries, table, k) if sweep else variants(queries, table, k, log)
+        usual = float("nan")
+        for name, run in runs.items():
             try:
                 ms, extra = measure(run)
             except triton.runtime.errors.OutOfResources as error:
                 print(f"{name:28s} does not fit: {error}")
                 continue
             if name.startswith("matmul"):
-                usual = min(usual, ms)
+                usual = ms if math.isnan(usual) else min(ms, usual)
             tflops = 2 * users * num_items * dim / ms / 1e9
-            rows.append((name, num_items, dim, k, users, round(ms, 3), round(users / ms * 1e3), round(tflops, 1),
-                         round(extra, 3), round(usual / ms, 2)))  # fmt: skip
             print(f"V {num_items:>9,} D {dim} k {k:>3} {name:28s} {ms:9.2f} ms {users / ms * 1e3:>10,.0f} users/s "
                   f"{tflops:6.1f} TFLOP/s {extra:6.2f} GiB {usual / ms:5.2f}x", flush=True)  # fmt: skip
-    return rows
+            times = "" if sweep else round(usual / ms, 2)
+            yield (name, num_items, dim, k, users, round(ms, 3), round(users / ms * 1e3), round(tflops, 1),
+                   round(extra, 3), times)  # fmt: skip
 
 
 def main() -> None:
     """Check, time, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sweep", action="store_true", help="at V 893,022 also time other tile sizes")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the CSV")
+    parser.add_argument("--sweep", action="store_true", help="time other tile sizes instead")
     parser.add_argument("--profile", action="store_true", help="print the time of each kernel at V 893,022, D 256")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator("cuda").manual_seed(0)
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    machine = (torch.cuda.get_device_name(), torch.__version__, triton.__version__, git.stdout.strip())
+    machine = environment()
     print(*machine)
     check(generator)
     if options.profile:
         profile(generator)
-    with (options.out / "topk_gpu.csv").open("w", newline="") as file:
+    name = "topk_gpu_sweep.csv" if options.sweep else "topk_gpu.csv"
+    with (options.out / name).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, "gpu", "torch", "triton", "revision"])
+        writer.writerow([*MACHINE, *COLUMNS])
         for num_items, dim in SHAPES:
-            writer.writerows([*row, *machine] for row in time_shape(num_items, dim, options.sweep, generator))
-            file.flush()
+            if options.sweep and num_items != SWEPT:
+                continue
+            for row in time_shape(num_items, dim, options.sweep, generator):
+                writer.writerow([*machine, *row])
+                file.flush()
 
 
 def with_torch_merge(queries: torch.Tensor, items: torch.Tensor, k: int) -> object:
