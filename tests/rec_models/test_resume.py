@@ -30,6 +30,22 @@ def stopping_run(tiny, monkeypatch, at, out, kept, **options):
             tiny.run(out, kept, **options)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, tmp_path_factory):
+    """From options to a run that nothing stopped: its result and its folder. Checkpoints do not change it."""
+    made = {}
+
+    def run(**options):
+        options.pop("checkpoint_steps", None)
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            out = tmp_path_factory.mktemp("whole")
+            made[key] = tiny.run(out, out / "kept", **options), out
+        return made[key]
+
+    return run
+
+
 def timeless(history):
     return [{name: value for name, value in row.items() if "second" not in name} for row in history]
 
@@ -42,27 +58,29 @@ def assert_same_outcome(first, second, first_out, second_out):
 
 
 @pytest.mark.parametrize("loss", ["cce_neg", "sce", "ce_neg"])
-def test_a_run_stopped_in_mid_epoch_ends_as_an_uninterrupted_one(tiny, tmp_path, monkeypatch, model_name, loss):
+def test_a_run_stopped_in_mid_epoch_ends_as_an_uninterrupted_one(
+    tiny, uninterrupted, tmp_path, monkeypatch, model_name, loss
+):
     options = {"model": model_name, "loss": loss, "checkpoint_steps": 2}
-    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    whole, whole_out = uninterrupted(**options)
     stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"], kept["step"]) == (1, 4, 10)  # in mid-epoch, one batch was lost
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
-    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+    assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
 
 
 @pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise", "adam_lazy"])
-def test_a_lean_optimiser_goes_on_where_it_was(tiny, tmp_path, monkeypatch, optimizer):
+def test_a_lean_optimiser_goes_on_where_it_was(tiny, uninterrupted, tmp_path, monkeypatch, optimizer):
     options = {"loss": "cce_neg", "optimizer": optimizer, "checkpoint_steps": 2, "max_epochs": 2}
-    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    whole, whole_out = uninterrupted(**options)
     stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
-    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+    assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
 
 
-def test_a_run_asked_to_end_loses_nothing(tiny, tmp_path, monkeypatch):
-    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept")
+def test_a_run_asked_to_end_loses_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
+    whole, whole_out = uninterrupted()
     batch = tiny.TinyBatches.batch
 
     def ending(self, epoch, index):
@@ -77,16 +95,16 @@ def test_a_run_asked_to_end_loses_nothing(tiny, tmp_path, monkeypatch):
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"]) == (1, 4)  # the fifth batch was asked for one ahead, and not trained on
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept")
-    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+    assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
 
 
-def test_a_run_that_accumulates_resumes_at_a_step_of_the_optimiser(tiny, tmp_path, monkeypatch):
+def test_a_run_that_accumulates_resumes_at_a_step_of_the_optimiser(tiny, uninterrupted, tmp_path, monkeypatch):
     options = {"micro": 2, "checkpoint_steps": 1}
-    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    whole, whole_out = uninterrupted(**options)
     stopping_run(tiny, monkeypatch, (0, 7), tmp_path / "b", tmp_path / "b-kept", **options)
     assert torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]["index"] % 2 == 0
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
-    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+    assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
 
 
 def test_the_second_run_reads_only_the_rest_of_the_epoch(tiny, tmp_path, monkeypatch, capfd):
@@ -109,9 +127,9 @@ def test_a_finished_run_is_not_trained_again_but_written_out_again(tiny, tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "flipped"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny, tmp_path, monkeypatch, capfd, damage):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tiny, uninterrupted, tmp_path, monkeypatch, capfd, damage):
     options = {"checkpoint_steps": 2}
-    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    whole, whole_out = uninterrupted(**options)
     stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
     last = tmp_path / "b-kept" / "last.ckpt"
     content = bytearray(last.read_bytes())
@@ -120,19 +138,19 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny, tmp_path, 
     last.write_bytes(bytes(damaged[damage]))
     (tmp_path / "b-kept" / "last.ckpt.123.part").write_bytes(b"of a process killed in writing")
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
-    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+    assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
     warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
     assert len(warnings) == 1
     assert str(last) in warnings[0]
     assert not list((tmp_path / "b-kept").glob("*.part"))
 
 
-def test_only_damaged_checkpoints_mean_a_new_start(tiny, tmp_path, capfd):
+def test_only_damaged_checkpoints_mean_a_new_start(tiny, uninterrupted, tmp_path, capfd):
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "last.ckpt").write_bytes(b"x")
-    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept")
-    assert_same_outcome(tiny.run(tmp_path / "b", kept), whole, tmp_path / "b", tmp_path / "a")
+    whole, whole_out = uninterrupted()
+    assert_same_outcome(tiny.run(tmp_path / "b", kept), whole, tmp_path / "b", whole_out)
     assert "warning: not resuming from this checkpoint" in capfd.readouterr().err
 
 
@@ -169,7 +187,7 @@ def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_where_it_was(tiny, tiny_script, tmp_path):
+def test_a_killed_process_goes_on_where_it_was(tiny, uninterrupted, tiny_script, tmp_path):
     options = ['model="bert4rec"', 'loss="cce_neg"', "checkpoint_steps=2"]
     command = [sys.executable, str(tiny_script), str(tmp_path / "b"), str(tmp_path / "b-kept"), *options]
     killed = subprocess.run([*command, "kill_at=[1, 5]"], check=False, capture_output=True, timeout=300)
@@ -178,5 +196,5 @@ def test_a_killed_process_goes_on_where_it_was(tiny, tiny_script, tmp_path):
     assert (kept["epoch"], kept["index"]) == (1, 4)
     assert not (tmp_path / "b" / "model.ckpt").exists()
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", model="bert4rec", loss="cce_neg", checkpoint_steps=2)
-    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", model="bert4rec", loss="cce_neg", checkpoint_steps=2)
-    assert_same_outcome(resumed, whole, tmp_path / "b", tmp_path / "a")
+    whole, whole_out = uninterrupted(model="bert4rec", loss="cce_neg", checkpoint_steps=2)
+    assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)

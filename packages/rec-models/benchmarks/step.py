@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 import triton
-from step_bounds import copy_tb_s, matmul_tflops, network_ms
+from step_bounds import copy_tb_s, lookup_gradient_ms, matmul_tflops, network_ms
 from step_points import DISTINCT, POINTS, Point, SyntheticBatches
 from step_profile import PROFILED, Profiler
 from step_profile import write as write_profile
@@ -216,6 +216,9 @@ def main() -> None:
     chosen = [case for case in select(arguments) if tuple(case) not in done]
     bounds = {"tflops": matmul_tflops()}
     print(f"{where}\nceilings: {bounds['tflops']:.0f} TFLOP/s, copy {copy_tb_s():.2f} TB/s", flush=True)
+    if chosen:
+        for name in ("beauty", "zvuk"):
+            print(f"adding rows to the table's gradient, {name}, ms: {lookup_gradient_ms(POINTS[name])}", flush=True)
     for case in chosen:
         if time.monotonic() > until:
             print(f"out of time before {case.point} {case.loss} {case.variant}; the same call goes on from here")

@@ -1,4 +1,4 @@
-"""What a step cannot be faster than, measured in the same process: the matrix product's ceiling, the network alone."""
+"""Parts of a step by themselves, in the same process: ceilings of the card, the network alone, ways to add rows up."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ def network_ms(point: Point) -> float:
 
         times.append(_milliseconds(both))
     return statistics.median(times[10:])
+
+
+def lookup_gradient_ms(point: Point) -> dict[str, float]:
+    """Ways to add the gradient of looked-up rows to the table's; the first is what `lookup_into_grad` takes."""
+    table = torch.zeros(point.items, point.hidden, device="cuda")
+    items = [prepare(batch).items.cuda() for batch in SyntheticBatches(point, 8).epoch(0)]
+    rows = torch.randn(max(part.numel() for part in items), point.hidden, device="cuda")
+    ways = {
+        "index_put_ (sorts, deterministic)": lambda ids: table.index_put_((ids,), rows[: len(ids)], accumulate=True),
+        "index_add_ (atomics)": lambda ids: table.index_add_(0, ids, rows[: len(ids)]),
+    }
+    return {
+        name: statistics.median([_milliseconds(lambda ids=ids, way=way: way(ids)) for ids in items * 3][8:])
+        for name, way in ways.items()
+    }
 
 
 def _milliseconds(call: object) -> float:

@@ -108,7 +108,7 @@ def fit(
     device = _device(training)
     precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
-    record = training.cuda_graphs and device.type == "cuda"
+    record = _records(training, device)
     module = TrainingModule(build_encoder(model, num_items), loss, training, item_counts, record=record)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     folder = RunFolder(checkpoint_dir, identity)
@@ -187,6 +187,11 @@ def _device(training: TrainingSettings) -> torch.device:
     if gpus < training.devices:
         raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _records(training: TrainingSettings, device: torch.device) -> bool:
+    """Whether whole steps are recorded as CUDA graphs."""
+    return training.cuda_graphs and device.type == "cuda"
 
 
 def _trainer(

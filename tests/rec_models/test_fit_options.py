@@ -1,0 +1,122 @@
+"""Options of training that change how it runs, not what comes out."""
+
+import pytest
+import torch
+
+from rec_models.checkpoint import ModelCheckpoint
+from rec_models.settings import LossSettings, ModelSettings, SettingsError, TrainingSettings
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
+
+
+def weights_of(folder):
+    return ModelCheckpoint.read(folder / "model.ckpt").weights
+
+
+def losses_of(result):
+    return [row["train_loss"] for row in result.history]
+
+
+@pytest.fixture(scope="module")
+def learned(tiny, tmp_path_factory):
+    """From an optimiser to the losses of its epochs."""
+
+    def run(optimizer):
+        folder = tmp_path_factory.mktemp(optimizer)
+        options = {"loss": "cce_neg", "dropout": 0.0, "max_epochs": 8, "patience": 8, "learning_rate": 1e-2}
+        return losses_of(tiny.run(folder, folder / "kept", optimizer=optimizer, **options))
+
+    adam = run("adam")
+    return lambda optimizer: (adam, run(optimizer))
+
+
+@pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise", "adam_lazy"])
+def test_lean_optimisers_learn_as_adam_does(learned, optimizer):
+    adam, lean = learned(optimizer)
+    assert adam[-1] < 0.7 * adam[0]
+    assert lean[-1] < adam[-1] + 0.1 * (adam[0] - adam[-1])
+    assert lean != adam
+
+
+def test_the_network_is_compiled_where_it_was_asked_for(tiny, folders, monkeypatch):
+    compiled = []
+
+    def fake(function, **options):
+        compiled.append((function.__name__, options))
+        return function
+
+    monkeypatch.setattr(torch, "compile", fake)
+    tiny.run(**folders, max_epochs=1)
+    assert compiled == []
+    tiny.run(out=folders["out"], checkpoints=folders["out"] / "kept", max_epochs=1, compile=True)
+    assert compiled == [("transform", {"dynamic": True})]
+
+
+def test_settings_that_contradict_the_loss_stop_before_anything_is_trained(tiny, folders):
+    with pytest.raises(SettingsError, match="optimizer: found 'adam_lazy'"):
+        tiny.run(**folders, loss="cce", optimizer="adam_lazy")
+    assert not folders["checkpoints"].exists()
+
+
+class NotRecorded:
+    """In the place of `RecordedSteps`: the same step of the same filled batches, without a GPU."""
+
+    def __init__(self, loss, optimizer):
+        self.loss, self.optimizer = loss, optimizer
+
+    def run(self, batch, step):
+        self.optimizer.zero_grad()
+        mean = self.loss(batch, torch.tensor(step))
+        mean.backward()
+        self.optimizer.step()
+        assert batch.items.numel() % 16 == 0
+        return mean.detach()
+
+
+@pytest.mark.parametrize("loss", ["cce", "cce_neg"])
+def test_steps_on_filled_batches_that_the_module_takes_itself_train_as_lightnings(tiny, tmp_path, monkeypatch, loss):
+    from rec_models import module, training
+
+    options = {"loss": loss, "dropout": 0.0, "checkpoint_steps": 3}
+    plain = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    monkeypatch.setattr(training, "_records", lambda settings, device: True)
+    monkeypatch.setattr(module, "RecordedSteps", NotRecorded)
+    recorded = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    assert losses_of(recorded) == pytest.approx(losses_of(plain), rel=1e-5)
+    for name in ("step", "tokens"):
+        assert [row[name] for row in recorded.history] == [row[name] for row in plain.history]
+    for ours, theirs in zip(weights_of(tmp_path / "b").values(), weights_of(tmp_path / "a").values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+
+
+def test_memory_of_validation_is_not_the_loops(tiny, folders, monkeypatch):
+    from rec_models import conductor, memory
+
+    peak = [1.0]
+    for module in (conductor, memory):
+        monkeypatch.setattr(module, "peak_gib", lambda device: peak[0])
+    monkeypatch.setattr(tiny, "validate", lambda encoder: peak.__setitem__(0, peak[0] + 2.0) or {"ndcg@10": 0.5})
+    result = tiny.run(**folders, max_epochs=2)
+    assert (result.loop_peak_memory_gib, result.peak_memory_gib) == (1.0, 5.0)
+
+
+def test_processes_that_share_cores_are_told_of(capfd):
+    from rec_models.training import _announce
+
+    model, loss = ModelSettings(), LossSettings(loss="cce")
+    for devices in (1, 2, 4096):
+        _announce(model, loss, TrainingSettings(devices=devices), 5, torch.device("cpu"), "32-true")
+    lines = capfd.readouterr().err.splitlines()
+    told = [line.split(":")[0] for line in lines]
+    assert told == [lines[0], lines[0], "devices=2 on a CPU", lines[0], "devices=4096 on a CPU"]
+    assert lines[-1].endswith("cores, which is slower than devices=1")
+
+
+def test_a_cpu_trains_without_cuda_graphs(tiny, tmp_path):
+    recorded, plain = (
+        tiny.run(tmp_path / str(on), tmp_path / f"{on}-kept", max_epochs=1, cuda_graphs=on) for on in (True, False)
+    )
+    assert losses_of(recorded) == losses_of(plain)

@@ -1,0 +1,137 @@
+"""When training ends: patience, bad numbers, no memory, nothing to train on."""
+
+import math
+
+import pytest
+import torch
+
+from rec_models.checkpoint import ModelCheckpoint
+from rec_models.errors import TrainingError
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.training import fit
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
+
+
+def scripted(tiny, folders, scores, *, max_epochs=10, patience=2):
+    values = iter(scores)
+    return fit(
+        model=ModelSettings(hidden=8, max_seq_len=10),
+        loss=LossSettings(loss="cce"),
+        training=TrainingSettings(max_epochs=max_epochs, patience=patience, accelerator="cpu"),
+        num_items=tiny.ITEMS,
+        train_batches=tiny.TinyBatches(count=1),
+        validate=lambda encoder: {"ndcg@10": next(values)},
+        out=folders["out"],
+        checkpoint_dir=folders["checkpoints"],
+    )
+
+
+def test_training_stops_after_patience_and_keeps_the_best(tiny, folders):
+    result = scripted(tiny, folders, [0.1, 0.3, 0.2, 0.3, 0.9])  # an equal score is no better one
+    assert (result.best_epoch, result.epochs) == (2, 4)
+    assert result.metrics == {"ndcg@10": 0.3}
+    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").epoch == 2
+
+
+def test_validation_sees_the_encoder_in_eval_mode(tiny, folders):
+    modes = []
+    fit(
+        model=ModelSettings(hidden=8, max_seq_len=10),
+        loss=LossSettings(loss="cce"),
+        training=TrainingSettings(max_epochs=2, accelerator="cpu"),
+        num_items=tiny.ITEMS,
+        train_batches=tiny.TinyBatches(count=1),
+        validate=lambda encoder: modes.append((encoder.training, torch.is_grad_enabled())) or {"ndcg@10": 0.5},
+        out=folders["out"],
+        checkpoint_dir=folders["checkpoints"],
+    )
+    assert modes == [(False, False)] * 2
+
+
+def test_without_validation_the_last_epoch_is_kept(tiny, folders):
+    result = fit(
+        model=ModelSettings(hidden=8, max_seq_len=10),
+        loss=LossSettings(loss="cce"),
+        training=TrainingSettings(max_epochs=3, patience=1, accelerator="cpu"),
+        num_items=tiny.ITEMS,
+        train_batches=tiny.TinyBatches(count=2),
+        validate=None,
+        out=folders["out"],
+        checkpoint_dir=folders["checkpoints"],
+    )
+    assert (result.best_epoch, result.epochs, result.metrics) == (3, 3, {})
+
+
+@pytest.mark.parametrize("scores", [[math.nan], [math.inf]])
+def test_a_validation_score_that_is_no_number_stops(tiny, folders, scores):
+    with pytest.raises(TrainingError, match=r"validate: found (nan|inf) for ndcg@10"):
+        scripted(tiny, folders, scores)
+
+
+def test_validation_without_the_monitored_metric_stops(tiny, folders, monkeypatch):
+    monkeypatch.setattr(tiny, "validate", lambda encoder: {"recall@10": 0.5})
+    with pytest.raises(TrainingError, match=r"validate: found only \['recall@10'\] for ndcg@10"):
+        tiny.run(**folders)
+
+
+def test_a_nan_loss_names_the_step_and_the_last_good_checkpoint(tiny, folders, monkeypatch):
+    from rec_models.module import TrainingModule
+
+    step = TrainingModule.training_step
+
+    def poisoned(self, batch, batch_idx):
+        if self.optimizer_step_count == 8:  # the ninth step: the third of the second epoch
+            torch.nn.init.constant_(self.encoder.norm.bias, math.nan)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", poisoned)
+    with pytest.raises(TrainingError) as error:
+        tiny.run(**folders, checkpoint_steps=4)
+    assert "the loss is nan at step 9 (epoch 2)" in str(error.value)
+    assert f"the last good checkpoint is {folders['checkpoints'] / 'last.ckpt'}" in str(error.value)
+    state = torch.load(folders["checkpoints"] / "last.ckpt", weights_only=True)
+    assert state["state"]["step"] == 8
+    assert all(torch.isfinite(value).all() for value in state["encoder"].values())
+
+
+def test_out_of_memory_says_what_to_lower(tiny, folders, monkeypatch):
+    from rec_models.module import TrainingModule
+
+    def hungry(self, batch, batch_idx):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TrainingModule, "training_step", hungry)
+    with pytest.raises(
+        TrainingError, match=r"out of memory with a batch of 8 x 10: .* lower batch_size or max_seq_len"
+    ):
+        tiny.run(**folders, loss="ce")
+
+
+def test_batches_without_any_target_are_refused(tiny, folders):
+    class Targetless(tiny.TinyBatches):
+        def batch(self, epoch, index):
+            whole = super().batch(epoch, index)
+            return whole._replace(targets=torch.full_like(whole.targets, -100))
+
+    with pytest.raises(TrainingError, match="found no target in a whole epoch"):
+        fit(
+            model=ModelSettings(hidden=8, max_seq_len=10),
+            loss=LossSettings(loss="cce"),
+            training=TrainingSettings(max_epochs=1, accelerator="cpu"),
+            num_items=tiny.ITEMS,
+            train_batches=Targetless(count=2),
+            validate=None,
+            out=folders["out"],
+            checkpoint_dir=folders["checkpoints"],
+        )
+
+
+def test_more_gpus_than_there_are_is_refused(tiny, folders):
+    if torch.cuda.device_count() > 7:
+        pytest.skip("this machine has them")
+    with pytest.raises(ValueError, match="devices: found 8 with"):
+        tiny.run(**folders, accelerator="cuda", devices=8)
