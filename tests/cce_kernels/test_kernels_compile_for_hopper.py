@@ -77,8 +77,10 @@ common = {
     "HAS_BIAS": True, "PRECISION": "ieee",
 }
 options = {"num_warps": forward.num_warps, "num_stages": forward.num_stages}
-constants = common | {"BLOCK_N": forward.block_n, "BLOCK_T": forward.block_t, "WITH_GRAD": True}
-assert "mma" in build(_forward, constants, options)
+constants = common | {
+    "BLOCK_N": forward.block_n, "BLOCK_T": forward.block_t, "WITH_GRAD": True, "ONLINE": False, "REPAIR": False,
+}
+assert "wgmma" in build(_forward, constants, options)
 options = {"num_warps": backward.num_warps, "num_stages": backward.num_stages}
 constants = common | {
     "BLOCK_N": backward.block_n, "BLOCK_T": backward.block_t, "STEPS": backward.steps, "HAS_MAP": False,

@@ -5,7 +5,7 @@ The interpreter keeps bf16 as integers and multiplies those in `tl.dot`; bf16 is
 
 import pytest
 import torch
-from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
+from sampled_cases import Case, assert_as_good_as_eager, eager, make, ours, pairwise, relative_error
 
 from cce_kernels import sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
@@ -124,3 +124,17 @@ def test_any_leaf_alone_may_want_a_gradient(sharing):
         )  # fmt: skip
         (gradient,) = torch.autograd.grad((loss * tensors["upstream"]).sum(), leaves[wanted])
         torch.testing.assert_close(gradient, every[wanted])
+
+
+@pytest.mark.parametrize("dtype", [FP32, FP16])
+def test_negatives_far_above_the_target_are_redone(dtype):
+    """Scores 300 above the target's: e^300 is no fp32 number. And 300 below, where every term is 0."""
+    case = Case(dim=16, tokens=3, items=4, negatives=6, dtype=dtype, sharing="tile", bias=False, targets="same")
+    tensors, options = make(case, DEVICE)
+    with torch.no_grad():
+        tensors["hidden"].fill_(1.0)
+        tensors["weight"][:2], tensors["weight"][2], tensors["weight"][3] = 0.0, 10.0, -8.75
+        tensors["hidden"][2] *= -1
+    truth = eager(case, tensors, options, torch.float64)
+    for got, exact in zip(ours(case, tensors, options, "triton"), truth, strict=True):
+        assert relative_error(got, exact) < {FP32: 1e-5, FP16: 2e-3}[dtype]

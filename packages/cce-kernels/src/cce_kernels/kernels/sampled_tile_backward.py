@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cce_kernels.kernels.sampled_draw import draw_ids, read_size
+from cce_kernels.kernels.sampled_draw import draw_once, read_size
 from cce_kernels.kernels.sampled_math import sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient, grad_stride
 from cce_kernels.tuning_sampled import TileTiles
@@ -55,7 +55,7 @@ def _backward(
         first = (tl.program_id(1) * STEPS + index) * BLOCK_N
         slots = first + tl.arange(0, BLOCK_N)
         drawn = slots < num_negatives
-        ids = draw_ids(seed, step, row, first, bound, table, TABLE, BLOCK_N)
+        ids = draw_once(seed, step, row, first, bound, table, TABLE, BLOCK_N)
         rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
         # Items are the rows of both products: the slopes stay in the registers that the second product reads.
         scores = tl.dot(rows.to(h.dtype), tl.trans(h), input_precision=PRECISION)  # [BLOCK_N, BLOCK_T]

@@ -1,6 +1,14 @@
 """Sampled losses, groups of tokens that share negatives: loss and dH in one pass, on the tensor cores.
 
-The formulas of sampled_none_forward.py; the scores of a group are the product of its vectors and its gathered rows.
+The scores of a group are the product of its vectors and its gathered rows. Softmax, with c = rest - log N_m:
+
+    T_m = sum_n exp(s'_n - s_t),  A_m = sum_n exp(s'_n - s_t) w_n,   z = c + log T,   loss = softplus(z)
+    dH_m = sigma(z) (A / T - w_t),   shift_m = s_t - c + softplus(z)  (so that exp(s' - shift) = sigma(z) softmax_n)
+
+The target's score is the reference: no running maximum, no rescaling of A in the midst of the products (ptxas then runs
+all of them one by one). fp32 and bf16 leave it room for negatives 60 above the target; a group that needs more raises a
+flag, and a second launch (ONLINE: the usual running maximum) redoes it; it returns at once where there is no flag. fp16
+has no such room: it always runs ONLINE. The pointwise objectives are those of sampled_none_forward.py.
 The target's row never enters a matrix product: hits are masked, and its score and pull are added in fp32.
 
 Bytes: G N D of the table's dtype gathered (G groups), M D read and written. FLOPs: 4 M N D.
@@ -8,38 +16,45 @@ Bytes: G N D of the table's dtype gathered (G groups), M D read and written. FLO
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from cce_kernels.kernels.sampled_draw import draw_ids, read_size
+from cce_kernels.kernels.sampled_draw import draw_once, read_size
 from cce_kernels.kernels.sampled_math import log1p_exp, sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState
 from cce_kernels.tuning_sampled import TileTiles
+
+_ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any sane size
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def _forward(
     hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
-    log_rest, loss, dhidden, constant_rest,
+    log_rest, loss, dhidden, overflow, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     group_shift, group_stride,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
     GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
-    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr,
+    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr, REPAIR: tl.constexpr,
 ):  # fmt: skip
+    if REPAIR:
+        # Nothing to redo in all but degenerate cases.
+        if tl.load(overflow + tl.program_id(0)) == 0:
+            return
     group = tl.program_id(0) // PARTS
     in_group = (tl.program_id(0) % PARTS) * BLOCK_T + tl.arange(0, BLOCK_T)
     tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
     exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
-    target = tl.load(targets + tokens, mask=exists, other=0)
-    counted = exists & (target != ignore_index)
-    valid = counted & (target >= 0) & (target < num_items)
-    safe = tl.where(valid, target, 0)
-    target = tl.where(valid, target, -1).to(tl.int32)
+    raw = tl.load(targets + tokens, mask=exists, other=0)
+    counted = exists & (raw != ignore_index)
+    valid = counted & (raw >= 0) & (raw < num_items)
+    safe = tl.where(valid, raw, 0)
+    target = tl.where(valid, raw, -1).to(tl.int32)
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
     row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
 
@@ -51,12 +66,14 @@ def _forward(
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
 
-    top = tl.zeros((BLOCK_T,), tl.float32) - float("inf")
+    top = target_score
+    if ONLINE:
+        top = tl.zeros((BLOCK_T,), tl.float32) - float("inf")
     total = tl.zeros((BLOCK_T,), tl.float32)
-    left = tl.zeros((BLOCK_T,), tl.int32)
+    left = tl.zeros((BLOCK_T,), tl.float32)
     gathered = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
     for first in range(0, num_negatives, BLOCK_N):
-        ids = draw_ids(seed, step, row, first, bound, table, TABLE, BLOCK_N)
+        ids = draw_once(seed, step, row, first, bound, table, TABLE, BLOCK_N)
         drawn = first + tl.arange(0, BLOCK_N) < num_negatives
         rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
         rows = rows.to(h.dtype)
@@ -66,9 +83,14 @@ def _forward(
         if HAS_LOGQ:
             scores -= tl.load(log_q + ids)[None, :]
         kept = (ids.to(tl.int32)[None, :] != target[:, None]) & drawn[None, :]
-        left += tl.sum(kept.to(tl.int32), 1)
         if SOFTMAX:
             scores = tl.where(kept, scores, float("-inf"))
+            # Counted in the registers of the scores: `kept` itself would be summed in a layout of its own.
+            left += tl.sum(tl.where(scores == float("-inf"), 0.0, 1.0), 1)
+        if SOFTMAX and not ONLINE:
+            parts = tl.exp(scores - target_score[:, None])
+            total += tl.sum(parts, 1)
+        elif SOFTMAX:
             new_top = tl.maximum(top, tl.max(scores, 1))
             base = tl.where(new_top == float("-inf"), 0.0, new_top)
             shrink = tl.exp(top - base)
@@ -88,14 +110,17 @@ def _forward(
         if HAS_LOGQ:
             rest = tl.load(log_rest + tokens, mask=exists, other=0.0)
         some = left > 0
-        safe_total = tl.where(some, total, 1.0)
-        lse = tl.where(some, top + tl.log(safe_total), 0.0)
-        z = lse + rest - tl.log(tl.maximum(left, 1).to(tl.float32)) - target_score
-        z = tl.where(some, z, float("-inf"))
+        rest -= tl.log(tl.maximum(left, 1.0))
+        # Zero where every term is below fp32's range: the loss and its gradient are too.
+        z = tl.where(some & (total > 0), rest + (top - target_score) + tl.log(total), float("-inf"))
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
-        token_shift = tl.where(some, lse + log1p_exp(-z), float("inf"))
-        factor = tl.where(some, token_pull / safe_total, 0.0)
+        token_shift = tl.where(some, target_score - rest + token_loss, float("inf"))
+        factor = tl.where(total > 0, token_pull / total, 0.0)
+        if not ONLINE:
+            # Written so that NaN raises the flag too.
+            within = (total < _ROOM) | (valid == 0)
+            tl.store(overflow + tl.program_id(0), 1 - tl.min(within.to(tl.int32), 0))
     else:
         token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
         token_pull = scale * positive_weight * sigmoid(-target_score)
@@ -106,7 +131,12 @@ def _forward(
     tl.store(shift + tokens, token_shift, mask=exists)
     tl.store(pull + tokens, tl.where(valid, token_pull, 0.0), mask=exists)
     if WITH_GRAD:
+        # The addresses are worked out anew, from a number that the compiler does not know to be 0: kept through the
+        # loop they would take 64 registers of every thread, and accumulators would be spilled.
+        nothing = tl.load(targets + tokens, mask=exists, other=0, volatile=True) - raw
+        target_places = (safe + nothing)[:, None] * D + columns[None, :]
         target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
+        places = (tokens + nothing)[:, None] * D + columns[None, :]
         gradient = gathered * factor[:, None] - token_pull[:, None] * target_rows.to(h.dtype).to(tl.float32)
         gradient = tl.where(valid[:, None], gradient, wrong[:, None])
         tl.store(dhidden + places, gradient.to(h.dtype), mask=exists[:, None] & inside[None, :])
@@ -117,22 +147,29 @@ def launch_tile_forward(
 ) -> None:
     """Fill `loss` fp32 [M], `state.shift`, `state.pull` and, unless None, `dhidden` [M, D]."""
     parts = tiles.parts(state.groups.tokens)
-    _forward[(state.groups.number * parts,)](
-        **state.tensors(),
-        log_rest=state.pull if state.log_rest is None else state.log_rest,
-        loss=loss,
-        dhidden=state.hidden if dhidden is None else dhidden,
-        constant_rest=constant_rest,
-        **state.numbers(),
-        group_shift=state.groups.shift,
-        group_stride=state.groups.stride,
-        **state.options(),
-        BLOCK_N=tiles.block_n,
-        BLOCK_T=tiles.block_t,
-        GROUP_TOKENS=state.groups.tokens,
-        PARTS=parts,
-        WITH_GRAD=dhidden is not None,
-        PRECISION=state.dot_precision,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-    )
+    programs = state.groups.number * parts
+    online = state.is_half or not state.terms.softmax
+    overflow = state.targets if online else state.targets.new_empty(programs, dtype=torch.int32)
+    for repair in (False,) if online else (False, True):
+        _forward[(programs,)](
+            **state.tensors(),
+            log_rest=state.pull if state.log_rest is None else state.log_rest,
+            loss=loss,
+            dhidden=state.hidden if dhidden is None else dhidden,
+            overflow=overflow,
+            constant_rest=constant_rest,
+            **state.numbers(),
+            group_shift=state.groups.shift,
+            group_stride=state.groups.stride,
+            **state.options(),
+            BLOCK_N=tiles.block_n,
+            BLOCK_T=tiles.block_t,
+            GROUP_TOKENS=state.groups.tokens,
+            PARTS=parts,
+            WITH_GRAD=dhidden is not None,
+            PRECISION=state.dot_precision,
+            ONLINE=online or repair,
+            REPAIR=repair,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
