@@ -140,8 +140,8 @@ SMALL = Search(  # a thousand users: small batches, or an epoch would be a handf
         _width(64, 1, 0.5, max_seq_len=200),
         _width(128, 2, 0.5, max_seq_len=50),
         _width(64, 2, 0.3, max_seq_len=50),
-        _width(64, 1, 0.5, max_seq_len=50, **{"train.learning_rate": 0.0005}),
-        _width(64, 1, 0.7, max_seq_len=100),
+        _width(128, 2, 0.5, max_seq_len=200),
+        _width(64, 1, 0.7, max_seq_len=200),
     ),
 )
 
