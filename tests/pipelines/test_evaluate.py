@@ -1,7 +1,10 @@
 """Rankings to a parquet with the ids of the raw log; the reference log; the table that plots draw."""
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,10 +12,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines import evaluate
+from pipelines import download, evaluate, source, split
 from pipelines.params import Evaluate, Params
-from rec_eval import TopK
+from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
+from tests.pipelines.conftest import small_log
 
 
 def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path: Path):
@@ -67,3 +71,70 @@ def test_the_table_has_a_row_for_each_k_and_a_column_for_each_metric_of_both_ran
     assert table["k"].to_list() == [1, 2]
     assert table["recall"].to_list() == [0.5, 1.0]
     assert table["popularity_recall"].to_list() == [0.5, 1.0]
+
+
+@pytest.fixture
+def trained(workplace: Callable[[dict[str, Any]], Path]) -> Callable[[str], Path]:
+    """The outputs of the stages before this one for a small log, with a model of random weights."""
+    from rec_models.backbones import build_encoder
+    from rec_models.checkpoint import ModelCheckpoint
+    from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+
+    def make(dataset: str) -> Path:
+        settings = {"dataset": "log.parquet", "split.strategy": "leave_one_out", "evaluate.k": [1, 10, 50]}
+        folder = workplace(settings)
+        small_log(users=60).write_parquet(folder / "log.parquet")
+        for before in (source, download, split):
+            before.main()
+        workplace({**settings, "dataset": dataset})
+        items = len(pl.read_parquet(folder / "data/split/items.parquet"))
+        model = ModelSettings(model="sasrec", max_seq_len=8, blocks=1, heads=1, hidden=8, dropout=0.0)
+        torch.manual_seed(0)
+        weights = build_encoder(model, items).state_dict()
+        loss = LossSettings.pick("cce")
+        checkpoint = ModelCheckpoint(model, loss, TrainingSettings(), items, epoch=1, metrics={}, weights=weights)
+        checkpoint.save(folder / "data/train/model.ckpt")
+        evaluate.main()
+        return folder / "data"
+
+    return make
+
+
+def test_metrics_are_those_of_the_lists_that_were_written(trained: Callable[[str], Path]):
+    data = trained("log.parquet")
+    metrics = json.loads((data / "evaluate/metrics.json").read_text())
+    items, users = (pl.read_parquet(data / f"split/{name}.parquet") for name in ("items", "users"))
+    targets = (
+        pl.read_parquet(data / "split/test.parquet", columns=["user_id", "target"])
+        .join(users, on="user_id")
+        .join(items, left_on="target", right_on="item_id", suffix="_item")
+        .select(user_id="original_id", item_id="original_id_item")
+    )
+    hits = pl.read_parquet(data / "evaluate/recommendations.parquet").join(targets, on=["user_id", "item_id"])
+    near = hits.filter(pl.col("rank") <= 10)
+    assert 0 < metrics["hitrate@10"] < 1
+    assert metrics["hitrate@10"] == pytest.approx(len(near) / len(targets), abs=1e-6)
+    assert metrics["mrr@10"] == pytest.approx((1 / near["rank"]).sum() / len(targets), abs=1e-6)
+    assert metrics["users"] == len(targets) == 60
+
+    run = read_evaluation(data / "evaluate/per_user.parquet")
+    of_user = dict(zip(run.user_ids.tolist(), run.per_user["mrr@50"].tolist(), strict=True))
+    assert {user: value for user, value in of_user.items() if value} == {
+        user: pytest.approx(1 / rank) for user, rank in zip(hits["user_id"], hits["rank"], strict=True)
+    }
+    table = pl.read_csv(data / "evaluate/metrics_at_k.csv")
+    assert table.filter(k=10)["mrr"].item() == metrics["mrr@10"]
+    intervals = pl.read_csv(data / "evaluate/details/intervals.csv")
+    row = intervals.filter(ranking="popularity", metric="ndcg", k=10)
+    assert row["value"].item() == pytest.approx(metrics["popularity"]["ndcg@10"], abs=1e-6)
+
+
+def test_a_twin_writes_no_accuracy(trained: Callable[[str], Path]):
+    data = trained("twin:beauty")
+    assert set(json.loads((data / "evaluate/metrics.json").read_text())) == {
+        "users", "rank_seconds", "users_per_second", "device", "reference",
+    }  # fmt: skip
+    assert pl.read_parquet(data / "evaluate/per_user.parquet").columns == ["user_id"]
+    assert pl.read_csv(data / "evaluate/metrics_at_k.csv").columns == ["k"]
+    assert [path.name for path in (data / "evaluate/details").iterdir()] == ["memory.json"]
+    assert not list((data / "evaluate/tensorboard").rglob("events.*"))

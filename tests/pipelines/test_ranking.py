@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> SequenceStore:
 @pytest.fixture
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    settings = ModelSettings(model="sasrec", max_seq_len=3, blocks=1, heads=1, hidden=8, dropout=0.0)
+    settings = ModelSettings(model="sasrec", max_seq_len=3, blocks=1, heads=1, hidden=16, dropout=0.0)
     return build_encoder(settings, 7).eval()
 
 
