@@ -68,6 +68,13 @@ def test_an_error_in_the_thread_is_raised_where_batches_are_used():
         next(taken)
 
 
+def wait_for_threads_to_end():
+    deadline = time.monotonic() + 5
+    while any(thread.name == "rec_models.feed" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_the_thread_ends_with_its_consumer():
     def endless():
         while True:
@@ -76,10 +83,45 @@ def test_the_thread_ends_with_its_consumer():
     taken = in_background(endless())
     next(taken)
     taken.close()
-    deadline = time.monotonic() + 5
-    while any(thread.name == "rec_models.feed" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_threads_to_end()
+
+
+@pytest.fixture
+def threaded(monkeypatch):
+    """A feed as for a GPU, without the page-locked memory that only a GPU's driver has."""
+    monkeypatch.setattr(Feed, "_pinned", lambda self, step: step)
+    return lambda batches, accumulate=1: Feed(lambda: batches, lambda: (0, 0), accumulate, pin=True)
+
+
+def test_two_threads_give_what_none_gives(tiny, threaded):
+    feed = threaded(tiny.TinyBatches(count=20), accumulate=3)
+    steps = list(feed)
+    assert feed.waited_seconds > 0
+    for ours, expected in zip(steps, steps_of(tiny, accumulate=3, count=20), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours.tensors(), expected.tensors(), strict=True))
+        assert (ours.window_counts, ours.position) == (expected.window_counts, expected.position)
+    wait_for_threads_to_end()
+
+
+def test_an_error_passes_through_both_threads_and_ends_them(tiny, threaded):
+    class Failing(tiny.TinyBatches):
+        def batch(self, epoch, index):
+            if index == 7:
+                raise OSError("disk on fire")
+            return super().batch(epoch, index)
+
+    taken = iter(threaded(Failing(count=20)))
+    assert len([next(taken) for _ in range(7)]) == 7
+    with pytest.raises(OSError, match="disk on fire"):
+        next(taken)
+    wait_for_threads_to_end()
+
+
+def test_a_pass_that_is_left_early_ends_both_threads(tiny, threaded):
+    taken = iter(threaded(tiny.TinyBatches(count=10_000)))
+    next(taken)
+    taken.close()
+    wait_for_threads_to_end()
 
 
 def test_one_set_of_batches_serves_one_process_only(tiny):

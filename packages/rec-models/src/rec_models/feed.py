@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 from rec_models.backbones.layout import Layout, layout_of
 
+_Entry = TypeVar("_Entry")
 IGNORED = -100  # the target of a place that predicts nothing
 
 
@@ -107,8 +108,8 @@ class Feed:
         position: gives (epoch, index) of the first batch of a pass.
         accumulate: micro-batches a window.
         change: done to every batch on the host, such as filling it up to a size.
-        pin: for a GPU: prepare batches in a thread of their own, in page-locked memory, so that neither preparing nor
-            copying keeps the GPU waiting.
+        pin: for a GPU: read and prepare batches in threads of their own, in page-locked memory, so that neither keeps
+            the GPU waiting.
     """
 
     def __init__(
@@ -140,14 +141,19 @@ class Feed:
                 yield step
 
     def _steps(self) -> Generator[StepBatch]:
+        with closing(self._source()) as source:
+            while window := list(islice(source, self._accumulate)):
+                prepared = [prepare(batch) for batch in window]
+                counts = tuple(step.targets.numel() for step in prepared)
+                for position, step in enumerate(prepared):
+                    placed = step._replace(window_counts=counts, position=position)
+                    yield self._pinned(placed if self._change is None else self._change(placed))
+
+    def _source(self) -> Generator[Batch]:
         epoch, start = self._position()
-        source = iter(self._batches().epoch(epoch, start=start))
-        while window := list(islice(source, self._accumulate)):
-            prepared = [prepare(batch) for batch in window]
-            counts = tuple(step.targets.numel() for step in prepared)
-            for position, step in enumerate(prepared):
-                placed = step._replace(window_counts=counts, position=position)
-                yield self._pinned(placed if self._change is None else self._change(placed))
+        batches = iter(self._batches().epoch(epoch, start=start))
+        # Two threads, for reading batches and for preparing them: a small step takes less time than both together.
+        return in_background(batches) if self._pin else (batch for batch in batches)
 
     def _pinned(self, step: StepBatch) -> StepBatch:
         return step.map(Tensor.pin_memory) if self._pin and not step.items.is_cuda else step
@@ -165,12 +171,12 @@ def prepare(batch: Batch) -> StepBatch:
     return StepBatch(items, layout, masked, rows, targets, (targets.numel(),), 0, items.numel())
 
 
-def in_background(source: Iterator[StepBatch], depth: int = 3) -> Generator[StepBatch]:
-    """Take from an iterator in a thread of its own, at most `depth` batches ahead; its errors are raised here."""
-    ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(depth)
+def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]:
+    """Take from an iterator in a thread of its own, at most `depth` entries ahead; its errors are raised here."""
+    ready: queue.Queue[_Entry | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def hand_over(entry: StepBatch | BaseException | None) -> None:
+    def hand_over(entry: _Entry | BaseException | None) -> None:
         waiting = True
         while waiting and not stopped.is_set():
             with suppress(queue.Full):

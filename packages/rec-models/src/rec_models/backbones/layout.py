@@ -52,13 +52,15 @@ def layout_of(lengths: Tensor, width: int) -> Layout:
         lengths: [B] int64, from 1 to L; on a GPU this waits for the device.
         width: L.
     """
-    columns = torch.arange(width, device=lengths.device)  # [L]
-    real = columns < lengths[:, None]  # [B, L]
-    places = real.flatten().nonzero().flatten()
-    from_end = (lengths[:, None] - 1 - columns).flatten()[places]
-    starts = torch.zeros(lengths.shape[0] + 1, dtype=torch.int32, device=lengths.device)
+    # Work grows with the real places, not with B x L: the host prepares batches while the GPU trains.
+    rows, device = lengths.shape[0], lengths.device
+    starts = torch.zeros(rows + 1, dtype=torch.int64, device=device)
     starts[1:] = lengths.cumsum(0)
-    return Layout(places, from_end, starts, starts[1:].long() - 1, lengths.shape[0], width)
+    row = torch.repeat_interleave(lengths)  # [T]
+    packed = torch.arange(row.shape[0], device=device)
+    ends = starts[1:] - 1  # [B]
+    places = packed + (torch.arange(rows, device=device) * width - starts[:-1])[row]
+    return Layout(places, ends[row] - packed, starts.int(), ends, rows, width)
 
 
 def padded_layout_of(lengths: Tensor, width: int) -> Layout:
