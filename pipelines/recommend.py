@@ -168,7 +168,7 @@ def _from_file(point: params.Params, options: Options, names: pa.Array) -> Histo
         log = Path(folder) / "log.parquet"
         empty = write_history_log(options.histories, log, root=stage.checkout(), columns=columns)
         if empty:
-            print(f"note: {empty:,} users with an empty list get none", file=sys.stderr)
+            print(f"note: users with an empty history get no list: {empty:,}", file=sys.stderr)
         return read_histories(log, names)
 
 
@@ -177,12 +177,10 @@ def notes(found: Histories) -> list[str]:
     lines = []
     if found.unknown_items.count:
         left = found.unknown_items
-        lines.append(
-            f"{left.count:,} items that the model does not know ({left.events:,} events) are skipped: {_examples(left)}"
-        )
+        lines.append(f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}")
     if found.empty_users.count:
         left = found.empty_users
-        lines.append(f"{left.count:,} users have no item that the model knows, and get no list: {_examples(left)}")
+        lines.append(f"users without any known item get no list: {left.count:,}: {_examples(left)}")
     return lines
 
 

@@ -78,8 +78,8 @@ def test_histories_of_a_file_in_original_ids(trained: Path, capsys: pytest.Captu
     found = run("--histories", "h.csv", "--k", "4")
     assert found.drop("score").rows() == expected({"ann": [names[3], names[1]]}, 4)
     said = capsys.readouterr()
-    assert "note: 2 items that the model does not know (2 events) are skipped: 5, 7" in said.err
-    assert "note: 1 users have no item that the model knows, and get no list: 'bob'" in said.err
+    assert "note: unknown items are skipped: 2 in 2 events: 5, 7" in said.err
+    assert "note: users without any known item get no list: 1: 'bob'" in said.err
     assert "out/top.parquet: 4 recommendations for 1 users, on cpu" in said.out
 
 
