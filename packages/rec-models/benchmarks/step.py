@@ -1,7 +1,7 @@
 """Whole training steps on batches shaped like the paper's data sets: time, waiting for data, peak memory.
 
     python packages/rec-models/benchmarks/step.py OUT.csv [--points beauty,zvuk] [--losses cce,cce_neg/tile]
-        [--variants eager,graphs] [--profile DIR] [--seconds 330]
+        [--variants eager,graphs] [--profile DIR] [--seconds 250]
 
 Runs `rec_models.training.fit` itself, so that Lightning, the feeding thread and the optimiser are in the figures. A CSV
 row a measurement, the most important ones first; rows that OUT.csv already holds (of the same GPU and revision) are not
@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "adam_rowwise": {"optimizer": "adam_rowwise"},
     "adam_lazy": {"optimizer": "adam_lazy"},
 }
+PROFILES = (("cce_neg/tile", "eager"), ("cce_neg/tile", "compile"), ("cce", "eager"))
 SAME_LOSS = 0.03  # of each other; dropout falls on other places where batches are filled up
 
 
@@ -204,7 +205,7 @@ def main() -> None:
     parser.add_argument("--losses", help="such as cce,cce_neg/tile")
     parser.add_argument("--variants", help=", ".join(VARIANTS))
     parser.add_argument("--profile", type=Path, help="folder for tables of kernels")
-    parser.add_argument("--seconds", type=float, default=330.0, help="start nothing new after so long")
+    parser.add_argument("--seconds", type=float, default=250.0, help="start nothing new after so long")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA device")
@@ -262,7 +263,7 @@ def run(case: Case, bounds: dict[str, float]) -> dict[str, object]:
 def profile(folder: Path, until: float) -> None:
     """Tables of kernels of each twin."""
     for name in POINTS:
-        for loss, variant in (("cce_neg/tile", "eager"), ("cce_neg/tile", "compile"), ("cce", "eager")):
+        for loss, variant in PROFILES:
             if time.monotonic() > until or name in ("large", "tiny"):
                 continue
             profiler = Profiler(WARMUP)
