@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Queue what is asked for and not there yet."""
     options = _parse(arguments)
-    wanted = points.distinct(wanted_points(options))
+    wanted = part_of(points.distinct(wanted_points(options)), *options.part)
     too_large = {} if options.anyway else misfits(wanted, options.gpu)
 
     from pipelines import experiments
@@ -82,6 +82,17 @@ def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
     if len(options.dataset) != 1:
         raise params.ParamsError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
     return points.search_points(values, model=options.model, loss=options.loss, dataset=options.dataset[0], **common)
+
+
+def part_of(wanted: Sequence[GridPoint], part: int, parts: int) -> list[GridPoint]:
+    """One machine's share: every so many points, so that large and small ones are spread.
+
+    Args:
+        wanted: the points of all machines, the same on each.
+        part: whose, from 1.
+        parts: how many machines.
+    """
+    return list(wanted[part - 1 :: parts])
 
 
 def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
@@ -166,6 +177,13 @@ def _note_edits() -> None:
         print("note: params.yaml differs from the last commit; what a point does not set is taken from it")
 
 
+def _part(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: I/N with I from 1 to N, as in 2/8")
+    return int(part), int(parts)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.grid", description=str(__doc__).splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
@@ -183,6 +201,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU that will run them")
     parser.add_argument("--anyway", action="store_true", help="also what is predicted not to fit")
     parser.add_argument("--retry", action="store_true", help="also what failed before")
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="I/N", help="the I-th of N machines' shares")
     parser.add_argument("--dry-run", action="store_true", help="say what would be queued")
     parser.add_argument("--verbose", action="store_true", help="with --dry-run: the settings of each point")
     options = parser.parse_args(arguments)

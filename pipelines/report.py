@@ -3,7 +3,8 @@
     python -m pipelines.report
 
 Reads what the other stages wrote; writes ``data/report/report.html``, which needs no other file (pictures and style are
-inside), and the pictures by themselves. Imports no torch: what is measured, ``pipelines.evaluate`` has measured.
+inside), the pictures by themselves, and ``results.csv``, the run in the schema of `pipelines.results`. Imports no
+torch: what is measured, ``pipelines.evaluate`` has measured.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from pipelines import params, report_figures, report_reproduce, report_tables, stage
+from pipelines import params, report_figures, report_reproduce, report_tables, results, stage
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 
@@ -27,6 +28,8 @@ def main() -> None:
         draw(facts, out)
         pictures = {path.stem: path.read_bytes() for path in sorted(out.glob("*.png"))}
         (out / "report.html").write_text(write_page(facts, pictures), encoding="utf-8")
+        for result in results.of_run(facts.point, facts.training, facts.evaluation, **results.versions()):
+            results.append(out / "results.csv", result)
 
 
 @dataclasses.dataclass(frozen=True)

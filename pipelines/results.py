@@ -16,18 +16,29 @@ import csv
 import fcntl
 import io
 import os
-import platform
-import subprocess
 import types
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pipelines import params
+from pipelines.machine import environment, now, revision, versions
+
+__all__ = [
+    "Result",
+    "append",
+    "done",
+    "environment",
+    "merge",
+    "now",
+    "of_run",
+    "point_fields",
+    "read",
+    "revision",
+    "versions",
+]
 
 Kind = Literal["training", "accuracy"]
 Status = Literal["ok", "out of memory", "failed"]
@@ -196,36 +207,42 @@ def point_fields(point: params.Params) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, str | None]:
-    """The machine and the versions, as fields of a `Result`."""
-    import torch
+def of_run(point: params.Params, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
+    """The results of a whole run: its training, and the accuracy of its test if it has one (a twin has none).
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "device": gpu or f"cpu: {platform.processor() or platform.machine()}",
-        "driver": _printed("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if gpu else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "lightning": _version("lightning"),
-        "revision": revision(),
-        "measured_at": now(),
-    }
-
-
-def now() -> str:
-    """The time in UTC as `Result.measured_at` holds it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def revision() -> str | None:
-    """The short commit, with ``+`` where tracked files differ from it; ``CUTREC_REVISION`` where there is no git.
-
-    ``dvc.lock`` does not count: ``dvc repro`` writes times and hashes of outputs into it.
+    Args:
+        point: the run's parameters.
+        training: what ``data/train/metrics.json`` holds.
+        evaluation: what ``data/evaluate/metrics.json`` holds.
+        where: revision, measured_at, versions.
     """
-    commit = os.environ.get("CUTREC_REVISION") or _printed("git", "rev-parse", "--short", "HEAD")
-    changed = _printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    return f"{commit}+" if commit and changed else commit
+    where = {"device": training["device"], "precision": training["precision"], **where}
+    trained = Result.of(
+        point,
+        "training",
+        **where,
+        epoch_seconds=training["epoch_seconds"],
+        whole_epoch_seconds=training["whole_epoch_seconds"],
+        epoch_basis="measured",
+        peak_fit_gib=training["peak_memory_gib"],
+        epochs=training["epochs"],
+    )
+    if "ndcg@10" not in evaluation:
+        return [trained]
+    metrics = {name.replace("@", "_at_"): value for name, value in evaluation.items() if name.endswith("@10")}
+    accuracy = Result.of(
+        point,
+        "accuracy",
+        **where,
+        epochs=training["epochs"],
+        best_epoch=training["best_epoch"],
+        train_loss=training.get("train_loss"),
+        validation_ndcg_at_10=training.get("validation_ndcg@10"),
+        test_users=evaluation.get("users"),
+        reference=evaluation.get("reference"),
+        **{name: value for name, value in metrics.items() if name in COLUMNS},
+    )
+    return [trained, accuracy]
 
 
 def append(path: Path, result: Result) -> None:
@@ -347,20 +364,3 @@ def _value(hint: Any, text: str) -> Any:
             raise ValueError
         return text == "true"
     return kind(text)
-
-
-def _printed(*command: str) -> str | None:
-    """The first line that a command prints; None if it fails or is not there."""
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        return None
-    lines = ran.stdout.strip().splitlines()
-    return lines[0] if ran.returncode == 0 and lines else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

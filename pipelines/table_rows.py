@@ -12,7 +12,7 @@ from pipelines import params, plan, points
 from pipelines.experiments import Experiment
 from pipelines.planner_calibration import Calibration
 from pipelines.points import GridPoint
-from pipelines.results import Result
+from pipelines.results import Result, of_run
 
 PAPER = Path(__file__).parent / "reference" / "paper_tables.csv"
 MEASURES = ("ndcg_at_10", "coverage_at_10", "surprisal_at_10", "peak_gib", "epoch_seconds")
@@ -141,43 +141,9 @@ def from_experiments(found: Iterable[Experiment]) -> tuple[list[Result], list[st
         except params.ParamsError as error:
             remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
             continue
-        results += _results(point, experiment)
+        where = {"revision": experiment.baseline[:7], "measured_at": experiment.finished_at}
+        results += of_run(point, experiment.training, experiment.evaluation, **where)
     return results, remarks
-
-
-def _results(point: params.Params, experiment: Experiment) -> list[Result]:
-    training, evaluation = experiment.training, experiment.evaluation
-    common: dict[str, Any] = {
-        "device": training["device"],
-        "precision": training["precision"],
-        "revision": experiment.baseline[:7],
-        "measured_at": experiment.finished_at,
-    }
-    trained = Result.of(
-        point,
-        "training",
-        **common,
-        epoch_seconds=training["epoch_seconds"],
-        whole_epoch_seconds=training["whole_epoch_seconds"],
-        epoch_basis="measured",
-        peak_fit_gib=training["peak_memory_gib"],
-    )
-    if "ndcg@10" not in evaluation:
-        return [trained]
-    metrics = {name.replace("@", "_at_"): value for name, value in evaluation.items() if name.endswith("@10")}
-    accuracy = Result.of(
-        point,
-        "accuracy",
-        **common,
-        epochs=training["epochs"],
-        best_epoch=training["best_epoch"],
-        train_loss=training["train_loss"],
-        validation_ndcg_at_10=training.get("validation_ndcg@10"),
-        test_users=evaluation["users"],
-        reference=evaluation["reference"],
-        **{name: value for name, value in metrics.items() if name in Result.__dataclass_fields__},
-    )
-    return [trained, accuracy]
 
 
 def _key(result: Result) -> object:

@@ -64,6 +64,13 @@ def test_points_too_large_for_the_gpu_are_marked():
     assert all("GiB predicted, of 24; --anyway" in why for why in large.values())
 
 
+def test_parts_are_every_point_once():
+    wanted = points.distinct(points.table_points(SHIPPED))
+    shares = [grid.part_of(wanted, part, 4) for part in (1, 2, 3, 4)]
+    assert sorted(point.name for share in shares for point in share) == sorted(point.name for point in wanted)
+    assert [len(share) for share in shares] == [23, 23, 22, 22]
+
+
 def test_the_summary_counts_and_says_what_comes_next():
     counted = Counter({"queue": 2, "known": 1, "failed": 3})
     assert grid.summary(counted, dry_run=False) == (
@@ -120,6 +127,7 @@ def test_experiments_are_read_with_their_own_metrics_only(state: str, last: dict
         ("--table 8 --dataset zvuk", "error: dataset: found 'zvuk', allowed in these tables: gowalla"),
         ("--table 4 --sharing tile --faithful", "error: sharing: found 'tile', allowed: none with --faithful"),
         ("--table 4 -S backbone.hidden=7", "error: backbone.hidden: found 7 with 2 heads"),
+        ("--table 4 --part 3/2", "--part: found '3/2', allowed: I/N with I from 1 to N"),
         ("--table 4 --scale -1", "--scale: allowed: a number above 0"),
         ("--search --dataset netflix", "error: dataset: found 'netflix', allowed: 30music"),
         ("--search", "error: --dataset: found 0 with --search, allowed: one"),

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 from pipelines.params import from_mapping
-from pipelines.results import COLUMNS, KEY, Result, ResultsError, append, done, environment, merge, read, revision
+from pipelines.results import (
+    COLUMNS,
+    KEY,
+    Result,
+    ResultsError,
+    append,
+    done,
+    environment,
+    merge,
+    of_run,
+    read,
+    revision,
+)
 
 POINT = from_mapping({"dataset": "twin:gowalla@0.5", "loss": "cce_neg", "num_negatives": 511})
 MEASURED = Result.of(POINT, "training", device="H100", step_ms=3.25, steps_timed=30, note='a "quoted", note')
@@ -105,6 +117,23 @@ def test_a_file_of_other_columns_is_not_appended_to(tmp_path: Path):
     with pytest.raises(ResultsError, match="columns: missing"):
         append(path, MEASURED)
     assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_a_run_gives_its_training_and_its_accuracy():
+    training = {
+        "device": "H100", "precision": "bf16-mixed", "epoch_seconds": 2.0, "whole_epoch_seconds": 2.5, "epochs": 4,
+        "best_epoch": 3, "peak_memory_gib": 1.5,
+    }  # fmt: skip
+    evaluation = {"users": 9, "reference": "train", "ndcg@10": 0.5, "coverage@10": 0.25, "hit@10": 1, "popularity": {}}
+    trained, accurate = of_run(POINT, training, evaluation, revision="abc")
+    assert (trained.kind, trained.epoch_seconds, trained.peak_fit_gib, trained.revision) == ("training", 2, 1.5, "abc")
+    assert (accurate.kind, accurate.ndcg_at_10, accurate.coverage_at_10, accurate.test_users) == (
+        "accuracy",
+        0.5,
+        0.25,
+        9,
+    )
+    assert of_run(POINT, training, {"users": 9}) == [replace(trained, revision=None)]
 
 
 def test_the_environment_fills_fields_of_a_result(monkeypatch: pytest.MonkeyPatch):
