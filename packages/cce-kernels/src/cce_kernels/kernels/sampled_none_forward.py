@@ -20,6 +20,8 @@ from cce_kernels.kernels.sampled_math import log1p_exp, sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState
 from cce_kernels.tuning_sampled import GatherTiles
 
+_DRAWS = tl.constexpr(64)  # ids drawn at once, two by each thread of a warp; a tile takes its share by shuffles
+
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def _forward(
@@ -53,31 +55,36 @@ def _forward(
     total = tl.zeros((), tl.float32)
     left = tl.zeros((), tl.int32)
     gathered = tl.zeros((BLOCK_D,), tl.float32)
-    for first in range(0, tl.where(valid, num_negatives, 0), BLOCK_N):
-        ids = draw_ids(seed, step, row, first, bound, table, TABLE, BLOCK_N)
-        kept = (ids != target) & (first + tl.arange(0, BLOCK_N) < num_negatives)
-        rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=kept[:, None] & inside[None, :], other=0.0)
-        rows = rows.to(narrow).to(tl.float32)
-        scores = tl.sum(rows * h[None, :], 1)
-        if HAS_BIAS:
-            scores += tl.load(bias + ids, mask=kept, other=0.0).to(tl.float32)
-        if HAS_LOGQ:
-            scores -= tl.load(log_q + ids, mask=kept, other=0.0)
-        left += tl.sum(kept.to(tl.int32), 0)
-        if SOFTMAX:
-            scores = tl.where(kept, scores, float("-inf"))
-            new_top = tl.maximum(top, tl.max(scores, 0))
-            base = tl.where(new_top == float("-inf"), 0.0, new_top)
-            shrink = tl.exp(top - base)
-            parts = tl.exp(scores - base)
-            total = total * shrink + tl.sum(parts, 0)
-            top = new_top
-        else:
-            shrink = 1.0
-            parts = tl.where(kept, sigmoid(scores), 0.0)
-            total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 0)
-        if WITH_GRAD:
-            gathered = gathered * shrink + tl.sum(parts[:, None] * rows, 0)
+    for start in range(0, tl.where(valid, num_negatives, 0), _DRAWS):
+        # Every thread reads its columns of every row of a tile: drawn tile by tile, each would draw every id itself.
+        drawn = draw_ids(seed, step, row, start, bound, table, TABLE, _DRAWS).to(tl.int32)
+        for first in range(start, tl.minimum(start + _DRAWS, num_negatives), BLOCK_N):
+            ids = tl.gather(drawn, first - start + tl.arange(0, BLOCK_N), 0).to(tl.int64)
+            kept = (ids != target) & (first + tl.arange(0, BLOCK_N) < num_negatives)
+            rows = tl.load(
+                weight + ids[:, None] * D + columns[None, :], mask=kept[:, None] & inside[None, :], other=0.0
+            )
+            rows = rows.to(narrow).to(tl.float32)
+            scores = tl.sum(rows * h[None, :], 1)
+            if HAS_BIAS:
+                scores += tl.load(bias + ids, mask=kept, other=0.0).to(tl.float32)
+            if HAS_LOGQ:
+                scores -= tl.load(log_q + ids, mask=kept, other=0.0)
+            left += tl.sum(kept.to(tl.int32), 0)
+            if SOFTMAX:
+                scores = tl.where(kept, scores, float("-inf"))
+                new_top = tl.maximum(top, tl.max(scores, 0))
+                base = tl.where(new_top == float("-inf"), 0.0, new_top)
+                shrink = tl.exp(top - base)
+                parts = tl.exp(scores - base)
+                total = total * shrink + tl.sum(parts, 0)
+                top = new_top
+            else:
+                shrink = 1.0
+                parts = tl.where(kept, sigmoid(scores), 0.0)
+                total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 0)
+            if WITH_GRAD:
+                gathered = gathered * shrink + tl.sum(parts[:, None] * rows, 0)
 
     if SOFTMAX:
         rest = constant_rest + 0.0
