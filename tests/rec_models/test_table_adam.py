@@ -60,22 +60,55 @@ def test_dense_updates_are_adams(optimizer, decay):
         assert (expected - start[name]).abs().max() > 10 * tolerance
 
 
-def test_lazy_adam_updates_touched_rows_as_torchs_sparse_adam_does():
+def sparse(rows, values, like):
+    return torch.sparse_coo_tensor(torch.tensor([rows]), values, like.shape, check_invariants=True)
+
+
+def test_lazy_adam_touches_no_other_rows():
     encoder = encoder_of()
-    theirs = torch.nn.Parameter(encoder.item_table.detach().clone())
     made = build_optimizer(encoder, settings_of("adam_lazy"))
-    reference = torch.optim.SparseAdam([theirs], lr=RATE, betas=BETAS, eps=EPSILON)
-    rows = [[0, 3, 3], [3, 10, 0], [7, 7, 7]]  # repeated rows are added up
-    start = theirs.detach().clone()
-    for number, touched in enumerate(rows):
-        values = torch.randn(3, 8, generator=torch.Generator().manual_seed(number))
-        for table in (encoder.item_table, theirs):
-            table.grad = torch.sparse_coo_tensor(torch.tensor([touched]), values, table.shape, check_invariants=True)
+    start = encoder.item_table.detach().clone()
+    for rows in ([0, 3, 3], [3, 10, 0], [7, 7, 7]):  # repeated rows are added up
+        encoder.item_table.grad = sparse(rows, torch.ones(3, 8), start)
         made.step()
-        reference.step()
-    torch.testing.assert_close(encoder.item_table, theirs, rtol=0, atol=1e-6)
     changed = (encoder.item_table != start).any(1).nonzero().flatten().tolist()
     assert changed == [0, 3, 7, 10]
+    # The gradients of row 7 are one of 3, in the third step.
+    m, v = 0.1 * 3.0, 0.02 * 9.0
+    moved = RATE * (m / (1 - 0.9**3)) / ((v / (1 - 0.98**3)) ** 0.5 + EPSILON)
+    torch.testing.assert_close(start[7] - encoder.item_table[7], torch.full((8,), moved))
+
+
+def test_lazy_adam_where_every_row_is_always_touched_is_adam():
+    encoder, other = encoder_of(), encoder_of()
+    lazy, adam = (build_optimizer(net, settings_of(name)) for net, name in ((encoder, "adam_lazy"), (other, "adam")))
+    for grad in some_grads(encoder.item_table, 6):
+        encoder.item_table.grad, other.item_table.grad = grad.to_sparse(1), grad
+        lazy.step()
+        adam.step()
+    torch.testing.assert_close(encoder.item_table, other.item_table, rtol=0, atol=1e-6)
+
+
+def test_lazy_adam_catches_up_with_adam():
+    encoder = encoder_of(items=20)
+    start = encoder.item_table.detach().clone()
+    made = build_optimizer(encoder, settings_of("adam_lazy"))
+    theirs = torch.nn.Parameter(start.clone())
+    without = torch.optim.SparseAdam([theirs], lr=RATE, betas=BETAS, eps=EPSILON)
+    generator, grads = torch.Generator().manual_seed(3), []
+    for _ in range(300):
+        rows = torch.randperm(20, generator=generator)[:2].tolist()  # a row is touched in every tenth step
+        values = 1.0 + torch.randn(2, 8, generator=generator)
+        grads.append(sparse(rows, values, start).to_dense())
+        for table, on in ((encoder.item_table, made), (theirs, without)):
+            table.grad = sparse(rows, values, start)
+            on.step()
+    made.catch_up()
+    made.catch_up()  # nothing is missing any more
+    adam = in_float64(start, grads)
+    distance = (adam - start).norm()
+    assert (encoder.item_table - adam).norm() < 0.02 * distance
+    assert (theirs - adam).norm() > 0.5 * distance  # what leaving the steps between out would do
 
 
 @pytest.mark.parametrize("optimizer", sorted(KEPT))
@@ -101,15 +134,20 @@ def test_a_state_that_was_kept_goes_on_bit_for_bit(optimizer):
 
 
 # Bytes an element of the table beyond the table and its gradient, from the formula of each.
-@pytest.mark.parametrize(("optimizer", "expected"), [("adam_bf16", 4), ("adam_rowwise", 2), ("adam_lazy", 8)])
-def test_memory_of_the_tables_state(optimizer, expected):
+# Bytes an element of the table, beyond the table and its gradient, and bytes a row.
+KEPT_BYTES = {"adam_bf16": (4, 0), "adam_rowwise": (2, 4), "adam_lazy": (8, 4)}
+
+
+@pytest.mark.parametrize("optimizer", sorted(KEPT))
+def test_memory_of_the_tables_state(optimizer):
     encoder = encoder_of(items=100, width=64)
     made = build_optimizer(encoder, settings_of(optimizer))
-    encoder.item_table.grad = torch.zeros(100, 64)
+    grad = torch.zeros(100, 64)
+    encoder.item_table.grad = grad.to_sparse(1) if optimizer == "adam_lazy" else grad
     made.step()
     kept = sum(tensor.nbytes for tensor in made.state[encoder.item_table].values())
-    row_scalars = 100 * 4 if optimizer == "adam_rowwise" else 0
-    assert kept == expected * 100 * 64 + row_scalars + 4  # and the count of steps
+    element, row = KEPT_BYTES[optimizer]
+    assert kept == element * 100 * 64 + row * 100 + 4  # and the count of steps
 
 
 @pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

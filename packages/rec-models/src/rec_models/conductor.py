@@ -21,6 +21,7 @@ from rec_models.module import TrainingModule
 from rec_models.progress import Progress
 from rec_models.settings import TrainingSettings
 from rec_models.state import Resumed, RunFolder, RunState
+from rec_models.table_adam import TableAdam
 
 MONITORED = "ndcg@10"
 _READ_SECONDS = 0.5  # how often the losses are read back when one process can choose
@@ -135,6 +136,9 @@ class Conductor(lightning.Callback):
         if state.loss_tokens == 0:
             raise TrainingError("train_batches: found no target in a whole epoch, allowed: at least one")
         self._count_loop_memory(module.device)
+        optimizer = trainer.optimizers[0]
+        if isinstance(optimizer, TableAdam):
+            optimizer.catch_up()
         started = time.perf_counter()
         metrics = self._measure(module)
         validation_seconds = time.perf_counter() - started

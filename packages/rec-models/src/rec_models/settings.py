@@ -65,8 +65,9 @@ class TrainingSettings:
     """Adam, and what it keeps of the item table; everything else has two fp32 moments a weight.
 
     ``adam``: two fp32 moments. ``adam_bf16``: two in bf16. ``adam_rowwise``: the first in bf16, the second as one
-    number an item. ``adam_lazy``: two in fp32, and only items that the batch read, drew or predicted are updated; the
-    table has no dense gradient (fused losses with sampled negatives, on one device).
+    number an item. ``adam_lazy``: two in fp32, and only items that the batch read, drew or predicted are updated, with
+    what they missed since the last time; the table has no dense gradient (fused losses with sampled negatives, on one
+    device).
     """
     precision: Precision = "bf16-mixed"
     """On a GPU. A CPU trains in 32-true, where mixed precision measured slower."""
