@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import details, report, report_reproduce, report_tables
+from pipelines import details, report, report_reproduce, report_tables, results
 from pipelines.params import Backbone, Evaluate, Params, read_yaml
 from pipelines.report_reproduce import Code
 from tests.pipelines.test_details import make_run
@@ -243,7 +243,10 @@ def test_the_stage_writes_the_page_and_its_pictures(make: Make, tmp_path: Path):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     report.main()
     written = {path.name: path.read_bytes() for path in (tmp_path / "data" / "report").iterdir()}
-    assert set(written) == {"report.html", "training.png", "metrics_at_k.png", "bands.png", "popularity.png"}
+    pictures = {"training.png", "metrics_at_k.png", "bands.png", "popularity.png"}
+    assert set(written) == {"report.html", "results.csv", *pictures}
+    kinds = [row.kind for row in results.read(tmp_path / "data" / "report" / "results.csv")]
+    assert kinds == ["training", "accuracy"]
     assert all(image.startswith(b"\x89PNG") for name, image in written.items() if name.endswith(".png"))
     assert b"sasrec with cce_neg on demo" in written["report.html"]
 
