@@ -142,6 +142,8 @@ SMALL = Search(  # a thousand users: small batches, or an epoch would be a handf
         _width(64, 2, 0.3, max_seq_len=50),
         _width(128, 2, 0.5, max_seq_len=200),
         _width(64, 1, 0.7, max_seq_len=200),
+        _width(256, 4, 0.5, max_seq_len=200),
+        _width(128, 2, 0.6, max_seq_len=500),
     ),
 )
 
