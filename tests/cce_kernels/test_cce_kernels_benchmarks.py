@@ -53,3 +53,27 @@ def test_points_are_told_apart_and_tables_that_cannot_fit_are_left_out(scripts):
     assert losses.wanted("eager torch", full["beauty"])
     assert not losses.wanted("eager torch", full["zvuk"])
     assert all(losses.wanted("ours", point) for point in points.FULL)
+
+
+def test_every_idea_still_fits_the_package(scripts, tmp_path):
+    variants = scripts("variants")
+    for number, variant in enumerate(variants.VARIANTS):
+        folder = variants.apply(variant, tmp_path / str(number))
+        for path, _, new in variant.edits:
+            edited = (folder / "cce_kernels" / path).read_text()
+            assert new in edited
+            compile(edited, path, "exec")
+    broken = variants.Variant("broken", (), "", (("full.py", "no such text", ""),))
+    with pytest.raises(ValueError, match="0 times, not once"):
+        variants.apply(broken, tmp_path / "broken")
+
+
+def test_loops_are_measured_between_their_label_and_their_jump(scripts):
+    sass = """
+    .L_x_0:
+            /*0010*/  FADD R1, R1, R2 ;
+            /*0020*/  FADD R1, R1, R2 ;
+            /*0030*/  @P0 BRA `(.L_x_0) ;
+            /*0040*/  EXIT ;
+    """
+    assert scripts("registers").longest_loop(sass) == 3

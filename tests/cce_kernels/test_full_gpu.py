@@ -4,6 +4,7 @@ import pytest
 import torch
 from full_cases import Case, backward, eager, errors, make
 
+from cce_kernels import linear_cross_entropy
 from cce_kernels.full import linear_cross_entropy_triton
 
 pytestmark = [
@@ -177,3 +178,23 @@ def test_agrees_with_liger():
     torch.testing.assert_close(ours[0].sum(), total.detach().float(), rtol=1e-3, atol=0)
     for mine, other in zip(ours[1:], theirs, strict=True):
         assert ((mine - other * inputs.grad[0]).float().norm() / mine.float().norm()) < 2e-2
+
+
+def test_autocast_uses_its_dtype():
+    inputs = make(Case(300, 501, 64, torch.float32), "cuda")
+    with torch.autocast("cuda", dtype=BF16):
+        loss = linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets)
+    gradients = torch.autograd.grad(loss, inputs.leaves())
+    assert loss.dtype == gradients[0].dtype == gradients[1].dtype == torch.float32
+    assert torch.equal(loss, linear_cross_entropy(inputs.hidden.to(BF16), inputs.weight, inputs.targets))
+
+
+def test_compile_with_inductor():
+    torch._dynamo.reset()
+    inputs = make(Case(300, 501, 64, BF16, bias=True), "cuda")
+
+    def loss_of(hidden, weight, bias):
+        return linear_cross_entropy(hidden * 2, weight, inputs.targets, bias=bias)
+
+    got = torch.autograd.grad(torch.compile(loss_of, fullgraph=True)(*inputs.leaves()), inputs.leaves())
+    torch.testing.assert_close(got, torch.autograd.grad(loss_of(*inputs.leaves()), inputs.leaves()))

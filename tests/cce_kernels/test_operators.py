@@ -81,3 +81,18 @@ def test_operators_tell_the_shapes_and_dtypes_that_they_return(bias, reduction, 
             told = operator(*(mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments))
             for mine, real in zip(told, results, strict=True):
                 assert (mine.shape, mine.dtype, mine.device) == (real.shape, real.dtype, real.device), operator
+
+
+def test_strides_and_leading_dimensions_do_not_matter():
+    hidden, weight = torch.randn(6, 16, device=DEVICE), torch.randn(5, 16, device=DEVICE)
+    targets = torch.randint(0, 5, (6,), device=DEVICE)
+    strided = hidden.T.contiguous().T.unflatten(0, (2, 3))
+    shapes = targets.unflatten(0, (3, 2)).T  # another order of tokens, not contiguous
+    order = torch.arange(6).unflatten(0, (3, 2)).T.flatten()
+    options = {"reduction": "none", "impl": "triton"}
+    for loss_of, more in ((linear_cross_entropy, {}), (sampled_linear_cross_entropy, {"num_negatives": 3, "seed": 1})):
+        got = loss_of(strided, weight.T.contiguous().T, shapes, **more, **options)
+        expected = loss_of(hidden, weight, targets[order], **more, **options)
+        torch.testing.assert_close(got.flatten(), expected)
+        empty = loss_of(hidden[:0], weight, targets[:0], **more, impl="triton")
+        assert empty == 0

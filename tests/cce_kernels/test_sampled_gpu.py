@@ -223,3 +223,39 @@ def test_extra_memory_is_bounded(sharing):
     accumulator = items * dim * 4
     allowed = items * dim * 4 + tokens * dim * 2 + 1.1 * accumulator + (64 << 20)  # dW, dH, the accumulator and a tenth
     assert peak <= allowed, f"{peak / 2**20:.0f} MiB > {allowed / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_no_kernel_is_compiled_anew_when_the_number_of_tokens_changes(sharing):
+    from cce_kernels.kernels import sampled_none_backward, sampled_none_forward, sampled_tile_backward
+    from cce_kernels.kernels import sampled_tile_forward as tile
+
+    kernels = (tile._forward, sampled_tile_backward._backward, sampled_none_forward._forward)
+    kernels = (*kernels, sampled_none_backward._backward)
+    weight = torch.randn(70_001, 64, device="cuda", requires_grad=True)
+    counts = []
+    for tokens in (4096, 4095, 3008, 1, 3333):
+        hidden = torch.randn(tokens, 64, device="cuda", dtype=BF16, requires_grad=True)
+        targets = torch.randint(0, 70_001, (tokens,), device="cuda")
+        loss = sampled_linear_cross_entropy(hidden, weight, targets, num_negatives=33, seed=1, sharing=sharing)
+        torch.autograd.grad(loss, (hidden, weight))
+        counts.append(sum(len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels))
+    assert counts[0] == counts[-1], counts
+
+
+@pytest.mark.parametrize(("sharing", "tile"), [("none", 64), ("tile", 48), ("batch", 64)])
+def test_micro_batches_accumulate_to_one_batch(sharing, tile):
+    weight = torch.randn(501, 64, device="cuda", requires_grad=True)
+    hidden = torch.randn(300, 64, device="cuda", requires_grad=True)
+    targets = torch.randint(0, 501, (300,), device="cuda")
+    options = {"num_negatives": 20, "seed": 1, "sharing": sharing, "tile_tokens": tile, "reduction": "sum"}
+    whole = sampled_linear_cross_entropy(hidden, weight, targets, **options)
+    parts = sum(
+        sampled_linear_cross_entropy(hidden[i:j], weight, targets[i:j], row_offset=i, **options)
+        for i, j in ((0, 100), (100, 231), (231, 300))
+    )
+    torch.testing.assert_close(parts, whole)
+    for mine, other in zip(
+        torch.autograd.grad(parts, (hidden, weight)), torch.autograd.grad(whole, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sampled_cases import Case, assert_as_good_as_eager, eager, make, ours, pairwise, relative_error
 
-from cce_kernels import sampled_linear_cross_entropy
+from cce_kernels import BCE, Popularity, Softmax, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
 from cce_kernels.masking import masks
 from cce_kernels.reference_sampled import Draw
@@ -138,3 +138,46 @@ def test_negatives_far_above_the_target_are_redone(dtype):
     truth = eager(case, tensors, options, torch.float64)
     for got, exact in zip(ours(case, tensors, options, "triton"), truth, strict=True):
         assert relative_error(got, exact) < {FP32: 1e-5, FP16: 2e-3}[dtype]
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+def test_every_negative_a_hit(sharing, impl):
+    """Nothing is left to compare with: the softmax loss is 0 and so is its gradient; BCE keeps its target."""
+    tensors, _ = make(Case(dim=16, tokens=3, items=4), DEVICE)
+    counts = torch.tensor([0, 0, 5, 0], device=DEVICE)  # every draw is item 2
+    leaves = tensors["hidden"], tensors["weight"]
+    for objective in (Softmax(), BCE()):
+        loss = sampled_linear_cross_entropy(
+            *leaves, torch.full((3,), 2, device=DEVICE), num_negatives=3, seed=1, sharing=sharing, impl=impl,
+            sampler=Popularity(counts), objective=objective, reduction="none",
+        )  # fmt: skip
+        gradients = torch.autograd.grad(loss.sum(), leaves)
+        if objective == Softmax():
+            assert not any(x.any() for x in (loss, *gradients))
+        else:
+            expected = torch.nn.functional.softplus(-(tensors["hidden"] @ tensors["weight"][2]))
+            torch.testing.assert_close(loss, expected)
+            torch.testing.assert_close(gradients, torch.autograd.grad(expected.sum(), leaves))
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_reduced_loss_has_the_gradients_of_the_losses_reduced(sharing, sparse):
+    case = Case(dim=16, tokens=4, items=6, negatives=3, sharing=sharing, targets="ignored", sparse=sparse)
+    tensors, options = make(case, DEVICE)
+    leaves = tensors["hidden"], tensors["weight"], tensors["bias"]
+
+    def loss(reduction):
+        return sampled_linear_cross_entropy(
+            *leaves[:2], tensors["targets"], bias=leaves[2], reduction=reduction, sparse_grad=sparse, impl="triton",
+            **options,
+        )  # fmt: skip
+
+    each = loss("none").sum()
+    for reduction, expected in (("sum", each), ("mean", each / 2)):
+        got = loss(reduction)
+        torch.testing.assert_close(got, expected)
+        wanted = torch.autograd.grad(expected, leaves, retain_graph=True)
+        for mine, other in zip(torch.autograd.grad(got, leaves), wanted, strict=True):
+            torch.testing.assert_close(*(x.to_dense() if x.is_sparse else x for x in (mine, other)))

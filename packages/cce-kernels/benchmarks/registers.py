@@ -1,0 +1,158 @@
+"""Compile the kernels of a loss for an H100 without a GPU, and tell their registers, spills and loop lengths.
+
+    python packages/cce-kernels/benchmarks/registers.py [--dims 64 256] [--dtypes bfloat16 float32]
+        [--operations full sampled]
+
+The package is copied and told that it sees an H100; nothing is run. ptxas reports registers, bytes of spills, and
+whether it makes the matrix products of a kernel wait for one another (C7510 ... C7519); the disassembly gives the
+instructions of the longest loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from points import FULL, SAMPLED, Point
+
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+class Hopper:
+    """A driver that sees an H100 and can launch nothing."""
+
+    def get_current_device(self) -> int:
+        """The first."""
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        """The default one."""
+        return 0
+
+    def get_current_target(self) -> Any:
+        """An H100."""
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+def longest_loop(sass: str) -> int:
+    """Instructions of the longest loop of a disassembled kernel."""
+    labels: dict[str, int] = {}
+    count = longest = 0
+    for line in sass.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = count
+        elif re.match(r"\s*/\*[0-9a-f]+\*/\s+\S", line):
+            count += 1
+            jump = re.search(r"BRA.*?(\.L_x_\d+)", line)
+            if jump and jump[1] in labels:
+                longest = max(longest, count - labels[jump[1]])
+    return longest
+
+
+def describe(name: str, compiled: Any) -> str:
+    """One line about a compiled kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx, cubin = Path(folder) / "k.ptx", Path(folder) / "k.cubin"
+        ptx.write_text(compiled.asm["ptx"])
+        command = [TOOLS / "ptxas", "-v", "--gpu-name=sm_90a", ptx, "-o", cubin]
+        if "maxnreg" in compiled.metadata._fields and compiled.metadata.maxnreg:
+            command.insert(1, f"--maxrregcount={compiled.metadata.maxnreg}")
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # noqa: S603
+        command = [TOOLS / "nvdisasm", "-c", cubin]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    found = (re.search(pattern, said) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st", r"\((C75\d\d)\)"))
+    registers, spilled, waits = ("" if match is None else match[1] for match in found)
+    return (
+        f"  {name:24} registers {registers:>3}  spilled {spilled:>4} B  "
+        f"shared {compiled.metadata.shared // 1024:>3} KiB  loop {longest_loop(listed.stdout):>5} instructions"
+        f"{f'  products one by one ({waits})' if waits else ''}"
+    )
+
+
+def watch() -> None:
+    """Compile in the place of launching, and describe every new kernel."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    driver.set_active(Hopper())
+    launch, seen = JITFunction.run, []
+
+    def run(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        compiled = launch(self, *arguments, grid=grid, warmup=True, **options)
+        if not any(compiled is other for other in seen):
+            seen.append(compiled)
+            print(describe(self.__name__, compiled), flush=True)
+        return compiled
+
+    JITFunction.run = run
+
+
+def pretend_to_be_an_h100(folder: Path) -> None:
+    """Edit a copy of the package so that it looks up the tiles of an H100 for tensors on a CPU."""
+    for path in folder.rglob("*.py"):
+        text = re.sub(r'[\w.]*device\.type != "cuda"', "False", path.read_text())
+        text = text.replace("    properties = torch.cuda.get_device_properties(index)\n", "    return 90, 132\n")
+        path.write_text(text)
+
+
+def compile_point(point: Point) -> None:
+    """Compile what one forward and backward at a point launches, with fewer tokens."""
+    from losses import available
+    from points import make_inputs
+
+    small = Point(point.name, 4096, 8192, point.dim, point.negatives, point.scores, point.dtype, point.weight_dtype)
+    inputs = make_inputs(small, "cpu")
+    for variant in ("ours",) if point.op == "full" else ("ours, sharing tile", "ours, sharing none"):
+        print(f" {point.op} {variant}, D {point.dim}, {point.dtype}, {point.weight_dtype} table", flush=True)
+        torch.autograd.grad(available()[point.op][variant](inputs, small), (inputs.hidden, inputs.weight))
+
+
+def main() -> None:
+    """Copy, edit, compile."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
+    parser.add_argument("--operations", nargs="+", default=["full", "sampled"])
+    parser.add_argument("--as", nargs="+", dest="role", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    points = [
+        Point(f"d{dim}", 0, 0, dim, 511 * (op == "sampled"), dtype=dtype, weight_dtype=dtype)
+        for op in arguments.operations
+        for dim in arguments.dims
+        for dtype in arguments.dtypes
+    ]
+    if arguments.role:  # the edited copy of try_variants.py is first on the path
+        _, op, *names = arguments.role
+        points = [point for point in (FULL if op == "full" else SAMPLED) if point.name in names]
+    import shutil
+    from importlib.util import find_spec
+
+    with tempfile.TemporaryDirectory() as folder:
+        spec = find_spec("cce_kernels")
+        if spec is None or spec.origin is None:
+            raise SystemExit("cce_kernels is not installed")
+        shutil.copytree(Path(spec.origin).parent, Path(folder) / "cce_kernels")
+        pretend_to_be_an_h100(Path(folder))
+        sys.path.insert(0, folder)
+        watch()
+        from cce_kernels import validation
+
+        validation.INTERPRETER = True  # tensors are on the CPU
+        for point in points:
+            try:
+                compile_point(point)
+            except Exception as error:
+                print(f"  {type(error).__name__}: {str(error).splitlines()[0][:150]}")
+
+
+if __name__ == "__main__":
+    main()
