@@ -4,7 +4,7 @@
     python -m pipelines.plan --table 4 [--dataset gowalla] [--sharing tile] [--gpu 40]
     python -m pipelines.plan --search --loss cce_neg --dataset beauty
     python -m pipelines.plan --refit results/training.csv   # constants from measured runs
-    python -m pipelines.plan --check results/training.csv   # predicted beside measured
+    python -m pipelines.plan --check results/training.csv [--page results/planner.md]   # predicted beside measured
     python -m pipelines.plan --authors results              # the same for the paper's own code: a table and a picture
 
 Memory is counted from sizes (`pipelines.planner_memory`), time from rates (`pipelines.planner_time`).
@@ -131,10 +131,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _refit(options.refit, calibration)
     elif options.check:
         text, memory, time = check(_read(options.check), calibration)
-        print(text)
-        for name, errors in (("memory", memory), ("time", time)):
-            within = sum(abs(error) <= 0.1 for error in errors)
-            print(f"{name}: {within} of {len(errors)} within 10 %, median {statistics.median(map(abs, errors)):.1%}")
+        if not memory:
+            raise stage.StageError("--check: found no measured point of the paper's tables, allowed: one or more")
+        errors = {"memory": memory, "time": time}
+        said = [
+            f"{name}: {sum(abs(error) <= 0.1 for error in found)} of {len(found)} within 10 %, "
+            f"median {statistics.median(map(abs, found)):.1%}"
+            for name, found in errors.items()
+        ]
+        print("\n".join([text, "", *said, _source(calibration)]))
+        if options.page:
+            title = "# The planner beside measured runs"
+            options.page.write_text("\n\n".join([title, *said, _source(calibration), text]) + "\n", encoding="utf-8")
     else:
         plans = [plan(point, calibration) for point in _points(options)]
         print(table_of(plans, options.gpu))
@@ -201,6 +209,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
     parser.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
     parser.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write --check as a page of markdown")
     parser.add_argument("--authors", type=Path, metavar="FOLDER", help="the paper's own log beside a model of its code")
     options = parser.parse_args(arguments)
     if options.gpu <= 0:

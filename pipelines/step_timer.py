@@ -12,6 +12,8 @@ import torch
 from rec_models.feed import StepBatch
 from rec_models.memory import peak_gib
 
+_FEWEST_WARM = 3
+
 
 class StepTimer(lightning.Callback):
     """Times whole steps after a warm-up, without making the host wait for the device in between.
@@ -20,13 +22,15 @@ class StepTimer(lightning.Callback):
     so waiting for data counts. On a CPU the host's clock.
 
     Args:
-        warmup: steps before the first timed one.
+        warmup: steps before the first timed one; fewer where they take longer than `seconds`, but at least three.
         fewest: steps to time at least.
         seconds: after so many seconds of timed steps no further one is begun, once there are `fewest`.
     """
 
     def __init__(self, warmup: int, fewest: int, seconds: float) -> None:
         self._warmup, self._fewest, self._seconds = warmup, fewest, seconds
+        self._warm_at = 0  # steps that the warm-up took; 0: it still lasts
+        self._first_at = 0.0
         self._ends: list[Any] = []
         self._tokens: list[int] = []
         self._started = self._wall = 0.0
@@ -46,19 +50,26 @@ class StepTimer(lightning.Callback):
         """Note the end of a step."""
         tokens = batch.items.numel()
         self.most_tokens = max(self.most_tokens, tokens)
-        steps = batch_idx + 1
-        if steps < self._warmup:
-            return
         on_gpu = pl_module.device.type == "cuda"
-        if steps == self._warmup:
+        if self._warm_at:
+            self._tokens.append(tokens)
+        elif self._is_warm(batch_idx + 1):
             if on_gpu:
                 torch.cuda.synchronize()
-            self._started = time.perf_counter()
+            self._warm_at, self._started = batch_idx + 1, time.perf_counter()
         else:
-            self._tokens.append(tokens)
+            return
         self._ends.append(_mark(on_gpu))
         if len(self._tokens) >= self._fewest and time.perf_counter() - self._started > self._seconds:
             trainer.should_stop = True
+
+    def _is_warm(self, steps: int) -> bool:
+        """The first steps compile kernels: how long the others take is known from the third on."""
+        now = time.perf_counter()
+        if steps == _FEWEST_WARM - 1:
+            self._first_at = now
+        slow = steps >= _FEWEST_WARM and now - self._first_at > self._seconds / 4
+        return steps >= self._warmup or slow
 
     def stop(self, device: torch.device) -> None:
         """The loop is over: wait for the device, read the clock and the peak."""
@@ -73,7 +84,7 @@ class StepTimer(lightning.Callback):
         tenths = statistics.quantiles(times, n=10, method="inclusive")
         return {
             "steps_timed": len(times),
-            "warmup_steps": self._warmup,
+            "warmup_steps": self._warm_at,
             "tokens_per_step": round(statistics.mean(self._tokens), 1),
             "most_tokens": self.most_tokens,
             "step_ms": round(statistics.median(times), 4),

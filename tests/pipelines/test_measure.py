@@ -145,3 +145,22 @@ def source(module: str) -> Path | None:
     root = ROOT if parts[0] == "pipelines" else ROOT / "packages" / parts[0].replace("_", "-") / "src"
     base = root.joinpath(*parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def test_slow_steps_need_a_shorter_warm_up(monkeypatch: pytest.MonkeyPatch):
+    from types import SimpleNamespace
+
+    from pipelines import step_timer
+
+    clock = iter(float(second) for second in range(1000))
+    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: next(clock))
+    module, trainer = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(should_stop=False)
+    batch = SimpleNamespace(items=torch.zeros(7))
+    timer = step_timer.StepTimer(warmup=10, fewest=2, seconds=3.0)
+    for step in range(50):
+        timer.on_train_batch_end(trainer, module, None, batch, step)
+        if trainer.should_stop:
+            break
+    timer.stop(torch.device("cpu"))
+    found = timer.summary()
+    assert (found["warmup_steps"], found["steps_timed"], found["tokens_per_step"]) == (3, 2, 7)
