@@ -134,6 +134,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 def test_revisions_come_from_the_cache(repository: Path, capsys: pytest.CaptureFixture[str]):
     compare.main(["first", "second", "--resamples", "100"])
     assert "first has ndcg@10 0.8155, second 0.7153: first is better by 0.1001" in capsys.readouterr().out
