@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("head", [32, 128, 160])
 def test_packed_attention_is_padded_attention(causal, dtype, head):
     torch.manual_seed(0)
-    lengths = torch.tensor([5, 1, 33, 17], device="cuda")
+    lengths = torch.tensor([5, 1, 33, 17, 0, 0], device="cuda")  # empty histories stand at the end of a filled batch
     layout = layout_of(lengths, 33)
     qkv = torch.randn(56, 3, 2, head, device="cuda").to(dtype).requires_grad_()
     exact = qkv.detach().float().requires_grad_()
