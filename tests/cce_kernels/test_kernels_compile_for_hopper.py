@@ -68,6 +68,7 @@ ptx = build(full_forward_kernel, constants, forward.options(), weight="*bf16", *
 assert "wgmma" in ptx
 constants = full | {
     "BLOCK_V": backward.block_v, "BLOCK_M": backward.block_m, "BLOCK_T": 16, "PER_TOKEN": True, "PARTS": 3,
+    "STAGED": True,
 }
 assert "wgmma" in build(full_backward_kernel, constants, backward.options(), **streams(backward.block_m))
 

@@ -138,17 +138,30 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                          PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
-                         PRECISION: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
+                         PRECISION: tl.constexpr, TMA: tl.constexpr, STAGED: tl.constexpr):  # fmt: skip
     """Grid (tiles of items, splits of the tokens); see the head of this file."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
     start = tile * BLOCK_V
     items = start + tl.arange(0, BLOCK_V)
     rows_left = num_items - start
+    row = split.to(tl.int64) * num_items + start
     w0 = load_tile(weight, start, rows_left, 0, DIM0, BLOCK_V, DIM, True).to(hidden.dtype.element_ty)
     w1 = w0
     if DIM1 > 0:
         w1 = load_tile(weight, start, rows_left, DIM0, DIM1, BLOCK_V, DIM, True).to(hidden.dtype.element_ty)
+    if STAGED:
+        # The tile of a wider table goes by way of the place of its dW, which is as wide and not yet written. A tile
+        # that was converted in registers stays there through the loop: accumulators are spilled, and ptxas runs the
+        # products one by one.
+        staged = (dweight + row * DIM).to(tl.pointer_type(hidden.dtype.element_ty))
+        store_tile(staged, 0, rows_left, w0, 0, DIM0, BLOCK_V, DIM)
+        if DIM1 > 0:
+            store_tile(staged, 0, rows_left, w1, DIM0, DIM1, BLOCK_V, DIM)
+        tl.debug_barrier()
+        w0 = load_tile(staged, 0, rows_left, 0, DIM0, BLOCK_V, DIM, True)
+        if DIM1 > 0:
+            w1 = load_tile(staged, 0, rows_left, DIM0, DIM1, BLOCK_V, DIM, True)
     item_bias = tl.zeros([BLOCK_V], dtype=tl.float32)
     if HAS_BIAS:
         item_bias = tl.load(bias + items, mask=items < num_items, other=0.0).to(tl.float32)
@@ -189,7 +202,6 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
     factor = 2.0**-P_SHIFT / grad_scale
     if not PER_TOKEN:
         factor *= tl.load(grad)
-    row = split.to(tl.int64) * num_items + start
     store_tile(dweight, row, rows_left, acc0 * factor, 0, DIM0, BLOCK_V, DIM)
     if DIM1 > 0:
         store_tile(dweight, row, rows_left, acc1 * factor, DIM0, DIM1, BLOCK_V, DIM)
@@ -250,7 +262,8 @@ def launch_backward(
         state.softcap or 1.0, filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v,
         BLOCK_M=tiles.block_m, BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None,
         FILTER=filter_eps is not None, PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
-        PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
+        PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
+        **tiles.options(),
     )  # fmt: skip
     if not partial:
         return dweight[0], None if bias is None else dbias[0]
