@@ -64,7 +64,7 @@ def test_outputs_are_what_others_rely_on(clone: Clone):
     assert seen.is_empty() or seen["len"].max() == 1  # nothing seen but the target, which is no part of the history
 
     assert (data / "report" / "report.html").read_text().count("data:image/png;base64,") == 4
-    assert {path.suffix for path in (data / "report").iterdir()} == {".html", ".png"}
+    assert {path.suffix for path in (data / "report").iterdir()} == {".csv", ".html", ".png"}
 
 
 def test_stages_rerun_for_what_they_depend_on_and_for_nothing_else(clone: Clone):
