@@ -49,13 +49,17 @@ def test_mixed_precision_stays_close_to_float64(tiny, model_name):
     assert (mixed.double().cpu() - exact).norm() < 0.02 * exact.norm()
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
-def test_training_on_a_gpu_learns_and_reports(tiny, tmp_path, precision):
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [("bf16-mixed", "adam"), ("16-mixed", "adam"), ("32-true", "adam"), ("16-mixed", "adam_rowwise")],
+)
+def test_training_on_a_gpu_learns_and_reports(tiny, tmp_path, precision, optimizer):
     result = tiny.run(
         tmp_path / "out",
         tmp_path / "kept",
         accelerator="cuda",
         precision=precision,
+        optimizer=optimizer,
         max_epochs=15,
         patience=15,
         learning_rate=1e-2,

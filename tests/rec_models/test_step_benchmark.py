@@ -48,6 +48,15 @@ def test_a_row_can_be_measured_written_and_found_again(bench, tmp_path):
     assert (found["point"], found["loss"], found["variant"]) == tuple(case)
     assert float(found["step_ms"]) == row["step_ms"] > 0
     assert bench.read_rows(tmp_path / "a" / "out.csv", where | {"revision": "abd"}) == []
+    bench.write_table(tmp_path / "out.md", [found])
+    assert f"| tiny | cce_neg/tile | adam_rowwise | {row['tokens']} |" in (tmp_path / "out.md").read_text()
+
+
+def test_a_row_that_fails_says_so_and_the_next_goes_on(bench, monkeypatch):
+    monkeypatch.setattr(bench, "measure", lambda case, profiler: 1 / 0)
+    monkeypatch.setattr(bench, "forget", lambda: None)
+    row = bench.run(bench.Case("tiny", "ce", "eager"), {})
+    assert row["note"].startswith("failed: ZeroDivisionError")
 
 
 def test_the_bound_of_the_full_loss(bench):

@@ -17,6 +17,7 @@ import gc
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,7 +137,10 @@ COLUMNS = [
     "must_ms", "aim_ms", "bound_ms", "over_bound", "wait_share", "loop_peak_gib", "fit_peak_gib", "paper_gib",
     "loss_of_step", "note", "gpu", "driver", "torch", "triton", "revision",
 ]  # fmt: skip
-SHOWN = ["point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "note"]
+SHOWN = [
+    "point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "paper_gib",
+    "note",
+]  # fmt: skip
 
 
 def environment() -> dict[str, str]:
@@ -175,6 +179,13 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     temporary.replace(path)
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    """The columns that matter most, as markdown."""
+    lines = [f"| {' | '.join(SHOWN)} |", "|---" * len(SHOWN) + "|"]
+    lines += [f"| {' | '.join(str(row.get(key) or '') for key in SHOWN)} |" for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def compare_losses(rows: list[dict[str, object]]) -> list[str]:
@@ -229,7 +240,8 @@ def main() -> None:
         print("  ".join(f"{key} {rows[-1].get(key, '')}" for key in SHOWN if rows[-1].get(key)), flush=True)
     if arguments.profile is not None:
         profile(arguments.profile, until + 90)
-    wrong = compare_losses(rows)
+    wrong = compare_losses(rows) + [str(row["note"]) for row in rows if str(row["note"]).startswith("failed")]
+    write_table(arguments.out.with_suffix(".md"), rows)
     print("\n".join(wrong) if wrong else "losses agree between variants")
     sys.exit(bool(wrong))
 
@@ -256,6 +268,9 @@ def run(case: Case, bounds: dict[str, float]) -> dict[str, object]:
         return row_of(case, measure(case, None), "", bounds)
     except TrainingError as error:
         return row_of(case, None, str(error), bounds)
+    except Exception as error:  # the other rows shall not wait for this one to be mended; main's exit code tells
+        traceback.print_exc()
+        return row_of(case, None, f"failed: {type(error).__name__}: {str(error).splitlines()[:1]}", bounds)
     finally:
         forget()
 
@@ -267,8 +282,11 @@ def profile(folder: Path, until: float) -> None:
             if time.monotonic() > until or name in ("large", "tiny"):
                 continue
             profiler = Profiler(WARMUP)
-            measure(Case(name, loss, variant), profiler)
-            write_profile(folder, f"{name}-{loss.replace('/', '-')}-{variant}", profiler.rows)
+            try:
+                measure(Case(name, loss, variant), profiler)
+                write_profile(folder, f"{name}-{loss.replace('/', '-')}-{variant}", profiler.rows)
+            except Exception:  # as in `run`
+                traceback.print_exc()
             forget()
 
 
