@@ -1,7 +1,7 @@
 """Time and memory of the paper's points, on synthetic twins of its data sets: no DVC, no data, no polars.
 
     python -m pipelines.measure [--tables 4,3] [--datasets beauty] [--sharing none,tile] [--minutes 9]
-        [--out results/training.csv] [-S KEY=VALUE]
+        [--out results/training.csv] [-S train.cuda_graphs=true]
 
 Trains each point for some steps through the training loop that `pipelines.train` uses, validation included, and appends
 one row to the results file (schema: `pipelines.results`). Rows that are there already, of the same device, are passed
@@ -67,7 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if minutes > options.minutes:
             _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
             return
-        result = measure(point, effort, environment)
+        try:
+            result = measure(point, effort, environment)
+        except (
+            ValueError
+        ) as error:  # settings that contradict each other, such as CUDA graphs with a loss in plain torch
+            _say(f"[{place}/{len(missing)}] passed over {points.experiment_name(point)}: {error}")
+            continue
         results.append(options.out, result)
         minutes = (time.perf_counter() - started) / 60
         _say(f"[{place}/{len(missing)}, {minutes:.1f} min] {points.experiment_name(point)}: {describe(result)}")
@@ -112,6 +118,9 @@ def measure(point: params.Params, effort: Effort, environment: dict[str, Any]) -
 
     Returns:
         The result; its status says so if memory ran out or something failed.
+
+    Raises:
+        ValueError: the settings contradict each other.
     """
     import torch
 
@@ -175,11 +184,12 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
         raise Measured
 
     counts = torch.from_numpy(log.item_counts)
+    settings = dataclasses.replace(train.training_settings(point), max_epochs=1, checkpoint_seconds=1e9)
     with tempfile.TemporaryDirectory() as folder, suppress(Measured):
         fit(
             model=train.model_settings(point),
             loss=train.loss_settings(point),
-            training=dataclasses.replace(train.training_settings(point), max_epochs=1, checkpoint_seconds=1e9),
+            training=settings,
             num_items=log.num_items,
             train_batches=train.make_batches(point, store, log.num_items),
             validate=validate,
@@ -221,7 +231,7 @@ def _precision(point: params.Params) -> str:
 
 
 def _key(point: params.Params, environment: dict[str, Any]) -> tuple[object, ...]:
-    return results.Result.of(point, "training", **environment, precision=_precision(point)).key
+    return results.Result.of(point, "training", **{**environment, "precision": _precision(point)}).key
 
 
 def _check_device(result: results.Result) -> None:

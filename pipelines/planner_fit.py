@@ -47,8 +47,8 @@ class PointIndex:
 
     @staticmethod
     def _key(result: Result) -> object:
-        """Without the kind and the precision, which a CPU changes."""
-        return result.key[1:-1]
+        """Without the kind, the precision (a CPU changes it) and the options."""
+        return result.key[1:-2]
 
 
 def refit(measured: Sequence[tuple[params.Params, Result]], start: Calibration, *, by: str) -> Calibration:

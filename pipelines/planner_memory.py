@@ -26,6 +26,7 @@ from pipelines.results import SAMPLED
 
 GIB = 2**30
 _FEED_FACTOR = {"sasrec": 1, "bert4rec": 4}  # rec_models.backbones: width of the feed-forward nets, in D
+_MOMENTS = {"adam": 8, "adam_bf16": 4, "adam_rowwise": 2, "adam_lazy": 8}  # bytes an element of the item table
 _SCRATCH = 48 << 20  # cce_kernels.tuning_sampled.SCRATCH_BYTES: sums of gradients stay within it
 _CHUNK = 1 << 27  # rec_models.losses.faithful: gathered values of a chunk
 
@@ -141,13 +142,14 @@ def memory_of(point: params.Params, sizes: Sizes, calibration: Calibration, *, t
         tokens: places of the largest batch; None: as `sizes` expects it.
     """
     places = sizes.most_tokens if tokens is None else tokens
-    state = 12 * parameter_count(point, sizes.items)
-    gradients = state / 3
+    parameters, table = parameter_count(point, sizes.items), sizes.items * point.backbone.hidden
+    state = 12 * parameters - (8 - _MOMENTS[point.train.optimizer]) * table
+    gradients = 4 * (parameters - (table if point.train.optimizer == "adam_lazy" else 0))
     activations = activation_bytes(point) * places * calibration.activations
     faithful = point.paper_faithful and point.loss in ("cce_neg", "bce", "bce_neg")
     at_forward, at_backward = (_chunked if faithful else LOSSES[point.loss])(_shape(point, sizes, places))
     # At the end of forward the old gradients are still there; backward makes the item table's anew: counted in it.
-    loss = max(at_forward, at_backward - gradients, 0.0) * calibration.loss.get(point.loss, 1.0)
+    loss = max(at_forward, at_backward - 4 * parameters, 0.0) * calibration.loss.get(point.loss, 1.0)
     constant = calibration.constant_gib * GIB
     parts = (state, gradients, activations, loss, constant)
     return Memory(*(part / GIB for part in (*parts, sum(parts))))

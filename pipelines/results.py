@@ -78,6 +78,8 @@ class Result:
     paper_faithful: bool
     precision: str
     """As trained: bf16-mixed, 16-mixed or 32-true."""
+    options: str | None = None
+    """How training was done where not by default, as ``cuda_graphs=true optimizer=adam_bf16``; None: by default."""
 
     # Where and with what.
     status: Status = "ok"
@@ -176,7 +178,7 @@ class Result:
 
 
 COLUMNS = tuple(entry.name for entry in fields(Result))
-KEY = COLUMNS[: COLUMNS.index("precision") + 1]
+KEY = COLUMNS[: COLUMNS.index("options") + 1]
 
 
 def point_fields(point: params.Params) -> dict[str, Any]:
@@ -204,7 +206,16 @@ def point_fields(point: params.Params) -> dict[str, Any]:
         "seed": point.seed,
         "paper_faithful": point.paper_faithful,
         "precision": point.train.precision,
+        "options": _options(point.train),
     }
+
+
+def _options(train: params.Train) -> str | None:
+    """What of the training loop is not by default and changes its time, its memory or its outcome."""
+    usual = params.Train()
+    names = ("accumulate", "compile", "cuda_graphs", "devices", "optimizer", "window")
+    changed = [name for name in names if getattr(train, name) != getattr(usual, name)]
+    return " ".join(f"{name}={_text(getattr(train, name))}" for name in changed) or None
 
 
 def of_run(point: params.Params, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:

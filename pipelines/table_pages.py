@@ -92,7 +92,7 @@ def _short(device: str) -> str:
 def write_csv(lines: Sequence[Line], path: Path) -> None:
     """One row for each row of the paper and of ours, a ratio beside each measure; empty where nothing was run."""
     point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
-    how = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "device", "revision"]
+    how = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "options", "device", "revision"]
     measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "ratio")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

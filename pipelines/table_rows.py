@@ -48,6 +48,8 @@ class OurRow:
     predicted: bool
     """By the planner, not measured."""
     status: str
+    options: str | None
+    """Of training, beyond params.yaml."""
     values: dict[str, float]
     """By the names of `MEASURES`, those that were measured."""
 
@@ -58,6 +60,7 @@ class OurRow:
             "twin" if self.twin else None,
             f"negatives shared by {self.sharing}" if self.sharing not in (None, "none") else None,
             "paper-faithful" if self.paper_faithful else None,
+            self.options,
             f"seed {self.seed}" if self.seed != 42 else None,
             self.status if self.status != "ok" else None,
             "predicted" if self.predicted else None,
@@ -158,7 +161,8 @@ def _grouped(results: Sequence[Result]) -> list[OurRow]:
     """Training and accuracy of the same run of a point on one row; real data before twins, the plain before others."""
     groups: dict[tuple[object, ...], dict[str, Result]] = {}
     for result in results:
-        kind = (result.twin is not None, result.paper_faithful, result.sharing or "", result.seed, result.device)
+        shared = (result.twin is not None, result.paper_faithful, result.sharing or "", result.options or "")
+        kind = (*shared, result.seed, result.device)
         kinds = groups.setdefault(kind, {})
         if result.kind not in kinds or (result.measured_at or "") >= (kinds[result.kind].measured_at or ""):
             kinds[result.kind] = result
@@ -183,6 +187,7 @@ def _our_row(kinds: dict[str, Result]) -> OurRow:
         revision=" ".join(revision for revision in revisions if revision),
         predicted=False,
         status=training.status if training is not None else "ok",
+        options=first.options,
         values={name: value for name, value in values.items() if value is not None},
     )
 
@@ -198,5 +203,6 @@ def _predicted(point: GridPoint, calibration: Calibration) -> OurRow:
         revision="",
         predicted=True,
         status="ok",
+        options=None,
         values={"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds},
     )

@@ -92,6 +92,19 @@ def test_the_order_and_the_sharing_are_as_asked():
     assert every[0].loss == "cce_neg"
 
 
+def test_ways_of_training_make_other_rows(run: Any):
+    run("--tables 3 --datasets beauty")
+    printed, rows = run("--tables 3 --datasets beauty -S train.optimizer=adam_bf16 -S train.accumulate=2")
+    assert [row.options for row in rows] == [None, "accumulate=2 optimizer=adam_bf16"]
+    assert "1 points, 0 of them already in" in printed
+
+
+def test_settings_that_contradict_each_other_are_passed_over(run: Any):
+    printed, rows = run("--tables 3,4 --datasets beauty --sharing tile -S train.optimizer=adam_lazy")
+    assert [row.loss for row in rows] == ["cce_neg"]
+    assert "passed over sasrec-cce-twin_beauty" in printed
+
+
 def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
     _, rows = run("--tables 3 --datasets beauty --seconds 0")
     assert rows[0].steps_timed == 4  # fewer than ten are never cut short

@@ -37,10 +37,11 @@ def test_what_is_written_comes_back(tmp_path: Path):
 def test_a_point_fills_the_key_and_nothing_else():
     assert MEASURED.key == (
         "training", "gowalla", 0.5, "sasrec", "cce_neg", "uniform", "tile", 511, 128, 64, 64, 42, False, "bf16-mixed",
+        None,
     )  # fmt: skip
     assert MEASURED.dataset_label == "twin:gowalla@0.5"
     assert Result.of(from_mapping({"dataset": "twin:beauty"}), "training", device="x").dataset_label == "twin:beauty"
-    assert len(KEY) == 14
+    assert len(KEY) == 15
 
 
 @pytest.mark.parametrize(
