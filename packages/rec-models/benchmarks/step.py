@@ -12,9 +12,7 @@ also writes tables of kernels, `--seconds` starts nothing new after so long.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
-import subprocess
 import sys
 import time
 import traceback
@@ -22,11 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import triton
 from step_bounds import copy_tb_s, lookup_gradient_ms, matmul_tflops, network_ms
 from step_points import DISTINCT, POINTS, Point, SyntheticBatches
 from step_profile import PROFILED, Profiler
 from step_profile import write as write_profile
+from step_results import SHOWN, environment, read_rows, write_rows, write_table
 
 from rec_models import training as training_module
 from rec_models.backbones import Encoder, build_encoder
@@ -130,62 +128,6 @@ def _goals(case: Case, times: StepTimes, point: Point, bounds: dict[str, float])
         goals["bound_ms"] = round(products + network, 3)
         goals["over_bound"] = round(times.step_ms / (products + network), 3)
     return goals
-
-
-COLUMNS = [
-    "point", "loss", "variant", "V", "D", "batch", "N", "tokens", "steps", "step_ms", "low_ms", "high_ms", "mean_ms",
-    "must_ms", "aim_ms", "bound_ms", "over_bound", "wait_share", "loop_peak_gib", "fit_peak_gib", "paper_gib",
-    "loss_of_step", "note", "gpu", "driver", "torch", "triton", "revision",
-]  # fmt: skip
-SHOWN = [
-    "point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "paper_gib",
-    "note",
-]  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    """What the figures depend on beside the code."""
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "revision": _output("git", "rev-parse", "--short", "HEAD"),
-    }
-
-
-def _output(*command: str) -> str:
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        return "unknown"
-    return (ran.stdout.splitlines() or ["unknown"])[0]
-
-
-def read_rows(path: Path, where: dict[str, str]) -> list[dict[str, object]]:
-    """Rows measured before on the same GPU, with the same software and code."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [dict(row) for row in csv.DictReader(file) if all(row[key] == value for key, value in where.items())]
-
-
-def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
-    """All rows, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
-
-
-def write_table(path: Path, rows: list[dict[str, object]]) -> None:
-    """The columns that matter most, as markdown."""
-    lines = [f"| {' | '.join(SHOWN)} |", "|---" * len(SHOWN) + "|"]
-    lines += [f"| {' | '.join(str(row.get(key) or '') for key in SHOWN)} |" for row in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def compare_losses(rows: list[dict[str, object]]) -> list[str]:

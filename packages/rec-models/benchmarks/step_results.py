@@ -1,0 +1,65 @@
+"""Rows of measurements on disk, and what they depend on beside the code."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from pathlib import Path
+
+import torch
+import triton
+
+COLUMNS = [
+    "point", "loss", "variant", "V", "D", "batch", "N", "tokens", "steps", "step_ms", "low_ms", "high_ms", "mean_ms",
+    "must_ms", "aim_ms", "bound_ms", "over_bound", "wait_share", "loop_peak_gib", "fit_peak_gib", "paper_gib",
+    "loss_of_step", "note", "gpu", "driver", "torch", "triton", "revision",
+]  # fmt: skip
+SHOWN = [
+    "point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "paper_gib",
+    "note",
+]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on beside the code."""
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "revision": _output("git", "rev-parse", "--short", "HEAD"),
+    }
+
+
+def _output(*command: str) -> str:
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return "unknown"
+    return (ran.stdout.splitlines() or ["unknown"])[0]
+
+
+def read_rows(path: Path, where: dict[str, str]) -> list[dict[str, object]]:
+    """Rows measured before on the same GPU, with the same software and code."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [dict(row) for row in csv.DictReader(file) if all(row[key] == value for key, value in where.items())]
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """All rows, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    """The columns that matter most, as markdown."""
+    lines = [f"| {' | '.join(SHOWN)} |", "|---" * len(SHOWN) + "|"]
+    lines += [f"| {' | '.join(str(row.get(key) or '') for key in SHOWN)} |" for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
