@@ -79,6 +79,22 @@ def test_a_lean_optimiser_goes_on_where_it_was(tiny, uninterrupted, tmp_path, mo
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
 
 
+def test_slow_checkpoints_are_written_less_often(tiny, uninterrupted, tmp_path, monkeypatch):
+    from rec_models import conductor
+
+    whole, whole_out = uninterrupted()
+    monkeypatch.setattr(conductor, "_CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(conductor, "_SAVES_APART", 1e9)
+    stopping_run(tiny, monkeypatch, (2, 3), tmp_path / "b", tmp_path / "b-kept")
+    kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
+    assert (kept["epoch"], kept["index"]) == (1, 0)  # not the end of the second epoch
+    assert sorted(path.name for path in (tmp_path / "b-kept").iterdir()) == ["best-1.ckpt", "last.ckpt"]
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept")
+    assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
+    never = tiny.run(tmp_path / "c", tmp_path / "c-kept")  # the best model waits in memory until the end
+    assert_same_outcome(never, whole, tmp_path / "c", whole_out)
+
+
 def test_a_run_asked_to_end_loses_nothing(tiny, uninterrupted, tmp_path, monkeypatch):
     whole, whole_out = uninterrupted()
     batch = tiny.TinyBatches.batch

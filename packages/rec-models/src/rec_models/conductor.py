@@ -26,6 +26,8 @@ from rec_models.table_adam import TableAdam
 MONITORED = "ndcg@10"
 _READ_SECONDS = 0.5  # how often the losses are read back when one process can choose
 _READ_STEPS = 16  # how often when ranks must agree: reading is a collective operation
+_SAVES_APART = 50  # a checkpoint that takes a second is not followed by another for so many: 2 % of the time at most
+_CHEAP_SECONDS = 1.0  # one that takes less is written at every end of an epoch
 
 Validate = Callable[[Encoder], Mapping[str, float]]
 
@@ -75,6 +77,8 @@ class Conductor(lightning.Callback):
         self._unread_places = 0
         self._world = 1
         self._whole_started = self._lap = self._read_at = self._saved_at = started
+        self._save_seconds = 0.0  # of the last checkpoint
+        self._unsaved_best: ModelCheckpoint | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take up a run where it was left."""
@@ -97,7 +101,7 @@ class Conductor(lightning.Callback):
         self.state.peak_memory_gib = max(self.state.peak_memory_gib, peak_gib(pl_module.device))
         reset_peak(pl_module.device)
         self._progress.start_epoch(self.state.epoch, self.state.index, self._batches_per_epoch())
-        self._lap = self._read_at = self._saved_at = time.perf_counter()
+        self._lap = self._read_at = time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: StepBatch, batch_idx: int
@@ -126,7 +130,7 @@ class Conductor(lightning.Callback):
         save_now = steps is not None and state.step % steps == 0
         if save_now or self._time_to_read():
             self._read_losses(module)
-            if save_now or time.perf_counter() - self._saved_at > self._training.checkpoint_seconds:
+            if save_now or self._is_time_to_save(self._training.checkpoint_seconds):
                 self._save(trainer, module)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -148,9 +152,6 @@ class Conductor(lightning.Callback):
         state.history.append(row)
         if is_best:
             state.best_score, state.best_epoch, state.bad_epochs = score, state.epoch + 1, 0
-            if self._first:
-                snapshot = self._snapshot(state.best_epoch, metrics, module.encoder.state_dict())
-                snapshot.save(self._folder.best(state.best_epoch))
         else:
             state.bad_epochs += 1
         self._progress.end_epoch(row, score, best=is_best)
@@ -159,8 +160,15 @@ class Conductor(lightning.Callback):
         state.start_next_epoch()
         state.finished = state.epoch >= self._training.max_epochs or state.bad_epochs >= self._training.patience
         trainer.should_stop = state.finished
+        save_now = state.finished or self._save_seconds < _CHEAP_SECONDS or self._is_time_to_save(0.0)
+        if is_best and self._first:
+            weights = module.encoder.state_dict()
+            if not save_now:
+                weights = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
+            self._unsaved_best = self._snapshot(state.best_epoch, metrics, weights)
         self._lap = time.perf_counter()
-        self._save(trainer, module)
+        if save_now:
+            self._save(trainer, module)
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -176,6 +184,9 @@ class Conductor(lightning.Callback):
         """A process's peak cannot be reset: on a CPU it is the loop's only before the first validation."""
         if device.type == "cuda" or not self._has_validated:
             self.state.loop_peak_memory_gib = max(self.state.loop_peak_memory_gib, peak_gib(device))
+
+    def _is_time_to_save(self, seconds: float) -> bool:
+        return time.perf_counter() - self._saved_at > max(seconds, _SAVES_APART * self._save_seconds)
 
     def _time_to_read(self) -> bool:
         if self._world > 1:
@@ -259,6 +270,7 @@ class Conductor(lightning.Callback):
 
     def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         """Keep a checkpoint; the time it takes is not the training loop's."""
+        started = time.perf_counter()
         if self._first:
             weights = module.encoder.state_dict()
             # A sum carries any NaN or infinity, and needs no second table to find it.
@@ -271,9 +283,13 @@ class Conductor(lightning.Callback):
             self.state.whole_seconds += now - self._whole_started
             self.state.peak_memory_gib = max(self.state.peak_memory_gib, peak_gib(module.device))
             self._whole_started = now
+            if self._unsaved_best is not None:
+                self._unsaved_best.save(self._folder.best(self.state.best_epoch))
+                self._unsaved_best = None
             scaler = trainer.precision_plugin.state_dict()
             self._folder.save(self.state, weights, trainer.optimizers[0].state_dict(), scaler)
         self._lap = self._saved_at = time.perf_counter()
+        self._save_seconds = self._saved_at - started
 
 
 def _typed(module: lightning.LightningModule) -> TrainingModule:

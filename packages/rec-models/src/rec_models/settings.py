@@ -87,7 +87,7 @@ class TrainingSettings:
     seed: int = 42
     """Of the weights, of dropout and of the negatives."""
     checkpoint_seconds: float = 60.0
-    """At most so much work is lost when the process is killed."""
+    """At most so much work is lost when the process is killed; more where writing a checkpoint takes over a second."""
     checkpoint_steps: int | None = None
     """Checkpoint every so many optimiser steps as well."""
 
