@@ -48,7 +48,7 @@ class StepTimer(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Note the end of a step."""
-        tokens = batch.items.numel()
+        tokens = batch.num_places
         self.most_tokens = max(self.most_tokens, tokens)
         on_gpu = pl_module.device.type == "cuda"
         if self._warm_at:

@@ -168,7 +168,7 @@ def test_slow_steps_need_a_shorter_warm_up(monkeypatch: pytest.MonkeyPatch):
     clock = iter(float(second) for second in range(1000))
     monkeypatch.setattr(step_timer.time, "perf_counter", lambda: next(clock))
     module, trainer = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(should_stop=False)
-    batch = SimpleNamespace(items=torch.zeros(7))
+    batch = SimpleNamespace(num_places=7)
     timer = step_timer.StepTimer(warmup=10, fewest=2, seconds=3.0)
     for step in range(50):
         timer.on_train_batch_end(trainer, module, None, batch, step)
