@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,10 +17,11 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from rec_models import memory
-from rec_models.backbones import build_encoder
+from rec_models.backbones import Encoder, build_encoder
 from rec_models.buckets import fill_bucket
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.conductor import Conductor, Validate
@@ -78,6 +79,7 @@ def fit(
     checkpoint_dir: Path,
     item_counts: Tensor | None = None,
     callbacks: Sequence[lightning.Callback] = (),
+    build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> FitResult:
     """Train, validate after each epoch, keep the best.
 
@@ -97,6 +99,7 @@ def fit(
         checkpoint_dir: folder for the state of this run and no other.
         item_counts: [V] int64, how often training saw each item; for popularity sampling.
         callbacks: for whoever measures steps; they run after the loop's own.
+        build: makes a new network from its settings and V, on whatever device; None: `build_encoder`.
 
     Raises:
         TrainingError: the loss or a weight became NaN, memory ran out, or validation gave no ``ndcg@10``.
@@ -109,7 +112,7 @@ def fit(
     precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
     record = _records(training, device)
-    module = TrainingModule(build_encoder(model, num_items), loss, training, item_counts, record=record)
+    module = TrainingModule((build or build_encoder)(model, num_items), loss, training, item_counts, record=record)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     folder = RunFolder(checkpoint_dir, identity)
     resumed = folder.resume()
@@ -206,7 +209,8 @@ def _trainer(
     return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=training.devices,
-        strategy="ddp" if training.devices > 1 else "auto",
+        # Gradients that are views into what is sent between processes: no second copy of the table's.
+        strategy=DDPStrategy(gradient_as_bucket_view=True) if training.devices > 1 else "auto",
         precision=precision,  # type: ignore[arg-type]  # one of TrainingSettings.precision
         max_epochs=max_epochs,
         accumulate_grad_batches=training.accumulate,
