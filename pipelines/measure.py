@@ -27,6 +27,7 @@ from pipelines import params, points, results, stage
 
 if TYPE_CHECKING:
     from rec_models.backbones import Encoder
+    from rec_models.settings import ModelSettings
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 """The tables, those first that matter most for time and memory."""
@@ -197,6 +198,7 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
             checkpoint_dir=Path(folder) / "kept",
             item_counts=counts,
             callbacks=[timer],
+            build=_on_gpu if torch.cuda.is_available() else None,
         )
     times = timer.summary()
     steps = math.ceil(log.train_users / point.batch_size)
@@ -214,6 +216,16 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
         "epoch_basis": "extrapolated",
         "peak_fit_gib": round(found["peak"], 4),
     }
+
+
+def _on_gpu(settings: ModelSettings, num_items: int) -> Encoder:
+    """A new network whose weights are drawn on the GPU: seconds less for millions of items."""
+    import torch
+
+    from rec_models.backbones import build_encoder
+
+    with torch.device("cuda"):
+        return build_encoder(settings, num_items)
 
 
 def _now(device: Any) -> float:
