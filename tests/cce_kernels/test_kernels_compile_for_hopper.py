@@ -79,7 +79,7 @@ common = {
 }
 options = {"num_warps": forward.num_warps, "num_stages": forward.num_stages}
 constants = common | {
-    "BLOCK_N": forward.block_n, "BLOCK_T": forward.block_t, "WITH_GRAD": True, "ONLINE": False, "REPAIR": False,
+    "BLOCK_N": forward.block_n, "BLOCK_T": forward.block_t, "WITH_GRAD": True, "ONLINE": False,
 }
 assert "wgmma" in build(_forward, constants, options)
 options = {"num_warps": backward.num_warps, "num_stages": backward.num_stages}

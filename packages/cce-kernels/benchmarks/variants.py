@@ -70,12 +70,6 @@ def _persistent(path: str, kernel: str, tiles: str, before: str, skip: str = "")
     )
 
 
-_SPECIALISED = (
-    (FORWARD, "for first in range(begin, full_end, BLOCK_V):",
-     "for first in tl.range(begin, full_end, BLOCK_V, warp_specialize=True):"),
-    (BACKWARD, "for first in range(begin, full_end, BLOCK_M):",
-     "for first in tl.range(begin, full_end, BLOCK_M, warp_specialize=True):"),
-)  # fmt: skip
 _REPAIR_INSIDE = (
     (FORWARD, "    inside = tokens < num_tokens\n    if not ONLINE:\n", '''\
     inside = tokens < num_tokens
@@ -188,7 +182,7 @@ def _tiles(old: str, new: str) -> tuple[Edit, ...]:
 _FP32 = "128: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),\n    256: (FullTiles(32, 16"
 # The sampled tile forward as it was measured: a running maximum, ids drawn again wherever they are compared.
 _RUNNING = (
-    (TILE_FORWARD, "online = state.is_half or not state.terms.softmax", "online = True"),
+    (TILE_FORWARD, "ONLINE=state.is_half or not state.terms.softmax,", "ONLINE=True,"),
     ("kernels/sampled_draw.py",
      "return tl.sum(tl.reshape(ids.to(tl.float32, bitcast=True), [SLOTS, 1]), 1).to(tl.int32, bitcast=True)",
      "return ids"),
@@ -198,7 +192,6 @@ SWEEP = ("d64", "d128", "d256")
 SHARED = ("beauty", "ml20m", "zvuk", "beauty-d64", "beauty-d128")
 VARIANTS = [
     Variant("as it is", (*SWEEP, "d320", "d512", "fp32", "flat", "master"), "the baseline of this run"),
-    Variant("warp specialisation", SWEEP, "copies and products already overlap by TMA: within 3 %", _SPECIALISED),
     Variant(
         "persistent grid", SWEEP, "saves the start of a program: 1 to 3 %",
         _persistent(BACKWARD, "full_backward_kernel", "tl.cdiv(num_items, BLOCK_V)", "def sort_by_tile("),
@@ -210,6 +203,11 @@ VARIANTS = [
         "conversion at load", ("master",), "twice the bytes from L2, no TMA in forward: 20 % slower",
         (("full.py", "weight=weight.to(hidden.dtype) if hidden.dtype.itemsize < weight.dtype.itemsize else weight,",
           "weight=weight,"),),
+    ),
+    Variant(
+        "two blocks of 256", ("d512",), "one block of 512 spills 13 KB a thread in backward, two spill 1",
+        (("kernels/full_tiles.py", "if first >= 64 and first + rest < whole:",
+          "if first >= 256 or (first >= 64 and first + rest < whole):"),),
     ),
     Variant("halves of D", ("d512",), "6 products for 4, at D 256's rate: backward 26 -> 21 ms", _HALVES),
     Variant("bf16x6", ("fp32",), "six products at twice the rate of three; fewer spills", _precision("bf16x6")),

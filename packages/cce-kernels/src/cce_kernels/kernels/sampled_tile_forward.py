@@ -6,9 +6,9 @@ The scores of a group are the product of its vectors and its gathered rows. Soft
     dH_m = sigma(z) (A / T - w_t),   shift_m = s_t - c + softplus(z)  (so that exp(s' - shift) = sigma(z) softmax_n)
 
 The target's score is the reference: no running maximum, no rescaling of A in the midst of the products (ptxas then runs
-all of them one by one). fp32 and bf16 leave it room for negatives 60 above the target; a group that needs more raises a
-flag, and a second launch (ONLINE: the usual running maximum) redoes it; it returns at once where there is no flag. fp16
-has no such room: it always runs ONLINE. The pointwise objectives are those of sampled_none_forward.py.
+all of them one by one). fp32 and bf16 leave it room for negatives 60 above the target; a tile of tokens that needs more
+is worked out a second time, ONLINE: with the usual running maximum. fp16 has no such room: it always runs ONLINE. The
+pointwise objectives are those of sampled_none_forward.py.
 The target's row never enters a matrix product: hits are masked, and its score and pull are added in fp32.
 
 Bytes: G N D of the table's dtype gathered (G groups), M D read and written. FLOPs: 4 M N D.
@@ -16,7 +16,6 @@ Bytes: G N D of the table's dtype gathered (G groups), M D read and written. FLO
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -29,43 +28,16 @@ from cce_kernels.tuning_sampled import TileTiles
 _ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any sane size
 
 
-@triton.jit(do_not_specialize=UNSPECIALIZED)
-def _forward(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
-    log_rest, loss, dhidden, overflow, constant_rest,
-    size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
-    group_shift, group_stride,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
-    GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
-    SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
-    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr, REPAIR: tl.constexpr,
+@triton.jit
+def _sum_negatives(
+    h, target, target_score, weight, bias, log_q, seed, step, row, bound, table, num_negatives,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, SOFTMAX: tl.constexpr,
+    TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, WITH_GRAD: tl.constexpr,
+    PRECISION: tl.constexpr, ONLINE: tl.constexpr,
 ):  # fmt: skip
-    if REPAIR:
-        # Nothing to redo in all but degenerate cases.
-        if tl.load(overflow + tl.program_id(0)) == 0:
-            return
-    group = tl.program_id(0) // PARTS
-    in_group = (tl.program_id(0) % PARTS) * BLOCK_T + tl.arange(0, BLOCK_T)
-    tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
-    exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
+    """The reference score, T, the negatives left (all [BLOCK_T]) and A [BLOCK_T, BLOCK_D] of one tile of tokens."""
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
-    raw = tl.load(targets + tokens, mask=exists, other=0)
-    counted = exists & (raw != ignore_index)
-    valid = counted & (raw >= 0) & (raw < num_items)
-    safe = tl.where(valid, raw, 0)
-    target = tl.where(valid, raw, -1).to(tl.int32)
-    seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
-
-    places = tokens[:, None] * D + columns[None, :]
-    h = tl.load(hidden + places, mask=exists[:, None] & inside[None, :], other=0.0)
-    target_places = safe[:, None] * D + columns[None, :]
-    target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
-    target_score = tl.sum(h.to(tl.float32) * target_rows.to(h.dtype).to(tl.float32), 1)
-    if HAS_BIAS:
-        target_score += tl.load(bias + safe).to(tl.float32)
-
     top = target_score
     if ONLINE:
         top = tl.zeros((BLOCK_T,), tl.float32) - float("inf")
@@ -104,6 +76,54 @@ def _forward(
             total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 1)
         if WITH_GRAD:
             gathered = tl.dot(parts.to(h.dtype), rows, gathered, input_precision=PRECISION)
+    return top, total, left, gathered
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def _forward(
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
+    log_rest, loss, dhidden, constant_rest,
+    size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
+    group_shift, group_stride,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+    GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
+    SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
+    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(0) // PARTS
+    in_group = (tl.program_id(0) % PARTS) * BLOCK_T + tl.arange(0, BLOCK_T)
+    tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
+    exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < D
+    raw = tl.load(targets + tokens, mask=exists, other=0)
+    counted = exists & (raw != ignore_index)
+    valid = counted & (raw >= 0) & (raw < num_items)
+    safe = tl.where(valid, raw, 0)
+    target = tl.where(valid, raw, -1).to(tl.int32)
+    seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
+    row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
+
+    places = tokens[:, None] * D + columns[None, :]
+    h = tl.load(hidden + places, mask=exists[:, None] & inside[None, :], other=0.0)
+    target_places = safe[:, None] * D + columns[None, :]
+    target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
+    target_score = tl.sum(h.to(tl.float32) * target_rows.to(h.dtype).to(tl.float32), 1)
+    if HAS_BIAS:
+        target_score += tl.load(bias + safe).to(tl.float32)
+
+    top, total, left, gathered = _sum_negatives(
+        h, target, target_score, weight, bias, log_q, seed, step, row, bound, table, num_negatives,
+        D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, ONLINE,
+    )  # fmt: skip
+    if SOFTMAX and not ONLINE:
+        # Written so that NaN is worked out again too.
+        within = (total < _ROOM) | (valid == 0)
+        if tl.min(within.to(tl.int32), 0) == 0:
+            top, total, left, gathered = _sum_negatives(
+                h, target, target_score, weight, bias, log_q, seed, step, row, bound, table, num_negatives,
+                D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, True,
+            )  # fmt: skip
 
     if SOFTMAX:
         rest = tl.zeros((BLOCK_T,), tl.float32) + constant_rest
@@ -117,10 +137,6 @@ def _forward(
         token_pull = sigmoid(z)
         token_shift = tl.where(some, target_score - rest + token_loss, float("inf"))
         factor = tl.where(total > 0, token_pull / total, 0.0)
-        if not ONLINE:
-            # Written so that NaN raises the flag too.
-            within = (total < _ROOM) | (valid == 0)
-            tl.store(overflow + tl.program_id(0), 1 - tl.min(within.to(tl.int32), 0))
     else:
         token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
         token_pull = scale * positive_weight * sigmoid(-target_score)
@@ -147,29 +163,23 @@ def launch_tile_forward(
 ) -> None:
     """Fill `loss` fp32 [M], `state.shift`, `state.pull` and, unless None, `dhidden` [M, D]."""
     parts = tiles.parts(state.groups.tokens)
-    programs = state.groups.number * parts
-    online = state.is_half or not state.terms.softmax
-    overflow = state.targets if online else state.targets.new_empty(programs, dtype=torch.int32)
-    for repair in (False,) if online else (False, True):
-        _forward[(programs,)](
-            **state.tensors(),
-            log_rest=state.pull if state.log_rest is None else state.log_rest,
-            loss=loss,
-            dhidden=state.hidden if dhidden is None else dhidden,
-            overflow=overflow,
-            constant_rest=constant_rest,
-            **state.numbers(),
-            group_shift=state.groups.shift,
-            group_stride=state.groups.stride,
-            **state.options(),
-            BLOCK_N=tiles.block_n,
-            BLOCK_T=tiles.block_t,
-            GROUP_TOKENS=state.groups.tokens,
-            PARTS=parts,
-            WITH_GRAD=dhidden is not None,
-            PRECISION=state.dot_precision,
-            ONLINE=online or repair,
-            REPAIR=repair,
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-        )
+    _forward[(state.groups.number * parts,)](
+        **state.tensors(),
+        log_rest=state.pull if state.log_rest is None else state.log_rest,
+        loss=loss,
+        dhidden=state.hidden if dhidden is None else dhidden,
+        constant_rest=constant_rest,
+        **state.numbers(),
+        group_shift=state.groups.shift,
+        group_stride=state.groups.stride,
+        **state.options(),
+        BLOCK_N=tiles.block_n,
+        BLOCK_T=tiles.block_t,
+        GROUP_TOKENS=state.groups.tokens,
+        PARTS=parts,
+        WITH_GRAD=dhidden is not None,
+        PRECISION=state.dot_precision,
+        ONLINE=state.is_half or not state.terms.softmax,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
