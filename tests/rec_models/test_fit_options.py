@@ -104,11 +104,11 @@ def test_memory_of_validation_is_not_the_loops(tiny, folders, monkeypatch):
 
 
 def test_processes_that_share_cores_are_told_of(capfd):
-    from rec_models.training import _announce
+    from rec_models.devices import announce
 
     model, loss = ModelSettings(), LossSettings(loss="cce")
     for devices in (1, 2, 4096):
-        _announce(model, loss, TrainingSettings(devices=devices), 5, torch.device("cpu"), "32-true")
+        announce(model, loss, TrainingSettings(devices=devices), 5, torch.device("cpu"), "32-true")
     lines = capfd.readouterr().err.splitlines()
     told = [line.split(":")[0] for line in lines]
     assert told == [lines[0], lines[0], "devices=2 on a CPU", lines[0], "devices=4096 on a CPU"]

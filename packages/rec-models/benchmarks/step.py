@@ -26,7 +26,6 @@ from step_profile import PROFILED, Profiler
 from step_profile import write as write_profile
 from step_results import SHOWN, environment, read_rows, write_rows, write_table
 
-from rec_models import training as training_module
 from rec_models.backbones import Encoder, build_encoder
 from rec_models.errors import TrainingError
 from rec_models.measuring import StepTimes, measure_steps
@@ -86,6 +85,7 @@ def measure(case: Case, profiler: Profiler | None) -> StepTimes:
         steps=STEPS if profiler is None else PROFILED + 2,
         max_seconds=SECONDS_A_ROW if profiler is None else None,
         callbacks=[] if profiler is None else [profiler],
+        build=on_gpu if torch.cuda.is_available() else None,
     )
 
 
@@ -163,7 +163,6 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA device")
     until = time.monotonic() + arguments.seconds
-    training_module.build_encoder = on_gpu
     where = environment()
     rows = read_rows(arguments.out, where)
     done = {(row["point"], row["loss"], row["variant"]) for row in rows}

@@ -140,6 +140,7 @@ def measure_steps(
     steps: int = 40,
     max_seconds: float | None = None,
     callbacks: Sequence[lightning.Callback] = (),
+    build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> StepTimes:
     """Train for some steps and time them; nothing is kept.
 
@@ -155,6 +156,7 @@ def measure_steps(
         steps: of the optimiser, timed.
         max_seconds: of timed steps; then fewer are enough.
         callbacks: called before the clock is read.
+        build: as of `rec_models.training.fit`.
 
     Raises:
         ValueError: fewer batches than steps, or settings that contradict each other.
@@ -179,6 +181,7 @@ def measure_steps(
             checkpoint_dir=Path(folder) / "kept",
             item_counts=item_counts,
             callbacks=[*callbacks, watch],
+            build=build,
         )
     assert watch.times is not None
     return watch.times

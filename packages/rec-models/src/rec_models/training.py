@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +22,7 @@ from rec_models.backbones import Encoder, build_encoder
 from rec_models.buckets import fill_bucket
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.conductor import Conductor, Validate
+from rec_models.devices import announce, cpu_name, device_of
 from rec_models.errors import TrainingError
 from rec_models.feed import Batches, Feed, MakeBatches, as_factory
 from rec_models.module import TrainingModule
@@ -108,7 +106,7 @@ def fit(
     started = time.perf_counter()
     loss.check_catalogue(num_items, None if item_counts is None else len(item_counts))
     training.check_loss(loss)
-    device = _device(training)
+    device = device_of(training)
     precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
     record = _records(training, device)
@@ -146,7 +144,7 @@ def fit(
             memory.reset_peak(device)
             position = lambda: (state.epoch, state.index)  # noqa: E731
             if trainer.is_global_zero:
-                _announce(model, loss, training, num_items, device, precision)
+                announce(model, loss, training, num_items, device, precision)
             change = partial(fill_bucket, width=model.max_seq_len) if record else None
             feed = Feed(batches, position, training.accumulate, change=change, pin=device.type == "cuda")
             with _memory_errors(device, loss, conductor), _same_sums_always(device):
@@ -155,41 +153,6 @@ def fit(
         results.write_history(state.history)
         results.take_model(folder.best(state.best_epoch))
     return _result(state, device, precision, is_first_rank=trainer.is_global_zero)
-
-
-def _announce(
-    model: ModelSettings,
-    loss: LossSettings,
-    training: TrainingSettings,
-    num_items: int,
-    device: torch.device,
-    precision: str,
-) -> None:
-    """One line on what is about to happen, and one on what may surprise."""
-    why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
-    sys.stderr.write(
-        f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}\n"
-    )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device.type == "cpu" and training.devices > 1:
-        slower = ", which is slower than devices=1" if training.devices > cores else ""
-        sys.stderr.write(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}\n")
-    if device.type == "cpu" and training.cuda_graphs:
-        sys.stderr.write("cuda_graphs has no effect on a CPU\n")
-
-
-def _device(training: TrainingSettings) -> torch.device:
-    """Where training runs.
-
-    Raises:
-        ValueError: there is no such device, or fewer than asked for.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
-        return torch.device("cpu")
-    if gpus < training.devices:
-        raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _records(training: TrainingSettings, device: torch.device) -> bool:
@@ -287,16 +250,8 @@ def _result(state: RunState, device: torch.device, precision: str, *, is_first_r
         loop_peak_memory_gib=state.loop_peak_memory_gib,
         peak_memory_kind=memory.peak_kind(device),
         tokens_per_second=sum(row["tokens"] for row in state.history) / max(loop_seconds, 1e-9),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         precision=precision,
         history=state.history,
         is_first_rank=is_first_rank,
     )
-
-
-def _cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"

@@ -1,0 +1,55 @@
+"""Where a run happens, and what there is to say about it beforehand."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+
+
+def device_of(training: TrainingSettings) -> torch.device:
+    """Where training runs.
+
+    Raises:
+        ValueError: there is no such device, or fewer than asked for.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
+        return torch.device("cpu")
+    if gpus < training.devices:
+        raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def announce(
+    model: ModelSettings,
+    loss: LossSettings,
+    training: TrainingSettings,
+    num_items: int,
+    device: torch.device,
+    precision: str,
+) -> None:
+    """One line on what is about to happen, and one on what may surprise."""
+    why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
+    sys.stderr.write(
+        f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}\n"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cpu" and training.devices > 1:
+        slower = ", which is slower than devices=1" if training.devices > cores else ""
+        sys.stderr.write(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}\n")
+    if device.type == "cpu" and training.cuda_graphs:
+        sys.stderr.write("cuda_graphs has no effect on a CPU\n")
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"
