@@ -52,6 +52,21 @@ def test_a_row_can_be_measured_written_and_found_again(bench, tmp_path):
     assert f"| tiny | cce_neg/tile | adam_rowwise | {row['tokens']} |" in (tmp_path / "out.md").read_text()
 
 
+def test_rows_above_their_goals_are_named(bench):
+    row = {
+        "point": "beauty",
+        "loss": "cce_neg/tile",
+        "variant": "eager",
+        "step_ms": "2.5",
+        "must_ms": 3.5,
+        "aim_ms": 1.2,
+    }
+    assert bench.misses([row | {"fit_peak_gib": 1.6, "limit_gib": "1.5"}, {"point": "x", "note": "out of memory"}]) == [
+        "beauty cce_neg/tile eager: step_ms 2.5, aim 1.2",
+        "beauty cce_neg/tile eager: fit_peak_gib 1.6, limit 1.5",
+    ]
+
+
 def test_a_row_that_fails_says_so_and_the_next_goes_on(bench, monkeypatch):
     monkeypatch.setattr(bench, "measure", lambda case, profiler: 1 / 0)
     monkeypatch.setattr(bench, "forget", lambda: None)

@@ -11,11 +11,11 @@ import triton
 
 COLUMNS = [
     "point", "loss", "variant", "V", "D", "batch", "N", "tokens", "steps", "step_ms", "low_ms", "high_ms", "mean_ms",
-    "must_ms", "aim_ms", "bound_ms", "over_bound", "wait_share", "loop_peak_gib", "fit_peak_gib", "paper_gib",
+    "must_ms", "aim_ms", "bound_ms", "over_bound", "wait_share", "loop_peak_gib", "fit_peak_gib", "limit_gib",
     "loss_of_step", "note", "gpu", "driver", "torch", "triton", "revision",
 ]  # fmt: skip
 SHOWN = [
-    "point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "paper_gib",
+    "point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "limit_gib",
     "note",
 ]  # fmt: skip
 
@@ -63,3 +63,15 @@ def write_table(path: Path, rows: list[dict[str, object]]) -> None:
     lines = [f"| {' | '.join(SHOWN)} |", "|---" * len(SHOWN) + "|"]
     lines += [f"| {' | '.join(str(row.get(key) or '') for key in SHOWN)} |" for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def misses(rows: list[dict[str, object]]) -> list[str]:
+    """Rows above their goal, one line each."""
+    goals = (("step_ms", "must_ms", "must"), ("step_ms", "aim_ms", "aim"), ("fit_peak_gib", "limit_gib", "limit"))
+    lines = []
+    for row in rows:
+        for value, limit, name in goals:
+            if row.get(value) and row.get(limit) and float(str(row[value])) > float(str(row[limit])):
+                what = f"{row['point']} {row['loss']} {row['variant']}"
+                lines.append(f"{what}: {value} {row[value]}, {name} {row[limit]}")
+    return lines

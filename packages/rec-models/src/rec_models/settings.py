@@ -80,7 +80,8 @@ class TrainingSettings:
     cuda_graphs: bool = False
     """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
 
-    For bf16-mixed on one device, without accumulation, and losses of cce_kernels.
+    For bf16-mixed on one device, without accumulation, and losses of cce_kernels. It pays for small batches, whose
+    kernels are shorter than their launches; the allocator then keeps the memory of a step twice.
     """
     accumulate: int = 1
     """Batches a step of the optimiser; the loss is the mean over the tokens of all of them."""
