@@ -85,7 +85,7 @@ assert "wgmma" in build(_forward, constants, options)
 options = {"num_warps": backward.num_warps, "num_stages": backward.num_stages}
 constants = common | {
     "BLOCK_N": backward.block_n, "BLOCK_T": backward.block_t, "STEPS": backward.steps, "HAS_MAP": False,
-    "SCRATCH": False, "HALF": False,
+    "SCRATCH": False, "HALF": False, "GRAD_STRIDE": 1,
 }
 ptx = build(_backward, constants, options)
 assert "wgmma" in ptx and "red.global.add.v4.f32" in ptx.replace(".relaxed", "").replace(".gpu", "")

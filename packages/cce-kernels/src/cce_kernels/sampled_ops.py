@@ -128,7 +128,7 @@ def backward(
 
 
 def of_counted_tokens(grad: Tensor, call: Call) -> Tensor:
-    """Whatever comes for an ignored token, it must not make a NaN."""
+    """Whatever comes for an ignored token, it must not make a NaN. A scalar, or [M] dense: the kernels count on it."""
     return grad if grad.dim() == 0 else torch.where(call.targets == call.sizes[-1], 0.0, grad)
 
 

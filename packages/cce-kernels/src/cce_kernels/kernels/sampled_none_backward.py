@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cce_kernels.kernels.sampled_math import sigmoid
 from cce_kernels.kernels.sampled_segments import Segments
-from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient, grad_stride
+from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient
 from cce_kernels.tuning_sampled import GatherTiles
 
 
@@ -25,9 +25,10 @@ from cce_kernels.tuning_sampled import GatherTiles
 def _backward(
     hidden, weight, bias, shift, pull, log_q,
     grad, order, starts, stops, row_map, dweight, dbias,
-    first_token, grad_stride, scale,
+    first_token, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr,
     SOFTMAX: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MAP: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK_D)
@@ -53,7 +54,7 @@ def _backward(
             h = tl.load(
                 hidden + token[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0
             ).to(tl.float32)
-            upstream = tl.load(grad + token * grad_stride, mask=exists, other=0.0)
+            upstream = tl.load(grad + token * GRAD_STRIDE, mask=exists, other=0.0)
             scores = tl.sum(h * w[None, :], 1) + offset
             if SOFTMAX:
                 slopes = tl.exp(scores - tl.load(shift + token, mask=exists, other=float("inf")))
@@ -88,7 +89,6 @@ def launch_none_backward(
         dweight=into.weight,
         dbias=into.weight if into.bias is None else into.bias,
         first_token=first_token,
-        grad_stride=grad_stride(grad),
         scale=state.terms.scale,
         D=state.hidden.shape[1],
         BLOCK_D=state.block_d,
@@ -98,6 +98,7 @@ def launch_none_backward(
         HAS_LOGQ=state.log_q is not None,
         HAS_BIAS=state.bias is not None,
         HAS_MAP=into.row_map is not None,
+        GRAD_STRIDE=grad.dim(),
         enable_fp_fusion=True,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

@@ -24,7 +24,6 @@ UNSPECIALIZED = [
     "first_unit",
     "first_token",
     "num_draws",
-    "grad_stride",
 ]
 
 
@@ -130,11 +129,6 @@ class SampledState:
             "HAS_BIAS": self.bias is not None,
             "enable_fp_fusion": True,  # said aloud: newer Triton leaves it off
         }
-
-
-def grad_stride(grad: Tensor) -> int:
-    """Elements from one token's upstream gradient to the next: 0 where all tokens share a scalar."""
-    return grad.stride(0) if grad.dim() else 0
 
 
 def copy_pays(weight: Tensor, hidden: Tensor, rows_read: int) -> bool:

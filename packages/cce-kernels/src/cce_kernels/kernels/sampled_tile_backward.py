@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cce_kernels.kernels.sampled_draw import draw_once, read_size
 from cce_kernels.kernels.sampled_math import sigmoid
-from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient, grad_stride
+from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient
 from cce_kernels.tuning_sampled import TileTiles
 
 
@@ -26,11 +26,12 @@ def _backward(
     hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
     grad, dweight, dbias, row_map, scratch_ids,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
-    group_shift, group_stride, first_unit, grad_stride,
+    group_shift, group_stride, first_unit,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, STEPS: tl.constexpr,
     GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_MAP: tl.constexpr, SCRATCH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr,
 ):  # fmt: skip
     unit = first_unit + tl.program_id(0)
     group = unit // PARTS
@@ -47,7 +48,7 @@ def _backward(
     row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
 
     h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
-    upstream = tl.where(valid, tl.load(grad + tokens * grad_stride, mask=exists, other=0.0), 0.0)
+    upstream = tl.where(valid, tl.load(grad + tokens * GRAD_STRIDE, mask=exists, other=0.0), 0.0)
     token_shift = tl.load(shift + tokens, mask=exists, other=float("inf"))
     # A program is STEPS blocks of slots; the scratch has one row for each (unit, slot), then one for each token.
     scratch_row = tl.program_id(0).to(tl.int64) * num_negatives
@@ -145,7 +146,6 @@ def _launch(
         group_shift=state.groups.shift,
         group_stride=state.groups.stride,
         first_unit=first_group * parts,
-        grad_stride=grad_stride(grad),
         **state.options(),
         BLOCK_N=tiles.block_n,
         BLOCK_T=tiles.block_t,
@@ -156,6 +156,7 @@ def _launch(
         SCRATCH=ids is not None,
         PRECISION=state.dot_precision,
         HALF=state.is_half,
+        GRAD_STRIDE=grad.dim(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
