@@ -159,7 +159,7 @@ def _points(options: argparse.Namespace) -> list[params.Params]:
     if options.table:
         found = points.table_points(values, options.table, datasets=options.dataset or [], **common)
         return [point.params for point in points.distinct(found)]
-    return [params.load()]
+    return [params.from_mapping(points.merged(values, options.extra))]
 
 
 def _source(calibration: Calibration) -> str:

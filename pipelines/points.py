@@ -256,7 +256,7 @@ def _complete(
     values = point.values
     model, loss = values["model"], values["loss"]
     # Written out and the preset switched off: one in params.yaml of the checkout would contradict the point.
-    settings = _merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{model}"])
+    settings = merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{model}"])
     options: dict[str, Any] = {"paper_faithful": paper_faithful}
     if loss in results.SAMPLED:
         if paper_faithful and sharing != "none":
@@ -269,21 +269,21 @@ def _complete(
     name = point.dataset
     if twin:
         name = f"twin:{name}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
-    merged = _merged(settings, options, {**values, "dataset": name}, extra)
+    whole = merged(settings, options, {**values, "dataset": name}, extra)
     told = tuple(f"{key}={_yaml(value)}" for key, value in flatten(extra).items())
-    complete = GridPoint(point.table, merged, point.dataset, told)
+    complete = GridPoint(point.table, whole, point.dataset, told)
     complete.params  # noqa: B018  # a contradiction shows here
     return complete
 
 
-def _merged(*mappings: dict[str, Any]) -> dict[str, Any]:
+def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
     """Nested mappings over one another, the last one on top."""
-    merged: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for mapping in mappings:
         for key, value in mapping.items():
-            below = merged.get(key)
-            merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
+            below = result.get(key)
+            result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
 
 
 def _yaml(value: object) -> str:

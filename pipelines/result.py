@@ -198,6 +198,7 @@ def of_run(point: params.Params, training: dict[str, Any], evaluation: dict[str,
         epoch_seconds=training["epoch_seconds"],
         whole_epoch_seconds=training["whole_epoch_seconds"],
         epoch_basis="measured",
+        peak_loop_gib=training.get("loop_peak_memory_gib"),
         peak_fit_gib=training["peak_memory_gib"],
         epochs=training["epochs"],
     )

@@ -226,6 +226,12 @@ def test_wrong_arguments_are_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_the_present_point_can_be_changed_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    plan.main(["-S", "dataset=twin:beauty", "-S", "loss=ce", "-S", "backbone.hidden=128"])
+    assert "| sasrec-ce-twin_beauty-128x64 | 176,450 |" in capsys.readouterr().out
+
+
 def test_points_that_do_not_fit_are_marked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     plan.main(["--table", "1", "--dataset", "beauty", "--dataset", "movielens_20m", "--gpu", "8"])
