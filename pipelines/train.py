@@ -194,6 +194,7 @@ def summary(result: FitResult) -> dict[str, object]:
         "epoch_seconds": round(result.epoch_seconds, 3),
         "whole_epoch_seconds": round(result.whole_epoch_seconds, 3),
         "peak_memory_gib": round(result.peak_memory_gib, 3),
+        "loop_peak_memory_gib": round(result.loop_peak_memory_gib, 3),
         "peak_memory_kind": result.peak_memory_kind,
         "tokens_per_second": round(result.tokens_per_second),
         "device": result.device,

@@ -13,7 +13,7 @@ from tests.e2e.conftest import Clone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TIMES = ("epoch_seconds", "whole_epoch_seconds", "tokens_per_second", "peak_memory_gib")
+TIMES = ("epoch_seconds", "whole_epoch_seconds", "tokens_per_second", "peak_memory_gib", "loop_peak_memory_gib")
 
 
 def outcome(clone: Clone) -> tuple[dict, dict, pl.DataFrame]:
