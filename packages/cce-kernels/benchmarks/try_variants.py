@@ -1,6 +1,6 @@
 """Time the ideas of variants.py against the package as it is.
 
-    python packages/cce-kernels/benchmarks/try_variants.py [--names "persistent grid" ...] [--seconds 400] [--out DIR]
+    python packages/cce-kernels/benchmarks/try_variants.py [--names "halves of D" ...] [--seconds 400] [--out DIR]
     python packages/cce-kernels/benchmarks/try_variants.py --check     # no GPU: numbers by the interpreter
     python packages/cce-kernels/benchmarks/try_variants.py --compile   # no GPU: registers and spills for sm_90
 

@@ -5,7 +5,6 @@ An idea that wins is entered in the package and leaves this list; one that loses
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,33 +40,6 @@ def apply(variant: Variant, folder: Path) -> Path:
             raise ValueError(f"{variant.name}: {name} says {text.count(old)} times, not once: {old[:60]!r}")
         (target / name).write_text(text.replace(old, new))
     return folder
-
-
-def _signature(path: str, kernel: str) -> tuple[str, str]:
-    """The decorator and head of a kernel, and the names of its arguments, from its text."""
-    text = (PACKAGE / path).read_text()
-    found = re.search(rf"(@triton\.jit\([^\n]*\)\ndef {kernel}\((.*?)\):  # fmt: skip\n)", text, re.DOTALL)
-    if found is None:
-        raise ValueError(f"{path} holds no kernel {kernel}")
-    names = [part.split(":")[0].strip() for part in found[2].split(",") if part.strip()]
-    return found[1], ", ".join(names)
-
-
-def _persistent(path: str, kernel: str, tiles: str, before: str, skip: str = "") -> tuple[Edit, ...]:
-    """One program for each place on the chip, which works through the tiles; `before` is the text after the kernel."""
-    head, names = _signature(path, kernel)
-    one = head.replace(head.split("\n")[0], "@triton.jit").replace(f"def {kernel}(", "def _one_tile(tile, split, ")
-    loop = (
-        f"{head}    for tile in range(tl.program_id(0), {tiles}, tl.num_programs(0)):\n"
-        "        split = tl.program_id(1)\n"
-        f"        {skip}_one_tile(tile, split, {names})\n\n\n"
-    )
-    return (
-        (path, head, one),
-        (path, "    tile = tl.program_id(0)\n    split = tl.program_id(1)\n", ""),
-        (path, before, loop + before),
-        (path, f"{kernel}[grid](", f"{kernel}[(min(grid[0], 132 * max(1, 8 // tiles.num_warps)), grid[1])]("),
-    )
 
 
 _REPAIR_INSIDE = (
@@ -192,11 +164,7 @@ SWEEP = ("d64", "d128", "d256")
 SHARED = ("beauty", "ml20m", "zvuk", "beauty-d64", "beauty-d128")
 VARIANTS = [
     Variant("as it is", (*SWEEP, "d320", "d512", "fp32", "flat", "master"), "the baseline of this run"),
-    Variant(
-        "persistent grid", SWEEP, "saves the start of a program: 1 to 3 %",
-        _persistent(BACKWARD, "full_backward_kernel", "tl.cdiv(num_items, BLOCK_V)", "def sort_by_tile("),
-    ),
-    Variant("exp2 by FMA, half", SWEEP, "D 64 is bound by exp2: 5 %; a loss above", _exp2(False)),
+    Variant("exp2 by FMA, half", ("d64",), "D 64 is bound by exp2: 5 %; a loss above", _exp2(False)),
     Variant("exp2 by FMA, a quarter", SWEEP, "the same with less work moved", _exp2(True)),
     Variant("repair inside", ("flat", *SWEEP), "one launch less: 25 us; registers may cost more", _REPAIR_INSIDE),
     Variant(
@@ -212,7 +180,6 @@ VARIANTS = [
     Variant("halves of D", ("d512",), "6 products for 4, at D 256's rate: backward 26 -> 21 ms", _HALVES),
     Variant("bf16x6", ("fp32",), "six products at twice the rate of three; fewer spills", _precision("bf16x6")),
     Variant("bf16x3", ("fp32",), "half the products; an error of 1e-5, not fp32's", _precision("bf16x3")),
-    Variant("ieee", ("fp32",), "CUDA cores: 8 M V D at 60 % of 60 TFLOP/s, 4 ms", _precision("ieee")),
     Variant(
         "fp32 tiles, 8 warps", ("fp32",), "half the registers a thread: no spills",
         _tiles(_FP32, _FP32.replace("(64, 32, 4, 2)", "(64, 32, 8, 2)").replace("(32, 64, 4, 2)", "(32, 64, 8, 2)")),
