@@ -283,6 +283,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _numbers(text: str) -> list[int]:
+    if not all(part.isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: numbers of tables by commas, as 4,3")
     return [int(part) for part in text.split(",")]
 
 

@@ -113,6 +113,7 @@ def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ("--tables 4,a", "--tables: found '4,a', allowed: numbers of tables by commas"),
         ("--tables 99", "error: table: found 99, allowed: 1, 2"),
         ("--tables 8 --datasets zvuk", "error: dataset: found 'zvuk', allowed in these tables"),
         ("--sharing all", "found 'all', allowed: none, tile, batch"),
