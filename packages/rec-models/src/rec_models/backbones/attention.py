@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 
 from rec_models.backbones.layout import Layout
+
+if torch.cuda.is_available():  # its import brings torch's compiler, seconds that a start on a CPU need not take
+    from torch.nn.attention.varlen import varlen_attn
 
 _HALF = (torch.bfloat16, torch.float16)
 
