@@ -13,6 +13,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Spread the whole suite over processes, unless `-n` says otherwise. Without pytest-xdist, one does it."""
+    if hasattr(config, "workerinput"):
+        return  # one of the processes itself
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not gpu"
     if whole and getattr(config.option, "numprocesses", 0) is None and not config.option.usepdb:
         config.option.numprocesses = min(os.cpu_count() or 1, MOST_PROCESSES)
