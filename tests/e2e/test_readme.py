@@ -34,6 +34,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the README calls /data."""
     folder = tmp_path_factory.mktemp("logs")
     small_log().write_parquet(folder / "events.parquet")
+    small_log().head(200).write_csv(folder / "users.csv")
     names = {"visitor": pl.format("v{}", "user_id"), "page": pl.format("/{}.html", "item_id")}
     small_log().with_columns(**names).drop("user_id", "item_id").write_csv(folder / "visits.csv")
     positions = pl.int_range(pl.len()).over("user_id")
