@@ -54,6 +54,7 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
         StageError: a change that is no ``KEY=VALUE``, or of a key that says nothing about the log.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     for change in changes:
         key, sign, text = change.partition("=")
@@ -63,8 +64,13 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
         *path, last = sections
         section = values
         for name in path:
+            if not isinstance(section, dict) or not isinstance(section.get(name, {}), dict):
+                raise stage.StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
             section = section[name] if isinstance(section.get(name), dict) else section.setdefault(name, {})
-        section[last] = YAML(typ="safe").load(text)
+        try:
+            section[last] = YAML(typ="safe").load(text)
+        except YAMLError:
+            raise stage.StageError(f"found {change!r}, allowed: a value that is YAML") from None
     return values
 
 

@@ -191,7 +191,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--all", action="store_true", help="all tables")
     what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss and --dataset")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be given several times")
-    parser.add_argument("--model", default="sasrec", help="of the search")
+    parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec", help="of the search")
     parser.add_argument("--loss", default="cce_neg", help="of the search")
     parser.add_argument("--twin", action="store_true", help="synthetic twins in place of the data")
     parser.add_argument("--scale", type=float, help="twins of another size, 1 is the published one")

@@ -56,6 +56,8 @@ class Effort:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is asked for and not yet there."""
     options = _parse(arguments)
+    if options.scale <= 0:
+        raise stage.StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
     todo = wanted_points(points.load(), options)
     environment = results.environment()
     effort = Effort(options.steps, min(options.steps, Effort.fewest), options.warmup, options.seconds)
@@ -70,9 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         try:
             result = measure(point, effort, environment)
-        except (
-            ValueError
-        ) as error:  # settings that contradict each other, such as CUDA graphs with a loss in plain torch
+        except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
             _say(f"[{place}/{len(missing)}] passed over {points.experiment_name(point)}: {error}")
             continue
         results.append(options.out, result)

@@ -153,7 +153,9 @@ def _points(options: argparse.Namespace) -> list[params.Params]:
     values = points.load()
     common = {"sharing": options.sharing, "paper_faithful": options.faithful, "extra": options.extra}
     if options.search:
-        (dataset,) = options.dataset or ["beauty"]
+        dataset, *others = options.dataset or ["beauty"]
+        if others:
+            raise params.ParamsError(f"--dataset: found {len(others) + 1} of them, allowed: one with --search")
         found = points.search_points(values, model=options.model, loss=options.loss, dataset=dataset, **common)
         return [point.params for point in found]
     if options.table:
@@ -204,7 +206,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sharing", choices=["none", "tile", "batch"], default="none", help="who shares negatives")
     parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
     parser.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
-    parser.add_argument("--model", default="sasrec")
+    parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec")
     parser.add_argument("--loss", default="cce_neg")
     parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
     parser.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")

@@ -62,6 +62,9 @@ def sizes_of(point: params.Params) -> Sizes:
             f"dataset: found {point.dataset!r}, allowed: one whose sizes are known ({', '.join(TWINS)}, twin:...), or "
             "any after `dvc repro split`"
         )
+    downloaded = stage.read_json(stage.DATA / "download" / "summary.json")["dataset"]
+    if downloaded != name:
+        raise params.ParamsError(f"dataset: found {name!r}, allowed: {downloaded}, whose split is in {folder}")
     from rec_data.sequences import SequenceStore
 
     lengths = SequenceStore.open(folder / "sequences" / "train.arrow").lengths.numpy()

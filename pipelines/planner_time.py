@@ -38,9 +38,9 @@ RATES: dict[str, float] = {
 - ``exact_flops``: 8 M V D over the time of forward and backward at D 256, fp32 table (benchmarks/results/losses.csv,
   variant "ours", point "master").
 - ``shared_elements``, ``own_elements``: M N D over the time of ``sampled softmax`` with sharing tile and none
-  (benchmarks/results/bench_sampled.csv).
+  (losses.csv).
 - ``logit_elements``: M V over the time of eager torch (losses.csv), ``gathered_elements``: M N D over that of eager
-  CE- (bench_sampled.csv, eager_ms).
+  CE- (losses.csv).
 - ``bucket_elements``: not measured; taken as ``logit_elements``.
 """
 

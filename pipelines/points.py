@@ -205,9 +205,10 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """Nested values from ``key=value`` texts, the values read as YAML.
 
     Raises:
-        ParamsError: a text without a key or without ``=``.
+        ParamsError: a text without a key or without ``=``, a value that is no YAML, a key both value and section.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     nested: dict[str, Any] = {}
     for text in texts:
@@ -218,7 +219,12 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
         target = nested
         for section in sections:
             target = target.setdefault(section, {})
-        target[last] = YAML(typ="safe").load(value)
+            if not isinstance(target, dict):
+                raise ParamsError(f"-S: found {text!r} beside a value of {section!r}, allowed: one of the two")
+        try:
+            target[last] = YAML(typ="safe").load(value)
+        except YAMLError:
+            raise ParamsError(f"-S: found {text!r}, allowed: KEY=VALUE with a value that is YAML") from None
     return nested
 
 

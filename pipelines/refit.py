@@ -8,6 +8,7 @@ is in the catalogue, also those that the split's training part never saw.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,6 +73,7 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
         )
     except TrainingError as error:
         raise stage.StageError(str(error)) from error
+    shutil.rmtree(checkpoints, ignore_errors=True)
     catalogue = pa.table({"item_id": pa.array(range(len(names)), pa.int32()), "original_id": names})
     pq.write_table(catalogue, out / "items.parquet")
     return out / "model.ckpt"

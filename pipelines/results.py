@@ -43,7 +43,7 @@ def append(path: Path, result: Result) -> None:
     killed at any moment leaves whole rows. A last line that a power cut broke off is removed.
 
     Raises:
-        ResultsError: the file has other columns.
+        ResultsError: the file has other columns, or has them in another order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
@@ -54,7 +54,10 @@ def append(path: Path, result: Result) -> None:
         if whole != present:
             file.truncate(len(whole))
         if whole:
-            _check_columns(path, next(csv.reader(io.StringIO(whole.decode()))))
+            header = next(csv.reader(io.StringIO(whole.decode())))
+            _check_columns(path, header)
+            if header != list(COLUMNS):
+                raise ResultsError(f"{path}: columns: found another order, allowed: that of pipelines.results.Result")
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
         if not whole:
@@ -66,18 +69,20 @@ def append(path: Path, result: Result) -> None:
 
 
 def read(path: Path) -> list[Result]:
-    """The results of a file, in its order; none if there is no such file.
+    """The results of a file, in its order; none if there is no such file. A last line that broke off is left out.
 
     Raises:
         ResultsError: other columns, or a cell that is not of its column's type.
     """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        _check_columns(path, header)
-        return [_parse(path, number, header, row) for number, row in enumerate(reader, start=2)]
+    whole = path.read_text(encoding="utf-8")
+    if "\n" in whole:
+        whole = whole[: whole.rindex("\n") + 1]
+    reader = csv.reader(io.StringIO(whole, newline=""))
+    header = next(reader, [])
+    _check_columns(path, header)
+    return [_parse(path, number, header, row) for number, row in enumerate(reader, start=2)]
 
 
 def merge(groups: Iterable[Iterable[Result]]) -> list[Result]:

@@ -142,10 +142,14 @@ def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "data/split").mkdir(parents=True)
     summary = split_log(tmp_path / "log.parquet", tmp_path / "data/split", strategy="leave_one_out")
     (tmp_path / "data/split/summary.json").write_text("{}")
+    (tmp_path / "data/download").mkdir()
+    (tmp_path / "data/download/summary.json").write_text('{"dataset": "demo"}')
     sizes = sizes_of(from_mapping({"batch_size": 32, "max_seq_len": 4}))
     assert sizes.items == summary["items"]
     assert 2 <= sizes.mean_length <= 4
     assert sizes.steps == 5
+    with pytest.raises(ParamsError, match=r"dataset: found '/my/log.csv', allowed: demo, whose split is in data/split"):
+        sizes_of(from_mapping({"dataset": "/my/log.csv"}))
 
 
 def measured(calibration: Calibration) -> list[tuple[Any, Result]]:

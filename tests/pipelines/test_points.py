@@ -158,6 +158,18 @@ def test_an_override_without_a_key_or_a_value_is_named(text: str):
         points.parse_overrides([text])
 
 
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        (["seed=[1"], r"-S: found 'seed=\[1', allowed: KEY=VALUE with a value that is YAML"),
+        (["seed=1", "seed.x=2"], r"-S: found 'seed.x=2' beside a value of 'seed'"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_named(texts: list[str], says: str):
+    with pytest.raises(ParamsError, match=says):
+        points.parse_overrides(texts)
+
+
 def test_a_file_without_a_grid_is_named(tmp_path: Path):
     (tmp_path / "params.yaml").write_text("grid:\n  1: {}\n")
     with pytest.raises(ParamsError, match="grid: allowed: a section with settings, search and tables"):

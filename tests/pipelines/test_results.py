@@ -1,5 +1,6 @@
 """The schema of results: what is written comes back, files survive kills and company, wrong cells are named."""
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_a_line_that_was_broken_off_is_removed(tmp_path: Path):
     append(path, MEASURED)
     with path.open("a") as file:
         file.write("training,gowalla,0.5,sas")
+    assert [result.seed for result in read(path)] == [42]
     append(path, replace(MEASURED, seed=7))
     assert [result.seed for result in read(path)] == [42, 7]
 
@@ -118,6 +120,18 @@ def test_a_file_of_other_columns_is_not_appended_to(tmp_path: Path):
     with pytest.raises(ResultsError, match="columns: missing"):
         append(path, MEASURED)
     assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_columns_in_another_order_are_not_appended_to(tmp_path: Path):
+    path = tmp_path / "results.csv"
+    append(path, MEASURED)
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(row[::-1] for row in rows)
+    with pytest.raises(ResultsError, match="columns: found another order"):
+        append(path, MEASURED)
+    assert read(path) == [MEASURED]
 
 
 def test_a_run_gives_its_training_and_its_accuracy():

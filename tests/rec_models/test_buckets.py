@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_models.backbones import build_encoder
@@ -12,6 +12,7 @@ from rec_models.stepping import BatchLoss
 WIDTH = 12  # of the network; batches are 10 wide
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**40))
 def test_sizes_are_few_and_near(count):
     size = bucket_of(count)

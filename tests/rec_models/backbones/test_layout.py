@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_models.backbones.layout import layout_of, padded_layout_of
@@ -7,6 +7,7 @@ from rec_models.backbones.layout import layout_of, padded_layout_of
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(0, 2))
 def test_packing_keeps_each_history_in_order_and_nothing_else(lengths, extra):
     width = max(lengths) + extra
@@ -25,6 +26,7 @@ def test_packing_keeps_each_history_in_order_and_nothing_else(lengths, extra):
     assert mask is None or mask.sum((1, 2, 3)).tolist() == lengths
 
 
+@settings(deadline=None)
 @given(LENGTHS)
 def test_a_layout_with_padding_points_at_the_same_places(lengths):
     width = max(lengths)

@@ -49,7 +49,7 @@ class LossSettings:
     impl: Literal["auto", "triton", "reference"] | None = None
     """Losses of cce_kernels: which implementation; None is auto, by device."""
     paper_faithful: bool = False
-    """Repeat the known defects of the paper's own code (PROTOCOL.md lists them), to compare with its tables."""
+    """Repeat the known defects of the paper's own code, to compare with its tables."""
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, LOSSES)

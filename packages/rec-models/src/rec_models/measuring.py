@@ -111,7 +111,7 @@ class Stopwatch(lightning.Callback):
             with torch.no_grad():
                 self._after(module.encoder)
         each = [_milliseconds(first, second) for first, second in zip(self._marks, self._marks[1:], strict=False)]
-        low, median, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
+        low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
         self.times = StepTimes(
             steps=len(each),
             step_ms=median,
