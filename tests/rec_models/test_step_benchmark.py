@@ -44,10 +44,10 @@ def test_a_row_can_be_measured_written_and_found_again(bench, tmp_path):
     row = bench.row_of(case, times, "", {}) | where
     assert set(row) <= set(sys.modules["step_results"].COLUMNS)
     bench.write_rows(tmp_path / "a" / "out.csv", [row])
-    (found,) = bench.read_rows(tmp_path / "a" / "out.csv", where)
+    (found,), _ = bench.read_rows(tmp_path / "a" / "out.csv", where)
     assert (found["point"], found["loss"], found["variant"]) == tuple(case)
     assert float(found["step_ms"]) == row["step_ms"] > 0
-    assert bench.read_rows(tmp_path / "a" / "out.csv", where | {"revision": "abd"}) == []
+    assert bench.read_rows(tmp_path / "a" / "out.csv", where | {"revision": "abd"}) == ([], [found])
     bench.write_table(tmp_path / "out.md", [found])
     assert f"| tiny | cce_neg/tile | adam_rowwise | {row['tokens']} |" in (tmp_path / "out.md").read_text()
 

@@ -165,7 +165,7 @@ def main() -> None:
         sys.exit("this benchmark needs a CUDA device")
     until = time.monotonic() + arguments.seconds
     where = environment()
-    rows = read_rows(arguments.out, where)
+    rows, others = read_rows(arguments.out, where)
     done = {(row["point"], row["loss"], row["variant"]) for row in rows}
     chosen = [case for case in select(arguments) if tuple(case) not in done]
     bounds = {"tflops": matmul_tflops()}
@@ -178,7 +178,7 @@ def main() -> None:
             print(f"out of time before {case.point} {case.loss} {case.variant}; the same call goes on from here")
             break
         rows.append(run(case, bounds) | where)
-        write_rows(arguments.out, rows)
+        write_rows(arguments.out, [*others, *rows])
         print("  ".join(f"{key} {rows[-1].get(key, '')}" for key in SHOWN if rows[-1].get(key)), flush=True)
     if arguments.profile is not None:
         profile(arguments.profile, until + 90)

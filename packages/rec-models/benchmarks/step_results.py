@@ -39,12 +39,19 @@ def _output(*command: str) -> str:
     return (ran.stdout.splitlines() or ["unknown"])[0]
 
 
-def read_rows(path: Path, where: dict[str, str]) -> list[dict[str, object]]:
-    """Rows measured before on the same GPU, with the same software and code."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [dict(row) for row in csv.DictReader(file) if all(row[key] == value for key, value in where.items())]
+Rows = list[dict[str, object]]
+
+
+def read_rows(path: Path, where: dict[str, str]) -> tuple[Rows, Rows]:
+    """Rows measured before on the same GPU, with the same software and code; and all others."""
+    here: Rows = []
+    elsewhere: Rows = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                same = all(row[key] == value for key, value in where.items())
+                (here if same else elsewhere).append(dict(row))
+    return here, elsewhere
 
 
 def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
