@@ -47,8 +47,9 @@ class PointIndex:
 
     @staticmethod
     def _key(result: Result) -> object:
-        """Without the kind, the precision (a CPU changes it) and the options."""
-        return result.key[1:-2]
+        """Without the kind and the precision, which a CPU changes. Other options are other runs than the table's."""
+        *point, _, options = result.key[1:]
+        return (*point, options)
 
 
 def refit(measured: Sequence[tuple[params.Params, Result]], start: Calibration, *, by: str) -> Calibration:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cce_kernels import tuning_sampled
 from pipelines import plan, planner_authors, planner_calibration, planner_fit, planner_memory, points
 from pipelines.params import ParamsError, from_mapping
 from pipelines.planner_authors import CATALOGUES, FITTED, errors, fit, read_log
@@ -19,6 +20,7 @@ from pipelines.results import Result
 from pipelines.text_table import number, render
 from rec_models.backbones import build_encoder
 from rec_models.backbones.layout import layout_of
+from rec_models.losses import faithful
 from rec_models.settings import ModelSettings
 
 ROOT = Path(__file__).parents[2]
@@ -182,6 +184,20 @@ def test_refitting_finds_the_constants_that_made_the_results():
     assert max(map(abs, memory)) < 0.02
     assert max(map(abs, time)) < 0.1
     assert "sasrec-sce-twin_beauty-1024x32" in text
+
+
+def test_a_run_with_other_options_is_no_point_of_a_table():
+    index = planner_fit.PointIndex(points.load(ROOT / "params.yaml"))
+    (row, *_) = points.table_points(points.load(ROOT / "params.yaml"), [3], twin=True)
+    result = Result.of(row.params, "training", device="a GPU")
+    assert index.find(result) == row.params
+    assert index.find(dataclasses.replace(result, precision="32-true")) == row.params
+    assert index.find(dataclasses.replace(result, options="optimizer=adam_rowwise")) is None
+
+
+def test_constants_of_other_modules_are_still_theirs():
+    assert planner_memory._SCRATCH == tuning_sampled.SCRATCH_BYTES
+    assert planner_memory._CHUNK == faithful._CHUNK_ELEMENTS
 
 
 def test_constants_come_back_from_their_file(tmp_path: Path):
