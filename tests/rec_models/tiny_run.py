@@ -69,7 +69,7 @@ def validate(encoder):
     """NDCG@10 of the true next item, for a history from each item on."""
     histories = [[(first + STRIDE * k) % ITEMS for k in range(5)] for first in range(ITEMS)]
     scores = encode(encoder, histories) @ encoder.item_table.T  # [ITEMS, ITEMS]
-    target = torch.tensor([(first + STRIDE * 5) % ITEMS for first in range(ITEMS)])
+    target = torch.tensor([(first + STRIDE * 5) % ITEMS for first in range(ITEMS)], device=scores.device)
     rank = (scores > scores.gather(1, target[:, None])).sum(1)
     gains = torch.where(rank < 10, 1 / torch.log2(rank + 2.0), 0.0)
     return {"ndcg@10": float(gains.mean()), "recall@10": float((rank < 10).float().mean())}

@@ -65,7 +65,7 @@ class Call(NamedTuple):
 
 _CALL = (
     "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor seed, Tensor step, Tensor? size, "
-    "Tensor? table, Tensor? log_q, Tensor? log_rest, int[] sizes, bool alias, str objective, float t"
+    "Tensor? table, Tensor? log_q, Tensor? log_rest, SymInt[] sizes, bool alias, str objective, float t"
 )
 _KEPT = "Tensor dhidden, Tensor shift, Tensor pull, Tensor copied"
 
