@@ -54,7 +54,7 @@ def work(op: str, names: list[str]) -> None:
     found: dict[str, dict[str, float]] = {}
     for point in points:
         try:
-            # The sampled loss decides by its size whether the table is copied, so its kernels are compiled at full size.
+            # The sampled loss decides by its size whether the table is copied: compiled at the size that is timed.
             small = replace(point, tokens=2048, items=8192 + point.items % 16) if op == "full" else smaller(point)
             inputs = make_inputs(small)
             got = torch.autograd.grad(loss(inputs, small), (inputs.hidden, inputs.weight))
