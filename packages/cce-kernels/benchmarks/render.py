@@ -86,23 +86,22 @@ def draw(rows: list[Row], path: Path) -> None:
     """Draw bars of time (from 0) and memory (logarithmic) for the points that most variants ran."""
     from matplotlib.figure import Figure
 
-    ops = [op for op in PICTURED if any(row.op == op and row.point in PICTURED[op] for row in rows)]
+    timed = [row for row in rows if row.both_ms is not None]
+    ops = [op for op in PICTURED if any(row.op == op and row.point in PICTURED[op] for row in timed)]
+    if not ops:
+        return
     figure = Figure(figsize=(19, 5.2 * len(ops)), layout="constrained")
     parts: Any = figure.subfigures(len(ops), 1, squeeze=False)[:, 0]
     for part, op in zip(parts, ops, strict=True):
-        drawn = [row for row in rows if row.op == op and row.both_ms is not None]
+        drawn = [row for row in timed if row.op == op]
         points = [name for name in PICTURED[op] if any(row.point == name for row in drawn)]
         axes = part.subplots(2, len(points), squeeze=False)
         part.suptitle(f"{SECTIONS[op][0]}, {drawn[0].dtype}, {drawn[0].gpu}")
         for column, name in enumerate(points):
             chosen = [row for row in drawn if row.point == name]
             bars(axes[0][column], chosen, "both_ms", "forward + backward, ms")
-            bars(
-                axes[1][column],
-                [row for row in chosen if row.peak_extra_mib],
-                "peak_extra_mib",
-                "peak MiB, logarithmic",
-            )
+            held = [row for row in chosen if row.peak_extra_mib]
+            bars(axes[1][column], held, "peak_extra_mib", "peak MiB, logarithmic")
             axes[1][column].set_xscale("log")
             axes[1][column].set_xlim(10, 1e6)
             axes[1][column].set_xticks([], [])
@@ -111,7 +110,10 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def bars(axis: Any, rows: list[Row], key: str, title: str) -> None:
-    """One panel of the picture."""
+    """One panel of the picture; empty where nothing was measured."""
+    if not rows:
+        axis.set_axis_off()
+        return
     labels = [row.variant for row in rows]
     values = [getattr(row, key) for row in rows]
     drawn = axis.barh(

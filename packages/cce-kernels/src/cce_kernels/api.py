@@ -175,7 +175,7 @@ def sampled_linear_cross_entropy(
         reduction: `mean` is over the tokens that count, 0 if there are none.
         deterministic: bitwise equal gradients from run to run.
         sparse_grad: weight's gradient (and bias's) holds only the rows touched, as a sparse tensor for
-            `torch.optim.SparseAdam` or `SGD`.
+            `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient.
         check: look at the values too: one synchronisation.
         impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512.
 
