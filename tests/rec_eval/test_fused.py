@@ -102,7 +102,7 @@ def test_parts_cover_the_catalogue_once_and_grow():
         assert visits == list(range(blocks))
         assert sorted(visit * plan.stride % blocks for visit in visits) == visits
         assert plan.parts[0][1] * 128 <= plan.capacity
-    assert len(make_plan(9_400_000, 100, Tiles(128, 128, 8, 3)).parts) <= 8
+    assert len(make_plan(9_400_000, 100, Tiles(128, 64, 8, 3)).parts) <= 12
 
 
 def test_dimensions_are_covered():

@@ -38,15 +38,17 @@ def build(kernel, constants, warps, stages):
 
 
 users, items, warps, stages = _TILES[0]
-for dim, skip in ((256, True), (320, False)):
+for dim, skip, by_thread in ((256, True, False), (320, False, False), (256, True, True), (64, False, True)):
     dim0, dim1 = filter.split_dimension(dim)
     constants = {
         "DIM": dim, "DIM0": dim0, "DIM1": dim1, "BLOCK_U": users, "BLOCK_V": items,
-        "HAS_BIAS": skip, "SKIP_EMPTY": skip,
+        "HAS_BIAS": skip, "SKIP_EMPTY": skip, "BY_THREAD": by_thread,
     }
     built = build(filter._filter_kernel, constants, warps, stages)
     assert "wgmma" in built.asm["ptx"], "the product does not use the tensor cores' own instruction"
-    estimate = 2 * (dim0 + dim1) * (users + stages * items) + 4 * users * items
+    estimate = 2 * (dim0 + dim1) * (users + stages * items) + (0 if by_thread else 4 * users * items)
+    assert by_thread == ("atom.relaxed.gpu" in built.asm["ptx"]), "survivors are not written as asked"
+    assert not by_thread or "convert_layout" not in built.asm["ttgir"], "scores leave the registers of the product"
     assert "cp.async" in built.asm["ptx"], "items are not loaded while others are multiplied"
     assert built.metadata.shared == estimate, (dim, built.metadata.shared, estimate)
 build(merge._merge_kernel, {"WIDTH": 1024}, 4, 1)

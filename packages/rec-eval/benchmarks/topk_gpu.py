@@ -33,8 +33,8 @@ KS = (10, 100)
 USERS = 8192
 SCORES_GIB = 8
 SWEEP = [
-    Tiles(128, 32, 4, 2), Tiles(128, 32, 8, 2), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 3), Tiles(64, 128, 4, 2),
-    Tiles(128, 64, 4, 3), Tiles(128, 64, 8, 2), Tiles(128, 128, 8, 2), Tiles(128, 128, 8, 3),
+    Tiles(64, 32, 4, 3), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 3), Tiles(64, 128, 4, 2), Tiles(128, 64, 8, 2),
+    Tiles(128, 64, 8, 3), Tiles(128, 128, 8, 2),
 ]  # fmt: skip
 Variants = dict[str, Callable[[], object]]
 SWEPT = 893_022
@@ -137,10 +137,11 @@ def sweep_variants(queries: torch.Tensor, table: torch.Tensor, k: int) -> Varian
     for tiles in SWEEP:
         name = f"triton_{tiles.users}x{tiles.items}_w{tiles.warps}_s{tiles.stages}"
         runs[name] = partial(with_tiles, queries, table, k, tiles, None)
-    for capacity in (512, 2048):
+    for capacity in (412, 924, 2048):
         chosen = fused.choose_tiles(queries.shape[1], queries.device)
         assert chosen is not None
         runs[f"triton_capacity_{capacity}"] = partial(with_tiles, queries, table, k, chosen, capacity)
+    runs["triton_user_tile_8192"] = partial(top_k, queries, table, k, impl="triton", user_tile=8192)
     return runs
 
 

@@ -18,7 +18,7 @@ from rec_eval.seen import SeenItems
 if TYPE_CHECKING:
     from rec_eval.kernels.filter import Survivors, Tiles
 
-DEFAULT_USER_TILE = 4096
+DEFAULT_USER_TILE = 8192
 DTYPES = (torch.bfloat16, torch.float16)
 _INTERPRETER_PROGRAMS = 2
 _WAVES = 8  # programs per multiprocessor: enough for an even end
@@ -45,21 +45,22 @@ class Plan:
 def choose_tiles(dim: int, device: torch.device) -> "Tiles | None":
     """The largest tiles whose rows fit into the shared memory of one multiprocessor, or None if none do.
 
-    The kernel keeps a tile of users, ``stages`` tiles of items, and passes the scores from one layout to another there.
+    The kernel keeps a tile of users and ``stages`` tiles of items there; where it does not write survivors by thread,
+    it also passes the scores from one layout to another.
     """
     import triton
 
-    from rec_eval.kernels.filter import Tiles, split_dimension
+    from rec_eval.kernels.filter import Tiles, split_dimension, writes_by_thread
 
     room = 1 << 30  # the interpreter has no such limit
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         room = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
     row = 2 * sum(split_dimension(dim))  # bytes
-    for tiles in _TILES:
-        users, items, _, stages = tiles
-        if row * (users + stages * items) + 4 * users * items <= room:
-            return Tiles(*tiles)
+    for tiles in map(Tiles._make, _TILES):
+        exchanged = 0 if writes_by_thread(tiles) else 4 * tiles.users * tiles.items
+        if row * (tiles.users + tiles.stages * tiles.items) + exchanged <= room:
+            return tiles
     return None
 
 
@@ -70,13 +71,14 @@ def make_plan(num_items: int, k: int, tiles: "Tiles", capacity: int | None = Non
         num_items: V.
         k: length of the lists.
         tiles: sizes of the kernel's tiles.
-        capacity: room of a list; by default 1,024, or eight lists if that is more.
+        capacity: room of a list; by default such that the merge sorts k keys and a full list as one power of two, at
+            least 256 and above 4 k: shorter sorts, and more parts, whose floors are nearer to the last one, won.
 
     Returns:
         The plan. The survivors of a part of r n items after n have mean k r and standard deviation sqrt(k) r or a
         little more (negative binomial); twelve of these fit, and the rest overflows into a second launch.
     """
-    capacity = max(1024, 1 << (8 * k - 1).bit_length()) if capacity is None else capacity
+    capacity = max(256, 1 << (4 * k).bit_length()) - k if capacity is None else capacity
     capacity = max(capacity, tiles.items)
     blocks = -(-num_items // tiles.items)
     growth = max(0.5, 0.9 * capacity / (k + 12 * math.sqrt(k)))
@@ -145,19 +147,36 @@ def rank_users(
         torch.full((num_users,), -1, dtype=torch.int32, device=device),
     )
     everyone = torch.arange(num_users, device=device)
+    most = torch.zeros(num_users, dtype=torch.int32, device=device)  # survivors of one part
+    empty = lists
     for part in plan.parts:
         found = _launch(queries, items, bias, lists, part, plan, plan.capacity)
+        most = torch.maximum(most, found.counts)
+        lists = _merge(lists, found, plan.capacity, everyone, tile)
+    full = (most > plan.capacity).nonzero().squeeze(1)  # the only time that the host waits
+    if full.numel():
+        lists.keys[full] = _rank_with_overflow(queries[full], items, bias, _pick(empty, full), full, tile, plan)
+    return lists.keys
+
+
+def _rank_with_overflow(
+    queries: Tensor, items: Tensor, bias: Tensor | None, lists: _Lists, users: Tensor, tile: _SeenTile, plan: Plan
+) -> Tensor:
+    """As `rank_users` for users some of whose lists have no room: keys [u, k], from empty lists.
+
+    A list that is too short is made again with more room, a few users at a time, so that memory stays bounded.
+    """
+    everyone = torch.arange(len(users), device=users.device)
+    for part in plan.parts:
+        found = _launch(queries, items, bias, lists, part, plan, plan.capacity)
+        full = found.counts > plan.capacity
+        _update(lists, everyone[~full], users[~full], _pick(found, ~full), plan.capacity, tile)
         longest = int(found.counts.max())
         if longest <= plan.capacity:
-            lists = _merge(lists, found, longest, everyone, tile)
             continue
-        # Some lists had no room. They are made again with more, a few users at a time, so that memory stays bounded.
-        full = found.counts > plan.capacity
-        again = torch.split(everyone[full], max(1, num_users * plan.capacity // longest))
-        _update(lists, everyone[~full], _pick(found, ~full), plan.capacity, tile)
-        for chosen in again:
+        for chosen in torch.split(everyone[full], max(1, len(users) * plan.capacity // longest)):
             redone = _launch(queries[chosen], items, bias, _pick(lists, chosen), part, plan, longest)
-            _update(lists, chosen, redone, longest, tile)
+            _update(lists, chosen, users[chosen], redone, longest, tile)
     return lists.keys
 
 
@@ -166,10 +185,10 @@ def _pick(tensors: _Named, chosen: Tensor) -> _Named:
     return type(tensors)(*(tensor[chosen] for tensor in tensors))
 
 
-def _update(lists: _Lists, chosen: Tensor, found: "Survivors", longest: int, tile: _SeenTile) -> None:
-    """Merge the survivors of some users into their lists, in place."""
+def _update(lists: _Lists, chosen: Tensor, users: Tensor, found: "Survivors", longest: int, tile: _SeenTile) -> None:
+    """Merge the survivors of some lists, whose users are given, into these lists in place."""
     if chosen.numel():
-        for whole, part in zip(lists, _merge(_pick(lists, chosen), found, longest, chosen, tile), strict=True):
+        for whole, part in zip(lists, _merge(_pick(lists, chosen), found, longest, users, tile), strict=True):
             whole[chosen] = part
 
 

@@ -35,7 +35,7 @@ def top_k(
     Memory beyond inputs and output, whatever U is, with s the seen items of a tile of users: ``reference`` at most
     ``user_tile * (20 * item_tile + 48 * (k + c)) + 32 * s`` bytes with ``c = max(2 * k, 64)``, and a float32 copy of
     both tiles where 16-bit vectors are ranked on a CPU; ``triton`` at most ``64 * max(user_tile * c, V) + 48 * s``
-    bytes with ``c = max(1024, 8 * k rounded up to a power of two)``.
+    bytes with c the power of two above ``4 * k``, at least 256.
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16, on CPU or CUDA.

@@ -22,6 +22,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rec_eval.kernels.claim import CODE, CONSTRAINTS, PACK
+
+_NVIDIA = torch.version.hip is None
+
 
 class Survivors(NamedTuple):
     """Unordered lists of the items above the floors."""
@@ -41,6 +45,12 @@ class Tiles(NamedTuple):
     items: int
     warps: int
     stages: int
+
+
+def writes_by_thread(tiles: Tiles) -> bool:
+    """Whether survivors are written by PTX: not by the interpreter, and only where no score is in two threads."""
+    spread = tiles.users >= 16 * tiles.warps and tiles.items >= 8 * tiles.warps
+    return spread and _NVIDIA and not triton.knobs.runtime.interpret
 
 
 def split_dimension(dim: int) -> tuple[int, int]:
@@ -69,7 +79,7 @@ def _filter_kernel(
     queries, items, bias, floor_scores, floor_ids, counts, found_scores, found_ids,
     query_stride, item_stride, num_users, num_items, first_visit, last_visit, visit_stride, num_blocks, capacity,
     DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SKIP_EMPTY: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SKIP_EMPTY: tl.constexpr, BY_THREAD: tl.constexpr,
 ):  # fmt: skip
     users = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U)
     real = users < num_users
@@ -79,6 +89,8 @@ def _filter_kernel(
         q1 = _load_rows(queries, query_stride, users, real, DIM0, DIM1, DIM)
     floor = tl.load(floor_scores + users, mask=real, other=float("inf"))  # rows beyond the users keep nothing
     floor_id = tl.load(floor_ids + users, mask=real, other=0)
+    lowest = tl.maximum(floor, -3.4028234663852886e38)  # -inf is never kept
+    lists = users * capacity  # the caller keeps u * capacity below 2^31
     flat = tl.arange(0, BLOCK_U * BLOCK_V)
     row_counts = counts + tl.program_id(0) * BLOCK_U
     row_offset = tl.program_id(0) * BLOCK_U * capacity  # the caller keeps u * capacity below 2^31
@@ -93,21 +105,30 @@ def _filter_kernel(
             scores = tl.dot(q1, tl.trans(w1), scores)
         if HAS_BIAS:
             scores += tl.load(bias + ids, mask=known, other=0.0)[None, :]
-        keep = (scores > floor[:, None]) | ((scores == floor[:, None]) & (ids[None, :] < floor_id[:, None]))
-        keep = keep & known[None, :]
-        any_kept = True
-        if SKIP_EMPTY:
-            any_kept = tl.max(tl.max(keep.to(tl.int32), axis=1), axis=0) > 0
-        if any_kept:
-            # Flat, atomics and stores share one layout, and threads exchange scores alone: -inf is never kept.
-            exchanged = tl.reshape(tl.where(keep, scores, float("-inf")), [BLOCK_U * BLOCK_V])
-            kept = exchanged > float("-inf")
-            row = flat // BLOCK_V
-            slots = tl.atomic_add(row_counts + row, kept.to(tl.int32), mask=kept, sem="relaxed")
-            room = kept & (slots < capacity)
-            places = row_offset + row * capacity + slots
-            tl.store(found_scores + places, exchanged, mask=room)
-            tl.store(found_ids + places, block * BLOCK_V + flat % BLOCK_V, mask=room)
+        if BY_THREAD:
+            tl.inline_asm_elementwise(
+                CODE, CONSTRAINTS,
+                [scores, lowest[:, None], floor_id[:, None], ids[None, :], num_items, capacity,
+                 (counts + users).to(tl.int64)[:, None], (found_scores + lists).to(tl.int64)[:, None],
+                 (found_ids + lists).to(tl.int64)[:, None]],
+                dtype=tl.int32, is_pure=False, pack=PACK,
+            )  # fmt: skip
+        else:
+            keep = (scores > floor[:, None]) | ((scores == floor[:, None]) & (ids[None, :] < floor_id[:, None]))
+            keep = keep & known[None, :]
+            any_kept = True
+            if SKIP_EMPTY:
+                any_kept = tl.max(tl.max(keep.to(tl.int32), axis=1), axis=0) > 0
+            if any_kept:
+                # Flat, atomics and stores share one layout, and threads exchange scores alone: -inf is never kept.
+                exchanged = tl.reshape(tl.where(keep, scores, float("-inf")), [BLOCK_U * BLOCK_V])
+                kept = exchanged > float("-inf")
+                row = flat // BLOCK_V
+                slots = tl.atomic_add(row_counts + row, kept.to(tl.int32), mask=kept, sem="relaxed")
+                room = kept & (slots < capacity)
+                places = row_offset + row * capacity + slots
+                tl.store(found_scores + places, exchanged, mask=room)
+                tl.store(found_ids + places, block * BLOCK_V + flat % BLOCK_V, mask=room)
 
 
 def filter_items(
@@ -154,6 +175,7 @@ def filter_items(
         queries.stride(0), items.stride(0), num_users, items.shape[0], visits[0], visits[1], visit_stride,
         triton.cdiv(items.shape[0], tiles.items), capacity,
         DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_U=tiles.users, BLOCK_V=tiles.items,
-        HAS_BIAS=bias is not None, SKIP_EMPTY=skip_empty, num_warps=tiles.warps, num_stages=tiles.stages,
+        HAS_BIAS=bias is not None, SKIP_EMPTY=skip_empty, BY_THREAD=writes_by_thread(tiles),
+        num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return Survivors(counts, scores, ids)

@@ -1,0 +1,45 @@
+"""Survivors written from the registers in which the matrix product leaves its scores (PTX).
+
+Triton's own atomics and stores bring a tile into another layout first, by way of shared memory, whether anything
+survives or not: 8,192 scores exchanged for a handful of survivors. Here every thread looks at its own scores, a few at
+a time, and goes on at once where none of them survives.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+PACK = tl.constexpr(8)
+"""Scores that one piece of code handles: their atomics are in flight together."""
+
+
+def _claim(pack: int) -> str:
+    """PTX for `pack` scores.
+
+    Operands, each once a score: out (unused), score, floor, floor's id, item, number of items, room of a list, address
+    of the list's counter, addresses of the list's scores and ids.
+    """
+
+    def operand(which: int, place: int) -> str:
+        return f"${which * pack + place}"
+
+    places = range(pack)
+    lines = ["{", ".reg .pred %some, %tie, " + ", ".join(f"%k{i}" for i in places) + ";"]
+    lines += [".reg .b64 %a;", ".reg .b32 " + ", ".join(f"%s{i}" for i in places) + ";"]
+    for i in places:
+        lines += [f"mov.b32 {operand(0, i)}, 0;", f"setp.ge.f32 %k{i}, {operand(1, i)}, {operand(2, i)};"]
+    lines += ["mov.pred %some, %k0;", *(f"or.pred %some, %some, %k{i};" for i in places[1:]), "@!%some bra DONE;"]
+    for i in places:  # not beyond the catalogue; an equal score only with a lower id
+        lines += [f"setp.lt.and.s32 %k{i}, {operand(4, i)}, {operand(5, i)}, %k{i};"]
+        lines += [f"setp.gt.f32 %tie, {operand(1, i)}, {operand(2, i)};"]
+        lines += [f"setp.lt.or.s32 %tie, {operand(4, i)}, {operand(3, i)}, %tie;", f"and.pred %k{i}, %k{i}, %tie;"]
+        lines += [f"@%k{i} atom.relaxed.gpu.global.add.u32 %s{i}, [{operand(7, i)}], 1;"]
+    for i in places:
+        lines += [f"setp.lt.and.u32 %k{i}, %s{i}, {operand(6, i)}, %k{i};"]
+        lines += [f"mad.wide.u32 %a, %s{i}, 4, {operand(8, i)};", f"@%k{i} st.global.f32 [%a], {operand(1, i)};"]
+        lines += [f"mad.wide.u32 %a, %s{i}, 4, {operand(9, i)};", f"@%k{i} st.global.u32 [%a], {operand(4, i)};"]
+    return "\n".join([*lines, "DONE:", "}"])
+
+
+CODE = tl.constexpr(_claim(PACK.value))
+CONSTRAINTS = tl.constexpr(",".join(["=r"] * PACK.value + [kind for kind in "ffrrrrlll" for _ in range(PACK.value)]))
