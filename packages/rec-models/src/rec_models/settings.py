@@ -50,6 +50,24 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """What training reads in a batch: beside the network, the loss and the loop, all that training again must know.
+
+    `rec_models` makes no batches: whoever does states it, and it is kept in the checkpoint.
+    """
+
+    batch_size: int
+    """Sequences a batch and process."""
+    window: int | None = None
+    """Items from one example of a history to the next; None: one example a history, its last items."""
+
+    def __post_init__(self) -> None:
+        whole_from("batch_size", self.batch_size, 1)
+        if self.window is not None:
+            whole_from("window", self.window, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """The training loop."""
 
@@ -149,6 +167,7 @@ __all__ = [
     "MODELS",
     "OPTIMIZERS",
     "SAMPLED_LOSSES",
+    "BatchSettings",
     "LossName",
     "LossSettings",
     "Model",

@@ -27,7 +27,7 @@ from rec_models.errors import TrainingError
 from rec_models.feed import Batches, Feed, MakeBatches, as_factory
 from rec_models.module import TrainingModule
 from rec_models.results import ResultsFolder
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 from rec_models.state import RunFolder, RunState
 
 
@@ -76,6 +76,7 @@ def fit(
     out: Path,
     checkpoint_dir: Path,
     item_counts: Tensor | None = None,
+    batching: BatchSettings | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> FitResult:
@@ -96,6 +97,7 @@ def fit(
         out: folder for the results.
         checkpoint_dir: folder for the state of this run and no other.
         item_counts: [V] int64, how often training saw each item; for popularity sampling.
+        batching: what ``train_batches`` holds, to be kept in ``model.ckpt`` for training again; None: not said.
         callbacks: for whoever measures steps; they run after the loop's own.
         build: makes a new network from its settings and V, on whatever device; None: `build_encoder`.
 
@@ -112,6 +114,8 @@ def fit(
     record = _records(training, device)
     module = TrainingModule((build or build_encoder)(model, num_items), loss, training, item_counts, record=record)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
+    if batching is not None:
+        identity["batching"] = asdict(batching)
     folder = RunFolder(checkpoint_dir, identity)
     resumed = folder.resume()
     state = resumed.state if resumed is not None else RunState()
@@ -129,7 +133,7 @@ def fit(
         state=state,
         training=training,
         folder=folder,
-        snapshot=partial(ModelCheckpoint, model, loss, training, num_items),
+        snapshot=partial(ModelCheckpoint, model, loss, training, num_items, batching=batching),
         validate=validate,
         batches_per_epoch=lambda: len(batches()),
         resumed=resumed,
