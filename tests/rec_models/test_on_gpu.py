@@ -10,6 +10,7 @@ from rec_models.backbones.layout import layout_of
 from rec_models.backbones.lookup import lookup, lookup_into_grad
 from rec_models.buckets import fill_bucket
 from rec_models.feed import prepare
+from rec_models.inference import encode, load
 from rec_models.losses import LossContext, build_loss
 from rec_models.optimizers import KEPT, build_optimizer
 from rec_models.recording import RecordedSteps
@@ -47,6 +48,16 @@ def test_mixed_precision_stays_close_to_float64(tiny, model_name):
         masked = None if batch.masked is None else batch.masked.cuda()
         mixed = on_gpu(batch.inputs.cuda(), batch.lengths.cuda(), masked)
     assert (mixed.double().cpu() - exact).norm() < 0.02 * exact.norm()
+
+
+def test_a_loaded_model_ranks_in_the_precision_of_training(tiny, tmp_path, model_name):
+    tiny.run(tmp_path / "out", tmp_path / "kept", model=model_name, accelerator="cuda", max_epochs=1)
+    histories = [[1, 8, 15], [4], list(range(12))]
+    encoder = load(tmp_path / "out" / "model.ckpt", "cuda")
+    assert encoder.autocast_dtype == torch.bfloat16
+    found, exact = encode(encoder, histories), encode(load(tmp_path / "out" / "model.ckpt"), histories)
+    assert found.dtype == torch.float32
+    assert (found.cpu() - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -48,6 +49,9 @@ class Encoder(nn.Module):
         """How rows of the item table are looked up; training chooses what becomes of their gradient."""
         self.layout_of = layout_of
         """How histories are packed; exporting takes `padded_layout_of`."""
+        self.autocast_dtype: torch.dtype | None = None
+        """The dtype of matrix products in `encode_last`, under autocast; None: as the caller has it. Training and loading
+        set it on a GPU, so that ranking computes as training does, and by the same kernels."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 
@@ -110,7 +114,10 @@ class Encoder(nn.Module):
             lengths: [B] int64, from 1 to L.
 
         Returns:
-            [B, D].
+            [B, D] in the dtype of the weights, matrix products in `autocast_dtype`.
+
+        Raises:
+            ValueError: L is above ``max_seq_len``.
         """
 
     def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
@@ -122,5 +129,7 @@ class Encoder(nn.Module):
     def _encode_ends(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
         """[B, L] histories to the [B, D] vectors at their last places."""
         layout = self.layout_of(lengths, inputs.shape[1])
-        packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
+        chosen = self.autocast_dtype
+        with nullcontext() if chosen is None else torch.autocast(inputs.device.type, chosen):
+            packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
         return packed.index_select(0, layout.ends)
