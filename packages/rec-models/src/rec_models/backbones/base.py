@@ -50,8 +50,8 @@ class Encoder(nn.Module):
         self.layout_of = layout_of
         """How histories are packed; exporting takes `padded_layout_of`."""
         self.autocast_dtype: torch.dtype | None = None
-        """The dtype of matrix products in `encode_last`, under autocast; None: as the caller has it. Training and loading
-        set it on a GPU, so that ranking computes as training does, and by the same kernels."""
+        """The dtype of matrix products in `encode_last`, under autocast; None: as the caller has it. Training and
+        loading set it on a GPU, so that ranking computes as training does, and by the same kernels."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 
