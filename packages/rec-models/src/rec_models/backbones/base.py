@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from contextlib import nullcontext
 from typing import ClassVar
@@ -39,12 +40,10 @@ class Encoder(nn.Module):
         self.item_table = nn.Parameter(torch.empty(num_items, settings.hidden))  # [V, D]
         self.position_table = nn.Parameter(torch.empty(settings.max_seq_len, settings.hidden))  # row 0: the last place
         self.dropout = nn.Dropout(settings.dropout)
-        width, heads, dropout = settings.hidden, settings.heads, settings.dropout
         self.blocks = nn.ModuleList(
-            Block(width, heads, dropout, causal=self.causal, feed_factor=self.feed_factor)
-            for _ in range(settings.blocks)
+            Block(settings, causal=self.causal, feed_factor=self.feed_factor) for _ in range(settings.blocks)
         )
-        self.norm = nn.LayerNorm(settings.hidden)
+        self.norm = nn.LayerNorm(settings.hidden)  # norm=pre: of what the blocks return; post: of the embeddings
         self.lookup: Lookup = lookup
         """How rows of the item table are looked up; training chooses what becomes of their gradient."""
         self.layout_of = layout_of
@@ -95,14 +94,18 @@ class Encoder(nn.Module):
             raise ValueError(f"inputs: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
         # Counted from the end: the same distance to the prediction is the same row, whatever the length.
         places = nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
-        return self._embed_items(items, masked) + places
+        vectors = self._embed_items(items, masked)
+        if self.settings.scale_embeddings:
+            vectors = vectors * math.sqrt(self.settings.hidden)
+        return vectors + places
 
     def transform(self, x: Tensor, layout: Layout) -> Tensor:
         """The network between embeddings and scores, [T, D] to [T, D]; compiles whole, once for all shapes."""
-        x = self.dropout(x)
+        post = self.settings.norm == "post"  # the last block then ends with a norm of its own
+        x = self.dropout(self.norm(x) if post else x)
         for block in self.blocks:
             x = block(x, layout)
-        hidden: Tensor = self.norm(x)
+        hidden: Tensor = x if post else self.norm(x)
         return hidden
 
     @abstractmethod
