@@ -97,6 +97,17 @@ def test_masks_do_not_depend_on_the_batch():
     assert masks(batch_size=5) != masks(batch_size=5, seed=1)
 
 
+def test_masks_stay_what_they_were():
+    histories = [[10 * row + place for place in range(8)] for row in range(4)]
+    batches = batches_of(histories, task="masked_item", max_seq_len=8, batch_size=4, mask_prob=0.3)
+    found = {
+        max(row) // 10: "".join(map(str, mask.int().tolist()))
+        for batch in batches.epoch(3)
+        for row, mask in zip(torch.maximum(batch.inputs, batch.targets).tolist(), batch.masked, strict=True)
+    }
+    assert found == {0: "10001110", 1: "01111101", 2: "10001011", 3: "01100101"}  # else old runs cannot be repeated
+
+
 @pytest.mark.parametrize("task", ["next_item", "masked_item"])
 def test_packed_holds_the_same_without_padding(task):
     batches = batches_of(HISTORIES * 5, task=task, batch_size=4)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_eval import popularity_top_k, target_ranks, top_k
+from rec_eval import Catalogue, popularity_top_k, scoring, target_ranks, top_k
 from rec_eval.keys import decode_keys, encode_keys
 
 
@@ -133,6 +133,39 @@ def test_keys_keep_the_order_of_scores_then_ids():
     assert decode_keys(encode_keys(torch.tensor([1.0]), torch.tensor([top]))).ids.tolist() == [top]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_catalogue_is_looked_at_once_and_ranks_as_its_table(monkeypatch, dtype):
+    generator = torch.Generator().manual_seed(3)
+    queries = torch.randn(30, 16, generator=generator).to(dtype)
+    items = torch.randn(200, 16, generator=generator).to(dtype)
+    bias = torch.randn(200, generator=generator)
+    targets = torch.randint(0, 200, (30,), generator=generator)
+    looked = []
+    look = scoring._largest
+    monkeypatch.setattr(scoring, "_largest", lambda name, values: looked.append(name) or look(name, values))
+    catalogue = Catalogue(items, bias)
+    for part in (slice(0, 10), slice(10, 30)):
+        ranked = top_k(queries[part], catalogue, 7)
+        ranks = target_ranks(queries[part], catalogue, targets[part])
+        assert torch.equal(ranked.ids, top_k(queries[part], items, 7, bias=bias).ids)
+        assert torch.equal(ranks, target_ranks(queries[part], items, targets[part], bias=bias))
+    assert looked.count("items") == 1 + 4  # of the catalogue once; each call with a bare table looks by itself
+    assert looked.count("queries") == 8
+
+
+def test_a_catalogue_still_refuses_what_has_no_order():
+    with pytest.raises(ValueError, match="items holds NaN"):
+        Catalogue(torch.full((4, 3), torch.nan))
+    catalogue = Catalogue(torch.full((4, 3), 1e30))
+    for rank in (lambda queries: top_k(queries, catalogue, 1), lambda q: target_ranks(q, catalogue, torch.tensor([0]))):
+        with pytest.raises(ValueError, match="queries holds NaN"):
+            rank(torch.full((1, 3), torch.nan))
+        with pytest.raises(ValueError, match="overflow float32"):
+            rank(torch.full((1, 3), 1e30))
+    with pytest.raises(ValueError, match="bias must be None beside a Catalogue"):
+        top_k(torch.zeros(1, 3), catalogue, 1, bias=torch.zeros(4))
+
+
 ONE = {"queries": torch.zeros(2, 3), "items": torch.zeros(4, 3), "k": 1}
 
 
@@ -143,6 +176,7 @@ ONE = {"queries": torch.zeros(2, 3), "items": torch.zeros(4, 3), "k": 1}
         ({"item_tile": 0}, "item_tile must be at least 1"),
         ({"user_tile": -1}, "user_tile must be at least 1"),
         ({"queries": torch.zeros(2, 4)}, r"queries must be \[users, dim\]"),
+        ({"items": torch.zeros(3)}, r"items must be \[items, dim\]"),
         ({"items": torch.zeros(0, 3)}, "items must hold at least one item"),
         ({"items": torch.zeros(4, 3, dtype=torch.float64)}, "share one of float32"),
         ({"queries": torch.full((2, 3), torch.nan)}, "queries holds NaN"),

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_models.backbones import build_encoder
+from rec_models.backbones.layout import layout_of
 from rec_models.buckets import bucket_of, fill_bucket
 from rec_models.feed import prepare
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
@@ -44,6 +45,16 @@ def test_filling_changes_neither_loss_nor_gradient(tiny, model_name, loss):
         results.append([mean.detach(), *(parameter.grad.clone() for parameter in encoder.parameters())])
     for ours, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_attention_dropout_bears_the_empty_histories_of_a_filled_batch(tiny, model_name):
+    settings = ModelSettings(model=model_name, hidden=8, max_seq_len=WIDTH, attention_dropout=0.3)
+    encoder = build_encoder(settings, tiny.ITEMS)
+    filled = fill_bucket(prepare(tiny.TinyBatches(model=model_name).batch(0, 3)), 2)  # so narrow that some are empty
+    filled = filled._replace(layout=layout_of(filled.layout.starts.diff().long(), WIDTH))
+    assert 0 in filled.layout.starts.diff()
+    BatchLoss(encoder, LossSettings(loss="cce"), TrainingSettings())(filled, 0).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
 def test_in_batch_sampling_draws_from_real_targets_alone(tiny):

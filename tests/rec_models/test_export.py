@@ -6,8 +6,10 @@ from rec_models.inference import encode
 
 def test_an_exported_encoder_scores_alike(make_encoder, model_name, tmp_path):
     encoder = make_encoder(model_name).float()
+    encoder.autocast_dtype = torch.bfloat16  # as on a GPU; the program computes in float32
     export(encoder, tmp_path / "encoder.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.pt2"]
+    encoder.autocast_dtype = None
     program = torch.export.load(tmp_path / "encoder.pt2").module()
     histories = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10]]
     inputs = torch.nn.utils.rnn.pad_sequence(

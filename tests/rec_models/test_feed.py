@@ -1,5 +1,6 @@
 import threading
 import time
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -24,6 +25,47 @@ def test_padding_and_places_without_a_target_are_left_out(tiny):
     assert step.layout.starts.tolist() == [0, 3, 4]
     assert step.layout.from_end.tolist() == [2, 1, 0, 0]
     assert step.layout.pad(step.items).tolist() == [[5, 6, 7], [8, 0, 0]]
+
+
+class Packed:
+    """The batches of another, end to end."""
+
+    class Batch(NamedTuple):
+        inputs: torch.Tensor
+        offsets: torch.Tensor
+        targets: torch.Tensor
+        masked: torch.Tensor | None
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def packed_epoch(self, epoch, start=0):
+        for batch in self.batches.epoch(epoch, start):
+            real = torch.arange(batch.inputs.shape[1]) < batch.lengths[:, None]
+            inputs, targets, masked = (
+                None if tensor is None else tensor[real] for tensor in (batch.inputs, batch.targets, batch.masked)
+            )
+            yield self.Batch(inputs, torch.nn.functional.pad(batch.lengths.cumsum(0), (1, 0)), targets, masked)
+
+
+@pytest.mark.parametrize("position", [(0, 0), (3, 2)])
+def test_packed_batches_make_the_same_steps(tiny, model_name, position):
+    padded = steps_of(tiny, accumulate=2, position=position, model=model_name)
+    batches = Packed(tiny.TinyBatches(model=model_name))
+    packed = list(Feed(lambda: batches, lambda: position, 2, pin=False))
+    assert len(packed) == len(padded)
+    for ours, expected in zip(packed, padded, strict=True):
+        assert (ours.layout.rows, ours.num_places) == (expected.layout.rows, expected.num_places)
+        assert (ours.window_counts, ours.position) == (expected.window_counts, expected.position)
+        assert torch.equal(ours.layout.pad(ours.items), expected.layout.pad(expected.items)[:, : ours.layout.width])
+        for name, values in ours._asdict().items():
+            if isinstance(values, torch.Tensor):
+                assert torch.equal(values, getattr(expected, name)), name
+        for name in ("from_end", "starts", "ends"):
+            assert torch.equal(getattr(ours.layout, name), getattr(expected.layout, name)), name
 
 
 def test_a_change_reaches_every_tensor(tiny):

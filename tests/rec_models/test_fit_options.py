@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rec_models.checkpoint import ModelCheckpoint
-from rec_models.settings import LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.settings import BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
 
 
 @pytest.fixture
@@ -18,6 +18,16 @@ def weights_of(folder):
 
 def losses_of(result):
     return [row["train_loss"] for row in result.history]
+
+
+def test_what_a_batch_held_is_kept_and_another_is_another_run(tiny, folders, capfd):
+    batching = BatchSettings(batch_size=8)
+    tiny.run(**folders, max_epochs=1, batching=batching)
+    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").batching == batching
+    other = BatchSettings(batch_size=8, window=3)
+    tiny.run(**folders, max_epochs=1, batching=other)
+    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").batching == other
+    assert "of a run with other settings" in capfd.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from pathlib import Path
 
@@ -5,8 +6,9 @@ import pytest
 import torch
 
 from rec_models.checkpoint import CheckpointError, ModelCheckpoint
+from rec_models.devices import autocast_dtype
 from rec_models.inference import encode, load, recommend
-from rec_models.settings import LossSettings, TrainingSettings
+from rec_models.settings import BatchSettings, LossSettings, TrainingSettings
 
 
 @pytest.fixture
@@ -36,6 +38,76 @@ def test_a_checkpoint_holds_everything(saved):
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     histories = [[1, 2, 3], [4]]
     assert torch.equal(encode(loaded, histories), encode(encoder, histories))
+
+
+def test_a_checkpoint_says_what_a_batch_held(saved):
+    path, _, checkpoint = saved
+    assert ModelCheckpoint.read(path).batching is None
+    batching = BatchSettings(batch_size=256, window=10)
+    dataclasses.replace(checkpoint, batching=batching).save(path)
+    assert ModelCheckpoint.read(path).batching == batching
+
+
+def test_an_older_checkpoint_lacks_settings_and_has_their_defaults(saved):
+    path, _, checkpoint = saved
+    payload = torch.load(path, weights_only=True)
+    del payload["batching"], payload["model"]["mask_prob"]
+    torch.save(payload, path)
+    read = ModelCheckpoint.read(path)
+    assert read.batching is None
+    assert read.model == checkpoint.model
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda payload: payload["model"].update(colour="red"), "unexpected keyword argument 'colour'"),
+        (lambda payload: payload["loss"].update(loss="guess"), "loss: found 'guess', allowed: "),
+        (lambda payload: payload.pop("epoch"), "'epoch'"),
+    ],
+    ids=["unknown setting", "unknown value", "missing entry"],
+)
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(saved, change, said):
+    path, _, _ = saved
+    payload = torch.load(path, weights_only=True)
+    change(payload)
+    torch.save(payload, path)
+    with pytest.raises(CheckpointError, match=f"of another version of rec_models: .*{said}"):
+        load(path)
+
+
+def test_ranking_computes_in_the_precision_it_is_told(make_encoder, model_name):
+    encoder = make_encoder(model_name).float()
+    histories = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10]]
+    exact = encode(encoder, histories)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = encode(encoder, histories)
+    encoder.autocast_dtype = torch.bfloat16
+    found = encode(encoder, histories)
+    assert torch.equal(found, expected)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    assert (found - exact).norm() < 0.05 * exact.norm()
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [
+        ("bf16-mixed", "cuda", torch.bfloat16),
+        ("16-mixed", "cuda:1", torch.float16),
+        ("32-true", "cuda", None),
+        ("bf16-mixed", "cpu", None),
+    ],
+)
+def test_a_gpu_ranks_in_the_precision_of_training(precision, device, expected):
+    assert autocast_dtype(precision, torch.device(device)) == expected
+
+
+def test_a_cpu_ranks_in_float32_whatever_the_model_was_trained_in(saved):
+    path, _, checkpoint = saved
+    assert checkpoint.training.precision == "bf16-mixed"
+    assert load(path).autocast_dtype is None
 
 
 def test_nothing_else_is_left_beside_a_checkpoint(saved):

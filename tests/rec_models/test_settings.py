@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, asdict
 
 import pytest
 
-from rec_models.settings import LOSSES, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.settings import LOSSES, BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
 
 EVERYTHING = {
     "num_negatives": 512,
@@ -36,8 +36,14 @@ def test_settings_need_no_torch():
         (lambda: ModelSettings(blocks=0), "blocks: found 0, allowed: a whole number from 1"),
         (lambda: ModelSettings(blocks=True), "blocks: found True, allowed: a whole number from 1"),
         (lambda: ModelSettings(dropout=1.0), "dropout: found 1.0, allowed: a number from 0 to below 1"),
+        (lambda: ModelSettings(attention_dropout=-0.1), "attention_dropout: found -0.1, allowed: a number from 0 to"),
+        (lambda: ModelSettings(scale_embeddings=2), "scale_embeddings: found 2, allowed: True or False"),
+        (lambda: ModelSettings(activation="elu"), "activation: found 'elu', allowed: gelu | relu"),
+        (lambda: ModelSettings(norm="rms"), "norm: found 'rms', allowed: pre | post"),
         (lambda: ModelSettings(max_seq_len=1), "max_seq_len: found 1, allowed: a whole number from 2"),
         (lambda: ModelSettings(mask_prob=0.0), "mask_prob: found 0.0, allowed: a number between 0 and 1"),
+        (lambda: BatchSettings(batch_size=0), "batch_size: found 0, allowed: a whole number from 1"),
+        (lambda: BatchSettings(batch_size=8, window=0), "window: found 0, allowed: a whole number from 1"),
         (lambda: LossSettings(loss="hinge"), "loss: found 'hinge', allowed: ce | ce_neg | cce"),
         (lambda: LossSettings(loss="cce", num_negatives=5), "num_negatives: found 5, allowed: None, because loss=cce"),
         (lambda: LossSettings(loss="sce", sharing="tile"), "sharing: found 'tile', allowed: None, because loss=sce"),

@@ -75,7 +75,7 @@ def validate(encoder):
     return {"ndcg@10": float(gains.mean()), "recall@10": float((rank < 10).float().mean())}
 
 
-def run(out, checkpoints, *, model="sasrec", loss="cce", kill_at=None, micro=1, **training) -> FitResult:
+def run(out, checkpoints, *, model="sasrec", loss="cce", kill_at=None, micro=1, batching=None, **training) -> FitResult:
     """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for."""
 
     def batches(rank, world_size):
@@ -101,6 +101,7 @@ def run(out, checkpoints, *, model="sasrec", loss="cce", kill_at=None, micro=1, 
         validate=validate,
         out=Path(out),
         checkpoint_dir=Path(checkpoints),
+        batching=batching,
     )
 
 

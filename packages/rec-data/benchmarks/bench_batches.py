@@ -127,6 +127,7 @@ def main() -> None:
         "next_item": gathered("padded"),
         "next_item, packed": gathered("packed"),
         "masked_item": gathered("padded", task="masked_item"),
+        "masked_item, packed": gathered("packed", task="masked_item"),
     }
     for workers in arguments.workers:
         contestants[f"DataLoader, {workers} workers"] = lambda workers=workers: loader_batches(

@@ -1,8 +1,8 @@
 """Batches gathered from the sequence store by index arithmetic.
 
-A batch is one gather from the flat item ids, on the device that trains: nothing is done row by row, and no workers
-are needed. What a batch holds is a pure function of (seed, epoch, index), so training resumes in mid-epoch, and any
-rank can be recomputed.
+A batch is one gather from the flat item ids, end to end, on the device that trains: nothing is done row by row, nothing
+for padding, and no workers are needed; padding is put around where it is asked for. What a batch holds is a pure
+function of (seed, epoch, index), so training resumes in mid-epoch, and any rank can be recomputed.
 
 Needs torch, numpy and pyarrow only.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rec_data.errors import DataError
 from rec_data.examples import Examples, Int64s, epoch_order, last_windows, num_batches, shard, sliding_windows
-from rec_data.gather import Gather
+from rec_data.gather import IGNORE, Gather, padded_places
 from rec_data.masking import mask_items
 from rec_data.sequences import SequenceStore
 
@@ -149,7 +149,8 @@ class TrainingBatches:
             Batches ``start`` to ``len(self) - 1`` of this rank.
         """
         for rows in self._rows(epoch, start):
-            yield self._batch(rows, epoch)
+            longest = int(self.examples.lengths[rows].max()) - self._shift
+            yield _pad(self._batch(rows, epoch), longest)
 
     def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[PackedBatch]:
         """The batches of ``epoch``, without padding.
@@ -162,8 +163,7 @@ class TrainingBatches:
             The same examples as ``epoch`` gives, in the same batches.
         """
         for rows in self._rows(epoch, start):
-            total = int(self.examples.lengths[rows].sum()) - self._shift * len(rows)
-            yield _pack(self._batch(rows, epoch), total)
+            yield self._batch(rows, epoch)
 
     def _rows(self, epoch: int, start: int) -> Iterator[Int64s]:
         """The examples of this rank's batches."""
@@ -172,15 +172,17 @@ class TrainingBatches:
             place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
             yield order[place]
 
-    def _batch(self, rows: Int64s, epoch: int) -> Batch:
-        starts, spans = self.examples.starts[rows], self.examples.lengths[rows]
-        lengths = spans - self._shift
+    def _batch(self, rows: Int64s, epoch: int) -> PackedBatch:
+        starts, lengths = self.examples.starts[rows], self.examples.lengths[rows] - self._shift
         if self.task == "next_item":
-            inputs, targets, on_device = self._gather(starts, lengths, next_items=True)
-            return Batch(inputs, on_device, targets)
-        inputs, _, on_device = self._gather(starts, lengths)
+            inputs, targets, offsets = self._gather(starts, lengths, next_items=True)
+            return PackedBatch(inputs, offsets, targets)
+        inputs, _, offsets = self._gather(starts, lengths)
         examples = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        return Batch(*mask_items(inputs, on_device, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch))
+        inputs, targets, masked = mask_items(
+            inputs, offsets, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch
+        )
+        return PackedBatch(inputs, offsets, targets, masked)
 
 
 def inference_batches(
@@ -211,21 +213,21 @@ def inference_batches(
     starts = np.maximum(offsets[:-1], ends - max_seq_len)
     for first in range(0, len(store), batch_size):
         part = slice(first, first + batch_size)
-        inputs, targets, lengths = gather(starts[part], ends[part] - starts[part])
-        yield Batch(inputs, lengths, targets)
+        lengths = ends[part] - starts[part]
+        inputs, targets, cuts = gather(starts[part], lengths)
+        yield _pad(PackedBatch(inputs, cuts, targets), int(lengths.max()))
 
 
-def _pack(batch: Batch, total: int) -> PackedBatch:
-    """Drops the padding of a batch.
+def _pad(batch: PackedBatch, longest: int) -> Batch:
+    """Pads a batch on the right; ``longest``, the longest sequence, is known on the host: no device is waited for."""
+    rows = len(batch.offsets) - 1
+    places = padded_places(batch.offsets, len(batch.inputs), longest)
 
-    ``total``, the sum of its lengths, is known on the host, so that no device has to be waited for.
-    """
-    rows, longest = batch.inputs.shape
-    offsets = torch.nn.functional.pad(batch.lengths.cumsum(0), (1, 0))
-    row = torch.repeat_interleave(torch.arange(rows, device=offsets.device), batch.lengths, output_size=total)
-    kept = torch.arange(total, device=offsets.device) - offsets[row] + row * longest  # [T] places of the padded batch
-    masked = None if batch.masked is None else batch.masked.flatten()[kept]
-    return PackedBatch(batch.inputs.flatten()[kept], offsets, batch.targets.flatten()[kept], masked)
+    def padded(values: Tensor, fill: int) -> Tensor:
+        return values.new_full((rows * longest,), fill).index_copy_(0, places, values).view(rows, longest)
+
+    masked = None if batch.masked is None else padded(batch.masked, 0)
+    return Batch(padded(batch.inputs, 0), batch.offsets.diff(), padded(batch.targets, IGNORE), masked)
 
 
 def _check_items(store: SequenceStore, num_items: int) -> None:

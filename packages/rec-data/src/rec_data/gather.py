@@ -1,4 +1,4 @@
-"""Ragged rows of a flat array to padded tensors, on the device that trains."""
+"""Ragged rows of a flat array end to end, or padded, on the device that trains."""
 
 import numpy as np
 import torch
@@ -11,10 +11,14 @@ IGNORE = -100
 
 
 class Gather:
-    """Ragged rows of a flat array to padded tensors.
+    """Ragged rows of a flat array, end to end: work grows with the items that are read, not with the longest row.
 
     The flat array is moved to the device once, if it takes at most a quarter of the free memory there; otherwise the
-    gather runs on the host and the padded rows travel.
+    gather runs on the host and the rows travel.
+
+    Args:
+        items: [nnz] int32, on the host.
+        device: where rows are wanted.
     """
 
     def __init__(self, items: Tensor, device: torch.device) -> None:
@@ -34,23 +38,39 @@ class Gather:
             next_items: Whether the targets are the items that follow; -100 everywhere otherwise.
 
         Returns:
-            inputs [B, L] int64, targets [B, L] int64, lengths [B] int64, on the device.
+            inputs [T] int64, targets [T] int64, offsets [B + 1] int64, on the device; T is the sum of the lengths.
         """
         where = self._items.device
-        longest = int(lengths.max())
-        first, count = _move(starts, where), _move(lengths, where)
-        place = torch.arange(longest + next_items, device=where)  # one more place: the last target
-        inside = place < count[:, None] + next_items
-        window = torch.take(self._items, torch.where(inside, first[:, None] + place, 0)).long()  # [B, L (+ 1)]
-        valid = place[:longest] < count[:, None]  # [B, L]
-        inputs = torch.where(valid, window[:, :longest], 0)
-        targets = torch.where(valid, window[:, 1:], IGNORE) if next_items else torch.full_like(inputs, IGNORE)
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        ends = _move(offsets, where)
+        total = int(offsets[-1])
+        shift = _move(starts - offsets[:-1], where)  # [B] from places of the batch to places of the flat array
+        place = torch.arange(total, device=where) + spread(shift, ends, total)  # [T]
+        inputs = torch.take(self._items, place).long()
+        targets = torch.take(self._items, place + 1).long() if next_items else torch.full_like(inputs, IGNORE)
         if where.type == self._device.type:
-            return inputs, targets, count
-        return self._send(inputs), self._send(targets), self._send(count)
+            return inputs, targets, ends
+        return self._send(inputs), self._send(targets), self._send(ends)
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def spread(values: Tensor, offsets: Tensor, total: int) -> Tensor:
+    """One value a row to one a place: [B], [B + 1] int64 to [T]; ``total`` is T, so that no device is waited for."""
+    return torch.repeat_interleave(values, offsets.diff(), output_size=total)
+
+
+def padded_places(offsets: Tensor, total: int, longest: int) -> Tensor:
+    """Where places of rows end to end stand in rows padded on the right: [B + 1] int64 offsets to [T] int64 of B * L.
+
+    Args:
+        offsets: [B + 1] int64.
+        total: T.
+        longest: L, at least the longest row.
+    """
+    shift = torch.arange(len(offsets) - 1, device=offsets.device) * longest - offsets[:-1]  # [B]
+    return torch.arange(total, device=offsets.device) + spread(shift, offsets, total)
 
 
 def _move(values: Int64s, device: torch.device) -> Tensor:

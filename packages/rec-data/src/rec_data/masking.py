@@ -11,8 +11,9 @@ that an example may fall into.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from rec_data.gather import IGNORE
+from rec_data.gather import IGNORE, spread
 
 LAST_ONLY = 0.1
 """Share of the examples that look as inference does."""
@@ -23,36 +24,41 @@ _LAST_ONLY_SLOT = 1 << 20
 
 
 def mask_items(
-    inputs: Tensor, lengths: Tensor, examples: Tensor, *, prob: float, seed: int, epoch: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs: Tensor, offsets: Tensor, examples: Tensor, *, prob: float, seed: int, epoch: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Hides some items behind the mask.
 
     Args:
-        inputs: [B, L] int64 items, padded on the right.
-        lengths: [B] int64.
+        inputs: [T] int64 items of B sequences, end to end.
+        offsets: [B + 1] int64, where each begins.
         examples: [B] int64 ids of the examples.
         prob: Probability that a place is masked.
         seed: Of the masks.
         epoch: Of the masks.
 
     Returns:
-        inputs [B, L] with 0 at masked places, lengths [B], targets [B, L] (-100 where not masked), masked [B, L] bool.
+        inputs [T] with 0 at masked places, targets [T] (-100 where not masked), masked [T] bool.
     """
-    place = torch.arange(inputs.shape[1], device=inputs.device)
-    valid = place < lengths[:, None]
-    last = place == lengths[:, None] - 1
-    masked = (_uniform(examples[:, None], place, seed, epoch) < prob) & valid
-    slot = torch.full_like(examples, _LAST_ONLY_SLOT)
-    only_last = (_uniform(examples, slot, seed, epoch) < LAST_ONLY) | ~masked.any(dim=1)
-    masked = torch.where(only_last[:, None], last, masked)
-    return inputs.masked_fill(masked, 0), lengths, inputs.masked_fill(~masked, IGNORE), masked
+    total = len(inputs)
+    place = torch.arange(total, device=inputs.device) - spread(offsets[:-1], offsets, total)  # [T] in the sequence
+    keys = _keys(examples, seed, epoch)  # [B]
+    masked = _uniform(spread(keys, offsets, total), place) < prob
+    before = functional.pad(masked.cumsum(0), (1, 0))  # [T + 1] masked places before each
+    only_last = (_uniform(keys, _LAST_ONLY_SLOT) < LAST_ONLY) | (before[offsets].diff() == 0)  # [B]
+    masked &= ~spread(only_last, offsets, total)
+    masked[offsets[1:] - 1] |= only_last
+    return inputs.masked_fill(masked, 0), inputs.masked_fill(~masked, IGNORE), masked
 
 
-def _uniform(example: Tensor, slot: Tensor, seed: int, epoch: int) -> Tensor:
-    """Numbers in [0, 1) with 32 bits, one for each (example, slot)."""
-    key = _mix(_mix(torch.full_like(slot, seed & _WORD)) ^ (epoch & _WORD))
-    bits = _mix(_mix(_mix(key ^ (example & _WORD)) ^ (example >> 32)) ^ slot)
-    return bits.double() / 2.0**32
+def _keys(examples: Tensor, seed: int, epoch: int) -> Tensor:
+    """One 32-bit word for each example, held in int64."""
+    key = _mix(_mix(torch.full((), seed & _WORD, device=examples.device)) ^ (epoch & _WORD))
+    return _mix(_mix(key ^ (examples & _WORD)) ^ (examples >> 32))
+
+
+def _uniform(keys: Tensor, slots: Tensor | int) -> Tensor:
+    """Numbers in [0, 1) with 32 bits, one for each (key, slot)."""
+    return _mix(keys ^ slots).double() / 2.0**32
 
 
 def _mix(x: Tensor) -> Tensor:

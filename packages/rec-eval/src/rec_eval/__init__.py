@@ -8,12 +8,14 @@ from rec_eval.long_tail import PopularityRow, long_tail, popularity_profile
 from rec_eval.popularity import popularity_top_k
 from rec_eval.ranks import ndcg_at, rank_metrics, target_ranks
 from rec_eval.reference import Reference
+from rec_eval.scoring import Catalogue
 from rec_eval.storage import read_evaluation, write_evaluation
 from rec_eval.tables import write_rows
 from rec_eval.topk import top_k
 
 __all__ = [
     "BandRow",
+    "Catalogue",
     "Comparison",
     "Evaluation",
     "Interval",

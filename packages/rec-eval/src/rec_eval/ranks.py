@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rec_eval.scoring import check_scoring, tile_scores
+from rec_eval.scoring import Catalogue, as_catalogue, check_scoring, tile_scores
 from rec_eval.seen import SeenItems
 
 _DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 2048)}
@@ -16,7 +16,7 @@ _DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 2048)}
 
 def target_ranks(
     queries: Tensor,
-    items: Tensor,
+    items: Tensor | Catalogue,
     targets: Tensor,
     *,
     bias: Tensor | None = None,
@@ -32,9 +32,10 @@ def target_ranks(
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16.
-        items: ``[V, D]``, same dtype and device.
+        items: ``[V, D]``, same dtype and device; or a ``Catalogue`` of them, whose values are looked at once for all
+            calls.
         targets: ``[U]`` integers in [0, V).
-        bias: ``[V]`` or None; ``-inf`` takes an item out.
+        bias: ``[V]`` or None; ``-inf`` takes an item out. A ``Catalogue`` holds its own.
         seen_offsets: ``[U + 1]`` integers or None, as in ``top_k``.
         seen_items: ``[nnz]`` integers or None.
         item_tile: items per tile (by default by device).
@@ -47,8 +48,10 @@ def target_ranks(
     Raises:
         ValueError: as ``top_k``, or a target is outside the catalogue.
     """
-    check = check_scoring(queries, items, bias)
-    num_users, num_items = queries.shape[0], items.shape[0]
+    catalogue = as_catalogue(items, bias)
+    check = check_scoring(queries, catalogue)
+    table, bias = catalogue.items, catalogue.bias
+    num_users, num_items = queries.shape[0], table.shape[0]
     if targets.shape != (num_users,) or targets.is_floating_point():
         raise ValueError(f"targets must be [{num_users}] integers, got {list(targets.shape)} {targets.dtype}")
     if num_users and (int(targets.min()) < 0 or int(targets.max()) >= num_items):
@@ -76,14 +79,14 @@ def target_ranks(
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=device)
             chosen = queries[begin:end][order]  # [u, D]
-            own = _own_scores(chosen, items, own_ids, bias, item_tile, check)  # [u, 1]
+            own = _own_scores(chosen, table, own_ids, bias, item_tile, check)  # [u, 1]
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
             cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
             seen_tiles = seen.tiles(begin, end, bounds, device)
             for tile, (rows, columns) in enumerate(seen_tiles):
                 start, first = starts[tile], bounds[tile]
                 part = None if bias is None else bias[start : start + item_tile]
-                scores = tile_scores(chosen, items[start : start + item_tile], part, check)[:, first - start :]
+                scores = tile_scores(chosen, table[start : start + item_tile], part, check)[:, first - start :]
                 scores[place[rows], columns] = float("-inf")
                 _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
                 ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact

@@ -1,18 +1,63 @@
 """Scores of a tile of users against a tile of items, and the checks that make their order meaningful."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_scoring(queries: Tensor, items: Tensor, bias: Tensor | None) -> bool:
-    """Refuse operands whose scores could not be ranked.
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """An item table that has been checked, to rank batch after batch of users without a look at all of it each time.
+
+    Nothing is copied: a table whose values change must be checked again, as a new catalogue.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
+    """
+
+    items: Tensor
+    """``[V, D]`` float32, bfloat16 or float16, on CPU or CUDA."""
+    bias: Tensor | None = None
+    """``[V]`` floats on the same device, or None. ``-inf`` takes an item out of every list."""
+    largest: float = field(init=False)
+    """Largest absolute value of the table."""
+    shift: float = field(init=False)
+    """Largest absolute value of the bias where it is finite; 0 without one."""
+
+    def __post_init__(self) -> None:
+        items, bias = self.items, self.bias
+        if items.ndim != 2:
+            raise ValueError(f"items must be [items, dim], got {list(items.shape)}")
+        if items.shape[0] == 0 or items.shape[1] == 0:
+            raise ValueError(f"items must hold at least one item of at least one dimension, got {list(items.shape)}")
+        if items.dtype not in _FLOATS:
+            raise ValueError(f"queries and items must share one of float32, bfloat16, float16, got {items.dtype} items")
+        object.__setattr__(self, "largest", _largest("items", items))
+        object.__setattr__(self, "shift", 0.0 if bias is None else _shift(bias, items))
+
+
+def as_catalogue(items: Tensor | Catalogue, bias: Tensor | None) -> Catalogue:
+    """A checked catalogue from a table, or the one that it is already.
+
+    Raises:
+        ValueError: as `Catalogue`, or a bias is given beside a catalogue, which has its own.
+    """
+    if not isinstance(items, Catalogue):
+        return Catalogue(items, bias)
+    if bias is not None:
+        raise ValueError("bias must be None beside a Catalogue: it holds its own")
+    return items
+
+
+def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
+    """Refuse queries whose scores could not be ranked.
 
     Args:
-        queries: ``[U, D]`` float32, bfloat16 or float16.
-        items: ``[V, D]``, dtype and device of ``queries``.
-        bias: ``[V]`` or None. ``-inf`` takes an item out of every list.
+        queries: ``[U, D]``, dtype and device of the catalogue's items.
+        catalogue: what they are ranked against.
 
     Returns:
         True if finite operands could still overflow to inf or NaN in float32, so that each tile of scores must be
@@ -21,31 +66,31 @@ def check_scoring(queries: Tensor, items: Tensor, bias: Tensor | None) -> bool:
     Raises:
         ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
     """
-    if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
+    items = catalogue.items
+    if queries.ndim != 2 or queries.shape[1] != items.shape[1]:
         raise ValueError(
             f"queries must be [users, dim] and items [items, dim], got {list(queries.shape)} and {list(items.shape)}"
         )
-    if items.shape[0] == 0 or items.shape[1] == 0:
-        raise ValueError(f"items must hold at least one item of at least one dimension, got {list(items.shape)}")
-    if queries.dtype not in _FLOATS or items.dtype != queries.dtype:
+    if items.dtype != queries.dtype:
         raise ValueError(
             f"queries and items must share one of float32, bfloat16, float16, got {queries.dtype} and {items.dtype}"
         )
     if items.device != queries.device:
         raise ValueError(f"items are on {items.device}, queries on {queries.device}: they must be on one device")
-    largest = [_largest("queries", queries), _largest("items", items)]
-    shift = 0.0
-    if bias is not None:
-        if bias.shape != items.shape[:1] or bias.device != items.device or not bias.is_floating_point():
-            raise ValueError(
-                f"bias must be [{items.shape[0]}] floats on {items.device}, "
-                f"got {list(bias.shape)} {bias.dtype} on {bias.device}"
-            )
-        if bool(torch.isnan(bias).any()) or bool(torch.isposinf(bias).any()):
-            raise ValueError("bias holds NaN or +inf; allowed are finite values, and -inf to take an item out")
-        shift = float(torch.where(torch.isneginf(bias), 0.0, bias).abs().max())
-    bound = largest[0] * largest[1] * queries.shape[1] + shift
+    bound = _largest("queries", queries) * catalogue.largest * queries.shape[1] + catalogue.shift
     return bound >= torch.finfo(torch.float32).max
+
+
+def _shift(bias: Tensor, items: Tensor) -> float:
+    """Largest absolute value of a bias where it is finite, after a look at the whole of it."""
+    if bias.shape != items.shape[:1] or bias.device != items.device or not bias.is_floating_point():
+        raise ValueError(
+            f"bias must be [{items.shape[0]}] floats on {items.device}, "
+            f"got {list(bias.shape)} {bias.dtype} on {bias.device}"
+        )
+    if bool(torch.isnan(bias).any()) or bool(torch.isposinf(bias).any()):
+        raise ValueError("bias holds NaN or +inf; allowed are finite values, and -inf to take an item out")
+    return float(torch.where(torch.isneginf(bias), 0.0, bias).abs().max())
 
 
 def _largest(name: str, values: Tensor) -> float:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from rec_eval import fused, streamed
 from rec_eval.keys import TopK, decode_keys
-from rec_eval.scoring import check_scoring
+from rec_eval.scoring import Catalogue, as_catalogue, check_scoring
 from rec_eval.seen import SeenItems
 
 
 def top_k(
     queries: Tensor,
-    items: Tensor,
+    items: Tensor | Catalogue,
     k: int,
     *,
     bias: Tensor | None = None,
@@ -39,9 +39,10 @@ def top_k(
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16, on CPU or CUDA.
-        items: ``[V, D]``, same dtype and device.
+        items: ``[V, D]``, same dtype and device; or a ``Catalogue`` of them, whose values are looked at once for all
+            calls.
         k: length of the lists, at least 1. Above V the tail is padding.
-        bias: ``[V]`` or None; ``-inf`` takes an item out of every list.
+        bias: ``[V]`` or None; ``-inf`` takes an item out of every list. A ``Catalogue`` holds its own.
         seen_offsets: ``[U + 1]`` integers or None: user u has seen ``seen_items[seen_offsets[u]:seen_offsets[u + 1]]``.
         seen_items: ``[nnz]`` integers in [0, V) or None, any order, repeats allowed. May stay on CPU.
         item_tile: items per tile of ``reference`` (by default by device).
@@ -56,8 +57,10 @@ def top_k(
         ValueError: a shape, dtype, device or id does not fit, k or a tile is below 1, a value is NaN or infinite, or
             ``impl`` cannot take the operands or the options.
     """
-    check = check_scoring(queries, items, bias)
-    num_users, num_items = queries.shape[0], items.shape[0]
+    catalogue = as_catalogue(items, bias)
+    check = check_scoring(queries, catalogue)
+    table, bias = catalogue.items, catalogue.bias
+    num_users, num_items = queries.shape[0], table.shape[0]
     for name, value in (("k", k), ("item_tile", item_tile), ("user_tile", user_tile)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -70,16 +73,16 @@ def top_k(
         item_tile = item_tile or tiles[0]
         user_tile = user_tile or tiles[1]
     else:
-        items = items if items.stride(1) == 1 else items.contiguous()
+        table = table if table.stride(1) == 1 else table.contiguous()
         user_tile = min(user_tile or fused.DEFAULT_USER_TILE, fused.most_users(plan))
     with torch.no_grad():
         for start in range(0, num_users, user_tile):
             users = (start, min(start + user_tile, num_users))
             part = queries[slice(*users)]
             if plan is None:
-                keys = streamed.rank_users(part, items, k, bias, seen, users, item_tile or num_items, check)
+                keys = streamed.rank_users(part, table, k, bias, seen, users, item_tile or num_items, check)
             else:
-                keys = fused.rank_users(part, items, k, bias, seen, users, plan)
+                keys = fused.rank_users(part, table, k, bias, seen, users, plan)
             ids[slice(*users)], scores[slice(*users)] = decode_keys(keys)
     return TopK(ids, scores)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 
 _FORMAT = "rec_models.model/1"
 
@@ -34,6 +34,8 @@ class ModelCheckpoint:
     """Validation metrics of that epoch; empty without validation."""
     weights: dict[str, Tensor]
     """The encoder's state dict."""
+    batching: BatchSettings | None = None
+    """What a batch held; None: whoever trained did not say, or the file is older than this field."""
 
     def save(self, path: Path) -> None:
         """Write the file under a temporary name, then rename it: there is never half a file under the final name."""
@@ -46,27 +48,37 @@ class ModelCheckpoint:
             "epoch": self.epoch,
             "metrics": dict(self.metrics),
             "weights": self.weights,
+            "batching": None if self.batching is None else asdict(self.batching),
         }
         save_atomically(payload, path)
 
     @classmethod
     def read(cls, path: Path, device: str | torch.device = "cpu") -> ModelCheckpoint:
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote; a setting that an older file lacks has its default.
+
+        Args:
+            path: the file.
+            device: where the weights go.
 
         Raises:
-            CheckpointError: the file is damaged or something else.
+            CheckpointError: the file is damaged, something else, or holds settings that this version does not know.
             FileNotFoundError: there is no such file.
         """
         payload = read_payload(path, _FORMAT, device)
-        return cls(
-            model=ModelSettings(**payload["model"]),
-            loss=LossSettings(**payload["loss"]),
-            training=TrainingSettings(**payload["training"]),
-            num_items=payload["num_items"],
-            epoch=payload["epoch"],
-            metrics=payload["metrics"],
-            weights=payload["weights"],
-        )
+        try:
+            batching = payload.get("batching")
+            return cls(
+                model=ModelSettings(**payload["model"]),
+                loss=LossSettings(**payload["loss"]),
+                training=TrainingSettings(**payload["training"]),
+                num_items=payload["num_items"],
+                epoch=payload["epoch"],
+                metrics=payload["metrics"],
+                weights=payload["weights"],
+                batching=None if batching is None else BatchSettings(**batching),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: of another version of rec_models: {error}") from error
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
@@ -85,6 +97,11 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
 
 def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read what `save_atomically` wrote.
+
+    Args:
+        path: the file.
+        expected_format: what its entry ``format`` must be.
+        device: where tensors go.
 
     Raises:
         CheckpointError: the file is damaged or of another format.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.settings import LossSettings, ModelSettings, Precision, TrainingSettings
 
 
 def device_of(training: TrainingSettings) -> torch.device:
@@ -24,6 +24,13 @@ def device_of(training: TrainingSettings) -> torch.device:
     if gpus < training.devices:
         raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The dtype of matrix products under a precision; None where they take that of the weights, as always on a CPU."""
+    if device.type != "cuda":
+        return None
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}[precision]
 
 
 def announce(

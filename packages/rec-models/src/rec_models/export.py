@@ -17,7 +17,8 @@ def export(encoder: Encoder, path: str | Path) -> None:
     """Write ``encode_last`` with its weights as a `torch.export` program (usually ``.pt2``).
 
     The program takes inputs [B, max_seq_len] int64, right-padded, and lengths [B] int64, for any B, and returns the
-    vectors [B, D] and the scores of the whole catalogue [B, V]. Read it with ``torch.export.load(path).module()``.
+    vectors [B, D] and the scores of the whole catalogue [B, V], in the dtype of the weights whatever the encoder's
+    precision. Read it with ``torch.export.load(path).module()``.
 
     Args:
         encoder: a trained encoder; it is left as it was.
@@ -42,6 +43,7 @@ class _Ranker(nn.Module):
         self.encoder = copy.deepcopy(encoder)
         self.encoder.lookup = lookup
         self.encoder.layout_of = padded_layout_of
+        self.encoder.autocast_dtype = None
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Args: inputs [B, L] int64, lengths [B] int64. Returns [B, D] and [B, V]."""

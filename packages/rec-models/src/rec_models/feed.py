@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from itertools import islice
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -38,6 +38,26 @@ class Batch(Protocol):
         """[B, L] bool: the mask vector stands here instead of the item; None for causal models."""
 
 
+class PackedBatch(Protocol):
+    """A batch of sequences, end to end; sequence i is ``inputs[offsets[i] : offsets[i + 1]]``."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """[T] int64 item ids; T is the sum of the lengths."""
+
+    @property
+    def offsets(self) -> Tensor:
+        """[B + 1] int64, from 0 to T."""
+
+    @property
+    def targets(self) -> Tensor:
+        """[T] int64, -100 where nothing is predicted."""
+
+    @property
+    def masked(self) -> Tensor | None:
+        """[T] bool: the mask vector stands here instead of the item; None for causal models."""
+
+
 class Batches(Protocol):
     """Training batches that are a pure function of (seed, epoch, index): training can go on in mid-epoch."""
 
@@ -46,6 +66,14 @@ class Batches(Protocol):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]:
         """The batches of an epoch from index `start` on."""
+
+
+@runtime_checkable
+class PackedBatches(Protocol):
+    """Batches that come without padding too: training then reads these, at a cost that grows with real places alone."""
+
+    def packed_epoch(self, epoch: int, start: int = 0) -> Iterable[PackedBatch]:
+        """The same examples as ``epoch`` gives, in the same batches."""
 
 
 MakeBatches = Callable[[int, int], Batches]
@@ -142,18 +170,25 @@ class Feed:
 
     def _steps(self) -> Generator[StepBatch]:
         with closing(self._source()) as source:
-            while window := list(islice(source, self._accumulate)):
-                prepared = [prepare(batch) for batch in window]
+            while prepared := list(islice(source, self._accumulate)):
                 counts = tuple(step.targets.numel() for step in prepared)
                 for position, step in enumerate(prepared):
                     placed = step._replace(window_counts=counts, position=position)
                     yield self._pinned(placed if self._change is None else self._change(placed))
 
-    def _source(self) -> Generator[Batch]:
+    def _source(self) -> Generator[StepBatch]:
         epoch, start = self._position()
-        batches = iter(self._batches().epoch(epoch, start=start))
+        batches = self._batches()
+        if isinstance(batches, PackedBatches):
+            return self._prepared(batches.packed_epoch(epoch, start=start), prepare_packed)
+        return self._prepared(batches.epoch(epoch, start=start), prepare)
+
+    def _prepared(self, batches: Iterable[_Entry], prepared: Callable[[_Entry], StepBatch]) -> Generator[StepBatch]:
         # Two threads, for reading batches and for preparing them: a small step takes less time than both together.
-        return in_background(batches) if self._pin else (batch for batch in batches)
+        source = in_background(iter(batches)) if self._pin else (batch for batch in batches)
+        with closing(source):
+            for batch in source:
+                yield prepared(batch)
 
     def _pinned(self, step: StepBatch) -> StepBatch:
         return step.map(Tensor.pin_memory) if self._pin and not step.items.is_cuda else step
@@ -162,12 +197,21 @@ class Feed:
 def prepare(batch: Batch) -> StepBatch:
     """Take out the padding and the places without a target: masking happens here, once."""
     layout = layout_of(batch.lengths, batch.inputs.shape[1])
-    targets = layout.pack(batch.targets)  # [T]
     masked = None if batch.masked is None else layout.pack(batch.masked)
+    return _step_batch(layout.pack(batch.inputs), layout, layout.pack(batch.targets), masked)
+
+
+def prepare_packed(batch: PackedBatch) -> StepBatch:
+    """As `prepare`, where nothing is padded: the same numbers."""
+    lengths = batch.offsets.diff()  # [B]
+    return _step_batch(batch.inputs, layout_of(lengths, int(lengths.max())), batch.targets, batch.masked)
+
+
+def _step_batch(items: Tensor, layout: Layout, targets: Tensor, masked: Tensor | None) -> StepBatch:
+    """A window of one from T places: items [T], targets [T], masked [T]."""
     has_target = targets != IGNORED
     rows = None if bool(has_target.all()) else has_target.nonzero().flatten()
     targets = targets if rows is None else targets[rows]
-    items = layout.pack(batch.inputs)
     return StepBatch(items, layout, masked, rows, targets, (targets.numel(),), 0, items.numel())
 
 

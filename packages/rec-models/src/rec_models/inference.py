@@ -12,12 +12,19 @@ from torch import Tensor
 
 from rec_models.backbones import Encoder, build_encoder
 from rec_models.checkpoint import ModelCheckpoint
+from rec_models.devices import autocast_dtype
 
 _SCORES = 1 << 26  # scores held at a time: 256 MiB
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """The encoder in a ``model.ckpt``, in eval mode, its settings attached as ``encoder.settings``.
+
+    On a GPU `Encoder.encode_last` computes in the precision that the model was trained in there, on a CPU in float32.
+
+    Args:
+        path: the file.
+        device: where the encoder is to work.
 
     Raises:
         CheckpointError: the file is damaged or something else.
@@ -27,6 +34,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     with torch.device("meta"):
         encoder = build_encoder(checkpoint.model, checkpoint.num_items)
     encoder.load_state_dict(checkpoint.weights, assign=True)
+    encoder.autocast_dtype = autocast_dtype(checkpoint.training.precision, torch.device(device))
     return encoder.eval().requires_grad_(False)
 
 
@@ -40,7 +48,7 @@ def encode(encoder: Encoder, histories: Sequence[Sequence[int]], batch_size: int
         batch_size: histories at a time.
 
     Returns:
-        [len(histories), D] on the encoder's device.
+        [len(histories), D] on the encoder's device, in the dtype of its weights.
 
     Raises:
         ValueError: an empty history, or an id outside the catalogue.

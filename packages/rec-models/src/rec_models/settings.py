@@ -14,6 +14,8 @@ from rec_models.loss_settings import FULL_LOSSES, LOSSES, SAMPLED_LOSSES, LossNa
 
 Model = Literal["sasrec", "bert4rec"]
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+Activation = Literal["gelu", "relu"]
+Norm = Literal["pre", "post"]
 Optimizer = Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"]
 
 MODELS: tuple[str, ...] = ("sasrec", "bert4rec")
@@ -33,7 +35,18 @@ class ModelSettings:
     hidden: int = 64
     """Width of the network and of the item table."""
     dropout: float = 0.1
-    """Share of activations that training sets to zero."""
+    """Share of activations that training sets to zero: of the embeddings, and of what each half of a block adds."""
+    attention_dropout: float = 0.0
+    """Share of attention weights that training sets to zero, as SASRec and BERT4Rec were published. Kernels for packed
+    histories have no such dropout: above 0, attention (alone) works on padded ones."""
+    scale_embeddings: bool = False
+    """Multiply item vectors by sqrt(hidden) before positions are added, as SASRec's published code does; the scores'
+    side of the table stays as it is."""
+    activation: Activation = "gelu"
+    """Of the feed-forward nets: ``gelu`` as BERT4Rec was published, ``relu`` as SASRec was."""
+    norm: Norm = "pre"
+    """Where layers are normalised. ``pre``: before each half of a block, as in SASRec's paper, and once at the end.
+    ``post``: the embeddings, and after each half of a block, as BERT4Rec was published."""
     max_seq_len: int = 64
     """Longest history; of a longer one the last items are read."""
     mask_prob: float = 0.15
@@ -44,9 +57,31 @@ class ModelSettings:
         for name in ("blocks", "heads", "hidden"):
             whole_from(name, getattr(self, name), 1)
         whole_from("max_seq_len", self.max_seq_len, 2)
-        require("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
+        for name in ("dropout", "attention_dropout"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
+        require("scale_embeddings", self.scale_embeddings, isinstance(self.scale_embeddings, bool), "True or False")
+        one_of("activation", self.activation, ("gelu", "relu"))
+        one_of("norm", self.norm, ("pre", "post"))
         require("mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
         require("hidden", self.hidden, self.hidden % self.heads == 0, f"a multiple of heads = {self.heads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """What training reads in a batch: beside the network, the loss and the loop, all that training again must know.
+
+    `rec_models` makes no batches: whoever does states it, and it is kept in the checkpoint.
+    """
+
+    batch_size: int
+    """Sequences a batch and process."""
+    window: int | None = None
+    """Items from one example of a history to the next; None: one example a history, its last items."""
+
+    def __post_init__(self) -> None:
+        whole_from("batch_size", self.batch_size, 1)
+        if self.window is not None:
+            whole_from("window", self.window, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +184,13 @@ __all__ = [
     "MODELS",
     "OPTIMIZERS",
     "SAMPLED_LOSSES",
+    "Activation",
+    "BatchSettings",
     "LossName",
     "LossSettings",
     "Model",
     "ModelSettings",
+    "Norm",
     "Optimizer",
     "Precision",
     "SettingsError",

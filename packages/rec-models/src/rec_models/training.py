@@ -22,12 +22,12 @@ from rec_models.backbones import Encoder, build_encoder
 from rec_models.buckets import fill_bucket
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.conductor import Conductor, Validate
-from rec_models.devices import announce, cpu_name, device_of
+from rec_models.devices import announce, autocast_dtype, cpu_name, device_of
 from rec_models.errors import TrainingError
 from rec_models.feed import Batches, Feed, MakeBatches, as_factory
 from rec_models.module import TrainingModule
 from rec_models.results import ResultsFolder
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.settings import BatchSettings, LossSettings, ModelSettings, Precision, TrainingSettings
 from rec_models.state import RunFolder, RunState
 
 
@@ -76,6 +76,7 @@ def fit(
     out: Path,
     checkpoint_dir: Path,
     item_counts: Tensor | None = None,
+    batching: BatchSettings | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> FitResult:
@@ -92,10 +93,12 @@ def fit(
         num_items: V, the size of the catalogue.
         train_batches: batches, or with several devices a function from (rank, world size) to the batches of that rank.
             All ranks must have equally many.
-        validate: metrics of an encoder in eval mode, ``ndcg@10`` among them; None: train for ``max_epochs``.
+        validate: metrics of an encoder in eval mode, ``ndcg@10`` among them; None: train for ``max_epochs``. Its
+            `encode_last` computes in the precision of training.
         out: folder for the results.
         checkpoint_dir: folder for the state of this run and no other.
         item_counts: [V] int64, how often training saw each item; for popularity sampling.
+        batching: what ``train_batches`` holds, to be kept in ``model.ckpt`` for training again; None: not said.
         callbacks: for whoever measures steps; they run after the loop's own.
         build: makes a new network from its settings and V, on whatever device; None: `build_encoder`.
 
@@ -107,11 +110,15 @@ def fit(
     loss.check_catalogue(num_items, None if item_counts is None else len(item_counts))
     training.check_loss(loss)
     device = device_of(training)
-    precision = training.precision if device.type == "cuda" else "32-true"
+    precision: Precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
     record = _records(training, device)
-    module = TrainingModule((build or build_encoder)(model, num_items), loss, training, item_counts, record=record)
+    encoder = (build or build_encoder)(model, num_items)
+    encoder.autocast_dtype = autocast_dtype(precision, device)
+    module = TrainingModule(encoder, loss, training, item_counts, record=record)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
+    if batching is not None:
+        identity["batching"] = asdict(batching)
     folder = RunFolder(checkpoint_dir, identity)
     resumed = folder.resume()
     state = resumed.state if resumed is not None else RunState()
@@ -129,7 +136,7 @@ def fit(
         state=state,
         training=training,
         folder=folder,
-        snapshot=partial(ModelCheckpoint, model, loss, training, num_items),
+        snapshot=partial(ModelCheckpoint, model, loss, training, num_items, batching=batching),
         validate=validate,
         batches_per_epoch=lambda: len(batches()),
         resumed=resumed,

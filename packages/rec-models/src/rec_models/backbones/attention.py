@@ -14,20 +14,21 @@ if torch.cuda.is_available():  # its import brings torch's compiler, seconds tha
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def attend(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
     """Scaled dot product attention; no place looks outside its own history.
 
     Args:
         qkv: [T, 3, H, d] queries, keys and values of packed histories.
         layout: of the T places.
         causal: no place looks at a later one.
+        dropout: share of attention weights set to zero, the others scaled up; above 0 only where histories are padded.
 
     Returns:
         [T, H * d].
     """
-    if qkv.is_cuda and qkv.dtype in _HALF:
+    if qkv.is_cuda and qkv.dtype in _HALF and dropout == 0:
         return _attend_packed(qkv, layout, causal=causal)
-    return _attend_padded(qkv, layout, causal=causal)
+    return _attend_padded(qkv, layout, causal=causal, dropout=dropout)
 
 
 def _attend_packed(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
@@ -39,9 +40,9 @@ def _attend_packed(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
     return out.flatten(1)
 
 
-def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
+def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
     q, k, v = (part.transpose(1, 2) for part in layout.pad(qkv).unbind(2))  # [B, H, L, d]
     # Under right padding a causal place never sees a padded one, so only looking both ways needs the mask.
     mask = None if causal else layout.key_mask()
-    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
     return layout.pack(out.transpose(1, 2)).flatten(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -38,16 +40,17 @@ class Encoder(nn.Module):
         self.item_table = nn.Parameter(torch.empty(num_items, settings.hidden))  # [V, D]
         self.position_table = nn.Parameter(torch.empty(settings.max_seq_len, settings.hidden))  # row 0: the last place
         self.dropout = nn.Dropout(settings.dropout)
-        width, heads, dropout = settings.hidden, settings.heads, settings.dropout
         self.blocks = nn.ModuleList(
-            Block(width, heads, dropout, causal=self.causal, feed_factor=self.feed_factor)
-            for _ in range(settings.blocks)
+            Block(settings, causal=self.causal, feed_factor=self.feed_factor) for _ in range(settings.blocks)
         )
-        self.norm = nn.LayerNorm(settings.hidden)
+        self.norm = nn.LayerNorm(settings.hidden)  # norm=pre: of what the blocks return; post: of the embeddings
         self.lookup: Lookup = lookup
         """How rows of the item table are looked up; training chooses what becomes of their gradient."""
         self.layout_of = layout_of
         """How histories are packed; exporting takes `padded_layout_of`."""
+        self.autocast_dtype: torch.dtype | None = None
+        """The dtype of matrix products in `encode_last`, under autocast; None: as the caller has it. Training and
+        loading set it on a GPU, so that ranking computes as training does, and by the same kernels."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 
@@ -91,14 +94,18 @@ class Encoder(nn.Module):
             raise ValueError(f"inputs: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
         # Counted from the end: the same distance to the prediction is the same row, whatever the length.
         places = nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
-        return self._embed_items(items, masked) + places
+        vectors = self._embed_items(items, masked)
+        if self.settings.scale_embeddings:
+            vectors = vectors * math.sqrt(self.settings.hidden)
+        return vectors + places
 
     def transform(self, x: Tensor, layout: Layout) -> Tensor:
         """The network between embeddings and scores, [T, D] to [T, D]; compiles whole, once for all shapes."""
-        x = self.dropout(x)
+        post = self.settings.norm == "post"  # the last block then ends with a norm of its own
+        x = self.dropout(self.norm(x) if post else x)
         for block in self.blocks:
             x = block(x, layout)
-        hidden: Tensor = self.norm(x)
+        hidden: Tensor = x if post else self.norm(x)
         return hidden
 
     @abstractmethod
@@ -110,7 +117,10 @@ class Encoder(nn.Module):
             lengths: [B] int64, from 1 to L.
 
         Returns:
-            [B, D].
+            [B, D] in the dtype of the weights, matrix products in `autocast_dtype`.
+
+        Raises:
+            ValueError: L is above ``max_seq_len``.
         """
 
     def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
@@ -122,5 +132,7 @@ class Encoder(nn.Module):
     def _encode_ends(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
         """[B, L] histories to the [B, D] vectors at their last places."""
         layout = self.layout_of(lengths, inputs.shape[1])
-        packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
+        chosen = self.autocast_dtype
+        with nullcontext() if chosen is None else torch.autocast(inputs.device.type, chosen):
+            packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
         return packed.index_select(0, layout.ends)

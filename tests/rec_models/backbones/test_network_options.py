@@ -1,0 +1,179 @@
+"""What was published otherwise than the defaults: each is right, and none of them changes what the others promise."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from rec_models.backbones import build_encoder
+from rec_models.backbones.attention import attend
+from rec_models.backbones.layout import layout_of, padded_layout_of
+from rec_models.backbones.lookup import lookup, lookup_into_grad
+from rec_models.export import export
+from rec_models.inference import load
+from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.training import fit
+
+INPUTS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])
+LENGTHS = torch.tensor([5, 3])
+OPTIONS = {
+    "scaled": {"scale_embeddings": True},
+    "attention dropout": {"attention_dropout": 0.4},
+    "relu": {"activation": "relu"},
+    "post": {"norm": "post"},
+    "all": {"scale_embeddings": True, "attention_dropout": 0.4, "activation": "relu", "norm": "post"},
+}
+
+
+@pytest.fixture(params=OPTIONS)
+def options(request):
+    return OPTIONS[request.param]
+
+
+@pytest.fixture
+def encoder(make_encoder, model_name, options):
+    return make_encoder(model_name, **options)
+
+
+def test_the_weights_are_those_of_the_defaults(model_name, options):
+    def made(**chosen):
+        torch.manual_seed(1)
+        return build_encoder(ModelSettings(model=model_name, hidden=8, max_seq_len=6, **chosen), 20).state_dict()
+
+    ours, usual = made(**options), made()
+    assert list(ours) == list(usual)
+    assert all(torch.equal(ours[name], usual[name]) for name in usual)
+
+
+def test_no_option_lets_padding_or_the_future_in(encoder, model_name):
+    before = encoder(INPUTS, LENGTHS)
+    changed = INPUTS.clone()
+    changed[1, 3:] = 17
+    torch.testing.assert_close(encoder(changed, LENGTHS), before, rtol=0, atol=0)
+    changed[0, 3] = 7
+    after = encoder(changed, LENGTHS)
+    assert torch.equal(after[0, :3], before[0, :3]) == (model_name == "sasrec")
+
+
+def test_packed_is_padded_is_each_history_alone(encoder):
+    packed = encoder.encode_last(INPUTS, LENGTHS)
+    encoder.layout_of = padded_layout_of
+    torch.testing.assert_close(encoder.encode_last(INPUTS, LENGTHS), packed)
+    encoder.layout_of = layout_of
+    torch.testing.assert_close(encoder.encode_last(INPUTS[1:, :3], LENGTHS[1:])[0], packed[1])
+
+
+def test_an_exported_encoder_agrees(encoder, tmp_path):
+    encoder.float()
+    export(encoder, tmp_path / "encoder.pt2")
+    program = torch.export.load(tmp_path / "encoder.pt2").module()
+    inputs = functional.pad(INPUTS, (0, 1))
+    vectors, scores = program(inputs, LENGTHS)
+    torch.testing.assert_close(vectors, encoder.encode_last(inputs, LENGTHS))
+    torch.testing.assert_close(scores, vectors @ encoder.item_table.T)
+
+
+def test_the_network_compiles_whole_and_once(model_name, options):
+    torch.compiler.reset()  # its limit of compilations is one for all networks of a process
+    encoder = build_encoder(ModelSettings(model=model_name, hidden=16, max_seq_len=12, dropout=0.0, **options), 30)
+    compiled = []
+
+    def backend(graph, example):
+        compiled.append(graph)
+        return graph.forward
+
+    transform = torch.compile(encoder.transform, backend=backend, fullgraph=True, dynamic=True)
+    for lengths in ([12, 3, 5], [10, 9, 9, 2], [2, 7]):
+        x = torch.randn(sum(lengths), 16)
+        assert transform(x, layout_of(torch.tensor(lengths), max(lengths))).shape == x.shape
+    assert len(compiled) == 1
+
+
+def test_a_run_goes_well_and_its_checkpoint_knows(tiny, tmp_path, model_name, options):
+    settings = ModelSettings(model=model_name, hidden=16, max_seq_len=10, **options)
+    epochs = 5 if model_name == "sasrec" else 2  # BERT4Rec takes longer to learn anything, whatever the options
+    result = fit(
+        model=settings,
+        loss=LossSettings(loss="cce"),
+        training=TrainingSettings(max_epochs=epochs, learning_rate=1e-2, accelerator="cpu"),
+        num_items=tiny.ITEMS,
+        train_batches=tiny.TinyBatches(model=model_name),
+        validate=tiny.validate,
+        out=tmp_path / "out",
+        checkpoint_dir=tmp_path / "kept",
+    )
+    first, last = (result.history[epoch]["train_loss"] for epoch in (0, -1))
+    assert last < (0.8 if model_name == "sasrec" else 1.01) * first
+    encoder = load(tmp_path / "out" / "model.ckpt")
+    assert encoder.settings == settings
+    assert tiny.validate(encoder) == result.metrics
+
+
+def test_items_and_the_mask_are_scaled_and_positions_are_not(make_encoder):
+    encoder = make_encoder("bert4rec", scale_embeddings=True)
+    layout = layout_of(torch.tensor([3]), 3)
+    items, masked = torch.tensor([4, 0, 6]), torch.tensor([False, True, False])
+    rows = torch.stack([encoder.item_table[4], encoder.mask_vector, encoder.item_table[6]])
+    expected = math.sqrt(8) * rows + encoder.position_table[[2, 1, 0]]
+    torch.testing.assert_close(encoder.embed(items, layout, masked), expected)
+
+
+def test_scaled_vectors_send_a_scaled_gradient_to_the_one_table(make_encoder):
+    encoder = make_encoder("sasrec", scale_embeddings=True)
+    found = []
+    for way in (lookup, lookup_into_grad):
+        encoder.zero_grad()
+        encoder.lookup = way
+        hidden = encoder.encode_last(INPUTS, LENGTHS)
+        (hidden @ encoder.item_table.T).square().sum().backward()
+        found.append(encoder.item_table.grad.clone())
+    torch.testing.assert_close(*found)
+
+
+def by_hand(encoder, x, *, post, activation):
+    """One block on one history of SASRec, in plain matrix products."""
+    (block,) = encoder.blocks
+
+    def attention(x):
+        q, k, v = block.query_key_value(x).view(len(x), 3, 2, -1).permute(1, 2, 0, 3)  # [H, T, d]
+        scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+        weights = scores.masked_fill(torch.ones(len(x), len(x)).triu(1).bool(), -torch.inf).softmax(-1)
+        return block.attention_out((weights @ v).transpose(0, 1).flatten(1))
+
+    def feed(x):
+        return block.feed_out(activation(block.feed_in(x)))
+
+    if post:
+        x = block.attention_norm(encoder.norm(x) + attention(encoder.norm(x)))
+        return block.feed_norm(x + feed(x))
+    x = x + attention(block.attention_norm(x))
+    return encoder.norm(x + feed(block.feed_norm(x)))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_a_block_is_what_its_settings_say(make_encoder, norm, activation):
+    encoder = make_encoder("sasrec", blocks=1, norm=norm, activation=activation)
+    x = torch.randn(5, 8, dtype=torch.float64)
+    expected = by_hand(encoder, x, post=norm == "post", activation=getattr(functional, activation))
+    torch.testing.assert_close(encoder.transform(x, layout_of(torch.tensor([5]), 5)), expected)
+
+
+def test_dropout_of_attention_takes_whole_weights_and_scales_the_rest():
+    torch.manual_seed(0)
+    qkv = torch.rand(4000, 3, 2, 4) + 1
+    layout = layout_of(torch.ones(4000, dtype=torch.int64), 1)  # histories of one item: its weight is 1
+    ratio = attend(qkv, layout, causal=True, dropout=0.25).view(4000, 2, 4) / qkv[:, 2]
+    kept = ratio[..., 0] > 0
+    torch.testing.assert_close(ratio, (kept / 0.75)[..., None].expand_as(ratio))
+    assert abs(kept.float().mean() - 0.75) < 0.02
+
+
+def test_attention_drops_nothing_outside_training(make_encoder, model_name):
+    dropping, usual = make_encoder(model_name, attention_dropout=0.5), make_encoder(model_name)
+    assert torch.equal(dropping(INPUTS, LENGTHS), usual(INPUTS, LENGTHS))
+    assert dropping.settings == replace(usual.settings, attention_dropout=0.5)
+    dropping.train()
+    assert not torch.allclose(dropping(INPUTS, LENGTHS), usual(INPUTS, LENGTHS))
