@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import params, plan, planner_calibration, points, stage
+from pipelines.nested import flatten
 from pipelines.points import GridPoint
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def summary(counted: Counter[str], *, dry_run: bool) -> str:
 
 
 def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
-    theirs, ours = points.flatten(experiment.params), points.flatten(point.values)
+    theirs, ours = flatten(experiment.params), flatten(point.values)
     other = [key for key, value in ours.items() if key in theirs and _plain(theirs[key]) != _plain(value)]
     if other:
         key = other[0]

@@ -7,7 +7,6 @@ settings fix, and nothing else. This module imports no torch.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines import params, results
+from pipelines.nested import as_yaml, flatten
 from pipelines.params import ParamsError
+from pipelines.prescription import sce_sizes
 
 GRID_KEYS = frozenset({"settings", "search", "tables"})
 NAMED = frozenset(
@@ -190,15 +191,7 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
 
 def overrides(point: GridPoint) -> list[str]:
     """The point as ``-S`` takes it: ``key=value``, sections dotted."""
-    return [f"{key}={_yaml(value)}" for key, value in flatten(point.values).items()]
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return [f"{key}={as_yaml(value)}" for key, value in flatten(point.values).items()]
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
@@ -269,14 +262,13 @@ def _complete(
             raise ParamsError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
         options["negatives"] = {"sampling": "uniform", "sharing": sharing}
     if loss == "sce":
-        # The paper's own rule: as many buckets as tokens in each, from the places of a whole batch.
-        buckets = int(2 * math.sqrt(values["batch_size"] * values["max_seq_len"]))
-        options["losses"] = {"sce": {"buckets": buckets, "bucket_size_x": buckets}}
+        sizes = sce_sizes(values["batch_size"], values["max_seq_len"])
+        options["losses"] = {"sce": {"buckets": sizes.buckets, "bucket_size_x": sizes.bucket_size_x}}
     name = point.dataset
     if twin:
         name = f"twin:{name}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
     whole = merged(settings, options, {**values, "dataset": name}, extra)
-    told = tuple(f"{key}={_yaml(value)}" for key, value in flatten(extra).items())
+    told = tuple(f"{key}={as_yaml(value)}" for key, value in flatten(extra).items())
     complete = GridPoint(point.table, whole, point.dataset, told)
     complete.params  # noqa: B018  # a contradiction shows here
     return complete
@@ -290,14 +282,3 @@ def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
             below = result.get(key)
             result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
-
-
-def _yaml(value: object) -> str:
-    """A scalar or a list of scalars on one line, as YAML and ``-S`` read it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(_yaml(entry) for entry in value) + "]"
-    return str(value)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
-from pipelines import params
+from pipelines import params, prescription
+from pipelines.prescription import SAMPLED
 
 Kind = Literal["training", "accuracy"]
 Status = Literal["ok", "out of memory", "failed"]
-SAMPLED = ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
-"""The losses that draw negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,10 @@ class Result:
     precision: str
     """As trained: bf16-mixed, 16-mixed or 32-true."""
     options: str | None = None
-    """How training was done where not by default, as ``cuda_graphs=true optimizer=adam_bf16``; None: by default."""
+    """What was done otherwise than the paper's tables prescribe, as ``dropout=0.3;learning_rate=0.0003``.
+
+    None: nothing. See `pipelines.prescription.options`.
+    """
 
     # Where and with what.
     status: Status = "ok"
@@ -169,16 +171,8 @@ def point_fields(point: params.Params) -> dict[str, Any]:
         "seed": point.seed,
         "paper_faithful": point.paper_faithful,
         "precision": point.train.precision,
-        "options": _options(point.train),
+        "options": prescription.options(point),
     }
-
-
-def _options(train: params.Train) -> str | None:
-    """What of the training loop is not by default and changes its time, its memory or its outcome."""
-    usual = params.Train()
-    names = ("accumulate", "compile", "cuda_graphs", "devices", "optimizer", "window")
-    changed = [name for name in names if getattr(train, name) != getattr(usual, name)]
-    return " ".join(f"{name}={as_text(getattr(train, name))}" for name in changed) or None
 
 
 def of_run(point: params.Params, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:

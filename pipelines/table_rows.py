@@ -12,6 +12,7 @@ from pipelines import params, plan, points
 from pipelines.experiments import Experiment
 from pipelines.planner_calibration import Calibration
 from pipelines.points import GridPoint
+from pipelines.prescription import only_ways
 from pipelines.results import Result, of_run
 
 PAPER = Path(__file__).parent / "reference" / "paper_tables.csv"
@@ -49,7 +50,7 @@ class OurRow:
     """By the planner, not measured."""
     status: str
     options: str | None
-    """Of training, beyond params.yaml."""
+    """How it was computed, where not by default."""
     values: dict[str, float]
     """By the names of `MEASURES`, those that were measured."""
 
@@ -105,7 +106,7 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     """Every row of the paper with what was measured of it; two rows of one point get the same.
 
     Args:
-        results: of twins of full size and of the data sets; others belong to no row.
+        results: of twins of full size and of the data sets, trained as the paper prescribes; others belong to no row.
         file: the mapping of params.yaml, for its grid.
         calibration: the planner's constants, to predict rows that nothing was measured of; None: leave them empty.
     """
@@ -113,7 +114,7 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     grid = points.table_points(file, twin=True)
     by_key: dict[object, list[Result]] = {}
     for result in results:
-        if result.twin in (None, 1.0):
+        if result.twin in (None, 1.0) and only_ways(result.options):
             by_key.setdefault(_key(result), []).append(result)
     found = []
     for paper, point in zip(rows, grid, strict=True):

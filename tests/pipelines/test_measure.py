@@ -95,7 +95,7 @@ def test_the_order_and_the_sharing_are_as_asked():
 def test_ways_of_training_make_other_rows(run: Any):
     run("--tables 3 --datasets beauty")
     printed, rows = run("--tables 3 --datasets beauty -S train.optimizer=adam_bf16 -S train.accumulate=2")
-    assert [row.options for row in rows] == [None, "accumulate=2 optimizer=adam_bf16"]
+    assert [row.options for row in rows] == [None, "accumulate=2;optimizer=adam_bf16"]
     assert "1 points, 0 of them already in" in printed
 
 

@@ -38,7 +38,7 @@ def test_what_is_written_comes_back(tmp_path: Path):
 def test_a_point_fills_the_key_and_nothing_else():
     assert MEASURED.key == (
         "training", "gowalla", 0.5, "sasrec", "cce_neg", "uniform", "tile", 511, 128, 64, 64, 42, False, "bf16-mixed",
-        None,
+        "reference=train",
     )  # fmt: skip
     assert MEASURED.dataset_label == "twin:gowalla@0.5"
     assert Result.of(from_mapping({"dataset": "twin:beauty"}), "training", device="x").dataset_label == "twin:beauty"
@@ -58,6 +58,15 @@ def test_a_point_fills_the_key_and_nothing_else():
 def test_only_what_the_loss_uses_is_part_of_the_point(overrides: dict, sampling: str, sharing: str, negatives: int):
     result = Result.of(from_mapping(overrides), "accuracy", device="x")
     assert (result.sampling, result.sharing, result.num_negatives) == (sampling, sharing, negatives)
+
+
+def test_options_with_blanks_between_them_are_read_as_those_with_semicolons(tmp_path: Path):
+    path = tmp_path / "results.csv"
+    append(path, replace(MEASURED, options="optimizer=adam_bf16 cuda_graphs=true"))
+    append(path, replace(MEASURED, options="cuda_graphs=true;optimizer=adam_bf16"))
+    one, other = read(path)
+    assert one.key == other.key
+    assert one.options == "cuda_graphs=true;optimizer=adam_bf16"
 
 
 def test_a_line_that_was_broken_off_is_removed(tmp_path: Path):

@@ -69,6 +69,15 @@ def test_nothing_else_gets_anything():
     assert not any(line.ours for line in lines([narrow, small], SHIPPED))
 
 
+def test_other_hyper_parameters_are_another_point_and_other_ways_the_same():
+    other = {"backbone": {"dropout": 0.3}, "train": {"learning_rate": 0.0003}}
+    tuned = [trained(point(4, "beauty", extra={key: value})) for key, value in other.items()]
+    assert len({result.key for result in [REAL, *tuned]}) == 3
+    assert not any(line.ours for line in lines(tuned, SHIPPED))
+    (line,) = beauty(lines([trained(point(4, "beauty", extra={"train": {"optimizer": "adam_bf16"}}))], SHIPPED))
+    assert [row.label for row in line.ours] == ["optimizer=adam_bf16"]
+
+
 def test_both_rows_of_a_repeated_point_get_its_result():
     found = lines([trained(point(10, "beauty", twin=True)), trained(point(7, "beauty", twin=True))], SHIPPED)
     assert [len(line.ours) for table in (9, 10, 7) for line in beauty(found, table)] == [1, 1, 1, 1]
