@@ -16,10 +16,8 @@ import dataclasses
 import gc
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +25,7 @@ from pipelines import params, points, results, stage
 
 if TYPE_CHECKING:
     from rec_models.backbones import Encoder
+    from rec_models.measuring import StepTimes
     from rec_models.settings import ModelSettings
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
@@ -34,10 +33,6 @@ ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 OUT = Path("results/training.csv")
 VALIDATION_USERS = 4096
 """Users that validation is timed on; seconds of the whole validation are extrapolated from them."""
-
-
-class Measured(Exception):  # noqa: N818  # no error: the way out of a fit before it writes gigabytes of checkpoint
-    """Everything that is wanted has been measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,51 +156,45 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
     import torch
 
     from pipelines import train
-    from pipelines.step_timer import StepTimer
     from pipelines.twin_logs import twin_log
-    from rec_models.memory import peak_gib
-    from rec_models.training import fit
+    from rec_models.measuring import measure_steps
 
     log = twin_log(point)
-    timer = StepTimer(effort.warmup, effort.fewest, effort.seconds)
-    store = log.train_store(point.batch_size * (effort.warmup + effort.steps), point.max_seq_len + 1, point.seed)
+    batches = (effort.warmup + effort.steps) * point.train.accumulate * point.train.devices
+    store = log.train_store(point.batch_size * batches, point.max_seq_len + 1, point.seed)
     ranked = min(VALIDATION_USERS, log.validation_users)
     held_out = log.validation_store(ranked, point.max_seq_len, point.seed)
     warm_up = log.validation_store(min(ranked, point.evaluate.batch_users), point.max_seq_len, point.seed + 1)
-    found: dict[str, Any] = {}
+    seconds: list[float] = []
 
     def validate(encoder: Encoder) -> dict[str, float]:
         device = encoder.item_table.device
-        timer.stop(device)
         train.make_validation(point, warm_up)(encoder)
         started = _now(device)
         train.make_validation(point, held_out)(encoder)
-        found["seconds"] = _now(device) - started
-        found["peak"] = peak_gib(device)
-        raise Measured
+        seconds.append(_now(device) - started)
+        return {}
 
-    counts = torch.from_numpy(log.item_counts)
-    settings = dataclasses.replace(train.training_settings(point), max_epochs=1, checkpoint_seconds=1e9)
-    with tempfile.TemporaryDirectory() as folder, suppress(Measured):
-        fit(
-            model=train.model_settings(point),
-            loss=train.loss_settings(point),
-            training=settings,
-            num_items=log.num_items,
-            train_batches=train.make_batches(point, store, log.num_items),
-            validate=validate,
-            out=Path(folder) / "out",
-            checkpoint_dir=Path(folder) / "kept",
-            item_counts=counts,
-            callbacks=[timer],
-            build=_on_gpu if torch.cuda.is_available() else None,
-        )
-    times = timer.summary()
-    steps = math.ceil(log.train_users / point.batch_size)
-    loop = steps * float(times["mean_step_ms"]) / 1e3
-    validation = found["seconds"] * log.validation_users / ranked
+    times = measure_steps(
+        model=train.model_settings(point),
+        loss=train.loss_settings(point),
+        training=train.training_settings(point),
+        num_items=log.num_items,
+        train_batches=train.make_batches(point, store, log.num_items),
+        item_counts=torch.from_numpy(log.item_counts),
+        validate=validate,
+        warmup=effort.warmup,
+        warmup_seconds=effort.seconds / 4,
+        steps=effort.steps,
+        min_steps=effort.fewest,
+        max_seconds=effort.seconds,
+        build=_on_gpu if torch.cuda.is_available() else None,
+    )
+    steps = math.ceil(log.train_users / (point.batch_size * point.train.accumulate * point.train.devices))
+    loop = steps * times.mean_ms / 1e3
+    validation = seconds[0] * log.validation_users / ranked
     return {
-        **times,
+        **step_fields(times),
         "num_items": log.num_items,
         "train_users": log.train_users,
         "validation_users": log.validation_users,
@@ -214,7 +203,22 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
         "validation_seconds": round(validation, 4),
         "whole_epoch_seconds": round(loop + validation, 4),
         "epoch_basis": "extrapolated",
-        "peak_fit_gib": round(found["peak"], 4),
+        "peak_fit_gib": round(times.fit_peak_gib, 4),
+    }
+
+
+def step_fields(times: StepTimes) -> dict[str, float | int]:
+    """Times of steps as fields of `pipelines.results.Result`."""
+    return {
+        "steps_timed": times.steps,
+        "warmup_steps": times.warmup,
+        "tokens_per_step": round(times.tokens, 1),
+        "most_tokens": times.most_tokens,
+        "step_ms": round(times.step_ms, 4),
+        "step_ms_p10": round(times.p10_ms, 4),
+        "step_ms_p90": round(times.p90_ms, 4),
+        "mean_step_ms": round(times.mean_ms, 4),
+        "peak_loop_gib": round(times.loop_peak_gib, 4),
     }
 
 

@@ -74,9 +74,9 @@ class Result:
     """Optimiser steps in the times below, after the warm-up."""
     warmup_steps: int | None = None
     tokens_per_step: float | None = None
-    """Mean real places (no padding) of a timed batch."""
+    """Mean real places (no padding) of a timed step."""
     most_tokens: int | None = None
-    """Real places of the largest batch that was trained on: what peak memory belongs to."""
+    """Real places of the largest batch of the timed steps: what the loop's peak memory belongs to."""
     step_ms: float | None = None
     """Median of a whole step: data, forward, loss, backward, Adam."""
     step_ms_p10: float | None = None

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.machine import environment, now, revision, versions
-from pipelines.result import COLUMNS, KEY, SAMPLED, Kind, Result, Status, as_text, of_run, point_fields
+from pipelines.prescription import SAMPLED
+from pipelines.result import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
 
 __all__ = [
     "COLUMNS", "KEY", "SAMPLED", "Kind", "Result", "ResultsError", "Status", "append", "done", "environment", "merge",

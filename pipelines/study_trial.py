@@ -18,8 +18,6 @@ from pipelines import results
 from pipelines.study_plan import Row, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pipelines import params
     from rec_data.sequences import SequenceStore
     from rec_models.backbones import Encoder
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "validation", "test")
 KS = (1, 5, 10, 20, 100)
+WARMUP = 10
+"""Steps before the timed ones."""
 TEST_METRICS = ("ndcg", "recall", "hitrate", "precision", "map", "mrr", "coverage", "surprisal")
 
 
@@ -106,23 +106,21 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
     return row
 
 
-def fit(point: params.Params, split: SplitData, folder: Path, **options: Any) -> FitResult:
+def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
     """`rec_models.training.fit` at a point, as the stage ``train`` calls it."""
     from pipelines import train
     from rec_models import training
 
-    validate: Callable[[Encoder], dict[str, float]] | None = train.make_validation(point, split.validation)
-    loop = dataclasses.replace(train.training_settings(point), checkpoint_seconds=1e9, **options.pop("training", {}))
     return training.fit(
         model=train.model_settings(point),
         loss=train.loss_settings(point),
-        training=loop,
+        training=dataclasses.replace(train.training_settings(point), checkpoint_seconds=1e9),
         num_items=len(split.counts),
         train_batches=train.make_batches(point, split.train, len(split.counts)),
+        validate=train.make_validation(point, split.validation),
         out=folder / "out",
         checkpoint_dir=folder / "kept",
         item_counts=split.counts,
-        **{"validate": validate, **options},
     )
 
 
@@ -149,15 +147,26 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
 
 def time_steps(point: params.Params, split: SplitData) -> Row:
     """Milliseconds of a training step, over an epoch after ten steps; meaningful with nothing else running."""
-    import torch
+    from pipelines import train
+    from pipelines.measure import step_fields
+    from rec_models.measuring import measure_steps
 
-    from pipelines.step_timer import StepTimer
-
-    timer = StepTimer(warmup=10, fewest=10, seconds=20.0)
-    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
-        fit(point, split, Path(folder), training={"max_epochs": 1}, validate=None, callbacks=[timer])
-        timer.stop(torch.device(_device()))
-    return timer.summary()
+    make = train.make_batches(point, split.train, len(split.counts))
+    steps = len(make(0, point.train.devices)) // point.train.accumulate
+    times = measure_steps(
+        model=train.model_settings(point),
+        loss=train.loss_settings(point),
+        training=train.training_settings(point),
+        num_items=len(split.counts),
+        train_batches=make,
+        item_counts=split.counts,
+        warmup=WARMUP,
+        warmup_seconds=5.0,
+        steps=max(1, steps - WARMUP),
+        min_steps=10,
+        max_seconds=20.0,
+    )
+    return step_fields(times)
 
 
 def append(path: Path, row: Row) -> None:

@@ -97,6 +97,12 @@ def test_ways_of_training_make_other_rows(run: Any):
     printed, rows = run("--tables 3 --datasets beauty -S train.optimizer=adam_bf16 -S train.accumulate=2")
     assert [row.options for row in rows] == [None, "accumulate=2;optimizer=adam_bf16"]
     assert "1 points, 0 of them already in" in printed
+    one, two = rows
+    assert two.steps_per_epoch == -(-one.steps_per_epoch // 2)  # of the optimiser, whose tokens are those of 2 batches
+    assert two.epoch_seconds == pytest.approx(two.steps_per_epoch * two.mean_step_ms / 1e3, rel=1e-3)
+    assert two.most_tokens <= 16 * 12
+    assert two.tokens_per_step > 1.5 * one.tokens_per_step
+    assert two.steps_timed == 4
 
 
 def test_settings_that_contradict_each_other_are_passed_over(run: Any):
@@ -159,22 +165,3 @@ def source(module: str) -> Path | None:
     root = ROOT if parts[0] == "pipelines" else ROOT / "packages" / parts[0].replace("_", "-") / "src"
     base = root.joinpath(*parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
-def test_slow_steps_need_a_shorter_warm_up(monkeypatch: pytest.MonkeyPatch):
-    from types import SimpleNamespace
-
-    from pipelines import step_timer
-
-    clock = iter(float(second) for second in range(1000))
-    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: next(clock))
-    module, trainer = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(should_stop=False)
-    batch = SimpleNamespace(num_places=7)
-    timer = step_timer.StepTimer(warmup=10, fewest=2, seconds=3.0)
-    for step in range(50):
-        timer.on_train_batch_end(trainer, module, None, batch, step)
-        if trainer.should_stop:
-            break
-    timer.stop(torch.device("cpu"))
-    found = timer.summary()
-    assert (found["warmup_steps"], found["steps_timed"], found["tokens_per_step"]) == (3, 2, 7)
