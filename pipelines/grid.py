@@ -192,8 +192,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--all", action="store_true", help="all tables")
     what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss and --dataset")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be given several times")
-    parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec", help="of the search")
-    parser.add_argument("--loss", default="cce_neg", help="of the search")
+    parser.add_argument("--model", choices=["sasrec", "bert4rec"], help="of the search: sasrec")
+    parser.add_argument("--loss", help="of the search: cce_neg")
     parser.add_argument("--twin", action="store_true", help="synthetic twins in place of the data")
     parser.add_argument("--scale", type=float, help="twins of another size, 1 is the published one")
     parser.add_argument("--sharing", choices=["none", "tile", "batch"], default="none", help="who shares negatives")
@@ -208,6 +208,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.scale is not None and options.scale <= 0:
         parser.error("--scale: allowed: a number above 0")
+    for name in ("model", "loss"):
+        if getattr(options, name) and not options.search:
+            parser.error(f"--{name}: allowed with --search; -S {name}=... changes a point")
+    options.model, options.loss = options.model or "sasrec", options.loss or "cce_neg"
     options.table = options.table or []
     options.extra = points.parse_overrides(options.extra)
     return options

@@ -101,6 +101,11 @@ def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[p
             )
             kept = [row for row in rows if not options.datasets or row.dataset in options.datasets]
             found |= {row.name: row.params for row in kept if row.name not in found}
+    for point in found.values():
+        if point.train.window is not None:
+            raise params.ParamsError(
+                f"train.window: found {point.train.window}, allowed: null, a twin's histories end at their last window"
+            )
     return list(found.values())
 
 

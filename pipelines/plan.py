@@ -130,15 +130,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.refit:
         _refit(options.refit, calibration)
     elif options.check:
-        text, memory, time = check(_read(options.check), calibration)
+        measured = _read(options.check)
+        text, memory, time = check(measured, calibration)
         if not memory:
-            raise stage.StageError("--check: found no measured point of the paper's tables, allowed: one or more")
+            raise stage.StageError(
+                "--check: found no point of the paper's tables measured on a GPU, allowed: one or more"
+            )
         errors = {"memory": memory, "time": time}
         said = [
             f"{name}: {sum(abs(error) <= 0.1 for error in found)} of {len(found)} within 10 %, "
             f"median {statistics.median(map(abs, found)):.1%}"
             for name, found in errors.items()
-        ]
+        ] + _left_out(len(measured), len(memory))
         print("\n".join([text, "", *said, _source(calibration)]))
         if options.page:
             title = "# The planner beside measured runs"
@@ -161,7 +164,8 @@ def _points(options: argparse.Namespace) -> list[params.Params]:
     if options.table:
         found = points.table_points(values, options.table, datasets=options.dataset or [], **common)
         return [point.params for point in points.distinct(found)]
-    return [params.from_mapping(points.merged(values, options.extra))]
+    named = [{"dataset": dataset} for dataset in options.dataset or []]
+    return [params.from_mapping(points.merged(values, dataset, options.extra)) for dataset in named or [{}]]
 
 
 def _source(calibration: Calibration) -> str:
@@ -170,12 +174,26 @@ def _source(calibration: Calibration) -> str:
     return f"memory: {memory}; time: {time}"
 
 
+def _left_out(measured: int, used: int) -> list[str]:
+    left = measured - used
+    return [f"{left} rows are no points of the paper's tables and left out"] if left else []
+
+
 def _read(paths: Sequence[Path]) -> list[results.Result]:
+    """Training measured on GPUs: a CPU's memory and time are none of the planner's business."""
     for path in paths:
         if not path.is_file():
             raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
     found = results.merge(results.read(path) for path in paths)
-    return [result for result in found if result.status == "ok" and result.kind == "training" and result.peak_loop_gib]
+    return [
+        result
+        for result in found
+        if result.status == "ok"
+        and result.kind == "training"
+        and result.peak_loop_gib
+        and result.step_ms
+        and not result.device.startswith("cpu")
+    ]
 
 
 def _with_points(measured: Sequence[results.Result]) -> list[tuple[params.Params, results.Result]]:
@@ -185,39 +203,58 @@ def _with_points(measured: Sequence[results.Result]) -> list[tuple[params.Params
 
 
 def _refit(paths: Sequence[Path], calibration: Calibration) -> None:
-    measured = [result for result in _read(paths) if not result.device.startswith("cpu")]
+    measured = _read(paths)
     devices = sorted({result.device for result in measured})
     if len(devices) != 1:
         raise stage.StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
     pairs = _with_points(measured)
     if len(pairs) < planner_fit.FEWEST:
         raise stage.StageError(f"--refit: found {len(pairs)} measured points, allowed: {planner_fit.FEWEST} or more")
-    revisions = sorted({str(result.revision) for result in measured})
+    revisions = sorted({str(result.revision) for _, result in pairs})
     by = f"{len(pairs)} points on {devices[0]}, revision {', '.join(revisions)}"
     planner_calibration.save(planner_fit.refit(pairs, calibration, by=by))
-    print(f"{planner_calibration.PATH.name}: fitted to {by}")
+    print("\n".join([f"{planner_calibration.PATH.name}: fitted to {by}", *_left_out(len(measured), len(pairs))]))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.plan", description=str(__doc__).splitlines()[0])
     parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU")
-    parser.add_argument("--table", type=int, action="append", help="of the paper; may be given several times")
-    parser.add_argument("--dataset", action="append", help="of the table or the search")
-    parser.add_argument("--sharing", choices=["none", "tile", "batch"], default="none", help="who shares negatives")
-    parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
-    parser.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
-    parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec")
-    parser.add_argument("--loss", default="cce_neg")
-    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
-    parser.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
-    parser.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--table", type=int, action="append", help="of the paper; may be given several times")
+    what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
+    what.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
+    what.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")
+    what.add_argument("--authors", type=Path, metavar="FOLDER", help="the paper's own log beside a model of its code")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write --check as a page of markdown")
-    parser.add_argument("--authors", type=Path, metavar="FOLDER", help="the paper's own log beside a model of its code")
+    parser.add_argument("--dataset", action="append", help="of the table, the search or the present point")
+    parser.add_argument("--sharing", choices=["none", "tile", "batch"], help="who shares negatives: none")
+    parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
+    parser.add_argument("--model", choices=["sasrec", "bert4rec"], help="of the search: sasrec")
+    parser.add_argument("--loss", help="of the search: cce_neg")
+    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
     options = parser.parse_args(arguments)
     if options.gpu <= 0:
         parser.error("--gpu: allowed: GiB above 0")
+    _refuse_idle(parser, options)
+    options.sharing, options.model = options.sharing or "none", options.model or "sasrec"
+    options.loss = options.loss or "cce_neg"
     options.extra = points.parse_overrides(options.extra)
     return options
+
+
+def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Say so where an option would be of no effect."""
+    points_asked = options.search or options.table
+    for name, key, allowed, where in (
+        ("model", "model", options.search, "--search"),
+        ("loss", "loss", options.search, "--search"),
+        ("sharing", "negatives.sharing", points_asked, "--table or --search"),
+        ("faithful", "paper_faithful", points_asked, "--table or --search"),
+    ):
+        if getattr(options, name) and not allowed:
+            parser.error(f"--{name}: allowed with {where}; -S {key}=... changes a point")
+    if options.page and not options.check:
+        parser.error("--page: allowed with --check")
 
 
 if __name__ == "__main__":

@@ -89,10 +89,11 @@ def sizes_from(
         validation_users: users ranked after an epoch.
     """
     masked = point.model == "bert4rec"
-    read = np.minimum(lengths - (0 if masked else 1), point.max_seq_len)
-    steps = math.ceil(train_users / point.batch_size)
+    read = _inputs(point, lengths, 0 if masked else 1)
+    examples = max(1, round(train_users * len(read) / len(lengths)))
+    steps = math.ceil(examples / point.batch_size)
     mean, deviation = float(read.mean()), float(read.std())
-    rows = min(point.batch_size, train_users)
+    rows = min(point.batch_size, examples)
     most = rows * mean + math.sqrt(2 * math.log(max(steps, 2)) * rows) * deviation
     return Sizes(
         items=items,
@@ -104,6 +105,16 @@ def sizes_from(
         steps=steps,
         validation_users=validation_users,
     )
+
+
+def _inputs(point: params.Params, lengths: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
+    """[n] what the network reads of each example: of each history, or of each window that slides over one."""
+    if point.train.window is None:
+        return np.minimum(lengths - shift, point.max_seq_len)
+    from rec_data.examples import sliding_windows
+
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return sliding_windows(offsets, point.max_seq_len + shift, point.train.window).lengths - shift
 
 
 def _catalogue(path: Path) -> int:

@@ -123,6 +123,7 @@ def test_experiments_are_read_with_their_own_metrics_only(state: str, last: dict
     ("arguments", "says"),
     [
         ("", "one of the arguments --table --all --search is required"),
+        ("--table 4 --loss ce", "--loss: allowed with --search; -S loss=... changes a point"),
         ("--table 77", "error: table: found 77, allowed: 1, 2"),
         ("--table 8 --dataset zvuk", "error: dataset: found 'zvuk', allowed in these tables: gowalla"),
         ("--table 4 --sharing tile --faithful", "error: sharing: found 'tile', allowed: none with --faithful"),

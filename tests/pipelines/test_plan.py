@@ -16,7 +16,7 @@ from pipelines.planner_calibration import Calibration
 from pipelines.planner_memory import LOSSES, activation_bytes, memory_of, parameter_count
 from pipelines.planner_sizes import Sizes, sizes_from, sizes_of
 from pipelines.planner_time import seconds_of
-from pipelines.results import Result
+from pipelines.results import Result, append
 from pipelines.text_table import number, render
 from rec_models.backbones import build_encoder
 from rec_models.backbones.layout import layout_of
@@ -133,6 +133,24 @@ def test_masked_models_have_fewer_targets():
     assert (sizes.tokens, sizes.targets(100), sizes.rows) == (15, 20, 2)
 
 
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_windows_that_slide_are_counted_as_training_cuts_them(model: str):
+    from rec_data.batches import TrainingBatches
+    from rec_data.sequences import SequenceStore
+
+    lengths = np.random.default_rng(0).integers(2, 60, 400)
+    values = {"model": model, "batch_size": 16, "max_seq_len": 10, "train": {"window": 4}}
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+    store = SequenceStore(torch.zeros(int(offsets[-1]), dtype=torch.int32), offsets, torch.arange(400), None)
+    task = "masked_item" if model == "bert4rec" else "next_item"
+    batches = TrainingBatches(store, num_items=5, task=task, batch_size=16, max_seq_len=10, window=4)
+    real = [int(batch.lengths.sum()) for batch in batches.epoch(0)]
+    sizes = sizes_from(from_mapping(values), lengths, 5, 400, 10)
+    assert sizes.steps == len(batches)
+    assert sizes.tokens == pytest.approx(np.mean(real), rel=0.02)
+    assert sizes_from(from_mapping(values), lengths, 5, 4000, 10).steps == pytest.approx(10 * len(batches), abs=10)
+
+
 def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParamsError, match=r"dataset: found 'demo', allowed: one whose sizes are known \(movielens_20m"):
@@ -195,6 +213,37 @@ def test_a_run_with_other_options_is_no_point_of_a_table():
     assert index.find(dataclasses.replace(result, options="optimizer=adam_rowwise")) is None
 
 
+@pytest.fixture
+def csv_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A results file of what the planner would predict, measured on a device."""
+    monkeypatch.chdir(ROOT)
+
+    def make(device: str, *more: Result) -> str:
+        for _, result in measured(Calibration()):
+            whole = round(result.most_tokens)
+            append(tmp_path / "rows.csv", dataclasses.replace(result, device=device, most_tokens=whole))
+        for result in more:
+            append(tmp_path / "rows.csv", dataclasses.replace(result, most_tokens=round(result.most_tokens)))
+        return str(tmp_path / "rows.csv")
+
+    return make
+
+
+def test_only_what_a_gpu_measured_is_checked(csv_of: Any, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(ValueError, match=r"--check: found no point of the paper's tables measured on a GPU, allowed"):
+        plan.main(["--check", csv_of("cpu: x86_64")])
+    (pair, *_) = measured(Calibration())
+    plan.main(["--check", csv_of("H100", dataclasses.replace(pair[1], device="cpu: x", options="dropout=0.3"))])
+    assert f"of {len(measured(Calibration()))} within" in capsys.readouterr().out
+
+
+def test_rows_that_are_no_points_of_the_tables_are_counted(csv_of: Any, capsys: pytest.CaptureFixture[str]):
+    (pair, *_) = measured(Calibration())
+    others = [dataclasses.replace(pair[1], batch_size=7), dataclasses.replace(pair[1], options="window=8")]
+    plan.main(["--check", csv_of("H100", *others)])
+    assert "2 rows are no points of the paper's tables and left out" in capsys.readouterr().out
+
+
 def test_constants_of_other_modules_are_still_theirs():
     assert planner_memory._SCRATCH == tuning_sampled.SCRATCH_BYTES
     assert planner_memory._CHUNK == faithful._CHUNK_ELEMENTS
@@ -233,6 +282,12 @@ def test_the_constants_of_the_authors_model_are_what_their_log_fits():
         ("--gpu 0 --table 1", "--gpu: allowed: GiB above 0"),
         ("--refit no.csv", "error: no.csv: no such file"),
         ("--table 1 -S loss=cee", "error: loss: found 'cee'"),
+        ("--model bert4rec", "--model: allowed with --search; -S model=... changes a point"),
+        ("--table 1 --loss ce", "--loss: allowed with --search; -S loss=... changes a point"),
+        ("--sharing tile", "--sharing: allowed with --table or --search; -S negatives.sharing=... changes a point"),
+        ("--faithful", "--faithful: allowed with --table or --search; -S paper_faithful=... changes a point"),
+        ("--table 1 --search", "not allowed with argument"),
+        ("--table 1 --page x.md", "--page: allowed with --check"),
     ],
 )
 def test_wrong_arguments_are_one_line(
@@ -250,6 +305,16 @@ def test_the_present_point_can_be_changed_too(capsys: pytest.CaptureFixture[str]
     monkeypatch.chdir(ROOT)
     plan.main(["-S", "dataset=twin:beauty", "-S", "loss=ce", "-S", "backbone.hidden=128"])
     assert "| sasrec-ce-twin_beauty-128x64 | 176,450 |" in capsys.readouterr().out
+
+
+def test_the_present_point_can_be_planned_on_several_data_sets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(ROOT)
+    plan.main(["--dataset", "beauty", "--dataset", "twin:gowalla@0.5", "-S", "loss=ce"])
+    printed = capsys.readouterr().out
+    assert "| sasrec-ce-beauty-128x64 " in printed
+    assert "| sasrec-ce-twin_gowalla_0.5-128x64 " in printed
 
 
 def test_points_that_do_not_fit_are_marked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
