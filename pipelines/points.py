@@ -25,6 +25,7 @@ NAMED = frozenset(
      "num_negatives", "paper_faithful"}
 )  # fmt: skip
 """Keys that an experiment's name always tells."""
+_DERIVED_FROM = ("model", "loss", "batch_size", "max_seq_len")
 Sharing = Literal["none", "tile", "batch"]
 
 
@@ -253,16 +254,17 @@ def _complete(
 ) -> GridPoint:
     """The point with the paper's settings and the options of the command."""
     values = point.values
-    model, loss = values["model"], values["loss"]
+    # What the paper derives from these follows them where the command line changes them.
+    named = params.from_mapping({key: extra.get(key, values[key]) for key in _DERIVED_FROM})
     # Written out and the preset switched off: one in params.yaml of the checkout would contradict the point.
-    settings = merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{model}"])
+    settings = merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{named.model}"])
     options: dict[str, Any] = {"paper_faithful": paper_faithful}
-    if loss in results.SAMPLED:
+    if named.loss in results.SAMPLED:
         if paper_faithful and sharing != "none":
             raise ParamsError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
         options["negatives"] = {"sampling": "uniform", "sharing": sharing}
-    if loss == "sce":
-        sizes = sce_sizes(values["batch_size"], values["max_seq_len"])
+    if named.loss == "sce":
+        sizes = sce_sizes(named.batch_size, named.max_seq_len)
         options["losses"] = {"sce": {"buckets": sizes.buckets, "bucket_size_x": sizes.bucket_size_x}}
     name = point.dataset
     if twin:

@@ -73,6 +73,20 @@ def test_sce_has_the_papers_number_of_buckets():
     assert (found.buckets, found.bucket_size_x, found.bucket_size_y) == (858, 858, 512)  # int(2 sqrt(184,320))
 
 
+def test_what_the_paper_derives_follows_overrides_of_what_it_derives_from():
+    extra = points.parse_overrides(["batch_size=64", "max_seq_len=64"])
+    (point,) = table_points(SHIPPED, [7], datasets=["gowalla"], extra=extra)[:1]
+    assert (point.params.losses.sce.buckets, point.params.losses.sce.bucket_size_x) == (128, 128)
+    fixed = points.parse_overrides(["batch_size=64", "losses.sce.buckets=9"])
+    assert table_points(SHIPPED, [7], datasets=["gowalla"], extra=fixed)[0].params.losses.sce.buckets == 9
+    (point,) = table_points(SHIPPED, [4], datasets=["gowalla"], extra={"model": "bert4rec"})
+    assert (point.params.backbone.hidden, point.params.train.weight_decay) == (320, 1e-5)
+    (point,) = table_points(SHIPPED, [3], datasets=["gowalla"], extra={"loss": "sce"})
+    assert point.params.losses.sce.buckets == int(2 * (1024 * 320) ** 0.5)
+    (point,) = table_points(SHIPPED, [3], datasets=["gowalla"], sharing="batch", extra={"loss": "cce_neg"})
+    assert point.params.negatives.sharing == "batch"
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -136,6 +150,8 @@ def test_a_line_of_another_form_is_named(line: str):
         ({"sharing": "tile", "paper_faithful": True}, "sharing: found 'tile', allowed: none with --faithful"),
         ({"extra": {"backbone": {"hidden": 255}}}, "backbone.hidden: found 255 with 2 heads, allowed: a multiple"),
         ({"extra": {"batch": 1}}, "batch: unknown key (did you mean batch_size?)"),
+        ({"extra": {"model": "gru"}}, "model: found 'gru', allowed: sasrec | bert4rec"),
+        ({"extra": {"batch_size": "a"}}, "batch_size: found 'a', allowed: a whole number"),
     ],
 )
 def test_what_cannot_be_is_one_line(arguments: dict, says: str):
