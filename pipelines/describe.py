@@ -22,6 +22,7 @@ SECTIONS = ("dataset", "download")
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and params.yaml, describe."""
     changes, out = parse(arguments)
+    stage.room_for_folder("--out", out)
     describe(params.from_mapping(changed(params.read_yaml(Path("params.yaml")), changes)), out)
 
 

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     if options.scale <= 0:
         raise stage.StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
+    stage.room_for_file("--out", options.out)
     todo = wanted_points(points.load(), options)
     environment = results.environment()
     effort = Effort(options.steps, min(options.steps, Effort.fewest), options.warmup, options.seconds)

@@ -123,7 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Predict, refit or check."""
     options = _parse(arguments)
     calibration = planner_calibration.load()
+    if options.page:
+        stage.room_for_file("--page", options.page)
     if options.authors:
+        stage.room_for_folder("--authors", options.authors)
         from pipelines.planner_authors_report import write
 
         print(write(options.authors))

@@ -16,7 +16,6 @@ LABELS = {"ce": "CE", "ce_neg": "CE-"}
 def write(folder: Path) -> str:
     """Write ``authors_memory.md`` and ``authors_memory.png`` into a folder; return the table."""
     runs = read_log()
-    folder.mkdir(parents=True, exist_ok=True)
     table = table_of(runs)
     text = (
         "# Peak memory of the paper's own code: its authors' log beside a model of it\n\n"

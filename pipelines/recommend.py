@@ -99,6 +99,7 @@ def recommend(point: params.Params, options: Options) -> None:
     from rec_models.inference import load
 
     device = choose_device(options.device)
+    stage.room_for_file("--out", options.out)
     if not options.model.is_file():
         raise stage.StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
     if not LOG.is_file() and (options.refit or options.histories is None):
@@ -198,7 +199,6 @@ def write(encoder: Encoder, found: Histories, names: pa.Array, point: params.Par
     from pipelines.ranking import user_batches
     from rec_eval import top_k
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     part = options.out.with_name(f"{options.out.name}.part")
     rows = 0
     batches = user_batches(

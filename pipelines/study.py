@@ -33,6 +33,8 @@ DATASETS = tuple(search.dataset for search in SEARCHES)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the verb says."""
     options = _parse(arguments)
+    if options.verb in ("run", "trial"):
+        stage.room_for_file("--rows", options.rows)
     if options.verb == "prepare":
         prepare(options.logs, options.data)
     elif options.verb == "run":
@@ -45,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         from pipelines.study_summary import summarise
 
+        if not options.rows.is_file():
+            raise stage.StageError(
+                f"--rows: found no {options.rows}, allowed: what `python -m pipelines.study run` wrote"
+            )
+        stage.room_for_folder("--out", options.out)
         for path in summarise(study_trial.read(options.rows), options.out):
             print(path)
 

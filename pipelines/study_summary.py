@@ -52,8 +52,9 @@ def summarise(rows: Sequence[Row], out: Path) -> list[Path]:
 
     Args:
         rows: of `pipelines.study_trial`.
-        out: a folder; it gets ``accuracy.md`` and ``accuracy.csv``, ``results.csv`` (schema: `pipelines.results`),
-            ``presets.yaml``, ``trade_off.md``, ``trade_off.csv`` and, where times were taken, ``trade_off.png``.
+        out: a folder; it gets ``accuracy.md`` and ``accuracy.csv``, ``presets.yaml``, ``trade_off.md``,
+            ``trade_off.csv``; where finals were run, ``results.csv`` (schema: `pipelines.results`), and where times
+            were taken, ``trade_off.png``.
 
     Returns:
         The files.
@@ -61,8 +62,11 @@ def summarise(rows: Sequence[Row], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     accuracy = accuracy_table(rows)
     trade_off = trade_off_table(rows)
-    paths = [*_write(out / "accuracy", accuracy), *_write(out / "trade_off", trade_off)]
-    paths += [_write_results(out / "results.csv", rows), _write_presets(out / "presets.yaml", rows)]
+    paths = [
+        *_write(out / "accuracy", accuracy, unfinished(rows)),
+        *_write(out / "trade_off", trade_off, unfinished_trade_offs(rows)),
+    ]
+    paths += [*_write_results(out / "results.csv", rows), _write_presets(out / "presets.yaml", rows)]
     if any(entry["step_ms"] is not None and entry["ndcg_at_10"] is not None for entry in trade_off):
         paths.append(draw(trade_off, out / "trade_off.png"))
     return paths
@@ -94,6 +98,41 @@ def accuracy_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 }
             )
     return table
+
+
+def unfinished(rows: Sequence[Row]) -> list[str]:
+    """A line for each search that was begun and is not complete; one line if nothing was run."""
+    if not rows:
+        return ["Nothing has been run yet."]
+    found = []
+    for search in SEARCHES:
+        for contender in search.contenders:
+            run = _trials_run(rows, search, contender)
+            if 0 < run < len(search.candidates):
+                found.append(f"Not complete: {search.dataset} {contender}, {run} of {len(search.candidates)} trials.")
+    return found or ([] if any(row["kind"] == "search" for row in rows) else ["No search has been run yet."])
+
+
+def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
+    """A line for each trade-off that waits for its search, or that nothing was run of."""
+    if not rows:
+        return ["Nothing has been run yet."]
+    there = {entry["dataset"] for entry in trade_off_table(rows)}
+    found = []
+    for trade_off in TRADE_OFFS:
+        (search,) = (search for search in SEARCHES if search.dataset == trade_off.dataset)
+        run = _trials_run(rows, search, trade_off.base)
+        if run < len(search.candidates):
+            of = f"{run} of {len(search.candidates)} trials"
+            found.append(f"Not begun: {trade_off.dataset} waits for the search of {trade_off.base}, {of}.")
+        elif trade_off.dataset not in there:
+            found.append(f"Not begun: {trade_off.dataset}, none of {len(trade_off.points)} points.")
+    return found
+
+
+def _trials_run(rows: Sequence[Row], search: Search, contender: str) -> int:
+    run = [row["settings"] for row in rows if (row["kind"], row["dataset"]) == ("search", search.dataset)]
+    return sum(settings in run for settings in search.settings(contender))
 
 
 def trade_off_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -190,8 +229,8 @@ def _validation(rows: Sequence[Row], dataset: str, settings: Settings) -> float 
     return found[-1]["validation_ndcg_at_10"] if found else None
 
 
-def _write(path: Path, table: Sequence[dict[str, Any]]) -> list[Path]:
-    """A table as Markdown and as CSV, where a spread is three columns."""
+def _write(path: Path, table: Sequence[dict[str, Any]], notes: Sequence[str]) -> list[Path]:
+    """A table as Markdown, with what is missing below, and as CSV, where a spread is three columns."""
     flat = []
     for entry in table:
         line: dict[str, Any] = {}
@@ -202,9 +241,10 @@ def _write(path: Path, table: Sequence[dict[str, Any]]) -> list[Path]:
                 line[name] = value
         flat.append(line)
     names = list(table[0]) if table else []
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)] if names else ["Nothing has been run yet."]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)] if names else []
     lines += ["| " + " | ".join(_cell(entry[name]) for name in names) + " |" for entry in table]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    parts = ["\n".join(lines)] * bool(lines) + ["\n".join(notes)] * bool(notes)
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(flat[0]) if flat else [], lineterminator="\n")
         writer.writeheader()
@@ -220,15 +260,15 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _write_results(path: Path, rows: Sequence[Row]) -> Path:
-    """The final runs of the contenders in the schema of everything that is measured."""
+def _write_results(path: Path, rows: Sequence[Row]) -> list[Path]:
+    """The final runs of the contenders in the schema of everything that is measured; no file without any."""
     path.unlink(missing_ok=True)
     for search in SEARCHES:
         for contender in search.contenders:
             best = chosen(rows, search, contender)
             for row in _of(rows, "final", search.dataset, best) if best is not None else []:
                 results.append(path, _result(row, in_words(row["settings"], search)))
-    return path
+    return [path] if path.exists() else []
 
 
 def _result(row: Row, note: str) -> results.Result:

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in options.table:
         if table not in known:
             raise params.ParamsError(f"table: found {table}, allowed: {', '.join(map(str, known))}")
+    stage.room_for_folder("--out", options.out)
     files = options.results or _results_files(OUT)
     for path in files:
         if not path.is_file():
@@ -42,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in options.table or known:
         rows = [line for line in lines if line.paper.table == table]
         print(f"\n{table_pages.title(rows[0])}\n\n{table_pages.markdown_table(rows)}")
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "tables.md").write_text(table_pages.markdown(lines), encoding="utf-8")
     table_pages.write_csv(lines, options.out / "tables.csv")
     pictures = table_pictures.draw_all(lines, options.out)

@@ -213,6 +213,23 @@ def test_tables_results_presets_and_a_picture_come_of_rows(tmp_path: Path):
 
 
 def test_without_rows_the_tables_say_so(tmp_path: Path):
-    summarise([], tmp_path)
+    paths = summarise([], tmp_path)
     assert (tmp_path / "accuracy.md").read_text() == "Nothing has been run yet.\n"
     assert study_summary.accuracy_table([]) == []
+    assert all(path.exists() for path in paths)
+
+
+def test_a_search_with_fewer_trials_than_planned_says_how_many(tmp_path: Path):
+    rows = [row for row in rows_of_a_study() if row["kind"] == "search" and row["contender"] in ("cce", "bce 1")]
+    summarise(rows[:1] + [row for row in rows if row["contender"] == "bce 1"], tmp_path)
+    accuracy = (tmp_path / "accuracy.md").read_text()
+    assert "| ml_1m | bce 1 |" in accuracy
+    assert accuracy.endswith("|\n\nNot complete: ml_1m cce, 1 of 6 trials.\n")
+    assert "Not begun: ml_1m waits for the search of cce, 1 of 6 trials.\n" in (tmp_path / "trade_off.md").read_text()
+    summarise(rows, tmp_path)
+    assert "Not begun: ml_1m, none of 13 points.\n" in (tmp_path / "trade_off.md").read_text()
+
+
+def test_rows_that_are_not_there_are_named(tmp_path: Path):
+    with pytest.raises(stage.StageError, match=r"--rows: found no .*no.jsonl, allowed: what `python -m pipelines.stu"):
+        study.main(["summarise", "--rows", str(tmp_path / "no.jsonl"), "--out", str(tmp_path)])
