@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import params, stage
+from pipelines.nested import merged, parse_overrides
 
 OUT = stage.DATA / "describe"
 SECTIONS = ("dataset", "download")
@@ -53,26 +54,13 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
     Raises:
         StageError: a change that is no ``KEY=VALUE``, or of a key that says nothing about the log.
+        ParamsError: a value that is no YAML.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     for change in changes:
-        key, sign, text = change.partition("=")
-        sections = key.split(".")
-        if not sign or sections[0] not in SECTIONS:
+        key, sign, _ = change.partition("=")
+        if not sign or key.split(".")[0] not in SECTIONS:
             raise stage.StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
-        *path, last = sections
-        section = values
-        for name in path:
-            if not isinstance(section, dict) or not isinstance(section.get(name, {}), dict):
-                raise stage.StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
-            section = section[name] if isinstance(section.get(name), dict) else section.setdefault(name, {})
-        try:
-            section[last] = YAML(typ="safe").load(text)
-        except YAMLError:
-            raise stage.StageError(f"found {change!r}, allowed: a value that is YAML") from None
-    return values
+    return merged(values, parse_overrides(changes, "change"))
 
 
 def describe(point: params.Params, out: Path) -> None:

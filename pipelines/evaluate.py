@@ -45,6 +45,7 @@ def main() -> None:
     from rec_data.sequences import SequenceStore
     from rec_eval import write_evaluation
     from rec_models import memory
+    from rec_models.devices import cpu_name
     from rec_models.inference import load
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,7 +77,7 @@ def main() -> None:
             "users": len(store),
             "rank_seconds": round(seconds, 3),
             "users_per_second": round(len(store) / seconds, 1),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "reference": point.evaluate.reference,
         }
         user_names = users.take(pa.array(store.user_ids.numpy()))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines import params, plan, planner_calibration, points, stage
-from pipelines.nested import flatten
+from pipelines.nested import flatten, parse_overrides
 from pipelines.points import GridPoint
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name}: allowed with --search; -S {name}=... changes a point")
     options.model, options.loss = options.model or "sasrec", options.loss or "cce_neg"
     options.table = options.table or []
-    options.extra = points.parse_overrides(options.extra)
+    options.extra = parse_overrides(options.extra)
     return options
 
 

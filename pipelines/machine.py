@@ -1,4 +1,4 @@
-"""The machine, the versions and the revision that a measurement belongs to: fields of `pipelines.results.Result`."""
+"""The versions, the revision and the time that a result belongs to: fields of `pipelines.results.Result`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,6 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
-
-
-def environment() -> dict[str, str | None]:
-    """The machine that this process measures on, and the versions; imports torch."""
-    import torch
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        **versions(),
-        "device": gpu or f"cpu: {platform.processor() or platform.machine()}",
-        "driver": _printed("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if gpu else None,
-        "torch": torch.__version__,
-    }
 
 
 def versions() -> dict[str, str | None]:
@@ -42,13 +29,13 @@ def revision() -> str | None:
 
     Neither params.yaml counts, whose values a result tells itself, nor what DVC writes: ``dvc.lock`` and ``data``.
     """
-    commit = os.environ.get("CUTREC_REVISION") or _printed("git", "rev-parse", "--short", "HEAD")
+    commit = os.environ.get("CUTREC_REVISION") or printed("git", "rev-parse", "--short", "HEAD")
     written = (":!params.yaml", ":!dvc.lock", ":!data")
-    changed = _printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *written)
+    changed = printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return f"{commit}+" if commit and changed else commit
 
 
-def _printed(*command: str) -> str | None:
+def printed(*command: str) -> str | None:
     """The first line that a command prints; None if it fails or is not there."""
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603

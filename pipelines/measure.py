@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import params, points, results, stage
+from pipelines.environment import environment
+from pipelines.nested import parse_overrides
 
 if TYPE_CHECKING:
     from rec_models.backbones import Encoder
@@ -55,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise stage.StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
     stage.room_for_file("--out", options.out)
     todo = wanted_points(points.load(), options)
-    environment = results.environment()
+    where = environment()
     effort = Effort(options.steps, min(options.steps, Effort.fewest), options.warmup, options.seconds)
-    known = results.done(options.out, str(environment["device"]))
-    missing = [point for point in todo if _key(point, environment) not in known]
+    known = results.done(options.out, str(where["device"]))
+    missing = [point for point in todo if _key(point, where) not in known]
     _say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
     started = time.perf_counter()
     for place, point in enumerate(missing, start=1):
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
             return
         try:
-            result = measure(point, effort, environment)
+            result = measure(point, effort, where)
         except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
             _say(f"[{place}/{len(missing)}] passed over {points.experiment_name(point)}: {error}")
             continue
@@ -110,13 +112,13 @@ def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[p
     return list(found.values())
 
 
-def measure(point: params.Params, effort: Effort, environment: dict[str, Any]) -> results.Result:
+def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> results.Result:
     """Train a point for some steps.
 
     Args:
         point: of a twin.
         effort: how long.
-        environment: fields of the result.
+        where: fields of the result, as `pipelines.environment` has them.
 
     Returns:
         The result; its status says so if memory ran out or something failed.
@@ -129,7 +131,7 @@ def measure(point: params.Params, effort: Effort, environment: dict[str, Any]) -
     from rec_models.errors import TrainingError
     from rec_models.memory import is_out_of_memory
 
-    fields = {**environment, "precision": _precision(point)}
+    fields = {**where, "precision": _precision(point)}
     try:
         fields |= _train(point, effort)
     except TrainingError as error:
@@ -252,8 +254,8 @@ def _precision(point: params.Params) -> str:
     return point.train.precision if torch.cuda.is_available() else "32-true"
 
 
-def _key(point: params.Params, environment: dict[str, Any]) -> tuple[object, ...]:
-    return results.Result.of(point, "training", **{**environment, "precision": _precision(point)}).key
+def _key(point: params.Params, where: dict[str, Any]) -> tuple[object, ...]:
+    return results.Result.of(point, "training", **{**where, "precision": _precision(point)}).key
 
 
 def _check_device(result: results.Result) -> None:
@@ -288,7 +290,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < 2 or options.warmup < 1:
         parser.error("--steps: allowed: from 2, and --warmup from 1")
-    options.extra = points.parse_overrides(options.extra)
+    options.extra = parse_overrides(options.extra)
     return options
 
 

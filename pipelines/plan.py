@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import params, planner_calibration, planner_fit, points, results, stage
+from pipelines.nested import merged, parse_overrides
 from pipelines.planner_calibration import Calibration
 from pipelines.planner_memory import Memory, memory_of
 from pipelines.planner_sizes import Sizes, sizes_of
@@ -168,7 +169,7 @@ def _points(options: argparse.Namespace) -> list[params.Params]:
         found = points.table_points(values, options.table, datasets=options.dataset or [], **common)
         return [point.params for point in points.distinct(found)]
     named = [{"dataset": dataset} for dataset in options.dataset or []]
-    return [params.from_mapping(points.merged(values, dataset, options.extra)) for dataset in named or [{}]]
+    return [params.from_mapping(merged(values, dataset, options.extra)) for dataset in named or [{}]]
 
 
 def _source(calibration: Calibration) -> str:
@@ -241,7 +242,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _refuse_idle(parser, options)
     options.sharing, options.model = options.sharing or "none", options.model or "sasrec"
     options.loss = options.loss or "cce_neg"
-    options.extra = points.parse_overrides(options.extra)
+    options.extra = parse_overrides(options.extra)
     return options
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines import params, results
-from pipelines.nested import as_yaml, flatten
+from pipelines.nested import as_yaml, flatten, merged
 from pipelines.params import ParamsError
 from pipelines.prescription import sce_sizes
 
@@ -195,33 +195,6 @@ def overrides(point: GridPoint) -> list[str]:
     return [f"{key}={as_yaml(value)}" for key, value in flatten(point.values).items()]
 
 
-def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """Nested values from ``key=value`` texts, the values read as YAML.
-
-    Raises:
-        ParamsError: a text without a key or without ``=``, a value that is no YAML, a key both value and section.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    nested: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise ParamsError(f"-S: found {text!r}, allowed: KEY=VALUE")
-        *sections, last = key.split(".")
-        target = nested
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise ParamsError(f"-S: found {text!r} beside a value of {section!r}, allowed: one of the two")
-        try:
-            target[last] = YAML(typ="safe").load(value)
-        except YAMLError:
-            raise ParamsError(f"-S: found {text!r}, allowed: KEY=VALUE with a value that is YAML") from None
-    return nested
-
-
 def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
     """The mapping of params.yaml, its ``grid`` included.
 
@@ -274,13 +247,3 @@ def _complete(
     complete = GridPoint(point.table, whole, point.dataset, told)
     complete.params  # noqa: B018  # a contradiction shows here
     return complete
-
-
-def merged(*mappings: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings over one another, the last one on top."""
-    result: dict[str, Any] = {}
-    for mapping in mappings:
-        for key, value in mapping.items():
-            below = result.get(key)
-            result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return result

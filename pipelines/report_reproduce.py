@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import NamedTuple
 
 from pipelines import params, report_tables
+from pipelines.nested import as_yaml
 
 WIDTH = 100
 """Characters of a command before it is written on several lines."""
@@ -39,19 +40,10 @@ def commands(point: params.Params, code: Code) -> list[str]:
     """What somebody types in a clone to get this run again."""
     # The values of a preset are among the settings: naming these needs no preset.
     changed = [(key, value) for key, value, _ in report_tables.changed_settings(point) if key != "preset"]
-    words = ["uv run dvc exp run", *(f"-S {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in changed)]
+    words = ["uv run dvc exp run", *(f"-S {shlex.quote(f'{key}={as_yaml(value)}')}" for key, value in changed)]
     run = " ".join(words) if changed else "uv run dvc repro"
     run = run if len(run) <= WIDTH else " \\\n    ".join(words)
     return [*([f"git checkout {code.revision}"] if code.revision else []), run]
-
-
-def _yaml(value: object) -> str:
-    """A value as ``dvc exp run -S`` takes it."""
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_yaml, value))}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
 
 
 def versions() -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines import params
+from pipelines.nested import flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pipelines.report import Facts
 
 ACCURACY = {
@@ -233,25 +232,13 @@ def with_dates(split: dict[str, Any]) -> dict[str, Any]:
 
 def changed_settings(point: params.Params) -> list[tuple[str, Any, Any]]:
     """Key, value and default of every setting that differs from the default."""
-    defaults = dict(leaves(dataclasses.asdict(params.Params())))
-    return [(key, value, defaults[key]) for key, value in leaves(dataclasses.asdict(point)) if value != defaults[key]]
+    defaults, values = (flatten(dataclasses.asdict(found)) for found in (params.Params(), point))
+    return [(key, value, defaults[key]) for key, value in values.items() if value != defaults[key]]
 
 
 def flat(values: dict[str, Any]) -> list[tuple[str, str]]:
     """Nested values as dotted keys and texts."""
-    return [(key, show(value)) for key, value in leaves(values)]
-
-
-def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested values as dotted keys and values; the entries of a list of sections are numbered."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for number, entry in enumerate(value, start=1):
-                yield from leaves(entry, f"{prefix}{key}.{number}.")
-        else:
-            yield f"{prefix}{key}", value
+    return [(key, show(value)) for key, value in flatten(values).items()]
 
 
 def _ks(intervals: list[dict[str, str]]) -> list[str]:

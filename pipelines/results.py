@@ -6,8 +6,8 @@ asks `done` what is left. `pipelines.tables` merges any number of such files wit
     result = Result.of(point, "training", **environment(), status="ok", steps_timed=30, step_ms=3.4, ...)
     append(Path("results/h100.csv"), result)
 
-A field that was not measured stays None: an empty cell. Needs the standard library only (`environment` also looks at
-torch), so that it runs on a machine that has no DVC.
+A field that was not measured stays None: an empty cell. Needs the standard library only, so that it runs on a machine
+that has no DVC; `pipelines.environment` looks at the device.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.machine import environment, now, revision, versions
+from pipelines.machine import now, revision, versions
 from pipelines.prescription import SAMPLED
 from pipelines.result import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
 
 __all__ = [
-    "COLUMNS", "KEY", "SAMPLED", "Kind", "Result", "ResultsError", "Status", "append", "done", "environment", "merge",
+    "COLUMNS", "KEY", "SAMPLED", "Kind", "Result", "ResultsError", "Status", "append", "done", "merge",
     "now", "of_run", "point_fields", "read", "revision", "versions",
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines import params
+from pipelines.nested import nest
 
 Kind = Literal["search", "final", "time"]
 Settings = dict[str, Any]
@@ -55,7 +56,7 @@ class Trial:
         Raises:
             ParamsError: settings that params.yaml would not allow.
         """
-        return params.from_mapping(nested({**json.loads(self.settings), "dataset": self.dataset, "seed": self.seed}))
+        return params.from_mapping(nest({**json.loads(self.settings), "dataset": self.dataset, "seed": self.seed}))
 
 
 @dataclass(frozen=True)
@@ -231,15 +232,3 @@ def _of_trade_off(rows: Sequence[Row], trade_off: TradeOff, kind: Kind, seed: in
     if base is None:
         return []
     return [Trial.of(kind, trade_off.dataset, name, base | point, seed) for name, point in trade_off.points.items()]
-
-
-def nested(flat: Settings) -> dict[str, Any]:
-    """Dotted keys to the nested mapping that `params.from_mapping` takes."""
-    values: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
-        target = values
-        for section in sections:
-            target = target.setdefault(section, {})
-        target[last] = value
-    return values

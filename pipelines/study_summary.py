@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines import results
+from pipelines.nested import nest
 from pipelines.params import PRESET_KEYS
 from pipelines.study_plan import (
     FINAL_SEEDS,
@@ -21,7 +22,6 @@ from pipelines.study_plan import (
     TradeOff,
     Trial,
     chosen,
-    nested,
 )
 
 PUBLISHED = Path(__file__).parent / "reference" / "published_leave_one_out.csv"
@@ -288,7 +288,7 @@ def _write_presets(path: Path, rows: Sequence[Row]) -> Path:
             best = chosen(rows, search, contender)
             if best is not None:
                 name = f"{search.dataset}_{contender}".replace(" ", "_")
-                presets[name] = nested({key: best[key] for key in best if key.split(".")[0] in PRESET_KEYS})
+                presets[name] = nest({key: best[key] for key in best if key.split(".")[0] in PRESET_KEYS})
     with path.open("w", encoding="utf-8") as file:
         yaml = YAML()
         yaml.default_flow_style = False

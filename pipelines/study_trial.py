@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import results
+from pipelines.environment import environment
 from pipelines.study_plan import Row, Trial
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(trial: Trial, data: Path) -> Row:
         "contender": trial.contender,
         "settings": json.loads(trial.settings),
         "seed": trial.seed,
-        **results.environment(),
+        **environment(),
     }
     started = time.perf_counter()
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import points
+from pipelines.nested import parse_overrides
 from pipelines.params import ParamsError, from_mapping, preset_values, read_yaml
 from pipelines.points import distinct, experiment_name, overrides, search_points, table_points
 
@@ -74,10 +75,10 @@ def test_sce_has_the_papers_number_of_buckets():
 
 
 def test_what_the_paper_derives_follows_overrides_of_what_it_derives_from():
-    extra = points.parse_overrides(["batch_size=64", "max_seq_len=64"])
+    extra = parse_overrides(["batch_size=64", "max_seq_len=64"])
     (point,) = table_points(SHIPPED, [7], datasets=["gowalla"], extra=extra)[:1]
     assert (point.params.losses.sce.buckets, point.params.losses.sce.bucket_size_x) == (128, 128)
-    fixed = points.parse_overrides(["batch_size=64", "losses.sce.buckets=9"])
+    fixed = parse_overrides(["batch_size=64", "losses.sce.buckets=9"])
     assert table_points(SHIPPED, [7], datasets=["gowalla"], extra=fixed)[0].params.losses.sce.buckets == 9
     (point,) = table_points(SHIPPED, [4], datasets=["gowalla"], extra={"model": "bert4rec"})
     assert (point.params.backbone.hidden, point.params.train.weight_decay) == (320, 1e-5)
@@ -113,18 +114,18 @@ def test_names_of_any_data_set_suit_git(dataset: str):
 
 def test_overrides_make_the_same_point_again():
     for point in distinct(table_points(SHIPPED, twin=True)):
-        again = from_mapping(points.parse_overrides(overrides(point)))
+        again = from_mapping(parse_overrides(overrides(point)))
         assert again == point.params
 
 
 def test_extra_values_go_over_everything():
-    extra = points.parse_overrides(["seed=7", "train.max_epochs=1", "evaluate.k=[10,5]", "download.mirror=null"])
+    extra = parse_overrides(["seed=7", "train.max_epochs=1", "evaluate.k=[10,5]", "download.mirror=null"])
     (point,) = table_points(SHIPPED, [3], datasets=["beauty"], extra=extra)
     assert (point.params.seed, point.params.train.max_epochs, point.params.train.patience) == (7, 1, 4)
     assert point.params.evaluate.k == (10, 5)
     assert {"evaluate.k=[10,5]", "download.mirror=null", "seed=7"} <= set(overrides(point))
     assert point.name == "sasrec-cce-beauty-1024x32-seed_7-max_epochs_1-k_10_5_-mirror_null"
-    (other,) = table_points(SHIPPED, [3], datasets=["beauty"], extra=points.parse_overrides(["batch_size=8"]))
+    (other,) = table_points(SHIPPED, [3], datasets=["beauty"], extra=parse_overrides(["batch_size=8"]))
     assert other.name == "sasrec-cce-beauty-8x32"
 
 
@@ -166,24 +167,6 @@ def test_two_points_of_one_name_are_refused():
     other = dataclasses.replace(one, values={**one.values, "backbone": {"hidden": 256, "dropout": 0.5}})
     with pytest.raises(ParamsError, match=r"two points are named .*: they differ in backbone.blocks=2, backbone.d"):
         distinct([one, other])
-
-
-@pytest.mark.parametrize("text", ["seed", "=7"])
-def test_an_override_without_a_key_or_a_value_is_named(text: str):
-    with pytest.raises(ParamsError, match=f"-S: found '{text}', allowed: KEY=VALUE"):
-        points.parse_overrides([text])
-
-
-@pytest.mark.parametrize(
-    ("texts", "says"),
-    [
-        (["seed=[1"], r"-S: found 'seed=\[1', allowed: KEY=VALUE with a value that is YAML"),
-        (["seed=1", "seed.x=2"], r"-S: found 'seed.x=2' beside a value of 'seed'"),
-    ],
-)
-def test_an_override_that_cannot_be_read_is_named(texts: list[str], says: str):
-    with pytest.raises(ParamsError, match=says):
-        points.parse_overrides(texts)
 
 
 def test_a_file_without_a_grid_is_named(tmp_path: Path):

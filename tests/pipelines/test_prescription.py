@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines import params, points, train
-from pipelines.nested import as_yaml, flatten
+from pipelines.nested import as_yaml, flatten, parse_overrides
 from pipelines.params import from_mapping
 from pipelines.prescription import SAMPLED, only_ways, options
 from pipelines.result import Result
@@ -17,7 +17,7 @@ SHIPPED = params.read_yaml(Path(__file__).parents[2] / "params.yaml")
 
 
 def point(flat: dict[str, Any]) -> params.Params:
-    return from_mapping(points.parse_overrides([f"{key}={as_yaml(value)}" for key, value in flat.items()]))
+    return from_mapping(parse_overrides([f"{key}={as_yaml(value)}" for key, value in flat.items()]))
 
 
 def test_every_point_of_the_tables_does_as_prescribed():

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipelines.environment import environment
 from pipelines.params import from_mapping
 from pipelines.results import (
     COLUMNS,
@@ -15,12 +17,12 @@ from pipelines.results import (
     ResultsError,
     append,
     done,
-    environment,
     merge,
     of_run,
     read,
     revision,
 )
+from rec_models.devices import cpu_name
 
 POINT = from_mapping({"dataset": "twin:gowalla@0.5", "loss": "cce_neg", "num_negatives": 511})
 MEASURED = Result.of(POINT, "training", device="H100", step_ms=3.25, steps_timed=30, note='a "quoted", note')
@@ -164,6 +166,8 @@ def test_the_environment_fills_fields_of_a_result(monkeypatch: pytest.MonkeyPatc
     found = environment()
     assert set(found) <= set(COLUMNS)
     assert found["torch"]
+    if not torch.cuda.is_available():
+        assert found["device"] == cpu_name()  # as training names it
     assert Result.of(POINT, "training", **found).device == found["device"]
     monkeypatch.setenv("CUTREC_REVISION", "abc")
     assert revision().rstrip("+") == "abc"

@@ -14,7 +14,6 @@ from pipelines.study_plan import (
     Search,
     Trial,
     chosen,
-    nested,
     pending,
 )
 
@@ -123,10 +122,6 @@ def test_what_is_there_is_not_run_again():
     rows = complete({0: 0.4})
     first = pending(rows, KINDS, DATASETS)[0]
     assert first not in pending([*rows, done(first, status="ok")], KINDS, DATASETS)
-
-
-def test_nested_values():
-    assert nested({"a": 1, "b.c": 2, "b.d.e": 3}) == {"a": 1, "b": {"c": 2, "d": {"e": 3}}}
 
 
 def test_a_trial_of_an_unknown_key_is_refused():
