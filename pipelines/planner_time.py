@@ -10,13 +10,13 @@ The rates start from dated figures of an H100 and are refitted from measured ste
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines import params
 from pipelines.planner_calibration import Calibration
 from pipelines.planner_memory import activation_bytes, parameter_count
 from pipelines.planner_sizes import Sizes
-from pipelines.results import SAMPLED
 
 RATES: dict[str, float] = {
     "overhead_ms": 1.0,
@@ -79,30 +79,60 @@ def terms(point: params.Params, sizes: Sizes, *, tokens: float | None = None) ->
         "network_flops": flops,
         "network_passes": activation_bytes(point) * places,
         "bytes": 32.0 * parameter_count(point, sizes.items),
-        **_loss_terms(point, sizes, targets),
+        **LOSSES[point.loss](point, sizes, targets),
     }
 
 
-def _loss_terms(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
-    width, items, loss = point.backbone.hidden, sizes.items, point.loss
-    if loss == "cce":
-        if point.paper_faithful:
-            targets = max(targets, sizes.rows * point.max_seq_len)
-        return {"exact_flops": 8.0 * targets * items * width}
-    if loss == "ce":
-        return {"exact_flops": 6.0 * targets * items * width, "logit_elements": targets * items}
-    if loss == "sce":
-        sce = point.losses.sce
-        table = sce.buckets * min(sce.bucket_size_x, targets) * min(sce.bucket_size_y, items)
-        search = 2.0 * sce.buckets * (items + 2 * targets) * width
-        return {"exact_flops": search + 6.0 * table * width, "bucket_elements": table + sce.buckets * items}
-    assert loss in SAMPLED
-    elements = targets * (1 if loss == "bce" else point.num_negatives) * width
-    shared = point.negatives.sharing != "none" and not point.paper_faithful
-    if loss == "ce_neg" or (point.paper_faithful and loss != "gbce"):
-        members = point.negatives.tile_tokens if shared else 1
-        return {"gathered_elements": elements / members}
-    return {"shared_elements" if shared else "own_elements": elements}
+def _ce(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
+    elements = targets * sizes.items
+    return {"exact_flops": 6.0 * elements * point.backbone.hidden, "logit_elements": elements}
+
+
+def _cce(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
+    if point.paper_faithful:  # padded places are trained too
+        targets = max(targets, sizes.rows * point.max_seq_len)
+    return {"exact_flops": 8.0 * targets * sizes.items * point.backbone.hidden}
+
+
+def _sce(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
+    sce, items, width = point.losses.sce, sizes.items, point.backbone.hidden
+    table = sce.buckets * min(sce.bucket_size_x, targets) * min(sce.bucket_size_y, items)
+    search = 2.0 * sce.buckets * (items + 2 * targets) * width
+    return {"exact_flops": search + 6.0 * table * width, "bucket_elements": table + sce.buckets * items}
+
+
+def _drawn(point: params.Params, targets: float) -> float:
+    return targets * (1 if point.loss == "bce" else point.num_negatives) * point.backbone.hidden
+
+
+def _shares(point: params.Params) -> bool:
+    return point.negatives.sharing != "none" and not point.paper_faithful
+
+
+def _gathered(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
+    members = point.negatives.tile_tokens if _shares(point) else 1
+    return {"gathered_elements": _drawn(point, targets) / members}
+
+
+def _fused(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
+    return {"shared_elements" if _shares(point) else "own_elements": _drawn(point, targets)}
+
+
+def _fused_or_the_papers(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
+    return (_gathered if point.paper_faithful else _fused)(point, sizes, targets)
+
+
+LOSSES: dict[str, Callable[[params.Params, Sizes, float], dict[str, float]]] = {
+    "ce": _ce,
+    "cce": _cce,
+    "ce_neg": _gathered,
+    "cce_neg": _fused_or_the_papers,
+    "bce": _fused_or_the_papers,
+    "bce_neg": _fused_or_the_papers,
+    "gbce": _fused,
+    "sce": _sce,
+}
+"""What a loss does with so many targets, by the rate that it is divided by."""
 
 
 def seconds_of(point: params.Params, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Seconds:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines import params, results
+from pipelines.losses import SAMPLED
 from pipelines.nested import as_yaml, flatten, merged
 from pipelines.params import ParamsError
 from pipelines.prescription import sce_sizes
@@ -164,7 +165,7 @@ def search_points(
     if dataset not in known:
         raise ParamsError(f"dataset: found {dataset!r}, allowed: {', '.join(known)}")
     search = grid["search"]
-    draws = loss in results.SAMPLED and loss != "bce"
+    draws = loss in SAMPLED and loss != "bce"
     counts = search["num_negatives"] if draws else [None]
     points = []
     for batch_size, length, negatives in itertools.product(search["batch_size"], search["max_seq_len"], counts):
@@ -232,7 +233,7 @@ def _complete(
     # Written out and the preset switched off: one in params.yaml of the checkout would contradict the point.
     settings = merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{named.model}"])
     options: dict[str, Any] = {"paper_faithful": paper_faithful}
-    if named.loss in results.SAMPLED:
+    if named.loss in SAMPLED:
         if paper_faithful and sharing != "none":
             raise ParamsError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
         options["negatives"] = {"sampling": "uniform", "sharing": sharing}

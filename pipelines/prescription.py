@@ -11,12 +11,9 @@ import dataclasses
 import math
 
 from pipelines import params
+from pipelines.losses import LOSSES
 from pipelines.nested import as_yaml, flatten
 
-SAMPLED = ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
-"""The losses that draw negatives."""
-_FUSED = ("cce", "cce_neg", "bce", "bce_neg", "gbce")
-_SOFTMAX = ("ce_neg", "cce_neg")
 WAYS = frozenset({"compile", "cuda_graphs", "impl", "optimizer"})
 """Options that say how a point is computed; all others say what is trained, or on what it is tested."""
 _APART = frozenset(
@@ -81,13 +78,13 @@ def _short(key: str) -> str:
 def _is_used(key: str, point: params.Params) -> bool:
     """Whether a key changes anything of a point: as `rec_models.settings.LossSettings.pick` keeps it."""
     sampling, own = point.negatives.sampling, not point.paper_faithful
-    draws = point.loss in SAMPLED
+    loss = LOSSES[point.loss]
     conditions = {
-        "impl": point.loss in _FUSED,
+        "impl": loss.fused,
         "backbone.mask_prob": point.model == "bert4rec",
-        "negatives.alpha": draws and sampling == "popularity",
-        "negatives.logq": own and point.loss in _SOFTMAX and sampling != "uniform",
-        "negatives.tile_tokens": own and draws and point.negatives.sharing == "tile",
+        "negatives.alpha": loss.draws and sampling == "popularity",
+        "negatives.logq": own and loss.corrects and sampling != "uniform",
+        "negatives.tile_tokens": own and loss.draws and point.negatives.sharing == "tile",
         "losses.gbce.t": point.loss == "gbce",
     }
     return conditions.get(key, point.loss == "sce" or not key.startswith("losses.sce."))

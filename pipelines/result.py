@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from pipelines import params, prescription
-from pipelines.prescription import SAMPLED
+from pipelines.losses import SAMPLED
 
 Kind = Literal["training", "accuracy"]
 Status = Literal["ok", "out of memory", "failed"]

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.machine import now, revision, versions
-from pipelines.prescription import SAMPLED
 from pipelines.result import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
 
 __all__ = [
-    "COLUMNS", "KEY", "SAMPLED", "Kind", "Result", "ResultsError", "Status", "append", "done", "merge",
+    "COLUMNS", "KEY", "Kind", "Result", "ResultsError", "Status", "append", "done", "merge",
     "now", "of_run", "point_fields", "read", "revision", "versions",
 ]  # fmt: skip
 

@@ -6,19 +6,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.losses import LOSSES
 from pipelines.table_rows import MEASURES, Line, OurRow
 from pipelines.text_table import number, render
 
-LOSSES = {
-    "ce": "CE",
-    "ce_neg": "CE-",
-    "cce": "CCE",
-    "cce_neg": "CCE-",
-    "bce": "BCE",
-    "bce_neg": "BCE+",
-    "gbce": "gBCE",
-    "sce": "SCE",
-}
 MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec"}
 TITLES = {
     "ndcg_at_10": "NDCG@10",
@@ -41,7 +32,7 @@ def title(line: Line) -> str:
     """Title of the table that a line is of."""
     paper = line.paper
     sampling = "" if paper.sampling in (None, "uniform") else f", negatives by {paper.sampling}"
-    return f"Table {paper.table}: {MODELS[paper.model]} with {LOSSES[paper.loss]}{sampling}"
+    return f"Table {paper.table}: {MODELS[paper.model]} with {LOSSES[paper.loss].title}{sampling}"
 
 
 def markdown(lines: Sequence[Line]) -> str:

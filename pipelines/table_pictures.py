@@ -7,22 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.table_pages import LOSSES
+from pipelines.losses import LOSSES
 from pipelines.table_rows import Line, OurRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {
-    "ce": "#c0392b",
-    "ce_neg": "#e59866",
-    "cce": "#1f5fa8",
-    "cce_neg": "#5dade2",
-    "bce": "#7d8a2e",
-    "bce_neg": "#b5c334",
-    "sce": "#7d3c98",
-}
 DATASETS = ("beauty", "movielens_20m", "gowalla", "30music", "zvuk", "megamarket")
 CURVES = ("ce", "ce_neg", "cce", "cce_neg")
 """The losses that the paper is about: tables 1 to 4."""
@@ -59,11 +50,11 @@ def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> Non
                 if (line.paper.dataset, line.paper.loss) != (dataset, loss):
                     continue
                 printed = line.paper.values[measure]
-                axes.plot(x, printed, "o", markersize=8, markerfacecolor="none", color=COLOURS[loss])
+                axes.plot(x, printed, "o", markersize=8, markerfacecolor="none", color=LOSSES[loss].colour)
                 for ours in _shown(line.ours, (measure,)):
                     value = ours.values[measure]
-                    axes.plot([x, x], [printed, value], color=COLOURS[loss], linewidth=1, alpha=0.5)
-                    axes.plot(x, value, _marker(ours), markersize=8, color=COLOURS[loss])
+                    axes.plot([x, x], [printed, value], color=LOSSES[loss].colour, linewidth=1, alpha=0.5)
+                    axes.plot(x, value, _marker(ours), markersize=8, color=LOSSES[loss].colour)
     axes.set(yscale="log", ylabel=label, xlim=(-0.6, len(DATASETS) - 0.4))
     axes.set_xticks(range(len(DATASETS)), DATASETS)
     axes.yaxis.set_major_formatter(_plain_number)
@@ -81,7 +72,7 @@ def _accuracy(lines: Sequence[Line], path: Path) -> None:
     for axes, dataset in zip(figure.subplots(2, 3, sharex=True).flat, DATASETS, strict=True):
         of_dataset = [line for line in lines if line.paper.dataset == dataset]
         for line in of_dataset:
-            colour = COLOURS[line.paper.loss]
+            colour = LOSSES[line.paper.loss].colour
             axes.plot(*(line.paper.values[name] for name in both), "o", markerfacecolor="none", color=colour)
             for ours in _shown(line.ours, both):
                 axes.plot(*(ours.values[name] for name in both), _marker(ours), color=colour)
@@ -95,7 +86,8 @@ def _accuracy(lines: Sequence[Line], path: Path) -> None:
         axes.set_xlabel("peak memory, GiB")
     for axes in figure.axes[::3]:
         axes.set_ylabel("NDCG@10")
-    _legend(figure, tuple(COLOURS), lines, both)
+    there = {line.paper.loss for line in lines}
+    _legend(figure, [loss for loss in LOSSES if loss in there], lines, both)
     figure.savefig(path)
 
 
@@ -129,7 +121,9 @@ def _legend(figure: Figure, losses: Sequence[str], lines: Sequence[Line], measur
 
     used = {_marker(row) for line in lines for row in _shown(line.ours, measures)}
     kinds = {"o": "ours", "^": "ours, negatives shared by tile", "x": "ours, predicted"}
-    handles = [Line2D([], [], marker="s", linestyle="", color=COLOURS[loss], label=LOSSES[loss]) for loss in losses]
+    handles = [
+        Line2D([], [], marker="s", linestyle="", color=LOSSES[loss].colour, label=LOSSES[loss].title) for loss in losses
+    ]
     handles.append(Line2D([], [], marker="o", linestyle="", color="black", markerfacecolor="none", label="the paper's"))
     for marker, label in kinds.items():
         if marker in used:

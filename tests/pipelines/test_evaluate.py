@@ -16,6 +16,7 @@ from pipelines import download, evaluate, source, split
 from pipelines.params import Evaluate, Params
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
+from rec_models.devices import cpu_name
 from tests.pipelines.conftest import small_log
 
 
@@ -103,6 +104,8 @@ def trained(workplace: Callable[[dict[str, Any]], Path]) -> Callable[[str], Path
 def test_metrics_are_those_of_the_lists_that_were_written(trained: Callable[[str], Path]):
     data = trained("log.parquet")
     metrics = json.loads((data / "evaluate/metrics.json").read_text())
+    if not torch.cuda.is_available():
+        assert metrics["device"] == cpu_name()  # as training names it
     items, users = (pl.read_parquet(data / f"split/{name}.parquet") for name in ("items", "users"))
     targets = (
         pl.read_parquet(data / "split/test.parquet", columns=["user_id", "target"])

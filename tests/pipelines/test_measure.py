@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipelines import measure, params, points, results
+from pipelines.losses import SAMPLED
 from rec_models.errors import TrainingError
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ def test_the_order_and_the_sharing_are_as_asked():
         ("cce", "tile"),
     ]
     every = measure.wanted_points(points.load(ROOT / "params.yaml"), measure._parse([]))
-    assert len(every) == 90 + sum(point.loss in results.SAMPLED for point in every) // 2
+    assert len(every) == 90 + sum(point.loss in SAMPLED for point in every) // 2
     assert {point.dataset for point in every} >= {"twin:zvuk", "twin:30music"}
     assert every[0].loss == "cce_neg"
 

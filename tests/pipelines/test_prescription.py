@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pipelines import params, points, train
+from pipelines.losses import SAMPLED
 from pipelines.nested import as_yaml, flatten, parse_overrides
 from pipelines.params import from_mapping
-from pipelines.prescription import SAMPLED, only_ways, options
+from pipelines.prescription import only_ways, options
 from pipelines.result import Result
 
 SHIPPED = params.read_yaml(Path(__file__).parents[2] / "params.yaml")
