@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import params, stage
-from pipelines.nested import merged, parse_overrides
+from pipelines.settings.nested import merged, parse_overrides
 
 OUT = stage.DATA / "describe"
 SECTIONS = ("dataset", "download")

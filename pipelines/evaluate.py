@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipelines.details import Run
+    from pipelines.reporting.details import Run
     from rec_data.sequences import SequenceStore
     from rec_eval import Evaluation, Reference, TopK
     from rec_models.backbones import Encoder
@@ -41,7 +41,7 @@ def main() -> None:
     import pyarrow.parquet as pq
     import torch
 
-    from pipelines import details
+    from pipelines.reporting import details
     from rec_data.sequences import SequenceStore
     from rec_eval import write_evaluation
     from rec_models import memory
@@ -116,7 +116,7 @@ def measure(
     import numpy as np
     import torch
 
-    from pipelines.details import Run
+    from pipelines.reporting.details import Run
     from rec_eval import evaluate, popularity_top_k
 
     assert store.targets is not None
@@ -147,7 +147,7 @@ def measure(
 
 def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate) -> Iterator[tuple[int, TopK]]:
     """The top k of each batch of users, with the row that the batch starts at."""
-    from pipelines import ranking
+    from pipelines.models import ranking
     from rec_eval import top_k
 
     for batch in ranking.user_batches(

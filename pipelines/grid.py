@@ -17,12 +17,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import params, plan, planner_calibration, points, stage
-from pipelines.nested import flatten, parse_overrides
-from pipelines.points import GridPoint
+from pipelines import params, stage
+from pipelines.paper import points
+from pipelines.paper.points import GridPoint
+from pipelines.planner import calibration as planner_calibration
+from pipelines.planner import plans
+from pipelines.settings.nested import flatten, parse_overrides
 
 if TYPE_CHECKING:
-    from pipelines.experiments import Experiment
+    from pipelines.paper.experiments import Experiment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = part_of(points.distinct(wanted_points(options)), *options.part)
     too_large = {} if options.anyway else misfits(wanted, options.gpu)
 
-    from pipelines import experiments
+    from pipelines.paper import experiments
 
     counted: Counter[str] = Counter()
     with experiments.repository() as repo:
@@ -106,7 +109,7 @@ def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
     calibration = planner_calibration.load()
     found = {}
     for point in wanted:
-        memory = plan.plan(point.params, calibration).memory
+        memory = plans.plan(point.params, calibration).memory
         if not memory.fits(gpu_gib):
             found[point.name] = f"{memory.peak:.1f} GiB predicted, of {gpu_gib:g}; --anyway queues it"
     return found

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.nested import flatten
-from pipelines.strict import ParamsError, build, read_yaml, require
+from pipelines.settings.nested import flatten
+from pipelines.settings.strict import ParamsError, build, read_yaml, require
 
 __all__ = ["NO_PRESET", "PRESET_KEYS", "Params", "ParamsError", "from_mapping", "load", "preset_values", "read_yaml"]
 

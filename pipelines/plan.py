@@ -7,7 +7,7 @@
     python -m pipelines.plan --check results/training.csv [--page results/planner.md]   # predicted beside measured
     python -m pipelines.plan --authors results              # the same for the paper's own code: a table and a picture
 
-Memory is counted from sizes (`pipelines.planner_memory`), time from rates (`pipelines.planner_time`).
+Memory is counted from sizes (`pipelines.planner.memory`), time from rates (`pipelines.planner.seconds`).
 """
 
 from __future__ import annotations
@@ -15,109 +15,16 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import params, planner_calibration, planner_fit, points, results, stage
-from pipelines.nested import merged, parse_overrides
-from pipelines.planner_calibration import Calibration
-from pipelines.planner_memory import Memory, memory_of
-from pipelines.planner_sizes import Sizes, sizes_of
-from pipelines.planner_time import Seconds, seconds_of
-from pipelines.text_table import number, render
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is predicted for a point."""
-
-    point: params.Params
-    sizes: Sizes
-    memory: Memory
-    seconds: Seconds
-
-    @property
-    def epoch_seconds(self) -> float:
-        """Training loop of an epoch."""
-        return self.seconds.step * self.sizes.steps
-
-
-def plan(point: params.Params, calibration: Calibration) -> Plan:
-    """Predict a point.
-
-    Args:
-        point: what to train.
-        calibration: the planner's constants.
-
-    Raises:
-        ParamsError: the sizes of its data set are not known yet.
-    """
-    sizes = sizes_of(point)
-    return Plan(point, sizes, memory_of(point, sizes, calibration), seconds_of(point, sizes, calibration))
-
-
-HEADER = (
-    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "step ms", "epoch s",
-)  # fmt: skip
-
-
-def table_of(plans: Sequence[Plan], gpu_gib: float) -> str:
-    """Plans as a table.
-
-    Args:
-        plans: one a row.
-        gpu_gib: memory of the GPU.
-    """
-    rows = []
-    for planned in plans:
-        memory = planned.memory
-        parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
-        rows.append(
-            [
-                points.experiment_name(planned.point),
-                f"{planned.sizes.items:,}",
-                f"{planned.sizes.tokens:,.0f}",
-                *(number(part) for part in parts),
-                "yes" if memory.fits(gpu_gib) else "NO",
-                number(planned.seconds.step * 1e3),
-                number(planned.epoch_seconds),
-            ]
-        )
-    return render(HEADER, rows)
-
-
-def check(measured: Sequence[results.Result], calibration: Calibration) -> tuple[str, list[float], list[float]]:
-    """Predicted beside measured.
-
-    Args:
-        measured: results of training on twins.
-        calibration: the planner's constants.
-
-    Returns:
-        A table, and the relative errors of memory and of time.
-    """
-    rows, memory_errors, time_errors = [], [], []
-    for point, result in _with_points(measured):
-        assert result.peak_loop_gib is not None
-        assert result.step_ms is not None
-        sizes = sizes_of(point)
-        peak = memory_of(point, sizes, calibration, tokens=result.most_tokens).peak
-        step = seconds_of(point, sizes, calibration, tokens=result.tokens_per_step).step * 1e3
-        memory_errors.append(peak / result.peak_loop_gib - 1)
-        time_errors.append(step / result.step_ms - 1)
-        rows.append(
-            [
-                points.experiment_name(point),
-                number(result.peak_loop_gib),
-                number(peak),
-                f"{memory_errors[-1]:+.1%}",
-                number(result.step_ms),
-                number(step),
-                f"{time_errors[-1]:+.0%}",
-            ]
-        )
-    header = ("point", "peak GiB", "predicted", "error", "step ms", "predicted", "error")
-    return render(header, rows), memory_errors, time_errors
+from pipelines import params, stage
+from pipelines.paper import points
+from pipelines.planner import calibration as planner_calibration
+from pipelines.planner import fit as planner_fit
+from pipelines.planner.calibration import Calibration
+from pipelines.planner.plans import check, plan, table_of, with_points
+from pipelines.records import results
+from pipelines.settings.nested import merged, parse_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stage.room_for_file("--page", options.page)
     if options.authors:
         stage.room_for_folder("--authors", options.authors)
-        from pipelines.planner_authors_report import write
+        from pipelines.planner.authors_report import write
 
         print(write(options.authors))
     elif options.refit:
@@ -151,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             title = "# The planner beside measured runs"
             options.page.write_text("\n\n".join([title, *said, _source(calibration), text]) + "\n", encoding="utf-8")
     else:
-        plans = [plan(point, calibration) for point in _points(options)]
-        print(table_of(plans, options.gpu))
+        planned = [plan(point, calibration) for point in _points(options)]
+        print(table_of(planned, options.gpu))
         print(f"\nGiB of a GPU with {options.gpu:g}; {_source(calibration)}")
 
 
@@ -200,18 +107,12 @@ def _read(paths: Sequence[Path]) -> list[results.Result]:
     ]
 
 
-def _with_points(measured: Sequence[results.Result]) -> list[tuple[params.Params, results.Result]]:
-    index = planner_fit.PointIndex(points.load())
-    found = [(index.find(result), result) for result in measured]
-    return [(point, result) for point, result in found if point is not None]
-
-
 def _refit(paths: Sequence[Path], calibration: Calibration) -> None:
     measured = _read(paths)
     devices = sorted({result.device for result in measured})
     if len(devices) != 1:
         raise stage.StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
-    pairs = _with_points(measured)
+    pairs = with_points(measured)
     if len(pairs) < planner_fit.FEWEST:
         raise stage.StageError(f"--refit: found {len(pairs)} measured points, allowed: {planner_fit.FEWEST} or more")
     revisions = sorted({str(result.revision) for _, result in pairs})

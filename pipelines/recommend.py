@@ -4,7 +4,8 @@
 
 Every user of ``data/download/log.parquet`` gets a list from their whole history, whatever the split hid from training.
 ``--histories`` takes parquet or CSV with the ids of the log instead: a row an event, or a user with a list of items.
-``--refit`` first trains on the whole log (see `pipelines.refit`). Writes one parquet of user_id, item_id, rank, score.
+``--refit`` first trains on the whole log (see `pipelines.models.refit`). Writes one parquet of user_id, item_id, rank,
+score.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def recommend(point: params.Params, options: Options) -> None:
         raise stage.StageError(f"found no {LOG}, which the download stage writes (dvc repro)")
     model = options.model
     if options.refit:
-        from pipelines.refit import refit
+        from pipelines.models.refit import refit
 
         model = refit(point, options.model, LOG, options.out.parent, device)
     encoder = load(model, device)
@@ -196,7 +197,7 @@ def write(encoder: Encoder, found: Histories, names: pa.Array, point: params.Par
     The file has another name until it is whole.
     """
     from pipelines.evaluate import RecommendationsWriter
-    from pipelines.ranking import user_batches
+    from pipelines.models.ranking import user_batches
     from rec_eval import top_k
 
     part = options.out.with_name(f"{options.out.name}.part")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines import details
+from pipelines.reporting import details
 from rec_eval import Reference, evaluate
 
 COUNTS = np.array([10, 8, 4, 2, 1])

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import experiments, grid, params, points
-from pipelines.experiments import Experiment, parse
+from pipelines import grid, params
+from pipelines.paper import experiments, points
+from pipelines.paper.experiments import Experiment, parse
 from pipelines.stage import StageError
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import losses, params, planner_memory, planner_time
+from pipelines import params
+from pipelines.planner import memory as planner_memory
+from pipelines.planner import seconds as planner_time
+from pipelines.settings import losses
 from rec_models import loss_settings
 from rec_models.losses import FAITHFUL_LOSSES, LOSSES
 
@@ -18,9 +21,9 @@ PLACES = {
     "rec_models.loss_settings._USED": loss_settings._USED,
     "pipelines.params.Params.loss": typing.get_args(typing.get_type_hints(params.Params)["loss"]),
     "params.yaml": COMMENT.partition("# ")[2].split(" | "),
-    "pipelines.losses.LOSSES": losses.LOSSES,
-    "pipelines.planner_memory.LOSSES": planner_memory.LOSSES,
-    "pipelines.planner_time.LOSSES": planner_time.LOSSES,
+    "pipelines.settings.losses.LOSSES": losses.LOSSES,
+    "pipelines.planner.memory.LOSSES": planner_memory.LOSSES,
+    "pipelines.planner.seconds.LOSSES": planner_time.LOSSES,
 }
 
 

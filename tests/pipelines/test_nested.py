@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.nested import as_yaml, flatten, merged, nest, parse_overrides
 from pipelines.params import ParamsError
+from pipelines.settings.nested import as_yaml, flatten, merged, nest, parse_overrides
 
 
 def test_nested_and_dotted_are_the_same():

@@ -9,15 +9,20 @@ import pytest
 import torch
 
 from cce_kernels import tuning_sampled
-from pipelines import plan, planner_authors, planner_calibration, planner_fit, planner_memory, points
+from pipelines import plan
+from pipelines.paper import points
 from pipelines.params import ParamsError, from_mapping
-from pipelines.planner_authors import CATALOGUES, FITTED, errors, fit, read_log
-from pipelines.planner_calibration import Calibration
-from pipelines.planner_memory import LOSSES, activation_bytes, memory_of, parameter_count
-from pipelines.planner_sizes import Sizes, sizes_from, sizes_of
-from pipelines.planner_time import seconds_of
-from pipelines.results import Result, append
-from pipelines.text_table import number, render
+from pipelines.planner import authors as planner_authors
+from pipelines.planner import calibration as planner_calibration
+from pipelines.planner import fit as planner_fit
+from pipelines.planner import memory as planner_memory
+from pipelines.planner.authors import CATALOGUES, FITTED, errors, fit, read_log
+from pipelines.planner.calibration import Calibration
+from pipelines.planner.memory import LOSSES, activation_bytes, memory_of, parameter_count
+from pipelines.planner.seconds import seconds_of
+from pipelines.planner.sizes import Sizes, sizes_from, sizes_of
+from pipelines.records.results import Result, append
+from pipelines.reporting.text_table import number, render
 from rec_models.backbones import build_encoder
 from rec_models.backbones.layout import layout_of
 from rec_models.losses import faithful

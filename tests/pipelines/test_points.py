@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import points
-from pipelines.nested import parse_overrides
+from pipelines.paper import points
+from pipelines.paper.points import distinct, experiment_name, overrides, search_points, table_points
 from pipelines.params import ParamsError, from_mapping, preset_values, read_yaml
-from pipelines.points import distinct, experiment_name, overrides, search_points, table_points
+from pipelines.settings.nested import parse_overrides
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = read_yaml(ROOT / "params.yaml")
@@ -176,5 +176,5 @@ def test_a_file_without_a_grid_is_named(tmp_path: Path):
 
 
 def test_the_module_imports_no_torch():
-    code = "import sys, pipelines.points as p; p.table_points(p.load()); sys.exit('torch' in sys.modules)"
+    code = "import sys, pipelines.paper.points as p; p.table_points(p.load()); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

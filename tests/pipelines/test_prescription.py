@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from pipelines import params, points, train
-from pipelines.losses import SAMPLED
-from pipelines.nested import as_yaml, flatten, parse_overrides
+from pipelines import params
+from pipelines.models import of_point
+from pipelines.paper import points
+from pipelines.paper.prescription import only_ways, options
 from pipelines.params import from_mapping
-from pipelines.prescription import only_ways, options
-from pipelines.result import Result
+from pipelines.records.result import Result
+from pipelines.settings.losses import SAMPLED
+from pipelines.settings.nested import as_yaml, flatten, parse_overrides
 
 SHIPPED = params.read_yaml(Path(__file__).parents[2] / "params.yaml")
 
@@ -69,7 +71,8 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
         for key, value in changes.items():
             one, other = (point(values) for values in (base, {**base, key: value}))
             settings = [
-                (train.loss_settings(p), train.model_settings(p), train.training_settings(p)) for p in (one, other)
+                [make(p) for make in (of_point.loss_settings, of_point.model_settings, of_point.training_settings)]
+                for p in (one, other)
             ]
             keys = [Result.of(p, "training", device="x").key for p in (one, other)]
             assert (settings[0] != settings[1]) == (keys[0] != keys[1]), (base, key)

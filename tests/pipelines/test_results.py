@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.environment import environment
 from pipelines.params import from_mapping
-from pipelines.results import (
+from pipelines.records.environment import environment
+from pipelines.records.results import (
     COLUMNS,
     KEY,
     Result,

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import params, results, stage, study, study_plan, study_summary, study_trial
+from pipelines import params, stage, study
+from pipelines.accuracy import plan as study_plan
+from pipelines.accuracy import runs as study_trial
+from pipelines.accuracy import summary as study_summary
+from pipelines.accuracy.plan import SEARCHES, TRADE_OFFS, Trial
+from pipelines.accuracy.summary import Spread, published, spread, summarise
 from pipelines.params import read_yaml
-from pipelines.study_plan import SEARCHES, TRADE_OFFS, Trial
-from pipelines.study_summary import Spread, published, spread, summarise
+from pipelines.records import results
 from tests.pipelines.conftest import small_log
 
 SETTINGS = {"loss": "cce", "max_seq_len": 8, "batch_size": 64, "backbone.hidden": 8, "train.max_epochs": 2}
@@ -67,7 +71,7 @@ def test_rows_survive_a_line_that_was_cut_off(tmp_path: Path):
 
 FAKE = """
 import json, sys
-from pipelines import study_trial
+from pipelines.accuracy import runs as study_trial
 trial = json.loads(sys.argv[1])
 settings = json.loads(trial.pop("settings"))
 if trial["contender"] == "bce 1": sys.exit(7)

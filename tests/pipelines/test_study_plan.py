@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from pipelines import train
-from pipelines.params import ParamsError
-from pipelines.study_plan import (
+from pipelines.accuracy.plan import (
     FINAL_SEEDS,
     KINDS,
     SEARCHES,
@@ -16,6 +14,8 @@ from pipelines.study_plan import (
     chosen,
     pending,
 )
+from pipelines.models import of_point
+from pipelines.params import ParamsError
 
 DATASETS = [search.dataset for search in SEARCHES]
 
@@ -45,10 +45,10 @@ def test_every_trial_is_a_point_that_can_be_trained():
     assert len({trial.key for trial in trials}) == len(trials)
     for trial in trials:
         point = trial.point
-        loss = train.loss_settings(point)
+        loss = of_point.loss_settings(point)
         assert loss.loss == json.loads(trial.settings)["loss"]
-        train.model_settings(point)
-        train.training_settings(point)
+        of_point.model_settings(point)
+        of_point.training_settings(point)
         assert (point.dataset, point.seed) == (trial.dataset, trial.seed)
         assert point.train.window is None or point.train.window <= point.max_seq_len
         if point.loss == "bce":

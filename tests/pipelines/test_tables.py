@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 
-from pipelines import params, planner_calibration, points, results, table_pages, table_rows, tables
-from pipelines.experiments import Experiment
-from pipelines.results import Result
+from pipelines import params, tables
+from pipelines.paper import pages as table_pages
+from pipelines.paper import points
+from pipelines.paper import rows as table_rows
+from pipelines.paper.experiments import Experiment
+from pipelines.paper.pages import markdown_table, write_csv
+from pipelines.paper.rows import from_experiments, lines, read_paper
+from pipelines.planner import calibration as planner_calibration
+from pipelines.records import results
+from pipelines.records.results import Result
 from pipelines.stage import StageError
-from pipelines.table_pages import markdown_table, write_csv
-from pipelines.table_rows import from_experiments, lines, read_paper
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = params.read_yaml(ROOT / "params.yaml")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import train
+from pipelines.models import of_point
+from pipelines.models.run_hash import run_hash
 from pipelines.params import Evaluate, Gbce, Losses, Negatives, Params, Split, Train
 from tests.pipelines.test_params import SHIPPED
 
@@ -14,7 +15,7 @@ SAMPLED = ("ce_neg", "cce_neg", "bce_neg", "gbce")
 
 @pytest.mark.parametrize("loss", ["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce"])
 def test_every_loss_takes_what_it_uses_of_one_set_of_params(loss: str):
-    settings = train.loss_settings(dataclasses.replace(Params(), loss=loss))
+    settings = of_point.loss_settings(dataclasses.replace(Params(), loss=loss))
     assert settings.loss == loss
     assert settings.num_negatives == (512 if loss in SAMPLED else 1 if loss == "bce" else None)
     assert settings.sharing == ("tile" if loss in (*SAMPLED, "bce") else None)
@@ -32,7 +33,7 @@ def test_settings_come_from_the_keys_that_name_them():
         seed=9,
         max_seq_len=12,
     )
-    loss = train.loss_settings(point)
+    loss = of_point.loss_settings(point)
     assert (loss.num_negatives, loss.sampling, loss.alpha, loss.sharing, loss.gbce_t) == (
         7,
         "popularity",
@@ -40,7 +41,7 @@ def test_settings_come_from_the_keys_that_name_them():
         "batch",
         0.25,
     )
-    loop = train.training_settings(point)
+    loop = of_point.training_settings(point)
     assert (loop.max_epochs, loop.patience, loop.learning_rate, loop.weight_decay, loop.precision, loop.seed) == (
         3,
         2,
@@ -49,16 +50,16 @@ def test_settings_come_from_the_keys_that_name_them():
         "32-true",
         9,
     )
-    model = train.model_settings(point)
+    model = of_point.model_settings(point)
     assert (model.model, model.hidden, model.max_seq_len) == ("sasrec", 64, 12)
 
 
 def test_every_grid_point_makes_settings():
-    from pipelines.points import table_points
+    from pipelines.paper.points import table_points
 
     for faithful in (False, True):
         for point in table_points(SHIPPED, paper_faithful=faithful):
-            train.loss_settings(point.params)
+            of_point.loss_settings(point.params)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=["loss", "seed", "learning rate", "sharing", "filter_seen"],
 )
 def test_another_setting_is_another_run(folder: Path, other: Params):
-    assert train.run_hash(other) != train.run_hash(Params())
+    assert run_hash(other) != run_hash(Params())
 
 
 @pytest.mark.parametrize(
@@ -97,13 +98,13 @@ def test_another_setting_is_another_run(folder: Path, other: Params):
     ids=["k", "split", "dataset"],
 )
 def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Params):
-    assert train.run_hash(other) == train.run_hash(Params())
+    assert run_hash(other) == run_hash(Params())
 
 
 @pytest.mark.parametrize(
     "name", ["data/split/sequences/train.arrow", "data/split/items.parquet", "packages/a/src/a/code.py"]
 )
 def test_another_split_or_other_code_is_another_run(folder: Path, name: str):
-    before = train.run_hash(Params())
+    before = run_hash(Params())
     (folder / name).write_text("changed")
-    assert train.run_hash(Params()) != before
+    assert run_hash(Params()) != before

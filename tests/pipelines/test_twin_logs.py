@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.params import ParamsError, from_mapping
-from pipelines.twin_logs import twin_log
+from pipelines.planner.twin_logs import twin_log
 from rec_data.errors import DataError
 from rec_data.sequences import SequenceStore
 from rec_data.split import split_log

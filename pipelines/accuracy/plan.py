@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines import params
-from pipelines.nested import nest
+from pipelines.settings.nested import nest
 
 Kind = Literal["search", "final", "time"]
 Settings = dict[str, Any]
 """Flat: a dotted key of params.yaml to its value."""
 Row = dict[str, Any]
-"""What `pipelines.study_trial` writes of a run."""
+"""What `pipelines.accuracy.runs` writes of a run."""
 
 KINDS: tuple[Kind, ...] = ("search", "final", "time")
 SEARCH_SEED = 0

@@ -11,8 +11,8 @@ import dataclasses
 import math
 
 from pipelines import params
-from pipelines.losses import LOSSES
-from pipelines.nested import as_yaml, flatten
+from pipelines.settings.losses import LOSSES
+from pipelines.settings.nested import as_yaml, flatten
 
 WAYS = frozenset({"compile", "cuda_graphs", "impl", "optimizer"})
 """Options that say how a point is computed; all others say what is trained, or on what it is tested."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import params, stage, twin_logs
+from pipelines import params, stage
+from pipelines.planner import twin_logs
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-PATH = Path(__file__).parent / "reference" / "planner.json"
+PATH = Path(__file__).parents[1] / "reference" / "planner.json"
 
 
 @dataclass(frozen=True)

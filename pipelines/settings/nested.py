@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.strict import ParamsError
+from pipelines.settings.strict import ParamsError
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

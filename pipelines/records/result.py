@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
-from pipelines import params, prescription
-from pipelines.losses import SAMPLED
+from pipelines import params
+from pipelines.paper import prescription
+from pipelines.settings.losses import SAMPLED
 
 Kind = Literal["training", "accuracy"]
 Status = Literal["ok", "out of memory", "failed"]
@@ -43,7 +44,7 @@ class Result:
     options: str | None = None
     """What was done otherwise than the paper's tables prescribe, as ``dropout=0.3;learning_rate=0.0003``.
 
-    None: nothing. See `pipelines.prescription.options`.
+    None: nothing. See `pipelines.paper.prescription.options`.
     """
 
     # Where and with what.

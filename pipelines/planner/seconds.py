@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines import params
-from pipelines.planner_calibration import Calibration
-from pipelines.planner_memory import activation_bytes, parameter_count
-from pipelines.planner_sizes import Sizes
+from pipelines.planner.calibration import Calibration
+from pipelines.planner.memory import activation_bytes, parameter_count
+from pipelines.planner.sizes import Sizes
 
 RATES: dict[str, float] = {
     "overhead_ms": 1.0,

@@ -8,8 +8,9 @@ import subprocess
 from importlib import metadata
 from typing import NamedTuple
 
-from pipelines import params, report_tables
-from pipelines.nested import as_yaml
+from pipelines import params
+from pipelines.reporting import tables
+from pipelines.settings.nested import as_yaml
 
 WIDTH = 100
 """Characters of a command before it is written on several lines."""
@@ -39,7 +40,7 @@ def read_code() -> Code:
 def commands(point: params.Params, code: Code) -> list[str]:
     """What somebody types in a clone to get this run again."""
     # The values of a preset are among the settings: naming these needs no preset.
-    changed = [(key, value) for key, value, _ in report_tables.changed_settings(point) if key != "preset"]
+    changed = [(key, value) for key, value, _ in tables.changed_settings(point) if key != "preset"]
     words = ["uv run dvc exp run", *(f"-S {shlex.quote(f'{key}={as_yaml(value)}')}" for key, value in changed)]
     run = " ".join(words) if changed else "uv run dvc repro"
     run = run if len(run) <= WIDTH else " \\\n    ".join(words)

@@ -41,7 +41,8 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
     import pyarrow.parquet as pq
     import torch
 
-    from pipelines.train import make_batches, run_hash
+    from pipelines.models.of_point import make_batches
+    from pipelines.models.run_hash import run_hash
     from rec_data.histories import read_catalogue
     from rec_models.checkpoint import ModelCheckpoint
     from rec_models.errors import TrainingError
@@ -91,7 +92,7 @@ def refuse_other_point(point: params.Params, checkpoint: ModelCheckpoint) -> Non
     Raises:
         StageError: naming the first setting in which params.yaml and the model differ.
     """
-    from pipelines.train import loss_settings, model_settings, training_settings
+    from pipelines.models.of_point import loss_settings, model_settings, training_settings
 
     pairs: list[tuple[Any, Any]] = [
         (model_settings(point), checkpoint.model),

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import params, plan, points
-from pipelines.experiments import Experiment
-from pipelines.planner_calibration import Calibration
-from pipelines.points import GridPoint
-from pipelines.prescription import only_ways
-from pipelines.results import Result, of_run
+from pipelines import params
+from pipelines.paper import points
+from pipelines.paper.experiments import Experiment
+from pipelines.paper.points import GridPoint
+from pipelines.paper.prescription import only_ways
+from pipelines.planner import plans
+from pipelines.planner.calibration import Calibration
+from pipelines.records.results import Result, of_run
 
-PAPER = Path(__file__).parent / "reference" / "paper_tables.csv"
+PAPER = Path(__file__).parents[1] / "reference" / "paper_tables.csv"
 MEASURES = ("ndcg_at_10", "coverage_at_10", "surprisal_at_10", "peak_gib", "epoch_seconds")
 """What the paper prints of a row; memory and seconds are of the whole fit, validation included."""
 
@@ -194,7 +196,7 @@ def _our_row(kinds: dict[str, Result]) -> OurRow:
 
 
 def _predicted(point: GridPoint, calibration: Calibration) -> OurRow:
-    planned = plan.plan(point.params, calibration)
+    planned = plans.plan(point.params, calibration)
     return OurRow(
         twin=True,
         sharing=planned.point.negatives.sharing if "negatives" in point.values else None,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.planner_authors import CATALOGUES, Run, errors, predict, read_log
-from pipelines.text_table import render
+from pipelines.planner.authors import CATALOGUES, Run, errors, predict, read_log
+from pipelines.reporting.text_table import render
 
 LABELS = {"ce": "CE", "ce_neg": "CE-"}
 
@@ -20,7 +20,7 @@ def write(folder: Path) -> str:
     text = (
         "# Peak memory of the paper's own code: its authors' log beside a model of it\n\n"
         "`python -m pipelines.plan --authors results` writes this page. The log is\n"
-        "`pipelines/reference/authors_runs.csv`, the model `pipelines/planner_authors.py`.\n\n"
+        "`pipelines/reference/authors_runs.csv`, the model `pipelines/planner/authors.py`.\n\n"
         f"{table}\n\n![Predicted against logged peak memory](authors_memory.png)\n"
     )
     (folder / "authors_memory.md").write_text(text, encoding="utf-8")

@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import params, results
-from pipelines.losses import SAMPLED
-from pipelines.nested import as_yaml, flatten, merged
+from pipelines import params
+from pipelines.paper.prescription import sce_sizes
 from pipelines.params import ParamsError
-from pipelines.prescription import sce_sizes
+from pipelines.records import results
+from pipelines.settings.losses import SAMPLED
+from pipelines.settings.nested import as_yaml, flatten, merged
 
 GRID_KEYS = frozenset({"settings", "search", "tables"})
 NAMED = frozenset(

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.environment import environment
-from pipelines.study_plan import Row, Trial
+from pipelines.accuracy.plan import Row, Trial
+from pipelines.records.environment import environment
 
 if TYPE_CHECKING:
     from pipelines import params
@@ -108,16 +108,16 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
 
 def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
     """`rec_models.training.fit` at a point, as the stage ``train`` calls it."""
-    from pipelines import train
+    from pipelines.models import of_point
     from rec_models import training
 
     return training.fit(
-        model=train.model_settings(point),
-        loss=train.loss_settings(point),
-        training=dataclasses.replace(train.training_settings(point), checkpoint_seconds=1e9),
+        model=of_point.model_settings(point),
+        loss=of_point.loss_settings(point),
+        training=dataclasses.replace(of_point.training_settings(point), checkpoint_seconds=1e9),
         num_items=len(split.counts),
-        train_batches=train.make_batches(point, split.train, len(split.counts)),
-        validate=train.make_validation(point, split.validation),
+        train_batches=of_point.make_batches(point, split.train, len(split.counts)),
+        validate=of_point.make_validation(point, split.validation),
         out=folder / "out",
         checkpoint_dir=folder / "kept",
         item_counts=split.counts,
@@ -128,7 +128,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
     """Every metric at 10 of the test users, seen items left out; Coverage and Surprisal count in training's log."""
     import torch
 
-    from pipelines.ranking import user_batches
+    from pipelines.models.ranking import user_batches
     from rec_eval import Reference, evaluate, top_k
 
     test = split.open_test()
@@ -147,16 +147,16 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
 
 def time_steps(point: params.Params, split: SplitData) -> Row:
     """Milliseconds of a training step, over an epoch after ten steps; meaningful with nothing else running."""
-    from pipelines import train
-    from pipelines.measure import step_fields
+    from pipelines.models import of_point
+    from pipelines.models.steps import step_fields
     from rec_models.measuring import measure_steps
 
-    make = train.make_batches(point, split.train, len(split.counts))
+    make = of_point.make_batches(point, split.train, len(split.counts))
     steps = len(make(0, point.train.devices)) // point.train.accumulate
     times = measure_steps(
-        model=train.model_settings(point),
-        loss=train.loss_settings(point),
-        training=train.training_settings(point),
+        model=of_point.model_settings(point),
+        loss=of_point.loss_settings(point),
+        training=of_point.training_settings(point),
         num_items=len(split.counts),
         train_batches=make,
         item_counts=split.counts,

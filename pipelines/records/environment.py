@@ -1,8 +1,8 @@
-"""The machine that this process measures on: fields of `pipelines.results.Result`."""
+"""The machine that this process measures on: fields of `pipelines.records.results.Result`."""
 
 from __future__ import annotations
 
-from pipelines.machine import printed, versions
+from pipelines.records.machine import printed, versions
 
 
 def environment() -> dict[str, str | None]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import params, points
-from pipelines.planner_calibration import Calibration
-from pipelines.planner_memory import memory_of
-from pipelines.planner_sizes import Sizes, sizes_of
-from pipelines.planner_time import RATES, terms
-from pipelines.results import Result
+from pipelines import params
+from pipelines.paper import points
+from pipelines.planner.calibration import Calibration
+from pipelines.planner.memory import memory_of
+from pipelines.planner.seconds import RATES, terms
+from pipelines.planner.sizes import Sizes, sizes_of
+from pipelines.records.results import Result
 
 FEWEST = 4
 """Measured points of a loss that its own factor is fitted to; with fewer it stays 1."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines import params
-from pipelines.nested import flatten
+from pipelines.settings.nested import flatten
 
 if TYPE_CHECKING:
     from pipelines.report import Facts

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines import results
-from pipelines.nested import nest
-from pipelines.params import PRESET_KEYS
-from pipelines.study_plan import (
+from pipelines.accuracy.picture import draw
+from pipelines.accuracy.plan import (
     FINAL_SEEDS,
     SEARCHES,
     TRADE_OFFS,
@@ -23,8 +21,11 @@ from pipelines.study_plan import (
     Trial,
     chosen,
 )
+from pipelines.params import PRESET_KEYS
+from pipelines.records import results
+from pipelines.settings.nested import nest
 
-PUBLISHED = Path(__file__).parent / "reference" / "published_leave_one_out.csv"
+PUBLISHED = Path(__file__).parents[1] / "reference" / "published_leave_one_out.csv"
 METRICS = ("ndcg_at_10", "recall_at_10", "coverage_at_10")
 
 
@@ -51,10 +52,10 @@ def summarise(rows: Sequence[Row], out: Path) -> list[Path]:
     """Write everything that the rows say.
 
     Args:
-        rows: of `pipelines.study_trial`.
+        rows: of `pipelines.accuracy.runs`.
         out: a folder; it gets ``accuracy.md`` and ``accuracy.csv``, ``presets.yaml``, ``trade_off.md``,
-            ``trade_off.csv``; where finals were run, ``results.csv`` (schema: `pipelines.results`), and where times
-            were taken, ``trade_off.png``.
+            ``trade_off.csv``; where finals were run, ``results.csv`` (schema: `pipelines.records.results`), and where
+            times were taken, ``trade_off.png``.
 
     Returns:
         The files.
@@ -172,43 +173,6 @@ def in_words(settings: Settings, search: Search) -> str:
     """What the search chose: the candidate's own keys."""
     own = dict.fromkeys(key for candidate in search.candidates for key in candidate)
     return ", ".join(f"{key.split('.')[-1]} {settings[key]}" for key in own if key in settings)
-
-
-def draw(table: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Test NDCG@10 against the time of a step: a panel a data set, a point a setting, a bar of one deviation."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    points = [entry for entry in table if entry["step_ms"] is not None and entry["ndcg_at_10"] is not None]
-    datasets = list(dict.fromkeys(entry["dataset"] for entry in points))
-    colours = {"cce": "#222222", "none": "#d9822b", "tile": "#2f5d8a", "batch": "#5a9a5a"}
-    meanings = {
-        "cce": "exact",
-        "none": "each token its own negatives",
-        "tile": "shared by 64 tokens",
-        "batch": "shared by the batch",
-    }
-    figure = Figure(figsize=(6.2 * len(datasets), 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
-        for entry in (entry for entry in points if entry["dataset"] == dataset):
-            sharing, _, rest = entry["point"].partition(" ")
-            ndcg = entry["ndcg_at_10"]
-            marker = "*" if sharing == "cce" else "^" if "popularity" in rest else "s" if "in_batch" in rest else "o"
-            axes.errorbar(
-                entry["step_ms"], ndcg.mean, ndcg.std, fmt=marker, color=colours[sharing], markersize=7, capsize=2
-            )
-            axes.annotate(entry["point"], (entry["step_ms"], ndcg.mean), (5, 4), textcoords="offset points", size=7)
-        for sharing, colour in colours.items():
-            axes.plot([], [], "*" if sharing == "cce" else "o", color=colour, label=meanings[sharing])
-        axes.legend(frameon=False, fontsize=7)
-        axes.set(xscale="log", title=dataset, xlabel="milliseconds a training step", ylabel="test NDCG@10")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.margins(x=0.2)
-    figure.savefig(path, dpi=110)
-    return path
 
 
 def _of(rows: Sequence[Row], kind: str, dataset: str, settings: Settings) -> list[Row]:

@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines import params
-from pipelines.planner_memory import GIB
-from pipelines.planner_sizes import sizes_of
+from pipelines.planner.memory import GIB
+from pipelines.planner.sizes import sizes_of
 
-LOG = Path(__file__).parent / "reference" / "authors_runs.csv"
+LOG = Path(__file__).parents[1] / "reference" / "authors_runs.csv"
 D = 256
 LOGIT_BYTES = 10.0
 CATALOGUES = {

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines import params
-from pipelines.losses import SAMPLED
-from pipelines.planner_calibration import Calibration
-from pipelines.planner_sizes import Sizes
+from pipelines.planner.calibration import Calibration
+from pipelines.planner.sizes import Sizes
+from pipelines.settings.losses import SAMPLED
 
 GIB = 2**30
 _FEED_FACTOR = {"sasrec": 1, "bert4rec": 4}  # rec_models.backbones: width of the feed-forward nets, in D

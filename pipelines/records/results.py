@@ -7,7 +7,7 @@ asks `done` what is left. `pipelines.tables` merges any number of such files wit
     append(Path("results/h100.csv"), result)
 
 A field that was not measured stays None: an empty cell. Needs the standard library only, so that it runs on a machine
-that has no DVC; `pipelines.environment` looks at the device.
+that has no DVC; `pipelines.records.environment` looks at the device.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.machine import now, revision, versions
-from pipelines.result import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
+from pipelines.records.machine import now, revision, versions
+from pipelines.records.result import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
 
 __all__ = [
     "COLUMNS", "KEY", "Kind", "Result", "ResultsError", "Status", "append", "done", "merge",
     "now", "of_run", "point_fields", "read", "revision", "versions",
 ]  # fmt: skip
+
+
+SCHEMA = "pipelines.records.result.Result"
 
 
 class ResultsError(ValueError):
@@ -57,7 +60,7 @@ def append(path: Path, result: Result) -> None:
             header = next(csv.reader(io.StringIO(whole.decode())))
             _check_columns(path, header)
             if header != list(COLUMNS):
-                raise ResultsError(f"{path}: columns: found another order, allowed: that of pipelines.results.Result")
+                raise ResultsError(f"{path}: columns: found another order, allowed: that of {SCHEMA}")
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
         if not whole:
@@ -117,7 +120,7 @@ def _check_columns(path: Path, found: list[str]) -> None:
     missing, unknown = set(COLUMNS) - set(found), set(found) - set(COLUMNS)
     if missing or unknown:
         what = f"missing {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(unknown))}"
-        raise ResultsError(f"{path}: columns: {what}; allowed: those of pipelines.results.Result, each once")
+        raise ResultsError(f"{path}: columns: {what}; allowed: those of {SCHEMA}, each once")
 
 
 def _parse(path: Path, number: int, header: list[str], row: list[str]) -> Result:

@@ -1,4 +1,4 @@
-"""The versions, the revision and the time that a result belongs to: fields of `pipelines.results.Result`."""
+"""The versions, the revision and the time that a result belongs to: fields of `pipelines.records.results.Result`."""
 
 from __future__ import annotations
 
