@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines import params, stage
 from pipelines.settings.nested import merged, parse_overrides
+from pipelines.settings.raw_log import fetch
 
 OUT = stage.DATA / "describe"
 SECTIONS = ("dataset", "download")
@@ -65,24 +66,12 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
 def describe(point: params.Params, out: Path) -> None:
     """Fetch the log of a point, print and write what it is like."""
-    from pipelines.download import DEMO_SEED
     from rec_data import describe as description
-    from rec_data.columns import Columns
-    from rec_data.log import fetch_log
     from rec_data.pictures import draw
 
-    names = point.download.columns
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        fetch_log(
-            point.dataset,
-            log,
-            root=stage.checkout(),
-            columns=Columns(names.user, names.item, names.timestamp, names.rating),
-            min_rating=point.download.min_rating,
-            mirror=stage.mirror(point),
-            seed=DEMO_SEED,
-        )
+        fetch(point, log)
         facts = description.describe(log)
         print(description.as_text(facts))
         with stage.output(out) as fresh:

@@ -196,8 +196,8 @@ def write(encoder: Encoder, found: Histories, names: pa.Array, point: params.Par
 
     The file has another name until it is whole.
     """
-    from pipelines.evaluate import RecommendationsWriter
     from pipelines.models.ranking import user_batches
+    from pipelines.models.recommendations import RecommendationsWriter
     from rec_eval import top_k
 
     part = options.out.with_name(f"{options.out.name}.part")

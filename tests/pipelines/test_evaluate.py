@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipelines import download, evaluate, source, split
+from pipelines.models.recommendations import RecommendationsWriter
 from pipelines.params import Evaluate, Params
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
@@ -22,7 +23,7 @@ from tests.pipelines.conftest import small_log
 
 def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path: Path):
     users, items = pa.array(["ann", "bob", "cid"]), pa.array([100, 200, 300])
-    with evaluate.RecommendationsWriter(tmp_path / "r.parquet", users, items) as writer:
+    with RecommendationsWriter(tmp_path / "r.parquet", users, items) as writer:
         first = TopK(torch.tensor([[2, 0], [1, -1]]), torch.tensor([[0.5, 0.25], [1.0, float("-inf")]]))
         writer.write(np.array([2, 0]), first)
         writer.write(np.array([1]), TopK(torch.tensor([[0, 1]]), torch.tensor([[3.0, 2.0]])))

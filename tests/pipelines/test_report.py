@@ -20,7 +20,7 @@ from pipelines.reporting import details
 from pipelines.reporting import reproduce as report_reproduce
 from pipelines.reporting import tables as report_tables
 from pipelines.reporting.reproduce import Code
-from tests.pipelines.test_details import make_run
+from tests.pipelines.reporting.test_details import make_run
 
 ROOT = Path(__file__).parents[2]
 TRAINING = {

@@ -16,7 +16,7 @@ from pipelines.records.result import Result
 from pipelines.settings.losses import SAMPLED
 from pipelines.settings.nested import as_yaml, flatten, parse_overrides
 
-SHIPPED = params.read_yaml(Path(__file__).parents[2] / "params.yaml")
+SHIPPED = params.read_yaml(Path(__file__).parents[3] / "params.yaml")
 
 
 def point(flat: dict[str, Any]) -> params.Params:

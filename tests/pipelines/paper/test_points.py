@@ -12,8 +12,8 @@ from pipelines.paper import points
 from pipelines.paper.points import distinct, experiment_name, overrides, search_points, table_points
 from pipelines.params import ParamsError, from_mapping, preset_values, read_yaml
 from pipelines.settings.nested import parse_overrides
+from tests.pipelines.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = read_yaml(ROOT / "params.yaml")
 
 

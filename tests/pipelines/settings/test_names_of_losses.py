@@ -1,7 +1,6 @@
 """Every place that names the losses names all of them, as CONTRIBUTING lists them."""
 
 import typing
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,8 @@ from pipelines.planner import seconds as planner_time
 from pipelines.settings import losses
 from rec_models import loss_settings
 from rec_models.losses import FAITHFUL_LOSSES, LOSSES
+from tests.pipelines.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMMENT = next(line for line in (ROOT / "params.yaml").read_text().splitlines() if line.startswith("loss: "))
 PLACES = {
     "rec_models.losses.FAITHFUL_LOSSES": FAITHFUL_LOSSES,
