@@ -190,7 +190,7 @@ def pending(
 
 
 def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | None:
-    """The candidate of best validation NDCG@10; None while its search is not complete.
+    """The candidate of best validation NDCG@10; None while its search is not complete, or if all of it failed.
 
     Runs that failed have no score and are passed over.
     """
@@ -199,7 +199,7 @@ def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | No
     for row in rows:
         if row["kind"] == "search" and row["dataset"] == search.dataset:
             scores[json.dumps(row["settings"], sort_keys=True)] = row.get("validation_ndcg_at_10") or 0.0
-    if any(settings not in scores for settings in wanted):
+    if any(settings not in scores for settings in wanted) or not any(scores[settings] for settings in wanted):
         return None
     best: Settings = json.loads(max(wanted, key=lambda settings: scores[settings]))
     return best

@@ -111,6 +111,8 @@ def unfinished(rows: Sequence[Row]) -> list[str]:
             run = _trials_run(rows, search, contender)
             if 0 < run < len(search.candidates):
                 found.append(f"Not complete: {search.dataset} {contender}, {run} of {len(search.candidates)} trials.")
+            elif run and chosen(rows, search, contender) is None:
+                found.append(f"Failed: {search.dataset} {contender}, all of {run} trials.")
     return found or ([] if any(row["kind"] == "search" for row in rows) else ["No search has been run yet."])
 
 
@@ -126,6 +128,8 @@ def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
         if run < len(search.candidates):
             of = f"{run} of {len(search.candidates)} trials"
             found.append(f"Not begun: {trade_off.dataset} waits for the search of {trade_off.base}, {of}.")
+        elif _base(rows, trade_off) is None:
+            found.append(f"Not begun: {trade_off.dataset}, the search of {trade_off.base} failed.")
         elif trade_off.dataset not in there:
             found.append(f"Not begun: {trade_off.dataset}, none of {len(trade_off.points)} points.")
     return found

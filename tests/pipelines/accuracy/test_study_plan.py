@@ -110,6 +110,12 @@ def test_a_failed_trial_counts_as_run_but_never_wins():
     assert chosen(rows, SEARCHES[0], next(iter(SEARCHES[0].contenders))) == rows[0]["settings"]
 
 
+def test_nothing_is_chosen_where_every_trial_failed():
+    rows = [{**row, "status": "failed", "validation_ndcg_at_10": None} for row in complete({})]
+    assert chosen(rows, SEARCHES[0], "cce") is None
+    assert {trial.kind for trial in pending(rows, KINDS, DATASETS)} == set()
+
+
 def test_a_setting_of_two_names_is_trained_once():
     rows = complete({0: 0.4})
     keys = [trial.key for trial in pending(rows, ["final"], ["ml_1m"])]

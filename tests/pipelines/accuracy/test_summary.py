@@ -85,6 +85,13 @@ def test_tables_results_presets_and_a_picture_come_of_rows(tmp_path: Path):
     assert paths["trade_off.png"].read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_search_that_failed_says_so(tmp_path: Path):
+    rows = [row for row in rows_of_a_study() if row["kind"] == "search" and row["contender"] == "cce"]
+    summarise([{**row, "status": "failed", "validation_ndcg_at_10": None} for row in rows], tmp_path)
+    assert (tmp_path / "accuracy.md").read_text() == "Failed: ml_1m cce, all of 6 trials.\n"
+    assert "Not begun: ml_1m, the search of cce failed.\n" in (tmp_path / "trade_off.md").read_text()
+
+
 def test_without_rows_the_tables_say_so(tmp_path: Path):
     paths = summarise([], tmp_path)
     assert (tmp_path / "accuracy.md").read_text() == "Nothing has been run yet.\n"
