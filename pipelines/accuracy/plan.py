@@ -195,13 +195,14 @@ def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | No
     Runs that failed have no score and are passed over.
     """
     wanted = [json.dumps(settings, sort_keys=True) for settings in search.settings(contender)]
-    scores: dict[str, float] = {}
+    scores: dict[str, float | None] = {}
     for row in rows:
         if row["kind"] == "search" and row["dataset"] == search.dataset:
-            scores[json.dumps(row["settings"], sort_keys=True)] = row.get("validation_ndcg_at_10") or 0.0
-    if any(settings not in scores for settings in wanted) or not any(scores[settings] for settings in wanted):
+            scores[json.dumps(row["settings"], sort_keys=True)] = row.get("validation_ndcg_at_10")
+    succeeded = {settings: score for settings in wanted if (score := scores.get(settings)) is not None}
+    if any(settings not in scores for settings in wanted) or not succeeded:
         return None
-    best: Settings = json.loads(max(wanted, key=lambda settings: scores[settings]))
+    best: Settings = json.loads(max(succeeded, key=lambda settings: succeeded[settings]))
     return best
 
 
