@@ -21,12 +21,10 @@ from typing import TYPE_CHECKING
 
 from pipelines import params, stage
 from pipelines.models import of_point
-from pipelines.models.run_hash import run_hash
+from pipelines.models.run_hash import SEQUENCES, run_hash
 
 if TYPE_CHECKING:
     from rec_models.training import FitResult
-
-SEQUENCES = stage.DATA / "split" / "sequences"
 
 
 def main() -> None:
