@@ -27,6 +27,8 @@ WORKSPACE = "workspace"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read both runs, compare, print."""
     options = parse(arguments)
+    if options.out is not None:
+        stage.room_for_file("--out", options.out)
 
     from rec_eval import write_rows
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import params, stage
+from pipelines.settings.nested import merged, parse_overrides
+from pipelines.settings.raw_log import fetch
 
 OUT = stage.DATA / "describe"
 SECTIONS = ("dataset", "download")
@@ -22,6 +24,7 @@ SECTIONS = ("dataset", "download")
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and params.yaml, describe."""
     changes, out = parse(arguments)
+    stage.room_for_folder("--out", out)
     describe(params.from_mapping(changed(params.read_yaml(Path("params.yaml")), changes)), out)
 
 
@@ -52,48 +55,23 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
     Raises:
         StageError: a change that is no ``KEY=VALUE``, or of a key that says nothing about the log.
+        ParamsError: a value that is no YAML.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     for change in changes:
-        key, sign, text = change.partition("=")
-        sections = key.split(".")
-        if not sign or sections[0] not in SECTIONS:
+        key, sign, _ = change.partition("=")
+        if not sign or key.split(".")[0] not in SECTIONS:
             raise stage.StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
-        *path, last = sections
-        section = values
-        for name in path:
-            if not isinstance(section, dict) or not isinstance(section.get(name, {}), dict):
-                raise stage.StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
-            section = section[name] if isinstance(section.get(name), dict) else section.setdefault(name, {})
-        try:
-            section[last] = YAML(typ="safe").load(text)
-        except YAMLError:
-            raise stage.StageError(f"found {change!r}, allowed: a value that is YAML") from None
-    return values
+    return merged(values, parse_overrides(changes, "change"))
 
 
 def describe(point: params.Params, out: Path) -> None:
     """Fetch the log of a point, print and write what it is like."""
-    from pipelines.download import DEMO_SEED
     from rec_data import describe as description
-    from rec_data.columns import Columns
-    from rec_data.log import fetch_log
     from rec_data.pictures import draw
 
-    names = point.download.columns
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        fetch_log(
-            point.dataset,
-            log,
-            root=stage.checkout(),
-            columns=Columns(names.user, names.item, names.timestamp, names.rating),
-            min_rating=point.download.min_rating,
-            mirror=stage.mirror(point),
-            seed=DEMO_SEED,
-        )
+        fetch(point, log)
         facts = description.describe(log)
         print(description.as_text(facts))
         with stage.output(out) as fresh:

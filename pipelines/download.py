@@ -8,29 +8,14 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``
 from __future__ import annotations
 
 from pipelines import params, stage
-
-DEMO_SEED = 0
-"""The demo and the twins are data sets: ``seed`` does not change them."""
+from pipelines.settings.raw_log import fetch
 
 
 def main() -> None:
     """Fetch the log and read it."""
     point = params.load()
-
-    from rec_data.columns import Columns
-    from rec_data.log import fetch_log
-
-    names = point.download.columns
     with stage.output(stage.DATA / "download") as out:
-        summary = fetch_log(
-            point.dataset,
-            out / "log.parquet",
-            root=stage.checkout(),
-            columns=Columns(names.user, names.item, names.timestamp, names.rating),
-            min_rating=point.download.min_rating,
-            mirror=stage.mirror(point),
-            seed=DEMO_SEED,
-        )
+        summary = fetch(point, out / "log.parquet")
         stage.write_json(out / "summary.json", summary)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipelines.details import Run
+    from pipelines.reporting.details import Run
     from rec_data.sequences import SequenceStore
     from rec_eval import Evaluation, Reference, TopK
     from rec_models.backbones import Encoder
@@ -41,10 +41,12 @@ def main() -> None:
     import pyarrow.parquet as pq
     import torch
 
-    from pipelines import details
+    from pipelines.models.recommendations import RecommendationsWriter
+    from pipelines.reporting import details
     from rec_data.sequences import SequenceStore
     from rec_eval import write_evaluation
     from rec_models import memory
+    from rec_models.devices import cpu_name
     from rec_models.inference import load
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,7 +78,7 @@ def main() -> None:
             "users": len(store),
             "rank_seconds": round(seconds, 3),
             "users_per_second": round(len(store) / seconds, 1),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "reference": point.evaluate.reference,
         }
         user_names = users.take(pa.array(store.user_ids.numpy()))
@@ -115,7 +117,7 @@ def measure(
     import numpy as np
     import torch
 
-    from pipelines.details import Run
+    from pipelines.reporting.details import Run
     from rec_eval import evaluate, popularity_top_k
 
     assert store.targets is not None
@@ -146,7 +148,7 @@ def measure(
 
 def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate) -> Iterator[tuple[int, TopK]]:
     """The top k of each batch of users, with the row that the batch starts at."""
-    from pipelines import ranking
+    from pipelines.models import ranking
     from rec_eval import top_k
 
     for batch in ranking.user_batches(
@@ -156,45 +158,6 @@ def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evalu
             batch.start,
             top_k(batch.queries, batch.items, k, seen_offsets=batch.seen_offsets, seen_items=batch.seen_items),
         )
-
-
-class RecommendationsWriter:
-    """Streams rankings into one parquet: user_id, item_id (both as in the raw log), rank from 1, score."""
-
-    def __init__(self, path: Path, users: Any, items: Any) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self._users, self._items = users, items
-        fields = {"user_id": users.type, "item_id": items.type, "rank": pa.int32(), "score": pa.float32()}
-        self._schema = pa.schema(list(fields.items()))
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-
-    def __enter__(self) -> RecommendationsWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-
-    def write(self, user_ids: npt.NDArray[np.int32], lists: TopK) -> None:
-        """Append the lists of a batch; empty places (fewer candidates than k) are left out.
-
-        Args:
-            user_ids: ``[U]`` dense ids.
-            lists: ids ``[U, K]``, -1 for an empty place, and their scores.
-        """
-        import numpy as np
-        import pyarrow as pa
-
-        ids, scores = lists.ids.cpu().numpy(), lists.scores.cpu().numpy()
-        rows, places = np.nonzero(ids >= 0)
-        columns = [
-            self._users.take(pa.array(user_ids[rows])),
-            self._items.take(pa.array(ids[rows, places])),
-            pa.array((places + 1).astype(np.int32)),
-            pa.array(scores[rows, places]),
-        ]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
 
 def _reference(point: params.Params, num_items: int) -> Reference:

@@ -17,11 +17,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import params, plan, planner_calibration, points, stage
-from pipelines.points import GridPoint
+from pipelines import params, stage
+from pipelines.paper import points
+from pipelines.paper.points import GridPoint
+from pipelines.planner import calibration as planner_calibration
+from pipelines.planner import plans
+from pipelines.settings.nested import flatten, parse_overrides
 
 if TYPE_CHECKING:
-    from pipelines.experiments import Experiment
+    from pipelines.paper.experiments import Experiment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = part_of(points.distinct(wanted_points(options)), *options.part)
     too_large = {} if options.anyway else misfits(wanted, options.gpu)
 
-    from pipelines import experiments
+    from pipelines.paper import experiments
 
     counted: Counter[str] = Counter()
     with experiments.repository() as repo:
@@ -105,7 +109,7 @@ def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
     calibration = planner_calibration.load()
     found = {}
     for point in wanted:
-        memory = plan.plan(point.params, calibration).memory
+        memory = plans.plan(point.params, calibration).memory
         if not memory.fits(gpu_gib):
             found[point.name] = f"{memory.peak:.1f} GiB predicted, of {gpu_gib:g}; --anyway queues it"
     return found
@@ -156,7 +160,7 @@ def summary(counted: Counter[str], *, dry_run: bool) -> str:
 
 
 def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
-    theirs, ours = points.flatten(experiment.params), points.flatten(point.values)
+    theirs, ours = flatten(experiment.params), flatten(point.values)
     other = [key for key, value in ours.items() if key in theirs and _plain(theirs[key]) != _plain(value)]
     if other:
         key = other[0]
@@ -191,8 +195,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--all", action="store_true", help="all tables")
     what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss and --dataset")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be given several times")
-    parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec", help="of the search")
-    parser.add_argument("--loss", default="cce_neg", help="of the search")
+    parser.add_argument("--model", choices=["sasrec", "bert4rec"], help="of the search: sasrec")
+    parser.add_argument("--loss", help="of the search: cce_neg")
     parser.add_argument("--twin", action="store_true", help="synthetic twins in place of the data")
     parser.add_argument("--scale", type=float, help="twins of another size, 1 is the published one")
     parser.add_argument("--sharing", choices=["none", "tile", "batch"], default="none", help="who shares negatives")
@@ -207,8 +211,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.scale is not None and options.scale <= 0:
         parser.error("--scale: allowed: a number above 0")
+    for name in ("model", "loss"):
+        if getattr(options, name) and not options.search:
+            parser.error(f"--{name}: allowed with --search; -S {name}=... changes a point")
+    options.model, options.loss = options.model or "sasrec", options.loss or "cce_neg"
     options.table = options.table or []
-    options.extra = points.parse_overrides(options.extra)
+    options.extra = parse_overrides(options.extra)
     return options
 
 

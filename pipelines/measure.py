@@ -4,53 +4,31 @@
         [--out results/training.csv] [-S train.cuda_graphs=true]
 
 Trains each point for some steps through the training loop that `pipelines.train` uses, validation included, and appends
-one row to the results file (schema: `pipelines.results`). Rows that are there already, of the same device, are passed
-over: a run that was killed or ran out of minutes goes on where it stopped. A point that does not fit in memory is a row
-too. Seconds of an epoch are extrapolated: mean step x steps of the whole split, and likewise for validation.
+one row to the results file (schema: `pipelines.records.results`). Rows that are there already, of the same device, are
+passed over: a run that was killed or ran out of minutes goes on where it stopped. A point that does not fit in memory
+is a row too. Seconds of an epoch are extrapolated: mean step x steps of the whole split, likewise for validation.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import gc
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipelines import params, points, results, stage
-
-if TYPE_CHECKING:
-    from rec_models.backbones import Encoder
-    from rec_models.settings import ModelSettings
+from pipelines import params, stage
+from pipelines.models.steps import Effort, measure, trained_precision
+from pipelines.paper import points
+from pipelines.records import results
+from pipelines.records.environment import environment
+from pipelines.settings.nested import parse_overrides
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 """The tables, those first that matter most for time and memory."""
 OUT = Path("results/training.csv")
-VALIDATION_USERS = 4096
-"""Users that validation is timed on; seconds of the whole validation are extrapolated from them."""
-
-
-class Measured(Exception):  # noqa: N818  # no error: the way out of a fit before it writes gigabytes of checkpoint
-    """Everything that is wanted has been measured."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """How long to measure a point."""
-
-    steps: int = 30
-    """Timed steps at most."""
-    fewest: int = 10
-    """Timed steps at least, whatever they take."""
-    warmup: int = 10
-    seconds: float = 10.0
-    """Of timed steps, after which no further one is begun."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     if options.scale <= 0:
         raise stage.StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
+    stage.room_for_file("--out", options.out)
     todo = wanted_points(points.load(), options)
-    environment = results.environment()
+    where = environment()
     effort = Effort(options.steps, min(options.steps, Effort.fewest), options.warmup, options.seconds)
-    known = results.done(options.out, str(environment["device"]))
-    missing = [point for point in todo if _key(point, environment) not in known]
+    known = results.done(options.out, str(where["device"]))
+    missing = [point for point in todo if _key(point, where) not in known]
     _say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
     started = time.perf_counter()
     for place, point in enumerate(missing, start=1):
@@ -71,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
             return
         try:
-            result = measure(point, effort, environment)
+            result = measure(point, effort, where)
         except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
             _say(f"[{place}/{len(missing)}] passed over {points.experiment_name(point)}: {error}")
             continue
@@ -106,43 +85,12 @@ def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[p
             )
             kept = [row for row in rows if not options.datasets or row.dataset in options.datasets]
             found |= {row.name: row.params for row in kept if row.name not in found}
+    for point in found.values():
+        if point.train.window is not None:
+            raise params.ParamsError(
+                f"train.window: found {point.train.window}, allowed: null, a twin's histories end at their last window"
+            )
     return list(found.values())
-
-
-def measure(point: params.Params, effort: Effort, environment: dict[str, Any]) -> results.Result:
-    """Train a point for some steps.
-
-    Args:
-        point: of a twin.
-        effort: how long.
-        environment: fields of the result.
-
-    Returns:
-        The result; its status says so if memory ran out or something failed.
-
-    Raises:
-        ValueError: the settings contradict each other.
-    """
-    import torch
-
-    from rec_models.errors import TrainingError
-    from rec_models.memory import is_out_of_memory
-
-    fields = {**environment, "precision": _precision(point)}
-    try:
-        fields |= _train(point, effort)
-    except TrainingError as error:
-        cause = error.__cause__
-        status = "out of memory" if cause is not None and is_out_of_memory(cause) else "failed"
-        fields |= {"status": status, "note": str(error)}
-    except (RuntimeError, MemoryError) as error:
-        status = "out of memory" if is_out_of_memory(error) else "failed"
-        fields |= {"status": status, "note": f"{type(error).__name__}: {str(error)[:300]}"}
-    fields["measured_at"] = results.now()
-    gc.collect()  # modules and their tensors, held by the frames of an exception
-    if torch.cuda.is_available() and fields.get("status") != "failed":
-        torch.cuda.empty_cache()
-    return results.Result.of(point, "training", **fields)
 
 
 def describe(result: results.Result) -> str:
@@ -156,94 +104,8 @@ def describe(result: results.Result) -> str:
     )
 
 
-def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
-    """Time and memory of a point, as fields of a result."""
-    import torch
-
-    from pipelines import train
-    from pipelines.step_timer import StepTimer
-    from pipelines.twin_logs import twin_log
-    from rec_models.memory import peak_gib
-    from rec_models.training import fit
-
-    log = twin_log(point)
-    timer = StepTimer(effort.warmup, effort.fewest, effort.seconds)
-    store = log.train_store(point.batch_size * (effort.warmup + effort.steps), point.max_seq_len + 1, point.seed)
-    ranked = min(VALIDATION_USERS, log.validation_users)
-    held_out = log.validation_store(ranked, point.max_seq_len, point.seed)
-    warm_up = log.validation_store(min(ranked, point.evaluate.batch_users), point.max_seq_len, point.seed + 1)
-    found: dict[str, Any] = {}
-
-    def validate(encoder: Encoder) -> dict[str, float]:
-        device = encoder.item_table.device
-        timer.stop(device)
-        train.make_validation(point, warm_up)(encoder)
-        started = _now(device)
-        train.make_validation(point, held_out)(encoder)
-        found["seconds"] = _now(device) - started
-        found["peak"] = peak_gib(device)
-        raise Measured
-
-    counts = torch.from_numpy(log.item_counts)
-    settings = dataclasses.replace(train.training_settings(point), max_epochs=1, checkpoint_seconds=1e9)
-    with tempfile.TemporaryDirectory() as folder, suppress(Measured):
-        fit(
-            model=train.model_settings(point),
-            loss=train.loss_settings(point),
-            training=settings,
-            num_items=log.num_items,
-            train_batches=train.make_batches(point, store, log.num_items),
-            validate=validate,
-            out=Path(folder) / "out",
-            checkpoint_dir=Path(folder) / "kept",
-            item_counts=counts,
-            callbacks=[timer],
-            build=_on_gpu if torch.cuda.is_available() else None,
-        )
-    times = timer.summary()
-    steps = math.ceil(log.train_users / point.batch_size)
-    loop = steps * float(times["mean_step_ms"]) / 1e3
-    validation = found["seconds"] * log.validation_users / ranked
-    return {
-        **times,
-        "num_items": log.num_items,
-        "train_users": log.train_users,
-        "validation_users": log.validation_users,
-        "steps_per_epoch": steps,
-        "epoch_seconds": round(loop, 4),
-        "validation_seconds": round(validation, 4),
-        "whole_epoch_seconds": round(loop + validation, 4),
-        "epoch_basis": "extrapolated",
-        "peak_fit_gib": round(found["peak"], 4),
-    }
-
-
-def _on_gpu(settings: ModelSettings, num_items: int) -> Encoder:
-    """A new network whose weights are drawn on the GPU: seconds less for millions of items."""
-    import torch
-
-    from rec_models.backbones import build_encoder
-
-    with torch.device("cuda"):
-        return build_encoder(settings, num_items)
-
-
-def _now(device: Any) -> float:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _precision(point: params.Params) -> str:
-    import torch
-
-    return point.train.precision if torch.cuda.is_available() else "32-true"
-
-
-def _key(point: params.Params, environment: dict[str, Any]) -> tuple[object, ...]:
-    return results.Result.of(point, "training", **{**environment, "precision": _precision(point)}).key
+def _key(point: params.Params, where: dict[str, Any]) -> tuple[object, ...]:
+    return results.Result.of(point, "training", **{**where, "precision": trained_precision(point)}).key
 
 
 def _check_device(result: results.Result) -> None:
@@ -278,7 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.steps < 2 or options.warmup < 1:
         parser.error("--steps: allowed: from 2, and --warmup from 1")
-    options.extra = points.parse_overrides(options.extra)
+    options.extra = parse_overrides(options.extra)
     return options
 
 

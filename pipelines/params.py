@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.strict import ParamsError, build, read_yaml, require
+from pipelines.settings.nested import flatten
+from pipelines.settings.strict import ParamsError, build, read_yaml, require
 
 __all__ = ["NO_PRESET", "PRESET_KEYS", "Params", "ParamsError", "from_mapping", "load", "preset_values", "read_yaml"]
 
@@ -277,15 +278,6 @@ def preset_values(name: str, preset: object) -> dict[str, Any]:
     Raises:
         ParamsError: a preset of another form, or one that sets what it may not.
     """
-    leaves: dict[str, Any] = {}
-
-    def walk(section: dict[str, Any], prefix: str) -> None:
-        for key, value in section.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                leaves[f"{prefix}{key}"] = value
-
     require(f"presets.{name}", preset, isinstance(preset, dict), "a section of keys of params.yaml")
     values = typing.cast(dict[str, Any], preset)
     for key in values:
@@ -295,8 +287,7 @@ def preset_values(name: str, preset: object) -> dict[str, Any]:
         build(Params, values, "")
     except ParamsError as error:
         raise ParamsError(f"presets.{name}.{error}") from None
-    walk(values, "")
-    return leaves
+    return flatten(values)
 
 
 def _with_preset(values: dict[str, Any], name: str, preset: object) -> dict[str, Any]:

@@ -7,7 +7,7 @@
     python -m pipelines.plan --check results/training.csv [--page results/planner.md]   # predicted beside measured
     python -m pipelines.plan --authors results              # the same for the paper's own code: a table and a picture
 
-Memory is counted from sizes (`pipelines.planner_memory`), time from rates (`pipelines.planner_time`).
+Memory is counted from sizes (`pipelines.planner.memory`), time from rates (`pipelines.planner.seconds`).
 """
 
 from __future__ import annotations
@@ -15,137 +15,51 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import params, planner_calibration, planner_fit, points, results, stage
-from pipelines.planner_calibration import Calibration
-from pipelines.planner_memory import Memory, memory_of
-from pipelines.planner_sizes import Sizes, sizes_of
-from pipelines.planner_time import Seconds, seconds_of
-from pipelines.text_table import number, render
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is predicted for a point."""
-
-    point: params.Params
-    sizes: Sizes
-    memory: Memory
-    seconds: Seconds
-
-    @property
-    def epoch_seconds(self) -> float:
-        """Training loop of an epoch."""
-        return self.seconds.step * self.sizes.steps
-
-
-def plan(point: params.Params, calibration: Calibration) -> Plan:
-    """Predict a point.
-
-    Args:
-        point: what to train.
-        calibration: the planner's constants.
-
-    Raises:
-        ParamsError: the sizes of its data set are not known yet.
-    """
-    sizes = sizes_of(point)
-    return Plan(point, sizes, memory_of(point, sizes, calibration), seconds_of(point, sizes, calibration))
-
-
-HEADER = (
-    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "step ms", "epoch s",
-)  # fmt: skip
-
-
-def table_of(plans: Sequence[Plan], gpu_gib: float) -> str:
-    """Plans as a table.
-
-    Args:
-        plans: one a row.
-        gpu_gib: memory of the GPU.
-    """
-    rows = []
-    for planned in plans:
-        memory = planned.memory
-        parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
-        rows.append(
-            [
-                points.experiment_name(planned.point),
-                f"{planned.sizes.items:,}",
-                f"{planned.sizes.tokens:,.0f}",
-                *(number(part) for part in parts),
-                "yes" if memory.fits(gpu_gib) else "NO",
-                number(planned.seconds.step * 1e3),
-                number(planned.epoch_seconds),
-            ]
-        )
-    return render(HEADER, rows)
-
-
-def check(measured: Sequence[results.Result], calibration: Calibration) -> tuple[str, list[float], list[float]]:
-    """Predicted beside measured.
-
-    Args:
-        measured: results of training on twins.
-        calibration: the planner's constants.
-
-    Returns:
-        A table, and the relative errors of memory and of time.
-    """
-    rows, memory_errors, time_errors = [], [], []
-    for point, result in _with_points(measured):
-        assert result.peak_loop_gib is not None
-        assert result.step_ms is not None
-        sizes = sizes_of(point)
-        peak = memory_of(point, sizes, calibration, tokens=result.most_tokens).peak
-        step = seconds_of(point, sizes, calibration, tokens=result.tokens_per_step).step * 1e3
-        memory_errors.append(peak / result.peak_loop_gib - 1)
-        time_errors.append(step / result.step_ms - 1)
-        rows.append(
-            [
-                points.experiment_name(point),
-                number(result.peak_loop_gib),
-                number(peak),
-                f"{memory_errors[-1]:+.1%}",
-                number(result.step_ms),
-                number(step),
-                f"{time_errors[-1]:+.0%}",
-            ]
-        )
-    header = ("point", "peak GiB", "predicted", "error", "step ms", "predicted", "error")
-    return render(header, rows), memory_errors, time_errors
+from pipelines import params, stage
+from pipelines.paper import points
+from pipelines.planner import calibration as planner_calibration
+from pipelines.planner import fit as planner_fit
+from pipelines.planner.calibration import Calibration
+from pipelines.planner.plans import check, plan, table_of, with_points
+from pipelines.records import results
+from pipelines.settings.nested import merged, parse_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict, refit or check."""
     options = _parse(arguments)
     calibration = planner_calibration.load()
+    if options.page:
+        stage.room_for_file("--page", options.page)
     if options.authors:
-        from pipelines.planner_authors_report import write
+        stage.room_for_folder("--authors", options.authors)
+        from pipelines.planner.authors_report import write
 
         print(write(options.authors))
     elif options.refit:
         _refit(options.refit, calibration)
     elif options.check:
-        text, memory, time = check(_read(options.check), calibration)
+        measured = _read(options.check)
+        text, memory, time = check(measured, calibration)
         if not memory:
-            raise stage.StageError("--check: found no measured point of the paper's tables, allowed: one or more")
+            raise stage.StageError(
+                "--check: found no point of the paper's tables measured on a GPU, allowed: one or more"
+            )
         errors = {"memory": memory, "time": time}
         said = [
             f"{name}: {sum(abs(error) <= 0.1 for error in found)} of {len(found)} within 10 %, "
             f"median {statistics.median(map(abs, found)):.1%}"
             for name, found in errors.items()
-        ]
+        ] + _left_out(len(measured), len(memory))
         print("\n".join([text, "", *said, _source(calibration)]))
         if options.page:
             title = "# The planner beside measured runs"
             options.page.write_text("\n\n".join([title, *said, _source(calibration), text]) + "\n", encoding="utf-8")
     else:
-        plans = [plan(point, calibration) for point in _points(options)]
-        print(table_of(plans, options.gpu))
+        planned = [plan(point, calibration) for point in _points(options)]
+        print(table_of(planned, options.gpu))
         print(f"\nGiB of a GPU with {options.gpu:g}; {_source(calibration)}")
 
 
@@ -161,7 +75,8 @@ def _points(options: argparse.Namespace) -> list[params.Params]:
     if options.table:
         found = points.table_points(values, options.table, datasets=options.dataset or [], **common)
         return [point.params for point in points.distinct(found)]
-    return [params.from_mapping(points.merged(values, options.extra))]
+    named = [{"dataset": dataset} for dataset in options.dataset or []]
+    return [params.from_mapping(merged(values, dataset, options.extra)) for dataset in named or [{}]]
 
 
 def _source(calibration: Calibration) -> str:
@@ -170,54 +85,81 @@ def _source(calibration: Calibration) -> str:
     return f"memory: {memory}; time: {time}"
 
 
+def _left_out(measured: int, used: int) -> list[str]:
+    left = measured - used
+    return [f"{left} rows are no points of the paper's tables and left out"] if left else []
+
+
 def _read(paths: Sequence[Path]) -> list[results.Result]:
+    """Training measured on GPUs: a CPU's memory and time are none of the planner's business."""
     for path in paths:
         if not path.is_file():
             raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
     found = results.merge(results.read(path) for path in paths)
-    return [result for result in found if result.status == "ok" and result.kind == "training" and result.peak_loop_gib]
-
-
-def _with_points(measured: Sequence[results.Result]) -> list[tuple[params.Params, results.Result]]:
-    index = planner_fit.PointIndex(points.load())
-    found = [(index.find(result), result) for result in measured]
-    return [(point, result) for point, result in found if point is not None]
+    return [
+        result
+        for result in found
+        if result.status == "ok"
+        and result.kind == "training"
+        and result.peak_loop_gib
+        and result.step_ms
+        and not result.device.startswith("cpu")
+    ]
 
 
 def _refit(paths: Sequence[Path], calibration: Calibration) -> None:
-    measured = [result for result in _read(paths) if not result.device.startswith("cpu")]
+    measured = _read(paths)
     devices = sorted({result.device for result in measured})
     if len(devices) != 1:
         raise stage.StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
-    pairs = _with_points(measured)
+    pairs = with_points(measured)
     if len(pairs) < planner_fit.FEWEST:
         raise stage.StageError(f"--refit: found {len(pairs)} measured points, allowed: {planner_fit.FEWEST} or more")
-    revisions = sorted({str(result.revision) for result in measured})
+    revisions = sorted({str(result.revision) for _, result in pairs})
     by = f"{len(pairs)} points on {devices[0]}, revision {', '.join(revisions)}"
     planner_calibration.save(planner_fit.refit(pairs, calibration, by=by))
-    print(f"{planner_calibration.PATH.name}: fitted to {by}")
+    print("\n".join([f"{planner_calibration.PATH.name}: fitted to {by}", *_left_out(len(measured), len(pairs))]))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.plan", description=str(__doc__).splitlines()[0])
     parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU")
-    parser.add_argument("--table", type=int, action="append", help="of the paper; may be given several times")
-    parser.add_argument("--dataset", action="append", help="of the table or the search")
-    parser.add_argument("--sharing", choices=["none", "tile", "batch"], default="none", help="who shares negatives")
-    parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
-    parser.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
-    parser.add_argument("--model", choices=["sasrec", "bert4rec"], default="sasrec")
-    parser.add_argument("--loss", default="cce_neg")
-    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
-    parser.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
-    parser.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--table", type=int, action="append", help="of the paper; may be given several times")
+    what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
+    what.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
+    what.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")
+    what.add_argument("--authors", type=Path, metavar="FOLDER", help="the paper's own log beside a model of its code")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write --check as a page of markdown")
-    parser.add_argument("--authors", type=Path, metavar="FOLDER", help="the paper's own log beside a model of its code")
+    parser.add_argument("--dataset", action="append", help="of the table, the search or the present point")
+    parser.add_argument("--sharing", choices=["none", "tile", "batch"], help="who shares negatives: none")
+    parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
+    parser.add_argument("--model", choices=["sasrec", "bert4rec"], help="of the search: sasrec")
+    parser.add_argument("--loss", help="of the search: cce_neg")
+    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
     options = parser.parse_args(arguments)
     if options.gpu <= 0:
         parser.error("--gpu: allowed: GiB above 0")
-    options.extra = points.parse_overrides(options.extra)
+    _refuse_idle(parser, options)
+    options.sharing, options.model = options.sharing or "none", options.model or "sasrec"
+    options.loss = options.loss or "cce_neg"
+    options.extra = parse_overrides(options.extra)
     return options
+
+
+def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Say so where an option would be of no effect."""
+    points_asked = options.search or options.table
+    for name, key, allowed, where in (
+        ("model", "model", options.search, "--search"),
+        ("loss", "loss", options.search, "--search"),
+        ("sharing", "negatives.sharing", points_asked, "--table or --search"),
+        ("faithful", "paper_faithful", points_asked, "--table or --search"),
+    ):
+        if getattr(options, name) and not allowed:
+            parser.error(f"--{name}: allowed with {where}; -S {key}=... changes a point")
+    if options.page and not options.check:
+        parser.error("--page: allowed with --check")
 
 
 if __name__ == "__main__":

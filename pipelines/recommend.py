@@ -4,7 +4,8 @@
 
 Every user of ``data/download/log.parquet`` gets a list from their whole history, whatever the split hid from training.
 ``--histories`` takes parquet or CSV with the ids of the log instead: a row an event, or a user with a list of items.
-``--refit`` first trains on the whole log (see `pipelines.refit`). Writes one parquet of user_id, item_id, rank, score.
+``--refit`` first trains on the whole log (see `pipelines.models.refit`). Writes one parquet of user_id, item_id, rank,
+score.
 """
 
 from __future__ import annotations
@@ -99,13 +100,14 @@ def recommend(point: params.Params, options: Options) -> None:
     from rec_models.inference import load
 
     device = choose_device(options.device)
+    stage.room_for_file("--out", options.out)
     if not options.model.is_file():
         raise stage.StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
     if not LOG.is_file() and (options.refit or options.histories is None):
         raise stage.StageError(f"found no {LOG}, which the download stage writes (dvc repro)")
     model = options.model
     if options.refit:
-        from pipelines.refit import refit
+        from pipelines.models.refit import refit
 
         model = refit(point, options.model, LOG, options.out.parent, device)
     encoder = load(model, device)
@@ -194,11 +196,10 @@ def write(encoder: Encoder, found: Histories, names: pa.Array, point: params.Par
 
     The file has another name until it is whole.
     """
-    from pipelines.evaluate import RecommendationsWriter
-    from pipelines.ranking import user_batches
+    from pipelines.models.ranking import user_batches
+    from pipelines.models.recommendations import RecommendationsWriter
     from rec_eval import top_k
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     part = options.out.with_name(f"{options.out.name}.part")
     rows = 0
     batches = user_batches(

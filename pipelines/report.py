@@ -3,8 +3,8 @@
     python -m pipelines.report
 
 Reads what the other stages wrote; writes ``data/report/report.html``, which needs no other file (pictures and style are
-inside), the pictures by themselves, and ``results.csv``, the run in the schema of `pipelines.results`. Imports no
-torch: what is measured, ``pipelines.evaluate`` has measured.
+inside), the pictures by themselves, and ``results.csv``, the run in the schema of `pipelines.records.results`. Imports
+no torch: what is measured, ``pipelines.evaluate`` has measured.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from pipelines import params, report_figures, report_reproduce, report_tables, results, stage
+from pipelines import params, stage
+from pipelines.records import results
+from pipelines.reporting import figures, reproduce, tables
 
-TEMPLATE = Path(__file__).parent / "report.html.jinja"
+TEMPLATE = Path(__file__).parent / "reporting" / "report.html.jinja"
 
 
 def main() -> None:
@@ -47,12 +49,12 @@ class Facts:
     """Of ranking."""
     details: Details | None
     """None for a twin."""
-    code: report_reproduce.Code
+    code: reproduce.Code
 
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """The tables that `pipelines.details` writes: a mapping of names to texts for each row."""
+    """The tables that `pipelines.reporting.details` writes: a mapping of names to texts for each row."""
 
     intervals: list[dict[str, str]]
     comparison: list[dict[str, str]]
@@ -69,11 +71,11 @@ def read_facts(point: params.Params) -> Facts:
     folder = data / "evaluate" / "details"
     details = None
     if "ndcg@10" in evaluation:
-        tables = {
+        found = {
             name: _read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").exists() else []
             for name in ("intervals", "comparison", "bands", "popularity", "concentration")
         }
-        details = Details(**tables, examples=json.loads((folder / "examples.json").read_text(encoding="utf-8")))
+        details = Details(**found, examples=json.loads((folder / "examples.json").read_text(encoding="utf-8")))
     return Facts(
         point=point,
         source=stage.read_json(data / "source" / "fingerprint.json"),
@@ -84,21 +86,19 @@ def read_facts(point: params.Params) -> Facts:
         evaluation=evaluation,
         memory=stage.read_json(folder / "memory.json"),
         details=details,
-        code=report_reproduce.read_code(),
+        code=reproduce.read_code(),
     )
 
 
 def draw(facts: Facts, out: Path) -> None:
     """Draw the pictures that this run has anything for."""
     found = facts.details
-    report_figures.draw_training(
-        facts.history, facts.training["best_epoch"], out / "training.png", accuracy=found is not None
-    )
+    figures.draw_training(facts.history, facts.training["best_epoch"], out / "training.png", accuracy=found is not None)
     if found is not None:
-        report_figures.draw_metrics(found.intervals, out / "metrics_at_k.png")
-        report_figures.draw_bands(found.bands, out / "bands.png")
+        figures.draw_metrics(found.intervals, out / "metrics_at_k.png")
+        figures.draw_bands(found.bands, out / "bands.png")
         concentration = [_numbers(row) for row in found.concentration]
-        report_figures.draw_popularity(concentration, found.popularity, out / "popularity.png")
+        figures.draw_popularity(concentration, found.popularity, out / "popularity.png")
 
 
 def write_page(facts: Facts, pictures: dict[str, bytes]) -> str:
@@ -114,26 +114,26 @@ def write_page(facts: Facts, pictures: dict[str, bytes]) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["show"] = report_tables.show
+    environment.filters["show"] = tables.show
     found = facts.details
     return environment.get_template(TEMPLATE.name).render(
         facts=facts,
         pictures={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in pictures.items()},
-        title=report_tables.title(facts.point),
-        labels=report_tables.labels(facts.point),
-        headline=report_tables.headline(facts),
-        numbers=report_tables.key_numbers(facts),
-        metrics=report_tables.metric_rows(found.intervals) if found else [],
-        beyond=report_tables.beyond_rows(found.intervals, found.popularity) if found else [],
-        bands=report_tables.band_tables(found.bands) if found else [],
-        resources=report_tables.resource_rows(facts),
-        sizes=report_tables.size_rows(facts.split),
-        data_facts=report_tables.data_rows(facts),
-        reachable=report_tables.reachable(facts.point, facts.split),
-        changed=report_tables.changed_settings(facts.point),
-        settings=report_tables.flat(dataclasses.asdict(facts.point)),
-        commands=report_reproduce.commands(facts.point, facts.code),
-        versions=report_reproduce.versions(),
+        title=tables.title(facts.point),
+        labels=tables.labels(facts.point),
+        headline=tables.headline(facts),
+        numbers=tables.key_numbers(facts),
+        metrics=tables.metric_rows(found.intervals) if found else [],
+        beyond=tables.beyond_rows(found.intervals, found.popularity) if found else [],
+        bands=tables.band_tables(found.bands) if found else [],
+        resources=tables.resource_rows(facts),
+        sizes=tables.size_rows(facts.split),
+        data_facts=tables.data_rows(facts),
+        reachable=tables.reachable(facts.point, facts.split),
+        changed=tables.changed_settings(facts.point),
+        settings=tables.flat(dataclasses.asdict(facts.point)),
+        commands=reproduce.commands(facts.point, facts.code),
+        versions=reproduce.versions(),
     )
 
 

@@ -66,6 +66,35 @@ def output(final: Path) -> Iterator[Path]:
         shutil.rmtree(temporary)
 
 
+def room_for_folder(option: str, folder: Path) -> None:
+    """Make a folder before the work whose outcome goes there.
+
+    Args:
+        option: that names it, for the message.
+        folder: it and its parents are made if missing.
+
+    Raises:
+        StageError: something else is there, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise StageError(f"{option}: found {folder}, allowed: a folder, or a place where one can be made") from None
+    if not os.access(folder, os.W_OK):
+        raise StageError(f"{option}: found {folder}, allowed: a folder that can be written to")
+
+
+def room_for_file(option: str, path: Path) -> None:
+    """Make the folder of a file before the work whose outcome goes there.
+
+    Raises:
+        StageError: a folder is there, or its place cannot be written to.
+    """
+    if path.is_dir():
+        raise StageError(f"{option}: found {path}, a folder, allowed: a file")
+    room_for_folder(option, path.parent)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

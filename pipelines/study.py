@@ -4,8 +4,8 @@
     python -m pipelines.study run --data FOLDER --rows study.jsonl --minutes 9 --jobs 8 [--datasets ml_1m] ...
     python -m pipelines.study summarise --rows study.jsonl --out FOLDER    # tables, the picture, presets
 
-`pipelines.study_plan` says what is run. A run is a process of its own, so that many small trainings share a GPU and one
-that dies takes no other with it. Rows that are there are not run again: delete one to repeat it. Search looks at
+`pipelines.accuracy.plan` says what is run. A run is a process of its own, so that many small trainings share a GPU and
+one that dies takes no other with it. Rows that are there are not run again: delete one to repeat it. Search looks at
 validation targets only.
 """
 
@@ -24,8 +24,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pipelines import stage, study_trial
-from pipelines.study_plan import KINDS, SEARCHES, Trial, pending
+from pipelines import stage
+from pipelines.accuracy import runs
+from pipelines.accuracy.plan import KINDS, SEARCHES, Trial, pending
 
 DATASETS = tuple(search.dataset for search in SEARCHES)
 
@@ -33,6 +34,8 @@ DATASETS = tuple(search.dataset for search in SEARCHES)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the verb says."""
     options = _parse(arguments)
+    if options.verb in ("run", "trial"):
+        stage.room_for_file("--rows", options.rows)
     if options.verb == "prepare":
         prepare(options.logs, options.data)
     elif options.verb == "run":
@@ -40,12 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Runner(options.data, options.rows, options.minutes, options.jobs, *which).run()
     elif options.verb == "trial":
         trial = Trial(**json.loads(options.trial))
-        row = study_trial.run(trial, options.data)
-        study_trial.append(options.rows, row)
+        row = runs.run(trial, options.data)
+        runs.append(options.rows, row)
     else:
-        from pipelines.study_summary import summarise
+        from pipelines.accuracy.summary import summarise
 
-        for path in summarise(study_trial.read(options.rows), options.out):
+        if not options.rows.is_file():
+            raise stage.StageError(
+                f"--rows: found no {options.rows}, allowed: what `python -m pipelines.study run` wrote"
+            )
+        stage.room_for_folder("--out", options.out)
+        for path in summarise(runs.read(options.rows), options.out):
             print(path)
 
 
@@ -109,7 +117,7 @@ class Runner:
         print(f"{self.minutes:g} minutes are over: {len(lost)} runs were cut off, {len(self._left())} are left")
 
     def _left(self) -> list[Trial]:
-        rows = study_trial.read(self.rows)
+        rows = runs.read(self.rows)
         todo = pending(rows, self.kinds, self.datasets, self.contenders)  # type: ignore[arg-type]  # checked by the parser
         return [trial for trial in todo if trial.key not in {there.key for there in self.running}]
 
@@ -136,13 +144,13 @@ class Runner:
                 note = f"the process ended with {process.returncode}, see {self._log(trial)}"
                 row = {name: value for name, value in asdict(trial).items() if name != "settings"}
                 row |= {"settings": json.loads(trial.settings), "status": "failed", "note": note}
-                study_trial.append(self.rows, row)
+                runs.append(self.rows, row)
             print(f"[{minutes:.1f} min] {self._describe(trial)}", flush=True)
 
     def _describe(self, trial: Trial) -> str:
         row = next(
             row
-            for row in reversed(study_trial.read(self.rows))
+            for row in reversed(runs.read(self.rows))
             if (row["kind"], row["dataset"], row["settings"], row["seed"])
             == (trial.kind, trial.dataset, json.loads(trial.settings), trial.seed)
         )

@@ -2,8 +2,8 @@
 
     python -m pipelines.tables [--table 4] [--out results] [--results results/training.csv ...] [--predict] [--no-dvc]
 
-Ours are the finished experiments that DVC knows and the rows of results files (`pipelines.results`). What was not run
-stays empty; ``--predict`` fills memory and seconds by the planner's figures, and marks them.
+Ours are the finished experiments that DVC knows and the rows of results files (`pipelines.records.results`). What was
+not run stays empty; ``--predict`` fills memory and seconds by the planner's figures, and marks them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import params, planner_calibration, points, results, stage, table_pages, table_pictures, table_rows
+from pipelines import params, stage
+from pipelines.paper import pages, pictures, points, rows
+from pipelines.planner import calibration as planner_calibration
+from pipelines.records import results
 
 OUT = Path("results")
 
@@ -27,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in options.table:
         if table not in known:
             raise params.ParamsError(f"table: found {table}, allowed: {', '.join(map(str, known))}")
+    stage.room_for_folder("--out", options.out)
     files = options.results or _results_files(OUT)
     for path in files:
         if not path.is_file():
@@ -38,30 +42,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         groups.append(found)
     measured = results.merge(groups)
     calibration = planner_calibration.load() if options.predict else None
-    lines = table_rows.lines(measured, values, calibration=calibration)
+    lines = rows.lines(measured, values, calibration=calibration)
     for table in options.table or known:
-        rows = [line for line in lines if line.paper.table == table]
-        print(f"\n{table_pages.title(rows[0])}\n\n{table_pages.markdown_table(rows)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "tables.md").write_text(table_pages.markdown(lines), encoding="utf-8")
-    table_pages.write_csv(lines, options.out / "tables.csv")
-    pictures = table_pictures.draw_all(lines, options.out)
+        of_table = [line for line in lines if line.paper.table == table]
+        print(f"\n{pages.title(of_table[0])}\n\n{pages.markdown_table(of_table)}")
+    (options.out / "tables.md").write_text(pages.markdown(lines), encoding="utf-8")
+    pages.write_csv(lines, options.out / "tables.csv")
+    drawn = pictures.draw_all(lines, options.out)
     for remark in remarks:
         print(f"note: {remark}")
     rows_with_ours = sum(any(not row.predicted for row in line.ours) for line in lines)
     print(
         f"\n{rows_with_ours} of {len(lines)} rows have something of ours; all of them: {options.out}/tables.md, "
-        f"tables.csv, {', '.join(path.name for path in pictures)}"
+        f"tables.csv, {', '.join(path.name for path in drawn)}"
     )
 
 
 def _experiments() -> tuple[list[results.Result], list[str]]:
     if importlib.util.find_spec("dvc") is None:
         raise stage.StageError("DVC is not installed here: --no-dvc reads results files only")
-    from pipelines import experiments
+    from pipelines.paper import experiments
 
     with experiments.repository() as repo:
-        return table_rows.from_experiments(experiments.list_experiments(repo))
+        return rows.from_experiments(experiments.list_experiments(repo))
 
 
 def _results_files(folder: Path) -> list[Path]:

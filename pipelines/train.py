@@ -11,9 +11,6 @@ the stage again, so checkpoints live outside them, in ``.checkpoints/<hash of pa
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -23,18 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import params, stage
+from pipelines.models import of_point
+from pipelines.models.run_hash import SEQUENCES, run_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rec_data.batches import TrainingBatches
-    from rec_data.sequences import SequenceStore
-    from rec_models.backbones import Encoder
-    from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
     from rec_models.training import FitResult
-
-SEQUENCES = stage.DATA / "split" / "sequences"
-CODE = ("packages/*/src/**/*.py", "pipelines/params.py", "pipelines/ranking.py", "pipelines/train.py")
 
 
 def main() -> None:
@@ -56,12 +46,12 @@ def main() -> None:
     with own_output() as out:
         try:
             result = fit(
-                model=model_settings(point),
-                loss=loss_settings(point),
-                training=training_settings(point),
+                model=of_point.model_settings(point),
+                loss=of_point.loss_settings(point),
+                training=of_point.training_settings(point),
                 num_items=len(counts),
-                train_batches=make_batches(point, train, len(counts)),
-                validate=make_validation(point, validation),
+                train_batches=of_point.make_batches(point, train, len(counts)),
+                validate=of_point.make_validation(point, validation),
                 out=out,
                 checkpoint_dir=checkpoints,
                 item_counts=counts,
@@ -82,106 +72,6 @@ def own_output() -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
-
-
-def run_hash(point: params.Params) -> str:
-    """What a checkpoint belongs to: the settings that training reads, the split, and the code."""
-    settings = dataclasses.asdict(point)
-    for section in ("dataset", "download", "split"):  # they reach training through the split's files
-        del settings[section]
-    settings["evaluate"] = {"filter_seen": point.evaluate.filter_seen}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    code = sorted(path for pattern in CODE for path in Path().glob(pattern))
-    for path in [*code, *sorted(SEQUENCES.iterdir()), stage.DATA / "split" / "items.parquet"]:
-        with path.open("rb") as file:
-            digest.update(f"{path.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    return digest.hexdigest()[:16]
-
-
-def model_settings(point: params.Params) -> ModelSettings:
-    """The network of the point."""
-    from rec_models.settings import ModelSettings
-
-    return ModelSettings(model=point.model, max_seq_len=point.max_seq_len, **dataclasses.asdict(point.backbone))
-
-
-def loss_settings(point: params.Params) -> LossSettings:
-    """The loss of the point; what this loss has no use for is left out."""
-    from rec_models.settings import LossSettings
-
-    sce = {f"sce_{name}": value for name, value in dataclasses.asdict(point.losses.sce).items()}
-    return LossSettings.pick(
-        point.loss,
-        num_negatives=point.num_negatives,
-        gbce_t=point.losses.gbce.t,
-        impl=point.impl,
-        paper_faithful=point.paper_faithful,
-        **dataclasses.asdict(point.negatives),
-        **sce,
-    )
-
-
-def training_settings(point: params.Params) -> TrainingSettings:
-    """The loop of the point."""
-    from rec_models.settings import TrainingSettings
-
-    loop = dataclasses.asdict(point.train)
-    del loop["window"]  # of the batches
-    return TrainingSettings(seed=point.seed, **loop)
-
-
-def make_batches(point: params.Params, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:
-    """The training batches of each rank."""
-    from rec_data.batches import TrainingBatches
-
-    def make(rank: int, world_size: int) -> TrainingBatches:
-        return TrainingBatches(
-            store,
-            num_items=num_items,
-            task="masked_item" if point.model == "bert4rec" else "next_item",
-            batch_size=point.batch_size,
-            max_seq_len=point.max_seq_len,
-            mask_prob=point.backbone.mask_prob,
-            window=point.train.window,
-            seed=point.seed,
-            rank=rank,
-            world_size=world_size,
-        )
-
-    return make
-
-
-def make_validation(point: params.Params, store: SequenceStore) -> Callable[[Encoder], dict[str, float]]:
-    """Exact ranks of the validation targets in the whole catalogue, as the test will rank."""
-    import torch
-
-    from pipelines import ranking
-    from rec_eval import rank_metrics, target_ranks
-
-    assert store.targets is not None
-    targets = store.targets
-
-    def validate(encoder: Encoder) -> dict[str, float]:
-        batches = ranking.user_batches(
-            encoder,
-            store,
-            batch_users=point.evaluate.batch_users,
-            filter_seen=point.evaluate.filter_seen,
-            title="validate",
-        )
-        ranks = [
-            target_ranks(
-                batch.queries,
-                batch.items,
-                targets[batch.start : batch.end],
-                seen_offsets=batch.seen_offsets,
-                seen_items=batch.seen_items,
-            )
-            for batch in batches
-        ]
-        return rank_metrics(torch.cat(ranks), [10])
-
-    return validate
 
 
 def summary(result: FitResult) -> dict[str, object]:

@@ -17,7 +17,8 @@ GRID = (
 )
 NAMES = [f"sasrec-{loss}-twin_beauty_0.001-1024x32-hidden_8-max_epochs_1-k_5_10" for loss in ("ce", "cce")]
 READ = """
-from pipelines import experiments, table_rows
+from pipelines.paper import experiments
+from pipelines.paper import rows as table_rows
 with experiments.repository() as repo:
     found = [e for e in experiments.list_experiments(repo) if e.name.startswith("sasrec-")]
 rows, remarks = table_rows.from_experiments(found)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import report
 from pipelines.params import Params, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -19,55 +20,55 @@ def script(name: str) -> Path:
     return ROOT / "pipelines" / f"{name}.py"
 
 
-def imported(path: Path) -> set[str]:
-    """Packages of ours, and modules of ``pipelines``, that a script imports, and those that these modules import."""
+def code_of(path: Path) -> set[Path]:
+    """What a script imports, anywhere in it: ``src`` of packages, files of ``pipelines`` and what they import."""
     found, waiting = set(), [path]
     while waiting:
         new = imported_by(waiting.pop()) - found
         found |= new
-        waiting += [script(name.split(".")[1]) for name in new if name.startswith("pipelines.")]
-    return found - {f"pipelines.{path.stem}"}
+        waiting += [file for file in new if file.suffix == ".py"]
+    return found - {path}
 
 
-def imported_by(path: Path) -> set[str]:
-    """The same of one file, anywhere in it."""
-    found: set[str] = set()
+def imported_by(path: Path) -> set[Path]:
+    """The same of one file alone."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "pipelines":
-            found |= {f"pipelines.{alias.name}" for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(str(node.module))
-    packages = {name.split(".")[0] for name in found} & PACKAGES
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    packages = {name.split(".")[0] for name in names} & PACKAGES
     for package in list(packages):
         packages |= IMPORTED_BY.get(package, set())
-    return packages | {name for name in found if name.startswith("pipelines.")}
+    modules = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("pipelines.")}
+    sources = {ROOT / "packages" / package.replace("_", "-") / "src" for package in packages}
+    return sources | {file for file in modules if file.is_file()}
 
 
 @pytest.mark.parametrize("name", sorted(set(STAGES) - {"source"}))
-def test_a_stage_depends_on_all_the_code_it_runs(name: str):
-    deps = set(STAGES[name]["deps"])
-    assert f"pipelines/{name}.py" in deps
-    for module in imported(script(name)):
-        if module.startswith("pipelines."):
-            assert f"pipelines/{module.split('.')[1]}.py" in deps, module
-        else:
-            assert f"packages/{module.replace('_', '-')}/src" in deps, module
-
-
-@pytest.mark.parametrize("name", sorted(set(STAGES) - {"source"}))
-def test_a_stage_depends_on_no_code_it_does_not_run(name: str):
+def test_a_stage_depends_on_the_code_it_runs_and_on_no_other(name: str):
     code = {dep for dep in STAGES[name]["deps"] if re.match(r"packages/|pipelines/.*\.py$", dep)}
-    modules = imported(script(name))
-    for dep in code - {f"pipelines/{name}.py"}:
-        module = f"pipelines.{Path(dep).stem}" if dep.startswith("pipelines/") else dep.split("/")[1].replace("-", "_")
-        assert module in modules, dep
+    needed = {script(name), *code_of(script(name))}
+    assert code == {path.relative_to(ROOT).as_posix() for path in needed}
+
+
+def test_packages_of_pipelines_hold_no_code_themselves():
+    """So no stage needs to depend on them."""
+    for path in (ROOT / "pipelines").rglob("__init__.py"):
+        (docstring,) = ast.parse(path.read_text()).body
+        assert isinstance(docstring, ast.Expr), path
+
+
+def test_a_stage_with_a_template_depends_on_it():
+    assert report.TEMPLATE.relative_to(ROOT).as_posix() in STAGES["report"]["deps"]
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_a_stage_lists_the_params_it_reads(name: str):
-    text = script(name).read_text()
+    shared = ("params.py", "stage.py")  # `stage.mirror` is called by those that read the log alone
+    files = [path for path in code_of(script(name)) if path.suffix == ".py" and path.name not in shared]
+    text = "".join(path.read_text() for path in (script(name), *files))
     read = set(re.findall(r"\bpoint\.([a-z_]+)", text)) & set(vars(Params()))
     listed = {key.split(".")[0] for key in STAGES[name]["params"]}
     assert read <= listed

@@ -13,15 +13,17 @@ import pytest
 import torch
 
 from pipelines import download, evaluate, source, split
+from pipelines.models.recommendations import RecommendationsWriter
 from pipelines.params import Evaluate, Params
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
+from rec_models.devices import cpu_name
 from tests.pipelines.conftest import small_log
 
 
 def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path: Path):
     users, items = pa.array(["ann", "bob", "cid"]), pa.array([100, 200, 300])
-    with evaluate.RecommendationsWriter(tmp_path / "r.parquet", users, items) as writer:
+    with RecommendationsWriter(tmp_path / "r.parquet", users, items) as writer:
         first = TopK(torch.tensor([[2, 0], [1, -1]]), torch.tensor([[0.5, 0.25], [1.0, float("-inf")]]))
         writer.write(np.array([2, 0]), first)
         writer.write(np.array([1]), TopK(torch.tensor([[0, 1]]), torch.tensor([[3.0, 2.0]])))
@@ -103,6 +105,8 @@ def trained(workplace: Callable[[dict[str, Any]], Path]) -> Callable[[str], Path
 def test_metrics_are_those_of_the_lists_that_were_written(trained: Callable[[str], Path]):
     data = trained("log.parquet")
     metrics = json.loads((data / "evaluate/metrics.json").read_text())
+    if not torch.cuda.is_available():
+        assert metrics["device"] == cpu_name()  # as training names it
     items, users = (pl.read_parquet(data / f"split/{name}.parquet") for name in ("items", "users"))
     targets = (
         pl.read_parquet(data / "split/test.parquet", columns=["user_id", "target"])

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import experiments, grid, params, points
-from pipelines.experiments import Experiment, parse
+from pipelines import grid, params
+from pipelines.paper import experiments, points
+from pipelines.paper.experiments import Experiment, parse
 from pipelines.stage import StageError
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,7 @@ def test_experiments_are_read_with_their_own_metrics_only(state: str, last: dict
     ("arguments", "says"),
     [
         ("", "one of the arguments --table --all --search is required"),
+        ("--table 4 --loss ce", "--loss: allowed with --search; -S loss=... changes a point"),
         ("--table 77", "error: table: found 77, allowed: 1, 2"),
         ("--table 8 --dataset zvuk", "error: dataset: found 'zvuk', allowed in these tables: gowalla"),
         ("--table 4 --sharing tile --faithful", "error: sharing: found 'tile', allowed: none with --faithful"),

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import measure, params, points, results
+from pipelines import measure, params
+from pipelines.models import steps
+from pipelines.paper import points
+from pipelines.records import results
+from pipelines.settings.losses import SAMPLED
 from rec_models.errors import TrainingError
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +63,7 @@ def test_no_point_is_begun_after_the_minutes_are_over(run: Any):
 
 
 def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monkeypatch: pytest.MonkeyPatch):
-    def fail(point: params.Params, effort: measure.Effort) -> dict[str, Any]:
+    def fail(point: params.Params, effort: steps.Effort) -> dict[str, Any]:
         if point.loss == "cce":
             try:
                 raise torch.OutOfMemoryError("tried to allocate")
@@ -67,7 +71,7 @@ def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monk
                 raise TrainingError("out of memory with a batch of 16 x 12") from error
         raise RuntimeError("an illegal\naccess")
 
-    monkeypatch.setattr(measure, "_train", fail)
+    monkeypatch.setattr(steps, "_train", fail)
     printed, rows = run("--tables 3,1 --datasets beauty")
     assert [(row.loss, row.status, row.step_ms) for row in rows] == [
         ("cce", "out of memory", None),
@@ -87,7 +91,7 @@ def test_the_order_and_the_sharing_are_as_asked():
         ("cce", "tile"),
     ]
     every = measure.wanted_points(points.load(ROOT / "params.yaml"), measure._parse([]))
-    assert len(every) == 90 + sum(point.loss in results.SAMPLED for point in every) // 2
+    assert len(every) == 90 + sum(point.loss in SAMPLED for point in every) // 2
     assert {point.dataset for point in every} >= {"twin:zvuk", "twin:30music"}
     assert every[0].loss == "cce_neg"
 
@@ -95,8 +99,14 @@ def test_the_order_and_the_sharing_are_as_asked():
 def test_ways_of_training_make_other_rows(run: Any):
     run("--tables 3 --datasets beauty")
     printed, rows = run("--tables 3 --datasets beauty -S train.optimizer=adam_bf16 -S train.accumulate=2")
-    assert [row.options for row in rows] == [None, "accumulate=2 optimizer=adam_bf16"]
+    assert [row.options for row in rows] == [None, "accumulate=2;optimizer=adam_bf16"]
     assert "1 points, 0 of them already in" in printed
+    one, two = rows
+    assert two.steps_per_epoch == -(-one.steps_per_epoch // 2)  # of the optimiser, whose tokens are those of 2 batches
+    assert two.epoch_seconds == pytest.approx(two.steps_per_epoch * two.mean_step_ms / 1e3, rel=1e-3)
+    assert two.most_tokens <= 16 * 12
+    assert two.tokens_per_step > 1.5 * one.tokens_per_step
+    assert two.steps_timed == 4
 
 
 def test_settings_that_contradict_each_other_are_passed_over(run: Any):
@@ -117,6 +127,7 @@ def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
         ("--tables 99", "error: table: found 99, allowed: 1, 2"),
         ("--tables 8 --datasets zvuk", "error: dataset: found 'zvuk', allowed in these tables"),
         ("--sharing all", "found 'all', allowed: none, tile, batch"),
+        ("--tables 3 -S train.window=8", "error: train.window: found 8, allowed: null"),
         ("-S batch=3", "error: batch: unknown key (did you mean batch_size?)"),
         ("-S model=bert4rec -S backbone.hidden=7 --tables 3", "error: backbone.hidden: found 7 with 2 heads"),
     ],
@@ -132,10 +143,11 @@ def test_wrong_arguments_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_it_needs_no_polars_dvc_or_jsonargparse():
+@pytest.mark.parametrize("script", ["measure.py", "accuracy/plan.py", "accuracy/runs.py"])
+def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
     """Of our own modules that it can reach, none imports them."""
     seen: set[Path] = set()
-    todo = [ROOT / "pipelines/measure.py"]
+    todo = [ROOT / "pipelines" / script]
     while todo:
         path = todo.pop()
         if path in seen:
@@ -150,7 +162,8 @@ def test_it_needs_no_polars_dvc_or_jsonargparse():
                 continue
             assert not {name.split(".")[0] for name in names} & {"polars", "dvc", "jsonargparse"}, path
             todo += [found for name in names if (found := source(name)) is not None]
-    assert {"train.py", "twins.py", "training.py", "ranks.py", "full.py"} <= {path.name for path in seen}
+    if script != "accuracy/plan.py":
+        assert {"of_point.py", "batches.py", "training.py", "ranks.py", "full.py"} <= {path.name for path in seen}
 
 
 def source(module: str) -> Path | None:
@@ -159,22 +172,3 @@ def source(module: str) -> Path | None:
     root = ROOT if parts[0] == "pipelines" else ROOT / "packages" / parts[0].replace("_", "-") / "src"
     base = root.joinpath(*parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
-
-
-def test_slow_steps_need_a_shorter_warm_up(monkeypatch: pytest.MonkeyPatch):
-    from types import SimpleNamespace
-
-    from pipelines import step_timer
-
-    clock = iter(float(second) for second in range(1000))
-    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: next(clock))
-    module, trainer = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(should_stop=False)
-    batch = SimpleNamespace(num_places=7)
-    timer = step_timer.StepTimer(warmup=10, fewest=2, seconds=3.0)
-    for step in range(50):
-        timer.on_train_batch_end(trainer, module, None, batch, step)
-        if trainer.should_stop:
-            break
-    timer.stop(torch.device("cpu"))
-    found = timer.summary()
-    assert (found["warmup_steps"], found["steps_timed"], found["tokens_per_step"]) == (3, 2, 7)

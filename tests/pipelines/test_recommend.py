@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 import torch
 
-from pipelines import params, recommend, refit, stage, train
+from pipelines import params, recommend, stage
+from pipelines.models import of_point, refit
 from rec_data.split import split_log
 from rec_models.backbones import build_encoder
 from rec_models.checkpoint import ModelCheckpoint
@@ -29,12 +30,12 @@ def trained(workplace) -> Path:
     point = params.load()
     num_items = len(pl.read_parquet("data/split/items.parquet"))
     torch.manual_seed(0)
-    encoder = build_encoder(train.model_settings(point), num_items)
+    encoder = build_encoder(of_point.model_settings(point), num_items)
     torch.nn.init.normal_(encoder.item_table)
     ModelCheckpoint(
         model=encoder.settings,
-        loss=train.loss_settings(point),
-        training=train.training_settings(point),
+        loss=of_point.loss_settings(point),
+        training=of_point.training_settings(point),
         num_items=num_items,
         epoch=1,
         metrics={"ndcg@10": 0.1},
@@ -102,7 +103,7 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     assert sorted(catalogue["original_id"]) == sorted({*log["item_id"], 9})
     checkpoint = ModelCheckpoint.read(Path("out/model.ckpt"))
     assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
-    assert checkpoint.loss == train.loss_settings(point)
+    assert checkpoint.loss == of_point.loss_settings(point)
     again = run("--model", "out/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
     assert again.drop("score").rows() == found.drop("score").rows()
 

@@ -13,10 +13,14 @@ from typing import Any
 
 import pytest
 
-from pipelines import details, report, report_reproduce, report_tables, results
+from pipelines import report
 from pipelines.params import Backbone, Evaluate, Params, read_yaml
-from pipelines.report_reproduce import Code
-from tests.pipelines.test_details import make_run
+from pipelines.records import results
+from pipelines.reporting import details
+from pipelines.reporting import reproduce as report_reproduce
+from pipelines.reporting import tables as report_tables
+from pipelines.reporting.reproduce import Code
+from tests.pipelines.reporting.test_details import make_run
 
 ROOT = Path(__file__).parents[2]
 TRAINING = {

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all; a person's mistake is one line and exit code 1."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,35 @@ def test_checkout_of_a_queued_copy_is_the_live_checkout(tmp_path: Path, monkeypa
 def test_checkout_elsewhere_is_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert stage.checkout() == tmp_path.resolve()
+
+
+def test_room_is_made_before_the_work_and_a_bad_place_is_one_line(tmp_path: Path):
+    stage.room_for_file("--out", tmp_path / "new" / "folder" / "a.csv")
+    assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(stage.StageError, match=r"--out: found .*file.*, allowed: a folder, or a place where one"):
+            stage.room_for_folder("--out", path)
+    with pytest.raises(stage.StageError, match=r"--page: found .*new, a folder, allowed: a file"):
+        stage.room_for_file("--page", tmp_path / "new")
+    with pytest.raises(stage.StageError, match=r"--page: found .*file, allowed: a folder"):
+        stage.room_for_file("--page", tmp_path / "file" / "x.md")
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        ("compare", ["a", "b", "--out", "file/x.csv"]),
+        ("describe", ["--out", "file"]),
+        ("measure", ["--out", "file/x.csv"]),
+        ("plan", ["--authors", "file"]),
+        ("plan", ["--check", "a.csv", "--page", "file/x.md"]),
+        ("recommend", ["--out", "file/x.parquet"]),
+        ("study", ["run", "--data", ".", "--rows", "file/x.jsonl"]),
+        ("tables", ["--no-dvc", "--out", "file"]),
+    ],
+)
+def test_no_verb_works_first_and_finds_no_place_for_the_outcome_then(verb: str, arguments: list[str], workplace):
+    (workplace({}) / "file").write_text("")
+    with pytest.raises(stage.StageError, match=r"^--(out|page|authors|rows): found file"):
+        importlib.import_module(f"pipelines.{verb}").main(arguments)

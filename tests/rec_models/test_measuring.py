@@ -52,6 +52,23 @@ def test_waiting_for_batches_is_told_apart_and_time_is_kept(tiny):
     assert times.mean_ms > 50
 
 
+def test_the_largest_batch_and_the_spread_are_of_the_timed_steps(tiny):
+    times = measure(tiny, warmup=2, steps=4, accumulate=2)
+    expected = [int(tiny.TinyBatches().batch(0, index).lengths.sum()) for index in range(4, 12)]
+    assert times.most_tokens == max(expected)
+    assert times.p10_ms <= times.low_ms <= times.high_ms <= times.p90_ms
+
+
+def test_slow_steps_need_a_shorter_warm_up_and_so_many_steps_are_timed_at_least(tiny):
+    times = measure(tiny, warmup=10, steps=8, warmup_seconds=0.0, max_seconds=0.0, min_steps=5)
+    assert (times.warmup, times.steps) == (3, 5)
+    assert measure(tiny, warmup=4, steps=8, max_seconds=0.0).steps == 1
+
+
+def test_batches_may_be_made_for_each_process(tiny):
+    assert measure(tiny, batches=lambda rank, world_size: tiny.TinyBatches(count=20), warmup=1, steps=2).steps == 2
+
+
 def test_what_cannot_be_measured_is_refused(tiny):
     with pytest.raises(ValueError, match=r"train_batches: found 20, allowed: 33 or more"):
         measure(tiny, warmup=1, steps=10, accumulate=3)

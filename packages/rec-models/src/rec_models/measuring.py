@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rec_models import memory
 from rec_models.backbones import Encoder
-from rec_models.feed import Batches, Feed, StepBatch
+from rec_models.feed import Batches, Feed, MakeBatches, StepBatch, as_factory
 from rec_models.module import TrainingModule
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
 from rec_models.training import fit
@@ -28,6 +28,8 @@ from rec_models.training import fit
 class StepTimes:
     """Steps of the optimiser after a warm-up: data, forward, loss, backward, optimiser, and Lightning around them."""
 
+    warmup: int
+    """Steps before the timed ones."""
     steps: int
     """Timed steps."""
     step_ms: float
@@ -36,18 +38,28 @@ class StepTimes:
     """First quartile."""
     high_ms: float
     """Third quartile."""
+    p10_ms: float
+    """First decile."""
+    p90_ms: float
+    """Last decile."""
     mean_ms: float
     """Wall clock of all timed steps, by their number."""
     wait_share: float
     """Share of the wall clock that the loop waited for a batch; a GPU may have been busy meanwhile."""
     tokens: float
     """Input places a step, on average."""
+    most_tokens: int
+    """Input places of the largest batch of the timed steps: what the peak of the loop belongs to."""
     loop_peak_gib: float
     """Peak memory of the training loop, weights and optimiser included; see `rec_models.memory.peak_gib`."""
     fit_peak_gib: float
     """The same with start, warm-up and, if asked for, a validation."""
     loss: float
     """Of the last step of the warm-up: it tells two ways to the same numbers from two different things."""
+
+
+_COMPILING = 2
+"""The first steps compile kernels and say nothing about the others."""
 
 
 class _EnoughError(Exception):
@@ -62,16 +74,26 @@ class Stopwatch(lightning.Callback):
         steps: steps timed, at least 1.
         max_seconds: of timed steps, after which fewer are enough.
         after: called with the encoder at the end.
+        min_steps: timed even after `max_seconds`.
+        warmup_seconds: of warm-up, after which fewer steps of it are enough, from the third on: earlier ones compile.
     """
 
     def __init__(
-        self, warmup: int, steps: int, max_seconds: float | None, after: Callable[[Encoder], object] | None
+        self,
+        warmup: int,
+        steps: int,
+        max_seconds: float | None,
+        after: Callable[[Encoder], object] | None,
+        min_steps: int = 1,
+        warmup_seconds: float | None = None,
     ) -> None:
-        self._warmup, self._steps = warmup, steps
-        self._max_seconds = max_seconds
+        self._warmup, self._steps, self._min_steps = warmup, steps, min_steps
+        self._max_seconds, self._warmup_seconds = max_seconds, warmup_seconds
         self._after = after
         self._done = 0
-        self._places = 0
+        self._compiled_at = 0.0
+        self._is_warm = False
+        self._places = self._most_places = 0
         self._waited = self._started = 0.0
         self._marks: list[Any] = []
         self._first_peak = self._loss = 0.0
@@ -80,20 +102,30 @@ class Stopwatch(lightning.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
         """Mark the end of a step; after the last, take stock."""
         device = pl_module.device
-        if self._done >= self._warmup:
+        if self._is_warm:
             self._places += batch.num_places
-        if batch.is_last:
+            self._most_places = max(self._most_places, batch.num_places)
+        if batch.is_last and self._is_warm:
+            self._marks.append(_mark(device))
+            if self._is_enough():
+                self._stop(device, pl_module, trainer.train_dataloader)
+        elif batch.is_last:
             self._done += 1
-            if self._done == self._warmup:
+            self._is_warm = self._done >= self._warmup or self._is_slow()
+            if self._is_warm:
                 self._start(device, pl_module, trainer.train_dataloader)
-            elif self._done > self._warmup:
-                self._marks.append(_mark(device))
-                if self._is_enough():
-                    self._stop(device, pl_module, trainer.train_dataloader)
+
+    def _is_slow(self) -> bool:
+        if self._warmup_seconds is None:
+            return False
+        if self._done == _COMPILING:
+            self._compiled_at = time.perf_counter()
+        return self._done > _COMPILING and time.perf_counter() - self._compiled_at > self._warmup_seconds
 
     def _is_enough(self) -> bool:
         late = self._max_seconds is not None and time.perf_counter() - self._started > self._max_seconds
-        return late or len(self._marks) > self._steps
+        timed = len(self._marks) - 1
+        return timed >= self._steps or (late and timed >= self._min_steps)
 
     def _start(self, device: torch.device, module: TrainingModule, feed: Feed) -> None:
         self._loss = float(module.last_loss)  # waits for the device
@@ -112,14 +144,19 @@ class Stopwatch(lightning.Callback):
                 self._after(module.encoder)
         each = [_milliseconds(first, second) for first, second in zip(self._marks, self._marks[1:], strict=False)]
         low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+        tenths = statistics.quantiles(each, n=10, method="inclusive") if len(each) > 1 else each * 9
         self.times = StepTimes(
+            warmup=self._done,
             steps=len(each),
             step_ms=median,
             low_ms=low,
             high_ms=high,
+            p10_ms=tenths[0],
+            p90_ms=tenths[-1],
             mean_ms=seconds * 1e3 / len(each),
             wait_share=waited / seconds,
             tokens=self._places / len(each),
+            most_tokens=self._most_places,
             loop_peak_gib=loop_peak,
             fit_peak_gib=max(self._first_peak, memory.peak_gib(device)),
             loss=self._loss,
@@ -133,12 +170,14 @@ def measure_steps(
     loss: LossSettings,
     training: TrainingSettings,
     num_items: int,
-    train_batches: Batches,
+    train_batches: Batches | MakeBatches,
     item_counts: Tensor | None = None,
     validate: Callable[[Encoder], Mapping[str, float]] | None = None,
     warmup: int = 10,
     steps: int = 40,
     max_seconds: float | None = None,
+    min_steps: int = 1,
+    warmup_seconds: float | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> StepTimes:
@@ -155,6 +194,8 @@ def measure_steps(
         warmup: steps of the optimiser before the clock starts, at least 1.
         steps: of the optimiser, timed.
         max_seconds: of timed steps; then fewer are enough.
+        min_steps: timed even then.
+        warmup_seconds: of warm-up; then fewer steps of it are enough, but at least three.
         callbacks: called before the clock is read.
         build: as of `rec_models.training.fit`.
 
@@ -166,9 +207,10 @@ def measure_steps(
         if value < 1:
             raise ValueError(f"{name}: found {value}, allowed: 1 or more")
     needed = (warmup + steps) * training.accumulate
-    if len(train_batches) < needed:
-        raise ValueError(f"train_batches: found {len(train_batches)}, allowed: {needed} or more")
-    watch = Stopwatch(warmup, steps, max_seconds, validate)
+    there = len(as_factory(train_batches)(0, training.devices))
+    if there < needed:
+        raise ValueError(f"train_batches: found {there}, allowed: {needed} or more")
+    watch = Stopwatch(warmup, steps, max_seconds, validate, min_steps, warmup_seconds)
     with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
         fit(
             model=model,

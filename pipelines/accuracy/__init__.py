@@ -1,0 +1,1 @@
+"""The accuracy study: its plan, its runs, what they come to."""

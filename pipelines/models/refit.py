@@ -1,0 +1,109 @@
+"""Train once more on the whole log, for recommending: nothing is held out for validation or test.
+
+The network, the loss and the loop are those of the model at hand. There is nothing to stop early by, so training takes
+as many epochs as that model's best one had taken. The log is filtered as the split filtered it; every item that is left
+is in the catalogue, also those that the split's training part never saw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines import params, stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from rec_models.checkpoint import ModelCheckpoint
+    from rec_models.settings import TrainingSettings
+
+
+def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch.device) -> Path:
+    """Train on all of a log.
+
+    Args:
+        point: params.yaml; must be the point that the model was trained at, whose batches it describes.
+        model: a checkpoint whose settings and best epoch are taken over.
+        log: the whole log.
+        out: a folder; it gets ``model.ckpt``, ``items.parquet`` (the catalogue), ``history.csv`` and ``tensorboard/``.
+        device: where to train.
+
+    Returns:
+        The new checkpoint. A refit that was killed goes on from its last checkpoint at the next call.
+
+    Raises:
+        StageError: params.yaml is not the model's, the split is missing, or training failed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from pipelines.models.of_point import make_batches
+    from pipelines.models.run_hash import run_hash
+    from rec_data.histories import read_catalogue
+    from rec_models.checkpoint import ModelCheckpoint
+    from rec_models.errors import TrainingError
+    from rec_models.training import fit
+
+    checkpoint = ModelCheckpoint.read(model)
+    refuse_other_point(point, checkpoint)
+    summary_path = stage.DATA / "split" / "summary.json"
+    if not summary_path.is_file():
+        raise stage.StageError(f"--refit: found no {summary_path}, which says how the log was filtered (dvc repro)")
+    summary = stage.read_json(summary_path)
+    found, names = read_catalogue(
+        log, min_item_count=summary["min_item_count"], min_user_count=summary["min_user_count"]
+    )
+    counts = torch.bincount(found.store.items, minlength=len(names))
+    checkpoints = stage.checkout() / ".checkpoints" / f"{run_hash(point)}-refit-{checkpoint.epoch}"
+    print(f"refit: {checkpoint.epoch} epochs on {len(found.store):,} users and {len(names):,} items")
+    try:
+        fit(
+            model=checkpoint.model,
+            loss=checkpoint.loss,
+            training=loop(checkpoint, device),
+            num_items=len(names),
+            train_batches=make_batches(point, found.store, len(names)),
+            validate=None,
+            out=out,
+            checkpoint_dir=checkpoints,
+            item_counts=counts,
+        )
+    except TrainingError as error:
+        raise stage.StageError(str(error)) from error
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    catalogue = pa.table({"item_id": pa.array(range(len(names)), pa.int32()), "original_id": names})
+    pq.write_table(catalogue, out / "items.parquet")
+    return out / "model.ckpt"
+
+
+def loop(checkpoint: ModelCheckpoint, device: torch.device) -> TrainingSettings:
+    """The model's loop, one process of this device, as long as the model's best epoch."""
+    accelerator: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+    return dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, accelerator=accelerator)
+
+
+def refuse_other_point(point: params.Params, checkpoint: ModelCheckpoint) -> None:
+    """Refuse to train with batches that the model was not trained with.
+
+    Raises:
+        StageError: naming the first setting in which params.yaml and the model differ.
+    """
+    from pipelines.models.of_point import loss_settings, model_settings, training_settings
+
+    pairs: list[tuple[Any, Any]] = [
+        (model_settings(point), checkpoint.model),
+        (loss_settings(point), checkpoint.loss),
+        (training_settings(point), checkpoint.training),
+    ]
+    for asked, trained in pairs:
+        own = dataclasses.asdict(trained)
+        for name, value in dataclasses.asdict(asked).items():
+            if value != own[name]:
+                raise stage.StageError(
+                    f"--refit: params.yaml has {name}={value!r}, the model was trained with {own[name]!r}; "
+                    "bring back the model's params.yaml (dvc exp apply), or train anew (dvc repro)"
+                )

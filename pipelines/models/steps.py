@@ -1,0 +1,165 @@
+"""Time and memory of training a point on a twin, from some steps of it and a validation."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines import params
+from pipelines.records import results
+
+if TYPE_CHECKING:
+    from rec_models.backbones import Encoder
+    from rec_models.measuring import StepTimes
+    from rec_models.settings import ModelSettings
+
+VALIDATION_USERS = 4096
+"""Users that validation is timed on; seconds of the whole validation are extrapolated from them."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure a point."""
+
+    steps: int = 30
+    """Timed steps at most."""
+    fewest: int = 10
+    """Timed steps at least, whatever they take."""
+    warmup: int = 10
+    seconds: float = 10.0
+    """Of timed steps, after which no further one is begun."""
+
+
+def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> results.Result:
+    """Train a point for some steps.
+
+    Args:
+        point: of a twin.
+        effort: how long.
+        where: fields of the result, as `pipelines.records.environment` has them.
+
+    Returns:
+        The result; its status says so if memory ran out or something failed.
+
+    Raises:
+        ValueError: the settings contradict each other.
+    """
+    import torch
+
+    from rec_models.errors import TrainingError
+    from rec_models.memory import is_out_of_memory
+
+    fields = {**where, "precision": trained_precision(point)}
+    try:
+        fields |= _train(point, effort)
+    except TrainingError as error:
+        cause = error.__cause__
+        status = "out of memory" if cause is not None and is_out_of_memory(cause) else "failed"
+        fields |= {"status": status, "note": str(error)}
+    except (RuntimeError, MemoryError) as error:
+        status = "out of memory" if is_out_of_memory(error) else "failed"
+        fields |= {"status": status, "note": f"{type(error).__name__}: {str(error)[:300]}"}
+    fields["measured_at"] = results.now()
+    gc.collect()  # modules and their tensors, held by the frames of an exception
+    if torch.cuda.is_available() and fields.get("status") != "failed":
+        torch.cuda.empty_cache()
+    return results.Result.of(point, "training", **fields)
+
+
+def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
+    """Time and memory of a point, as fields of a result."""
+    import torch
+
+    from pipelines.models import of_point
+    from pipelines.planner.twin_logs import twin_log
+    from rec_models.measuring import measure_steps
+
+    log = twin_log(point)
+    batches = (effort.warmup + effort.steps) * point.train.accumulate * point.train.devices
+    store = log.train_store(point.batch_size * batches, point.max_seq_len + 1, point.seed)
+    ranked = min(VALIDATION_USERS, log.validation_users)
+    held_out = log.validation_store(ranked, point.max_seq_len, point.seed)
+    warm_up = log.validation_store(min(ranked, point.evaluate.batch_users), point.max_seq_len, point.seed + 1)
+    seconds: list[float] = []
+
+    def validate(encoder: Encoder) -> dict[str, float]:
+        device = encoder.item_table.device
+        of_point.make_validation(point, warm_up)(encoder)
+        started = _now(device)
+        of_point.make_validation(point, held_out)(encoder)
+        seconds.append(_now(device) - started)
+        return {}
+
+    times = measure_steps(
+        model=of_point.model_settings(point),
+        loss=of_point.loss_settings(point),
+        training=of_point.training_settings(point),
+        num_items=log.num_items,
+        train_batches=of_point.make_batches(point, store, log.num_items),
+        item_counts=torch.from_numpy(log.item_counts),
+        validate=validate,
+        warmup=effort.warmup,
+        warmup_seconds=effort.seconds / 4,
+        steps=effort.steps,
+        min_steps=effort.fewest,
+        max_seconds=effort.seconds,
+        build=_on_gpu if torch.cuda.is_available() else None,
+    )
+    steps = math.ceil(log.train_users / (point.batch_size * point.train.accumulate * point.train.devices))
+    loop = steps * times.mean_ms / 1e3
+    validation = seconds[0] * log.validation_users / ranked
+    return {
+        **step_fields(times),
+        "num_items": log.num_items,
+        "train_users": log.train_users,
+        "validation_users": log.validation_users,
+        "steps_per_epoch": steps,
+        "epoch_seconds": round(loop, 4),
+        "validation_seconds": round(validation, 4),
+        "whole_epoch_seconds": round(loop + validation, 4),
+        "epoch_basis": "extrapolated",
+        "peak_fit_gib": round(times.fit_peak_gib, 4),
+    }
+
+
+def step_fields(times: StepTimes) -> dict[str, float | int]:
+    """Times of steps as fields of `pipelines.records.result.Result`."""
+    return {
+        "steps_timed": times.steps,
+        "warmup_steps": times.warmup,
+        "tokens_per_step": round(times.tokens, 1),
+        "most_tokens": times.most_tokens,
+        "step_ms": round(times.step_ms, 4),
+        "step_ms_p10": round(times.p10_ms, 4),
+        "step_ms_p90": round(times.p90_ms, 4),
+        "mean_step_ms": round(times.mean_ms, 4),
+        "peak_loop_gib": round(times.loop_peak_gib, 4),
+    }
+
+
+def _on_gpu(settings: ModelSettings, num_items: int) -> Encoder:
+    """A new network whose weights are drawn on the GPU: seconds less for millions of items."""
+    import torch
+
+    from rec_models.backbones import build_encoder
+
+    with torch.device("cuda"):
+        return build_encoder(settings, num_items)
+
+
+def _now(device: Any) -> float:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def trained_precision(point: params.Params) -> str:
+    """The precision that this machine trains a point in."""
+    import torch
+
+    return point.train.precision if torch.cuda.is_available() else "32-true"

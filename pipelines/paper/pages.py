@@ -1,0 +1,99 @@
+"""The paper's tables with ours beside them, as markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.paper.rows import MEASURES, Line, OurRow
+from pipelines.reporting.text_table import number, render
+from pipelines.settings.losses import LOSSES
+
+MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec"}
+TITLES = {
+    "ndcg_at_10": "NDCG@10",
+    "coverage_at_10": "Coverage@10",
+    "surprisal_at_10": "Surprisal@10",
+    "peak_gib": "peak GiB",
+    "epoch_seconds": "epoch s",
+}
+NOTES = """\
+Each measure has the paper's figure, then ours, and in brackets ours over the paper's. Peak GiB and seconds are of the
+whole fit: validation included, as the paper measured. Empty: not run. "twin" is a synthetic log of the data set's
+published shape: good for memory and time, without accuracy; its seconds of an epoch are extrapolated from timed steps.
+"predicted" is the planner's figure, of the training loop alone. The paper does not name its GPU, and its printed times
+fit another kind than ours: a ratio of seconds compares two GPUs as well as two programs. Its Megamarket runs had a
+catalogue of about 3 million items by their memory, the twin has the published 1.66 million.
+"""
+
+
+def title(line: Line) -> str:
+    """Title of the table that a line is of."""
+    paper = line.paper
+    sampling = "" if paper.sampling in (None, "uniform") else f", negatives by {paper.sampling}"
+    return f"Table {paper.table}: {MODELS[paper.model]} with {LOSSES[paper.loss].title}{sampling}"
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """All tables as one page.
+
+    Args:
+        lines: in the order of the tables.
+    """
+    parts = ["# The paper's tables, ours beside them", NOTES.strip()]
+    for table in dict.fromkeys(line.paper.table for line in lines):
+        rows = [line for line in lines if line.paper.table == table]
+        parts += [f"## {title(rows[0])}", markdown_table(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(lines: Sequence[Line]) -> str:
+    """One table: a line for each of our rows, the paper's figures on the first."""
+    header = ["data set", "BS x SL", "N", "ours"]
+    for name in MEASURES:
+        header += [TITLES[name], "ours"]
+    header += ["GPU", "revision"]
+    rows = []
+    for line in lines:
+        paper = line.paper
+        negatives = "" if paper.num_negatives is None else str(paper.num_negatives)
+        point = [paper.dataset, f"{paper.batch_size} x {paper.max_seq_len}", negatives]
+        for place, ours in enumerate(line.ours or (None,)):
+            cells = [*(point if place == 0 else ["", "", ""]), "" if ours is None else ours.label]
+            for name in MEASURES:
+                printed = paper.values[name]
+                cells += [number(printed) if place == 0 else "", _ours(ours, name, printed)]
+            cells += ["", ""] if ours is None else [_short(ours.device), ours.revision]
+            rows.append(cells)
+    return render(header, rows, left=4)
+
+
+def _ours(ours: OurRow | None, name: str, printed: float) -> str:
+    if ours is None or name not in ours.values:
+        return ""
+    value = ours.values[name]
+    return number(value) + (f" ({number(value / printed, 2)})" if printed else "")
+
+
+def _short(device: str) -> str:
+    return device.replace("NVIDIA ", "").replace(" 80GB HBM3", "")
+
+
+def write_csv(lines: Sequence[Line], path: Path) -> None:
+    """One row for each row of the paper and of ours, a ratio beside each measure; empty where nothing was run."""
+    point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
+    how = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "options", "device", "revision"]
+    measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "ratio")]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*point, *how, *measures])
+        for line in lines:
+            for ours in line.ours or (None,):
+                cells: list[object] = [getattr(line.paper, name) for name in point]
+                cells += [None if ours is None else getattr(ours, name) for name in how]
+                for name in MEASURES:
+                    printed, value = line.paper.values[name], None if ours is None else ours.values.get(name)
+                    ratio = None if value is None or printed == 0 else float(f"{value / printed:.4g}")
+                    cells += [printed, None if value is None else float(f"{value:.6g}"), ratio]
+                writer.writerow(["" if cell is None else cell for cell in cells])

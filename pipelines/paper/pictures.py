@@ -1,0 +1,140 @@
+"""Pictures of the tables: memory by loss, seconds of an epoch by loss, accuracy against memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.paper.rows import Line, OurRow
+from pipelines.settings.losses import LOSSES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DATASETS = ("beauty", "movielens_20m", "gowalla", "30music", "zvuk", "megamarket")
+CURVES = ("ce", "ce_neg", "cce", "cce_neg")
+"""The losses that the paper is about: tables 1 to 4."""
+
+
+def draw_all(lines: Sequence[Line], folder: Path) -> list[Path]:
+    """Draw the three pictures into a folder.
+
+    Args:
+        lines: of all tables.
+        folder: where.
+
+    Returns:
+        The files.
+    """
+    paths = [folder / name for name in ("memory_by_loss.png", "epoch_time_by_loss.png", "accuracy_by_memory.png")]
+    main = [line for line in lines if line.paper.table in (1, 2, 3, 4)]
+    _by_loss(main, "peak_gib", "peak memory, GiB", paths[0])
+    _by_loss(main, "epoch_seconds", "seconds of an epoch", paths[1])
+    _accuracy([line for line in lines if line.paper.model == "sasrec"], paths[2])
+    return paths
+
+
+def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> None:
+    """SASRec's four main losses on six data sets: the paper's figure hollow, ours filled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained", dpi=150)
+    axes = figure.subplots()
+    for place, dataset in enumerate(DATASETS):
+        for step, loss in enumerate(CURVES):
+            x = place + (step - 1.5) * 0.2
+            for line in lines:
+                if (line.paper.dataset, line.paper.loss) != (dataset, loss):
+                    continue
+                printed = line.paper.values[measure]
+                axes.plot(x, printed, "o", markersize=8, markerfacecolor="none", color=LOSSES[loss].colour)
+                for ours in _shown(line.ours, (measure,)):
+                    value = ours.values[measure]
+                    axes.plot([x, x], [printed, value], color=LOSSES[loss].colour, linewidth=1, alpha=0.5)
+                    axes.plot(x, value, _marker(ours), markersize=8, color=LOSSES[loss].colour)
+    axes.set(yscale="log", ylabel=label, xlim=(-0.6, len(DATASETS) - 0.4))
+    axes.set_xticks(range(len(DATASETS)), DATASETS)
+    axes.yaxis.set_major_formatter(_plain_number)
+    _tidy(axes)
+    _legend(figure, CURVES, lines, (measure,))
+    figure.savefig(path)
+
+
+def _accuracy(lines: Sequence[Line], path: Path) -> None:
+    """NDCG@10 against peak memory, a panel a data set: the paper's rows hollow, ours filled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.6), layout="constrained", dpi=150)
+    both = ("peak_gib", "ndcg_at_10")
+    for axes, dataset in zip(figure.subplots(2, 3, sharex=True).flat, DATASETS, strict=True):
+        of_dataset = [line for line in lines if line.paper.dataset == dataset]
+        for line in of_dataset:
+            colour = LOSSES[line.paper.loss].colour
+            axes.plot(*(line.paper.values[name] for name in both), "o", markerfacecolor="none", color=colour)
+            for ours in _shown(line.ours, both):
+                axes.plot(*(ours.values[name] for name in both), _marker(ours), color=colour)
+        heights = [line.paper.values["ndcg_at_10"] for line in of_dataset]
+        heights += [ours.values["ndcg_at_10"] for line in of_dataset for ours in _shown(line.ours, both)]
+        axes.set(xscale="log", xlim=(0.4, 120), ylim=(0, 1.1 * max(heights, default=1.0)), title=dataset)
+        axes.xaxis.set_major_formatter(_plain_number)
+        axes.xaxis.set_minor_formatter(lambda *_: "")
+        _tidy(axes)
+    for axes in figure.axes[3:]:
+        axes.set_xlabel("peak memory, GiB")
+    for axes in figure.axes[::3]:
+        axes.set_ylabel("NDCG@10")
+    there = {line.paper.loss for line in lines}
+    _legend(figure, [loss for loss in LOSSES if loss in there], lines, both)
+    figure.savefig(path)
+
+
+def _shown(ours: Sequence[OurRow], measures: Sequence[str]) -> list[OurRow]:
+    """What a picture shows of our rows.
+
+    No defects of the paper's code, no CPU, no twin beside the data itself, and of several ways of training the fastest.
+    """
+    whole = [
+        row
+        for row in ours
+        if set(measures) <= set(row.values) and not row.paper_faithful and not row.device.startswith("cpu")
+    ]
+    real = {row.sharing for row in whole if not row.twin}
+    whole = [row for row in whole if not (row.twin and row.sharing in real)]
+    best: dict[str | None, OurRow] = {}
+    for row in sorted(whole, key=lambda row: row.values.get("epoch_seconds", math.inf)):
+        best.setdefault(row.sharing, row)
+    return list(best.values())
+
+
+def _marker(ours: OurRow) -> str:
+    if ours.predicted:
+        return "x"
+    return "^" if ours.sharing not in (None, "none") else "o"
+
+
+def _legend(figure: Figure, losses: Sequence[str], lines: Sequence[Line], measures: Sequence[str]) -> None:
+    """Losses by colour, and by marker what the picture holds."""
+    from matplotlib.lines import Line2D
+
+    used = {_marker(row) for line in lines for row in _shown(line.ours, measures)}
+    kinds = {"o": "ours", "^": "ours, negatives shared by tile", "x": "ours, predicted"}
+    handles = [
+        Line2D([], [], marker="s", linestyle="", color=LOSSES[loss].colour, label=LOSSES[loss].title) for loss in losses
+    ]
+    handles.append(Line2D([], [], marker="o", linestyle="", color="black", markerfacecolor="none", label="the paper's"))
+    for marker, label in kinds.items():
+        if marker in used:
+            handles.append(Line2D([], [], marker=marker, linestyle="", color="black", label=label))
+    figure.legend(handles=handles, frameon=False, ncols=len(handles), loc="outside upper center", columnspacing=1.2)
+
+
+def _plain_number(value: float, _: object = None) -> str:
+    return f"{value:g}"
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)

@@ -1,0 +1,1 @@
+"""Memory and time of training, predicted from sizes and rates."""

@@ -1,0 +1,47 @@
+"""The planner's constants: a small JSON file, with the source of each, that measured runs can refit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).parents[1] / "reference" / "planner.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Factors of the memory model, rates of the time model."""
+
+    measured_on: str | None = None
+    """The runs that the factors were fitted to; None: they are 1, and memory is counted, not fitted."""
+    activations: float = 1.0
+    """Of the bytes kept for backward."""
+    loss: dict[str, float] = field(default_factory=dict)
+    """Of each loss's bytes; 1 where it is missing."""
+    constant_gib: float = 0.0
+    """Bytes that every run has."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Rates of `planner_time.RATES`; the ones there where missing."""
+    time_measured_on: str | None = None
+    """The runs that ``seconds`` was fitted to."""
+
+
+def load(path: Path = PATH) -> Calibration:
+    """The constants in a file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    known = asdict(Calibration())
+    unknown = set(values) - set(known)
+    if unknown:
+        raise ValueError(f"{path}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(known)}")
+    return Calibration(**values)
+
+
+def save(calibration: Calibration, path: Path = PATH) -> None:
+    """Write the constants."""
+    path.write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")

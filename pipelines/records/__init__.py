@@ -1,0 +1,1 @@
+"""What is measured, of what, where and with which versions: one schema for all results."""

@@ -1,0 +1,1 @@
+"""What a run is told with: details behind the averages, sentences, tables, pictures."""

@@ -1,0 +1,39 @@
+"""The raw log that a point names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines import params, stage
+
+DEMO_SEED = 0
+"""The demo and the twins are data sets: ``seed`` does not change them."""
+
+
+def fetch(point: params.Params, path: Path) -> dict[str, Any]:
+    """Fetch a log and write it as one parquet of user_id, item_id, timestamp[, rating].
+
+    Args:
+        point: ``dataset`` and ``download`` say which log, and how to read it.
+        path: the parquet.
+
+    Returns:
+        What was read, as `rec_data.log.fetch_log` tells it.
+
+    Raises:
+        DataError: no such log, or one that cannot be read.
+    """
+    from rec_data.columns import Columns
+    from rec_data.log import fetch_log
+
+    names = point.download.columns
+    return fetch_log(
+        point.dataset,
+        path,
+        root=stage.checkout(),
+        columns=Columns(names.user, names.item, names.timestamp, names.rating),
+        min_rating=point.download.min_rating,
+        mirror=stage.mirror(point),
+        seed=DEMO_SEED,
+    )
