@@ -145,6 +145,14 @@ def test_two_threads_give_what_none_gives(tiny, threaded):
     wait_for_threads_to_end()
 
 
+@pytest.mark.parametrize("busy", [True, False])
+def test_waiting_counts_only_where_the_device_has_nothing_to_do(tiny, threaded, busy):
+    feed = threaded(tiny.TinyBatches(count=5))
+    feed.is_busy = lambda: busy
+    assert len(list(feed)) == 5
+    assert (feed.waited_seconds == 0) == busy
+
+
 def test_an_error_passes_through_both_threads_and_ends_them(tiny, threaded):
     class Failing(tiny.TinyBatches):
         def batch(self, epoch, index):

@@ -39,16 +39,16 @@ DISTINCT = 8
 
 
 class SyntheticBatch(NamedTuple):
-    """See `rec_models.feed.Batch`."""
+    """See `rec_models.feed.PackedBatch`."""
 
     inputs: Tensor
-    lengths: Tensor
+    offsets: Tensor
     targets: Tensor
     masked: Tensor | None = None
 
 
 class SyntheticBatches:
-    """A few different batches, given again and again."""
+    """A few different batches without padding, given again and again."""
 
     def __init__(self, point: Point, steps: int) -> None:
         self._steps = steps
@@ -59,16 +59,17 @@ class SyntheticBatches:
     @staticmethod
     def _make(point: Point, random: np.random.Generator, sigma: float) -> SyntheticBatch:
         drawn = np.exp(math.log(point.median_length) + sigma * random.standard_normal(point.batch_size))
-        lengths = torch.from_numpy(np.clip(drawn, 2, point.max_seq_len + 1).astype(np.int64) - 1)
-        width = int(lengths.max())
+        lengths = np.clip(drawn, 2, point.max_seq_len + 1).astype(np.int64) - 1
+        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
         # Squaring a uniform number makes low ids popular: repeated targets, as in a real log.
-        items = torch.from_numpy((random.random((point.batch_size, width + 1)) ** 2 * point.items).astype(np.int64))
-        padded = torch.arange(width) >= lengths[:, None]
-        return SyntheticBatch(items[:, :-1].masked_fill(padded, 0), lengths, items[:, 1:].masked_fill(padded, -100))
+        items = [
+            torch.from_numpy((random.random(int(offsets[-1])) ** 2 * point.items).astype(np.int64)) for _ in range(2)
+        ]
+        return SyntheticBatch(items[0], offsets, items[1])
 
     def __len__(self) -> int:
         return self._steps
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[SyntheticBatch]:
-        """See `rec_models.feed.Batches`."""
+    def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[SyntheticBatch]:
+        """See `rec_models.feed.PackedBatches`."""
         return (self._batches[index % DISTINCT] for index in range(start, self._steps))

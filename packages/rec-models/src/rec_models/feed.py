@@ -154,8 +154,10 @@ class Feed:
         self._accumulate = accumulate
         self._change = change
         self._pin = pin
+        self.is_busy: Callable[[], bool] | None = None
+        """Whether the device still works on what it was given; None: it never does meanwhile."""
         self.waited_seconds = 0.0
-        """How long those who iterate have waited for batches, in all."""
+        """How long those who iterate have waited for batches, in all; not where the device was busy all the while."""
 
     def __iter__(self) -> Iterator[StepBatch]:
         source = in_background(self._steps()) if self._pin else self._steps()
@@ -163,7 +165,8 @@ class Feed:
             while True:
                 asked = time.perf_counter()
                 step = next(source, None)
-                self.waited_seconds += time.perf_counter() - asked
+                if self.is_busy is None or not self.is_busy():
+                    self.waited_seconds += time.perf_counter() - asked
                 if step is None:
                     return
                 yield step

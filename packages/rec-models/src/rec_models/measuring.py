@@ -45,7 +45,7 @@ class StepTimes:
     mean_ms: float
     """Wall clock of all timed steps, by their number."""
     wait_share: float
-    """Share of the wall clock that the loop waited for a batch; a GPU may have been busy meanwhile."""
+    """Share of the wall clock that the loop waited for a batch while a GPU had nothing to do."""
     tokens: float
     """Input places a step, on average."""
     most_tokens: int
@@ -131,8 +131,10 @@ class Stopwatch(lightning.Callback):
         self._loss = float(module.last_loss)  # waits for the device
         self._first_peak = memory.peak_gib(device)
         memory.reset_peak(device)
-        self._waited, self._started = feed.waited_seconds, time.perf_counter()
         self._marks.append(_mark(device))
+        if device.type == "cuda":
+            feed.is_busy = lambda: not self._marks[-1].query()
+        self._waited, self._started = feed.waited_seconds, time.perf_counter()
 
     def _stop(self, device: torch.device, module: TrainingModule, feed: Feed) -> None:
         _synchronize(device)

@@ -8,6 +8,7 @@ and nothing in it outlives a step but the loss.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from rec_models.feed import StepBatch
 from rec_models.stepping import BatchLoss
+
+_AHEAD = 2
+"""Steps that the host may be ahead of the GPU: enough to keep it busy, and batches do not pile up in pinned memory."""
 
 
 @dataclass
@@ -46,6 +50,7 @@ class RecordedSteps:
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._recordings: dict[tuple[int, ...], _Recording] = {}
+        self._ends: deque[torch.cuda.Event] = deque()
 
     def run(self, batch: StepBatch, step: int) -> Tensor:
         """One whole step, the optimiser's included.
@@ -57,6 +62,14 @@ class RecordedSteps:
         Returns:
             The mean loss, fp32 scalar on the device.
         """
+        if len(self._ends) == _AHEAD:
+            self._ends.popleft().synchronize()
+        mean = self._run(batch, step)
+        self._ends.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+        self._ends[-1].record()
+        return mean
+
+    def _run(self, batch: StepBatch, step: int) -> Tensor:
         self._step.fill_(step)
         size = (batch.layout.rows, *(tensor.numel() for tensor in batch.tensors()))
         recording = self._recordings.get(size)
