@@ -1,4 +1,4 @@
-"""Every column name, once."""
+"""Every column name, once, and what text an integer id is."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,9 @@ COUNT = "count"
 
 ITEMS = "items"
 """The flat item ids of the sequence store (a list column there)."""
+
+INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+"""Text that is an integer and nothing else: "007" is a name."""
 
 
 @dataclass(frozen=True)

@@ -66,14 +66,21 @@ def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
 
 
 def gini(counts: Int64s) -> float:
-    """Gini coefficient of the counts: 0 where all are equal, near 1 where one has all."""
+    """Gini coefficient of the counts: 0 where all are equal, near 1 where one has all.
+
+    ``2 sum_i i x_i / (n sum x) - (n + 1) / n`` over the counts in ascending order, i from 1 (Sen, "On Economic
+    Inequality", 1973).
+
+    Args:
+        counts: [n] int64, not all 0.
+    """
     ranked = np.sort(counts).astype(np.float64)
     n = len(ranked)
     return float(2 * (np.arange(1, n + 1) @ ranked) / (n * ranked.sum()) - (n + 1) / n)
 
 
 def repeat_share(log: SortedLog) -> float:
-    """Share of the interactions in which a user meets an item again."""
+    """Share of the interactions of a log in which a user meets an item again, from 0 to 1."""
     keys = np.repeat(np.arange(log.num_users, dtype=np.int64) * log.num_items, np.diff(log.offsets))
     keys += log.items
     keys.sort()
@@ -156,7 +163,14 @@ def as_text(facts: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Describes a data set on the terminal, and in a picture where a folder is given."""
+    """Describes a data set on the terminal, and in a picture where a folder is given.
+
+    Args:
+        arguments: Of the command line; None: the process's own.
+
+    Returns:
+        0, or 1 after a line that says what is wrong.
+    """
     names = Columns()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")

@@ -59,7 +59,7 @@ def sliding_windows(offsets: Int64s, span: int, stride: int) -> Examples:
 
 
 def epoch_order(size: int, *, seed: int, epoch: int) -> Int64s:
-    """The order of the examples in an epoch: [size] int64, a permutation."""
+    """The order of the examples in an epoch: [size] int64, a permutation that ``seed`` and ``epoch`` decide."""
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 

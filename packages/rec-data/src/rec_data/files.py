@@ -101,7 +101,7 @@ def reading(origin: str) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of the file at ``path``, hexadecimal; a bar shows progress where it takes long."""
     digest = hashlib.sha256()
     with path.open("rb") as file, progress(f"hash {path.name}", path.stat().st_size, "B") as bar:
         while block := file.read(1 << 22):

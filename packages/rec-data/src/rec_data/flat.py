@@ -25,7 +25,7 @@ def blocks(rows: int) -> Iterator[slice]:
 
 
 def lookup(table: npt.NDArray[_T], ids: Int32s) -> npt.NDArray[_T]:
-    """``table[ids]``."""
+    """``table[ids]``: [size] of any dtype, [n] int32 to [n]."""
     found = np.empty(len(ids), dtype=table.dtype)
     for part in blocks(len(ids)):
         found[part] = table[ids[part]]
@@ -33,7 +33,7 @@ def lookup(table: npt.NDArray[_T], ids: Int32s) -> npt.NDArray[_T]:
 
 
 def count(ids: Int32s, size: int) -> Int64s:
-    """How often each id from 0 to ``size - 1`` occurs: [size] int64."""
+    """How often each id from 0 to ``size - 1`` occurs: [n] int32 ids to [size] int64."""
     counts = np.zeros(size, dtype=np.int64)
     for part in blocks(len(ids)):
         counts += np.bincount(ids[part], minlength=size)
@@ -41,7 +41,7 @@ def count(ids: Int32s, size: int) -> Int64s:
 
 
 def mark(ids: Int32s, size: int) -> Mask:
-    """Which ids from 0 to ``size - 1`` occur: [size] bool."""
+    """Which ids from 0 to ``size - 1`` occur: [n] int32 ids to [size] bool."""
     marked = np.zeros(size, dtype=bool)
     for part in blocks(len(ids)):
         marked[ids[part]] = True
@@ -66,5 +66,13 @@ def count_rows(mask: Mask, offsets: Int64s) -> Int64s:
 
 
 def spread(flags: Mask, offsets: Int64s) -> Mask:
-    """The flag of each segment at all of its rows: [rows] bool."""
+    """The flag of each segment at all of its rows.
+
+    Args:
+        flags: [n] bool.
+        offsets: [n + 1] int64 from 0 to rows.
+
+    Returns:
+        [rows] bool.
+    """
     return np.repeat(flags, np.diff(offsets))

@@ -14,15 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from rec_data.columns import ITEM, TIMESTAMP, USER
+from rec_data.columns import INTEGER, ITEM, TIMESTAMP, USER
 from rec_data.errors import DataError
 from rec_data.sequences import SequenceStore
 
 EXAMPLES = 5
 """Unknown items and left-out users that are named."""
-
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that is an integer and nothing else, as in ``rec_data.normalise``."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,11 @@ from typing import Any
 
 import polars as pl
 
-from rec_data.columns import ITEM, RATING, TIMESTAMP, USER, Columns
+from rec_data.columns import INTEGER, ITEM, RATING, TIMESTAMP, USER, Columns
 from rec_data.errors import DataError
 from rec_data.files import reading
 from rec_data.progress import progress
 from rec_data.times import UNITS, check_range, unit_of
-
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that is an integer and nothing else: "007" is a name."""
 
 NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 _ZONE = r"(Z|z|[+-][0-9]{2}:?[0-9]{2})$"

@@ -26,6 +26,7 @@ class SortedLog:
     """[n]."""
 
     num_items: int
+    """Items of the filtered log."""
 
     @property
     def num_users(self) -> int:

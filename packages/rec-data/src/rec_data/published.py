@@ -61,6 +61,9 @@ def identity(name: str, *, mirror: Path | None) -> dict[str, Any]:
     Args:
         name: A key of ``SOURCES`` or ``RS_SETS``.
         mirror: As ``write_published`` takes it.
+
+    Raises:
+        DataError: The mirror does not hold the raw file, or a damaged one.
     """
     if name in RS_SETS:
         return {"kind": "rs_datasets", "name": name, "version": VERSION}

@@ -1,4 +1,7 @@
-"""The raw formats of the published data sets, each opened as a lazy frame."""
+"""The raw formats of the published data sets, each opened as a lazy frame.
+
+What goes wrong inside a file shows when the frame is read: ``rec_data.files.reading`` makes a ``DataError`` of it.
+"""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from rec_data.archives import extract
 from rec_data.errors import DataError
 
 Reader = Callable[[Path, Path], pl.LazyFrame]
-"""From a raw file, and an empty folder to work in that lives as long as the frame."""
+"""From a raw file, and an empty folder to work in that lives as long as the frame. Columns of text are strings."""
 
 _DAT_FILES = {"ml-1m": ("ratings", "movies", "users"), "ml-10m": ("ratings", "movies", "tags")}
 """Releases whose fields are separated by "::", and their files."""

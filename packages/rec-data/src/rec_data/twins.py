@@ -41,6 +41,8 @@ class TwinShape:
     """What a twin imitates."""
 
     users: int
+    """After the published filters, like all that follow."""
+
     items: int
     interactions: int
     median_length: float
@@ -53,7 +55,7 @@ class TwinShape:
     """Fields that no publication states: our estimates."""
 
     def scaled(self, factor: float) -> "TwinShape":
-        """The same shape with users, items and interactions multiplied; lengths stay as they are."""
+        """The same shape with users, items and interactions times ``factor``, above 0; lengths stay as they are."""
         users, items, rows = (max(2, round(x * factor)) for x in (self.users, self.items, self.interactions))
         return replace(self, users=users, items=items, interactions=max(rows, FEWEST_PER_USER * users))
 

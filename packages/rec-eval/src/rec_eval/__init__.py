@@ -6,7 +6,7 @@ from rec_eval.evaluation import Evaluation, Row, evaluate
 from rec_eval.keys import TopK
 from rec_eval.long_tail import PopularityRow, long_tail, popularity_profile
 from rec_eval.popularity import popularity_top_k
-from rec_eval.ranks import ndcg_at, rank_metrics, target_ranks
+from rec_eval.ranks import rank_metrics, target_ranks
 from rec_eval.reference import Reference
 from rec_eval.scoring import Catalogue
 from rec_eval.storage import read_evaluation, write_evaluation
@@ -31,7 +31,6 @@ __all__ = [
     "long_tail",
     "mean_interval",
     "metrics_by_band",
-    "ndcg_at",
     "popularity_profile",
     "popularity_top_k",
     "rank_metrics",

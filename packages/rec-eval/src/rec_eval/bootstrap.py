@@ -133,7 +133,16 @@ def intervals(
 ) -> list[IntervalRow]:
     """Mean and interval of every metric that has one value per user, in the order of the table of results.
 
-    Coverage is a property of all lists together: it has no interval and is left out. Options as in ``mean_interval``.
+    Coverage is a property of all lists together: it has no interval and is left out.
+
+    Args:
+        evaluation: the run.
+        level: as in ``mean_interval``, like all that follow.
+        resamples: number of resamples.
+        seed: of the generator.
+
+    Raises:
+        ValueError: as ``mean_interval``.
     """
     rows = []
     for metric, k, _ in evaluation.table():

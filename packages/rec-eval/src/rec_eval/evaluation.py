@@ -57,7 +57,7 @@ class Evaluation:
         ]
 
     def write_csv(self, path: str | Path) -> None:
-        """Write the table with a header line (metric, k, value)."""
+        """Write the table to ``path`` as CSV with a header line (metric, k, value)."""
         write_rows(self.table(), path)
 
 

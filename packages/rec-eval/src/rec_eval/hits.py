@@ -32,7 +32,16 @@ class Hits(NamedTuple):
 
 
 def as_integers(name: str, values: Any, ndim: int) -> npt.NDArray[Any]:
-    """Read an array or tensor as integers without a copy; ValueError for another kind or number of dimensions."""
+    """Read an array or tensor as integers, without a copy where it lies on the CPU.
+
+    Args:
+        name: of the values, for messages.
+        values: an array or a tensor on any device.
+        ndim: dimensions that it must have.
+
+    Raises:
+        ValueError: another kind of values, or another number of dimensions.
+    """
     array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
     if array.ndim != ndim or array.dtype.kind not in "iu":
         raise ValueError(f"{name} must be integers in {ndim} dimension(s), got {array.dtype} of shape {array.shape}")
@@ -40,7 +49,14 @@ def as_integers(name: str, values: Any, ndim: int) -> npt.NDArray[Any]:
 
 
 def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[Any]:
-    """Check the lists: ``[U, K]`` ids, -1 for an empty place.
+    """Check the lists.
+
+    Args:
+        recommended: ``[U, K]`` integer ids, -1 for an empty place.
+        num_items: V, or None if unknown.
+
+    Returns:
+        The lists as an array, in their dtype.
 
     Raises:
         ValueError: not integers in two dimensions, an id below -1 or outside the catalogue, or an item twice in one
@@ -66,7 +82,10 @@ def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[An
 
 
 def user_blocks(num_users: int, width: int) -> list[tuple[int, int]]:
-    """Ranges of users whose lists hold a few million places together, to bound temporary memory."""
+    """Ranges (first user, one past the last) whose lists of ``width`` places hold a few million together.
+
+    Temporary memory is thus bounded, whatever ``num_users`` is.
+    """
     step = max(1, _CELLS_PER_BLOCK // max(width, 1))
     return [(start, min(start + step, num_users)) for start in range(0, num_users, step)]
 

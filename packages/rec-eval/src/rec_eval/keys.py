@@ -20,14 +20,22 @@ class TopK(NamedTuple):
 
 
 def encode_keys(scores: Tensor, ids: Tensor) -> Tensor:
-    """Pack score and id into one int64 whose order is: higher score first, then lower id."""
+    """Pack score and id into one int64: of two keys the greater has the higher score, or the same and the lower id.
+
+    Args:
+        scores: any shape, float32, not NaN.
+        ids: the same shape, integers in [0, 2^32).
+
+    Returns:
+        int64 in that shape.
+    """
     bits = (scores + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0: they are equal scores
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats of one sign compare as integers; negatives need a flip
     return (ordered.long() << 32) | (_LOW_BITS - ids)
 
 
 def decode_keys(keys: Tensor) -> TopK:
-    """Undo encode_keys; empty keys become id -1 and score -inf."""
+    """Undo ``encode_keys``, int64 of any shape; empty keys become id -1 and score -inf."""
     empty = keys == EMPTY
     ordered = (keys >> 32).int()
     scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)

@@ -29,6 +29,10 @@ def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[
     ``head_share`` of all interactions: the Pareto cut as in Abdollahpouri, Burke and Mobasher, "Managing popularity
     bias in recommender systems with personalized re-ranking", FLAIRS 2019.
 
+    Args:
+        counts: ``[V]`` numbers of interactions.
+        head_share: share of all interactions that makes the head, between 0 and 1.
+
     Raises:
         ValueError: ``head_share`` is not between 0 and 1, or nothing was consumed.
     """
@@ -110,6 +114,9 @@ def gini(times: Floats) -> float:
 
     ``sum_i (2 i - V - 1) x_i / (V sum x)`` over the amounts in ascending order, i from 1. Source: Gini (1912) in the
     form of Sen, "On Economic Inequality", 1973.
+
+    Args:
+        times: ``[V]`` amounts in any order, not all zero.
     """
     ordered = np.sort(times)
     places = 2 * np.arange(1, times.size + 1) - times.size - 1

@@ -1,8 +1,9 @@
 """Accuracy metrics of ranked lists, per user, at several k at once.
 
 Relevance is binary. ``rel`` is the set of a user's relevant items, ``hit_i`` is 1 if the item at rank i is one of them,
-and lists shorter than k count as if filled with misses. Every function returns ``[U]`` float64, NaN for a user without
-relevant items: such a user has no value, which is not the value 0.
+and lists shorter than k count as if filled with misses. Every function takes the hits of all users and the place k,
+from 1, that lists are cut after; it returns ``[U]`` float64, NaN for a user without relevant items: such a user has no
+value, which is not the value 0.
 """
 
 from collections.abc import Callable

@@ -139,6 +139,10 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
 
     With one relevant item the ideal DCG is 1, so NDCG@k is the mean of ``1 / log2(rank + 1)`` over ranks up to k.
 
+    Args:
+        ranks: ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss.
+        ks: lengths of the lists, at least 1 each.
+
     Returns:
         ``{"ndcg@10": ..., "hitrate@10": ..., "mrr@10": ...}`` for each k.
 
@@ -157,8 +161,3 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
         summary[f"hitrate@{k}"] = float(hit.double().mean())
         summary[f"mrr@{k}"] = float(torch.where(hit, 1.0 / values, 0.0).mean())
     return summary
-
-
-def ndcg_at(ranks: Tensor, k: int) -> float:
-    """NDCG@k of single targets from their ranks (counted from 1), averaged over users."""
-    return rank_metrics(ranks, [k])[f"ndcg@{k}"]

@@ -17,7 +17,12 @@ _KEY = b"rec_eval"
 
 
 def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
-    """Write a run: one row per user, one float64 column per metric and k; NaN stays NaN."""
+    """Write a run: one row per user, one float64 column per metric and k; NaN stays NaN.
+
+    Args:
+        evaluation: the run; ``user_ids``, if it has any, become the column ``user_id``.
+        path: the parquet to write.
+    """
     columns: dict[str, Any] = dict(evaluation.per_user)
     if evaluation.user_ids is not None:
         columns = {"user_id": evaluation.user_ids, **columns}

@@ -9,6 +9,10 @@ from typing import NamedTuple
 def write_rows(rows: Sequence[NamedTuple], path: str | Path) -> None:
     """Write named tuples of one kind as CSV with a header line.
 
+    Args:
+        rows: at least one; the names of their fields are the header.
+        path: the file.
+
     Raises:
         ValueError: there are no rows, so the header is unknown.
     """

@@ -38,7 +38,7 @@ class ModelCheckpoint:
     """What a batch held; None: whoever trained did not say, or the file is older than this field."""
 
     def save(self, path: Path) -> None:
-        """Write the file under a temporary name, then rename it: there is never half a file under the final name."""
+        """Write to `path` under a temporary name, then rename: there is never half a file under the final name."""
         payload = {
             "format": _FORMAT,
             "model": asdict(self.model),
@@ -82,7 +82,12 @@ class ModelCheckpoint:
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
-    """Write with `torch.save` beside the target, flush to the disk, rename."""
+    """Write with `torch.save` beside the target, flush to the disk, rename.
+
+    Args:
+        payload: tensors and plain values: what reading with ``weights_only=True`` allows.
+        path: the file; its folder is made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

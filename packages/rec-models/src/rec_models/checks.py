@@ -8,17 +8,27 @@ class SettingsError(ValueError):
 
 
 def require(name: str, found: object, holds: bool, allowed: str) -> None:
-    """Raise a `SettingsError` unless `holds`."""
+    """Refuse a value, unless it holds.
+
+    Args:
+        name: of the setting.
+        found: its value.
+        holds: whether the value is one of those allowed.
+        allowed: what is allowed, in words.
+
+    Raises:
+        SettingsError: it does not hold.
+    """
     if not holds:
         raise SettingsError(f"{name}: found {found!r}, allowed: {allowed}")
 
 
 def whole_from(name: str, found: object, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
+    """Refuse what is not a whole number of at least `least` with a `SettingsError` that names the setting."""
     holds = isinstance(found, int) and not isinstance(found, bool) and found >= least
     require(name, found, holds, f"a whole number from {least}")
 
 
 def one_of(name: str, found: object, allowed: tuple[str, ...]) -> None:
-    """Refuse what is not among the allowed words."""
+    """Refuse what is not among the allowed words with a `SettingsError` that names the setting."""
     require(name, found, found in allowed, " | ".join(allowed))

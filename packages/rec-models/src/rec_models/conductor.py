@@ -33,7 +33,7 @@ Validate = Callable[[Encoder], Mapping[str, float]]
 
 
 class Conductor(lightning.Callback):
-    """Holds the run's state.
+    """Holds the run's state; raises `TrainingError` where a loss, a weight or ``ndcg@10`` is not finite.
 
     Args:
         state: where the run stands.

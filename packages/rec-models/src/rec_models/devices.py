@@ -13,7 +13,7 @@ from rec_models.settings import LossSettings, ModelSettings, Precision, Training
 
 
 def device_of(training: TrainingSettings) -> torch.device:
-    """Where training runs.
+    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``.
 
     Raises:
         ValueError: there is no such device, or fewer than asked for.
@@ -41,7 +41,16 @@ def announce(
     device: torch.device,
     precision: str,
 ) -> None:
-    """One line on what is about to happen, and one on what may surprise."""
+    """Say on stderr what is about to happen, in one line, and in one each what may surprise.
+
+    Args:
+        model: of the run, like all that follow.
+        loss: the loss.
+        training: the loop, with the precision that was asked for.
+        num_items: V.
+        device: where it happens.
+        precision: the one that is used there.
+    """
     why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
     sys.stderr.write(
         f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}\n"

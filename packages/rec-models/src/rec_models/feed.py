@@ -198,7 +198,10 @@ class Feed:
 
 
 def prepare(batch: Batch) -> StepBatch:
-    """Take out the padding and the places without a target: masking happens here, once."""
+    """Take out the padding and the places without a target of a batch [B, L]: masking happens here, once.
+
+    The step is a window of its own: whoever accumulates sets ``window_counts`` and ``position``.
+    """
     layout = layout_of(batch.lengths, batch.inputs.shape[1])
     masked = None if batch.masked is None else layout.pack(batch.masked)
     return _step_batch(layout.pack(batch.inputs), layout, layout.pack(batch.targets), masked)
@@ -219,7 +222,15 @@ def _step_batch(items: Tensor, layout: Layout, targets: Tensor, masked: Tensor |
 
 
 def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]:
-    """Take from an iterator in a thread of its own, at most `depth` entries ahead; its errors are raised here."""
+    """Take from an iterator in a thread of its own; its errors are raised here.
+
+    Args:
+        source: iterated in the thread.
+        depth: entries ahead at most.
+
+    Yields:
+        The entries of `source`, in order. Closing the generator ends the thread.
+    """
     ready: queue.Queue[_Entry | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 
@@ -252,7 +263,11 @@ def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]
 
 
 def as_factory(batches: Batches | MakeBatches) -> MakeBatches:
-    """Batches that are not made per rank serve one process only."""
+    """Batches, or what makes them for a rank, as what makes them for a rank.
+
+    Raises:
+        ValueError: by the function returned: it is asked for several ranks, and has batches for one process only.
+    """
     if callable(batches):
         return batches
 

@@ -163,7 +163,7 @@ class LossSettings:
             kept.pop("sharing", None)
         if kept.get("sharing") != "tile":
             kept.pop("tile_tokens", None)
-        return cls(loss=loss, **kept)  # type: ignore[arg-type]  # checked by _one_of
+        return cls(loss=loss, **kept)  # type: ignore[arg-type]  # checked by one_of
 
 
 _SAMPLING_OPTIONS = frozenset({"num_negatives", "sampling", "alpha", "sharing", "tile_tokens"})

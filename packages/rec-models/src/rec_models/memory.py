@@ -38,7 +38,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_advice(device: torch.device, loss: LossSettings, shape: tuple[int, int] | None) -> str:
-    """What was needed and what to lower, in one sentence."""
+    """What was needed and what to lower, in one sentence.
+
+    Args:
+        device: where memory ran out.
+        loss: of the run.
+        shape: rows and columns of the batch in work; None before the first.
+    """
     what = "batch_size or max_seq_len"
     if loss.loss == "ce":
         what += ", or take loss=cce, which never holds the logits of the catalogue"

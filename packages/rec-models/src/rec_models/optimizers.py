@@ -28,7 +28,12 @@ KEPT: dict[str, Kept] = {
 
 
 def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Adam in its fused form, one kernel for all parameters, the item table's as `settings.optimizer` says."""
+    """Adam in its fused form, one kernel for all parameters, the item table's as `settings.optimizer` says.
+
+    Args:
+        encoder: on the device where it will be trained.
+        settings: optimizer, learning rate, weight decay.
+    """
     rate, decay = settings.learning_rate, settings.weight_decay
     kept = KEPT.get(settings.optimizer)
     if kept is None:

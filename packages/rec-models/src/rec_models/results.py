@@ -41,7 +41,7 @@ class ResultsFolder:
 
 
 def write_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Append rows of the history to TensorBoard's log: a point a column, over epochs."""
+    """Append rows of the history to TensorBoard's log in the folder `path`: a point a column, over epochs."""
     from torch.utils.tensorboard import SummaryWriter  # half a second, which using a trained model need not wait for
 
     if not rows:

@@ -86,7 +86,14 @@ class RunFolder:
         return self.path / f"best-{epoch}.ckpt"
 
     def save(self, state: RunState, encoder: dict[str, Any], optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
-        """Keep a state; the one before stays as a second choice, with the best model that it refers to."""
+        """Keep a state; the one before stays as a second choice, with the best model that it refers to.
+
+        Args:
+            state: the counters.
+            encoder: state dict of the encoder.
+            optimizer: state dict of the optimiser.
+            scaler: state dict of the precision plugin; empty unless in 16-mixed.
+        """
         payload = {
             "format": _FORMAT,
             "identity": self._identity,

@@ -89,7 +89,11 @@ class Encoder(nn.Module):
         return self.transform(self.embed(items, layout, masked), layout)
 
     def embed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
-        """Items and their places as vectors, [T, D]; arguments and errors as of `encode_packed`."""
+        """Items and their places as vectors, [T, D], scaled as the settings say; arguments as of `encode_packed`.
+
+        Raises:
+            ValueError: as `forward`.
+        """
         if layout.width > self.settings.max_seq_len:
             raise ValueError(f"inputs: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
         # Counted from the end: the same distance to the prediction is the same row, whatever the length.
@@ -100,7 +104,7 @@ class Encoder(nn.Module):
         return vectors + places
 
     def transform(self, x: Tensor, layout: Layout) -> Tensor:
-        """The network between embeddings and scores, [T, D] to [T, D]; compiles whole, once for all shapes."""
+        """The network between embeddings and scores: x [T, D] and its layout to [T, D]; compiles whole."""
         post = self.settings.norm == "post"  # the last block then ends with a norm of its own
         x = self.dropout(self.norm(x) if post else x)
         for block in self.blocks:

@@ -27,7 +27,10 @@ class BERT4Rec(Encoder):
         nn.init.normal_(self.mask_vector, std=INIT_STD)
 
     def encode_last(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """The vector at a mask put after the last item; a full history loses its oldest item to make room."""
+        """The vector at a mask put after the last item; a full history loses its oldest item to make room.
+
+        See `Encoder.encode_last` for the shapes.
+        """
         width = min(inputs.shape[1] + 1, self.settings.max_seq_len)
         longer = (lengths + 1).clamp_max(width)  # [B]
         dropped = lengths + 1 - longer  # [B], 1 where the history is full

@@ -49,12 +49,18 @@ Builder = Callable[[LossSettings, Tensor | None], Loss]
 
 
 def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
-    """A generator that is a function of the context alone: resuming in mid-epoch needs no stored state."""
+    """A generator on a device that is a function of context and purpose alone: resuming needs no stored state.
+
+    Args:
+        device: where numbers are drawn.
+        context: its step is a number, not a tensor.
+        purpose: keeps streams of one step apart.
+    """
     assert isinstance(context.step, int)
     seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
     return torch.Generator(device).manual_seed(seed)
 
 
 def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
-    """The loss of nothing: 0, attached to the graph so that gradients exist and are 0."""
+    """The loss of nothing, an fp32 scalar 0 attached to hidden [0, D] and weight [V, D]: gradients exist and are 0."""
     return hidden.float().sum() * 0.0 + weight[:1].float().sum() * 0.0

@@ -14,7 +14,16 @@ from rec_models.settings import LossSettings
 
 
 def fused_loss(settings: LossSettings, item_counts: Tensor | None, objective: Any) -> Loss:
-    """A sampled loss of cce_kernels with the given objective."""
+    """A sampled loss of cce_kernels.
+
+    Args:
+        settings: negatives and implementation.
+        item_counts: [V] int64; needed by popularity sampling only.
+        objective: one of cce_kernels' objectives.
+
+    Raises:
+        ValueError: popularity sampling without counts.
+    """
     sampler = _sampler(settings, item_counts)
     num_negatives, sharing, impl = settings.num_negatives, settings.sharing, settings.impl
     assert num_negatives is not None
@@ -54,7 +63,11 @@ def _sampler(settings: LossSettings, item_counts: Tensor | None) -> Any:
 
 
 def counts_of(item_counts: Tensor | None) -> Tensor:
-    """The counts, or an error that says who needs them."""
+    """The counts [V].
+
+    Raises:
+        ValueError: there are none; the message says who needs them.
+    """
     if item_counts is None:
         raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
     return item_counts
@@ -84,6 +97,9 @@ def draw(
         targets: [M] int64, M at least 1.
         num_items: V.
         context: what the draws are a function of.
+
+    Raises:
+        ValueError: popularity sampling without counts.
     """
     num_tokens = targets.numel()
     group_tokens = {"none": 1, "tile": settings.tile_tokens or 1, "batch": num_tokens}[settings.sharing or "none"]
@@ -113,6 +129,12 @@ def scores_of(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws) -> 
     """Scores of each token with its target, [M] fp32, and with its negatives, [M, N] fp32.
 
     Rows of negatives are gathered once a group, then it is matrix products.
+
+    Args:
+        hidden: [M, D].
+        weight: [V, D].
+        targets: [M] int64.
+        draws: the negatives of the M tokens.
     """
     num_tokens, width = hidden.shape
     groups = draws.ids.shape[0]
