@@ -110,13 +110,21 @@ class Backbone:
     hidden: int = 64
     """Width of the network and of the item table."""
     dropout: float = 0.1
+    attention_dropout: float = 0.0
+    """Of attention weights, as SASRec and BERT4Rec were published; above 0 attention works on padded histories."""
+    scale_embeddings: bool = False
+    """Item vectors times sqrt(hidden) at the input, as SASRec's published code has it."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    norm: Literal["pre", "post"] = "pre"
+    """``post``: after each half of a block, as BERT4Rec was published."""
     mask_prob: float = 0.15
     """BERT4Rec: the share of a training sequence's items that are masked."""
 
     def __post_init__(self) -> None:
         for key in ("blocks", "heads", "hidden"):
             require(f"backbone.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
-        require("backbone.dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
+        for key in ("dropout", "attention_dropout"):
+            require(f"backbone.{key}", getattr(self, key), 0 <= getattr(self, key) < 1, "a number from 0 to below 1")
         require("backbone.mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
         if self.hidden % self.heads:
             raise ParamsError(

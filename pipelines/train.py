@@ -55,6 +55,7 @@ def main() -> None:
                 out=out,
                 checkpoint_dir=checkpoints,
                 item_counts=counts,
+                batching=of_point.batch_settings(point),
             )
         except TrainingError as error:
             raise stage.StageError(str(error)) from error

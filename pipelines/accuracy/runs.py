@@ -121,6 +121,7 @@ def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
         out=folder / "out",
         checkpoint_dir=folder / "kept",
         item_counts=split.counts,
+        batching=of_point.batch_settings(point),
     )
 
 

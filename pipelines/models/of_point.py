@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rec_data.batches import TrainingBatches
     from rec_data.sequences import SequenceStore
     from rec_models.backbones import Encoder
-    from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+    from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 
 
 def model_settings(point: params.Params) -> ModelSettings:
@@ -45,6 +45,13 @@ def training_settings(point: params.Params) -> TrainingSettings:
     loop = dataclasses.asdict(point.train)
     del loop["window"]  # of the batches
     return TrainingSettings(seed=point.seed, **loop)
+
+
+def batch_settings(point: params.Params) -> BatchSettings:
+    """What a batch of the point holds."""
+    from rec_models.settings import BatchSettings
+
+    return BatchSettings(batch_size=point.batch_size, window=point.train.window)
 
 
 def make_batches(point: params.Params, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:

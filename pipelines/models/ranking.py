@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rec_data.sequences import SequenceStore
+    from rec_eval import Catalogue
     from rec_models.backbones import Encoder
 
 
@@ -24,8 +25,8 @@ class UserBatch(NamedTuple):
     end: int
     queries: Tensor
     """[u, D] in the dtype of `scoring_dtype`."""
-    items: Tensor
-    """[V, D] the item table, in the same dtype."""
+    items: Catalogue
+    """[V, D] the item table, in the same dtype; looked at for NaN once, not with every batch."""
     seen_offsets: Tensor | None
     """[u + 1] int64 on the CPU, from 0; None where seen items stay in the ranking."""
     seen_items: Tensor | None
@@ -52,10 +53,11 @@ def user_batches(
     from tqdm import tqdm
 
     from rec_data.batches import inference_batches
+    from rec_eval import Catalogue
 
     device = encoder.item_table.device
     dtype = scoring_dtype(device)
-    items = encoder.item_table.detach().to(dtype)  # [V, D]
+    items = Catalogue(encoder.item_table.detach().to(dtype))  # [V, D]
     start = 0
     batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
     with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False) as progress:

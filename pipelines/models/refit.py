@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,7 +42,7 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
     import pyarrow.parquet as pq
     import torch
 
-    from pipelines.models.of_point import make_batches
+    from pipelines.models.of_point import batch_settings, make_batches
     from pipelines.models.run_hash import run_hash
     from rec_data.histories import read_catalogue
     from rec_models.checkpoint import ModelCheckpoint
@@ -58,6 +59,8 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
         log, min_item_count=summary["min_item_count"], min_user_count=summary["min_user_count"]
     )
     counts = torch.bincount(found.store.items, minlength=len(names))
+    # One process takes what all processes of the model's run took together.
+    whole = dataclasses.replace(point, batch_size=point.batch_size * checkpoint.training.devices)
     checkpoints = stage.checkout() / ".checkpoints" / f"{run_hash(point)}-refit-{checkpoint.epoch}"
     print(f"refit: {checkpoint.epoch} epochs on {len(found.store):,} users and {len(names):,} items")
     try:
@@ -66,7 +69,8 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
             loss=checkpoint.loss,
             training=loop(checkpoint, device),
             num_items=len(names),
-            train_batches=make_batches(point, found.store, len(names)),
+            train_batches=make_batches(whole, found.store, len(names)),
+            batching=batch_settings(whole),
             validate=None,
             out=out,
             checkpoint_dir=checkpoints,
@@ -89,16 +93,26 @@ def loop(checkpoint: ModelCheckpoint, device: torch.device) -> TrainingSettings:
 def refuse_other_point(point: params.Params, checkpoint: ModelCheckpoint) -> None:
     """Refuse to train with batches that the model was not trained with.
 
+    A checkpoint of before batches were recorded in it says nothing about them: one line of warning then.
+
     Raises:
         StageError: naming the first setting in which params.yaml and the model differ.
     """
-    from pipelines.models.of_point import loss_settings, model_settings, training_settings
+    from pipelines.models.of_point import batch_settings, loss_settings, model_settings, training_settings
 
     pairs: list[tuple[Any, Any]] = [
         (model_settings(point), checkpoint.model),
         (loss_settings(point), checkpoint.loss),
         (training_settings(point), checkpoint.training),
     ]
+    if checkpoint.batching is None:
+        print(
+            "warning: the model does not say what its batches held: batch_size and train.window are taken from "
+            "params.yaml",
+            file=sys.stderr,
+        )
+    else:
+        pairs.append((batch_settings(point), checkpoint.batching))
     for asked, trained in pairs:
         own = dataclasses.asdict(trained)
         for name, value in dataclasses.asdict(asked).items():

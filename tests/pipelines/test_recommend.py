@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -40,6 +41,7 @@ def trained(workplace) -> Path:
         epoch=1,
         metrics={"ndcg@10": 0.1},
         weights=encoder.state_dict(),
+        batching=of_point.batch_settings(point),
     ).save(folder / "data" / "train" / "model.ckpt")
     return folder
 
@@ -119,6 +121,27 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
     point = dataclasses.replace(params.load(), train=params.Train(learning_rate=0.5))
     with pytest.raises(stage.StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
         refit.refuse_other_point(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+
+
+@pytest.mark.parametrize(
+    ("point", "says"),
+    [
+        ({"batch_size": 256}, "has batch_size=256, the model was trained with 128"),
+        ({"train": params.Train(window=4)}, "has window=4, the model was trained with None"),
+    ],
+)
+def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
+    other = dataclasses.replace(params.load(), **point)
+    with pytest.raises(stage.StageError, match=says):
+        refit.refuse_other_point(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+
+
+def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), batching=None)
+    refit.refuse_other_point(params.load(), checkpoint)
+    assert "warning: the model does not say what its batches held" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

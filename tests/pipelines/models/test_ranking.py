@@ -69,10 +69,10 @@ def test_nothing_is_seen_where_seen_items_stay(encoder: Encoder, store: Sequence
 def test_scores_are_fp32_on_a_cpu_and_of_bf16_products_on_a_gpu(encoder: Encoder, store: SequenceStore):
     assert ranking.scoring_dtype(torch.device("cuda", 0)) == torch.bfloat16
     first = batches(encoder, store, filter_seen=True)[0]
-    assert first.queries.dtype == first.items.dtype == torch.float32
-    assert first.items.data_ptr() == encoder.item_table.data_ptr()  # no copy where none is needed
+    assert first.queries.dtype == first.items.items.dtype == torch.float32
+    assert first.items.items.data_ptr() == encoder.item_table.data_ptr()  # no copy where none is needed
     assert not first.queries.requires_grad
-    assert not first.items.requires_grad
+    assert not first.items.items.requires_grad
 
 
 @pytest.mark.gpu
