@@ -187,8 +187,9 @@ class Train:
     """Adam, and what it keeps of the item table: ``rec_models.settings.TrainingSettings.optimizer``."""
     compile: bool = False
     """Compile the network with torch.compile; the first steps then take a minute."""
-    cuda_graphs: bool = False
-    """On a GPU: record whole steps as CUDA graphs (bf16-mixed, one device, losses of cce-kernels)."""
+    cuda_graphs: bool | Literal["auto"] = "auto"
+    """On a GPU: record whole steps as CUDA graphs; ``auto``: where that can be done
+    (``rec_models.settings.TrainingSettings.cuda_graphs``)."""
 
     def __post_init__(self) -> None:
         for key in ("max_epochs", "patience", "devices", "accumulate"):

@@ -59,7 +59,7 @@ def announce(
     if device.type == "cpu" and training.devices > 1:
         slower = ", which is slower than devices=1" if training.devices > cores else ""
         sys.stderr.write(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}\n")
-    if device.type == "cpu" and training.cuda_graphs:
+    if device.type == "cpu" and training.cuda_graphs is True:
         sys.stderr.write("cuda_graphs has no effect on a CPU\n")
 
 

@@ -112,11 +112,11 @@ class TrainingSettings:
     """Processes of one device each, through Lightning's DDP."""
     compile: bool = False
     """Compile the network between embeddings and loss with torch.compile; the first steps then take a minute."""
-    cuda_graphs: bool = False
+    cuda_graphs: bool | Literal["auto"] = "auto"
     """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
 
-    For bf16-mixed on one device, without accumulation, and losses of cce_kernels. It pays for small batches, whose
-    kernels are shorter than their launches; the allocator then keeps the memory of a step twice.
+    For bf16-mixed on one device, without accumulation, with losses of cce_kernels and any optimizer but ``adam_lazy``:
+    ``auto`` records exactly then. Small batches gain most: their kernels are shorter than their launches.
     """
     accumulate: int = 1
     """Batches a step of the optimiser; the loss is the mean over the tokens of all of them."""
@@ -144,6 +144,7 @@ class TrainingSettings:
         )
         require("checkpoint_seconds", self.checkpoint_seconds, self.checkpoint_seconds > 0, "a number above 0")
         one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("cuda_graphs", self.cuda_graphs, (True, False, "auto"))
         self._check_lazy()
         self._check_graphs()
 
@@ -153,12 +154,19 @@ class TrainingSettings:
             require("weight_decay", self.weight_decay, self.weight_decay == 0, "0 with optimizer=adam_lazy")
 
     def _check_graphs(self) -> None:
-        if self.cuda_graphs:
+        if self.cuda_graphs is True:
             for name in ("devices", "accumulate"):
                 require(name, getattr(self, name), getattr(self, name) == 1, "1 with cuda_graphs")
             require("precision", self.precision, self.precision == "bf16-mixed", "bf16-mixed with cuda_graphs")
             allowed = "another one with cuda_graphs: how many items a batch touches is known on the device only"
             require("optimizer", self.optimizer, self.optimizer != "adam_lazy", allowed)
+
+    def records_steps(self, loss: LossSettings) -> bool:
+        """Whether a GPU records whole steps as CUDA graphs."""
+        if self.cuda_graphs != "auto":
+            return self.cuda_graphs
+        single = self.devices == self.accumulate == 1 and self.precision == "bf16-mixed"
+        return single and self.optimizer != "adam_lazy" and _never_waits(loss)
 
     def check_loss(self, loss: LossSettings) -> None:
         """Refuse what contradicts the loss.
@@ -166,16 +174,19 @@ class TrainingSettings:
         Raises:
             SettingsError: CUDA graphs or lazy Adam with a loss that they cannot work with.
         """
-        fused = loss.impl is not None and not loss.paper_faithful
-        if self.cuda_graphs:
-            graphs = fused and loss.impl != "reference"
-            allowed = "False with paper_faithful, impl=reference, or a loss in plain torch (ce, ce_neg, sce)"
-            require("cuda_graphs", self.cuda_graphs, graphs, allowed)
+        if self.cuda_graphs is True:
+            allowed = "auto or False with paper_faithful, impl=reference, or a loss in plain torch (ce, ce_neg, sce)"
+            require("cuda_graphs", self.cuda_graphs, _never_waits(loss), allowed)
         if self.optimizer == "adam_lazy":
-            lazy = fused and loss.loss in SAMPLED_LOSSES
+            lazy = loss.impl is not None and not loss.paper_faithful and loss.loss in SAMPLED_LOSSES
             require(
                 "optimizer", self.optimizer, lazy, "adam_lazy with cce_neg, bce, bce_neg or gbce, not paper_faithful"
             )
+
+
+def _never_waits(loss: LossSettings) -> bool:
+    """Whether a step with this loss never asks the GPU for a number, so that it can be recorded."""
+    return loss.impl is not None and loss.impl != "reference" and not loss.paper_faithful
 
 
 __all__ = [
