@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.out / "tables.md").write_text(pages.markdown(lines), encoding="utf-8")
     pages.write_csv(lines, options.out / "tables.csv")
     drawn = pictures.draw_all(lines, options.out)
-    for remark in remarks:
+    for remark in [*remarks, *rows.otherwise(measured, values)]:
         print(f"note: {remark}")
     rows_with_ours = sum(any(not row.predicted for row in line.ours) for line in lines)
     print(

@@ -128,6 +128,22 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     return found
 
 
+def otherwise(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
+    """A line on the results that the paper names the point of and that did otherwise than it prescribes; none without.
+
+    Args:
+        results: as of `lines`.
+        file: the mapping of params.yaml, for its grid.
+    """
+    named = {_key(Result.of(point.params, "training", device="")) for point in points.table_points(file, twin=True)}
+    others = [result for result in results if _key(result) in named and not only_ways(result.options)]
+    if not others:
+        return []
+    how = dict.fromkeys(str(result.options) for result in others)
+    shown = ", ".join(list(how)[:3]) + (", ..." if len(how) > 3 else "")
+    return [f"{len(others)} results fill no row, they did otherwise than the paper: {shown}"]
+
+
 def from_experiments(found: Iterable[Experiment]) -> tuple[list[Result], list[str]]:
     """Results of finished experiments, and a line for each that gives none.
 

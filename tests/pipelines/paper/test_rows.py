@@ -74,6 +74,10 @@ def test_other_hyper_parameters_are_another_point_and_other_ways_the_same():
     tuned = [trained(point(4, "beauty", extra={key: value})) for key, value in other.items()]
     assert len({result.key for result in [REAL, *tuned]}) == 3
     assert not any(line.ours for line in lines(tuned, SHIPPED))
+    assert table_rows.otherwise([REAL, *tuned], SHIPPED) == [
+        "2 results fill no row, they did otherwise than the paper: dropout=0.3, learning_rate=0.0003"
+    ]
+    assert table_rows.otherwise([REAL, TWIN, TILE], SHIPPED) == []
     (line,) = beauty(lines([trained(point(4, "beauty", extra={"train": {"optimizer": "adam_bf16"}}))], SHIPPED))
     assert [row.label for row in line.ours] == ["optimizer=adam_bf16"]
 
