@@ -92,7 +92,7 @@ def test_steps_on_filled_batches_that_the_module_takes_itself_train_as_lightning
 
     options = {"loss": loss, "dropout": 0.0, "checkpoint_steps": 3}
     plain = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
-    monkeypatch.setattr(training, "_records", lambda settings, device: True)
+    monkeypatch.setattr(training, "_records", lambda settings, loss, device: True)
     monkeypatch.setattr(module, "RecordedSteps", NotRecorded)
     recorded = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     assert losses_of(recorded) == pytest.approx(losses_of(plain), rel=1e-5)

@@ -108,6 +108,7 @@ def test_settings_need_no_torch():
             lambda: TrainingSettings(optimizer="adam_lazy", weight_decay=0.1),
             "weight_decay: found 0.1, allowed: 0 with optimizer=adam_lazy",
         ),
+        (lambda: TrainingSettings(cuda_graphs="yes"), "cuda_graphs: found 'yes', allowed: True | False | auto"),
         (lambda: TrainingSettings(cuda_graphs=True, devices=2), "devices: found 2, allowed: 1 with cuda_graphs"),
         (lambda: TrainingSettings(cuda_graphs=True, accumulate=2), "accumulate: found 2, allowed: 1 with cuda_graphs"),
         (
@@ -173,6 +174,21 @@ def test_a_loss_that_fits_passes():
         GRAPHS.check_loss(LossSettings.pick(loss, num_negatives=5))
         if loss != "cce":
             LAZY.check_loss(LossSettings.pick(loss, num_negatives=5))
+
+
+@pytest.mark.parametrize(
+    "training",
+    [{"devices": 2}, {"accumulate": 2}, {"precision": "32-true"}, {"optimizer": "adam_lazy"}, {"cuda_graphs": False}],
+)
+def test_steps_are_recorded_where_they_can_be(training):
+    cce, own = LossSettings(loss="cce"), TrainingSettings()
+    assert own.records_steps(cce)
+    assert TrainingSettings(cuda_graphs=True).records_steps(cce)
+    assert not TrainingSettings(**training).records_steps(cce)
+    for options in ({"loss": "ce"}, {"loss": "cce", "impl": "reference"}, {"loss": "cce", "paper_faithful": True}):
+        loss = LossSettings(**options)
+        own.check_loss(loss)
+        assert not own.records_steps(loss)
 
 
 def test_settings_do_not_change():

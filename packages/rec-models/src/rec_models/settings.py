@@ -144,7 +144,8 @@ class TrainingSettings:
         )
         require("checkpoint_seconds", self.checkpoint_seconds, self.checkpoint_seconds > 0, "a number above 0")
         one_of("optimizer", self.optimizer, OPTIMIZERS)
-        one_of("cuda_graphs", self.cuda_graphs, (True, False, "auto"))
+        known = isinstance(self.cuda_graphs, bool) or self.cuda_graphs == "auto"
+        require("cuda_graphs", self.cuda_graphs, known, "True | False | auto")
         self._check_lazy()
         self._check_graphs()
 

@@ -112,7 +112,7 @@ def fit(
     device = device_of(training)
     precision: Precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
-    record = device.type == "cuda" and training.records_steps(loss)
+    record = _records(training, loss, device)
     encoder = (build or build_encoder)(model, num_items)
     encoder.autocast_dtype = autocast_dtype(precision, device)
     module = TrainingModule(encoder, loss, training, item_counts, record=record)
@@ -160,6 +160,11 @@ def fit(
         results.write_history(state.history)
         results.take_model(folder.best(state.best_epoch))
     return _result(state, device, precision, is_first_rank=trainer.is_global_zero)
+
+
+def _records(training: TrainingSettings, loss: LossSettings, device: torch.device) -> bool:
+    """Whether whole steps are recorded as CUDA graphs."""
+    return device.type == "cuda" and training.records_steps(loss)
 
 
 def _trainer(
