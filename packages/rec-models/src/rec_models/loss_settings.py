@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from rec_models.checks import SettingsError, one_of, require, whole_from
 
@@ -12,7 +12,7 @@ LossName = Literal["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "
 
 FULL_LOSSES: tuple[str, ...] = ("ce", "cce")
 SAMPLED_LOSSES: tuple[str, ...] = ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
-LOSSES: tuple[str, ...] = ("ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce")
+LOSSES: tuple[str, ...] = get_args(LossName)
 
 
 @dataclass(frozen=True, kw_only=True)

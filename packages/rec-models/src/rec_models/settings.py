@@ -7,7 +7,7 @@ setting, says what was found and what is allowed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rec_models.checks import SettingsError, one_of, require, whole_from
 from rec_models.loss_settings import FULL_LOSSES, LOSSES, SAMPLED_LOSSES, LossName, LossSettings, used_by
@@ -19,7 +19,7 @@ Norm = Literal["pre", "post"]
 Optimizer = Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"]
 
 MODELS: tuple[str, ...] = ("sasrec", "bert4rec")
-OPTIMIZERS: tuple[str, ...] = ("adam", "adam_bf16", "adam_rowwise", "adam_lazy")
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
