@@ -9,11 +9,8 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from variants_sampled import CAPPED, HALF_COLUMNS, SORTED, TARGETS_FIRST, TARGETS_FIRST_OF_HALVES, one_block
-
 PACKAGE = Path(__file__).parents[1] / "src/cce_kernels"
 FORWARD, BACKWARD = "kernels/full_forward.py", "kernels/full_backward.py"
-TILE_FORWARD = "kernels/sampled_tile_forward.py"
 Edit = tuple[str, str, str]  # file, what it says (once), what it is to say
 
 
@@ -154,14 +151,6 @@ def _tiles(old: str, new: str) -> tuple[Edit, ...]:
 
 
 _FP32 = "128: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),\n    256: (FullTiles(32, 16"
-# The sampled tile forward as it was measured: a running maximum, ids drawn again wherever they are compared.
-_RUNNING = (
-    (TILE_FORWARD, "ONLINE=state.is_half or not state.terms.softmax,", "ONLINE=True,"),
-    ("kernels/sampled_draw.py",
-     "return tl.sum(tl.reshape(ids.to(tl.float32, bitcast=True), [SLOTS, 1]), 1).to(tl.int32, bitcast=True)",
-     "return ids"),
-)  # fmt: skip
-
 # A grid of as many programs as fit at once: each does tiles of tokens in turn.
 _PERSISTENT = (
     (FORWARD, '@triton.jit(do_not_specialize=["num_tokens", "items_per_split"])\ndef full_forward_kernel(hidden,',
@@ -212,7 +201,6 @@ def _resident(hidden, tiles):
 )  # fmt: skip
 
 SWEEP = ("d64", "d128", "d256")
-SHARED = ("beauty", "ml20m", "zvuk", "beauty-d64", "beauty-d128")
 VARIANTS = [
     Variant("as it is", (*SWEEP, "d320", "d512", "fp32", "flat", "master"), "the baseline of this run"),
     Variant("exp2 by FMA, half", ("d64",), "D 64 is bound by exp2: 5 %; a loss above", _exp2(False)),
@@ -239,33 +227,5 @@ VARIANTS = [
     Variant(
         "fp32 tiles, 32 x 32", ("fp32",), "the same by smaller tiles",
         _tiles(_FP32, _FP32.replace("(64, 32, 4, 2)", "(32, 32, 4, 2)").replace("(32, 64, 4, 2)", "(32, 32, 4, 2)")),
-    ),
-    Variant("as it is", SHARED, "the baseline of this run", op="sampled"),
-    Variant(
-        "running maximum", SHARED,
-        "the tile forward before: 0.20, 0.55 ms; without it half the instructions, products no longer one by one",
-        _RUNNING, "sampled",
-    ),
-    Variant(
-        "targets first", SHARED, "backward: 30 to 55 registers fewer, no spills for 232 B; 5 % of backward",
-        TARGETS_FIRST, "sampled",
-    ),
-    Variant(
-        "in order", SHARED, "atomics and gathers of a narrow range of items hit L2: zvuk's backward 5.3 -> 4.3 ms",
-        (*SORTED, *TARGETS_FIRST), "sampled",
-    ),
-    Variant(
-        "half columns, 1 block", SHARED, "two programs on a multiprocessor, not one, but no pipeline: as it is",
-        (*HALF_COLUMNS, *TARGETS_FIRST_OF_HALVES, *one_block(4)), "sampled",
-    ),
-    Variant(
-        "half columns, 1 block, in order", SHARED,
-        "all programs in a thirtieth of the table: zvuk's backward is 4 of movielens_20m's, 3.6 ms; beauty's 0.3",
-        (*SORTED, *HALF_COLUMNS, *TARGETS_FIRST_OF_HALVES, *one_block(4)), "sampled",
-    ),
-    Variant(
-        "half columns, 1 block, in order, 128 registers", SHARED[:3],
-        "16 warps on a multiprocessor for 8, at 96 B of spills: better still where latency counts",
-        (*SORTED, *HALF_COLUMNS, *TARGETS_FIRST_OF_HALVES, *one_block(8), CAPPED), "sampled",
     ),
 ]  # fmt: skip
