@@ -41,29 +41,6 @@ def apply(variant: Variant, folder: Path) -> Path:
     return folder
 
 
-_REPAIR_INSIDE = (
-    (FORWARD, "    inside = tokens < num_tokens\n    if not ONLINE:\n", '''\
-    inside = tokens < num_tokens
-    if not ONLINE:
-        if tl.min((total < BELOW_HALF_RANGE).to(tl.int32), axis=0) == 0:
-            total = tl.zeros([BLOCK_M], dtype=tl.float32)
-            acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
-            acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
-            reference = target_score * LOG2E - P_SHIFT
-            next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
-            for first in tl.range(begin, end, BLOCK_V, num_stages=1):
-                acc0, acc1, total, reference, next_target = _items_step(
-                    first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
-                    bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-                    WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True,
-                )
-'''),
-    (FORWARD, "        # Written so that NaN raises the flag too. The ragged end of the tile cannot: its rows are "
-     "zeros.\n"
-     "        within = (total < BELOW_HALF_RANGE).to(tl.int32)\n"
-     "        tl.store(flag, 1 - tl.min(within, axis=0))\n", ""),
-    (FORWARD, "((True, False),) if half else ((False, False), (True, True))", "((half, False),)"),
-)  # fmt: skip
 _EXP2 = '''\
 @triton.jit
 def exp2_by_fma(x):
@@ -151,62 +128,11 @@ def _tiles(old: str, new: str) -> tuple[Edit, ...]:
 
 
 _FP32 = "128: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),\n    256: (FullTiles(32, 16"
-# A grid of as many programs as fit at once: each does tiles of tokens in turn.
-_PERSISTENT = (
-    (FORWARD, '@triton.jit(do_not_specialize=["num_tokens", "items_per_split"])\ndef full_forward_kernel(hidden,',
-     "@triton.jit\ndef _forward_tile(tile, split, num_tiles, hidden,"),
-    (FORWARD, "    tile = tl.program_id(0)\n    split = tl.program_id(1)\n"
-     "    flag = overflow + split * tl.num_programs(0) + tile\n    if REPAIR:\n"
-     "        # Nothing to redo in all but degenerate cases.\n        if tl.load(flag) == 0:\n            return\n",
-     "    flag = overflow + split * num_tiles + tile\n"),
-    (FORWARD, "def launch_forward(", """\
-@triton.jit(do_not_specialize=["num_tokens", "items_per_split", "num_tiles", "num_splits"])
-def full_forward_kernel(num_tiles, num_splits, hidden, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2,
-                        others, dhidden, partial_sum, partial_reference, partial_acc, overflow,
-                        num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
-                        DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
-                        BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
-                        HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr,
-                        SPLIT: tl.constexpr, ONLINE: tl.constexpr, REPAIR: tl.constexpr,
-                        P_SHIFT: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr):
-    if REPAIR:
-        if tl.load(overflow + tl.program_id(0)) == 0:
-            return
-    for work in tl.range(tl.program_id(0), num_tiles * num_splits, tl.num_programs(0), num_stages=1):
-        _forward_tile(
-            work % num_tiles, work // num_tiles, num_tiles, hidden, weight, stream0, stream1, bias, targets, scale,
-            loss, lse, lse2, others, dhidden, partial_sum, partial_reference, partial_acc, overflow, num_tokens,
-            num_items, items_per_split, ignore_index, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V,
-            HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN, SPLIT, ONLINE, REPAIR, P_SHIFT, PRECISION, TMA,
-        )
-
-
-def launch_forward("""),
-    (FORWARD, "        full_forward_kernel[grid](\n            hidden,",
-     "        everything = grid[0] * grid[1]\n"
-     "        full_forward_kernel[(everything if repair else min(everything, _resident(hidden, tiles)),)](\n"
-     "            grid[0], splits, hidden,"),
-    (FORWARD, "_NEVER = tl.constexpr(2**31 - 1)\n", """\
-_NEVER = tl.constexpr(2**31 - 1)
-
-
-def _resident(hidden, tiles):
-    if hidden.device.type != "cuda":
-        return 3
-    from cce_kernels.tuning import device_properties
-
-    each = 4 if hidden.shape[1] <= 64 else max(1, 8 // tiles.num_warps)
-    return device_properties(hidden.device.index or 0)[1] * each
-"""),
-)  # fmt: skip
-
 SWEEP = ("d64", "d128", "d256")
 VARIANTS = [
     Variant("as it is", (*SWEEP, "d320", "d512", "fp32", "flat", "master"), "the baseline of this run"),
     Variant("exp2 by FMA, half", ("d64",), "D 64 is bound by exp2: 5 %; a loss above", _exp2(False)),
     Variant("exp2 by FMA, a quarter", SWEEP, "the same with less work moved", _exp2(True)),
-    Variant("repair inside", ("flat", *SWEEP), "one launch less: 25 us; registers may cost more", _REPAIR_INSIDE),
-    Variant("persistent forward", SWEEP, "97 % of the slots have work as it is: within 1 %, if no spills", _PERSISTENT),
     Variant(
         "conversion at load", ("master",), "twice the bytes from L2, no TMA in forward: 20 % slower",
         (("full.py", "weight=weight.to(hidden.dtype) if hidden.dtype.itemsize < weight.dtype.itemsize else weight,",
