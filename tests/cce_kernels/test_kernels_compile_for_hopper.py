@@ -1,4 +1,4 @@
-"""The kernels compile for Hopper without a GPU: the interpreter says nothing about that.
+"""The kernels compile for Hopper, and fp32 for Ampere too, without a GPU: the interpreter says nothing about that.
 
 One process for all of them: most of the time goes into starting it. The widths are small, where compiling is quick.
 """
@@ -13,19 +13,22 @@ pytest.importorskip("triton")
 
 SCRIPT = """
 import re
+from types import SimpleNamespace
 
+import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
 from cce_kernels import tuning, tuning_sampled
 from cce_kernels.kernels.full_backward import full_backward_kernel
 from cce_kernels.kernels.full_forward import full_forward_kernel
+from cce_kernels.kernels.full_state import dot_precision
 from cce_kernels.kernels.full_tiles import split_dimension
 from cce_kernels.kernels.sampled_tile_backward import _backward
 from cce_kernels.kernels.sampled_tile_forward import _forward
 
 TYPES = {
-    "hidden": "*bf16", "dhidden": "*bf16", "targets": "*i64", "overflow": "*i32", "order": "*i64", "segments": "*i32",
+    "hidden": "*bf16", "dhidden": "*bf16", "targets": "*i64", "order": "*i64", "segments": "*i32",
     "scale": "fp32", "softcap": "fp32", "filter_eps": "fp32", "positive_weight": "fp32", "constant_rest": "fp32",
     "seed_ptr": "*i64", "step_ptr": "*i64", "size_ptr": "*i64", "table": "*i64", "row_map": "*i32",
     "scratch_ids": "*i32", **dict.fromkeys(
@@ -35,7 +38,7 @@ TYPES = {
 SHARED = 227 * 1024
 
 
-def build(kernel, constants, options, **types):
+def build(kernel, constants, options, architecture=90, **types):
     types = {**TYPES, **types}
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
@@ -44,7 +47,7 @@ def build(kernel, constants, options, **types):
         (place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if signature[name].startswith("*")
     }
     source = ASTSource(kernel, signature, values, aligned)
-    built = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    built = compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     assert built.metadata.shared <= SHARED, built.metadata.shared
     return built.asm["ptx"]
 
@@ -64,7 +67,6 @@ def streams(rows):
 forward, backward = tuning._FULL_SM90[128]
 constants = full | {
     "BLOCK_M": forward.block_m, "BLOCK_V": forward.block_v, "WITH_DHIDDEN": True, "SPLIT": True, "ONLINE": False,
-    "REPAIR": False,
 }
 ptx = build(full_forward_kernel, constants, forward.options(), weight="*bf16", **streams(forward.block_v))
 assert "wgmma" in ptx
@@ -73,6 +75,17 @@ constants = full | {
     "STAGED": True,
 }
 assert "wgmma" in build(full_backward_kernel, constants, backward.options(), **streams(backward.block_m))
+
+# fp32: products of its three bf16 parts, on any architecture that has them.
+forward, _ = tuning._FULL_FP32[64]
+constants = full | {
+    "DIM": 64, "DIM0": 64, "DIM1": 0, "HAS_BIAS": False, "HAS_SOFTCAP": False, "TMA": False, "BLOCK_M": forward.block_m,
+    "BLOCK_V": forward.block_v, "WITH_DHIDDEN": True, "SPLIT": False, "ONLINE": False,
+    "PRECISION": dot_precision(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)),
+}
+wide = dict.fromkeys(("hidden", "dhidden", "stream0", "stream1"), "*fp32")
+ptx = build(full_forward_kernel, constants, forward.options(), 80, **wide)
+assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in ptx
 
 forward, backward = tuning_sampled.TILE[64]
 common = {

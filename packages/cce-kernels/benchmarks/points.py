@@ -51,7 +51,10 @@ FULL = [
     *(Point(f"fitted-d{dim}", 4096, 50000, dim, scores="fitted") for dim in (64, 256)),
     Point("master", 32768, 131072, 256, weight_dtype="float32"),
     Point("fp16", 32768, 131072, 128, dtype="float16", weight_dtype="float16"),
-    Point("fp32", 4096, 32768, 128, dtype="float32", weight_dtype="float32"),
+    *(
+        Point(name, 4096, 32768, dim, dtype="float32", weight_dtype="float32")
+        for name, dim in (("fp32", 128), ("fp32-d256", 256))
+    ),
     Point("huge", 8192, 9_400_000, 256),
 ]
 # An fp32 table, as a trainer keeps it.

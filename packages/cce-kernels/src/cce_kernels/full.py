@@ -9,6 +9,7 @@ They launch without looking at the device: no synchronisation, and a CUDA graph 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from cce_kernels import tuning
 from cce_kernels.kernels.full_backward import launch_backward
 from cce_kernels.kernels.full_forward import launch_forward
 from cce_kernels.kernels.full_state import HALF_SHIFT, BackwardState, ForwardState
+from cce_kernels.kernels.mean_loss import launch_mean
 from cce_kernels.masking import reduce_loss, scale_rows, upstream_of
 
 
@@ -168,7 +170,8 @@ class _Full(torch.autograd.Function):
         _setup(ctx, inputs, output)
         loss, lse, *_ = output
         ctx.mark_non_differentiable(lse)
-        loss, ctx.count = reduce_loss(loss, inputs[2], inputs[4], reduction)
+        reduce = launch_mean if reduction == "mean" else partial(reduce_loss, reduction=reduction)
+        loss, ctx.count = reduce(loss, inputs[2], inputs[4])
         return loss, lse
 
     @staticmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cce_kernels.kernels.mean_loss import launch_mean
 from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
 from cce_kernels.masking import masks, reduce_loss, scale_rows, sparse_rows, upstream_of
@@ -81,7 +83,8 @@ class _Sampled(torch.autograd.Function):
         setup_context(ctx, inputs, output)
         call = Call(*inputs[:-2])
         ctx.sparse = sparse
-        loss, ctx.count = reduce_loss(output[0], call.targets, call.sizes[-1], reduction)
+        reduce = launch_mean if reduction == "mean" else partial(reduce_loss, reduction=reduction)
+        loss, ctx.count = reduce(output[0], call.targets, call.sizes[-1])
         return loss
 
     @staticmethod

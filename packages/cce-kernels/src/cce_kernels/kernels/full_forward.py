@@ -10,9 +10,8 @@ The target is masked out of p before p is rounded to 16 bits, and enters again i
 
 The reference r_m is fixed before the loop: the larger of the target's score and the best of the first tile. It is at
 most the true maximum, and fp32 and bf16 leave room for scores far above it, so no running maximum and no rescaling of
-A is needed. A tile of tokens whose sum leaves that room raises a flag, and a second launch (ONLINE: the usual running
-maximum) redoes it; it returns at once where there is no flag. fp16 has no such room: it always runs ONLINE, with p
-scaled by 2^P_SHIFT.
+A is needed. A tile of tokens whose sum leaves that room is worked out again in the same program, ONLINE: with the usual
+running maximum. fp16 has no such room: it always runs ONLINE, with p scaled by 2^P_SHIFT.
 
 FLOPs: 4 M V D (2 M V D without gradients). Bytes: V D a tile of tokens, from L2; h and dH once.
 """
@@ -104,21 +103,16 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
 def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2, others, dhidden,
-                        partial_sum, partial_reference, partial_acc, overflow,
+                        partial_sum, partial_reference, partial_acc,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                         BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
                         HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr,
-                        SPLIT: tl.constexpr, ONLINE: tl.constexpr, REPAIR: tl.constexpr,
-                        P_SHIFT: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
+                        SPLIT: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
+                        PRECISION: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
     """Grid (tiles of tokens, splits of the vocabulary); see the head of this file."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
-    flag = overflow + split * tl.num_programs(0) + tile
-    if REPAIR:
-        # Nothing to redo in all but degenerate cases.
-        if tl.load(flag) == 0:
-            return
     start = tile * BLOCK_M
     tokens = start + tl.arange(0, BLOCK_M)
     safe, ignored, invalid = read_targets(targets, tokens, num_tokens, num_items, ignore_index)
@@ -165,9 +159,19 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
 
     inside = tokens < num_tokens
     if not ONLINE:
-        # Written so that NaN raises the flag too. The ragged end of the tile cannot: its rows are zeros.
-        within = (total < BELOW_HALF_RANGE).to(tl.int32)
-        tl.store(flag, 1 - tl.min(within, axis=0))
+        # Written so that NaN is worked out again too. The ragged end of the tile cannot be: its rows are zeros.
+        if tl.min((total < BELOW_HALF_RANGE).to(tl.int32), axis=0) == 0:
+            total = tl.zeros([BLOCK_M], dtype=tl.float32)
+            acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
+            acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
+            reference = target_score * LOG2E - P_SHIFT
+            next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
+            for first in tl.range(begin, end, BLOCK_V, num_stages=1):
+                acc0, acc1, total, reference, next_target = _items_step(
+                    first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+                    bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+                    WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True,
+                )  # fmt: skip
     if SPLIT:
         tl.store(partial_sum + split.to(tl.int64) * num_tokens + tokens, total, mask=inside)
         tl.store(partial_reference + split.to(tl.int64) * num_tokens + tokens, reference, mask=inside)
@@ -210,21 +214,16 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
     if split:
         partial_sum, partial_reference = (state.loss.new_empty(splits, num_tokens) for _ in range(2))
         partial_acc = state.loss.new_empty((splits, num_tokens, dim) if with_dhidden else 0)
-    overflow = hidden.new_empty(grid[0] * grid[1], dtype=torch.int32)
     tma = tiles.tma and can_stream(weight, hidden.dtype)
-    stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else ()
+    stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
     half = hidden.dtype == torch.float16 and with_dhidden
-    # The second launch seldom has work: pointers, which are cheaper to pass.
-    for online, repair in ((True, False),) if half else ((False, False), (True, True)):
-        tma = tma and not repair
-        full_forward_kernel[grid](
-            hidden, weight, *(stream if tma else (weight, weight)), state.bias_or_weight, state.targets, state.scale,
-            state.loss, state.lse, state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc,
-            overflow, num_tokens, num_items, items_per_split, state.ignore_index, state.softcap or 1.0,
-            filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
-            HAS_BIAS=state.bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
-            WITH_DHIDDEN=with_dhidden, SPLIT=split, ONLINE=online, REPAIR=repair, P_SHIFT=14 if half else 0,
-            PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
-        )  # fmt: skip
+    full_forward_kernel[grid](
+        hidden, weight, *stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse, state.lse2,
+        state.others, state.dhidden, partial_sum, partial_reference, partial_acc, num_tokens, num_items,
+        items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1,
+        BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v, HAS_BIAS=state.bias is not None,
+        HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None, WITH_DHIDDEN=with_dhidden, SPLIT=split,
+        ONLINE=half, P_SHIFT=14 if half else 0, PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
+    )  # fmt: skip
     if split:
         launch_merge(state, partial_sum, partial_reference, partial_acc)

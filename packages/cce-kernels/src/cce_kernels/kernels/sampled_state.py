@@ -75,7 +75,10 @@ class SampledState:
 
     @property
     def dot_precision(self) -> str:
-        """How `tl.dot` treats fp32: three TF32 products, accurate like fp32. Plain TF32 is never used."""
+        """How `tl.dot` treats fp32: three TF32 products, accurate like fp32. Plain TF32 is never used.
+
+        Six bf16 products, which win in the full loss, need more registers in these kernels (TUNING.md).
+        """
         return "tf32x3" if self.hidden.dtype == torch.float32 else "ieee"
 
     @property

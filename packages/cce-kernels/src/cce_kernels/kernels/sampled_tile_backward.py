@@ -50,6 +50,17 @@ def _backward(
     h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
     upstream = tl.where(valid, tl.load(grad + tokens * GRAD_STRIDE, mask=exists, other=0.0), 0.0)
     token_shift = tl.load(shift + tokens, mask=exists, other=float("inf"))
+    # The targets come first: after the loop, their addresses and h would be held in registers through it.
+    if tl.program_id(1) == 0 and not SCRATCH:
+        token_pull = -tl.load(pull + tokens, mask=exists, other=0.0) * upstream
+        out = safe
+        if HAS_MAP:
+            out = tl.load(row_map + safe, mask=valid, other=0).to(tl.int64)
+        products = token_pull[:, None] * h.to(tl.float32)
+        keep_columns = valid[:, None] & inside[None, :]
+        tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
+        if HAS_BIAS:
+            tl.atomic_add(dbias + out, token_pull, mask=valid, sem="relaxed")
     # A program is STEPS blocks of slots; the scratch has one row for each (unit, slot), then one for each token.
     scratch_row = tl.program_id(0).to(tl.int64) * num_negatives
     for index in range(STEPS):
@@ -90,17 +101,6 @@ def _backward(
             tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
             if HAS_BIAS:
                 tl.atomic_add(dbias + out, tl.sum(slopes, 1), mask=drawn, sem="relaxed")
-
-    if tl.program_id(1) == 0 and not SCRATCH:
-        token_pull = -tl.load(pull + tokens, mask=exists, other=0.0) * upstream
-        out = safe
-        if HAS_MAP:
-            out = tl.load(row_map + safe, mask=valid, other=0).to(tl.int64)
-        products = token_pull[:, None] * h.to(tl.float32)
-        keep_columns = valid[:, None] & inside[None, :]
-        tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
-        if HAS_BIAS:
-            tl.atomic_add(dbias + out, token_pull, mask=valid, sem="relaxed")
 
 
 def launch_tile_backward(state: SampledState, grad: Tensor, into: WeightGradient, tiles: TileTiles) -> None:

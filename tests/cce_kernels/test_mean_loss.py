@@ -1,0 +1,29 @@
+"""The mean in one launch against the mean in torch."""
+
+import pytest
+import torch
+
+from cce_kernels.masking import reduce_loss
+
+DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu")]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("tokens", [1, 300, 20_000])
+@pytest.mark.parametrize("share_ignored", [0.0, 0.3, 1.0])
+def test_the_mean_is_that_of_torch(device: str, tokens: int, share_ignored: float) -> None:
+    pytest.importorskip("triton")
+    if device == "cpu" and torch.cuda.is_available():
+        pytest.skip("the interpreter is switched on only where there is no GPU")
+    from cce_kernels.kernels.mean_loss import launch_mean
+
+    generator = torch.Generator().manual_seed(tokens)
+    targets = torch.randint(0, 9, (tokens,), generator=generator)
+    targets[torch.rand(tokens, generator=generator) < share_ignored] = -7
+    loss = torch.rand(tokens, generator=generator).where(targets != -7, 0.0).to(device)
+    mean, count = launch_mean(loss, targets.to(device), -7)
+    expected, divisor = reduce_loss(loss, targets.to(device), -7, "mean")
+    assert torch.equal(count, divisor)
+    torch.testing.assert_close(mean, expected, rtol=1e-6, atol=0)
+    loss[0] = torch.nan
+    assert launch_mean(loss, targets.to(device), -7)[0].isnan()
