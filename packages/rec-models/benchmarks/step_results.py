@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def environment() -> dict[str, str]:
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
         "triton": triton.__version__,
-        "revision": _output("git", "rev-parse", "--short", "HEAD"),
+        "revision": os.environ.get("REVISION") or _output("git", "rev-parse", "--short", "HEAD"),
     }
 
 
