@@ -19,9 +19,9 @@ places, M targets, V items, B histories, width D and 16-bit products:
     around the blocks, a token: 1 D dropout, 4 D the last norm's input, 4 D its output, 2 D the loss's input
     the loss: see `LOSSES`
 
-Recorded steps fill batches up (`rec_models.buckets`); their recordings share one pool, so that it takes no more than
-its largest step. A measured run corrects the parts by factors (`pipelines.planner.calibration`); without one they count
-as they are.
+Recorded steps fill batches up (`rec_models.buckets`). Their recordings share one pool, which takes what the largest
+step takes and gives it to nobody else: it is no part of the peak that torch reports, but has to fit. A measured run
+corrects the parts by factors (`pipelines.planner.calibration`); without one they count as they are.
 """
 
 from __future__ import annotations
@@ -64,10 +64,12 @@ class Memory:
     """What every run has: cuBLAS's workspaces, and what a measured run adds to them."""
     peak: float
     """Of the training loop: the sum of the parts, which are those of the worst moment."""
+    pool: float = 0.0
+    """What recordings hold in addition: a batch of a size not yet recorded is trained on beside their pool."""
 
     def fits(self, gpu_gib: float) -> bool:
         """Whether a GPU of so many GiB holds it: a twentieth and half a GiB go to the CUDA context and to fragments."""
-        return self.peak <= 0.95 * gpu_gib - 0.5
+        return self.peak + self.pool <= 0.95 * gpu_gib - 0.5
 
 
 class Moment(NamedTuple):
@@ -216,8 +218,10 @@ def memory_of(point: params.Params, sizes: Sizes, calibration: Calibration, *, t
     """
     worst = worst_moment(point, sizes, calibration, sizes.most_tokens if tokens is None else tokens)
     constant = WORKSPACES + calibration.constant_gib * GIB
-    parts = (state_bytes(point, sizes.items), *worst.scaled(point.loss, calibration), constant)
-    return Memory(*(part / GIB for part in (*parts, sum(parts))))
+    of_step = worst.scaled(point.loss, calibration)
+    parts = (state_bytes(point, sizes.items), *of_step, constant)
+    pool = sum(of_step) if records_steps(point) else 0.0
+    return Memory(*(part / GIB for part in (*parts, sum(parts), pool)))
 
 
 def worst_moment(point: params.Params, sizes: Sizes, calibration: Calibration, places: float) -> Moment:

@@ -174,6 +174,9 @@ def test_a_recorded_step_needs_no_gradient_of_the_step_before():
     launched = from_mapping({"loss": "cce", "max_seq_len": 2000, "train": {"cuda_graphs": False}})
     sizes = dataclasses.replace(SIZES, rows=2)
     assert memory_of(point, sizes, Calibration()).peak < memory_of(launched, sizes, Calibration()).peak
+    recorded = memory_of(point, sizes, Calibration())
+    assert recorded.pool == pytest.approx(recorded.gradients + recorded.activations + recorded.loss)
+    assert not recorded.fits((recorded.peak + 0.5) / 0.95 + recorded.pool / 2)
     counts = (1, 16, 17, 500, 3500, 32_768, 32_769, 117_356)
     assert [filled_up(count) for count in counts] == [bucket_of(count) for count in counts]
 
