@@ -14,10 +14,12 @@ whole split, likewise for validation.
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,30 +61,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = results.done(options.out, str(where["device"]))
     missing = [point for point in todo if _key(point, where) not in known]
     _say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
-    gpu_gib = _gpu_gib()
     started = time.perf_counter()
-    for place, point in enumerate(missing, start=1):
-        minutes = (time.perf_counter() - started) / 60
-        if minutes > options.minutes:
-            _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
-            return
-        try:
-            planned = plan(point, load()) if gpu_gib else None
-            if planned and _needed_seconds(planned, effort) > 60 * (options.minutes - minutes):
-                _say(f"[{place}/{len(missing)}] left for another call, too long now: {points.experiment_name(point)}")
+    with _frozen_modules():
+        for place, point in enumerate(missing, start=1):
+            left = options.minutes - (time.perf_counter() - started) / 60
+            if left < 0:
+                _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
+                return
+            name = f"[{place}/{len(missing)}] {points.experiment_name(point)}"
+            try:
+                result = _measured(point, effort, where, left)
+            except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
+                _say(f"{name}: passed over: {error}")
                 continue
-            if planned and planned.memory.peak > SURELY * gpu_gib:
-                reason = f"the planner counts {planned.memory.peak:.0f} GiB, the GPU has {gpu_gib:.0f}"
-                result = not_tried(point, where, reason)
-            else:
-                result = measure(point, effort, where)
-        except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
-            _say(f"[{place}/{len(missing)}] passed over {points.experiment_name(point)}: {error}")
-            continue
-        results.append(options.out, result)
-        minutes = (time.perf_counter() - started) / 60
-        _say(f"[{place}/{len(missing)}, {minutes:.1f} min] {points.experiment_name(point)}: {describe(result)}")
-        _check_device()
+            if result is None:
+                continue
+            results.append(options.out, result)
+            _say(f"{name}: {describe(result)} ({(time.perf_counter() - started) / 60:.1f} min)")
+            _check_device()
+
+
+def _measured(point: params.Params, effort: Effort, where: dict[str, Any], minutes: float) -> results.Result | None:
+    """The result of a point; None where it would take longer than the minutes that are left."""
+    gpu_gib = _gpu_gib()
+    if not gpu_gib:  # the planner knows nothing of CPUs
+        return measure(point, effort, where)
+    planned = plan(point, load())
+    if planned.memory.peak > SURELY * gpu_gib:
+        reason = f"the planner counts {planned.memory.peak:.0f} GiB, the GPU has {gpu_gib:.0f}"
+        return not_tried(point, where, reason)
+    needed = _needed_seconds(planned, effort)
+    if needed > 60 * minutes:
+        _say(f"left for another call: {points.experiment_name(point)} takes some {needed:.0f} s")
+        return None
+    return measure(point, effort, where)
+
+
+@contextmanager
+def _frozen_modules() -> Iterator[None]:
+    """Let the garbage collector pass over what imports have made: each point and each recording runs it."""
+    import rec_models.training  # noqa: F401  # with Lightning, the most of it
+
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _gpu_gib() -> float:

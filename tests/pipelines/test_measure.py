@@ -53,7 +53,7 @@ def test_a_point_is_measured_once_and_every_field_of_training_is_there(run: Any)
         assert 0 <= row.wait_share < 1
         assert 16 <= row.tokens_per_step <= row.most_tokens <= 16 * 12
         assert 0 < row.peak_loop_gib <= row.peak_fit_gib
-    assert "[2/2," in printed
+    assert "[2/2] " in printed
     printed, again = run("--tables 3,14 --datasets beauty --sharing tile")
     assert "2 points, 2 of them already in" in printed
     assert again == rows
@@ -105,7 +105,7 @@ def test_on_a_gpu_a_point_is_left_that_the_minutes_are_too_short_for(run: Any, m
     monkeypatch.setattr(measure, "_gpu_gib", lambda: 80.0)
     printed, rows = run("--tables 3 --datasets beauty --minutes 0.05")
     assert rows == []
-    assert "[1/1] left for another call, too long now: sasrec-cce-twin_beauty" in printed
+    assert "left for another call: sasrec-cce-twin_beauty" in printed
     _, rows = run("--tables 3 --datasets beauty --minutes 5")
     assert [row.status for row in rows] == ["ok"]
 
@@ -163,7 +163,7 @@ def test_ways_of_training_make_other_rows(run: Any):
 def test_settings_that_contradict_each_other_are_passed_over(run: Any):
     printed, rows = run("--tables 3,4 --datasets beauty --sharing tile -S train.optimizer=adam_lazy")
     assert [row.loss for row in rows] == ["cce_neg"]
-    assert "passed over sasrec-cce-twin_beauty" in printed
+    assert "[1/2] sasrec-cce-twin_beauty_0.003-16x12: passed over: " in printed
 
 
 def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
