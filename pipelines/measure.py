@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import params, stage
-from pipelines.models.steps import Effort, measure, not_tried, trained_precision
+from pipelines.models.steps import Effort, held_gib, measure, not_tried, trained_precision
 from pipelines.paper import points
 from pipelines.planner.calibration import load
 from pipelines.planner.memory import GIB
@@ -38,8 +38,8 @@ ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 OUT = Path("results/training.csv")
 SURELY = 1.3
 """Times the GPU's memory: with a predicted peak above it a point is not tried."""
-HELD_GIB = 0.25
-"""What may stay on the GPU from point to point: cuBLAS's workspaces, compiled kernels' own."""
+HELD_GIB = 1.0
+"""What may stay on the GPU from point to point. Above a tenth of it the next row's note says so."""
 START_SECONDS = 5.0
 """Of a point, before its first step: a guess, so that the last points of a call are not cut off."""
 
@@ -185,7 +185,7 @@ def _check_device() -> None:
         torch.cuda.synchronize()
     except RuntimeError as error:
         raise stage.StageError(f"the GPU no longer answers ({error}): start again, the rows so far are kept") from None
-    held = torch.cuda.memory_allocated() / GIB
+    held = held_gib()
     if held > HELD_GIB:
         raise stage.StageError(
             f"{held:.1f} GiB of the last point are still held: start again, the rows so far are kept"

@@ -50,7 +50,10 @@ def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> resu
     Raises:
         ValueError: the settings contradict each other.
     """
-    fields = {**where, "precision": trained_precision(point), **_tried(point, effort), "measured_at": results.now()}
+    held = held_gib()
+    note = {"note": f"{held:.1f} GiB of points before were still held"} if held > 0.1 else {}
+    fields = {**where, "precision": trained_precision(point), **note, **_tried(point, effort)}
+    fields["measured_at"] = results.now()
     _forget(point, fields.get("status"))
     return results.Result.of(point, "training", **fields)
 
@@ -91,7 +94,16 @@ def _forget(point: params.Params, status: str | None) -> None:
     if point.train.compile:
         torch._dynamo.reset()
     if torch.cuda.is_available() and status != "failed":
+        # cuBLAS keeps a workspace for every stream that it ever worked on, and each recorded point has its own stream.
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
         torch.cuda.empty_cache()
+
+
+def held_gib() -> float:
+    """What the allocator has given out on the GPU; 0 without one."""
+    import torch
+
+    return torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
 
 
 def _train(point: params.Params, effort: Effort) -> dict[str, Any]:

@@ -110,6 +110,13 @@ def test_on_a_gpu_a_point_is_left_that_the_minutes_are_too_short_for(run: Any, m
     assert [row.status for row in rows] == ["ok"]
 
 
+def test_memory_that_was_not_given_back_is_told(run: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "held_gib", lambda: 0.3)
+    _, rows = run("--tables 3 --datasets beauty")
+    assert (rows[0].status, rows[0].note) == ("ok", "0.3 GiB of points before were still held")
+    assert run("--tables 3 --datasets beauty")[1] == rows
+
+
 def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.MonkeyPatch):
     class Held:
         pass
