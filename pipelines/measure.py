@@ -6,22 +6,29 @@
 Trains each point for some steps through the training loop that `pipelines.train` uses, validation included, and appends
 one row to the results file (schema: `pipelines.records.results`). Rows that are there already, of the same device, are
 passed over: a run that was killed or ran out of minutes goes on where it stopped. A point that does not fit in memory
-is a row too. Seconds of an epoch are extrapolated: mean step x steps of the whole split, likewise for validation.
+is a row too; on a GPU it is not tried where the planner counts far more than there is, and a point that needs longer
+than the minutes left is passed over for shorter ones. Seconds of an epoch are extrapolated: mean step x steps of the
+whole split, likewise for validation.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipelines import params, stage
-from pipelines.models.steps import Effort, measure, trained_precision
+from pipelines.models.steps import Effort, held_gib, measure, not_tried, trained_precision
 from pipelines.paper import points
+from pipelines.planner.calibration import load
+from pipelines.planner.memory import GIB
+from pipelines.planner.plans import Plan, plan
 from pipelines.records import results
 from pipelines.records.environment import environment
 from pipelines.settings.nested import parse_overrides
@@ -29,6 +36,12 @@ from pipelines.settings.nested import parse_overrides
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 """The tables, those first that matter most for time and memory."""
 OUT = Path("results/training.csv")
+SURELY = 1.3
+"""Times the GPU's memory: with a predicted peak above it a point is not tried."""
+HELD_GIB = 1.0
+"""What may stay on the GPU from point to point. Above a tenth of it the next row's note says so."""
+START_SECONDS = 5.0
+"""Of a point, before its first step: a guess, so that the last points of a call are not cut off."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,25 +52,75 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stage.room_for_file("--out", options.out)
     todo = wanted_points(points.load(), options)
     where = environment()
-    effort = Effort(options.steps, min(options.steps, Effort.fewest), options.warmup, options.seconds)
+    effort = Effort(
+        steps=options.steps,
+        fewest=min(options.steps, Effort.fewest),
+        warmup=options.warmup,
+        seconds=options.seconds,
+    )
     known = results.done(options.out, str(where["device"]))
     missing = [point for point in todo if _key(point, where) not in known]
     _say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
     started = time.perf_counter()
-    for place, point in enumerate(missing, start=1):
-        minutes = (time.perf_counter() - started) / 60
-        if minutes > options.minutes:
-            _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
-            return
-        try:
-            result = measure(point, effort, where)
-        except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
-            _say(f"[{place}/{len(missing)}] passed over {points.experiment_name(point)}: {error}")
-            continue
-        results.append(options.out, result)
-        minutes = (time.perf_counter() - started) / 60
-        _say(f"[{place}/{len(missing)}, {minutes:.1f} min] {points.experiment_name(point)}: {describe(result)}")
-        _check_device(result)
+    with _frozen_modules():
+        for place, point in enumerate(missing, start=1):
+            left = options.minutes - (time.perf_counter() - started) / 60
+            if left < 0:
+                _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
+                return
+            name = f"[{place}/{len(missing)}] {points.experiment_name(point)}"
+            try:
+                result = _measured(point, effort, where, left)
+            except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
+                _say(f"{name}: passed over: {error}")
+                continue
+            if result is None:
+                continue
+            results.append(options.out, result)
+            _say(f"{name}: {describe(result)} ({(time.perf_counter() - started) / 60:.1f} min)")
+            _check_device()
+
+
+def _measured(point: params.Params, effort: Effort, where: dict[str, Any], minutes: float) -> results.Result | None:
+    """The result of a point; None where it would take longer than the minutes that are left."""
+    gpu_gib = _gpu_gib()
+    if not gpu_gib:  # the planner knows nothing of CPUs
+        return measure(point, effort, where)
+    planned = plan(point, load())
+    if planned.memory.peak > SURELY * gpu_gib:
+        reason = f"the planner counts {planned.memory.peak:.0f} GiB, the GPU has {gpu_gib:.0f}"
+        return not_tried(point, where, reason)
+    needed = _needed_seconds(planned, effort)
+    if needed > 60 * minutes:
+        _say(f"left for another call: {points.experiment_name(point)} takes some {needed:.0f} s")
+        return None
+    return measure(point, effort, where)
+
+
+@contextmanager
+def _frozen_modules() -> Iterator[None]:
+    """Let the garbage collector pass over what imports have made: each point and each recording runs it."""
+    import rec_models.training  # noqa: F401  # with Lightning, the most of it
+
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _gpu_gib() -> float:
+    """Memory of the GPU that will train; 0 where a CPU will."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
+
+
+def _needed_seconds(planned: Plan, effort: Effort) -> float:
+    """What measuring a point will take, roughly: its start, its warm-up, its timed steps."""
+    step = planned.seconds.step
+    return START_SECONDS + step * (effort.warmup + min(effort.steps, max(effort.fewest, effort.seconds / step)))
 
 
 def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[params.Params]:
@@ -99,8 +162,8 @@ def describe(result: results.Result) -> str:
         return f"{result.status}: {result.note}"
     return (
         f"{result.step_ms:.2f} ms a step ({result.step_ms_p10:.2f} to {result.step_ms_p90:.2f}, {result.steps_timed} "
-        f"steps), epoch {result.epoch_seconds:.1f} s, whole {result.whole_epoch_seconds:.1f} s, "
-        f"peak {result.peak_loop_gib:.2f} GiB, of the fit {result.peak_fit_gib:.2f}"
+        f"steps, {result.replayed_steps} replayed), epoch {result.epoch_seconds:.1f} s, whole "
+        f"{result.whole_epoch_seconds:.1f} s, peak {result.peak_loop_gib:.2f} GiB, of the fit {result.peak_fit_gib:.2f}"
     )
 
 
@@ -108,20 +171,25 @@ def _key(point: params.Params, where: dict[str, Any]) -> tuple[object, ...]:
     return results.Result.of(point, "training", **{**where, "precision": trained_precision(point)}).key
 
 
-def _check_device(result: results.Result) -> None:
-    """After an error that was not memory, go on only if the GPU still answers.
+def _check_device() -> None:
+    """Go on only if the GPU still answers, and what the last point held is free again: the next peak would count it.
 
     Raises:
-        StageError: it does not: an illegal access leaves a process without its GPU.
+        StageError: it does not: an illegal access, for one, leaves a process without its GPU.
     """
     import torch
 
-    if result.status != "failed" or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return
     try:
         torch.cuda.synchronize()
     except RuntimeError as error:
         raise stage.StageError(f"the GPU no longer answers ({error}): start again, the rows so far are kept") from None
+    held = held_gib()
+    if held > HELD_GIB:
+        raise stage.StageError(
+            f"{held:.1f} GiB of the last point are still held: start again, the rows so far are kept"
+        )
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

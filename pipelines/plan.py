@@ -81,7 +81,10 @@ def _points(options: argparse.Namespace) -> list[params.Params]:
 
 def _source(calibration: Calibration) -> str:
     memory = calibration.measured_on or "counted, not fitted to a measured run"
-    time = calibration.time_measured_on or "from dated rates of an H100, not fitted to measured steps"
+    time = (
+        calibration.time_measured_on
+        or "rates of an H100 with dates (pipelines/planner/seconds.py), not fitted to results here"
+    )
     return f"memory: {memory}; time: {time}"
 
 

@@ -26,9 +26,12 @@ class Effort:
 
     steps: int = 30
     """Timed steps at most."""
+    different: int = 12
+    """Batches that differ; warm-up and timed steps take them in turn, so that few sizes have to be recorded."""
     fewest: int = 10
     """Timed steps at least, whatever they take."""
     warmup: int = 10
+    """Steps before them; more where steps are recorded and there are more sizes of batches than half of it."""
     seconds: float = 10.0
     """Of timed steps, after which no further one is begun."""
 
@@ -47,26 +50,60 @@ def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> resu
     Raises:
         ValueError: the settings contradict each other.
     """
-    import torch
+    held = held_gib()
+    note = {"note": f"{held:.1f} GiB of points before were still held"} if held > 0.1 else {}
+    fields = {**where, "precision": trained_precision(point), **note, **_tried(point, effort)}
+    fields["measured_at"] = results.now()
+    _forget(point, fields.get("status"))
+    return results.Result.of(point, "training", **fields)
 
+
+def not_tried(point: params.Params, where: dict[str, Any], reason: str) -> results.Result:
+    """The result of a point that certainly does not fit."""
+    fields = {**where, "precision": trained_precision(point), "measured_at": results.now()}
+    return results.Result.of(point, "training", **fields, status="out of memory", note=f"not tried: {reason}")
+
+
+def _tried(point: params.Params, effort: Effort) -> dict[str, Any]:
+    """Fields of the result. When it returns nothing holds the exception, whose frames hold the tensors of the step."""
     from rec_models.errors import TrainingError
+
+    try:
+        return _train(point, effort)
+    except TrainingError as error:
+        status, note = _status(error.__cause__), str(error)
+    except (RuntimeError, MemoryError) as error:
+        status, note = _status(error), f"{type(error).__name__}: {str(error)[:300]}"
+    return {"status": status, "note": note}
+
+
+def _status(error: BaseException | None) -> results.Status:
+    """What became of a point; an error that ends a recording hides the one that led to it."""
     from rec_models.memory import is_out_of_memory
 
-    fields = {**where, "precision": trained_precision(point)}
-    try:
-        fields |= _train(point, effort)
-    except TrainingError as error:
-        cause = error.__cause__
-        status = "out of memory" if cause is not None and is_out_of_memory(cause) else "failed"
-        fields |= {"status": status, "note": str(error)}
-    except (RuntimeError, MemoryError) as error:
-        status = "out of memory" if is_out_of_memory(error) else "failed"
-        fields |= {"status": status, "note": f"{type(error).__name__}: {str(error)[:300]}"}
-    fields["measured_at"] = results.now()
-    gc.collect()  # modules and their tensors, held by the frames of an exception
-    if torch.cuda.is_available() and fields.get("status") != "failed":
+    while error is not None and not is_out_of_memory(error):
+        error = error.__context__
+    return "failed" if error is None else "out of memory"
+
+
+def _forget(point: params.Params, status: str | None) -> None:
+    """Give back the memory of a point, and the code that torch.compile made for it."""
+    import torch
+
+    gc.collect()  # Lightning's trainer, module and callbacks hold each other
+    if point.train.compile:
+        torch._dynamo.reset()
+    if torch.cuda.is_available() and status != "failed":
+        # cuBLAS keeps a workspace for every stream that it ever worked on, and each recorded point has its own stream.
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
         torch.cuda.empty_cache()
-    return results.Result.of(point, "training", **fields)
+
+
+def held_gib() -> float:
+    """What the allocator has given out on the GPU; 0 without one."""
+    import torch
+
+    return torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
 
 
 def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
@@ -74,12 +111,21 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
     import torch
 
     from pipelines.models import of_point
+    from pipelines.models.rehearsal import RehearsedBatches, recorded_sizes, warm_up_order
     from pipelines.planner.twin_logs import twin_log
     from rec_models.measuring import measure_steps
 
     log = twin_log(point)
-    batches = (effort.warmup + effort.steps) * point.train.accumulate * point.train.devices
-    store = log.train_store(point.batch_size * batches, point.max_seq_len + 1, point.seed)
+    recorded = _is_recorded(point)
+    different = min(effort.different, effort.steps)
+    users = point.batch_size * point.train.devices * different
+    store = log.train_store(users, point.max_seq_len + 1, point.seed)
+    make = of_point.make_batches(point, store, log.num_items)
+    warm_up_batches = [index % different for index in range(effort.warmup * point.train.accumulate)]
+    if recorded:
+        warm_up_batches = warm_up_order(recorded_sizes(make(0, 1)), effort.warmup)
+    timed = [index % different for index in range(effort.steps * point.train.accumulate)]
+    order = [*warm_up_batches, *timed]
     ranked = min(VALIDATION_USERS, log.validation_users)
     held_out = log.validation_store(ranked, point.max_seq_len, point.seed)
     warm_up = log.validation_store(min(ranked, point.evaluate.batch_users), point.max_seq_len, point.seed + 1)
@@ -98,11 +144,11 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
         loss=of_point.loss_settings(point),
         training=of_point.training_settings(point),
         num_items=log.num_items,
-        train_batches=of_point.make_batches(point, store, log.num_items),
+        train_batches=lambda rank, world_size: RehearsedBatches(make(rank, world_size), order),
         item_counts=torch.from_numpy(log.item_counts),
         validate=validate,
-        warmup=effort.warmup,
-        warmup_seconds=effort.seconds / 4,
+        warmup=len(warm_up_batches) // point.train.accumulate,
+        warmup_seconds=None if recorded else effort.seconds / 4,
         steps=effort.steps,
         min_steps=effort.fewest,
         max_seconds=effort.seconds,
@@ -113,6 +159,7 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
     validation = seconds[0] * log.validation_users / ranked
     return {
         **step_fields(times),
+        "replayed_steps": times.steps if recorded else 0,
         "num_items": log.num_items,
         "train_users": log.train_users,
         "validation_users": log.validation_users,
@@ -136,8 +183,18 @@ def step_fields(times: StepTimes) -> dict[str, float | int]:
         "step_ms_p10": round(times.p10_ms, 4),
         "step_ms_p90": round(times.p90_ms, 4),
         "mean_step_ms": round(times.mean_ms, 4),
+        "wait_share": round(times.wait_share, 4),
         "peak_loop_gib": round(times.loop_peak_gib, 4),
     }
+
+
+def _is_recorded(point: params.Params) -> bool:
+    """Whether this machine records steps of the point."""
+    import torch
+
+    from pipelines.planner.sizes import records_steps
+
+    return torch.cuda.is_available() and records_steps(point)
 
 
 def _on_gpu(settings: ModelSettings, num_items: int) -> Encoder:

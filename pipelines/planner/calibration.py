@@ -21,9 +21,9 @@ class Calibration:
     loss: dict[str, float] = field(default_factory=dict)
     """Of each loss's bytes; 1 where it is missing."""
     constant_gib: float = 0.0
-    """Bytes that every run has."""
+    """Of every run, beside cuBLAS's workspaces."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Rates of `planner_time.RATES`; the ones there where missing."""
+    """Rates of `pipelines.planner.seconds.RATES`; the ones there where missing."""
     time_measured_on: str | None = None
     """The runs that ``seconds`` was fitted to."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Plan:
     @property
     def epoch_seconds(self) -> float:
         """Training loop of an epoch."""
-        return self.seconds.step * self.sizes.steps
+        return self.seconds.step * math.ceil(self.sizes.steps / self.point.train.accumulate)
 
 
 def plan(point: params.Params, calibration: Calibration) -> Plan:
@@ -46,7 +47,8 @@ def plan(point: params.Params, calibration: Calibration) -> Plan:
 
 
 HEADER = (
-    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "step ms", "epoch s",
+    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
+    "step ms", "epoch s",
 )  # fmt: skip
 
 
@@ -68,7 +70,7 @@ def table_of(plans: Sequence[Plan], gpu_gib: float) -> str:
                 f"{planned.sizes.tokens:,.0f}",
                 *(number(part) for part in parts),
                 "yes" if memory.fits(gpu_gib) else "NO",
-                number(planned.seconds.step * 1e3),
+                *(number(1e3 * part) for part in (planned.seconds.host, planned.seconds.device, planned.seconds.step)),
                 number(planned.epoch_seconds),
             ]
         )

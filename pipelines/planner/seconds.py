@@ -1,11 +1,14 @@
-"""Seconds of a training step on a GPU, as a sum of what each part reads, multiplies and waits for.
+"""Seconds of a training step: the longer of what the host and what the GPU takes, because they work side by side.
 
-    network   3 x 2 FLOPs a weight and token, and its activations read and written some times
-    loss      a rate for each way of computing it: FLOPs of exact losses, rows gathered of sampled ones
-    Adam      28 bytes a parameter (reads 4 tensors, writes 3), and the gradients cleared
-    overhead  a step of Lightning and the launches of a network of two blocks
+    host      launched kernel by kernel: a time for the launches of a batch, whatever its size
+              recorded as a CUDA graph: a time for the replay, and for making ready a batch of so many places
+    GPU       the sum of
+      network   3 x 2 FLOPs a weight and token, and its activations read and written some times
+      loss      a rate for each way of computing it: FLOPs of exact losses, rows gathered of sampled ones
+      Adam      bytes: table, gradient and moments read, table and moments written, the gradient cleared
 
-The rates start from dated figures of an H100 and are refitted from measured steps by `pipelines.plan --refit`.
+A step is one of the optimiser: with ``train.accumulate`` batches, and Adam once. The rates start from dated figures of
+an H100 and are refitted from measured steps by `pipelines.plan --refit`.
 """
 
 from __future__ import annotations
@@ -15,72 +18,98 @@ from dataclasses import dataclass
 
 from pipelines import params
 from pipelines.planner.calibration import Calibration
-from pipelines.planner.memory import activation_bytes, parameter_count
-from pipelines.planner.sizes import Sizes
+from pipelines.planner.memory import MOMENTS, activation_bytes, parameter_count
+from pipelines.planner.sizes import Sizes, filled_up, records_steps
 
 RATES: dict[str, float] = {
-    "overhead_ms": 1.0,
-    "network_flops": 300e12,
+    "launched_ms": 10.9,
+    "recorded_ms": 1.66,
+    "ready_places": 10e6,
+    "network_flops": 70e12,
     "network_passes": 3.0,
-    "bytes": 2.4e12,
-    "exact_flops": 600e12,
-    "shared_elements": 8e12,
+    "bytes": 2.36e12,
+    "exact_flops": 680e12,
+    "shared_elements": 14.5e12,
     "own_elements": 5e11,
     "logit_elements": 8e10,
     "gathered_elements": 6e10,
     "bucket_elements": 8e10,
 }
-"""Where each comes from, on an H100 80 GB:
+"""Where each comes from, on an H100 80 GB.
 
-- ``overhead_ms``: Lightning adds 0.5 to 1 ms a step (packages/rec-models/README.md); launches of the rest, a guess.
-- ``network_flops``, ``network_passes``: not measured; a share of the 730 TFLOP/s of matrix products.
-- ``bytes``: 2.9 to 3.0 TB/s copied (packages/cce-kernels/benchmarks), less what unaligned rows lose.
-- ``exact_flops``: 8 M V D over the time of forward and backward at D 256, fp32 table (benchmarks/results/losses.csv,
-  variant "ours", point "master").
-- ``shared_elements``, ``own_elements``: M N D over the time of ``sampled softmax`` with sharing tile and none
-  (losses.csv).
+``launched_ms``, ``recorded_ms``, ``ready_places`` (a second), ``bytes``, ``exact_flops``, ``network_flops`` and
+``shared_elements``: `pipelines.planner.fit` of 29 whole steps on an NVIDIA H100 80GB HBM3, driver 580.159.04, torch
+2.11.0+cu130, triton 3.6.0, revision a09511c, in packages/rec-models/benchmarks/results/step.csv. All networks there
+have two blocks of D 128 or 256. Steps launched kernel by kernel took 8.9 to 11.5 ms where the GPU did not take longer,
+those with `cce` or a compiled network 1 to 2 ms more than others: one number stands for all.
+
+- ``network_passes``: not measured; the rates of the network go with it.
+- ``own_elements``: M N D over the time of ``sampled softmax`` with sharing none (packages/cce-kernels/benchmarks,
+  results/losses.csv).
 - ``logit_elements``: M V over the time of eager torch (losses.csv), ``gathered_elements``: M N D over that of eager
   CE- (losses.csv).
 - ``bucket_elements``: not measured; taken as ``logit_elements``.
 """
 
+HOST = ("launched_ms", "recorded_ms", "ready_places")
+"""The rates of the host; all others are the GPU's."""
+MULTIPLIED = (*HOST[:2], "network_passes")
+"""Rates that work is multiplied by; it is divided by all others."""
+
 
 @dataclass(frozen=True)
 class Seconds:
-    """Predicted seconds of a step."""
+    """Predicted seconds of a step of the optimiser."""
 
-    overhead: float
+    host: float
+    """Launches, or a replay and its batch made ready."""
     network: float
     loss: float
     adam: float
 
     @property
+    def device(self) -> float:
+        """What the GPU works."""
+        return self.network + self.loss + self.adam
+
+    @property
     def step(self) -> float:
-        """All of it."""
-        return self.overhead + self.network + self.loss + self.adam
+        """Of the two, the one that the other waits for."""
+        return max(self.host, self.device)
 
 
-def terms(point: params.Params, sizes: Sizes, *, tokens: float | None = None) -> dict[str, float]:
-    """What a step does, by the rate that it is divided by; ``overhead_ms`` and ``network_passes`` are multiplied.
+def host_terms(point: params.Params, sizes: Sizes, *, tokens: float | None = None) -> dict[str, float]:
+    """What the host does for a step, by its rate; arguments as of `device_terms`."""
+    if not records_steps(point):
+        return {"launched_ms": 1e-3 * point.train.accumulate}
+    return {"recorded_ms": 1e-3, "ready_places": sizes.tokens if tokens is None else tokens}
+
+
+def device_terms(point: params.Params, sizes: Sizes, *, tokens: float | None = None) -> dict[str, float]:
+    """What the GPU does in a step, by the rate that it is divided by; ``network_passes`` is multiplied.
 
     Args:
         point: the point.
         sizes: its sizes.
-        tokens: places of a batch; None: of the mean batch.
+        tokens: places of a step, all its batches together; None: of mean batches.
     """
-    width, blocks = point.backbone.hidden, point.backbone.blocks
-    places = sizes.tokens if tokens is None else tokens
-    targets = sizes.targets(places)
-    weights = parameter_count(point, sizes.items) - (sizes.items + point.max_seq_len) * width
+    width, blocks, batches = point.backbone.hidden, point.backbone.blocks, point.train.accumulate
+    places = sizes.tokens if tokens is None else tokens / batches
+    if records_steps(point):
+        places = filled_up(places)
+    parameters, table = parameter_count(point, sizes.items), sizes.items * width
+    weights = parameters - table - point.max_seq_len * width
     attended = sizes.mean_length / (1 if point.model == "bert4rec" else 2)
-    flops = places * (6 * weights + 12 * blocks * attended * width)
-    return {
-        "overhead_ms": 1e-3,
-        "network_flops": flops,
+    of_a_batch = {
+        "network_flops": places * (6 * weights + 12 * blocks * attended * width),
         "network_passes": activation_bytes(point) * places,
-        "bytes": 32.0 * parameter_count(point, sizes.items),
-        **LOSSES[point.loss](point, sizes, targets),
+        **LOSSES[point.loss](point, sizes, sizes.targets(places)),
     }
+    moments = MOMENTS[point.train.optimizer]
+    # Lazy Adam leaves the table's rows alone that the batch did not touch: all but a few.
+    of_table = 0 if point.train.optimizer == "adam_lazy" else (16 + 2 * moments) * table
+    adam = 32.0 * (parameters - table) + of_table
+    return {name: batches * work for name, work in of_a_batch.items()} | {"bytes": adam}
 
 
 def _ce(point: params.Params, sizes: Sizes, targets: float) -> dict[str, float]:
@@ -136,19 +165,22 @@ LOSSES: dict[str, Callable[[params.Params, Sizes, float], dict[str, float]]] = {
 
 
 def seconds_of(point: params.Params, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Seconds:
-    """Predicted seconds of a training step.
+    """Predicted seconds of a step of the optimiser.
 
     Args:
         point: the point.
         sizes: its sizes.
         calibration: rates.
-        tokens: places of a batch; None: of the mean batch.
+        tokens: places of a step, all its batches together; None: of mean batches.
     """
     rates = RATES | calibration.seconds
-    parts = terms(point, sizes, tokens=tokens)
-    overhead = parts.pop("overhead_ms") * rates["overhead_ms"]
+    host = sum(_time(name, work, rates) for name, work in host_terms(point, sizes, tokens=tokens).items())
+    parts = device_terms(point, sizes, tokens=tokens)
+    adam = parts.pop("bytes") / rates["bytes"]
     network = parts.pop("network_flops") / rates["network_flops"]
     network += parts.pop("network_passes") * rates["network_passes"] / rates["bytes"]
-    adam = parts.pop("bytes") / rates["bytes"]
-    loss = sum(work / rates[name] for name, work in parts.items())
-    return Seconds(overhead, network, loss, adam)
+    return Seconds(host, network, sum(_time(name, work, rates) for name, work in parts.items()), adam)
+
+
+def _time(name: str, work: float, rates: dict[str, float]) -> float:
+    return work * rates[name] if name in MULTIPLIED else work / rates[name]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines import params, stage
+from pipelines.models import of_point
 from pipelines.planner import twin_logs
 
 
@@ -106,6 +107,18 @@ def sizes_from(
         steps=steps,
         validation_users=validation_users,
     )
+
+
+def records_steps(point: params.Params) -> bool:
+    """Whether a GPU records whole steps of the point as CUDA graphs."""
+    return of_point.training_settings(point).records_steps(of_point.loss_settings(point))
+
+
+def filled_up(places: float) -> float:
+    """Places of a recorded batch: `rec_models.buckets.bucket_of`, which imports torch."""
+    count = max(1, round(places))
+    step = max(16, 1 << max(0, (count - 1).bit_length() - 5))
+    return float(-(-count // step) * step)
 
 
 def _inputs(point: params.Params, lengths: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:

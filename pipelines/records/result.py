@@ -74,6 +74,9 @@ class Result:
     steps_timed: int | None = None
     """Optimiser steps in the times below, after the warm-up."""
     warmup_steps: int | None = None
+    """Steps before them. Where steps are recorded as CUDA graphs, each size of batch was there twice."""
+    replayed_steps: int | None = None
+    """Of the timed steps: replays of recorded ones. 0: all were launched kernel by kernel."""
     tokens_per_step: float | None = None
     """Mean real places (no padding) of a timed step."""
     most_tokens: int | None = None
@@ -84,6 +87,8 @@ class Result:
     step_ms_p90: float | None = None
     mean_step_ms: float | None = None
     """Wall clock of all timed steps over their number."""
+    wait_share: float | None = None
+    """Of that wall clock: waiting for a batch while the GPU had nothing to do."""
     steps_per_epoch: int | None = None
     epoch_seconds: float | None = None
     """The training loop of an epoch, loading included, validation and checkpoints left out."""

@@ -1,6 +1,7 @@
 """Measuring points: whole steps on tiny twins, a row a point, going on where a run stopped, memory that runs out."""
 
 import ast
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from pipelines import measure, params
-from pipelines.models import steps
+from pipelines.models import rehearsal, steps
 from pipelines.paper import points
 from pipelines.records import results
 from pipelines.settings.losses import SAMPLED
@@ -48,9 +49,11 @@ def test_a_point_is_measured_once_and_every_field_of_training_is_there(run: Any)
         assert row.epoch_seconds == pytest.approx(row.steps_per_epoch * row.mean_step_ms / 1e3, rel=1e-3)
         assert row.whole_epoch_seconds == pytest.approx(row.epoch_seconds + row.validation_seconds, abs=1e-3)
         assert row.epoch_basis == "extrapolated"
+        assert row.replayed_steps == 0  # a CPU records nothing
+        assert 0 <= row.wait_share < 1
         assert 16 <= row.tokens_per_step <= row.most_tokens <= 16 * 12
         assert 0 < row.peak_loop_gib <= row.peak_fit_gib
-    assert "[2/2," in printed
+    assert "[2/2] " in printed
     printed, again = run("--tables 3,14 --datasets beauty --sharing tile")
     assert "2 points, 2 of them already in" in printed
     assert again == rows
@@ -80,6 +83,61 @@ def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monk
     assert rows[0].note == "out of memory with a batch of 16 x 12"
     assert rows[1].note == "RuntimeError: an illegal access"
     assert "out of memory: out of memory with a batch" in printed
+
+
+def test_where_steps_are_recorded_the_warm_up_has_each_size_twice(run: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "_is_recorded", lambda point: True)
+    monkeypatch.setattr(rehearsal, "recorded_sizes", lambda batches: list("abac"))
+    _, rows = run("--tables 3 --datasets beauty")
+    assert (rows[0].warmup_steps, rows[0].steps_timed, rows[0].replayed_steps) == (6, 4, 4)
+
+
+def test_on_a_gpu_what_surely_does_not_fit_is_not_tried(run: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measure, "_gpu_gib", lambda: 0.001)
+    monkeypatch.setattr(steps, "_train", lambda *_: pytest.fail("tried"))
+    printed, rows = run("--tables 3 --datasets beauty")
+    assert [(row.status, row.step_ms) for row in rows] == [("out of memory", None)]
+    assert rows[0].note == "not tried: the planner counts 0 GiB, the GPU has 0"
+    assert "out of memory: not tried" in printed
+
+
+def test_on_a_gpu_a_point_is_left_that_the_minutes_are_too_short_for(run: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measure, "_gpu_gib", lambda: 80.0)
+    printed, rows = run("--tables 3 --datasets beauty --minutes 0.05")
+    assert rows == []
+    assert "left for another call: sasrec-cce-twin_beauty" in printed
+    _, rows = run("--tables 3 --datasets beauty --minutes 5")
+    assert [row.status for row in rows] == ["ok"]
+
+
+def test_memory_that_was_not_given_back_is_told(run: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "held_gib", lambda: 0.3)
+    _, rows = run("--tables 3 --datasets beauty")
+    assert (rows[0].status, rows[0].note) == ("ok", "0.3 GiB of points before were still held")
+    assert run("--tables 3 --datasets beauty")[1] == rows
+
+
+def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.MonkeyPatch):
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+
+    def fail(point: params.Params, effort: steps.Effort) -> dict[str, Any]:
+        tensor = Held()
+        held.append(weakref.ref(tensor))
+        try:
+            raise torch.OutOfMemoryError("tried to allocate")
+        except torch.OutOfMemoryError:
+            raise RuntimeError("capture failed") from None  # as ending a recording does
+
+    def collected(point: params.Params, status: str | None) -> None:
+        assert held[-1]() is None
+
+    monkeypatch.setattr(steps, "_train", fail)
+    monkeypatch.setattr(steps, "_forget", collected)
+    _, rows = run("--tables 3 --datasets beauty")
+    assert [row.status for row in rows] == ["out of memory"]
 
 
 def test_the_order_and_the_sharing_are_as_asked():
@@ -112,7 +170,7 @@ def test_ways_of_training_make_other_rows(run: Any):
 def test_settings_that_contradict_each_other_are_passed_over(run: Any):
     printed, rows = run("--tables 3,4 --datasets beauty --sharing tile -S train.optimizer=adam_lazy")
     assert [row.loss for row in rows] == ["cce_neg"]
-    assert "passed over sasrec-cce-twin_beauty" in printed
+    assert "[1/2] sasrec-cce-twin_beauty_0.003-16x12: passed over: " in printed
 
 
 def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):

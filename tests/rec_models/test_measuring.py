@@ -3,6 +3,7 @@ import time
 import pytest
 
 from rec_models import measuring
+from rec_models.backbones import build_encoder
 from rec_models.errors import TrainingError
 from rec_models.measuring import measure_steps
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
@@ -90,3 +91,9 @@ class _OutOfMemory(measuring.lightning.Callback):
 @pytest.mark.parametrize("optimizer", ["adam", "adam_bf16", "adam_rowwise", "adam_lazy"])
 def test_every_optimiser_makes_steps(tiny, optimizer):
     assert measure(tiny, warmup=1, steps=2, optimizer=optimizer).steps == 2
+
+
+def test_weights_and_moments_are_forgotten_before_lightning_takes_them_to_the_host(tiny):
+    held = []
+    measure(tiny, warmup=1, steps=2, build=lambda *shape: held.append(build_encoder(*shape)) or held[0])
+    assert [parameter.numel() for parameter in held[0].parameters()] == [0] * len(list(held[0].parameters()))

@@ -51,7 +51,8 @@ class StepTimes:
     most_tokens: int
     """Input places of the largest batch of the timed steps: what the peak of the loop belongs to."""
     loop_peak_gib: float
-    """Peak memory of the training loop, weights and optimiser included; see `rec_models.memory.peak_gib`."""
+    """Peak memory of the training loop, weights and optimiser included; see `rec_models.memory.peak_gib`. Where steps
+    are recorded, with their recording, which is in the warm-up."""
     fit_peak_gib: float
     """The same with start, warm-up and, if asked for, a validation."""
     loss: float
@@ -108,7 +109,7 @@ class Stopwatch(lightning.Callback):
         if batch.is_last and self._is_warm:
             self._marks.append(_mark(device))
             if self._is_enough():
-                self._stop(device, pl_module, trainer.train_dataloader)
+                self._stop(device, trainer, pl_module)
         elif batch.is_last:
             self._done += 1
             self._is_warm = self._done >= self._warmup or self._is_slow()
@@ -136,10 +137,13 @@ class Stopwatch(lightning.Callback):
             feed.is_busy = lambda: not self._marks[-1].query()
         self._waited, self._started = feed.waited_seconds, time.perf_counter()
 
-    def _stop(self, device: torch.device, module: TrainingModule, feed: Feed) -> None:
+    def _stop(self, device: torch.device, trainer: Any, module: TrainingModule) -> None:
+        feed: Feed = trainer.train_dataloader
         _synchronize(device)
         seconds, waited = time.perf_counter() - self._started, feed.waited_seconds - self._waited
         loop_peak = memory.peak_gib(device)
+        if not module.automatic_optimization:  # a replay asks for no memory: what it works in was taken when recorded
+            loop_peak = max(loop_peak, self._first_peak)
         if self._after is not None:
             module.encoder.eval()
             with torch.no_grad():
@@ -163,6 +167,7 @@ class Stopwatch(lightning.Callback):
             fit_peak_gib=max(self._first_peak, memory.peak_gib(device)),
             loss=self._loss,
         )
+        _let_go(module, trainer)
         raise _EnoughError
 
 
@@ -229,6 +234,15 @@ def measure_steps(
         )
     assert watch.times is not None
     return watch.times
+
+
+def _let_go(module: TrainingModule, trainer: Any) -> None:
+    """Forget weights and moments: at its end Lightning copies them to the host, seconds for millions of items."""
+    for optimizer in trainer.optimizers:
+        optimizer.state.clear()
+    for parameter in module.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.new_empty(0)
 
 
 def _synchronize(device: torch.device) -> None:

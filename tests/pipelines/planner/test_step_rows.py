@@ -1,0 +1,103 @@
+"""The planner's defaults beside whole steps measured on an H100 (packages/rec-models/benchmarks/step.py)."""
+
+import csv
+import importlib.util
+import statistics
+from collections.abc import Iterable
+from functools import lru_cache
+
+import pytest
+
+from pipelines.params import Params, from_mapping
+from pipelines.planner.calibration import Calibration
+from pipelines.planner.memory import memory_of
+from pipelines.planner.seconds import seconds_of
+from pipelines.planner.sizes import Sizes
+from tests.pipelines.conftest import ROOT
+
+FOLDER = ROOT / "packages/rec-models/benchmarks"
+FILE = FOLDER / "results/step.csv"
+# NVIDIA H100 80GB HBM3, driver 580.159.04, torch 2.11.0+cu130, triton 3.6.0, revision a09511c.
+ROWS = """\
+point,loss,variant,V,D,batch,N,tokens,step_ms,fit_peak_gib
+beauty,cce_neg/tile,eager,176450,256,1024x32,511,6070,8.857,0.964
+gowalla,cce_neg/tile,eager,290000,256,1024x320,511,42322,10.47,1.939
+zvuk,cce_neg/tile,eager,893022,256,1024x128,2047,114881,18.269,5.855
+beauty,cce_neg/tile,graphs,176450,256,1024x32,511,6070,2.295,0.968
+movielens_20m,cce_neg/tile,graphs,15405,256,256x512,511,19955,3.38,0.514
+gowalla,cce_neg/tile,graphs,290000,256,1024x320,511,42322,7.88,1.967
+30music,cce_neg/tile,graphs,900000,256,256x720,4095,85245,20.319,5.369
+zvuk,cce_neg/tile,compile+graphs,893022,256,1024x128,2047,114881,17.801,5.703
+movielens_20m,cce,eager,15405,256,256x512,0,19955,11.493,0.553
+gowalla,cce,eager,290000,256,1024x320,0,42322,43.573,2.078
+zvuk,cce,eager,893022,256,1024x128,0,114881,305.781,5.857
+large,cce_neg/tile,eager,9400000,128,256x64,511,10125,17.391,18.087
+large,cce_neg/tile,adam_rowwise,9400000,128,256x64,511,10125,9.986,11.399
+large,cce_neg/tile,adam_lazy,9400000,128,256x64,511,10125,12.12,13.98
+"""
+
+
+def read(lines: Iterable[str]) -> list[tuple[float, float]]:
+    """Predicted over measured: time and memory of each row."""
+    found = []
+    for row in csv.DictReader(lines):
+        if not row["step_ms"]:
+            continue
+        point, tokens = point_of(row), float(row["tokens"])
+        sizes = Sizes(
+            items=int(row["V"]), rows=point.batch_size, tokens=tokens, most_tokens=largest_batch(row["point"]),
+            targets_share=1.0, mean_length=tokens / point.batch_size, steps=100, validation_users=1,
+        )  # fmt: skip
+        step = seconds_of(point, sizes, Calibration()).step * 1e3
+        peak = memory_of(point, sizes, Calibration()).peak
+        found.append((step / float(row["step_ms"]), peak / float(row["fit_peak_gib"])))
+    return found
+
+
+@lru_cache
+def largest_batch(name: str) -> int:
+    """Places of the largest of the few batches that a row's steps had."""
+    spec = importlib.util.spec_from_file_location("step_points", FOLDER / "step_points.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    batches = module.SyntheticBatches(module.POINTS[name], module.DISTINCT)
+    return max(int(batch.offsets[-1]) for batch in batches.packed_epoch(0))
+
+
+def point_of(row: dict[str, str]) -> Params:
+    """The point that a row measured."""
+    loss, _, sharing = row["loss"].partition("/")
+    rows, length = row["batch"].split("x")
+    ways = row["variant"].split("+")
+    train: dict[str, object] = {"compile": "compile" in ways}
+    if ways[0].startswith("adam"):
+        train["optimizer"] = ways[0]
+    else:
+        train["cuda_graphs"] = "graphs" in ways
+    return from_mapping(
+        {
+            "loss": loss,
+            "batch_size": int(rows),
+            "max_seq_len": int(length),
+            "num_negatives": int(row["N"]) or 1,
+            "backbone": {"hidden": int(row["D"])},
+            "negatives": {"sharing": sharing or "none"},
+            "train": train,
+        }
+    )
+
+
+def test_rates_and_counts_are_near_what_was_measured():
+    for time, peak in read(ROWS.splitlines()):
+        assert time == pytest.approx(1, abs=0.35)
+        assert peak == pytest.approx(1, abs=0.06)
+
+
+@pytest.mark.skipif(not FILE.is_file(), reason="no measured steps here")
+def test_newer_rows_are_near_too():
+    with FILE.open(newline="", encoding="utf-8") as file:
+        times, peaks = zip(*read(file), strict=True)
+    assert statistics.median(abs(ratio - 1) for ratio in times) < 0.25
+    assert statistics.median(abs(ratio - 1) for ratio in peaks) < 0.1
