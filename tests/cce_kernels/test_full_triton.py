@@ -80,6 +80,16 @@ def test_all_shapes_match_float64(case: Case) -> None:
     check(case, "cuda", slack=1.05)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [FP32, BF16, FP16])
+@pytest.mark.parametrize("dim", [16, 64, 100, 128, 256, 320, 512])
+@pytest.mark.parametrize("size", [12, 27, 55, 110])
+def test_fewer_tokens_or_items_than_a_tile_holds(size: int, dim: int, dtype: torch.dtype) -> None:
+    check(Case(size, 300, dim, dtype), "cuda", slack=1.05)
+    check(Case(300, size, dim, dtype), "cuda", slack=1.05)
+    check(Case(size, size, dim, dtype, bias=True, per_token=True), "cuda", slack=1.05)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_splits_are_merged(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "full_splits", lambda *_: 3)

@@ -56,7 +56,7 @@ def build(kernel, constants, options, architecture=90, **types):
 dim0, dim1 = split_dimension(80)
 full = {
     "DIM": 80, "DIM0": dim0, "DIM1": dim1, "HAS_BIAS": True, "HAS_SOFTCAP": True, "FILTER": False, "TMA": True,
-    "PRECISION": "ieee", "P_SHIFT": 0,
+    "PRECISION": "ieee", "P_SHIFT": 0, "ONE_LOOP": False,
 }
 
 
@@ -81,7 +81,7 @@ forward, _ = tuning._FULL_FP32[64]
 constants = full | {
     "DIM": 64, "DIM0": 64, "DIM1": 0, "HAS_BIAS": False, "HAS_SOFTCAP": False, "TMA": False, "BLOCK_M": forward.block_m,
     "BLOCK_V": forward.block_v, "WITH_DHIDDEN": True, "SPLIT": False, "ONLINE": False,
-    "PRECISION": dot_precision(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)),
+    "PRECISION": dot_precision(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)), "ONE_LOOP": True,
 }
 wide = dict.fromkeys(("hidden", "dhidden", "stream0", "stream1"), "*fp32")
 ptx = build(full_forward_kernel, constants, forward.options(), 80, **wide)

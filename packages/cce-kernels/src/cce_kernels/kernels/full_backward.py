@@ -20,7 +20,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cce_kernels.kernels.full_state import BackwardState, can_stream, dot_precision, even_parts, stream_blocks
+from cce_kernels.kernels.full_state import (
+    BackwardState,
+    can_stream,
+    dot_precision,
+    even_parts,
+    one_loop,
+    stream_blocks,
+)
 from cce_kernels.kernels.full_tiles import (
     LOG2E,
     cap_scores,
@@ -138,7 +145,8 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                          PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
-                         PRECISION: tl.constexpr, TMA: tl.constexpr, STAGED: tl.constexpr):  # fmt: skip
+                         PRECISION: tl.constexpr, TMA: tl.constexpr, STAGED: tl.constexpr,
+                         ONE_LOOP: tl.constexpr):  # fmt: skip
     """Grid (tiles of items, splits of the tokens); see the head of this file."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -178,21 +186,32 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
     high = tl.load(segments + tile + 1)
     place = low
     next_token = tl.load(order + place, mask=place < high, other=_NEVER)
-    full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
     ahead = begin + tl.arange(0, BLOCK_M)
     shift = tl.load(lse2 + ahead, mask=ahead < end, other=float("inf"))
-    for first in range(begin, full_end, BLOCK_M):
-        acc0, acc1, dbias, shift, next_token, place = _tokens_step(
-            first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
-            DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, False,
-        )  # fmt: skip
-    if full_end < end:
-        acc0, acc1, dbias, shift, next_token, place = _tokens_step(
-            full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
-            DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA, True,
-        )  # fmt: skip
+    if ONE_LOOP:
+        for first in range(begin, end, BLOCK_M):
+            acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+                first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+                DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
+                True,
+            )  # fmt: skip
+    else:
+        full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
+        for first in range(begin, full_end, BLOCK_M):
+            acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+                first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+                DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
+                False,
+            )  # fmt: skip
+        if full_end < end:
+            acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+                full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+                DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
+                True,
+            )  # fmt: skip
     if split == 0:
         acc0, acc1, dbias = _add_targets(
             low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
@@ -263,7 +282,7 @@ def launch_backward(
         BLOCK_M=tiles.block_m, BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None,
         FILTER=filter_eps is not None, PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
         PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
-        **tiles.options(),
+        ONE_LOOP=one_loop(hidden), **tiles.options(),
     )  # fmt: skip
     if not partial:
         return dweight[0], None if bias is None else dbias[0]

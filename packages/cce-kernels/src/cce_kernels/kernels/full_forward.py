@@ -25,7 +25,7 @@ import triton.language as tl
 from cce_kernels.kernels.full_dhidden import write_dhidden
 from cce_kernels.kernels.full_finish import finish_tokens, read_targets, score_targets
 from cce_kernels.kernels.full_merge import launch_merge
-from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision, even_parts, stream_blocks
+from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision, even_parts, one_loop, stream_blocks
 from cce_kernels.kernels.full_tiles import (
     BELOW_HALF_RANGE,
     LOG2E,
@@ -109,7 +109,8 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
                         BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
                         HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr,
                         SPLIT: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
-                        PRECISION: tl.constexpr, TMA: tl.constexpr):  # fmt: skip
+                        PRECISION: tl.constexpr, TMA: tl.constexpr,
+                        ONE_LOOP: tl.constexpr):  # fmt: skip
     """Grid (tiles of tokens, splits of the vocabulary); see the head of this file."""
     tile = tl.program_id(0)
     split = tl.program_id(1)
@@ -143,19 +144,27 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
     acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
     acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
     next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
-    full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
-    for first in range(begin, full_end, BLOCK_V):
-        acc0, acc1, total, reference, next_target = _items_step(
-            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
-            bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN,
-            ONLINE, P_SHIFT, PRECISION, TMA, False,
-        )  # fmt: skip
-    if full_end < end:
-        acc0, acc1, total, reference, next_target = _items_step(
-            full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
-            bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER, WITH_DHIDDEN,
-            ONLINE, P_SHIFT, PRECISION, TMA, True,
-        )  # fmt: skip
+    if ONE_LOOP:
+        for first in range(begin, end, BLOCK_V):
+            acc0, acc1, total, reference, next_target = _items_step(
+                first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+                bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True,
+            )  # fmt: skip
+    else:
+        full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
+        for first in range(begin, full_end, BLOCK_V):
+            acc0, acc1, total, reference, next_target = _items_step(
+                first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+                bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, False,
+            )  # fmt: skip
+        if full_end < end:
+            acc0, acc1, total, reference, next_target = _items_step(
+                full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+                bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True,
+            )  # fmt: skip
 
     inside = tokens < num_tokens
     if not ONLINE:
@@ -223,7 +232,8 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
         items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1,
         BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v, HAS_BIAS=state.bias is not None,
         HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None, WITH_DHIDDEN=with_dhidden, SPLIT=split,
-        ONLINE=half, P_SHIFT=14 if half else 0, PRECISION=dot_precision(hidden), TMA=tma, **tiles.options(),
+        ONLINE=half, P_SHIFT=14 if half else 0, PRECISION=dot_precision(hidden), TMA=tma,
+        ONE_LOOP=one_loop(hidden), **tiles.options(),
     )  # fmt: skip
     if split:
         launch_merge(state, partial_sum, partial_reference, partial_acc)

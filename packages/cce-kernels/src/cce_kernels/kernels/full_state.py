@@ -23,6 +23,16 @@ def dot_precision(hidden: Tensor) -> str:
     return "bf16x6" if hidden.dtype == torch.float32 else "ieee"
 
 
+def one_loop(hidden: Tensor) -> bool:
+    """Whether one masked loop streams all tiles, the last ragged one too; else the last one has code of its own.
+
+    For fp32. With a loop that may have no turn before that code, the ptxas of triton 3.6 reads an address of a
+    product's second half from a register that is set before the first turn only: dH was wrong where all items fit one
+    tile.
+    """
+    return hidden.dtype == torch.float32
+
+
 def can_stream(matrix: Tensor, dtype: torch.dtype) -> bool:
     """Tell whether tiles of a matrix can come by tensor descriptor: no conversion on the way, rows of 16 bytes."""
     return matrix.dtype == dtype and matrix.shape[1] * matrix.itemsize % 16 == 0 and matrix.data_ptr() % 16 == 0
