@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,11 +8,18 @@ from hypothesis import strategies as st
 from rec_models.backbones import build_encoder
 from rec_models.backbones.layout import layout_of
 from rec_models.buckets import bucket_of, fill_bucket
-from rec_models.feed import prepare
+from rec_models.feed import prepare, prepare_packed
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
 from rec_models.stepping import BatchLoss
 
 WIDTH = 12  # of the network; batches are 10 wide
+
+
+class Packed(NamedTuple):
+    inputs: torch.Tensor
+    offsets: torch.Tensor
+    targets: torch.Tensor
+    masked: torch.Tensor | None = None
 
 
 @settings(deadline=None)
@@ -64,6 +73,21 @@ def test_in_batch_sampling_draws_from_real_targets_alone(tiny):
     function = BatchLoss(encoder, settings, TrainingSettings())
     batch = prepare(tiny.TinyBatches().batch(0, 3))
     torch.testing.assert_close(function(fill_bucket(batch, WIDTH), 0), function(batch, 0))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(2, WIDTH), min_size=1, max_size=40))
+def test_what_fills_up_a_batch_is_spread_over_its_items(lengths):
+    places = sum(lengths)
+    inputs = torch.arange(places) + 7
+    targets = torch.where(torch.arange(places) % 3 == 0, 1, -100)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    filled = fill_bucket(prepare_packed(Packed(inputs, offsets, targets)), WIDTH)
+    for values, real in ((filled.items, inputs), (filled.rows, (targets == 1).nonzero().flatten())):
+        assert torch.equal(values[: len(real)], real)
+        added = values[len(real) :].bincount(minlength=int(real.max()) + 1)
+        assert added[real].sum() == len(values) - len(real)
+        assert added.max() - added[real].min() <= 1
 
 
 def test_shapes_depend_on_few_numbers(tiny, model_name):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from rec_models.buckets import fill_bucket
 from rec_models.feed import Feed, as_factory, in_background, prepare
 
 
@@ -75,6 +76,22 @@ def test_a_change_reaches_every_tensor(tiny):
     assert sum(isinstance(value, torch.Tensor) for value in tensors) == 8
     assert all(value.is_meta for value in tensors if isinstance(value, torch.Tensor))
     assert (changed.window_counts, changed.layout.width) == (step.window_counts, step.layout.width)
+
+
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_a_staged_batch_is_the_same_in_one_buffer(tiny, model):
+    step = fill_bucket(prepare(tiny.TinyBatches(model=model).batch(0, 0)), 12)
+    staged = step.staged(pin=False)
+    moved = staged.to(torch.device("cpu"))
+    assert staged.map(lambda tensor: tensor).buffer is None
+    for one in (staged, moved):
+        begin, end = one.buffer.data_ptr(), one.buffer.data_ptr() + one.buffer.numel()
+        for ours, theirs in zip(one.tensors(), step.tensors(), strict=True):
+            assert torch.equal(ours, theirs)
+            assert ours.dtype == theirs.dtype
+            assert begin <= ours.data_ptr() < end
+            assert (ours.data_ptr() - begin) % 16 == 0
+        assert one._replace(buffer=None).map(torch.Tensor.tolist) == step.map(torch.Tensor.tolist)
 
 
 def test_targets_everywhere_need_no_rows(tiny):

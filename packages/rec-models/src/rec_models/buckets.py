@@ -24,7 +24,10 @@ def _step(count: int) -> int:
 
 
 def fill_bucket(batch: StepBatch, width: int) -> StepBatch:
-    """Add histories of item 0 without a target, behind the real ones: loss and gradient stay the same.
+    """Add histories without a target, behind the real ones: loss and gradient stay the same.
+
+    They repeat the batch's first items, and the added rows its first rows: thousands of places with one item would be
+    summed one after another in the gradient of the lookup.
 
     Real places keep their numbers, and with them the negatives that they draw. How many histories are added depends on
     the size alone (some may be empty): shapes are a function of the numbers of histories, of places and of targets,
@@ -42,12 +45,18 @@ def fill_bucket(batch: StepBatch, width: int) -> StepBatch:
     lengths = torch.cat([batch.layout.starts.diff().long(), torch.tensor(added)])
     targets = bucket_of(batch.targets.numel()) if batch.rows is not None else places
     return batch._replace(
-        items=_fill(batch.items, places, 0),
+        items=_repeat(batch.items, places),
         layout=layout_of(lengths, width),
         masked=None if batch.masked is None else _fill(batch.masked, places, False),
-        rows=None if batch.rows is None else _fill(batch.rows, targets, 0),
+        rows=None if batch.rows is None else _repeat(batch.rows, targets),
         targets=_fill(batch.targets, targets, IGNORED),
     )
+
+
+def _repeat(values: Tensor, size: int) -> Tensor:
+    """The values, then the first ones again; zeros if there are none."""
+    real = values.numel()
+    return values.repeat(-(-size // real))[:size] if 0 < real < size else _fill(values, size, 0)
 
 
 def _fill(values: Tensor, size: int, value: int) -> Tensor:

@@ -10,9 +10,11 @@ from contextlib import closing, suppress
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from rec_models.backbones.layout import Layout, layout_of
+from rec_models.staging import stage, views
 
 _Entry = TypeVar("_Entry")
 IGNORED = -100  # the target of a place that predicts nothing
@@ -91,6 +93,7 @@ class StepBatch(NamedTuple):
     window_counts: tuple[int, ...]  # M of each micro-batch of the window
     position: int  # of this micro-batch in its window
     num_places: int  # T, without what `rec_models.buckets` adds
+    buffer: Tensor | None = None  # uint8 [bytes]: what all tensors are views into, if they are (`rec_models.staging`)
 
     @property
     def num_targets(self) -> int:
@@ -104,9 +107,10 @@ class StepBatch(NamedTuple):
         return [self.items, layout.places, layout.from_end, layout.starts, layout.ends, *optional, self.targets]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
-        """Change every tensor, as in moving to a device."""
+        """Change every tensor."""
         layout = self.layout
         return self._replace(
+            buffer=None,
             items=change(self.items),
             layout=layout._replace(
                 places=change(layout.places),
@@ -118,6 +122,21 @@ class StepBatch(NamedTuple):
             rows=None if self.rows is None else change(self.rows),
             targets=change(self.targets),
         )
+
+    def staged(self, *, pin: bool) -> StepBatch:
+        """The same in one buffer on the host."""
+        buffer = stage(self.tensors(), pin=pin)
+        return self._in(buffer)
+
+    def to(self, device: torch.device) -> StepBatch:
+        """The same on a device, a staged batch by one copy; the host does not wait where its memory is page-locked."""
+        if self.buffer is None:
+            return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._in(self.buffer.to(device, non_blocking=True))
+
+    def _in(self, buffer: Tensor) -> StepBatch:
+        parts = iter(views(buffer, self.tensors()))
+        return self.map(lambda _: next(parts))._replace(buffer=buffer)
 
     @property
     def is_last(self) -> bool:
@@ -194,7 +213,7 @@ class Feed:
                 yield prepared(batch)
 
     def _pinned(self, step: StepBatch) -> StepBatch:
-        return step.map(Tensor.pin_memory) if self._pin and not step.items.is_cuda else step
+        return step.staged(pin=True) if self._pin and not step.items.is_cuda else step
 
 
 def prepare(batch: Batch) -> StepBatch:

@@ -79,7 +79,7 @@ class TrainingModule(lightning.LightningModule):
     def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
         """As Lightning's own, without its walk through any kind of collection at every step."""
         stays = device.type == "cpu" or self._record
-        return batch if stays else batch.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return batch if stays else batch.to(device)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor | None:
         """The loss of a micro-batch, scaled so that the gradient is that of the mean over all tokens of the step."""

@@ -29,6 +29,13 @@ class _Recording:
     graph: torch.cuda.CUDAGraph | None = None
     mean: Tensor | None = None  # where they leave the loss
 
+    def take(self, batch: StepBatch) -> None:
+        """Bring the numbers of another batch of this size into that memory."""
+        if batch.buffer is not None and self.batch.buffer is not None:
+            self.batch.buffer.copy_(batch.buffer, non_blocking=True)
+        else:
+            torch._foreach_copy_(self.batch.tensors(), batch.tensors(), non_blocking=True)
+
 
 class RecordedSteps:
     """Trains on batches, each size recorded when it comes for the second time.
@@ -74,9 +81,9 @@ class RecordedSteps:
         size = (batch.layout.rows, *(tensor.numel() for tensor in batch.tensors()))
         recording = self._recordings.get(size)
         if recording is None:
-            recording = self._recordings[size] = _Recording(batch.map(lambda tensor: tensor.to(self._device)))
+            recording = self._recordings[size] = _Recording(batch.to(self._device))
             return self._train_beside(recording.batch)
-        torch._foreach_copy_(recording.batch.tensors(), batch.tensors(), non_blocking=True)
+        recording.take(batch)
         if recording.graph is None or recording.mean is None:
             recording.graph, recording.mean = self._record(recording.batch)
         recording.graph.replay()
