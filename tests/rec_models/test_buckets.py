@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from rec_models.backbones import build_encoder
 from rec_models.backbones.layout import layout_of
-from rec_models.buckets import bucket_of, fill_bucket
-from rec_models.feed import prepare, prepare_packed
+from rec_models.buckets import bucket_of, fill_bucket, prepare_filled
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.step_batch import prepare, prepare_packed
 from rec_models.stepping import BatchLoss
 
 WIDTH = 12  # of the network; batches are 10 wide
@@ -73,6 +73,28 @@ def test_in_batch_sampling_draws_from_real_targets_alone(tiny):
     function = BatchLoss(encoder, settings, TrainingSettings())
     batch = prepare(tiny.TinyBatches().batch(0, 3))
     torch.testing.assert_close(function(fill_bucket(batch, WIDTH), 0), function(batch, 0))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, WIDTH), min_size=1, max_size=90), st.sampled_from(["all", "some", "none"]), st.booleans()
+)
+def test_filling_at_once_gives_what_filling_afterwards_gives(lengths, have_targets, masks):
+    random = torch.Generator().manual_seed(len(lengths))
+    places = sum(lengths)
+    inputs = torch.randint(0, 50, (places,), generator=random)
+    here = torch.rand(places, generator=random) < {"all": 1.0, "some": 0.3, "none": 0.0}[have_targets]
+    batch = Packed(
+        inputs, torch.tensor([0, *lengths]).cumsum(0), torch.where(here, inputs, -100), here if masks else None
+    )
+    expected, ours = fill_bucket(prepare_packed(batch), WIDTH), prepare_filled(batch, WIDTH)
+    for mine, theirs in zip(ours.tensors(), expected.tensors(), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert torch.equal(mine, theirs)
+    for name in ("window_counts", "position", "num_places", "buffer"):
+        assert getattr(ours, name) == getattr(expected, name)
+    assert (ours.layout.rows, ours.layout.width) == (expected.layout.rows, expected.layout.width)
+    assert (ours.masked is None, ours.rows is None) == (expected.masked is None, expected.rows is None)
 
 
 @settings(deadline=None)

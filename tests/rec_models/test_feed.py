@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rec_models.buckets import fill_bucket
-from rec_models.feed import Feed, as_factory, in_background, prepare
+from rec_models.feed import Feed, as_factory, in_background
+from rec_models.step_batch import prepare
 
 
 def steps_of(tiny, accumulate=1, position=(0, 0), **options):

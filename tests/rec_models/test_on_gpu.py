@@ -9,12 +9,12 @@ from rec_models.backbones.attention import _attend_packed, _attend_padded
 from rec_models.backbones.layout import layout_of
 from rec_models.backbones.lookup import lookup, lookup_into_grad
 from rec_models.buckets import fill_bucket
-from rec_models.feed import prepare
 from rec_models.inference import encode, load
 from rec_models.losses import LossContext, build_loss
 from rec_models.optimizers import KEPT, build_optimizer
 from rec_models.recording import RecordedSteps
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.step_batch import prepare
 from rec_models.stepping import BatchLoss
 from rec_models.training import fit
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rec_models.backbones import build_encoder
-from rec_models.feed import prepare
 from rec_models.losses import LossContext, build_loss
 from rec_models.settings import LOSSES, LossSettings, ModelSettings
+from rec_models.step_batch import prepare
 
 CASES = [("sasrec", loss) for loss in LOSSES] + [("bert4rec", "cce"), ("bert4rec", "cce_neg")]
 # Steps, learning rate, and the share of the first loss that is left: few negatives a step teach slowly, since one that

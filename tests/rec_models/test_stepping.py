@@ -4,9 +4,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rec_models.backbones import build_encoder
-from rec_models.feed import prepare
 from rec_models.optimizers import build_optimizer
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.step_batch import prepare
 from rec_models.stepping import BatchLoss
 
 ITEMS, WIDTH = 3000, 16

@@ -10,8 +10,8 @@ from step_points import Point, SyntheticBatches
 from torch import Tensor
 
 from rec_models.backbones import build_encoder
-from rec_models.feed import prepare_packed
 from rec_models.settings import ModelSettings
+from rec_models.step_batch import prepare_packed
 
 
 def matmul_tflops(size: int = 8192, seconds: float = 1.0) -> float:

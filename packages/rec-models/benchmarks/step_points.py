@@ -39,7 +39,7 @@ DISTINCT = 8
 
 
 class SyntheticBatch(NamedTuple):
-    """See `rec_models.feed.PackedBatch`."""
+    """See `rec_models.step_batch.PackedBatch`."""
 
     inputs: Tensor
     offsets: Tensor

@@ -9,7 +9,6 @@ import torch
 from pipelines.models.rehearsal import RehearsedBatches, recorded_sizes, warm_up_order
 from rec_data.batches import TrainingBatches
 from rec_data.sequences import SequenceStore
-from rec_models.buckets import fill_bucket
 from rec_models.feed import Feed
 
 
@@ -41,7 +40,7 @@ def test_every_timed_batch_has_a_size_that_was_seen_twice(task: Any):
         lambda: RehearsedBatches(inner, [*order, *range(6)]),
         lambda: (0, 0),
         1,
-        change=lambda step: fill_bucket(step, 20),
+        fill=20,
         pin=False,
     )
     seen = [(step.layout.rows, *(tensor.numel() for tensor in step.tensors())) for step in feed]

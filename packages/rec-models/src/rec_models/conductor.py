@@ -15,12 +15,12 @@ from torch import Tensor
 from rec_models.backbones import Encoder
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.errors import TrainingError
-from rec_models.feed import StepBatch
 from rec_models.memory import peak_gib, reset_peak
 from rec_models.module import TrainingModule
 from rec_models.progress import Progress
 from rec_models.settings import TrainingSettings
 from rec_models.state import Resumed, RunFolder, RunState
+from rec_models.step_batch import StepBatch
 from rec_models.table_adam import TableAdam
 
 MONITORED = "ndcg@10"

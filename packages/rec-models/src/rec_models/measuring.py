@@ -18,9 +18,10 @@ from torch import Tensor
 
 from rec_models import memory
 from rec_models.backbones import Encoder
-from rec_models.feed import Batches, Feed, MakeBatches, StepBatch, as_factory
+from rec_models.feed import Batches, Feed, MakeBatches, as_factory
 from rec_models.module import TrainingModule
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.step_batch import StepBatch
 from rec_models.training import fit
 
 

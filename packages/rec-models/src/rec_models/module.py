@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rec_models.backbones import Encoder
-from rec_models.feed import StepBatch
 from rec_models.optimizers import build_optimizer
 from rec_models.randomness import mix_seed
 from rec_models.recording import RecordedSteps
 from rec_models.settings import LossSettings, TrainingSettings
+from rec_models.step_batch import StepBatch
 from rec_models.stepping import BatchLoss
 
 

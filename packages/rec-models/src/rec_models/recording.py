@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rec_models.feed import StepBatch
+from rec_models.step_batch import StepBatch
 from rec_models.stepping import BatchLoss
 
 _AHEAD = 2

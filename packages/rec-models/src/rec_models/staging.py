@@ -10,7 +10,7 @@ from torch import Tensor
 _ALIGNMENT = 16  # bytes: as kernels like their pointers
 
 
-def stage(tensors: Sequence[Tensor], *, pin: bool) -> Tensor:
+def stage(tensors: Sequence[Tensor], *, pin: bool) -> tuple[Tensor, list[Tensor]]:
     """Copy tensors into one new buffer.
 
     Args:
@@ -18,15 +18,21 @@ def stage(tensors: Sequence[Tensor], *, pin: bool) -> Tensor:
         pin: page-locked, which a copy to a GPU needs in order not to wait.
 
     Returns:
-        uint8 [bytes]; `views` finds the tensors in it.
+        The buffer, uint8 [bytes], and the tensors in it.
     """
     buffer = torch.empty(sum(map(_room, tensors)), dtype=torch.uint8, pin_memory=pin)
-    torch._foreach_copy_(views(buffer, tensors), list(tensors))
-    return buffer
+    flat, found, start = buffer.numpy(), [], 0
+    for tensor in tensors:
+        array = tensor.numpy()
+        part = flat[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        part[...] = array
+        found.append(torch.from_numpy(part))
+        start += _room(tensor)
+    return buffer, found
 
 
 def views(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors in a buffer made by `stage`, or in a copy of it on any device, without copying.
+    """The tensors in a copy, on any device, of a buffer made by `stage`; nothing is copied.
 
     Args:
         buffer: uint8 [bytes].

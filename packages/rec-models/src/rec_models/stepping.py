@@ -10,10 +10,10 @@ from torch import Tensor
 from rec_models.backbones import Encoder
 from rec_models.backbones.layout import Layout
 from rec_models.backbones.lookup import Lookup, lookup, lookup_into_grad, sparse_lookup
-from rec_models.feed import StepBatch
 from rec_models.losses import LossContext, build_loss
 from rec_models.losses.padding import with_padding_targets
 from rec_models.settings import LossSettings, TrainingSettings
+from rec_models.step_batch import StepBatch
 
 
 class BatchLoss:

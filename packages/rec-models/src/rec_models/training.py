@@ -19,7 +19,6 @@ from torch import Tensor
 
 from rec_models import memory
 from rec_models.backbones import Encoder, build_encoder
-from rec_models.buckets import fill_bucket
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.conductor import Conductor, Validate
 from rec_models.devices import announce, autocast_dtype, cpu_name, device_of
@@ -152,8 +151,8 @@ def fit(
             position = lambda: (state.epoch, state.index)  # noqa: E731
             if trainer.is_global_zero:
                 announce(model, loss, training, num_items, device, precision)
-            change = partial(fill_bucket, width=model.max_seq_len) if record else None
-            feed = Feed(batches, position, training.accumulate, change=change, pin=device.type == "cuda")
+            fill = model.max_seq_len if record else None
+            feed = Feed(batches, position, training.accumulate, fill=fill, pin=device.type == "cuda")
             with _memory_errors(device, loss, conductor), _same_sums_always(device):
                 trainer.fit(module, feed)
     if trainer.is_global_zero:

@@ -1,0 +1,141 @@
+"""What a training step receives, made on the host so that the step never waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rec_models.backbones.layout import Layout, layout_of
+from rec_models.staging import stage, views
+
+IGNORED = -100  # the target of a place that predicts nothing
+
+
+class Batch(Protocol):
+    """A batch of sequences, right-padded."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """[B, L] int64 item ids."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] int64, from 1 to L."""
+
+    @property
+    def targets(self) -> Tensor:
+        """[B, L] int64, -100 where nothing is predicted."""
+
+    @property
+    def masked(self) -> Tensor | None:
+        """[B, L] bool: the mask vector stands here instead of the item; None for causal models."""
+
+
+class PackedBatch(Protocol):
+    """A batch of sequences, end to end; sequence i is ``inputs[offsets[i] : offsets[i + 1]]``."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """[T] int64 item ids; T is the sum of the lengths."""
+
+    @property
+    def offsets(self) -> Tensor:
+        """[B + 1] int64, from 0 to T."""
+
+    @property
+    def targets(self) -> Tensor:
+        """[T] int64, -100 where nothing is predicted."""
+
+    @property
+    def masked(self) -> Tensor | None:
+        """[T] bool: the mask vector stands here instead of the item; None for causal models."""
+
+
+class StepBatch(NamedTuple):
+    """One micro-batch; a window of ``accumulate`` of them makes a step of the optimiser."""
+
+    items: Tensor  # [T] int64, the real places of the batch, packed
+    layout: Layout  # of the T places
+    masked: Tensor | None  # [T] bool
+    rows: Tensor | None  # [M] int64 into the T places: those with a target; None: all of them
+    targets: Tensor  # [M] int64
+    window_counts: tuple[int, ...]  # M of each micro-batch of the window
+    position: int  # of this micro-batch in its window
+    num_places: int  # T, without what `rec_models.buckets` adds
+    buffer: Tensor | None = None  # uint8 [bytes]: what all tensors are views into, if they are (`rec_models.staging`)
+
+    @property
+    def num_targets(self) -> int:
+        """M, without what `rec_models.buckets` adds."""
+        return self.window_counts[self.position]
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order of the fields."""
+        layout = self.layout
+        optional = [tensor for tensor in (self.masked, self.rows) if tensor is not None]
+        return [self.items, layout.places, layout.from_end, layout.starts, layout.ends, *optional, self.targets]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
+        """Change every tensor."""
+        layout = self.layout
+        return self._replace(
+            buffer=None,
+            items=change(self.items),
+            layout=layout._replace(
+                places=change(layout.places),
+                from_end=change(layout.from_end),
+                starts=change(layout.starts),
+                ends=change(layout.ends),
+            ),
+            masked=None if self.masked is None else change(self.masked),
+            rows=None if self.rows is None else change(self.rows),
+            targets=change(self.targets),
+        )
+
+    def staged(self, *, pin: bool) -> StepBatch:
+        """The same in one buffer on the host."""
+        buffer, parts = stage(self.tensors(), pin=pin)
+        return self._with(parts, buffer)
+
+    def to(self, device: torch.device) -> StepBatch:
+        """The same on a device, a staged batch by one copy; the host does not wait where its memory is page-locked."""
+        if self.buffer is None:
+            return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        buffer = self.buffer.to(device, non_blocking=True)
+        return self._with(views(buffer, self.tensors()), buffer)
+
+    def _with(self, tensors: list[Tensor], buffer: Tensor) -> StepBatch:
+        others = iter(tensors)
+        return self.map(lambda _: next(others))._replace(buffer=buffer)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the optimiser steps after this micro-batch."""
+        return self.position == len(self.window_counts) - 1
+
+
+def prepare(batch: Batch) -> StepBatch:
+    """Take out the padding and the places without a target of a batch [B, L]: masking happens here, once.
+
+    The step is a window of its own: whoever accumulates sets ``window_counts`` and ``position``.
+    """
+    layout = layout_of(batch.lengths, batch.inputs.shape[1])
+    masked = None if batch.masked is None else layout.pack(batch.masked)
+    return _step_batch(layout.pack(batch.inputs), layout, layout.pack(batch.targets), masked)
+
+
+def prepare_packed(batch: PackedBatch) -> StepBatch:
+    """As `prepare`, where nothing is padded: the same numbers."""
+    lengths = batch.offsets.diff()  # [B]
+    return _step_batch(batch.inputs, layout_of(lengths, int(lengths.max())), batch.targets, batch.masked)
+
+
+def _step_batch(items: Tensor, layout: Layout, targets: Tensor, masked: Tensor | None) -> StepBatch:
+    """A window of one from T places: items [T], targets [T], masked [T]."""
+    has_target = targets != IGNORED
+    rows = None if bool(has_target.all()) else has_target.nonzero().flatten()
+    targets = targets if rows is None else targets[rows]
+    return StepBatch(items, layout, masked, rows, targets, (targets.numel(),), 0, items.numel())
