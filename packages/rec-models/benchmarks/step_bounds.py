@@ -52,7 +52,7 @@ def network_ms(point: Point) -> float:
 
 
 def lookup_gradient_ms(point: Point) -> dict[str, float]:
-    """Ways to add the gradient of looked-up rows to the table's; the first is what `lookup_into_grad` takes."""
+    """Ways to add the gradient of looked-up rows to the table's; the last is what `lookup_into_grad` takes."""
     table = torch.zeros(point.items, point.hidden, device="cuda")
     items = [prepare_packed(batch).items.cuda() for batch in SyntheticBatches(point, 8).packed_epoch(0)]
     rows = torch.randn(max(part.numel() for part in items), point.hidden, device="cuda")

@@ -55,6 +55,7 @@ class _LookupIntoGrad(torch.autograd.Function):
             table: Tensor = ctx.table
             if table.grad is None:
                 table.grad = torch.zeros_like(table)
-            # index_put_ sorts on a GPU and is deterministic there; index_add_ is not.
-            table.grad.index_put_((items,), grad.to(table.grad.dtype), accumulate=True)
+            # By atomics on a GPU, as the loss adds its own rows, unless torch is asked for deterministic algorithms:
+            # sorting takes longer, and sums the rows of a popular item one after another (TUNING.md).
+            table.grad.index_add_(0, items, grad.to(table.grad.dtype))
         return None, None, None
