@@ -24,7 +24,7 @@ _INTERPRETER_PROGRAMS = 2
 _WAVES = 8  # programs per multiprocessor: enough for an even end
 _TILES = [(128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2), (16, 16, 4, 2)]
 """Users, items, warps, stages; in order of preference."""
-_WORTH_LOOKING = 0.01  # survivors per item of a tile below which asking first whether there are any pays
+_WORTH_LOOKING = 0.01  # survivors of a tile below which asking first whether there are any pays, without PTX
 _MOST_CELLS = 1 << 25
 """Places of all lists of survivors together: keeps memory down, and their offsets in 32 bits."""
 _Named = TypeVar("_Named", bound=NamedTuple)
@@ -153,7 +153,7 @@ def rank_users(
         found = _launch(queries, items, bias, lists, part, plan, plan.capacity)
         most = torch.maximum(most, found.counts)
         lists = _merge(lists, found, plan.capacity, everyone, tile)
-    full = (most > plan.capacity).nonzero().squeeze(1)  # the only time that the host waits
+    full = (most > plan.capacity).nonzero().squeeze(1)  # between parts the host never waits
     if full.numel():
         lists.keys[full] = _rank_with_overflow(queries[full], items, bias, _pick(empty, full), full, tile, plan)
     return lists.keys

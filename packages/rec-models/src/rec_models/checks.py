@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class SettingsError(ValueError):
     """A setting is out of range, or contradicts another one."""
@@ -32,3 +34,13 @@ def whole_from(name: str, found: object, least: int) -> None:
 def one_of(name: str, found: object, allowed: tuple[str, ...]) -> None:
     """Refuse what is not among the allowed words with a `SettingsError` that names the setting."""
     require(name, found, found in allowed, " | ".join(allowed))
+
+
+def number(name: str, found: object, holds: Callable[[float], bool], allowed: str) -> None:
+    """Refuse what is no number, or one of which `holds` is not true, with a `SettingsError` that names the setting."""
+    require(name, found, isinstance(found, int | float) and not isinstance(found, bool) and holds(found), allowed)
+
+
+def flag(name: str, found: object) -> None:
+    """Refuse what is neither True nor False with a `SettingsError` that names the setting."""
+    require(name, found, isinstance(found, bool), "True or False")

@@ -71,7 +71,7 @@ class Feed:
         self.is_busy: Callable[[], bool] | None = None
         """Whether the device still works on what it was given; None: it never does meanwhile."""
         self.waited_seconds = 0.0
-        """How long those who iterate have waited for batches, in all; not where the device was busy all the while."""
+        """How long those who iterate have waited for batches, without waits at whose end the device was busy."""
 
     def __iter__(self) -> Iterator[StepBatch]:
         source = in_background(self._steps()) if self._pin else self._steps()
@@ -121,7 +121,7 @@ def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]
         depth: entries ahead at most.
 
     Yields:
-        The entries of `source`, in order. Closing the generator ends the thread.
+        The entries of `source`, in order. Closing the generator tells the thread to end.
     """
     ready: queue.Queue[_Entry | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()

@@ -46,7 +46,7 @@ class StepTimes:
     mean_ms: float
     """Wall clock of all timed steps, by their number."""
     wait_share: float
-    """Share of the wall clock that the loop waited for a batch while a GPU had nothing to do."""
+    """Share of the wall clock waited for batches; on a GPU only waits at whose end it had nothing to do."""
     tokens: float
     """Input places a step, on average."""
     most_tokens: int

@@ -6,10 +6,11 @@ setting, says what was found and what is allowed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from rec_models.checks import SettingsError, one_of, require, whole_from
+from rec_models.checks import SettingsError, flag, number, one_of, require, whole_from
 from rec_models.loss_settings import FULL_LOSSES, LOSSES, SAMPLED_LOSSES, LossName, LossSettings, used_by
 
 Model = Literal["sasrec", "bert4rec"]
@@ -18,7 +19,7 @@ Activation = Literal["gelu", "relu"]
 Norm = Literal["pre", "post"]
 Optimizer = Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"]
 
-MODELS: tuple[str, ...] = ("sasrec", "bert4rec")
+MODELS: tuple[str, ...] = get_args(Model)
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 
 
@@ -58,11 +59,11 @@ class ModelSettings:
             whole_from(name, getattr(self, name), 1)
         whole_from("max_seq_len", self.max_seq_len, 2)
         for name in ("dropout", "attention_dropout"):
-            require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
-        require("scale_embeddings", self.scale_embeddings, isinstance(self.scale_embeddings, bool), "True or False")
-        one_of("activation", self.activation, ("gelu", "relu"))
-        one_of("norm", self.norm, ("pre", "post"))
-        require("mask_prob", self.mask_prob, 0 < self.mask_prob < 1, "a number between 0 and 1")
+            number(name, getattr(self, name), lambda share: 0 <= share < 1, "a number from 0 to below 1")
+        flag("scale_embeddings", self.scale_embeddings)
+        one_of("activation", self.activation, get_args(Activation))
+        one_of("norm", self.norm, get_args(Norm))
+        number("mask_prob", self.mask_prob, lambda share: 0 < share < 1, "a number between 0 and 1")
         require("hidden", self.hidden, self.hidden % self.heads == 0, f"a multiple of heads = {self.heads}")
 
 
@@ -132,17 +133,14 @@ class TrainingSettings:
             whole_from(name, getattr(self, name), 1)
         if self.checkpoint_steps is not None:
             whole_from("checkpoint_steps", self.checkpoint_steps, 1)
-        require("learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
-        require("weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
-        one_of("precision", self.precision, ("bf16-mixed", "16-mixed", "32-true"))
+        number("learning_rate", self.learning_rate, lambda rate: 0 < rate < math.inf, "a number above 0")
+        number("weight_decay", self.weight_decay, lambda decay: 0 <= decay < math.inf, "a number from 0")
+        one_of("precision", self.precision, get_args(Precision))
         one_of("accelerator", self.accelerator, ("auto", "cpu", "cuda"))
-        require(
-            "seed",
-            self.seed,
-            isinstance(self.seed, int) and 0 <= self.seed < 2**32,
-            "a whole number from 0 to 4294967295",
-        )
-        require("checkpoint_seconds", self.checkpoint_seconds, self.checkpoint_seconds > 0, "a number above 0")
+        seeds = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**32
+        require("seed", self.seed, seeds, "a whole number from 0 to 4294967295")
+        number("checkpoint_seconds", self.checkpoint_seconds, lambda seconds: seconds > 0, "a number above 0")
+        flag("compile", self.compile)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         known = isinstance(self.cuda_graphs, bool) or self.cuda_graphs == "auto"
         require("cuda_graphs", self.cuda_graphs, known, "True | False | auto")

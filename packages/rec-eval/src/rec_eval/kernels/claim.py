@@ -42,4 +42,6 @@ def _claim(pack: int) -> str:
 
 
 CODE = tl.constexpr(_claim(PACK.value))
+"""What `tl.inline_asm_elementwise` runs for every `PACK` scores of a tile."""
 CONSTRAINTS = tl.constexpr(",".join(["=r"] * PACK.value + [kind for kind in "ffrrrrlll" for _ in range(PACK.value)]))
+"""Of its operands: floats, 32-bit integers, addresses."""

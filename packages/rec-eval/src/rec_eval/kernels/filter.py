@@ -73,7 +73,7 @@ def _load_rows(start, stride, rows, inside, FIRST: tl.constexpr, WIDTH: tl.const
     return tl.load(start + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
 
 
-# The numbers below change from part to part: none of them may ask for a new compilation.
+# The numbers below change from call to call or from part to part: none of them may ask for a new compilation.
 @triton.jit(do_not_specialize=["num_users", "first_visit", "last_visit", "visit_stride", "num_blocks"])
 def _filter_kernel(
     queries, items, bias, floor_scores, floor_ids, counts, found_scores, found_ids,
@@ -157,7 +157,8 @@ def filter_items(
         capacity: room of each user's list; ``u * capacity < 2^31``.
         tiles: sizes of the launch.
         programs: how many programs to aim at in all.
-        skip_empty: look first whether a tile has any survivor; pays where most tiles have none.
+        skip_empty: look first whether a tile has any survivor; pays where most tiles have none. Of no effect where
+            threads write their own survivors: they look anyway.
 
     Returns:
         Counts and lists; places from ``min(count, capacity)`` on are not written.
@@ -168,6 +169,7 @@ def filter_items(
     counts = torch.zeros(num_users, dtype=torch.int32, device=device)
     scores = torch.empty(num_users, capacity, dtype=torch.float32, device=device)
     ids = torch.empty(num_users, capacity, dtype=torch.int32, device=device)
+    by_thread = writes_by_thread(tiles)
     user_blocks = triton.cdiv(num_users, tiles.users)
     splits = max(1, min(visits[1] - visits[0], triton.cdiv(programs, user_blocks)))
     _filter_kernel[(user_blocks, splits)](
@@ -175,7 +177,7 @@ def filter_items(
         queries.stride(0), items.stride(0), num_users, items.shape[0], visits[0], visits[1], visit_stride,
         triton.cdiv(items.shape[0], tiles.items), capacity,
         DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_U=tiles.users, BLOCK_V=tiles.items,
-        HAS_BIAS=bias is not None, SKIP_EMPTY=skip_empty, BY_THREAD=writes_by_thread(tiles),
+        HAS_BIAS=bias is not None, SKIP_EMPTY=skip_empty and not by_thread, BY_THREAD=by_thread,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
     return Survivors(counts, scores, ids)
