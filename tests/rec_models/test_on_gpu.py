@@ -145,7 +145,7 @@ def test_recorded_steps_train_as_others_do(tiny, tmp_path, model, loss, compiled
         "accelerator": "cuda", "model": model, "loss": loss, "dropout": 0.0, "max_epochs": 6, "patience": 6,
         "learning_rate": 3e-3,
     }  # fmt: skip
-    plain = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    plain = tiny.run(tmp_path / "a", tmp_path / "a-kept", cuda_graphs=False, **options)
     recorded = tiny.run(tmp_path / "b", tmp_path / "b-kept", cuda_graphs=True, compile=compiled, **options)
     for ours, expected in zip(recorded.history, plain.history, strict=True):
         assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=2e-2)
@@ -155,6 +155,21 @@ def test_recorded_steps_train_as_others_do(tiny, tmp_path, model, loss, compiled
         assert losses[-1] < 0.9 * losses[0]
     else:  # a masked model sees other places at every epoch, and needs more of them to learn
         assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_batches_on_the_gpu_train_as_those_of_the_host_do(tiny, tmp_path, monkeypatch, cuda_graphs):
+    options = {"accelerator": "cuda", "loss": "cce", "dropout": 0.0, "cuda_graphs": cuda_graphs}
+    host = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    batch = tiny.TinyBatches.batch
+
+    def on_gpu(self, epoch, index):
+        return tiny.TinyBatch(*(None if part is None else part.cuda() for part in batch(self, epoch, index)))
+
+    monkeypatch.setattr(tiny.TinyBatches, "batch", on_gpu)
+    device = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    for ours, expected in zip(device.history, host.history, strict=True):
+        assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-2)
 
 
 def test_a_recorded_run_resumes_where_it_was(tiny, tmp_path):

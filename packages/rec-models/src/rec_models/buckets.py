@@ -61,10 +61,10 @@ def prepare_filled(batch: PackedBatch, width: int) -> StepBatch:
     loop waits long for each of them.
 
     Args:
-        batch: on the host, of T places.
+        batch: of T places; best on the host, because one on a device is waited for.
         width: as in `fill_bucket`.
     """
-    offsets, targets = batch.offsets.numpy(), batch.targets.numpy()
+    inputs, offsets, targets = (part.cpu().numpy() for part in (batch.inputs, batch.offsets, batch.targets))
     real = len(targets)
     places, histories = bucket_of(real), -(-_step(real) // width)
     added = np.clip(places - real - width * np.arange(histories), 0, width)
@@ -92,7 +92,7 @@ def prepare_filled(batch: PackedBatch, width: int) -> StepBatch:
     if batch.masked is not None:
         masked = torch.zeros(places, dtype=torch.bool)
         masked[:real] = batch.masked
-    items = torch.from_numpy(np.resize(batch.inputs.numpy(), places))  # repeats the first ones
+    items = torch.from_numpy(np.resize(inputs, places))  # repeats the first ones
     return StepBatch(items, layout, masked, rows, torch.from_numpy(filled), (len(targets),), 0, real)
 
 

@@ -11,6 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
+import torch
+
 from rec_models.buckets import fill_bucket, prepare_filled
 from rec_models.step_batch import Batch, PackedBatch, StepBatch, prepare, prepare_packed
 
@@ -49,7 +51,8 @@ class Feed:
         batches: called at the first pass, when the rank is known.
         position: gives (epoch, index) of the first batch of a pass.
         accumulate: micro-batches a window.
-        fill: fill every batch up to a few sizes, with histories of at most so many items (`rec_models.buckets`).
+        fill: fill every batch up to a few sizes, with histories of at most so many items (`rec_models.buckets`); that is
+            done on the host, where batches on a device are brought.
         pin: for a GPU: read and prepare batches in threads of their own, in page-locked memory, so that neither keeps
             the GPU waiting.
     """
@@ -99,7 +102,7 @@ class Feed:
         if isinstance(batches, PackedBatches):
             packed = prepare_packed if width is None else partial(prepare_filled, width=width)
             return self._prepared(batches.packed_epoch(epoch, start=start), packed)
-        padded = prepare if width is None else lambda batch: fill_bucket(prepare(batch), width)
+        padded = prepare if width is None else lambda batch: fill_bucket(prepare(batch).to(torch.device("cpu")), width)
         return self._prepared(batches.epoch(epoch, start=start), padded)
 
     def _prepared(self, batches: Iterable[_Entry], prepared: Callable[[_Entry], StepBatch]) -> Generator[StepBatch]:
