@@ -51,8 +51,8 @@ class Feed:
         batches: called at the first pass, when the rank is known.
         position: gives (epoch, index) of the first batch of a pass.
         accumulate: micro-batches a window.
-        fill: fill every batch up to a few sizes, with histories of at most so many items (`rec_models.buckets`); that is
-            done on the host, where batches on a device are brought.
+        fill: fill every batch up to a few sizes, with histories of at most so many items (`rec_models.buckets`). That
+            is done on the host: batches on a device are brought there.
         pin: for a GPU: read and prepare batches in threads of their own, in page-locked memory, so that neither keeps
             the GPU waiting.
     """
