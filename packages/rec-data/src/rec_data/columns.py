@@ -36,3 +36,9 @@ class Columns:
 
     rating: str | None = None
     """Column of ratings, or None where there is none to read."""
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The names, without that of a rating where there is none."""
+        names = (self.user, self.item, self.timestamp, self.rating)
+        return tuple(name for name in names if name is not None)

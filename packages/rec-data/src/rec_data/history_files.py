@@ -31,7 +31,7 @@ def write_history_log(histories: str, out: Path, *, root: Path, columns: Columns
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
-        frame = files.scan(paths)
+        frame = files.scan(paths, columns.present)
         schema = frame.collect_schema()
     empty = 0
     for key, name in (("user", columns.user), ("item", columns.item)):

@@ -130,9 +130,10 @@ def _write(
         }
     paths = files.find(dataset, root=root)
     origin = f"dataset {dataset!r}"
+    names = columns or Columns()
     with files.reading(origin):
-        frame = files.scan(paths)
-    done = write_log(frame, out, columns=columns or Columns(), min_rating=min_rating, origin=origin)
+        frame = files.scan(paths, names.present)
+    done = write_log(frame, out, columns=names, min_rating=min_rating, origin=origin)
     return {"kind": "file", "rows": done.rows, "rows_read": done.rows_read, "timestamp_unit": done.timestamp_unit}
 
 
