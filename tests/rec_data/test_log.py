@@ -60,7 +60,19 @@ def test_fingerprint_follows_the_content(tmp_path):
     before = fingerprint("raw.csv", root=tmp_path)
     write_csv(path, "user_id,item_id,timestamp\n1,2,4\n")
     assert fingerprint("raw.csv", root=tmp_path) != before
-    assert fingerprint("demo", root=tmp_path) == {"kind": "demo", "version": demo.VERSION}
+
+
+@pytest.mark.parametrize("dataset", ["demo", "twin:beauty@0.001"])
+def test_fingerprint_of_a_generated_log_differs_as_the_log_does(tmp_path, dataset):
+    logs, marks = {}, {}
+    for seed in (None, 0, 1):
+        given = {} if seed is None else {"seed": seed}
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, **given)
+        logs[seed] = (tmp_path / "log.parquet").read_bytes()
+        marks[seed] = fingerprint(dataset, root=tmp_path, **given)
+    assert (logs[None] == logs[0], marks[None] == marks[0]) == (True, True)
+    assert (logs[1] == logs[0], marks[1] == marks[0]) == (False, False)
+    assert fingerprint("twin:beauty@0.001", root=tmp_path) != fingerprint("twin:beauty@0.002", root=tmp_path)
 
 
 HEADER = "user_id,item_id,timestamp\n"
