@@ -164,9 +164,9 @@ def resource_rows(facts: Facts) -> list[tuple[str, str]]:
     training, evaluation = facts.training, facts.evaluation
     whole = training["epochs"] * training["whole_epoch_seconds"]
     return [
-        ("training, all epochs with validation and checkpoints", _duration(whole)),
+        ("training, all epochs with start, validation and checkpoints", _duration(whole)),
         ("an epoch, training alone", f"{training['epoch_seconds']:.2f} s"),
-        ("an epoch with validation and checkpoints", f"{training['whole_epoch_seconds']:.2f} s"),
+        ("an epoch with its share of start, validation and checkpoints", f"{training['whole_epoch_seconds']:.2f} s"),
         ("tokens a second", f"{training['tokens_per_second']:,}"),
         ("peak memory of training", f"{training['peak_memory_gib']:.2f} GiB ({training['peak_memory_kind']})"),
         ("ranking and writing the lists", _duration(evaluation["rank_seconds"])),

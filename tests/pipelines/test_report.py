@@ -141,8 +141,8 @@ def test_every_section_is_there_with_its_numbers(make: Make):
     assert "the targets 5.2 2" in text  # mean and median popularity of what was chosen
     assert "ann hit at rank 1 history a b target d 2 times in training recommended d c" in text
     assert "cid miss: not among the first 10 history 2 earlier, then b c d a b c d a b c target e 1 times" in text
-    assert "training, all epochs with validation and checkpoints 5.2 s" in text  # 3 epochs of 1.75 s
-    assert "an epoch with validation and checkpoints 1.75 s" in text
+    assert "training, all epochs with start, validation and checkpoints 5.2 s" in text  # 3 epochs of 1.75 s
+    assert "an epoch with its share of start, validation and checkpoints 1.75 s" in text
     assert "peak memory of ranking 0.50 GiB (peak of a test)" in text
     assert "the log as read 1,200 5 60,000 50.0" in text
     assert "split.boundary 2023-11-14 22:13:20+00:00" in text
