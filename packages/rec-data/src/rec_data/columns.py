@@ -18,7 +18,7 @@ ITEMS = "items"
 """The flat item ids of the sequence store (a list column there)."""
 
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that is an integer and nothing else: "007" is a name."""
+"""Text that is an integer of at most 18 digits, which 64 bits hold, and nothing else: "007" is a name."""
 
 
 @dataclass(frozen=True)

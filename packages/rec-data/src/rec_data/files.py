@@ -129,6 +129,8 @@ def _separator(path: Path) -> str:
     )
     with reading(f"dataset file {path}"):
         line = str(header.collect().item(0, 0))
+    if "\r" in line.rstrip("\r"):
+        raise DataError(f"file {path} ends its lines with carriage returns alone; allowed: line feeds, or both")
     counts = {mark: line.count(mark) for mark in SEPARATORS}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] else ","
