@@ -86,6 +86,10 @@ BAD_TEXT = {
     "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 value does not parse \(row 2: 'soon'\); allowed"),
     "negative time": (HEADER + "1,2,-5\n", "negative times"),
     "absurd time": (HEADER + "1,2,99999999999\n", "no time before the year 2200"),
+    "bare carriage returns": (
+        HEADER.replace("\n", "\r") + "1,2,3\r4,5,6\r",
+        "ends its lines with carriage returns alone",
+    ),
     "mixed units": (HEADER + "1,2,1700000000\n1,2,1700000000000\n", "mixes units"),
 }
 
@@ -105,6 +109,7 @@ BAD_NAMES = {
     "twin:beuty": "no twin 'beuty'",
     "twin:beauty@0": "positive number",
     "twin:beauty@x": "positive number",
+    "twin:zvuk@1000": "scale '1000' makes 2.4e.11 interactions; allowed: scales up to 8.822",
     "missing.parquet": "no file",
     "*.parquet": "no file matches",
     "folder/": "is a folder",
@@ -121,6 +126,12 @@ def test_bad_name_is_refused_in_one_line(tmp_path, dataset):
     ):
         with pytest.raises(DataError, match=BAD_NAMES[dataset]):
             refuses()
+
+
+@pytest.mark.parametrize("dataset", ["demo", "twin:beauty@0.001"])
+def test_a_seed_below_zero_is_named(tmp_path, dataset):
+    with pytest.raises(DataError, match="seed -1; allowed: at least 0"):
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, seed=-1)
 
 
 def test_gzip_that_ends_early_is_refused(tmp_path):

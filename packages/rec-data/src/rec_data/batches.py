@@ -86,7 +86,10 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Plans the examples; reads no more of the store than its offsets and the largest id.
+        """Plans the examples; reads the whole store once, to check its ids.
+
+        What is read of a mapped store are pages that the system may drop again, four bytes an item. They count as
+        memory of the process for as long as they stay.
 
         Args:
             store: The training histories.
@@ -110,6 +113,8 @@ class TrainingBatches:
         for name, value in (("batch_size", batch_size), ("max_seq_len", max_seq_len), ("world_size", world_size)):
             if value < 1:
                 raise DataError(f"{name} {value}; allowed: at least 1")
+        if seed < 0:
+            raise DataError(f"seed {seed}; allowed: at least 0")
         if not 0 <= rank < world_size:
             raise DataError(f"rank {rank}; allowed: from 0 to world_size - 1 = {world_size - 1}")
         if task == "masked_item" and not 0 < mask_prob < 1:
@@ -147,6 +152,9 @@ class TrainingBatches:
 
         Yields:
             Batches ``start`` to ``len(self) - 1`` of this rank.
+
+        Raises:
+            DataError: An argument below 0.
         """
         for rows in self._rows(epoch, start):
             longest = int(self.examples.lengths[rows].max()) - self._shift
@@ -161,12 +169,18 @@ class TrainingBatches:
 
         Yields:
             The same examples as ``epoch`` gives, in the same batches.
+
+        Raises:
+            DataError: An argument below 0.
         """
         for rows in self._rows(epoch, start):
             yield self._batch(rows, epoch)
 
     def _rows(self, epoch: int, start: int) -> Iterator[Int64s]:
         """The examples of this rank's batches."""
+        for name, value in (("epoch", epoch), ("start", start)):
+            if value < 0:
+                raise DataError(f"{name} {value}; allowed: at least 0")
         order = epoch_order(len(self.examples), seed=self.seed, epoch=epoch)
         for index in range(start, len(self)):
             place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)

@@ -142,6 +142,8 @@ def _write(
 
 
 def _write_generated(dataset: str, out: Path, *, seed: int) -> int:
+    if seed < 0:
+        raise DataError(f"seed {seed}; allowed: at least 0")
     if dataset == DEMO:
         table = pa.table({name: to_arrow(values) for name, values in demo.generate(seed).items()})
         pq.write_table(table, out, compression="zstd")
