@@ -38,7 +38,7 @@ def test_leave_one_out_by_hand(tmp_path):
 
 
 def test_a_folder_that_is_missing_or_in_use_is_named(tmp_path):
-    log = write_log(tmp_path / "log.parquet", [("a", 1, 1), ("a", 2, 2), ("b", 1, 1), ("b", 2, 2)])
+    log = write_log(tmp_path / "log.parquet", [(user, item, item) for user in "ab" for item in (1, 2, 3)])
     out = tmp_path / "split"
     with pytest.raises(DataError, match="split is no folder; allowed: an existing, empty one"):
         split_log(log, out, strategy="leave_one_out")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rec_data.errors import DataError
-from rec_data.examples import Examples, Int64s, epoch_order, last_windows, num_batches, shard, sliding_windows
+from rec_data.examples import Examples, epoch_order, last_windows, num_batches, shard, sliding_windows
+from rec_data.flat import Int64s
 from rec_data.gather import IGNORE, Gather, padded_places
 from rec_data.masking import mask_items
 from rec_data.sequences import SequenceStore
@@ -189,9 +190,9 @@ class TrainingBatches:
     def _batch(self, rows: Int64s, epoch: int) -> PackedBatch:
         starts, lengths = self.examples.starts[rows], self.examples.lengths[rows] - self._shift
         if self.task == "next_item":
-            inputs, targets, offsets = self._gather(starts, lengths, next_items=True)
+            inputs, offsets, targets = self._gather.with_next(starts, lengths)
             return PackedBatch(inputs, offsets, targets)
-        inputs, _, offsets = self._gather(starts, lengths)
+        inputs, offsets = self._gather(starts, lengths)
         examples = torch.from_numpy(rows).to(self.device, non_blocking=True)
         inputs, targets, masked = mask_items(
             inputs, offsets, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch
@@ -228,8 +229,8 @@ def inference_batches(
     for first in range(0, len(store), batch_size):
         part = slice(first, first + batch_size)
         lengths = ends[part] - starts[part]
-        inputs, targets, cuts = gather(starts[part], lengths)
-        yield _pad(PackedBatch(inputs, cuts, targets), int(lengths.max()))
+        inputs, cuts = gather(starts[part], lengths)
+        yield _pad(PackedBatch(inputs, cuts, torch.full_like(inputs, IGNORE)), int(lengths.max()))
 
 
 def _pad(batch: PackedBatch, longest: int) -> Batch:
