@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import stage
+from pipelines.reporting import text_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,9 +149,10 @@ def compare_runs(run_a: Evaluation, run_b: Evaluation, options: argparse.Namespa
 
 
 def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) -> str:
-    """The comparisons as aligned text; Coverage, which belongs to all lists together, without interval."""
+    """The comparisons as a markdown table; Coverage, which belongs to all lists together, without interval."""
     first = rows[0]
-    lines = [("metric", first.name_a, first.name_b, "difference", f"{first.level:.0%} interval", "p")]
+    header = ("metric", first.name_a, first.name_b, "difference", f"{first.level:.0%} interval", "p")
+    lines = []
     for row in rows:
         interval = f"{row.low:+.4f} to {row.high:+.4f}"
         numbers = (f"{row.mean_a:.4f}", f"{row.mean_b:.4f}", f"{row.difference:+.4f}", interval, f"{row.p_value:.2g}")
@@ -159,8 +161,7 @@ def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) 
     if coverage in run_a.catalogue and coverage in run_b.catalogue:
         a, b = run_a.catalogue[coverage], run_b.catalogue[coverage]
         lines.append((coverage, f"{a:.4f}", f"{b:.4f}", f"{a - b:+.4f}", "", ""))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return text_table.render(header, lines)
 
 
 if __name__ == "__main__":

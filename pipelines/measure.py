@@ -30,7 +30,7 @@ from pipelines.planner.calibration import load
 from pipelines.planner.memory import GIB
 from pipelines.planner.plans import Plan, plan
 from pipelines.records import results
-from pipelines.records.environment import environment
+from pipelines.records.device import environment
 from pipelines.settings.nested import parse_overrides
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)

@@ -3,13 +3,15 @@
     python -m pipelines.recommend [--k 10] [--histories FILE] [--refit] [--out FILE] ...
 
 Every user of ``data/download/log.parquet`` gets a list from their whole history, whatever the split hid from training.
-``--histories`` takes parquet or CSV with the ids of the log instead: a row an event, or a user with a list of items.
+``--histories`` takes parquet or CSV with the ids of the log instead: a row an event, or, in parquet, a user with a list
+of items.
 ``--refit`` first trains on the whole log (see `pipelines.models.refit`). Writes one parquet of user_id, item_id, rank,
 score.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -63,23 +65,20 @@ def parse(arguments: list[str] | None = None) -> Options:
     from argparse import ArgumentError
 
     from jsonargparse import ArgumentParser
-    from jsonargparse.typing import PositiveInt
 
     usual = Options()
     parser = ArgumentParser(prog="python -m pipelines.recommend", description=__doc__, exit_on_error=False)
-    parser.add_argument("--k", type=PositiveInt, default=usual.k, help="items a user")
+    parser.add_argument("--k", type=_positive, default=usual.k, help="items a user")
     parser.add_argument(
-        "--histories", type=str | None, help="parquet or CSV: a row an event, or a user with a list of items"
+        "--histories", type=str | None, help="parquet or CSV: a row an event, or (parquet) a user with a list of items"
     )
     parser.add_argument("--out", type=Path, default=usual.out, help="the parquet to write")
     parser.add_argument(
         "--model", type=Path, default=usual.model, help="model.ckpt; its items.parquet beside it, or the split's"
     )
     parser.add_argument("--refit", action="store_true", help="train on the whole log first; kept beside --out")
-    parser.add_argument(
-        "--device", type=Literal["auto", "cpu", "cuda"], default=usual.device, help="auto: a GPU if any"
-    )
-    parser.add_argument("--batch-users", type=PositiveInt | None, help="users at a time")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=usual.device, help="auto: a GPU if any")
+    parser.add_argument("--batch-users", type=_positive, help="users at a time")
     parser.add_argument("--keep-seen", action="store_true", help="recommend items of the history too")
     for name in ("user", "item", "timestamp"):
         text = f"column of --histories; by default download.columns.{name} of params.yaml"
@@ -87,7 +86,16 @@ def parse(arguments: list[str] | None = None) -> Options:
     try:
         return Options(**vars(parser.parse_args(arguments)))
     except ArgumentError as error:
-        raise stage.StageError(f"{error}; --help lists the options") from None
+        raise stage.StageError(f"{str(error).removeprefix('argument ')}; --help lists the options") from None
+
+
+def _positive(value: str | int) -> int:
+    """An option that is a number from 1 on; the parser passes its default too."""
+    from argparse import ArgumentTypeError
+
+    if not re.fullmatch(r"0*[1-9][0-9]*", str(value)):
+        raise ArgumentTypeError(f"found {value}, allowed: 1 or more")
+    return int(value)
 
 
 def recommend(point: params.Params, options: Options) -> None:

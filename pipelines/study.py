@@ -4,9 +4,9 @@
     python -m pipelines.study run --data FOLDER --rows study.jsonl --minutes 9 --jobs 8 [--datasets ml_1m] ...
     python -m pipelines.study summarise --rows study.jsonl --out FOLDER    # tables, the picture, presets
 
-`pipelines.accuracy.plan` says what is run. A run is a process of its own, so that many small trainings share a GPU and
-one that dies takes no other with it. Rows that are there are not run again: delete one to repeat it. Search looks at
-validation targets only.
+`pipelines.accuracy.trials` says what is run. A run is a process of its own, so that many small trainings share a GPU
+and one that dies takes no other with it. Rows that are there are not run again: delete one to repeat it. Search looks
+at validation targets only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from pipelines import stage
 from pipelines.accuracy import runs
-from pipelines.accuracy.plan import KINDS, SEARCHES, Trial, pending
+from pipelines.accuracy.trials import KINDS, SEARCHES, Trial, pending
 
 DATASETS = tuple(search.dataset for search in SEARCHES)
 

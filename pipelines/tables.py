@@ -52,8 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for remark in [*remarks, *rows.otherwise(measured, values)]:
         print(f"note: {remark}")
     rows_with_ours = sum(any(not row.predicted for row in line.ours) for line in lines)
+    print()
+    if rows_with_ours == 0:
+        print(
+            "nothing of ours is known yet: `python -m pipelines.grid` queues the tables' points, "
+            "`python -m pipelines.measure` times them, --predict shows what the planner foresees"
+        )
     print(
-        f"\n{rows_with_ours} of {len(lines)} rows have something of ours; all of them: {options.out}/tables.md, "
+        f"{rows_with_ours} of {len(lines)} rows have something of ours; all of them: {options.out}/tables.md, "
         f"tables.csv, {', '.join(path.name for path in drawn)}"
     )
 

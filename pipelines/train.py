@@ -59,7 +59,7 @@ def main() -> None:
             )
         except TrainingError as error:
             raise stage.StageError(str(error)) from error
-        stage.write_json(out / "metrics.json", summary(result))
+        stage.write_json(out / "metrics.json", summary(point, result))
     if result.is_first_rank:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -75,13 +75,14 @@ def own_output() -> Iterator[Path]:
             yield Path(folder)
 
 
-def summary(result: FitResult) -> dict[str, object]:
-    """What ``dvc metrics`` shows of a training run."""
+def summary(point: params.Params, result: FitResult) -> dict[str, object]:
+    """What ``dvc metrics`` shows of a training run; no accuracy of a twin, which has nothing to be accurate about."""
+    accuracy = {} if point.dataset.startswith("twin:") else result.metrics
     return {
         "train_loss": round(result.train_loss, 6),
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
-        **{f"validation_{name}": round(value, 6) for name, value in result.metrics.items()},
+        **{f"validation_{name}": round(value, 6) for name, value in accuracy.items()},
         "epoch_seconds": round(result.epoch_seconds, 3),
         "whole_epoch_seconds": round(result.whole_epoch_seconds, 3),
         "peak_memory_gib": round(result.peak_memory_gib, 3),

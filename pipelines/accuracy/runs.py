@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.accuracy.plan import Row, Trial
-from pipelines.records.environment import environment
+from pipelines.accuracy.trials import Row, Trial
+from pipelines.records.device import environment
 
 if TYPE_CHECKING:
     from pipelines import params

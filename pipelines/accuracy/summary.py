@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.accuracy.picture import draw
-from pipelines.accuracy.plan import (
+from pipelines.accuracy.trials import (
     FINAL_SEEDS,
     SEARCHES,
     TRADE_OFFS,

@@ -42,7 +42,7 @@ def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> resu
     Args:
         point: of a twin.
         effort: how long.
-        where: fields of the result, as `pipelines.records.environment` has them.
+        where: fields of the result, as `pipelines.records.device` has them.
 
     Returns:
         The result; its status says so if memory ran out or something failed.
@@ -173,7 +173,7 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
 
 
 def step_fields(times: StepTimes) -> dict[str, float | int]:
-    """Times of steps as fields of `pipelines.records.result.Result`."""
+    """Times of steps as fields of `pipelines.records.schema.Result`."""
     return {
         "steps_timed": times.steps,
         "warmup_steps": times.warmup,

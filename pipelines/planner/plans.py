@@ -13,7 +13,7 @@ from pipelines.planner.fit import PointIndex
 from pipelines.planner.memory import Memory, memory_of
 from pipelines.planner.seconds import Seconds, seconds_of
 from pipelines.planner.sizes import Sizes, sizes_of
-from pipelines.records.result import Result
+from pipelines.records.schema import Result
 from pipelines.reporting.text_table import number, render
 
 

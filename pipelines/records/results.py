@@ -7,7 +7,7 @@ asks `done` what is left. `pipelines.tables` merges any number of such files wit
     append(Path("results/h100.csv"), result)
 
 A field that was not measured stays None: an empty cell. Needs the standard library only, so that it runs on a machine
-that has no DVC; `pipelines.records.environment` looks at the device.
+that has no DVC; `pipelines.records.device` looks at the device.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.records.machine import now, revision, versions
-from pipelines.records.result import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
+from pipelines.records.schema import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
+from pipelines.records.versions import now, revision, versions
 
 __all__ = [
     "COLUMNS", "KEY", "Kind", "Result", "ResultsError", "Status", "append", "done", "merge",
@@ -32,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-SCHEMA = "pipelines.records.result.Result"
+SCHEMA = "pipelines.records.schema.Result"
 
 
 class ResultsError(ValueError):

@@ -2,7 +2,8 @@
 
 Stage ``evaluate`` writes it into ``data/evaluate/details/``, stage ``report`` shows it:
 
-- ``intervals.csv``: every metric at every k with its 95 % bootstrap interval, the model and the ranking by popularity
+- ``intervals.csv``: every metric at every k with its 95 % bootstrap interval, the model and the ranking by popularity;
+  the exact interval where no user was hit, or every one
 - ``comparison.csv``: the model against popularity at 10, user by user
 - ``bands.csv``: metrics at 10 by length of history and by popularity of the target
 - ``popularity.csv``: how popular and how concentrated the recommendations and the targets are
@@ -16,7 +17,7 @@ import csv
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from rec_eval import Evaluation, IntervalRow
+    from rec_eval import BandRow, Evaluation, IntervalRow
+
+Bounded = TypeVar("Bounded", "IntervalRow", "BandRow")
 
 EXAMPLES = 10
 SHOWN = 10
@@ -37,6 +40,9 @@ POINTS = 200
 """Points of the curves of concentration."""
 RESAMPLES = 1000
 BANDED = ("ndcg@10", "hitrate@10")
+LEVEL = 0.95
+ACCURACIES = ("ndcg", "recall", "hitrate", "precision", "map", "mrr")
+"""Metrics of a user that are 0 where no target is in the list, and never above 1."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,9 @@ def write_details(run: Run, folder: Path) -> None:
     properties = {"history": np.diff(run.offsets), "popularity": run.counts[run.targets]}
     bands = {
         name: [
-            row
+            with_certain_bounds(row)
             for by, values in properties.items()
-            for row in metrics_by_band(result, by, values, metrics=BANDED, resamples=RESAMPLES)
+            for row in metrics_by_band(result, by, values, metrics=BANDED, level=LEVEL, resamples=RESAMPLES)
         ]
         for name, result in run.results.items()
     }
@@ -94,11 +100,26 @@ def interval_rows(result: Evaluation) -> list[IntervalRow]:
     users = result.num_users - result.num_without_relevant
     known = {}
     if users > 1:
-        known = {(row.metric, row.k): row for row in intervals(result, resamples=RESAMPLES)}
+        known = {(row.metric, row.k): row for row in intervals(result, level=LEVEL, resamples=RESAMPLES)}
     return [
-        known.get((metric, k), IntervalRow(metric, k, value, math.nan, math.nan, users))
+        with_certain_bounds(known.get((metric, k), IntervalRow(metric, k, value, math.nan, math.nan, users)))
         for metric, k, value in result.table()
     ]
+
+
+def with_certain_bounds(row: Bounded) -> Bounded:
+    """Replace the interval of an accuracy that is 0 for all users, or 1 for all.
+
+    Resampling users who are all alike gives the same mean every time, as if it were certain. The share of users who are
+    otherwise is at most ``1 - 0.025 ** (1 / n)``, by Clopper and Pearson's interval for none of n, and no accuracy is
+    farther from 0 (or from 1) than this share.
+    """
+    if row.metric not in ACCURACIES or row.users < 2 or not row.low == row.high == row.value:
+        return row
+    share = 1 - ((1 - LEVEL) / 2) ** (1 / row.users)
+    if row.value == 0:
+        return row._replace(high=share)
+    return row._replace(low=1 - share) if row.value == 1 else row
 
 
 def _write_named(tables: Mapping[str, Sequence[Any]], path: Path) -> None:

@@ -22,7 +22,7 @@ BANDS = {"history": "items in the user's history", "popularity": "interactions o
 
 def draw_training(history: list[Row], best_epoch: int, path: Path, *, accuracy: bool = True) -> None:
     """Training loss over epochs, and validation NDCG@10 with the best epoch marked, or the seconds that epochs took."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 
     figure = _figure(9, 3.2)
     left, right = figure.subplots(1, 2)
@@ -42,7 +42,7 @@ def draw_training(history: list[Row], best_epoch: int, path: Path, *, accuracy: 
         right.plot(epochs, seconds, marker="o", markersize=3, color=MODEL)
         right.set(title="Time of an epoch", xlabel="epoch", ylabel="seconds", ylim=(0, 1.1 * max(seconds)))
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(FixedLocator(epochs) if len(epochs) == 1 else MaxNLocator(integer=True))
         _tidy(axes)
     figure.savefig(path)
 

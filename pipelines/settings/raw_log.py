@@ -7,15 +7,13 @@ from typing import Any
 
 from pipelines import params, stage
 
-DEMO_SEED = 0
-"""The demo and the twins are data sets: ``seed`` does not change them."""
-
 
 def fetch(point: params.Params, path: Path) -> dict[str, Any]:
     """Fetch a log and write it as one parquet of user_id, item_id, timestamp[, rating].
 
     Args:
-        point: ``dataset`` and ``download`` say which log, and how to read it.
+        point: ``dataset`` and ``download`` say which log, and how to read it; its ``seed`` changes no log, that of the
+            demo and the twins neither: they are data sets as others are.
         path: the parquet.
 
     Returns:
@@ -35,5 +33,4 @@ def fetch(point: params.Params, path: Path) -> dict[str, Any]:
         columns=Columns(names.user, names.item, names.timestamp, names.rating),
         min_rating=point.download.min_rating,
         mirror=stage.mirror(point),
-        seed=DEMO_SEED,
     )

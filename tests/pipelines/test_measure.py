@@ -201,7 +201,7 @@ def test_wrong_arguments_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("script", ["measure.py", "accuracy/plan.py", "accuracy/runs.py"])
+@pytest.mark.parametrize("script", ["measure.py", "accuracy/trials.py", "accuracy/runs.py"])
 def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
     """Of our own modules that it can reach, none imports them."""
     seen: set[Path] = set()
@@ -220,7 +220,7 @@ def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
                 continue
             assert not {name.split(".")[0] for name in names} & {"polars", "dvc", "jsonargparse"}, path
             todo += [found for name in names if (found := source(name)) is not None]
-    if script != "accuracy/plan.py":
+    if script != "accuracy/trials.py":
         assert {"of_point.py", "batches.py", "training.py", "ranks.py", "full.py"} <= {path.name for path in seen}
 
 

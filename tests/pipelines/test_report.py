@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from pipelines import report
 from pipelines.params import Backbone, Evaluate, Params, read_yaml
 from pipelines.records import results
-from pipelines.reporting import details
+from pipelines.reporting import details, figures
 from pipelines.reporting import reproduce as report_reproduce
 from pipelines.reporting import tables as report_tables
 from pipelines.reporting.reproduce import Code
@@ -141,7 +142,8 @@ def test_every_section_is_there_with_its_numbers(make: Make):
     assert "the targets 5.2 2" in text  # mean and median popularity of what was chosen
     assert "ann hit at rank 1 history a b target d 2 times in training recommended d c" in text
     assert "cid miss: not among the first 10 history 2 earlier, then b c d a b c d a b c target e 1 times" in text
-    assert "training, all epochs with validation 2 min 3 s" in text
+    assert "training, all epochs with start, validation and checkpoints 5.2 s" in text  # 3 epochs of 1.75 s
+    assert "an epoch with its share of start, validation and checkpoints 1.75 s" in text
     assert "peak memory of ranking 0.50 GiB (peak of a test)" in text
     assert "the log as read 1,200 5 60,000 50.0" in text
     assert "split.boundary 2023-11-14 22:13:20+00:00" in text
@@ -264,3 +266,16 @@ def test_a_change_of_the_template_writes_the_page_anew():
     deps = read_yaml(ROOT / "dvc.yaml")["stages"]["report"]["deps"]
     assert report.TEMPLATE.relative_to(ROOT).as_posix() in deps
     assert report.TEMPLATE.is_file()
+
+
+@pytest.mark.parametrize(("epochs", "ticks"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
+def test_epochs_are_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, ticks: list[int]):
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: drawn.append(self) or save(self, path))
+    row = {"train_loss": 2.0, "validation_ndcg@10": 0.1, "train_seconds": 1.0}
+    history = [{"epoch": float(epoch + 1), **row} for epoch in range(epochs)]
+    figures.draw_training(history, 1, tmp_path / "training.png")
+    for axes in drawn[0].axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == ticks

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import stage, study
-from pipelines.accuracy import plan as study_plan
 from pipelines.accuracy import runs as study_trial
-from pipelines.accuracy.plan import Trial
+from pipelines.accuracy import trials
+from pipelines.accuracy.trials import Trial
 
 FAKE = """
 import json, sys
@@ -24,11 +24,11 @@ study_trial.append(__import__("pathlib").Path(sys.argv[2]), row)
 
 
 def test_a_runner_runs_everything_once_and_notes_what_crashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    few = study_plan.Search(
+    few = trials.Search(
         "ml_1m", {}, {"cce": {"loss": "cce"}, "bce 1": {"loss": "bce"}}, ({"batch_size": 1}, {"batch_size": 2})
     )
-    monkeypatch.setattr(study_plan, "SEARCHES", (few,))
-    monkeypatch.setattr(study_plan, "TRADE_OFFS", ())
+    monkeypatch.setattr(trials, "SEARCHES", (few,))
+    monkeypatch.setattr(trials, "TRADE_OFFS", ())
     rows, most = tmp_path / "rows.jsonl", []
 
     def start(self: study.Runner, trial: Trial) -> None:

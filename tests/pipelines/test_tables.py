@@ -30,6 +30,17 @@ def test_the_command_writes_a_page_a_csv_and_pictures(
         assert (tmp_path / f"out/{name}.png").stat().st_size > 10_000
 
 
+def test_without_anything_of_ours_the_next_step_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tables, "_results_files", lambda folder: [])
+    tables.main(["--table", "4", "--no-dvc", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "nothing of ours is known yet: `python -m pipelines.grid` queues" in printed
+    assert "0 of 92 rows have something of ours" in printed
+
+
 def test_results_files_are_told_by_their_columns(tmp_path: Path):
     results.append(tmp_path / "b.csv", TWIN)
     (tmp_path / "a.csv").write_text("table,model\n")

@@ -177,6 +177,7 @@ BAD = {
     "task": ({"task": "next"}, "task 'next'; allowed: next_item, masked_item"),
     "batch": ({"batch_size": 0}, "batch_size 0; allowed: at least 1"),
     "length": ({"max_seq_len": 0}, "max_seq_len 0"),
+    "seed": ({"seed": -1}, "seed -1; allowed: at least 0"),
     "rank": ({"rank": 2, "world_size": 2}, "rank 2; allowed: from 0 to world_size - 1 = 1"),
     "mask": ({"task": "masked_item", "mask_prob": 1.0}, "mask_prob 1.0"),
     "window": ({"window": 4}, "window 4; allowed: from 1 to max_seq_len = 3"),
@@ -190,6 +191,14 @@ def test_bad_arguments(case):
     arguments, message = BAD[case]
     with pytest.raises(DataError, match=message):
         batches_of(HISTORIES, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [(-1,), (0, -1)])
+def test_an_epoch_and_a_start_below_zero_are_named(arguments):
+    batches = batches_of(HISTORIES)
+    for give in (batches.epoch, batches.packed_epoch):
+        with pytest.raises(DataError, match=r"(epoch|start) -1; allowed: at least 0"):
+            next(give(*arguments))
 
 
 def test_nothing_to_train_on():

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from rec_data import describe as module
-from rec_data.describe import as_text, describe, gini, main
+from rec_data.describe import as_text, describe, drop_in_words, gini, main, paired_interval
 
 
 def test_gini():
@@ -53,6 +53,18 @@ def test_order_is_found_and_lost_by_shuffling(tmp_path):
     noise = [(user, int(item), step) for user in range(300) for step, item in enumerate(rng.integers(0, 200, 12))]
     facts = describe(write(tmp_path / "noise.parquet", noise))
     assert facts["markov_hit_rate"] == pytest.approx(facts["markov_hit_rate_shuffled"], abs=0.08)
+    low, high = facts["markov_drop_interval"]
+    assert low < 0 < high
+    assert "no effect of order can be told from 300 users" in as_text(facts)
+
+
+def test_what_order_does_is_said_with_its_interval():
+    low, high = paired_interval(60, 20, 400)  # 40 / 402, and 1.96 * sqrt(81 - 402 * 0.0995 ** 2) / 402
+    assert (low, high) == (pytest.approx(0.05671, abs=1e-5), pytest.approx(0.14229, abs=1e-5))
+    assert paired_interval(1, 0, 1)[0] < 0 < paired_interval(0, 1, 1)[1]  # one user tells nothing
+    facts = {"markov_drop_interval": [0.05, 0.15], "markov_users": 4000}
+    assert drop_in_words(facts) == "a drop of 5.0 to 15.0 points (95 % interval, 4,000 users)"
+    assert "no effect" in drop_in_words({"markov_drop_interval": [-0.01, 0.02], "markov_users": 4})
 
 
 def test_top_successors_by_hand(tmp_path, monkeypatch):

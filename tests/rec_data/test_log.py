@@ -60,7 +60,19 @@ def test_fingerprint_follows_the_content(tmp_path):
     before = fingerprint("raw.csv", root=tmp_path)
     write_csv(path, "user_id,item_id,timestamp\n1,2,4\n")
     assert fingerprint("raw.csv", root=tmp_path) != before
-    assert fingerprint("demo", root=tmp_path) == {"kind": "demo", "version": demo.VERSION}
+
+
+@pytest.mark.parametrize("dataset", ["demo", "twin:beauty@0.001"])
+def test_fingerprint_of_a_generated_log_differs_as_the_log_does(tmp_path, dataset):
+    logs, marks = {}, {}
+    for seed in (None, 0, 1):
+        given = {} if seed is None else {"seed": seed}
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, **given)
+        logs[seed] = (tmp_path / "log.parquet").read_bytes()
+        marks[seed] = fingerprint(dataset, root=tmp_path, **given)
+    assert (logs[None] == logs[0], marks[None] == marks[0]) == (True, True)
+    assert (logs[1] == logs[0], marks[1] == marks[0]) == (False, False)
+    assert fingerprint("twin:beauty@0.001", root=tmp_path) != fingerprint("twin:beauty@0.002", root=tmp_path)
 
 
 HEADER = "user_id,item_id,timestamp\n"
@@ -68,12 +80,16 @@ BAD_TEXT = {
     "empty": ("", "is empty"),
     "header only": (HEADER, "has no rows"),
     "missing column": ("user_id,item,timestamp\n1,2,3\n", "has no column 'item_id'.*user_id, item, timestamp"),
-    "null user": (HEADER + "1,2,3\n,2,3\n", r"column 'user_id' has 1 empty values \(first in row 2\)"),
-    "short row": (HEADER + "1,2\n", "column 'timestamp' has 1 empty values"),
+    "null user": (HEADER + "1,2,3\n,2,3\n", r"column 'user_id' has 1 empty value \(first in row 2\)"),
+    "short row": (HEADER + "1,2\n", "column 'timestamp' has 1 empty value"),
     "long row": (HEADER + "1,2,3,4\n", "cannot be read"),
-    "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 values do not parse \(row 2: 'soon'\); allowed"),
+    "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 value does not parse \(row 2: 'soon'\); allowed"),
     "negative time": (HEADER + "1,2,-5\n", "negative times"),
     "absurd time": (HEADER + "1,2,99999999999\n", "no time before the year 2200"),
+    "bare carriage returns": (
+        HEADER.replace("\n", "\r") + "1,2,3\r4,5,6\r",
+        "ends its lines with carriage returns alone",
+    ),
     "mixed units": (HEADER + "1,2,1700000000\n1,2,1700000000000\n", "mixes units"),
 }
 
@@ -93,6 +109,7 @@ BAD_NAMES = {
     "twin:beuty": "no twin 'beuty'",
     "twin:beauty@0": "positive number",
     "twin:beauty@x": "positive number",
+    "twin:zvuk@1000": "scale '1000' makes 2.4e.11 interactions; allowed: scales up to 8.822",
     "missing.parquet": "no file",
     "*.parquet": "no file matches",
     "folder/": "is a folder",
@@ -109,6 +126,12 @@ def test_bad_name_is_refused_in_one_line(tmp_path, dataset):
     ):
         with pytest.raises(DataError, match=BAD_NAMES[dataset]):
             refuses()
+
+
+@pytest.mark.parametrize("dataset", ["demo", "twin:beauty@0.001"])
+def test_a_seed_below_zero_is_named(tmp_path, dataset):
+    with pytest.raises(DataError, match="seed -1; allowed: at least 0"):
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, seed=-1)
 
 
 def test_gzip_that_ends_early_is_refused(tmp_path):

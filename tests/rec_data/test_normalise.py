@@ -1,6 +1,7 @@
 """Raw tables of every kind to ids and times, or to one clear line."""
 
 import datetime as dt
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -73,12 +74,12 @@ BAD_TIMES = {
     "mixed units": ([SECONDS, SECONDS * 1000], "mixes units: its times run from 1706702400 to 1706702400000"),
     "nan": ([1.0, float("nan")], "holds NaN or infinite times"),
     "infinite": ([1.0, float("inf")], "holds NaN or infinite times"),
-    "null": ([1, None], r"column 'timestamp' has 1 empty values \(first in row 2\)"),
+    "null": ([1, None], r"column 'timestamp' has 1 empty value \(first in row 2\)"),
     "text": (
         ["2024-01-31", "31.01.2024"],
-        r"1 values do not parse \(row 2: '31.01.2024'\); allowed: a Unix time or ISO",
+        r"1 value does not parse \(row 2: '31.01.2024'\); allowed: a Unix time or ISO",
     ),
-    "text, some zoned": (["2024-01-31T12:00:00Z", "2024-01-31T12:00:00"], "1 values do not parse"),
+    "text, some zoned": (["2024-01-31T12:00:00Z", "2024-01-31T12:00:00"], "1 value does not parse"),
     "boolean": ([True, False], "holds Boolean; allowed for times"),
     "fractions without a clock": ([0.5, 1.5], "fractions of a second but no time after 1973"),
 }
@@ -121,7 +122,7 @@ BAD_IDS = {
     "boolean": ([True, False], "holds Boolean; allowed for ids"),
     "lists": ([[1], [2]], "holds List"),
     "decimals": ([Decimal("1.5"), Decimal(2)], "holds Decimal"),
-    "null": ([None, "a"], r"has 1 empty values \(first in row 1\)"),
+    "null": ([None, "a"], r"has 1 empty value \(first in row 1\)"),
 }
 
 
@@ -140,7 +141,7 @@ def test_rating_filter(tmp_path):
     assert fetch(tmp_path, {"stars": ["4.5", "3"]}, names=names)[0]["rating"].to_list() == [4.5, 3.0]
     with pytest.raises(DataError, match="none of its 2 rows has a rating of at least 6"):
         fetch(tmp_path, {"stars": [4, 3]}, names=names, min_rating=6)
-    with pytest.raises(DataError, match=r"1 values do not parse \(row 2: 'bad'\); allowed: a number"):
+    with pytest.raises(DataError, match=r"1 value does not parse \(row 2: 'bad'\); allowed: a number"):
         fetch(tmp_path, {"stars": ["4", "bad"]}, names=names)
     with pytest.raises(DataError, match=r"has no rating column; name it in columns\.rating"):
         fetch(tmp_path, {}, min_rating=4)
@@ -195,3 +196,45 @@ def test_text_that_is_not_utf8(tmp_path):
     (tmp_path / "raw.csv").write_bytes("user_id,item_id,timestamp\n1,caf\u00e9,3\n".encode("latin-1"))
     with pytest.raises(DataError, match="cannot be read"):
         fetch(tmp_path, name="raw.csv")
+
+
+@pytest.mark.parametrize("name", ["raw.csv", "raw.parquet"])
+def test_the_first_of_many_bad_rows_is_named(tmp_path, name):
+    rows = np.arange(100_000)
+    items = [None if row % 10 == 0 and row else int(row) for row in rows]
+    rates = ["bad" if row % 10 == 3 and row > 10 else "4" for row in rows]
+    frame = pl.DataFrame({"user_id": rows, "item_id": items, "timestamp": rows, "rates": rates})
+    frame = frame.with_columns(stars="rates")
+    write = frame.write_csv if name.endswith("csv") else frame.write_parquet
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=r"'item_id' has 9999 empty values \(first in row 11\)"):
+        fetch(tmp_path, name=name)
+    with pytest.raises(DataError, match=r"9999 values do not parse \(first in row 14: 'bad'\)"):
+        fetch(tmp_path, name=name, names=Columns(item="stars", rating="rates"))
+
+
+@pytest.mark.parametrize("bad", ["abc", "timestamp", "NaN", "inf", "2024-01-31"])
+def test_one_bad_time_among_unix_seconds(tmp_path, bad):
+    times = [str(SECONDS + row) for row in range(6000)]
+    times[3999] = bad
+    for first in ("", "oops"):
+        times[0] = first or times[0]
+        frame = pl.DataFrame({"user_id": range(6000), "item_id": range(6000), "timestamp": times})
+        frame.write_csv(tmp_path / "raw.csv")
+        says = (
+            "2 values do not parse (first in row 1: 'oops')" if first else f"1 value does not parse (row 4000: {bad!r})"
+        )
+        with pytest.raises(DataError, match=re.escape(f"column 'timestamp': {says}; allowed: a Unix time")):
+            fetch(tmp_path, name="raw.csv")
+
+
+@pytest.mark.parametrize("zone", ["", "Z"])
+def test_one_bad_time_among_dates(tmp_path, zone):
+    times = [f"2024-01-31T12:00:{row % 60:02}{zone}" for row in range(300)]
+    for row, bad in ((0, "2024-01-31T12:00:00" + ("" if zone else "Z")), (200, "1706702400")):
+        frame = pl.DataFrame(
+            {"user_id": range(300), "item_id": range(300), "timestamp": [*times[:row], bad, *times[row + 1 :]]}
+        )
+        frame.write_csv(tmp_path / "raw.csv")
+        with pytest.raises(DataError, match=re.escape(f"1 value does not parse (row {row + 1}: {bad!r})")):
+            fetch(tmp_path, name="raw.csv")

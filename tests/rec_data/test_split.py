@@ -37,7 +37,19 @@ def test_leave_one_out_by_hand(tmp_path):
     assert log.read_bytes() == before
 
 
+def test_a_folder_that_is_missing_or_in_use_is_named(tmp_path):
+    log = write_log(tmp_path / "log.parquet", [(user, item, item) for user in "ab" for item in (1, 2, 3)])
+    out = tmp_path / "split"
+    with pytest.raises(DataError, match="split is no folder; allowed: an existing, empty one"):
+        split_log(log, out, strategy="leave_one_out")
+    out.mkdir()
+    split_log(log, out, strategy="leave_one_out")
+    with pytest.raises(DataError, match=r"split already holds 'items.parquet'; allowed: an existing, empty folder"):
+        split_log(log, out, strategy="leave_one_out")
+
+
 BAD = {
+    "seed": ({"seed": -1}, "seed -1; allowed: at least 0"),
     "strategy": ({"strategy": "random"}, "split.strategy 'random'; allowed: temporal, leave_one_out"),
     "fraction": ({"test_fraction": 1.0}, "split.test_fraction 1.0"),
     "count": ({"min_item_count": "five"}, "split.min_item_count 'five'"),

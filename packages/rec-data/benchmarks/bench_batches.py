@@ -4,13 +4,19 @@ Run::
 
     python packages/rec-data/benchmarks/bench_batches.py --twin beauty --batch-size 1024 --max-seq-len 32
     python packages/rec-data/benchmarks/bench_batches.py --twin zvuk --scale 0.1 --max-seq-len 128 --device cuda
+    python packages/rec-data/benchmarks/bench_batches.py --csv packages/rec-data/benchmarks/results/batches.csv
 
-The store is a twin's (``--scale`` shrinks it): speed depends on lengths alone.
+The store is a twin's (``--scale`` shrinks it): speed depends on lengths alone. A figure is the median of ``--repeats``
+runs. ``--csv`` adds the rows to a file; the git revision is read from the environment variable REVISION, or asked from
+git.
 """
 
 import argparse
 import csv
 import itertools
+import os
+import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +32,11 @@ from rec_data.batches import TrainingBatches
 from rec_data.sequences import SequenceStore
 
 LENGTH_ONLY_ITEMS = 1000
+CPU_FACTS = Path("/proc/cpuinfo")
+FIELDS = (
+    "machine", "torch", "revision", "twin", "scale", "batch_size", "max_seq_len", "contestant", "repeats",
+    "batches_per_second", "tokens_per_second",
+)  # fmt: skip
 
 
 def make_store(shape: twins.TwinShape) -> SequenceStore:
@@ -96,6 +107,38 @@ def measure(make: Callable[[], Iterator[Tensor]], arguments: argparse.Namespace)
     return count / seconds, float(torch.cat(lengths).sum()) / seconds
 
 
+def median_of(make: Callable[[], Iterator[Tensor]], arguments: argparse.Namespace) -> tuple[float, float]:
+    """The medians of several measurements."""
+    found = [measure(make, arguments) for _ in range(arguments.repeats)]
+    return statistics.median(rate for rate, _ in found), statistics.median(tokens for _, tokens in found)
+
+
+def machine(device: str) -> str:
+    """What measured: the GPU, or the processor with the threads that torch may use."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    names = [line.partition(":")[2].strip() for line in CPU_FACTS.read_text().splitlines() if "model name" in line]
+    threads = torch.get_num_threads()
+    return f"{names[0] if names else 'cpu'}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def revision() -> str:
+    """The commit that was measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return os.environ.get("REVISION") or asked.stdout.strip() or "unknown"
+
+
+def add_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """Adds rows to a CSV, which gets its header when it is new."""
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=FIELDS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     """Measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,8 +149,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=100, help="batches to measure, at most")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the DataLoader")
-    parser.add_argument("--csv", type=Path, help="also write the table here")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
+    parser.add_argument("--repeats", type=int, default=3, help="the median of so many runs is written")
+    parser.add_argument("--csv", type=Path, help="also add the rows here")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     store = make_store(twins.TWINS[arguments.twin].scaled(arguments.scale))
 
     def gathered(method: str, **options: object) -> Callable[[], Iterator[Tensor]]:
@@ -133,30 +179,28 @@ def main() -> None:
         contestants[f"DataLoader, {workers} workers"] = lambda workers=workers: loader_batches(
             store, arguments, workers
         )
-    device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{arguments.twin}@{arguments.scale:g}, {arguments.batch_size} x {arguments.max_seq_len}, {device}")
+    measured_on = {"machine": machine(arguments.device), "torch": torch.__version__, "revision": revision()}
+    print(f"{arguments.twin}@{arguments.scale:g}, {arguments.batch_size} x {arguments.max_seq_len}, {measured_on}")
     print(f"{'':24} {'batches/s':>10} {'M tokens/s':>10} {'ms/batch':>9}")
-    rows = []
+    rows: list[dict[str, object]] = []
     for name, make in contestants.items():
-        per_second, tokens = measure(make, arguments)
+        per_second, tokens = median_of(make, arguments)
         print(f"{name:24} {per_second:10.1f} {tokens / 1e6:10.2f} {1000 / per_second:9.3f}", flush=True)
         rows.append(
             {
+                **measured_on,
                 "twin": arguments.twin,
                 "scale": arguments.scale,
                 "batch_size": arguments.batch_size,
                 "max_seq_len": arguments.max_seq_len,
-                "device": device,
                 "contestant": name,
+                "repeats": arguments.repeats,
                 "batches_per_second": round(per_second, 2),
                 "tokens_per_second": round(tokens),
             }
         )
     if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        add_rows(arguments.csv, rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines import study
 from pipelines.accuracy import runs as study_trial
-from pipelines.accuracy.plan import Trial
+from pipelines.accuracy.trials import Trial
 from tests.pipelines.conftest import small_log
 
 SETTINGS = {"loss": "cce", "max_seq_len": 8, "batch_size": 64, "backbone.hidden": 8, "train.max_epochs": 2}

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines import params
 from pipelines.accuracy import summary as study_summary
-from pipelines.accuracy.plan import SEARCHES, TRADE_OFFS, Trial
 from pipelines.accuracy.summary import Spread, published, spread, summarise
+from pipelines.accuracy.trials import SEARCHES, TRADE_OFFS, Trial
 from pipelines.params import read_yaml
 from pipelines.records import results
 

@@ -12,7 +12,7 @@ from pipelines.models import of_point
 from pipelines.paper import points
 from pipelines.paper.prescription import only_ways, options
 from pipelines.params import from_mapping
-from pipelines.records.result import Result
+from pipelines.records.schema import Result
 from pipelines.settings.losses import SAMPLED
 from pipelines.settings.nested import as_yaml, flatten, parse_overrides
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.params import from_mapping
-from pipelines.records.environment import environment
+from pipelines.records.device import environment
 from pipelines.records.results import (
     COLUMNS,
     KEY,

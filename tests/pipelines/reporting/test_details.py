@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.reporting import details
-from rec_eval import Reference, evaluate
+from rec_eval import IntervalRow, Reference, evaluate
 
 COUNTS = np.array([10, 8, 4, 2, 1])
 TARGETS = np.array([3, 0, 4, 1])
@@ -124,6 +124,23 @@ def test_examples_have_the_log_s_own_ids(written: Path):
     assert users["bob"]["rank"] == 2
     assert (users["cid"]["rank"], users["cid"]["earlier"]) == (None, 2)
     assert users["cid"]["history"] == ["abcde"[item] for item in HISTORIES[2][2:]]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_users_who_are_all_alike_do_not_make_a_metric_certain(value: float):
+    row = IntervalRow("hitrate", 10, value, value, value, 105)
+    share = 1 - 0.025 ** (1 / 105)  # 0.0345: below it, none of 105 users has a chance of at least 2.5 %
+    assert share == pytest.approx(0.0345, abs=1e-4)
+    found = details.with_certain_bounds(row)
+    assert (found.low, found.high) == (pytest.approx((0, share)) if value == 0 else pytest.approx((1 - share, 1)))
+    for other in (row._replace(metric="surprisal"), row._replace(low=0.1, high=0.9, value=0.5)):
+        assert details.with_certain_bounds(other) == other
+
+
+def test_a_band_without_hits_has_an_interval(written: Path):
+    table = {(row["ranking"], row["by"], row["band"], row["metric"]): row for row in rows(written / "bands.csv")}
+    band = table["model", "history", "1", "hitrate"]  # both of two users
+    assert (float(band["low"]), float(band["high"])) == (pytest.approx(0.025**0.5), 1.0)
 
 
 def test_one_test_user_has_values_and_no_intervals(tmp_path: Path):

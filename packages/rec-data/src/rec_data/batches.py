@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rec_data.errors import DataError
-from rec_data.examples import Examples, Int64s, epoch_order, last_windows, num_batches, shard, sliding_windows
+from rec_data.examples import Examples, epoch_order, last_windows, num_batches, shard, sliding_windows
+from rec_data.flat import Int64s
 from rec_data.gather import IGNORE, Gather, padded_places
 from rec_data.masking import mask_items
 from rec_data.sequences import SequenceStore
@@ -86,7 +87,10 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Plans the examples; reads no more of the store than its offsets and the largest id.
+        """Plans the examples; reads the whole store once, to check its ids.
+
+        What is read of a mapped store are pages that the system may drop again, four bytes an item. They count as
+        memory of the process for as long as they stay.
 
         Args:
             store: The training histories.
@@ -110,6 +114,8 @@ class TrainingBatches:
         for name, value in (("batch_size", batch_size), ("max_seq_len", max_seq_len), ("world_size", world_size)):
             if value < 1:
                 raise DataError(f"{name} {value}; allowed: at least 1")
+        if seed < 0:
+            raise DataError(f"seed {seed}; allowed: at least 0")
         if not 0 <= rank < world_size:
             raise DataError(f"rank {rank}; allowed: from 0 to world_size - 1 = {world_size - 1}")
         if task == "masked_item" and not 0 < mask_prob < 1:
@@ -147,6 +153,9 @@ class TrainingBatches:
 
         Yields:
             Batches ``start`` to ``len(self) - 1`` of this rank.
+
+        Raises:
+            DataError: An argument below 0.
         """
         for rows in self._rows(epoch, start):
             longest = int(self.examples.lengths[rows].max()) - self._shift
@@ -161,12 +170,18 @@ class TrainingBatches:
 
         Yields:
             The same examples as ``epoch`` gives, in the same batches.
+
+        Raises:
+            DataError: An argument below 0.
         """
         for rows in self._rows(epoch, start):
             yield self._batch(rows, epoch)
 
     def _rows(self, epoch: int, start: int) -> Iterator[Int64s]:
         """The examples of this rank's batches."""
+        for name, value in (("epoch", epoch), ("start", start)):
+            if value < 0:
+                raise DataError(f"{name} {value}; allowed: at least 0")
         order = epoch_order(len(self.examples), seed=self.seed, epoch=epoch)
         for index in range(start, len(self)):
             place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
@@ -175,9 +190,9 @@ class TrainingBatches:
     def _batch(self, rows: Int64s, epoch: int) -> PackedBatch:
         starts, lengths = self.examples.starts[rows], self.examples.lengths[rows] - self._shift
         if self.task == "next_item":
-            inputs, targets, offsets = self._gather(starts, lengths, next_items=True)
+            inputs, offsets, targets = self._gather.with_next(starts, lengths)
             return PackedBatch(inputs, offsets, targets)
-        inputs, _, offsets = self._gather(starts, lengths)
+        inputs, offsets = self._gather(starts, lengths)
         examples = torch.from_numpy(rows).to(self.device, non_blocking=True)
         inputs, targets, masked = mask_items(
             inputs, offsets, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch
@@ -214,8 +229,8 @@ def inference_batches(
     for first in range(0, len(store), batch_size):
         part = slice(first, first + batch_size)
         lengths = ends[part] - starts[part]
-        inputs, targets, cuts = gather(starts[part], lengths)
-        yield _pad(PackedBatch(inputs, cuts, targets), int(lengths.max()))
+        inputs, cuts = gather(starts[part], lengths)
+        yield _pad(PackedBatch(inputs, cuts, torch.full_like(inputs, IGNORE)), int(lengths.max()))
 
 
 def _pad(batch: PackedBatch, longest: int) -> Batch:

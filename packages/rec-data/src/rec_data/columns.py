@@ -18,7 +18,7 @@ ITEMS = "items"
 """The flat item ids of the sequence store (a list column there)."""
 
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that is an integer and nothing else: "007" is a name."""
+"""Text that is an integer of at most 18 digits, which 64 bits hold, and nothing else: "007" is a name."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,9 @@ class Columns:
 
     rating: str | None = None
     """Column of ratings, or None where there is none to read."""
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The names, without that of a rating where there is none."""
+        names = (self.user, self.item, self.timestamp, self.rating)
+        return tuple(name for name in names if name is not None)

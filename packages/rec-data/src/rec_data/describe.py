@@ -7,12 +7,14 @@ Run::
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from rec_data import flat
 from rec_data.columns import ITEM, TIMESTAMP, USER, Columns
@@ -47,7 +49,7 @@ def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
     """
     rows = encode(log, min_item_count=None, min_user_count=None).log
     lengths, counts = np.diff(rows.offsets), flat.count(rows.items, rows.num_items)
-    ordered, shuffled, tested = order_test(rows, seed=seed)
+    order = order_test(rows, seed=seed)
     return {
         "users": rows.num_users,
         "items": rows.num_items,
@@ -59,9 +61,10 @@ def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
         "popularity_gini": gini(counts),
         "repeat_share": repeat_share(rows),
         **_time_facts(rows.times),
-        "markov_hit_rate": ordered,
-        "markov_hit_rate_shuffled": shuffled,
-        "markov_users": tested,
+        "markov_hit_rate": order.ordered,
+        "markov_hit_rate_shuffled": order.shuffled,
+        "markov_users": order.users,
+        "markov_drop_interval": list(order.drop_interval),
     }
 
 
@@ -87,18 +90,32 @@ def repeat_share(log: SortedLog) -> float:
     return float(np.count_nonzero(keys[1:] == keys[:-1]) / len(keys))
 
 
-def order_test(log: SortedLog, *, seed: int) -> tuple[float, float, int]:
+class OrderTest(NamedTuple):
+    """How well a last item is foretold by the one before it."""
+
+    ordered: float
+    """Hit rate in the true order, from 0 to 1, over the tested users."""
+
+    shuffled: float
+    """The same with each user's items shuffled."""
+
+    users: int
+    """Tested: those with at least three items."""
+
+    drop_interval: tuple[float, float]
+    """95 % interval of ``ordered - shuffled``."""
+
+
+def order_test(log: SortedLog, *, seed: int) -> OrderTest:
     """How well an item's most frequent successors foretell the last item of a user, in the true order and shuffled.
 
     Successors are counted over all steps but each user's last; that one is foretold by the ``ORDER_K`` most frequent
     successors of the item before it. What remains after shuffling is due to popularity and taste, the drop to order.
+    Each user is tested both ways, so the drop is a difference of paired proportions.
 
     Args:
         log: The log.
         seed: Of the sample of users and of the shuffling.
-
-    Returns:
-        Hit rate in the true order, hit rate shuffled (mean over the tested users), and their number.
     """
     rng = np.random.default_rng(seed)
     users = np.repeat(np.arange(log.num_users, dtype=np.int32), np.diff(log.offsets))
@@ -107,24 +124,46 @@ def order_test(log: SortedLog, *, seed: int) -> tuple[float, float, int]:
         chosen = flat.spread(rng.random(log.num_users) < ORDER_ROWS / len(items), log.offsets)
         users, items = users[chosen], items[chosen]
     shuffled = items[np.lexsort((rng.random(len(items)), users))]
-    tested = int((np.unique(users, return_counts=True)[1] >= 3).sum())
-    return _hit_rate(users, items, log.num_items), _hit_rate(users, shuffled, log.num_items), tested
+    hits, hits_shuffled = _hits(users, items, log.num_items), _hits(users, shuffled, log.num_items)
+    if len(hits) == 0:
+        return OrderTest(0.0, 0.0, 0, (-1.0, 1.0))
+    won, lost = int((hits & ~hits_shuffled).sum()), int((hits_shuffled & ~hits).sum())
+    return OrderTest(float(hits.mean()), float(hits_shuffled.mean()), len(hits), paired_interval(won, lost, len(hits)))
 
 
-def _hit_rate(users: Int32s, items: Int32s, num_items: int) -> float:
+def paired_interval(won: int, lost: int, pairs: int) -> tuple[float, float]:
+    """95 % interval of the difference of two paired proportions.
+
+    Wald's interval after half a pair is added to each of the four outcomes, so that it means something for few pairs
+    too (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005).
+
+    Args:
+        won: Pairs in which only the first was hit.
+        lost: Pairs in which only the second was hit.
+        pairs: All of them.
+    """
+    n = pairs + 2
+    centre = (won - lost) / n
+    margin = 1.96 * math.sqrt((won + lost + 1) - n * centre**2) / n
+    return max(centre - margin, -1.0), min(centre + margin, 1.0)
+
+
+def _hits(users: Int32s, items: Int32s, num_items: int) -> npt.NDArray[np.bool_]:
+    """Whether each user with at least three items is foretold, in order of user."""
     step = users[1:] == users[:-1]  # rows whose successor is the same user's
     last = step & np.append(users[2:] != users[1:-1], True)
     before = np.concatenate(([False], step[:-1]))
     asked = last & before  # the last step of users with at least two
     keys = items[:-1].astype(np.int64) * num_items + items[1:]
     if not asked.any():
-        return 0.0
+        return np.zeros(0, dtype=bool)
     steps, counts = np.unique(keys[step & ~last], return_counts=True)
     first = steps // num_items
     order = np.lexsort((-counts, first))
     start = np.searchsorted(first[order], first[order])
     top = steps[order][np.arange(len(order)) - start < ORDER_K]
-    return float(np.isin(keys[asked], top).mean())
+    found: npt.NDArray[np.bool_] = np.isin(keys[asked], top)
+    return found
 
 
 def _time_facts(times: Int64s) -> dict[str, Any]:
@@ -146,7 +185,6 @@ def as_text(facts: dict[str, Any]) -> str:
         else " (positions or no clock: a temporal split means nothing)"
     )
     ordered, shuffled = facts["markov_hit_rate"], facts["markov_hit_rate_shuffled"]
-    drop = f", a drop of {1 - shuffled / ordered:.0%}" if ordered else ""
     lines = {
         "users": f"{facts['users']:,}",
         "items": f"{facts['items']:,} ({facts['items_below_5']:,} with fewer than 5 interactions)",
@@ -157,9 +195,18 @@ def as_text(facts: dict[str, Any]) -> str:
         "popularity Gini": f"{facts['popularity_gini']:.3f}",
         "repeats": f"{facts['repeat_share']:.1%} of the interactions",
         "time": when,
-        "order": f"the top {ORDER_K} successors foretell {ordered:.1%} of last items, shuffled {shuffled:.1%}{drop}",
+        "order": f"the top {ORDER_K} successors foretell {ordered:.1%} of last items, shuffled {shuffled:.1%}",
+        "": drop_in_words(facts),
     }
     return "\n".join(f"{name:16} {value}" for name, value in lines.items())
+
+
+def drop_in_words(facts: dict[str, Any]) -> str:
+    """What shuffling costs, with its 95 % interval; nothing is claimed where that holds 0."""
+    (low, high), users = facts["markov_drop_interval"], facts["markov_users"]
+    if low <= 0 <= high:
+        return f"no effect of order can be told from {users:,} users"
+    return f"a drop of {100 * low:.1f} to {100 * high:.1f} points (95 % interval, {users:,} users)"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,12 +2,13 @@
 
 import glob
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
+from rec_data.checksums import check_pages
 from rec_data.errors import DataError
 from rec_data.progress import progress
 
@@ -63,21 +64,24 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
     return paths
 
 
-def scan(paths: list[Path]) -> pl.LazyFrame:
-    """Opens files of one format, in the given order, without reading them.
+def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFrame:
+    """Opens files of one format, in the given order, without keeping anything of them.
 
-    Columns of text files are all strings: types are decided over the whole column, not over its first rows.
+    Columns of text files are all strings: types are decided over the whole column, not over its first rows. Pages of
+    parquet that carry checksums are compared with them (``rec_data.checksums``).
 
     Args:
         paths: Files as ``find`` gives them.
+        columns: The columns that will be read, whose checksums are to be compared; None: all.
 
     Returns:
         A lazy frame with the columns of the files.
 
     Raises:
-        DataError: A file cannot be read.
+        DataError: A file cannot be read, or is not what was written.
     """
     if _format(paths[0].name) == "parquet":
+        check_pages(paths, columns)
         return pl.scan_parquet(paths, glob=False)
     separator = _separator(paths[0])
     return pl.scan_csv(paths, infer_schema=False, separator=separator, glob=False)
@@ -125,6 +129,8 @@ def _separator(path: Path) -> str:
     )
     with reading(f"dataset file {path}"):
         line = str(header.collect().item(0, 0))
+    if "\r" in line.rstrip("\r"):
+        raise DataError(f"file {path} ends its lines with carriage returns alone; allowed: line feeds, or both")
     counts = {mark: line.count(mark) for mark in SEPARATORS}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] else ","

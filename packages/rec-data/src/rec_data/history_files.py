@@ -13,8 +13,8 @@ from rec_data.normalise import write_log
 def write_history_log(histories: str, out: Path, *, root: Path, columns: Columns) -> int:
     """Writes the log of a file of histories, ids and times checked as ``rec_data.log.fetch_log`` does.
 
-    A row is an event (user, item, and a time if there is one), or a user with a list of items, oldest first. Without
-    times, events of a user are in the order of rows.
+    A row is an event (user, item, and a time if there is one). In parquet it may be a user with a list of items
+    instead, oldest first; text files hold no lists. Without times, events of a user are in the order of rows.
 
     Args:
         histories: A path or glob of parquet or CSV files.
@@ -31,7 +31,7 @@ def write_history_log(histories: str, out: Path, *, root: Path, columns: Columns
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
-        frame = files.scan(paths)
+        frame = files.scan(paths, columns.present)
         schema = frame.collect_schema()
     empty = 0
     for key, name in (("user", columns.user), ("item", columns.item)):

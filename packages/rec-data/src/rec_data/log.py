@@ -18,6 +18,8 @@ from rec_data.sources import RS_SETS, SOURCES, UNUSABLE
 
 DEMO = "demo"
 TWIN = "twin:"
+GENERATED_SEED = 0
+"""Of the demo and the twins: data sets as others are, so a name is one log unless another seed is asked for."""
 
 
 def fetch_log(
@@ -28,7 +30,7 @@ def fetch_log(
     columns: Columns | None = None,
     min_rating: float | None = None,
     mirror: Path | None = None,
-    seed: int = 42,
+    seed: int = GENERATED_SEED,
 ) -> dict[str, Any]:
     """Writes the log of a source: ``user_id``, ``item_id``, ``timestamp`` and, where the source has one, ``rating``.
 
@@ -43,7 +45,7 @@ def fetch_log(
         min_rating: Keep rows with a rating of at least this. None: all rows of a file, and the published filter of a
             named source.
         mirror: A folder that already holds the raw files of named sources, for machines without internet.
-        seed: Of ``demo`` and the twins.
+        seed: Of ``demo`` and the twins; the others have none.
 
     Returns:
         What was written, ready for JSON: ``dataset``, ``kind``, ``rows``, ``rows_read``, ``timestamp_unit``.
@@ -60,25 +62,27 @@ def fetch_log(
     return {"dataset": dataset, **summary}
 
 
-def fingerprint(dataset: str, *, root: Path, mirror: Path | None = None) -> dict[str, Any]:
+def fingerprint(dataset: str, *, root: Path, mirror: Path | None = None, seed: int = GENERATED_SEED) -> dict[str, Any]:
     """The identity of a source, ready for JSON: it differs whenever the source's log would.
 
     Args:
         dataset: As ``fetch_log`` takes it.
         root: Where relative paths start.
         mirror: As ``fetch_log`` takes it.
+        seed: As ``fetch_log`` takes it.
 
     Returns:
-        For files their path, size and SHA-256; for generated logs the generator's name and version.
+        For files their path, size and SHA-256; for generated logs the generator's name, version, sizes and seed.
 
     Raises:
         DataError: An unknown name or a missing file.
     """
     if dataset == DEMO:
-        return {"kind": "demo", "version": demo.VERSION}
+        return {"kind": "demo", "version": demo.VERSION, "seed": seed}
     if dataset.startswith(TWIN):
         name, shape = twins.parse(dataset.removeprefix(TWIN))
-        return {"kind": "twin", "name": name, "version": twins.VERSION, "interactions": shape.interactions}
+        sizes = {"users": shape.users, "items": shape.items, "interactions": shape.interactions}
+        return {"kind": "twin", "name": name, "version": twins.VERSION, **sizes, "seed": seed}
     from rec_data import files
 
     if files.looks_like_path(dataset):
@@ -130,13 +134,16 @@ def _write(
         }
     paths = files.find(dataset, root=root)
     origin = f"dataset {dataset!r}"
+    names = columns or Columns()
     with files.reading(origin):
-        frame = files.scan(paths)
-    done = write_log(frame, out, columns=columns or Columns(), min_rating=min_rating, origin=origin)
+        frame = files.scan(paths, names.present)
+    done = write_log(frame, out, columns=names, min_rating=min_rating, origin=origin)
     return {"kind": "file", "rows": done.rows, "rows_read": done.rows_read, "timestamp_unit": done.timestamp_unit}
 
 
 def _write_generated(dataset: str, out: Path, *, seed: int) -> int:
+    if seed < 0:
+        raise DataError(f"seed {seed}; allowed: at least 0")
     if dataset == DEMO:
         table = pa.table({name: to_arrow(values) for name, values in demo.generate(seed).items()})
         pq.write_table(table, out, compression="zstd")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rec_data.gather import IGNORE, spread
+from rec_data.gather import IGNORE, repeat_rows
 
 LAST_ONLY = 0.1
 """Share of the examples that look as inference does."""
@@ -40,12 +40,12 @@ def mask_items(
         inputs [T] with 0 at masked places, targets [T] (-100 where not masked), masked [T] bool.
     """
     total = len(inputs)
-    place = torch.arange(total, device=inputs.device) - spread(offsets[:-1], offsets, total)  # [T] in the sequence
+    place = torch.arange(total, device=inputs.device) - repeat_rows(offsets[:-1], offsets, total)  # [T] in the sequence
     keys = _keys(examples, seed, epoch)  # [B]
-    masked = _uniform(spread(keys, offsets, total), place) < prob
+    masked = _uniform(repeat_rows(keys, offsets, total), place) < prob
     before = functional.pad(masked.cumsum(0), (1, 0))  # [T + 1] masked places before each
     only_last = (_uniform(keys, _LAST_ONLY_SLOT) < LAST_ONLY) | (before[offsets].diff() == 0)  # [B]
-    masked &= ~spread(only_last, offsets, total)
+    masked &= ~repeat_rows(only_last, offsets, total)
     masked[offsets[1:] - 1] |= only_last
     return inputs.masked_fill(masked, 0), inputs.masked_fill(~masked, IGNORE), masked
 

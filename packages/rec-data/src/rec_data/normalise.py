@@ -16,7 +16,9 @@ from rec_data.progress import progress
 from rec_data.times import UNITS, check_range, unit_of
 
 NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
-_ZONE = r"(Z|z|[+-][0-9]{2}:?[0-9]{2})$"
+ALLOWED_TIMES = "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone); one kind in the whole column"
+_ZONE = r":.*(Z|z|[+-][0-9]{2}:?[0-9]{2})$"
+_FIRST_ROWS = 1000
 _CLOCKS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 
 
@@ -117,7 +119,7 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema) -> dict[str, Any]:
         asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
         if kind == pl.String:
             asked.append(pl.col(key).str.contains(INTEGER).all().alias(f"{key}.integers"))
-            asked.append(pl.col(key).str.contains(NUMBER).all().alias(f"{key}.numbers"))
+            asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
         elif kind.is_float():
             finite = pl.col(key).is_finite().all()
             asked.append(finite.alias(f"{key}.finite"))
@@ -129,10 +131,9 @@ def _refuse_nulls(frame: pl.LazyFrame, facts: dict[str, Any], names: dict[str, s
     for key, name in names.items():
         nulls = facts.get(f"{key}.nulls", 0)
         if nulls:
-            first = frame.select(pl.col(key).is_null().arg_max()).collect(engine="streaming").item()
-            raise DataError(
-                f"{origin}: column {name!r} has {nulls} empty values (first in row {first + 1}); allowed: none"
-            )
+            _, first, _ = _first(frame, pl.col(key).is_null(), key)
+            values = "1 empty value" if nulls == 1 else f"{nulls} empty values"
+            raise DataError(f"{origin}: column {name!r} has {values} (first in row {first}); allowed: none")
 
 
 def _id_expression(key: str, kind: pl.DataType, facts: dict[str, Any], name: str, origin: str) -> pl.Expr:
@@ -168,8 +169,10 @@ def _time_expression(
     if kind == pl.String:
         if facts[f"{TIMESTAMP}.integers"]:
             column = column.cast(pl.Int64)
-        elif facts[f"{TIMESTAMP}.numbers"]:
-            column = column.cast(pl.Float64)
+        elif 2 * facts[f"{TIMESTAMP}.numbers"] > facts["rows"]:  # a few that are none do not make the others dates
+            column = pl.when(column.str.contains(NUMBER)).then(column).cast(pl.Float64)
+            if facts[f"{TIMESTAMP}.numbers"] < facts["rows"]:
+                _refuse_unparsed(frame, TIMESTAMP, column, where, ALLOWED_TIMES)
         else:
             column, known_unit = _parse_clock(frame, where), "us"
     elif kind == pl.Date or isinstance(kind, pl.Datetime):
@@ -209,10 +212,10 @@ def _refuse_unclear_unit(largest: int, unit: str, where: str) -> None:
 
 
 def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:
-    """ISO 8601 text to microseconds; the first row decides whether the column carries time zones."""
-    first = str(frame.select(pl.col(TIMESTAMP).first()).head(1).collect(engine="streaming").item())
+    """ISO 8601 text to microseconds; most of the first rows decide whether the column carries time zones."""
+    zones = pl.col(TIMESTAMP).str.strip_chars().str.contains(_ZONE)
+    zoned = float(frame.head(_FIRST_ROWS).select(zones.mean()).collect(engine="streaming").item()) > 0.5
     text = pl.col(TIMESTAMP).str.strip_chars().str.replace(" ", "T", literal=True)
-    zoned = ":" in first and bool(pl.select(pl.lit(first.strip()).str.contains(_ZONE)).item())
     if zoned:
         utc = text.str.replace(r"[zZ]$", "+00:00")
         parsed = utc.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC")
@@ -221,18 +224,26 @@ def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:
         forms.append(text.str.to_date(_CLOCKS[2], strict=False).cast(pl.Datetime("us")))
         parsed = pl.coalesce(forms)
     ticks = parsed.dt.epoch("us")
-    _refuse_unparsed(
-        frame, TIMESTAMP, ticks, where, "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone)"
-    )
+    _refuse_unparsed(frame, TIMESTAMP, ticks, where, ALLOWED_TIMES)
     return ticks
 
 
 def _refuse_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr, where: str, allowed: str) -> None:
-    failed = frame.select(
-        parsed.is_null().sum().alias("count"),
-        parsed.is_null().arg_max().alias("row"),
-        pl.col(key).filter(parsed.is_null()).first().alias("value"),
-    ).collect(engine="streaming")
-    count, row, value = failed.row(0)
-    if count:
-        raise DataError(f"{where}: {count} values do not parse (row {row + 1}: {value!r}); allowed: {allowed}")
+    failed = parsed.is_null()
+    if not frame.select(failed.any()).collect(engine="streaming").item():
+        return
+    count, row, value = _first(frame, failed, key)
+    found = (
+        f"1 value does not parse (row {row}: {value!r})"
+        if count == 1
+        else f"{count} values do not parse (first in row {row}: {value!r})"
+    )
+    raise DataError(f"{where}: {found}; allowed: {allowed}")
+
+
+def _first(frame: pl.LazyFrame, wrong: pl.Expr, key: str) -> tuple[int, int, object]:
+    """How many rows are wrong, at least one, the number of the first of them (from 1), and what it holds."""
+    bad = frame.with_row_index("row").filter(wrong).select(pl.len(), pl.col("row").min())
+    count, row = bad.collect(engine="streaming").row(0)
+    value = frame.select(key).slice(row, 1).collect(engine="streaming").item()
+    return count, row + 1, value

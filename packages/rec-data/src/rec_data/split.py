@@ -61,8 +61,11 @@ def split_log(
         The summary, as written to ``summary.json``.
 
     Raises:
-        DataError: Wrong arguments, or a log that cannot be split so.
+        DataError: Wrong arguments, a folder in use, or a log that cannot be split so.
     """
+    _check_folder(out)
+    if seed < 0:
+        raise DataError(f"seed {seed}; allowed: at least 0")
     fewest_items, fewest_users = _check_arguments(
         strategy, test_fraction, validation_users, min_item_count, min_user_count
     )
@@ -109,6 +112,15 @@ def split_log(
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         bar.update()
     return summary
+
+
+def _check_folder(out: Path) -> None:
+    """Refuses a folder that is none, or that holds something."""
+    if not out.is_dir():
+        raise DataError(f"out {out} is no folder; allowed: an existing, empty one")
+    found = sorted(path.name for path in out.iterdir())
+    if found:
+        raise DataError(f"out {out} already holds {found[0]!r}; allowed: an existing, empty folder")
 
 
 def _check_arguments(

@@ -29,6 +29,9 @@ VERSION = 1
 START = 1_104_537_600
 """2005-01-01 00:00:00 UTC."""
 
+MOST_INTERACTIONS = 2**31 - 1
+"""Of a scaled twin: 8 GiB of item ids, eight times the largest published set."""
+
 CHUNK_ROWS = 4_000_000
 FEWEST_PER_USER = 3
 FEWEST_PER_ITEM = 5
@@ -86,7 +89,7 @@ def parse(spec: str) -> tuple[str, TwinShape]:
         The name, and the shape already scaled.
 
     Raises:
-        DataError: An unknown name, or a scale that is not a positive number.
+        DataError: An unknown name, or a scale that is not a positive number, or makes more than ``MOST_INTERACTIONS``.
     """
     name, at, scale = spec.partition("@")
     if name not in TWINS:
@@ -99,6 +102,12 @@ def parse(spec: str) -> tuple[str, TwinShape]:
         factor = math.nan
     if not (0 < factor < math.inf):
         raise DataError(f"dataset 'twin:{spec}': scale {scale!r}; allowed: a positive number, as in twin:{name}@0.01")
+    most = MOST_INTERACTIONS / TWINS[name].interactions
+    if factor > most:
+        raise DataError(
+            f"dataset 'twin:{spec}': scale {scale!r} makes {factor * TWINS[name].interactions:.2g} interactions; "
+            f"allowed: scales up to {most:.4g}"
+        )
     return name, TWINS[name].scaled(factor)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.records.machine import printed, versions
+from pipelines.records.versions import printed, versions
 
 
 def environment() -> dict[str, str | None]:

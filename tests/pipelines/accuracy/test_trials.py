@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipelines.accuracy.plan import (
+from pipelines.accuracy.trials import (
     FINAL_SEEDS,
     KINDS,
     SEARCHES,
