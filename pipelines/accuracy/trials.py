@@ -94,6 +94,12 @@ def _sampled(loss: str, negatives: int, sharing: str, **more: Any) -> Settings:
     return {"loss": loss, "num_negatives": negatives, "negatives.sharing": sharing, **more}
 
 
+PUBLISHED_NETWORK: Settings = {
+    "backbone.attention_dropout": 0.2,
+    "backbone.scale_embeddings": True,
+    "backbone.activation": "relu",
+}
+"""As SASRec's published code has it."""
 LENGTH_200: Settings = {"max_seq_len": 200, "batch_size": 128, "train.max_epochs": 200, "train.patience": 15}
 LENGTH_50: Settings = {"max_seq_len": 50, "batch_size": 256, "train.max_epochs": 100, "train.patience": 10}
 
@@ -114,6 +120,7 @@ DENSE = Search(
         _width(128, 2, 0.3, **{"train.window": 100}),
         _width(256, 4, 0.5, **{"train.learning_rate": 0.0005}),
         _width(128, 1, 0.3, **{"batch_size": 64, "train.learning_rate": 0.0005}),
+        _width(128, 2, 0.2, **PUBLISHED_NETWORK),
     ),
 )
 
