@@ -88,7 +88,7 @@ def test_tables_results_presets_and_a_picture_come_of_rows(tmp_path: Path):
 def test_a_search_that_failed_says_so(tmp_path: Path):
     rows = [row for row in rows_of_a_study() if row["kind"] == "search" and row["contender"] == "cce"]
     summarise([{**row, "status": "failed", "validation_ndcg_at_10": None} for row in rows], tmp_path)
-    assert (tmp_path / "accuracy.md").read_text() == "Failed: ml_1m cce, all of 6 trials.\n"
+    assert (tmp_path / "accuracy.md").read_text() == "Failed: ml_1m cce, all of 7 trials.\n"
     assert "Not begun: ml_1m, the search of cce failed.\n" in (tmp_path / "trade_off.md").read_text()
 
 
@@ -104,7 +104,7 @@ def test_a_search_with_fewer_trials_than_planned_says_how_many(tmp_path: Path):
     summarise(rows[:1] + [row for row in rows if row["contender"] == "bce 1"], tmp_path)
     accuracy = (tmp_path / "accuracy.md").read_text()
     assert "| ml_1m | bce 1 |" in accuracy
-    assert accuracy.endswith("|\n\nNot complete: ml_1m cce, 1 of 6 trials.\n")
-    assert "Not begun: ml_1m waits for the search of cce, 1 of 6 trials.\n" in (tmp_path / "trade_off.md").read_text()
+    assert accuracy.endswith("|\n\nNot complete: ml_1m cce, 1 of 7 trials.\n")
+    assert "Not begun: ml_1m waits for the search of cce, 1 of 7 trials.\n" in (tmp_path / "trade_off.md").read_text()
     summarise(rows, tmp_path)
     assert "Not begun: ml_1m, none of 13 points.\n" in (tmp_path / "trade_off.md").read_text()
