@@ -90,6 +90,25 @@ def test_fewer_tokens_or_items_than_a_tile_holds(size: int, dim: int, dtype: tor
     check(Case(size, size, dim, dtype, bias=True, per_token=True), "cuda", slack=1.05)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [FP32, BF16, FP16])
+@pytest.mark.parametrize("dim", [16, 32, 64, 100, 128, 256, 320, 512])
+@pytest.mark.parametrize("items", [20, 256, 300])
+def test_a_tile_worked_out_again_whether_items_fill_their_tiles_or_not(
+    items: int, dim: int, dtype: torch.dtype
+) -> None:
+    # 20: the loop over whole tiles has no turn (up to 128 items a tile). 256: the last tile is whole.
+    inputs = make(Case(40, items, dim, dtype), "cuda")
+    with torch.no_grad():
+        inputs.hidden[:, 0] = 8.0
+        inputs.weight[:, 0] = 0.0
+        inputs.weight[-3, 0] = 80.0  # a score of 640 against a few in the first tile and at the target
+        inputs.targets.clamp_(max=10)
+    found = run(inputs)
+    truth = eager(inputs, None, torch.float64)
+    assert max(errors(found, truth).values()) < {FP32: 1e-4, FP16: 2e-3, BF16: 1e-2}[dtype]
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_splits_are_merged(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "full_splits", lambda *_: 3)
@@ -210,9 +229,19 @@ def test_tokens_are_sorted_by_the_tile_of_their_target() -> None:
     from cce_kernels.kernels.full_backward import sort_by_tile
 
     targets = torch.tensor([17, 3, 16, -100, 0, 40, 3])
-    order, segments = sort_by_tile(targets, 16, 2)
+    order, tiles = sort_by_tile(targets, 16)
     assert order.tolist() == [3, 1, 4, 6, 0, 2, 5]
-    assert segments.tolist() == [1, 4, 6]
+    assert tiles.tolist() == [-7, 0, 0, 0, 1, 1, 2]
+    assert tiles.dtype == torch.int32
+
+
+@pytest.mark.parametrize(("architecture", "rows"), [(90, 64), (80, 32), (86, 32)])
+def test_fp32_has_tiles_of_64_rows_on_hopper_alone(
+    architecture: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "device_properties", lambda _: (architecture, 132))
+    forward, _ = tuning.full_tiles(torch.device("cuda"), FP32, 256)
+    assert forward.block_m == rows
 
 
 @pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="needs a newer torch")

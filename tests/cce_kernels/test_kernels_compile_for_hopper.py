@@ -28,7 +28,7 @@ from cce_kernels.kernels.sampled_tile_backward import _backward
 from cce_kernels.kernels.sampled_tile_forward import _forward
 
 TYPES = {
-    "hidden": "*bf16", "dhidden": "*bf16", "targets": "*i64", "order": "*i64", "segments": "*i32",
+    "hidden": "*bf16", "dhidden": "*bf16", "targets": "*i64", "order": "*i64", "target_tiles": "*i32",
     "scale": "fp32", "softcap": "fp32", "filter_eps": "fp32", "positive_weight": "fp32", "constant_rest": "fp32",
     "seed_ptr": "*i64", "step_ptr": "*i64", "size_ptr": "*i64", "table": "*i64", "row_map": "*i32",
     "scratch_ids": "*i32", **dict.fromkeys(

@@ -40,6 +40,16 @@ def test_errors_are_those_of_eager_torch(case):
     assert_as_good_as_eager(case, "cuda")
 
 
+@pytest.mark.parametrize("sharing", ["tile", "batch"])
+@pytest.mark.parametrize("dtype", [FP32, BF16, FP16])
+@pytest.mark.parametrize("dim", [16, 64, 100, 128, 256, 320, 512])
+@pytest.mark.parametrize("size", [1, 12, 27])
+def test_fewer_tokens_or_negatives_than_a_tile_holds(size, dim, dtype, sharing):
+    for tokens, negatives in ((size, 70), (130, size), (size, size)):
+        case = Case(tokens=tokens, items=97, dim=dim, negatives=negatives, dtype=dtype, sharing=sharing)
+        assert_as_good_as_eager(case, "cuda")
+
+
 @pytest.mark.parametrize("tile", [1, 5, 16, 64, 200])
 def test_any_tile_of_tokens(tile):
     assert_as_good_as_eager(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src/cce_kernels"
-BACKWARD = "kernels/full_backward.py"
 Edit = tuple[str, str, str]  # file, what it says (once), what it is to say
 
 
@@ -41,60 +40,7 @@ def apply(variant: Variant, folder: Path) -> Path:
     return folder
 
 
-_FP32 = """\
-    128: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),
-    256: (FullTiles(32, 16, 4, 2), FullTiles(16, 32, 4, 2)),
-"""
-# 64 rows: enough for wgmma.
-_ROWS_64 = """\
-    128: (FullTiles(64, 16, 4, 2), FullTiles(32, 64, 4, 2)),
-    256: (FullTiles(64, 16, 4, 2), FullTiles(32, 64, 8, 2)),
-"""
-
-# A program finds its tokens in the sorted ones by itself; the tile of a target comes from one division.
-_SEARCH = (
-    (BACKWARD, "@triton.jit\ndef _add_targets(", """\
-@triton.jit
-def _first_from(ordered, number, value):
-    low = tl.zeros((), tl.int32)
-    high = low + number
-    while low < high:
-        middle = (low + high) // 2
-        less = tl.load(ordered + middle) < value
-        low = tl.where(less, middle + 1, low)
-        high = tl.where(less, high, middle)
-    return low
-
-
-@triton.jit
-def _add_targets("""),
-    (BACKWARD, "    low = tl.load(segments + tile)\n    high = tl.load(segments + tile + 1)\n", """\
-    low = _first_from(segments, num_tokens, tile)
-    high = _first_from(segments, num_tokens, tile + 1)
-"""),
-    (BACKWARD, "torch.sort(targets.to(torch.int32).div_(block, rounding_mode=\"floor\"), stable=True)\n", """\
-torch.sort(
-        torch.div(targets, block, rounding_mode="floor", out=torch.empty_like(targets, dtype=torch.int32)), stable=True
-    )
-"""),
-    (BACKWARD, """\
-    edges = torch.arange(num_tiles + 1, device=targets.device, dtype=torch.int32)
-    return order, torch.searchsorted(tiles, edges, out_int32=True)
-""", "    return order, tiles\n"),
-)  # fmt: skip
-
 VARIANTS = [
-    Variant("as it is", ("flat", "d64", "d128", "fp32", "fp32-d256"), "the baseline of this run"),
-    Variant(
-        "search in backward", ("flat", "d64", "d128"),
-        "three launches fewer, 20 us of the host; a program waits 3 us for its search: at d64 0.5 % slower",
-        _SEARCH,
-    ),
-    Variant(
-        "fp32 tiles, 64 rows", ("fp32", "fp32-d256"),
-        "D 256: half the instructions for a score and 5.7, 1.4 KB spilled for 7.1, 3.0; D 128: forward 0.7 KB for 1.5",
-        (("tuning.py", _FP32, _ROWS_64),),
-    ),
     Variant("as it is", ("beauty-fp32",), "the baseline of this run", op="sampled"),
     Variant(
         "bf16x6", ("beauty-fp32",), "twice the rate, but a tenth more spills and a quarter more instructions: as it is",

@@ -62,13 +62,15 @@ _FULL_SAFE = {
     256: (FullTiles(32, 32, 4, 2), FullTiles(32, 32, 4, 2)),
     512: (FullTiles(16, 16, 4, 2), FullTiles(16, 16, 4, 2)),
 }
-# fp32 operands are twice as wide, and their products slower: smaller tiles on every architecture.
+# fp32 operands are twice as wide, and their products slower: smaller tiles.
 _FULL_FP32 = {
     64: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),
     128: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),
     256: (FullTiles(32, 16, 4, 2), FullTiles(16, 32, 4, 2)),
     512: (FullTiles(16, 16, 4, 1), FullTiles(16, 16, 4, 1)),
 }
+# Tiles of 64 rows are enough for wgmma, but the backward of D 256 takes 188 KiB of shared memory (TUNING.md).
+_FULL_FP32_SM90 = _FULL_FP32 | {256: (FullTiles(64, 16, 4, 2), FullTiles(32, 64, 8, 2))}
 _FULL_INTERPRETER = FullTiles(16, 16, 4, 1)
 _MAX_DIM = 512
 _MAX_PARTIAL_BYTES = 48 << 20
@@ -92,10 +94,11 @@ def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[Full
         raise ValueError(f"hidden has {dim} columns; impl='triton' takes up to {_MAX_DIM}")
     if device.type != "cuda":
         return _FULL_INTERPRETER, _FULL_INTERPRETER
+    architecture, _ = device_properties(device.index or 0)
     if dtype == torch.float32:
-        table = _FULL_FP32
+        table = _FULL_FP32_SM90 if architecture == 90 else _FULL_FP32
     else:
-        table = {90: _FULL_SM90, 80: _FULL_SM80}.get(device_properties(device.index or 0)[0], _FULL_SAFE)
+        table = {90: _FULL_SM90, 80: _FULL_SM80}.get(architecture, _FULL_SAFE)
     return next(tiles for limit, tiles in table.items() if dim <= limit)
 
 

@@ -26,11 +26,12 @@ def dot_precision(hidden: Tensor) -> str:
 def one_loop(hidden: Tensor) -> bool:
     """Whether one masked loop streams all tiles, the last ragged one too; else the last one has code of its own.
 
-    For fp32. With a loop that may have no turn before that code, the ptxas of triton 3.6 reads an address of a
-    product's second half from a register that is set before the first turn only: dH was wrong where all items fit one
-    tile.
+    For fp32, and for vectors narrower than 64. With code that may be passed over, the loop or the last tile, the ptxas
+    of triton 3.6 takes an address of a product's later part from a register that is set there only: in fp32 dH was
+    wrong where all items fit one tile; at D 16 it would be where a tile of tokens is worked out again and the items
+    fill their tiles (TUNING.md).
     """
-    return hidden.dtype == torch.float32
+    return hidden.dtype == torch.float32 or hidden.shape[1] < 64
 
 
 def can_stream(matrix: Tensor, dtype: torch.dtype) -> bool:
