@@ -33,7 +33,7 @@ SECTIONS = {
         "over the time. Rows of dW are left out of the bytes.",
     ),
 }
-PICTURED = {"full": ("beauty", "ml20m", "zvuk", "d64", "d128", "d256"), "sampled": ("beauty", "ml20m", "zvuk")}
+PICTURED = {"full": ("beauty", "ml20m", "zvuk", "d64"), "sampled": ("beauty", "ml20m", "zvuk")}
 
 
 def cell(row: Row, name: str) -> str:
@@ -103,7 +103,7 @@ def draw(rows: list[Row], path: Path) -> None:
             held = [row for row in chosen if row.peak_extra_mib]
             bars(axes[1][column], held, "peak_extra_mib", "peak MiB, logarithmic")
             axes[1][column].set_xscale("log")
-            axes[1][column].set_xlim(10, 1e6)
+            axes[1][column].set_xlim(10, 1e7)
             axes[1][column].set_xticks([], [])
             axes[1][column].minorticks_off()
     figure.savefig(path, dpi=110)
@@ -121,9 +121,9 @@ def bars(axis: Any, rows: list[Row], key: str, title: str) -> None:
     )
     axis.bar_label(drawn, [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values], padding=2)
     axis.invert_yaxis()
-    axis.margins(x=0.25)
+    axis.margins(x=0.4)
     negatives = f", N {rows[0].N:,}" if rows[0].N else ""
-    axis.set_title(f"M {rows[0].M:,}, V {rows[0].V:,}, D {rows[0].D}{negatives}\n{title}", fontsize=9)
+    axis.set_title(f"M {rows[0].M:,}, V {rows[0].V:,}, D {rows[0].D}{negatives}\n{title}", fontsize=10)
     axis.set_xticks([], [])
     axis.tick_params(axis="y", labelsize=8)
 
