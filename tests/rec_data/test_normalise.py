@@ -139,6 +139,8 @@ def test_rating_filter(tmp_path):
     assert log.rows() == [(1, 3, 5, 4.0)]
     assert (summary["rows_read"], summary["rows"]) == (2, 1)
     assert fetch(tmp_path, {"stars": ["4.5", "3"]}, names=names)[0]["rating"].to_list() == [4.5, 3.0]
+    kept, _ = fetch(tmp_path, {"stars": [4.0, float("nan")]}, names=names, min_rating=4)
+    assert kept["rating"].to_list() == [4.0]
     with pytest.raises(DataError, match="none of its 2 rows has a rating of at least 6"):
         fetch(tmp_path, {"stars": [4, 3]}, names=names, min_rating=6)
     with pytest.raises(DataError, match=r"1 value does not parse \(row 2: 'bad'\); allowed: a number"):

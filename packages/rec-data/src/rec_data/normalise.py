@@ -85,9 +85,9 @@ def write_log(
         bar.update()
         log = frame.select(selected)
         if min_rating is not None:
-            log = log.filter(pl.col(RATING) >= min_rating)
+            log = log.filter((pl.col(RATING) >= min_rating) & pl.col(RATING).is_not_nan())  # NaN is above all numbers
         if above is not None:
-            log = log.filter(pl.col(RATING) > above)
+            log = log.filter((pl.col(RATING) > above) & pl.col(RATING).is_not_nan())
         log.sink_parquet(out, compression="zstd", maintain_order=True)
         bar.update()
         rows = int(pl.scan_parquet(out).select(pl.len()).collect().item())

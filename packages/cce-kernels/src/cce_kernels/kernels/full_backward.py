@@ -202,23 +202,17 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
     next_token = tl.load(order + place, mask=place < high, other=_NEVER)
     ahead = begin + tl.arange(0, BLOCK_M)
     shift = tl.load(lse2 + ahead, mask=ahead < end, other=float("inf"))
+    full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
     if ONE_LOOP:
-        for first in range(begin, end, BLOCK_M):
-            acc0, acc1, dbias, shift, next_token, place = _tokens_step(
-                first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
-                DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
-                True,
-            )  # fmt: skip
-    else:
-        full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
-        for first in range(begin, full_end, BLOCK_M):
-            acc0, acc1, dbias, shift, next_token, place = _tokens_step(
-                first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
-                DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
-                False,
-            )  # fmt: skip
+        full_end = end
+    for first in range(begin, full_end, BLOCK_M):
+        acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+            first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+            DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
+            ONE_LOOP,
+        )  # fmt: skip
+    if not ONE_LOOP:
         if full_end < end:
             acc0, acc1, dbias, shift, next_token, place = _tokens_step(
                 full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,

@@ -144,21 +144,16 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
     acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
     acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
     next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
+    full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
     if ONE_LOOP:
-        for first in range(begin, end, BLOCK_V):
-            acc0, acc1, total, reference, next_target = _items_step(
-                first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
-                bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True,
-            )  # fmt: skip
-    else:
-        full_end = begin + (end - begin) // BLOCK_V * BLOCK_V
-        for first in range(begin, full_end, BLOCK_V):
-            acc0, acc1, total, reference, next_target = _items_step(
-                first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
-                bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, False,
-            )  # fmt: skip
+        full_end = end
+    for first in range(begin, full_end, BLOCK_V):
+        acc0, acc1, total, reference, next_target = _items_step(
+            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+            bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+            WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, ONE_LOOP,
+        )  # fmt: skip
+    if not ONE_LOOP:
         if full_end < end:
             acc0, acc1, total, reference, next_target = _items_step(
                 full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
