@@ -55,10 +55,9 @@ def recorded_sizes(batches: TrainingBatches) -> list[tuple[int, ...]]:
     Args:
         batches: their first epoch.
     """
-    from rec_models.buckets import fill_bucket
-    from rec_models.step_batch import prepare_packed
+    from rec_models.buckets import prepare_filled
 
-    filled = (fill_bucket(prepare_packed(batch), batches.max_seq_len) for batch in batches.packed_epoch(0))
+    filled = (prepare_filled(batch, batches.max_seq_len) for batch in batches.packed_epoch(0))
     return [(step.layout.rows, *(tensor.numel() for tensor in step.tensors())) for step in filled]
 
 
