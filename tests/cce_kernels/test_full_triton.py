@@ -61,8 +61,10 @@ def check(case: Case, device: str, slack: float, **options: object) -> None:
     truth = eager(inputs, case.softcap, torch.float64)
     ours = errors(run(inputs, case.softcap, **options), truth)
     theirs = errors(eager(inputs, case.softcap, case.dtype), truth)
-    # The loss and the sums are fp32 in every dtype; gradients are rounded to the dtype at most twice on the way.
-    rounding = {FP32: 3e-6, FP16: 4e-4, BF16: 2.4e-3}[case.dtype] * slack
+    # The loss and the sums are fp32 in every dtype; gradients are rounded to the dtype at most twice on the way. bf16
+    # dH is stored times 1 / M: with a few ignored tokens among M the second factor is so near 1 that its rounding is
+    # not spread evenly, and errs up to 1.7 times as much as one that is.
+    rounding = {FP32: 3e-6, FP16: 4e-4, BF16: 3.2e-3}[case.dtype] * slack
     for name, error in ours.items():
         assert not math.isnan(error), name
         assert error <= max(theirs[name] * slack, 2e-6 if name == "loss" else rounding), (name, ours, theirs)
