@@ -1,5 +1,3 @@
-from typing import NamedTuple
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,19 +5,12 @@ from hypothesis import strategies as st
 
 from rec_models.backbones import build_encoder
 from rec_models.backbones.layout import layout_of
-from rec_models.buckets import bucket_of, fill_bucket, prepare_filled
+from rec_models.buckets import bucket_of, prepare_filled
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.step_batch import prepare, prepare_packed
+from rec_models.step_batch import Packed, pack, prepare_packed
 from rec_models.stepping import BatchLoss
 
 WIDTH = 12  # of the network; batches are 10 wide
-
-
-class Packed(NamedTuple):
-    inputs: torch.Tensor
-    offsets: torch.Tensor
-    targets: torch.Tensor
-    masked: torch.Tensor | None = None
 
 
 @settings(deadline=None)
@@ -44,8 +35,8 @@ def test_filling_changes_neither_loss_nor_gradient(tiny, model_name, loss):
     settings = LossSettings.pick(loss, num_negatives=5, sharing="tile", tile_tokens=3)
     function = BatchLoss(encoder, settings, TrainingSettings())
     results = []
-    batch = prepare(tiny.TinyBatches(model=model_name).batch(0, 3))
-    filled = fill_bucket(batch, WIDTH)
+    packed = pack(tiny.TinyBatches(model=model_name).batch(0, 3))
+    batch, filled = prepare_packed(packed), prepare_filled(packed, WIDTH)
     assert filled.items.numel() > batch.items.numel()
     for variant in (batch, filled):
         encoder.zero_grad()
@@ -59,7 +50,7 @@ def test_filling_changes_neither_loss_nor_gradient(tiny, model_name, loss):
 def test_attention_dropout_bears_the_empty_histories_of_a_filled_batch(tiny, model_name):
     settings = ModelSettings(model=model_name, hidden=8, max_seq_len=WIDTH, attention_dropout=0.3)
     encoder = build_encoder(settings, tiny.ITEMS)
-    filled = fill_bucket(prepare(tiny.TinyBatches(model=model_name).batch(0, 3)), 2)  # so narrow that some are empty
+    filled = prepare_filled(pack(tiny.TinyBatches(model=model_name).batch(0, 3)), 2)  # so narrow that some are empty
     filled = filled._replace(layout=layout_of(filled.layout.starts.diff().long(), WIDTH))
     assert 0 in filled.layout.starts.diff()
     BatchLoss(encoder, LossSettings(loss="cce"), TrainingSettings())(filled, 0).backward()
@@ -71,15 +62,15 @@ def test_in_batch_sampling_draws_from_real_targets_alone(tiny):
     encoder = build_encoder(ModelSettings(hidden=8, max_seq_len=WIDTH, dropout=0.0), tiny.ITEMS)
     settings = LossSettings.pick("cce_neg", num_negatives=5, sampling="in_batch", sharing="none")
     function = BatchLoss(encoder, settings, TrainingSettings())
-    batch = prepare(tiny.TinyBatches().batch(0, 3))
-    torch.testing.assert_close(function(fill_bucket(batch, WIDTH), 0), function(batch, 0))
+    batch = pack(tiny.TinyBatches().batch(0, 3))
+    torch.testing.assert_close(function(prepare_filled(batch, WIDTH), 0), function(prepare_packed(batch), 0))
 
 
 @settings(deadline=None)
 @given(
     st.lists(st.integers(1, WIDTH), min_size=1, max_size=90), st.sampled_from(["all", "some", "none"]), st.booleans()
 )
-def test_filling_at_once_gives_what_filling_afterwards_gives(lengths, have_targets, masks):
+def test_a_filled_batch_begins_with_the_batch(lengths, have_targets, masks):
     random = torch.Generator().manual_seed(len(lengths))
     places = sum(lengths)
     inputs = torch.randint(0, 50, (places,), generator=random)
@@ -87,14 +78,18 @@ def test_filling_at_once_gives_what_filling_afterwards_gives(lengths, have_targe
     batch = Packed(
         inputs, torch.tensor([0, *lengths]).cumsum(0), torch.where(here, inputs, -100), here if masks else None
     )
-    expected, ours = fill_bucket(prepare_packed(batch), WIDTH), prepare_filled(batch, WIDTH)
-    for mine, theirs in zip(ours.tensors(), expected.tensors(), strict=True):
-        assert mine.dtype == theirs.dtype
-        assert torch.equal(mine, theirs)
-    for name in ("window_counts", "position", "num_places", "buffer"):
-        assert getattr(ours, name) == getattr(expected, name)
-    assert (ours.layout.rows, ours.layout.width) == (expected.layout.rows, expected.layout.width)
-    assert (ours.masked is None, ours.rows is None) == (expected.masked is None, expected.rows is None)
+    real, filled = prepare_packed(batch), prepare_filled(batch, WIDTH)
+    assert (filled.window_counts, filled.position) == (real.window_counts, real.position)
+    assert (filled.num_places, filled.items.numel()) == (places, bucket_of(places))
+    assert (real.masked is None, real.rows is None) == (filled.masked is None, filled.rows is None)
+    for ours, expected in ((filled.items, inputs), (filled.targets, real.targets), (filled.rows, real.rows)):
+        assert expected is None or torch.equal(ours[: len(expected)], expected)
+    assert [tensor.dtype for tensor in filled.tensors()] == [tensor.dtype for tensor in real.tensors()]
+    assert (filled.targets[real.num_targets :] == -100).all()
+    assert filled.masked is None or torch.equal(filled.masked.nonzero(), here.nonzero())
+    layout = layout_of(filled.layout.starts.diff().long(), WIDTH)
+    for ours, expected in zip(filled.layout, layout, strict=True):
+        assert torch.equal(ours, expected) if isinstance(expected, torch.Tensor) else ours == expected
 
 
 @settings(deadline=None)
@@ -104,7 +99,7 @@ def test_what_fills_up_a_batch_is_spread_over_its_items(lengths):
     inputs = torch.arange(places) + 7
     targets = torch.where(torch.arange(places) % 3 == 0, 1, -100)
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    filled = fill_bucket(prepare_packed(Packed(inputs, offsets, targets)), WIDTH)
+    filled = prepare_filled(Packed(inputs, offsets, targets, None), WIDTH)
     for values, real in ((filled.items, inputs), (filled.rows, (targets == 1).nonzero().flatten())):
         assert torch.equal(values[: len(real)], real)
         added = values[len(real) :].bincount(minlength=int(real.max()) + 1)
@@ -115,8 +110,8 @@ def test_what_fills_up_a_batch_is_spread_over_its_items(lengths):
 def test_shapes_depend_on_few_numbers(tiny, model_name):
     shapes = {}
     for index in range(40):
-        batch = prepare(tiny.TinyBatches(model=model_name).batch(0, index))
-        filled = fill_bucket(batch, WIDTH)
+        packed = pack(tiny.TinyBatches(model=model_name).batch(0, index))
+        batch, filled = prepare_packed(packed), prepare_filled(packed, WIDTH)
         assert (filled.num_places, filled.num_targets) == (batch.items.numel(), batch.targets.numel())
         sizes = (bucket_of(batch.items.numel()), None if batch.rows is None else bucket_of(batch.targets.numel()))
         shapes.setdefault(sizes, set()).add(tuple(tensor.shape for tensor in filled.tensors()))
@@ -126,7 +121,7 @@ def test_shapes_depend_on_few_numbers(tiny, model_name):
 
 
 def test_the_tensors_of_a_batch_come_in_one_order(tiny, model_name):
-    batch = prepare(tiny.TinyBatches(model=model_name).batch(0, 0))
+    batch = prepare_packed(pack(tiny.TinyBatches(model=model_name).batch(0, 0)))
     doubled = batch.map(lambda tensor: tensor + tensor)
     assert len(batch.tensors()) == (7 if model_name == "bert4rec" else 6) + (batch.rows is not None) - (
         model_name == "bert4rec" and batch.masked is None

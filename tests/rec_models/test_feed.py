@@ -5,9 +5,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from rec_models.buckets import fill_bucket
+from rec_models.buckets import prepare_filled
 from rec_models.feed import Feed, as_factory, in_background
-from rec_models.step_batch import prepare
+from rec_models.step_batch import pack, prepare
 
 
 def steps_of(tiny, accumulate=1, position=(0, 0), **options):
@@ -81,7 +81,7 @@ def test_a_change_reaches_every_tensor(tiny):
 
 @pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
 def test_a_staged_batch_is_the_same_in_one_buffer(tiny, model):
-    step = fill_bucket(prepare(tiny.TinyBatches(model=model).batch(0, 0)), 12)
+    step = prepare_filled(pack(tiny.TinyBatches(model=model).batch(0, 0)), 12)
     staged = step.staged(pin=False)
     moved = staged.to(torch.device("cpu"))
     assert staged.map(lambda tensor: tensor).buffer is None

@@ -8,13 +8,13 @@ from rec_models.backbones import build_encoder
 from rec_models.backbones.attention import _attend_packed, _attend_padded
 from rec_models.backbones.layout import layout_of
 from rec_models.backbones.lookup import lookup, lookup_into_grad
-from rec_models.buckets import fill_bucket
+from rec_models.buckets import prepare_filled
 from rec_models.inference import encode, load
 from rec_models.losses import LossContext, build_loss
 from rec_models.optimizers import KEPT, build_optimizer
 from rec_models.recording import RecordedSteps
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.step_batch import prepare
+from rec_models.step_batch import pack, prepare
 from rec_models.stepping import BatchLoss
 from rec_models.training import fit
 
@@ -220,7 +220,7 @@ def recorded_steps(tiny, optimizer="adam", dropout=0.0, seed=0):
 
 
 def filled_batches(tiny, number, rows=8):
-    return [fill_bucket(prepare(tiny.TinyBatches(rows=rows).batch(0, index)), 12) for index in range(number)]
+    return [prepare_filled(pack(tiny.TinyBatches(rows=rows).batch(0, index)), 12) for index in range(number)]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adam_bf16", "adam_rowwise"])

@@ -11,10 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
-import torch
-
-from rec_models.buckets import fill_bucket, prepare_filled
-from rec_models.step_batch import Batch, PackedBatch, StepBatch, prepare, prepare_packed
+from rec_models.buckets import prepare_filled
+from rec_models.step_batch import Batch, PackedBatch, StepBatch, pack, prepare_packed
 
 _Entry = TypeVar("_Entry")
 
@@ -98,12 +96,10 @@ class Feed:
     def _source(self) -> Generator[StepBatch]:
         epoch, start = self._position()
         batches = self._batches()
-        width = self._fill
+        prepared = prepare_packed if self._fill is None else partial(prepare_filled, width=self._fill)
         if isinstance(batches, PackedBatches):
-            packed = prepare_packed if width is None else partial(prepare_filled, width=width)
-            return self._prepared(batches.packed_epoch(epoch, start=start), packed)
-        padded = prepare if width is None else lambda batch: fill_bucket(prepare(batch).to(torch.device("cpu")), width)
-        return self._prepared(batches.epoch(epoch, start=start), padded)
+            return self._prepared(batches.packed_epoch(epoch, start=start), prepared)
+        return self._prepared(batches.epoch(epoch, start=start), lambda batch: prepared(pack(batch)))
 
     def _prepared(self, batches: Iterable[_Entry], prepared: Callable[[_Entry], StepBatch]) -> Generator[StepBatch]:
         # Two threads, for reading batches and for preparing them: a small step takes less time than both together.

@@ -101,7 +101,7 @@ class StepBatch(NamedTuple):
         return self._with(parts, buffer)
 
     def to(self, device: torch.device) -> StepBatch:
-        """The same on a device, a staged batch by one copy; the host does not wait where its memory is page-locked."""
+        """The same on a GPU, a staged batch by one copy; the host does not wait where its memory is page-locked."""
         if self.buffer is None:
             return self.map(lambda tensor: tensor.to(device, non_blocking=True))
         buffer = self.buffer.to(device, non_blocking=True)
@@ -117,18 +117,35 @@ class StepBatch(NamedTuple):
         return self.position == len(self.window_counts) - 1
 
 
-def prepare(batch: Batch) -> StepBatch:
-    """Take out the padding and the places without a target of a batch [B, L]: masking happens here, once.
+class Packed(NamedTuple):
+    """A `PackedBatch`."""
 
-    The step is a window of its own: whoever accumulates sets ``window_counts`` and ``position``.
-    """
-    layout = layout_of(batch.lengths, batch.inputs.shape[1])
-    masked = None if batch.masked is None else layout.pack(batch.masked)
-    return _step_batch(layout.pack(batch.inputs), layout, layout.pack(batch.targets), masked)
+    inputs: Tensor
+    offsets: Tensor
+    targets: Tensor
+    masked: Tensor | None
+
+
+def pack(batch: Batch) -> Packed:
+    """Take out the padding of a batch [B, L]; on a GPU this waits for the device."""
+    lengths = batch.lengths
+    real = torch.arange(batch.inputs.shape[1], device=lengths.device) < lengths[:, None]  # [B, L]
+    offsets = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+    return Packed(
+        batch.inputs[real], offsets, batch.targets[real], None if batch.masked is None else batch.masked[real]
+    )
+
+
+def prepare(batch: Batch) -> StepBatch:
+    """Take out the padding and the places without a target: what `prepare_packed` makes of `pack`."""
+    return prepare_packed(pack(batch))
 
 
 def prepare_packed(batch: PackedBatch) -> StepBatch:
-    """As `prepare`, where nothing is padded: the same numbers."""
+    """Take out the places without a target; masking happens here, once.
+
+    The step is a window of its own: whoever accumulates sets ``window_counts`` and ``position``.
+    """
     lengths = batch.offsets.diff()  # [B]
     return _step_batch(batch.inputs, layout_of(lengths, int(lengths.max())), batch.targets, batch.masked)
 
