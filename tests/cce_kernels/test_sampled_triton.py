@@ -78,6 +78,18 @@ def test_several_chunks_of_the_sort(monkeypatch):
         assert_as_good_as_eager(case, DEVICE)
 
 
+@pytest.mark.parametrize("piece", [1, 3, 8])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("targets", ["random", "same"])
+def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, sparse, targets):
+    """Ten tokens draw nine times from three items: some thirty draws an item, in pieces that begin anywhere."""
+    from cce_kernels import tuning_sampled
+
+    monkeypatch.setattr(tuning_sampled, "PIECE", piece)
+    case = Case(dim=16, tokens=10, items=3, negatives=9, sampler="popularity", sparse=sparse, targets=targets)
+    assert_as_good_as_eager(case, DEVICE)
+
+
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 @pytest.mark.parametrize("impl", ["triton", "reference"])
 def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from points import Inputs, Point
 from torch import Tensor
 from torch.nn import functional
 
-from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels import Popularity, Uniform, linear_cross_entropy, sampled_linear_cross_entropy
 
 Loss = Callable[[Inputs, Point], Tensor]
 # What each of our sampled variants says to `sampled_linear_cross_entropy`.
@@ -56,10 +56,11 @@ def liger_full(inputs: Inputs, point: Point) -> Tensor:
 
 def ours_sampled(inputs: Inputs, point: Point, **options: Any) -> Tensor:
     """The sampled softmax of this package; counters are on the device, as in a training loop."""
-    seed, step = counters(str(inputs.hidden.device))
+    device = str(inputs.hidden.device)
+    seed, step = counters(device)
     return sampled_linear_cross_entropy(
         inputs.hidden, inputs.weight, inputs.targets, num_negatives=point.negatives, seed=seed, step=step,
-        **{"impl": "triton", **options},
+        sampler=popularity(point.items, device) if point.zipf else Uniform(), **{"impl": "triton", **options},
     )  # fmt: skip
 
 
@@ -70,13 +71,26 @@ def counters(device: str, made: dict[str, tuple[Tensor, Tensor]] = {}) -> tuple[
     return made[device]
 
 
+@lru_cache
+def popularity(items: int, device: str) -> Popularity:
+    """Zipf's law over the items."""
+    return Popularity(1.0 / torch.arange(1, items + 1, device=device))
+
+
 def eager_sampled(inputs: Inputs, point: Point) -> Tensor:
     """Plain torch: the gathered negatives [M, N, D] exist."""
     weight = inputs.weight.to(inputs.hidden.dtype)
-    negatives = torch.randint(0, point.items, (point.tokens, point.negatives), device=weight.device)
+    if point.zipf:
+        counts = 1.0 / torch.arange(1, point.items + 1, device=weight.device)
+        chosen = counts.multinomial(point.tokens * point.negatives, replacement=True)
+        negatives, q = chosen.view(point.tokens, point.negatives), counts / counts.sum()
+    else:
+        negatives = torch.randint(0, point.items, (point.tokens, point.negatives), device=weight.device)
+        q = torch.full((point.items,), 1 / point.items, device=weight.device)
     hit = negatives == inputs.targets[:, None]
     scores = torch.einsum("md,mnd->mn", inputs.hidden, weight[negatives]).float()
-    scores = (scores + ((point.items - 1) / (~hit).sum(1, keepdim=True)).log()).masked_fill(hit, float("-inf"))
+    rest = (1 - q[inputs.targets])[:, None] / (~hit).sum(1, keepdim=True)
+    scores = (scores + rest.log() - q.log()[negatives]).masked_fill(hit, float("-inf"))
     own = (inputs.hidden * weight[inputs.targets]).sum(1, dtype=torch.float32)
     return functional.cross_entropy(torch.cat((own[:, None], scores), 1), torch.zeros_like(inputs.targets))
 

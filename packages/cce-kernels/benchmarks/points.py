@@ -22,6 +22,7 @@ class Point:
     scores: str = "flat"  # flat: as at initialisation | peaked | fitted: p_t from one half to 0.999
     dtype: str = "bfloat16"
     weight_dtype: str = "bfloat16"
+    zipf: bool = False  # negatives by popularity, item j in proportion to 1 / (j + 1); else uniform
 
     @property
     def op(self) -> str:
@@ -63,6 +64,7 @@ SAMPLED = [
     *(Point(f"beauty-d{dim}", 32768, 176450, dim, 511, weight_dtype="float32") for dim in (64, 128, 320, 512)),
     Point("beauty-fp32", 32768, 176450, 256, 511, dtype="float32", weight_dtype="float32"),
     Point("beauty-16bit", 32768, 176450, 256, 511),
+    Point("beauty-zipf", 32768, 176450, 256, 511, weight_dtype="float32", zipf=True),
     Point("huge", 8192, 9_400_000, 256, 511),
 ]
 

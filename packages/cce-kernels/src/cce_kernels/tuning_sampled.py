@@ -69,6 +69,7 @@ TILE_FP32 = {
 _LARGE_SHARED_MEMORY = (80, 90)
 SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
 SCRATCH_BYTES = 48 << 20
+PIECE = 256  # draws of an item that one program adds up, with sharing `none`; an item drawn more often takes several
 
 
 def gather_tiles(dim: int) -> tuple[GatherTiles, GatherTiles]:
@@ -91,7 +92,7 @@ def tile_tiles(device: torch.device, dtype: torch.dtype, dim: int, group_tokens:
 
 def sort_chunk(num_items: int, dim: int) -> int:
     """Draws that are sorted at once: their buffers stay within 48 MiB and a tenth of an fp32 [V, D]."""
-    return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // SORT_BYTES_PER_DRAW)
+    return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // (SORT_BYTES_PER_DRAW + dim * 4 // PIECE))
 
 
 def scratch_chunk(num_items: int, dim: int) -> int:

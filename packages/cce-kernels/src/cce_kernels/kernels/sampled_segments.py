@@ -20,6 +20,7 @@ _MARK_BLOCK = 1024
 class Segments(NamedTuple):
     """Draws sorted by item: those of item j are `order[starts[j] : stops[j]]`."""
 
+    ordered: Tensor  # int32 [K], the item of each, ascending; V where it is none's
     order: Tensor  # int64 [K]
     starts: Tensor  # int32 [V]
     stops: Tensor  # int32 [V]
@@ -47,7 +48,7 @@ def sort_draws(keys: Tensor, num_items: int) -> Segments:
     ordered, order = torch.sort(keys, stable=True)
     bounds = keys.new_zeros(2, num_items)
     _mark[(-(-keys.numel() // _MARK_BLOCK),)](ordered, bounds[0], bounds[1], keys.numel(), num_items, BLOCK=_MARK_BLOCK)
-    return Segments(order, bounds[0], bounds[1])
+    return Segments(ordered, order, bounds[0], bounds[1])
 
 
 @triton.jit
