@@ -91,8 +91,11 @@ def tile_tiles(device: torch.device, dtype: torch.dtype, dim: int, group_tokens:
 
 
 def sort_chunk(num_items: int, dim: int) -> int:
-    """Draws that are sorted at once: their buffers stay within 48 MiB and a tenth of an fp32 [V, D]."""
-    return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // (SORT_BYTES_PER_DRAW + dim * 4 // PIECE))
+    """Draws that are sorted at once: their buffers stay within 48 MiB and a tenth of an fp32 [V, D].
+
+    What is left of them after the sort is less by more than the sums of pieces take.
+    """
+    return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // SORT_BYTES_PER_DRAW)
 
 
 def scratch_chunk(num_items: int, dim: int) -> int:
