@@ -22,7 +22,7 @@ from pipelines.paper import points
 from pipelines.planner import calibration as planner_calibration
 from pipelines.planner import fit as planner_fit
 from pipelines.planner.calibration import Calibration
-from pipelines.planner.plans import check, plan, table_of, with_points
+from pipelines.planner.plans import check, held_out, plan, table_of, with_points
 from pipelines.records import results
 from pipelines.settings.nested import merged, parse_overrides
 
@@ -47,12 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise stage.StageError(
                 "--check: found no point of the paper's tables measured on a GPU, allowed: one or more"
             )
-        errors = {"memory": memory, "time": time}
-        said = [
-            f"{name}: {sum(abs(error) <= 0.1 for error in found)} of {len(found)} within 10 %, "
-            f"median {statistics.median(map(abs, found)):.1%}"
-            for name, found in errors.items()
-        ] + _left_out(len(measured), len(memory))
+        said = [*_errors(memory, time), *_left_out(len(measured), len(memory))]
+        if len({result.dataset for result in measured}) > 1:
+            without = "constants fitted without the point's data set"
+            said += [f"{without}: {line}" for line in _errors(*held_out(measured))]
         print("\n".join([text, "", *said, _source(calibration)]))
         if options.page:
             title = "# The planner beside measured runs"
@@ -77,6 +75,14 @@ def _points(options: argparse.Namespace) -> list[params.Params]:
         return [point.params for point in points.distinct(found)]
     named = [{"dataset": dataset} for dataset in options.dataset or []]
     return [params.from_mapping(merged(values, dataset, options.extra)) for dataset in named or [{}]]
+
+
+def _errors(memory: Sequence[float], time: Sequence[float]) -> list[str]:
+    return [
+        f"{name}: {sum(abs(error) <= 0.1 for error in found)} of {len(found)} within 10 %, "
+        f"median {statistics.median(map(abs, found)):.1%}"
+        for name, found in (("memory", memory), ("time", time))
+    ]
 
 
 def _source(calibration: Calibration) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipelines import params
 from pipelines.paper import points
 from pipelines.planner.calibration import Calibration
-from pipelines.planner.fit import PointIndex
+from pipelines.planner.fit import PointIndex, refit
 from pipelines.planner.memory import Memory, memory_of
 from pipelines.planner.seconds import Seconds, seconds_of
 from pipelines.planner.sizes import Sizes, sizes_of
@@ -109,6 +109,19 @@ def check(measured: Sequence[Result], calibration: Calibration) -> tuple[str, li
         )
     header = ("point", "peak GiB", "predicted", "error", "step ms", "predicted", "error")
     return render(header, rows), memory_errors, time_errors
+
+
+def held_out(measured: Sequence[Result]) -> tuple[list[float], list[float]]:
+    """Errors of memory and of time at each data set's points, with constants fitted to the others' alone."""
+    memory_errors: list[float] = []
+    time_errors: list[float] = []
+    for dataset in sorted({result.dataset for result in measured}):
+        others = with_points([result for result in measured if result.dataset != dataset])
+        constants = refit(others, Calibration(), by=f"all but {dataset}")
+        _, memory, time = check([result for result in measured if result.dataset == dataset], constants)
+        memory_errors += memory
+        time_errors += time
+    return memory_errors, time_errors
 
 
 def with_points(measured: Sequence[Result]) -> list[tuple[params.Params, Result]]:

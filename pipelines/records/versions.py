@@ -25,11 +25,13 @@ def now() -> str:
 
 
 def revision() -> str | None:
-    """The short commit, with ``+`` where tracked files differ from it; ``CUTREC_REVISION`` where there is no git.
+    """The short commit, with ``+`` where tracked files differ from it; or ``CUTREC_REVISION``, for copies without git.
 
     Neither params.yaml counts, whose values a result tells itself, nor what DVC writes: ``dvc.lock`` and ``data``.
     """
-    commit = os.environ.get("CUTREC_REVISION") or printed("git", "rev-parse", "--short", "HEAD")
+    if given := os.environ.get("CUTREC_REVISION"):
+        return given
+    commit = printed("git", "rev-parse", "--short", "HEAD")
     written = (":!params.yaml", ":!dvc.lock", ":!data")
     changed = printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return f"{commit}+" if commit and changed else commit

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines import plan
 from pipelines.planner.calibration import Calibration
+from pipelines.planner.plans import held_out
 from pipelines.records.results import Result, append
 from tests.pipelines.conftest import ROOT
 from tests.pipelines.planner.test_planner import measured
@@ -42,6 +43,19 @@ def test_rows_that_are_no_points_of_the_tables_are_counted(csv_of: Any, capsys: 
     others = [dataclasses.replace(pair[1], batch_size=7), dataclasses.replace(pair[1], options="window=8")]
     plan.main(["--check", csv_of("H100", *others)])
     assert "2 rows are no points of the paper's tables and left out" in capsys.readouterr().out
+
+
+def test_a_held_out_data_set_says_nothing_of_its_own_constants(csv_of: Any, capsys: pytest.CaptureFixture[str]):
+    rows = [result for _, result in measured(Calibration())]
+    dataset = rows[0].dataset
+    own = [row for row in rows if row.dataset == dataset]
+    memory, _ = held_out(rows)
+    assert max(map(abs, memory)) < 0.02
+    heavy = [dataclasses.replace(row, peak_loop_gib=2 * (row.peak_loop_gib or 0)) for row in own]
+    memory, _ = held_out([*heavy, *(row for row in rows if row.dataset != dataset)])
+    assert sum(abs(error + 0.5) < 0.02 for error in memory) == len(own)
+    plan.main(["--check", csv_of("H100")])
+    assert "constants fitted without the point's data set: memory:" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
