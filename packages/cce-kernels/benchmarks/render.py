@@ -13,7 +13,8 @@ from typing import Any
 from rows import Row, read
 
 COLUMNS = {
-    "point": "point", "variant": "variant", "scores": "scores", "M": "M", "V": "V", "D": "D", "N": "N", "dtype": "dtype",
+    "point": "point", "variant": "variant", "scores": "scores", "M": "M", "V": "V", "D": "D", "N": "N",
+    "dtype": "dtype",
     "forward_ms": "forward ms", "backward_ms": "backward ms", "both_ms": "both ms", "graph_ms": "graph ms",
     "share_of_ceiling": "share of ceiling", "peak_extra_mib": "peak MiB", "dhidden_error": "dH error",
     "dweight_error": "dW error", "revision": "revision",
