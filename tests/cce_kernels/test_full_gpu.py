@@ -37,7 +37,8 @@ def test_peak_memory_is_bounded():
     outputs = sum(x.numel() * x.element_size() for x in results[1:])
     accumulator = items * dim * 4
     extra = torch.cuda.max_memory_allocated() - before - outputs
-    assert extra <= 1.1 * accumulator + 64 * 2**20
+    # dW is the accumulator; beyond it a copy of the table in 16 bits and dH before its factor.
+    assert extra <= 0.1 * accumulator + items * dim * 2 + tokens * dim * 2 + 64 * 2**20
 
 
 def test_no_recompilation_when_the_number_of_tokens_changes():

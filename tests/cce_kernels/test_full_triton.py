@@ -112,6 +112,12 @@ def test_a_tile_worked_out_again_whether_items_fill_their_tiles_or_not(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("softcap", [0.3, 20.0, 50.0, 1e3, 1e6, 1e12])
+def test_any_softcap_is_exact(device: str, softcap: float) -> None:
+    check(Case(18, 33, 64, FP32, softcap=softcap, scores="peaked"), device, slack=1.05)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_splits_are_merged(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "full_splits", lambda *_: 3)
     check(Case(35, 70, 64, FP32, bias=True, scores="peaked"), device, 1.05)

@@ -72,6 +72,9 @@ def test_wrong_tensors_are_named(inputs, monkeypatch):
             linear_cross_entropy(*arguments)
     for options, name in (
         ({"softcap": 0.0}, "softcap"),
+        ({"softcap": float("inf")}, "softcap"),
+        ({"ignore_index": 3.5}, "ignore_index must be an integer"),
+        ({"bias": [0.0]}, "bias must be a tensor"),
         ({"filter_eps": 2.0}, "filter_eps"),
         ({"filter_eps": 0.1}, "filter_eps"),
     ):
@@ -209,7 +212,42 @@ def test_modules_do_what_the_functions_do(inputs):
     )
 
 
+def test_modules_refuse_wrong_options_when_built_and_print_the_others():
+    for options, name in (({"softcap": 0.0}, "softcap"), ({"reduction": "avg"}, "reduction"), ({"impl": "x"}, "impl")):
+        with pytest.raises(ValueError, match=name):
+            LinearCrossEntropy(**options)
+    for options, name in (
+        ({"num_negatives": -1}, "num_negatives"),
+        ({"tile_tokens": 5}, "tile_tokens"),
+        ({"sampler": Popularity(torch.ones(3), logq=True), "objective": BCE()}, "logq"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            SampledLinearCrossEntropy(**{"num_negatives": 3, "seed": 5, **options})
+    assert "softcap=3.0" in repr(LinearCrossEntropy(softcap=3.0))
+    shown = repr(SampledLinearCrossEntropy(3, 5, sampler=Popularity(torch.ones(3))))
+    assert "num_negatives=3" in shown
+    assert "sampler=Popularity" in shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_negatives": 1.5}, {"num_negatives": True}, {"num_negatives": 2**31}, {"seed": 1.5}, {"step": 1.5},
+        {"row_offset": 1.5}, {"tile_tokens": 1.5, "sharing": "tile"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_that_are_no_integers_in_their_range_are_named(inputs, options):
+    name = next(iter(options))
+    with pytest.raises(ValueError, match=name + " must (be an integer|lie in)"):
+        sampled_linear_cross_entropy(*inputs, **{"num_negatives": 3, "seed": 1, **options})
+    with pytest.raises(ValueError, match="sampler: logq must be"):
+        sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1, sampler=InBatch(logq="x"))
+
+
 def test_draws_need_what_they_read():
+    with pytest.raises(ValueError, match="targets must be int64"):
+        draw_negatives(3, 9, num_negatives=2, seed=1, sampler=InBatch(), targets=torch.zeros(3))
     with pytest.raises(ValueError, match="targets"):
         draw_negatives(3, 9, num_negatives=2, seed=1, sampler=InBatch())
     with pytest.raises(ValueError, match="targets"):

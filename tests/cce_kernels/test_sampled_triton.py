@@ -106,6 +106,36 @@ def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):
     assert not d_weight.isnan().any()
 
 
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+@pytest.mark.parametrize("objective", ["softmax", "bce"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["hidden", "weight", "bias"])
+def test_what_is_not_finite_is_no_plausible_loss(sharing, objective, value, place):
+    case = Case(dim=16, tokens=5, items=4, negatives=6, sharing=sharing, tile=3 if sharing == "tile" else 64)
+    case.objective = objective
+    tensors, options = make(case, DEVICE)
+    with torch.no_grad():
+        tensors[place][1] = value
+    loss, *_ = ours(case, tensors, options, "triton")
+    expected, *_ = ours(case, tensors, options, "reference")
+    assert not expected.isfinite().all()
+    assert torch.equal(loss.isfinite(), expected.isfinite())
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_a_wider_table_is_rounded_as_the_reference_rounds_it(sharing):
+    case = Case(dim=16, tokens=6, items=9, negatives=5, dtype=FP16, sharing=sharing)
+    tensors, options = make(case, DEVICE)
+    with torch.no_grad():
+        tensors["weight"] += 7.001
+    for got, expected in zip(*(ours(case, tensors, options, impl) for impl in ("triton", "reference")), strict=True):
+        torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-3)
+    loss = ours(case, tensors, options, "reference")[0]
+    with torch.no_grad():
+        tensors["weight"].copy_(tensors["weight"].half())
+    assert torch.equal(ours(case, tensors, options, "reference")[0], loss)
+
+
 def test_sparse_gradient_holds_the_rows_touched():
     case = Case(dim=16, tokens=4, items=40, negatives=3, sharing="tile", sparse=True)
     for impl in ("triton", "reference"):

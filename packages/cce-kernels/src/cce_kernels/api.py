@@ -81,7 +81,8 @@ def linear_cross_entropy(
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
-        weight: [V, D], in its own dtype; its gradient is accumulated in fp32 and returned in that dtype.
+        weight: [V, D], in its own dtype; rows are rounded to hidden's where that is narrower, and the gradient is
+            accumulated in fp32 and returned in weight's.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
@@ -99,7 +100,7 @@ def linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
     """
-    validation.check_common(hidden, weight, targets, bias, reduction, impl)
+    validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_full(softcap, filter_eps)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
@@ -157,7 +158,8 @@ def sampled_linear_cross_entropy(
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
-        weight: [V, D], in its own dtype; its gradient is accumulated in fp32 and returned in that dtype.
+        weight: [V, D], in its own dtype; rows are rounded to hidden's where that is narrower, and the gradient is
+            accumulated in fp32 and returned in weight's.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
         num_negatives: N >= 1, drawn with replacement.
         seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
@@ -185,7 +187,7 @@ def sampled_linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
     """
-    validation.check_common(hidden, weight, targets, bias, reduction, impl)
+    validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_sampling(
         weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens
     )

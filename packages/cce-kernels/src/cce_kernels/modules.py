@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from cce_kernels import validation
 from cce_kernels.api import Impl, Reduction, linear_cross_entropy, sampled_linear_cross_entropy
 from cce_kernels.draws import Sharing
 from cce_kernels.objectives import Objective, Softmax
@@ -9,7 +10,11 @@ from cce_kernels.samplers import Sampler, Uniform
 
 
 class LinearCrossEntropy(nn.Module):
-    """`linear_cross_entropy` with its options fixed."""
+    """`linear_cross_entropy` with its options fixed; the function also returns the log-sum-exp, if asked.
+
+    Raises:
+        ValueError: an option is wrong.
+    """
 
     def __init__(
         self,
@@ -21,9 +26,15 @@ class LinearCrossEntropy(nn.Module):
         check: bool = False,
         impl: Impl = "auto",
     ) -> None:
+        validation.check_reduction(reduction, impl, ignore_index)
+        validation.check_full(softcap, filter_eps)
         super().__init__()
         self.ignore_index, self.softcap, self.reduction = ignore_index, softcap, reduction
         self.filter_eps, self.check, self.impl = filter_eps, check, impl
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return _named(self, "ignore_index", "softcap", "reduction", "filter_eps", "check", "impl")
 
     def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """The loss; arguments as in `linear_cross_entropy`."""
@@ -42,7 +53,11 @@ class LinearCrossEntropy(nn.Module):
 
 
 class SampledLinearCrossEntropy(nn.Module):
-    """`sampled_linear_cross_entropy` with its options fixed; the step is given at each call."""
+    """`sampled_linear_cross_entropy` with its options fixed; the step is given at each call.
+
+    Raises:
+        ValueError: an option is wrong.
+    """
 
     def __init__(
         self,
@@ -60,11 +75,21 @@ class SampledLinearCrossEntropy(nn.Module):
         check: bool = False,
         impl: Impl = "auto",
     ) -> None:
+        validation.check_reduction(reduction, impl, ignore_index)
+        validation.check_sharing(num_negatives, sharing, tile_tokens)
+        validation.check_objective(objective, sampler)
         super().__init__()
         self.num_negatives, self.seed, self.sampler, self.objective = num_negatives, seed, sampler, objective
         self.sharing, self.tile_tokens = sharing, tile_tokens
         self.ignore_index, self.reduction = ignore_index, reduction
         self.deterministic, self.sparse_grad, self.check, self.impl = deterministic, sparse_grad, check, impl
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return _named(
+            self, "num_negatives", "seed", "objective", "sharing", "tile_tokens", "ignore_index", "reduction",
+            "deterministic", "sparse_grad", "check", "impl",
+        ) + f", sampler={type(self.sampler).__name__}"  # fmt: skip
 
     def forward(
         self,
@@ -97,3 +122,7 @@ class SampledLinearCrossEntropy(nn.Module):
             check=self.check,
             impl=self.impl,
         )
+
+
+def _named(module: nn.Module, *names: str) -> str:
+    return ", ".join(f"{name}={getattr(module, name)!r}" for name in names)

@@ -22,6 +22,11 @@ def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
+def as_multiplied(weight: Tensor, hidden: Tensor) -> Tensor:
+    """Rows of the item table as products see them: in hidden's dtype where it is narrower, as the kernels read them."""
+    return weight.to(hidden.dtype) if hidden.dtype.itemsize < weight.dtype.itemsize else weight
+
+
 def linear_cross_entropy_reference(
     hidden: Tensor,
     weight: Tensor,
@@ -66,7 +71,7 @@ class _Full(torch.autograd.Function):
         softcap: float | None,
     ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(hidden, weight, bias)
-        w = weight.detach().to(dtype)
+        w = as_multiplied(weight.detach(), hidden).to(dtype)
         b = None if bias is None else bias.detach().to(dtype)
         valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
         lse = hidden.new_zeros(hidden.shape[0], dtype=dtype)
@@ -88,7 +93,7 @@ class _Full(torch.autograd.Function):
         hidden, weight, bias, targets, lse = ctx.saved_tensors
         ignore_index, softcap = ctx.options
         dtype = lse.dtype
-        w = weight.to(dtype)
+        w = as_multiplied(weight, hidden).to(dtype)
         b = None if bias is None else bias.to(dtype)
         valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
         grad = torch.where(valid, grad_loss.to(dtype), 0)

@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 from cce_kernels.draws import Groups, draw_ids
 from cce_kernels.masking import masks, sparse_rows
 from cce_kernels.objectives import Terms
-from cce_kernels.reference import compute_dtype
+from cce_kernels.reference import as_multiplied, compute_dtype
 from cce_kernels.samplers import Source
 
 _CHUNK_ELEMENTS = 1 << 21
@@ -134,7 +134,8 @@ class _Batch:
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows of the item table [*ids.shape, D]; index_select is several times faster than indexing on a CPU."""
-        return self.weight.index_select(0, ids.flatten()).view(*ids.shape, -1).to(self.dtype)
+        rows = self.weight.index_select(0, ids.flatten())
+        return as_multiplied(rows, self.hidden).view(*ids.shape, -1).to(self.dtype)
 
     def target_rows(self, part: slice) -> Tensor:
         """[C, T, D]."""

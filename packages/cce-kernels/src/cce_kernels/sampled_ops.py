@@ -149,16 +149,29 @@ def accumulate(state: SampledState, grad: Tensor, into: WeightGradient, determin
     rows_per_group = tiles.parts(state.groups.tokens) * state.num_negatives
     chunk = max(1, tuning.scratch_chunk(items, width) // rows_per_group)
     for first in range(0, state.groups.number, chunk):
-        number = min(chunk, state.groups.number - first)
-        rows = grad.new_empty(number * rows_per_group, width)
-        scalars = None if into.bias is None else grad.new_empty(number * rows_per_group)
-        ids = torch.empty(number * rows_per_group, dtype=torch.int32, device=grad.device)
-        launch_tile_rows(state, grad, rows, scalars, ids, first, number, tiles)
-        launch_sum_rows(rows, scalars, sort_draws(ids, items), into)
+        _add_groups(state, grad, first, min(chunk, state.groups.number - first), rows_per_group, into, tiles)
     targets_only = replace(state, num_negatives=0)
     chunk = tuning.sort_chunk(items, width)
     for first in range(0, tokens, chunk):
         _add_tokens(targets_only, grad, first, min(chunk, tokens - first), into, gather)
+
+
+def _add_groups(
+    state: SampledState,
+    grad: Tensor,
+    first: int,
+    number: int,
+    rows_per_group: int,
+    into: WeightGradient,
+    tiles: tuning.TileTiles,
+) -> None:
+    """Write the gradient of each negative of some groups, sort by item, and add up: the scratch is freed at the end."""
+    size = number * rows_per_group
+    rows = grad.new_empty(size, state.hidden.shape[1])
+    scalars = None if into.bias is None else grad.new_empty(size)
+    ids = torch.empty(size, dtype=torch.int32, device=grad.device)
+    launch_tile_rows(state, grad, rows, scalars, ids, first, number, tiles)
+    launch_sum_rows(rows, scalars, sort_draws(ids, state.weight.shape[0]), into)
 
 
 def _add_tokens(

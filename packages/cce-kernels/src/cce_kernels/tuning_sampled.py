@@ -93,7 +93,8 @@ def tile_tiles(device: torch.device, dtype: torch.dtype, dim: int, group_tokens:
 def sort_chunk(num_items: int, dim: int) -> int:
     """Draws that are sorted at once: their buffers stay within 48 MiB and a tenth of an fp32 [V, D].
 
-    What is left of them after the sort is less by more than the sums of pieces take.
+    What is left of them after the sort is less by more than the sums of pieces take. Where an item's draws begin and
+    end, 8 bytes an item, comes on top, and so does what one token alone needs more.
     """
     return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // SORT_BYTES_PER_DRAW)
 

@@ -1,5 +1,6 @@
 """Every check that the host can make, once. All errors are ValueErrors that name the argument."""
 
+import math
 import os
 
 import torch
@@ -25,12 +26,35 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
-def check_common(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, reduction: str, impl: str
-) -> None:
-    """Shapes, dtypes and devices that both losses demand."""
+def check_integer(name: str, value: object, low: int, end: int) -> None:
+    """Refuse what is no integer in [low, end). A symbolic one is: torch.compile traces sizes that change."""
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    if not low <= value < end:
+        raise ValueError(f"{name} must lie in [{low}, {end}), got {value!r}")
+
+
+def check_reduction(reduction: str, impl: str, ignore_index: int) -> None:
+    """The options that both losses share."""
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("impl", impl, IMPLS)
+    check_integer("ignore_index", ignore_index, -(2**63), 2**63)
+
+
+def check_common(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    reduction: str,
+    impl: str,
+    ignore_index: int,
+) -> None:
+    """Shapes, dtypes and devices that both losses demand."""
+    check_reduction(reduction, impl, ignore_index)
+    for name, given in (("hidden", hidden), ("weight", weight), ("targets", targets), ("bias", bias)):
+        if not isinstance(given, Tensor) and (given is not None or name != "bias"):
+            raise ValueError(f"{name} must be a tensor, got {type(given).__name__}")
     if hidden.dim() < 1:
         raise ValueError("hidden must have the shape [..., D], got a scalar")
     if weight.dim() != 2:
@@ -71,8 +95,8 @@ def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 def check_full(softcap: float | None, filter_eps: float | None) -> None:
     """Numbers of the full loss."""
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap must be positive or None, got {softcap!r}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap must be positive and finite, or None, got {softcap!r}")
     if filter_eps is not None and not 0 < filter_eps < 1:
         raise ValueError(f"filter_eps must lie in (0, 1) or be None, got {filter_eps!r}")
 
@@ -86,8 +110,17 @@ def check_counter(name: str, value: Tensor | int, device: torch.device | None, l
             )
         if device is not None and value.device != device:
             raise ValueError(f"{name} must be on hidden's device {device}, got {value.device}")
-    elif not 0 <= value < limit:
-        raise ValueError(f"{name} must lie in [0, {limit}), got {value!r}")
+    else:
+        check_integer(name, value, 0, limit)
+
+
+def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
+    """How many negatives there are, and for whom."""
+    check_choice("sharing", sharing, SHARINGS)
+    check_integer("num_negatives", num_negatives, 1, MAX_ITEMS)
+    check_integer("tile_tokens", tile_tokens, 1, 1025)
+    if sharing != "tile" and tile_tokens != DEFAULT_TILE_TOKENS:
+        raise ValueError(f"tile_tokens is read with sharing='tile' only, got {tile_tokens} with sharing={sharing!r}")
 
 
 def check_sampling(
@@ -100,17 +133,14 @@ def check_sampling(
     tile_tokens: int,
 ) -> None:
     """What drawing needs, whatever the objective."""
-    check_choice("sharing", sharing, SHARINGS)
-    if not 1 <= num_negatives < MAX_ITEMS:
-        raise ValueError(f"num_negatives must be at least 1, got {num_negatives!r}")
-    if row_offset < 0 or row_offset + num_tokens > MAX_COUNTER:
-        raise ValueError(f"row_offset must be >= 0 and leave row numbers below {MAX_COUNTER}, got {row_offset!r}")
-    if not 1 <= tile_tokens <= 1024:
-        raise ValueError(f"tile_tokens must lie in [1, 1024], got {tile_tokens!r}")
-    if sharing != "tile" and tile_tokens != DEFAULT_TILE_TOKENS:
-        raise ValueError(f"tile_tokens is read with sharing='tile' only, got {tile_tokens} with sharing={sharing!r}")
+    check_sharing(num_negatives, sharing, tile_tokens)
+    check_integer("row_offset", row_offset, 0, MAX_COUNTER)
+    if row_offset + num_tokens > MAX_COUNTER:
+        raise ValueError(f"row_offset must leave row numbers below {MAX_COUNTER}, got {row_offset!r}")
     if not isinstance(sampler, Uniform | Popularity | InBatch):
         raise ValueError(f"sampler must be Uniform, Popularity or InBatch, got {sampler!r}")
+    if not isinstance(sampler, Uniform) and sampler.logq not in (None, True, False):
+        raise ValueError(f"sampler: logq must be True, False or None, got {sampler.logq!r}")
     if isinstance(sampler, Popularity) and sampler.counts.numel() != num_items:
         raise ValueError(f"sampler: Popularity.counts must have V = {num_items} entries, got {sampler.counts.numel()}")
 
@@ -138,10 +168,8 @@ def check_draw(
     targets: Tensor | None,
 ) -> None:
     """Arguments of `draw_negatives`."""
-    if num_tokens < 0:
-        raise ValueError(f"num_tokens must not be negative, got {num_tokens}")
-    if not 1 <= num_items <= MAX_ITEMS:
-        raise ValueError(f"num_items must lie in [1, {MAX_ITEMS}], got {num_items}")
+    check_integer("num_tokens", num_tokens, 0, MAX_COUNTER + 1)
+    check_integer("num_items", num_items, 1, MAX_ITEMS + 1)
     check_sampling(num_items, num_negatives, row_offset, num_tokens, sampler, sharing, tile_tokens)
     check_counter("seed", seed, None, 2**63)
     check_counter("step", step, None, MAX_COUNTER)
@@ -149,6 +177,8 @@ def check_draw(
         raise ValueError("targets is needed by InBatch: it draws among them")
     if targets is not None and targets.shape != (num_tokens,):
         raise ValueError(f"targets must have the shape [num_tokens] = [{num_tokens}], got {list(targets.shape)}")
+    if targets is not None and targets.dtype != torch.int64:
+        raise ValueError(f"targets must be int64, got {targets.dtype}")
 
 
 def check_values(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> None:

@@ -131,12 +131,12 @@ def _forward(
             rest = tl.load(log_rest + tokens, mask=exists, other=0.0)
         some = left > 0
         rest -= tl.log(tl.maximum(left, 1.0))
-        # Zero where every term is below fp32's range: the loss and its gradient are too.
-        z = tl.where(some & (total > 0), rest + (top - target_score) + tl.log(total), float("-inf"))
+        # Zero where every term is below fp32's range: the loss and its gradient are too. NaN is not, and stays.
+        z = tl.where(some & (total != 0), rest + (top - target_score) + tl.log(total), float("-inf"))
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
         token_shift = tl.where(some, target_score - rest + token_loss, float("inf"))
-        factor = tl.where(total > 0, token_pull / total, 0.0)
+        factor = tl.where(total != 0, token_pull / total, 0.0)
     else:
         token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
         token_pull = scale * positive_weight * sigmoid(-target_score)
