@@ -105,7 +105,7 @@ def available() -> dict[str, dict[str, Loss]]:
     if hasattr(functional, "linear_cross_entropy"):
         full["torch linear_cross_entropy"] = torch_linear_ce
     if _has("cut_cross_entropy"):
-        full |= {"cut-cross-entropy default": cut, "cut-cross-entropy exact": partial(cut, filter_eps=None)}
+        full |= {"cut-cross-entropy default": cut, "cut-cross-entropy unfiltered": partial(cut, filter_eps=None)}
     if _has("liger_kernel"):
         full["liger-kernel"] = liger_full
     sampled: dict[str, Loss] = {name: partial(ours_sampled, **options) for name, options in SAMPLED.items()}
