@@ -48,12 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "--check: found no point of the paper's tables measured on a GPU, allowed: one or more"
             )
         said = [*_errors(memory, time), *_left_out(len(measured), len(memory))]
+        said += _out_of_memory(options.check, calibration)
         if len({result.dataset for result in measured}) > 1:
             without = "constants fitted without the point's data set"
             said += [f"{without}: {line}" for line in _errors(*held_out(measured))]
         print("\n".join([text, "", *said, _source(calibration)]))
         if options.page:
-            title = "# The planner beside measured runs"
+            title = (
+                "# The planner beside measured runs\n\nPredicted for the batches that were measured. "
+                "`pipelines.plan` counts the largest batch of a whole epoch, which takes up to a fifth more in CE."
+            )
             options.page.write_text("\n\n".join([title, *said, _source(calibration), text]) + "\n", encoding="utf-8")
     else:
         planned = [plan(point, calibration) for point in _points(options)]
@@ -92,6 +96,16 @@ def _source(calibration: Calibration) -> str:
         or "rates of an H100 with dates (pipelines/planner/seconds.py), not fitted to results here"
     )
     return f"memory: {memory}; time: {time}"
+
+
+def _out_of_memory(paths: Sequence[Path], calibration: Calibration) -> list[str]:
+    """A line a point that did not fit the GPU that it was tried on."""
+    found = results.merge(results.read(path) for path in paths)
+    return [
+        f"ran out of memory on {result.device}: {points.experiment_name(point)}, "
+        f"predicted {plan(point, calibration).memory.peak:.3g} GiB"
+        for point, result in with_points([result for result in found if result.status == "out of memory"])
+    ]
 
 
 def _left_out(measured: int, used: int) -> list[str]:

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for remark in [*remarks, *rows.otherwise(measured, values)]:
         print(f"note: {remark}")
     rows_with_ours = sum(any(not row.predicted for row in line.ours) for line in lines)
+    predicted = sum(any(row.predicted for row in line.ours) for line in lines)
     print()
     if rows_with_ours == 0:
         print(
@@ -59,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "`python -m pipelines.measure` times them, --predict shows what the planner foresees"
         )
     print(
-        f"{rows_with_ours} of {len(lines)} rows have something of ours; all of them: {options.out}/tables.md, "
-        f"tables.csv, {', '.join(path.name for path in drawn)}"
+        f"{rows_with_ours} of {len(lines)} rows have something of ours, {predicted} hold a prediction; "
+        f"all of them: {options.out}/tables.md, tables.csv, {', '.join(path.name for path in drawn)}"
     )
 
 

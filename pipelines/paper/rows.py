@@ -70,6 +70,11 @@ class OurRow:
         ]
         return ", ".join(word for word in words if word) or "the data itself"
 
+    @property
+    def is_the_papers_way(self) -> bool:
+        """Whether every token drew negatives of its own, without the defects of the paper's code."""
+        return self.sharing in (None, "none") and not self.paper_faithful
+
 
 @dataclass(frozen=True)
 class Line:
@@ -110,7 +115,8 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     Args:
         results: of twins of full size and of the data sets, trained as the paper prescribes; others belong to no row.
         file: the mapping of params.yaml, for its grid.
-        calibration: the planner's constants, to predict rows that nothing was measured of; None: leave them empty.
+        calibration: the planner's constants, to predict rows whose memory was not measured the paper's way; None: leave
+            them empty.
     """
     rows = read_paper()
     grid = points.table_points(file, twin=True)
@@ -122,7 +128,7 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     for paper, point in zip(rows, grid, strict=True):
         matching = by_key.get(_key(Result.of(point.params, "training", device="")), [])
         ours = _grouped(matching)
-        if calibration is not None and not any("peak_gib" in row.values and not row.predicted for row in ours):
+        if calibration is not None and not any("peak_gib" in row.values and row.is_the_papers_way for row in ours):
             ours = [*ours, _predicted(point, calibration)]
         found.append(Line(paper, tuple(ours)))
     return found

@@ -38,6 +38,17 @@ def test_only_what_a_gpu_measured_is_checked(csv_of: Any, capsys: pytest.Capture
     assert f"of {len(measured(Calibration()))} within" in capsys.readouterr().out
 
 
+def test_a_point_that_ran_out_of_memory_is_named(csv_of: Any, capsys: pytest.CaptureFixture[str]):
+    (pair, *others) = measured(Calibration())
+    failed = dataclasses.replace(
+        pair[1], device="H100", measured_at="2030-01-01T00:00:00Z", status="out of memory", peak_loop_gib=None
+    )
+    plan.main(["--check", csv_of("H100", failed)])
+    printed = capsys.readouterr().out
+    assert f"of {len(others)} within" in printed
+    assert "ran out of memory on H100: " in printed
+
+
 def test_rows_that_are_no_points_of_the_tables_are_counted(csv_of: Any, capsys: pytest.CaptureFixture[str]):
     (pair, *_) = measured(Calibration())
     others = [dataclasses.replace(pair[1], batch_size=7), dataclasses.replace(pair[1], options="window=8")]

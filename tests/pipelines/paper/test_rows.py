@@ -102,6 +102,8 @@ def test_a_point_that_did_not_fit_says_so_and_is_predicted_on_request():
     assert set(line.ours[1].values) == {"peak_gib", "epoch_seconds"}
     (line,) = beauty(lines([TWIN], SHIPPED, calibration=planner_calibration.load()))
     assert [row.predicted for row in line.ours] == [False]
+    (line,) = beauty(lines([TILE], SHIPPED, calibration=planner_calibration.load()))  # not how the paper draws
+    assert [row.predicted for row in line.ours] == [False, True]
 
 
 TWIN_POINT = point(4, "beauty", twin=True)
