@@ -156,19 +156,6 @@ def test_gowalla(mirror):
     assert fetch("gowalla", mirror)[0] == [(1, 2, 1287532527)]
 
 
-def test_amazon_and_yoochoose_through_rs_datasets(mirror):
-    if sys.version_info >= (3, 12):
-        with pytest.raises(DataError, match=r"needs Python 3\.11"):
-            fetch("amazon_games", mirror)
-        return
-    (mirror / "amazon").mkdir()
-    (mirror / "amazon" / "games.csv").write_text("0439381673,A21ROB,2.0,1449619200\n0700026657,A3G8U1,5.0,1449561600\n")
-    rows, _ = fetch("amazon_games", mirror)
-    assert [row[2:] for row in rows] == [(1449619200, 2.0), (1449561600, 5.0)]
-    with pytest.raises(DataError, match="holds no folder yoochoose"):
-        fetch("yoochoose", mirror)
-
-
 def test_every_source_has_a_reader_and_every_name_one_meaning():
     for source in SOURCES.values():
         assert source.raws[0].fetcher in ("http", "kaggle", "yandex_disk")

@@ -15,7 +15,7 @@ from rec_data.archives import extract
 from rec_data.errors import DataError
 from rec_data.normalise import Normalised, write_log
 from rec_data.readers import READERS
-from rec_data.rs_sets import read_rs_set
+from rec_data.rs_sets import find_raw, read_cached, read_mirrored
 from rec_data.sources import RS_SETS, SOURCES, VERSION, Raw, Source
 
 YANDEX_DISK = "https://cloud-api.yandex.net/v1/disk/public/resources/download?public_key="
@@ -37,9 +37,12 @@ def write_published(name: str, out: Path, *, mirror: Path | None, min_rating: fl
         DataError: The raw file cannot be had or read.
     """
     if name in RS_SETS:
-        folder = mirror if mirror is not None else cache_folder() / "rs_datasets"
-        frame, columns = read_rs_set(name, folder=folder, only_here=mirror is not None)
-        return write_log(frame, out, columns=columns, min_rating=min_rating, origin=f"dataset {name!r}")
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix="raw-") as work:
+            if mirror is not None:
+                frame, columns = read_mirrored(name, mirror=mirror, work=Path(work))
+            else:
+                frame, columns = read_cached(name, cache=cache_folder() / "rs_datasets", work=Path(work))
+            return write_log(frame, out, columns=columns, min_rating=min_rating, origin=f"dataset {name!r}")
     source = SOURCES[name]
     raw, path = _from_mirror(name, source, mirror) if mirror is not None else _fetch(source)
     origin = f"dataset {name!r} ({path.name})"
@@ -66,7 +69,10 @@ def identity(name: str, *, mirror: Path | None) -> dict[str, Any]:
         DataError: The mirror does not hold the raw file, or a damaged one.
     """
     if name in RS_SETS:
-        return {"kind": "rs_datasets", "name": name, "version": VERSION}
+        made: dict[str, Any] = {"kind": "rs_datasets", "name": name, "version": VERSION}
+        if mirror is not None:
+            made["files"] = {path.name: files.sha256(path) for path in find_raw(name, mirror)}
+        return made
     source = SOURCES[name]
     if mirror is not None:
         _, path = _from_mirror(name, source, mirror)
