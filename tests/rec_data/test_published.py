@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gzip
+import hashlib
 import json
 import sys
 import zipfile
@@ -179,8 +180,28 @@ def test_refusals(mirror):
 
 def test_pinned_checksum_guards_a_mirror(tmp_path):
     (tmp_path / "ml-20m.zip").write_bytes(b"not the real one")
-    with pytest.raises(DataError, match=r"md5 .* expected cd245b17a1ae2cc31bb14903e1204af3"):
+    with pytest.raises(DataError, match=r"md5 .* expected cd245b17a1ae2cc31bb14903e1204af3.*; put the published file"):
         fetch_log("movielens_20m", tmp_path / "log.parquet", root=tmp_path, mirror=tmp_path)
+
+
+def test_checksum_beside_the_file_of_a_mirror(mirror):
+    (mirror / "loc-gowalla_totalCheckins.txt").write_text(CHECKINS)
+    record = mirror / "loc-gowalla_totalCheckins.txt.sha256"
+    record.write_text(hashlib.sha256(CHECKINS.encode()).hexdigest() + "  loc-gowalla_totalCheckins.txt\n")
+    assert len(fetch("gowalla", mirror)[0]) == 2
+    record.write_text("0" * 64 + "  loc-gowalla_totalCheckins.txt\n")
+    with pytest.raises(
+        DataError, match=r"damaged or replaced; put .*, or correct loc-gowalla_totalCheckins\.txt\.sha256"
+    ):
+        fetch("gowalla", mirror)
+
+
+def test_folder_in_the_place_of_the_file(mirror):
+    (mirror / "gowalla.parquet").mkdir()
+    with pytest.raises(DataError, match=r"gowalla\.parquet is a folder; expected the file"):
+        fetch("gowalla", mirror)
+    (mirror / "loc-gowalla_totalCheckins.txt").write_text(CHECKINS)
+    assert len(fetch("gowalla", mirror)[0]) == 2
 
 
 def test_download_into_the_cache(server, tmp_path, monkeypatch):
@@ -213,6 +234,17 @@ def test_yandex_disk(server, tmp_path, monkeypatch, as_zip):
         fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
     assert pl.read_parquet(tmp_path / "log.parquet").rows() == [(1, 2, 1390231051)]
     assert len(server.requests) == 2
+
+
+def test_yandex_disk_that_shares_something_else(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
+    key = "https%3A%2F%2Fdisk.yandex.ru%2Fd%2FXwRRFVuJG-ECng"
+    server.files["/ask?public_key=" + key] = json.dumps({"href": server.url + "/there"}).encode()
+    server.files["/there"] = b"<html>"
+    with pytest.raises(DataError, match=r"30music\.parquet begins with b'<htm'"):
+        fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+    assert not (tmp_path / "cache" / "30music.parquet.shared").exists()
 
 
 def test_yandex_disk_without_an_answer(server, tmp_path, monkeypatch):

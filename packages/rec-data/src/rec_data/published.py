@@ -93,9 +93,15 @@ def _from_mirror(name: str, source: Source, mirror: Path) -> tuple[Raw, Path]:
         raise DataError(f"download.mirror {mirror} is no folder")
     for raw in source.raws:
         path = mirror / raw.file
-        if path.exists():
-            download.check(path, raw.checksum)
+        if path.is_file():
+            advice = "put the published file in its place"
+            if raw.checksum is None:
+                advice += f", or correct {path.name}.sha256"
+            download.check(path, raw.checksum, advice=advice)
             return raw, path
+    for raw in source.raws:
+        if (mirror / raw.file).is_dir():
+            raise DataError(f"download.mirror {mirror}: {raw.file} is a folder; expected the file of this name")
     wanted = " or ".join(raw.file for raw in source.raws)
     raise DataError(f"download.mirror {mirror} holds no {wanted}, which dataset {name!r} is read from")
 
@@ -132,4 +138,8 @@ def _from_yandex_disk(raw: Raw, path: Path) -> None:
             if len(inside) != 1:
                 raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
             found = inside[0]
-        download.keep(found, path)
+        try:
+            download.keep(found, path)
+        except DataError:
+            shared.unlink()
+            raise
