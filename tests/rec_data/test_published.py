@@ -63,8 +63,10 @@ CHECKINS = (
 REVIEWS = "user_id,parent_asin,rating,timestamp\nAGKH,B07PNNCSP9,5.0,1614052372123\nAGKH,B08TWDN8WL,3.0,1588687728923\n"
 
 
-def zipped(path, top, members):
+def zipped(path, top, members, *, litter=False):
     with zipfile.ZipFile(path, "w") as archive:
+        if litter:
+            archive.writestr("__MACOSX/._" + top, "")
         archive.writestr(f"{top}/", "")
         for name, text in members.items():
             archive.writestr(f"{top}/{name}", text.encode("latin-1"))
@@ -115,6 +117,33 @@ def test_movielens(mirror, monkeypatch, name, with_rs_datasets):
     top, members, expected = MOVIELENS[name]
     zipped(mirror / SOURCES[name].raws[0].file, top, members)
     assert fetch(name, mirror)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "ratings"), [("ml_20m", "ratings.csv"), ("ml_1m", "ratings.dat"), ("ml_100k", "u.data")]
+)
+def test_movielens_without_ratings(mirror, name, ratings):
+    file = SOURCES[name].raws[0].file
+    top = file.removesuffix(".zip")
+    zipped(mirror / file, top, {"movies.csv": MODERN["movies.csv"]})
+    with pytest.raises(DataError, match=f"{file} holds no {top}/{ratings}, the ratings of this release$"):
+        fetch(name, mirror)
+
+
+@pytest.mark.parametrize(("name", "members"), [("movielens_20m", MODERN), ("ml_1m", ML_1M), ("ml_100k", ML_100K)])
+def test_movielens_with_nothing_but_ratings(mirror, name, members):
+    ratings = next(iter(members))
+    top, _, expected = MOVIELENS[name]
+    zipped(mirror / SOURCES[name].raws[0].file, top, {ratings: members[ratings]}, litter=True)
+    assert fetch(name, mirror)[0] == expected
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="rs_datasets needs Python 3.11")
+def test_movielens_that_rs_datasets_cannot_read(mirror):
+    zipped(mirror / "ml-20m.zip", "ml-20m", {**MODERN, "movies.csv": "movieId\n1\n"})
+    with pytest.raises(DataError, match=r"ml-20m\.zip: rs_datasets cannot read it") as caught:
+        fetch("movielens_20m", mirror)
+    assert "raw-" not in str(caught.value)
 
 
 def test_beauty(mirror):
@@ -225,7 +254,8 @@ def test_yandex_disk(server, tmp_path, monkeypatch, as_zip):
     frame.write_parquet(tmp_path / "30music.parquet")
     content = (tmp_path / "30music.parquet").read_bytes()
     if as_zip:
-        zipped(tmp_path / "shared.zip", "shared", {"thirty.parquet": content.decode("latin-1")})
+        members = {"thirty.parquet": content.decode("latin-1"), "._thirty.parquet": ""}
+        zipped(tmp_path / "shared.zip", "shared", members, litter=True)
         content = (tmp_path / "shared.zip").read_bytes()
     key = "https%3A%2F%2Fdisk.yandex.ru%2Fd%2FXwRRFVuJG-ECng"
     server.files["/ask?public_key=" + key] = json.dumps({"href": server.url + "/there"}).encode()

@@ -11,7 +11,7 @@ import polars as pl
 import requests
 
 from rec_data import download, files, kaggle_files
-from rec_data.archives import extract
+from rec_data.archives import extract, is_litter
 from rec_data.errors import DataError
 from rec_data.normalise import Normalised, write_log
 from rec_data.readers import READERS
@@ -134,7 +134,8 @@ def _from_yandex_disk(raw: Raw, path: Path) -> None:
         shared = download.download(href, path.with_name(path.name + ".shared"), checksum=raw.checksum)
         found = shared
         if zipfile.is_zipfile(shared):
-            inside = sorted(extract(shared, path.with_name(path.name + ".unpacked")).rglob("*" + path.suffix))
+            folder = extract(shared, path.with_name(path.name + ".unpacked"))
+            inside = sorted(found for found in folder.rglob("*" + path.suffix) if not is_litter(found, folder))
             if len(inside) != 1:
                 raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
             found = inside[0]
