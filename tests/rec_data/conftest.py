@@ -14,10 +14,13 @@ class Server:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
-    """One per request, used up in order: "500", "429", "truncate"; afterwards all is well."""
+    """One per request, used up in order: "500", "429", "truncate", and for what is asked as a range "shift" (another
+    range comes), "less" (100 bytes of it) or "unplaced" (no Content-Range); afterwards all is well.
+    """
 
     ranges: bool = True
     etag: str = '"v1"'
+    content_type: str | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range) of every request."""
 
@@ -40,10 +43,17 @@ def make_handler(server):
                 start = int(asked.removeprefix("bytes=").rstrip("-"))
                 if start >= len(body):
                     return self.answer(416, b"")
-            return self.answer(206 if start else 200, body[start:], truncate=fault == "truncate")
+            start -= 100 if start and fault == "shift" else 0
+            end = start + 100 if fault == "less" else len(body)
+            place = f"bytes {start}-{end - 1}/{len(body)}" if start and fault != "unplaced" else None
+            return self.answer(206 if start else 200, body[start:end], place=place, truncate=fault == "truncate")
 
-        def answer(self, status, body, *, truncate=False):
+        def answer(self, status, body, *, place=None, truncate=False):
             self.send_response(status)
+            if place:
+                self.send_header("Content-Range", place)
+            if server.content_type:
+                self.send_header("Content-Type", server.content_type)
             self.send_header("Content-Length", str(len(body)))
             if server.etag:
                 self.send_header("ETag", server.etag)

@@ -83,7 +83,7 @@ def kaggle(home, monkeypatch):
 
 
 def test_download(kaggle, home):
-    kaggle["raw.parquet"] = b"0123456789" * 1000
+    kaggle["raw.parquet"] = b"PAR1" + b"0123456789" * 1000
     path = kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
     assert path.read_bytes() == kaggle["raw.parquet"]
     names = {"raw.parquet", "raw.parquet.lock", "raw.parquet.sha256"}
@@ -95,10 +95,17 @@ def test_download(kaggle, home):
 
 def test_file_that_comes_zipped(kaggle, home):
     with zipfile.ZipFile(home / "z", "w") as archive:
-        archive.writestr("raw.parquet", "content")
+        archive.writestr("raw.parquet", "PAR1 content")
     kaggle["raw.parquet.zip"] = (home / "z").read_bytes()
     path = kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
-    assert path.read_bytes() == b"content"
+    assert path.read_bytes() == b"PAR1 content"
+
+
+def test_something_else_than_parquet(kaggle, home):
+    kaggle["raw.parquet"] = b"<html>"
+    with pytest.raises(DataError, match=r"raw\.parquet begins with b'<htm'"):
+        kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
+    assert {found.name for found in (home / "cache").iterdir()} == {"raw.parquet.lock"}
 
 
 def test_refusal(kaggle, home):

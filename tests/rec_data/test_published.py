@@ -2,6 +2,7 @@
 
 import datetime as dt
 import gzip
+import hashlib
 import json
 import sys
 import zipfile
@@ -62,8 +63,10 @@ CHECKINS = (
 REVIEWS = "user_id,parent_asin,rating,timestamp\nAGKH,B07PNNCSP9,5.0,1614052372123\nAGKH,B08TWDN8WL,3.0,1588687728923\n"
 
 
-def zipped(path, top, members):
+def zipped(path, top, members, *, litter=False):
     with zipfile.ZipFile(path, "w") as archive:
+        if litter:
+            archive.writestr("__MACOSX/._" + top, "")
         archive.writestr(f"{top}/", "")
         for name, text in members.items():
             archive.writestr(f"{top}/{name}", text.encode("latin-1"))
@@ -116,6 +119,33 @@ def test_movielens(mirror, monkeypatch, name, with_rs_datasets):
     assert fetch(name, mirror)[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "ratings"), [("ml_20m", "ratings.csv"), ("ml_1m", "ratings.dat"), ("ml_100k", "u.data")]
+)
+def test_movielens_without_ratings(mirror, name, ratings):
+    file = SOURCES[name].raws[0].file
+    top = file.removesuffix(".zip")
+    zipped(mirror / file, top, {"movies.csv": MODERN["movies.csv"]})
+    with pytest.raises(DataError, match=f"{file} holds no {top}/{ratings}, the ratings of this release$"):
+        fetch(name, mirror)
+
+
+@pytest.mark.parametrize(("name", "members"), [("movielens_20m", MODERN), ("ml_1m", ML_1M), ("ml_100k", ML_100K)])
+def test_movielens_with_nothing_but_ratings(mirror, name, members):
+    ratings = next(iter(members))
+    top, _, expected = MOVIELENS[name]
+    zipped(mirror / SOURCES[name].raws[0].file, top, {ratings: members[ratings]}, litter=True)
+    assert fetch(name, mirror)[0] == expected
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="rs_datasets needs Python 3.11")
+def test_movielens_that_rs_datasets_cannot_read(mirror):
+    zipped(mirror / "ml-20m.zip", "ml-20m", {**MODERN, "movies.csv": "movieId\n1\n"})
+    with pytest.raises(DataError, match=r"ml-20m\.zip: rs_datasets cannot read it") as caught:
+        fetch("movielens_20m", mirror)
+    assert "raw-" not in str(caught.value)
+
+
 def test_beauty(mirror):
     (mirror / "Beauty_and_Personal_Care.csv.gz").write_bytes(gzip.compress(REVIEWS.encode()))
     rows, summary = fetch("beauty", mirror)
@@ -156,19 +186,6 @@ def test_gowalla(mirror):
     assert fetch("gowalla", mirror)[0] == [(1, 2, 1287532527)]
 
 
-def test_amazon_and_yoochoose_through_rs_datasets(mirror):
-    if sys.version_info >= (3, 12):
-        with pytest.raises(DataError, match=r"needs Python 3\.11"):
-            fetch("amazon_games", mirror)
-        return
-    (mirror / "amazon").mkdir()
-    (mirror / "amazon" / "games.csv").write_text("0439381673,A21ROB,2.0,1449619200\n0700026657,A3G8U1,5.0,1449561600\n")
-    rows, _ = fetch("amazon_games", mirror)
-    assert [row[2:] for row in rows] == [(1449619200, 2.0), (1449561600, 5.0)]
-    with pytest.raises(DataError, match="holds no folder yoochoose"):
-        fetch("yoochoose", mirror)
-
-
 def test_every_source_has_a_reader_and_every_name_one_meaning():
     for source in SOURCES.values():
         assert source.raws[0].fetcher in ("http", "kaggle", "yandex_disk")
@@ -192,8 +209,28 @@ def test_refusals(mirror):
 
 def test_pinned_checksum_guards_a_mirror(tmp_path):
     (tmp_path / "ml-20m.zip").write_bytes(b"not the real one")
-    with pytest.raises(DataError, match=r"md5 .* expected cd245b17a1ae2cc31bb14903e1204af3"):
+    with pytest.raises(DataError, match=r"md5 .* expected cd245b17a1ae2cc31bb14903e1204af3.*; put the published file"):
         fetch_log("movielens_20m", tmp_path / "log.parquet", root=tmp_path, mirror=tmp_path)
+
+
+def test_checksum_beside_the_file_of_a_mirror(mirror):
+    (mirror / "loc-gowalla_totalCheckins.txt").write_text(CHECKINS)
+    record = mirror / "loc-gowalla_totalCheckins.txt.sha256"
+    record.write_text(hashlib.sha256(CHECKINS.encode()).hexdigest() + "  loc-gowalla_totalCheckins.txt\n")
+    assert len(fetch("gowalla", mirror)[0]) == 2
+    record.write_text("0" * 64 + "  loc-gowalla_totalCheckins.txt\n")
+    with pytest.raises(
+        DataError, match=r"damaged or replaced; put .*, or correct loc-gowalla_totalCheckins\.txt\.sha256"
+    ):
+        fetch("gowalla", mirror)
+
+
+def test_folder_in_the_place_of_the_file(mirror):
+    (mirror / "gowalla.parquet").mkdir()
+    with pytest.raises(DataError, match=r"gowalla\.parquet is a folder; expected the file"):
+        fetch("gowalla", mirror)
+    (mirror / "loc-gowalla_totalCheckins.txt").write_text(CHECKINS)
+    assert len(fetch("gowalla", mirror)[0]) == 2
 
 
 def test_download_into_the_cache(server, tmp_path, monkeypatch):
@@ -217,7 +254,8 @@ def test_yandex_disk(server, tmp_path, monkeypatch, as_zip):
     frame.write_parquet(tmp_path / "30music.parquet")
     content = (tmp_path / "30music.parquet").read_bytes()
     if as_zip:
-        zipped(tmp_path / "shared.zip", "shared", {"thirty.parquet": content.decode("latin-1")})
+        members = {"thirty.parquet": content.decode("latin-1"), "._thirty.parquet": ""}
+        zipped(tmp_path / "shared.zip", "shared", members, litter=True)
         content = (tmp_path / "shared.zip").read_bytes()
     key = "https%3A%2F%2Fdisk.yandex.ru%2Fd%2FXwRRFVuJG-ECng"
     server.files["/ask?public_key=" + key] = json.dumps({"href": server.url + "/there"}).encode()
@@ -226,6 +264,17 @@ def test_yandex_disk(server, tmp_path, monkeypatch, as_zip):
         fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
     assert pl.read_parquet(tmp_path / "log.parquet").rows() == [(1, 2, 1390231051)]
     assert len(server.requests) == 2
+
+
+def test_yandex_disk_that_shares_something_else(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
+    key = "https%3A%2F%2Fdisk.yandex.ru%2Fd%2FXwRRFVuJG-ECng"
+    server.files["/ask?public_key=" + key] = json.dumps({"href": server.url + "/there"}).encode()
+    server.files["/there"] = b"<html>"
+    with pytest.raises(DataError, match=r"30music\.parquet begins with b'<htm'"):
+        fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+    assert not (tmp_path / "cache" / "30music.parquet.shared").exists()
 
 
 def test_yandex_disk_without_an_answer(server, tmp_path, monkeypatch):

@@ -1,11 +1,23 @@
 """Archives, unpacked only if every member stays inside the folder."""
 
+import lzma
 import shutil
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from rec_data.errors import DataError
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # zipfile's, for a member that is encrypted or compressed in a way it does not know
+)
 
 
 def extract(archive: Path, folder: Path) -> Path:
@@ -29,11 +41,21 @@ def extract(archive: Path, folder: Path) -> Path:
     try:
         _unpack(archive, part)
         part.replace(folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"archive {archive} cannot be unpacked: {error}") from error
+    except _DAMAGE as error:
+        raise DataError(f"archive {archive} cannot be unpacked: {' '.join(str(error).split())}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def is_litter(path: Path, folder: Path) -> bool:
+    """Whether a member is only what macOS adds to the archives that it makes.
+
+    Args:
+        path: The unpacked member.
+        folder: What the archive was unpacked to.
+    """
+    return "__MACOSX" in path.relative_to(folder).parts or path.name == ".DS_Store" or path.name.startswith("._")
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -43,15 +65,38 @@ def _unpack(archive: Path, folder: Path) -> None:
                 _check(name, archive)
             zipped.extractall(folder)  # noqa: S202 (every name is checked above)
         return
+    tars = dict.fromkeys((".tar", ".tgz", ".gz", ".bz2", ".xz"), "tar")
+    expected = {".zip": "zip", **tars}.get(archive.suffix, "zip or tar")
+    if expected == "zip" or not _is_tar(archive):
+        raise DataError(f"archive {archive} cannot be unpacked: it is no {expected} file, or its end is missing")
     with tarfile.open(archive) as tarred:
         for member in tarred.getmembers():
             _check(member.name, archive)
             if not (member.isfile() or member.isdir()):
                 raise DataError(f"archive {archive}: {member.name!r} is neither file nor folder; nothing was unpacked")
+        _read_through(tarred)
         tarred.extractall(folder, filter="data")
+
+
+def _is_tar(archive: Path) -> bool:
+    """As ``tarfile.is_tarfile``, which lets the errors of a damaged compressed file through."""
+    try:
+        return tarfile.is_tarfile(archive)
+    except (EOFError, lzma.LZMAError, zlib.error):
+        return False
+
+
+def _read_through(tarred: tarfile.TarFile) -> None:
+    """Lets the checksum of a compressed file speak: tarfile takes a damaged header for the archive's end."""
+    if tarred.fileobj is not None:
+        tarred.fileobj.seek(0)
+        while tarred.fileobj.read(1 << 20):
+            pass
 
 
 def _check(name: str, archive: Path) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
+    if not path.parts:  # the folder itself, as ``tar czf x.tgz .`` names it
+        return
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise DataError(f"archive {archive}: member {name!r} would leave the folder; nothing was unpacked")

@@ -26,7 +26,8 @@ def download(dataset: str, file: str, path: Path) -> Path:
         ``path``.
 
     Raises:
-        DataError: No credentials, Kaggle refuses, or a file that is here already has changed since its download.
+        DataError: No credentials, Kaggle refuses, what came does not begin as the file's suffix says, or a file that
+            is here already has changed since its download.
     """
     if not path.exists() and not has_credentials():
         raise DataError(f"Kaggle data set {dataset} needs credentials, and there are none: {_HELP}")
@@ -40,8 +41,10 @@ def download(dataset: str, file: str, path: Path) -> Path:
         found = folder / file
         if not found.exists():  # Kaggle compresses some files on the way
             found = extract(folder / (file + ".zip"), folder / "unpacked") / file
-        keep(found, path)
-        shutil.rmtree(folder)
+        try:
+            keep(found, path)
+        finally:
+            shutil.rmtree(folder)  # what is not kept is nothing to resume from either
     return path
 
 

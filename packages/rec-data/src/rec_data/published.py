@@ -11,11 +11,11 @@ import polars as pl
 import requests
 
 from rec_data import download, files, kaggle_files
-from rec_data.archives import extract
+from rec_data.archives import extract, is_litter
 from rec_data.errors import DataError
 from rec_data.normalise import Normalised, write_log
 from rec_data.readers import READERS
-from rec_data.rs_sets import read_rs_set
+from rec_data.rs_sets import find_raw, read_cached, read_mirrored
 from rec_data.sources import RS_SETS, SOURCES, VERSION, Raw, Source
 
 YANDEX_DISK = "https://cloud-api.yandex.net/v1/disk/public/resources/download?public_key="
@@ -37,9 +37,12 @@ def write_published(name: str, out: Path, *, mirror: Path | None, min_rating: fl
         DataError: The raw file cannot be had or read.
     """
     if name in RS_SETS:
-        folder = mirror if mirror is not None else cache_folder() / "rs_datasets"
-        frame, columns = read_rs_set(name, folder=folder, only_here=mirror is not None)
-        return write_log(frame, out, columns=columns, min_rating=min_rating, origin=f"dataset {name!r}")
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix="raw-") as work:
+            if mirror is not None:
+                frame, columns = read_mirrored(name, mirror=mirror, work=Path(work))
+            else:
+                frame, columns = read_cached(name, cache=cache_folder() / "rs_datasets", work=Path(work))
+            return write_log(frame, out, columns=columns, min_rating=min_rating, origin=f"dataset {name!r}")
     source = SOURCES[name]
     raw, path = _from_mirror(name, source, mirror) if mirror is not None else _fetch(source)
     origin = f"dataset {name!r} ({path.name})"
@@ -66,7 +69,10 @@ def identity(name: str, *, mirror: Path | None) -> dict[str, Any]:
         DataError: The mirror does not hold the raw file, or a damaged one.
     """
     if name in RS_SETS:
-        return {"kind": "rs_datasets", "name": name, "version": VERSION}
+        made: dict[str, Any] = {"kind": "rs_datasets", "name": name, "version": VERSION}
+        if mirror is not None:
+            made["files"] = {path.name: files.sha256(path) for path in find_raw(name, mirror)}
+        return made
     source = SOURCES[name]
     if mirror is not None:
         _, path = _from_mirror(name, source, mirror)
@@ -87,9 +93,15 @@ def _from_mirror(name: str, source: Source, mirror: Path) -> tuple[Raw, Path]:
         raise DataError(f"download.mirror {mirror} is no folder")
     for raw in source.raws:
         path = mirror / raw.file
-        if path.exists():
-            download.check(path, raw.checksum)
+        if path.is_file():
+            advice = "put the published file in its place"
+            if raw.checksum is None:
+                advice += f", or correct {path.name}.sha256"
+            download.check(path, raw.checksum, advice=advice)
             return raw, path
+    for raw in source.raws:
+        if (mirror / raw.file).is_dir():
+            raise DataError(f"download.mirror {mirror}: {raw.file} is a folder; expected the file of this name")
     wanted = " or ".join(raw.file for raw in source.raws)
     raise DataError(f"download.mirror {mirror} holds no {wanted}, which dataset {name!r} is read from")
 
@@ -122,8 +134,13 @@ def _from_yandex_disk(raw: Raw, path: Path) -> None:
         shared = download.download(href, path.with_name(path.name + ".shared"), checksum=raw.checksum)
         found = shared
         if zipfile.is_zipfile(shared):
-            inside = sorted(extract(shared, path.with_name(path.name + ".unpacked")).rglob("*" + path.suffix))
+            folder = extract(shared, path.with_name(path.name + ".unpacked"))
+            inside = sorted(found for found in folder.rglob("*" + path.suffix) if not is_litter(found, folder))
             if len(inside) != 1:
                 raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
             found = inside[0]
-        download.keep(found, path)
+        try:
+            download.keep(found, path)
+        except DataError:
+            shared.unlink()
+            raise

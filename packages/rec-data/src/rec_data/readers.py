@@ -10,14 +10,21 @@ from pathlib import Path
 import polars as pl
 
 from rec_data import files
-from rec_data.archives import extract
+from rec_data.archives import extract, is_litter
 from rec_data.errors import DataError
 
 Reader = Callable[[Path, Path], pl.LazyFrame]
 """From a raw file, and an empty folder to work in that lives as long as the frame. Columns of text are strings."""
 
-_DAT_FILES = {"ml-1m": ("ratings", "movies", "users"), "ml-10m": ("ratings", "movies", "tags")}
-"""Releases whose fields are separated by "::", and their files."""
+_MOVIELENS_FILES = {
+    "ml-100k": ("u.data", "u.user", "u.item"),
+    "ml-1m": ("ratings.dat", "movies.dat", "users.dat"),
+    "ml-10m": ("ratings.dat", "movies.dat", "tags.dat"),
+}
+"""What rs_datasets reads of a release, the ratings first. Fields of .dat files are separated by "::"."""
+
+_LATER_FILES = ("ratings.csv", "movies.csv", "tags.csv", "links.csv")
+"""The same of all other releases."""
 
 
 def read_table(path: Path, work: Path) -> pl.LazyFrame:
@@ -57,16 +64,23 @@ def read_movielens(path: Path, work: Path) -> pl.LazyFrame:
     """A MovieLens archive, any release: ``user_id``, ``item_id``, ``rating``, ``timestamp``.
 
     rs_datasets reads it, from the layout that its own downloader would have made. Where it cannot be installed (its
-    dependency datatable has no wheel after Python 3.11), the ratings are read directly; the result is the same.
+    dependency datatable has no wheel after Python 3.11), and where the archive lacks a file beside the ratings that it
+    insists on, the ratings are read directly; the result is the same.
     """
     release = path.name.removesuffix(".zip")
-    folder = _lay_out(path, release, work)
-    if sys.version_info < (3, 12):
-        from rs_datasets import MovieLens
+    names = _MOVIELENS_FILES.get(release, _LATER_FILES)
+    folder = _lay_out(path, release, work, names)
+    if sys.version_info >= (3, 12) or not all((folder / name).is_file() for name in names):
+        return read_ratings(folder)
+    from rs_datasets import MovieLens
 
-        version = release.removeprefix("ml-").removeprefix("latest-")
-        return pl.from_pandas(MovieLens(version, path=str(folder.parent)).ratings).lazy()
-    return read_ratings(folder)
+    version = release.removeprefix("ml-").removeprefix("latest-")
+    try:
+        ratings = MovieLens(version, path=str(folder.parent)).ratings
+    except Exception as error:  # whatever its readers raise
+        reason = " ".join(str(error).replace(f"{folder}/", "").split())[:300]
+        raise DataError(f"archive {path}: rs_datasets cannot read it: {reason}") from error
+    return pl.from_pandas(ratings).lazy()
 
 
 def read_ratings(folder: Path) -> pl.LazyFrame:
@@ -90,20 +104,21 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _lay_out(archive: Path, release: str, work: Path) -> Path:
+def _lay_out(archive: Path, release: str, work: Path, names: tuple[str, ...]) -> Path:
     """Unpacks a MovieLens archive as rs_datasets expects it: folder ``ml-<version>``, fields separated by tabs."""
     raw = extract(archive, work / "raw")
-    inside = [found for found in raw.iterdir() if found.is_dir()]
+    inside = [found for found in raw.iterdir() if found.is_dir() and not is_litter(found, raw)]
     if len(inside) != 1:
         raise DataError(f"archive {archive} holds {len(inside)} folders; a MovieLens release holds one")
+    if not (inside[0] / names[0]).is_file():
+        raise DataError(f"archive {archive} holds no {inside[0].name}/{names[0]}, the ratings of this release")
     folder = inside[0].rename(work / release)
-    for name in _DAT_FILES.get(release, ()):
-        _replace_separator(folder / f"{name}.dat")
+    for name in names:
+        if name.endswith(".dat") and (folder / name).is_file():
+            _replace_separator(folder / name)
     return folder
 
 
 def _replace_separator(path: Path) -> None:
-    if not path.exists():
-        raise DataError(f"the MovieLens archive has no {path.name}")
     text = path.read_bytes().decode("latin-1")  # keeps every byte, whatever the encoding
     path.write_bytes(text.replace("::", "\t").encode("latin-1"))

@@ -139,8 +139,8 @@ SOURCES: dict[str, Source] = {
 # fmt: off
 _AMAZON_2018 = (
     "fashion", "beauty", "appliances", "arts", "automotive", "books", "cds", "phones", "clothing", "music",
-    "electronics", "cards", "grocery", "kitchen", "scientific", "kindle", "luxury", "subscriptions", "movies", "office",
-    "garden", "pet", "pantry", "software", "sports", "tools", "toys", "games",
+    "electronics", "cards", "grocery", "kitchen", "scientific", "kindle", "luxury", "subscriptions", "movies",
+    "musical instruments", "office", "garden", "pet", "pantry", "software", "sports", "tools", "toys", "games",
 )
 # fmt: on
 
@@ -159,14 +159,34 @@ class RsSet:
     """The attribute that holds the interactions."""
 
     columns: Columns
+
+    files: tuple[tuple[str, ...], ...]
+    """The files below its folder that the class reads; one of each group must be there, the first that is counts."""
+
     category: str | None = None
     """Amazon (2018) only."""
 
 
+def _amazon_2018(category: str) -> RsSet:
+    return RsSet("Amazon", "amazon", "ratings", _RS_RATINGS, ((f"{category}.csv",),), category)
+
+
 RS_SETS: dict[str, RsSet] = {
-    **{f"amazon_{name}": RsSet("Amazon", "amazon", "ratings", _RS_RATINGS, name) for name in _AMAZON_2018},
-    "netflix": RsSet("Netflix", "netflix", "train", _RS_RATINGS),
-    "yoochoose": RsSet("YooChoose", "yoochoose", "log", Columns("session_id", "item_id", "ts")),
+    **{f"amazon_{category.replace(' ', '_')}": _amazon_2018(category) for category in _AMAZON_2018},
+    "netflix": RsSet(
+        "Netflix",
+        "netflix",
+        "train",
+        _RS_RATINGS,
+        (("clean/train.parquet", "clean/train.csv"), ("clean/movies.csv",), ("clean/test.csv",)),
+    ),
+    "yoochoose": RsSet(
+        "YooChoose",
+        "yoochoose",
+        "log",
+        Columns("session_id", "item_id", "ts"),
+        (("yoochoose-clicks.dat",), ("yoochoose-buys.dat",), ("yoochoose-test.dat",)),
+    ),
 }
 
 UNUSABLE = {
