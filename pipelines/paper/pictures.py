@@ -72,9 +72,7 @@ def _caption(lines: Sequence[Line], measure: str) -> str:
     if devices:
         said[0] += f" Ours: {', '.join(devices)}."
     if any(row.twin for row in shown):
-        said.append(
-            "Ours are of synthetic logs of the published shapes: 1.66 million items of megamarket, the paper's 3."
-        )
+        said.append("Ours: synthetic logs of the published shapes; megamarket has 1.66 million items, the paper's 3.")
     return "\n".join(said)
 
 
