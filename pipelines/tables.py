@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = options.results or _results_files(OUT)
     for path in files:
         if not path.is_file():
-            raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise stage.StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
     groups = [results.read(path) for path in files]
     remarks: list[str] = []
     if options.dvc:

@@ -135,7 +135,7 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
 
 
 def otherwise(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
-    """A line on the results that the paper names the point of and that did otherwise than it prescribes; none without.
+    """A line on the results that did otherwise than the paper prescribes, and one on those of no point of its tables.
 
     Args:
         results: as of `lines`.
@@ -143,11 +143,15 @@ def otherwise(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
     """
     named = {_key(Result.of(point.params, "training", device="")) for point in points.table_points(file, twin=True)}
     others = [result for result in results if _key(result) in named and not only_ways(result.options)]
-    if not others:
-        return []
-    how = dict.fromkeys(str(result.options) for result in others)
-    shown = ", ".join(list(how)[:3]) + (", ..." if len(how) > 3 else "")
-    return [f"{len(others)} results fill no row, they did otherwise than the paper: {shown}"]
+    strangers = [result for result in results if _key(result) not in named or result.twin not in (None, 1.0)]
+    said = []
+    if others:
+        how = dict.fromkeys(str(result.options) for result in others)
+        shown = ", ".join(list(how)[:3]) + (", ..." if len(how) > 3 else "")
+        said.append(f"{len(others)} results fill no row, they did otherwise than the paper: {shown}")
+    if strangers:
+        said.append(f"{len(strangers)} results are of no point of the paper's tables, or of a twin of another scale")
+    return said
 
 
 def from_experiments(found: Iterable[Experiment]) -> tuple[list[Result], list[str]]:

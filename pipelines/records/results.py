@@ -79,7 +79,10 @@ def read(path: Path) -> list[Result]:
     """
     if not path.exists():
         return []
-    whole = path.read_text(encoding="utf-8")
+    try:
+        whole = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path}: is no text in UTF-8, allowed: a CSV file with the columns of {SCHEMA}") from error
     if "\n" in whole:
         whole = whole[: whole.rindex("\n") + 1]
     reader = csv.reader(io.StringIO(whole, newline=""))
@@ -118,6 +121,8 @@ def done(path: Path, device: str) -> set[tuple[object, ...]]:
 
 def _check_columns(path: Path, found: list[str]) -> None:
     missing, unknown = set(COLUMNS) - set(found), set(found) - set(COLUMNS)
+    if not set(COLUMNS) & set(found):
+        raise ResultsError(f"{path}: is no results file, allowed: a CSV file with the columns of {SCHEMA}")
     if missing or unknown:
         what = f"missing {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(unknown))}"
         raise ResultsError(f"{path}: columns: {what}; allowed: those of {SCHEMA}, each once")

@@ -1,6 +1,7 @@
 """Ours beside the paper's: rows find their results, twins and defects are marked, what was not run stays empty."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ def test_other_hyper_parameters_are_another_point_and_other_ways_the_same():
         "2 results fill no row, they did otherwise than the paper: dropout=0.3, learning_rate=0.0003"
     ]
     assert table_rows.otherwise([REAL, TWIN, TILE], SHIPPED) == []
+    small, other = replace(TWIN, twin=0.1), replace(REAL, batch_size=7)
+    assert table_rows.otherwise([small, REAL, other], SHIPPED) == [
+        "2 results are of no point of the paper's tables, or of a twin of another scale"
+    ]
     (line,) = beauty(lines([trained(point(4, "beauty", extra={"train": {"optimizer": "adam_bf16"}}))], SHIPPED))
     assert [row.label for row in line.ours] == ["optimizer=adam_bf16"]
 

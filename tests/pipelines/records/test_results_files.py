@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, before: str, after: str, s
 def test_a_file_of_other_columns_is_not_appended_to(tmp_path: Path):
     path = tmp_path / "results.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(ResultsError, match="columns: missing"):
+    with pytest.raises(ResultsError, match="is no results file"):
         append(path, MEASURED)
     assert path.read_text() == "a,b\n1,2\n"
 
