@@ -29,7 +29,7 @@ def test_by_hand(tmp_path):
     ]
     facts = describe(write(tmp_path / "log.parquet", rows))
     assert (facts["users"], facts["items"], facts["interactions"]) == (2, 3, 5)
-    assert facts["density"] == pytest.approx(5 / 6)
+    assert facts["density"] == pytest.approx(4 / 6)  # ("a", 1) comes twice
     assert facts["length_mean"] == 2.5
     assert facts["length_quantiles"]["0.5"] == 2.5
     assert facts["repeat_share"] == pytest.approx(1 / 5)
@@ -39,6 +39,13 @@ def test_by_hand(tmp_path):
     text = as_text(facts)
     assert "2 days" in text
     assert "20.0% of the interactions" in text
+
+
+def test_one_early_time_does_not_stop_the_clock(tmp_path):
+    rows = [("a", 1, 100_000_000), ("a", 2, 700_000_000), ("b", 1, 700_086_400)]
+    assert describe(write(tmp_path / "log.parquet", rows))["clock"]
+    rows = [("a", 1, 1), ("a", 2, 2), ("b", 1, 700_086_400)]
+    assert not describe(write(tmp_path / "log.parquet", rows))["clock"]
 
 
 def test_order_is_found_and_lost_by_shuffling(tmp_path):
