@@ -20,7 +20,6 @@ from torch import Tensor
 from rec_data.columns import ITEMS, TARGET, USER
 from rec_data.errors import DataError
 
-
 _SCHEMA = pa.schema([(USER, pa.int32()), (ITEMS, pa.large_list(pa.int32()))])
 _TARGET = pa.field(TARGET, pa.int32())
 
