@@ -97,3 +97,16 @@ def test_command(tmp_path, capsys):
     assert (tmp_path / "pictures" / "describe.png").read_bytes()[:4] == b"\x89PNG"
     assert main([str(tmp_path / "mine.parquet"), "--user", "visitor"]) == 1
     assert "has no column 'visitor'" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named_first(tmp_path, capsys):
+    write(tmp_path / "mine.parquet", [(user, item, item) for user in range(5) for item in range(4)])
+    (tmp_path / "file").touch()
+    (tmp_path / "pictures" / "describe.png").mkdir(parents=True)
+    for out in ("file", "file/inside"):
+        assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / out)]) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"error: {tmp_path / out} cannot be written: ")
+    assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "pictures")]) == 1
+    assert "describe.png cannot be written: Is a directory" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import datetime as dt
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ import pytest
 from rec_data.columns import Columns
 from rec_data.errors import DataError
 from rec_data.log import fetch_log
+from rec_data.normalise import write_log
 
 NOON = dt.datetime(2024, 1, 31, 12)
 SECONDS = 1706702400
@@ -197,6 +199,18 @@ def test_rating_filter(tmp_path):
         fetch(tmp_path, name="demo", min_rating=4)
 
 
+@pytest.mark.parametrize("limit", [float("nan"), float("inf")])
+def test_a_limit_that_is_no_number(tmp_path, limit):
+    with pytest.raises(DataError, match=rf"min_rating is {limit}; allowed: a number, or null for all"):
+        fetch(tmp_path, {"stars": [4, 3]}, names=Columns(rating="stars"), min_rating=limit)
+
+
+def test_a_full_disk_is_not_blamed_on_the_source(tmp_path):
+    frame = pl.LazyFrame({"user_id": [1], "item_id": [2], "timestamp": [3]})
+    with pytest.raises(DataError, match=r"^/dev/full cannot be written: No space left"):
+        write_log(frame, Path("/dev/full"), columns=Columns(), min_rating=None, origin="raw")
+
+
 def test_one_name_for_two_columns(tmp_path):
     with pytest.raises(DataError, match=r"two columns .* are given one name"):
         fetch(tmp_path, {}, names=Columns(user="item_id"))
@@ -206,16 +220,29 @@ def test_files_by_glob_in_order_of_name(tmp_path):
     for name, user in (("b.csv", 2), ("a.csv", 1)):
         (tmp_path / name).write_text(f"user_id,item_id,timestamp\n{user},1,1\n")
     assert fetch(tmp_path, name="*.csv")[0]["user_id"].to_list() == [1, 2]
-    (tmp_path / "c.csv").write_text("user_id,item_id\n3,1\n")
-    with pytest.raises(DataError, match="cannot be read"):
+    (tmp_path / "c.csv").write_text("item_id;timestamp;user_id\n1;1;3\n")
+    assert fetch(tmp_path, name="*.csv")[0]["user_id"].to_list() == [1, 2, 3]
+    (tmp_path / "d.csv").write_text("user_id,item_id\n3,1\n")
+    with pytest.raises(DataError, match=r"d\.csv has no column 'timestamp'; its columns are: user_id, item_id$"):
         fetch(tmp_path, name="*.csv")
+
+
+def test_a_column_named_twice(tmp_path):
+    (tmp_path / "raw.csv").write_text("user_id,item_id,user_id,timestamp\n1,2,3,4\n")
+    with pytest.raises(DataError, match=r"raw\.csv names column 'user_id' twice in its header"):
+        fetch(tmp_path, name="raw.csv")
 
 
 def test_parquet_files_that_differ(tmp_path):
     pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame({"user_id": ["x"], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(
+        DataError, match=r"b\.parquet: column 'user_id' holds String, but Int64 in a\.parquet; allowed: one type"
+    ):
         fetch(tmp_path, name="?.parquet")
+    narrow = pl.DataFrame({"more": [0], "timestamp": [2], "item_id": [7], "user_id": [5]})
+    narrow.with_columns(pl.col("user_id", "timestamp").cast(pl.Int32)).write_parquet(tmp_path / "b.parquet")
+    assert fetch(tmp_path, name="?.parquet")[0].rows() == [(1, 1, 1), (5, 7, 2)]
     (tmp_path / "b.csv").write_text("user_id,item_id,timestamp\n1,1,1\n")
     with pytest.raises(DataError, match="mixes parquet and text"):
         fetch(tmp_path, name="*.*")

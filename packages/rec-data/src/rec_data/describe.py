@@ -20,6 +20,7 @@ from rec_data import flat
 from rec_data.columns import ITEM, TIMESTAMP, USER, Columns
 from rec_data.encode import encode
 from rec_data.errors import DataError
+from rec_data.files import writing
 from rec_data.flat import Int32s, Int64s
 from rec_data.log import fetch_log
 from rec_data.protocol import SortedLog
@@ -237,6 +238,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="a folder for describe.png")
     given = parser.parse_args(arguments)
     try:
+        if given.out is not None:
+            with writing(given.out):
+                given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log.parquet"
             columns = Columns(given.user, given.item, given.timestamp)
@@ -245,8 +249,10 @@ def main(arguments: list[str] | None = None) -> int:
             if given.out is not None:
                 from rec_data.pictures import draw
 
-                given.out.mkdir(parents=True, exist_ok=True)
-                print(f"picture: {draw(log, given.out / 'describe.png', title=Path(given.dataset).name)}")  # noqa: T201
+                picture = given.out / "describe.png"
+                with writing(picture):
+                    draw(log, picture, title=Path(given.dataset).name)
+                print(f"picture: {picture}")  # noqa: T201
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -3,6 +3,8 @@
 Two passes over the source, both streaming: one gathers what the types and the units must be decided by, one writes.
 """
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import polars as pl
 
 from rec_data.columns import INTEGER, ITEM, RATING, TIMESTAMP, USER, Columns
 from rec_data.errors import DataError
-from rec_data.files import reading
+from rec_data.files import reading, writing
 from rec_data.ids import id_expression, strip_ids
 from rec_data.progress import progress
 from rec_data.raw_times import NUMBER, time_expression
@@ -94,13 +96,24 @@ def write_log(
             log = log.filter((pl.col(RATING) >= min_rating) & pl.col(RATING).is_not_nan())  # NaN is above all numbers
         if above is not None:
             log = log.filter((pl.col(RATING) > above) & pl.col(RATING).is_not_nan())
-        log.sink_parquet(out, compression="zstd", maintain_order=True)
+        with writing(out), out.open("wb"):  # what is wrong with the output is not blamed on the source
+            pass
+        _sink(log, out)
         bar.update()
         rows = int(pl.scan_parquet(out).select(pl.len()).collect().item())
     if rows == 0:
         limit = f"of at least {min_rating:g}" if min_rating is not None else f"above {above:g}"
         raise DataError(f"{origin}: none of its {rows_read} rows has a rating {limit}")
     return Normalised(rows=rows, rows_read=rows_read, timestamp_unit=unit)
+
+
+def _sink(log: pl.LazyFrame, out: Path) -> None:
+    try:
+        log.sink_parquet(out, compression="zstd", maintain_order=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise DataError(f"{out} cannot be written: {os.strerror(errno.ENOSPC)}") from error
+        raise
 
 
 def _select(frame: pl.LazyFrame, columns: Columns, origin: str) -> pl.LazyFrame:

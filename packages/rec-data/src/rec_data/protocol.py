@@ -142,8 +142,8 @@ def temporal(
         (past_counts > 0) & (flat.count_rows(~past & _known(log, past), log.offsets) > 0)
     ):
         raise DataError(
-            f"split.validation_users {validation_users:g} leaves no test user: those who come back after t* = {boundary} "
-            "validate, or meet no item of the few who train; allowed: a smaller share"
+            f"split.validation_users {validation_users:g} leaves no test user: those who come back after "
+            f"t* = {boundary} validate, or meet no item of the few who train; allowed: a smaller share"
         )
     if test.users.size == 0:
         raise DataError(
