@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rec_data.batches import SequenceStore, TrainingBatches, inference_batches
@@ -153,13 +153,35 @@ def test_shards_cover_everything_once(size, batch_size, world_size):
     assert found == list(range(size))
 
 
+def lengths_and_sizes(batches, histories):
+    """The length of each example, and the size of the history that it is of."""
+    sizes = {item: len(history) for history in histories for item in history}
+    starts = batches.examples.starts.tolist()
+    return list(zip(batches.examples.lengths.tolist(), [sizes[start] for start in starts], strict=True))
+
+
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 8))
-def test_windows_cover_every_target(sizes, max_seq_len, window):
+@given(
+    st.sampled_from(["next_item", "masked_item"]),
+    st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    st.integers(1, 8),
+    st.integers(1, 8),
+)
+@example("masked_item", [11], 5, 5)
+def test_windows_cover_every_target(task, sizes, max_seq_len, window):
     sizes, window = [*sizes, 2], min(window, max_seq_len)
     starts = [sum(sizes[:row]) for row in range(len(sizes))]
     histories = [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
-    batches = batches_of(histories, num_items=1000, max_seq_len=max_seq_len, window=window)
+    if task == "masked_item":
+        max_seq_len = max(max_seq_len, 2)
+    batches = batches_of(histories, task=task, num_items=1000, max_seq_len=max_seq_len, window=window)
+    if task == "masked_item":
+        whole = [torch.where(batch.masked, batch.targets, batch.inputs) for batch in batches.packed_epoch(0)]
+        found = set(torch.cat(whole).tolist())
+        assert found == {item for history in histories if len(history) > 1 for item in history}
+        spans = lengths_and_sizes(batches, histories)
+        assert all(length == min(max_seq_len, size) for length, size in spans)
+        return
     targets = [target for _, targets in examples_of(batches.epoch(0)) for target in targets]
     assert set(targets) == {item for history in histories for item in history[1:]}
     if window == max_seq_len:

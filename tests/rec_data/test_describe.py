@@ -29,7 +29,7 @@ def test_by_hand(tmp_path):
     ]
     facts = describe(write(tmp_path / "log.parquet", rows))
     assert (facts["users"], facts["items"], facts["interactions"]) == (2, 3, 5)
-    assert facts["density"] == pytest.approx(5 / 6)
+    assert facts["density"] == pytest.approx(4 / 6)  # ("a", 1) comes twice
     assert facts["length_mean"] == 2.5
     assert facts["length_quantiles"]["0.5"] == 2.5
     assert facts["repeat_share"] == pytest.approx(1 / 5)
@@ -39,6 +39,13 @@ def test_by_hand(tmp_path):
     text = as_text(facts)
     assert "2 days" in text
     assert "20.0% of the interactions" in text
+
+
+def test_one_early_time_does_not_stop_the_clock(tmp_path):
+    rows = [("a", 1, 100_000_000), ("a", 2, 700_000_000), ("b", 1, 700_086_400)]
+    assert describe(write(tmp_path / "log.parquet", rows))["clock"]
+    rows = [("a", 1, 1), ("a", 2, 2), ("b", 1, 700_086_400)]
+    assert not describe(write(tmp_path / "log.parquet", rows))["clock"]
 
 
 def test_order_is_found_and_lost_by_shuffling(tmp_path):
@@ -90,3 +97,16 @@ def test_command(tmp_path, capsys):
     assert (tmp_path / "pictures" / "describe.png").read_bytes()[:4] == b"\x89PNG"
     assert main([str(tmp_path / "mine.parquet"), "--user", "visitor"]) == 1
     assert "has no column 'visitor'" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named_first(tmp_path, capsys):
+    write(tmp_path / "mine.parquet", [(user, item, item) for user in range(5) for item in range(4)])
+    (tmp_path / "file").touch()
+    (tmp_path / "pictures" / "describe.png").mkdir(parents=True)
+    for out in ("file", "file/inside"):
+        assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / out)]) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith(f"error: {tmp_path / out} cannot be written: ")
+    assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "pictures")]) == 1
+    assert "describe.png cannot be written: Is a directory" in capsys.readouterr().err

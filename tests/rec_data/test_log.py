@@ -104,6 +104,27 @@ def test_bad_text_is_refused_in_one_line(tmp_path, case):
     assert [path.name for path in tmp_path.iterdir()] == ["raw.csv"]
 
 
+@pytest.mark.parametrize("dataset", ["demo", "raw.csv"])
+def test_an_output_that_cannot_be_made_is_named(tmp_path, dataset):
+    write_csv(tmp_path / "raw.csv", HEADER + "1,2,3\n")
+    for out, reason in (
+        ("no/log.parquet", "No such file"),
+        ("raw.csv/log.parquet", "Not a dir"),
+        (".", "it is a folder"),
+    ):
+        with pytest.raises(DataError, match=rf"^{tmp_path / out} cannot be written: {reason}"):
+            fetch_log(dataset, tmp_path / out, root=tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["raw.csv", "*.csv"])
+def test_the_source_is_not_overwritten(tmp_path, dataset):
+    path = write_csv(tmp_path / "raw.csv", HEADER + "1,2,3\n")
+    with pytest.raises(DataError, match=r"is what dataset .* reads; allowed: another file"):
+        fetch_log(dataset, path, root=tmp_path)
+    assert path.read_text() == HEADER + "1,2,3\n"
+    assert [found.name for found in tmp_path.iterdir()] == ["raw.csv"]
+
+
 BAD_NAMES = {
     "dmo": "did you mean 'demo'",
     "twin:beuty": "no twin 'beuty'",

@@ -3,6 +3,7 @@
 import datetime as dt
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ import pytest
 from rec_data.columns import Columns
 from rec_data.errors import DataError
 from rec_data.log import fetch_log
+from rec_data.normalise import write_log
 
 NOON = dt.datetime(2024, 1, 31, 12)
 SECONDS = 1706702400
@@ -103,7 +105,11 @@ IDS = {
     "small integers": (pl.Series([1, 2], dtype=pl.UInt8), [1, 2], pl.UInt8),
     "whole floats": ([1.0, 2.0], [1, 2], pl.Int64),
     "categories": (pl.Series(["x", "y"], dtype=pl.Categorical), ["x", "y"], pl.String),
-    "odd names": (["Ω ≠ 'x'", ""], ["Ω ≠ 'x'", ""], pl.String),
+    "odd names": (["Ω ≠ 'x'", "-"], ["Ω ≠ 'x'", "-"], pl.String),
+    "spaces around": ([" 2", "2\t"], [2, 2], pl.Int64),
+    "spaces around names": ([" a b", "a b "], ["a b", "a b"], pl.String),
+    "spaces around categories": (pl.Series([" x", "x"], dtype=pl.Categorical), ["x", "x"], pl.String),
+    "largest exact floats": ([2.0**53 - 1, -(2.0**53) + 1], [2**53 - 1, -(2**53) + 1], pl.Int64),
 }
 
 
@@ -117,12 +123,24 @@ def test_ids(tmp_path, case, key):
 
 
 BAD_IDS = {
-    "fractions": ([1.5, 2.0], "holds Float64; allowed for ids: integers or strings"),
-    "nan": ([1.0, float("nan")], "holds Float64; allowed for ids"),
+    "fractions": (
+        [1.5, 2.0],
+        r"holds Float64, and 1 value is no whole number \(row 1: 1.5\); allowed for ids: integers or strings",
+    ),
+    "nan": ([float("inf"), float("nan")], r"holds Float64, and 2 values are no whole number \(first in row 1: inf\)"),
+    "large floats": (
+        [1.0, 2.0**53],
+        r"holds Float64, and 1 value is too large \(row 2: 9007199254740992.0\): from 2\^53",
+    ),
+    "huge floats": ([1e300, -1e300], r"holds Float64, and 2 values are too large \(first in row 1: 1e\+300\)"),
+    "large short floats": (pl.Series([1, 2**24], dtype=pl.Float32), r"holds Float32, and 1 value is too large"),
     "boolean": ([True, False], "holds Boolean; allowed for ids"),
     "lists": ([[1], [2]], "holds List"),
     "decimals": ([Decimal("1.5"), Decimal(2)], "holds Decimal"),
     "null": ([None, "a"], r"has 1 empty value \(first in row 1\)"),
+    "empty text": (["a", ""], r"has 1 empty value \(first in row 2\)"),
+    "blank text": ([" ", "\t"], r"has 2 empty values \(first in row 1\)"),
+    "empty category": (pl.Series(["x", ""], dtype=pl.Categorical), r"has 1 empty value \(first in row 2\)"),
 }
 
 
@@ -131,6 +149,36 @@ def test_bad_ids(tmp_path, case):
     given, message = BAD_IDS[case]
     with pytest.raises(DataError, match=f"column 'item_id' {message}"):
         fetch(tmp_path, {"item_id": given})
+
+
+EARLY = {
+    "seconds": ([SECONDS, 0, 3, SECONDS, SECONDS], r"holds 2 times before 1980 \(first in row 2: 0\) among real ones"),
+    "milliseconds": ([SECONDS * 1000, SECONDS * 1000, 0], r"holds 1 time before 1980 \(row 3: 0\)"),
+    "text": ([str(SECONDS), "0", str(SECONDS)], r"holds 1 time before 1980 \(row 2: 0\)"),
+    "floats": ([SECONDS + 0.5, 0.5, SECONDS], r"holds 1 time before 1980 \(row 2: 0.5\)"),
+    "dates": ([NOON, NOON, dt.datetime(1970, 1, 1)], r"holds 1 time before 1980 \(row 3: 1970-01-01 00:00:00\)"),
+    "mixed": ([SECONDS * 1000, SECONDS * 1000, SECONDS], "mixes units"),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_no_time_among_real_times(tmp_path, case):
+    given, message = EARLY[case]
+    ids = range(len(given))
+    with pytest.raises(DataError, match=message):
+        fetch(tmp_path, {"user_id": ids, "item_id": ids, "timestamp": given})
+
+
+@pytest.mark.parametrize("given", [[0, 1, 2], [0, 0, SECONDS], [250_000_000, 260_000_000, 10**9]])
+def test_positions_and_old_logs_stay(tmp_path, given):
+    log, _ = fetch(tmp_path, {"user_id": range(3), "item_id": range(3), "timestamp": given})
+    assert log["timestamp"].to_list() == given
+
+
+def test_quoted_empty_id_of_a_text_file(tmp_path):
+    (tmp_path / "raw.csv").write_text('user_id,item_id,timestamp\na,1,1\n"",1,2\n"  ",1,3\n')
+    with pytest.raises(DataError, match=r"'user_id' has 2 empty values \(first in row 2\)"):
+        fetch(tmp_path, name="raw.csv")
 
 
 def test_rating_filter(tmp_path):
@@ -151,6 +199,18 @@ def test_rating_filter(tmp_path):
         fetch(tmp_path, name="demo", min_rating=4)
 
 
+@pytest.mark.parametrize("limit", [float("nan"), float("inf")])
+def test_a_limit_that_is_no_number(tmp_path, limit):
+    with pytest.raises(DataError, match=rf"min_rating is {limit}; allowed: a number, or null for all"):
+        fetch(tmp_path, {"stars": [4, 3]}, names=Columns(rating="stars"), min_rating=limit)
+
+
+def test_a_full_disk_is_not_blamed_on_the_source(tmp_path):
+    frame = pl.LazyFrame({"user_id": [1], "item_id": [2], "timestamp": [3]})
+    with pytest.raises(DataError, match=r"^/dev/full cannot be written: No space left"):
+        write_log(frame, Path("/dev/full"), columns=Columns(), min_rating=None, origin="raw")
+
+
 def test_one_name_for_two_columns(tmp_path):
     with pytest.raises(DataError, match=r"two columns .* are given one name"):
         fetch(tmp_path, {}, names=Columns(user="item_id"))
@@ -160,16 +220,29 @@ def test_files_by_glob_in_order_of_name(tmp_path):
     for name, user in (("b.csv", 2), ("a.csv", 1)):
         (tmp_path / name).write_text(f"user_id,item_id,timestamp\n{user},1,1\n")
     assert fetch(tmp_path, name="*.csv")[0]["user_id"].to_list() == [1, 2]
-    (tmp_path / "c.csv").write_text("user_id,item_id\n3,1\n")
-    with pytest.raises(DataError, match="cannot be read"):
+    (tmp_path / "c.csv").write_text("item_id;timestamp;user_id\n1;1;3\n")
+    assert fetch(tmp_path, name="*.csv")[0]["user_id"].to_list() == [1, 2, 3]
+    (tmp_path / "d.csv").write_text("user_id,item_id\n3,1\n")
+    with pytest.raises(DataError, match=r"d\.csv has no column 'timestamp'; its columns are: user_id, item_id$"):
         fetch(tmp_path, name="*.csv")
+
+
+def test_a_column_named_twice(tmp_path):
+    (tmp_path / "raw.csv").write_text("user_id,item_id,user_id,timestamp\n1,2,3,4\n")
+    with pytest.raises(DataError, match=r"raw\.csv names column 'user_id' twice in its header"):
+        fetch(tmp_path, name="raw.csv")
 
 
 def test_parquet_files_that_differ(tmp_path):
     pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame({"user_id": ["x"], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(
+        DataError, match=r"b\.parquet: column 'user_id' holds String, but Int64 in a\.parquet; allowed: one type"
+    ):
         fetch(tmp_path, name="?.parquet")
+    narrow = pl.DataFrame({"more": [0], "timestamp": [2], "item_id": [7], "user_id": [5]})
+    narrow.with_columns(pl.col("user_id", "timestamp").cast(pl.Int32)).write_parquet(tmp_path / "b.parquet")
+    assert fetch(tmp_path, name="?.parquet")[0].rows() == [(1, 1, 1), (5, 7, 2)]
     (tmp_path / "b.csv").write_text("user_id,item_id,timestamp\n1,1,1\n")
     with pytest.raises(DataError, match="mixes parquet and text"):
         fetch(tmp_path, name="*.*")

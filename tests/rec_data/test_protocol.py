@@ -124,6 +124,28 @@ def test_refusals(histories, share, message):
             split()
 
 
+def test_too_many_validation_users_are_blamed():
+    log = log_of({user: [(user % 3, 1), (0, 2), (1, 9)] for user in range(6)})
+    with pytest.raises(DataError, match=r"^split.validation_users 0.999 .*allowed: a smaller share"):
+        temporal(log, test_fraction=0.3, validation_users=0.999, seed=0)
+    alone = log_of({0: [(0, 1), (1, 2), (0, 9)], 1: [(0, 1), (1, 2), (0, 9)], 2: [(0, 1), (1, 3)], 3: [(0, 2), (1, 4)]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rec_data.protocol._choose", lambda users, share, seed: np.array([0, 1]))
+        with pytest.raises(DataError, match=r"^split.validation_users 0.5 leaves no test user: those who come back"):
+            temporal(alone, test_fraction=0.2, validation_users=0.5, seed=0)
+
+
+def test_a_tiny_test_fraction_is_the_last_moment():
+    parts = temporal(log_of(BY_HAND), test_fraction=1e-17, validation_users=0, seed=0)
+    assert parts.boundary_time == 9
+
+
+def test_no_advice_that_later_stages_refuse():
+    log = log_of({0: [(0, 1), (0, 9)], 1: [(0, 1), (0, 9)]})
+    with pytest.raises(DataError, match=r"allowed: a smaller share$"):
+        temporal(log, test_fraction=0.3, validation_users=0.5, seed=0)
+
+
 @st.composite
 def sorted_logs(draw):
     histories = {}

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from rec_data.twins import TWINS
+
 README = Path(__file__).parents[2] / "packages" / "rec-data" / "README.md"
 
 
@@ -21,3 +23,9 @@ def test_tree_names_every_module():
     small = {"errors.py", "columns.py", "arrow.py", "progress.py"}
     text = README.read_text(encoding="utf-8")
     assert {name for name in modules - small if f"  {name} " not in text} == set()
+
+
+def test_estimates_of_the_twins_are_told():
+    text = README.read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\w+)` \| ([a-z_, ]+) \|$", text.partition("| twin | estimated |")[2], flags=re.MULTILINE)
+    assert dict(told) == {name: ", ".join(shape.estimated) for name, shape in TWINS.items()}

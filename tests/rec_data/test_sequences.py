@@ -62,6 +62,36 @@ def test_what_is_no_store_is_refused(tmp_path, content, message):
         SequenceStore.open(tmp_path / "s.arrow")
 
 
+I32 = {"user_id": [7, 8], "items": [[1, 2], [3]], "target": [4, 5]}
+KINDS = {"user_id": pa.int32(), "items": pa.large_list(pa.int32()), "target": pa.int32()}
+OTHERS = {
+    "short offsets": ({"items": pa.list_(pa.int32())}, {}, None, "items: list<"),
+    "long items": ({"items": pa.large_list(pa.int64())}, {}, None, "items: large_list<item: int64>"),
+    "plain items": ({"items": pa.int32()}, {"items": [1, 2]}, None, "items: int32"),
+    "long users": ({"user_id": pa.int64()}, {}, None, "user_id: int64"),
+    "another column": ({"other": pa.int32()}, {"other": [1, 2]}, None, "other: int32"),
+    "no history": ({}, {"items": [[1], None]}, None, "1 empty value in column items"),
+    "no item": ({}, {"items": [[1], [None, None]]}, None, "2 empty values in column items"),
+    "no user": ({}, {"user_id": [7, None]}, None, "1 empty value in column user_id"),
+    "compressed": ({}, {}, "zstd", "it is compressed"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_stores_of_another_layout_are_refused(tmp_path, case):
+    kinds, values, compression, message = OTHERS[case]
+    kinds, values = {**KINDS, **kinds}, {**I32, **values}
+    if compression:
+        values = {name: column * 5000 for name, column in values.items()}
+    batch = pa.record_batch([pa.array(values[name], kind) for name, kind in kinds.items()], names=list(kinds))
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_file(str(tmp_path / "s.arrow"), batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(DataError, match=f"is no sequence store: .*{message}") as caught:
+        SequenceStore.open(tmp_path / "s.arrow")
+    assert "\n" not in str(caught.value)
+
+
 def test_other_arrow_file_is_refused(tmp_path):
     table = pa.table({"a": [1]})
     with pa.ipc.new_file(str(tmp_path / "s.arrow"), table.schema) as writer:

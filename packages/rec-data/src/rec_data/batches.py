@@ -131,7 +131,9 @@ class TrainingBatches:
         offsets = store.offsets.numpy()
         span = max_seq_len + self._shift
         self.examples: Examples = (
-            last_windows(offsets, span) if window is None else sliding_windows(offsets, span, window)
+            last_windows(offsets, span)
+            if window is None
+            else sliding_windows(offsets, span, window, full=task == "masked_item")
         )
         if len(self.examples) < world_size:
             raise DataError(

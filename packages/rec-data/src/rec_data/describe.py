@@ -20,18 +20,17 @@ from rec_data import flat
 from rec_data.columns import ITEM, TIMESTAMP, USER, Columns
 from rec_data.encode import encode
 from rec_data.errors import DataError
+from rec_data.files import writing
 from rec_data.flat import Int32s, Int64s
 from rec_data.log import fetch_log
 from rec_data.protocol import SortedLog
-from rec_data.times import UNITS, to_datetime, unit_of
+from rec_data.times import EARLIEST_CLOCK, UNITS, to_datetime, unit_of
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 ORDER_ROWS = 5_000_000
 """Interactions that the order test looks at, at most: a random sample of whole users."""
 
 ORDER_K = 10
-EARLIEST_CLOCK = 631_152_000
-"""1990-01-01: times before it are positions, not dates."""
 
 
 def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -50,16 +49,17 @@ def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
     rows = encode(log, min_item_count=None, min_user_count=None).log
     lengths, counts = np.diff(rows.offsets), flat.count(rows.items, rows.num_items)
     order = order_test(rows, seed=seed)
+    repeats = count_repeats(rows)
     return {
         "users": rows.num_users,
         "items": rows.num_items,
         "interactions": len(rows.items),
-        "density": len(rows.items) / (rows.num_users * rows.num_items),
+        "density": (len(rows.items) - repeats) / (rows.num_users * rows.num_items),
         "length_mean": float(lengths.mean()),
         "length_quantiles": dict(zip(map(str, QUANTILES), np.quantile(lengths, QUANTILES).tolist(), strict=True)),
         "items_below_5": int((counts < 5).sum()),
         "popularity_gini": gini(counts),
-        "repeat_share": repeat_share(rows),
+        "repeat_share": repeats / len(rows.items),
         **_time_facts(rows.times),
         "markov_hit_rate": order.ordered,
         "markov_hit_rate_shuffled": order.shuffled,
@@ -82,12 +82,12 @@ def gini(counts: Int64s) -> float:
     return float(2 * (np.arange(1, n + 1) @ ranked) / (n * ranked.sum()) - (n + 1) / n)
 
 
-def repeat_share(log: SortedLog) -> float:
-    """Share of the interactions of a log in which a user meets an item again, from 0 to 1."""
+def count_repeats(log: SortedLog) -> int:
+    """Interactions of a log in which a user meets an item again; the others are its distinct pairs."""
     keys = np.repeat(np.arange(log.num_users, dtype=np.int64) * log.num_items, np.diff(log.offsets))
     keys += log.items
     keys.sort()
-    return float(np.count_nonzero(keys[1:] == keys[:-1]) / len(keys))
+    return int(np.count_nonzero(keys[1:] == keys[:-1]))
 
 
 class OrderTest(NamedTuple):
@@ -166,10 +166,20 @@ def _hits(users: Int32s, items: Int32s, num_items: int) -> npt.NDArray[np.bool_]
     return found
 
 
+def has_clock(times: Int64s) -> bool:
+    """Whether the times of a log are dates, not positions: most of them are later than 1990.
+
+    Args:
+        times: [n] int64, in the unit that the largest names.
+    """
+    ticks = UNITS[unit_of(int(times.max()))]
+    return 2 * int(np.count_nonzero(times >= EARLIEST_CLOCK * ticks)) > len(times)
+
+
 def _time_facts(times: Int64s) -> dict[str, Any]:
     first, last = int(times.min()), int(times.max())
     ticks = UNITS[unit_of(last)]
-    if first // ticks < EARLIEST_CLOCK:
+    if not has_clock(times):
         return {"clock": False, "first": first, "last": last, "days": None}
     days = (last - first) / ticks / 86_400
     return {"clock": True, "first": to_datetime(first).isoformat(), "last": to_datetime(last).isoformat(), "days": days}
@@ -228,6 +238,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="a folder for describe.png")
     given = parser.parse_args(arguments)
     try:
+        if given.out is not None:
+            with writing(given.out):
+                given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log.parquet"
             columns = Columns(given.user, given.item, given.timestamp)
@@ -236,8 +249,10 @@ def main(arguments: list[str] | None = None) -> int:
             if given.out is not None:
                 from rec_data.pictures import draw
 
-                given.out.mkdir(parents=True, exist_ok=True)
-                print(f"picture: {draw(log, given.out / 'describe.png', title=Path(given.dataset).name)}")  # noqa: T201
+                picture = given.out / "describe.png"
+                with writing(picture):
+                    draw(log, picture, title=Path(given.dataset).name)
+                print(f"picture: {picture}")  # noqa: T201
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -35,13 +35,16 @@ def last_windows(offsets: Int64s, span: int) -> Examples:
     return Examples(starts[enough], (ends - starts)[enough])
 
 
-def sliding_windows(offsets: Int64s, span: int, stride: int) -> Examples:
+def sliding_windows(offsets: Int64s, span: int, stride: int, *, full: bool = False) -> Examples:
     """Examples that end at a history's last item, ``stride`` items before it, and so on until the history is covered.
 
     Args:
         offsets: [n + 1] int64 of the store.
         span: Items of an example at most.
         stride: Items from one example to the next.
+        full: Whether the oldest example of a history is as long as the others: it then overlaps the one after it, where
+            otherwise it holds what is left over. Tasks that learn from single items need it, since what is left over
+            can be one item.
 
     Returns:
         Examples of at least two items.
@@ -53,6 +56,8 @@ def sliding_windows(offsets: Int64s, span: int, stride: int) -> Examples:
     back = np.arange(len(history)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 for a history's last window
     ends = offsets[1:][history] - back * stride
     starts = np.maximum(offsets[:-1][history], ends - span)
+    if full:
+        ends = np.minimum(starts + span, offsets[1:][history])
     enough = ends - starts >= 2
     return Examples(starts[enough], (ends - starts)[enough])
 

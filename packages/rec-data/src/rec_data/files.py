@@ -1,5 +1,6 @@
 """Files of one's own: which they are, and how to open them."""
 
+import csv
 import glob
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -82,9 +83,68 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFram
     """
     if _format(paths[0].name) == "parquet":
         check_pages(paths, columns)
-        return pl.scan_parquet(paths, glob=False)
-    separator = _separator(paths[0])
-    return pl.scan_csv(paths, infer_schema=False, separator=separator, glob=False)
+    frames = {path: _scan_one(path) for path in paths}
+    return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
+
+
+def _scan_one(path: Path) -> pl.LazyFrame:
+    if _format(path.name) == "parquet":
+        return pl.scan_parquet(path, glob=False)
+    header = _header(path)
+    separator = _separator(header)
+    names = next(csv.reader([header], delimiter=separator))
+    twice = [name for place, name in enumerate(names) if name and name in names[:place]]
+    if twice:
+        raise DataError(f"file {path} names column {twice[0]!r} twice in its header; allowed: different names")
+    return pl.scan_csv(path, infer_schema=False, separator=separator, glob=False)
+
+
+def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
+    """The wanted columns of several files, one file after the other: by name, integers and floats made one width.
+
+    A column that no file has is passed over.
+    """
+    schemas = {}
+    for path, frame in frames.items():
+        with reading(f"file {path}"):
+            schemas[path] = frame.collect_schema()
+    present = list(dict.fromkeys(name for schema in schemas.values() for name in schema))
+    kinds: dict[str, tuple[pl.DataType, Path]] = {}
+    for name in present if columns is None else [name for name in present if name in columns]:
+        for path, schema in schemas.items():
+            if name not in schema:
+                raise DataError(f"file {path} has no column {name!r}; its columns are: {', '.join(schema.names())}")
+            kind = schema[name]
+            known, first = kinds.setdefault(name, (kind, path))
+            if kind.is_integer() and known.is_integer():
+                kinds[name] = (known if kind == known else pl.Int64(), first)
+            elif kind.is_float() and known.is_float():
+                kinds[name] = (known if kind == known else pl.Float64(), first)
+            elif kind != known:
+                raise DataError(
+                    f"file {path}: column {name!r} holds {kind}, but {known} in {first.name}; allowed: one type in all "
+                    "files"
+                )
+    chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
+    if not chosen:
+        return next(iter(frames.values()))
+    return pl.concat([frame.select(chosen) for frame in frames.values()])
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turns what goes wrong with an output into one clear line.
+
+    Args:
+        out: What is being written, for the message.
+
+    Raises:
+        DataError: In place of an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -123,7 +183,7 @@ def _format(name: str) -> str | None:
     return "text" if lowered.endswith(TEXT) else None
 
 
-def _separator(path: Path) -> str:
+def _header(path: Path) -> str:
     header = pl.scan_csv(
         path, has_header=False, infer_schema=False, separator="\x01", quote_char=None, n_rows=1, glob=False
     )
@@ -131,6 +191,10 @@ def _separator(path: Path) -> str:
         line = str(header.collect().item(0, 0))
     if "\r" in line.rstrip("\r"):
         raise DataError(f"file {path} ends its lines with carriage returns alone; allowed: line feeds, or both")
+    return line
+
+
+def _separator(line: str) -> str:
     counts = {mark: line.count(mark) for mark in SEPARATORS}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] else ","

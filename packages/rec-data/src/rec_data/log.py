@@ -4,6 +4,7 @@ This module imports neither torch nor, unless a file has to be read, polars.
 """
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def fetch_log(
 
     Args:
         dataset: ``demo``, ``twin:<name>[@scale]``, a path or glob of parquet or CSV files, or a named source.
-        out: The parquet to write. Its folder must exist.
+        out: The parquet to write, none of the source's files. Its folder must exist.
         root: Where relative paths start.
         columns: Column names of a file of one's own; the other sources bring theirs.
         min_rating: Keep rows with a rating of at least this. None: all rows of a file, and the published filter of a
@@ -51,10 +52,16 @@ def fetch_log(
         What was written, ready for JSON: ``dataset``, ``kind``, ``rows``, ``rows_read``, ``timestamp_unit``.
 
     Raises:
-        DataError: Whatever is wrong with the name, the files, their columns or their values.
+        DataError: Whatever is wrong with the name, the files, their columns or their values, or with the output.
     """
+    if min_rating is not None and not math.isfinite(min_rating):
+        raise DataError(f"min_rating is {min_rating}; allowed: a number, or null for all")
+    if out.is_dir():
+        raise DataError(f"{out} cannot be written: it is a folder; allowed: a file")
     part = out.with_name(out.name + ".part")
+    _refuse_unwritable(part)
     try:
+        _refuse_overwriting(dataset, out, root=root)
         summary = _write(dataset, part, root=root, columns=columns, min_rating=min_rating, mirror=mirror, seed=seed)
         part.replace(out)
     finally:
@@ -95,6 +102,28 @@ def fingerprint(dataset: str, *, root: Path, mirror: Path | None = None, seed: i
     from rec_data.published import identity
 
     return identity(dataset, mirror=mirror)
+
+
+def _refuse_unwritable(part: Path) -> None:
+    """Tries the output before anything is read or made."""
+    try:
+        part.open("wb").close()
+        part.unlink()  # a glob over this folder must not find it
+    except OSError as error:
+        out = part.with_name(part.name.removesuffix(".part"))
+        raise DataError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def _refuse_overwriting(dataset: str, out: Path, *, root: Path) -> None:
+    """Refuses an output that is one of the files to read."""
+    if dataset == DEMO or dataset.startswith(TWIN) or not out.exists():
+        return
+    from rec_data import files
+
+    if files.looks_like_path(dataset):
+        for path in files.find(dataset, root=root):
+            if path.samefile(out):
+                raise DataError(f"{out} is what dataset {dataset!r} reads; allowed: another file to write")
 
 
 def _write(

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rec_data import flat
-from rec_data.describe import EARLIEST_CLOCK, order_test
+from rec_data.describe import has_clock, order_test
 from rec_data.encode import encode
 from rec_data.flat import Int64s
 from rec_data.times import UNITS, unit_of
@@ -59,7 +59,7 @@ def draw(log: Path, out: Path, *, title: str, seed: int = 0) -> Path:
 
     ticks = UNITS[unit_of(int(rows.times.max()))]
     height, edges = np.histogram(rows.times, bins=80)
-    if int(rows.times.min()) // ticks >= EARLIEST_CLOCK:
+    if has_clock(rows.times):
         days = edges / ticks / 86_400  # since 1970, as matplotlib counts
         ax_time.stairs(height, days, fill=True, color=_BLUE, alpha=0.85)
         ax_time.xaxis_date()

@@ -102,7 +102,7 @@ def temporal(
         DataError: No past, or nobody to train on, to validate or to test.
     """
     n = len(log.times)
-    boundary = int(np.partition(log.times, index := int(n * (1 - test_fraction)))[index])
+    boundary = int(np.partition(log.times, index := min(int(n * (1 - test_fraction)), n - 1))[index])
     past = log.times < boundary
     past_counts = flat.count_rows(past, log.offsets)
     past_users = np.flatnonzero(past_counts)
@@ -125,7 +125,7 @@ def temporal(
 
     validation, short = _hold_out(log, past & of_validating & known)
     future = ~past & ~of_validating
-    usable = flat.lookup(flat.mark(log.items[past], log.num_items), log.items) if paper_faithful else known
+    usable = _known(log, past) if paper_faithful else known
     returns = flat.count_rows(future & usable, log.offsets) > 0
     newcomers = int(np.count_nonzero(returns & (past_counts == 0)))
     tested = returns & (past_counts > 0)
@@ -135,8 +135,15 @@ def temporal(
         test, untargeted = _only_catalogue(test, catalogue)
     if validation_users > 0 and validation.users.size == 0:
         raise DataError(
-            f"split.validation_users {validation_users:g} leaves no validation user with two usable interactions; "
-            "allowed: a larger share, or 0 for none"
+            f"split.validation_users {validation_users:g} leaves no validation user with two interactions on items of "
+            f"train; allowed: a {'larger' if validation_users < 0.5 else 'smaller'} share"
+        )
+    if test.users.size == 0 and np.any(
+        (past_counts > 0) & (flat.count_rows(~past & _known(log, past), log.offsets) > 0)
+    ):
+        raise DataError(
+            f"split.validation_users {validation_users:g} leaves no test user: those who come back after "
+            f"t* = {boundary} validate, or meet no item of the few who train; allowed: a smaller share"
         )
     if test.users.size == 0:
         raise DataError(
@@ -192,6 +199,11 @@ def leave_one_out(log: SortedLog) -> Parts:
         catalogue=flat.mark(log.items, log.num_items),  # a filter of users can empty an item
         dropped={"users_only_training": int(np.count_nonzero((counts > 0) & ~evaluated))},
     )
+
+
+def _known(log: SortedLog, rows: Mask) -> Mask:
+    """[n] whether each interaction is on an item of these rows."""
+    return flat.lookup(flat.mark(log.items[rows], log.num_items), log.items)
 
 
 def _choose(users: Int64s, share: float, seed: int) -> Int64s:

@@ -9,6 +9,7 @@ Needs torch, numpy and pyarrow only.
 """
 
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from torch import Tensor
 
 from rec_data.columns import ITEMS, TARGET, USER
 from rec_data.errors import DataError
+
+_SCHEMA = pa.schema([(USER, pa.int32()), (ITEMS, pa.large_list(pa.int32()))])
+_TARGET = pa.field(TARGET, pa.int32())
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,15 @@ class SequenceStore:
         whole = pa.py_buffer(mapped)
         try:
             with pa.ipc.open_file(whole) as reader:
-                if reader.num_record_batches != 1 or not {USER, ITEMS} <= set(reader.schema.names):
-                    raise DataError(f"{path} is no sequence store: its columns are {', '.join(reader.schema.names)}")
+                if reader.num_record_batches != 1 or reader.schema not in (_SCHEMA, _SCHEMA.append(_TARGET)):
+                    found = f"its columns are {_in_words(reader.schema)}, in {reader.num_record_batches} batches"
+                    allowed = f"{_in_words(_SCHEMA)}, or these and {_in_words([_TARGET])}, in 1"
+                    raise DataError(f"{path} is no sequence store: {found}; allowed: {allowed}")
                 batch = reader.get_batch(0)
         except pa.ArrowInvalid as error:
             raise DataError(f"{path} is no sequence store: {error}") from error
+
+        _check_layout(batch, whole, path)
 
         def tensor(buffer: pa.Buffer, dtype: torch.dtype, count: int) -> Tensor:
             if count == 0:
@@ -91,3 +99,19 @@ class SequenceStore:
                 else None
             ),
         )
+
+
+def _in_words(fields: Iterable[pa.Field]) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in fields)
+
+
+def _check_layout(batch: pa.RecordBatch, whole: pa.Buffer, path: Path) -> None:
+    """Refuses columns with nulls, and buffers that are not the file's own bytes."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        nulls = column.null_count + (column.values.null_count if name == ITEMS else 0)
+        if nulls:
+            values = "1 empty value" if nulls == 1 else f"{nulls} empty values"
+            raise DataError(f"{path} is no sequence store: {values} in column {name}; allowed: none")
+        for buffer in column.buffers():
+            if buffer is not None and buffer.size and not 0 <= buffer.address - whole.address <= whole.size:
+                raise DataError(f"{path} is no sequence store: it is compressed; allowed: an uncompressed file")

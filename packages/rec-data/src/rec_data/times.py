@@ -13,6 +13,12 @@ from rec_data.errors import DataError
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """Ticks per second of every unit."""
 
+EARLIEST_TIME = 315_532_800
+"""1980-01-01: a time before it is a mistake, where the column is a clock."""
+
+EARLIEST_CLOCK = 631_152_000
+"""1990-01-01: a column whose median is before it holds positions, not dates."""
+
 LATEST_SECOND = 7_258_118_400
 """2200-01-01: a time after it is a mistake, not a time."""
 
