@@ -41,14 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.refit:
         _refit(options.refit, calibration)
     elif options.check:
-        measured = _read(options.check)
+        found = _read(options.check)
+        measured = _on_gpus(found)
         text, memory, time = check(measured, calibration)
         if not memory:
             raise stage.StageError(
                 "--check: found no point of the paper's tables measured on a GPU, allowed: one or more"
             )
         said = [*_errors(memory, time), *_left_out(len(measured), len(memory))]
-        said += _out_of_memory(options.check, calibration)
+        said += _out_of_memory(found, calibration)
         if len({result.dataset for result in measured}) > 1:
             without = "constants fitted without the point's data set"
             said += [f"{without}: {line}" for line in _errors(*held_out(measured))]
@@ -98,9 +99,8 @@ def _source(calibration: Calibration) -> str:
     return f"memory: {memory}; time: {time}"
 
 
-def _out_of_memory(paths: Sequence[Path], calibration: Calibration) -> list[str]:
+def _out_of_memory(found: Sequence[results.Result], calibration: Calibration) -> list[str]:
     """A line a point that did not fit the GPU that it was tried on."""
-    found = results.merge(results.read(path) for path in paths)
     return [
         f"ran out of memory on {result.device}: {points.experiment_name(point)}, "
         f"predicted {plan(point, calibration).memory.peak:.3g} GiB"
@@ -114,11 +114,14 @@ def _left_out(measured: int, used: int) -> list[str]:
 
 
 def _read(paths: Sequence[Path]) -> list[results.Result]:
-    """Training measured on GPUs: a CPU's memory and time are none of the planner's business."""
     for path in paths:
         if not path.is_file():
             raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
-    found = results.merge(results.read(path) for path in paths)
+    return results.merge(results.read(path) for path in paths)
+
+
+def _on_gpus(found: Sequence[results.Result]) -> list[results.Result]:
+    """Training measured on GPUs: a CPU's memory and time are none of the planner's business."""
     return [
         result
         for result in found
@@ -131,7 +134,7 @@ def _read(paths: Sequence[Path]) -> list[results.Result]:
 
 
 def _refit(paths: Sequence[Path], calibration: Calibration) -> None:
-    measured = _read(paths)
+    measured = _on_gpus(_read(paths))
     devices = sorted({result.device for result in measured})
     if len(devices) != 1:
         raise stage.StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
