@@ -135,6 +135,7 @@ SPARSE_CANDIDATES = (
     _width(64, 1, 0.2),
     _width(128, 2, 0.5, **{"batch_size": 128, "train.learning_rate": 0.0005}),
     _width(256, 4, 0.7),
+    _width(128, 2, 0.5, **PUBLISHED_NETWORK),
 )
 SPARSE = tuple(
     Search(dataset, LENGTH_50, SPARSE_CONTENDERS, SPARSE_CANDIDATES) for dataset in ("toys", "sports", "yelp")
@@ -152,6 +153,7 @@ SMALL = Search(  # a thousand users: small batches, or an epoch would be a handf
         _width(64, 1, 0.7, max_seq_len=200),
         _width(256, 4, 0.5, max_seq_len=200),
         _width(128, 2, 0.6, max_seq_len=500),
+        _width(128, 2, 0.5, max_seq_len=200, **PUBLISHED_NETWORK),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Two processes with half a batch each against one with the whole, on the CPU through gloo."""
+"""Two processes with half a batch each against one with the whole: on the CPU through gloo, on GPUs through NCCL."""
 
 import json
 import os
@@ -10,23 +10,41 @@ import torch
 
 from rec_models.checkpoint import ModelCheckpoint
 
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+
 
 @pytest.mark.slow
 def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path):
-    # micro: each optimiser step also accumulates two batches a rank. Negatives are shared by tiles that span ranks.
-    options = {"loss": "cce_neg", "dropout": 0.0, "max_epochs": 2, "micro": 2}
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path)
+
+
+@pytest.mark.gpu
+@needs_two_gpus
+@pytest.mark.parametrize("loss", ["cce_neg", "cce", "bce"])
+def test_two_gpus_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path, loss):
+    on = {"accelerator": "cuda", "precision": "32-true"}  # 16-bit products would differ by the size of a batch
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, loss=loss, **on)
+
+
+@pytest.mark.gpu
+@needs_two_gpus
+def test_two_gpus_train_in_mixed_precision(tiny, tiny_script, tmp_path):
+    """bf16 on both sides: close, as the roundings differ."""
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", dropout=0.0, max_epochs=2, accelerator="cuda")
+    halves = run_two_ranks(tiny_script, tmp_path, dropout=0.0, max_epochs=2, accelerator="cuda")
+    found = [epoch["train_loss"] for epoch in halves["history"]]
+    assert found == pytest.approx([epoch["train_loss"] for epoch in whole.history], rel=0.02)
+    assert found[-1] < found[0]
+
+
+def assert_two_ranks_are_one(tiny, script, tmp_path, **options):
+    """Losses, steps and weights; each optimiser step also accumulates two batches a rank.
+
+    Negatives are shared by tiles that span ranks.
+    """
+    options = {"loss": "cce_neg", "dropout": 0.0, "max_epochs": 2, "micro": 2} | options
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
-    arguments = [f"{key}={json.dumps(value)}" for key, value in options.items()]
-    ran = subprocess.run(
-        [sys.executable, str(tiny_script), str(tmp_path / "b"), str(tmp_path / "b-kept"), *arguments, "devices=2"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    halves = json.loads(ran.stdout)
+    halves = run_two_ranks(script, tmp_path, **options)
     assert len(halves["history"]) == 2
     for ours, expected in zip(halves["history"], whole.history, strict=True):
         assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
@@ -34,3 +52,18 @@ def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, t
     first, second = (ModelCheckpoint.read(tmp_path / name / "model.ckpt").weights for name in "ab")
     for name, expected in first.items():
         torch.testing.assert_close(second[name], expected, rtol=1e-3, atol=2e-5)
+
+
+def run_two_ranks(script, tmp_path, **options):
+    """What rank 0 prints at the end; its files are in ``b``."""
+    arguments = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    ran = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "b"), str(tmp_path / "b-kept"), *arguments, "devices=2"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return json.loads(ran.stdout)
