@@ -162,7 +162,7 @@ def time_steps(point: params.Params, split: SplitData) -> Row:
         train_batches=make,
         item_counts=split.counts,
         warmup=WARMUP,
-        warmup_seconds=5.0,
+        warmup_seconds=2.0,
         steps=max(1, steps - WARMUP),
         min_steps=10,
         max_seconds=20.0,

@@ -51,7 +51,10 @@ def assert_two_ranks_are_one(tiny, script, tmp_path, **options):
         assert (ours["step"], ours["tokens"]) == (expected["step"], expected["tokens"])
     first, second = (ModelCheckpoint.read(tmp_path / name / "model.ckpt").weights for name in "ab")
     for name, expected in first.items():
-        torch.testing.assert_close(second[name], expected, rtol=1e-3, atol=2e-5)
+        found = second[name]
+        if name.endswith("query_key_value.bias"):  # softmax cancels the keys' bias: its gradient is rounding alone
+            found, expected = (torch.cat((bias.chunk(3)[0], bias.chunk(3)[2])) for bias in (found, expected))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
 
 
 def run_two_ranks(script, tmp_path, **options):
