@@ -50,12 +50,20 @@ def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> resu
     Raises:
         ValueError: the settings contradict each other.
     """
-    held = held_gib()
-    note = {"note": f"{held:.1f} GiB of points before were still held"} if held > 0.1 else {}
-    fields = {**where, "precision": trained_precision(point), **note, **_tried(point, effort)}
+    fields = {**where, "precision": trained_precision(point), **_note(), **_tried(point, effort)}
     fields["measured_at"] = results.now()
     _forget(point, fields.get("status"))
     return results.Result.of(point, "training", **fields)
+
+
+def _note() -> dict[str, str]:
+    """What a reader of the peak should know; a point that runs out of memory has another note."""
+    from rec_models.memory import GROWING_SEGMENTS, segments_can_grow
+
+    held = held_gib()
+    notes = [f"{held:.1f} GiB of points before were still held"] if held > 0.1 else []
+    notes += [GROWING_SEGMENTS] if segments_can_grow() else []
+    return {"note": "; ".join(notes)} if notes else {}
 
 
 def not_tried(point: params.Params, where: dict[str, Any], reason: str) -> results.Result:

@@ -117,6 +117,12 @@ def test_memory_that_was_not_given_back_is_told(run: Any, monkeypatch: pytest.Mo
     assert run("--tables 3 --datasets beauty")[1] == rows
 
 
+def test_an_allocator_with_growing_segments_is_told(run: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    _, rows = run("--tables 3 --datasets beauty")
+    assert rows[0].note == "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+
+
 def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.MonkeyPatch):
     class Held:
         pass

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -23,6 +25,19 @@ def test_advice_names_what_this_loss_can_lower(loss):
     assert ("loss=cce" in advice) == (loss in ("ce", "ce_neg"))
     assert ("sce bucket sizes" in advice) == (loss == "sce")
     assert "\n" not in advice
+    assert "expandable_segments" not in advice  # of use on a GPU only
+
+
+@pytest.mark.parametrize("variable", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_on_a_gpu_advice_names_the_allocators_setting_unless_it_is_set(monkeypatch, variable):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 55 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=79 * 2**30))
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    where = (torch.device("cuda"), LossSettings.pick("ce"), None)
+    assert "or set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in out_of_memory_advice(*where)
+    monkeypatch.setenv(variable, "max_split_size_mb:64,expandable_segments:True")
+    assert "expandable_segments" not in out_of_memory_advice(*where)
 
 
 def test_what_counts_as_running_out_of_memory():

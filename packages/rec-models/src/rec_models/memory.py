@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 
@@ -9,6 +10,12 @@ import torch
 
 from rec_models.settings import LossSettings
 
+GROWING_SEGMENTS = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+"""What makes torch's allocator grow its segments instead of adding others: plain softmax over the catalogue needs it.
+
+Its logits change their size from batch to batch, and freed blocks of one size do not serve the next.
+"""
+_ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _GIB = 2**30
 
 
@@ -37,6 +44,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
+def segments_can_grow() -> bool:
+    """Whether torch's allocator was asked for `GROWING_SEGMENTS`."""
+    return any("expandable_segments:True" in os.environ.get(name, "") for name in _ALLOCATOR_VARIABLES)
+
+
 def out_of_memory_advice(device: torch.device, loss: LossSettings, shape: tuple[int, int] | None) -> str:
     """What was needed and what to lower, in one sentence.
 
@@ -56,4 +68,6 @@ def out_of_memory_advice(device: torch.device, loss: LossSettings, shape: tuple[
     total = ""
     if device.type == "cuda":
         total = f" of {torch.cuda.get_device_properties(device).total_memory / _GIB:.1f} GiB"
+        if not segments_can_grow():
+            what += f", or set {GROWING_SEGMENTS}, which keeps memory whole where batches differ in size"
     return f"out of memory{size}: the peak so far was {peak_gib(device):.1f} GiB{total}; lower {what}"
