@@ -27,6 +27,20 @@ from pipelines.settings.nested import nest
 
 PUBLISHED = Path(__file__).parents[1] / "reference" / "published_leave_one_out.csv"
 METRICS = ("ndcg_at_10", "recall_at_10", "coverage_at_10")
+HEADINGS = {
+    "dataset": "data set",
+    "chosen": "chosen on validation",
+    "validation_ndcg_at_10": "validation NDCG@10",
+    "ndcg_at_10": "NDCG@10",
+    "recall_at_10": "Recall@10",
+    "coverage_at_10": "Coverage@10",
+    "published_ndcg_at_10": "published NDCG@10",
+    "published_by": "published by",
+    "reached": "reached within a deviation",
+    "step_ms": "step ms, median",
+    "step_ms_p10": "step ms, 10th percentile",
+}
+"""Of the Markdown tables; the CSV files keep the names."""
 
 
 class Spread(NamedTuple):
@@ -38,7 +52,11 @@ class Spread(NamedTuple):
 
     def __str__(self) -> str:
         """As tables write it."""
-        return f"{self.mean:.4f} +- {self.std:.4f}" if self.seeds > 1 else f"{self.mean:.4f} (one seed)"
+        if self.seeds == 1:
+            return f"{self.mean:.4f} (one seed)"
+        return f"{self.mean:.4f} +- {self.std:.4f}" + (
+            f" ({self.seeds} seeds)" if self.seeds < len(FINAL_SEEDS) else ""
+        )
 
 
 def spread(values: Sequence[float]) -> Spread | None:
@@ -69,7 +87,8 @@ def summarise(rows: Sequence[Row], out: Path) -> list[Path]:
     ]
     paths += [*_write_results(out / "results.csv", rows), _write_presets(out / "presets.yaml", rows)]
     if any(entry["step_ms"] is not None and entry["ndcg_at_10"] is not None for entry in trade_off):
-        paths.append(draw(trade_off, out / "trade_off.png"))
+        machines = sorted({row["device"] for row in rows if row["kind"] == "time" and row["status"] == "ok"})
+        paths.append(draw(trade_off, out / "trade_off.png", " and ".join(machines)))
     return paths
 
 
@@ -120,7 +139,8 @@ def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
     """A line for each trade-off that waits for its search, or that nothing was run of."""
     if not rows:
         return ["Nothing has been run yet."]
-    there = {entry["dataset"] for entry in trade_off_table(rows)}
+    table = trade_off_table(rows)
+    there = {entry["dataset"] for entry in table}
     found = []
     for trade_off in TRADE_OFFS:
         (search,) = (search for search in SEARCHES if search.dataset == trade_off.dataset)
@@ -132,6 +152,9 @@ def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
             found.append(f"Not begun: {trade_off.dataset}, the search of {trade_off.base} failed.")
         elif trade_off.dataset not in there:
             found.append(f"Not begun: {trade_off.dataset}, none of {len(trade_off.points)} points.")
+        untimed = [e["point"] for e in table if e["dataset"] == trade_off.dataset and e["step_ms"] is None]
+        if untimed:
+            found.append(f"Not timed, so not in the picture: {trade_off.dataset}, {'; '.join(untimed)}.")
     return found
 
 
@@ -141,17 +164,21 @@ def _trials_run(rows: Sequence[Row], search: Search, contender: str) -> int:
 
 
 def trade_off_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row for each point of the trade-offs that was run."""
+    """A row for each point of the trade-offs that was run.
+
+    ``step_ms`` is the median. In an epoch of some fifty steps many are the first of their size, and are recorded;
+    ``step_ms_p10`` is of steps that are replayed.
+    """
     table = []
     for trade_off in TRADE_OFFS:
         base = _base(rows, trade_off)
         for name, point in trade_off.points.items() if base is not None else ():
             settings = {**(base or {}), **point}
-            times = [row["step_ms"] for row in _of(rows, "time", trade_off.dataset, settings)]
+            times = _of(rows, "time", trade_off.dataset, settings)
             found = {metric: spread(values(rows, trade_off.dataset, settings, metric)) for metric in METRICS}
             if times or found["ndcg_at_10"]:
-                step_ms = times[-1] if times else None
-                table.append({"dataset": trade_off.dataset, "point": name, "step_ms": step_ms, **found})
+                time = {name: times[-1][name] if times else None for name in ("step_ms", "step_ms_p10")}
+                table.append({"dataset": trade_off.dataset, "point": name, **time, **found})
     return table
 
 
@@ -209,7 +236,8 @@ def _write(path: Path, table: Sequence[dict[str, Any]], notes: Sequence[str]) ->
                 line[name] = value
         flat.append(line)
     names = list(table[0]) if table else []
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)] if names else []
+    headings = [HEADINGS.get(name, name) for name in names]
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(names)] if names else []
     lines += ["| " + " | ".join(_cell(entry[name]) for name in names) + " |" for entry in table]
     parts = ["\n".join(lines)] * bool(lines) + ["\n".join(notes)] * bool(notes)
     path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -225,7 +253,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _write_results(path: Path, rows: Sequence[Row]) -> list[Path]:
@@ -246,19 +274,24 @@ def _result(row: Row, note: str) -> results.Result:
     return results.Result.of(trial.point, "accuracy", **fields)
 
 
-def _write_presets(path: Path, rows: Sequence[Row]) -> Path:
-    """What the search chose, as entries of the section ``presets`` of params.yaml."""
-    from ruamel.yaml import YAML
-
-    presets: dict[str, Any] = {}
+def presets(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """What the searches chose, as the section ``presets`` of params.yaml takes it, keys in that file's order."""
+    found: dict[str, dict[str, Any]] = {}
     for search in SEARCHES:
         for contender in search.contenders:
             best = chosen(rows, search, contender)
             if best is not None:
                 name = f"{search.dataset}_{contender}".replace(" ", "_")
-                presets[name] = nest({key: best[key] for key in best if key.split(".")[0] in PRESET_KEYS})
+                nested = nest({key: best[key] for key in best if key.split(".")[0] in PRESET_KEYS})
+                found[name] = {key: nested[key] for key in PRESET_KEYS if key in nested}
+    return found
+
+
+def _write_presets(path: Path, rows: Sequence[Row]) -> Path:
+    from ruamel.yaml import YAML
+
     with path.open("w", encoding="utf-8") as file:
         yaml = YAML()
         yaml.default_flow_style = False
-        yaml.dump(json.loads(json.dumps(presets)), file)
+        yaml.dump(json.loads(json.dumps(presets(rows))), file)
     return path

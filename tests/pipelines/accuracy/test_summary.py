@@ -1,11 +1,13 @@
 """Tables, presets and a picture made of rows of the study."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pipelines import params
+from pipelines.accuracy import runs
 from pipelines.accuracy import summary as study_summary
 from pipelines.accuracy.summary import Spread, published, spread, summarise
 from pipelines.accuracy.trials import SEARCHES, TRADE_OFFS, Trial
@@ -18,6 +20,7 @@ def test_a_spread_is_mean_and_sample_deviation():
     assert spread([0.5]) == Spread(0.5, 0.0, 1)
     assert spread([1.0, 2.0, 3.0]) == Spread(2.0, 1.0, 3)
     assert str(Spread(0.18, 0.001, 3)) == "0.1800 +- 0.0010"
+    assert str(Spread(0.18, 0.001, 2)) == "0.1800 +- 0.0010 (2 seeds)"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def rows_of_a_study() -> list[dict[str, object]]:
     for seed, ndcg in zip((1, 2, 3), (0.18, 0.19, 0.2), strict=True):
         add(Trial.of("final", "ml_1m", "cce", best, seed), ndcg_at_10=ndcg, **found)
     for name, point in list(TRADE_OFFS[0].points.items())[:4]:
-        add(Trial.of("time", "ml_1m", name, best | point, 0), step_ms=2.0 + len(name))
+        add(Trial.of("time", "ml_1m", name, best | point, 0), step_ms=2.0 + len(name), step_ms_p10=1.5)
         if name != "cce":
             add(Trial.of("final", "ml_1m", name, best | point, 1), ndcg_at_10=0.17, **found)
     return rows
@@ -83,6 +86,33 @@ def test_tables_results_presets_and_a_picture_come_of_rows(tmp_path: Path):
         point = params.from_mapping({"preset": name, "presets": presets})
         assert point.max_seq_len == 200
     assert paths["trade_off.png"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_point_without_a_time_is_named_below_the_table(tmp_path: Path):
+    rows = rows_of_a_study()
+    dropped = next(row for row in rows if row["kind"] == "time" and row["contender"] == "none 256")
+    summarise([row for row in rows if row is not dropped], tmp_path)
+    said = (tmp_path / "trade_off.md").read_text()
+    assert "Not timed, so not in the picture: ml_1m, none 256.\n" in said
+    assert "| ml_1m | none 256 |  |  | 0.1700 (one seed) |" in said
+
+
+def test_the_presets_are_what_the_study_chose():
+    """Each by its name; a study run anew brings new presets."""
+    root = Path(__file__).parents[3]
+    rows = runs.read(root / "results" / "study.jsonl")
+    there = read_yaml(root / "params.yaml")["presets"]
+    chosen = study_summary.presets(rows)
+    assert set(chosen) == {name for name in there if name.split("_")[0] not in ("none", "paper")}
+    for name, settings in chosen.items():
+        assert there[name] == settings, name
+
+
+def test_the_page_on_accuracy_quotes_the_study():
+    root = Path(__file__).parents[3]
+    table = study_summary.accuracy_table(runs.read(root / "results" / "study.jsonl"))
+    quoted = re.findall(r"\| (0\.\d+ \+- 0\.\d+) \| (0\.\d+) \|", (root / "docs" / "accuracy.md").read_text())
+    assert quoted == [(str(entry["ndcg_at_10"]), f"{entry['published_ndcg_at_10']:.4f}") for entry in table]
 
 
 def test_a_search_that_failed_says_so(tmp_path: Path):
