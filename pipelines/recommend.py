@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LOG = stage.DATA / "download" / "log.parquet"
 MODEL = stage.DATA / "train" / "model.ckpt"
 OUT = stage.DATA / "recommend" / "recommendations.parquet"
+STAGES = ("source", "download", "split", "train", "evaluate", "report")
+"""Folders of ``data/`` that DVC keeps: nothing else may be written there."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ def parse(arguments: list[str] | None = None) -> Options:
         "--histories", type=str | None, help="parquet or CSV: a row an event, or (parquet) a user with a list of items"
     )
     parser.add_argument("--out", type=Path, default=usual.out, help="the parquet to write")
+    parser.add_argument("--model", type=Path, default=usual.model, help="model.ckpt, with its items.parquet beside it")
     parser.add_argument(
-        "--model", type=Path, default=usual.model, help="model.ckpt; its items.parquet beside it, or the split's"
+        "--refit", action="store_true", help="train on the whole log first; the model is kept in OUT.refit/"
     )
-    parser.add_argument("--refit", action="store_true", help="train on the whole log first; kept beside --out")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=usual.device, help="auto: a GPU if any")
     parser.add_argument("--batch-users", type=_positive, help="users at a time")
     parser.add_argument("--keep-seen", action="store_true", help="recommend items of the history too")
@@ -102,12 +104,15 @@ def recommend(point: params.Params, options: Options) -> None:
     """Recommend and say what could not be used.
 
     Raises:
-        StageError: there is no model, no log, no such device, k is above the catalogue, or nobody has a history.
+        StageError: there is no model, no log, no such device, ``out`` is a stage's, k is above the catalogue, columns
+            are named of no file, or nobody has a history.
     """
     from rec_data.histories import read_histories
     from rec_models.inference import load
 
     device = choose_device(options.device)
+    refuse_place(options.out)
+    refuse_columns_of_nothing(options)
     stage.room_for_file("--out", options.out)
     if not options.model.is_file():
         raise stage.StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
@@ -117,7 +122,7 @@ def recommend(point: params.Params, options: Options) -> None:
     if options.refit:
         from pipelines.models.refit import refit
 
-        model = refit(point, options.model, LOG, options.out.parent, device)
+        model = refit(point, options.model, LOG, options.out.with_suffix(".refit"), device)
     encoder = load(model, device)
     names = catalogue(model, encoder.num_items)
     if options.k > encoder.num_items:
@@ -129,6 +134,32 @@ def recommend(point: params.Params, options: Options) -> None:
         raise stage.StageError("nobody has an item that the model knows, so there is nothing to recommend from")
     rows = write(encoder, found, names, point, options)
     print(f"{options.out}: {rows:,} recommendations for {len(found.store):,} users, on {device.type}")
+
+
+def refuse_place(out: Path) -> None:
+    """Refuse to write among the outputs of the pipeline.
+
+    Raises:
+        StageError: ``out`` is in the folder of a stage.
+    """
+    place = out.resolve()
+    for name in STAGES:
+        if place.is_relative_to((stage.DATA / name).resolve()):
+            kept = stage.DATA / name
+            raise stage.StageError(
+                f"--out: found {out}, but {kept} is of the pipeline, allowed: {OUT.parent} or elsewhere"
+            )
+
+
+def refuse_columns_of_nothing(options: Options) -> None:
+    """Columns are of a file of histories; those of the log are in params.yaml.
+
+    Raises:
+        StageError: columns without a file.
+    """
+    for name in ("user", "item", "timestamp"):
+        if options.histories is None and getattr(options, f"{name}_column") is not None:
+            raise stage.StageError(f"--{name}-column: it names a column of --histories, which is not given")
 
 
 def choose_device(name: str) -> torch.device:
@@ -145,17 +176,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def catalogue(model: Path, num_items: int) -> pa.Array:
-    """The original ids of a model's items, by dense id: of ``items.parquet`` beside it, or of the split.
+    """The original ids of a model's items, by dense id: of ``items.parquet`` beside it.
 
     Raises:
         StageError: there is none, or it is of another model.
     """
     import pyarrow.parquet as pq
 
-    beside, split = model.parent / "items.parquet", stage.DATA / "split" / "items.parquet"
-    path = beside if beside.is_file() else split
+    path = model.parent / "items.parquet"
     if not path.is_file():
-        raise stage.StageError(f"found no {beside} and no {split}: nothing says which items the model knows")
+        raise stage.StageError(f"--model: found no {path}, which says what items {model} ranks; keep the two together")
     names = pq.read_table(path, columns=["original_id"])["original_id"].combine_chunks()
     if len(names) != num_items:
         raise stage.StageError(f"--model: {model} ranks {num_items} items, but {path} holds {len(names)}")

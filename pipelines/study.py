@@ -21,12 +21,13 @@ import tempfile
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipelines import stage
 from pipelines.accuracy import runs
-from pipelines.accuracy.trials import KINDS, SEARCHES, Trial, pending
+from pipelines.accuracy.trials import KINDS, SEARCHES, Row, Trial, pending
 
 DATASETS = tuple(search.dataset for search in SEARCHES)
 
@@ -39,11 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.verb == "prepare":
         prepare(options.logs, options.data)
     elif options.verb == "run":
+        for name in options.datasets:
+            if not (options.data / name / "items.parquet").is_file():
+                allowed = "allowed: what `prepare` made; --datasets names a part"
+                raise stage.StageError(f"--data: found no split of {name} in {options.data}, {allowed}")
         which = (options.kinds, options.datasets, options.contenders)
         Runner(options.data, options.rows, options.minutes, options.jobs, *which).run()
     elif options.verb == "trial":
-        trial = Trial(**json.loads(options.trial))
-        row = runs.run(trial, options.data)
+        row = runs.run(_trial(options.trial), options.data)
         runs.append(options.rows, row)
     else:
         from pipelines.accuracy.summary import summarise
@@ -84,7 +88,10 @@ def prepare(logs: Sequence[str], data: Path) -> None:
 
 @dataclass
 class Runner:
-    """Keeps a few runs going until nothing is left or the time is over."""
+    """Keeps a few runs going until nothing is left or the time is over.
+
+    What failed in an earlier call is tried again, once a call: a neighbour may have taken the memory.
+    """
 
     data: Path
     rows: Path
@@ -94,32 +101,45 @@ class Runner:
     datasets: Sequence[str]
     contenders: Sequence[str] = ()
     running: dict[Trial, subprocess.Popen[bytes]] = field(default_factory=dict)
+    tried: set[tuple[object, ...]] = field(default_factory=set)
+    """Keys of what this process started."""
+    before: int = 0
+    """Rows of earlier calls."""
 
     def run(self) -> None:
-        """Start, wait, start; at the end of the time what runs is killed and left for the next call."""
+        """Start, wait, start; at the end of the time, or of this process, what runs is killed and left to run."""
         started = time.perf_counter()
         minutes = 0.0
-        while minutes < self.minutes:
-            self._reap(minutes)
-            left = self._left()
-            while left and self._may_start(left[0]):
-                self._start(left.pop(0))
-            if not self.running:
-                print(f"[{minutes:.1f} min] nothing is left to run", flush=True)
-                return
-            time.sleep(0.2)
-            minutes = (time.perf_counter() - started) / 60
-        lost = list(self.running)
+        self.before = len(runs.read(self.rows))
+        try:
+            while minutes < self.minutes:
+                self._reap(minutes)
+                left = self._left()
+                while left and self._may_start(left[0]):
+                    self.tried.add(left[0].key)
+                    self._start(left.pop(0))
+                if not self.running:
+                    print(f"[{minutes:.1f} min] nothing is left to run", flush=True)
+                    return
+                time.sleep(0.2)
+                minutes = (time.perf_counter() - started) / 60
+        finally:
+            lost = self._stop()
+        print(f"{self.minutes:g} minutes are over: {lost} runs were cut off, {len(self._left()) + lost} are left")
+
+    def _stop(self) -> int:
+        """Kill what runs; how many there were."""
+        lost = len(self.running)
         for process in self.running.values():
             process.kill()
             process.wait()
         self.running.clear()
-        print(f"{self.minutes:g} minutes are over: {len(lost)} runs were cut off, {len(self._left())} are left")
+        return lost
 
     def _left(self) -> list[Trial]:
         rows = runs.read(self.rows)
         todo = pending(rows, self.kinds, self.datasets, self.contenders)  # type: ignore[arg-type]  # checked by the parser
-        return [trial for trial in todo if trial.key not in {there.key for there in self.running}]
+        return [trial for trial in todo if trial.key not in self.tried]
 
     def _may_start(self, trial: Trial) -> bool:
         """Times are taken alone; everything else shares the machine."""
@@ -140,7 +160,7 @@ class Runner:
             if process.poll() is None:
                 continue
             del self.running[trial]
-            if process.returncode:
+            if process.returncode and self._row(trial) is None:
                 note = f"the process ended with {process.returncode}, see {self._log(trial)}"
                 row = {name: value for name, value in asdict(trial).items() if name != "settings"}
                 row |= {"settings": json.loads(trial.settings), "status": "failed", "note": note}
@@ -148,16 +168,19 @@ class Runner:
             print(f"[{minutes:.1f} min] {self._describe(trial)}", flush=True)
 
     def _describe(self, trial: Trial) -> str:
-        row = next(
-            row
-            for row in reversed(runs.read(self.rows))
-            if (row["kind"], row["dataset"], row["settings"], row["seed"])
-            == (trial.kind, trial.dataset, json.loads(trial.settings), trial.seed)
-        )
+        row = self._row(trial) or {"status": "failed", "note": "no row of it was found"}
         names = ("validation_ndcg_at_10", "ndcg_at_10", "best_epoch", "step_ms", "seconds")
         found = ", ".join(f"{name} {row[name]:.4g}" for name in names if name in row)
         label = f"{trial.kind} {trial.dataset} {trial.contender} seed {trial.seed}"
         return f"{label}: {found if row['status'] == 'ok' else row['note']}"
+
+    def _row(self, trial: Trial) -> Row | None:
+        """The last row of a trial that this process started."""
+        of_trial = (trial.kind, trial.dataset, json.loads(trial.settings), trial.seed)
+        for row in reversed(runs.read(self.rows)[self.before :]):
+            if (row["kind"], row["dataset"], row["settings"], row["seed"]) == of_trial:
+                return row
+        return None
 
     def _log(self, trial: Trial) -> Path:
         number = zlib.crc32(trial.settings.encode())
@@ -175,14 +198,43 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         given[name].add_argument("--data", type=Path, required=True, help="a folder with a split a data set")
     for name in ("run", "trial", "summarise"):
         given[name].add_argument("--rows", type=Path, required=True, help="the file of rows, JSON lines")
-    given["run"].add_argument("--minutes", type=float, default=math.inf, help="kill what still runs after this")
-    given["run"].add_argument("--jobs", type=int, default=1, help="trainings at once")
+    given["run"].add_argument("--minutes", type=_minutes, default=math.inf, help="kill what still runs after this")
+    given["run"].add_argument("--jobs", type=_jobs, default=1, help="trainings at once")
     given["run"].add_argument("--kinds", type=_some_of(KINDS), default=list(KINDS), help=",".join(KINDS))
     given["run"].add_argument("--datasets", type=_some_of(DATASETS), default=list(DATASETS), help=",".join(DATASETS))
     names = sorted({name for search in SEARCHES for name in search.contenders})
     given["run"].add_argument("--contenders", type=_some_of(names), default=[], help=",".join(names))
     given["summarise"].add_argument("--out", type=Path, required=True, help="a folder")
     return parser.parse_args(arguments)
+
+
+def _trial(text: str) -> Trial:
+    """The trial of its JSON.
+
+    Raises:
+        StageError: it is none.
+    """
+    try:
+        trial = Trial(**json.loads(text))
+        json.loads(trial.settings)
+    except (TypeError, ValueError):
+        raise stage.StageError(f"trial: found {text!r}, allowed: JSON of a trial, as `run` passes it") from None
+    return trial
+
+
+def _minutes(text: str) -> float:
+    """Minutes above 0; infinity too."""
+    with suppress(ValueError):
+        if (minutes := float(text)) > 0:
+            return minutes
+    raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a number above 0")
+
+
+def _jobs(text: str) -> int:
+    with suppress(ValueError):
+        if (jobs := int(text)) > 0:
+            return jobs
+    raise argparse.ArgumentTypeError(f"found {text!r}, allowed: a whole number from 1")
 
 
 class _some_of:  # noqa: N801  # a converter, used as a function

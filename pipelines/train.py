@@ -3,7 +3,8 @@
     python -m pipelines.train
 
 Reads params.yaml and ``data/split/``; writes into ``data/train/`` ``model.ckpt`` (the epoch of the best validation
-NDCG@10), ``history.csv`` (a row an epoch), ``metrics.json`` and TensorBoard's ``tensorboard/``.
+NDCG@10), ``items.parquet`` (the catalogue that it ranks, as the split has it: a model and its ids stay together),
+``history.csv`` (a row an epoch), ``metrics.json`` and TensorBoard's ``tensorboard/``.
 
 A run that was killed goes on from its last checkpoint at the next start. DVC deletes a stage's outputs before it runs
 the stage again, so checkpoints live outside them, in ``.checkpoints/<hash of params, split and code>``.
@@ -38,8 +39,8 @@ def main() -> None:
     from rec_models.errors import TrainingError
     from rec_models.training import fit
 
-    items = pq.read_table(stage.DATA / "split" / "items.parquet", columns=["count"])
-    counts = torch.tensor(items["count"].to_numpy())  # [V] int64
+    catalogue = stage.DATA / "split" / "items.parquet"
+    counts = torch.tensor(pq.read_table(catalogue, columns=["count"])["count"].to_numpy())  # [V] int64
     train = SequenceStore.open(SEQUENCES / "train.arrow")
     validation = SequenceStore.open(SEQUENCES / "validation.arrow")
     checkpoints = stage.checkout() / ".checkpoints" / run_hash(point)
@@ -59,6 +60,7 @@ def main() -> None:
             )
         except TrainingError as error:
             raise stage.StageError(str(error)) from error
+        shutil.copyfile(catalogue, out / "items.parquet")
         stage.write_json(out / "metrics.json", summary(point, result))
     if result.is_first_rank:
         shutil.rmtree(checkpoints, ignore_errors=True)

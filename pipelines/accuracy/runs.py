@@ -27,6 +27,8 @@ PARTS = ("train", "validation", "test")
 KS = (1, 5, 10, 20, 100)
 WARMUP = 10
 """Steps before the timed ones."""
+IDENTITY = {"kind", "dataset", "contender", "settings", "seed", "status"}
+"""What every row has."""
 TEST_METRICS = ("ndcg", "recall", "hitrate", "precision", "map", "mrr", "coverage", "surprisal")
 
 
@@ -184,11 +186,23 @@ def append(path: Path, row: Row) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The whole rows of a file; none if there is no such file."""
+    """The whole rows of a file; none if there is no such file.
+
+    A line that a kill cut off is passed over.
+
+    Raises:
+        ValueError: a line that is JSON but no row, or no line that is one: another file.
+    """
     rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            if not isinstance(row, dict) or not row.keys() >= IDENTITY:
+                raise ValueError(f"{path}, line {number}: found no row of the accuracy study")
+            rows.append(row)
+    if lines and not rows:
+        raise ValueError(f"{path}: found no row of the accuracy study")
     return rows
 
 

@@ -108,7 +108,7 @@ def accuracy_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 {
                     "dataset": search.dataset,
                     "contender": contender,
-                    "trials": len(search.candidates),
+                    "trials": _trials_run(rows, search, contender, "ok"),
                     "chosen": in_words(best, search),
                     "validation_ndcg_at_10": _validation(rows, search.dataset, best),
                     **found,
@@ -158,8 +158,13 @@ def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _trials_run(rows: Sequence[Row], search: Search, contender: str) -> int:
-    run = [row["settings"] for row in rows if (row["kind"], row["dataset"]) == ("search", search.dataset)]
+def _trials_run(rows: Sequence[Row], search: Search, contender: str, *statuses: str) -> int:
+    """Candidates that were run, or of which a run ended so."""
+    run = [
+        row["settings"]
+        for row in rows
+        if (row["kind"], row["dataset"]) == ("search", search.dataset) and (not statuses or row["status"] in statuses)
+    ]
     return sum(settings in run for settings in search.settings(contender))
 
 

@@ -182,12 +182,16 @@ def pending(
     """What is left to run, the most important first.
 
     Args:
-        rows: of earlier runs; one that failed counts as run.
+        rows: of earlier runs; one that failed is left to run.
         kinds: which kinds of runs.
         datasets: which data sets.
         contenders: which contenders and points of the trade-offs; none: all.
     """
-    there = {(row["kind"], row["dataset"], json.dumps(row["settings"], sort_keys=True), row["seed"]) for row in rows}
+    there = {
+        (row["kind"], row["dataset"], json.dumps(row["settings"], sort_keys=True), row["seed"])
+        for row in rows
+        if row["status"] == "ok"
+    }
     found: dict[tuple[object, ...], Trial] = {}
     for trial in _all(rows):
         wanted = (
@@ -207,7 +211,9 @@ def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | No
     scores: dict[str, float | None] = {}
     for row in rows:
         if row["kind"] == "search" and row["dataset"] == search.dataset:
-            scores[json.dumps(row["settings"], sort_keys=True)] = row.get("validation_ndcg_at_10")
+            settings = json.dumps(row["settings"], sort_keys=True)
+            if scores.get(settings) is None:  # one that failed may have succeeded since
+                scores[settings] = row.get("validation_ndcg_at_10")
     succeeded = {settings: score for settings in wanted if (score := scores.get(settings)) is not None}
     if any(settings not in scores for settings in wanted) or not succeeded:
         return None

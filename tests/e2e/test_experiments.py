@@ -31,6 +31,7 @@ def test_outputs_are_what_others_rely_on(clone: Clone):
     for part in ("validation", "test"):
         assert pl.read_parquet(data / "split" / f"{part}.parquet").schema["target"] == pl.Int32
     items = pl.read_parquet(data / "split" / "items.parquet")
+    assert pl.read_parquet(data / "train" / "items.parquet").equals(items)
     assert items["item_id"].to_list() == list(range(len(items)))
     assert {"original_id", "count"} <= set(items.columns)
     assert set(pl.read_parquet(data / "split" / "users.parquet").columns) == {"user_id", "original_id"}

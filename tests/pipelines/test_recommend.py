@@ -1,6 +1,7 @@
 """Recommending for the users of a log and of files, with the model at hand or one that has seen everything."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def trained(workplace) -> Path:
         weights=encoder.state_dict(),
         batching=of_point.batch_settings(point),
     ).save(folder / "data" / "train" / "model.ckpt")
+    shutil.copyfile(folder / "data" / "split" / "items.parquet", folder / "data" / "train" / "items.parquet")
     return folder
 
 
@@ -101,12 +103,12 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # an item that only the future has
     found = run("--refit", "--k", "2")
     assert found["user_id"].n_unique() == log["user_id"].n_unique()
-    catalogue = pl.read_parquet("out/items.parquet")
+    catalogue = pl.read_parquet("out/top.refit/items.parquet")
     assert sorted(catalogue["original_id"]) == sorted({*log["item_id"], 9})
-    checkpoint = ModelCheckpoint.read(Path("out/model.ckpt"))
+    checkpoint = ModelCheckpoint.read(Path("out/top.refit/model.ckpt"))
     assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
     assert checkpoint.loss == of_point.loss_settings(point)
-    again = run("--model", "out/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
+    again = run("--model", "out/top.refit/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
     assert again.drop("score").rows() == found.drop("score").rows()
 
 
@@ -155,6 +157,12 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
         (["--histories", "none.csv"], "histories 'none.csv': no file"),
         (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
         (["--device", "tpu"], "device"),
+        (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),
+        (["--out", "data/split/top.parquet"], "--out: found data/split/top.parquet, but data/split is of the pipeline"),
+        (
+            ["--refit", "--out", "data/split/../train/top.parquet"],
+            "but data/train is of the pipeline, allowed: data/re",
+        ),
     ],
 )
 def test_mistakes_get_one_line(trained: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
@@ -176,6 +184,19 @@ def test_a_gpu_that_is_not_there_is_refused(trained: Path):
 def test_a_catalogue_of_another_size_is_refused(trained: Path):
     pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
     with pytest.raises(stage.StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
+        recommend.main([])
+
+
+def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Path):
+    before = run("--k", "3")
+    items = pl.read_parquet("data/split/items.parquet")
+    items.with_columns(pl.col("original_id").reverse()).write_parquet("data/split/items.parquet")
+    assert run("--k", "3").equals(before)
+
+
+def test_a_model_without_its_catalogue_is_refused(trained: Path):
+    Path("data/train/items.parquet").unlink()
+    with pytest.raises(stage.StageError, match=r"--model: found no data/train/items.parquet, which says what items"):
         recommend.main([])
 
 

@@ -47,7 +47,24 @@ def test_a_runner_runs_everything_once_and_notes_what_crashed(tmp_path: Path, mo
         ("cce", "ok"),
     ]
     study.Runner(tmp_path, rows, 1.0, 2, ("search",), ("ml_1m",)).run()
-    assert study_trial.read(rows) == found
+    again = study_trial.read(rows)
+    assert again[:4] == found
+    assert [(row["contender"], row["status"]) for row in again[4:]] == [("bce 1", "failed")] * 2  # tried once more
+
+
+def test_a_process_that_dies_after_its_row_has_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    few = trials.Search("ml_1m", {}, {"cce": {"loss": "cce"}}, ({"batch_size": 1},))
+    monkeypatch.setattr(trials, "SEARCHES", (few,))
+    monkeypatch.setattr(trials, "TRADE_OFFS", ())
+    rows = tmp_path / "rows.jsonl"
+
+    def start(self: study.Runner, trial: Trial) -> None:
+        command = [sys.executable, "-c", FAKE + "sys.exit(9)", json.dumps(study.asdict(trial)), str(rows)]
+        self.running[trial] = subprocess.Popen(command)
+
+    monkeypatch.setattr(study.Runner, "_start", start)
+    study.Runner(tmp_path, rows, 1.0, 2, ("search",), ("ml_1m",)).run()
+    assert [row["status"] for row in study_trial.read(rows)] == ["ok"]
 
 
 def test_times_are_taken_alone():
@@ -75,7 +92,45 @@ def test_at_the_end_of_the_time_running_trials_are_killed(tmp_path: Path, monkey
     assert study_trial.read(tmp_path / "rows.jsonl") == []
 
 
-@pytest.mark.parametrize("arguments", [["run", "--kinds", "all"], ["run", "--datasets", "ml_1m,ml_2m"], ["walk"]])
+def test_an_error_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started = []
+
+    def start(self: study.Runner, trial: Trial) -> None:
+        if started:
+            raise KeyboardInterrupt
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        self.running[trial] = started[-1]
+
+    monkeypatch.setattr(study.Runner, "_start", start)
+    with pytest.raises(KeyboardInterrupt):
+        study.Runner(tmp_path, tmp_path / "rows.jsonl", 1.0, 3, ("search",), ("ml_1m",)).run()
+    assert started[0].poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--data", "none"], r"--data: found no split of ml_1m in none, allowed: what `prepare` made"),
+        (["trial", "--data", "d", '{"a": 1}'], r"trial: found '{\"a\": 1}', allowed: JSON of a trial"),
+        (["trial", "--data", "d", "x"], r"trial: found 'x', allowed: JSON of a trial"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(tmp_path: Path, arguments: list[str], says: str):
+    with pytest.raises(stage.StageError, match=says):
+        study.main([*arguments, "--rows", str(tmp_path / "rows.jsonl")])
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--kinds", "all"],
+        ["run", "--datasets", "ml_1m,ml_2m"],
+        ["run", "--jobs", "0"],
+        ["run", "--minutes", "nan"],
+        ["walk"],
+    ],
+)
 def test_wrong_command_lines_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         study.main([*arguments, "--data", "d", "--rows", "r"])

@@ -53,9 +53,17 @@ def test_what_fails_is_a_row_with_the_reason(data: Path):
 
 def test_rows_survive_a_line_that_was_cut_off(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
-    study_trial.append(path, {"a": 1})
+    first, second = ({**dict.fromkeys(study_trial.IDENTITY, "x"), "seed": seed} for seed in (1, 2))
+    study_trial.append(path, first)
     with path.open("a") as file:
         file.write('{"b": 2')
-    study_trial.append(path, {"c": 3})
-    assert study_trial.read(path) == [{"a": 1}, {"c": 3}]
+    study_trial.append(path, second)
+    assert study_trial.read(path) == [first, second]
     assert study_trial.read(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("text", ["hello\n", "5\n", '{"kind": "search"}\n', "PAR1"])
+def test_another_file_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"rows.jsonl.*: found no row of the accuracy study"):
+        study_trial.read(tmp_path / "rows.jsonl")
