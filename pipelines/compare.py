@@ -4,6 +4,7 @@
 
 A and B are each a DVC experiment, branch, tag or revision, whose outputs come from DVC's cache; ``workspace``, the
 outputs as they lie in ``data/``; or a folder that holds ``data/evaluate/per_user.parquet`` or ``per_user.parquet``.
+A difference is B - A, as in ``dvc metrics diff A B``: above 0 where B has more.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) 
     coverage = f"coverage@{k}"
     if coverage in run_a.catalogue and coverage in run_b.catalogue:
         a, b = run_a.catalogue[coverage], run_b.catalogue[coverage]
-        lines.append((coverage, f"{a:.4f}", f"{b:.4f}", f"{a - b:+.4f}", "", ""))
+        lines.append((coverage, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}", "", ""))
     return text_table.render(header, lines)
 
 

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for experiment in experiments.list_experiments(repo):
             known.setdefault(experiment.name, []).append(experiment)
         _note_edits()
+        for line in points.without_use([point.params for point in wanted], options.extra):
+            print(f"note: {line}")
         for point in wanted:
             verdict, why = decide(point, known.get(point.name, []), retry=options.retry)
             if verdict == "queue" and point.name in too_large:

@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     known = results.done(options.out, str(where["device"]))
     missing = [point for point in todo if _key(point, where) not in known]
+    for line in points.without_use(todo, options.extra):
+        _say(f"note: {line}")
     _say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
     started = time.perf_counter()
     with _frozen_modules():

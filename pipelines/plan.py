@@ -61,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             options.page.write_text("\n\n".join([title, *said, _source(calibration), text]) + "\n", encoding="utf-8")
     else:
-        planned = [plan(point, calibration) for point in _points(options)]
-        print(table_of(planned, options.gpu))
+        wanted = _points(options)
+        print(table_of([plan(point, calibration) for point in wanted], options.gpu))
+        for line in points.without_use(wanted, options.extra):
+            print(f"note: {line}")
         print(f"\nGiB of a GPU with {options.gpu:g}; {_source(calibration)}")
 
 

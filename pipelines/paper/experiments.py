@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines import stage
+from pipelines.records.versions import WRITTEN
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -38,6 +39,10 @@ class Experiment:
     evaluation: dict[str, Any] = field(hash=False, default_factory=dict)
     """``data/evaluate/metrics.json``; likewise."""
     finished_at: str | None = None
+    commit: str = ""
+    """The commit that holds it, in full."""
+    edited: bool = False
+    """Whether its code is known to differ from the baseline's: it was run, or queued, from an edited tree."""
 
     @property
     def has_metrics(self) -> bool:
@@ -83,7 +88,15 @@ def list_experiments(repo: Repo) -> list[Experiment]:
         other = best.get(key)
         if other is None or STATES.index(experiment.state) < STATES.index(other.state):
             best[key] = experiment
-    return list(best.values())
+    return [replace(found, edited=found.state == "finished" and is_edited(found)) for found in best.values()]
+
+
+def is_edited(experiment: Experiment) -> bool:
+    """Whether the code in an experiment's commit differs from its baseline's; False where git lacks one of the two."""
+    if not experiment.commit:
+        return False
+    command = ["git", "diff", "--quiet", experiment.baseline, experiment.commit, "--", ".", *WRITTEN]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 1  # noqa: S603
 
 
 def parse(shown: Sequence[dict[str, Any]]) -> list[Experiment]:
@@ -108,6 +121,7 @@ def parse(shown: Sequence[dict[str, Any]]) -> list[Experiment]:
                     training=(metrics.get("data/train/metrics.json") or {}).get("data") or {},
                     evaluation=(metrics.get("data/evaluate/metrics.json") or {}).get("data") or {},
                     finished_at=data.get("timestamp") if done else None,
+                    commit=last["rev"],
                 )
             )
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines import params
-from pipelines.paper.prescription import sce_sizes
+from pipelines.paper.prescription import is_used, sce_sizes
 from pipelines.params import ParamsError
 from pipelines.records import results
 from pipelines.settings.losses import SAMPLED
@@ -195,6 +195,29 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
 def overrides(point: GridPoint) -> list[str]:
     """The point as ``-S`` takes it: ``key=value``, sections dotted."""
     return [f"{key}={as_yaml(value)}" for key, value in flatten(point.values).items()]
+
+
+def without_use(found: Sequence[params.Params], extra: dict[str, Any]) -> list[str]:
+    """A line for each override of the command line that some points have no use for: negatives for CE, for one.
+
+    Args:
+        found: the points, overrides in place.
+        extra: nested values, as of `table_points`.
+    """
+    lines = []
+    for key, value in flatten(extra).items():
+        idle = [point for point in found if not is_used(key, point)]
+        if idle:
+            kinds = ", ".join(dict.fromkeys(_kind(point) for point in idle))
+            of = f"{len(idle)} of {len(found)} points"
+            lines.append(f"-S {key}={as_yaml(value)} changes nothing in {of}: those of {kinds}")
+    return lines
+
+
+def _kind(point: params.Params) -> str:
+    """How an experiment's name begins: model, loss, sampling."""
+    fields = results.point_fields(point)
+    return "-".join(fields[key] for key in ("model", "loss", "sampling") if fields[key])
 
 
 def load(path: Path = Path("params.yaml")) -> dict[str, Any]:

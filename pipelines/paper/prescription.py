@@ -60,7 +60,7 @@ def options(point: params.Params) -> str | None:
     changed = {
         _short(key): value
         for key, value in found.items()
-        if key not in _APART | _WITHOUT_EFFECT and value != usual[key] and _is_used(key, point)
+        if key not in _APART | _WITHOUT_EFFECT and value != usual[key] and is_used(key, point)
     }
     return ";".join(f"{name}={as_yaml(changed[name])}" for name in sorted(changed)) or None
 
@@ -75,13 +75,16 @@ def _short(key: str) -> str:
     return key.partition(".")[2] or key
 
 
-def _is_used(key: str, point: params.Params) -> bool:
-    """Whether a key changes anything of a point: as `rec_models.settings.LossSettings.pick` keeps it."""
+def is_used(key: str, point: params.Params) -> bool:
+    """Whether a key, dotted, changes anything of a point: as `rec_models.settings.LossSettings.pick` keeps it."""
     sampling, own = point.negatives.sampling, not point.paper_faithful
     loss = LOSSES[point.loss]
     conditions = {
         "impl": loss.fused,
+        "num_negatives": loss.draws and point.loss != "bce",
         "backbone.mask_prob": point.model == "bert4rec",
+        "negatives.sampling": loss.draws,
+        "negatives.sharing": own and loss.draws,
         "negatives.alpha": loss.draws and sampling == "popularity",
         "negatives.logq": own and loss.corrects and sampling != "uniform",
         "negatives.tile_tokens": own and loss.draws and point.negatives.sharing == "tile",

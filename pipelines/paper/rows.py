@@ -173,7 +173,8 @@ def from_experiments(found: Iterable[Experiment]) -> tuple[list[Result], list[st
         except params.ParamsError as error:
             remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
             continue
-        where = {"revision": experiment.baseline[:7], "measured_at": experiment.finished_at}
+        revision = experiment.baseline[:7] + ("+" if experiment.edited else "")
+        where = {"revision": revision, "measured_at": experiment.finished_at}
         results += of_run(point, experiment.training, experiment.evaluation, **where)
     return results, remarks
 

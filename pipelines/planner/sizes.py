@@ -59,14 +59,15 @@ def sizes_of(point: params.Params) -> Sizes:
         return sizes_from(point, log.lengths, log.num_items, log.train_users, log.validation_users)
     folder = stage.DATA / "split"
     summary = folder / "summary.json"
+    known = f"{', '.join(TWINS)}, twin:NAME or twin:NAME@SCALE of one of them"
+    other = "any other once `dvc exp run split -S dataset=...` has split it"
     if not summary.is_file():
-        raise params.ParamsError(
-            f"dataset: found {point.dataset!r}, allowed: one whose sizes are known ({', '.join(TWINS)}, twin:...), or "
-            "any after `dvc repro split`"
-        )
+        raise params.ParamsError(f"dataset: found {name!r}, allowed: {known}; {other}")
     downloaded = stage.read_json(stage.DATA / "download" / "summary.json")["dataset"]
     if downloaded != name:
-        raise params.ParamsError(f"dataset: found {name!r}, allowed: {downloaded}, whose split is in {folder}")
+        raise params.ParamsError(
+            f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {folder}; {other}"
+        )
     from rec_data.sequences import SequenceStore
 
     lengths = SequenceStore.open(folder / "sequences" / "train.arrow").lengths.numpy()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import math
 import os
 import types
 import typing
@@ -23,11 +24,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.records.schema import COLUMNS, KEY, Kind, Result, Status, as_text, of_run, point_fields
+from pipelines.records.schema import COLUMNS, KEY, RANGES, Kind, Result, Status, as_text, of_run, point_fields
 from pipelines.records.versions import now, revision, versions
 
 __all__ = [
-    "COLUMNS", "KEY", "Kind", "Result", "ResultsError", "Status", "append", "done", "merge",
+    "COLUMNS", "KEY", "RANGES", "Kind", "Result", "ResultsError", "Status", "append", "done", "merge",
     "now", "of_run", "point_fields", "read", "revision", "versions",
 ]  # fmt: skip
 
@@ -75,7 +76,7 @@ def read(path: Path) -> list[Result]:
     """The results of a file, in its order; none if there is no such file. A last line that broke off is left out.
 
     Raises:
-        ResultsError: other columns, or a cell that is not of its column's type.
+        ResultsError: other columns, or a cell that is not of its column's type or outside of its `RANGES`.
     """
     if not path.exists():
         return []
@@ -123,8 +124,10 @@ def _check_columns(path: Path, found: list[str]) -> None:
     missing, unknown = set(COLUMNS) - set(found), set(found) - set(COLUMNS)
     if not set(COLUMNS) & set(found):
         raise ResultsError(f"{path}: is no results file, allowed: a CSV file with the columns of {SCHEMA}")
-    if missing or unknown:
-        what = f"missing {', '.join(sorted(missing))}" if missing else f"unknown {', '.join(sorted(unknown))}"
+    twice = {name for name in found if found.count(name) > 1}
+    if missing or unknown or twice:
+        what = ", ".join(sorted(missing or unknown or twice))
+        what = f"missing {what}" if missing else f"unknown {what}" if unknown else f"{what} twice"
         raise ResultsError(f"{path}: columns: {what}; allowed: those of {SCHEMA}, each once")
 
 
@@ -135,9 +138,9 @@ def _parse(path: Path, number: int, header: list[str], row: list[str]) -> Result
     values = {}
     for name, text in zip(header, row, strict=True):
         try:
-            values[name] = _value(hints[name], _semicolons(text) if name == "options" else text)
+            values[name] = _value(name, hints[name], _semicolons(text) if name == "options" else text)
         except ValueError:
-            wanted = str(hints[name]).removeprefix("typing.").replace("<class '", "").replace("'>", "")
+            wanted = _words(name, hints[name])
             raise ResultsError(f"{path} line {number}: {name}: found {text!r}, allowed: {wanted}") from None
     return Result(**values)
 
@@ -148,14 +151,31 @@ def _semicolons(text: str) -> str:
     return ";".join(sorted(parts)) if all("=" in part for part in parts) else text
 
 
-def _value(hint: Any, text: str) -> Any:
-    """The value of a cell; ValueError if it is not of the column's type."""
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """A column's type without None, and whether its cells may be empty."""
     choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    (kind,) = (choice for choice in choices if choice is not types.NoneType)
+    return kind, types.NoneType in choices
+
+
+def _words(name: str, hint: Any) -> str:
+    """What a column may hold, in words."""
+    kind, may_be_empty = _kind(hint)
+    if typing.get_origin(kind) is Literal:
+        words = " | ".join(typing.get_args(kind))
+    else:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
+    words += RANGES[name].words if name in RANGES else ""
+    return f"{words}, or nothing" if may_be_empty else words
+
+
+def _value(name: str, hint: Any, text: str) -> Any:
+    """The value of a cell; ValueError if it is not of the column's type or out of its range."""
+    kind, may_be_empty = _kind(hint)
     if text == "":
-        if types.NoneType in choices:
+        if may_be_empty:
             return None
         raise ValueError
-    (kind,) = (choice for choice in choices if choice is not types.NoneType)
     if typing.get_origin(kind) is Literal:
         if text not in typing.get_args(kind):
             raise ValueError
@@ -164,4 +184,7 @@ def _value(hint: Any, text: str) -> Any:
         if text not in ("true", "false"):
             raise ValueError
         return text == "true"
-    return kind(text)
+    value = kind(text)
+    if name in RANGES and not (math.isfinite(value) and RANGES[name].low <= value <= RANGES[name].high):
+        raise ValueError
+    return value

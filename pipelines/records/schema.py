@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pipelines import params
 from pipelines.paper import prescription
@@ -150,6 +152,29 @@ class Result:
 
 COLUMNS = tuple(entry.name for entry in fields(Result))
 KEY = COLUMNS[: COLUMNS.index("options") + 1]
+
+
+class Range(NamedTuple):
+    """Which finite numbers a column may hold."""
+
+    low: float
+    high: float
+    words: str
+    """After "a number": nothing, or what is allowed."""
+
+
+_FROM_0 = Range(0, math.inf, " from 0")
+_FROM_1 = Range(1, math.inf, " from 1")
+_SHARE = Range(0, 1, " from 0 to 1")
+_NUMERIC = [entry.name for entry in fields(Result) if {"int", "float"} & set(str(entry.type).split(" | "))]
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(_NUMERIC, _FROM_0),
+    **dict.fromkeys(("num_negatives", "batch_size", "max_seq_len", "hidden"), _FROM_1),
+    **dict.fromkeys(("wait_share", *(name for name in _NUMERIC if name.endswith("_at_10"))), _SHARE),
+    "twin": Range(sys.float_info.min, math.inf, " above 0"),
+    "train_loss": Range(-math.inf, math.inf, ""),
+}
+"""Of every column of numbers."""
 
 
 def point_fields(point: params.Params) -> dict[str, Any]:

@@ -8,6 +8,13 @@ import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 
+WRITTEN = (":!params.yaml", ":!dvc.lock", ":!data", ":!results")
+"""As git takes paths: not these, which a run may change with no edit of its code.
+
+A result tells the values of params.yaml itself; DVC writes ``dvc.lock`` and ``data``, `pipelines.measure` and
+`pipelines.tables` write ``results``.
+"""
+
 
 def versions() -> dict[str, str | None]:
     """The versions, the revision and the time."""
@@ -27,13 +34,12 @@ def now() -> str:
 def revision() -> str | None:
     """The short commit, with ``+`` where tracked files differ from it; or ``CUTREC_REVISION``, for copies without git.
 
-    Neither params.yaml counts, whose values a result tells itself, nor what DVC writes: ``dvc.lock`` and ``data``.
+    What is in `WRITTEN` does not count.
     """
     if given := os.environ.get("CUTREC_REVISION"):
         return given
     commit = printed("git", "rev-parse", "--short", "HEAD")
-    written = (":!params.yaml", ":!dvc.lock", ":!data")
-    changed = printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *written)
+    changed = printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN)
     return f"{commit}+" if commit and changed else commit
 
 

@@ -4,7 +4,7 @@ Stage ``evaluate`` writes it into ``data/evaluate/details/``, stage ``report`` s
 
 - ``intervals.csv``: every metric at every k with its 95 % bootstrap interval, the model and the ranking by popularity;
   the exact interval where no user was hit, or every one
-- ``comparison.csv``: the model against popularity at 10, user by user
+- ``comparison.csv``: popularity at 10 and what the model gains on it, user by user
 - ``bands.csv``: metrics at 10 by length of history and by popularity of the target
 - ``popularity.csv``: how popular and how concentrated the recommendations and the targets are
 - ``concentration.csv``: the share of them that falls on the most popular items, from one item to all
@@ -73,7 +73,7 @@ def write_details(run: Run, folder: Path) -> None:
     if run.targets.size > 1:
         model, baseline = run.results["model"], run.results["popularity"]
         names = [name for name in model.per_user if name.endswith("@10")]
-        rows = [compare(model, baseline, name, name_a="model", name_b="popularity") for name in names]
+        rows = [compare(baseline, model, name, name_a="popularity", name_b="model") for name in names]
         write_rows(rows, folder / "comparison.csv")
     properties = {"history": np.diff(run.offsets), "popularity": run.counts[run.targets]}
     bands = {

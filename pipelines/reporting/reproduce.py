@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import NamedTuple
 
 from pipelines import params
+from pipelines.records.versions import WRITTEN
 from pipelines.reporting import tables
 from pipelines.settings.nested import as_yaml
 
@@ -23,15 +24,15 @@ class Code(NamedTuple):
     revision: str
     """Full hash, empty outside a git checkout."""
     changed: list[str]
-    """Tracked files that differ from it, but for params.yaml and what DVC writes."""
+    """Tracked files that differ from it, but for what runs write themselves."""
 
 
 def read_code() -> Code:
     """Ask git; a folder that is no checkout has no revision."""
     try:
-        command = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!params.yaml", ":!dvc.lock"]
+        command = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN]
         revision = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)  # noqa: S607
-        status = subprocess.run([*command, ":!data"], check=True, capture_output=True, text=True)  # noqa: S603
+        status = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return Code("", [])
     return Code(revision.stdout.strip(), [line[3:] for line in status.stdout.splitlines()])

@@ -58,20 +58,20 @@ def test_metrics_intervals_and_one_sentence(
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:10]]
     cells = {row[0]: row for row in rows}
     assert cells["metric"] == ["metric", "a", "b", "difference", "95% interval", "p"]
-    assert cells["mrr@10"][1:4] == ["0.7500", "0.6250", "+0.1250"]
+    assert cells["mrr@10"][1:4] == ["0.7500", "0.6250", "-0.1250"]  # b less a, as `dvc metrics diff` has it
     assert cells["mrr@10"][5] == "0.002"
     assert cells["recall@10"][1:4] == ["1.0000", "1.0000", "+0.0000"]
     assert cells["coverage@10"] == ["coverage@10", "0.8333", "0.8333", "+0.0000", "", ""]  # no interval
-    assert lines[-1].startswith("a has ndcg@10 0.8155, b 0.7153: a is better by 0.1001 (+14.0%), 95% interval +0.0")
+    assert lines[-1].startswith("a has ndcg@10 0.8155, b 0.7153: b is worse by 0.1001 (-12.3%), 95% interval -0.1")
     assert lines[-1].endswith("paired bootstrap over 40 users.")
     with (tmp_path / "table.csv").open() as file:
         table = {row["metric"]: row for row in csv.DictReader(file)}
-    assert float(table["mrr@10"]["difference"]) == 0.125
+    assert float(table["mrr@10"]["difference"]) == -0.125
 
 
 def test_the_sentence_may_be_of_another_metric(save: Callable[..., str], capsys: pytest.CaptureFixture[str]):
     compare.main([save("a", run(2)), save("b", run(4)), "--metric", "hitrate@1", "--k", "1", "--resamples", "100"])
-    assert "they cannot be told apart: difference +0.0000" in capsys.readouterr().out.splitlines()[-1]
+    assert "they cannot be told apart: from a to b +0.0000" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_workspace_and_the_folder_itself_are_runs_too(
@@ -81,7 +81,7 @@ def test_the_workspace_and_the_folder_itself_are_runs_too(
     save("b", run(4))
     monkeypatch.chdir(tmp_path / "a")
     compare.main(["workspace", "../b/data/evaluate", "--resamples", "100"])
-    assert "workspace is better by 0.1001" in capsys.readouterr().out
+    assert "../b/data/evaluate is worse by 0.1001" in capsys.readouterr().out
 
 
 def test_what_can_be_wrong_is_one_line(save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -138,7 +138,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 def test_revisions_come_from_the_cache(repository: Path, capsys: pytest.CaptureFixture[str]):
     compare.main(["first", "second", "--resamples", "100"])
-    assert "first has ndcg@10 0.8155, second 0.7153: first is better by 0.1001" in capsys.readouterr().out
+    assert "first has ndcg@10 0.8155, second 0.7153: second is worse by 0.1001" in capsys.readouterr().out
     assert "third: found no folder, experiment or revision of this name; `dvc exp show`" in failing(
         capsys, "first", "third"
     )

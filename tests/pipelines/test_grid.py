@@ -9,6 +9,7 @@ import pytest
 from pipelines import grid, params
 from pipelines.paper import experiments, points
 from pipelines.paper.experiments import Experiment, parse
+from pipelines.settings.nested import parse_overrides
 from pipelines.stage import StageError
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,23 @@ def test_points_too_large_for_the_gpu_are_marked():
     assert "sasrec-ce-zvuk-64x96" in large
     assert "sasrec-ce-movielens_20m-256x512" not in large
     assert all("GiB predicted, of 24; --anyway" in why for why in large.values())
+
+
+def test_overrides_that_points_have_no_use_for_are_told():
+    extra = parse_overrides(["num_negatives=63", "batch_size=64"])
+    of_table = [point.params for point in points.table_points(SHIPPED, [3], datasets=["beauty"], extra=extra)]
+    assert points.without_use(of_table, extra) == [
+        "-S num_negatives=63 changes nothing in 1 of 1 points: those of sasrec-cce"
+    ]
+    every = [point.params for point in points.table_points(SHIPPED, twin=True, extra=extra)]
+    (line,) = points.without_use(every, extra)
+    assert line.startswith("-S num_negatives=63 changes nothing in 47 of 92 points: those of sasrec-ce, sasrec-cce, ")
+    extra = parse_overrides(["negatives.alpha=0.5", "losses.gbce.t=0.5", "backbone.mask_prob=0.2"])
+    some = [point.params for point in points.table_points(SHIPPED, [4, 6], datasets=["gowalla"], extra=extra)]
+    assert [line.partition(" changes")[0] for line in points.without_use(some, extra)] == [
+        "-S negatives.alpha=0.5", "-S losses.gbce.t=0.5", "-S backbone.mask_prob=0.2",
+    ]  # fmt: skip
+    assert points.without_use(some, {}) == []
 
 
 def test_parts_are_every_point_once():

@@ -63,6 +63,7 @@ def test_no_point_is_begun_after_the_minutes_are_over(run: Any):
     printed, rows = run("--tables 3 --minutes -1")
     assert rows == []
     assert "-1 minutes are over: 6 points are left, start again" in printed
+    assert "note: -S num_negatives=4 changes nothing in 6 of 6 points: those of sasrec-cce" in printed
 
 
 def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monkeypatch: pytest.MonkeyPatch):

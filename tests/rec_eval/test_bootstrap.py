@@ -61,16 +61,16 @@ def test_pairing_finds_a_small_but_constant_gain():
     generator = np.random.default_rng(2)
     base = generator.random(500)
     better = base + 0.001 + 0.002 * generator.standard_normal(500)
-    result = compare(run_of(better), run_of(base), name_a="new", name_b="old", resamples=2000)
+    result = compare(run_of(base), run_of(better), name_a="old", name_b="new", resamples=2000)
     assert result.low > 0
     assert result.p_value == pytest.approx(2 / 2001)
     assert result.different
-    assert result.difference == pytest.approx(result.mean_a - result.mean_b)
+    assert result.difference == pytest.approx(result.mean_b - result.mean_a)
     unpaired = mean_interval(base)
     assert unpaired.high - unpaired.low > 10 * (result.high - result.low)
     assert result.sentence == (
-        f"new has ndcg@10 {result.mean_a:.4f}, old {result.mean_b:.4f}: new is better by {result.difference:.4f} "
-        f"({result.difference / result.mean_b:+.1%}), 95% interval {result.low:+.4f} to {result.high:+.4f}, "
+        f"old has ndcg@10 {result.mean_a:.4f}, new {result.mean_b:.4f}: new is better by {result.difference:.4f} "
+        f"({result.difference / result.mean_a:+.1%}), 95% interval {result.low:+.4f} to {result.high:+.4f}, "
         "p < 0.001, paired bootstrap over 500 users."
     )
 
@@ -101,8 +101,8 @@ def test_false_alarms_are_as_rare_as_the_level_says():
 
 
 def test_only_users_with_both_values_count():
-    result = compare(run_of([0.5, math.nan, 1.0, 0.0]), run_of([0.0, 1.0, math.nan, 0.0]), resamples=100)
-    assert (result.users, result.mean_a, result.mean_b) == (2, 0.25, 0.0)
+    result = compare(run_of([0.0, 1.0, math.nan, 0.0]), run_of([0.5, math.nan, 1.0, 0.0]), resamples=100)
+    assert (result.users, result.mean_a, result.mean_b, result.difference) == (2, 0.0, 0.25, 0.25)
     assert "%)" not in result.sentence.split("interval")[0]  # no share of zero
 
 

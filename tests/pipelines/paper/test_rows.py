@@ -166,6 +166,11 @@ def test_experiments_become_results():
     assert line.ours[0].values["ndcg_at_10"] == 0.0232
 
 
+def test_an_experiment_of_edited_code_says_so():
+    found, _ = from_experiments([finished(edited=True)])
+    assert [result.revision for result in found] == ["0123456+", "0123456+"]
+
+
 def test_a_twins_experiment_has_no_accuracy():
     (row,) = points.table_points(SHIPPED, [4], datasets=["beauty"], twin=True)
     twin = finished(params={**SHIPPED, **row.values}, evaluation={"users": 100, "device": "x"})

@@ -219,7 +219,7 @@ def test_windows_that_slide_are_counted_as_training_cuts_them(model: str):
 
 def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ParamsError, match=r"dataset: found 'demo', allowed: one whose sizes are known \(movielens_20m"):
+    with pytest.raises(ParamsError, match=r"dataset: found 'demo', allowed: movielens_20m, beauty, .*; any other once"):
         sizes_of(from_mapping({}))
     from rec_data.split import split_log
     from tests.pipelines.conftest import small_log
@@ -234,8 +234,9 @@ def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_
     assert sizes.items == summary["items"]
     assert 2 <= sizes.mean_length <= 4
     assert sizes.steps == 5
-    with pytest.raises(ParamsError, match=r"dataset: found '/my/log.csv', allowed: demo, whose split is in data/split"):
-        sizes_of(from_mapping({"dataset": "/my/log.csv"}))
+    known = r"movielens_20m, beauty, zvuk, megamarket, 30music, gowalla, twin:NAME or twin:NAME@SCALE of one of them"
+    with pytest.raises(ParamsError, match=f"dataset: found 'nope', allowed: {known}, demo, whose split is in data/sp"):
+        sizes_of(from_mapping({"dataset": "nope"}))
 
 
 def measured(calibration: Calibration) -> list[tuple[Any, Result]]:

@@ -1,6 +1,7 @@
 """The schema of results: what is written comes back, files survive kills and company, wrong cells are named."""
 
 import csv
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipelines.records.device import environment
 from pipelines.records.results import (
     COLUMNS,
     KEY,
+    RANGES,
     Result,
     ResultsError,
     append,
@@ -106,23 +108,50 @@ def test_done_is_of_one_device(tmp_path: Path):
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ("3.25", "fast", "line 2: step_ms: found 'fast', allowed: float | None"),
-        ("false", "no", "line 2: paper_faithful: found 'no', allowed: bool"),
-        ("training,", "timing,", "line 2: kind: found 'timing', allowed: Literal['training', 'accuracy']"),
-        (",128,", ",,", "line 2: batch_size: found '', allowed: int"),
+        ("3.25", "fast", "line 2: step_ms: found 'fast', allowed: a number from 0, or nothing"),
+        ("false", "no", "line 2: paper_faithful: found 'no', allowed: true or false"),
+        ("training,", "timing,", "line 2: kind: found 'timing', allowed: training | accuracy"),
+        (",128,", ",,", "line 2: batch_size: found '', allowed: a whole number from 1"),
+        (",128,", ",0,", "line 2: batch_size: found '0', allowed: a whole number from 1"),
+        (",128,", ",128.0,", "line 2: batch_size: found '128.0', allowed: a whole number from 1"),
+        ("gowalla,", ",", "line 2: dataset: found '', allowed: a text"),
+        (",0.5,", ",-0.5,", "line 2: twin: found '-0.5', allowed: a number above 0, or nothing"),
+        (",0.5,", ",0,", "line 2: twin: found '0', allowed: a number above 0, or nothing"),
+        ("3.25", "-3.25", "line 2: step_ms: found '-3.25', allowed: a number from 0, or nothing"),
+        ("3.25", "nan", "line 2: step_ms: found 'nan', allowed: a number from 0, or nothing"),
+        ("3.25", "inf", "line 2: step_ms: found 'inf', allowed: a number from 0, or nothing"),
+        (",30,", ",-30,", "line 2: steps_timed: found '-30', allowed: a whole number from 0, or nothing"),
+        ("8.5", "nan", "line 2: train_loss: found 'nan', allowed: a number, or nothing"),
+        ("0.125", "1.5", "line 2: ndcg_at_10: found '1.5', allowed: a number from 0 to 1, or nothing"),
+        ("0.125", "-0.1", "line 2: ndcg_at_10: found '-0.1', allowed: a number from 0 to 1, or nothing"),
         ("gowalla,", "gowalla,1,", f"line 2: found {len(COLUMNS) + 1} cells, allowed: {len(COLUMNS)}"),
         ("kind,", "kinds,", "columns: missing kind;"),
         (",note", "", "columns: missing note;"),
+        (",note", ",note,kind", "columns: kind twice;"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, before: str, after: str, says: str):
     path = tmp_path / "results.csv"
-    append(path, MEASURED)
+    append(path, replace(MEASURED, train_loss=8.5, ndcg_at_10=0.125))
+    assert before in path.read_text()
     path.write_text(path.read_text().replace(before, after, 1))
     with pytest.raises(ResultsError) as caught:
         read(path)
     assert str(caught.value).startswith(str(path))
     assert says in str(caught.value)
+
+
+def test_every_number_that_can_be_is_read(tmp_path: Path):
+    path = tmp_path / "results.csv"
+    edge = replace(MEASURED, seed=0, train_loss=-0.5, step_ms=0.0, wait_share=1.0, coverage_at_10=0.0, best_epoch=0)
+    append(path, edge)
+    assert read(path) == [edge]
+
+
+def test_every_number_of_the_schema_has_a_range():
+    hints = typing.get_type_hints(Result)
+    numbers = {name for name, hint in hints.items() if {int, float} & {hint, *typing.get_args(hint)}}
+    assert set(RANGES) == numbers
 
 
 def test_a_file_of_other_columns_is_not_appended_to(tmp_path: Path):

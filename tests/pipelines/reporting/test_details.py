@@ -68,6 +68,7 @@ def test_the_model_is_compared_with_popularity_user_by_user(written: Path):
     assert set(table) == {
         f"{name}@10" for name in ("ndcg", "recall", "hitrate", "precision", "map", "mrr", "surprisal")
     }
+    assert (table["mrr@10"]["name_a"], table["mrr@10"]["name_b"]) == ("popularity", "model")
     assert float(table["hitrate@10"]["difference"]) == 0.25  # user 0 only: users 1 and 3 are hits of both
 
 

@@ -39,7 +39,7 @@ class IntervalRow(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How run A differs from run B in one metric, over the users whom both measured."""
+    """How one metric changes from run A to run B, over the users whom both measured: a gain of B is above 0."""
 
     metric: str
     name_a: str
@@ -63,18 +63,19 @@ class Comparison(NamedTuple):
     def sentence(self) -> str:
         """The result in one sentence to quote."""
         against = f"{self.name_a} has {self.metric} {self.mean_a:.4f}, {self.name_b} {self.mean_b:.4f}"
-        share = f" ({self.difference / self.mean_b:+.1%})" if self.mean_b else ""
+        share = f" ({self.difference / self.mean_a:+.1%})" if self.mean_a else ""
         at_least = "p <" if self.p_value <= 2 / (self.resamples + 1) else "p ="
         evidence = (
             f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}, {at_least} {self.p_value:.2g}, "
             f"paired bootstrap over {self.users:,} users"
         )
         if not self.different:
-            return f"{against}; they cannot be told apart: difference {self.difference:+.4f}{share}, {evidence}."
+            change = f"from {self.name_a} to {self.name_b} {self.difference:+.4f}{share}"
+            return f"{against}; they cannot be told apart: {change}, {evidence}."
         side = "better" if self.difference > 0 else "worse"
         if self.metric.startswith("surprisal"):
             side = "higher" if self.difference > 0 else "lower"
-        return f"{against}: {self.name_a} is {side} by {abs(self.difference):.4f}{share}, {evidence}."
+        return f"{against}: {self.name_b} is {side} by {abs(self.difference):.4f}{share}, {evidence}."
 
 
 def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
@@ -164,7 +165,9 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two runs on the same users by the paired bootstrap: difference A - B, interval, p-value, one sentence.
+    """Compare two runs on the same users by the paired bootstrap: difference B - A, interval, p-value, one sentence.
+
+    The sign is that of ``dvc metrics diff A B``: A is what was, B what it became.
 
     Users are resampled together with both of their values, so what the runs share cancels. The p-value is two-sided and
     belongs to the interval: it is below ``1 - level`` where the percentile interval leaves 0 out. It is never below
@@ -172,7 +175,7 @@ def compare(
     number).
 
     Args:
-        run_a: first run; rows are users.
+        run_a: first run, which the second is measured against; rows are users.
         run_b: second run, the same users in the same order.
         metric: a key of ``per_user``, such as "ndcg@10".
         name_a: what to call the first run.
@@ -200,7 +203,7 @@ def compare(
     users = int(both.sum())
     if users < 2:
         raise ValueError(f"a comparison needs at least 2 users with a value in both runs, got {users}")
-    differences = values_a[both] - values_b[both]
+    differences = values_b[both] - values_a[both]
     means = bootstrap_means(differences, resamples, seed)
     low, high = _percentiles(means, level)
     against = min(int((means <= 0).sum()), int((means >= 0).sum()))
