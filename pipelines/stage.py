@@ -31,6 +31,10 @@ def run(main: Callable[[], None]) -> NoReturn:
     """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has had enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        sys.exit(1)
     except (ValueError, OSError) as error:
         if os.environ.get("CUTREC_TRACEBACK"):
             raise

@@ -1,6 +1,8 @@
 """Outputs appear whole or not at all; a person's mistake is one line and exit code 1."""
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,14 @@ def test_a_persons_mistake_is_one_line_and_exit_code_1(capsys: pytest.CaptureFix
         stage.run(main)
     assert caught.value.code == 1
     assert capsys.readouterr().err == "error: split.strategy: found a, allowed: b\n"
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    program = "from pipelines import stage; stage.run(lambda: print('x' * 10_000_000))"
+    ran = subprocess.run(
+        f"'{sys.executable}' -c \"{program}\" | head -c 1", shell=True, capture_output=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == (b"x", b"")
 
 
 def test_a_defect_keeps_its_traceback():
