@@ -10,20 +10,30 @@ import torch
 
 from rec_models.checkpoint import ModelCheckpoint
 
+TILES = {"sharing": "tile", "tile_tokens": 8}  # that span ranks
+SHARED = pytest.mark.parametrize("loss_options", [{"sharing": "none"}, TILES], ids=["none", "tiles"])
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 
 @pytest.mark.slow
-def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path):
-    assert_two_ranks_are_one(tiny, tiny_script, tmp_path)
+@SHARED
+def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path, loss_options):
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, loss_options=loss_options)
 
 
 @pytest.mark.gpu
 @needs_two_gpus
-@pytest.mark.parametrize("loss", ["cce_neg", "cce", "bce"])
-def test_two_gpus_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path, loss):
+@pytest.mark.parametrize("loss", ["cce_neg", "bce"])
+@SHARED
+def test_two_gpus_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path, loss, loss_options):
     on = {"accelerator": "cuda", "precision": "32-true"}  # 16-bit products would differ by the size of a batch
-    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, loss=loss, **on)
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, loss=loss, loss_options=loss_options, **on)
+
+
+@pytest.mark.gpu
+@needs_two_gpus
+def test_two_gpus_with_half_a_batch_are_one_with_the_whole_without_negatives(tiny, tiny_script, tmp_path):
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, loss="cce", accelerator="cuda", precision="32-true")
 
 
 @pytest.mark.gpu
@@ -38,10 +48,7 @@ def test_two_gpus_train_in_mixed_precision(tiny, tiny_script, tmp_path):
 
 
 def assert_two_ranks_are_one(tiny, script, tmp_path, **options):
-    """Losses, steps and weights; each optimiser step also accumulates two batches a rank.
-
-    Negatives are shared by tiles that span ranks.
-    """
+    """Losses, steps and weights; each optimiser step also accumulates two batches a rank."""
     options = {"loss": "cce_neg", "dropout": 0.0, "max_epochs": 2, "micro": 2} | options
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
     halves = run_two_ranks(script, tmp_path, **options)
