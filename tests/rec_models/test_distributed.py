@@ -21,6 +21,11 @@ def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, t
     assert_two_ranks_are_one(tiny, tiny_script, tmp_path, loss_options=loss_options)
 
 
+@pytest.mark.slow
+def test_two_ranks_train_padded_places_as_one_does(tiny, tiny_script, tmp_path):
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, loss="cce", loss_options={"paper_faithful": True})
+
+
 @pytest.mark.gpu
 @needs_two_gpus
 @pytest.mark.parametrize("loss", ["cce_neg", "bce"])

@@ -103,7 +103,7 @@ NONE, TILE = {"sharing": "none"}, {"sharing": "tile", "tile_tokens": 8}  # tiles
 NEGATIVES = [(loss, shared) for loss in ("cce_neg", "bce_neg", "gbce") for shared in (NONE, TILE)]
 
 
-@pytest.mark.parametrize(("loss", "loss_options"), [("cce", {}), *NEGATIVES])
+@pytest.mark.parametrize(("loss", "loss_options"), [("cce", {}), ("cce", {"paper_faithful": True}), *NEGATIVES])
 def test_accumulated_batches_are_one_large_batch(tiny, tmp_path, loss, loss_options):
     options = {"loss": loss, "loss_options": loss_options, "dropout": 0.0, "max_epochs": 2}
     whole = tiny.run(tmp_path / "whole", tmp_path / "whole-kept", **options)

@@ -51,6 +51,8 @@ class Feed:
         accumulate: micro-batches a window.
         fill: fill every batch up to a few sizes, with histories of at most so many items (`rec_models.buckets`). That
             is done on the host: batches on a device are brought there.
+        pad_to: count the places that each history lacks to so many as targets: the loss trains them too
+            (`rec_models.losses.padding`); never with `fill`.
         pin: for a GPU: read and prepare batches in threads of their own, in page-locked memory, so that neither keeps
             the GPU waiting.
     """
@@ -62,12 +64,14 @@ class Feed:
         accumulate: int,
         *,
         fill: int | None = None,
+        pad_to: int | None = None,
         pin: bool,
     ) -> None:
         self._batches = batches
         self._position = position
         self._accumulate = accumulate
         self._fill = fill
+        self._pad_to = pad_to
         self._pin = pin
         self.is_busy: Callable[[], bool] | None = None
         """Whether the device still works on what it was given; None: it never does meanwhile."""
@@ -89,9 +93,14 @@ class Feed:
     def _steps(self) -> Generator[StepBatch]:
         with closing(self._source()) as source:
             while prepared := list(islice(source, self._accumulate)):
-                counts = tuple(step.num_targets for step in prepared)
+                counts = tuple(self._count(step) for step in prepared)
                 for position, step in enumerate(prepared):
                     yield self._pinned(step._replace(window_counts=counts, position=position))
+
+    def _count(self, step: StepBatch) -> int:
+        """The tokens that the loss of a micro-batch is the mean of."""
+        padding = 0 if self._pad_to is None else step.layout.rows * self._pad_to - step.num_places
+        return step.num_targets + padding
 
     def _source(self) -> Generator[StepBatch]:
         epoch, start = self._position()

@@ -24,6 +24,7 @@ from rec_models.conductor import Conductor, Validate
 from rec_models.devices import announce, autocast_dtype, cpu_name, device_of
 from rec_models.errors import TrainingError
 from rec_models.feed import Batches, Feed, MakeBatches, as_factory
+from rec_models.losses.padding import trains_padding
 from rec_models.module import TrainingModule
 from rec_models.results import ResultsFolder
 from rec_models.settings import BatchSettings, LossSettings, ModelSettings, Precision, TrainingSettings
@@ -152,7 +153,8 @@ def fit(
             if trainer.is_global_zero:
                 announce(model, loss, training, num_items, device, precision)
             fill = model.max_seq_len if record else None
-            feed = Feed(batches, position, training.accumulate, fill=fill, pin=device.type == "cuda")
+            pad_to = model.max_seq_len if trains_padding(loss) else None
+            feed = Feed(batches, position, training.accumulate, fill=fill, pad_to=pad_to, pin=device.type == "cuda")
             with _memory_errors(device, loss, conductor), _same_sums_always(device):
                 trainer.fit(module, feed)
     if trainer.is_global_zero:
