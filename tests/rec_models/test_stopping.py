@@ -111,6 +111,37 @@ def test_out_of_memory_says_what_to_lower(tiny, folders, monkeypatch):
         tiny.run(**folders, loss="ce")
 
 
+def test_memory_that_runs_out_while_a_step_is_recorded_is_told_too(tiny, folders, monkeypatch):
+    from rec_models.module import TrainingModule
+
+    def hungry(self, batch, batch_idx):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        finally:  # as torch.cuda.graph does at its end
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(TrainingModule, "training_step", hungry)
+    with pytest.raises(TrainingError, match=r"out of memory with a batch of 8 x 10: needed 20\.00 GiB more"):
+        tiny.run(**folders)
+
+
+def test_a_table_too_large_for_memory_is_told_in_one_line(tiny, folders):
+    with pytest.raises(
+        TrainingError, match=r"^out of memory: needed 238418579\.10 GiB more, .*; lower hidden"
+    ) as error:
+        fit(
+            model=ModelSettings(hidden=64, max_seq_len=10),
+            loss=LossSettings(loss="cce"),
+            training=TrainingSettings(accelerator="cpu"),
+            num_items=10**15,
+            train_batches=tiny.TinyBatches(),
+            validate=None,
+            out=folders["out"],
+            checkpoint_dir=folders["checkpoints"],
+        )
+    assert "\n" not in str(error.value)
+
+
 def test_batches_without_any_target_are_refused(tiny, folders):
     class Targetless(tiny.TinyBatches):
         def batch(self, epoch, index):

@@ -62,7 +62,7 @@ class BatchLoss:
             row_offset: tokens of the same step before this batch's first.
 
         Returns:
-            fp32 scalar, the mean over the tokens with a target (the padded places too where the loss trains them); 0 where
+            fp32 scalar, the mean over the tokens with a target, and padded places where the loss trains them; 0 where
             there is none.
         """
         context = LossContext(self._seed, step, row_offset, self._sparse_grad)

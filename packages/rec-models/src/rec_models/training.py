@@ -113,7 +113,9 @@ def fit(
     precision: Precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
     record = _records(training, loss, device)
-    encoder = (build or build_encoder)(model, num_items)
+    kind = memory.Run(model, loss, training, num_items)
+    with _memory_errors(device, kind, lambda: None):
+        encoder = (build or build_encoder)(model, num_items)
     encoder.autocast_dtype = autocast_dtype(precision, device)
     module = TrainingModule(encoder, loss, training, item_counts, record=record)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
@@ -155,7 +157,7 @@ def fit(
             fill = model.max_seq_len if record else None
             pad_to = model.max_seq_len if trains_padding(loss) else None
             feed = Feed(batches, position, training.accumulate, fill=fill, pad_to=pad_to, pin=device.type == "cuda")
-            with _memory_errors(device, loss, conductor), _same_sums_always(device):
+            with _memory_errors(device, kind, lambda: conductor.shape), _same_sums_always(device):
                 trainer.fit(module, feed)
     if trainer.is_global_zero:
         results.write_history(state.history)
@@ -229,14 +231,16 @@ def _same_sums_always(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_errors(device: torch.device, loss: LossSettings, conductor: Conductor) -> Iterator[None]:
-    """Say what to lower when memory runs out."""
+def _memory_errors(
+    device: torch.device, run: memory.Run, shape: Callable[[], tuple[int, int] | None]
+) -> Iterator[None]:
+    """Say what to lower when memory runs out; `shape` gives rows and columns of the batch in work."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
             raise
-        raise TrainingError(memory.out_of_memory_advice(device, loss, conductor.shape)) from error
+        raise TrainingError(memory.out_of_memory_advice(error, device, run, shape())) from error
 
 
 def _result(state: RunState, device: torch.device, precision: str, *, is_first_rank: bool) -> FitResult:
