@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
+from rec_models import conductor
 from rec_models.checkpoint import ModelCheckpoint
+from rec_models.conductor import Conductor
 from rec_models.errors import TrainingError
+from rec_models.inference import load
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
 from rec_models.training import fit
 
@@ -78,24 +81,74 @@ def test_validation_without_the_monitored_metric_stops(tiny, folders, monkeypatc
         tiny.run(**folders)
 
 
-def test_a_nan_loss_names_the_step_and_the_last_good_checkpoint(tiny, folders, monkeypatch):
+@pytest.fixture
+def poison(monkeypatch):
+    """From a step of the optimiser and a micro-batch, both from 0: the network is NaN from there on."""
     from rec_models.module import TrainingModule
 
     step = TrainingModule.training_step
 
-    def poisoned(self, batch, batch_idx):
-        if self.optimizer_step_count == 8:  # the ninth step: the third of the second epoch
-            torch.nn.init.constant_(self.encoder.norm.bias, math.nan)
-        return step(self, batch, batch_idx)
+    def poison_at(count, position=0):
+        def poisoned(self, batch, batch_idx):
+            if (self.optimizer_step_count, batch.position) == (count, position):
+                torch.nn.init.constant_(self.encoder.norm.bias, math.nan)
+            return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(TrainingModule, "training_step", poisoned)
+        monkeypatch.setattr(TrainingModule, "training_step", poisoned)
+
+    return poison_at
+
+
+def test_a_nan_loss_names_the_step_and_the_last_good_checkpoint(tiny, folders, poison):
+    poison(8)  # the ninth step: the third of the second epoch
     with pytest.raises(TrainingError) as error:
         tiny.run(**folders, checkpoint_steps=4)
+    kept = folders["checkpoints"]
     assert "the loss is nan at step 9 (epoch 2)" in str(error.value)
-    assert f"the last good checkpoint is {folders['checkpoints'] / 'last.ckpt'}" in str(error.value)
+    assert (
+        f"the same call starts again from the last good checkpoint, {kept / 'last.ckpt'}; "
+        f"the best model so far is {kept / 'best-1.ckpt'}; lower learning_rate"
+    ) in str(error.value)
+    assert not load(kept / "best-1.ckpt").training
     state = torch.load(folders["checkpoints"] / "last.ckpt", weights_only=True)
     assert state["state"]["step"] == 8
     assert all(torch.isfinite(value).all() for value in state["encoder"].values())
+
+
+def test_a_nan_loss_before_any_validation_names_no_model(tiny, folders, poison):
+    poison(3)
+    with pytest.raises(TrainingError) as error:
+        tiny.run(**folders, checkpoint_steps=2)
+    assert "starts again from the last good checkpoint" in str(error.value)
+    assert "best" not in str(error.value)
+
+
+def test_a_nan_loss_names_no_checkpoint_of_another_run(tiny, folders, poison):
+    tiny.run(**folders, max_epochs=1)
+    poison(1)
+    with pytest.raises(TrainingError, match="step 2 .epoch 1.: there was no checkpoint yet; lower learning_rate"):
+        tiny.run(**folders, max_epochs=2, learning_rate=0.5)
+
+
+def test_a_resumed_run_that_becomes_nan_names_the_checkpoint_that_it_came_from(tiny, folders, monkeypatch, poison):
+    def crash(self, trainer, module):
+        raise KeyError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Conductor, "on_train_epoch_end", crash)
+        with pytest.raises(KeyError):
+            tiny.run(**folders, checkpoint_steps=2)
+    (folders["checkpoints"] / "last.ckpt").write_bytes(b"damaged")
+    poison(4)  # what was kept at step 4 is read, and nothing kept after it
+    with pytest.raises(TrainingError, match=r"step 5 .*from the last good checkpoint, .*previous\.ckpt; lower"):
+        tiny.run(**folders, checkpoint_steps=2)
+
+
+def test_a_nan_before_a_short_last_window_is_told_at_its_own_step(tiny, folders, monkeypatch, poison):
+    monkeypatch.setattr(conductor, "_READ_SECONDS", 1e9)
+    poison(0, position=3)  # windows of 4 and of 2 batches
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 1 \(epoch 1\)"):
+        tiny.run(**folders, accumulate=4)
 
 
 def test_out_of_memory_says_what_to_lower(tiny, folders, monkeypatch):

@@ -204,6 +204,18 @@ def test_sce_over_whole_batch_and_catalogue_is_cross_entropy():
         assert_same(actual, torch.nn.functional.cross_entropy(hidden @ weight.T, targets), hidden, weight)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_token_of_sce_that_is_no_number_reaches_the_loss(bad):
+    hidden, weight, targets = problem()
+    tokens, items = torch.tensor([[0, 1, 2]]), torch.tensor([[3, 1, 8, 2]])
+    with torch.no_grad():
+        hidden[1] = bad
+    assert not loss_of_buckets(hidden, weight, targets, tokens, items).isfinite()
+    with torch.no_grad():
+        hidden[1], hidden[5] = 0.0, bad  # in no bucket
+    assert loss_of_buckets(hidden, weight, targets, tokens, items).isfinite()
+
+
 def test_sce_takes_the_nearest_tokens_and_items():
     hidden = torch.eye(3, 4, dtype=torch.float64).requires_grad_()
     weight = torch.eye(4, dtype=torch.float64).requires_grad_()

@@ -197,14 +197,14 @@ class Conductor(lightning.Callback):
         """Add the losses since the last time to the epoch's sum: the only place where training waits for the device."""
         pending, module.recent_losses = module.recent_losses, []
         if pending:
-            means = torch.stack([loss for loss, _ in pending]).double()
-            tokens = torch.tensor([count for _, count in pending], dtype=torch.float64, device=means.device)
+            means = torch.stack([loss for loss, _, _ in pending]).double()
+            tokens = torch.tensor([count for _, count, _ in pending], dtype=torch.float64, device=means.device)
             places = torch.full_like(tokens, self._unread_places / len(pending))
             table = torch.stack([means * tokens, tokens, places])  # [3, micro-batches]
             if self._world > 1:
                 torch.distributed.all_reduce(table)
             sums, counts, shares = table.tolist()
-            self._refuse_nan(sums)
+            self._refuse_nan(sums, [step for _, _, step in pending])
             self.state.loss_sum += math.fsum(sums)
             self.state.loss_tokens += round(sum(counts))
             self.state.places += round(sum(shares))
@@ -214,18 +214,20 @@ class Conductor(lightning.Callback):
         self._lap = self._read_at = now
         self._show_progress(module)
 
-    def _refuse_nan(self, sums: list[float]) -> None:
-        for place, value in enumerate(sums):
+    def _refuse_nan(self, sums: list[float], steps: list[int]) -> None:
+        for value, step in zip(sums, steps, strict=True):
             if not math.isfinite(value):
-                steps_back = (len(sums) - 1 - place) // self._training.accumulate
                 raise TrainingError(
-                    f"the loss is {value} at step {self.state.step - steps_back} (epoch {self.state.epoch + 1}): "
+                    f"the loss is {value} at step {step} (epoch {self.state.epoch + 1}): "
                     f"{self._last_good()}; lower learning_rate, or take precision=32-true"
                 )
 
     def _last_good(self) -> str:
-        saved = self._folder.last
-        return f"the last good checkpoint is {saved}" if saved.is_file() else "there was no checkpoint yet"
+        saved, best = self._folder.newest, self._folder.newest_best
+        if saved is None:
+            return "there was no checkpoint yet"
+        model = "" if best is None else f"; the best model so far is {best}"
+        return f"the same call starts again from the last good checkpoint, {saved}{model}"
 
     def _show_progress(self, module: TrainingModule) -> None:
         state = self.state
