@@ -126,7 +126,7 @@ def test_a_nan_loss_before_any_validation_names_no_model(tiny, folders, poison):
 def test_a_nan_loss_names_no_checkpoint_of_another_run(tiny, folders, poison):
     tiny.run(**folders, max_epochs=1)
     poison(1)
-    with pytest.raises(TrainingError, match="step 2 .epoch 1.: there was no checkpoint yet; lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"step 2 .epoch 1.: there was no checkpoint yet; lower learning_rate"):
         tiny.run(**folders, max_epochs=2, learning_rate=0.5)
 
 
@@ -214,8 +214,75 @@ def test_batches_without_any_target_are_refused(tiny, folders):
         )
 
 
-def test_more_gpus_than_there_are_is_refused(tiny, folders):
-    if torch.cuda.device_count() > 7:
-        pytest.skip("this machine has them")
-    with pytest.raises(ValueError, match="devices: found 8 with"):
-        tiny.run(**folders, accelerator="cuda", devices=8)
+@pytest.mark.parametrize(
+    ("gpus", "devices", "message"),
+    [
+        (1, 8, "devices: found 8 with 1 GPUs, allowed: at most the GPUs there are"),
+        (0, 1, "accelerator: found cuda, allowed: auto or cpu, because torch finds no GPU here"),
+        (0, 8, "accelerator: found cuda"),
+    ],
+)
+def test_gpus_that_are_not_there_are_refused(tiny, folders, monkeypatch, gpus, devices, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=message):
+        tiny.run(**folders, accelerator="cuda", devices=devices)
+
+
+@pytest.fixture
+def fit_changed(tiny, folders):
+    """From a change of every batch to a run on them, in a catalogue of so many items."""
+
+    def run(change, *, model="sasrec", num_items=tiny.ITEMS, recorded=False):
+        class Changed(tiny.TinyBatches):
+            def batch(self, epoch, index):
+                return change(super().batch(epoch, index))
+
+        return fit(
+            model=ModelSettings(model=model, hidden=8, max_seq_len=10),
+            loss=LossSettings(loss="cce"),
+            training=TrainingSettings(max_epochs=1, accelerator="cpu"),
+            num_items=num_items,
+            train_batches=Changed(model=model, count=2),
+            validate=None,
+            out=folders["out"],
+            checkpoint_dir=folders["checkpoints"],
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+@pytest.mark.parametrize("item", [30, -1])
+def test_items_outside_the_catalogue_are_refused(fit_changed, field, item):
+    def changed(batch):
+        ids = getattr(batch, field).clone()
+        ids[0, 0] = item
+        return batch._replace(**{field: ids})
+
+    with pytest.raises(
+        ValueError, match=f"train_batches: found item {item} in {field}, allowed: 0 to 29, as num_items"
+    ):
+        fit_changed(changed)
+
+
+def test_batches_without_masks_are_refused_by_a_model_that_learns_from_them(fit_changed):
+    with pytest.raises(
+        ValueError, match="train_batches: found masked=None, allowed: masked places with model=bert4rec"
+    ):
+        fit_changed(lambda batch: batch._replace(masked=None), model="bert4rec")
+
+
+def test_folders_may_be_strings(tiny, folders):
+    fit(
+        model=ModelSettings(hidden=8, max_seq_len=10),
+        loss=LossSettings(loss="cce"),
+        training=TrainingSettings(max_epochs=1, accelerator="cpu"),
+        num_items=tiny.ITEMS,
+        train_batches=tiny.TinyBatches(count=1),
+        validate=None,
+        out=str(folders["out"]),
+        checkpoint_dir=str(folders["checkpoints"]),
+    )
+    assert (folders["out"] / "model.ckpt").is_file()
+    assert (folders["checkpoints"] / "last.ckpt").is_file()

@@ -182,6 +182,15 @@ def test_popularity_without_counts_is_refused():
             build_loss(settings_of(loss, sampling="popularity"))(*problem(), CONTEXT)
 
 
+@pytest.mark.parametrize("loss", ["ce_neg", "cce_neg", "bce"])
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("counts", [[0] * V, [-1, *[2] * (V - 1)]])
+def test_counts_that_nothing_can_be_drawn_by_are_refused(loss, faithful, counts):
+    settings = settings_of(loss, sampling="popularity", paper_faithful=faithful)
+    with pytest.raises(ValueError, match=r"item_counts: found .*, allowed: counts from 0, one of them above 0"):
+        build_loss(settings, torch.tensor(counts))
+
+
 def test_sce_for_given_buckets():
     hidden, weight, targets = problem()
     tokens = torch.tensor([[0, 1, 2], [2, 3, 4]])  # token 2 in both buckets, tokens 5 and 6 in none

@@ -54,7 +54,9 @@ class TrainingModule(lightning.LightningModule):
         self.optimizer_step_count = 0
         """Optimiser steps done; set when a run is resumed."""
         self.recent_losses: list[tuple[Tensor, int, int]] = []
-        """(mean loss, tokens, step of the optimiser from 1) of each micro-batch since the list was emptied; reading a value waits for the device."""
+        """(mean loss, tokens, step of the optimiser from 1) of each micro-batch since the list was emptied.
+
+        Reading a value waits for the device."""
         self.last_loss: Tensor
         """Mean loss of the last micro-batch."""
         self.automatic_optimization = not record

@@ -64,7 +64,15 @@ class BatchLoss:
         Returns:
             fp32 scalar, the mean over the tokens with a target, and padded places where the loss trains them; 0 where
             there is none.
+
+        Raises:
+            ValueError: a batch without masked places, for a model that learns from nothing else.
         """
+        if batch.masked is None and not self.encoder.causal:
+            raise ValueError(
+                "train_batches: found masked=None, allowed: masked places with "
+                f"model={self.encoder.settings.model}, which sees the targets themselves otherwise"
+            )
         context = LossContext(self._seed, step, row_offset, self._sparse_grad)
         x = self.encoder.embed(batch.items, batch.layout, batch.masked)
         hidden = self._network(x, batch.layout)  # [T, D]

@@ -73,8 +73,8 @@ def fit(
     num_items: int,
     train_batches: Batches | MakeBatches,
     validate: Validate | None,
-    out: Path,
-    checkpoint_dir: Path,
+    out: str | Path,
+    checkpoint_dir: str | Path,
     item_counts: Tensor | None = None,
     batching: BatchSettings | None = None,
     callbacks: Sequence[lightning.Callback] = (),
@@ -114,15 +114,15 @@ def fit(
     torch.manual_seed(training.seed)
     record = _records(training, loss, device)
     kind = memory.Run(model, loss, training, num_items)
-    with _memory_errors(device, kind, lambda: None):
-        encoder = (build or build_encoder)(model, num_items)
-    encoder.autocast_dtype = autocast_dtype(precision, device)
-    module = TrainingModule(encoder, loss, training, item_counts, record=record)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     if batching is not None:
         identity["batching"] = asdict(batching)
-    folder = RunFolder(checkpoint_dir, identity)
-    resumed = folder.resume()
+    folder = RunFolder(Path(checkpoint_dir), identity)
+    with _memory_errors(device, kind, lambda: None):
+        encoder = (build or build_encoder)(model, num_items)
+        resumed = folder.resume()
+    encoder.autocast_dtype = autocast_dtype(precision, device)
+    module = TrainingModule(encoder, loss, training, item_counts, record=record)
     state = resumed.state if resumed is not None else RunState()
     held: list[Batches] = []
 
@@ -133,7 +133,7 @@ def fit(
                 raise ValueError("train_batches: found no batch, allowed: at least one")
         return held[0]
 
-    results = ResultsFolder(out)
+    results = ResultsFolder(Path(out))
     conductor = Conductor(
         state=state,
         training=training,
@@ -156,7 +156,8 @@ def fit(
                 announce(model, loss, training, num_items, device, precision)
             fill = model.max_seq_len if record else None
             pad_to = model.max_seq_len if trains_padding(loss) else None
-            feed = Feed(batches, position, training.accumulate, fill=fill, pad_to=pad_to, pin=device.type == "cuda")
+            pin = device.type == "cuda"
+            feed = Feed(batches, position, training.accumulate, fill=fill, pad_to=pad_to, num_items=num_items, pin=pin)
             with _memory_errors(device, kind, lambda: conductor.shape), _same_sums_always(device):
                 trainer.fit(module, feed)
     if trainer.is_global_zero:

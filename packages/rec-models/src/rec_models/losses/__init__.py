@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rec_models.losses import bce, bce_neg, cce, cce_neg, ce, ce_neg, faithful, gbce, sce
 from rec_models.losses.base import Builder, Loss, LossContext
+from rec_models.losses.sampling import check_counts
 from rec_models.settings import LossSettings
 
 
@@ -54,8 +55,10 @@ def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Los
         item_counts: [V] int64, how often training saw each item; needed by popularity sampling only.
 
     Raises:
-        ValueError: popularity sampling without counts.
+        ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
     """
+    if settings.sampling == "popularity" and item_counts is not None:
+        check_counts(item_counts)
     return entry_of(settings).build(settings, item_counts)
 
 

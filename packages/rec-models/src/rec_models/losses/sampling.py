@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,20 @@ def counts_of(item_counts: Tensor | None) -> Tensor:
     if item_counts is None:
         raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
     return item_counts
+
+
+def check_counts(item_counts: Tensor) -> None:
+    """Refuse counts [V] that no item can be drawn by; on a GPU this waits for the device.
+
+    Raises:
+        ValueError: a count is negative or not finite, or all are 0.
+    """
+    least, most = (float(bound) for bound in item_counts.aminmax())
+    if not (least >= 0 and 0 < most < math.inf):
+        raise ValueError(
+            f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
+            "allowed: counts from 0, one of them above 0"
+        )
 
 
 @dataclass(frozen=True)
