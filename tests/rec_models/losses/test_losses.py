@@ -118,6 +118,29 @@ def test_sampled_losses_of_the_kernels(loss, sampling, sharing):
     assert_same(actual, expected, hidden, weight)
 
 
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_the_calibration_of_gbce_reaches_the_kernels(t):
+    hidden, weight, targets = problem()
+    settings = settings_of("gbce", gbce_t=t)
+    negatives = cce_kernels.draw_negatives(M, V, num_negatives=N, seed=5, step=3)
+    beta = 1 - t * (1 - N / (V - 1))
+    expected = mean_over_tokens(hidden, weight, targets, negatives, bce_token(beta=beta, scale=1 / (N + 1)))
+    assert_same(build_loss(settings)(hidden, weight, targets, CONTEXT), expected, hidden, weight)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 2.0])
+@pytest.mark.parametrize("loss", ["cce_neg", "bce_neg"])
+def test_the_power_of_popularity_reaches_the_kernels(loss, alpha):
+    hidden, weight, targets = problem()
+    settings = settings_of(loss, sampling="popularity", alpha=alpha)
+    sampler = cce_kernels.Popularity(COUNTS, alpha=alpha)
+    negatives = cce_kernels.draw_negatives(M, V, num_negatives=N, seed=5, step=3, sampler=sampler)
+    powers = COUNTS.double() ** alpha
+    of_token = softmax_token((powers / powers.sum()).log().tolist()) if loss == "cce_neg" else bce_token()
+    expected = mean_over_tokens(hidden, weight, targets, negatives, of_token)
+    assert_same(build_loss(settings, COUNTS)(hidden, weight, targets, CONTEXT), expected, hidden, weight)
+
+
 @pytest.mark.parametrize("logq", [True, False])
 def test_in_batch_sampling_reaches_the_kernels(logq):
     hidden, weight, targets = problem()
@@ -168,12 +191,20 @@ def test_ce_neg_draws_one_set_a_group(sharing, groups):
     assert not torch.equal(draws.ids, other.ids)
 
 
-def test_popularity_draws_of_ce_neg_follow_the_counts():
-    settings = settings_of("ce_neg", sampling="popularity", num_negatives=20_000, sharing="batch")
-    draws = draw(settings, COUNTS, problem()[2], V, CONTEXT).ids[0]
-    q = COUNTS / COUNTS.sum()
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.0])
+def test_popularity_draws_of_ce_neg_follow_the_counts(alpha):
+    settings = settings_of("ce_neg", sampling="popularity", alpha=alpha, num_negatives=20_000, sharing="batch")
+    drawn = draw(settings, COUNTS, problem()[2], V, CONTEXT)
+    draws, q = drawn.ids[0], COUNTS.double() ** alpha / (COUNTS.double() ** alpha).sum()
+    torch.testing.assert_close(drawn.log_q, q.log().float())
     deviation = (torch.bincount(draws, minlength=V) - 20_000 * q) / (20_000 * q * (1 - q)).sqrt()
     assert (deviation.pow(2) * (1 - q)).sum() < 29.6  # chi-square, 10 degrees of freedom, p = 0.001
+
+
+def test_ce_neg_never_draws_an_item_without_a_count():
+    settings = settings_of("ce_neg", sampling="popularity", alpha=0.0, num_negatives=1000)
+    drawn = draw(settings, torch.tensor([0, *[2] * (V - 2), 0]), problem()[2], V, CONTEXT).ids
+    assert set(drawn.flatten().tolist()) == set(range(1, V - 1))
 
 
 def test_popularity_without_counts_is_refused():

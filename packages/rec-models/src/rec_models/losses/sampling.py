@@ -121,11 +121,9 @@ def draw(
     shape = (-(-num_tokens // group_tokens), settings.num_negatives or 1)
     generator = seeded_generator(targets.device, context, "negatives")
     if settings.sampling == "popularity":
-        q = (
-            counts_of(item_counts)
-            .to(targets.device, torch.float64)
-            .pow(1.0 if settings.alpha is None else settings.alpha)
-        )
+        counts = counts_of(item_counts).to(targets.device, torch.float64)
+        powers = counts.pow(1.0 if settings.alpha is None else settings.alpha)
+        q = torch.where(counts > 0, powers, 0.0)  # 0 ** 0 is 1
         cumulative = q.cumsum(0)  # [V]; binary search has no limit of 2^24 items, unlike torch.multinomial
         points = torch.rand(shape, dtype=torch.float64, device=targets.device, generator=generator) * cumulative[-1]
         ids = torch.searchsorted(cumulative, points, right=True).clamp_max(num_items - 1)
