@@ -80,12 +80,24 @@ LOSS_OPTIONS = {"num_negatives": 16, "sharing": "tile", "sce_bucket_size_y": 16}
 
 
 def run(
-    out, checkpoints, *, model="sasrec", loss="cce", kill_at=None, micro=1, batching=None, loss_options=None, **training
+    out,
+    checkpoints,
+    *,
+    model="sasrec",
+    loss="cce",
+    kill_at=None,
+    micro=1,
+    counts=(6,),
+    batching=None,
+    loss_options=None,
+    **training,
 ) -> FitResult:
-    """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for."""
+    """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for; `counts`: of batches, by
+    rank, the last one for all further ranks."""
 
     def batches(rank, world_size):
-        made = TinyBatches(model=model, rank=rank, world_size=world_size, micro=micro)
+        count = counts[min(rank, len(counts) - 1)]
+        made = TinyBatches(model=model, count=count, rank=rank, world_size=world_size, micro=micro)
         if kill_at is not None:
             batch = made.batch
 

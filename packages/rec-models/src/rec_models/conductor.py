@@ -81,9 +81,14 @@ class Conductor(lightning.Callback):
         self._unsaved_best: ModelCheckpoint | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take up a run where it was left."""
+        """Take up a run where it was left.
+
+        Raises:
+            ValueError: there is no batch, or one rank has more batches than another and would wait for it for ever.
+        """
         module = _typed(pl_module)
         self._first, self._world = trainer.is_global_zero, trainer.world_size
+        self._check_batches(module)
         self._progress = Progress(self._training.max_epochs, enabled=self._first)
         module.optimizer_step_count = self.state.step
         if self._resumed is not None:
@@ -95,6 +100,17 @@ class Conductor(lightning.Callback):
                 f"resuming from {self._resumed.path.name}: epoch {self.state.epoch + 1}, batch {self.state.index}"
             )
             self._resumed = None  # its tensors are free to go
+
+    def _check_batches(self, module: TrainingModule) -> None:
+        """On all ranks alike: one that stops alone leaves the others waiting."""
+        gathered = module.all_gather(torch.tensor([self._batches_per_epoch()], device=module.device))
+        assert isinstance(gathered, Tensor)
+        counts = gathered.flatten().tolist()  # [ranks]
+        if min(counts) == 0:
+            raise ValueError("train_batches: found no batch, allowed: at least one")
+        if len(set(counts)) > 1:
+            found = ", ".join(map(str, counts))
+            raise ValueError(f"train_batches: found {found} batches on the ranks, allowed: equally many on each")
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock, and count the loop's memory apart from what was before."""

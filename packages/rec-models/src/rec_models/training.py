@@ -129,8 +129,6 @@ def fit(
     def batches() -> Batches:
         if not held:
             held.append(as_factory(train_batches)(trainer.global_rank, trainer.world_size))
-            if len(held[0]) == 0:
-                raise ValueError("train_batches: found no batch, allowed: at least one")
         return held[0]
 
     results = ResultsFolder(Path(out))
