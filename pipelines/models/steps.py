@@ -86,12 +86,10 @@ def _tried(point: params.Params, effort: Effort) -> dict[str, Any]:
 
 
 def _status(error: BaseException | None) -> results.Status:
-    """What became of a point; an error that ends a recording hides the one that led to it."""
+    """What became of a point."""
     from rec_models.memory import is_out_of_memory
 
-    while error is not None and not is_out_of_memory(error):
-        error = error.__context__
-    return "failed" if error is None else "out of memory"
+    return "out of memory" if is_out_of_memory(error) else "failed"
 
 
 def _forget(point: params.Params, status: str | None) -> None:

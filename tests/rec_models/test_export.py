@@ -7,7 +7,9 @@ from rec_models.inference import encode
 def test_an_exported_encoder_scores_alike(make_encoder, model_name, tmp_path):
     encoder = make_encoder(model_name).float()
     encoder.autocast_dtype = torch.bfloat16  # as on a GPU; the program computes in float32
-    export(encoder, tmp_path / "encoder.pt2")
+    export(encoder, tmp_path / "new" / "encoder.pt2")
+    (tmp_path / "new" / "encoder.pt2").rename(tmp_path / "encoder.pt2")
+    (tmp_path / "new").rmdir()
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.pt2"]
     encoder.autocast_dtype = None
     program = torch.export.load(tmp_path / "encoder.pt2").module()

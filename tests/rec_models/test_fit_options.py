@@ -113,6 +113,21 @@ def test_memory_of_validation_is_not_the_loops(tiny, folders, monkeypatch):
     assert (result.loop_peak_memory_gib, result.peak_memory_gib) == (1.0, 5.0)
 
 
+def test_dropout_follows_seed_step_micro_batch_and_rank(monkeypatch, make_encoder):
+    from rec_models.module import TrainingModule
+
+    def drawn(seed=0, step=0, position=0, rank=0):
+        module = TrainingModule(make_encoder(), LossSettings(loss="cce"), TrainingSettings(seed=seed))
+        module.optimizer_step_count = step
+        monkeypatch.setattr(TrainingModule, "global_rank", rank)
+        module._seed_dropout(position)
+        return float(torch.rand(()))
+
+    found = [drawn(), *(drawn(**{name: 1}) for name in ("seed", "step", "position", "rank"))]
+    assert len(set(found)) == len(found)
+    assert drawn() == found[0]
+
+
 def test_processes_that_share_cores_are_told_of(capfd):
     from rec_models.devices import announce
 

@@ -2,6 +2,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,6 +151,81 @@ def test_a_wrong_history_is_named(make_encoder, histories, message):
         encode(make_encoder(), histories)
 
 
+NO_IDS = [
+    ([3, 14], "found 3 at index 0"),
+    ([[1], [3.0, 1.5]], r"found \[3.0, 1.5\] at index 1"),
+    (["3"], "found '3' at index 0"),
+    ([["3"]], r"found \['3'\] at index 0"),
+    ([[1], None], "found None at index 1"),
+    ([[True]], r"found \[True\] at index 0"),
+    ([[[1]]], r"found \[\[1\]\] at index 0"),
+    ([[2**70]], r"found \[1180591620717411303424\] at index 0"),
+]
+
+
+@pytest.mark.parametrize("unknown", ["raise", "skip"])
+@pytest.mark.parametrize(("histories", "message"), NO_IDS)
+def test_a_history_that_holds_no_ids_is_named(make_encoder, histories, message, unknown):
+    expected = f"histories: {message}, allowed: a list of whole item ids"
+    for rank in (encode, lambda *args: recommend(*args, 2, unknown=unknown)):
+        with pytest.raises(ValueError, match=expected) as error:
+            rank(make_encoder(), histories)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("histories", [None, "314", 3, {0: [1]}])
+def test_histories_that_are_no_list_are_refused(make_encoder, histories):
+    for unknown in ("raise", "skip"):
+        with pytest.raises(ValueError, match=r"histories: found .*, allowed: a list of histories"):
+            recommend(make_encoder(), histories, 2, unknown=unknown)
+    with pytest.raises(ValueError, match=r"histories: found .*, allowed: a list of histories"):
+        encode(make_encoder(), histories)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
+def test_histories_may_be_arrays_of_whole_numbers(make_encoder, dtype):
+    encoder, lists = make_encoder(), [[1, 2, 3], [4]]
+    expected = recommend(encoder, lists, 3)
+    for unknown in ("raise", "skip"):
+        found = recommend(encoder, [np.array(history, dtype) for history in lists], np.int64(3), unknown=unknown)
+        assert torch.equal(found.items, expected.items)
+        found = recommend(encoder, [torch.from_numpy(np.array(history, dtype)) for history in lists], 3)
+        assert torch.equal(found.items, expected.items)
+
+
+def test_an_encoder_in_train_mode_ranks_nothing(make_encoder):
+    encoder = make_encoder(dropout=0.5).train()
+    for rank in (encode, lambda *args: recommend(*args, 2)):
+        with pytest.raises(ValueError, match=r"encoder: found train mode, allowed: eval mode \(encoder.eval\(\)\)"):
+            rank(encoder, [[1, 2]])
+
+
+@pytest.mark.parametrize("batch_size", [0, 2.5])
+def test_a_wrong_batch_size_is_refused(make_encoder, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size: found {batch_size}, allowed: a whole number from 1"):
+        encode(make_encoder(), [[1, 2]], batch_size=batch_size)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda", "cuda:9", "xla"])
+def test_a_device_that_is_not_there_is_named(saved, monkeypatch, device):
+    path, _, _ = saved
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    with pytest.raises(ValueError, match=f"device: found '{device}', allowed: a device that torch finds here") as error:
+        load(path, device)
+    assert not isinstance(error.value, CheckpointError)
+    assert "\n" not in str(error.value)
+
+
+def test_memory_that_runs_out_is_no_damage(saved, monkeypatch):
+    def hungry(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    monkeypatch.setattr(torch, "load", hungry)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        load(saved[0])
+
+
 def test_recommendations_are_the_best_unseen_items(saved):
     _, encoder, _ = saved
     histories = [[1, 2, 3], [4]]
@@ -170,9 +246,10 @@ def test_places_without_an_item_say_so(saved):
     assert best.scores[0, 2:].tolist() == [-torch.inf, -torch.inf]
 
 
-def test_k_outside_the_catalogue_is_refused(make_encoder):
-    with pytest.raises(ValueError, match="k: found 21, allowed: 1 to 20"):
-        recommend(make_encoder(), [[1]], 21)
+@pytest.mark.parametrize("k", [21, 0, 2.5, True, None])
+def test_k_outside_the_catalogue_is_refused(make_encoder, k):
+    with pytest.raises(ValueError, match=f"k: found {k}, allowed: a whole number from 1 to 20, the size of the cat"):
+        recommend(make_encoder(), [[1]], k)
 
 
 def test_unknown_items_are_counted_and_skipped_on_request(saved):

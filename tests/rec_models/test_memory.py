@@ -3,10 +3,32 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rec_models.memory import is_out_of_memory, out_of_memory_advice, peak_gib, peak_kind
-from rec_models.settings import LOSSES, LossSettings
+from rec_models.backbones import build_encoder
+from rec_models.losses import FAITHFUL_LOSSES
+from rec_models.memory import Run, is_out_of_memory, out_of_memory_advice, peak_gib, peak_kind
+from rec_models.optimizers import build_optimizer, table_bytes
+from rec_models.settings import LOSSES, OPTIMIZERS, LossSettings, ModelSettings, TrainingSettings
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def run_of(loss="cce", num_items=10, optimizer="adam", **options):
+    settings = LossSettings.pick(loss, num_negatives=8, **options)
+    return Run(ModelSettings(hidden=64), settings, TrainingSettings(optimizer=optimizer), num_items)
+
+
+def advice_of(run, device=CPU, shape=None, error=None):
+    return out_of_memory_advice(error or torch.OutOfMemoryError("CUDA out of memory"), device, run, shape)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of 79 GiB whose peak was 55 GiB."""
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 55 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=79 * 2**30))
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    return CUDA
 
 
 def test_the_peak_of_a_process_covers_what_it_held():
@@ -18,7 +40,7 @@ def test_the_peak_of_a_process_covers_what_it_held():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_advice_names_what_this_loss_can_lower(loss):
-    advice = out_of_memory_advice(CPU, LossSettings.pick(loss, num_negatives=8), (4, 16))
+    advice = advice_of(run_of(loss), shape=(4, 16))
     assert advice.startswith("out of memory with a batch of 4 x 16: the peak so far was ")
     assert "lower batch_size or max_seq_len" in advice
     assert ("num_negatives" in advice) == (loss in ("ce_neg", "cce_neg", "bce_neg", "gbce"))
@@ -26,24 +48,94 @@ def test_advice_names_what_this_loss_can_lower(loss):
     assert ("sce bucket sizes" in advice) == (loss == "sce")
     assert "\n" not in advice
     assert "expandable_segments" not in advice  # of use on a GPU only
+    assert "hidden" not in advice  # ten items
+
+
+def test_a_loss_says_itself_what_lowers_its_memory(monkeypatch):
+    entry = FAITHFUL_LOSSES["bce"]
+    monkeypatch.setitem(FAITHFUL_LOSSES, "bce", entry._replace(less_memory="the moon"))
+    assert advice_of(run_of("bce", paper_faithful=True)).endswith("lower batch_size or max_seq_len, or the moon")
+    assert "the moon" not in advice_of(run_of("bce"))
 
 
 @pytest.mark.parametrize("variable", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
-def test_on_a_gpu_advice_names_the_allocators_setting_unless_it_is_set(monkeypatch, variable):
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 55 * 2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=79 * 2**30))
-    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
-    where = (torch.device("cuda"), LossSettings.pick("ce"), None)
-    assert "or set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in out_of_memory_advice(*where)
+def test_on_a_gpu_advice_names_the_allocators_setting_unless_it_is_set(monkeypatch, gpu, variable):
+    assert "or set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in advice_of(run_of("ce"), gpu)
     monkeypatch.setenv(variable, "max_split_size_mb:64,expandable_segments:True")
-    assert "expandable_segments" not in out_of_memory_advice(*where)
+    assert "expandable_segments" not in advice_of(run_of("ce"), gpu)
+
+
+def test_a_message_says_how_much_was_needed(gpu):
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB"
+    )
+    expected = "out of memory with a batch of 4 x 16: needed 20.00 GiB more, the peak so far was 55.0 GiB of 79.0 GiB; "
+    assert advice_of(run_of(), gpu, (4, 16), error).startswith(expected)
+    hidden = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    hidden.__context__ = error
+    assert advice_of(run_of(), gpu, (4, 16), hidden).startswith(expected)
+
+
+def test_a_host_says_how_much_was_needed():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 50)
+    assert "needed 4194304.00 GiB more" in advice_of(run_of(), error=error.value)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "gib", "leaner"),
+    [
+        ("adam", "40.0", "or take optimizer=adam_bf16 (30.0 GiB) or adam_rowwise (25.0 GiB), "),
+        ("adam_bf16", "30.0", "or take optimizer=adam_rowwise (25.0 GiB), "),
+        ("adam_rowwise", "25.0", ""),
+    ],
+)
+def test_a_table_that_fills_memory_is_named(monkeypatch, gpu, optimizer, gib, leaner):
+    run = run_of(num_items=10 * 2**22, optimizer=optimizer)  # 2.5 GiB a byte an element
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 49 * 2**30)
+    said = f"lower hidden, because the item table with its gradient and moments takes {gib} GiB, {leaner}or lower batch"
+    assert said in advice_of(run, gpu)
+
+
+def test_a_table_that_does_not_fill_memory_is_not_named(gpu):
+    assert "hidden" not in advice_of(run_of(num_items=6 * 2**22), gpu)  # 24 of 55 GiB
+    assert "hidden" in advice_of(run_of(num_items=7 * 2**22), gpu)  # 28
+    logits = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    assert "hidden" not in advice_of(run_of(num_items=7 * 2**22), gpu, error=logits)  # 28 of 75
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_bytes_of_a_table_are_those_of_a_step(optimizer):
+    run = run_of("cce_neg", 50, optimizer)
+    encoder = build_encoder(run.model, 50)
+    made = build_optimizer(encoder, run.training)
+    rows = torch.arange(3)
+    dense = torch.zeros(50, 64)
+    encoder.item_table.grad = dense
+    if optimizer == "adam_lazy":
+        encoder.item_table.grad = torch.sparse_coo_tensor(rows[None], dense[rows], dense.shape, check_invariants=True)
+    made.step()
+    state = [value for value in made.state[encoder.item_table].values() if torch.is_tensor(value) and value.ndim]
+    wide = [value for value in state if value.numel() == dense.numel()]
+    gradient = 0 if encoder.item_table.grad.is_sparse else dense.nbytes
+    assert table_bytes(optimizer, 50, 64) == dense.nbytes + gradient + sum(value.nbytes for value in wide)
 
 
 def test_what_counts_as_running_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(None)
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 50)  # what torch says on a host
     assert is_out_of_memory(error.value)
+
+
+def test_an_error_that_hides_it_counts_too():
+    for link in ("__context__", "__cause__"):
+        ending = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        setattr(ending, link, torch.OutOfMemoryError("CUDA out of memory"))
+        outer = RuntimeError("outer")
+        outer.__context__ = ending
+        ending.__context__ = ending.__context__ or outer  # a ring must not be walked for ever
+        assert is_out_of_memory(outer)

@@ -1,5 +1,7 @@
 """What only a GPU can show; run with ``pytest -m gpu``."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 from torch import Tensor
@@ -117,6 +119,30 @@ def test_a_stopped_run_on_a_gpu_resumes_where_it_was(tiny, tmp_path):
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     for ours, expected in zip(resumed.history, whole.history, strict=True):
         assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+
+
+def test_a_stopped_run_in_half_precision_resumes_with_its_scaler(tiny, tmp_path, monkeypatch):
+    # A scale that grows every third step: a run that began again with the first one would end with another.
+    scaler = partialmethod(torch.amp.GradScaler.__init__, init_scale=2.0**4, growth_interval=3)
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", scaler)
+    options = {"accelerator": "cuda", "precision": "16-mixed", "loss": "cce", "checkpoint_steps": 4}
+    whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+
+    def stop(encoder):
+        raise KeyError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "validate", stop)
+        with pytest.raises(KeyError):
+            tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)
+    assert (kept["state"]["step"], kept["scaler"]["scale"], kept["scaler"]["_growth_tracker"]) == (4, 2.0**5, 1)
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    for ours, expected in zip(resumed.history, whole.history, strict=True):
+        assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-2)
+    first, second = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("a-kept", "b-kept"))
+    assert first["scaler"] == second["scaler"]
+    assert first["scaler"]["scale"] == 2.0**10  # 18 steps
 
 
 def step_of(tiny, encoder, loss, optimizer, rows=8):

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 
 from rec_models.checkpoint import ModelCheckpoint
 from rec_models.state import RunFolder, RunState
@@ -77,6 +78,17 @@ def test_a_lean_optimiser_goes_on_where_it_was(tiny, uninterrupted, tmp_path, mo
     stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
+
+
+def test_a_run_goes_on_with_the_state_of_its_precision(tiny, tmp_path, monkeypatch):
+    """What 16-mixed keeps of its scaler on a GPU; no precision of a CPU has a state."""
+    taken = []
+    monkeypatch.setattr(Precision, "state_dict", lambda self: {"scale": 256.0})
+    monkeypatch.setattr(Precision, "load_state_dict", lambda self, state: taken.append(state))
+    stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", checkpoint_steps=2)
+    assert taken == []
+    tiny.run(tmp_path / "b", tmp_path / "b-kept", checkpoint_steps=2)
+    assert taken == [{"scale": 256.0}]
 
 
 def test_slow_checkpoints_are_written_less_often(tiny, uninterrupted, tmp_path, monkeypatch):

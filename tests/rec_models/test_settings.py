@@ -96,6 +96,25 @@ def test_settings_need_no_torch():
             "item_counts: found 4, allowed: 5 counts, for sampling=popularity",
         ),
         (lambda: LossSettings(loss="gbce", num_negatives=5, gbce_t=1.5), "gbce_t: found 1.5, allowed: a number from 0"),
+        (lambda: LossSettings(loss="gbce", num_negatives=5, gbce_t="x"), "gbce_t: found 'x', allowed: a number from 0"),
+        (lambda: LossSettings(loss="cce", paper_faithful="no"), "paper_faithful: found 'no', allowed: True or False"),
+        (lambda: LossSettings(loss="sce", sce_mix_x="no"), "sce_mix_x: found 'no', allowed: True or False"),
+        (
+            lambda: LossSettings(loss="bce", sampling="popularity", alpha="a"),
+            "alpha: found 'a', allowed: a number from 0",
+        ),
+        (
+            lambda: LossSettings(loss="bce", sampling="popularity", alpha=float("nan")),
+            "alpha: found nan, allowed: a number from 0",
+        ),
+        (
+            lambda: LossSettings(loss="ce_neg", num_negatives=5, sampling="in_batch", logq="yes"),
+            "logq: found 'yes', allowed: True or False",
+        ),
+        (
+            lambda: LossSettings(loss="bce", sharing="tile", tile_tokens="8"),
+            "tile_tokens: found '8', allowed: a whole number from 1",
+        ),
         (lambda: LossSettings.pick("cce", size=3), "setting: found 'size', allowed: alpha, gbce_t"),
         (lambda: TrainingSettings(patience=0), "patience: found 0, allowed: a whole number from 1"),
         (lambda: TrainingSettings(learning_rate=0.0), "learning_rate: found 0.0, allowed: a number above 0"),

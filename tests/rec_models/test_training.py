@@ -99,9 +99,13 @@ def test_cce_is_ce_along_a_whole_run(tiny, tmp_path):
     assert losses_of(runs["ce"])[-1] < 0.9 * losses_of(runs["ce"])[0]
 
 
-@pytest.mark.parametrize("loss", ["cce", "cce_neg", "bce_neg", "gbce"])
-def test_accumulated_batches_are_one_large_batch(tiny, tmp_path, loss):
-    options = {"loss": loss, "dropout": 0.0, "max_epochs": 2}
+NONE, TILE = {"sharing": "none"}, {"sharing": "tile", "tile_tokens": 8}  # tiles that span micro-batches
+NEGATIVES = [(loss, shared) for loss in ("cce_neg", "bce_neg", "gbce") for shared in (NONE, TILE)]
+
+
+@pytest.mark.parametrize(("loss", "loss_options"), [("cce", {}), ("cce", {"paper_faithful": True}), *NEGATIVES])
+def test_accumulated_batches_are_one_large_batch(tiny, tmp_path, loss, loss_options):
+    options = {"loss": loss, "loss_options": loss_options, "dropout": 0.0, "max_epochs": 2}
     whole = tiny.run(tmp_path / "whole", tmp_path / "whole-kept", **options)
     parts = tiny.run(tmp_path / "parts", tmp_path / "parts-kept", micro=4, **options)
     assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-5)

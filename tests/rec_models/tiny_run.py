@@ -75,11 +75,29 @@ def validate(encoder):
     return {"ndcg@10": float(gains.mean()), "recall@10": float((rank < 10).float().mean())}
 
 
-def run(out, checkpoints, *, model="sasrec", loss="cce", kill_at=None, micro=1, batching=None, **training) -> FitResult:
-    """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for."""
+LOSS_OPTIONS = {"num_negatives": 16, "sharing": "tile", "sce_bucket_size_y": 16}
+"""A whole batch has about 48 tokens, fewer than a tile: who looks for differences within one passes `tile_tokens`."""
+
+
+def run(
+    out,
+    checkpoints,
+    *,
+    model="sasrec",
+    loss="cce",
+    kill_at=None,
+    micro=1,
+    counts=(6,),
+    batching=None,
+    loss_options=None,
+    **training,
+) -> FitResult:
+    """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for; `counts`: of batches, by
+    rank, the last one for all further ranks."""
 
     def batches(rank, world_size):
-        made = TinyBatches(model=model, rank=rank, world_size=world_size, micro=micro)
+        count = counts[min(rank, len(counts) - 1)]
+        made = TinyBatches(model=model, count=count, rank=rank, world_size=world_size, micro=micro)
         if kill_at is not None:
             batch = made.batch
 
@@ -94,7 +112,7 @@ def run(out, checkpoints, *, model="sasrec", loss="cce", kill_at=None, micro=1, 
     settings = {"max_epochs": 3, "learning_rate": 3e-3, "accelerator": "cpu", "accumulate": micro} | training
     return fit(
         model=ModelSettings(model=model, hidden=16, max_seq_len=10, dropout=settings.pop("dropout", 0.1)),
-        loss=LossSettings.pick(loss, num_negatives=16, sharing="tile", sce_bucket_size_y=16),
+        loss=LossSettings.pick(loss, **(LOSS_OPTIONS | (loss_options or {}))),
         training=TrainingSettings(**settings),
         num_items=ITEMS,
         train_batches=batches,

@@ -118,6 +118,29 @@ def test_sampled_losses_of_the_kernels(loss, sampling, sharing):
     assert_same(actual, expected, hidden, weight)
 
 
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_the_calibration_of_gbce_reaches_the_kernels(t):
+    hidden, weight, targets = problem()
+    settings = settings_of("gbce", gbce_t=t)
+    negatives = cce_kernels.draw_negatives(M, V, num_negatives=N, seed=5, step=3)
+    beta = 1 - t * (1 - N / (V - 1))
+    expected = mean_over_tokens(hidden, weight, targets, negatives, bce_token(beta=beta, scale=1 / (N + 1)))
+    assert_same(build_loss(settings)(hidden, weight, targets, CONTEXT), expected, hidden, weight)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 2.0])
+@pytest.mark.parametrize("loss", ["cce_neg", "bce_neg"])
+def test_the_power_of_popularity_reaches_the_kernels(loss, alpha):
+    hidden, weight, targets = problem()
+    settings = settings_of(loss, sampling="popularity", alpha=alpha)
+    sampler = cce_kernels.Popularity(COUNTS, alpha=alpha)
+    negatives = cce_kernels.draw_negatives(M, V, num_negatives=N, seed=5, step=3, sampler=sampler)
+    powers = COUNTS.double() ** alpha
+    of_token = softmax_token((powers / powers.sum()).log().tolist()) if loss == "cce_neg" else bce_token()
+    expected = mean_over_tokens(hidden, weight, targets, negatives, of_token)
+    assert_same(build_loss(settings, COUNTS)(hidden, weight, targets, CONTEXT), expected, hidden, weight)
+
+
 @pytest.mark.parametrize("logq", [True, False])
 def test_in_batch_sampling_reaches_the_kernels(logq):
     hidden, weight, targets = problem()
@@ -168,18 +191,35 @@ def test_ce_neg_draws_one_set_a_group(sharing, groups):
     assert not torch.equal(draws.ids, other.ids)
 
 
-def test_popularity_draws_of_ce_neg_follow_the_counts():
-    settings = settings_of("ce_neg", sampling="popularity", num_negatives=20_000, sharing="batch")
-    draws = draw(settings, COUNTS, problem()[2], V, CONTEXT).ids[0]
-    q = COUNTS / COUNTS.sum()
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.0])
+def test_popularity_draws_of_ce_neg_follow_the_counts(alpha):
+    settings = settings_of("ce_neg", sampling="popularity", alpha=alpha, num_negatives=20_000, sharing="batch")
+    drawn = draw(settings, COUNTS, problem()[2], V, CONTEXT)
+    draws, q = drawn.ids[0], COUNTS.double() ** alpha / (COUNTS.double() ** alpha).sum()
+    torch.testing.assert_close(drawn.log_q, q.log().float())
     deviation = (torch.bincount(draws, minlength=V) - 20_000 * q) / (20_000 * q * (1 - q)).sqrt()
     assert (deviation.pow(2) * (1 - q)).sum() < 29.6  # chi-square, 10 degrees of freedom, p = 0.001
+
+
+def test_ce_neg_never_draws_an_item_without_a_count():
+    settings = settings_of("ce_neg", sampling="popularity", alpha=0.0, num_negatives=1000)
+    drawn = draw(settings, torch.tensor([0, *[2] * (V - 2), 0]), problem()[2], V, CONTEXT).ids
+    assert set(drawn.flatten().tolist()) == set(range(1, V - 1))
 
 
 def test_popularity_without_counts_is_refused():
     for loss in ("ce_neg", "cce_neg"):
         with pytest.raises(ValueError, match="item_counts: found None"):
             build_loss(settings_of(loss, sampling="popularity"))(*problem(), CONTEXT)
+
+
+@pytest.mark.parametrize("loss", ["ce_neg", "cce_neg", "bce"])
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("counts", [[0] * V, [-1, *[2] * (V - 1)]])
+def test_counts_that_nothing_can_be_drawn_by_are_refused(loss, faithful, counts):
+    settings = settings_of(loss, sampling="popularity", paper_faithful=faithful)
+    with pytest.raises(ValueError, match=r"item_counts: found .*, allowed: counts from 0, one of them above 0"):
+        build_loss(settings, torch.tensor(counts))
 
 
 def test_sce_for_given_buckets():
@@ -202,6 +242,18 @@ def test_sce_over_whole_batch_and_catalogue_is_cross_entropy():
     for mix in (True, False):
         actual = build_loss(settings_of("sce", sce_mix_x=mix, **sizes))(hidden, weight, targets, CONTEXT)
         assert_same(actual, torch.nn.functional.cross_entropy(hidden @ weight.T, targets), hidden, weight)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_token_of_sce_that_is_no_number_reaches_the_loss(bad):
+    hidden, weight, targets = problem()
+    tokens, items = torch.tensor([[0, 1, 2]]), torch.tensor([[3, 1, 8, 2]])
+    with torch.no_grad():
+        hidden[1] = bad
+    assert not loss_of_buckets(hidden, weight, targets, tokens, items).isfinite()
+    with torch.no_grad():
+        hidden[1], hidden[5] = 0.0, bad  # in no bucket
+    assert loss_of_buckets(hidden, weight, targets, tokens, items).isfinite()
 
 
 def test_sce_takes_the_nearest_tokens_and_items():

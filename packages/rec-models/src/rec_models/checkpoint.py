@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rec_models.devices import usable_device
+from rec_models.memory import is_out_of_memory
 from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 
 _FORMAT = "rec_models.model/1"
@@ -63,6 +65,7 @@ class ModelCheckpoint:
         Raises:
             CheckpointError: the file is damaged, something else, or holds settings that this version does not know.
             FileNotFoundError: there is no such file.
+            ValueError: there is no such device.
         """
         payload = read_payload(path, _FORMAT, device)
         try:
@@ -111,18 +114,22 @@ def read_payload(path: Path, expected_format: str, device: str | torch.device = 
     Raises:
         CheckpointError: the file is damaged or of another format.
         FileNotFoundError: there is no such file.
+        ValueError: there is no such device.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
+    target = usable_device(device)
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not look at them when it reads
             damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path}: damaged: {damaged} fails its checksum")
-        payload = torch.load(path, map_location=device, weights_only=True)
+        payload = torch.load(path, map_location=target, weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged archive can fail in the zip reader, the unpickler or anywhere between
+        if is_out_of_memory(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: damaged, or no checkpoint: {reason}") from error
     found = payload.get("format") if isinstance(payload, dict) else type(payload).__name__

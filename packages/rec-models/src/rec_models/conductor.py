@@ -81,9 +81,14 @@ class Conductor(lightning.Callback):
         self._unsaved_best: ModelCheckpoint | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take up a run where it was left."""
+        """Take up a run where it was left.
+
+        Raises:
+            ValueError: there is no batch, or one rank has more batches than another and would wait for it for ever.
+        """
         module = _typed(pl_module)
         self._first, self._world = trainer.is_global_zero, trainer.world_size
+        self._check_batches(module)
         self._progress = Progress(self._training.max_epochs, enabled=self._first)
         module.optimizer_step_count = self.state.step
         if self._resumed is not None:
@@ -95,6 +100,17 @@ class Conductor(lightning.Callback):
                 f"resuming from {self._resumed.path.name}: epoch {self.state.epoch + 1}, batch {self.state.index}"
             )
             self._resumed = None  # its tensors are free to go
+
+    def _check_batches(self, module: TrainingModule) -> None:
+        """On all ranks alike: one that stops alone leaves the others waiting."""
+        gathered = module.all_gather(torch.tensor([self._batches_per_epoch()], device=module.device))
+        assert isinstance(gathered, Tensor)
+        counts = gathered.flatten().tolist()  # [ranks]
+        if min(counts) == 0:
+            raise ValueError("train_batches: found no batch, allowed: at least one")
+        if len(set(counts)) > 1:
+            found = ", ".join(map(str, counts))
+            raise ValueError(f"train_batches: found {found} batches on the ranks, allowed: equally many on each")
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the clock, and count the loop's memory apart from what was before."""
@@ -197,14 +213,14 @@ class Conductor(lightning.Callback):
         """Add the losses since the last time to the epoch's sum: the only place where training waits for the device."""
         pending, module.recent_losses = module.recent_losses, []
         if pending:
-            means = torch.stack([loss for loss, _ in pending]).double()
-            tokens = torch.tensor([count for _, count in pending], dtype=torch.float64, device=means.device)
+            means = torch.stack([loss for loss, _, _ in pending]).double()
+            tokens = torch.tensor([count for _, count, _ in pending], dtype=torch.float64, device=means.device)
             places = torch.full_like(tokens, self._unread_places / len(pending))
             table = torch.stack([means * tokens, tokens, places])  # [3, micro-batches]
             if self._world > 1:
                 torch.distributed.all_reduce(table)
             sums, counts, shares = table.tolist()
-            self._refuse_nan(sums)
+            self._refuse_nan(sums, [step for _, _, step in pending])
             self.state.loss_sum += math.fsum(sums)
             self.state.loss_tokens += round(sum(counts))
             self.state.places += round(sum(shares))
@@ -214,18 +230,20 @@ class Conductor(lightning.Callback):
         self._lap = self._read_at = now
         self._show_progress(module)
 
-    def _refuse_nan(self, sums: list[float]) -> None:
-        for place, value in enumerate(sums):
+    def _refuse_nan(self, sums: list[float], steps: list[int]) -> None:
+        for value, step in zip(sums, steps, strict=True):
             if not math.isfinite(value):
-                steps_back = (len(sums) - 1 - place) // self._training.accumulate
                 raise TrainingError(
-                    f"the loss is {value} at step {self.state.step - steps_back} (epoch {self.state.epoch + 1}): "
+                    f"the loss is {value} at step {step} (epoch {self.state.epoch + 1}): "
                     f"{self._last_good()}; lower learning_rate, or take precision=32-true"
                 )
 
     def _last_good(self) -> str:
-        saved = self._folder.last
-        return f"the last good checkpoint is {saved}" if saved.is_file() else "there was no checkpoint yet"
+        saved, best = self._folder.newest, self._folder.newest_best
+        if saved is None:
+            return "there was no checkpoint yet"
+        model = "" if best is None else f"; the best model so far is {best}"
+        return f"the same call starts again from the last good checkpoint, {saved}{model}"
 
     def _show_progress(self, module: TrainingModule) -> None:
         state = self.state

@@ -21,9 +21,24 @@ def device_of(training: TrainingSettings) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
         return torch.device("cpu")
+    if not gpus:
+        raise ValueError("accelerator: found cuda, allowed: auto or cpu, because torch finds no GPU here")
     if gpus < training.devices:
         raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        ValueError: torch knows no such device, or does not find it here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device has its own
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: found {str(device)!r}, allowed: a device that torch finds here: {reason}") from error
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:

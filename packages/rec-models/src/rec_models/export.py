@@ -22,7 +22,7 @@ def export(encoder: Encoder, path: str | Path) -> None:
 
     Args:
         encoder: a trained encoder; it is left as it was.
-        path: the file to write, under a temporary name until it is whole.
+        path: the file to write, under a temporary name until it is whole; its folder is made.
     """
     target = Path(path)
     width = encoder.settings.max_seq_len
@@ -30,6 +30,7 @@ def export(encoder: Encoder, path: str | Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         program = torch.export.export(_Ranker(encoder).cpu().eval(), example, dynamic_shapes=({0: batch}, {0: batch}))
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.part{target.suffix}")
     torch.export.save(program, temporary)
     temporary.replace(target)

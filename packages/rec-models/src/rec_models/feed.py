@@ -11,6 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
+from torch import Tensor
+
 from rec_models.buckets import prepare_filled
 from rec_models.step_batch import Batch, PackedBatch, StepBatch, pack, prepare_packed
 
@@ -51,6 +53,10 @@ class Feed:
         accumulate: micro-batches a window.
         fill: fill every batch up to a few sizes, with histories of at most so many items (`rec_models.buckets`). That
             is done on the host: batches on a device are brought there.
+        pad_to: count the places that each history lacks to so many as targets: the loss trains them too
+            (`rec_models.losses.padding`); never with `fill`.
+        num_items: refuse ids that are not below V with a `ValueError`: a GPU would stop without a word about them;
+            None: they are not looked at.
         pin: for a GPU: read and prepare batches in threads of their own, in page-locked memory, so that neither keeps
             the GPU waiting.
     """
@@ -62,12 +68,16 @@ class Feed:
         accumulate: int,
         *,
         fill: int | None = None,
+        pad_to: int | None = None,
+        num_items: int | None = None,
         pin: bool,
     ) -> None:
         self._batches = batches
         self._position = position
         self._accumulate = accumulate
         self._fill = fill
+        self._pad_to = pad_to
+        self._num_items = num_items
         self._pin = pin
         self.is_busy: Callable[[], bool] | None = None
         """Whether the device still works on what it was given; None: it never does meanwhile."""
@@ -89,9 +99,14 @@ class Feed:
     def _steps(self) -> Generator[StepBatch]:
         with closing(self._source()) as source:
             while prepared := list(islice(source, self._accumulate)):
-                counts = tuple(step.num_targets for step in prepared)
+                counts = tuple(self._count(step) for step in prepared)
                 for position, step in enumerate(prepared):
                     yield self._pinned(step._replace(window_counts=counts, position=position))
+
+    def _count(self, step: StepBatch) -> int:
+        """The tokens that the loss of a micro-batch is the mean of."""
+        padding = 0 if self._pad_to is None else step.layout.rows * self._pad_to - step.num_places
+        return step.num_targets + padding
 
     def _source(self) -> Generator[StepBatch]:
         epoch, start = self._position()
@@ -106,10 +121,25 @@ class Feed:
         source = in_background(iter(batches)) if self._pin else (batch for batch in batches)
         with closing(source):
             for batch in source:
-                yield prepared(batch)
+                step = prepared(batch)
+                if self._num_items is not None:
+                    _check_ids("inputs", step.items, self._num_items)
+                    _check_ids("targets", step.targets[: step.num_targets], self._num_items)
+                yield step
 
     def _pinned(self, step: StepBatch) -> StepBatch:
         return step.staged(pin=True) if self._pin and not step.items.is_cuda else step
+
+
+def _check_ids(name: str, ids: Tensor, num_items: int) -> None:
+    """Refuse ids [n] outside the catalogue; NumPy on the host for the reason told at `rec_models.buckets`."""
+    if ids.numel() == 0:
+        return
+    bounds = (ids.numpy().min(), ids.numpy().max()) if ids.is_cpu else ids.aminmax()
+    wrong = [int(bound) for bound in bounds if not 0 <= int(bound) < num_items]
+    if wrong:
+        allowed = f"0 to {num_items - 1}, as num_items is {num_items}"
+        raise ValueError(f"train_batches: found item {wrong[0]} in {name}, allowed: {allowed}")
 
 
 def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]:

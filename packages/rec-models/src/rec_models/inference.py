@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,8 +14,11 @@ from torch import Tensor
 
 from rec_models.backbones import Encoder, build_encoder
 from rec_models.checkpoint import ModelCheckpoint
+from rec_models.checks import whole_from
 from rec_models.devices import autocast_dtype
 
+History = Sequence[int] | Tensor
+"""Item ids, oldest first; arrays serve too."""
 _SCORES = 1 << 26  # scores held at a time: 256 MiB
 
 
@@ -29,6 +34,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     Raises:
         CheckpointError: the file is damaged or something else.
         FileNotFoundError: there is no such file.
+        ValueError: there is no such device.
     """
     checkpoint = ModelCheckpoint.read(Path(path), device)
     with torch.device("meta"):
@@ -39,7 +45,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, histories: Sequence[Sequence[int]], batch_size: int = 1024) -> Tensor:
+def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 1024) -> Tensor:
     """The vectors that rank the next item of each history.
 
     Args:
@@ -51,8 +57,12 @@ def encode(encoder: Encoder, histories: Sequence[Sequence[int]], batch_size: int
         [len(histories), D] on the encoder's device, in the dtype of its weights.
 
     Raises:
-        ValueError: an empty history, or an id outside the catalogue.
+        ValueError: an empty history, one that is no list of whole ids, an id outside the catalogue, or an encoder in
+            train mode.
     """
+    _refuse_dropout(encoder)
+    _check_list(histories)
+    whole_from("batch_size", batch_size, 1)
     device = encoder.item_table.device
     limit = encoder.settings.max_seq_len
     encoded = [torch.empty(0, encoder.settings.hidden, device=device)]
@@ -77,7 +87,7 @@ class Recommendations(NamedTuple):
 @torch.no_grad()
 def recommend(
     encoder: Encoder,
-    histories: Sequence[Sequence[int]],
+    histories: Sequence[History],
     k: int,
     *,
     filter_seen: bool = True,
@@ -98,8 +108,13 @@ def recommend(
     Raises:
         ValueError: as `encode`, or k is out of range.
     """
-    if not 1 <= k <= encoder.num_items:
-        raise ValueError(f"k: found {k}, allowed: 1 to {encoder.num_items}, the size of the catalogue")
+    _refuse_dropout(encoder)
+    _check_list(histories)
+    is_whole = isinstance(k, Integral) and not isinstance(k, bool)
+    if not (is_whole and 1 <= k <= encoder.num_items):
+        raise ValueError(
+            f"k: found {k}, allowed: a whole number from 1 to {encoder.num_items}, the size of the catalogue"
+        )
     if unknown not in ("raise", "skip"):
         raise ValueError(f"unknown: found {unknown!r}, allowed: raise | skip")
     if unknown == "skip":
@@ -107,28 +122,29 @@ def recommend(
     step = max(1, min(1024, _SCORES // encoder.num_items))
     items, scores = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, k)]
     for start in range(0, len(histories), step):
-        part = histories[start : start + step]
+        given = enumerate(histories[start : start + step], start)
+        part = [_history(history, number, encoder.num_items) for number, history in given]
         ranked = encode(encoder, part) @ encoder.item_table.T  # [u, V]
         if filter_seen:
             for row, history in zip(ranked, part, strict=True):
-                row[torch.as_tensor(history, device=row.device)] = -torch.inf
+                row[history.to(row.device)] = -torch.inf
         best = ranked.float().topk(k)
         items.append(best.indices.masked_fill(best.values == -torch.inf, -1).cpu())
         scores.append(best.values.cpu())
     return Recommendations(torch.cat(items), torch.cat(scores))
 
 
-def _recommend_known(
-    encoder: Encoder, histories: Sequence[Sequence[int]], k: int, *, filter_seen: bool
-) -> Recommendations:
+def _recommend_known(encoder: Encoder, histories: Sequence[History], k: int, *, filter_seen: bool) -> Recommendations:
     """As `recommend` for the known ids of each history; says how many others there were."""
-    known = [[item for item in history if 0 <= item < encoder.num_items] for history in histories]
-    others = [item for history in histories for item in history if not 0 <= item < encoder.num_items]
+    whole = [_ids(history, number) for number, history in enumerate(histories)]
+    is_known = [(ids >= 0) & (ids < encoder.num_items) for ids in whole]
+    known = [ids[there] for ids, there in zip(whole, is_known, strict=True)]
+    others = [item for ids, there in zip(whole, is_known, strict=True) for item in ids[~there].tolist()]
     if others:
         examples = ", ".join(str(item) for item in dict.fromkeys(others[:1000]))
         examples = examples if len(examples) <= 40 else f"{examples[:40]}..."
         warnings.warn(f"histories: {len(others)} unknown items are skipped: {examples}", stacklevel=4)
-    rows = [row for row, history in enumerate(known) if history]
+    rows = [row for row, ids in enumerate(known) if ids.numel()]
     items = torch.full((len(known), k), -1)
     scores = torch.full((len(known), k), -torch.inf)
     best = recommend(encoder, [known[row] for row in rows], k, filter_seen=filter_seen)
@@ -136,9 +152,38 @@ def _recommend_known(
     return Recommendations(items, scores)
 
 
-def _history(history: Sequence[int], number: int, num_items: int) -> Tensor:
-    """A checked history as a tensor."""
-    row = torch.as_tensor(history, dtype=torch.int64)
+def _refuse_dropout(encoder: Encoder) -> None:
+    if encoder.training:
+        raise ValueError(
+            "encoder: found train mode, allowed: eval mode (encoder.eval()), because dropout changes ranks"
+        )
+
+
+def _check_list(histories: Sequence[History]) -> None:
+    """Refuse what is no list, array or tensor of histories."""
+    is_list = hasattr(histories, "__len__") and hasattr(histories, "__getitem__")
+    if not is_list or isinstance(histories, (str, bytes, Mapping)):
+        raise ValueError(f"histories: found {reprlib.repr(histories)}, allowed: a list of histories, each of item ids")
+
+
+def _ids(history: History, number: int) -> Tensor:
+    """The ids of a history as a tensor [L] int64, in whatever range."""
+    try:
+        row = torch.as_tensor(history)
+    except (TypeError, ValueError, RuntimeError):
+        row = torch.empty(0, 0)
+    kind = row.dtype
+    fractions = kind.is_floating_point or kind.is_complex or kind == torch.bool
+    if row.dim() != 1 or (fractions and row.numel()):  # an empty list makes a tensor of floats
+        raise ValueError(
+            f"histories: found {reprlib.repr(history)} at index {number}, allowed: a list of whole item ids"
+        )
+    return row.long()
+
+
+def _history(history: History, number: int, num_items: int) -> Tensor:
+    """A checked history as a tensor [L] int64."""
+    row = _ids(history, number)
     if row.numel() == 0:
         raise ValueError(f"histories: found an empty history at index {number}, allowed: one item or more")
     wrong = row[(row < 0) | (row >= num_items)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from rec_models.checks import SettingsError, one_of, require, whole_from
+from rec_models.checks import SettingsError, flag, number, one_of, require, whole_from
 
 LossName = Literal["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce"]
 
@@ -60,14 +61,18 @@ class LossSettings:
                 raise SettingsError(
                     f"{name}: found {found!r}, allowed: None, because loss={self.loss} has no use for it"
                 )
+        flag("paper_faithful", self.paper_faithful)
+        for name in ("logq", "sce_mix_x"):
+            if getattr(self, name) is not None:
+                flag(name, getattr(self, name))
         self._check_negatives()
         self._fill_defaults(used)
-        self._check_sampling()
         for name in ("sce_buckets", "sce_bucket_size_x", "sce_bucket_size_y", "tile_tokens"):
             if getattr(self, name) is not None:
                 whole_from(name, getattr(self, name), 1)
+        self._check_sampling()
         if self.gbce_t is not None:
-            require("gbce_t", self.gbce_t, 0 <= self.gbce_t <= 1, "a number from 0 to 1")
+            number("gbce_t", self.gbce_t, lambda share: 0 <= share <= 1, "a number from 0 to 1")
         if self.impl is not None:
             one_of("impl", self.impl, ("auto", "triton", "reference"))
 
@@ -104,7 +109,8 @@ class LossSettings:
         require(
             "alpha", self.alpha, self.alpha is None or self.sampling == "popularity", "None unless sampling=popularity"
         )
-        require("alpha", self.alpha, self.alpha is None or self.alpha >= 0, "a number from 0")
+        if self.alpha is not None:
+            number("alpha", self.alpha, lambda power: 0 <= power < math.inf, "a number from 0")
         require(
             "logq",
             self.logq,

@@ -53,8 +53,10 @@ class TrainingModule(lightning.LightningModule):
         self.training_settings = training
         self.optimizer_step_count = 0
         """Optimiser steps done; set when a run is resumed."""
-        self.recent_losses: list[tuple[Tensor, int]] = []
-        """(mean loss, tokens) of each micro-batch since the list was emptied; reading a value waits for the device."""
+        self.recent_losses: list[tuple[Tensor, int, int]] = []
+        """(mean loss, tokens, step of the optimiser from 1) of each micro-batch since the list was emptied.
+
+        Reading a value waits for the device."""
         self.last_loss: Tensor
         """Mean loss of the last micro-batch."""
         self.automatic_optimization = not record
@@ -99,7 +101,7 @@ class TrainingModule(lightning.LightningModule):
 
     def _keep(self, mean: Tensor, batch: StepBatch) -> None:
         self.last_loss = mean
-        self.recent_losses.append((mean, batch.num_targets))
+        self.recent_losses.append((mean, batch.num_targets, self.optimizer_step_count + 1))
 
     def _seed_dropout(self, position: int) -> None:
         """Make dropout a function of (seed, step, micro-batch, rank): nothing to keep for resuming in mid-epoch."""

@@ -18,13 +18,29 @@ class Kept(NamedTuple):
 
     moments: torch.dtype
     rowwise: bool = False
+    sparse: bool = False
+    """The table has no dense gradient."""
 
 
 KEPT: dict[str, Kept] = {
     "adam_bf16": Kept(torch.bfloat16),
     "adam_rowwise": Kept(torch.bfloat16, rowwise=True),
-    "adam_lazy": Kept(torch.float32),
+    "adam_lazy": Kept(torch.float32, sparse=True),
 }
+
+
+def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
+    """Bytes of the item table [V, D] in fp32, its gradient and its moments; what is a number an item not counted."""
+    kept = KEPT.get(optimizer, Kept(torch.float32))
+    moments = kept.moments.itemsize * (1 if kept.rowwise else 2)
+    gradient = 0 if kept.sparse else torch.float32.itemsize
+    return num_items * hidden * (torch.float32.itemsize + gradient + moments)
+
+
+def leaner_optimizers(optimizer: str, num_items: int, hidden: int) -> dict[str, int]:
+    """The optimisers of any loss that need fewer bytes than this one for an item table [V, D], and how many."""
+    needed = {name: table_bytes(name, num_items, hidden) for name, kept in KEPT.items() if not kept.sparse}
+    return {name: count for name, count in needed.items() if count < table_bytes(optimizer, num_items, hidden)}
 
 
 def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:

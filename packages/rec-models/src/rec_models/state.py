@@ -79,11 +79,19 @@ class RunFolder:
         self.previous = path / "previous.ckpt"
         self._identity = identity
         self._kept_best = [0, 0]  # best epoch of the previous and of the last state
+        self.newest: Path | None = None
+        """The newest whole state of this run, saved by this object or read by it; None: there is none yet."""
         self._last_is_whole = False  # a damaged file never pushes out a whole one
 
     def best(self, epoch: int) -> Path:
         """The model of the best epoch, from 1."""
         return self.path / f"best-{epoch}.ckpt"
+
+    @property
+    def newest_best(self) -> Path | None:
+        """The best model that `newest` refers to; None before the first validation."""
+        path = self.best(self._kept_best[1])
+        return path if self.newest is not None and path.is_file() else None
 
     def save(self, state: RunState, encoder: dict[str, Any], optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
         """Keep a state; the one before stays as a second choice, with the best model that it refers to.
@@ -107,6 +115,7 @@ class RunFolder:
             self.last.replace(self.previous)
         save_atomically(payload, self.last)
         self._last_is_whole = True
+        self.newest = self.last
         self._kept_best = [self._kept_best[1], state.best_epoch]
         wanted = {self.best(epoch).name for epoch in self._kept_best}
         for path in self.path.glob("best-*.ckpt"):
@@ -132,6 +141,7 @@ class RunFolder:
                     raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
                 self._kept_best = [state.best_epoch, state.best_epoch]
                 self._last_is_whole = path == self.last
+                self.newest = path
                 return Resumed(state, payload["encoder"], payload["optimizer"], payload["scaler"], path)
             except (CheckpointError, KeyError, TypeError) as error:
                 sys.stderr.write(f"warning: not resuming from this checkpoint: {error}\n")

@@ -62,14 +62,14 @@ class StepBatch(NamedTuple):
     masked: Tensor | None  # [T] bool
     rows: Tensor | None  # [M] int64 into the T places: those with a target; None: all of them
     targets: Tensor  # [M] int64
-    window_counts: tuple[int, ...]  # M of each micro-batch of the window
+    window_counts: tuple[int, ...]  # tokens of each micro-batch's loss: M, and padded places if it trains them
     position: int  # of this micro-batch in its window
     num_places: int  # T, without what `rec_models.buckets` adds
     buffer: Tensor | None = None  # uint8 [bytes]: what all tensors are views into, if they are (`rec_models.staging`)
 
     @property
     def num_targets(self) -> int:
-        """M, without what `rec_models.buckets` adds."""
+        """M, without what `rec_models.buckets` adds, and with the padded places where the loss trains them."""
         return self.window_counts[self.position]
 
     def tensors(self) -> list[Tensor]:

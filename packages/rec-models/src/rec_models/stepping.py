@@ -11,7 +11,7 @@ from rec_models.backbones import Encoder
 from rec_models.backbones.layout import Layout
 from rec_models.backbones.lookup import Lookup, lookup, lookup_into_grad, sparse_lookup
 from rec_models.losses import LossContext, build_loss
-from rec_models.losses.padding import with_padding_targets
+from rec_models.losses.padding import trains_padding, with_padding_targets
 from rec_models.settings import LossSettings, TrainingSettings
 from rec_models.step_batch import StepBatch
 
@@ -40,7 +40,7 @@ class BatchLoss:
         self._seed = training.seed
         self._sparse_grad = training.optimizer == "adam_lazy"
         self._loss = build_loss(loss, item_counts)
-        self._pads = loss.paper_faithful and loss.loss == "cce"
+        self._pads = trains_padding(loss)
         # The encoder itself stays as it is: validation runs other shapes, and would compile them too.
         self._network: Callable[[Tensor, Layout], Tensor] = (
             torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
@@ -62,8 +62,17 @@ class BatchLoss:
             row_offset: tokens of the same step before this batch's first.
 
         Returns:
-            fp32 scalar, the mean over the tokens with a target; 0 where there is none.
+            fp32 scalar, the mean over the tokens with a target, and padded places where the loss trains them; 0 where
+            there is none.
+
+        Raises:
+            ValueError: a batch without masked places, for a model that learns from nothing else.
         """
+        if batch.masked is None and not self.encoder.causal:
+            raise ValueError(
+                "train_batches: found masked=None, allowed: masked places with "
+                f"model={self.encoder.settings.model}, which sees the targets themselves otherwise"
+            )
         context = LossContext(self._seed, step, row_offset, self._sparse_grad)
         x = self.encoder.embed(batch.items, batch.layout, batch.masked)
         hidden = self._network(x, batch.layout)  # [T, D]

@@ -24,6 +24,7 @@ from rec_models.conductor import Conductor, Validate
 from rec_models.devices import announce, autocast_dtype, cpu_name, device_of
 from rec_models.errors import TrainingError
 from rec_models.feed import Batches, Feed, MakeBatches, as_factory
+from rec_models.losses.padding import trains_padding
 from rec_models.module import TrainingModule
 from rec_models.results import ResultsFolder
 from rec_models.settings import BatchSettings, LossSettings, ModelSettings, Precision, TrainingSettings
@@ -72,8 +73,8 @@ def fit(
     num_items: int,
     train_batches: Batches | MakeBatches,
     validate: Validate | None,
-    out: Path,
-    checkpoint_dir: Path,
+    out: str | Path,
+    checkpoint_dir: str | Path,
     item_counts: Tensor | None = None,
     batching: BatchSettings | None = None,
     callbacks: Sequence[lightning.Callback] = (),
@@ -112,25 +113,25 @@ def fit(
     precision: Precision = training.precision if device.type == "cuda" else "32-true"
     torch.manual_seed(training.seed)
     record = _records(training, loss, device)
-    encoder = (build or build_encoder)(model, num_items)
-    encoder.autocast_dtype = autocast_dtype(precision, device)
-    module = TrainingModule(encoder, loss, training, item_counts, record=record)
+    kind = memory.Run(model, loss, training, num_items)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     if batching is not None:
         identity["batching"] = asdict(batching)
-    folder = RunFolder(checkpoint_dir, identity)
-    resumed = folder.resume()
+    folder = RunFolder(Path(checkpoint_dir), identity)
+    with _memory_errors(device, kind, lambda: None):
+        encoder = (build or build_encoder)(model, num_items)
+        resumed = folder.resume()
+    encoder.autocast_dtype = autocast_dtype(precision, device)
+    module = TrainingModule(encoder, loss, training, item_counts, record=record)
     state = resumed.state if resumed is not None else RunState()
     held: list[Batches] = []
 
     def batches() -> Batches:
         if not held:
             held.append(as_factory(train_batches)(trainer.global_rank, trainer.world_size))
-            if len(held[0]) == 0:
-                raise ValueError("train_batches: found no batch, allowed: at least one")
         return held[0]
 
-    results = ResultsFolder(out)
+    results = ResultsFolder(Path(out))
     conductor = Conductor(
         state=state,
         training=training,
@@ -152,8 +153,10 @@ def fit(
             if trainer.is_global_zero:
                 announce(model, loss, training, num_items, device, precision)
             fill = model.max_seq_len if record else None
-            feed = Feed(batches, position, training.accumulate, fill=fill, pin=device.type == "cuda")
-            with _memory_errors(device, loss, conductor), _same_sums_always(device):
+            pad_to = model.max_seq_len if trains_padding(loss) else None
+            pin = device.type == "cuda"
+            feed = Feed(batches, position, training.accumulate, fill=fill, pad_to=pad_to, num_items=num_items, pin=pin)
+            with _memory_errors(device, kind, lambda: conductor.shape), _same_sums_always(device):
                 trainer.fit(module, feed)
     if trainer.is_global_zero:
         results.write_history(state.history)
@@ -227,14 +230,16 @@ def _same_sums_always(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_errors(device: torch.device, loss: LossSettings, conductor: Conductor) -> Iterator[None]:
-    """Say what to lower when memory runs out."""
+def _memory_errors(
+    device: torch.device, run: memory.Run, shape: Callable[[], tuple[int, int] | None]
+) -> Iterator[None]:
+    """Say what to lower when memory runs out; `shape` gives rows and columns of the batch in work."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
             raise
-        raise TrainingError(memory.out_of_memory_advice(device, loss, conductor.shape)) from error
+        raise TrainingError(memory.out_of_memory_advice(error, device, run, shape())) from error
 
 
 def _result(state: RunState, device: torch.device, precision: str, *, is_first_rank: bool) -> FitResult:

@@ -5,29 +5,46 @@ Definitions: the docstring of each file. All take valid tokens only and return t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from rec_models.losses import bce, bce_neg, cce, cce_neg, ce, ce_neg, faithful, gbce, sce
 from rec_models.losses.base import Builder, Loss, LossContext
+from rec_models.losses.sampling import check_counts
 from rec_models.settings import LossSettings
 
-LOSSES: dict[str, Builder] = {
-    "ce": ce.build,
-    "ce_neg": ce_neg.build,
-    "cce": cce.build,
-    "cce_neg": cce_neg.build,
-    "bce": bce.build,
-    "bce_neg": bce_neg.build,
-    "gbce": gbce.build,
-    "sce": sce.build,
+
+class Entry(NamedTuple):
+    """A loss in the registry."""
+
+    build: Builder
+    less_memory: str = ""
+    """What lowers its memory beside smaller batches, to be read behind "lower batch_size or max_seq_len, or"."""
+
+
+LOSSES: dict[str, Entry] = {
+    "ce": Entry(ce.build, "take loss=cce, which never holds the logits of the catalogue"),
+    "ce_neg": Entry(ce_neg.build, "num_negatives; loss=cce_neg holds no scores"),
+    "cce": Entry(cce.build),
+    "cce_neg": Entry(cce_neg.build, "num_negatives"),
+    "bce": Entry(bce.build),
+    "bce_neg": Entry(bce_neg.build, "num_negatives"),
+    "gbce": Entry(gbce.build, "num_negatives"),
+    "sce": Entry(sce.build, "the sce bucket sizes"),
 }
 
 # The losses whose own formula the paper's code gets wrong; the others are the same in both registries.
-FAITHFUL_LOSSES: dict[str, Builder] = LOSSES | {
-    "cce_neg": faithful.build_cce_neg,
-    "bce": faithful.build_bce,
-    "bce_neg": faithful.build_bce,
+FAITHFUL_LOSSES: dict[str, Entry] = LOSSES | {
+    "cce_neg": Entry(faithful.build_cce_neg, "num_negatives"),
+    "bce": Entry(faithful.build_bce),
+    "bce_neg": Entry(faithful.build_bce, "num_negatives"),
 }
+
+
+def entry_of(settings: LossSettings) -> Entry:
+    """The registry's entry of the loss that the settings describe."""
+    return (FAITHFUL_LOSSES if settings.paper_faithful else LOSSES)[settings.loss]
 
 
 def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Loss:
@@ -38,10 +55,11 @@ def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Los
         item_counts: [V] int64, how often training saw each item; needed by popularity sampling only.
 
     Raises:
-        ValueError: popularity sampling without counts.
+        ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
     """
-    registry = FAITHFUL_LOSSES if settings.paper_faithful else LOSSES
-    return registry[settings.loss](settings, item_counts)
+    if settings.sampling == "popularity" and item_counts is not None:
+        check_counts(item_counts)
+    return entry_of(settings).build(settings, item_counts)
 
 
-__all__ = ["FAITHFUL_LOSSES", "LOSSES", "Loss", "LossContext", "build_loss"]
+__all__ = ["FAITHFUL_LOSSES", "LOSSES", "Entry", "Loss", "LossContext", "build_loss", "entry_of"]

@@ -6,6 +6,12 @@ import torch
 from torch import Tensor
 
 from rec_models.backbones import Encoder
+from rec_models.settings import LossSettings
+
+
+def trains_padding(settings: LossSettings) -> bool:
+    """Whether `with_padding_targets` comes before the loss: P more tokens are then in its mean."""
+    return settings.paper_faithful and settings.loss == "cce"
 
 
 def with_padding_targets(encoder: Encoder, tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

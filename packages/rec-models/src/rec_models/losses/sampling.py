@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,20 @@ def counts_of(item_counts: Tensor | None) -> Tensor:
     return item_counts
 
 
+def check_counts(item_counts: Tensor) -> None:
+    """Refuse counts [V] that no item can be drawn by; on a GPU this waits for the device.
+
+    Raises:
+        ValueError: a count is negative or not finite, or all are 0.
+    """
+    least, most = (float(bound) for bound in item_counts.aminmax())
+    if not (least >= 0 and 0 < most < math.inf):
+        raise ValueError(
+            f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
+            "allowed: counts from 0, one of them above 0"
+        )
+
+
 @dataclass(frozen=True)
 class Draws:
     """Negatives drawn in plain torch for G groups of T consecutive tokens, and what corrects their scores."""
@@ -106,11 +121,9 @@ def draw(
     shape = (-(-num_tokens // group_tokens), settings.num_negatives or 1)
     generator = seeded_generator(targets.device, context, "negatives")
     if settings.sampling == "popularity":
-        q = (
-            counts_of(item_counts)
-            .to(targets.device, torch.float64)
-            .pow(1.0 if settings.alpha is None else settings.alpha)
-        )
+        counts = counts_of(item_counts).to(targets.device, torch.float64)
+        powers = counts.pow(1.0 if settings.alpha is None else settings.alpha)
+        q = torch.where(counts > 0, powers, 0.0)  # 0 ** 0 is 1
         cumulative = q.cumsum(0)  # [V]; binary search has no limit of 2^24 items, unlike torch.multinomial
         points = torch.rand(shape, dtype=torch.float64, device=targets.device, generator=generator) * cumulative[-1]
         ids = torch.searchsorted(cumulative, points, right=True).clamp_max(num_items - 1)

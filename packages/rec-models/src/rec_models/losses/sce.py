@@ -62,5 +62,5 @@ def loss_of_buckets(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: Ten
     losses = torch.logaddexp(torch.logsumexp(wrong, 2), positive) - positive
     kept = torch.full((targets.numel(),), -math.inf, device=hidden.device)
     kept = kept.scatter_reduce(0, tokens.flatten(), losses.flatten(), "amax")  # [M]
-    found = torch.isfinite(kept)
+    found = kept != -math.inf  # in a bucket; a loss that is no number must reach the mean
     return torch.where(found, kept, 0.0).sum() / found.sum()  # without picking them out: that would wait for the device
