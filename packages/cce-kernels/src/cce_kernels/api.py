@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cce_kernels import validation
+from cce_kernels.checks import plain_integer
 from cce_kernels.draws import Sharing, as_counter, groups_of
 from cce_kernels.masking import reduce_loss
 from cce_kernels.objectives import Objective, Softmax
@@ -100,13 +101,14 @@ def linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
     """
+    ignore_index = plain_integer(ignore_index)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_full(softcap, filter_eps)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     use_triton = _use_triton(impl, hidden, weight, bias)
     if filter_eps is not None and not use_triton:
-        raise ValueError(f"filter_eps needs impl='triton': the reference is exact, got {filter_eps!r}")
+        raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
     h, flat_targets = _flatten(hidden, targets)
     with _without_autocast(hidden.device.type):
         if use_triton and h.shape[0] > 0:
@@ -161,7 +163,7 @@ def sampled_linear_cross_entropy(
         weight: [V, D], in its own dtype; rows are rounded to hidden's where that is narrower, and the gradient is
             accumulated in fp32 and returned in weight's.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
-        num_negatives: N >= 1, drawn with replacement.
+        num_negatives: N >= 1, drawn with replacement. Integers of numpy will do here and below.
         seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
         step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
             ids.
@@ -187,6 +189,9 @@ def sampled_linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
     """
+    num_negatives, seed, step, row_offset, tile_tokens, ignore_index = map(
+        plain_integer, (num_negatives, seed, step, row_offset, tile_tokens, ignore_index)
+    )
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_sampling(
         weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens
