@@ -246,7 +246,7 @@ def test_numbers_that_are_no_integers_in_their_range_are_named(inputs, options):
 
 
 def test_draws_need_what_they_read():
-    with pytest.raises(ValueError, match="targets: found torch.float32, allowed: int64"):
+    with pytest.raises(ValueError, match=r"targets: found torch\.float32, allowed: int64"):
         draw_negatives(3, 9, num_negatives=2, seed=1, sampler=InBatch(), targets=torch.zeros(3))
     with pytest.raises(ValueError, match="targets"):
         draw_negatives(3, 9, num_negatives=2, seed=1, sampler=InBatch())

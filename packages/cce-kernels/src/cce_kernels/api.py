@@ -8,11 +8,11 @@ from torch import Tensor
 
 from cce_kernels import validation
 from cce_kernels.checks import plain_integer
-from cce_kernels.draws import Sharing, as_counter, groups_of
+from cce_kernels.draws import Draw, Sharing, as_counter, groups_of
 from cce_kernels.masking import reduce_loss
 from cce_kernels.objectives import Objective, Softmax
 from cce_kernels.reference import linear_cross_entropy_reference
-from cce_kernels.reference_sampled import Draw, sampled_linear_cross_entropy_reference
+from cce_kernels.reference_sampled import sampled_linear_cross_entropy_reference
 from cce_kernels.samplers import Sampler, Uniform, prepare
 
 Reduction = Literal["none", "sum", "mean"]
@@ -82,8 +82,9 @@ def linear_cross_entropy(
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
-        weight: [V, D], in its own dtype; rows are rounded to hidden's where that is narrower, and the gradient is
-            accumulated in fp32 and returned in weight's.
+        weight: [V, D], in its own dtype. Products are made of rows rounded to hidden's dtype (a narrower row is widened
+            instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
+            below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
@@ -160,8 +161,9 @@ def sampled_linear_cross_entropy(
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
-        weight: [V, D], in its own dtype; rows are rounded to hidden's where that is narrower, and the gradient is
-            accumulated in fp32 and returned in weight's.
+        weight: [V, D], in its own dtype. Products are made of rows rounded to hidden's dtype (a narrower row is widened
+            instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
+            below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
         num_negatives: N >= 1, drawn with replacement. Integers of numpy will do here and below.
         seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
@@ -177,7 +179,7 @@ def sampled_linear_cross_entropy(
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
         reduction: `mean` is over the tokens that count, 0 if there are none.
-        deterministic: bitwise equal gradients from run to run.
+        deterministic: bitwise equal gradients from run to run, with either implementation.
         sparse_grad: weight's gradient (and bias's) holds only the rows touched, as a sparse tensor for
             `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient.
         check: look at the values too: one synchronisation.
@@ -225,7 +227,15 @@ def sampled_linear_cross_entropy(
             )
         else:
             each = sampled_linear_cross_entropy_reference(
-                h, weight, flat_targets, draw, terms, bias=bias, ignore_index=ignore_index, sparse_grad=sparse_grad
+                h,
+                weight,
+                flat_targets,
+                draw,
+                objective,
+                bias=bias,
+                ignore_index=ignore_index,
+                deterministic=deterministic,
+                sparse_grad=sparse_grad,
             )
             loss, _ = reduce_loss(each, flat_targets, ignore_index, reduction)
     return loss.view(targets.shape) if reduction == "none" else loss

@@ -28,6 +28,16 @@ class Groups(NamedTuple):
     stride: int
 
 
+class Draw(NamedTuple):
+    """Everything that decides which ids are drawn."""
+
+    source: Source
+    seed: Tensor  # int64 []
+    step: Tensor  # int64 []
+    groups: Groups
+    num_negatives: int
+
+
 def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: int) -> Groups:
     """The groups of a batch whose first token is row `row_offset` of a larger one."""
     if sharing == "none":

@@ -62,7 +62,7 @@ class Popularity:
         total = weights.sum()
         if not (bool(torch.isfinite(total)) and float(total) > 0):
             raise ValueError(
-                f"Popularity.counts: found a sum {float(total):g} of counts ** {self.alpha:g}, allowed: positive, finite"
+                f"Popularity.counts: found {float(total):g} as the sum of counts ** alpha, allowed: positive, finite"
             )
         q = weights / total
         self._tables[q.device] = (build_alias_table(q), q.log().to(torch.float32))
