@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("triton")
 
 BENCHMARKS = Path(__file__).parents[2] / "packages/cce-kernels/benchmarks"
-LIMITS = {80: 163, 86: 99, 90: 227, 120: 99}  # KiB of shared memory that a block may ask for
+# KiB of shared memory that a block may ask for. sm_86 stands for all that look up the safe tables.
+LIMITS = {80: 163, 86: 99, 90: 227}
 
 SCRIPT = """
 import json
@@ -51,7 +52,8 @@ for module, name in ((tuning, "full_tiles"), (tuning_sampled, "tile_tiles"), (tu
 
 results = []
 for hidden_dtype, weight_dtype in ((torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
-    for dim in (64, 128, 256, 320, 512):
+    # One width an entry; 320 has one of its own on sm_90 alone.
+    for dim in (64, 128, 256, 320, 512) if architecture == 90 else (64, 128, 256, 512):
         hidden = torch.zeros(256, dim, dtype=hidden_dtype, requires_grad=True)
         weight = torch.zeros(512, dim, dtype=weight_dtype, requires_grad=True)
         targets = torch.zeros(256, dtype=torch.int64)
