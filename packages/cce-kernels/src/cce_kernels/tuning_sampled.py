@@ -67,8 +67,8 @@ TILE_FP32 = {
     256: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 4, 4, 1)),
     512: (TileTiles(16, 16, 1, 8, 1), TileTiles(16, 16, 4, 8, 1)),
 }
-# The same where a block has 99 KiB (sm_86, sm_89, sm_120): backward does one tile of negatives a program, without a loop
-# for which parts of h are kept, and takes 32 KiB at D 512 (forward 96). Compiled, not run.
+# The same where a block has 99 KiB (sm_86, sm_89, sm_120). At D 512 backward does one tile of negatives a program: no
+# loop for which parts of h are kept, 32 KiB. Compiled, not run.
 TILE_FP32_SAFE = TILE_FP32 | {512: (TileTiles(16, 16, 1, 8, 1), TileTiles(16, 16, 1, 8, 1))}
 _LARGE_SHARED_MEMORY = (80, 90)
 SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
