@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,10 @@ def test_a_wheel_imports_in_an_empty_environment(package: str, wheels: Path, tmp
     wheel = next(wheels.glob(f"{package.replace('-', '_')}-*.whl"))
     uv("pip", "install", "--quiet", "--python", python, "--find-links", wheels, wheel)
     subprocess.run([python, "-c", USES[package]], cwd=tmp_path, check=True, env={}, timeout=120)
+
+
+def test_the_wheel_of_the_kernels_holds_the_licence(wheels: Path):
+    """It is of use alone, so that it is given away alone."""
+    with zipfile.ZipFile(next(wheels.glob("cce_kernels-*.whl"))) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
+        assert wheel.read(name) == (ROOT / "LICENSE").read_bytes()

@@ -1,11 +1,14 @@
 """The table of measurements: rows survive the file, new ones replace old ones, the page is the CSV's."""
 
 import importlib
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "packages/cce-kernels/benchmarks"
 
@@ -55,9 +58,10 @@ def test_points_are_told_apart_and_tables_that_cannot_fit_are_left_out(scripts):
     assert all(losses.wanted("ours", point) for point in points.FULL)
 
 
-def test_every_idea_still_fits_the_package(scripts, tmp_path):
+def test_every_idea_fits_the_package_as_it_is(scripts, tmp_path):
     variants = scripts("variants")
-    for number, variant in enumerate(variants.VARIANTS):
+    made_up = variants.Variant("made up", (), "", (("api.py", "The two losses", "A variant"),))
+    for number, variant in enumerate([*variants.VARIANTS, made_up]):
         folder = variants.apply(variant, tmp_path / str(number))
         for path, _, new in variant.edits:
             edited = (folder / "cce_kernels" / path).read_text()
@@ -66,6 +70,45 @@ def test_every_idea_still_fits_the_package(scripts, tmp_path):
     broken = variants.Variant("broken", (), "", (("full.py", "no such text", ""),))
     with pytest.raises(ValueError, match="0 times, not once"):
         variants.apply(broken, tmp_path / "broken")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_tuner_tries_what_is_entered_and_makes_lookups_return_it(scripts, dtype, monkeypatch):
+    tuner = scripts("tune_sampled")
+    tuning = tuner.tuning
+    tables = {name for name in vars(tuning) if name.startswith("TILE")}
+    assert tables == set(tuner.TILE_TABLES)
+    for name in (*tables, "NONE"):  # copies: what is tried must not stay
+        monkeypatch.setattr(tuning, name, dict(getattr(tuning, name)))
+    entered = tuning.TILE_FP32 if dtype == "float32" else tuning.TILE
+    forward, backward = (set(side) for side in zip(*tuner.candidates("tile", dtype), strict=True))
+    assert entered[256][0] in forward
+    assert entered[256][1] in backward
+    for architecture in (80, 89, 90):
+        monkeypatch.setattr(tuning, "device_properties", lambda _, x=architecture: (x, 132))
+        for pair in tuner.candidates("tile", dtype)[-2:]:
+            tuner.use("tile", pair)
+            found = tuning.tile_tiles(torch.device("cuda", 0), getattr(torch, dtype), 200, 64)
+            assert found == pair
+    tuning.tile_tiles.cache_clear()
+
+
+@pytest.mark.parametrize("script", ["run", "tune_full", "tune_sampled", "profile_sampled", "try_variants"])
+def test_without_a_gpu_a_script_ends_in_one_line(script):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{script}.py"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("no GPU: found none")]
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_without_nvidia_smi_there_is_one_line(scripts, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^nvidia-smi, which tells"):
+        scripts("rows").environment()
 
 
 def test_loops_are_measured_between_their_label_and_their_jump(scripts):

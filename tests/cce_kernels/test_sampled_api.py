@@ -73,8 +73,8 @@ def test_wrong_tensors_are_named(inputs, monkeypatch):
     for options, name in (
         ({"softcap": 0.0}, "softcap"),
         ({"softcap": float("inf")}, "softcap"),
-        ({"ignore_index": 3.5}, "ignore_index must be an integer"),
-        ({"bias": [0.0]}, "bias must be a tensor"),
+        ({"ignore_index": 3.5}, "ignore_index: found 3.5, allowed: an integer"),
+        ({"bias": [0.0]}, "bias: found list, allowed: a tensor"),
         ({"filter_eps": 2.0}, "filter_eps"),
         ({"filter_eps": 0.1}, "filter_eps"),
     ):
@@ -90,7 +90,7 @@ def test_wrong_tensors_are_named(inputs, monkeypatch):
     for counts in (torch.ones(2, 2), -torch.ones(3), torch.zeros(3), torch.tensor([1.0, torch.inf])):
         with pytest.raises(ValueError, match="counts"):
             Popularity(counts)
-    with pytest.raises(ValueError, match="t must"):
+    with pytest.raises(ValueError, match=r"GBCE\.t: found 1\.5"):
         GBCE(1.5)
 
 
@@ -239,14 +239,14 @@ def test_modules_refuse_wrong_options_when_built_and_print_the_others():
 )  # fmt: skip
 def test_numbers_that_are_no_integers_in_their_range_are_named(inputs, options):
     name = next(iter(options))
-    with pytest.raises(ValueError, match=name + " must (be an integer|lie in)"):
+    with pytest.raises(ValueError, match=name + ": found .*, allowed: an integer in"):
         sampled_linear_cross_entropy(*inputs, **{"num_negatives": 3, "seed": 1, **options})
-    with pytest.raises(ValueError, match="sampler: logq must be"):
+    with pytest.raises(ValueError, match="sampler: found logq='x'"):
         sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1, sampler=InBatch(logq="x"))
 
 
 def test_draws_need_what_they_read():
-    with pytest.raises(ValueError, match="targets must be int64"):
+    with pytest.raises(ValueError, match=r"targets: found torch\.float32, allowed: int64"):
         draw_negatives(3, 9, num_negatives=2, seed=1, sampler=InBatch(), targets=torch.zeros(3))
     with pytest.raises(ValueError, match="targets"):
         draw_negatives(3, 9, num_negatives=2, seed=1, sampler=InBatch())

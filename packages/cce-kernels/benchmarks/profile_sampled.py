@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from points import SHAPES
+from timing import need_gpu
 from torch.profiler import ProfilerActivity, profile
 
 from cce_kernels import sampled_linear_cross_entropy
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--sharing", nargs="+", default=["tile", "none"])
     parser.add_argument("--dim", type=int, default=256)
     arguments = parser.parse_args()
+    need_gpu()
     for shape in arguments.shapes:
         tokens, items, negatives = SHAPES[shape]
         weight = torch.randn(items, arguments.dim, device="cuda").mul_(0.05).requires_grad_()

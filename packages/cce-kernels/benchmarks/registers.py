@@ -1,11 +1,11 @@
-"""Compile the kernels of a loss for an H100 without a GPU, and tell their registers, spills and loop lengths.
+"""Compile the kernels of a loss for a GPU that is not there, and tell their registers, spills and loop lengths.
 
     python packages/cce-kernels/benchmarks/registers.py [--dims 64 256] [--dtypes bfloat16 float32]
-        [--operations full sampled]
+        [--operations full sampled] [--architecture 90]
 
-The package is copied and told that it sees an H100; nothing is run. ptxas reports registers, bytes of spills, and
-whether it makes the matrix products of a kernel wait for one another (C7510 ... C7519); the disassembly gives the
-instructions of the longest loop.
+The package is copied and told that it sees an H100, or another architecture; nothing is run. ptxas reports registers,
+bytes of spills, and whether it makes the matrix products of a kernel wait for one another (C7510 ... C7519); the
+disassembly gives the instructions of the longest loop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from points import FULL, SAMPLED, Point
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-class Hopper:
-    """A driver that sees an H100 and can launch nothing."""
+class NoDevice:
+    """A driver that sees a GPU of one architecture and can launch nothing."""
+
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
 
     def get_current_device(self) -> int:
         """The first."""
@@ -37,10 +41,10 @@ class Hopper:
         return 0
 
     def get_current_target(self) -> Any:
-        """An H100."""
+        """The architecture, with warps of 32."""
         from triton.backends.compiler import GPUTarget
 
-        return GPUTarget("cuda", 90, 32)
+        return GPUTarget("cuda", self.architecture, 32)
 
 
 def longest_loop(sass: str) -> int:
@@ -60,10 +64,13 @@ def longest_loop(sass: str) -> int:
 
 def describe(name: str, compiled: Any) -> str:
     """One line about a compiled kernel."""
+    architecture = compiled.metadata.target.arch
+    suffix = "a" if architecture >= 90 else ""
+    ptxas = "ptxas-blackwell" if architecture >= 100 else "ptxas"
     with tempfile.TemporaryDirectory() as folder:
         ptx, cubin = Path(folder) / "k.ptx", Path(folder) / "k.cubin"
         ptx.write_text(compiled.asm["ptx"])
-        command = [TOOLS / "ptxas", "-v", "--gpu-name=sm_90a", ptx, "-o", cubin]
+        command = [TOOLS / ptxas, "-v", f"--gpu-name=sm_{architecture}{suffix}", ptx, "-o", cubin]
         if "maxnreg" in compiled.metadata._fields and compiled.metadata.maxnreg:
             command.insert(1, f"--maxrregcount={compiled.metadata.maxnreg}")
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # noqa: S603
@@ -78,29 +85,34 @@ def describe(name: str, compiled: Any) -> str:
     )
 
 
-def watch() -> None:
-    """Compile in the place of launching, and describe every new kernel."""
+def watch(architecture: int, see: Callable[[str, Any], None]) -> None:
+    """Compile in the place of launching, and show every new kernel, with its name, to `see`."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    driver.set_active(Hopper())
+    driver.set_active(NoDevice(architecture))
     launch, seen = JITFunction.run, []
 
     def run(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         compiled = launch(self, *arguments, grid=grid, warmup=True, **options)
         if not any(compiled is other for other in seen):
             seen.append(compiled)
-            print(describe(self.__name__, compiled), flush=True)
+            see(self.__name__, compiled)
         return compiled
 
     JITFunction.run = run
 
 
-def pretend_to_be_an_h100(folder: Path) -> None:
-    """Edit a copy of the package so that it looks up the tiles of an H100 for tensors on a CPU."""
+def pretend(folder: Path, architecture: int) -> None:
+    """Edit a copy of the package so that it looks up the tiles of an architecture for tensors on a CPU.
+
+    The number of multiprocessors is that of an H100: it decides into how many parts work is split, and nothing else.
+    """
     for path in folder.rglob("*.py"):
         text = re.sub(r'[\w.]*device\.type != "cuda"', "False", path.read_text())
-        text = text.replace("    properties = torch.cuda.get_device_properties(index)\n", "    return 90, 132\n")
+        text = text.replace(
+            "    properties = torch.cuda.get_device_properties(index)\n", f"    return {architecture}, 132\n"
+        )
         path.write_text(text)
 
 
@@ -123,6 +135,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
     parser.add_argument("--operations", nargs="+", default=["full", "sampled"])
     parser.add_argument("--as", nargs="+", dest="role", help=argparse.SUPPRESS)
+    parser.add_argument("--architecture", type=int, default=90, help="compute capability, 90 for an H100")
     arguments = parser.parse_args()
     points = [
         Point(f"d{dim}", 0, 0, dim, 511 * (op == "sampled"), dtype=dtype, weight_dtype=dtype)
@@ -141,9 +154,9 @@ def main() -> None:
         if spec is None or spec.origin is None:
             raise SystemExit("cce_kernels is not installed")
         shutil.copytree(Path(spec.origin).parent, Path(folder) / "cce_kernels")
-        pretend_to_be_an_h100(Path(folder))
+        pretend(Path(folder), arguments.architecture)
         sys.path.insert(0, folder)
-        watch()
+        watch(arguments.architecture, lambda name, compiled: print(describe(name, compiled), flush=True))
         from cce_kernels import validation
 
         validation.INTERPRETER = True  # tensors are on the CPU

@@ -49,9 +49,13 @@ class Row:
 
 
 def environment() -> dict[str, str]:
-    """Who measured: the columns that all rows of a run share."""
+    """Who measured: the columns that all rows of a run share; ends the script where nvidia-smi does not tell."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    gpu, driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")  # noqa: S603
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"nvidia-smi, which tells the GPU and its driver, cannot be asked: {error}") from None
+    gpu, driver = told.splitlines()[0].split(", ")
     revision = os.environ.get("REVISION") or subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
         capture_output=True, text=True, check=True,

@@ -26,7 +26,7 @@ from losses import available, ours_sampled, wanted
 from points import FULL, SAMPLED, Inputs, Point, make_inputs, true_gradients
 from render import render
 from rows import Row, environment, merged, read, show, write
-from timing import copy_ceiling, graph_ms, matmul_ceiling, median_ms, peak_extra_bytes
+from timing import copy_ceiling, graph_ms, matmul_ceiling, median_ms, need_gpu, peak_extra_bytes
 from torch import Tensor
 
 Job = tuple[str, Point]
@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no point after this many seconds")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    need_gpu()
+    who = environment()
     started = time.perf_counter()
     points = [point for name in arguments.operations for point in (SAMPLED if name == "sampled" else FULL)]
     jobs = [
@@ -143,7 +145,6 @@ def main() -> None:
     with ProcessPoolExecutor(min(12, os.cpu_count() or 1), mp_context=context) as pool:
         list(pool.map(compile_one, [(variant, smaller(point)) for variant, point in jobs if variant != "eager torch"]))
     print(f"compiled in {time.perf_counter() - started:.0f} s", flush=True)
-    who = environment()
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "losses.csv"
     rows = read(path)

@@ -10,6 +10,12 @@ from itertools import pairwise
 import torch
 
 
+def need_gpu() -> None:
+    """End the script in one line where there is nothing to measure on."""
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU: found none that torch can use, allowed: a CUDA device (registers.py needs none)")
+
+
 def median_ms(
     call: Callable[[], object], *, repeats: int = 9, warmup_ms: float = 150.0, budget_ms: float = 1000
 ) -> float:

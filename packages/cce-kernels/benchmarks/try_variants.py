@@ -157,6 +157,9 @@ def main() -> None:
         return
     chosen = [v for v in VARIANTS if not arguments.names or v.name in (*arguments.names, "as it is")]
     if arguments.mode is None:
+        from timing import need_gpu
+
+        need_gpu()
         arguments.out.mkdir(parents=True, exist_ok=True)
         time_all(chosen, arguments.seconds, arguments.out / "variants.csv")
         return

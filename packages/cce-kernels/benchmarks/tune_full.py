@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from timing import matmul_ceiling, median_ms
+from timing import matmul_ceiling, median_ms, need_gpu
 
 from cce_kernels.kernels.full_backward import launch_backward
 from cce_kernels.kernels.full_forward import launch_forward
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=131072)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    need_gpu()
     jobs = [
         (direction, dim, tiles)
         for direction, table in (("forward", FORWARD), ("backward", BACKWARD))

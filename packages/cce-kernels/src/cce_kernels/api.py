@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from cce_kernels import validation
-from cce_kernels.draws import Sharing, as_counter, groups_of
+from cce_kernels.checks import plain_integer
+from cce_kernels.draws import Draw, Sharing, as_counter, groups_of
 from cce_kernels.masking import reduce_loss
 from cce_kernels.objectives import Objective, Softmax
 from cce_kernels.reference import linear_cross_entropy_reference
-from cce_kernels.reference_sampled import Draw, sampled_linear_cross_entropy_reference
+from cce_kernels.reference_sampled import sampled_linear_cross_entropy_reference
 from cce_kernels.samplers import Sampler, Uniform, prepare
 
 Reduction = Literal["none", "sum", "mean"]
@@ -81,8 +82,9 @@ def linear_cross_entropy(
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
-        weight: [V, D], in its own dtype; rows are rounded to hidden's where that is narrower, and the gradient is
-            accumulated in fp32 and returned in weight's.
+        weight: [V, D], in its own dtype. Products are made of rows rounded to hidden's dtype (a narrower row is widened
+            instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
+            below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
@@ -100,13 +102,14 @@ def linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
     """
+    ignore_index = plain_integer(ignore_index)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_full(softcap, filter_eps)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     use_triton = _use_triton(impl, hidden, weight, bias)
     if filter_eps is not None and not use_triton:
-        raise ValueError(f"filter_eps needs impl='triton': the reference is exact, got {filter_eps!r}")
+        raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
     h, flat_targets = _flatten(hidden, targets)
     with _without_autocast(hidden.device.type):
         if use_triton and h.shape[0] > 0:
@@ -158,10 +161,11 @@ def sampled_linear_cross_entropy(
 
     Args:
         hidden: [..., D], fp32, bf16 or fp16 (float64 with the reference). Under autocast fp32 becomes its dtype.
-        weight: [V, D], in its own dtype; rows are rounded to hidden's where that is narrower, and the gradient is
-            accumulated in fp32 and returned in weight's.
+        weight: [V, D], in its own dtype. Products are made of rows rounded to hidden's dtype (a narrower row is widened
+            instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
+            below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
-        num_negatives: N >= 1, drawn with replacement.
+        num_negatives: N >= 1, drawn with replacement. Integers of numpy will do here and below.
         seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
         step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
             ids.
@@ -175,7 +179,7 @@ def sampled_linear_cross_entropy(
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
         reduction: `mean` is over the tokens that count, 0 if there are none.
-        deterministic: bitwise equal gradients from run to run.
+        deterministic: bitwise equal gradients from run to run, with either implementation.
         sparse_grad: weight's gradient (and bias's) holds only the rows touched, as a sparse tensor for
             `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient.
         check: look at the values too: one synchronisation.
@@ -187,6 +191,9 @@ def sampled_linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
     """
+    num_negatives, seed, step, row_offset, tile_tokens, ignore_index = map(
+        plain_integer, (num_negatives, seed, step, row_offset, tile_tokens, ignore_index)
+    )
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_sampling(
         weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens
@@ -220,7 +227,15 @@ def sampled_linear_cross_entropy(
             )
         else:
             each = sampled_linear_cross_entropy_reference(
-                h, weight, flat_targets, draw, terms, bias=bias, ignore_index=ignore_index, sparse_grad=sparse_grad
+                h,
+                weight,
+                flat_targets,
+                draw,
+                objective,
+                bias=bias,
+                ignore_index=ignore_index,
+                deterministic=deterministic,
+                sparse_grad=sparse_grad,
             )
             loss, _ = reduce_loss(each, flat_targets, ignore_index, reduction)
     return loss.view(targets.shape) if reduction == "none" else loss

@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from cce_kernels.checks import plain_integer
 from cce_kernels.philox import MASK32, scaled_draws
-from cce_kernels.samplers import InBatch, Sampler, Source, Uniform, prepare
+from cce_kernels.samplers import Sampler, Source, Uniform, prepare
 from cce_kernels.validation import check_draw
 
 Sharing = Literal["none", "tile", "batch"]
@@ -25,6 +26,16 @@ class Groups(NamedTuple):
     shift: int  # places of the first group that lie before this batch (an earlier micro-batch or rank)
     first: int
     stride: int
+
+
+class Draw(NamedTuple):
+    """Everything that decides which ids are drawn."""
+
+    source: Source
+    seed: Tensor  # int64 []
+    step: Tensor  # int64 []
+    groups: Groups
+    num_negatives: int
 
 
 def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: int) -> Groups:
@@ -87,22 +98,26 @@ def draw_negatives(
         sharing: who shares a set of negatives.
         tile_tokens: tokens that share with `sharing="tile"`.
         targets: int64 [M], for `InBatch` only (it draws among them).
-        ignore_index: as there; read with `targets` only.
+        ignore_index: as there; for `InBatch` only.
 
     Returns:
-        int64 [M, N], on the device of `seed`, else of `targets`, else on the CPU.
+        int64 [M, N], on the device of the tensors among `seed`, `step` and `targets`, which is one; else on the CPU.
 
     Raises:
-        ValueError: an argument is out of its range; the message names it.
+        ValueError: an argument is out of its range, or would not be read; the message names it.
     """
-    check_draw(num_tokens, num_items, num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens, targets)
+    num_tokens, num_items, num_negatives, row_offset, tile_tokens, ignore_index, seed, step = map(
+        plain_integer, (num_tokens, num_items, num_negatives, row_offset, tile_tokens, ignore_index, seed, step)
+    )
+    check_draw(
+        num_tokens, num_items, num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens, targets,
+        ignore_index,
+    )  # fmt: skip
     device = torch.device("cpu")
     for given in (targets, step, seed):
         device = given.device if isinstance(given, Tensor) else device
     if targets is None:
         targets = torch.zeros(num_tokens, dtype=torch.int64, device=device)
-    elif not isinstance(sampler, InBatch):
-        raise ValueError(f"targets is read by InBatch only, got it with {type(sampler).__name__}")
     source = prepare(sampler, targets, ignore_index, num_items, correct=False)
     groups = groups_of(num_tokens, sharing, tile_tokens, row_offset)
     counters = as_counter(seed, device), as_counter(step, device)

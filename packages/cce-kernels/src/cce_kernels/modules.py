@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from cce_kernels import validation
 from cce_kernels.api import Impl, Reduction, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.checks import plain_integer
 from cce_kernels.draws import Sharing
 from cce_kernels.objectives import Objective, Softmax
 from cce_kernels.samplers import Sampler, Uniform
@@ -26,6 +27,7 @@ class LinearCrossEntropy(nn.Module):
         check: bool = False,
         impl: Impl = "auto",
     ) -> None:
+        ignore_index = plain_integer(ignore_index)
         validation.check_reduction(reduction, impl, ignore_index)
         validation.check_full(softcap, filter_eps)
         super().__init__()
@@ -75,8 +77,13 @@ class SampledLinearCrossEntropy(nn.Module):
         check: bool = False,
         impl: Impl = "auto",
     ) -> None:
+        num_negatives, seed, tile_tokens, ignore_index = map(
+            plain_integer, (num_negatives, seed, tile_tokens, ignore_index)
+        )
         validation.check_reduction(reduction, impl, ignore_index)
         validation.check_sharing(num_negatives, sharing, tile_tokens)
+        validation.check_counter("seed", seed, None, 2**63)
+        validation.check_sampler(sampler)
         validation.check_objective(objective, sampler)
         super().__init__()
         self.num_negatives, self.seed, self.sampler, self.objective = num_negatives, seed, sampler, objective

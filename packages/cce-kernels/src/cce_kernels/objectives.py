@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from cce_kernels.checks import is_number
+
 
 class Terms(NamedTuple):
     """What the kernels need to know of an objective.
@@ -47,8 +49,8 @@ class GBCE:
     t: float = 0.75
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.t <= 1.0:
-            raise ValueError(f"GBCE.t must lie in [0, 1], got {self.t!r}")
+        if not is_number(self.t) or not 0.0 <= self.t <= 1.0:
+            raise ValueError(f"GBCE.t: found {self.t!r}, allowed: a number in [0, 1]")
 
     def terms(self, num_negatives: int, num_items: int) -> Terms:
         """Resolve for sizes that are known at the call.
@@ -57,7 +59,7 @@ class GBCE:
             ValueError: more negatives than other items: the sampling rate would pass 1.
         """
         if num_negatives > num_items - 1:
-            raise ValueError(f"num_negatives must be at most V - 1 = {num_items - 1} for GBCE, got {num_negatives}")
+            raise ValueError(f"num_negatives: found {num_negatives}, allowed with GBCE: up to V - 1 = {num_items - 1}")
         rate = num_negatives / (num_items - 1)
         return Terms(False, 1.0 - self.t * (1.0 - rate), 1.0 / (num_negatives + 1))
 

@@ -4,8 +4,12 @@
 Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
 Tokens are worked on in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for 16-bit
 inputs and float64 where an input is.
+
+Eager mode calls `forward` and `backward` from an autograd function; torch.compile sees them as two custom operators,
+because it would unroll the loop over the chunks and compile anew for every number of tokens.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,8 +27,11 @@ def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
 
 
 def as_multiplied(weight: Tensor, hidden: Tensor) -> Tensor:
-    """Rows of the item table as products see them: in hidden's dtype where it is narrower, as the kernels read them."""
-    return weight.to(hidden.dtype) if hidden.dtype.itemsize < weight.dtype.itemsize else weight
+    """Rows of the item table as products see them: rounded to hidden's dtype, as the kernels read them.
+
+    A narrower table is left as it is: it is widened without rounding. Of two 16-bit dtypes neither is the narrower.
+    """
+    return weight if weight.dtype.itemsize < hidden.dtype.itemsize else weight.to(hidden.dtype)
 
 
 def linear_cross_entropy_reference(
@@ -49,6 +56,9 @@ def linear_cross_entropy_reference(
     Returns:
         loss [M] and lse [M] (not differentiable), fp32 or float64.
     """
+    if torch.compiler.is_compiling():
+        loss, lse, _ = reference_full_forward(hidden, weight.contiguous(), bias, targets, ignore_index, softcap)
+        return loss, lse
     loss, lse = _Full.apply(hidden, weight, bias, targets, ignore_index, softcap)
     return loss, lse
 
@@ -59,65 +69,118 @@ def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float 
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
-class _Full(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        ignore_index: int,
-        softcap: float | None,
-    ) -> tuple[Tensor, Tensor]:
-        dtype = compute_dtype(hidden, weight, bias)
-        w = as_multiplied(weight.detach(), hidden).to(dtype)
-        b = None if bias is None else bias.detach().to(dtype)
-        valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
-        lse = hidden.new_zeros(hidden.shape[0], dtype=dtype)
-        target_score = torch.zeros_like(lse)
-        for part in _chunks(hidden.shape[0], weight.shape[0]):
-            scores = _scores(hidden.detach()[part].to(dtype), w, b, softcap)
-            target_score[part] = scores.gather(1, safe[part, None]).squeeze(1)
-            lse[part] = scores.logsumexp(1)
-        loss = torch.where(valid, lse - target_score, 0).masked_fill_(bad, torch.nan)
-        ctx.save_for_backward(hidden, weight, bias, targets, lse)
-        ctx.options = ignore_index, softcap
-        out_lse = torch.where(valid, lse, 0).masked_fill_(bad, torch.nan)
-        ctx.mark_non_differentiable(out_lse)
-        return loss, out_lse
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, lse = ctx.saved_tensors
-        ignore_index, softcap = ctx.options
-        dtype = lse.dtype
-        w = as_multiplied(weight, hidden).to(dtype)
-        b = None if bias is None else bias.to(dtype)
-        valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
-        grad = torch.where(valid, grad_loss.to(dtype), 0)
-        grad_hidden = torch.empty_like(hidden, dtype=dtype)
-        grad_weight = torch.zeros_like(w)
-        grad_bias = None if b is None else torch.zeros_like(b)
-        for part in _chunks(hidden.shape[0], weight.shape[0]):
-            h = hidden[part].to(dtype)
-            scores = _scores(h, w, b, softcap)
-            coefficient = torch.exp(scores - lse[part, None])
-            coefficient.scatter_add_(1, safe[part, None], coefficient.new_full((h.shape[0], 1), -1))
-            if softcap is not None:
-                coefficient *= 1 - (scores / softcap) ** 2
-            coefficient *= grad[part, None]
-            grad_hidden[part] = coefficient @ w
-            grad_weight.addmm_(coefficient.T, h)
-            if grad_bias is not None:
-                grad_bias += coefficient.sum(0)
-        grad_hidden = grad_hidden.to(hidden.dtype).masked_fill_(bad[:, None], torch.nan)
-        d_bias = None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight.to(weight.dtype), d_bias, None, None, None
-
-
 def _chunks(num_tokens: int, num_items: int) -> list[slice]:
     """Slices of tokens whose scores fit the chunk."""
     size = max(1, _CHUNK_ELEMENTS // num_items)
     return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+
+
+def forward(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, softcap: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [M], log-sum-exp [M] as it is shown, and as `backward` reads it [M]."""
+    dtype = compute_dtype(hidden, weight, bias)
+    w = as_multiplied(weight.detach(), hidden).to(dtype)
+    b = None if bias is None else bias.detach().to(dtype)
+    valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
+    lse = hidden.new_zeros(hidden.shape[0], dtype=dtype)
+    target_score = torch.zeros_like(lse)
+    for part in _chunks(hidden.shape[0], weight.shape[0]):
+        scores = _scores(hidden.detach()[part].to(dtype), w, b, softcap)
+        target_score[part] = scores.gather(1, safe[part, None]).squeeze(1)
+        lse[part] = scores.logsumexp(1)
+    loss = torch.where(valid, lse - target_score, 0).masked_fill_(bad, torch.nan)
+    return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), lse
+
+
+def backward(
+    grad_loss: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    lse: Tensor,
+    ignore_index: int,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden [M, D], weight [V, D] and bias [V] (empty without one), each in the dtype of its tensor."""
+    dtype = lse.dtype
+    w = as_multiplied(weight, hidden).to(dtype)
+    b = None if bias is None else bias.to(dtype)
+    valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
+    grad = torch.where(valid, grad_loss.to(dtype), 0)
+    grad_hidden = torch.empty_like(hidden, dtype=dtype)
+    grad_weight = torch.zeros_like(w)
+    grad_bias = weight.new_zeros(0 if b is None else b.shape[0], dtype=dtype)
+    for part in _chunks(hidden.shape[0], weight.shape[0]):
+        h = hidden[part].to(dtype)
+        scores = _scores(h, w, b, softcap)
+        coefficient = torch.exp(scores - lse[part, None])
+        coefficient.scatter_add_(1, safe[part, None], coefficient.new_full((h.shape[0], 1), -1))
+        if softcap is not None:
+            coefficient *= 1 - (scores / softcap) ** 2
+        coefficient *= grad[part, None]
+        grad_hidden[part] = coefficient @ w
+        grad_weight.addmm_(coefficient.T, h)
+        if b is not None:
+            grad_bias += coefficient.sum(0)
+    grad_hidden = grad_hidden.to(hidden.dtype).masked_fill_(bad[:, None], torch.nan)
+    return grad_hidden, grad_weight.to(weight.dtype), grad_bias if bias is None else grad_bias.to(bias.dtype)
+
+
+class _Full(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = forward(*inputs)
+        _setup(ctx, inputs, output)
+        ctx.mark_non_differentiable(output[1])
+        return output[0], output[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, backward, grad)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ignore_index, softcap = inputs
+    ctx.save_for_backward(*tensors, output[2])
+    ctx.options = ignore_index, softcap
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, run: Callable[..., tuple[Tensor, ...]], grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    gradients = run(grad, *ctx.saved_tensors, *ctx.options)
+    wanted = (gradient if need else None for gradient, need in zip(gradients, ctx.needs_input_grad[:3], strict=True))
+    return *wanted, None, None, None
+
+
+# The operators: the signatures of `forward` and `backward` are their schemas.
+reference_full_forward = torch.library.custom_op("cce_kernels::reference_full_forward", forward, mutates_args=())
+reference_full_backward = torch.library.custom_op("cce_kernels::reference_full_backward", backward, mutates_args=())
+
+
+@reference_full_forward.register_fake
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
+    dtype = compute_dtype(hidden, weight, bias)
+    return tuple(hidden.new_empty(hidden.shape[0], dtype=dtype) for _ in range(3))
+
+
+@reference_full_backward.register_fake
+def _(grad_loss: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
+    d_bias = weight.new_empty(0, dtype=grad_loss.dtype) if bias is None else torch.empty_like(bias)
+    return torch.empty_like(hidden), torch.empty_like(weight), d_bias
+
+
+def _setup_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _setup(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _operator_backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, reference_full_backward, grad)
+
+
+reference_full_forward.register_autograd(_operator_backward, setup_context=_setup_operator)

@@ -8,6 +8,7 @@ Pointwise: `L = c (beta softplus(-s_t) + sum_n softplus(s_n))`, `dL/ds_n = c sig
 `dL/ds_t = -c beta sigma(-s_t)`.
 
 Groups of tokens that share negatives are worked on in chunks: rows [C, N, D] and scores [C, T, N] are bounded.
+torch.compile sees two custom operators, as in reference.py, and for the same reason.
 """
 
 import math
@@ -18,23 +19,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from cce_kernels.draws import Groups, draw_ids
+from cce_kernels.draws import Draw, Groups, draw_ids
 from cce_kernels.masking import masks, sparse_rows
-from cce_kernels.objectives import Terms
+from cce_kernels.objectives import Objective
 from cce_kernels.reference import as_multiplied, compute_dtype
-from cce_kernels.samplers import Source
+from cce_kernels.sampled_call import CALL_SCHEMA, NUM_TENSORS, Call, call_of
+from cce_kernels.segment_sums import sums_by_id
 
 _CHUNK_ELEMENTS = 1 << 21
-
-
-class Draw(NamedTuple):
-    """Everything that decides which ids are drawn."""
-
-    source: Source
-    seed: Tensor
-    step: Tensor
-    groups: Groups
-    num_negatives: int
 
 
 class _Chunk(NamedTuple):
@@ -52,10 +44,11 @@ def sampled_linear_cross_entropy_reference(
     weight: Tensor,
     targets: Tensor,
     draw: Draw,
-    terms: Terms,
+    objective: Objective,
     *,
     bias: Tensor | None = None,
     ignore_index: int = -100,
+    deterministic: bool = False,
     sparse_grad: bool = False,
 ) -> Tensor:
     """Loss of every token.
@@ -65,16 +58,21 @@ def sampled_linear_cross_entropy_reference(
         weight: [V, D].
         targets: int64 [M]; `ignore_index` gives loss 0, any other id outside [0, V) gives NaN.
         draw: what is drawn.
-        terms: the objective.
+        objective: what is summed.
         bias: [V] or None.
         ignore_index: the target of tokens that do not count.
+        deterministic: add up the rows of an item in a fixed order (segment_sums.py), which takes longer.
         sparse_grad: return weight's (and bias's) gradient as a sparse tensor of the rows touched.
 
     Returns:
         loss [M], fp32 or float64.
     """
-    options = draw, terms, ignore_index, sparse_grad
-    return _Sampled.apply(hidden, weight, bias, targets, options)  # type: ignore[no-any-return]
+    if torch.compiler.is_compiling() and not sparse_grad:
+        call = call_of(hidden, weight.contiguous(), bias, targets, draw, objective, ignore_index)
+        loss: Tensor = reference_sampled_forward(*call, deterministic)
+        return loss
+    call = call_of(hidden, weight, bias, targets, draw, objective, ignore_index)
+    return _Sampled.apply(sparse_grad, *call, deterministic)  # type: ignore[no-any-return]
 
 
 def _grouped(x: Tensor, groups: Groups) -> Tensor:
@@ -95,20 +93,12 @@ def _ungrouped(x: Tensor, groups: Groups, num_tokens: int) -> Tensor:
 class _Batch:
     """One batch in groups, and its chunks."""
 
-    def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        draw: Draw,
-        terms: Terms,
-        ignore: int,
-    ) -> None:
+    def __init__(self, call: Call) -> None:
+        hidden, weight, bias, targets, draw = call.hidden, call.weight, call.bias, call.targets, call.draw
         self.dtype = compute_dtype(hidden, weight, bias)
-        self.weight, self.bias, self.draw, self.terms = weight, bias, draw, terms
+        self.weight, self.bias, self.draw, self.terms = weight, bias, draw, call.terms
         self.num_items, self.num_tokens = weight.shape[0], hidden.shape[0]
-        self.valid, self.bad, safe = masks(targets, ignore, self.num_items)
+        self.valid, self.bad, safe = masks(targets, call.ignore_index, self.num_items)
         self.hidden = _grouped(hidden, draw.groups)  # [G, T, D]
         self.targets = _grouped(safe, draw.groups)  # [G, T]
         log_rest = draw.source.log_rest
@@ -152,68 +142,92 @@ class _Batch:
         return lse + rest - left.clamp(min=1).to(self.dtype).log() - target_scores
 
 
+def forward(*arguments: Any) -> Tensor:
+    """Loss of every token [M].
+
+    Args:
+        *arguments: the fields of `Call`, then `deterministic` (which backward reads).
+    """
+    *fields, _ = arguments
+    call = Call(*fields)
+    batch, terms = _Batch(call), call.terms
+    grouped = batch.targets.new_zeros(batch.targets.shape, dtype=batch.dtype)  # [G, T]
+    for part in batch.chunks:
+        chunk, target_scores = batch.chunk(part), batch.target_scores(part)
+        if terms.softmax:
+            z = batch.log_ratio(part, chunk.scores.logsumexp(2), chunk.left, target_scores)
+            grouped[part] = torch.logaddexp(z, torch.zeros_like(z))
+        else:
+            pointwise = terms.positive_weight * softplus(-target_scores) + softplus(chunk.scores).sum(2)
+            grouped[part] = pointwise * terms.scale
+    loss = _ungrouped(grouped, call.groups, batch.num_tokens)
+    return torch.where(batch.valid, loss, 0).masked_fill_(batch.bad, torch.nan)
+
+
+def _gradients(
+    grad_loss: Tensor, call: Call, deterministic: bool, sparse: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of hidden [M, D], weight [V, D] and bias [V] or None, each in the dtype of its tensor."""
+    batch, terms = _Batch(call), call.terms
+    grad = _grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), call.groups)
+    counted = _grouped(batch.valid, call.groups)  # [G, T]
+    grad_hidden = torch.zeros_like(batch.hidden, dtype=batch.dtype)
+    sink = _WeightSink(call.weight, call.bias, batch.dtype, deterministic, sparse)
+    for part in batch.chunks:
+        chunk, target_scores = batch.chunk(part), batch.target_scores(part)
+        if terms.softmax:
+            lse = chunk.scores.logsumexp(2)
+            out = torch.sigmoid(batch.log_ratio(part, lse, chunk.left, target_scores))
+            finite_lse = torch.where(chunk.left > 0, lse, 0)
+            coefficient = torch.exp(chunk.scores - finite_lse[..., None]) * (out * grad[part])[..., None]
+            pull = out * grad[part]
+        else:
+            coefficient = torch.sigmoid(chunk.scores) * (terms.scale * grad[part])[..., None]
+            pull = torch.sigmoid(-target_scores) * (terms.scale * terms.positive_weight) * grad[part]
+        # coefficient [C, T, N] of the negatives, -pull [C, T] of the target
+        grad_hidden[part] = torch.bmm(coefficient, chunk.rows) - pull[..., None] * batch.target_rows(part)
+        sink.add(chunk.ids, torch.bmm(coefficient.transpose(1, 2), chunk.h), coefficient)
+        sink.add(batch.targets[part], -pull[..., None] * chunk.h, -pull[:, None, :], counted[part])
+    d_hidden = _ungrouped(grad_hidden, call.groups, batch.num_tokens).to(call.hidden.dtype)
+    return d_hidden.masked_fill(batch.bad[:, None], torch.nan), *sink.gradients()
+
+
+def backward(grad_loss: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Dense gradients of hidden, weight and bias (empty without one).
+
+    Args:
+        grad_loss: upstream gradient [M].
+        *arguments: the fields of `Call`, then `deterministic`.
+    """
+    *fields, deterministic = arguments
+    d_hidden, d_weight, d_bias = _gradients(grad_loss, Call(*fields), deterministic, sparse=False)
+    return d_hidden, d_weight, grad_loss.new_empty(0) if d_bias is None else d_bias
+
+
 class _Sampled(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        options: tuple[Draw, Terms, int, bool],
-    ) -> Tensor:
-        draw, terms, ignore_index, _ = options
-        batch = _Batch(hidden, weight, bias, targets, draw, terms, ignore_index)
-        grouped = batch.targets.new_zeros(batch.targets.shape, dtype=batch.dtype)  # [G, T]
-        for part in batch.chunks:
-            chunk, target_scores = batch.chunk(part), batch.target_scores(part)
-            if terms.softmax:
-                z = batch.log_ratio(part, chunk.scores.logsumexp(2), chunk.left, target_scores)
-                grouped[part] = torch.logaddexp(z, torch.zeros_like(z))
-            else:
-                pointwise = terms.positive_weight * softplus(-target_scores) + softplus(chunk.scores).sum(2)
-                grouped[part] = pointwise * terms.scale
-        loss = _ungrouped(grouped, draw.groups, batch.num_tokens)
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.options = options
-        return torch.where(batch.valid, loss, 0).masked_fill_(batch.bad, torch.nan)
+    def forward(ctx: Any, sparse: bool, *inputs: Any) -> Tensor:
+        _setup(ctx, inputs, None)
+        ctx.sparse = sparse
+        return forward(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
-        draw, terms, ignore_index, sparse = ctx.options
-        batch = _Batch(hidden, weight, bias, targets, draw, terms, ignore_index)
-        grad = _grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), draw.groups)
-        counted = _grouped(batch.valid, draw.groups)  # [G, T]
-        grad_hidden = torch.zeros_like(batch.hidden, dtype=batch.dtype)
-        sink = _WeightSink(weight, bias, batch.dtype, sparse)
-        for part in batch.chunks:
-            chunk, target_scores = batch.chunk(part), batch.target_scores(part)
-            if terms.softmax:
-                lse = chunk.scores.logsumexp(2)
-                out = torch.sigmoid(batch.log_ratio(part, lse, chunk.left, target_scores))
-                finite_lse = torch.where(chunk.left > 0, lse, 0)
-                coefficient = torch.exp(chunk.scores - finite_lse[..., None]) * (out * grad[part])[..., None]
-                pull = out * grad[part]
-            else:
-                coefficient = torch.sigmoid(chunk.scores) * (terms.scale * grad[part])[..., None]
-                pull = torch.sigmoid(-target_scores) * (terms.scale * terms.positive_weight) * grad[part]
-            # coefficient [C, T, N] of the negatives, -pull [C, T] of the target
-            grad_hidden[part] = torch.bmm(coefficient, chunk.rows) - pull[..., None] * batch.target_rows(part)
-            sink.add(chunk.ids, torch.bmm(coefficient.transpose(1, 2), chunk.h), coefficient)
-            sink.add(batch.targets[part], -pull[..., None] * chunk.h, -pull[:, None, :], counted[part])
-        d_hidden = _ungrouped(grad_hidden, draw.groups, batch.num_tokens).to(hidden.dtype)
-        d_hidden = d_hidden.masked_fill(batch.bad[:, None], torch.nan)
-        d_weight, d_bias = sink.gradients()
-        return d_hidden, d_weight, d_bias, None, None
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 16
+        call = Call(*ctx.saved_tensors, *ctx.options)
+        return None, *_gradients(grad, call, ctx.deterministic, ctx.sparse), *(None,) * 12
 
 
 class _WeightSink:
     """Collects rows of the gradients of weight and bias, dense or sparse."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, sparse: bool) -> None:
-        self.weight, self.bias, self.sparse, self.dtype = weight, bias, sparse, dtype
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, deterministic: bool, sparse: bool
+    ) -> None:
+        self.weight, self.bias, self.dtype = weight, bias, dtype
+        self.deterministic, self.sparse = deterministic, sparse
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         if not sparse:
             self.grad_weight = torch.zeros_like(weight, dtype=dtype)
@@ -229,25 +243,75 @@ class _WeightSink:
         if self.sparse:
             if keep is not None:
                 ids, rows, scalars = ids[keep.flatten()], rows[keep.flatten()], scalars[keep.flatten()]
-            unique, inverse = torch.unique(ids, return_inverse=True)
-            merged = rows.new_zeros(unique.numel(), rows.shape[1]).index_add_(0, inverse, rows)
-            self.rows.append((unique, merged, scalars.new_zeros(unique.numel()).index_add_(0, inverse, scalars)))
+            self.rows.append(self.merged(ids, rows, scalars))
             return
+        if self.deterministic:  # of every id one row is left: nothing depends on the order of what follows
+            ids, rows, scalars = self.merged(ids, rows, scalars)
         self.grad_weight.index_add_(0, ids, rows)
         if self.grad_bias is not None:
             self.grad_bias.index_add_(0, ids, scalars)
+
+    def merged(self, ids: Tensor, rows: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The ids that occur, ascending [U], and the sums of the rows [R, D] and scalars [R] of each."""
+        if self.deterministic:
+            unique, sums = sums_by_id(ids, torch.cat((rows, scalars[:, None]), 1))
+            return unique, sums[:, :-1], sums[:, -1]
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        merged = rows.new_zeros(unique.numel(), rows.shape[1]).index_add_(0, inverse, rows)
+        return unique, merged, scalars.new_zeros(unique.numel()).index_add_(0, inverse, scalars)
 
     def gradients(self) -> tuple[Tensor, Tensor | None]:
         """Gradients in the dtypes of weight and bias."""
         if not self.sparse:
             d_bias = None if self.bias is None or self.grad_bias is None else self.grad_bias.to(self.bias.dtype)
             return self.grad_weight.to(self.weight.dtype), d_bias
-        ids = torch.cat([self.weight.new_zeros(0, dtype=torch.int64), *(part[0] for part in self.rows)])
-        unique, inverse = torch.unique(ids, return_inverse=True)
-        rows = self.weight.new_zeros(unique.numel(), self.weight.shape[1], dtype=self.dtype)
-        scalars = rows.new_zeros(unique.numel())
-        if self.rows:
-            rows.index_add_(0, inverse, torch.cat([part[1] for part in self.rows]))
-            scalars.index_add_(0, inverse, torch.cat([part[2] for part in self.rows]))
-        d_bias = None if self.bias is None else sparse_rows(unique, scalars, self.bias)
-        return sparse_rows(unique, rows, self.weight), d_bias
+        width = self.weight.shape[1]
+        nothing = self.weight.new_zeros(0, width, dtype=self.dtype)
+        parts = [(nothing.new_zeros(0, dtype=torch.int64), nothing, nothing.new_zeros(0)), *self.rows]
+        ids, rows, scalars = self.merged(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        d_bias = None if self.bias is None else sparse_rows(ids, scalars, self.bias)
+        return sparse_rows(ids, rows, self.weight), d_bias
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor | None) -> None:
+    *fields, deterministic = inputs
+    ctx.save_for_backward(*fields[:NUM_TENSORS])
+    ctx.options = fields[NUM_TENSORS:]
+    ctx.deterministic = deterministic
+    ctx.set_materialize_grads(False)
+
+
+reference_sampled_forward = torch.library.custom_op(
+    "cce_kernels::reference_sampled_forward",
+    forward,
+    mutates_args=(),
+    schema=f"({CALL_SCHEMA}, bool deterministic) -> Tensor",
+)
+reference_sampled_backward = torch.library.custom_op(
+    "cce_kernels::reference_sampled_backward",
+    backward,
+    mutates_args=(),
+    schema=f"(Tensor grad, {CALL_SCHEMA}, bool deterministic) -> (Tensor, Tensor, Tensor)",
+)
+
+
+@reference_sampled_forward.register_fake
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> Tensor:
+    return hidden.new_empty(hidden.shape[0], dtype=compute_dtype(hidden, weight, bias))
+
+
+@reference_sampled_backward.register_fake
+def _(grad: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    d_bias = grad.new_empty(0) if bias is None else torch.empty_like(bias)
+    return torch.empty_like(hidden), torch.empty_like(weight), d_bias
+
+
+def _operator_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 15
+    gradients = reference_sampled_backward(grad, *ctx.saved_tensors, *ctx.options, ctx.deterministic)
+    wanted = (gradient if need else None for gradient, need in zip(gradients, ctx.needs_input_grad[:3], strict=True))
+    return *wanted, *(None,) * 12
+
+
+reference_sampled_forward.register_autograd(_operator_backward, setup_context=_setup)

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cce_kernels.draws import Draw
 from cce_kernels.kernels.mean_loss import launch_mean
 from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
 from cce_kernels.masking import masks, reduce_loss, scale_rows, sparse_rows, upstream_of
-from cce_kernels.objectives import Objective, Terms, encode
-from cce_kernels.reference_sampled import Draw
+from cce_kernels.objectives import Objective, Terms
+from cce_kernels.sampled_call import Call, call_of
 from cce_kernels.sampled_ops import (
-    Call,
     accumulate,
     backward,
     forward,
     of_counted_tokens,
     sampled_forward,
     setup_context,
+    state_of,
 )
 
 
@@ -56,12 +57,7 @@ def sampled_linear_cross_entropy_triton(
     Returns:
         loss fp32, [M] or a scalar.
     """
-    source, groups = draw.source, draw.groups
-    size, positions = (source.size, 0) if isinstance(source.size, Tensor) else (None, source.size)
-    call = Call(
-        hidden, weight, bias, targets, draw.seed, draw.step, size, source.table, source.log_q, source.log_rest,
-        [positions, draw.num_negatives, *groups, ignore_index], source.alias, *encode(objective),
-    )  # fmt: skip
+    call = call_of(hidden, weight, bias, targets, draw, objective, ignore_index)
     wanted = hidden.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     with_grad = torch.is_grad_enabled() and wanted
     if torch.compiler.is_compiling() and not sparse_grad:
@@ -84,7 +80,7 @@ class _Sampled(torch.autograd.Function):
         call = Call(*inputs[:-2])
         ctx.sparse = sparse
         reduce = launch_mean if reduction == "mean" else partial(reduce_loss, reduction=reduction)
-        loss, ctx.count = reduce(output[0], call.targets, call.sizes[-1])
+        loss, ctx.count = reduce(output[0], call.targets, call.ignore_index)
         return loss
 
     @staticmethod
@@ -109,7 +105,7 @@ def _sparse_backward(
     call = Call(*fields)
     weight, bias = call.weight, call.bias
     grad = of_counted_tokens(grad, call)
-    state = call.state(copied if copied.numel() else weight, shift, pull)
+    state = state_of(call, copied if copied.numel() else weight, shift, pull)
     items, row_map = touched_items(state)
     into = WeightGradient(
         grad.new_zeros(items.numel(), weight.shape[1]),

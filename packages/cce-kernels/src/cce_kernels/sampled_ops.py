@@ -7,15 +7,13 @@ Neither looks at the device from the host: no synchronisation, and a CUDA graph 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cce_kernels import tuning_sampled as tuning
-from cce_kernels.draws import Groups
 from cce_kernels.kernels.sampled_keys import launch_token_keys
 from cce_kernels.kernels.sampled_none_backward import launch_none_backward
 from cce_kernels.kernels.sampled_none_forward import launch_none_forward
@@ -24,49 +22,28 @@ from cce_kernels.kernels.sampled_state import SampledState, WeightGradient, copy
 from cce_kernels.kernels.sampled_tile_backward import launch_tile_backward, launch_tile_rows
 from cce_kernels.kernels.sampled_tile_forward import launch_tile_forward
 from cce_kernels.masking import scale_rows, upstream_of
-from cce_kernels.objectives import decode
+from cce_kernels.sampled_call import CALL_SCHEMA, NUM_TENSORS, Call
 
 
-class Call(NamedTuple):
-    """What a call is made of, flat and in the types of an operator's schema; both operators take all of it."""
-
-    hidden: Tensor  # [M, D]
-    weight: Tensor  # [V, D]
-    bias: Tensor | None  # [V]
-    targets: Tensor  # int64 [M]
-    seed: Tensor  # int64 []
-    step: Tensor  # int64 []
-    size: Tensor | None  # int64 []: positions to draw from, where the device knows them
-    table: Tensor | None  # int64 [positions]
-    log_q: Tensor | None  # fp32 [V]
-    log_rest: Tensor | None  # fp32 [M]
-    sizes: Sequence[int]  # positions, num_negatives, the fields of Groups, ignore_index
-    alias: bool
-    objective: str
-    t: float
-
-    def state(self, table: Tensor, shift: Tensor, pull: Tensor) -> SampledState:
-        """The state of the call; `table` is the weight or its copy in hidden's dtype."""
-        positions, num_negatives, *groups, ignore_index = self.sizes
-        return SampledState(
-            self.hidden, table, self.bias, self.targets, shift, pull, self.seed, self.step, positions, self.size,
-            self.table, self.alias, self.log_q, self.log_rest, Groups(*groups), num_negatives, ignore_index,
-            decode(self.objective, self.t).terms(num_negatives, self.weight.shape[0]),
-        )  # fmt: skip
-
-    def keeps_copy(self, with_grad: bool) -> bool:
-        """Whether forward makes a 16-bit copy of the table and leaves it to backward.
-
-        With shared negatives backward gathers rows again; with sets of their own it reads a row once an item.
-        """
-        negatives, tokens, number = self.sizes[1], *self.sizes[2:4]
-        return tokens > 1 and with_grad and copy_pays(self.weight, self.hidden, number * negatives * 2)
+def state_of(call: Call, table: Tensor, shift: Tensor, pull: Tensor) -> SampledState:
+    """What the kernels are handed of a call; `table` is the weight or its copy in hidden's dtype."""
+    return SampledState(
+        call.hidden, table, call.bias, call.targets, shift, pull, call.seed, call.step, call.sizes[0], call.size,
+        call.table, call.alias, call.log_q, call.log_rest, call.groups, call.num_negatives, call.ignore_index,
+        call.terms,
+    )  # fmt: skip
 
 
-_CALL = (
-    "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor seed, Tensor step, Tensor? size, "
-    "Tensor? table, Tensor? log_q, Tensor? log_rest, SymInt[] sizes, bool alias, str objective, float t"
-)
+def keeps_copy(call: Call, with_grad: bool) -> bool:
+    """Whether forward makes a 16-bit copy of the table and leaves it to backward.
+
+    With shared negatives backward gathers rows again; with sets of their own it reads a row once an item.
+    """
+    groups = call.groups
+    rows_read = groups.number * call.num_negatives * 2
+    return groups.tokens > 1 and with_grad and copy_pays(call.weight, call.hidden, rows_read)
+
+
 _KEPT = "Tensor dhidden, Tensor shift, Tensor pull, Tensor copied"
 
 
@@ -81,9 +58,9 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     hidden, weight = call.hidden, call.weight
     loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
     dhidden = torch.empty_like(hidden) if with_grad else hidden.new_empty(0)
-    state = call.state(weight, shift, pull)
+    state = state_of(call, weight, shift, pull)
     shared = state.groups.tokens > 1
-    kept = call.keeps_copy(with_grad)
+    kept = keeps_copy(call, with_grad)
     if kept or copy_pays(weight, hidden, state.groups.number * state.num_negatives):
         state = replace(state, weight=weight.to(hidden.dtype))
     rest = math.log(max(weight.shape[0] - 1, 1))
@@ -121,7 +98,7 @@ def backward(
         None if bias is None else bias.new_zeros(bias.shape, dtype=torch.float32),
         None,
     )
-    accumulate(call.state(copied if copied.numel() else weight, shift, pull), grad, into, deterministic)
+    accumulate(state_of(call, copied if copied.numel() else weight, shift, pull), grad, into, deterministic)
     d_bias = nothing if bias is None or into.bias is None else into.bias.to(bias.dtype)
     # dH comes last: it takes the place of the scratch of the sums.
     return scale_rows(dhidden, grad), into.weight.to(weight.dtype), d_bias
@@ -129,7 +106,7 @@ def backward(
 
 def of_counted_tokens(grad: Tensor, call: Call) -> Tensor:
     """Whatever comes for an ignored token, it must not make a NaN. A scalar, or [M] dense: the kernels count on it."""
-    return grad if grad.dim() == 0 else torch.where(call.targets == call.sizes[-1], 0.0, grad)
+    return grad if grad.dim() == 0 else torch.where(call.targets == call.ignore_index, 0.0, grad)
 
 
 def accumulate(state: SampledState, grad: Tensor, into: WeightGradient, deterministic: bool) -> None:
@@ -187,13 +164,13 @@ sampled_forward = torch.library.custom_op(
     "cce_kernels::sampled_forward",
     forward,
     mutates_args=(),
-    schema=f"({_CALL}, bool with_grad, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({CALL_SCHEMA}, bool with_grad, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 sampled_backward = torch.library.custom_op(
     "cce_kernels::sampled_backward",
     backward,
     mutates_args=(),
-    schema=f"(Tensor grad, {_KEPT}, {_CALL}, bool with_weight, bool deterministic) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {_KEPT}, {CALL_SCHEMA}, bool with_weight, bool deterministic) -> (Tensor, Tensor, Tensor)",
 )
 
 
@@ -203,7 +180,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
     call = Call(*fields)
     hidden = call.hidden
     loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
-    kept = call.keeps_copy(with_grad)
+    kept = keeps_copy(call, with_grad)
     copied = torch.empty_like(call.weight, dtype=hidden.dtype) if kept else hidden.new_empty(0)
     return loss, torch.empty_like(hidden) if with_grad else hidden.new_empty(0), shift, pull, copied
 
@@ -219,9 +196,9 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keep what backward needs from the arguments and results of `sampled_forward`."""
-    tensors, options, deterministic = inputs[:10], inputs[10:14], inputs[15]
-    ctx.save_for_backward(*output[1:], *tensors)
-    ctx.options = options
+    *fields, _, deterministic = inputs
+    ctx.save_for_backward(*output[1:], *fields[:NUM_TENSORS])
+    ctx.options = fields[NUM_TENSORS:]
     ctx.deterministic = deterministic
     ctx.set_materialize_grads(False)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cce_kernels.alias import build_alias_table
+from cce_kernels.checks import is_number
 from cce_kernels.masking import masks
 
 
@@ -46,17 +47,23 @@ class Popularity:
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.counts, Tensor):
+            raise ValueError(f"Popularity.counts: found {type(self.counts).__name__}, allowed: a tensor [V]")
         if self.counts.dim() != 1 or self.counts.numel() == 0:
-            raise ValueError(f"Popularity.counts must be one-dimensional and not empty, got {list(self.counts.shape)}")
-        if not torch.isfinite(torch.tensor(float(self.alpha))):
-            raise ValueError(f"Popularity.alpha must be finite, got {self.alpha!r}")
+            raise ValueError(f"Popularity.counts: found the shape {list(self.counts.shape)}, allowed: [V], V >= 1")
+        if self.counts.is_complex():
+            raise ValueError(f"Popularity.counts: found {self.counts.dtype}, allowed: real numbers")
+        if not is_number(self.alpha):
+            raise ValueError(f"Popularity.alpha: found {self.alpha!r}, allowed: a finite number")
         counts = self.counts.detach().to(torch.float64)
         if not bool(torch.isfinite(counts).all()) or bool((counts < 0).any()):
-            raise ValueError("Popularity.counts must be finite and not negative")
+            raise ValueError("Popularity.counts: found a negative, infinite or NaN count, allowed: 0 and up, finite")
         weights = torch.where(counts > 0, counts**self.alpha, 0.0)
         total = weights.sum()
         if not (bool(torch.isfinite(total)) and float(total) > 0):
-            raise ValueError("Popularity.counts ** alpha must have a positive, finite sum")
+            raise ValueError(
+                f"Popularity.counts: found {float(total):g} as the sum of counts ** alpha, allowed: positive, finite"
+            )
         q = weights / total
         self._tables[q.device] = (build_alias_table(q), q.log().to(torch.float32))
 

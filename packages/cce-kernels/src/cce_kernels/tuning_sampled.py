@@ -52,20 +52,24 @@ TILE = {
     256: (TileTiles(64, 32, 1, 4, 3), TileTiles(64, 64, 8, 8, 2)),
     512: (TileTiles(32, 16, 1, 8, 1), TileTiles(32, 16, 4, 8, 1)),
 }
-# Any GPU but sm_80 and sm_90: at most 64 KiB of shared memory.
+# Any GPU but sm_80 and sm_90, 16-bit operands: at most 64 KiB of shared memory.
 TILE_SAFE = {
     64: (TileTiles(64, 64, 1, 4, 2), TileTiles(64, 64, 8, 4, 1)),
     128: (TileTiles(64, 32, 1, 4, 2), TileTiles(64, 32, 8, 4, 1)),
     256: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 8, 4, 1)),
     512: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 8, 4, 1)),
 }
-# Three TF32 products a product: registers are what limits these. D 512 spills at any size.
+# Three TF32 products a product: registers are what limits these. D 512 spills at any size. Shared memory: up to 80 KiB
+# at D 256; at D 512 96 forward, 160 backward.
 TILE_FP32 = {
     64: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 4, 4, 1)),
     128: (TileTiles(32, 32, 1, 8, 1), TileTiles(32, 16, 4, 4, 1)),
     256: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 4, 4, 1)),
     512: (TileTiles(16, 16, 1, 8, 1), TileTiles(16, 16, 4, 8, 1)),
 }
+# The same where a block has 99 KiB (sm_86, sm_89, sm_120). At D 512 backward does one tile of negatives a program: no
+# loop for which parts of h are kept, 32 KiB. Compiled, not run.
+TILE_FP32_SAFE = TILE_FP32 | {512: (TileTiles(16, 16, 1, 8, 1), TileTiles(16, 16, 1, 8, 1))}
 _LARGE_SHARED_MEMORY = (80, 90)
 SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
 SCRATCH_BYTES = 48 << 20
@@ -81,7 +85,8 @@ def gather_tiles(dim: int) -> tuple[GatherTiles, GatherTiles]:
 def tile_tiles(device: torch.device, dtype: torch.dtype, dim: int, group_tokens: int) -> tuple[TileTiles, TileTiles]:
     """Tiles of the sampled loss with shared negatives, forward and backward, for vectors of `dim` <= 512."""
     large = device.type != "cuda" or device_properties(device.index or 0)[0] in _LARGE_SHARED_MEMORY
-    table = TILE_FP32 if dtype == torch.float32 else TILE if large else TILE_SAFE
+    narrow, wide = (TILE, TILE_FP32) if large else (TILE_SAFE, TILE_FP32_SAFE)
+    table = wide if dtype == torch.float32 else narrow
     forward, backward = next(tiles for limit, tiles in table.items() if dim <= limit)
     needed = max(16, 1 << (group_tokens - 1).bit_length())
     return (

@@ -1,11 +1,11 @@
 """Every check that the host can make, once. All errors are ValueErrors that name the argument."""
 
-import math
 import os
 
 import torch
 from torch import Tensor
 
+from cce_kernels.checks import check_choice, check_integer, is_number
 from cce_kernels.objectives import BCE, GBCE, Objective, Softmax
 from cce_kernels.samplers import InBatch, Popularity, Sampler, Uniform
 
@@ -17,21 +17,8 @@ IMPLS = ("auto", "triton", "reference")
 REDUCTIONS = ("none", "sum", "mean")
 SHARINGS = ("none", "tile", "batch")
 DEFAULT_TILE_TOKENS = 64
+DEFAULT_IGNORE_INDEX = -100
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not among the allowed ones."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def check_integer(name: str, value: object, low: int, end: int) -> None:
-    """Refuse what is no integer in [low, end). A symbolic one is: torch.compile traces sizes that change."""
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
-    if not low <= value < end:
-        raise ValueError(f"{name} must lie in [{low}, {end}), got {value!r}")
 
 
 def check_reduction(reduction: str, impl: str, ignore_index: int) -> None:
@@ -54,51 +41,55 @@ def check_common(
     check_reduction(reduction, impl, ignore_index)
     for name, given in (("hidden", hidden), ("weight", weight), ("targets", targets), ("bias", bias)):
         if not isinstance(given, Tensor) and (given is not None or name != "bias"):
-            raise ValueError(f"{name} must be a tensor, got {type(given).__name__}")
+            raise ValueError(f"{name}: found {type(given).__name__}, allowed: a tensor")
     if hidden.dim() < 1:
-        raise ValueError("hidden must have the shape [..., D], got a scalar")
+        raise ValueError("hidden: found a scalar, allowed: the shape [..., D]")
     if weight.dim() != 2:
-        raise ValueError(f"weight must have the shape [V, D], got {list(weight.shape)}")
+        raise ValueError(f"weight: found the shape {list(weight.shape)}, allowed: [V, D]")
     items, width = weight.shape
     if not 1 <= items <= MAX_ITEMS:
-        raise ValueError(f"weight must have between 1 and {MAX_ITEMS} rows, got {items}")
+        raise ValueError(f"weight: found {items} rows, allowed: 1 to {MAX_ITEMS}")
     if hidden.shape[-1] != width or width < 1:
         raise ValueError(
-            f"hidden and weight must share D >= 1, got hidden [..., {hidden.shape[-1]}], weight [V, {width}]"
+            f"hidden and weight: found [..., {hidden.shape[-1]}] and [V, {width}], allowed: the same D, 1 or more"
         )
     if targets.shape != hidden.shape[:-1]:
         raise ValueError(
-            f"targets must have hidden's leading shape {list(hidden.shape[:-1])}, got {list(targets.shape)}"
+            f"targets: found the shape {list(targets.shape)}, allowed: hidden's without D, {list(hidden.shape[:-1])}"
         )
     if targets.dtype != torch.int64:
-        raise ValueError(f"targets must be int64, got {targets.dtype}")
+        raise ValueError(f"targets: found {targets.dtype}, allowed: int64")
     if bias is not None and bias.shape != (items,):
-        raise ValueError(f"bias must have the shape [V] = [{items}], got {list(bias.shape)}")
+        raise ValueError(f"bias: found the shape {list(bias.shape)}, allowed: [V] = [{items}]")
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype not in _FLOATS:
-            raise ValueError(f"{name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}")
+            raise ValueError(f"{name}: found {tensor.dtype}, allowed: float32, bfloat16, float16, float64")
     for name, tensor in (("weight", weight), ("targets", targets), ("bias", bias)):
         if tensor is not None and tensor.device != hidden.device:
-            raise ValueError(f"{name} must be on hidden's device {hidden.device}, got {tensor.device}")
+            raise ValueError(f"{name}: found on {tensor.device}, allowed: hidden's device {hidden.device}")
 
 
 def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """What the Triton kernels cannot do."""
     if hidden.device.type != "cuda" and not INTERPRETER:
-        raise ValueError(f"impl='triton' needs CUDA tensors (or TRITON_INTERPRET=1), got {hidden.device}")
+        raise ValueError(
+            f"impl: found 'triton' with tensors on {hidden.device}, allowed: on CUDA (or TRITON_INTERPRET=1)"
+        )
     if hidden.shape[-1] > MAX_TRITON_DIM:
-        raise ValueError(f"hidden has {hidden.shape[-1]} columns; impl='triton' takes up to {MAX_TRITON_DIM}")
+        raise ValueError(
+            f"hidden: found {hidden.shape[-1]} columns, allowed with impl='triton': up to {MAX_TRITON_DIM}"
+        )
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype == torch.float64:
-            raise ValueError(f"{name} is float64, which needs impl='reference'")
+            raise ValueError(f"{name}: found float64, allowed with impl='reference' only")
 
 
 def check_full(softcap: float | None, filter_eps: float | None) -> None:
     """Numbers of the full loss."""
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ValueError(f"softcap must be positive and finite, or None, got {softcap!r}")
-    if filter_eps is not None and not 0 < filter_eps < 1:
-        raise ValueError(f"filter_eps must lie in (0, 1) or be None, got {filter_eps!r}")
+    if softcap is not None and not (is_number(softcap) and softcap > 0):
+        raise ValueError(f"softcap: found {softcap!r}, allowed: a positive finite number, or None")
+    if filter_eps is not None and not (is_number(filter_eps) and 0 < filter_eps < 1):
+        raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: a number in (0, 1), or None")
 
 
 def check_counter(name: str, value: Tensor | int, device: torch.device | None, limit: int) -> None:
@@ -106,10 +97,11 @@ def check_counter(name: str, value: Tensor | int, device: torch.device | None, l
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.dtype != torch.int64:
             raise ValueError(
-                f"{name} must be an int or an int64 tensor of one element, got {value.dtype} {list(value.shape)}"
+                f"{name}: found a tensor {list(value.shape)} of {value.dtype}, "
+                "allowed: an integer or an int64 tensor of one element"
             )
         if device is not None and value.device != device:
-            raise ValueError(f"{name} must be on hidden's device {device}, got {value.device}")
+            raise ValueError(f"{name}: found on {value.device}, allowed: hidden's device {device}")
     else:
         check_integer(name, value, 0, limit)
 
@@ -120,7 +112,9 @@ def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
     check_integer("num_negatives", num_negatives, 1, MAX_ITEMS)
     check_integer("tile_tokens", tile_tokens, 1, 1025)
     if sharing != "tile" and tile_tokens != DEFAULT_TILE_TOKENS:
-        raise ValueError(f"tile_tokens is read with sharing='tile' only, got {tile_tokens} with sharing={sharing!r}")
+        raise ValueError(
+            f"tile_tokens: found {tile_tokens} with sharing={sharing!r}, allowed: with sharing='tile' only"
+        )
 
 
 def check_sampling(
@@ -136,22 +130,32 @@ def check_sampling(
     check_sharing(num_negatives, sharing, tile_tokens)
     check_integer("row_offset", row_offset, 0, MAX_COUNTER)
     if row_offset + num_tokens > MAX_COUNTER:
-        raise ValueError(f"row_offset must leave row numbers below {MAX_COUNTER}, got {row_offset!r}")
-    if not isinstance(sampler, Uniform | Popularity | InBatch):
-        raise ValueError(f"sampler must be Uniform, Popularity or InBatch, got {sampler!r}")
-    if not isinstance(sampler, Uniform) and sampler.logq not in (None, True, False):
-        raise ValueError(f"sampler: logq must be True, False or None, got {sampler.logq!r}")
+        raise ValueError(
+            f"row_offset: found {row_offset!r} with {num_tokens} tokens, allowed: row numbers below {MAX_COUNTER}"
+        )
+    check_sampler(sampler)
     if isinstance(sampler, Popularity) and sampler.counts.numel() != num_items:
-        raise ValueError(f"sampler: Popularity.counts must have V = {num_items} entries, got {sampler.counts.numel()}")
+        raise ValueError(
+            f"sampler: found Popularity.counts of {sampler.counts.numel()} items, allowed: V = {num_items}"
+        )
+
+
+def check_sampler(sampler: Sampler) -> None:
+    """What a sampler is, without the table it draws from."""
+    if not isinstance(sampler, Uniform | Popularity | InBatch):
+        raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch()")
+    if not isinstance(sampler, Uniform) and not (sampler.logq is None or isinstance(sampler.logq, bool)):
+        raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
 
 
 def check_objective(objective: Objective, sampler: Sampler) -> None:
-    """Objectives and samplers that contradict each other."""
+    """An objective, and that it does not contradict the sampler (one that `check_sampler` has passed)."""
     if not isinstance(objective, Softmax | BCE | GBCE):
-        raise ValueError(f"objective must be Softmax, BCE or GBCE, got {objective!r}")
+        raise ValueError(f"objective: found {objective!r}, allowed: Softmax(), BCE(), GBCE()")
     if not isinstance(objective, Softmax) and not isinstance(sampler, Uniform) and sampler.logq:
         raise ValueError(
-            f"sampler: logq=True corrects the softmax only, got it with {type(objective).__name__}; leave it None"
+            f"sampler: found logq=True with {type(objective).__name__}, "
+            "allowed: None or False, because it corrects the softmax only"
         )
 
 
@@ -166,19 +170,35 @@ def check_draw(
     sharing: str,
     tile_tokens: int,
     targets: Tensor | None,
+    ignore_index: int,
 ) -> None:
     """Arguments of `draw_negatives`."""
     check_integer("num_tokens", num_tokens, 0, MAX_COUNTER + 1)
     check_integer("num_items", num_items, 1, MAX_ITEMS + 1)
+    check_integer("ignore_index", ignore_index, -(2**63), 2**63)
     check_sampling(num_items, num_negatives, row_offset, num_tokens, sampler, sharing, tile_tokens)
     check_counter("seed", seed, None, 2**63)
     check_counter("step", step, None, MAX_COUNTER)
-    if isinstance(sampler, InBatch) and targets is None:
-        raise ValueError("targets is needed by InBatch: it draws among them")
-    if targets is not None and targets.shape != (num_tokens,):
-        raise ValueError(f"targets must have the shape [num_tokens] = [{num_tokens}], got {list(targets.shape)}")
-    if targets is not None and targets.dtype != torch.int64:
-        raise ValueError(f"targets must be int64, got {targets.dtype}")
+    if not isinstance(sampler, InBatch):
+        read, name = "allowed: with InBatch only, which draws among targets", type(sampler).__name__
+        if targets is not None:
+            raise ValueError(f"targets: found with {name}, {read}")
+        if ignore_index != DEFAULT_IGNORE_INDEX:
+            raise ValueError(f"ignore_index: found {ignore_index} with {name}, {read}")
+    elif not isinstance(targets, Tensor):
+        raise ValueError(
+            f"targets: found {type(targets).__name__}, allowed: a tensor, because InBatch draws among them"
+        )
+    elif targets.shape != (num_tokens,):
+        raise ValueError(f"targets: found the shape {list(targets.shape)}, allowed: [num_tokens] = [{num_tokens}]")
+    elif targets.dtype != torch.int64:
+        raise ValueError(f"targets: found {targets.dtype}, allowed: int64")
+    places = {
+        name: x.device for name, x in (("seed", seed), ("step", step), ("targets", targets)) if isinstance(x, Tensor)
+    }
+    if len(set(places.values())) > 1:
+        found = ", ".join(f"{name} on {device}" for name, device in places.items())
+        raise ValueError(f"{' and '.join(places)}: found {found}, allowed: one device")
 
 
 def check_values(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> None:
@@ -193,7 +213,9 @@ def check_values(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor |
     finite = [torch.stack(torch.aminmax(x.detach())).isfinite().all() for _, x in named if x.numel()]
     flags = torch.stack([bad_target, *(~flag for flag in finite)]).tolist()
     if flags[0]:
-        raise ValueError(f"targets must lie in [0, {weight.shape[0]}) or equal ignore_index {ignore_index}")
+        raise ValueError(
+            f"targets: found an id out of range, allowed: [0, {weight.shape[0]}) and ignore_index {ignore_index}"
+        )
     for (name, _), flag in zip([item for item in named if item[1].numel()], flags[1:], strict=True):
         if flag:
-            raise ValueError(f"{name} must be finite, got NaN or infinity")
+            raise ValueError(f"{name}: found NaN or infinity, allowed: finite numbers")
