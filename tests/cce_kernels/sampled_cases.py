@@ -1,8 +1,6 @@
 """Cases of the sampled losses, and an independent definition of each in plain torch with autograd."""
 
-import itertools
 import math
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,27 +149,3 @@ def assert_as_good_as_eager(case: Case, device: str, impl: str = "triton") -> No
     for name, got, eager_result, exact in zip(names, ours(case, tensors, options, impl), plain, truth, strict=False):
         error, allowed = relative_error(got, exact), relative_error(eager_result, exact) + small
         assert error <= allowed, f"{name}: {error:.2e} > {allowed:.2e}"
-
-
-def pairwise(choices: dict[str, list[Any]], base: Case) -> list[Case]:
-    """Cases such that every two choices of different fields meet in one (greedy)."""
-    fields = list(choices)
-    pairs = list(itertools.combinations(range(len(fields)), 2))
-    missing = {
-        (a, x, b, y) for a, b in pairs for x in range(len(choices[fields[a]])) for y in range(len(choices[fields[b]]))
-    }
-    generator = random.Random(0)
-    cases = []
-    while missing:
-        seed = min(missing)  # every case settles at least this pair; of some, the one that settles most is taken
-        best: list[int] = []
-        best_gain = 0
-        for _ in range(60):
-            pick = [generator.randrange(len(choices[name])) for name in fields]
-            pick[seed[0]], pick[seed[2]] = seed[1], seed[3]
-            gain = sum((a, pick[a], b, pick[b]) in missing for a, b in pairs)
-            if gain > best_gain:
-                best, best_gain = pick, gain
-        missing -= {(a, best[a], b, best[b]) for a, b in pairs}
-        cases.append(Case(**{**vars(base), **{name: choices[name][i] for name, i in zip(fields, best, strict=True)}}))
-    return cases

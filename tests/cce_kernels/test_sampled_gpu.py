@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from sampled_cases import Case, assert_as_good_as_eager, make, ours, pairwise
+from kernel_cases import pairwise
+from sampled_cases import Case, assert_as_good_as_eager, make, ours
 
 from cce_kernels import Popularity, SampledLinearCrossEntropy, Uniform, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of

@@ -5,7 +5,8 @@ The interpreter keeps bf16 as integers and multiplies those in `tl.dot`; bf16 is
 
 import pytest
 import torch
-from sampled_cases import Case, assert_as_good_as_eager, eager, make, ours, pairwise, relative_error
+from kernel_cases import pairwise
+from sampled_cases import Case, assert_as_good_as_eager, eager, make, ours, relative_error
 
 from cce_kernels import BCE, Popularity, Softmax, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
