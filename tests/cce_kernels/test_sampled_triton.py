@@ -251,17 +251,17 @@ def test_the_reduced_loss_and_its_gradients(device, sharing, sparse, objective, 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("sharing", ["none", "tile"])
-@pytest.mark.parametrize("sparse", [False, True])
-def test_upstream_gradients_of_ignored_tokens_do_not_matter(device, sharing, sparse):
+@pytest.mark.parametrize(("sparse", "ignore_index"), [(False, -100), (True, 0)])
+def test_upstream_gradients_of_ignored_tokens_do_not_matter(device, sharing, sparse, ignore_index):
     case = Case(dim=16, tokens=4, items=6, negatives=3, sharing=sharing, targets="ignored", sparse=sparse)
-    case.deterministic = True
+    case.deterministic, case.ignore_index = True, ignore_index
     tensors, options = make(case, device)
     clean = ours(case, tensors, options, "triton")
     loss = sampled_linear_cross_entropy(
         tensors["hidden"], tensors["weight"], tensors["targets"], bias=tensors["bias"], reduction="none",
         deterministic=True, sparse_grad=sparse, impl="triton", **options,
     )  # fmt: skip
-    upstream = torch.where(tensors["targets"] == -100, torch.nan, tensors["upstream"])
+    upstream = torch.where(tensors["targets"] == ignore_index, torch.nan, tensors["upstream"])
     dirty = torch.autograd.grad(loss, [tensors[name] for name in ("hidden", "weight", "bias")], upstream)
     for mine, expected in zip(dirty, clean[1:], strict=True):
         torch.testing.assert_close(mine.to_dense() if sparse else mine, expected, rtol=0, atol=0)
