@@ -8,7 +8,7 @@ import torch
 from kernel_cases import DEVICES, INTERPRETED, pairwise
 from sampled_cases import Case, assert_exact, make, objective_of, ours, relative_error, truth_of
 
-from cce_kernels import BCE, Popularity, Softmax, sampled_linear_cross_entropy
+from cce_kernels import BCE, Popularity, Softmax, draw_negatives, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
 from cce_kernels.masking import masks
 from cce_kernels.reference_sampled import Draw
@@ -149,7 +149,7 @@ def test_a_wider_table_is_rounded_as_the_reference_rounds_it(device, sharing):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_sparse_gradient_holds_the_rows_touched(device):
-    case = Case(dim=16, tokens=4, items=40, negatives=3, sharing="tile", sparse=True)
+    case = Case(dim=16, tokens=4, items=40, negatives=3, sharing="tile", sparse=True, targets="ignored")
     for impl in ("triton", "reference"):
         tensors, options = make(case, device)
         loss = sampled_linear_cross_entropy(
@@ -157,7 +157,11 @@ def test_sparse_gradient_holds_the_rows_touched(device):
         )
         (gradient,) = torch.autograd.grad(loss, tensors["weight"])
         assert gradient.is_coalesced()
-        assert gradient._nnz() <= 7
+        targets = tensors["targets"]
+        ids = draw_negatives(4, 40, **{**options, "seed": torch.tensor(options["seed"], device=device)})
+        touched = torch.cat((ids.flatten(), targets[targets != -100])).unique()
+        assert 0 not in touched  # the address that is read for an ignored token
+        assert torch.equal(gradient.indices()[0], touched)
         optimizer = torch.optim.SparseAdam([tensors["weight"]])
         before = tensors["weight"].detach().clone()
         tensors["weight"].grad = gradient
