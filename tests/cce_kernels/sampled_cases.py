@@ -91,9 +91,12 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
     targets, sampler = tensors["targets"], options["sampler"]
     valid = targets != case.ignore_index
     safe = torch.where(valid, targets, 0)
-    needs_targets = targets if isinstance(sampler, InBatch) else None
-    on = {"seed": torch.tensor(options["seed"], device=targets.device)}
-    ids = draw_negatives(case.tokens, case.items, targets=needs_targets, **{**options, **on})
+    on = {**options, "seed": torch.tensor(options["seed"], device=targets.device)}
+    if isinstance(sampler, InBatch):
+        on["targets"] = targets
+    else:
+        del on["ignore_index"]  # no other sampler reads the targets
+    ids = draw_negatives(case.tokens, case.items, **on)
     positive = (hidden * weight[safe]).sum(1)
     scores = (hidden[:, None, :] * weight[ids]).sum(2)
     if bias is not None:

@@ -158,7 +158,8 @@ def test_sparse_gradient_holds_the_rows_touched(device):
         (gradient,) = torch.autograd.grad(loss, tensors["weight"])
         assert gradient.is_coalesced()
         targets = tensors["targets"]
-        ids = draw_negatives(4, 40, **{**options, "seed": torch.tensor(options["seed"], device=device)})
+        seed = torch.tensor(options["seed"], device=device)
+        ids = draw_negatives(4, 40, num_negatives=3, seed=seed, step=options["step"], sharing="tile")
         touched = torch.cat((ids.flatten(), targets[targets != -100])).unique()
         assert 0 not in touched  # the address that is read for an ignored token
         assert torch.equal(gradient.indices()[0], touched)
