@@ -1,17 +1,14 @@
 """Cases of the sampled losses, and an independent definition of each in plain torch with autograd."""
 
-import itertools
 import math
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from kernel_cases import FP32_SUMS
 from torch.nn.functional import logsigmoid
 
 from cce_kernels import BCE, GBCE, InBatch, Popularity, Softmax, Uniform, draw_negatives, sampled_linear_cross_entropy
-
-IGNORE = -100
 
 
 @dataclass
@@ -31,11 +28,13 @@ class Case:
     deterministic: bool = False
     sparse: bool = False
     targets: str = "random"  # random | same | ignored | fitted
+    ignore_index: int = -100
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
-        flags = "".join(flag for flag, on in (("-det", self.deterministic), ("-sparse", self.sparse)) if on)
+        on = {"-bias": self.bias, "-det": self.deterministic, "-sparse": self.sparse, "-ignore0": not self.ignore_index}
+        flags = "".join(flag for flag, is_on in on.items() if is_on)
         sizes = f"M{self.tokens}-V{self.items}-N{self.negatives}-D{self.dim}"
         return f"{sizes}-{name}-{self.sampler}-{self.objective}-{self.sharing}{self.tile}-{self.targets}{flags}"
 
@@ -50,7 +49,9 @@ def make(case: Case, device: str) -> tuple[dict[str, torch.Tensor], dict[str, An
     if case.targets == "same":
         targets = torch.full_like(targets, case.items - 1)
     if case.targets == "ignored":
-        targets[::3] = IGNORE
+        targets[::3] = case.ignore_index
+    if case.ignore_index == 0 and case.tokens > 1:
+        targets[1] = 0
     if case.targets == "fitted":  # the target's score stands out: p_t near 0.999
         hidden = weight[targets] * (math.log(1000.0 * case.negatives) / weight[targets].norm(dim=1, keepdim=True) ** 2)
     counts = torch.randint(0, 9, (case.items,), generator=generator)
@@ -71,7 +72,7 @@ def make(case: Case, device: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         tensors["bias"] = bias.to(device).requires_grad_()
     options = {
         "num_negatives": case.negatives, "seed": 5, "step": 2, "row_offset": case.offset, "sharing": case.sharing,
-        "tile_tokens": case.tile, "sampler": samplers[case.sampler],
+        "tile_tokens": case.tile, "sampler": samplers[case.sampler], "ignore_index": case.ignore_index,
     }  # fmt: skip
     return tensors, options
 
@@ -80,38 +81,39 @@ def objective_of(case: Case) -> Any:
     return {"softmax": Softmax(), "bce": BCE(), "gbce": GBCE(0.5)}[case.objective]
 
 
-def eager(
-    case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], dtype: torch.dtype
-) -> list[torch.Tensor]:
-    """Loss and gradients from the definition, by gathering [M, N, D] in `dtype`."""
+def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any]) -> list[torch.Tensor]:
+    """Loss and gradients from the definition in float64, by gathering [M, N, D]."""
+    dtype = torch.float64
     hidden = tensors["hidden"].detach().to(dtype).requires_grad_()
     rounded = tensors["weight"].detach().to(tensors["hidden"].dtype)
     weight = rounded.to(dtype).requires_grad_()
     bias = tensors["bias"].detach().to(dtype).requires_grad_() if case.bias else None
     targets, sampler = tensors["targets"], options["sampler"]
-    valid = targets != IGNORE
+    valid = targets != case.ignore_index
     safe = torch.where(valid, targets, 0)
-    needs_targets = targets if isinstance(sampler, InBatch) else None
-    on = {"seed": torch.tensor(options["seed"], device=targets.device)}
-    ids = draw_negatives(case.tokens, case.items, targets=needs_targets, **{**options, **on})
+    on = {**options, "seed": torch.tensor(options["seed"], device=targets.device)}
+    if isinstance(sampler, InBatch):
+        on["targets"] = targets
+    else:
+        del on["ignore_index"]  # no other sampler reads the targets
+    ids = draw_negatives(case.tokens, case.items, **on)
     positive = (hidden * weight[safe]).sum(1)
     scores = (hidden[:, None, :] * weight[ids]).sum(2)
     if bias is not None:
         positive, scores = positive + bias[safe], scores + bias[ids]
     kept = ids != safe[:, None]
     left = kept.sum(1)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    positive, scores = positive.to(wide), scores.to(wide)
     if case.objective == "softmax":
         if case.sampler in ("uniform", "constant"):
-            scores = scores + math.log(case.items - 1) - left.clamp(min=1).to(wide).log()[:, None]
+            scores = scores + math.log(case.items - 1) - left.clamp(min=1).to(dtype).log()[:, None]
         else:
             if case.sampler == "in_batch":
-                q = torch.bincount(targets[valid], minlength=case.items).to(wide) / valid.sum()
+                q = torch.bincount(targets[valid], minlength=case.items).to(dtype) / valid.sum().clamp(min=1)
             else:
-                q = sampler.counts.to(wide) ** 0.7 / (sampler.counts.to(wide) ** 0.7).sum()
-            constant = torch.log1p(-q[safe]) - left.clamp(min=1).to(wide).log()
-            scores = scores - q[ids].log() + torch.where(left > 0, constant, 0.0)[:, None]
+                q = sampler.counts.to(dtype) ** 0.7 / (sampler.counts.to(dtype) ** 0.7).sum()
+            constant = torch.log1p(-q[safe]) - left.clamp(min=1).to(dtype).log()
+            correction = torch.where(left > 0, constant, 0.0)[:, None] - q[ids].log()
+            scores = scores + torch.where(valid[:, None], correction, 0.0)  # q is 0 where nothing counts
         scores = scores.masked_fill(~kept, -torch.inf)
         loss = torch.cat((positive[:, None], scores), 1).logsumexp(1) - positive
     else:
@@ -122,7 +124,7 @@ def eager(
         loss = -scale * (beta * logsigmoid(positive) + (logsigmoid(-scores) * kept).sum(1))
     loss = torch.where(valid, loss, 0)
     leaves = [hidden, weight] + ([] if bias is None else [bias])
-    return [loss.detach(), *torch.autograd.grad((loss * tensors["upstream"].to(wide)).sum(), leaves)]
+    return [loss.detach(), *torch.autograd.grad((loss * tensors["upstream"].to(dtype)).sum(), leaves)]
 
 
 def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], impl: str) -> list[torch.Tensor]:
@@ -137,41 +139,35 @@ def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], 
 
 
 def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
-    got, truth = got.double(), truth.double()
-    return float((got - truth).norm() / truth.norm().clamp(min=1e-12))
+    """Error in the Euclidean norm; a step of fp16's smallest numbers is forgiven (dH is rounded twice)."""
+    apart = (got.double() - truth.double()).abs()
+    if got.dtype == torch.float16:
+        apart = (apart - 2.0**-24).clamp(min=0)
+    return float(apart.norm() / truth.double().norm().clamp(min=1e-12))
 
 
-def assert_as_good_as_eager(case: Case, device: str, impl: str = "triton") -> None:
-    """Errors against float64 are at most those of eager torch in the same dtype, plus a small constant."""
+def allowed_error(case: Case, name: str, device: str) -> float:
+    """What a result may err by, whatever eager torch in the same dtype does: mostly more.
+
+    Losses, the bias' gradient and, with sharing `none`, that of an fp32 table are fp32 sums of exact products. Others
+    are rounded to 16 bits once to three times: slopes before the products, then the gradient, then dH times its
+    upstream gradient. One rounding to bf16 errs by 1.7e-3 in the norm; the most that three did to any case here, the
+    interpreter rounding as hardware does, is 2.8e-3 (fp16: 4.1e-4).
+    """
+    rounding = {torch.float16: 5e-4, torch.bfloat16: 3.5e-3}
+    if name == "weight" and case.weight_dtype == torch.bfloat16:
+        return rounding[torch.bfloat16]
+    if case.dtype == torch.float32 and case.targets != "fitted":
+        return 4e-6
+    exact = name in ("loss", "bias") or (name, case.sharing) == ("weight", "none")
+    return FP32_SUMS[device] if exact or case.dtype == torch.float32 else rounding[case.dtype]
+
+
+def assert_exact(case: Case, device: str, impl: str = "triton") -> None:
+    """Loss and gradients agree with float64 as far as the dtype's digits go."""
     tensors, options = make(case, device)
-    truth = eager(case, tensors, options, torch.float64)
-    plain = eager(case, tensors, options, case.dtype)
-    small = {torch.float32: 3e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}[case.dtype]
+    truth = truth_of(case, tensors, options)
     names = ("loss", "hidden", "weight", "bias")
-    for name, got, eager_result, exact in zip(names, ours(case, tensors, options, impl), plain, truth, strict=False):
-        error, allowed = relative_error(got, exact), relative_error(eager_result, exact) + small
+    for name, got, exact in zip(names, ours(case, tensors, options, impl), truth, strict=False):
+        error, allowed = relative_error(got, exact), allowed_error(case, name, device)
         assert error <= allowed, f"{name}: {error:.2e} > {allowed:.2e}"
-
-
-def pairwise(choices: dict[str, list[Any]], base: Case) -> list[Case]:
-    """Cases such that every two choices of different fields meet in one (greedy)."""
-    fields = list(choices)
-    pairs = list(itertools.combinations(range(len(fields)), 2))
-    missing = {
-        (a, x, b, y) for a, b in pairs for x in range(len(choices[fields[a]])) for y in range(len(choices[fields[b]]))
-    }
-    generator = random.Random(0)
-    cases = []
-    while missing:
-        seed = min(missing)  # every case settles at least this pair; of some, the one that settles most is taken
-        best: list[int] = []
-        best_gain = 0
-        for _ in range(60):
-            pick = [generator.randrange(len(choices[name])) for name in fields]
-            pick[seed[0]], pick[seed[2]] = seed[1], seed[3]
-            gain = sum((a, pick[a], b, pick[b]) in missing for a, b in pairs)
-            if gain > best_gain:
-                best, best_gain = pick, gain
-        missing -= {(a, best[a], b, best[b]) for a, b in pairs}
-        cases.append(Case(**{**vars(base), **{name: choices[name][i] for name, i in zip(fields, best, strict=True)}}))
-    return cases

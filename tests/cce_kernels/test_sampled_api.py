@@ -13,6 +13,7 @@ from cce_kernels import (
     SampledLinearCrossEntropy,
     draw_negatives,
     linear_cross_entropy,
+    modules,
     sampled_linear_cross_entropy,
     validation,
 )
@@ -109,20 +110,23 @@ def test_check_looks_at_values(inputs):
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_reductions_agree(inputs, sampled):
+@pytest.mark.parametrize("ignore_index", [-100, 4])
+def test_reductions_agree(inputs, sampled, ignore_index):
     hidden, weight, targets = inputs
-    targets[::5] = -100
+    targets[::5] = ignore_index
+    options = {"num_negatives": 3, "seed": 1} if sampled else {}
 
     def loss(reduction):
-        if sampled:
-            return sampled_linear_cross_entropy(hidden, weight, targets, num_negatives=3, seed=1, reduction=reduction)
-        return linear_cross_entropy(hidden, weight, targets, reduction=reduction)
+        function = sampled_linear_cross_entropy if sampled else linear_cross_entropy
+        return function(hidden, weight, targets, reduction=reduction, ignore_index=ignore_index, **options)
 
     each = loss("none")
     assert each.shape == targets.shape
-    assert (each[targets == -100] == 0).all()
+    assert torch.equal(each == 0, targets == ignore_index)
     assert_close(loss("sum"), each.sum())
-    assert_close(loss("mean"), each.sum() / (targets != -100).sum())
+    assert_close(loss("mean"), each.sum() / (targets != ignore_index).sum())
+    (gradient,) = torch.autograd.grad(loss("sum"), hidden)
+    assert torch.equal((gradient == 0).all(1), targets == ignore_index)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -210,6 +214,21 @@ def test_modules_do_what_the_functions_do(inputs):
         LinearCrossEntropy(softcap=3.0)(hidden, weight, targets, bias=bias),
         linear_cross_entropy(hidden, weight, targets, bias=bias, softcap=3.0),
     )
+
+
+def test_modules_hand_every_option_on(monkeypatch):
+    seen = []
+    for name in ("linear_cross_entropy", "sampled_linear_cross_entropy"):
+        monkeypatch.setattr(modules, name, lambda *tensors, **options: seen.append(options))
+    common = {"ignore_index": 4, "reduction": "sum", "check": True, "impl": "triton"}
+    full = {**common, "softcap": 3.0, "filter_eps": 0.1}
+    sampled = {
+        **common, "num_negatives": 3, "seed": 5, "sampler": InBatch(logq=False), "objective": BCE(), "sharing": "tile",
+        "tile_tokens": 7, "deterministic": True, "sparse_grad": True,
+    }  # fmt: skip
+    LinearCrossEntropy(**full)("hidden", "weight", "targets", bias="bias")
+    SampledLinearCrossEntropy(**sampled)("hidden", "weight", "targets", step=2, row_offset=6, bias="bias")
+    assert seen == [{**full, "bias": "bias"}, {**sampled, "step": 2, "row_offset": 6, "bias": "bias"}]
 
 
 def test_modules_refuse_wrong_options_when_built_and_print_the_others():

@@ -1,0 +1,43 @@
+"""What the tests of both losses share: where kernels run, and how cases are chosen."""
+
+import itertools
+import random
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+import torch
+
+INTERPRETED = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="the interpreter is switched on only where there is no GPU"
+)
+DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu", marks=INTERPRETED)]
+
+# Relative error allowed for fp32 sums of exact products; tensor cores cut digits off where they add those of 16 bits.
+FP32_SUMS = {"cpu": 3e-6, "cuda": 3e-5}
+
+Case = TypeVar("Case")
+
+
+def pairwise(choices: dict[str, list[Any]], base: Case) -> list[Case]:
+    """Cases such that every two choices of different fields of the dataclass `base` meet in one (greedy)."""
+    fields = list(choices)
+    pairs = list(itertools.combinations(range(len(fields)), 2))
+    missing = {
+        (a, x, b, y) for a, b in pairs for x in range(len(choices[fields[a]])) for y in range(len(choices[fields[b]]))
+    }
+    generator = random.Random(0)
+    cases = []
+    while missing:
+        seed = min(missing)  # every case settles at least this pair; of some, the one that settles most is taken
+        best: list[int] = []
+        best_gain = 0
+        for _ in range(60):
+            pick = [generator.randrange(len(choices[name])) for name in fields]
+            pick[seed[0]], pick[seed[2]] = seed[1], seed[3]
+            gain = sum((a, pick[a], b, pick[b]) in missing for a, b in pairs)
+            if gain > best_gain:
+                best, best_gain = pick, gain
+        missing -= {(a, best[a], b, best[b]) for a, b in pairs}
+        cases.append(replace(base, **{name: choices[name][i] for name, i in zip(fields, best, strict=True)}))
+    return cases
