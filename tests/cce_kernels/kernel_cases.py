@@ -41,3 +41,17 @@ def pairwise(choices: dict[str, list[Any]], base: Case) -> list[Case]:
         missing -= {(a, best[a], b, best[b]) for a, b in pairs}
         cases.append(replace(base, **{name: choices[name][i] for name, i in zip(fields, best, strict=True)}))
     return cases
+
+
+class Record(torch.utils._python_dispatch.TorchDispatchMode):
+    """Keeps the calls of this package's operators, with what they returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        result = operator(*arguments, **(options or {}))
+        if operator.namespace == "cce_kernels":
+            self.calls.append((operator, arguments, result))
+        return result

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import DEVICES
+from kernel_cases import DEVICES, Record
 
 from cce_kernels import GBCE, Popularity, linear_cross_entropy, sampled_linear_cross_entropy
 
@@ -39,20 +39,6 @@ def test_one_graph_without_breaks_for_every_number_of_tokens(device):
             leaves = hidden, weight
             torch.testing.assert_close(torch.autograd.grad(got, leaves), torch.autograd.grad(expected, leaves))
         assert counter.frame_count == 1
-
-
-class Record(torch.utils._python_dispatch.TorchDispatchMode):
-    """Keeps the calls of this package's operators, with what they returned."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
-        result = operator(*arguments, **(options or {}))
-        if operator.namespace == "cce_kernels":
-            self.calls.append((operator, arguments, result))
-        return result
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kernel_cases import Record
 from torch.testing import assert_close
 
 from cce_kernels import (
@@ -79,20 +80,6 @@ def test_one_graph_for_every_number_of_tokens(name, device, monkeypatch):
         assert_close(*gradients)
     # The first number of tokens is taken for a constant; the second makes it a variable.
     assert counter.frame_count <= 2
-
-
-class Record(torch.utils._python_dispatch.TorchDispatchMode):
-    """Keeps the calls of this package's operators, with what they returned."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
-        result = operator(*arguments, **(options or {}))
-        if operator.namespace == "cce_kernels":
-            self.calls.append((operator, arguments, result))
-        return result
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float16, torch.float32), (torch.float64, torch.float64)], ids=str)

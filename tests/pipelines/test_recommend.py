@@ -181,6 +181,11 @@ def test_a_gpu_that_is_not_there_is_refused(trained: Path):
         recommend.main(["--device", "cuda"])
 
 
+def test_the_folders_of_the_stages_are_those_of_the_pipeline():
+    stages = params.read_yaml(Path(__file__).parents[2] / "dvc.yaml")["stages"]
+    assert set(recommend.STAGES) == set(stages)
+
+
 def test_a_catalogue_of_another_size_is_refused(trained: Path):
     pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
     with pytest.raises(stage.StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
