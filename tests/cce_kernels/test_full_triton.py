@@ -1,6 +1,7 @@
 """The full loss in Triton against float64: through the interpreter on small shapes, in full on a GPU (marker gpu)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from kernel_cases import DEVICES, FP32_SUMS, INTERPRETED, pairwise
 
 from cce_kernels import linear_cross_entropy, tuning
 from cce_kernels.full import linear_cross_entropy_triton
+from cce_kernels.kernels import full_backward
+from cce_kernels.kernels.full_parts import split_parts
+from cce_kernels.kernels.full_tiles import split_dimension
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -20,26 +24,41 @@ CHOICES = {
     "scores": ["flat", "peaked", "fitted"],
     "ignore_index": [-100, 0],
 }
-SMALL = pairwise(
-    {
-        **CHOICES,
-        "dim": [16, 64, 100, 256, 320, 512],
-        "softcap": [None, 4.0],
-        "tokens": [1, 17, 34],
-        "items": [2, 20, 33],
-    },
-    Case(1, 2, 16),
+
+
+def taken(cases: list[Case]) -> list[Case]:
+    """The cases, fp32 ones at half their width where the kernels take no such width."""
+    return [c if c.dim <= tuning.widest(c.dtype) else replace(c, dim=c.dim // 2) for c in cases]
+
+
+SMALL = taken(
+    pairwise(
+        {
+            **CHOICES,
+            "dim": [16, 64, 100, 256, 320, 512],
+            "softcap": [None, 4.0],
+            "tokens": [1, 17, 34],
+            "items": [2, 20, 33],
+        },
+        Case(1, 2, 16),
+    )
 )
-LARGE = pairwise(
-    {
-        **CHOICES,
-        "dim": [16, 64, 100, 128, 256, 320, 512],
-        "softcap": [None, 6.0],
-        "tokens": [1, 300, 777, 2048],
-        "items": [999, 2048, 5003, 20011],
-    },
-    Case(1, 2, 16),
+LARGE = taken(
+    pairwise(
+        {
+            **CHOICES,
+            "dim": [16, 64, 100, 128, 256, 320, 512],
+            "softcap": [None, 6.0],
+            "tokens": [1, 300, 777, 2048],
+            "items": [999, 2048, 5003, 20011],
+        },
+        Case(1, 2, 16),
+    )
 )
+WIDTHS = [
+    (dim, dtype) for dim in (16, 32, 64, 100, 128, 160, 256, 320, 512) for dtype in (FP32, BF16, FP16)
+    if dim <= tuning.widest(dtype)
+]  # fmt: skip
 pytestmark = pytest.mark.usefixtures("bf16_of_hardware")
 
 
@@ -134,8 +153,7 @@ def test_fp16_keeps_probabilities_and_gradients_below_its_range(device: str, ups
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [FP32, BF16, FP16])
-@pytest.mark.parametrize("dim", [16, 64, 100, 128, 256, 320, 512])
+@pytest.mark.parametrize(("dim", "dtype"), WIDTHS)
 @pytest.mark.parametrize("size", [12, 27, 55, 110])
 def test_fewer_tokens_or_items_than_a_tile_holds(size: int, dim: int, dtype: torch.dtype) -> None:
     check(Case(size, 300, dim, dtype), "cuda")
@@ -144,8 +162,7 @@ def test_fewer_tokens_or_items_than_a_tile_holds(size: int, dim: int, dtype: tor
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [FP32, BF16, FP16])
-@pytest.mark.parametrize("dim", [16, 32, 64, 100, 128, 256, 320, 512])
+@pytest.mark.parametrize(("dim", "dtype"), WIDTHS)
 @pytest.mark.parametrize("items", [20, 256, 300])
 def test_a_tile_worked_out_again_whether_items_fill_their_tiles_or_not(
     items: int, dim: int, dtype: torch.dtype
@@ -272,18 +289,62 @@ def test_filtered_items_leave_no_trace_in_the_gradient_of_hidden(device: str) ->
     assert (exact - filtered - left_out).norm() < 0.01 * left_out.norm()
 
 
-def test_dimension_limit_is_named() -> None:
-    with pytest.raises(ValueError, match="hidden has 513 columns"):
-        tuning.full_tiles(torch.device("cpu"), FP32, 513)
+@pytest.mark.parametrize(("dtype", "limit"), [(BF16, 512), (FP16, 512), (FP32, 256)])
+def test_dimension_limit_is_named(dtype: torch.dtype, limit: int) -> None:
+    tuning.full_tiles(torch.device("cpu"), dtype, limit)
+    with pytest.raises(ValueError, match=f"hidden has {limit + 1} columns of {dtype}; .* up to {limit}"):
+        tuning.full_tiles(torch.device("cpu"), dtype, limit + 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [320, 600])
+def test_fp32_vectors_too_wide_for_the_kernels_take_the_reference(dim: int) -> None:
+    inputs = make(Case(40, 300, dim, bias=True), "cuda")
+    loss = linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, reduction="none")
+    assert max(errors(backward(loss, inputs), eager(inputs, None, torch.float64)).values()) < 3e-6
+    with pytest.raises(ValueError, match=f"{dim} columns of torch.float32"):
+        linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, impl="triton")
+    with torch.autocast("cuda", dtype=BF16):
+        if dim <= tuning.widest(BF16):  # products are made in bf16
+            linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, impl="triton")
+
+
+@INTERPRETED
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_table_split_into_parts_a_run_at_a_time_has_the_same_gradient(bias, monkeypatch) -> None:
+    """16 items a tile, two tiles a run, the last run ragged."""
+    inputs = make(Case(20, 16 * 5 + 3, 20, bias=bias, per_token=True))
+    at_once = run(inputs)
+    monkeypatch.setattr(full_backward, "_PARTS_BYTES", 2 * 16 * 6 * 20)
+    sizes = []
+    split = full_backward.split_parts
+    monkeypatch.setattr(full_backward, "split_parts", lambda rows: sizes.append(len(rows)) or split(rows))
+    assert all(torch.equal(x, y) for x, y in zip(run(inputs), at_once, strict=True))
+    assert sizes == [32, 32, 19]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_parts_add_up_to_the_number(device: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randn(37, 40, generator=generator) * 2.0 ** torch.randint(-60, 60, (37, 40), generator=generator)
+    numbers[0, :2] = torch.tensor([0.0, 1 + 2.0**-23])
+    numbers = numbers.to(device, dtype)
+    parts = split_parts(numbers)
+    assert parts.dtype == BF16
+    assert torch.equal(parts.double().sum(0), numbers.double())
 
 
 @pytest.mark.parametrize(("dim", "expected"), [(16, (16, 0)), (20, (32, 0)), (64, (64, 0)), (100, (128, 0)),
                                                (128, (128, 0)), (192, (128, 64)), (320, (256, 64)), (512, (512, 0)),
                                                (1, (16, 0))])  # fmt: skip
 def test_dimensions_are_split_with_little_padding(dim: int, expected: tuple[int, int]) -> None:
-    from cce_kernels.kernels.full_tiles import split_dimension
-
     assert split_dimension(dim) == expected
+
+
+@pytest.mark.parametrize(("dim", "expected"), [(128, (128, 0)), (130, (128, 16)), (200, (128, 128)), (256, (128, 128))])
+def test_no_block_is_wider_than_wanted(dim: int, expected: tuple[int, int]) -> None:
+    assert split_dimension(dim, 128) == expected
 
 
 @pytest.mark.parametrize(
@@ -311,7 +372,7 @@ def test_tokens_are_sorted_by_the_tile_of_their_target() -> None:
     assert tiles.dtype == torch.int32
 
 
-@pytest.mark.parametrize(("architecture", "rows"), [(90, 64), (80, 32), (86, 32)])
+@pytest.mark.parametrize(("architecture", "rows"), [(90, 64), (80, 16), (86, 16)])
 def test_fp32_has_tiles_of_64_rows_on_hopper_alone(
     architecture: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from cce_kernels.kernels.sampled_tile_backward import _backward
 from cce_kernels.kernels.sampled_tile_forward import _forward
 
 TYPES = {
-    "hidden": "*bf16", "dhidden": "*bf16", "targets": "*i64", "order": "*i64", "target_tiles": "*i32",
+    "hidden": "*bf16", "dhidden": "*bf16", "held": "*bf16", "targets": "*i64", "order": "*i64", "target_tiles": "*i32",
     "scale": "fp32", "softcap": "fp32", "filter_eps": "fp32", "positive_weight": "fp32", "constant_rest": "fp32",
     "seed_ptr": "*i64", "step_ptr": "*i64", "size_ptr": "*i64", "table": "*i64", "row_map": "*i32",
     "scratch_ids": "*i32", **dict.fromkeys(
@@ -56,7 +56,7 @@ def build(kernel, constants, options, architecture=90, **types):
 dim0, dim1 = split_dimension(80)
 full = {
     "DIM": 80, "DIM0": dim0, "DIM1": dim1, "HAS_BIAS": True, "HAS_SOFTCAP": True, "FILTER": False, "TMA": True,
-    "PRECISION": "ieee", "P_SHIFT": 0, "ONE_LOOP": False,
+    "PRECISION": "as they are", "P_SHIFT": 0, "ONE_LOOP": False,
 }
 
 

@@ -30,10 +30,13 @@ def inputs():
     return hidden, weight, bias, targets
 
 
-@pytest.mark.parametrize("chunk", [1, 3 * V, 1 << 22])
+@pytest.mark.parametrize(
+    ("elements", "items"), [(1, 1), (12, 4), (3 * V, V), (1 << 22, 8192)], ids=["1x1", "3x4", "3xV", "all"]
+)
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_equals_torch(inputs, softcap, chunk, monkeypatch):
-    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", chunk)
+def test_equals_torch(inputs, softcap, elements, items, monkeypatch):
+    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", {"cpu": elements})
+    monkeypatch.setattr(reference, "_CHUNK_ITEMS", items)
     hidden, weight, bias, targets = inputs
     upstream = torch.rand(M, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     got, lse = linear_cross_entropy(
@@ -48,6 +51,27 @@ def test_equals_torch(inputs, softcap, chunk, monkeypatch):
     assert_close(
         torch.autograd.grad((got * upstream).sum(), leaves), torch.autograd.grad((expected * upstream).sum(), leaves)
     )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "items", "expected"),
+    [
+        (3, 100, [(3, 100)]),  # everything fits
+        (50, 10, [(40, 10), (10, 10)]),  # a small catalogue whole
+        (50, 100, [(20, 20)] * 10 + [(10, 20)] * 5),  # else at least 20 items, and as many tokens as fit
+        (5, 100, [(5, 80), (5, 20)]),  # few tokens: more items
+    ],
+)
+def test_chunks_cover_every_score_once(tokens, items, expected, monkeypatch):
+    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", {"cpu": 400})
+    monkeypatch.setattr(reference, "_CHUNK_ITEMS", 20)
+    of_tokens, of_items = reference._chunks(torch.empty(tokens, 1), torch.empty(items, 1))
+    seen = torch.zeros(tokens, items)
+    for part in of_tokens:
+        for block in of_items:
+            seen[part, block] += 1
+    assert seen.eq(1).all()
+    assert [(p.stop - p.start, b.stop - b.start) for p in of_tokens for b in of_items] == expected
 
 
 def test_fitted_tokens_keep_their_digits():

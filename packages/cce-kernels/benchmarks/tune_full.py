@@ -1,6 +1,6 @@
 """Time tile sizes of the full loss.
 
-    python packages/cce-kernels/benchmarks/tune_full.py [--dims 64 128 256] [--out DIR]
+    python packages/cce-kernels/benchmarks/tune_full.py [--dims 64 128 256] [--dtype float32] [--out DIR]
 
 Prints, for each vector dimension, every candidate of forward and backward with its TFLOP/s and its share of the matmul
 ceiling measured in the same process, best first, and writes tune_full.csv. Enter the winners in cce_kernels/tuning.py.
@@ -15,6 +15,7 @@ import itertools
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from timing import matmul_ceiling, median_ms, need_gpu
@@ -68,12 +69,31 @@ BACKWARD = {
     ],
     512: [(64, 64, 8, 2, None, True), (32, 64, 8, 3, None, True), (32, 64, 8, 4, None, True)],
 }  # fmt: skip
+# fp32: products of parts; no cap of registers, never by tensor descriptor.
+FORWARD_FP32 = {
+    64: [(128, 64, 8, 2), (64, 64, 4, 2), (64, 64, 4, 1), (128, 64, 8, 1), (64, 128, 4, 1), (64, 32, 4, 2)],
+    128: [(128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 2), (128, 64, 8, 1)],
+    256: [(64, 64, 4, 1), (64, 32, 4, 2), (64, 32, 4, 1), (128, 16, 8, 1), (64, 16, 4, 2), (64, 64, 8, 1)],
+}
+BACKWARD_FP32 = {
+    dim: [(streamed, held, *rest) for held, streamed, *rest in tiles] for dim, tiles in FORWARD_FP32.items()
+}
 
 
-def states(tokens: int, items: int, dim: int) -> tuple[ForwardState, BackwardState]:
-    """Inputs with scores as at initialisation, on the GPU, in bf16."""
-    hidden = (torch.randn(tokens, dim, device="cuda") * 0.5).bfloat16()
-    weight = (torch.randn(items, dim, device="cuda") / dim**0.5).bfloat16()
+def candidates(dtype: str) -> dict[str, dict[int, list[tuple[Any, ...]]]]:
+    """Tiles to try, by direction and vector dimension."""
+    if dtype == "float32":
+        return {
+            direction: {dim: [(*tiles, None, False) for tiles in table[dim]] for dim in table}
+            for direction, table in (("forward", FORWARD_FP32), ("backward", BACKWARD_FP32))
+        }
+    return {"forward": FORWARD, "backward": BACKWARD}
+
+
+def states(tokens: int, items: int, dim: int, dtype: str) -> tuple[ForwardState, BackwardState]:
+    """Inputs with scores as at initialisation, on the GPU."""
+    hidden = (torch.randn(tokens, dim, device="cuda") * 0.5).to(getattr(torch, dtype))
+    weight = (torch.randn(items, dim, device="cuda") / dim**0.5).to(hidden.dtype)
     targets = torch.randint(0, items, (tokens,), device="cuda")
     one = torch.ones(1, device="cuda")
     vectors = [torch.empty(tokens, device="cuda") for _ in range(4)]
@@ -82,10 +102,10 @@ def states(tokens: int, items: int, dim: int) -> tuple[ForwardState, BackwardSta
     return forward, backward
 
 
-def compile_one(job: tuple[str, int, tuple[int, int, int, int, int | None, bool]]) -> str:
+def compile_one(job: tuple[str, str, int, tuple[Any, ...]]) -> str:
     """Fill the cache on disk for one candidate; the answer is an error message or nothing."""
-    direction, dim, tiles = job
-    forward, backward = states(16, 8192, dim)
+    dtype, direction, dim, tiles = job
+    forward, backward = states(16, 8192, dim, dtype)
     try:
         if direction == "forward":
             launch_forward(forward, FullTiles(*tiles), 1, None)
@@ -100,18 +120,16 @@ def compile_one(job: tuple[str, int, tuple[int, int, int, int, int | None, bool]
 def main() -> None:
     """Compile, time, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dims", type=int, nargs="+", default=sorted(FORWARD))
+    parser.add_argument("--dims", type=int, nargs="+", help="all that there are candidates for")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--items", type=int, default=131072)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     need_gpu()
-    jobs = [
-        (direction, dim, tiles)
-        for direction, table in (("forward", FORWARD), ("backward", BACKWARD))
-        for dim in arguments.dims
-        for tiles in table[dim]
-    ]
+    dtype, tried = arguments.dtype, candidates(arguments.dtype)
+    dims = arguments.dims or sorted(tried["forward"])
+    jobs = [(dtype, direction, dim, tiles) for direction in tried for dim in dims for tiles in tried[direction][dim]]
     with ProcessPoolExecutor(
         min(12, os.cpu_count() or 1), mp_context=torch.multiprocessing.get_context("spawn")
     ) as pool:
@@ -119,13 +137,13 @@ def main() -> None:
             job for job, error in zip(jobs, pool.map(compile_one, jobs), strict=True) if error and print(error) is None
         }
     rows = []
-    for dim, direction in itertools.product(arguments.dims, ("forward", "backward")):
-        ceiling = matmul_ceiling()
-        forward, backward = states(arguments.tokens, arguments.items, dim)
-        launch_forward(forward, FullTiles(*FORWARD[dim][0]), 1, None)
+    for dim, direction in itertools.product(dims, tried):
+        ceiling = matmul_ceiling(getattr(torch, dtype))
+        forward, backward = states(arguments.tokens, arguments.items, dim, dtype)
+        launch_forward(forward, FullTiles(*tried["forward"][dim][0]), 1, None)
         truth = None
-        for tiles in (FORWARD if direction == "forward" else BACKWARD)[dim]:
-            if (direction, dim, tiles) in failed:
+        for tiles in tried[direction][dim]:
+            if (dtype, direction, dim, tiles) in failed:
                 continue
             if direction == "forward":
                 forward.dhidden.fill_(torch.nan)
@@ -138,11 +156,12 @@ def main() -> None:
             truth = output.float() if truth is None else truth
             difference = ((output.float() - truth).norm() / truth.norm()).item()
             tflops = 4 * arguments.tokens * arguments.items * dim / ms / 1e9
-            rows.append([direction, dim, *tiles, round(ms, 3), round(tflops, 1), round(tflops / ceiling, 4)])
+            rows.append([dtype, direction, dim, *tiles, round(ms, 3), round(tflops, 1), round(tflops / ceiling, 4)])
             rows[-1].append(f"{difference:.1e}")
-    rows.sort(key=lambda row: (row[1], row[0], row[8]))
+    rows.sort(key=lambda row: (row[2], row[1], row[9]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     header = [
+        "dtype",
         "direction",
         "D",
         "block_m",

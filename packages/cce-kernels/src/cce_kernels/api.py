@@ -6,7 +6,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from cce_kernels import validation
+from cce_kernels import tuning, validation
 from cce_kernels.checks import plain_integer
 from cce_kernels.draws import Draw, Sharing, as_counter, groups_of
 from cce_kernels.masking import reduce_loss
@@ -93,7 +93,8 @@ def linear_cross_entropy(
         filter_eps: leave out tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
         check: look at the values too: one synchronisation.
-        impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512.
+        impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512, in fp32 up to 256: with
+            wider fp32 vectors `auto` is the reference, the faster one there.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
@@ -107,7 +108,10 @@ def linear_cross_entropy(
     validation.check_full(softcap, filter_eps)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
-    use_triton = _use_triton(impl, hidden, weight, bias)
+    widest = tuning.widest(_product_dtype(hidden))
+    if impl == "auto" and _product_dtype(hidden) == torch.float32 and hidden.shape[-1] > widest:
+        impl = "reference"
+    use_triton = _use_triton(impl, hidden, weight, bias, widest)
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
     h, flat_targets = _flatten(hidden, targets)
@@ -203,7 +207,7 @@ def sampled_linear_cross_entropy(
     validation.check_counter("step", step, hidden.device, validation.MAX_COUNTER)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
-    use_triton = _use_triton(impl, hidden, weight, bias)
+    use_triton = _use_triton(impl, hidden, weight, bias, validation.MAX_TRITON_DIM)
     h, flat_targets = _flatten(hidden, targets)
     with _without_autocast(hidden.device.type):
         terms = objective.terms(num_negatives, weight.shape[0])
@@ -241,19 +245,25 @@ def sampled_linear_cross_entropy(
     return loss.view(targets.shape) if reduction == "none" else loss
 
 
-def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether Triton computes this call; refuses what it cannot."""
+def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> bool:
+    """Whether Triton computes this call; refuses what it cannot. `widest` is the largest D that it takes."""
     use = impl == "triton" or (impl == "auto" and hidden.device.type == "cuda")
     if use:
-        validation.check_triton(hidden, weight, bias)
+        validation.check_triton(hidden, weight, bias, widest)
     return use
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """Dtype that products are made in: hidden's, or autocast's for fp32."""
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind) and hidden.dtype == torch.float32:
+        return torch.get_autocast_dtype(kind)
+    return hidden.dtype
 
 
 def _flatten(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """[..., D] and [...] to contiguous [M, D] and [M]; autocast's dtype applied to fp32."""
-    kind = hidden.device.type
-    if torch.is_autocast_enabled(kind) and hidden.dtype == torch.float32:
-        hidden = hidden.to(torch.get_autocast_dtype(kind))
+    hidden = hidden.to(_product_dtype(hidden))
     return hidden.reshape(-1, hidden.shape[-1]).contiguous(), targets.reshape(-1).contiguous()
 
 

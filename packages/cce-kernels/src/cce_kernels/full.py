@@ -38,7 +38,7 @@ def linear_cross_entropy_triton(
     """Loss, and log-sum-exp of every token (formulas: kernels/full_forward.py, kernels/full_backward.py).
 
     Args:
-        hidden: [M, D] contiguous, M >= 1, D <= 512, fp32, bf16 or fp16.
+        hidden: [M, D] contiguous, M >= 1, bf16 or fp16 with D <= 512, or fp32 with D <= 256.
         weight: [V, D] contiguous, in any of these dtypes; products are made in the dtype of `hidden`.
         targets: int64 [M]; `ignore_index` gives loss 0 and no gradient, any other id outside [0, V) gives NaN.
         bias: [V] or None.
@@ -51,7 +51,7 @@ def linear_cross_entropy_triton(
         loss fp32, [M] or a scalar, differentiable in hidden, weight and bias, and lse [M] fp32, a value.
 
     Raises:
-        ValueError: D is above 512.
+        ValueError: D is above that.
     """
     with_dhidden = torch.is_grad_enabled() and hidden.requires_grad
     inputs = (hidden, weight, targets, bias, ignore_index, softcap, filter_eps, with_dhidden)

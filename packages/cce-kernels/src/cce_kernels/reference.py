@@ -2,8 +2,8 @@
 
 `L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
 Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
-Tokens are worked on in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for 16-bit
-inputs and float64 where an input is.
+Tokens and items are worked on in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for
+16-bit inputs and float64 where an input is.
 
 Eager mode calls `forward` and `backward` from an autograd function; torch.compile sees them as two custom operators,
 because it would unroll the loop over the chunks and compile anew for every number of tokens.
@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from cce_kernels.masking import masks
 
-_CHUNK_ELEMENTS = 1 << 22  # scores that exist at once: 16 MiB of fp32
+_CHUNK_ELEMENTS = {"cuda": 1 << 24, "cpu": 1 << 22}  # scores that exist at once: 64 MiB, 16 MiB of fp32
+_CHUNK_ITEMS = 8192  # at least, where there are as many: products of a few rows wait for memory
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -69,10 +70,24 @@ def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float 
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
-def _chunks(num_tokens: int, num_items: int) -> list[slice]:
-    """Slices of tokens whose scores fit the chunk."""
-    size = max(1, _CHUNK_ELEMENTS // num_items)
-    return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+def _chunks(hidden: Tensor, weight: Tensor) -> tuple[list[slice], list[slice]]:
+    """Slices of tokens and slices of items, such that the scores of one pair fit a chunk."""
+    num_tokens, num_items = hidden.shape[0], weight.shape[0]
+    elements = _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS["cpu"])
+    items = min(num_items, max(_CHUNK_ITEMS, elements // max(1, num_tokens)))
+    tokens = max(1, elements // items)
+    return _slices(num_tokens, tokens), _slices(num_items, items)
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _places(safe: Tensor, items: slice) -> tuple[Tensor, Tensor]:
+    """Columns [C, 1] of targets [C] in a chunk of items, and whether they lie in it, [C, 1] bool; else any column."""
+    columns = (safe - items.start)[:, None]
+    inside = (columns >= 0) & (columns < items.stop - items.start)
+    return torch.where(inside, columns, 0), inside
 
 
 def forward(
@@ -83,12 +98,16 @@ def forward(
     w = as_multiplied(weight.detach(), hidden).to(dtype)
     b = None if bias is None else bias.detach().to(dtype)
     valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
-    lse = hidden.new_zeros(hidden.shape[0], dtype=dtype)
+    lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=dtype)
     target_score = torch.zeros_like(lse)
-    for part in _chunks(hidden.shape[0], weight.shape[0]):
-        scores = _scores(hidden.detach()[part].to(dtype), w, b, softcap)
-        target_score[part] = scores.gather(1, safe[part, None]).squeeze(1)
-        lse[part] = scores.logsumexp(1)
+    token_chunks, item_chunks = _chunks(hidden, weight)
+    for tokens in token_chunks:
+        h = hidden.detach()[tokens].to(dtype)
+        for items in item_chunks:
+            scores = _scores(h, w[items], None if b is None else b[items], softcap)
+            columns, inside = _places(safe[tokens], items)
+            target_score[tokens] += torch.where(inside, scores.gather(1, columns), 0).squeeze(1)
+            lse[tokens] = torch.logaddexp(lse[tokens], scores.logsumexp(1))
     loss = torch.where(valid, lse - target_score, 0).masked_fill_(bad, torch.nan)
     return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), lse
 
@@ -109,21 +128,25 @@ def backward(
     b = None if bias is None else bias.to(dtype)
     valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
     grad = torch.where(valid, grad_loss.to(dtype), 0)
-    grad_hidden = torch.empty_like(hidden, dtype=dtype)
+    grad_hidden = torch.zeros_like(hidden, dtype=dtype)
     grad_weight = torch.zeros_like(w)
     grad_bias = weight.new_zeros(0 if b is None else b.shape[0], dtype=dtype)
-    for part in _chunks(hidden.shape[0], weight.shape[0]):
-        h = hidden[part].to(dtype)
-        scores = _scores(h, w, b, softcap)
-        coefficient = torch.exp(scores - lse[part, None])
-        coefficient.scatter_add_(1, safe[part, None], coefficient.new_full((h.shape[0], 1), -1))
-        if softcap is not None:
-            coefficient *= 1 - (scores / softcap) ** 2
-        coefficient *= grad[part, None]
-        grad_hidden[part] = coefficient @ w
-        grad_weight.addmm_(coefficient.T, h)
-        if b is not None:
-            grad_bias += coefficient.sum(0)
+    token_chunks, item_chunks = _chunks(hidden, weight)
+    for tokens in token_chunks:
+        h = hidden[tokens].to(dtype)
+        for items in item_chunks:
+            scores = _scores(h, w[items], None if b is None else b[items], softcap)
+            slope = None if softcap is None else 1 - (scores / softcap) ** 2
+            coefficient = scores.sub_(lse[tokens, None]).exp_()
+            columns, inside = _places(safe[tokens], items)
+            coefficient.scatter_add_(1, columns, -inside.to(dtype))
+            if slope is not None:
+                coefficient *= slope
+            coefficient *= grad[tokens, None]
+            grad_hidden[tokens].addmm_(coefficient, w[items])
+            grad_weight[items].addmm_(coefficient.T, h)
+            if b is not None:
+                grad_bias[items] += coefficient.sum(0)
     grad_hidden = grad_hidden.to(hidden.dtype).masked_fill_(bad[:, None], torch.nan)
     return grad_hidden, grad_weight.to(weight.dtype), grad_bias if bias is None else grad_bias.to(bias.dtype)
 

@@ -62,18 +62,24 @@ _FULL_SAFE = {
     256: (FullTiles(32, 32, 4, 2), FullTiles(32, 32, 4, 2)),
     512: (FullTiles(16, 16, 4, 2), FullTiles(16, 16, 4, 2)),
 }
-# fp32 operands are twice as wide, and their products slower: smaller tiles, up to 80 KiB of shared memory.
+# fp32: three bf16 parts a number, 6 bytes of shared memory for 2. Elsewhere than on sm_90: up to 96 KiB. Not measured.
 _FULL_FP32 = {
     64: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),
-    128: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),
-    256: (FullTiles(32, 16, 4, 2), FullTiles(16, 32, 4, 2)),
-    512: (FullTiles(16, 16, 4, 1), FullTiles(16, 16, 4, 1)),
+    128: (FullTiles(32, 32, 4, 2), FullTiles(32, 32, 4, 2)),
+    256: (FullTiles(16, 16, 4, 2), FullTiles(16, 16, 4, 2)),
 }
-# Tiles of 64 rows are enough for wgmma, but the backward of D 256 takes 188 KiB of shared memory (TUNING.md).
-_FULL_FP32_SM90 = _FULL_FP32 | {256: (FullTiles(64, 16, 4, 2), FullTiles(32, 64, 8, 2))}
+_FULL_FP32_SM90 = {
+    64: (FullTiles(128, 64, 8, 2), FullTiles(64, 128, 4, 2)),
+    128: (FullTiles(128, 64, 8, 2), FullTiles(64, 128, 8, 2)),
+    256: (FullTiles(64, 64, 4, 1), FullTiles(64, 64, 4, 1)),
+}
 _FULL_INTERPRETER = FullTiles(16, 16, 4, 1)
-_MAX_DIM = 512
 _MAX_PARTIAL_BYTES = 48 << 20
+
+
+def widest(dtype: torch.dtype) -> int:
+    """Columns of the widest hidden vectors of a dtype that the kernels of the full loss take."""
+    return 256 if dtype == torch.float32 else 512
 
 
 def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[FullTiles, FullTiles]:
@@ -88,10 +94,10 @@ def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[Full
         Tiles of the forward and of the backward.
 
     Raises:
-        ValueError: `dim` is above 512.
+        ValueError: `dim` is above `widest(dtype)`.
     """
-    if dim > _MAX_DIM:
-        raise ValueError(f"hidden has {dim} columns; impl='triton' takes up to {_MAX_DIM}")
+    if dim > widest(dtype):
+        raise ValueError(f"hidden has {dim} columns of {dtype}; impl='triton' takes up to {widest(dtype)}")
     if device.type != "cuda":
         return _FULL_INTERPRETER, _FULL_INTERPRETER
     architecture, _ = device_properties(device.index or 0)

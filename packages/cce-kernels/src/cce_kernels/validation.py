@@ -69,15 +69,15 @@ def check_common(
             raise ValueError(f"{name}: found on {tensor.device}, allowed: hidden's device {hidden.device}")
 
 
-def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """What the Triton kernels cannot do."""
+def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> None:
+    """What the Triton kernels cannot do; `widest` is the largest D."""
     if hidden.device.type != "cuda" and not INTERPRETER:
         raise ValueError(
             f"impl: found 'triton' with tensors on {hidden.device}, allowed: on CUDA (or TRITON_INTERPRET=1)"
         )
-    if hidden.shape[-1] > MAX_TRITON_DIM:
+    if hidden.shape[-1] > widest:
         raise ValueError(
-            f"hidden: found {hidden.shape[-1]} columns, allowed with impl='triton': up to {MAX_TRITON_DIM}"
+            f"hidden: found {hidden.shape[-1]} columns of {hidden.dtype}, allowed with impl='triton': up to {widest}"
         )
     for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype == torch.float64:

@@ -21,8 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels.kernels.full_parts import split_parts
 from cce_kernels.kernels.full_state import (
     BackwardState,
+    block_widths,
     can_stream,
     dot_precision,
     even_parts,
@@ -31,18 +33,21 @@ from cce_kernels.kernels.full_state import (
 )
 from cce_kernels.kernels.full_tiles import (
     LOG2E,
+    as_operand,
     cap_scores,
     cap_slope,
     gather_rows,
+    in_parts,
+    load_parts,
     load_tile,
     product,
     score_tile,
-    split_dimension,
     store_tile,
 )
 from cce_kernels.tuning import FullTiles
 
 _NEVER = tl.constexpr(2**31 - 1)
+_PARTS_BYTES = 48 << 20  # of the parts of the table that exist at once, fp32 only
 # Numbers of the dtype that add up to an fp32 number.
 _PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
 
@@ -53,7 +58,7 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
                  BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                  PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
-                 TMA: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+                 TMA: tl.constexpr, MASKED: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
     """Add one tile of tokens to the gradient of one tile of items."""
     if TMA:
         h0 = stream0.load([first, 0])  # [BLOCK_M, DIM0]
@@ -61,10 +66,10 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
         if DIM1 > 0:
             h1 = stream1.load([first, DIM0])
     else:
-        h0 = load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED)
+        h0 = as_operand(load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED), PRECISION)
         h1 = h0
         if DIM1 > 0:
-            h1 = load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED)
+            h1 = as_operand(load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED), PRECISION)
     tokens = first + tl.arange(0, BLOCK_M)
     if MASKED:
         shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf"))
@@ -102,7 +107,7 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
             p *= (factor * grad_scale)[None, :]
         if HAS_BIAS:
             dbias += tl.sum(p, axis=1)
-        rounded = p.to(h0.dtype)
+        rounded = as_operand(p.to(DTYPE), PRECISION)
         acc0 = product(rounded, h0, acc0, PRECISION)
         if DIM1 > 0:
             acc1 = product(rounded, h1, acc1, PRECISION)
@@ -136,42 +141,54 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, ot
         value = tl.load(others + tokens, mask=inside, other=0.0) * (2.0**P_SHIFT)
         if PER_TOKEN:
             value *= tl.load(grad + tokens, mask=inside, other=0.0) * grad_scale
-        h0 = gather_rows(hidden, tokens, inside, 0, DIM0, DIM)
+        h0 = as_operand(gather_rows(hidden, tokens, inside, 0, DIM0, DIM), PRECISION)
         h1 = h0
         if DIM1 > 0:
-            h1 = gather_rows(hidden, tokens, inside, DIM0, DIM1, DIM)
+            h1 = as_operand(gather_rows(hidden, tokens, inside, DIM0, DIM1, DIM), PRECISION)
         left = tl.where(items[:, None] == target[None, :], -value[None, :], 0.0)  # [BLOCK_V, BLOCK_T] fp32
         if HAS_BIAS:
             dbias += tl.sum(left, axis=1)
         for _ in tl.static_range(PARTS):
-            part = left.to(h0.dtype)
-            acc0 = product(part, h0, acc0, PRECISION)
+            part = left.to(hidden.dtype.element_ty)
+            factors = as_operand(part, PRECISION)
+            acc0 = product(factors, h0, acc0, PRECISION)
             if DIM1 > 0:
-                acc1 = product(part, h1, acc1, PRECISION)
+                acc1 = product(factors, h1, acc1, PRECISION)
             left -= part.to(tl.float32)
     return acc0, acc1, dbias
 
 
-@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split"])
-def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, others, grad, range_scale, order,
-                         target_tiles, dweight, dbias_out, num_tokens, num_items, tokens_per_split, softcap, filter_eps,
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split", "first_tile", "held_rows"])
+def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, lse2, others, grad, range_scale, order,
+                         target_tiles, dweight, dbias_out, num_tokens, num_items, tokens_per_split, first_tile,
+                         held_rows, softcap, filter_eps,
                          DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                          PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
                          PRECISION: tl.constexpr, TMA: tl.constexpr, STAGED: tl.constexpr,
                          ONE_LOOP: tl.constexpr):  # fmt: skip
-    """Grid (tiles of items, splits of the tokens); see the head of this file."""
-    tile = tl.program_id(0)
+    """Grid (tiles of items from first_tile on, splits of the tokens); see the head of this file."""
+    tile = first_tile + tl.program_id(0)
     split = tl.program_id(1)
     start = tile * BLOCK_V
     items = start + tl.arange(0, BLOCK_V)
     rows_left = num_items - start
     row = split.to(tl.int64) * num_items + start
-    w0 = load_tile(weight, start, rows_left, 0, DIM0, BLOCK_V, DIM, True).to(hidden.dtype.element_ty)
-    w1 = w0
-    if DIM1 > 0:
-        w1 = load_tile(weight, start, rows_left, DIM0, DIM1, BLOCK_V, DIM, True).to(hidden.dtype.element_ty)
+    DTYPE: tl.constexpr = hidden.dtype.element_ty
+    if in_parts(PRECISION):
+        # The parts begin at first_tile.
+        plane = tl.cast(held_rows, tl.int64) * DIM
+        own = tl.program_id(0) * BLOCK_V
+        w0 = load_parts(held, plane, own, rows_left, 0, DIM0, BLOCK_V, DIM)
+        w1 = w0
+        if DIM1 > 0:
+            w1 = load_parts(held, plane, own, rows_left, DIM0, DIM1, BLOCK_V, DIM)
+    else:
+        w0 = load_tile(weight, start, rows_left, 0, DIM0, BLOCK_V, DIM, True).to(DTYPE)
+        w1 = w0
+        if DIM1 > 0:
+            w1 = load_tile(weight, start, rows_left, DIM0, DIM1, BLOCK_V, DIM, True).to(DTYPE)
     if STAGED:
         # The tile of a wider table goes by way of the place of its dW, which is as wide and not yet written. A tile
         # that was converted in registers stays there through the loop: accumulators are spilled, and ptxas runs the
@@ -210,7 +227,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
             first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
             stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
             DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
-            ONE_LOOP,
+            ONE_LOOP, DTYPE,
         )  # fmt: skip
     if not ONE_LOOP:
         if full_end < end:
@@ -218,7 +235,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, bias, targets, lse2, 
                 full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
                 stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
                 DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
-                True,
+                True, DTYPE,
             )  # fmt: skip
     if split == 0:
         acc0, acc1, dbias = _add_targets(
@@ -271,9 +288,8 @@ def launch_backward(
     hidden, weight, bias = state.hidden, state.weight, state.bias
     num_tokens, dim = hidden.shape
     num_items = weight.shape[0]
-    dim0, dim1 = split_dimension(dim)
+    dim0, dim1 = block_widths(hidden)
     splits, tokens_per_split = even_parts(num_tokens, splits, tiles.block_m)
-    grid = (-(-num_items // tiles.block_v), splits)
     order, target_tiles = sort_by_tile(state.targets, tiles.block_v)
     tma = tiles.tma and can_stream(hidden, hidden.dtype)
     stream = stream_blocks(hidden, tiles.block_m, dim0, dim1) if tma else (hidden, hidden)
@@ -282,15 +298,23 @@ def launch_backward(
     dbias = dweight  # never written without a bias
     if bias is not None:
         dbias = bias.new_empty((splits, num_items), dtype=torch.float32 if partial else bias.dtype)
-    full_backward_kernel[grid](
-        hidden, *stream, weight, weight if bias is None else bias, state.targets, state.lse2, state.others, state.grad,
-        state.range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items, tokens_per_split,
-        state.softcap or 1.0, filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v,
-        BLOCK_M=tiles.block_m, BLOCK_T=16, HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None,
-        FILTER=filter_eps is not None, PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
-        PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
-        ONE_LOOP=one_loop(hidden), **tiles.options(),
-    )  # fmt: skip
+    # In fp32 the table is split into its parts a run of rows at a time; otherwise one run is all of it.
+    parts = hidden.dtype == torch.float32
+    run = -(-num_items // tiles.block_v)
+    if parts:
+        run = min(run, max(1, _PARTS_BYTES // (6 * dim * tiles.block_v)))
+    for first_tile in range(0, -(-num_items // tiles.block_v), run):
+        rows = weight[first_tile * tiles.block_v : (first_tile + run) * tiles.block_v]
+        full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
+            hidden, *stream, weight, split_parts(rows) if parts else weight, weight if bias is None else bias,
+            state.targets, state.lse2, state.others, state.grad, state.range_scale, order, target_tiles, dweight, dbias,
+            num_tokens, num_items, tokens_per_split, first_tile, rows.shape[0], state.softcap or 1.0, filter_eps or 0.0,
+            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=16,
+            HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
+            PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
+            PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
+            ONE_LOOP=one_loop(hidden), **tiles.options(),
+        )  # fmt: skip
     if not partial:
         return dweight[0], None if bias is None else dbias[0]
     return dweight.sum(0).to(weight.dtype), None if bias is None else dbias.sum(0).to(bias.dtype)

@@ -25,16 +25,27 @@ import triton.language as tl
 from cce_kernels.kernels.full_dhidden import write_dhidden
 from cce_kernels.kernels.full_finish import finish_tokens, read_targets, score_targets
 from cce_kernels.kernels.full_merge import launch_merge
-from cce_kernels.kernels.full_state import ForwardState, can_stream, dot_precision, even_parts, one_loop, stream_blocks
+from cce_kernels.kernels.full_parts import split_parts
+from cce_kernels.kernels.full_state import (
+    ForwardState,
+    block_widths,
+    can_stream,
+    dot_precision,
+    even_parts,
+    one_loop,
+    stream_blocks,
+)
 from cce_kernels.kernels.full_tiles import (
     BELOW_HALF_RANGE,
     LOG2E,
+    as_operand,
     cap_scores,
     cap_slope,
+    in_parts,
+    load_parts,
     load_tile,
     product,
     score_tile,
-    split_dimension,
     store_tile,
 )
 from cce_kernels.tuning import FullTiles
@@ -47,7 +58,8 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
                 bias, softcap, filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                 BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
                 FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
-                PRECISION: tl.constexpr, TMA: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+                PRECISION: tl.constexpr, TMA: tl.constexpr, MASKED: tl.constexpr,
+                DTYPE: tl.constexpr):  # fmt: skip
     """Add one tile of items to the sums of one tile of tokens."""
     if TMA:
         w0 = stream0.load([first, 0])  # [BLOCK_V, DIM0]
@@ -55,10 +67,11 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
         if DIM1 > 0:
             w1 = stream1.load([first, DIM0])
     else:
-        w0 = load_tile(weight, first, end - first, 0, DIM0, BLOCK_V, DIM, MASKED).to(h0.dtype)
+        w0 = as_operand(load_tile(weight, first, end - first, 0, DIM0, BLOCK_V, DIM, MASKED).to(DTYPE), PRECISION)
         w1 = w0
         if DIM1 > 0:
-            w1 = load_tile(weight, first, end - first, DIM0, DIM1, BLOCK_V, DIM, MASKED).to(h0.dtype)
+            w1 = load_tile(weight, first, end - first, DIM0, DIM1, BLOCK_V, DIM, MASKED).to(DTYPE)
+            w1 = as_operand(w1, PRECISION)
     scores = score_tile(h0, h1, w0, w1, BLOCK_M, BLOCK_V, DIM1, PRECISION)  # [BLOCK_M, BLOCK_V]
     items = first + tl.arange(0, BLOCK_V)
     if HAS_BIAS:
@@ -85,9 +98,9 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
     total += tl.sum(p, axis=1)
     if WITH_DHIDDEN:
         if HAS_SOFTCAP:
-            rounded = (p * cap_slope(scores, softcap)).to(h0.dtype)
+            rounded = as_operand((p * cap_slope(scores, softcap)).to(DTYPE), PRECISION)
         else:
-            rounded = p.to(h0.dtype)
+            rounded = as_operand(p.to(DTYPE), PRECISION)
         if FILTER:
             # The running sum is a lower bound of the final one, so nothing above filter_eps is ever skipped.
             if tl.max(tl.max(p - filter_eps * total[:, None], axis=1), axis=0) >= 0.0:
@@ -102,7 +115,7 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
-def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2, others, dhidden,
+def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2, others, dhidden,
                         partial_sum, partial_reference, partial_acc,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
@@ -117,20 +130,28 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
     start = tile * BLOCK_M
     tokens = start + tl.arange(0, BLOCK_M)
     safe, ignored, invalid = read_targets(targets, tokens, num_tokens, num_items, ignore_index)
+    DTYPE: tl.constexpr = hidden.dtype.element_ty
     h0 = load_tile(hidden, start, num_tokens - start, 0, DIM0, BLOCK_M, DIM, True)  # [BLOCK_M, DIM0]
     h1 = h0
     if DIM1 > 0:
         h1 = load_tile(hidden, start, num_tokens - start, DIM0, DIM1, BLOCK_M, DIM, True)
     target_score = score_targets(h0, h1, weight, bias, safe, softcap, DIM, DIM0, DIM1, HAS_BIAS, HAS_SOFTCAP)
+    if in_parts(PRECISION):
+        plane = tl.cast(num_tokens, tl.int64) * DIM
+        h0 = load_parts(held, plane, start, num_tokens - start, 0, DIM0, BLOCK_M, DIM)
+        h1 = h0
+        if DIM1 > 0:
+            h1 = load_parts(held, plane, start, num_tokens - start, DIM0, DIM1, BLOCK_M, DIM)
 
     begin = split * items_per_split
     end = tl.minimum(begin + items_per_split, num_items)
     reference = target_score * LOG2E - P_SHIFT
     if not ONLINE:
-        w0 = load_tile(weight, begin, end - begin, 0, DIM0, BLOCK_V, DIM, True).to(h0.dtype)
+        w0 = as_operand(load_tile(weight, begin, end - begin, 0, DIM0, BLOCK_V, DIM, True).to(DTYPE), PRECISION)
         w1 = w0
         if DIM1 > 0:
-            w1 = load_tile(weight, begin, end - begin, DIM0, DIM1, BLOCK_V, DIM, True).to(h0.dtype)
+            w1 = load_tile(weight, begin, end - begin, DIM0, DIM1, BLOCK_V, DIM, True).to(DTYPE)
+            w1 = as_operand(w1, PRECISION)
         scores = score_tile(h0, h1, w0, w1, BLOCK_M, BLOCK_V, DIM1, PRECISION)
         items = begin + tl.arange(0, BLOCK_V)
         if HAS_BIAS:
@@ -151,14 +172,14 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
         acc0, acc1, total, reference, next_target = _items_step(
             first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
             bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-            WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, ONE_LOOP,
+            WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, ONE_LOOP, DTYPE,
         )  # fmt: skip
     if not ONE_LOOP:
         if full_end < end:
             acc0, acc1, total, reference, next_target = _items_step(
                 full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
                 bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True,
+                WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True, DTYPE,
             )  # fmt: skip
 
     inside = tokens < num_tokens
@@ -174,7 +195,7 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
                 acc0, acc1, total, reference, next_target = _items_step(
                     first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
                     bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
-                    WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True,
+                    WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True, DTYPE,
                 )  # fmt: skip
     if SPLIT:
         tl.store(partial_sum + split.to(tl.int64) * num_tokens + tokens, total, mask=inside)
@@ -194,7 +215,7 @@ def full_forward_kernel(hidden, weight, stream0, stream1, bias, targets, scale, 
         tl.store(others + tokens, others_m, mask=inside)
         if WITH_DHIDDEN:
             write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, scale, dhidden, start,
-                          num_tokens, h0.dtype, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
+                          num_tokens, DTYPE, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
 
 
 def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_eps: float | None) -> None:
@@ -209,7 +230,8 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
     hidden, weight = state.hidden, state.weight
     num_tokens, dim = hidden.shape
     num_items = weight.shape[0]
-    dim0, dim1 = split_dimension(dim)
+    dim0, dim1 = block_widths(hidden)
+    held = split_parts(hidden) if hidden.dtype == torch.float32 else hidden
     with_dhidden = state.dhidden.numel() > 0
     splits, items_per_split = even_parts(num_items, splits, tiles.block_v)
     grid = (-(-num_tokens // tiles.block_m), splits)
@@ -222,8 +244,8 @@ def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_ep
     stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
     half = hidden.dtype == torch.float16 and with_dhidden
     full_forward_kernel[grid](
-        hidden, weight, *stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse, state.lse2,
-        state.others, state.dhidden, partial_sum, partial_reference, partial_acc, num_tokens, num_items,
+        hidden, held, weight, *stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse,
+        state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc, num_tokens, num_items,
         items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1,
         BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v, HAS_BIAS=state.bias is not None,
         HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None, WITH_DHIDDEN=with_dhidden, SPLIT=split,

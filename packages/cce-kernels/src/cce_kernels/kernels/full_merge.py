@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cce_kernels.kernels.full_dhidden import write_dhidden
 from cce_kernels.kernels.full_finish import finish_tokens, read_targets, score_targets
-from cce_kernels.kernels.full_state import ForwardState
-from cce_kernels.kernels.full_tiles import load_tile, split_dimension
+from cce_kernels.kernels.full_state import ForwardState, block_widths
+from cce_kernels.kernels.full_tiles import load_tile
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_splits"])
@@ -78,7 +78,7 @@ def launch_merge(state: ForwardState, partial_sum: Tensor, partial_reference: Te
         partial_acc: [S, M, D] fp32, or empty without dH.
     """
     num_tokens, dim = state.hidden.shape
-    dim0, dim1 = split_dimension(dim)
+    dim0, dim1 = block_widths(state.hidden)
     block = max(4, 4096 // (1 << (dim0 + dim1 - 1).bit_length()))
     full_merge_kernel[(-(-num_tokens // block),)](
         state.hidden, state.weight, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse,

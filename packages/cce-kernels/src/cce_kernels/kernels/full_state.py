@@ -9,18 +9,21 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from cce_kernels.kernels.full_tiles import split_dimension
+
 HALF_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a factor 2 of the largest
 
 
 def dot_precision(hidden: Tensor) -> str:
-    """How products are made; see full_tiles.product for the interpreter.
+    """How products are made: see the head of full_tiles.py, and `dot` there for the interpreter."""
+    parts = "parts" if hidden.dtype == torch.float32 else ""
+    upcast = "upcast" if hidden.device.type != "cuda" else ""
+    return f"{upcast} {parts}".strip() or "as they are"
 
-    fp32 is split into three bf16 numbers, which hold its 24 bits, and the six largest of their products are added: as
-    accurate as three TF32 products, in fewer registers and half the time (TUNING.md). Plain TF32 is never used.
-    """
-    if hidden.device.type != "cuda":
-        return "upcast"
-    return "bf16x6" if hidden.dtype == torch.float32 else "ieee"
+
+def block_widths(hidden: Tensor) -> tuple[int, int]:
+    """Widths of the blocks that vectors are read in; in fp32 none is wider than 128, for want of registers."""
+    return split_dimension(hidden.shape[1], 128 if hidden.dtype == torch.float32 else 512)
 
 
 def one_loop(hidden: Tensor) -> bool:

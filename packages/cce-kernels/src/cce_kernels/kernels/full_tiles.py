@@ -2,6 +2,10 @@
 
 A vector dimension that is no power of two is read as one or two blocks: the largest power of two in it (DIM0) and
 the padded rest (DIM1, 0 where there is none). 320 is 256 + 64; 100 is 128 with 28 columns of zeros.
+
+What products read of a tile is an operand: the tile itself in 16 bits, and of an fp32 tile the three bf16 numbers that
+add up to each of its own (PRECISION "parts"). Of the nine products of parts the six largest are added, which keeps
+fp32's 24 bits; tensor cores have no fp32, and TF32 keeps 11.
 """
 
 from __future__ import annotations
@@ -17,11 +21,12 @@ BELOW_HALF_RANGE = tl.constexpr(1.0e18)  # a sum of unnormalised probabilities u
 
 
 @lru_cache
-def split_dimension(dim: int) -> tuple[int, int]:
+def split_dimension(dim: int, widest: int = 512) -> tuple[int, int]:
     """Split a vector dimension into the two block widths (DIM0, DIM1) that the kernels read.
 
     Args:
         dim: columns of the item table, at least 1.
+        widest: largest width of a block, a power of two of at least half of `dim`.
 
     Returns:
         Two widths, powers of two of at least 16 (the second may be 0), that cover `dim` with the least padding.
@@ -29,7 +34,7 @@ def split_dimension(dim: int) -> tuple[int, int]:
     whole = max(16, 1 << (dim - 1).bit_length())
     first = max(16, whole // 2)
     rest = max(16, 1 << max(0, dim - first - 1).bit_length())
-    if first >= 64 and first + rest < whole:
+    if (first >= 64 and first + rest < whole) or whole > widest:
         return first, rest
     return whole, 0
 
@@ -74,25 +79,113 @@ def store_tile(base, start, rows_left, tile, START: tl.constexpr, WIDTH: tl.cons
 
 
 @triton.jit
-def product(left, right, acc, PRECISION: tl.constexpr):
-    """Matrix product [A, K] x [K, B] added to acc [A, B] fp32.
+def three_parts(tile):
+    """Three bf16 numbers that add up to each fp32 number of a tile: its 24 bits in three times eight."""
+    first = tile.to(tl.bfloat16)
+    rest = tile - first.to(tl.float32)
+    second = rest.to(tl.bfloat16)
+    third = (rest - second.to(tl.float32)).to(tl.bfloat16)
+    return first, second, third
+
+
+@triton.jit
+def load_parts(base, plane, start, rows_left, START: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+               DIM: tl.constexpr):  # fmt: skip
+    """Read a tile of each of the three matrices [*, DIM] that full_parts.py wrote `plane` numbers apart."""
+    first = load_tile(base, start, rows_left, START, WIDTH, ROWS, DIM, True)
+    second = load_tile(base + plane, start, rows_left, START, WIDTH, ROWS, DIM, True)
+    third = load_tile(base + 2 * plane, start, rows_left, START, WIDTH, ROWS, DIM, True)
+    return first, second, third
+
+
+@triton.constexpr_function
+def in_parts(precision):
+    """Tell whether operands are three parts; see full_state.dot_precision."""
+    return precision.endswith("parts")
+
+
+@triton.constexpr_function
+def upcasts(precision):
+    """Tell whether products are those of the interpreter."""
+    return precision.startswith("upcast")
+
+
+@triton.jit
+def as_operand(tile, PRECISION: tl.constexpr):
+    """What products read of a tile that is in the dtype of the hidden vectors."""
+    if in_parts(PRECISION):
+        return three_parts(tile)
+    else:
+        return tile
+
+
+@triton.jit
+def transposed(operand, PRECISION: tl.constexpr):
+    """The operand of the transposed tile."""
+    if in_parts(PRECISION):
+        return tl.trans(operand[0]), tl.trans(operand[1]), tl.trans(operand[2])
+    else:
+        return tl.trans(operand)
+
+
+@triton.jit
+def dot(left, right, acc, PRECISION: tl.constexpr):
+    """Matrix product of 16-bit tiles [A, K] x [K, B], added to acc [A, B] fp32 as the tensor cores add.
 
     `upcast` is for the interpreter, whose products know no bf16: products of 16-bit numbers are exact in fp32, so it
     computes what tensor cores do.
     """
-    if PRECISION == "upcast":
+    if upcasts(PRECISION):
         return tl.dot(left.to(tl.float32), right.to(tl.float32), acc)
     else:
-        return tl.dot(left, right, acc, input_precision=PRECISION)
+        return tl.dot(left, right, acc)
+
+
+@triton.jit
+def small_products(left, right, acc, PRECISION: tl.constexpr):
+    """The products of parts but the largest, smallest first."""
+    acc = dot(left[2], right[0], acc, PRECISION)
+    acc = dot(left[0], right[2], acc, PRECISION)
+    acc = dot(left[1], right[1], acc, PRECISION)
+    acc = dot(left[1], right[0], acc, PRECISION)
+    return dot(left[0], right[1], acc, PRECISION)
+
+
+@triton.jit
+def product(left, right, acc, PRECISION: tl.constexpr):
+    """Product of two operands, [A, K] x [K, B], added to acc [A, B] fp32.
+
+    Tensor cores cut off what they cannot hold of a sum. In fp32 their sum begins at zero, and an addition that rounds
+    adds it to acc: left to them, a long sum loses 1e-5 of itself (TUNING.md).
+    """
+    if in_parts(PRECISION):
+        tile = tl.zeros([acc.shape[0], acc.shape[1]], dtype=tl.float32)
+        tile = small_products(left, right, tile, PRECISION)
+        return acc + dot(left[0], right[0], tile, PRECISION)
+    else:
+        return dot(left, right, acc, PRECISION)
 
 
 @triton.jit
 def score_tile(left0, left1, right0, right1, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DIM1: tl.constexpr,
                PRECISION: tl.constexpr):  # fmt: skip
-    """Inner products of the rows of two tiles, [ROWS, D] and [COLUMNS, D] -> [ROWS, COLUMNS] fp32."""
-    scores = product(left0, tl.trans(right0), tl.zeros([ROWS, COLUMNS], dtype=tl.float32), PRECISION)
+    """Inner products of the rows of two operands, [ROWS, D] and [COLUMNS, D] -> [ROWS, COLUMNS] fp32."""
+    scores = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
+    across0 = transposed(right0, PRECISION)
+    across1 = across0
     if DIM1 > 0:
-        scores = product(left1, tl.trans(right1), scores, PRECISION)
+        across1 = transposed(right1, PRECISION)
+    if in_parts(PRECISION):
+        scores = small_products(left0, across0, scores, PRECISION)
+        if DIM1 > 0:
+            scores = small_products(left1, across1, scores, PRECISION)
+        scores = dot(left0[0], across0[0], scores, PRECISION)
+        if DIM1 > 0:
+            scores = dot(left1[0], across1[0], scores, PRECISION)
+    else:
+        scores = dot(left0, across0, scores, PRECISION)
+        if DIM1 > 0:
+            scores = dot(left1, across1, scores, PRECISION)
     return scores
 
 
