@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cce_kernels import Popularity, reference_sampled, sampled_linear_cross_entropy
+from cce_kernels import BCE, InBatch, Popularity, reference_sampled, sampled_linear_cross_entropy
 from cce_kernels.segment_sums import sums_by_id
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -91,3 +91,28 @@ def test_repeated_ids_never_meet_in_an_unordered_sum(deterministic, sparse, monk
     monkeypatch.setattr(torch.Tensor, "index_add_", watched)
     gradients("cpu", "none", sparse, deterministic)
     assert all(seen) == deterministic
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_row_touched_is_that_row_of_the_gradient(device, dtype):
+    """The sums of rows and bias come from one matrix [R, D + 1], and with R = 1 any stride passes as contiguous."""
+    hidden = torch.randn(4, 64, device=device, dtype=dtype)
+    weight, bias = torch.randn(3, 64, device=device, dtype=dtype), torch.zeros(3, device=device, dtype=dtype)
+    targets = torch.ones(4, dtype=torch.int64, device=device)
+    leaves = weight.requires_grad_(), bias.requires_grad_()
+
+    def gradients(sparse):
+        loss = sampled_linear_cross_entropy(
+            hidden, weight, targets, bias=bias, num_negatives=2, seed=1, sampler=InBatch(), objective=BCE(),
+            deterministic=True, sparse_grad=sparse, impl="reference",
+        )  # fmt: skip
+        return torch.autograd.grad(loss, leaves)
+
+    expected = gradients(sparse=False)
+    for _ in range(20):
+        for sparse, dense in zip(gradients(sparse=True), expected, strict=True):
+            assert sparse._nnz() == 1
+            assert sparse._values().stride() == torch.empty(sparse._values().shape).stride()
+            assert torch.equal(sparse.to_dense(), dense)
+            assert torch.equal(torch.zeros_like(dense).add_(sparse), dense)

@@ -51,5 +51,9 @@ def scale_rows(stored: Tensor, upstream: Tensor) -> Tensor:
 
 def sparse_rows(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:
     """A coalesced sparse tensor of like's shape and dtype: `values` [R, ...] at rows `ids` int64 [R], ascending."""
+    if values.dtype != like.dtype or values.stride() != (*values.shape[1:], 1):
+        # Of one row any stride passes as contiguous: `to`, `contiguous` and `clone` keep it, and torch's sparse sums
+        # then read beside the row.
+        values = torch.empty(values.shape, dtype=like.dtype, device=values.device).copy_(values)
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
-        return torch.sparse_coo_tensor(ids[None], values.to(like.dtype), like.shape, is_coalesced=True)
+        return torch.sparse_coo_tensor(ids[None], values, like.shape, is_coalesced=True)
