@@ -178,7 +178,7 @@ def _gradients(
         if terms.softmax:
             lse = chunk.scores.logsumexp(2)
             out = torch.sigmoid(batch.log_ratio(part, lse, chunk.left, target_scores))
-            finite_lse = torch.where(chunk.left > 0, lse, 0)
+            finite_lse = torch.where(lse == -torch.inf, 0, lse)  # nothing left, or all that is left at -inf
             coefficient = torch.exp(chunk.scores - finite_lse[..., None]) * (out * grad[part])[..., None]
             pull = out * grad[part]
         else:

@@ -25,6 +25,7 @@ from cce_kernels.kernels.sampled_math import log1p_exp, sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState
 from cce_kernels.tuning_sampled import TileTiles
 
+_LOWEST = tl.constexpr(-3.4028234663852886e38)
 _ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any sane size
 
 
@@ -56,8 +57,11 @@ def _sum_negatives(
             scores -= tl.load(log_q + ids)[None, :]
         kept = (ids.to(tl.int32)[None, :] != target[:, None]) & drawn[None, :]
         if SOFTMAX:
+            # A score of -inf becomes fp32's lowest number, whose share of the sums is 0 too. So hits alone are -inf,
+            # and are counted in the registers of the scores: `kept` itself is summed in a layout of its own, for which
+            # all ids are compared again (D 64: 1,373 instructions in the loop for 833, and 412 B spilled).
+            scores = tl.maximum(scores, _LOWEST, propagate_nan=tl.PropagateNan.ALL)
             scores = tl.where(kept, scores, float("-inf"))
-            # Counted in the registers of the scores: `kept` itself would be summed in a layout of its own.
             left += tl.sum(tl.where(scores == float("-inf"), 0.0, 1.0), 1)
         if SOFTMAX and not ONLINE:
             parts = tl.exp(scores - target_score[:, None])
@@ -129,10 +133,11 @@ def _forward(
         rest = tl.zeros((BLOCK_T,), tl.float32) + constant_rest
         if HAS_LOGQ:
             rest = tl.load(log_rest + tokens, mask=exists, other=0.0)
-        some = left > 0
         rest -= tl.log(tl.maximum(left, 1.0))
-        # Zero where every term is below fp32's range: the loss and its gradient are too. NaN is not, and stays.
-        z = tl.where(some & (total != 0), rest + (top - target_score) + tl.log(total), float("-inf"))
+        # None where every term is below fp32's range: the loss and its gradient are 0. NaN is not, and stays, the
+        # target's too.
+        some = (total != 0) | (target_score != target_score)
+        z = tl.where(some, rest + (top - target_score) + tl.log(total), float("-inf"))
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
         token_shift = tl.where(some, target_score - rest + token_loss, float("inf"))
