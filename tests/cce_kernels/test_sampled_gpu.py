@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from kernel_cases import pairwise
-from sampled_cases import Case, assert_exact, make, ours, relative_error
+from sampled_cases import Case, assert_exact, assert_no_worse_than_eager, make, ours, relative_error
 
 from cce_kernels import Popularity, SampledLinearCrossEntropy, draw_negatives, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
@@ -50,6 +50,14 @@ def test_fewer_tokens_or_negatives_than_a_tile_holds(size, dim, dtype, sharing):
     for tokens, negatives in ((size, 70), (130, size), (size, size)):
         case = Case(tokens=tokens, items=97, dim=dim, negatives=negatives, dtype=dtype, sharing=sharing)
         assert_exact(case, "cuda")
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
+@pytest.mark.parametrize("dim", [16, 64, 256])
+@pytest.mark.parametrize("peak", [30.0, 75.0, 260.0])
+def test_peaked_scores_are_as_exact_as_in_eager_torch(peak, dim, sharing):
+    """Scores up to 130 and more, 300 and 1,000."""
+    assert_no_worse_than_eager(Case(tokens=130, items=97, negatives=70, dim=dim, peak=peak, sharing=sharing), "cuda")
 
 
 @pytest.mark.parametrize("tile", [1, 5, 16, 64, 200])

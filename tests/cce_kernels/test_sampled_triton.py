@@ -9,6 +9,7 @@ from kernel_cases import DEVICES, INTERPRETED, pairwise
 from sampled_cases import (
     Case,
     assert_exact,
+    assert_no_worse_than_eager,
     assert_true,
     make,
     objective_of,
@@ -65,6 +66,16 @@ def test_pairs_of_options_match_float64(case):
 @INTERPRETED
 def test_edges(case):
     assert_exact(case, "cpu")
+
+
+@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
+@pytest.mark.parametrize("sampler", ["uniform", "popularity"])
+@pytest.mark.parametrize("peak", [30.0, 75.0, 260.0])
+@INTERPRETED
+def test_peaked_scores_are_as_exact_as_in_eager_torch(peak, sampler, sharing):
+    """Scores up to 120, 300 and 1,000."""
+    case = Case(dim=16, tokens=12, negatives=9, bias=False, peak=peak, sampler=sampler, sharing=sharing)
+    assert_no_worse_than_eager(case, "cpu")
 
 
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])

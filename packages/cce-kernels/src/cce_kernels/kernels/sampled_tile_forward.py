@@ -3,7 +3,8 @@
 The scores of a group are the product of its vectors and its gathered rows. Softmax, with c = rest - log N_m:
 
     T_m = sum_n exp(s'_n - s_t),  A_m = sum_n exp(s'_n - s_t) w_n,   z = c + log T,   loss = softplus(z)
-    dH_m = sigma(z) (A / T - w_t),   shift_m = s_t - c + softplus(z)  (so that exp(s' - shift) = sigma(z) softmax_n)
+    dH_m = sigma(z) (A / T - w_t)
+    shift_m = s_t + log T + softplus(-z), so that exp(s' - shift) = sigma(z) softmax_n
 
 The target's score is the reference: no running maximum, no rescaling of A in the midst of the products (ptxas then runs
 all of them one by one). fp32 and bf16 leave it room for negatives 60 above the target; a tile of tokens that needs more
@@ -134,13 +135,13 @@ def _forward(
         if HAS_LOGQ:
             rest = tl.load(log_rest + tokens, mask=exists, other=0.0)
         rest -= tl.log(tl.maximum(left, 1.0))
-        # None where every term is below fp32's range: the loss and its gradient are 0. NaN is not, and stays, the
-        # target's too.
-        some = (total != 0) | (target_score != target_score)
-        z = tl.where(some, rest + (top - target_score) + tl.log(total), float("-inf"))
+        # A sum of 0, where every term is below fp32's range or a hit, makes z -inf, and loss and gradient 0; unless the
+        # target is no number: NaN stays.
+        z = rest + (tl.where(total != 0, top, 0.0) - target_score) + tl.log(total)
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
-        token_shift = tl.where(some, target_score - rest + token_loss, float("inf"))
+        # Not `target_score - rest + token_loss`, which rounds at the size of the scores where they are large.
+        token_shift = tl.where(total != 0, top + tl.log(total) + log1p_exp(-z), float("inf"))
         factor = tl.where(total != 0, token_pull / total, 0.0)
     else:
         token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
