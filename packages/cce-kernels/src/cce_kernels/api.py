@@ -102,6 +102,7 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
+        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative.
     """
     ignore_index = plain_integer(ignore_index)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
@@ -194,6 +195,7 @@ def sampled_linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
+        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative.
     """
     num_negatives, seed, step, row_offset, tile_tokens, ignore_index = map(
         plain_integer, (num_negatives, seed, step, row_offset, tile_tokens, ignore_index)

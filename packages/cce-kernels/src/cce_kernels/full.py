@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cce_kernels import tuning
+from cce_kernels.first_order import first_order
 from cce_kernels.kernels.full_backward import launch_backward
 from cce_kernels.kernels.full_forward import launch_forward
 from cce_kernels.kernels.full_state import HALF_SHIFT, BackwardState, ForwardState
@@ -175,7 +175,7 @@ class _Full(torch.autograd.Function):
         return loss, lse
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *_gradients(ctx, backward, None if grad is None else upstream_of(grad, ctx.count))
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from cce_kernels.first_order import first_order
 from cce_kernels.masking import masks
 
 _CHUNK_ELEMENTS = {"cuda": 1 << 24, "cpu": 1 << 22}  # scores that exist at once: 64 MiB, 16 MiB of fp32
@@ -160,7 +160,7 @@ class _Full(torch.autograd.Function):
         return output[0], output[1]
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         return _gradients(ctx, backward, grad)
 

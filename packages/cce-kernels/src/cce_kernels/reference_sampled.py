@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from cce_kernels.draws import Draw, Groups, draw_ids
+from cce_kernels.first_order import first_order
 from cce_kernels.masking import masks, sparse_rows
 from cce_kernels.objectives import Objective
 from cce_kernels.reference import as_multiplied, compute_dtype
@@ -212,7 +212,7 @@ class _Sampled(torch.autograd.Function):
         return forward(*inputs)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 16

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cce_kernels.draws import Draw
+from cce_kernels.first_order import first_order
 from cce_kernels.kernels.mean_loss import launch_mean
 from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
@@ -84,7 +84,7 @@ class _Sampled(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[2:5]
         if grad is None:
