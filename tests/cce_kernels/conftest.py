@@ -14,17 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture
 def bf16_of_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the interpreter round to bf16 and multiply bf16 as hardware does.
-
-    It keeps bf16 as the integers of its bits: it cuts off the digits that do not fit, and multiplies the integers in
-    `tl.dot`. Here they are rounded to nearest, and multiplied as the fp32 numbers they stand for: exactly.
-    """
+    """Make the interpreter round to bf16 as hardware does, to nearest: it cuts off the digits that do not fit."""
     if torch.cuda.is_available():
         return
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-    cast, dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
+    cast = InterpreterBuilder.cast_impl
 
     def rounding_cast(self, source, to):
         if (source.dtype.scalar, to.scalar) != (tl.float32, tl.bfloat16):
@@ -32,9 +28,4 @@ def bf16_of_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
         rounded = torch.tensor(source.data).to(torch.bfloat16).view(torch.uint16)
         return TensorHandle(rounded.numpy(), tl.bfloat16)
 
-    def wide_dot(self, left, right, *rest):
-        wide = (cast(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (left, right))
-        return dot(self, *wide, *rest)
-
     monkeypatch.setattr(InterpreterBuilder, "cast_impl", rounding_cast)
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", wide_dot)

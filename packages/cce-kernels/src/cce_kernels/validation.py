@@ -1,6 +1,7 @@
 """Every check that the host can make, once. All errors are ValueErrors that name the argument."""
 
 import os
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ MAX_ITEMS = 2**31 - 1
 MAX_COUNTER = 2**32
 MAX_TRITON_DIM = 512
 INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it when kernels are imported
+_NO_NUMPY = INTERPRETER and find_spec("numpy") is None
 IMPLS = ("auto", "triton", "reference")
 REDUCTIONS = ("none", "sum", "mean")
 SHARINGS = ("none", "tile", "batch")
@@ -74,6 +76,11 @@ def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: in
     if hidden.device.type != "cuda" and not INTERPRETER:
         raise ValueError(
             f"impl: found 'triton' with tensors on {hidden.device}, allowed: on CUDA (or TRITON_INTERPRET=1)"
+        )
+    if _NO_NUMPY:
+        raise ValueError(
+            f"impl: found 'triton' with tensors on {hidden.device}, which Triton's interpreter multiplies by numpy; "
+            "allowed: with numpy installed, or impl='reference'"
         )
     if hidden.shape[-1] > widest:
         raise ValueError(

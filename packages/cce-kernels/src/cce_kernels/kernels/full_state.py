@@ -15,7 +15,7 @@ HALF_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a facto
 
 
 def dot_precision(hidden: Tensor) -> str:
-    """How products are made: see the head of full_tiles.py, and `dot` there for the interpreter."""
+    """How products are made: see the head of full_tiles.py, and dot.py for the interpreter."""
     parts = "parts" if hidden.dtype == torch.float32 else ""
     upcast = "upcast" if hidden.device.type != "cuda" else ""
     return f"{upcast} {parts}".strip() or "as they are"

@@ -15,6 +15,8 @@ from functools import lru_cache
 import triton
 import triton.language as tl
 
+from cce_kernels.kernels.dot import dot
+
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 BELOW_HALF_RANGE = tl.constexpr(1.0e18)  # a sum of unnormalised probabilities under it leaves room for any sane weight
@@ -104,12 +106,6 @@ def in_parts(precision):
     return precision.endswith("parts")
 
 
-@triton.constexpr_function
-def upcasts(precision):
-    """Tell whether products are those of the interpreter."""
-    return precision.startswith("upcast")
-
-
 @triton.jit
 def as_operand(tile, PRECISION: tl.constexpr):
     """What products read of a tile that is in the dtype of the hidden vectors."""
@@ -126,19 +122,6 @@ def transposed(operand, PRECISION: tl.constexpr):
         return tl.trans(operand[0]), tl.trans(operand[1]), tl.trans(operand[2])
     else:
         return tl.trans(operand)
-
-
-@triton.jit
-def dot(left, right, acc, PRECISION: tl.constexpr):
-    """Matrix product of 16-bit tiles [A, K] x [K, B], added to acc [A, B] fp32 as the tensor cores add.
-
-    `upcast` is for the interpreter, whose products know no bf16: products of 16-bit numbers are exact in fp32, so it
-    computes what tensor cores do.
-    """
-    if upcasts(PRECISION):
-        return tl.dot(left.to(tl.float32), right.to(tl.float32), acc)
-    else:
-        return tl.dot(left, right, acc)
 
 
 @triton.jit

@@ -75,11 +75,13 @@ class SampledState:
 
     @property
     def dot_precision(self) -> str:
-        """How `tl.dot` treats fp32: three TF32 products, accurate like fp32. Plain TF32 is never used.
+        """How products are made (dot.py): of fp32 three TF32 products, accurate like fp32. Plain TF32 is never used.
 
         Six bf16 products, which win in the full loss, need more registers in these kernels (TUNING.md).
         """
-        return "tf32x3" if self.hidden.dtype == torch.float32 else "ieee"
+        if self.hidden.device.type != "cuda":
+            return "upcast"
+        return "tf32x3" if self.hidden.dtype == torch.float32 else "as they are"
 
     @property
     def is_half(self) -> bool:

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels.kernels.dot import dot
 from cce_kernels.kernels.sampled_draw import draw_once, read_size
 from cce_kernels.kernels.sampled_math import sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState, WeightGradient
@@ -70,7 +71,8 @@ def _backward(
         ids = draw_once(seed, step, row, first, bound, table, TABLE, BLOCK_N)
         rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
         # Items are the rows of both products: the slopes stay in the registers that the second product reads.
-        scores = tl.dot(rows.to(h.dtype), tl.trans(h), input_precision=PRECISION)  # [BLOCK_N, BLOCK_T]
+        scores = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+        scores = dot(rows.to(h.dtype), tl.trans(h), scores, PRECISION)
         if HAS_BIAS:
             scores += tl.load(bias + ids).to(tl.float32)[:, None]
         if HAS_LOGQ:
@@ -81,13 +83,14 @@ def _backward(
             slopes = scale * sigmoid(scores)
         kept = (ids.to(tl.int32)[:, None] != target[None, :]) & drawn[:, None] & valid[None, :]
         slopes = tl.where(kept, slopes * upstream[None, :], 0.0)
+        products = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
         if HALF:
             # fp16 has no room for p / M: the largest of the tile is brought near 2^10 by an exact power of two.
             largest = tl.max(tl.max(tl.abs(slopes), 1), 0)
             up = tl.exp2(10.0 - tl.ceil(tl.log2(tl.maximum(largest, 1e-30))))
-            products = tl.dot((slopes * up).to(h.dtype), h, input_precision=PRECISION) / up
+            products = dot((slopes * up).to(h.dtype), h, products, PRECISION) / up
         else:
-            products = tl.dot(slopes.to(h.dtype), h, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
+            products = dot(slopes.to(h.dtype), h, products, PRECISION)
         keep_columns = drawn[:, None] & inside[None, :]
         if SCRATCH:
             tl.store(dweight + (scratch_row + slots)[:, None] * D + columns[None, :], products, mask=keep_columns)

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels.kernels.dot import dot
 from cce_kernels.kernels.sampled_draw import draw_once, read_size
 from cce_kernels.kernels.sampled_math import log1p_exp, sigmoid
 from cce_kernels.kernels.sampled_state import UNSPECIALIZED, SampledState
@@ -51,7 +52,7 @@ def _sum_negatives(
         drawn = first + tl.arange(0, BLOCK_N) < num_negatives
         rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
         rows = rows.to(h.dtype)
-        scores = tl.dot(h, tl.trans(rows), input_precision=PRECISION)
+        scores = dot(h, tl.trans(rows), tl.zeros((BLOCK_T, BLOCK_N), tl.float32), PRECISION)
         if HAS_BIAS:
             scores += tl.load(bias + ids).to(tl.float32)[None, :]
         if HAS_LOGQ:
@@ -80,7 +81,7 @@ def _sum_negatives(
             parts = tl.where(kept, sigmoid(scores), 0.0)
             total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 1)
         if WITH_GRAD:
-            gathered = tl.dot(parts.to(h.dtype), rows, gathered, input_precision=PRECISION)
+            gathered = dot(parts.to(h.dtype), rows, gathered, PRECISION)
     return top, total, left, gathered
 
 
