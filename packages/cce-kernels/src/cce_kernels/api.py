@@ -1,7 +1,7 @@
 """The two losses: checks, autocast, shapes and reduction around the kernels."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -19,50 +19,29 @@ Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]
 
 
+class _Options(TypedDict, total=False):
+    """Options of the full loss that do not change what it returns (for the overloads)."""
+
+    bias: Tensor | None
+    ignore_index: int
+    softcap: float | None
+    reduction: Reduction
+    filter_eps: float | None
+    check: bool
+    impl: Impl
+
+
 @overload
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = ...,
-    ignore_index: int = ...,
-    softcap: float | None = ...,
-    reduction: Reduction = ...,
-    filter_eps: float | None = ...,
-    return_lse: Literal[False] = ...,
-    check: bool = ...,
-    impl: Impl = ...,
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[False] = ..., **options: Unpack[_Options]
 ) -> Tensor: ...
 @overload
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = ...,
-    ignore_index: int = ...,
-    softcap: float | None = ...,
-    reduction: Reduction = ...,
-    filter_eps: float | None = ...,
-    return_lse: Literal[True],
-    check: bool = ...,
-    impl: Impl = ...,
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[True], **options: Unpack[_Options]
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = ...,
-    ignore_index: int = ...,
-    softcap: float | None = ...,
-    reduction: Reduction = ...,
-    filter_eps: float | None = ...,
-    return_lse: bool,
-    check: bool = ...,
-    impl: Impl = ...,
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: bool, **options: Unpack[_Options]
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 def linear_cross_entropy(
     hidden: Tensor,
@@ -70,7 +49,7 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     softcap: float | None = None,
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
@@ -151,9 +130,9 @@ def sampled_linear_cross_entropy(
     sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
     objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
     sharing: Sharing = "none",
-    tile_tokens: int = 64,
+    tile_tokens: int = validation.DEFAULT_TILE_TOKENS,
     bias: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     reduction: Reduction = "mean",
     deterministic: bool = False,
     sparse_grad: bool = False,

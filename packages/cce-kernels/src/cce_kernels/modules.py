@@ -20,7 +20,7 @@ class LinearCrossEntropy(nn.Module):
     def __init__(
         self,
         *,
-        ignore_index: int = -100,
+        ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
         softcap: float | None = None,
         reduction: Reduction = "mean",
         filter_eps: float | None = None,
@@ -75,8 +75,8 @@ class SampledLinearCrossEntropy(nn.Module):
         sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
         objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
         sharing: Sharing = "none",
-        tile_tokens: int = 64,
-        ignore_index: int = -100,
+        tile_tokens: int = validation.DEFAULT_TILE_TOKENS,
+        ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
         reduction: Reduction = "mean",
         deterministic: bool = False,
         sparse_grad: bool = False,
