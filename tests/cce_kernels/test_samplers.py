@@ -91,6 +91,15 @@ def test_a_batch_shares_one_set_on_every_rank():
     assert not (draw_negatives(130, 1000, step=1, **options)[0] == batch[0]).all()
 
 
+def test_in_batch_draws_among_the_targets_of_the_call():
+    targets = torch.arange(10)
+    options = {"num_negatives": 50, "seed": 1, "sampler": InBatch()}
+    for part in (slice(0, 5), slice(5, 10), slice(0, 10)):
+        own = targets[part]
+        ids = draw_negatives(len(own), 10, targets=own, row_offset=part.start, **options)
+        assert torch.equal(ids.unique(), own)
+
+
 def test_streams_do_not_overlap():
     """Ids of a huge catalogue are as good as the random words themselves: none may occur twice."""
     items = 2**31 - 1
