@@ -6,7 +6,7 @@ What test_sampled_gpu.py repeats on larger shapes runs in the interpreter alone.
 import pytest
 import torch
 from kernel_cases import DEVICES, INTERPRETED, pairwise
-from sampled_cases import Case, assert_exact, make, objective_of, ours, relative_error, truth_of
+from sampled_cases import Case, assert_exact, drawn_ids, make, objective_of, ours, relative_error, truth_of
 
 from cce_kernels import BCE, Popularity, Softmax, draw_negatives, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
@@ -62,8 +62,6 @@ def test_edges(case):
 @pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
 @INTERPRETED
 def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
-    from cce_kernels.sampled import drawn_ids
-
     tensors, options = make(Case(tokens=9, items=70001, dim=16, sampler=sampler), "cpu")
     targets = tensors["targets"]
     source = prepare(options["sampler"], targets, -100, 70001, correct=False)
