@@ -93,6 +93,19 @@ def test_the_tuner_tries_what_is_entered_and_makes_lookups_return_it(scripts, dt
     tuning.tile_tiles.cache_clear()
 
 
+def test_a_picture_is_of_one_gpu(scripts, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    rows, render = scripts("rows"), scripts("render")
+    row = rows.Row(
+        "A", "1", "2.11", "3.6", "abc", "full", "ours", "beauty", "flat", 1, 2, 3, 0, "bfloat16", "float32", both_ms=1.0
+    )
+    others = [replace(row, gpu="B", variant=name, both_ms=ms) for name, ms in (("ours", 2.0), ("eager torch", 3.0))]
+    drawn = []
+    monkeypatch.setattr(render, "bars", lambda axis, chosen, *_: drawn.extend(chosen))
+    render.draw([row, *others], tmp_path / "x.png")
+    assert {x.gpu for x in drawn} == {"B"}
+
+
 def test_tiles_of_the_full_loss_are_among_those_that_are_tried(scripts):
     from cce_kernels import tuning
 

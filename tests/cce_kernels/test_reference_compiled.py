@@ -60,7 +60,7 @@ def test_one_graph_for_every_number_of_tokens_above_one(name, device, monkeypatc
     from torch._dynamo.testing import CompileCounterWithBackend
 
     # One, two or many chunks: what the loops over them would have unrolled.
-    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", {"cpu": 8 * V})
+    monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", {"cpu": 8 * V, "cuda": 8 * V})
     monkeypatch.setattr(reference_sampled, "_CHUNK_ELEMENTS", 40)
     loss_of = LOSSES[name]
     generator = torch.Generator().manual_seed(0)
