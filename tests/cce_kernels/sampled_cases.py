@@ -9,6 +9,7 @@ from kernel_cases import FP32_SUMS
 from torch.nn.functional import logsigmoid
 
 from cce_kernels import BCE, GBCE, InBatch, Popularity, Softmax, Uniform, draw_negatives, sampled_linear_cross_entropy
+from cce_kernels.draws import Draw
 
 
 @dataclass
@@ -139,6 +140,23 @@ def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], 
     leaves = [tensors["hidden"], tensors["weight"]] + ([tensors["bias"]] if case.bias else [])
     gradients = torch.autograd.grad((loss * tensors["upstream"]).sum(), leaves)
     return [loss.detach(), *(x.to_dense() if x.is_sparse else x for x in gradients)]
+
+
+def drawn_ids(hidden: torch.Tensor, weight: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """The ids int64 [G, N] of every group, written out by the kernels' own code."""
+    from cce_kernels.kernels.sampled_keys import launch_group_ids
+    from cce_kernels.kernels.sampled_state import SampledState
+
+    source, absent = draw.source, hidden.new_empty(0)
+    size = source.size if isinstance(source.size, torch.Tensor) else None
+    positions = 0 if isinstance(source.size, torch.Tensor) else source.size
+    state = SampledState(
+        hidden, weight, None, absent, absent, absent, draw.seed, draw.step, positions, size, source.table,
+        source.alias, None, None, draw.groups, draw.num_negatives, -1, Softmax().terms(1, 2),
+    )  # fmt: skip
+    ids = torch.empty(draw.groups.number, draw.num_negatives, dtype=torch.int64, device=hidden.device)
+    launch_group_ids(state, ids)
+    return ids
 
 
 def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:

@@ -93,6 +93,43 @@ def test_the_tuner_tries_what_is_entered_and_makes_lookups_return_it(scripts, dt
     tuning.tile_tiles.cache_clear()
 
 
+def test_a_picture_is_of_one_gpu(scripts, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    rows, render = scripts("rows"), scripts("render")
+    row = rows.Row(
+        "A", "1", "2.11", "3.6", "abc", "full", "ours", "beauty", "flat", 1, 2, 3, 0, "bfloat16", "float32", both_ms=1.0
+    )
+    others = [replace(row, gpu="B", variant=name, both_ms=ms) for name, ms in (("ours", 2.0), ("eager torch", 3.0))]
+    drawn = []
+    monkeypatch.setattr(render, "bars", lambda axis, chosen, *_: drawn.extend(chosen))
+    render.draw([row, *others], tmp_path / "x.png")
+    assert {x.gpu for x in drawn} == {"B"}
+
+
+def test_tiles_of_the_full_loss_are_among_those_that_are_tried(scripts):
+    from cce_kernels import tuning
+
+    tuner = scripts("tune_full")
+    for dtype, table in (("bfloat16", tuning._FULL_SM90), ("float32", tuning._FULL_FP32_SM90)):
+        tried = tuner.candidates(dtype)
+        for dim, pair in table.items():
+            for direction, tiles in zip(("forward", "backward"), pair, strict=True):
+                assert tiles in [tuning.FullTiles(*candidate) for candidate in tried[direction][dim]], (dtype, dim)
+
+
+@pytest.mark.parametrize("sharing", ["tile", "none"])
+def test_errors_of_the_sampled_losses_are_against_the_same_negatives(scripts, sharing, monkeypatch):
+    run = scripts("run")
+    make_inputs = run.make_inputs
+    monkeypatch.setattr(run, "make_inputs", lambda point: make_inputs(point, "cpu"))
+    monkeypatch.setattr(run, "SMALL", {"tokens": 64, "items": 50, "negatives": 20})
+    (point,) = (x for x in run.SAMPLED if x.name == "beauty-fp32")
+    monkeypatch.setitem(run.SAMPLED_OPTIONS[f"ours, sharing {sharing}"], "impl", "reference")
+    for variant in (f"ours, sharing {sharing}", "eager torch"):
+        found = run.sampled_errors(variant, point)
+        assert 0 < max(found.values()) < 1e-5, (variant, found)
+
+
 @pytest.mark.parametrize("script", ["run", "tune_full", "tune_sampled", "profile_sampled", "try_variants"])
 def test_without_a_gpu_a_script_ends_in_one_line(script):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

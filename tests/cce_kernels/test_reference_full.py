@@ -74,16 +74,27 @@ def test_chunks_cover_every_score_once(tokens, items, expected, monkeypatch):
     assert [(p.stop - p.start, b.stop - b.start) for p in of_tokens for b in of_items] == expected
 
 
-def test_fitted_tokens_keep_their_digits():
-    """At p_t near 1 the gradient is a small difference; fp32 must not lose it."""
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_fitted_tokens_keep_their_digits(softcap):
+    """At p_t = 0.99996 loss and gradient are what is left of a difference; fp32 must not lose it."""
     weight = torch.eye(8, dtype=torch.float64)
     hidden = 12.0 * weight[:4]
     targets = torch.arange(4)
-    gradients = []
+    found = []
     for dtype in (torch.float32, torch.float64):
-        leaf = hidden.to(dtype).requires_grad_()
-        gradients.append(torch.autograd.grad(linear_cross_entropy(leaf, weight.to(dtype), targets), leaf)[0].double())
-    assert_close(gradients[0], gradients[1], rtol=3e-3, atol=1e-9)
+        leaves = hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
+        loss = linear_cross_entropy(*leaves, targets, softcap=softcap, reduction="none")
+        found.append([x.double() for x in (loss.detach(), *torch.autograd.grad(loss.sum(), leaves))])
+    assert 1e-5 < found[1][0].max() < 1e-3
+    assert_close(found[0], found[1], rtol=3e-6, atol=1e-12)
+
+
+def test_one_item_leaves_nothing_to_learn():
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(1, 4, requires_grad=True)
+    loss, lse = linear_cross_entropy(hidden, weight, torch.zeros(3, dtype=torch.int64), return_lse=True)
+    assert loss == 0
+    assert_close(lse, (hidden @ weight.T).squeeze(1).detach())
+    assert all(not gradient.any() for gradient in torch.autograd.grad(loss, (hidden, weight)))
 
 
 def test_out_of_range_target_is_nan_and_nothing_else(inputs):

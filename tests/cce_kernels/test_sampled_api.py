@@ -1,7 +1,11 @@
 """The public functions: checks, reductions, row offsets, autocast, compile, modules."""
 
+import copy
+import pickle
+
 import pytest
 import torch
+from kernel_cases import DEVICES
 from torch.testing import assert_close
 
 from cce_kernels import (
@@ -83,8 +87,10 @@ def test_wrong_tensors_are_named(inputs, monkeypatch):
             linear_cross_entropy(hidden, weight, targets, impl="reference", **options)
     with pytest.raises(ValueError, match="float64"):
         linear_cross_entropy(hidden.double(), weight, targets, impl="triton")
-    with pytest.raises(ValueError, match="512"):
-        linear_cross_entropy(torch.zeros(1, 513), torch.zeros(2, 513), targets[:1], impl="triton")
+    for dtype, widest in ((torch.float32, 256), (torch.bfloat16, 512)):
+        wide, table = (torch.zeros(rows, widest + 1, dtype=dtype) for rows in (1, 2))
+        with pytest.raises(ValueError, match=f"up to {widest}"):
+            linear_cross_entropy(wide, table, targets[:1], impl="triton")
     monkeypatch.setattr(validation, "INTERPRETER", False)
     with pytest.raises(ValueError, match="impl"):
         sampled_linear_cross_entropy(hidden, weight, targets, num_negatives=1, seed=1, impl="triton")
@@ -103,10 +109,13 @@ def test_check_looks_at_values(inputs):
     wrong[2] = V
     with pytest.raises(ValueError, match="targets"):
         sampled_linear_cross_entropy(hidden, weight, wrong, **options)
-    with torch.no_grad():
-        weight[3, 1] = torch.nan
-    with pytest.raises(ValueError, match="weight"):
-        linear_cross_entropy(hidden, weight, targets, check=True)
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", torch.zeros(V))):
+        broken = tensor.detach().clone()
+        broken.view(-1)[3] = torch.nan
+        tensors = {"hidden": hidden, "weight": weight, "targets": targets, name: broken}
+        for function, more in ((linear_cross_entropy, {"check": True}), (sampled_linear_cross_entropy, options)):
+            with pytest.raises(ValueError, match=f"^{name}: found NaN or infinity"):
+                function(**tensors, **more)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -202,6 +211,17 @@ def test_seed_and_step_may_be_tensors(inputs):
     assert not torch.equal(plain, sampled_linear_cross_entropy(*inputs, seed=5, step=8, **options))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+def test_a_tensor_step_counts_modulo_two_to_the_32(inputs, impl, device):
+    inputs = [x.to(device) for x in inputs]
+    options = {"num_negatives": 3, "seed": 5, "reduction": "none", "impl": impl}
+    plain = sampled_linear_cross_entropy(*inputs, step=7, **options)
+    for step in (2**32 + 7, 7 - 2**32, 2**63 - 2**32 + 7):
+        wrapped = torch.tensor(step, device=device)
+        assert torch.equal(sampled_linear_cross_entropy(*inputs, step=wrapped, **options), plain)
+
+
 def test_modules_do_what_the_functions_do(inputs):
     hidden, weight, targets = inputs
     module = SampledLinearCrossEntropy(3, 5, sharing="tile", tile_tokens=4, objective=BCE())
@@ -214,6 +234,22 @@ def test_modules_do_what_the_functions_do(inputs):
         LinearCrossEntropy(softcap=3.0)(hidden, weight, targets, bias=bias),
         linear_cross_entropy(hidden, weight, targets, bias=bias, softcap=3.0),
     )
+
+
+def test_a_seed_tensor_of_a_module_goes_where_the_module_goes(inputs):
+    seed = torch.tensor(5)
+    module = SampledLinearCrossEntropy(3, seed)
+    assert module.seed is seed
+    assert list(module.state_dict()) == []
+    expected = SampledLinearCrossEntropy(3, 5)(*inputs, step=2)
+    for other in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module)), module.half()):
+        assert other.seed.dtype == torch.int64
+        assert torch.equal(other(*inputs, step=2), expected)
+    assert module.to("meta").seed.is_meta
+    plain = pickle.loads(pickle.dumps(copy.deepcopy(SampledLinearCrossEntropy(3, 5))))
+    assert plain.seed == 5
+    plain.seed = 6
+    assert torch.equal(plain(*inputs, step=2), SampledLinearCrossEntropy(3, torch.tensor(6))(*inputs, step=2))
 
 
 def test_modules_hand_every_option_on(monkeypatch):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from kernel_cases import pairwise
-from sampled_cases import Case, assert_exact, assert_no_worse_than_eager, make, ours, relative_error
+from sampled_cases import Case, assert_exact, assert_no_worse_than_eager, drawn_ids, make, ours, relative_error
 
 from cce_kernels import Popularity, SampledLinearCrossEntropy, draw_negatives, sampled_linear_cross_entropy
 from cce_kernels.draws import as_counter, draw_ids, groups_of
@@ -72,8 +72,6 @@ def test_catalogue_of_two():
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
 @pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
 def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
-    from cce_kernels.sampled import drawn_ids
-
     tensors, options = make(Case(tokens=333, items=70001, dim=16, sampler=sampler), "cuda")
     targets = tensors["targets"]
     source = prepare(options["sampler"], targets, -100, 70001, correct=False)

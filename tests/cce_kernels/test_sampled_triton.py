@@ -11,6 +11,7 @@ from sampled_cases import (
     assert_exact,
     assert_no_worse_than_eager,
     assert_true,
+    drawn_ids,
     make,
     objective_of,
     ours,
@@ -82,8 +83,6 @@ def test_peaked_scores_are_as_exact_as_in_eager_torch(peak, sampler, sharing):
 @pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
 @INTERPRETED
 def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
-    from cce_kernels.sampled import drawn_ids
-
     tensors, options = make(Case(tokens=9, items=70001, dim=16, sampler=sampler), "cpu")
     targets = tensors["targets"]
     source = prepare(options["sampler"], targets, -100, 70001, correct=False)

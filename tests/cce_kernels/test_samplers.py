@@ -81,11 +81,23 @@ def test_who_shares():
     assert (ids[2] == ids[2:6]).all()
     assert (ids[6] == ids[6:]).all()
     assert not (ids[1] == ids[2]).all()
-    assert (
-        draw_negatives(10, 1000, num_negatives=4, seed=1, sharing="batch")[0] == ids.new_tensor([]).sum()
-    ).sum() <= 4
-    batch = draw_negatives(10, 1000, num_negatives=4, seed=1, sharing="batch", row_offset=77)
+
+
+def test_a_batch_shares_one_set_on_every_rank():
+    options = {"num_negatives": 4, "seed": 1, "sharing": "batch"}
+    batch = draw_negatives(130, 1000, **options)  # three of the groups of 64 that are worked on together
     assert (batch == batch[0]).all()
+    assert (draw_negatives(130, 1000, row_offset=130, **options) == batch[0]).all()
+    assert not (draw_negatives(130, 1000, step=1, **options)[0] == batch[0]).all()
+
+
+def test_in_batch_draws_among_the_targets_of_the_call():
+    targets = torch.arange(10)
+    options = {"num_negatives": 50, "seed": 1, "sampler": InBatch()}
+    for part in (slice(0, 5), slice(5, 10), slice(0, 10)):
+        own = targets[part]
+        ids = draw_negatives(len(own), 10, targets=own, row_offset=part.start, **options)
+        assert torch.equal(ids.unique(), own)
 
 
 def test_streams_do_not_overlap():

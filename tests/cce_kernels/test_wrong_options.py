@@ -108,6 +108,82 @@ def test_draws_take_integers_of_numpy():
     refused(lambda: draw_negatives(4, 9, num_negatives=3, seed=np.int64(-1)), "seed")
 
 
+@pytest.mark.parametrize("value", ["False", "no", 1, 0, None, [True], torch.tensor(True)], ids=str)
+@pytest.mark.parametrize("name", ["check", "return_lse", "deterministic", "sparse_grad"])
+def test_flags_are_booleans(inputs, name, value):
+    wrong = {name: value}
+    if name in ("check", "return_lse"):
+        refused(lambda: linear_cross_entropy(*inputs, **wrong), name)
+    if name == "check":
+        refused(lambda: LinearCrossEntropy(**wrong), name)
+    if name != "return_lse":
+        refused(lambda: sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1, **wrong), name)
+        refused(lambda: SampledLinearCrossEntropy(3, 1, **wrong), name)
+
+
+def test_flags_may_be_numpys(inputs):
+    on, off = np.bool_(True), np.bool_(False)
+    loss, lse = linear_cross_entropy(*inputs, return_lse=on, check=off)
+    assert loss.shape == ()
+    assert lse.shape == (M,)
+    assert LinearCrossEntropy(check=on).check is True
+    weight = inputs[1].requires_grad_()
+    sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1, deterministic=off, sparse_grad=on).backward()
+    assert weight.grad.is_sparse
+    module = SampledLinearCrossEntropy(3, 1, deterministic=on, sparse_grad=off, check=on)
+    assert (module.deterministic, module.sparse_grad, module.check) == (True, False, True)
+
+
+BIAS = torch.zeros(V)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("weight", {"weight": torch.zeros(V, D, dtype=torch.int64)}),
+        ("bias", {"bias": BIAS.int()}),
+        ("weight", {"weight": torch.zeros(0, D)}),
+        ("weight", {"weight": torch.zeros(V, D, device="meta")}),
+        ("targets", {"targets": torch.zeros(M, dtype=torch.int64, device="meta")}),
+        ("bias", {"bias": BIAS.to("meta")}),
+        ("hidden", {"hidden": torch.zeros(M, D, device="meta"), "weight": torch.zeros(V, D, device="meta"),
+                    "targets": torch.zeros(M, dtype=torch.int64, device="meta")}),
+        ("hidden", {"hidden": torch.zeros(M, D).to_sparse()}),
+        ("weight", {"weight": torch.zeros(V, D).to_sparse()}),
+        ("targets", {"targets": torch.zeros(M, dtype=torch.int64).to_sparse()}),
+        ("bias", {"bias": BIAS.to_sparse()}),
+    ],
+    ids=["integer weight", "integer bias", "no items", "weight elsewhere", "targets elsewhere", "bias elsewhere",
+         "all without numbers", "sparse hidden", "sparse weight", "sparse targets", "sparse bias"],
+)  # fmt: skip
+def test_tensors_that_no_loss_can_read(inputs, name, change):
+    tensors = dict(zip(("hidden", "weight", "targets"), inputs, strict=True)) | change
+    refused(lambda: linear_cross_entropy(**tensors), name)
+    refused(lambda: sampled_linear_cross_entropy(**tensors, num_negatives=3, seed=1), name)
+
+
+@pytest.mark.parametrize("name", ["seed", "step"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor([1, 2]), torch.tensor([], dtype=torch.int64), torch.tensor(1, dtype=torch.int32),
+        torch.tensor(1, device="meta"),
+    ],
+    ids=["two elements", "none", "int32", "elsewhere"],
+)  # fmt: skip
+def test_counters_are_one_integer_where_hidden_is(inputs, name, value):
+    refused(lambda: sampled_linear_cross_entropy(*inputs, **{"num_negatives": 3, "seed": 1, name: value}), name)
+
+
+def test_tiles_have_at_most_1024_tokens(inputs):
+    for tokens in (1025, 2**20):
+        options = {"num_negatives": 3, "seed": 1, "sharing": "tile", "tile_tokens": tokens}
+        refused(lambda options=options: sampled_linear_cross_entropy(*inputs, **options), "tile_tokens")
+        refused(lambda options=options: SampledLinearCrossEntropy(**options), "tile_tokens")
+        refused(lambda options=options: draw_negatives(M, V, **options), "tile_tokens")
+    sampled_linear_cross_entropy(*inputs, **options | {"tile_tokens": 1024})
+
+
 TARGETS = torch.zeros(3, dtype=torch.int64)
 
 

@@ -54,7 +54,7 @@ FULL = [
     Point("fp16", 32768, 131072, 128, dtype="float16", weight_dtype="float16"),
     *(
         Point(name, 4096, 32768, dim, dtype="float32", weight_dtype="float32")
-        for name, dim in (("fp32", 128), ("fp32-d256", 256))
+        for name, dim in (("fp32-d64", 64), ("fp32", 128), ("fp32-d256", 256), ("fp32-d512", 512))
     ),
     Point("huge", 8192, 9_400_000, 256),
 ]
@@ -65,6 +65,10 @@ SAMPLED = [
     Point("beauty-fp32", 32768, 176450, 256, 511, dtype="float32", weight_dtype="float32"),
     Point("beauty-16bit", 32768, 176450, 256, 511),
     Point("beauty-zipf", 32768, 176450, 256, 511, weight_dtype="float32", zipf=True),
+    *(
+        Point(f"beauty-{scores}", 32768, 176450, 256, 511, scores=scores, weight_dtype="float32")
+        for scores in ("peaked", "fitted")
+    ),
     Point("huge", 8192, 9_400_000, 256, 511),
 ]
 
@@ -87,8 +91,9 @@ def make_inputs(point: Point, device: str = "cuda") -> Inputs:
     return Inputs(hidden.to(getattr(torch, point.dtype)).requires_grad_(), weight.requires_grad_(), targets)
 
 
-def true_gradients(inputs: Inputs, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+def true_gradients(inputs: Inputs) -> tuple[Tensor, Tensor]:
     """DH [M, D] and dW [V, D] of the mean full loss in float64, from the numbers that the products see."""
+    chunk = max(1, min(1024, 800_000_000 // len(inputs.weight)))  # of tokens: up to 6.4 GB of scores
     hidden = inputs.hidden.detach().double()
     weight = inputs.weight.detach().to(inputs.hidden.dtype).double()
     dhidden, dweight = torch.empty_like(hidden), torch.zeros_like(weight)

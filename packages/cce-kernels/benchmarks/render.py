@@ -6,6 +6,7 @@ python packages/cce-kernels/benchmarks/render.py [CSV]
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,16 @@ def render(path: Path) -> None:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Draw bars of time (from 0) and memory (logarithmic) for the points that most variants ran."""
+    """Draw bars of time (from 0) and memory (logarithmic) of the GPU with most rows, at points that most variants ran.
+
+    Times of two kinds of GPU say nothing beside each other.
+    """
     from matplotlib.figure import Figure
 
     timed = [row for row in rows if row.both_ms is not None]
+    if timed:
+        gpu, _ = Counter(row.gpu for row in timed).most_common(1)[0]
+        timed = [row for row in timed if row.gpu == gpu]
     ops = [op for op in PICTURED if any(row.op == op and row.point in PICTURED[op] for row in timed)]
     if not ops:
         return

@@ -18,6 +18,7 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,14 +50,20 @@ def ceiling_of(point: Point, variant: str) -> tuple[str, float]:
 
 
 def sampled_errors(variant: str, point: Point) -> dict[str, float]:
-    """Errors of dH and dW against the float64 reference, which draws the same ids, at a small shape."""
+    """Errors of dH and dW at a small shape, against float64 with the same negatives."""
     small = replace(point, **SMALL)
     inputs = make_inputs(small)
     narrow = inputs.weight.detach().to(inputs.hidden.dtype)
     wide = Inputs(inputs.hidden.detach().double().requires_grad_(), narrow.double().requires_grad_(), inputs.targets)
-    options = {name: value for name, value in SAMPLED_OPTIONS[variant].items() if name == "sharing"}
-    truth = torch.autograd.grad(ours_sampled(wide, small, impl="reference", **options), (wide.hidden, wide.weight))
-    got = torch.autograd.grad(available()["sampled"][variant](inputs, small), (inputs.hidden, inputs.weight))
+    loss = exact = available()["sampled"][variant]
+    if variant in SAMPLED_OPTIONS:
+        options = {name: value for name, value in SAMPLED_OPTIONS[variant].items() if name == "sharing"}
+        exact = partial(ours_sampled, impl="reference", **options)
+    gradients = []
+    for mine, given in ((exact, wide), (loss, inputs)):
+        torch.manual_seed(0)  # plain torch draws by it
+        gradients.append(torch.autograd.grad(mine(given, small), (given.hidden, given.weight)))
+    truth, got = gradients
     return errors(tuple(x.to_dense() if x.is_sparse else x for x in got), truth)
 
 
@@ -89,7 +96,7 @@ def measure(
         numbers |= {"share_of_ceiling": least / both, "peak_extra_mib": peak_extra_bytes(gradients) / 2**20}
         if truth is not None:
             numbers |= errors(gradients(), truth)
-        elif variant in SAMPLED_OPTIONS:
+        elif point.op == "sampled":
             numbers |= sampled_errors(variant, point)
             notes.append(f"errors at M {SMALL['tokens']:,}, V {SMALL['items']:,}, N {SMALL['negatives']}")
         if variant.startswith("ours") and "sparse" not in variant:  # a sparse gradient asks the device for its size
@@ -102,6 +109,15 @@ def measure(
         D=point.dim, N=point.negatives, dtype=point.dtype, weight_dtype=point.weight_dtype, ceiling=ceiling,
         note="; ".join(notes), **numbers,
     )  # fmt: skip
+
+
+def truth_of(inputs: Inputs) -> tuple[Tensor, Tensor] | None:
+    """What the gradients of the full loss should be, or None where float64 does not fit."""
+    try:
+        return true_gradients(inputs)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
 
 
 def smaller(point: Point) -> Point:
@@ -153,8 +169,7 @@ def main() -> None:
             print(f"out of time before {point.op} {point.name}")
             break
         inputs = make_inputs(point)
-        known = point.op == "full" and point.tokens * point.items < 6e9
-        truth = true_gradients(inputs) if known else None
+        truth = truth_of(inputs) if point.op == "full" else None
         for variant, _ in (job for job in jobs if job[1] == point):
             row = measure(variant, point, inputs, truth, who)
             rows = merged(rows, row)

@@ -1,13 +1,13 @@
 """The two losses: checks, autocast, shapes and reduction around the kernels."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from cce_kernels import tuning, validation
-from cce_kernels.checks import plain_integer
+from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.draws import Draw, Sharing, as_counter, groups_of
 from cce_kernels.masking import reduce_loss
 from cce_kernels.objectives import Objective, Softmax
@@ -19,50 +19,29 @@ Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]
 
 
+class _Options(TypedDict, total=False):
+    """Options of the full loss that do not change what it returns (for the overloads)."""
+
+    bias: Tensor | None
+    ignore_index: int
+    softcap: float | None
+    reduction: Reduction
+    filter_eps: float | None
+    check: bool
+    impl: Impl
+
+
 @overload
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = ...,
-    ignore_index: int = ...,
-    softcap: float | None = ...,
-    reduction: Reduction = ...,
-    filter_eps: float | None = ...,
-    return_lse: Literal[False] = ...,
-    check: bool = ...,
-    impl: Impl = ...,
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[False] = ..., **options: Unpack[_Options]
 ) -> Tensor: ...
 @overload
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = ...,
-    ignore_index: int = ...,
-    softcap: float | None = ...,
-    reduction: Reduction = ...,
-    filter_eps: float | None = ...,
-    return_lse: Literal[True],
-    check: bool = ...,
-    impl: Impl = ...,
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[True], **options: Unpack[_Options]
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    bias: Tensor | None = ...,
-    ignore_index: int = ...,
-    softcap: float | None = ...,
-    reduction: Reduction = ...,
-    filter_eps: float | None = ...,
-    return_lse: bool,
-    check: bool = ...,
-    impl: Impl = ...,
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: bool, **options: Unpack[_Options]
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 def linear_cross_entropy(
     hidden: Tensor,
@@ -70,7 +49,7 @@ def linear_cross_entropy(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     softcap: float | None = None,
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
@@ -92,7 +71,7 @@ def linear_cross_entropy(
         reduction: `mean` is over the tokens that count, 0 if there are none.
         filter_eps: leave out tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
-        check: look at the values too: one synchronisation.
+        check: look at the values too: one synchronisation, and a break in torch.compile's graph.
         impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512, in fp32 up to 256: with
             wider fp32 vectors `auto` is the reference, the faster one there.
 
@@ -105,6 +84,7 @@ def linear_cross_entropy(
         RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative.
     """
     ignore_index = plain_integer(ignore_index)
+    return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_full(softcap, filter_eps)
     if check:
@@ -151,9 +131,9 @@ def sampled_linear_cross_entropy(
     sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
     objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
     sharing: Sharing = "none",
-    tile_tokens: int = 64,
+    tile_tokens: int = validation.DEFAULT_TILE_TOKENS,
     bias: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     reduction: Reduction = "mean",
     deterministic: bool = False,
     sparse_grad: bool = False,
@@ -175,7 +155,7 @@ def sampled_linear_cross_entropy(
         step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
             ids.
         row_offset: row number of the first token (ignored tokens count): ranks and micro-batches that number their rows
-            consecutively draw what one big batch would.
+            consecutively draw what one big batch would. Not so with `InBatch`, which draws among this call's targets.
         sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
         objective: `Softmax()`, `BCE()` or `GBCE(t)`.
         sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
@@ -186,8 +166,10 @@ def sampled_linear_cross_entropy(
         reduction: `mean` is over the tokens that count, 0 if there are none.
         deterministic: bitwise equal gradients from run to run, with either implementation.
         sparse_grad: weight's gradient (and bias's) holds only the rows touched, as a sparse tensor for
-            `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient.
-        check: look at the values too: one synchronisation.
+            `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient. Give
+            a leaf, such as an `nn.Parameter`: torch cannot take a sparse gradient back through a slice or a cast. It
+            breaks torch.compile's graph.
+        check: look at the values too: one synchronisation, and a break in torch.compile's graph.
         impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512.
 
     Returns:
@@ -200,6 +182,8 @@ def sampled_linear_cross_entropy(
     num_negatives, seed, step, row_offset, tile_tokens, ignore_index = map(
         plain_integer, (num_negatives, seed, step, row_offset, tile_tokens, ignore_index)
     )
+    deterministic, sparse_grad = plain_flag("deterministic", deterministic), plain_flag("sparse_grad", sparse_grad)
+    check = plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_sampling(
         weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens

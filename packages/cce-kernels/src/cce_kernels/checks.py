@@ -34,6 +34,15 @@ def check_integer(name: str, value: object, low: int, end: int) -> None:
         raise ValueError(f"{name}: found {value!r}, allowed: an integer in [{low}, {end})")
 
 
+def plain_flag(name: str, value: object) -> bool:
+    """A `bool`, or numpy's, as a `bool`; anything else is refused, for almost all of it is true, the word False too."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's by name, for torch does without numpy
+        return bool(value)
+    raise ValueError(f"{name}: found {value!r}, allowed: True, False")
+
+
 def is_number(value: object) -> bool:
     """Whether it is a finite number of Python's, or one that torch.compile traces."""
     known = isinstance(value, int | float | torch.SymInt | torch.SymFloat) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from torch import Tensor
 from cce_kernels.checks import plain_integer
 from cce_kernels.philox import MASK32, scaled_draws
 from cce_kernels.samplers import Sampler, Source, Uniform, prepare
-from cce_kernels.validation import check_draw
+from cce_kernels.validation import DEFAULT_IGNORE_INDEX, DEFAULT_TILE_TOKENS, check_draw
 
 Sharing = Literal["none", "tile", "batch"]
 BATCH_GROUP = 64  # sharing="batch": tokens that are worked on together; every group draws the same ids
@@ -80,9 +80,9 @@ def draw_negatives(
     row_offset: int = 0,
     sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
     sharing: Sharing = "none",
-    tile_tokens: int = 64,
+    tile_tokens: int = DEFAULT_TILE_TOKENS,
     targets: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = DEFAULT_IGNORE_INDEX,
 ) -> Tensor:
     """The ids that `sampled_linear_cross_entropy` draws, accidental hits not yet removed.
 
@@ -93,11 +93,11 @@ def draw_negatives(
         seed: as in `sampled_linear_cross_entropy`, and so are `step`, `row_offset`, `sampler`, `sharing` and
             `tile_tokens`.
         step: the step counter.
-        row_offset: rows before the first token.
+        row_offset: rows before the first token: parts of a batch then draw what the whole would, except with `InBatch`.
         sampler: where ids come from.
         sharing: who shares a set of negatives.
         tile_tokens: tokens that share with `sharing="tile"`.
-        targets: int64 [M], for `InBatch` only (it draws among them).
+        targets: int64 [M], for `InBatch` only: those of the same call of the loss, among which it draws.
         ignore_index: as there; for `InBatch` only.
 
     Returns:

@@ -1,4 +1,8 @@
-"""Which tokens count, and what a reduction makes of their losses: the one place that says both."""
+"""Which tokens count, and what a reduction makes of their losses, in plain torch.
+
+Kernels say the same in registers: which tokens count in full_finish.py, mean_loss.py and sampled_*.py, the mean in
+mean_loss.py.
+"""
 
 import torch
 from torch import Tensor

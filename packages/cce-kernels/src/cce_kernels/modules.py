@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cce_kernels import validation
 from cce_kernels.api import Impl, Reduction, linear_cross_entropy, sampled_linear_cross_entropy
-from cce_kernels.checks import plain_integer
+from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.draws import Sharing
 from cce_kernels.objectives import Objective, Softmax
 from cce_kernels.samplers import Sampler, Uniform
@@ -20,7 +20,7 @@ class LinearCrossEntropy(nn.Module):
     def __init__(
         self,
         *,
-        ignore_index: int = -100,
+        ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
         softcap: float | None = None,
         reduction: Reduction = "mean",
         filter_eps: float | None = None,
@@ -28,8 +28,9 @@ class LinearCrossEntropy(nn.Module):
         impl: Impl = "auto",
     ) -> None:
         ignore_index = plain_integer(ignore_index)
-        validation.check_reduction(reduction, impl, ignore_index)
+        validation.check_shared_options(reduction, impl, ignore_index)
         validation.check_full(softcap, filter_eps)
+        check = plain_flag("check", check)
         super().__init__()
         self.ignore_index, self.softcap, self.reduction = ignore_index, softcap, reduction
         self.filter_eps, self.check, self.impl = filter_eps, check, impl
@@ -57,20 +58,25 @@ class LinearCrossEntropy(nn.Module):
 class SampledLinearCrossEntropy(nn.Module):
     """`sampled_linear_cross_entropy` with its options fixed; the step is given at each call.
 
+    A tensor given as `seed` becomes a buffer, which is not saved: `.to()` moves it, and DistributedDataParallel hands
+    rank 0's to all (ranks with one seed are kept apart by `row_offset`).
+
     Raises:
         ValueError: an option is wrong.
     """
 
+    seed: Tensor | int
+
     def __init__(
         self,
         num_negatives: int,
-        seed: int,
+        seed: Tensor | int,
         *,
         sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
         objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
         sharing: Sharing = "none",
-        tile_tokens: int = 64,
-        ignore_index: int = -100,
+        tile_tokens: int = validation.DEFAULT_TILE_TOKENS,
+        ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
         reduction: Reduction = "mean",
         deterministic: bool = False,
         sparse_grad: bool = False,
@@ -80,13 +86,19 @@ class SampledLinearCrossEntropy(nn.Module):
         num_negatives, seed, tile_tokens, ignore_index = map(
             plain_integer, (num_negatives, seed, tile_tokens, ignore_index)
         )
-        validation.check_reduction(reduction, impl, ignore_index)
+        validation.check_shared_options(reduction, impl, ignore_index)
         validation.check_sharing(num_negatives, sharing, tile_tokens)
         validation.check_counter("seed", seed, None, 2**63)
         validation.check_sampler(sampler)
         validation.check_objective(objective, sampler)
+        deterministic, sparse_grad = plain_flag("deterministic", deterministic), plain_flag("sparse_grad", sparse_grad)
+        check = plain_flag("check", check)
         super().__init__()
-        self.num_negatives, self.seed, self.sampler, self.objective = num_negatives, seed, sampler, objective
+        if isinstance(seed, Tensor):
+            self.register_buffer("seed", seed, persistent=False)
+        else:
+            self.seed = seed
+        self.num_negatives, self.sampler, self.objective = num_negatives, sampler, objective
         self.sharing, self.tile_tokens = sharing, tile_tokens
         self.ignore_index, self.reduction = ignore_index, reduction
         self.deterministic, self.sparse_grad, self.check, self.impl = deterministic, sparse_grad, check, impl

@@ -2,6 +2,8 @@
 
 `L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
 Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
+As in the kernels, the target is left out of the sum, so that nothing is lost where the model is sure of it: with
+`x = logsumexp_{j != t} s_mj - s_mt`, the loss is `log(1 + e^x)` and `1 - p_mt = 1 / (1 + e^-x)`.
 Tokens and items are worked on in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for
 16-bit inputs and float64 where an input is.
 
@@ -58,7 +60,7 @@ def linear_cross_entropy_reference(
         loss [M] and lse [M] (not differentiable), fp32 or float64.
     """
     if torch.compiler.is_compiling():
-        loss, lse, _ = reference_full_forward(hidden, weight.contiguous(), bias, targets, ignore_index, softcap)
+        loss, lse, *_ = reference_full_forward(hidden, weight.contiguous(), bias, targets, ignore_index, softcap)
         return loss, lse
     loss, lse = _Full.apply(hidden, weight, bias, targets, ignore_index, softcap)
     return loss, lse
@@ -92,24 +94,28 @@ def _places(safe: Tensor, items: slice) -> tuple[Tensor, Tensor]:
 
 def forward(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ignore_index: int, softcap: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [M], log-sum-exp [M] as it is shown, and as `backward` reads it [M]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss [M], log-sum-exp [M] as it is shown and as `backward` reads it [M], and `1 - p_mt` [M]."""
     dtype = compute_dtype(hidden, weight, bias)
     w = as_multiplied(weight.detach(), hidden).to(dtype)
     b = None if bias is None else bias.detach().to(dtype)
     valid, bad, safe = masks(targets, ignore_index, weight.shape[0])
-    lse = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=dtype)
-    target_score = torch.zeros_like(lse)
+    rest = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=dtype)  # log-sum-exp of all but the target
+    target_score = torch.zeros_like(rest)
     token_chunks, item_chunks = _chunks(hidden, weight)
     for tokens in token_chunks:
         h = hidden.detach()[tokens].to(dtype)
         for items in item_chunks:
             scores = _scores(h, w[items], None if b is None else b[items], softcap)
             columns, inside = _places(safe[tokens], items)
-            target_score[tokens] += torch.where(inside, scores.gather(1, columns), 0).squeeze(1)
-            lse[tokens] = torch.logaddexp(lse[tokens], scores.logsumexp(1))
-    loss = torch.where(valid, lse - target_score, 0).masked_fill_(bad, torch.nan)
-    return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), lse
+            found = scores.gather(1, columns)
+            target_score[tokens] += torch.where(inside, found, 0).squeeze(1)
+            scores.scatter_(1, columns, torch.where(inside, -torch.inf, found))
+            rest[tokens] = torch.logaddexp(rest[tokens], scores.logsumexp(1))
+    lse = torch.logaddexp(rest, target_score)
+    x = rest - target_score
+    loss = torch.where(valid, torch.logaddexp(x, torch.zeros_like(x)), 0).masked_fill_(bad, torch.nan)
+    return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), lse, torch.sigmoid(x)
 
 
 def backward(
@@ -119,6 +125,7 @@ def backward(
     bias: Tensor | None,
     targets: Tensor,
     lse: Tensor,
+    others: Tensor,
     ignore_index: int,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +146,7 @@ def backward(
             slope = None if softcap is None else 1 - (scores / softcap) ** 2
             coefficient = scores.sub_(lse[tokens, None]).exp_()
             columns, inside = _places(safe[tokens], items)
-            coefficient.scatter_add_(1, columns, -inside.to(dtype))
+            coefficient.scatter_(1, columns, torch.where(inside, -others[tokens, None], coefficient.gather(1, columns)))
             if slope is not None:
                 coefficient *= slope
             coefficient *= grad[tokens, None]
@@ -167,7 +174,7 @@ class _Full(torch.autograd.Function):
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ignore_index, softcap = inputs
-    ctx.save_for_backward(*tensors, output[2])
+    ctx.save_for_backward(*tensors, *output[2:])
     ctx.options = ignore_index, softcap
     ctx.set_materialize_grads(False)
 
@@ -188,7 +195,7 @@ reference_full_backward = torch.library.custom_op("cce_kernels::reference_full_b
 @reference_full_forward.register_fake
 def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
     dtype = compute_dtype(hidden, weight, bias)
-    return tuple(hidden.new_empty(hidden.shape[0], dtype=dtype) for _ in range(3))
+    return tuple(hidden.new_empty(hidden.shape[0], dtype=dtype) for _ in range(4))
 
 
 @reference_full_backward.register_fake

@@ -11,10 +11,10 @@ from torch import Tensor
 from cce_kernels.draws import Draw
 from cce_kernels.first_order import first_order
 from cce_kernels.kernels.mean_loss import launch_mean
-from cce_kernels.kernels.sampled_keys import launch_group_ids, launch_mark_items
+from cce_kernels.kernels.sampled_keys import launch_mark_items
 from cce_kernels.kernels.sampled_state import SampledState, WeightGradient
 from cce_kernels.masking import masks, reduce_loss, scale_rows, sparse_rows, upstream_of
-from cce_kernels.objectives import Objective, Terms
+from cce_kernels.objectives import Objective
 from cce_kernels.sampled_call import Call, call_of
 from cce_kernels.sampled_ops import (
     accumulate,
@@ -126,17 +126,3 @@ def touched_items(state: SampledState) -> tuple[Tensor, Tensor]:
     valid, _, safe = masks(targets, state.ignore_index, items)
     touched.scatter_reduce_(0, safe, valid.to(torch.int32), "amax")
     return touched.nonzero().squeeze(1), (touched.cumsum(0) - 1).to(torch.int32)
-
-
-def drawn_ids(hidden: Tensor, weight: Tensor, draw: Draw) -> Tensor:
-    """The ids int64 [G, N] of every group, written out by the kernels' own code (for tests)."""
-    source, absent = draw.source, hidden.new_empty(0)
-    size = source.size if isinstance(source.size, Tensor) else None
-    positions = 0 if isinstance(source.size, Tensor) else source.size
-    state = SampledState(
-        hidden, weight, None, absent, absent, absent, draw.seed, draw.step, positions, size, source.table,
-        source.alias, None, None, draw.groups, draw.num_negatives, -1, Terms(True, 1.0, 1.0),
-    )  # fmt: skip
-    ids = torch.empty(draw.groups.number, draw.num_negatives, dtype=torch.int64, device=hidden.device)
-    launch_group_ids(state, ids)
-    return ids

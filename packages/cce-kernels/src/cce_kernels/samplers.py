@@ -79,6 +79,9 @@ class Popularity:
 class InBatch:
     """A draw is a random valid token of the batch, the id its target: q is the target's share of the batch.
 
+    The batch is that of one call: micro-batches and ranks each draw among their own targets, whatever their
+    `row_offset`, and not what one big batch would.
+
     Attributes:
         logq: as in `Popularity`.
     """

@@ -62,15 +62,16 @@ _FULL_SAFE = {
     256: (FullTiles(32, 32, 4, 2), FullTiles(32, 32, 4, 2)),
     512: (FullTiles(16, 16, 4, 2), FullTiles(16, 16, 4, 2)),
 }
-# fp32: three bf16 parts a number, 6 bytes of shared memory for 2. Elsewhere than on sm_90: up to 96 KiB. Not measured.
+# fp32: three bf16 parts a number, 6 bytes of shared memory for 2 in 16 bits. At most 96 KiB; not measured.
 _FULL_FP32 = {
     64: (FullTiles(64, 32, 4, 2), FullTiles(32, 64, 4, 2)),
     128: (FullTiles(32, 32, 4, 2), FullTiles(32, 32, 4, 2)),
     256: (FullTiles(16, 16, 4, 2), FullTiles(16, 16, 4, 2)),
 }
+# Measured on an H200 (TUNING.md).
 _FULL_FP32_SM90 = {
-    64: (FullTiles(128, 64, 8, 2), FullTiles(64, 128, 4, 2)),
-    128: (FullTiles(128, 64, 8, 2), FullTiles(64, 128, 8, 2)),
+    64: (FullTiles(64, 128, 4, 1), FullTiles(128, 64, 4, 1)),
+    128: (FullTiles(128, 64, 8, 1), FullTiles(64, 128, 8, 1)),
     256: (FullTiles(64, 64, 4, 1), FullTiles(64, 64, 4, 1)),
 }
 _FULL_INTERPRETER = FullTiles(16, 16, 4, 1)

@@ -23,8 +23,8 @@ DEFAULT_IGNORE_INDEX = -100
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def check_reduction(reduction: str, impl: str, ignore_index: int) -> None:
-    """The options that both losses share."""
+def check_shared_options(reduction: str, impl: str, ignore_index: int) -> None:
+    """The options of one value that both losses share."""
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("impl", impl, IMPLS)
     check_integer("ignore_index", ignore_index, -(2**63), 2**63)
@@ -40,10 +40,12 @@ def check_common(
     ignore_index: int,
 ) -> None:
     """Shapes, dtypes and devices that both losses demand."""
-    check_reduction(reduction, impl, ignore_index)
+    check_shared_options(reduction, impl, ignore_index)
     for name, given in (("hidden", hidden), ("weight", weight), ("targets", targets), ("bias", bias)):
         if not isinstance(given, Tensor) and (given is not None or name != "bias"):
             raise ValueError(f"{name}: found {type(given).__name__}, allowed: a tensor")
+        if given is not None and given.layout != torch.strided:
+            raise ValueError(f"{name}: found {given.layout}, allowed: a dense tensor")
     if hidden.dim() < 1:
         raise ValueError("hidden: found a scalar, allowed: the shape [..., D]")
     if weight.dim() != 2:
@@ -69,6 +71,8 @@ def check_common(
     for name, tensor in (("weight", weight), ("targets", targets), ("bias", bias)):
         if tensor is not None and tensor.device != hidden.device:
             raise ValueError(f"{name}: found on {tensor.device}, allowed: hidden's device {hidden.device}")
+    if hidden.is_meta:
+        raise ValueError("hidden: found on meta, allowed: a device that holds numbers")
 
 
 def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> None:

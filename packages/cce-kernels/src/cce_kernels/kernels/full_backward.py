@@ -50,6 +50,7 @@ _NEVER = tl.constexpr(2**31 - 1)
 _PARTS_BYTES = 48 << 20  # of the parts of the table that exist at once, fp32 only
 # Numbers of the dtype that add up to an fp32 number.
 _PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+_SLOTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 4}  # columns of a token: the next power of two
 
 
 @triton.jit
@@ -131,10 +132,14 @@ def _first_from(ordered, number, value):
 def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_T: tl.constexpr,
                  HAS_BIAS: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
-                 PRECISION: tl.constexpr):  # fmt: skip
+                 SLOTS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Subtract o_m g_m h_m from the row of token m's target, for the tokens low .. high of the sorted order."""
-    for k in range(low, high, BLOCK_T):
-        places = k + tl.arange(0, BLOCK_T)
+    # A token has SLOTS columns of the one-hot matrix, one for each 16-bit part of its entry: one product adds them all.
+    # A product for each part is a chain, which Triton lays out otherwise than the loop before: at D 512 the sums do not
+    # fit into registers then, and ptxas runs the products of that loop one by one (TUNING.md).
+    part = tl.arange(0, BLOCK_T) % SLOTS
+    for k in range(low, high, BLOCK_T // SLOTS):
+        places = k + tl.arange(0, BLOCK_T) // SLOTS
         inside = places < high
         tokens = tl.load(order + places, mask=inside, other=0)
         target = tl.load(targets + tokens, mask=inside, other=-1).to(tl.int32)
@@ -145,16 +150,20 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, ot
         h1 = h0
         if DIM1 > 0:
             h1 = as_operand(gather_rows(hidden, tokens, inside, DIM0, DIM1, DIM), PRECISION)
-        left = tl.where(items[:, None] == target[None, :], -value[None, :], 0.0)  # [BLOCK_V, BLOCK_T] fp32
+        own = items[:, None] == target[None, :]  # [BLOCK_V, BLOCK_T]
         if HAS_BIAS:
-            dbias += tl.sum(left, axis=1)
-        for _ in tl.static_range(PARTS):
-            part = left.to(hidden.dtype.element_ty)
-            factors = as_operand(part, PRECISION)
-            acc0 = product(factors, h0, acc0, PRECISION)
-            if DIM1 > 0:
-                acc1 = product(factors, h1, acc1, PRECISION)
-            left -= part.to(tl.float32)
+            dbias += tl.sum(tl.where(own & (part == 0)[None, :], -value[None, :], 0.0), axis=1)
+        entry = value
+        if SLOTS > 1:
+            entry = tl.zeros([BLOCK_T], dtype=tl.float32)
+            for i in tl.static_range(PARTS):
+                rounded = value.to(hidden.dtype.element_ty).to(tl.float32)
+                entry = tl.where(part == i, rounded, entry)
+                value -= rounded
+        left = as_operand(tl.where(own, -entry[None, :], 0.0).to(hidden.dtype.element_ty), PRECISION)
+        acc0 = product(left, h0, acc0, PRECISION)
+        if DIM1 > 0:
+            acc1 = product(left, h1, acc1, PRECISION)
     return acc0, acc1, dbias
 
 
@@ -166,7 +175,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                          PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
-                         PRECISION: tl.constexpr, TMA: tl.constexpr, STAGED: tl.constexpr,
+                         SLOTS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr, STAGED: tl.constexpr,
                          ONE_LOOP: tl.constexpr):  # fmt: skip
     """Grid (tiles of items from first_tile on, splits of the tokens); see the head of this file."""
     tile = first_tile + tl.program_id(0)
@@ -240,7 +249,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
     if split == 0:
         acc0, acc1, dbias = _add_targets(
             low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
-            DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, PRECISION,
+            DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, SLOTS, PRECISION,
         )  # fmt: skip
 
     factor = 2.0**-P_SHIFT / grad_scale
@@ -309,9 +318,9 @@ def launch_backward(
             hidden, *stream, weight, split_parts(rows) if parts else weight, weight if bias is None else bias,
             state.targets, state.lse2, state.others, state.grad, state.range_scale, order, target_tiles, dweight, dbias,
             num_tokens, num_items, tokens_per_split, first_tile, rows.shape[0], state.softcap or 1.0, filter_eps or 0.0,
-            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=16,
+            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=32,
             HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
-            PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype],
+            PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
             PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
             ONE_LOOP=one_loop(hidden), **tiles.options(),
         )  # fmt: skip

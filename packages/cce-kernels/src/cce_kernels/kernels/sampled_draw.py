@@ -8,9 +8,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from cce_kernels.philox import STREAM_NEGATIVES
+
 NO_TABLE = tl.constexpr(0)  # the position is the id
 ALIAS_TABLE = tl.constexpr(1)
 POOL_TABLE = tl.constexpr(2)  # the number of positions is read from the device
+_STREAM = tl.constexpr(STREAM_NEGATIVES)
 
 
 @triton.jit
@@ -30,7 +33,7 @@ def draw_ids(seed, step, row, first_slot, size, table, TABLE: tl.constexpr, SLOT
     pairs = first_slot // 2 + tl.arange(0, SLOTS // 2)
     c0 = pairs.to(tl.uint32)
     zero = tl.zeros_like(c0)
-    w0, w1, w2, w3 = tl.philox(seed, c0, zero + row.to(tl.uint32), zero + step.to(tl.uint32), zero)
+    w0, w1, w2, w3 = tl.philox(seed, c0, zero + row.to(tl.uint32), zero + step.to(tl.uint32), zero + _STREAM)
     even = w1.to(tl.uint64) * size + ((w0.to(tl.uint64) * size) >> 32)
     odd = w3.to(tl.uint64) * size + ((w2.to(tl.uint64) * size) >> 32)
     draws = tl.interleave(even, odd)

@@ -62,7 +62,7 @@ def _backward(
         tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
         if HAS_BIAS:
             tl.atomic_add(dbias + out, token_pull, mask=valid, sem="relaxed")
-    # A program is STEPS blocks of slots; the scratch has one row for each (unit, slot), then one for each token.
+    # A program is STEPS blocks of slots; the scratch has one row for each (unit, slot).
     scratch_row = tl.program_id(0).to(tl.int64) * num_negatives
     for index in range(STEPS):
         first = (tl.program_id(1) * STEPS + index) * BLOCK_N
