@@ -206,9 +206,15 @@ def _from_file(point: params.Params, options: Options, names: pa.Array) -> Histo
     )
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        empty = write_history_log(options.histories, log, root=stage.checkout(), columns=columns)
-        if empty:
-            print(f"note: users with an empty history get no list: {empty:,}", file=sys.stderr)
+        needs_times = options.timestamp_column is not None
+        found = write_history_log(
+            options.histories, log, root=stage.checkout(), columns=columns, needs_times=needs_times
+        )
+        if found.in_row_order:
+            note = f"no column {columns.timestamp!r}: events of a user are taken in the order of rows"
+            print(f"note: {note}", file=sys.stderr)
+        if found.empty_users:
+            print(f"note: users with an empty history get no list: {found.empty_users:,}", file=sys.stderr)
         return read_histories(log, names)
 
 
@@ -217,7 +223,10 @@ def notes(found: Histories) -> list[str]:
     lines = []
     if found.unknown_items.count:
         left = found.unknown_items
-        lines.append(f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}")
+        line = f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}"
+        if any(isinstance(item, str) and re.fullmatch(r"-?\d+\.0*", item) for item in left.examples):
+            line += "; ids of text files are compared as text: write 7 and not 7.0"
+        lines.append(line)
     if found.empty_users.count:
         left = found.empty_users
         lines.append(f"users without any known item get no list: {left.count:,}: {_examples(left)}")

@@ -88,6 +88,26 @@ def test_histories_of_a_file_in_original_ids(trained: Path, capsys: pytest.Captu
     assert "out/top.parquet: 4 recommendations for 1 users, on cpu" in said.out
 
 
+def test_times_that_are_not_there_are_told_if_nobody_named_them(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id,time\n1,{names[3]},2\n1,{names[1]},1\n")
+    found = run("--histories", "h.csv", "--k", "4")
+    assert found.drop("score").rows() == expected({1: [names[3], names[1]]}, 4)
+    assert "note: no column 'timestamp': events of a user are taken in the order of rows" in capsys.readouterr().err
+    found = run("--histories", "h.csv", "--k", "4", "--timestamp-column", "time")
+    assert found.drop("score").rows() == expected({1: [names[1], names[3]]}, 4)
+    assert capsys.readouterr().err.count("note: ") == 0
+    with pytest.raises(ValueError, match=r"no column 'tiem' \(for timestamp\)"):
+        recommend.main(["--histories", "h.csv", "--timestamp-column", "tiem"])
+
+
+def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n")
+    run("--histories", "h.csv", "--k", "4")
+    assert f"'{names[1]}.0'; ids of text files are compared as text: write 7 and not 7.0" in capsys.readouterr().err
+
+
 def test_seen_items_come_back_on_request(trained: Path):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     pl.DataFrame({"user_id": [1], "item_id": [names[:5]]}).write_parquet("h.parquet")
@@ -155,6 +175,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
         (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
         (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
         (["--histories", "none.csv"], "histories 'none.csv': no file"),
+        (["--histories", ""], "histories: found '', allowed: a path or a glob"),
         (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
         (["--device", "tpu"], "device"),
         (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),
