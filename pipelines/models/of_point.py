@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 
 
+def keys_of_settings() -> dict[str, str]:
+    """The key of params.yaml of each setting that the functions below make, by its name in `rec_models.settings`."""
+    from pipelines import params
+
+    usual = params.Params()
+    keys = {name: name for name in vars(usual)}
+    for section in ("backbone", "negatives", "train"):
+        keys |= {name: f"{section}.{name}" for name in vars(getattr(usual, section))}
+    for loss in ("gbce", "sce"):
+        keys |= {f"{loss}_{name}": f"losses.{loss}.{name}" for name in vars(getattr(usual.losses, loss))}
+    return keys
+
+
 def model_settings(point: params.Params) -> ModelSettings:
     """The network of the point."""
     from rec_models.settings import ModelSettings
