@@ -132,6 +132,36 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     assert again.drop("score").rows() == found.drop("score").rows()
 
 
+@pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.ckpt"])
+def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+):
+    run("--refit", "--k", "2")
+    kept = {name: Path("out/top.refit", name).read_bytes() for name in ("items.parquet", "model.ckpt")}
+    log = pl.read_parquet("data/download/log.parquet")
+    extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
+    pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # another catalogue
+    move = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target) == Path("out/top.refit", broken):
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    def killed_at_once(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if broken == "writing the ids":
+        monkeypatch.setattr("pyarrow.parquet.write_table", killed_at_once)
+    else:
+        monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recommend.main(["--refit", "--out", "out/top.parquet"])
+    model = Path("out/top.refit/model.ckpt")
+    if model.exists():
+        assert {name: Path("out/top.refit", name).read_bytes() for name in kept} == kept
+
+
 def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
     checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), epoch=7)
     loop = refit.loop(checkpoint, torch.device("cpu"))
