@@ -45,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.compare",
+        description=str(__doc__).replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("a", metavar="A", help="a DVC experiment or revision, workspace, or a folder")
     parser.add_argument("b", metavar="B", help="likewise")
     parser.add_argument("--metric", default="ndcg@10", help="of the sentence (default: ndcg@10)")

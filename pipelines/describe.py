@@ -17,6 +17,11 @@ from pipelines.settings.nested import merged, parse_overrides
 from pipelines.settings.raw_log import fetch
 
 OUT = stage.DATA / "describe"
+DESCRIPTION = """\
+Describe a log: sizes, lengths, popularity, repeats, time span, and how much its order matters.
+
+The log is that of dataset and download in params.yaml, with the changes given (as dvc exp run -S takes them). Prints a
+table, and writes describe.json and describe.png."""
 SECTIONS = ("dataset", "download")
 """The keys of params.yaml that say what a log is."""
 
@@ -34,15 +39,21 @@ def parse(arguments: list[str] | None = None) -> tuple[list[str], Path]:
     Raises:
         StageError: one line that names the option.
     """
-    from argparse import ArgumentError
+    from argparse import ArgumentError, RawDescriptionHelpFormatter
 
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog="python -m pipelines.describe", description=__doc__, exit_on_error=False)
+    parser = ArgumentParser(
+        prog="python -m pipelines.describe",
+        description=DESCRIPTION,
+        formatter_class=RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
     parser.add_argument(
         "changes", nargs="*", default=[], metavar="KEY=VALUE", help="dataset=..., download.columns.user=..., ..."
     )
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of describe.json and describe.png")
+    text = f"folder of describe.json and describe.png (default: {OUT})"
+    parser.add_argument("--out", type=Path, default=OUT, help=text)
     try:
         given = parser.parse_args(arguments)
     except ArgumentError as error:

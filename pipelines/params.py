@@ -6,7 +6,10 @@ that names the key, says what was found and what is allowed.
 
 from __future__ import annotations
 
+import math
+import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +17,17 @@ from typing import Any, Literal
 from pipelines.settings.nested import flatten
 from pipelines.settings.strict import ParamsError, build, read_yaml, require
 
-__all__ = ["NO_PRESET", "PRESET_KEYS", "Params", "ParamsError", "from_mapping", "load", "preset_values", "read_yaml"]
+__all__ = [
+    "NO_PRESET",
+    "PRESET_KEYS",
+    "Params",
+    "ParamsError",
+    "from_mapping",
+    "load",
+    "preset_values",
+    "read_yaml",
+    "refuse_contradictions",
+]
 
 NO_PRESET = "none"
 """The preset that is always there and sets nothing."""
@@ -49,7 +62,7 @@ class Negatives:
     """Tokens that share a set when ``sharing`` is ``tile``."""
 
     def __post_init__(self) -> None:
-        require("negatives.alpha", self.alpha, self.alpha >= 0, "a number from 0")
+        require("negatives.alpha", self.alpha, 0 <= self.alpha < math.inf, "a finite number from 0")
         require("negatives.tile_tokens", self.tile_tokens, self.tile_tokens >= 1, "a whole number from 1")
 
 
@@ -194,8 +207,9 @@ class Train:
     def __post_init__(self) -> None:
         for key in ("max_epochs", "patience", "devices", "accumulate"):
             require(f"train.{key}", getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
-        require("train.learning_rate", self.learning_rate, self.learning_rate > 0, "a number above 0")
-        require("train.weight_decay", self.weight_decay, self.weight_decay >= 0, "a number from 0")
+        rate, decay = self.learning_rate, self.weight_decay
+        require("train.learning_rate", rate, 0 < rate < math.inf, "a finite number above 0")
+        require("train.weight_decay", decay, 0 <= decay < math.inf, "a finite number from 0")
         require("train.window", self.window, self.window is None or self.window >= 1, "null or a whole number from 1")
 
 
@@ -269,12 +283,40 @@ def from_mapping(values: dict[str, Any]) -> Params:
     point = typing.cast(Params, build(Params, own, ""))
     presets = values.get("presets", {})
     require("presets", presets, isinstance(presets, dict), "a section of presets by name")
-    if point.preset == NO_PRESET:
-        return point
-    if point.preset not in presets:
-        names = ", ".join([NO_PRESET, *(str(name) for name in presets if name != NO_PRESET)])
-        raise ParamsError(f"preset: found {point.preset!r}, allowed: {names}")
-    return typing.cast(Params, build(Params, _with_preset(own, point.preset, presets[point.preset]), ""))
+    if point.preset != NO_PRESET:
+        if point.preset not in presets:
+            names = ", ".join([NO_PRESET, *(str(name) for name in presets if name != NO_PRESET)])
+            raise ParamsError(f"preset: found {point.preset!r}, allowed: {names}")
+        point = typing.cast(Params, build(Params, _with_preset(own, point.preset, presets[point.preset]), ""))
+    return point
+
+
+def refuse_contradictions(point: Params) -> None:
+    """Refuse at once, in any stage, what training would refuse: keys that do not go together.
+
+    `from_mapping` lets them pass: of the points of a table, some of which a setting does not fit, the others can run.
+
+    Raises:
+        ParamsError: naming a key, what was found and what is allowed.
+    """
+    from pipelines.models import of_point
+    from rec_models.settings import SettingsError
+
+    try:
+        of_point.model_settings(point)
+        of_point.batch_settings(point)
+        of_point.training_settings(point).check_loss(of_point.loss_settings(point))
+    except SettingsError as error:
+        raise ParamsError(_with_keys(str(error), of_point.keys_of_settings())) from None
+    window, longest = point.train.window, point.max_seq_len
+    fits = window is None or window <= longest
+    require("train.window", window, fits, f"null or 1 to max_seq_len = {longest}")
+
+
+def _with_keys(message: str, keys: Mapping[str, str]) -> str:
+    """A message of `rec_models.settings`, its first word and whatever is written ``name=`` as keys of params.yaml."""
+    name, colon, rest = message.partition(": ")
+    return keys.get(name, name) + colon + re.sub(r"\b(\w+)(?==)", lambda found: keys.get(found[0], found[0]), rest)
 
 
 def preset_values(name: str, preset: object) -> dict[str, Any]:
@@ -325,4 +367,6 @@ def load(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ParamsError: the file is missing, is no YAML, or holds something that is not allowed.
     """
-    return from_mapping(read_yaml(path))
+    point = from_mapping(read_yaml(path))
+    refuse_contradictions(point)
+    return point

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 LOG = stage.DATA / "download" / "log.parquet"
 MODEL = stage.DATA / "train" / "model.ckpt"
 OUT = stage.DATA / "recommend" / "recommendations.parquet"
+DESCRIPTION = """\
+Recommend items: the top k for every user of the log, or for the histories in a file.
+
+Every user of data/download/log.parquet gets a list from their whole history, whatever the split hid from training.
+The file written is a parquet of user_id, item_id, rank, score, with the ids of the log."""
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` that DVC keeps: nothing else may be written there."""
 
@@ -64,23 +69,30 @@ def parse(arguments: list[str] | None = None) -> Options:
     Raises:
         StageError: one line that names the option.
     """
-    from argparse import ArgumentError
+    from argparse import ArgumentError, RawDescriptionHelpFormatter
 
     from jsonargparse import ArgumentParser
 
     usual = Options()
-    parser = ArgumentParser(prog="python -m pipelines.recommend", description=__doc__, exit_on_error=False)
-    parser.add_argument("--k", type=_positive, default=usual.k, help="items a user")
+    parser = ArgumentParser(
+        prog="python -m pipelines.recommend",
+        description=DESCRIPTION,
+        formatter_class=RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
+    parser.add_argument("--k", type=_positive, default=usual.k, help=f"items a user (default: {usual.k})")
     parser.add_argument(
         "--histories", type=str | None, help="parquet or CSV: a row an event, or (parquet) a user with a list of items"
     )
-    parser.add_argument("--out", type=Path, default=usual.out, help="the parquet to write")
-    parser.add_argument("--model", type=Path, default=usual.model, help="model.ckpt, with its items.parquet beside it")
+    parser.add_argument("--out", type=Path, default=usual.out, help=f"the parquet to write (default: {OUT})")
+    text = f"with its items.parquet beside it (default: {MODEL})"
+    parser.add_argument("--model", type=Path, default=usual.model, help=text)
     parser.add_argument(
         "--refit", action="store_true", help="train on the whole log first; the model is kept in OUT.refit/"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=usual.device, help="auto: a GPU if any")
-    parser.add_argument("--batch-users", type=_positive, help="users at a time")
+    text = "auto, the default: a GPU if any"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=usual.device, help=text)
+    parser.add_argument("--batch-users", type=_positive, help="users at a time (default: evaluate.batch_users)")
     parser.add_argument("--keep-seen", action="store_true", help="recommend items of the history too")
     for name in ("user", "item", "timestamp"):
         text = f"column of --histories; by default download.columns.{name} of params.yaml"
@@ -206,9 +218,15 @@ def _from_file(point: params.Params, options: Options, names: pa.Array) -> Histo
     )
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        empty = write_history_log(options.histories, log, root=stage.checkout(), columns=columns)
-        if empty:
-            print(f"note: users with an empty history get no list: {empty:,}", file=sys.stderr)
+        needs_times = options.timestamp_column is not None
+        found = write_history_log(
+            options.histories, log, root=stage.checkout(), columns=columns, needs_times=needs_times
+        )
+        if found.in_row_order:
+            note = f"no column {columns.timestamp!r}: events of a user are taken in the order of rows"
+            print(f"note: {note}", file=sys.stderr)
+        if found.empty_users:
+            print(f"note: users with an empty history get no list: {found.empty_users:,}", file=sys.stderr)
         return read_histories(log, names)
 
 
@@ -217,7 +235,10 @@ def notes(found: Histories) -> list[str]:
     lines = []
     if found.unknown_items.count:
         left = found.unknown_items
-        lines.append(f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}")
+        line = f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}"
+        if any(isinstance(item, str) and re.fullmatch(r"-?\d+\.0*", item) for item in left.examples):
+            line += "; ids of text files are compared as text: write 7 and not 7.0"
+        lines.append(line)
     if found.empty_users.count:
         left = found.empty_users
         lines.append(f"users without any known item get no list: {left.count:,}: {_examples(left)}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,12 @@ def main() -> None:
                 batching=of_point.batch_settings(point),
             )
         except TrainingError as error:
+            if error.on_every_rank and not is_first_process():
+                sys.exit(1)
             raise stage.StageError(str(error)) from error
+        if result.is_first_rank and not point.dataset.startswith("twin:"):
+            for line in notes(result, of_point.popularity_ndcg(point, validation, counts)):
+                print(f"note: {line}", file=sys.stderr)
         shutil.copyfile(catalogue, out / "items.parquet")
         stage.write_json(out / "metrics.json", summary(point, result))
     if result.is_first_rank:
@@ -69,12 +75,33 @@ def main() -> None:
 @contextmanager
 def own_output() -> Iterator[Path]:
     """The stage's output for the first of several processes (``train.devices``), a passing folder for the others."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process():
         with stage.output(stage.DATA / "train") as out:
             yield out
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that was started, and not one of those that Lightning starts beside it."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def notes(result: FitResult, popularity: float) -> list[str]:
+    """What should not go unsaid about a trained model.
+
+    Args:
+        result: of training.
+        popularity: validation NDCG@10 of the ranking by popularity.
+    """
+    found = result.metrics["ndcg@10"]
+    if found > popularity:
+        return []
+    return [
+        f"the best validation ndcg@10, {found:.4f}, is not above that of the ranking by popularity, {popularity:.4f}: "
+        "more train.patience and train.max_epochs (pointwise losses start slowly), or another loss, may help"
+    ]
 
 
 def summary(point: params.Params, result: FitResult) -> dict[str, object]:

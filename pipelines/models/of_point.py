@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from pipelines import params
     from rec_data.batches import TrainingBatches
     from rec_data.sequences import SequenceStore
     from rec_models.backbones import Encoder
     from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+
+
+def keys_of_settings() -> dict[str, str]:
+    """The key of params.yaml of each setting that the functions below make, by its name in `rec_models.settings`."""
+    from pipelines import params
+
+    usual = params.Params()
+    keys = {name: name for name in vars(usual)}
+    for section in ("backbone", "negatives", "train"):
+        keys |= {name: f"{section}.{name}" for name in vars(getattr(usual, section))}
+    for loss in ("gbce", "sce"):
+        keys |= {f"{loss}_{name}": f"losses.{loss}.{name}" for name in vars(getattr(usual.losses, loss))}
+    return keys
 
 
 def model_settings(point: params.Params) -> ModelSettings:
@@ -106,3 +121,23 @@ def make_validation(point: params.Params, store: SequenceStore) -> Callable[[Enc
         return rank_metrics(torch.cat(ranks), [10])
 
     return validate
+
+
+def popularity_ndcg(point: params.Params, store: SequenceStore, counts: Tensor) -> float:
+    """NDCG@10 of the ranking by popularity, where `make_validation` has the model's.
+
+    Args:
+        point: for ``evaluate.filter_seen``.
+        store: the validation histories and their targets.
+        counts: [V] int64, how often training saw each item.
+    """
+    import torch
+
+    from rec_eval import popularity_top_k, rank_metrics
+
+    assert store.targets is not None
+    seen = {"seen_offsets": store.offsets, "seen_items": store.items} if point.evaluate.filter_seen else {}
+    lists = popularity_top_k(counts, 10, num_users=len(store), **seen)
+    hits = lists.ids == store.targets[:, None]  # [U, 10]
+    ranks = torch.where(hits.any(dim=1), hits.int().argmax(dim=1) + 1, 11)
+    return rank_metrics(ranks, [10])["ndcg@10"]

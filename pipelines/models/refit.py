@@ -63,24 +63,28 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
     whole = dataclasses.replace(point, batch_size=point.batch_size * checkpoint.training.devices)
     checkpoints = stage.checkout() / ".checkpoints" / f"{run_hash(point)}-refit-{checkpoint.epoch}"
     print(f"refit: {checkpoint.epoch} epochs on {len(found.store):,} users and {len(names):,} items")
-    try:
-        fit(
-            model=checkpoint.model,
-            loss=checkpoint.loss,
-            training=loop(checkpoint, device),
-            num_items=len(names),
-            train_batches=make_batches(whole, found.store, len(names)),
-            batching=batch_settings(whole),
-            validate=None,
-            out=out,
-            checkpoint_dir=checkpoints,
-            item_counts=counts,
-        )
-    except TrainingError as error:
-        raise stage.StageError(str(error)) from error
-    shutil.rmtree(checkpoints, ignore_errors=True)
     catalogue = pa.table({"item_id": pa.array(range(len(names)), pa.int32()), "original_id": names})
-    pq.write_table(catalogue, out / "items.parquet")
+    with stage.output(out) as fresh:
+        try:
+            fit(
+                model=checkpoint.model,
+                loss=checkpoint.loss,
+                training=loop(checkpoint, device),
+                num_items=len(names),
+                train_batches=make_batches(whole, found.store, len(names)),
+                batching=batch_settings(whole),
+                validate=None,
+                out=fresh,
+                checkpoint_dir=checkpoints,
+                item_counts=counts,
+            )
+        except TrainingError as error:
+            raise stage.StageError(str(error)) from error
+        pq.write_table(catalogue, fresh / "items.parquet")
+        # The files move one by one, items.parquet before model.ckpt: whoever is killed in between leaves no model,
+        # rather than one with the ids of another.
+        (out / "model.ckpt").unlink(missing_ok=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return out / "model.ckpt"
 
 

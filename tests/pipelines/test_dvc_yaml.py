@@ -14,6 +14,8 @@ PIPELINE = read_yaml(ROOT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
 PACKAGES = {"cce_kernels", "rec_data", "rec_models", "rec_eval"}
 IMPORTED_BY = {"rec_models": {"cce_kernels"}}
+REFUSING = {"pipelines.models.of_point", "rec_models.settings"}
+"""What `params.refuse_contradictions` imports: it changes no output of a stage that does not import it otherwise."""
 
 
 def script(name: str) -> Path:
@@ -38,6 +40,9 @@ def imported_by(path: Path) -> set[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    if path == ROOT / "pipelines" / "params.py":
+        names = {name for name in names if not any(name.startswith(left) for left in REFUSING)}
+        names -= {"pipelines.models", "rec_models"}
     packages = {name.split(".")[0] for name in names} & PACKAGES
     for package in list(packages):
         packages |= IMPORTED_BY.get(package, set())

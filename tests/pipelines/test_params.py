@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.models import of_point
 from pipelines.params import (
     NO_PRESET,
     PRESET_KEYS,
@@ -15,6 +16,7 @@ from pipelines.params import (
     load,
     preset_values,
     read_yaml,
+    refuse_contradictions,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +136,7 @@ def test_wrong_presets_are_named(presets: Any, says: str):
         ({"paper_faithful": "yes"}, "paper_faithful: found 'yes', allowed: true or false"),
         ({"impl": "cuda"}, "impl: found 'cuda', allowed: auto | triton | reference"),
         ({"negatives": {"sharing": "row"}}, "negatives.sharing: found 'row', allowed: none | tile | batch"),
-        ({"negatives": {"alpha": -1.0}}, "negatives.alpha: found -1.0, allowed: a number from 0"),
+        ({"negatives": {"alpha": -1.0}}, "negatives.alpha: found -1.0, allowed: a finite number from 0"),
         ({"split": {"test_fraction": 1.0}}, "split.test_fraction: found 1.0, allowed: a number between 0 and 1"),
         ({"split": {"min_item_count": "five"}}, "split.min_item_count: found 'five', allowed: a whole number or auto"),
         ({"split": {"min_user_count": 0}}, "split.min_user_count: found 0, allowed: auto, null or a whole number"),
@@ -146,6 +148,9 @@ def test_wrong_presets_are_named(presets: Any, says: str):
         ({"train": {"learning_rate": "fast"}}, "train.learning_rate: found 'fast', allowed: a number"),
         ({"train": {"window": 0}}, "train.window: found 0, allowed: null or a whole number from 1"),
         ({"train": {"precision": "fp8"}}, "train.precision: found 'fp8', allowed: bf16-mixed | 16-mixed | 32-true"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: found inf, allowed: a finite number"),
+        ({"train": {"weight_decay": float("inf")}}, "train.weight_decay: found inf, allowed: a finite number from 0"),
+        ({"negatives": {"alpha": float("nan")}}, "negatives.alpha: found nan, allowed: a finite number from 0"),
         ({"evaluate": {"k": []}}, "evaluate.k: found [], allowed: a list, each entry a whole number"),
         ({"evaluate": {"k": [10, "20"]}}, "evaluate.k: found [10, '20'], allowed: a list, each entry a whole number"),
         ({"evaluate": {"k": [1, 5]}}, "evaluate.k: found [1, 5], allowed: a list with 10 in it"),
@@ -160,6 +165,77 @@ def test_wrong_values_are_named_with_what_is_allowed(values: dict, says: str):
         from_mapping(values)
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
+
+
+LAZY, RECORDED = {"optimizer": "adam_lazy"}, {"cuda_graphs": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"train": {"window": 100}}, "train.window: found 100, allowed: null or 1 to max_seq_len = 64"),
+        ({"negatives": {"tile_tokens": 4096}}, "negatives.tile_tokens: found 4096, allowed: at most 1024"),
+        (
+            {"loss": "cce", "train": LAZY},
+            "train.optimizer: found 'adam_lazy' with loss=cce, allowed: adam | adam_bf16 | adam_rowwise",
+        ),
+        (
+            {"paper_faithful": True, "train": LAZY},
+            "train.optimizer: found 'adam_lazy' with paper_faithful=True, allowed: adam | adam_bf16 | adam_rowwise",
+        ),
+        (
+            {"train": {**LAZY, "weight_decay": 0.1}},
+            "train.weight_decay: found 0.1, allowed: 0 with train.optimizer=adam_lazy",
+        ),
+        (
+            {"train": {**RECORDED, "accumulate": 2}},
+            "train.accumulate: found 2, allowed: 1 with train.cuda_graphs=True",
+        ),
+        ({"loss": "ce", "train": RECORDED}, "train.cuda_graphs: found True with loss=ce, allowed: auto | False"),
+        (
+            {"loss": "cce", "impl": "reference", "train": RECORDED},
+            "train.cuda_graphs: found True with impl=reference, allowed: auto | False",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused_before_any_stage(values: dict, says: str, tmp_path: Path):
+    from ruamel.yaml import YAML
+
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(values, file)
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path / "params.yaml")
+    assert str(caught.value) == says
+
+
+def test_a_preset_is_looked_at_as_a_whole():
+    for preset, holds in (({"max_seq_len": 200}, True), ({"batch_size": 2}, False)):
+        point = from_mapping({"preset": "x", "presets": {"x": preset}, "train": {"window": 100}})
+        if holds:
+            refuse_contradictions(point)
+        else:
+            with pytest.raises(ParamsError, match=r"train.window: found 100, allowed: null or 1 to max_seq_len = 64"):
+                refuse_contradictions(point)
+
+
+def test_the_presets_go_together():
+    for name in SHIPPED["presets"]:
+        refuse_contradictions(from_mapping({**SHIPPED, "preset": name}))
+
+
+def test_every_setting_of_a_point_has_its_key():
+    from dataclasses import fields
+
+    from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+
+    made = (BatchSettings, LossSettings, ModelSettings, TrainingSettings)
+    names = {entry.name for cls in made for entry in fields(cls)}
+    keys = of_point.keys_of_settings()
+    assert names - set(keys) == {"accelerator", "checkpoint_seconds", "checkpoint_steps"}  # of no key
+    for name in names & set(keys):
+        found: Any = Params()
+        for part in keys[name].split("."):
+            found = getattr(found, part)
 
 
 def test_whole_numbers_serve_as_numbers():

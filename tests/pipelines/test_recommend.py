@@ -88,6 +88,26 @@ def test_histories_of_a_file_in_original_ids(trained: Path, capsys: pytest.Captu
     assert "out/top.parquet: 4 recommendations for 1 users, on cpu" in said.out
 
 
+def test_times_that_are_not_there_are_told_if_nobody_named_them(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id,time\n1,{names[3]},2\n1,{names[1]},1\n")
+    found = run("--histories", "h.csv", "--k", "4")
+    assert found.drop("score").rows() == expected({1: [names[3], names[1]]}, 4)
+    assert "note: no column 'timestamp': events of a user are taken in the order of rows" in capsys.readouterr().err
+    found = run("--histories", "h.csv", "--k", "4", "--timestamp-column", "time")
+    assert found.drop("score").rows() == expected({1: [names[1], names[3]]}, 4)
+    assert capsys.readouterr().err.count("note: ") == 0
+    with pytest.raises(ValueError, match=r"no column 'tiem' \(for timestamp\)"):
+        recommend.main(["--histories", "h.csv", "--timestamp-column", "tiem"])
+
+
+def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n")
+    run("--histories", "h.csv", "--k", "4")
+    assert f"'{names[1]}.0'; ids of text files are compared as text: write 7 and not 7.0" in capsys.readouterr().err
+
+
 def test_seen_items_come_back_on_request(trained: Path):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     pl.DataFrame({"user_id": [1], "item_id": [names[:5]]}).write_parquet("h.parquet")
@@ -110,6 +130,36 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     assert checkpoint.loss == of_point.loss_settings(point)
     again = run("--model", "out/top.refit/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
     assert again.drop("score").rows() == found.drop("score").rows()
+
+
+@pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.ckpt"])
+def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+):
+    run("--refit", "--k", "2")
+    kept = {name: Path("out/top.refit", name).read_bytes() for name in ("items.parquet", "model.ckpt")}
+    log = pl.read_parquet("data/download/log.parquet")
+    extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
+    pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # another catalogue
+    move = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target) == Path("out/top.refit", broken):
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    def killed_at_once(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if broken == "writing the ids":
+        monkeypatch.setattr("pyarrow.parquet.write_table", killed_at_once)
+    else:
+        monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recommend.main(["--refit", "--out", "out/top.parquet"])
+    model = Path("out/top.refit/model.ckpt")
+    if model.exists():
+        assert {name: Path("out/top.refit", name).read_bytes() for name in kept} == kept
 
 
 def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
@@ -155,6 +205,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
         (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
         (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
         (["--histories", "none.csv"], "histories 'none.csv': no file"),
+        (["--histories", ""], "histories: found '', allowed: a path or a glob"),
         (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
         (["--device", "tpu"], "device"),
         (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),

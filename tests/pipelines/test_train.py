@@ -1,10 +1,23 @@
 """What a training run hands to ``dvc metrics``."""
 
-import pytest
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from pipelines import train
-from pipelines.params import Params
+import pytest
+import torch
+
+from pipelines import download, source, split, stage, train
+from pipelines.models.of_point import popularity_ndcg
+from pipelines.params import Evaluate, Params
+from rec_data.sequences import SequenceStore
+from rec_models.errors import TrainingError
 from rec_models.training import FitResult
+from tests.pipelines.conftest import small_log
+
+Make = Callable[[dict[str, Any]], Path]
 
 RESULT = FitResult(
     train_loss=2.5,
@@ -31,3 +44,50 @@ def test_a_twin_has_no_accuracy_in_its_metrics(dataset: str, shown: list[str]):
     found = train.summary(Params(dataset=dataset), RESULT)
     assert [name for name in found if name.startswith("validation")] == shown
     assert (found["train_loss"], found["best_epoch"], found["whole_epoch_seconds"]) == (2.5, 1, 1.5)
+
+
+def test_a_model_that_popularity_matches_is_told():
+    assert train.notes(RESULT, 0.2) == []
+    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0394}), 0.0412)
+    said = "the best validation ndcg@10, 0.0394, is not above that of the ranking by popularity, 0.0412: "
+    assert line.startswith(said)
+    assert len(train.notes(RESULT, 0.25)) == 1
+
+
+@pytest.mark.parametrize(("filter_seen", "ranks"), [(True, [1, 2, None]), (False, [2, 3, None])])
+def test_popularity_is_measured_as_validation_measures(filter_seen: bool, ranks: list[int | None]):
+    """Items 0 to 11 from the most popular one down; each user has seen item 0 or nothing before the target."""
+    store = SequenceStore(
+        items=torch.tensor([0, 0, 0, 3], dtype=torch.int32),
+        offsets=torch.tensor([0, 1, 2, 4]),
+        user_ids=torch.arange(3, dtype=torch.int32),
+        targets=torch.tensor([1, 2, 11 if not filter_seen else 3], dtype=torch.int32),
+    )
+    expected = sum(1 / math.log2(rank + 1) for rank in ranks if rank is not None) / 3
+    point = Params(evaluate=Evaluate(filter_seen=filter_seen))
+    assert popularity_ndcg(point, store, torch.arange(12, 0, -1)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("rank", "everywhere", "lines"), [("0", True, 1), ("1", True, 0), ("1", False, 1)])
+def test_what_all_processes_find_is_told_once(
+    rank: str,
+    everywhere: bool,
+    lines: int,
+    workplace: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = workplace({"dataset": "log.parquet"})
+    small_log().write_parquet(folder / "log.parquet")
+    for module in (source, download, split):
+        module.main()
+
+    def fail(**_: object) -> None:
+        raise TrainingError("the loss is nan", on_every_rank=everywhere)
+
+    monkeypatch.setattr("rec_models.training.fit", fail)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(SystemExit) as caught:
+        stage.run(train.main)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.count("the loss is nan") == lines

@@ -202,7 +202,7 @@ BAD = {
     "seed": ({"seed": -1}, "seed -1; allowed: at least 0"),
     "rank": ({"rank": 2, "world_size": 2}, "rank 2; allowed: from 0 to world_size - 1 = 1"),
     "mask": ({"task": "masked_item", "mask_prob": 1.0}, "mask_prob 1.0"),
-    "window": ({"window": 4}, "window 4; allowed: from 1 to max_seq_len = 3"),
+    "window": ({"window": 4}, "window: found 4, allowed: 1 to max_seq_len = 3, or None"),
     "items": ({"num_items": 9}, "items from 1 to 9; num_items 9"),
     "ranks": ({"world_size": 4}, "3 histories with at least two items, for world_size 4"),
 }

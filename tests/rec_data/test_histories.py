@@ -84,26 +84,65 @@ def test_a_log_that_is_none_is_named(tmp_path, make, says):
         read_histories(tmp_path / "log.parquet", ITEMS)
 
 
-def from_file(folder, columns=Columns()):  # noqa: B008
+def from_file(folder, columns=Columns(), **options):  # noqa: B008
     (path,) = [path for path in folder.iterdir() if path.stem == "h"]
-    empty = write_history_log(path.name, folder / "log.parquet", root=folder, columns=columns)
-    return by_user(read_histories(folder / "log.parquet", ITEMS)), empty
+    found = write_history_log(path.name, folder / "log.parquet", root=folder, columns=columns, **options)
+    return by_user(read_histories(folder / "log.parquet", ITEMS)), *found
 
 
 def test_a_file_of_events_without_times_is_in_row_order(tmp_path):
     (tmp_path / "h.csv").write_text("item_id;user_id\n30;5\n10;5\n20;6\n")
-    assert from_file(tmp_path) == ({5: [2, 0], 6: [1]}, 0)
+    assert from_file(tmp_path) == ({5: [2, 0], 6: [1]}, 0, True)
 
 
 def test_a_file_of_events_with_times_is_in_time_order(tmp_path):
     (tmp_path / "h.csv").write_text("who,what,when\na,30,2024-01-02\na,10,2024-01-01\n")
-    assert from_file(tmp_path, Columns("who", "what", "when")) == ({"a": [0, 2]}, 0)
+    assert from_file(tmp_path, Columns("who", "what", "when"), needs_times=True) == ({"a": [0, 2]}, 0, False)
+
+
+def test_a_column_of_times_that_was_asked_for_is_not_done_without(tmp_path):
+    (tmp_path / "h.csv").write_text("user_id,item_id,timestamp\n5,30,2\n5,10,1\n")
+    says = r"has no column 'timestmp' \(for timestamp\); its columns are: user_id, item_id, timestamp"
+    with pytest.raises(DataError, match=says):
+        from_file(tmp_path, Columns(timestamp="timestmp"), needs_times=True)
+
+
+def test_lists_take_no_column_of_times(tmp_path):
+    write(tmp_path / "h.parquet", [("a", [30, 10], 5)])
+    with pytest.raises(DataError, match="holds lists, oldest item first; a column of times is of rows that are events"):
+        from_file(tmp_path, needs_times=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([("a", [30]), ("b", [10, 20, None])], "column 'item_id' has 1 list with an empty value (row 2, user 'b'); "),
+        (
+            [("a", []), ("b", [10, 20]), ("c", [10, None]), ("d", [None])],
+            "column 'item_id' has 2 lists with empty values (first in row 3, user 'c'); allowed: none",
+        ),
+        ([("a", [10, 20, 30]), (None, [10])], "column 'user_id' has 1 empty value (first in row 2); allowed: none"),
+    ],
+)
+def test_holes_in_lists_are_found_by_the_row_of_the_file(tmp_path, rows, says):
+    pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.List(pl.Int64)}, orient="row").write_parquet(
+        tmp_path / "h.parquet"
+    )
+    with pytest.raises(DataError) as caught:
+        from_file(tmp_path)
+    assert says in str(caught.value)
+
+
+def test_other_values_of_lists_are_told_apart_from_rows_of_the_file(tmp_path):
+    write(tmp_path / "h.parquet", [("a", [10.0, 20.5])], ("user_id", "item_id"))
+    with pytest.raises(DataError, match=r"'h.parquet', each item of a list as a row: .*\(row 2: 20.5\)"):
+        from_file(tmp_path)
 
 
 def test_a_file_of_lists_keeps_their_order_and_counts_the_empty_ones(tmp_path):
     rows = [("a", [30, 10, 99]), ("b", []), ("c", None), ("d", [20])]
     write(tmp_path / "h.parquet", rows, ("user_id", "item_id"))
-    assert from_file(tmp_path) == ({"a": [2, 0], "d": [1]}, 2)
+    assert from_file(tmp_path) == ({"a": [2, 0], "d": [1]}, 2, False)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +161,9 @@ def test_a_missing_column_is_named(tmp_path, header, says):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"histories 'h.csv': no file"):
         write_history_log("h.csv", tmp_path / "log.parquet", root=tmp_path, columns=Columns())
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_no_folder(tmp_path, name):
+    with pytest.raises(DataError, match=f"histories: found '{name}', allowed: a path or a glob"):
+        write_history_log(name, tmp_path / "log.parquet", root=tmp_path, columns=Columns())

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from rec_models.export import export
@@ -30,3 +31,27 @@ def test_exporting_leaves_the_encoder_as_it_was(make_encoder, tmp_path):
     before = encoder.layout_of, encoder.lookup, encoder.training
     export(encoder, tmp_path / "encoder.pt2")
     assert (encoder.layout_of, encoder.lookup, encoder.training) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("folder", "path: found .*folder, a folder, allowed: a file"), ("file/encoder.pt2", "path: found .*, allowed: ")],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(make_encoder, tmp_path, monkeypatch, name, says):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(torch.export, "export", lambda *arguments, **options: pytest.fail("it was traced"))
+    with pytest.raises(ValueError, match=says):
+        export(make_encoder("sasrec").float(), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_an_export_that_fails_leaves_nothing(make_encoder, tmp_path, monkeypatch):
+    def break_off(program, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("no space")
+
+    monkeypatch.setattr(torch.export, "save", break_off)
+    with pytest.raises(RuntimeError, match="no space"):
+        export(make_encoder("sasrec").float(), tmp_path / "encoder.pt2")
+    assert list(tmp_path.iterdir()) == []

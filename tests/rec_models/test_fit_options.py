@@ -140,6 +140,16 @@ def test_processes_that_share_cores_are_told_of(capfd):
     assert lines[-1].endswith("cores, which is slower than devices=1")
 
 
+def test_a_cpu_is_warned_of_many_buckets(capfd):
+    from rec_models.devices import announce
+
+    for name in ("sce", "cce"):
+        announce(ModelSettings(), LossSettings(loss=name), TrainingSettings(), 5, torch.device("cpu"), "32-true")
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("sce on a CPU")]
+    assert len(told) == 1
+    assert "443 x 443 x 512 scores a step" in told[0]
+
+
 def test_a_cpu_trains_without_cuda_graphs(tiny, tmp_path):
     recorded, plain = (
         tiny.run(tmp_path / str(on), tmp_path / f"{on}-kept", max_epochs=1, cuda_graphs=on) for on in (True, False)

@@ -13,6 +13,7 @@ from rec_models.backbones.lookup import lookup, lookup_into_grad
 from rec_models.buckets import prepare_filled
 from rec_models.inference import encode, load
 from rec_models.losses import LossContext, build_loss
+from rec_models.module import TrainingModule
 from rec_models.optimizers import KEPT, build_optimizer
 from rec_models.recording import RecordedSteps
 from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
@@ -101,21 +102,22 @@ def test_attention_dropout_trains_on_padded_histories(tiny, tmp_path, model_name
     assert last < (0.8 if model_name == "sasrec" else 1.01) * first
 
 
-def test_a_stopped_run_on_a_gpu_resumes_where_it_was(tiny, tmp_path):
+def test_a_run_on_a_gpu_that_stopped_in_mid_epoch_resumes_where_it_was(tiny, tmp_path, monkeypatch):
     options = {"accelerator": "cuda", "precision": "32-true", "loss": "ce", "checkpoint_steps": 2}
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
-    calls = []
+    step = TrainingModule.training_step
 
-    def stop_at_eighth(encoder):
-        calls.append(1)
-        raise KeyError("stop")
+    def stop_before_the_tenth(self, batch, batch_idx):
+        if self.optimizer_step_count == 9:
+            raise KeyError("stop")
+        return step(self, batch, batch_idx)
 
-    original, tiny.validate = tiny.validate, stop_at_eighth
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", stop_before_the_tenth)
         with pytest.raises(KeyError):
             tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
-    finally:
-        tiny.validate = original
+    kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
+    assert (kept["epoch"], kept["index"], kept["step"]) == (1, 2, 8)  # of six batches each; one step was lost
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     for ours, expected in zip(resumed.history, whole.history, strict=True):
         assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)

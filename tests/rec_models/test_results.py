@@ -28,6 +28,15 @@ def test_a_resumed_run_logs_what_came_before(tmp_path):
     assert [point.step for point in log.Scalars("train/loss")] == [1, 2]
 
 
+def test_a_second_run_into_one_folder_leaves_its_own_curves_alone(tmp_path):
+    ResultsFolder(tmp_path).write_history(ROWS)
+    again = ResultsFolder(tmp_path)
+    for count in (1, 2):
+        again.write_history([{**row, "train_loss": row["train_loss"] + 1} for row in ROWS[:count]])
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(point.step, point.value) for point in log.Scalars("train/loss")] == [(1, 3.5), (2, 2.5)]
+
+
 def test_the_model_is_copied_whole(tmp_path):
     (tmp_path / "best-3.ckpt").write_bytes(b"weights")
     folder = ResultsFolder(tmp_path / "out")

@@ -1,11 +1,13 @@
 """The parts of benchmarks/step.py that need no GPU."""
 
+import ast
 import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
 
+from cce_kernels import kernels
 from rec_models.measuring import StepTimes
 from rec_models.settings import LossSettings, TrainingSettings
 
@@ -106,8 +108,28 @@ def test_a_profile_is_a_table_of_what_a_step_spends(bench, tmp_path):
         ("optimiser", 1, 1.0),
         ("elementwise and sums", 10, 0.5),
     ]
-    step_profile.write(tmp_path, "zvuk", rows)
-    text = (tmp_path / "zvuk.md").read_text()
+    where = {"gpu": "NVIDIA H100 80GB HBM3", "torch": "2.11.0+cu130", "triton": "3.6.0", "revision": "d26aacc"}
+    committed = (FOLDER / "results" / "profile" / "zvuk-cce_neg-tile-compile-graphs.md").read_text()
+    step_profile.write(tmp_path, "zvuk-cce_neg/tile-compile+graphs", rows, where)
+    text = (tmp_path / "zvuk-cce_neg-tile-compile-graphs.md").read_text()
+    assert text.splitlines()[0] == committed.splitlines()[0]
     assert "| loss | 2.000 | 57.1% | 2 |" in text
     assert "| **all** | 3.500 | 100 % | 13 |" in text
-    assert (tmp_path / "zvuk.csv").read_text().splitlines()[1].startswith("loss,_backward,2.0,2.0")
+    (table,) = tmp_path.glob("*.csv")
+    assert table.stem == "zvuk-cce_neg-tile-compile-graphs"
+    assert table.read_text().splitlines()[1].startswith("loss,_backward,2.0,2.0")
+
+
+def launched(path):
+    """Names called as ``name[grid](...)`` in a module, without those that are no function of it."""
+    tree = ast.parse(path.read_text())
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {ast.unparse(call.value) for call in calls if isinstance(call, ast.Subscript)} & own
+
+
+def test_every_kernel_of_the_losses_is_told_as_theirs(bench):
+    folder = Path(kernels.__file__).parent
+    names = set().union(*(launched(path) for path in folder.glob("*.py")))
+    assert {"_mean", "_later_draws", "split_parts_kernel", "_backward", "full_forward_kernel"} <= names
+    assert {sys.modules["step_profile"].group_of(name) for name in names} == {"loss"}

@@ -109,10 +109,19 @@ def test_a_nan_loss_names_the_step_and_the_last_good_checkpoint(tiny, folders, p
         f"the same call starts again from the last good checkpoint, {kept / 'last.ckpt'}; "
         f"the best model so far is {kept / 'best-1.ckpt'}; lower learning_rate"
     ) in str(error.value)
+    assert "precision" not in str(error.value)  # a CPU trains in 32-true already
+    assert error.value.on_every_rank
     assert not load(kept / "best-1.ckpt").training
     state = torch.load(folders["checkpoints"] / "last.ckpt", weights_only=True)
     assert state["state"]["step"] == 8
     assert all(torch.isfinite(value).all() for value in state["encoder"].values())
+
+
+def test_a_nan_loss_in_16_bit_may_be_for_want_of_digits(tiny, folders, monkeypatch, poison):
+    monkeypatch.setattr("rec_models.training.autocast_dtype", lambda precision, device: torch.bfloat16)
+    poison(0)
+    with pytest.raises(TrainingError, match=r"; lower learning_rate, or take precision=32-true$"):
+        tiny.run(**folders)
 
 
 def test_a_nan_loss_before_any_validation_names_no_model(tiny, folders, poison):
@@ -231,9 +240,9 @@ def test_gpus_that_are_not_there_are_refused(tiny, folders, monkeypatch, gpus, d
 
 @pytest.fixture
 def fit_changed(tiny, folders):
-    """From a change of every batch to a run on them, in a catalogue of so many items."""
+    """From a change of every batch to a run on them."""
 
-    def run(change, *, model="sasrec", num_items=tiny.ITEMS, recorded=False):
+    def run(change, *, model="sasrec"):
         class Changed(tiny.TinyBatches):
             def batch(self, epoch, index):
                 return change(super().batch(epoch, index))
@@ -242,7 +251,7 @@ def fit_changed(tiny, folders):
             model=ModelSettings(model=model, hidden=8, max_seq_len=10),
             loss=LossSettings(loss="cce"),
             training=TrainingSettings(max_epochs=1, accelerator="cpu"),
-            num_items=num_items,
+            num_items=tiny.ITEMS,
             train_batches=Changed(model=model, count=2),
             validate=None,
             out=folders["out"],

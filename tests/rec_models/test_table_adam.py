@@ -133,8 +133,7 @@ def test_a_state_that_was_kept_goes_on_bit_for_bit(optimizer):
     assert torch.equal(again.item_table, encoder.item_table)
 
 
-# Bytes an element of the table beyond the table and its gradient, from the formula of each.
-# Bytes an element of the table, beyond the table and its gradient, and bytes a row.
+# Bytes an element of the table, beyond the table and its gradient, and bytes a row, from the formula of each.
 KEPT_BYTES = {"adam_bf16": (4, 0), "adam_rowwise": (2, 4), "adam_lazy": (8, 4)}
 
 

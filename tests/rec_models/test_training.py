@@ -110,10 +110,12 @@ def test_accumulated_batches_are_one_large_batch(tiny, tmp_path, loss, loss_opti
     parts = tiny.run(tmp_path / "parts", tmp_path / "parts-kept", micro=4, **options)
     assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-5)
     assert whole.history[-1]["step"] == parts.history[-1]["step"] == 12
-    for ours, theirs in zip(
-        weights_of(tmp_path / "parts").values(), weights_of(tmp_path / "whole").values(), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
+    found = weights_of(tmp_path / "parts")
+    for name, expected in weights_of(tmp_path / "whole").items():
+        pair = found[name], expected
+        if name.endswith("query_key_value.bias"):  # softmax cancels the keys' bias: its gradient is rounding alone
+            pair = tuple(torch.cat((bias.chunk(3)[0], bias.chunk(3)[2])) for bias in pair)
+        torch.testing.assert_close(*pair, rtol=1e-3, atol=2e-5)
 
 
 def test_the_papers_full_cce_trains_padded_places_towards_item_0(tiny, folders):

@@ -181,7 +181,7 @@ def main() -> None:
         write_rows(arguments.out, [*others, *rows])
         print("  ".join(f"{key} {rows[-1].get(key, '')}" for key in SHOWN if rows[-1].get(key)), flush=True)
     if arguments.profile is not None:
-        profile(arguments.profile, until + 90)
+        profile(arguments.profile, until + 90, where)
     wrong = compare_losses(rows) + [str(row["note"]) for row in rows if str(row["note"]).startswith("failed")]
     write_table(arguments.out.with_suffix(".md"), rows)
     print("\n".join(misses(rows)))
@@ -218,7 +218,7 @@ def run(case: Case, bounds: dict[str, float]) -> dict[str, object]:
         forget()
 
 
-def profile(folder: Path, until: float) -> None:
+def profile(folder: Path, until: float, where: dict[str, str]) -> None:
     """Tables of kernels of each twin."""
     for name in POINTS:
         for loss, variant in PROFILES:
@@ -227,7 +227,7 @@ def profile(folder: Path, until: float) -> None:
             profiler = Profiler(WARMUP)
             try:
                 measure(Case(name, loss, variant), profiler)
-                write_profile(folder, f"{name}-{loss.replace('/', '-')}-{variant}", profiler.rows)
+                write_profile(folder, f"{name}-{loss}-{variant}", profiler.rows, where)
             except Exception:  # as in `run`
                 traceback.print_exc()
             forget()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
 import torch
 
+from cce_kernels import kernels
+
 PROFILED = 5
-LOSS_KERNELS = (  # how the names of those of cce_kernels begin
-    "full_", "_forward", "_backward", "_keys", "_mark", "_sum_rows", "_add_targets", "_tokens_step", "_items_step",
-)  # fmt: skip
 GROUPS = (  # the first that fits
     ("loss", ("cunn_softmax",)),
     ("optimiser", ("adam", "multi_tensor_apply")),
@@ -65,9 +67,21 @@ class Profiler(lightning.Callback):
             self._profiler = None
 
 
+@cache
+def loss_kernels() -> frozenset[str]:
+    """The names of all functions of cce_kernels that Triton compiles; those that are launched are among them."""
+    names = set()
+    for found in pkgutil.iter_modules(kernels.__path__):
+        module = importlib.import_module(f"{kernels.__name__}.{found.name}")
+        names |= {
+            value.fn.__name__ for value in vars(module).values() if type(value).__module__.startswith("triton.runtime")
+        }
+    return frozenset(names)
+
+
 def group_of(kernel: str) -> str:
     """What a kernel is for, by its name."""
-    if kernel.startswith(LOSS_KERNELS):
+    if kernel in loss_kernels():
         return "loss"
     name = kernel.lower()
     return next((group for group, words in GROUPS if any(word in name for word in words)), "elementwise and sums")
@@ -84,10 +98,19 @@ def summarise(events: Iterable[tuple[str, int, float]]) -> list[Row]:
     return sorted(rows, key=lambda row: -row.ms)
 
 
-def write(folder: Path, name: str, rows: list[Row], top: int = 15) -> None:
-    """All kernels to ``name.csv``; sums of groups and the longest kernels to ``name.md``."""
+def write(folder: Path, name: str, rows: list[Row], where: Mapping[str, str], top: int = 15) -> None:
+    """All kernels to a CSV; sums of groups and the longest kernels to a page beside it.
+
+    Args:
+        folder: made if missing.
+        name: of what was profiled; in the names of the files ``/`` and ``+`` become ``-``.
+        rows: of one step.
+        where: `step_results.environment`, for the title of the page.
+        top: kernels on the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+    stem = name.replace("/", "-").replace("+", "-")
+    with (folder / f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         writer.writerows(rows)
@@ -96,7 +119,10 @@ def write(folder: Path, name: str, rows: list[Row], top: int = 15) -> None:
         ((group, [row for row in rows if row.group == group]) for group in groups),
         key=lambda entry: -sum(row.ms for row in entry[1]),
     )
-    lines = [f"# {name}: GPU time of a step, {PROFILED} steps profiled", "", "| group | ms | share | kernels |"]
+    versions = {key: ".".join(where[key].split(".")[:2]) for key in ("torch", "triton")}
+    place = f"{where['gpu']}, torch {versions['torch']}, triton {versions['triton']}, revision {where['revision']}"
+    title = f"# {name.replace('/', '-')}: GPU time of a step, {PROFILED} steps profiled ({place})"
+    lines = [title, "", "| group | ms | share | kernels |"]
     lines += ["|---|---|---|---|"]
     lines += [
         f"| {group} | {sum(row.ms for row in part):.3f} | {sum(row.share for row in part):.1%} "
@@ -107,4 +133,4 @@ def write(folder: Path, name: str, rows: list[Row], top: int = 15) -> None:
     lines += [f"| **all** | {total:.3f} | 100 % | {launches:.0f} |", "", "| kernel | group | ms | calls |"]
     lines += ["|---|---|---|---|"]
     lines += [f"| `{row.kernel[:70]}` | {row.group} | {row.ms:.3f} | {row.calls:.0f} |" for row in rows[:top]]
-    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / f"{stem}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Tables, presets and a picture made of rows of the study."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -113,6 +114,21 @@ def test_the_page_on_accuracy_quotes_the_study():
     table = study_summary.accuracy_table(runs.read(root / "results" / "study.jsonl"))
     quoted = re.findall(r"\| (0\.\d+ \+- 0\.\d+) \| (0\.\d+) \|", (root / "docs" / "accuracy.md").read_text())
     assert quoted == [(str(entry["ndcg_at_10"]), f"{entry['published_ndcg_at_10']:.4f}") for entry in table]
+
+
+def test_the_pages_quote_medians_of_a_step():
+    root = Path(__file__).parents[3]
+    with (root / "results" / "study" / "trade_off.csv").open(newline="") as file:
+        median = {(row["dataset"], row["point"]): row["step_ms"] for row in csv.DictReader(file)}
+    quoted = [f"{float(median[name, loss]):.2f}" for name in ("ml_1m", "toys") for loss in ("cce", "tile 1024")]
+    for page in ("README.md", "docs/accuracy.md"):
+        text = " ".join((root / page).read_text().split())
+        number = r"([\d.]+)"
+        where = "(?:on ML-1M|with 3,416 items)"
+        found = re.search(rf"{number} ms for {number} {where}, {number} for {number} (?:on|with)", text)
+        assert found is not None, page
+        assert list(found.groups()) == quoted, page
+        assert "medians" in text
 
 
 def test_a_search_that_failed_says_so(tmp_path: Path):

@@ -121,7 +121,7 @@ class TrainingBatches:
         if task == "masked_item" and not 0 < mask_prob < 1:
             raise DataError(f"mask_prob {mask_prob}; allowed: above 0 and below 1")
         if window is not None and not 1 <= window <= max_seq_len:
-            raise DataError(f"window {window}; allowed: from 1 to max_seq_len = {max_seq_len}, or None")
+            raise DataError(f"window: found {window!r}, allowed: 1 to max_seq_len = {max_seq_len}, or None")
         _check_items(store, num_items)
 
         self.task, self.batch_size, self.max_seq_len, self.mask_prob = task, batch_size, max_seq_len, mask_prob

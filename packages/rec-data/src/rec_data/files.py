@@ -39,8 +39,10 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
         At least one existing, non-empty file, sorted by name; all of one format.
 
     Raises:
-        DataError: No such file, a folder, an unknown suffix, an empty file, or formats mixed.
+        DataError: No name, no such file, a folder, an unknown suffix, an empty file, or formats mixed.
     """
+    if not dataset.strip():
+        raise DataError(f"{what}: found {dataset!r}, allowed: a path or a glob")
     full = Path(dataset).expanduser()
     full = full if full.is_absolute() else root / full
     if any(mark in dataset for mark in "*?[") and not full.exists():

@@ -9,7 +9,7 @@ class SettingsError(ValueError):
     """A setting is out of range, or contradicts another one."""
 
 
-def require(name: str, found: object, holds: bool, allowed: str) -> None:
+def require(name: str, found: object, holds: bool, allowed: str, *, beside: str = "") -> None:
     """Refuse a value, unless it holds.
 
     Args:
@@ -17,12 +17,14 @@ def require(name: str, found: object, holds: bool, allowed: str) -> None:
         found: its value.
         holds: whether the value is one of those allowed.
         allowed: what is allowed, in words.
+        beside: another setting that it contradicts, as ``name=value``.
 
     Raises:
         SettingsError: it does not hold.
     """
     if not holds:
-        raise SettingsError(f"{name}: found {found!r}, allowed: {allowed}")
+        place = f" with {beside}" if beside else ""
+        raise SettingsError(f"{name}: found {found!r}{place}, allowed: {allowed}")
 
 
 def whole_from(name: str, found: object, least: int) -> None:

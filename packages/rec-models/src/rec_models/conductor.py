@@ -79,6 +79,7 @@ class Conductor(lightning.Callback):
         self._whole_started = self._lap = self._read_at = self._saved_at = started
         self._save_seconds = 0.0  # of the last checkpoint
         self._unsaved_best: ModelCheckpoint | None = None
+        self._advice = "lower learning_rate"
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Take up a run where it was left.
@@ -90,6 +91,8 @@ class Conductor(lightning.Callback):
         self._first, self._world = trainer.is_global_zero, trainer.world_size
         self._check_batches(module)
         self._progress = Progress(self._training.max_epochs, enabled=self._first)
+        if module.encoder.autocast_dtype is not None:
+            self._advice = "lower learning_rate, or take precision=32-true"
         module.optimizer_step_count = self.state.step
         if self._resumed is not None:
             module.encoder.load_state_dict(self._resumed.encoder)
@@ -154,7 +157,8 @@ class Conductor(lightning.Callback):
         module, state = _typed(pl_module), self.state
         self._read_losses(module)
         if state.loss_tokens == 0:
-            raise TrainingError("train_batches: found no target in a whole epoch, allowed: at least one")
+            text = "train_batches: found no target in a whole epoch, allowed: at least one"
+            raise TrainingError(text, on_every_rank=True)
         self._count_loop_memory(module.device)
         optimizer = trainer.optimizers[0]
         if isinstance(optimizer, TableAdam):
@@ -235,7 +239,8 @@ class Conductor(lightning.Callback):
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the loss is {value} at step {step} (epoch {self.state.epoch + 1}): "
-                    f"{self._last_good()}; lower learning_rate, or take precision=32-true"
+                    f"{self._last_good()}; {self._advice}",
+                    on_every_rank=True,  # the sums are those of all
                 )
 
     def _last_good(self) -> str:
@@ -271,7 +276,8 @@ class Conductor(lightning.Callback):
         metrics = box[0] or {}
         if not math.isfinite(metrics.get(MONITORED, math.nan)):
             found = metrics.get(MONITORED, f"only {sorted(metrics)}")
-            raise TrainingError(f"validate: found {found} for {MONITORED}, allowed: a finite number")
+            text = f"validate: found {found} for {MONITORED}, allowed: a finite number"
+            raise TrainingError(text, on_every_rank=True)
         return metrics
 
     def _row(self, validation_seconds: float) -> dict[str, float]:
@@ -294,8 +300,7 @@ class Conductor(lightning.Callback):
             # A sum carries any NaN or infinity, and needs no second table to find it.
             if not all(bool(torch.isfinite(tensor.sum())) for tensor in weights.values()):
                 raise TrainingError(
-                    f"a weight is no longer finite after step {self.state.step}: {self._last_good()}; "
-                    "lower learning_rate, or take precision=32-true"
+                    f"a weight is no longer finite after step {self.state.step}: {self._last_good()}; {self._advice}"
                 )
             now = time.perf_counter()
             self.state.whole_seconds += now - self._whole_started

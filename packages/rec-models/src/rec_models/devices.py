@@ -74,6 +74,12 @@ def announce(
     if device.type == "cpu" and training.devices > 1:
         slower = ", which is slower than devices=1" if training.devices > cores else ""
         sys.stderr.write(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}\n")
+    if device.type == "cpu" and loss.loss == "sce":
+        sizes = loss.sce_buckets, loss.sce_bucket_size_x, loss.sce_bucket_size_y
+        sys.stderr.write(
+            f"sce on a CPU: up to {' x '.join(map(str, sizes))} scores a step (buckets x tokens x items); "
+            "the paper takes 2 sqrt(batch_size x max_seq_len) for the first two\n"
+        )
     if device.type == "cpu" and training.cuda_graphs is True:
         sys.stderr.write("cuda_graphs has no effect on a CPU\n")
 

@@ -23,17 +23,35 @@ def export(encoder: Encoder, path: str | Path) -> None:
     Args:
         encoder: a trained encoder; it is left as it was.
         path: the file to write, under a temporary name until it is whole; its folder is made.
+
+    Raises:
+        ValueError: a folder is there, or the place cannot be written to; nothing has been traced then.
     """
     target = Path(path)
+    temporary = target.with_name(f"{target.name}.part{target.suffix}")
+    _refuse_place(target, temporary)
     width = encoder.settings.max_seq_len
     example = (torch.zeros(2, width, dtype=torch.int64), torch.tensor([1, width]))
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         program = torch.export.export(_Ranker(encoder).cpu().eval(), example, dynamic_shapes=({0: batch}, {0: batch}))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.part{target.suffix}")
-    torch.export.save(program, temporary)
-    temporary.replace(target)
+    try:
+        torch.export.save(program, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_place(target: Path, temporary: Path) -> None:
+    """Make the folder and try to write there, before the work."""
+    if target.is_dir():
+        raise ValueError(f"path: found {target}, a folder, allowed: a file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise ValueError(f"path: found {target} ({error.strerror}), allowed: a file that can be written") from None
 
 
 class _Ranker(nn.Module):

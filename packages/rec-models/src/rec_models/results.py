@@ -20,7 +20,11 @@ class ResultsFolder:
         self._logged = 0
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
-        """Write all rows to ``history.csv`` and those not yet logged to ``tensorboard/``."""
+        """Write all rows to ``history.csv`` and those not yet logged to ``tensorboard/``.
+
+        The first rows of this object replace the curves that an earlier run, or this one before it was killed, left
+        there: they are in the history, and TensorBoard would show both.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         if not history:
             return
@@ -30,6 +34,8 @@ class ResultsFolder:
             writer.writeheader()
             writer.writerows(history)
         temporary.replace(self.path / "history.csv")
+        if self._logged == 0:
+            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         write_curves(self.path / "tensorboard", history[self._logged :])
         self._logged = len(history)
 

@@ -133,8 +133,8 @@ class TrainingSettings:
             whole_from(name, getattr(self, name), 1)
         if self.checkpoint_steps is not None:
             whole_from("checkpoint_steps", self.checkpoint_steps, 1)
-        number("learning_rate", self.learning_rate, lambda rate: 0 < rate < math.inf, "a number above 0")
-        number("weight_decay", self.weight_decay, lambda decay: 0 <= decay < math.inf, "a number from 0")
+        number("learning_rate", self.learning_rate, lambda rate: 0 < rate < math.inf, "a finite number above 0")
+        number("weight_decay", self.weight_decay, lambda decay: 0 <= decay < math.inf, "a finite number from 0")
         one_of("precision", self.precision, get_args(Precision))
         one_of("accelerator", self.accelerator, ("auto", "cpu", "cuda"))
         seeds = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**32
@@ -155,9 +155,9 @@ class TrainingSettings:
     def _check_graphs(self) -> None:
         if self.cuda_graphs is True:
             for name in ("devices", "accumulate"):
-                require(name, getattr(self, name), getattr(self, name) == 1, "1 with cuda_graphs")
-            require("precision", self.precision, self.precision == "bf16-mixed", "bf16-mixed with cuda_graphs")
-            allowed = "another one with cuda_graphs: how many items a batch touches is known on the device only"
+                require(name, getattr(self, name), getattr(self, name) == 1, "1 with cuda_graphs=True")
+            require("precision", self.precision, self.precision == "bf16-mixed", "bf16-mixed with cuda_graphs=True")
+            allowed = "another one with cuda_graphs=True: how many items a batch touches is known on the device only"
             require("optimizer", self.optimizer, self.optimizer != "adam_lazy", allowed)
 
     def records_steps(self, loss: LossSettings) -> bool:
@@ -174,13 +174,14 @@ class TrainingSettings:
             SettingsError: CUDA graphs or lazy Adam with a loss that they cannot work with.
         """
         if self.cuda_graphs is True:
-            allowed = "auto or False with paper_faithful, impl=reference, or a loss in plain torch (ce, ce_neg, sce)"
-            require("cuda_graphs", self.cuda_graphs, _never_waits(loss), allowed)
+            beside = f"loss={loss.loss}" if loss.impl is None else f"impl={loss.impl}"
+            beside = "paper_faithful=True" if loss.paper_faithful else beside
+            require("cuda_graphs", self.cuda_graphs, _never_waits(loss), "auto | False", beside=beside)
         if self.optimizer == "adam_lazy":
             lazy = loss.impl is not None and not loss.paper_faithful and loss.loss in SAMPLED_LOSSES
-            require(
-                "optimizer", self.optimizer, lazy, "adam_lazy with cce_neg, bce, bce_neg or gbce, not paper_faithful"
-            )
+            beside = "paper_faithful=True" if loss.paper_faithful else f"loss={loss.loss}"
+            allowed = " | ".join(name for name in OPTIMIZERS if name != "adam_lazy")
+            require("optimizer", self.optimizer, lazy, allowed, beside=beside)
 
 
 def _never_waits(loss: LossSettings) -> bool:
