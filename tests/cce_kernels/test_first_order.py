@@ -44,6 +44,25 @@ def test_a_gradient_penalty_is_refused(leaves, loss, impl, reduction):
 
 
 @pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_penalty_is_refused_whatever_it_is_differentiated_by(leaves, loss, impl):
+    wanted = list(leaves.values())
+
+    def penalised():
+        value = loss_of(loss, impl, leaves)
+        (gradient,) = torch.autograd.grad(value, leaves["hidden"], create_graph=True)
+        return value + 10 * gradient.pow(2).sum()
+
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        torch.autograd.grad(penalised(), wanted)
+    for leaf in wanted:
+        with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+            penalised().backward(inputs=[leaf])
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        torch.autograd.functional.hessian(lambda x: loss_of(loss, impl, leaves, hidden=x), leaves["hidden"].detach())
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
 def test_a_penalty_through_a_network_is_refused(leaves, impl):
     """The gradient of a network's input, as of an adversarial perturbation: dH is a step on its way."""
     inputs = torch.randn_like(leaves["hidden"]).requires_grad_()

@@ -89,6 +89,16 @@ def test_fitted_tokens_keep_their_digits(softcap):
     assert_close(found[0], found[1], rtol=3e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("where", ["target", "another"])
+def test_an_infinite_score_is_no_plausible_loss(where):
+    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    bias = torch.zeros(5)
+    bias[0 if where == "target" else 1] = torch.inf
+    loss = linear_cross_entropy(hidden, weight, torch.zeros(3, dtype=torch.int64), bias=bias, reduction="none")
+    assert not loss.isfinite().any()
+    assert torch.autograd.grad(loss.sum(), hidden)[0].isnan().any()
+
+
 def test_one_item_leaves_nothing_to_learn():
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(1, 4, requires_grad=True)
     loss, lse = linear_cross_entropy(hidden, weight, torch.zeros(3, dtype=torch.int64), return_lse=True)

@@ -185,6 +185,20 @@ def test_scores_of_minus_infinity_without_a_bias(device, impl, sharing):
 @pytest.mark.parametrize("impl", ["triton", "reference"])
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 @pytest.mark.parametrize("dtype", [FP32, FP16])
+def test_a_forbidden_target_has_no_plausible_loss(device, impl, sharing, dtype):
+    case = Case(dim=16, tokens=12, items=9, negatives=6, sharing=sharing, dtype=dtype)
+    tensors, options = make(case, device)
+    with torch.no_grad():
+        tensors["bias"][1:] = -torch.inf
+    loss, forbidden = ours(case, tensors, options, impl)[0], tensors["targets"] > 0
+    assert not loss[forbidden].isfinite().any()
+    assert loss[~forbidden].isfinite().all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+@pytest.mark.parametrize("dtype", [FP32, FP16])
 def test_a_target_that_is_no_number_shows_even_if_every_negative_is_a_hit(device, impl, sharing, dtype):
     case = Case(dim=16, tokens=3, items=4, sharing=sharing, dtype=dtype, bias=False)
     tensors, options = make(case, device)

@@ -129,6 +129,8 @@ def main() -> None:
     need_gpu()
     dtype, tried = arguments.dtype, candidates(arguments.dtype)
     dims = arguments.dims or sorted(tried["forward"])
+    if unknown := set(dims) - set(tried["forward"]):
+        parser.error(f"--dims: found {sorted(unknown)}, allowed with {dtype}: {sorted(tried['forward'])}")
     jobs = [(dtype, direction, dim, tiles) for direction in tried for dim in dims for tiles in tried[direction][dim]]
     with ProcessPoolExecutor(
         min(12, os.cpu_count() or 1), mp_context=torch.multiprocessing.get_context("spawn")

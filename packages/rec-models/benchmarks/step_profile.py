@@ -73,9 +73,9 @@ def loss_kernels() -> frozenset[str]:
     names = set()
     for found in pkgutil.iter_modules(kernels.__path__):
         module = importlib.import_module(f"{kernels.__name__}.{found.name}")
-        names |= {
-            value.fn.__name__ for value in vars(module).values() if type(value).__module__.startswith("triton.runtime")
-        }
+        compiled = (x for x in vars(module).values() if type(x).__module__.startswith("triton.runtime"))
+        # The interpreter leaves a builder of its own in modules that it has run: no function.
+        names |= {x.fn.__name__ for x in compiled if hasattr(x, "fn")}
     return frozenset(names)
 
 

@@ -73,7 +73,8 @@ def linear_cross_entropy(
         return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
         check: look at the values too: one synchronisation, and a break in torch.compile's graph.
         impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512, in fp32 up to 256: with
-            wider fp32 vectors `auto` is the reference, the faster one there.
+            wider fp32 vectors `auto` is the reference, the faster one there. The reference's products in fp32 follow
+            `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also

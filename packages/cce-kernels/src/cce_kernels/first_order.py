@@ -13,9 +13,9 @@ Gradients = tuple[Tensor | None, ...]
 def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     """Decorate the `backward` of an autograd function that has no derivative of its own.
 
-    With `create_graph=True` every gradient gets a `grad_fn` that raises a RuntimeError. torch's `once_differentiable`
-    adds it only where the upstream gradient is itself part of a graph; for a loss it is the constant 1, so a gradient
-    penalty would be left out without a word.
+    With `create_graph=True` every gradient gets a `grad_fn` that raises a RuntimeError, on the way to all that it
+    depends on. torch's `once_differentiable` adds it only where the upstream gradient is itself part of a graph; for a
+    loss it is the constant 1, so a gradient penalty would be left out without a word.
     """
 
     @wraps(backward)
@@ -24,16 +24,17 @@ def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
             return backward(ctx, *upstream)
         with torch.no_grad():
             gradients = backward(ctx, *upstream)
-        return tuple(x if x is None else _Final.apply(x.requires_grad_()) for x in gradients)
+        on = [x for x in (*ctx.saved_tensors, *upstream) if x is not None and x.requires_grad]
+        return tuple(x if x is None else _Final.apply(x.requires_grad_(), *on) for x in gradients)
 
     return run
 
 
 class _Final(torch.autograd.Function):
-    """The identity, whose derivative is refused."""
+    """The first argument, whose derivative by any of them is refused."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
         return gradient.detach()
 
     @staticmethod

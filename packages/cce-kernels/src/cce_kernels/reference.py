@@ -113,7 +113,8 @@ def forward(
             scores.scatter_(1, columns, torch.where(inside, -torch.inf, found))
             rest[tokens] = torch.logaddexp(rest[tokens], scores.logsumexp(1))
     lse = torch.logaddexp(rest, target_score)
-    x = rest - target_score
+    # A target at +inf has no finite loss: the difference alone would call it certain.
+    x = (rest - target_score).masked_fill_(target_score == torch.inf, torch.nan)
     loss = torch.where(valid, torch.logaddexp(x, torch.zeros_like(x)), 0).masked_fill_(bad, torch.nan)
     return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), lse, torch.sigmoid(x)
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import torch
 
+from cce_kernels.validation import MAX_TRITON_DIM
+
 
 @lru_cache
 def device_properties(index: int) -> tuple[int, int]:
@@ -80,7 +82,7 @@ _MAX_PARTIAL_BYTES = 48 << 20
 
 def widest(dtype: torch.dtype) -> int:
     """Columns of the widest hidden vectors of a dtype that the kernels of the full loss take."""
-    return 256 if dtype == torch.float32 else 512
+    return 256 if dtype == torch.float32 else MAX_TRITON_DIM
 
 
 def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[FullTiles, FullTiles]:

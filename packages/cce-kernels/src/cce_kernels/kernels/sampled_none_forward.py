@@ -90,8 +90,9 @@ def _forward(
         rest = constant_rest + 0.0
         if HAS_LOGQ:
             rest = tl.load(log_rest + token)
-        # None where no negative is left, or all that are left score -inf. NaN is not, and stays, the target's too.
-        some = (total != 0) | (target_score != target_score)
+        # None where no negative is left, or all that are left score -inf. NaN is not, and stays, the target's too; and
+        # a target of -inf among nothing but -inf is NaN.
+        some = (total != 0) | (target_score != target_score) | ((target_score == float("-inf")) & (left > 0))
         lse = tl.where(some, top + tl.log(tl.where(some, total, 1.0)), float("-inf"))
         lse += rest - tl.log(tl.maximum(left, 1).to(tl.float32))
         z = tl.where(some, lse - target_score, float("-inf"))
