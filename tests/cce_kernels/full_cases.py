@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cce_kernels.full import linear_cross_entropy_triton
+
 NAMES = ("loss", "dhidden", "dweight", "dbias")
 
 
@@ -82,6 +84,15 @@ def backward(loss: Tensor, inputs: Inputs) -> list[Tensor]:
     """Loss and gradients; a shared upstream gradient arrives as an expanded scalar, as a mean sends it."""
     total = loss.sum() * inputs.grad[0].to(loss.dtype) if inputs.shared else (loss * inputs.grad.to(loss.dtype)).sum()
     return [loss.detach(), *torch.autograd.grad(total, inputs.leaves())]
+
+
+def run(inputs: Inputs, softcap: float | None = None, **options: object) -> list[Tensor]:
+    """What the kernels compute: loss and gradients."""
+    loss, _ = linear_cross_entropy_triton(
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, softcap=softcap,
+        ignore_index=inputs.ignore_index, **options,
+    )  # fmt: skip
+    return backward(loss, inputs)
 
 
 def eager(inputs: Inputs, softcap: float | None, dtype: torch.dtype) -> list[Tensor]:

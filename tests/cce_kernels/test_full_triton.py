@@ -5,14 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from full_cases import Case, Inputs, backward, eager, errors, make, worst_row
+from full_cases import Case, eager, errors, make, run, worst_row
 from kernel_cases import DEVICES, FP32_SUMS, INTERPRETED, pairwise
 
 from cce_kernels import linear_cross_entropy, tuning
 from cce_kernels.full import linear_cross_entropy_triton
-from cce_kernels.kernels import full_backward
-from cce_kernels.kernels.full_parts import split_parts
-from cce_kernels.kernels.full_tiles import split_dimension
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -60,14 +57,6 @@ WIDTHS = [
     if dim <= tuning.widest(dtype)
 ]  # fmt: skip
 pytestmark = pytest.mark.usefixtures("bf16_of_hardware")
-
-
-def run(inputs: Inputs, softcap: float | None = None, **options: object) -> list[torch.Tensor]:
-    loss, _ = linear_cross_entropy_triton(
-        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, softcap=softcap,
-        ignore_index=inputs.ignore_index, **options,
-    )  # fmt: skip
-    return backward(loss, inputs)
 
 
 def check(case: Case, device: str, **options: object) -> None:
@@ -287,98 +276,6 @@ def test_filtered_items_leave_no_trace_in_the_gradient_of_hidden(device: str) ->
     left_out[inputs.targets < 0] = 0
     exact, filtered = run(inputs)[1], run(inputs, filter_eps=1e-3)[1]
     assert (exact - filtered - left_out).norm() < 0.01 * left_out.norm()
-
-
-@pytest.mark.parametrize(("dtype", "limit"), [(BF16, 512), (FP16, 512), (FP32, 256)])
-def test_dimension_limit_is_named(dtype: torch.dtype, limit: int) -> None:
-    tuning.full_tiles(torch.device("cpu"), dtype, limit)
-    with pytest.raises(ValueError, match=f"hidden has {limit + 1} columns of {dtype}; .* up to {limit}"):
-        tuning.full_tiles(torch.device("cpu"), dtype, limit + 1)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dim", [320, 600])
-def test_fp32_vectors_too_wide_for_the_kernels_take_the_reference(dim: int) -> None:
-    inputs = make(Case(40, 300, dim, bias=True), "cuda")
-    loss = linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, reduction="none")
-    assert max(errors(backward(loss, inputs), eager(inputs, None, torch.float64)).values()) < 3e-6
-    with pytest.raises(ValueError, match=f"{dim} columns of torch.float32"):
-        linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, impl="triton")
-    with torch.autocast("cuda", dtype=BF16):
-        if dim <= tuning.widest(BF16):  # products are made in bf16
-            linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, impl="triton")
-
-
-@INTERPRETED
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_table_split_into_parts_a_run_at_a_time_has_the_same_gradient(bias, monkeypatch) -> None:
-    """16 items a tile, two tiles a run, the last run ragged."""
-    inputs = make(Case(20, 16 * 5 + 3, 20, bias=bias, per_token=True))
-    at_once = run(inputs)
-    monkeypatch.setattr(full_backward, "_PARTS_BYTES", 2 * 16 * 6 * 20)
-    sizes = []
-    split = full_backward.split_parts
-    monkeypatch.setattr(full_backward, "split_parts", lambda rows: sizes.append(len(rows)) or split(rows))
-    assert all(torch.equal(x, y) for x, y in zip(run(inputs), at_once, strict=True))
-    assert sizes == [32, 32, 19]
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [FP32, BF16])
-def test_parts_add_up_to_the_number(device: str, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.randn(37, 40, generator=generator) * 2.0 ** torch.randint(-60, 60, (37, 40), generator=generator)
-    numbers[0, :2] = torch.tensor([0.0, 1 + 2.0**-23])
-    numbers = numbers.to(device, dtype)
-    parts = split_parts(numbers)
-    assert parts.dtype == BF16
-    assert torch.equal(parts.double().sum(0), numbers.double())
-
-
-@pytest.mark.parametrize(("dim", "expected"), [(16, (16, 0)), (20, (32, 0)), (64, (64, 0)), (100, (128, 0)),
-                                               (128, (128, 0)), (192, (128, 64)), (320, (256, 64)), (512, (512, 0)),
-                                               (1, (16, 0))])  # fmt: skip
-def test_dimensions_are_split_with_little_padding(dim: int, expected: tuple[int, int]) -> None:
-    assert split_dimension(dim) == expected
-
-
-@pytest.mark.parametrize(("dim", "expected"), [(128, (128, 0)), (130, (128, 16)), (200, (128, 128)), (256, (128, 128))])
-def test_no_block_is_wider_than_wanted(dim: int, expected: tuple[int, int]) -> None:
-    assert split_dimension(dim, 128) == expected
-
-
-@pytest.mark.parametrize(
-    ("programs", "partial_mib", "expected"),
-    [
-        (132, 1, 1),  # one wave, full
-        (256, 32, 1),  # two waves, nearly full; the sums of two parts would be too large anyway
-        (2, 1, 16),  # a chip nearly empty: as many parts as there may be
-        (133, 1, 10),  # one program more than a wave: 1330 programs in 11 waves instead of 133 in 2
-        (133, 24, 2),  # ... but memory allows two parts only
-    ],
-)
-def test_splits_fill_the_chip(programs: int, partial_mib: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "device_properties", lambda _: (90, 132))
-    assert tuning.full_splits(torch.device("cuda"), programs, 1000, 8, partial_mib << 20) == expected
-
-
-def test_tokens_are_sorted_by_the_tile_of_their_target() -> None:
-    from cce_kernels.kernels.full_backward import sort_by_tile
-
-    targets = torch.tensor([17, 3, 16, -100, 0, 40, 3])
-    order, tiles = sort_by_tile(targets, 16)
-    assert order.tolist() == [3, 1, 4, 6, 0, 2, 5]
-    assert tiles.tolist() == [-7, 0, 0, 0, 1, 1, 2]
-    assert tiles.dtype == torch.int32
-
-
-@pytest.mark.parametrize(("architecture", "rows"), [(90, 64), (80, 16), (86, 16)])
-def test_fp32_has_tiles_of_64_rows_on_hopper_alone(
-    architecture: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tuning, "device_properties", lambda _: (architecture, 132))
-    forward, _ = tuning.full_tiles(torch.device("cuda"), FP32, 256)
-    assert forward.block_m == rows
 
 
 @pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="needs a newer torch")
