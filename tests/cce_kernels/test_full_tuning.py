@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cce_kernels import tuning
+from cce_kernels.kernels.full_backward import sort_by_tile
 from cce_kernels.kernels.full_tiles import split_dimension
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -44,8 +45,6 @@ def test_splits_fill_the_chip(programs: int, partial_mib: int, expected: int, mo
 
 
 def test_tokens_are_sorted_by_the_tile_of_their_target() -> None:
-    from cce_kernels.kernels.full_backward import sort_by_tile
-
     targets = torch.tensor([17, 3, 16, -100, 0, 40, 3])
     order, tiles = sort_by_tile(targets, 16)
     assert order.tolist() == [3, 1, 4, 6, 0, 2, 5]

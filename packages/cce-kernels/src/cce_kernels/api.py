@@ -90,13 +90,14 @@ def linear_cross_entropy(
     validation.check_full(softcap, filter_eps)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
-    widest = tuning.widest(_product_dtype(hidden))
-    if impl == "auto" and _product_dtype(hidden) == torch.float32 and hidden.shape[-1] > widest:
+    dtype = _product_dtype(hidden)
+    widest = tuning.widest(dtype)
+    if impl == "auto" and dtype == torch.float32 and hidden.shape[-1] > widest:
         impl = "reference"
     use_triton = _use_triton(impl, hidden, weight, bias, widest)
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
-    h, flat_targets = _flatten(hidden, targets)
+    h, flat_targets = _flatten(hidden, targets, dtype)
     with _without_autocast(hidden.device.type):
         if use_triton and h.shape[0] > 0:
             from cce_kernels.full import linear_cross_entropy_triton
@@ -195,7 +196,7 @@ def sampled_linear_cross_entropy(
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     use_triton = _use_triton(impl, hidden, weight, bias, validation.MAX_TRITON_DIM)
-    h, flat_targets = _flatten(hidden, targets)
+    h, flat_targets = _flatten(hidden, targets, _product_dtype(hidden))
     with _without_autocast(hidden.device.type):
         terms = objective.terms(num_negatives, weight.shape[0])
         source = prepare(sampler, flat_targets, ignore_index, weight.shape[0], correct=terms.softmax)
@@ -248,9 +249,9 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
     return hidden.dtype
 
 
-def _flatten(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """[..., D] and [...] to contiguous [M, D] and [M]; autocast's dtype applied to fp32."""
-    hidden = hidden.to(_product_dtype(hidden))
+def _flatten(hidden: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[..., D] and [...] to contiguous [M, D] in the dtype of products, and [M]."""
+    hidden = hidden.to(dtype)
     return hidden.reshape(-1, hidden.shape[-1]).contiguous(), targets.reshape(-1).contiguous()
 
 

@@ -309,10 +309,10 @@ def launch_backward(
         dbias = bias.new_empty((splits, num_items), dtype=torch.float32 if partial else bias.dtype)
     # In fp32 the table is split into its parts a run of rows at a time; otherwise one run is all of it.
     parts = hidden.dtype == torch.float32
-    run = -(-num_items // tiles.block_v)
+    run = number = -(-num_items // tiles.block_v)  # tiles of items
     if parts:
-        run = min(run, max(1, _PARTS_BYTES // (6 * dim * tiles.block_v)))
-    for first_tile in range(0, -(-num_items // tiles.block_v), run):
+        run = min(number, max(1, _PARTS_BYTES // (6 * dim * tiles.block_v)))
+    for first_tile in range(0, number, run):
         rows = weight[first_tile * tiles.block_v : (first_tile + run) * tiles.block_v]
         full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
             hidden, *stream, weight, split_parts(rows) if parts else weight, weight if bias is None else bias,

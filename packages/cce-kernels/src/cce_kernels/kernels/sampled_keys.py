@@ -72,7 +72,7 @@ def launch_token_keys(state: SampledState, keys: Tensor, first_token: int, num_t
 
 
 def launch_group_ids(state: SampledState, ids: Tensor) -> None:
-    """Write the ids [G, N] of all groups."""
+    """Write the ids [G, N] of all groups, for tests: what the kernels draw, by their own code."""
     _launch(state, ids, 0, state.groups.number, with_target=False, mark=False)
 
 
