@@ -78,7 +78,7 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 def describe(point: params.Params, out: Path) -> None:
     """Fetch the log of a point, print and write what it is like."""
     from rec_data import describe as description
-    from rec_data.pictures import draw
+    from rec_data.describe import draw
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pipelines.reporting.details import Run
-    from rec_data.sequences import SequenceStore
+    from rec_data.sequences.store import SequenceStore
     from rec_eval import Evaluation, Reference, TopK
-    from rec_models.backbones import Encoder
+    from rec_models.encoders import Encoder
 
 SUMMARY_K = 10
 SPLIT = stage.DATA / "split"
@@ -43,11 +43,11 @@ def main() -> None:
 
     from pipelines.models.recommendations import RecommendationsWriter
     from pipelines.reporting import details
-    from rec_data.sequences import SequenceStore
+    from rec_data.sequences.store import SequenceStore
     from rec_eval import write_evaluation
-    from rec_models import memory
-    from rec_models.devices import cpu_name
     from rec_models.inference import load
+    from rec_models.training import memory
+    from rec_models.training.devices import cpu_name
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = load(stage.DATA / "train" / "model.ckpt", device)
@@ -165,7 +165,7 @@ def _reference(point: params.Params, num_items: int) -> Reference:
 
     The paper counts in the inputs of all users with a future, those too that lost their target: ``untargeted``.
     """
-    from rec_data.sequences import SequenceStore
+    from rec_data.sequences.store import SequenceStore
     from rec_eval import Reference
 
     names = ["train"] if point.evaluate.reference == "train" else ["test"]

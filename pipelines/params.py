@@ -197,12 +197,12 @@ class Train:
     accumulate: int = 1
     """Batches a step of the optimiser."""
     optimizer: Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"] = "adam"
-    """Adam, and what it keeps of the item table: ``rec_models.settings.TrainingSettings.optimizer``."""
+    """Adam, and what it keeps of the item table: ``rec_models.config.TrainingSettings.optimizer``."""
     compile: bool = False
     """Compile the network with torch.compile; the first steps then take a minute."""
     cuda_graphs: bool | Literal["auto"] = "auto"
     """On a GPU: record whole steps as CUDA graphs; ``auto``: where that can be done
-    (``rec_models.settings.TrainingSettings.cuda_graphs``)."""
+    (``rec_models.config.TrainingSettings.cuda_graphs``)."""
 
     def __post_init__(self) -> None:
         for key in ("max_epochs", "patience", "devices", "accumulate"):
@@ -300,7 +300,7 @@ def refuse_contradictions(point: Params) -> None:
         ParamsError: naming a key, what was found and what is allowed.
     """
     from pipelines.models import of_point
-    from rec_models.settings import SettingsError
+    from rec_models.config import SettingsError
 
     try:
         of_point.model_settings(point)
@@ -314,7 +314,7 @@ def refuse_contradictions(point: Params) -> None:
 
 
 def _with_keys(message: str, keys: Mapping[str, str]) -> str:
-    """A message of `rec_models.settings`, its first word and whatever is written ``name=`` as keys of params.yaml."""
+    """A message of `rec_models.config`, its first word and whatever is written ``name=`` as keys of params.yaml."""
     name, colon, rest = message.partition(": ")
     return keys.get(name, name) + colon + re.sub(r"\b(\w+)(?==)", lambda found: keys.get(found[0], found[0]), rest)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from rec_data.histories import Histories, Left
-    from rec_models.backbones import Encoder
+    from rec_data.sequences.histories import Histories, Left
+    from rec_models.encoders import Encoder
 
 LOG = stage.DATA / "download" / "log.parquet"
 MODEL = stage.DATA / "train" / "model.ckpt"
@@ -119,7 +119,7 @@ def recommend(point: params.Params, options: Options) -> None:
         StageError: there is no model, no log, no such device, ``out`` is a stage's, k is above the catalogue, columns
             are named of no file, or nobody has a history.
     """
-    from rec_data.histories import read_histories
+    from rec_data.sequences.histories import read_histories
     from rec_models.inference import load
 
     device = choose_device(options.device)
@@ -205,9 +205,9 @@ def catalogue(model: Path, num_items: int) -> pa.Array:
 
 
 def _from_file(point: params.Params, options: Options, names: pa.Array) -> Histories:
-    from rec_data.columns import Columns
-    from rec_data.histories import read_histories
-    from rec_data.history_files import write_history_log
+    from rec_data.raw.history_files import write_history_log
+    from rec_data.schema import Columns
+    from rec_data.sequences.histories import read_histories
 
     assert options.histories is not None
     usual = point.download.columns

@@ -15,7 +15,7 @@ def main() -> None:
     """Fingerprint the log that ``dataset`` names."""
     point = params.load()
 
-    from rec_data.log import fingerprint
+    from rec_data.sources.fetch import fingerprint
 
     with stage.output(stage.DATA / "source") as out:
         identity = fingerprint(point.dataset, root=stage.checkout(), mirror=stage.mirror(point))

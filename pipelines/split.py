@@ -19,7 +19,7 @@ def main() -> None:
     """Filter and split the log."""
     point = params.load()
 
-    from rec_data.split import split_log
+    from rec_data.splits.split import split_log
 
     with stage.output(stage.DATA / "split") as out:
         summary = split_log(

@@ -71,8 +71,8 @@ def prepare(logs: Sequence[str], data: Path) -> None:
     Raises:
         StageError: no ``NAME=LOG``.
     """
-    from rec_data.log import fetch_log
-    from rec_data.split import split_log
+    from rec_data.sources.fetch import fetch_log
+    from rec_data.splits.split import split_log
 
     for text in logs:
         name, equals, log = text.partition("=")

@@ -26,7 +26,7 @@ from pipelines.models import of_point
 from pipelines.models.run_hash import SEQUENCES, run_hash
 
 if TYPE_CHECKING:
-    from rec_models.training import FitResult
+    from rec_models.training.fit import FitResult
 
 
 def main() -> None:
@@ -36,9 +36,9 @@ def main() -> None:
     import pyarrow.parquet as pq
     import torch
 
-    from rec_data.sequences import SequenceStore
+    from rec_data.sequences.store import SequenceStore
     from rec_models.errors import TrainingError
-    from rec_models.training import fit
+    from rec_models.training.fit import fit
 
     catalogue = stage.DATA / "split" / "items.parquet"
     counts = torch.tensor(pq.read_table(catalogue, columns=["count"])["count"].to_numpy())  # [V] int64

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cce-kernels", "rec-data", "rec-models", "rec-eval")
 USES = {
     "cce-kernels": "from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy",
-    "rec-data": "from rec_data.batches import SequenceStore, TrainingBatches",
-    "rec-models": "from rec_models.training import fit; from rec_models.inference import load",
+    "rec-data": "from rec_data.sequences.batches import SequenceStore, TrainingBatches",
+    "rec-models": "from rec_models.training.fit import fit; from rec_models.inference import load",
     "rec-eval": "from rec_eval import evaluate, top_k",
 }
 

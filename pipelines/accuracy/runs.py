@@ -19,9 +19,9 @@ from pipelines.records.device import environment
 
 if TYPE_CHECKING:
     from pipelines import params
-    from rec_data.sequences import SequenceStore
-    from rec_models.backbones import Encoder
-    from rec_models.training import FitResult
+    from rec_data.sequences.store import SequenceStore
+    from rec_models.encoders import Encoder
+    from rec_models.training.fit import FitResult
 
 PARTS = ("train", "validation", "test")
 KS = (1, 5, 10, 20, 100)
@@ -48,7 +48,7 @@ class SplitData:
         import pyarrow.parquet as pq
         import torch
 
-        from rec_data.sequences import SequenceStore
+        from rec_data.sequences.store import SequenceStore
 
         counts = pq.read_table(folder / "items.parquet", columns=["count"])["count"].to_numpy()
         train, validation = (SequenceStore.open(folder / "sequences" / f"{part}.arrow") for part in PARTS[:2])
@@ -56,7 +56,7 @@ class SplitData:
 
     def open_test(self) -> SequenceStore:
         """The histories and targets of the test."""
-        from rec_data.sequences import SequenceStore
+        from rec_data.sequences.store import SequenceStore
 
         return SequenceStore.open(self.folder / "sequences" / f"{PARTS[2]}.arrow")
 
@@ -109,9 +109,9 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
 
 
 def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
-    """`rec_models.training.fit` at a point, as the stage ``train`` calls it."""
+    """`rec_models.training.fit.fit` at a point, as the stage ``train`` calls it."""
     from pipelines.models import of_point
-    from rec_models import training
+    from rec_models.training import fit as training
 
     return training.fit(
         model=of_point.model_settings(point),
@@ -152,7 +152,7 @@ def time_steps(point: params.Params, split: SplitData) -> Row:
     """Milliseconds of a training step, over an epoch after ten steps; meaningful with nothing else running."""
     from pipelines.models import of_point
     from pipelines.models.steps import step_fields
-    from rec_models.measuring import measure_steps
+    from rec_models.training.benchmark import measure_steps
 
     make = of_point.make_batches(point, split.train, len(split.counts))
     steps = len(make(0, point.train.devices)) // point.train.accumulate

@@ -1,4 +1,4 @@
-"""What `rec_models.training.fit` takes, of a point: its network, loss, loop, batches and validation."""
+"""What `rec_models.training.fit.fit` takes, of a point: its network, loss, loop, batches and validation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines import params
-    from rec_data.batches import TrainingBatches
-    from rec_data.sequences import SequenceStore
-    from rec_models.backbones import Encoder
-    from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+    from rec_data.sequences.batches import TrainingBatches
+    from rec_data.sequences.store import SequenceStore
+    from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+    from rec_models.encoders import Encoder
 
 
 def keys_of_settings() -> dict[str, str]:
-    """The key of params.yaml of each setting that the functions below make, by its name in `rec_models.settings`."""
+    """The key of params.yaml of each setting that the functions below make, by its name in `rec_models.config`."""
     from pipelines import params
 
     usual = params.Params()
@@ -32,14 +32,14 @@ def keys_of_settings() -> dict[str, str]:
 
 def model_settings(point: params.Params) -> ModelSettings:
     """The network of the point."""
-    from rec_models.settings import ModelSettings
+    from rec_models.config import ModelSettings
 
     return ModelSettings(model=point.model, max_seq_len=point.max_seq_len, **dataclasses.asdict(point.backbone))
 
 
 def loss_settings(point: params.Params) -> LossSettings:
     """The loss of the point; what this loss has no use for is left out."""
-    from rec_models.settings import LossSettings
+    from rec_models.config import LossSettings
 
     sce = {f"sce_{name}": value for name, value in dataclasses.asdict(point.losses.sce).items()}
     return LossSettings.pick(
@@ -55,7 +55,7 @@ def loss_settings(point: params.Params) -> LossSettings:
 
 def training_settings(point: params.Params) -> TrainingSettings:
     """The loop of the point."""
-    from rec_models.settings import TrainingSettings
+    from rec_models.config import TrainingSettings
 
     loop = dataclasses.asdict(point.train)
     del loop["window"]  # of the batches
@@ -64,14 +64,14 @@ def training_settings(point: params.Params) -> TrainingSettings:
 
 def batch_settings(point: params.Params) -> BatchSettings:
     """What a batch of the point holds."""
-    from rec_models.settings import BatchSettings
+    from rec_models.config import BatchSettings
 
     return BatchSettings(batch_size=point.batch_size, window=point.train.window)
 
 
 def make_batches(point: params.Params, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:
     """The training batches of each rank."""
-    from rec_data.batches import TrainingBatches
+    from rec_data.sequences.batches import TrainingBatches
 
     def make(rank: int, world_size: int) -> TrainingBatches:
         return TrainingBatches(

@@ -13,9 +13,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rec_data.sequences import SequenceStore
+    from rec_data.sequences.store import SequenceStore
     from rec_eval import Catalogue
-    from rec_models.backbones import Encoder
+    from rec_models.encoders import Encoder
 
 
 class UserBatch(NamedTuple):
@@ -52,7 +52,7 @@ def user_batches(
     """
     from tqdm import tqdm
 
-    from rec_data.batches import inference_batches
+    from rec_data.sequences.batches import inference_batches
     from rec_eval import Catalogue
 
     device = encoder.item_table.device

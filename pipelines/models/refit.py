@@ -18,8 +18,8 @@ from pipelines import params, stage
 if TYPE_CHECKING:
     import torch
 
-    from rec_models.checkpoint import ModelCheckpoint
-    from rec_models.settings import TrainingSettings
+    from rec_models.config import TrainingSettings
+    from rec_models.training.checkpoint import ModelCheckpoint
 
 
 def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch.device) -> Path:
@@ -44,10 +44,10 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
 
     from pipelines.models.of_point import batch_settings, make_batches
     from pipelines.models.run_hash import run_hash
-    from rec_data.histories import read_catalogue
-    from rec_models.checkpoint import ModelCheckpoint
+    from rec_data.sequences.histories import read_catalogue
     from rec_models.errors import TrainingError
-    from rec_models.training import fit
+    from rec_models.training.checkpoint import ModelCheckpoint
+    from rec_models.training.fit import fit
 
     checkpoint = ModelCheckpoint.read(model)
     refuse_other_point(point, checkpoint)

@@ -1,6 +1,7 @@
 """Batches for measuring steps: a warm-up that has seen each size of batch twice, then the same batches, timed.
 
-Recorded steps (`rec_models.recording`) are launched kernel by kernel when a size of batch comes for the first time,
+Recorded steps (`rec_models.training.cuda_graphs`) are launched kernel by kernel when a size of batch comes for the
+first time,
 recorded at the second, and replayed from then on. An epoch has thousands of replays; some timed steps should have
 nothing else. Which batches have one size is found out here as training finds it out, on the host.
 """
@@ -11,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from rec_data.batches import Batch, PackedBatch, TrainingBatches
+    from rec_data.sequences.batches import Batch, PackedBatch, TrainingBatches
 
 _Entry = TypeVar("_Entry")
 
@@ -32,11 +33,11 @@ class RehearsedBatches:
         return len(self._order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """See `rec_models.feed.Batches`."""
+        """See `rec_models.training.prefetch.Batches`."""
         return self._in_order(self._batches.epoch, start)
 
     def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[PackedBatch]:
-        """See `rec_models.feed.PackedBatches`."""
+        """See `rec_models.training.prefetch.PackedBatches`."""
         return self._in_order(self._batches.packed_epoch, start)
 
     def _in_order(self, read: Callable[..., Iterator[_Entry]], start: int) -> Iterator[_Entry]:
@@ -55,7 +56,7 @@ def recorded_sizes(batches: TrainingBatches) -> list[tuple[int, ...]]:
     Args:
         batches: their first epoch.
     """
-    from rec_models.buckets import prepare_filled
+    from rec_models.training.cuda_graphs import prepare_filled
 
     filled = (prepare_filled(batch, batches.max_seq_len) for batch in batches.packed_epoch(0))
     return [(step.layout.rows, *(tensor.numel() for tensor in step.tensors())) for step in filled]

@@ -12,9 +12,9 @@ from pipelines import params
 from pipelines.records import results
 
 if TYPE_CHECKING:
-    from rec_models.backbones import Encoder
-    from rec_models.measuring import StepTimes
-    from rec_models.settings import ModelSettings
+    from rec_models.config import ModelSettings
+    from rec_models.encoders import Encoder
+    from rec_models.training.benchmark import StepTimes
 
 VALIDATION_USERS = 4096
 """Users that validation is timed on; seconds of the whole validation are extrapolated from them."""
@@ -58,7 +58,7 @@ def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> resu
 
 def _note() -> dict[str, str]:
     """What a reader of the peak should know; a point that runs out of memory has another note."""
-    from rec_models.memory import GROWING_SEGMENTS, segments_can_grow
+    from rec_models.training.memory import GROWING_SEGMENTS, segments_can_grow
 
     held = held_gib()
     notes = [f"{held:.1f} GiB of points before were still held"] if held > 0.1 else []
@@ -87,7 +87,7 @@ def _tried(point: params.Params, effort: Effort) -> dict[str, Any]:
 
 def _status(error: BaseException | None) -> results.Status:
     """What became of a point."""
-    from rec_models.memory import is_out_of_memory
+    from rec_models.training.memory import is_out_of_memory
 
     return "out of memory" if is_out_of_memory(error) else "failed"
 
@@ -119,7 +119,7 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
     from pipelines.models import of_point
     from pipelines.models.rehearsal import RehearsedBatches, recorded_sizes, warm_up_order
     from pipelines.planner.twin_logs import twin_log
-    from rec_models.measuring import measure_steps
+    from rec_models.training.benchmark import measure_steps
 
     log = twin_log(point)
     recorded = _is_recorded(point)
@@ -207,7 +207,7 @@ def _on_gpu(settings: ModelSettings, num_items: int) -> Encoder:
     """A new network whose weights are drawn on the GPU: seconds less for millions of items."""
     import torch
 
-    from rec_models.backbones import build_encoder
+    from rec_models.encoders import build_encoder
 
     with torch.device("cuda"):
         return build_encoder(settings, num_items)

@@ -76,7 +76,7 @@ def _short(key: str) -> str:
 
 
 def is_used(key: str, point: params.Params) -> bool:
-    """Whether a key, dotted, changes anything of a point: as `rec_models.settings.LossSettings.pick` keeps it."""
+    """Whether a key, dotted, changes anything of a point: as `rec_models.config.LossSettings.pick` keeps it."""
     sampling, own = point.negatives.sampling, not point.paper_faithful
     loss = LOSSES[point.loss]
     conditions = {

@@ -19,7 +19,8 @@ places, M targets, V items, B histories, width D and 16-bit products:
     around the blocks, a token: 1 D dropout, 4 D the last norm's input, 4 D its output, 2 D the loss's input
     the loss: see `LOSSES`
 
-Recorded steps fill batches up (`rec_models.buckets`). Their recordings share one pool, which takes what the largest
+Recorded steps fill batches up (`rec_models.training.cuda_graphs`). Their recordings share one pool, which takes what
+the largest
 step takes and gives it to nobody else: it is no part of the peak that torch reports, but has to fit. A measured run
 corrects the parts by factors (`pipelines.planner.calibration`); without one they count as they are.
 """
@@ -36,18 +37,18 @@ from pipelines.planner.sizes import Sizes, filled_up, records_steps
 from pipelines.settings.losses import SAMPLED
 
 GIB = 2**30
-_FEED_FACTOR = {"sasrec": 1, "bert4rec": 4}  # rec_models.backbones: width of the feed-forward nets, in D
+_FEED_FACTOR = {"sasrec": 1, "bert4rec": 4}  # rec_models.encoders: width of the feed-forward nets, in D
 MOMENTS = {"adam": 8, "adam_bf16": 4, "adam_rowwise": 2, "adam_lazy": 8}
 """Bytes that an optimiser keeps of an element of the item table."""
 _ROW_STATE = {"adam_rowwise": 4, "adam_lazy": 4}  # of a row: the second moment, the step that last updated it
 _TOUCHED_COPIES = (
-    8  # of touched rows: gradient and its sum, table, two moments, three temporaries (rec_models.table_adam)
+    8  # of touched rows: gradient and its sum, table, two moments, three temporaries (rec_models.optim.table_adam)
 )
 WORKSPACES = 2 * (32 << 20)  # cuBLAS on sm_90; autograd's thread has a handle of its own
 _FLASH_ROWS = 128  # flash attention's backward keeps histories so many rows of fp32 sums apart
-_PARTS = 48 << 20  # cce_kernels.tuning: fp32 sums of a split pass stay within it
-_SCRATCH = 48 << 20  # cce_kernels.tuning_sampled.SCRATCH_BYTES: sums of gradients stay within it
-_CHUNK = 1 << 27  # rec_models.losses.faithful: gathered values of a chunk
+_PARTS = 48 << 20  # cce_kernels.full.tuning: fp32 sums of a split pass stay within it
+_SCRATCH = 48 << 20  # cce_kernels.sampled.tuning.SCRATCH_BYTES: sums of gradients stay within it
+_CHUNK = 1 << 27  # rec_models.losses.paper: gathered values of a chunk
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _attention_bytes(point: params.Params, rows: int, places: float) -> float:
 
 
 def _split_sums(elements: float) -> float:
-    """Fp32 sums of a pass that `cce_kernels.tuning.full_splits` may split to fill the chip."""
+    """Fp32 sums of a pass that `cce_kernels.full.tuning.full_splits` may split to fill the chip."""
     parts = min(16, int(_PARTS / max(4 * elements, 1)))
     return 4 * elements * parts if parts > 1 else 0.0
 

@@ -49,7 +49,7 @@ def sizes_of(point: params.Params) -> Sizes:
         ParamsError: a log that is neither, before its split.
         DataError: an unknown twin.
     """
-    from rec_data.twins import TWINS
+    from rec_data.sources.synthetic import TWINS
 
     name = point.dataset
     if name in TWINS:
@@ -68,7 +68,7 @@ def sizes_of(point: params.Params) -> Sizes:
         raise params.ParamsError(
             f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {folder}; {other}"
         )
-    from rec_data.sequences import SequenceStore
+    from rec_data.sequences.store import SequenceStore
 
     lengths = SequenceStore.open(folder / "sequences" / "train.arrow").lengths.numpy()
     validation = len(SequenceStore.open(folder / "sequences" / "validation.arrow"))
@@ -116,7 +116,7 @@ def records_steps(point: params.Params) -> bool:
 
 
 def filled_up(places: float) -> float:
-    """Places of a recorded batch: `rec_models.buckets.bucket_of`, which imports torch."""
+    """Places of a recorded batch: `rec_models.training.cuda_graphs.bucket_of`, which imports torch."""
     count = max(1, round(places))
     step = max(16, 1 << max(0, (count - 1).bit_length() - 5))
     return float(-(-count // step) * step)
@@ -126,7 +126,7 @@ def _inputs(point: params.Params, lengths: npt.NDArray[np.int64], shift: int) ->
     """[n] what the network reads of each example: of each history, or of each window that slides over one."""
     if point.train.window is None:
         return np.minimum(lengths - shift, point.max_seq_len)
-    from rec_data.examples import sliding_windows
+    from rec_data.sequences.examples import sliding_windows
 
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return sliding_windows(offsets, point.max_seq_len + shift, point.train.window).lengths - shift

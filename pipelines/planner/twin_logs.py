@@ -1,6 +1,7 @@
 """Training and validation histories shaped like a data set's split, made in seconds: for measuring time and memory.
 
-A whole twin (`rec_data.twins`) has up to 243 million rows, and a split of it takes minutes. A training step sees
+A whole twin (`rec_data.sources.synthetic`) has up to 243 million rows, and a split of it takes minutes. A training
+step sees
 batches of histories of some lengths over a catalogue of some size, and nothing else of it. So the split is simulated on
 a sample of the twin's users, and as many histories are made as steps are timed:
 
@@ -23,8 +24,8 @@ import numpy.typing as npt
 from pipelines import params
 
 if TYPE_CHECKING:
-    from rec_data.sequences import SequenceStore
-    from rec_data.twins import TwinShape
+    from rec_data.sequences.store import SequenceStore
+    from rec_data.sources.synthetic import TwinShape
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -51,7 +52,7 @@ class TwinLog:
     @cached_property
     def item_counts(self) -> Int64s:
         """[V] int64, interactions of each item in the whole twin."""
-        from rec_data.twins import item_counts
+        from rec_data.sources.synthetic import item_counts
 
         return item_counts(self.shape)
 
@@ -79,7 +80,7 @@ class TwinLog:
     def _store(self, users: int, span: int, seed: int, *, with_targets: bool) -> SequenceStore:
         import torch
 
-        from rec_data.sequences import SequenceStore
+        from rec_data.sequences.store import SequenceStore
 
         rng = np.random.default_rng([seed, users, span, with_targets])
         lengths = np.minimum(rng.choice(self.lengths, users) - with_targets, span)
@@ -121,7 +122,7 @@ def twin_log_of(spec: str, split: params.Split) -> TwinLog:
 
 @lru_cache
 def _twin_log(spec: str, test_fraction: float, validation_share: float) -> TwinLog:
-    from rec_data import twins
+    from rec_data.sources import synthetic as twins
 
     _, shape = twins.parse(spec)
     sample = shape.scaled(min(1.0, _SAMPLE_ROWS / shape.interactions))

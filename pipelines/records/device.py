@@ -9,7 +9,7 @@ def environment() -> dict[str, str | None]:
     """The device, named as training names it, its driver and the versions; imports torch."""
     import torch
 
-    from rec_models.devices import cpu_name
+    from rec_models.training.devices import cpu_name
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

@@ -186,7 +186,7 @@ def point_fields(point: params.Params) -> dict[str, Any]:
         twin = float(scale) if at else 1.0
     draws = point.loss in SAMPLED
     negatives = 1 if point.loss == "bce" else point.num_negatives
-    # The paper's losses share nothing, whatever the point says: rec_models.settings.LossSettings.pick drops it too.
+    # The paper's losses share nothing, whatever the point says: rec_models.config.LossSettings.pick drops it too.
     sharing = "none" if point.paper_faithful else point.negatives.sharing
     return {
         "dataset": dataset,

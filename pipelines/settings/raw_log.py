@@ -17,13 +17,13 @@ def fetch(point: params.Params, path: Path) -> dict[str, Any]:
         path: the parquet.
 
     Returns:
-        What was read, as `rec_data.log.fetch_log` tells it.
+        What was read, as `rec_data.sources.fetch.fetch_log` tells it.
 
     Raises:
         DataError: no such log, or one that cannot be read.
     """
-    from rec_data.columns import Columns
-    from rec_data.log import fetch_log
+    from rec_data.schema import Columns
+    from rec_data.sources.fetch import fetch_log
 
     names = point.download.columns
     return fetch_log(

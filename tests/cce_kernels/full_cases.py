@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cce_kernels.full import linear_cross_entropy_triton
+from cce_kernels.full.triton_impl import linear_cross_entropy_triton
 
 NAMES = ("loss", "dhidden", "dweight", "dbias")
 

@@ -9,7 +9,7 @@ from kernel_cases import FP32_SUMS
 from torch.nn.functional import logsigmoid
 
 from cce_kernels import BCE, GBCE, InBatch, Popularity, Softmax, Uniform, draw_negatives, sampled_linear_cross_entropy
-from cce_kernels.draws import Draw
+from cce_kernels.sampled.draws import Draw
 
 
 @dataclass
@@ -144,8 +144,8 @@ def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], 
 
 def drawn_ids(hidden: torch.Tensor, weight: torch.Tensor, draw: Draw) -> torch.Tensor:
     """The ids int64 [G, N] of every group, written out by the kernels' own code."""
-    from cce_kernels.kernels.sampled_keys import launch_group_ids
-    from cce_kernels.kernels.sampled_state import SampledState
+    from cce_kernels.sampled.kernels.state import SampledState
+    from cce_kernels.sampled.kernels.sum_by_item import launch_group_ids
 
     source, absent = draw.source, hidden.new_empty(0)
     size = source.size if isinstance(source.size, torch.Tensor) else None

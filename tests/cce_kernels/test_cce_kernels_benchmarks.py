@@ -107,7 +107,7 @@ def test_a_picture_is_of_one_gpu(scripts, tmp_path, monkeypatch):
 
 
 def test_tiles_of_the_full_loss_are_among_those_that_are_tried(scripts):
-    from cce_kernels import tuning
+    from cce_kernels.full import tuning
 
     tuner = scripts("tune_full")
     for dtype, table in (("bfloat16", tuning._FULL_SM90), ("float32", tuning._FULL_FP32_SM90)):

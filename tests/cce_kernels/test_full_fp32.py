@@ -5,9 +5,10 @@ import torch
 from full_cases import Case, backward, eager, errors, make, run
 from kernel_cases import DEVICES, INTERPRETED
 
-from cce_kernels import linear_cross_entropy, tuning
-from cce_kernels.kernels import full_backward
-from cce_kernels.kernels.full_parts import split_parts
+from cce_kernels import linear_cross_entropy
+from cce_kernels.full import tuning
+from cce_kernels.full.kernels import backward as full_backward
+from cce_kernels.full.kernels.tiles import split_parts
 
 BF16, FP32 = torch.bfloat16, torch.float32
 pytestmark = pytest.mark.usefixtures("bf16_of_hardware")

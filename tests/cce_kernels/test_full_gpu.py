@@ -5,7 +5,7 @@ import torch
 from full_cases import Case, backward, eager, errors, make
 
 from cce_kernels import linear_cross_entropy
-from cce_kernels.full import linear_cross_entropy_triton
+from cce_kernels.full.triton_impl import linear_cross_entropy_triton
 
 pytestmark = pytest.mark.gpu
 BF16 = torch.bfloat16
@@ -43,8 +43,8 @@ def test_peak_memory_is_bounded():
 
 
 def test_no_recompilation_when_the_number_of_tokens_changes():
-    from cce_kernels.kernels.full_backward import full_backward_kernel
-    from cce_kernels.kernels.full_forward import full_forward_kernel
+    from cce_kernels.full.kernels.backward import full_backward_kernel
+    from cce_kernels.full.kernels.forward import full_forward_kernel
 
     def compiled():
         return sum(
@@ -108,7 +108,7 @@ def test_torch_compile_gives_the_same_without_breaks_or_recompilation():
 
 
 def test_operators_pass_torch_opcheck():
-    from cce_kernels.full import full_forward
+    from cce_kernels.full.triton_impl import full_forward
 
     inputs = make(Case(40, 60, 64, torch.float32, bias=True), "cuda")
     torch.library.opcheck(

@@ -8,8 +8,9 @@ import torch
 from full_cases import Case, eager, errors, make, run, worst_row
 from kernel_cases import DEVICES, FP32_SUMS, INTERPRETED, pairwise
 
-from cce_kernels import linear_cross_entropy, tuning
-from cce_kernels.full import linear_cross_entropy_triton
+from cce_kernels import linear_cross_entropy
+from cce_kernels.full import tuning
+from cce_kernels.full.triton_impl import linear_cross_entropy_triton
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cce_kernels import tuning
-from cce_kernels.kernels.full_backward import sort_by_tile
-from cce_kernels.kernels.full_tiles import split_dimension
+from cce_kernels.full import tuning
+from cce_kernels.full.kernels.backward import sort_by_tile
+from cce_kernels.full.kernels.tiles import split_dimension
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 

@@ -19,13 +19,14 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from cce_kernels import tuning, tuning_sampled
-from cce_kernels.kernels.full_backward import full_backward_kernel
-from cce_kernels.kernels.full_forward import full_forward_kernel
-from cce_kernels.kernels.full_state import dot_precision
-from cce_kernels.kernels.full_tiles import split_dimension
-from cce_kernels.kernels.sampled_tile_backward import _backward
-from cce_kernels.kernels.sampled_tile_forward import _forward
+from cce_kernels.full import tuning
+from cce_kernels.sampled import tuning as tuning_sampled
+from cce_kernels.full.kernels.backward import full_backward_kernel
+from cce_kernels.full.kernels.forward import full_forward_kernel
+from cce_kernels.full.kernels.state import dot_precision
+from cce_kernels.full.kernels.tiles import split_dimension
+from cce_kernels.sampled.kernels.shared_backward import _backward
+from cce_kernels.sampled.kernels.shared_forward import _forward
 
 TYPES = {
     "hidden": "*bf16", "dhidden": "*bf16", "held": "*bf16", "targets": "*i64", "order": "*i64", "target_tiles": "*i32",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kernel_cases import DEVICES
 
-from cce_kernels.masking import reduce_loss
+from cce_kernels.reduction import reduce_loss
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -2,7 +2,7 @@
 
 import torch
 
-from cce_kernels.philox import MASK32, philox_4x32, scaled_draws
+from cce_kernels.sampled.draws import MASK32, philox_4x32, scaled_draws
 
 
 def words(key, *counters):

@@ -5,16 +5,9 @@ import torch
 from kernel_cases import Record
 from torch.testing import assert_close
 
-from cce_kernels import (
-    GBCE,
-    InBatch,
-    Popularity,
-    Uniform,
-    linear_cross_entropy,
-    reference,
-    reference_sampled,
-    sampled_linear_cross_entropy,
-)
+from cce_kernels import GBCE, InBatch, Popularity, Uniform, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.full import reference
+from cce_kernels.sampled import reference as reference_sampled
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 V, D = 11, 6

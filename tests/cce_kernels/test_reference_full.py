@@ -5,15 +5,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from cce_kernels import (
-    GBCE,
-    InBatch,
-    Softmax,
-    linear_cross_entropy,
-    reference,
-    reference_sampled,
-    sampled_linear_cross_entropy,
-)
+from cce_kernels import GBCE, InBatch, Softmax, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.full import reference
+from cce_kernels.sampled import reference as reference_sampled
 
 M, V, D = 11, 13, 5
 

@@ -8,9 +8,9 @@ from kernel_cases import pairwise
 from sampled_cases import Case, assert_exact, assert_no_worse_than_eager, drawn_ids, make, ours, relative_error
 
 from cce_kernels import Popularity, SampledLinearCrossEntropy, draw_negatives, sampled_linear_cross_entropy
-from cce_kernels.draws import as_counter, draw_ids, groups_of
-from cce_kernels.reference_sampled import Draw
-from cce_kernels.samplers import prepare
+from cce_kernels.sampled.draws import as_counter, draw_ids, groups_of
+from cce_kernels.sampled.reference import Draw
+from cce_kernels.sampled.samplers import prepare
 
 pytestmark = pytest.mark.gpu
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -91,7 +91,7 @@ def test_deterministic_is_bitwise_equal(sharing):
 
 
 def test_several_chunks_of_the_sort(monkeypatch):
-    from cce_kernels import tuning_sampled as tuning
+    from cce_kernels.sampled import tuning
 
     monkeypatch.setattr(tuning, "SCRATCH_BYTES", 40_000)
     for sharing in ("none", "tile"):
@@ -101,7 +101,7 @@ def test_several_chunks_of_the_sort(monkeypatch):
 @pytest.mark.parametrize("piece", [4, 256])
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, dtype):
-    from cce_kernels import tuning_sampled as tuning
+    from cce_kernels.sampled import tuning
 
     monkeypatch.setattr(tuning, "PIECE", piece)
     # 60 items, 500 x 300 draws: 2,500 of an item on average.
@@ -262,14 +262,12 @@ def test_extra_memory_is_bounded(sharing, deterministic):
 
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 def test_no_kernel_is_compiled_anew_when_the_number_of_tokens_changes(sharing):
-    from cce_kernels.kernels import (
-        sampled_keys,
-        sampled_none_backward,
-        sampled_none_forward,
-        sampled_segments,
-        sampled_tile_backward,
-    )
-    from cce_kernels.kernels import sampled_tile_forward as tile
+    from cce_kernels.sampled.kernels import per_token_backward as sampled_none_backward
+    from cce_kernels.sampled.kernels import per_token_forward as sampled_none_forward
+    from cce_kernels.sampled.kernels import shared_backward as sampled_tile_backward
+    from cce_kernels.sampled.kernels import shared_forward as tile
+    from cce_kernels.sampled.kernels import sum_by_item as sampled_keys
+    from cce_kernels.sampled.kernels import sum_by_item as sampled_segments
 
     kernels = (tile._forward, sampled_tile_backward._backward, sampled_none_forward._forward)
     kernels = (*kernels, sampled_none_backward._backward, sampled_none_backward._later_draws)

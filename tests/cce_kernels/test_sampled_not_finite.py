@@ -6,7 +6,7 @@ from kernel_cases import DEVICES, INTERPRETED
 from sampled_cases import Case, assert_true, make, ours, truth_of
 
 from cce_kernels import Popularity
-from cce_kernels.masking import masks
+from cce_kernels.reduction import masks
 
 pytestmark = pytest.mark.usefixtures("bf16_of_hardware")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16

@@ -19,9 +19,9 @@ from sampled_cases import (
 )
 
 from cce_kernels import BCE, Popularity, Softmax, draw_negatives, sampled_linear_cross_entropy
-from cce_kernels.draws import as_counter, draw_ids, groups_of
-from cce_kernels.reference_sampled import Draw
-from cce_kernels.samplers import prepare
+from cce_kernels.sampled.draws import as_counter, draw_ids, groups_of
+from cce_kernels.sampled.reference import Draw
+from cce_kernels.sampled.samplers import prepare
 
 pytestmark = pytest.mark.usefixtures("bf16_of_hardware")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -92,7 +92,7 @@ def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
 
 @INTERPRETED
 def test_several_chunks_of_the_sort(monkeypatch):
-    from cce_kernels import tuning_sampled
+    from cce_kernels.sampled import tuning as tuning_sampled
 
     monkeypatch.setattr(tuning_sampled, "SCRATCH_BYTES", 400)
     for sharing in ("none", "tile"):
@@ -108,7 +108,7 @@ def test_several_chunks_of_the_sort(monkeypatch):
 @INTERPRETED
 def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, sparse, targets):
     """Ten tokens draw nine times from three items: some thirty draws an item, in pieces that begin anywhere."""
-    from cce_kernels import tuning_sampled
+    from cce_kernels.sampled import tuning as tuning_sampled
 
     monkeypatch.setattr(tuning_sampled, "PIECE", piece)
     case = Case(dim=16, tokens=10, items=3, negatives=9, sampler="popularity", sparse=sparse, targets=targets)
@@ -272,7 +272,7 @@ def test_fp16_keeps_gradients_below_its_range(device, objective, deterministic):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
 def test_deterministic_means_without_atomics(device, sharing, monkeypatch):
-    from cce_kernels import sampled_ops
+    from cce_kernels.sampled import triton_impl as sampled_ops
 
     def forbidden(*_):
         raise AssertionError("atomics")

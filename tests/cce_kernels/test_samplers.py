@@ -13,7 +13,7 @@ from cce_kernels import (
     linear_cross_entropy,
     sampled_linear_cross_entropy,
 )
-from cce_kernels.alias import build_alias_table
+from cce_kernels.sampled.samplers import build_alias_table
 
 
 def table_distribution(table):

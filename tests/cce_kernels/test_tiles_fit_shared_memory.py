@@ -39,7 +39,9 @@ sys.path.insert(0, folder)
 found = []
 watch(architecture, lambda name, compiled: found.append((name, compiled.metadata.shared)))
 
-from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy, tuning, tuning_sampled, validation
+from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy, validation
+from cce_kernels.full import tuning
+from cce_kernels.sampled import tuning as tuning_sampled
 
 validation.INTERPRETER = True  # tensors are on the CPU
 used = {}
@@ -73,7 +75,8 @@ print(json.dumps({"kernels": results, "used": {name: sorted(tiles) for name, til
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", LIMITS)
 def test_every_entry_fits_a_block(architecture, tmp_path):
-    from cce_kernels import tuning, tuning_sampled
+    from cce_kernels.full import tuning
+    from cce_kernels.sampled import tuning as tuning_sampled
 
     path = os.pathsep.join((str(BENCHMARKS), os.environ.get("PYTHONPATH", "")))
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": path}

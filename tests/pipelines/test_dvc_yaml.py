@@ -14,7 +14,7 @@ PIPELINE = read_yaml(ROOT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
 PACKAGES = {"cce_kernels", "rec_data", "rec_models", "rec_eval"}
 IMPORTED_BY = {"rec_models": {"cce_kernels"}}
-REFUSING = {"pipelines.models.of_point", "rec_models.settings"}
+REFUSING = {"pipelines.models.of_point", "rec_models.config"}
 """What `params.refuse_contradictions` imports: it changes no output of a stage that does not import it otherwise."""
 
 

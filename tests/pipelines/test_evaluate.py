@@ -17,7 +17,7 @@ from pipelines.models.recommendations import RecommendationsWriter
 from pipelines.params import Evaluate, Params
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
-from rec_models.devices import cpu_name
+from rec_models.training.devices import cpu_name
 from tests.pipelines.conftest import small_log
 
 
@@ -39,7 +39,7 @@ def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path:
 @pytest.fixture
 def sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Train: items 0 and 1 of two users; test inputs: item 2; users who lost their target: item 3."""
-    from rec_data.store_file import write_store
+    from rec_data.sequences.store import write_store
 
     folder = tmp_path / "data" / "split" / "sequences"
     folder.mkdir(parents=True)
@@ -78,9 +78,9 @@ def test_the_table_has_a_row_for_each_k_and_a_column_for_each_metric_of_both_ran
 @pytest.fixture
 def trained(workplace: Callable[[dict[str, Any]], Path]) -> Callable[[str], Path]:
     """The outputs of the stages before this one for a small log, with a model of random weights."""
-    from rec_models.backbones import build_encoder
-    from rec_models.checkpoint import ModelCheckpoint
-    from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+    from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+    from rec_models.encoders import build_encoder
+    from rec_models.training.checkpoint import ModelCheckpoint
 
     def make(dataset: str) -> Path:
         settings = {"dataset": "log.parquet", "split.strategy": "leave_one_out", "evaluate.k": [1, 10, 50]}

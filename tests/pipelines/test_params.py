@@ -226,7 +226,7 @@ def test_the_presets_go_together():
 def test_every_setting_of_a_point_has_its_key():
     from dataclasses import fields
 
-    from rec_models.settings import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+    from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 
     made = (BatchSettings, LossSettings, ModelSettings, TrainingSettings)
     names = {entry.name for cls in made for entry in fields(cls)}

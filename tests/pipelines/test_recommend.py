@@ -11,11 +11,11 @@ import torch
 
 from pipelines import params, recommend, stage
 from pipelines.models import of_point, refit
-from rec_data.split import split_log
-from rec_models.backbones import build_encoder
-from rec_models.checkpoint import ModelCheckpoint
+from rec_data.splits.split import split_log
+from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
+from rec_models.training.checkpoint import ModelCheckpoint
 from tests.pipelines.conftest import small_log
 
 SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}

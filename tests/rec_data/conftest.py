@@ -72,7 +72,7 @@ def make_handler(server):
 
 @pytest.fixture
 def server(monkeypatch):
-    from rec_data import download  # here, because the other tests need none of its libraries
+    from rec_data.sources import http as download  # here, because the other tests need none of its libraries
 
     monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from rec_data.archives import extract, is_litter
 from rec_data.errors import DataError
+from rec_data.raw.archives import extract, is_litter
 
 
 def make_zip(path, members):

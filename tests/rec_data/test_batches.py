@@ -8,10 +8,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rec_data.batches import SequenceStore, TrainingBatches, inference_batches
 from rec_data.errors import DataError
-from rec_data.examples import num_batches, shard
-from rec_data.masking import LAST_ONLY
+from rec_data.sequences.batches import SequenceStore, TrainingBatches, inference_batches
+from rec_data.sequences.examples import num_batches, shard
+from rec_data.sequences.masking import LAST_ONLY
 
 HISTORIES = [[5, 6, 7, 8, 9], [1], [2, 3], [4, 4, 4]]
 
@@ -233,8 +233,8 @@ def test_nothing_to_train_on():
 WITHOUT_POLARS = """
 import sys, pathlib
 sys.modules["polars"] = None
-from rec_data.batches import TrainingBatches
-from rec_data.log import fetch_log, fingerprint
+from rec_data.sequences.batches import TrainingBatches
+from rec_data.sources.fetch import fetch_log, fingerprint
 for dataset in ("demo", "twin:gowalla@0.001"):
     out = pathlib.Path(sys.argv[1])
     assert fetch_log(dataset, out, root=out.parent)["rows"] > 1000
@@ -247,7 +247,8 @@ def test_training_and_twins_need_no_polars(tmp_path):
 
 
 def test_reading_needs_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import rec_data.log, rec_data.files, rec_data.normalise"
+    modules = "rec_data.sources.fetch, rec_data.raw.files, rec_data.raw.normalise"
+    code = f"import sys; sys.modules['torch'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rec_data.checksums import check_pages
-from rec_data.columns import Columns
 from rec_data.errors import DataError
-from rec_data.history_files import write_history_log
-from rec_data.log import fetch_log
+from rec_data.raw.checksums import check_pages
+from rec_data.raw.history_files import write_history_log
+from rec_data.schema import Columns
+from rec_data.sources.fetch import fetch_log
 
 NAMES = ("user_id", "item_id", "timestamp")
 
@@ -65,7 +65,7 @@ def test_dictionaries_are_checked_too(tmp_path):
 
 def test_files_without_checksums_are_not_read(tmp_path, monkeypatch):
     path = write(tmp_path / "raw.parquet")
-    monkeypatch.setattr("rec_data.checksums._read", lambda *arguments: pytest.fail("read twice"))
+    monkeypatch.setattr("rec_data.raw.checksums._read", lambda *arguments: pytest.fail("read twice"))
     check_pages([path], NAMES)
     pq.write_table(pa.table({"user_id": pa.array([], pa.int64())}), path, write_page_checksum=True)
     check_pages([path], NAMES)

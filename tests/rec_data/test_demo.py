@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from rec_data import demo
-from rec_data.batches import SequenceStore
-from rec_data.log import fetch_log
-from rec_data.split import split_log
+from rec_data.sequences.batches import SequenceStore
+from rec_data.sources import demo
+from rec_data.sources.fetch import fetch_log
+from rec_data.splits.split import split_log
 
 
 def ndcg(scores, store):

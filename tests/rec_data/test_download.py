@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from rec_data.download import ATTEMPTS, check, download
 from rec_data.errors import DataError
+from rec_data.sources.http import ATTEMPTS, check, download
 
 BODY = bytes(range(256)) * 5000
 SHA256 = "sha256:" + hashlib.sha256(BODY).hexdigest()

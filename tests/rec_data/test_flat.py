@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_data import flat
+from rec_data import arrays as flat
 
 
 @pytest.mark.parametrize("rows", [0, 1, 6, 7, 8, 50])

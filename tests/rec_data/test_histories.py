@@ -4,10 +4,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from rec_data.columns import Columns
 from rec_data.errors import DataError
-from rec_data.histories import Histories, read_catalogue, read_histories
-from rec_data.history_files import write_history_log
+from rec_data.raw.history_files import write_history_log
+from rec_data.schema import Columns
+from rec_data.sequences.histories import Histories, read_catalogue, read_histories
 
 ROWS = [("bob", 30, 5), ("ann", 10, 9), ("bob", 20, 1), ("ann", 77, 3), ("ann", 20, 2), ("cid", 77, 1), ("bob", 10, 5)]
 ITEMS = pa.array([10, 20, 30])

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rec_data import kaggle_files
 from rec_data.errors import DataError
+from rec_data.sources import kaggle as kaggle_files
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rec_data import demo
-from rec_data.columns import Columns
 from rec_data.errors import DataError
-from rec_data.log import fetch_log, fingerprint
+from rec_data.schema import Columns
+from rec_data.sources import demo
+from rec_data.sources.fetch import fetch_log, fingerprint
 
 ROWS = {"user_id": [2, 1, 2], "item_id": [30, 10, 20], "timestamp": [1_700_000_000, 1_600_000_000, 1_700_000_001]}
 

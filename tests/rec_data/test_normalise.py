@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from rec_data.columns import Columns
 from rec_data.errors import DataError
-from rec_data.log import fetch_log
-from rec_data.normalise import write_log
+from rec_data.raw.normalise import write_log
+from rec_data.schema import Columns
+from rec_data.sources.fetch import fetch_log
 
 NOON = dt.datetime(2024, 1, 31, 12)
 SECONDS = 1706702400

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from matplotlib.axes import Axes
 
-from rec_data.pictures import draw, users_a_doubling
+from rec_data.describe import draw, users_a_doubling
 
 
 def test_equally_many_users_of_every_length_give_a_rising_line():

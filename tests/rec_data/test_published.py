@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from rec_data import published, readers, sources
 from rec_data.errors import DataError
-from rec_data.log import fetch_log, fingerprint
-from rec_data.readers import READERS
-from rec_data.sources import RS_SETS, SOURCES, UNUSABLE
+from rec_data.raw import formats as readers
+from rec_data.raw.formats import READERS
+from rec_data.sources import published
+from rec_data.sources import registry as sources
+from rec_data.sources.fetch import fetch_log, fingerprint
+from rec_data.sources.registry import RS_SETS, SOURCES, UNUSABLE
 
 RATINGS = "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n1,29,3.0,1112484676\n2,2,4.0,974820598\n"
 MODERN = {

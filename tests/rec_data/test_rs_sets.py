@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from rec_data.errors import DataError
-from rec_data.log import fetch_log, fingerprint
-from rec_data.sources import RS_SETS
+from rec_data.sources.fetch import fetch_log, fingerprint
+from rec_data.sources.registry import RS_SETS
 
 GAMES = "0439381673,A21ROB,2.0,1449619200\n0700026657,A3G8U1,5.0,1449561600\n"
 BEAUTY = "0439381673,A21ROB,3.0,1449619200\n"

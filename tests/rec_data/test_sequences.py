@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from rec_data.errors import DataError
-from rec_data.sequences import SequenceStore
-from rec_data.store_file import write_store
+from rec_data.sequences.store import SequenceStore, write_store
 
 
 def write(path, *, targets=None, histories=((3, 1), (), (2,))):

@@ -7,9 +7,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from rec_data.batches import SequenceStore
 from rec_data.errors import DataError
-from rec_data.split import _chunks, split_log
+from rec_data.sequences.batches import SequenceStore
+from rec_data.splits.split import _chunks, split_log
 
 
 def write_log(path, rows):
@@ -117,7 +117,7 @@ def test_export_counts_beyond_32_bits():
 
 
 def test_export_in_many_row_groups_equals_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr("rec_data.split.EXPORT_ROWS", 30)
+    monkeypatch.setattr("rec_data.splits.split.EXPORT_ROWS", 30)
     parts = parts_of(tmp_path, distinct_times(3), "a")
     assert pq.ParquetFile(tmp_path / "a" / "train.parquet").num_row_groups > 3
     for name in ("train", "validation", "test"):

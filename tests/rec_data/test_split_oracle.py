@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rec_data.errors import DataError
-from rec_data.split import split_log
+from rec_data.splits.split import split_log
 
 Rows = list[tuple[int, str, int]]
 

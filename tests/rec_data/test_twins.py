@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rec_data import twins
 from rec_data.errors import DataError
+from rec_data.sources import synthetic as twins
 
 PUBLISHED = {  # users, items, interactions after filtering
     "movielens_20m": (138_078, 15_405, 12_180_742),

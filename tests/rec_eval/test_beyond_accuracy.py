@@ -9,14 +9,14 @@ from rec_eval import (
     Reference,
     band_edges,
     evaluate,
-    long_tail,
     metrics_by_band,
     popularity_profile,
     read_evaluation,
     write_evaluation,
     write_rows,
 )
-from rec_eval.long_tail import gini
+from rec_eval.metrics import segments as long_tail
+from rec_eval.metrics.segments import gini
 
 LISTS = np.array([[0, 1], [1, 2], [2, -1], [0, 3]])
 RESULT = evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rec_eval import Evaluation, compare, evaluate, intervals, mean_interval
-from rec_eval.bootstrap import MAX_GROUPS, bootstrap_means
+from rec_eval.metrics.bootstrap import MAX_GROUPS, bootstrap_means
 
 
 def run_of(values, metric="ndcg@10", user_ids=None):

@@ -48,7 +48,7 @@ def test_several_logs_count_as_one_and_blocks_change_nothing(monkeypatch):
     whole = Reference.from_sequences(*ragged([history for log in logs for history in log]), num_items=5)
     assert whole.num_users == 4
     for events in (1, 2, 3, 100):
-        monkeypatch.setattr("rec_eval.reference._EVENTS_PER_BLOCK", events)
+        monkeypatch.setattr("rec_eval.metrics.beyond_accuracy._EVENTS_PER_BLOCK", events)
         parts = Reference.from_logs([ragged(log) for log in logs], num_items=5)
         assert parts.num_users == whole.num_users
         assert parts.user_counts.tolist() == whole.user_counts.tolist() == [3, 2, 1, 1, 0]
@@ -104,7 +104,7 @@ def test_blocks_of_users_change_nothing(monkeypatch):
     relevant = ragged([generator.integers(0, 25, generator.integers(0, 5)).tolist() for _ in range(40)])
     reference = Reference(np.arange(1, 26), 30)
     whole = evaluate(lists, relevant, [3, 10], reference)
-    monkeypatch.setattr("rec_eval.hits._CELLS_PER_BLOCK", 70)
+    monkeypatch.setattr("rec_eval.metrics.hits._CELLS_PER_BLOCK", 70)
     blocks = evaluate(lists, relevant, [3, 10], reference)
     assert whole.catalogue == blocks.catalogue
     for name, values in whole.per_user.items():

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_eval import top_k
-from rec_eval.fused import Plan, _Lists, _merge, _SeenTile, make_plan, rank_users
-from rec_eval.keys import EMPTY, decode_keys, encode_keys
-from rec_eval.seen import SeenItems
+from rec_eval.ranking.seen import SeenItems
+from rec_eval.ranking.sort_keys import EMPTY, decode_keys, encode_keys
+from rec_eval.ranking.triton_impl import Plan, _Lists, _merge, _SeenTile, make_plan, rank_users
 
 triton = pytest.importorskip("triton")
 
-from rec_eval.kernels.filter import Survivors, Tiles, filter_items, split_dimension  # noqa: E402
+from rec_eval.ranking.kernels.filter import Survivors, Tiles, filter_items, split_dimension  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter multiplies the bits of bfloat16
@@ -24,7 +24,7 @@ def plain_merge():
     """Merge with torch where kernels are interpreted: a sort there takes seconds. One test asks for the kernel."""
     patch = pytest.MonkeyPatch()
     if DEVICE == "cpu":
-        patch.setattr("rec_eval.kernels.merge.LONGEST", 0)
+        patch.setattr("rec_eval.ranking.kernels.merge.LONGEST", 0)
     yield
     patch.undo()
 
@@ -143,7 +143,7 @@ def test_the_merge_kernel_agrees_with_torch(monkeypatch):
     found = Survivors(torch.tensor([4, 4, 0], dtype=torch.int32, device=DEVICE), scores, ids)
     lists = _Lists(keys, first[:, 0], ids[:, 0])
     plain = _merge(lists, found, 4, users, tile)
-    monkeypatch.setattr("rec_eval.kernels.merge.LONGEST", 4096)
+    monkeypatch.setattr("rec_eval.ranking.kernels.merge.LONGEST", 4096)
     kernel = _merge(lists, found, 4, users, tile)
     assert decode_keys(kernel.keys).ids.tolist() == [[11, 10, 12, 13, -1], [1, 0, 2, 8, 4], [1, 2, 8, 4, 6]]
     for ours, theirs in zip(kernel, plain, strict=True):

@@ -13,8 +13,9 @@ SCRIPT = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from rec_eval.fused import _TILES
-from rec_eval.kernels import filter, merge
+from rec_eval.ranking.triton_impl import _TILES
+from rec_eval.ranking.kernels import filter
+from rec_eval.ranking.kernels import merge
 
 TYPES = {
     "queries": "*bf16", "items": "*bf16", "bias": "*fp32", "floor_scores": "*fp32", "floor_ids": "*i32",

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_eval import Catalogue, popularity_top_k, scoring, target_ranks, top_k
-from rec_eval.keys import decode_keys, encode_keys
+from rec_eval import Catalogue, popularity_top_k, target_ranks, top_k
+from rec_eval.ranking import scores as scoring
+from rec_eval.ranking.sort_keys import decode_keys, encode_keys
 
 
 def ragged(rows):

@@ -36,8 +36,8 @@ def model_name(request):
 
 @pytest.fixture
 def make_encoder():
-    from rec_models.backbones import build_encoder
-    from rec_models.settings import ModelSettings
+    from rec_models.config import ModelSettings
+    from rec_models.encoders import build_encoder
 
     def make(model="sasrec", *, num_items=20, seed=0, **settings):
         torch.manual_seed(seed)

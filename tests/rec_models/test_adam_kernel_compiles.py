@@ -12,7 +12,7 @@ SCRIPT = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from rec_models.kernels.adam_rows import adam_rows_kernel
+from rec_models.optim.adam_rows import adam_rows_kernel
 
 pointers = {"table": "*fp32", "grad": "*fp32", "first": "*bf16", "step": "*fp32"}
 names = adam_rows_kernel.arg_names

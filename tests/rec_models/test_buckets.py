@@ -3,12 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_models.backbones import build_encoder
-from rec_models.backbones.layout import layout_of
-from rec_models.buckets import bucket_of, prepare_filled
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.step_batch import Packed, pack, prepare_packed
-from rec_models.stepping import BatchLoss
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.encoders.packing import layout_of
+from rec_models.training.batch import Packed, pack, prepare_packed
+from rec_models.training.cuda_graphs import bucket_of, prepare_filled
+from rec_models.training.step import BatchLoss
 
 WIDTH = 12  # of the network; batches are 10 wide
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from rec_models.checkpoint import ModelCheckpoint
-from rec_models.module import TrainingModule
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.loop import TrainingModule
 
 TILES = {"sharing": "tile", "tile_tokens": 8}  # that span ranks
 SHARED = pytest.mark.parametrize("loss_options", [{"sharing": "none"}, TILES], ids=["none", "tiles"])

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from rec_models.buckets import prepare_filled
-from rec_models.feed import Feed, as_factory, in_background
-from rec_models.step_batch import pack, prepare
+from rec_models.training.batch import pack, prepare
+from rec_models.training.cuda_graphs import prepare_filled
+from rec_models.training.prefetch import Feed, as_factory, in_background
 
 
 def steps_of(tiny, accumulate=1, position=(0, 0), **options):
@@ -130,7 +130,7 @@ def test_an_error_in_the_thread_is_raised_where_batches_are_used():
 
 def wait_for_threads_to_end():
     deadline = time.monotonic() + 5
-    while any(thread.name == "rec_models.feed" for thread in threading.enumerate()):
+    while any(thread.name == "rec_models.training.prefetch" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rec_models.checkpoint import ModelCheckpoint
-from rec_models.settings import BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.config import BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.training.checkpoint import ModelCheckpoint
 
 
 @pytest.fixture
@@ -88,7 +88,8 @@ class NotRecorded:
 
 @pytest.mark.parametrize("loss", ["cce", "cce_neg"])
 def test_steps_on_filled_batches_that_the_module_takes_itself_train_as_lightnings(tiny, tmp_path, monkeypatch, loss):
-    from rec_models import module, training
+    from rec_models.training import fit as training
+    from rec_models.training import loop as module
 
     options = {"loss": loss, "dropout": 0.0, "checkpoint_steps": 3}
     plain = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
@@ -103,7 +104,8 @@ def test_steps_on_filled_batches_that_the_module_takes_itself_train_as_lightning
 
 
 def test_memory_of_validation_is_not_the_loops(tiny, folders, monkeypatch):
-    from rec_models import conductor, memory
+    from rec_models.training import loop as conductor
+    from rec_models.training import memory
 
     peak = [1.0]
     for module in (conductor, memory):
@@ -114,7 +116,7 @@ def test_memory_of_validation_is_not_the_loops(tiny, folders, monkeypatch):
 
 
 def test_dropout_follows_seed_step_micro_batch_and_rank(monkeypatch, make_encoder):
-    from rec_models.module import TrainingModule
+    from rec_models.training.loop import TrainingModule
 
     def drawn(seed=0, step=0, position=0, rank=0):
         module = TrainingModule(make_encoder(), LossSettings(loss="cce"), TrainingSettings(seed=seed))
@@ -129,7 +131,7 @@ def test_dropout_follows_seed_step_micro_batch_and_rank(monkeypatch, make_encode
 
 
 def test_processes_that_share_cores_are_told_of(capfd):
-    from rec_models.devices import announce
+    from rec_models.training.devices import announce
 
     model, loss = ModelSettings(), LossSettings(loss="cce")
     for devices in (1, 2, 4096):
@@ -141,7 +143,7 @@ def test_processes_that_share_cores_are_told_of(capfd):
 
 
 def test_a_cpu_is_warned_of_many_buckets(capfd):
-    from rec_models.devices import announce
+    from rec_models.training.devices import announce
 
     for name in ("sce", "cce"):
         announce(ModelSettings(), LossSettings(loss=name), TrainingSettings(), 5, torch.device("cpu"), "32-true")

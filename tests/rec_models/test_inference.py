@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rec_models.checkpoint import CheckpointError, ModelCheckpoint
-from rec_models.devices import autocast_dtype
+from rec_models.config import BatchSettings, LossSettings, TrainingSettings
 from rec_models.inference import encode, load, recommend
-from rec_models.settings import BatchSettings, LossSettings, TrainingSettings
+from rec_models.training.checkpoint import CheckpointError, ModelCheckpoint
+from rec_models.training.devices import autocast_dtype
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@ import time
 
 import pytest
 
-from rec_models import measuring
-from rec_models.backbones import build_encoder
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
 from rec_models.errors import TrainingError
-from rec_models.measuring import measure_steps
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.training import benchmark as measuring
+from rec_models.training.benchmark import measure_steps
 
 
 def measure(tiny, *, count=20, accumulate=1, optimizer="adam", batches=None, **options):

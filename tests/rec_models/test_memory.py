@@ -3,11 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rec_models.backbones import build_encoder
+from rec_models.config import LOSSES, OPTIMIZERS, LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
 from rec_models.losses import FAITHFUL_LOSSES
-from rec_models.memory import Run, is_out_of_memory, out_of_memory_advice, peak_gib, peak_kind
-from rec_models.optimizers import build_optimizer, table_bytes
-from rec_models.settings import LOSSES, OPTIMIZERS, LossSettings, ModelSettings, TrainingSettings
+from rec_models.optim.build import build_optimizer, table_bytes
+from rec_models.training.memory import Run, is_out_of_memory, out_of_memory_advice, peak_gib, peak_kind
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

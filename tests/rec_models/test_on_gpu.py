@@ -6,20 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from rec_models.backbones import build_encoder
-from rec_models.backbones.attention import _attend_packed, _attend_padded
-from rec_models.backbones.layout import layout_of
-from rec_models.backbones.lookup import lookup, lookup_into_grad
-from rec_models.buckets import prepare_filled
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.encoders.embedding import lookup, lookup_into_grad
+from rec_models.encoders.packing import layout_of
+from rec_models.encoders.transformer import _attend_packed, _attend_padded
 from rec_models.inference import encode, load
 from rec_models.losses import LossContext, build_loss
-from rec_models.module import TrainingModule
-from rec_models.optimizers import KEPT, build_optimizer
-from rec_models.recording import RecordedSteps
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.step_batch import pack, prepare
-from rec_models.stepping import BatchLoss
-from rec_models.training import fit
+from rec_models.optim.build import KEPT, build_optimizer
+from rec_models.training.batch import pack, prepare
+from rec_models.training.cuda_graphs import RecordedSteps, prepare_filled
+from rec_models.training.fit import fit
+from rec_models.training.loop import TrainingModule
+from rec_models.training.step import BatchLoss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

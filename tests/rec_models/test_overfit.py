@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from rec_models.backbones import build_encoder
+from rec_models.config import LOSSES, LossSettings, ModelSettings
+from rec_models.encoders import build_encoder
 from rec_models.losses import LossContext, build_loss
-from rec_models.settings import LOSSES, LossSettings, ModelSettings
-from rec_models.step_batch import prepare
+from rec_models.training.batch import prepare
 
 # Steps: a sampled loss teaches slowly, because a negative that is not drawn is not pushed down; a pointwise one slower
 # still, because each of its terms has to become 0, not their sum alone.

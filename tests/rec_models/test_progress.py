@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from rec_models import progress
-from rec_models.progress import Progress
+from rec_models.training import logging as progress
+from rec_models.training.logging import Progress
 
 ROW = {"train_loss": 1.23456, "tokens_per_second": 12345.6, "train_seconds": 7.89}
 

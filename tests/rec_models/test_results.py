@@ -1,6 +1,6 @@
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rec_models.results import ResultsFolder
+from rec_models.training.logging import ResultsFolder
 
 ROWS = [
     {"epoch": 1, "step": 10, "train_loss": 2.5, "tokens": 100, "validation_ndcg@10": 0.25},

@@ -8,8 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import Precision
 
-from rec_models.checkpoint import ModelCheckpoint
-from rec_models.state import RunFolder, RunState
+from rec_models.training.checkpoint import ModelCheckpoint, RunFolder, RunState
 
 
 class StoppedError(Exception):
@@ -92,7 +91,7 @@ def test_a_run_goes_on_with_the_state_of_its_precision(tiny, tmp_path, monkeypat
 
 
 def test_slow_checkpoints_are_written_less_often(tiny, uninterrupted, tmp_path, monkeypatch):
-    from rec_models import conductor
+    from rec_models.training import loop as conductor
 
     whole, whole_out = uninterrupted()
     monkeypatch.setattr(conductor, "_CHEAP_SECONDS", 0.0)

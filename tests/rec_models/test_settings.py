@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, asdict
 
 import pytest
 
-from rec_models.settings import LOSSES, BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.config import LOSSES, BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
 
 EVERYTHING = {
     "num_negatives": 512,
@@ -24,7 +24,7 @@ GRAPHS, LAZY = TrainingSettings(cuda_graphs=True), TrainingSettings(optimizer="a
 
 
 def test_settings_need_no_torch():
-    code = "import rec_models.settings, sys; sys.exit('torch' in sys.modules)"
+    code = "import rec_models.config, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cce_kernels import kernels
-from rec_models.measuring import StepTimes
-from rec_models.settings import LossSettings, TrainingSettings
+from rec_models.config import LossSettings, TrainingSettings
+from rec_models.training.benchmark import StepTimes
 
 pytest.importorskip("triton")
 FOLDER = Path(__file__).parents[2] / "packages" / "rec-models" / "benchmarks"

@@ -3,11 +3,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rec_models.backbones import build_encoder
-from rec_models.optimizers import build_optimizer
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.step_batch import prepare
-from rec_models.stepping import BatchLoss
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.optim.build import build_optimizer
+from rec_models.training.batch import prepare
+from rec_models.training.step import BatchLoss
 
 ITEMS, WIDTH = 3000, 16
 

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from rec_models import conductor
-from rec_models.checkpoint import ModelCheckpoint
-from rec_models.conductor import Conductor
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import TrainingError
 from rec_models.inference import load
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.training import fit
+from rec_models.training import loop as conductor
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.fit import fit
+from rec_models.training.loop import Conductor
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_validation_without_the_monitored_metric_stops(tiny, folders, monkeypatc
 @pytest.fixture
 def poison(monkeypatch):
     """From a step of the optimiser and a micro-batch, both from 0: the network is NaN from there on."""
-    from rec_models.module import TrainingModule
+    from rec_models.training.loop import TrainingModule
 
     step = TrainingModule.training_step
 
@@ -118,7 +118,7 @@ def test_a_nan_loss_names_the_step_and_the_last_good_checkpoint(tiny, folders, p
 
 
 def test_a_nan_loss_in_16_bit_may_be_for_want_of_digits(tiny, folders, monkeypatch, poison):
-    monkeypatch.setattr("rec_models.training.autocast_dtype", lambda precision, device: torch.bfloat16)
+    monkeypatch.setattr("rec_models.training.fit.autocast_dtype", lambda precision, device: torch.bfloat16)
     poison(0)
     with pytest.raises(TrainingError, match=r"; lower learning_rate, or take precision=32-true$"):
         tiny.run(**folders)
@@ -161,7 +161,7 @@ def test_a_nan_before_a_short_last_window_is_told_at_its_own_step(tiny, folders,
 
 
 def test_out_of_memory_says_what_to_lower(tiny, folders, monkeypatch):
-    from rec_models.module import TrainingModule
+    from rec_models.training.loop import TrainingModule
 
     def hungry(self, batch, batch_idx):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -174,7 +174,7 @@ def test_out_of_memory_says_what_to_lower(tiny, folders, monkeypatch):
 
 
 def test_memory_that_runs_out_while_a_step_is_recorded_is_told_too(tiny, folders, monkeypatch):
-    from rec_models.module import TrainingModule
+    from rec_models.training.loop import TrainingModule
 
     def hungry(self, batch, batch_idx):
         try:

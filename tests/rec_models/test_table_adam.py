@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch
 
-from rec_models.backbones import build_encoder
-from rec_models.optimizers import KEPT, build_optimizer
-from rec_models.settings import ModelSettings, TrainingSettings
-from rec_models.table_adam import adam_rows
+from rec_models.config import ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.optim.build import KEPT, build_optimizer
+from rec_models.optim.table_adam import adam_rows
 
 RATE, BETAS, EPSILON = 0.01, (0.9, 0.98), 1e-8
 # What rounding a moment to 8 bits of fraction, again and again, may do to a step of size RATE.
@@ -154,7 +154,7 @@ def test_memory_of_the_tables_state(optimizer):
 @pytest.mark.parametrize("width", [20, 64])
 def test_the_kernel_updates_as_plain_torch_does(width, rowwise, moments):
     pytest.importorskip("triton")
-    from rec_models.kernels.adam_rows import launch_adam_rows
+    from rec_models.optim.adam_rows import launch_adam_rows
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(2)

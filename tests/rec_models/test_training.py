@@ -3,11 +3,11 @@ import csv
 import pytest
 import torch
 
-from rec_models.checkpoint import ModelCheckpoint
+from rec_models.config import LOSSES, LossSettings, ModelSettings, TrainingSettings
 from rec_models.inference import load
 from rec_models.losses import LossContext, build_loss
-from rec_models.settings import LOSSES, LossSettings, ModelSettings, TrainingSettings
-from rec_models.training import fit
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.fit import fit
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.inference import encode
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.training import FitResult, fit
+from rec_models.training.fit import FitResult, fit
 
 ITEMS = 30
 STRIDE = 7  # the item after i is i + 7, modulo 30

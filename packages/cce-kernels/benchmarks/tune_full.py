@@ -3,7 +3,8 @@
     python packages/cce-kernels/benchmarks/tune_full.py [--dims 64 128 256] [--dtype float32] [--out DIR]
 
 Prints, for each vector dimension, every candidate of forward and backward with its TFLOP/s and its share of the matmul
-ceiling measured in the same process, best first, and writes tune_full.csv. Enter the winners in cce_kernels/tuning.py.
+ceiling measured in the same process, best first, and writes tune_full.csv. Enter the winners in
+cce_kernels/full/tuning.py.
 Kernels are compiled in parallel processes first; those only fill Triton's cache on disk.
 """
 
@@ -20,10 +21,10 @@ from typing import Any
 import torch
 from timing import matmul_ceiling, median_ms, need_gpu
 
-from cce_kernels.kernels.full_backward import launch_backward
-from cce_kernels.kernels.full_forward import launch_forward
-from cce_kernels.kernels.full_state import BackwardState, ForwardState
-from cce_kernels.tuning import FullTiles
+from cce_kernels.full.kernels.backward import launch_backward
+from cce_kernels.full.kernels.forward import launch_forward
+from cce_kernels.full.kernels.state import BackwardState, ForwardState
+from cce_kernels.full.tuning import FullTiles
 
 # Candidates: (block_m, block_v, warps, stages, cap of registers a thread or None, by tensor descriptor).
 FORWARD = {

@@ -5,7 +5,7 @@
 
 Prints every candidate of forward and backward at the shapes of the table, best first, and writes tune_sampled.csv
 (tune_sampled_float32.csv and the like for another dtype of hidden; the table is fp32 in all). Times are replays of CUDA
-graphs; backward is the time of both less that of forward. Enter the winners in cce_kernels/tuning_sampled.py, in the
+graphs; backward is the time of both less that of forward. Enter the winners in cce_kernels/sampled/tuning.py, in the
 table of the GPU and dtype. Kernels are compiled in parallel processes first; those only fill Triton's cache on disk.
 """
 
@@ -25,8 +25,8 @@ from points import SHAPES
 from timing import copy_ceiling, graph_ms, need_gpu
 
 from cce_kernels import sampled_linear_cross_entropy
-from cce_kernels import tuning_sampled as tuning
-from cce_kernels.tuning_sampled import GatherTiles, TileTiles
+from cce_kernels.sampled import tuning
+from cce_kernels.sampled.tuning import GatherTiles, TileTiles
 
 NONE_FORWARD = [(8, 1, 1), (4, 1, 1), (16, 1, 1)]
 NONE_BACKWARD = [(4, 1, 1), (2, 1, 1), (8, 1, 1)]

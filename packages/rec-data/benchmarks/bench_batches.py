@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from rec_data import twins
-from rec_data.batches import TrainingBatches
-from rec_data.sequences import SequenceStore
+from rec_data.sequences.batches import TrainingBatches
+from rec_data.sequences.store import SequenceStore
+from rec_data.sources import synthetic as twins
 
 LENGTH_ONLY_ITEMS = 1000
 CPU_FACTS = Path("/proc/cpuinfo")

@@ -23,7 +23,7 @@ STAGES = ("generate", "read", "split")
 
 def generate(dataset: str, folder: Path) -> int:
     """Writes the twin as if it were a raw file."""
-    from rec_data import twins
+    from rec_data.sources import synthetic as twins
 
     _, shape = twins.parse(dataset.removeprefix("twin:"))
     return twins.write_twin(shape, folder / "raw.parquet", seed=1)
@@ -45,14 +45,14 @@ def shuffle(folder: Path) -> int:
 
 def read(folder: Path) -> int:
     """The download stage, of a file of one's own."""
-    from rec_data.log import fetch_log
+    from rec_data.sources.fetch import fetch_log
 
     return int(fetch_log("raw.parquet", folder / "log.parquet", root=folder)["rows"])
 
 
 def split(folder: Path) -> int:
     """The split stage."""
-    from rec_data.split import split_log
+    from rec_data.splits.split import split_log
 
     out = folder / "split"
     shutil.rmtree(out, ignore_errors=True)

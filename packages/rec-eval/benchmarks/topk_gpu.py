@@ -23,10 +23,11 @@ from typing import Any
 import torch
 import triton
 
-from rec_eval import fused, top_k
-from rec_eval.kernels import merge
-from rec_eval.kernels.filter import Tiles
-from rec_eval.seen import SeenItems
+from rec_eval import top_k
+from rec_eval.ranking import triton_impl as fused
+from rec_eval.ranking.kernels import merge
+from rec_eval.ranking.kernels.filter import Tiles
+from rec_eval.ranking.seen import SeenItems
 
 SHAPES = [(15_405, 256), (176_450, 256), (893_022, 256), (893_022, 128), (893_022, 64), (9_400_000, 256)]
 KS = (10, 100)

@@ -3,7 +3,8 @@
     python packages/rec-models/benchmarks/step.py OUT.csv [--points beauty,zvuk] [--losses cce,cce_neg/tile]
         [--variants eager,graphs] [--profile DIR] [--seconds 250]
 
-Runs `rec_models.training.fit` itself, so that Lightning, the feeding thread and the optimiser are in the figures. A CSV
+Runs `rec_models.training.fit.fit` itself, so that Lightning, the feeding thread and the optimiser are in the figures.
+A CSV
 row a measurement, the most important ones first; rows that OUT.csv already holds (of the same GPU and revision) are not
 measured again. Where a loss is measured in several ways that must not change it, their losses are compared. `--profile`
 also writes tables of kernels, `--seconds` starts nothing new after so long.
@@ -26,10 +27,10 @@ from step_profile import PROFILED, Profiler
 from step_profile import write as write_profile
 from step_results import SHOWN, environment, misses, read_rows, write_rows, write_table
 
-from rec_models.backbones import Encoder, build_encoder
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import Encoder, build_encoder
 from rec_models.errors import TrainingError
-from rec_models.measuring import StepTimes, measure_steps
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
+from rec_models.training.benchmark import StepTimes, measure_steps
 
 WARMUP = 2 * DISTINCT + 2  # each size of batch is seen twice before a graph of it is replayed
 STEPS, SECONDS_A_ROW = 40, 4.0

@@ -9,9 +9,9 @@ import torch
 from step_points import Point, SyntheticBatches
 from torch import Tensor
 
-from rec_models.backbones import build_encoder
-from rec_models.settings import ModelSettings
-from rec_models.step_batch import prepare_packed
+from rec_models.config import ModelSettings
+from rec_models.encoders import build_encoder
+from rec_models.training.batch import prepare_packed
 
 
 def matmul_tflops(size: int = 8192, seconds: float = 1.0) -> float:

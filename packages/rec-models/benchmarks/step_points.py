@@ -39,7 +39,7 @@ DISTINCT = 8
 
 
 class SyntheticBatch(NamedTuple):
-    """See `rec_models.step_batch.PackedBatch`."""
+    """See `rec_models.training.batch.PackedBatch`."""
 
     inputs: Tensor
     offsets: Tensor
@@ -71,5 +71,5 @@ class SyntheticBatches:
         return self._steps
 
     def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[SyntheticBatch]:
-        """See `rec_models.feed.PackedBatches`."""
+        """See `rec_models.training.prefetch.PackedBatches`."""
         return (self._batches[index % DISTINCT] for index in range(start, self._steps))

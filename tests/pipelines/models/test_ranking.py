@@ -9,11 +9,10 @@ import torch
 
 from pipelines.models import of_point, ranking
 from pipelines.params import Evaluate, Params
-from rec_data.sequences import SequenceStore
-from rec_data.store_file import write_store
+from rec_data.sequences.store import SequenceStore, write_store
 from rec_eval import rank_metrics, target_ranks, top_k
-from rec_models.backbones import Encoder, build_encoder
-from rec_models.settings import ModelSettings
+from rec_models.config import ModelSettings
+from rec_models.encoders import Encoder, build_encoder
 
 HISTORIES = [[0, 1], [2], [3, 4, 5, 6], [1, 1], [6, 0, 2]]
 TARGETS = [2, 0, 1, 5, 3]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipelines.models.rehearsal import RehearsedBatches, recorded_sizes, warm_up_order
-from rec_data.batches import TrainingBatches
-from rec_data.sequences import SequenceStore
-from rec_models.feed import Feed
+from rec_data.sequences.batches import TrainingBatches
+from rec_data.sequences.store import SequenceStore
+from rec_models.training.prefetch import Feed
 
 
 def batches_of(task: Any) -> TrainingBatches:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cce_kernels import tuning_sampled
+from cce_kernels.sampled import tuning as tuning_sampled
 from pipelines import plan
 from pipelines.paper import points
 from pipelines.params import ParamsError, from_mapping
@@ -23,11 +23,11 @@ from pipelines.planner.memory import LOSSES, activation_bytes, memory_of, parame
 from pipelines.planner.seconds import seconds_of
 from pipelines.planner.sizes import Sizes, filled_up, sizes_from, sizes_of
 from pipelines.records.results import Result
-from rec_models.backbones import build_encoder
-from rec_models.backbones.layout import layout_of
-from rec_models.buckets import bucket_of
-from rec_models.losses import faithful
-from rec_models.settings import ModelSettings
+from rec_models.config import ModelSettings
+from rec_models.encoders import build_encoder
+from rec_models.encoders.packing import layout_of
+from rec_models.losses import paper as faithful
+from rec_models.training.cuda_graphs import bucket_of
 from tests.pipelines.conftest import ROOT
 
 SIZES = Sizes(
@@ -201,8 +201,8 @@ def test_masked_models_have_fewer_targets():
 
 @pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
 def test_windows_that_slide_are_counted_as_training_cuts_them(model: str):
-    from rec_data.batches import TrainingBatches
-    from rec_data.sequences import SequenceStore
+    from rec_data.sequences.batches import TrainingBatches
+    from rec_data.sequences.store import SequenceStore
 
     lengths = np.random.default_rng(0).integers(2, 60, 400)
     values = {"model": model, "batch_size": 16, "max_seq_len": 10, "train": {"window": 4}}
@@ -221,7 +221,7 @@ def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParamsError, match=r"dataset: found 'demo', allowed: movielens_20m, beauty, .*; any other once"):
         sizes_of(from_mapping({}))
-    from rec_data.split import split_log
+    from rec_data.splits.split import split_log
     from tests.pipelines.conftest import small_log
 
     small_log().write_parquet(tmp_path / "log.parquet")

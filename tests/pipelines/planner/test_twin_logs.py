@@ -9,9 +9,9 @@ import torch
 from pipelines.params import ParamsError, from_mapping
 from pipelines.planner.twin_logs import twin_log
 from rec_data.errors import DataError
-from rec_data.sequences import SequenceStore
-from rec_data.split import split_log
-from rec_data.twins import TWINS, item_counts, write_twin
+from rec_data.sequences.store import SequenceStore
+from rec_data.sources.synthetic import TWINS, item_counts, write_twin
+from rec_data.splits.split import split_log
 
 POINT = from_mapping({"dataset": "twin:gowalla@0.02"})
 

@@ -24,7 +24,7 @@ from pipelines.records.results import (
     read,
     revision,
 )
-from rec_models.devices import cpu_name
+from rec_models.training.devices import cpu_name
 
 POINT = from_mapping({"dataset": "twin:gowalla@0.5", "loss": "cce_neg", "num_negatives": 511})
 MEASURED = Result.of(POINT, "training", device="H100", step_ms=3.25, steps_timed=30, note='a "quoted", note')

@@ -8,16 +8,16 @@ from pipelines import params
 from pipelines.planner import memory as planner_memory
 from pipelines.planner import seconds as planner_time
 from pipelines.settings import losses
-from rec_models import loss_settings
+from rec_models import config as loss_settings
 from rec_models.losses import FAITHFUL_LOSSES, LOSSES
 from tests.pipelines.conftest import ROOT
 
 COMMENT = next(line for line in (ROOT / "params.yaml").read_text().splitlines() if line.startswith("loss: "))
 PLACES = {
     "rec_models.losses.FAITHFUL_LOSSES": FAITHFUL_LOSSES,
-    "rec_models.loss_settings.LossName": typing.get_args(loss_settings.LossName),
-    "rec_models.loss_settings.LOSSES": loss_settings.LOSSES,
-    "rec_models.loss_settings._USED": loss_settings._USED,
+    "rec_models.config.LossName": typing.get_args(loss_settings.LossName),
+    "rec_models.config.LOSSES": loss_settings.LOSSES,
+    "rec_models.config._USED": loss_settings._USED,
     "pipelines.params.Params.loss": typing.get_args(typing.get_type_hints(params.Params)["loss"]),
     "params.yaml": COMMENT.partition("# ")[2].split(" | "),
     "pipelines.settings.losses.LOSSES": losses.LOSSES,

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from rec_models.backbones import BACKBONES, build_encoder
-from rec_models.backbones.layout import layout_of
-from rec_models.settings import MODELS, ModelSettings
+from rec_models.config import MODELS, ModelSettings
+from rec_models.encoders import BACKBONES, build_encoder
+from rec_models.encoders.packing import layout_of
 
 INPUTS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])
 LENGTHS = torch.tensor([5, 3])

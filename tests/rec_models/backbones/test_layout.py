@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_models.backbones.layout import layout_of, padded_layout_of
+from rec_models.encoders.packing import layout_of, padded_layout_of
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 

@@ -1,6 +1,6 @@
 import torch
 
-from rec_models.backbones.lookup import lookup, lookup_into_grad
+from rec_models.encoders.embedding import lookup, lookup_into_grad
 
 ITEMS = torch.tensor([1, 4, 4, 0, 1, 4])
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rec_models.backbones import build_encoder
-from rec_models.backbones.attention import attend
-from rec_models.backbones.layout import layout_of, padded_layout_of
-from rec_models.backbones.lookup import lookup, lookup_into_grad
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.encoders.embedding import lookup, lookup_into_grad
+from rec_models.encoders.packing import layout_of, padded_layout_of
+from rec_models.encoders.transformer import attend
 from rec_models.export import export
 from rec_models.inference import load
-from rec_models.settings import LossSettings, ModelSettings, TrainingSettings
-from rec_models.training import fit
+from rec_models.training.fit import fit
 
 INPUTS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])
 LENGTHS = torch.tensor([5, 3])

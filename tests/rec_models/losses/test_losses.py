@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import cce_kernels
+from rec_models.config import LOSSES as LOSS_NAMES
+from rec_models.config import LossSettings
 from rec_models.losses import LOSSES, LossContext, build_loss
 from rec_models.losses.ce_neg import loss_of_draws
-from rec_models.losses.faithful import bce_sum, cce_neg_sum
+from rec_models.losses.paper import bce_sum, cce_neg_sum
 from rec_models.losses.sampling import Draws, draw
 from rec_models.losses.sce import loss_of_buckets
-from rec_models.settings import LOSSES as LOSS_NAMES
-from rec_models.settings import LossSettings
 
 CONTEXT = LossContext(seed=5, step=3, row_offset=0)
 V, M, D, N = 11, 7, 4, 5

@@ -1,10 +1,10 @@
 """Exact full and sampled cut cross-entropy: the softmax over a catalogue without its logits."""
 
 from cce_kernels.api import linear_cross_entropy, sampled_linear_cross_entropy
-from cce_kernels.draws import draw_negatives
 from cce_kernels.modules import LinearCrossEntropy, SampledLinearCrossEntropy
-from cce_kernels.objectives import BCE, GBCE, Softmax
-from cce_kernels.samplers import InBatch, Popularity, Uniform
+from cce_kernels.sampled.draws import draw_negatives
+from cce_kernels.sampled.objectives import BCE, GBCE, Softmax
+from cce_kernels.sampled.samplers import InBatch, Popularity, Uniform
 
 __all__ = [
     "BCE",

@@ -6,14 +6,15 @@ from typing import Literal, TypedDict, Unpack, overload
 import torch
 from torch import Tensor
 
-from cce_kernels import tuning, validation
+from cce_kernels import validation
 from cce_kernels.checks import plain_flag, plain_integer
-from cce_kernels.draws import Draw, Sharing, as_counter, groups_of
-from cce_kernels.masking import reduce_loss
-from cce_kernels.objectives import Objective, Softmax
-from cce_kernels.reference import linear_cross_entropy_reference
-from cce_kernels.reference_sampled import sampled_linear_cross_entropy_reference
-from cce_kernels.samplers import Sampler, Uniform, prepare
+from cce_kernels.full import tuning
+from cce_kernels.full.reference import linear_cross_entropy_reference
+from cce_kernels.reduction import reduce_loss
+from cce_kernels.sampled.draws import Draw, Sharing, as_counter, groups_of
+from cce_kernels.sampled.objectives import Objective, Softmax
+from cce_kernels.sampled.reference import sampled_linear_cross_entropy_reference
+from cce_kernels.sampled.samplers import Sampler, Uniform, prepare
 
 Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]
@@ -100,7 +101,7 @@ def linear_cross_entropy(
     h, flat_targets = _flatten(hidden, targets, dtype)
     with _without_autocast(hidden.device.type):
         if use_triton and h.shape[0] > 0:
-            from cce_kernels.full import linear_cross_entropy_triton
+            from cce_kernels.full.triton_impl import linear_cross_entropy_triton
 
             loss, lse = linear_cross_entropy_triton(
                 h,
@@ -203,7 +204,7 @@ def sampled_linear_cross_entropy(
         groups = groups_of(h.shape[0], sharing, tile_tokens, row_offset)
         draw = Draw(source, as_counter(seed, h.device), as_counter(step, h.device), groups, num_negatives)
         if use_triton and h.shape[0] > 0:
-            from cce_kernels.sampled import sampled_linear_cross_entropy_triton
+            from cce_kernels.sampled.triton_impl import sampled_linear_cross_entropy_triton
 
             loss = sampled_linear_cross_entropy_triton(
                 h,

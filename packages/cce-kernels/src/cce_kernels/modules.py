@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from cce_kernels import validation
 from cce_kernels.api import Impl, Reduction, linear_cross_entropy, sampled_linear_cross_entropy
 from cce_kernels.checks import plain_flag, plain_integer
-from cce_kernels.draws import Sharing
-from cce_kernels.objectives import Objective, Softmax
-from cce_kernels.samplers import Sampler, Uniform
+from cce_kernels.sampled.draws import Sharing
+from cce_kernels.sampled.objectives import Objective, Softmax
+from cce_kernels.sampled.samplers import Sampler, Uniform
 
 
 class LinearCrossEntropy(nn.Module):

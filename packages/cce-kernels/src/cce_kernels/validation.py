@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cce_kernels.checks import check_choice, check_integer, is_number
-from cce_kernels.objectives import BCE, GBCE, Objective, Softmax
-from cce_kernels.samplers import InBatch, Popularity, Sampler, Uniform
+from cce_kernels.sampled.objectives import BCE, GBCE, Objective, Softmax
+from cce_kernels.sampled.samplers import InBatch, Popularity, Sampler, Uniform
 
 MAX_ITEMS = 2**31 - 1
 MAX_COUNTER = 2**32

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rec_models.backbones import Encoder
-from rec_models.backbones.layout import padded_layout_of
-from rec_models.backbones.lookup import lookup
+from rec_models.encoders import Encoder
+from rec_models.encoders.embedding import lookup
+from rec_models.encoders.packing import padded_layout_of
 
 
 def export(encoder: Encoder, path: str | Path) -> None:

@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rec_models.backbones import Encoder, build_encoder
-from rec_models.checkpoint import ModelCheckpoint
-from rec_models.checks import whole_from
-from rec_models.devices import autocast_dtype
+from rec_models.config import whole_from
+from rec_models.encoders import Encoder, build_encoder
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.devices import autocast_dtype
 
 History = Sequence[int] | Tensor
 """Item ids, oldest first; arrays serve too."""

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from rec_models.losses import bce, bce_neg, cce, cce_neg, ce, ce_neg, faithful, gbce, sce
+from rec_models.config import LossSettings
+from rec_models.losses import bce, bce_neg, cce, cce_neg, ce, ce_neg, gbce, sce
+from rec_models.losses import paper as faithful
 from rec_models.losses.base import Builder, Loss, LossContext
 from rec_models.losses.sampling import check_counts
-from rec_models.settings import LossSettings
 
 
 class Entry(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rec_models.config import LossSettings
 from rec_models.randomness import mix_seed
-from rec_models.settings import LossSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from cce_kernels import BCE
+from rec_models.config import LossSettings
 from rec_models.losses.base import Loss
 from rec_models.losses.sampling import fused_loss
-from rec_models.settings import LossSettings
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from cce_kernels import linear_cross_entropy
+from rec_models.config import LossSettings
 from rec_models.losses.base import Loss, LossContext
-from rec_models.settings import LossSettings
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from rec_models.config import LossSettings
 from rec_models.losses.base import Loss, LossContext, no_tokens
-from rec_models.settings import LossSettings
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cce_kernels import InBatch, Popularity, Uniform, sampled_linear_cross_entropy
+from rec_models.config import LossSettings
 from rec_models.losses.base import Loss, LossContext, seeded_generator
-from rec_models.settings import LossSettings
 
 
 def fused_loss(settings: LossSettings, item_counts: Tensor | None, objective: Any) -> Loss:

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
+from rec_models.config import LossSettings
 from rec_models.losses.base import Loss, LossContext, no_tokens, seeded_generator
 from rec_models.losses.sampling import gather, target_scores
-from rec_models.settings import LossSettings
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:

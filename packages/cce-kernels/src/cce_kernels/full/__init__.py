@@ -1,0 +1,1 @@
+"""The exact softmax cross-entropy over the whole catalogue."""

@@ -1,0 +1,329 @@
+"""Full loss, backward: dW (and db) of a tile of items, streaming the tokens. No atomics: deterministic.
+
+    p_mj = 2^(s_mj log2 e - lse2_m)      recomputed;  P' = p times the slope of the softcap, target masked to 0
+    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j likewise without h_m
+
+The second sum runs over the tokens sorted by the tile of items that holds their target (a stable sort: a fixed order).
+It is a product with a one-hot matrix whose entries -o_m g_m are given as a sum of two or three 16-bit numbers, which
+keeps them to fp32's digits: at a fitted token o_m is all that is left, and one rounding of p_t - 1 would swamp it.
+A program finds its tokens in the sorted order by itself: two searches, for three launches fewer.
+
+g_m is 1 inside the kernel where all tokens share one factor (a mean or a sum): it multiplies the result once.
+In fp16, p is scaled by 2^P_SHIFT and per-token factors by their largest, so that neither underflows.
+
+FLOPs: 4 M V D. Bytes: M D a tile of items, from L2; W and dW once.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cce_kernels.full.kernels.state import (
+    BackwardState,
+    block_widths,
+    can_stream,
+    dot_precision,
+    even_parts,
+    one_loop,
+    stream_blocks,
+)
+from cce_kernels.full.kernels.tiles import (
+    LOG2E,
+    as_operand,
+    cap_scores,
+    cap_slope,
+    gather_rows,
+    in_parts,
+    load_parts,
+    load_tile,
+    product,
+    score_tile,
+    split_parts,
+    store_tile,
+)
+from cce_kernels.full.tuning import FullTiles
+
+_NEVER = tl.constexpr(2**31 - 1)
+_PARTS_BYTES = 48 << 20  # of the parts of the table that exist at once, fp32 only
+# Numbers of the dtype that add up to an fp32 number.
+_PARTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+_SLOTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 4}  # columns of a token: the next power of two
+
+
+@triton.jit
+def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+                 stream0, stream1, targets, order, lse2, grad, softcap, filter_eps, grad_scale,
+                 DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
+                 BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
+                 PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+                 TMA: tl.constexpr, MASKED: tl.constexpr, DTYPE: tl.constexpr):  # fmt: skip
+    """Add one tile of tokens to the gradient of one tile of items."""
+    if TMA:
+        h0 = stream0.load([first, 0])  # [BLOCK_M, DIM0]
+        h1 = h0
+        if DIM1 > 0:
+            h1 = stream1.load([first, DIM0])
+    else:
+        h0 = as_operand(load_tile(hidden, first, end - first, 0, DIM0, BLOCK_M, DIM, MASKED), PRECISION)
+        h1 = h0
+        if DIM1 > 0:
+            h1 = as_operand(load_tile(hidden, first, end - first, DIM0, DIM1, BLOCK_M, DIM, MASKED), PRECISION)
+    tokens = first + tl.arange(0, BLOCK_M)
+    if MASKED:
+        shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf"))
+        later = shift
+    else:
+        # Read one step ahead into registers. Left to Triton's pipeline, every thread would copy its share of these few
+        # numbers through shared memory by itself.
+        last = tl.zeros([BLOCK_M], dtype=tl.int32) + (first + 2 * BLOCK_M)
+        later = tl.load(lse2 + tokens + BLOCK_M, mask=last <= end, other=float("inf"))
+    scores = score_tile(w0, w1, h0, h1, BLOCK_V, BLOCK_M, DIM1, PRECISION)  # [BLOCK_V, BLOCK_M]
+    if HAS_BIAS:
+        scores += item_bias[:, None]
+    if HAS_SOFTCAP:
+        scores = cap_scores(scores, softcap)
+    p = tl.exp2(scores * LOG2E - (shift - P_SHIFT)[None, :])
+    if next_token < first + BLOCK_M:
+        # A token of this tile has its target among these items, which is rare: no targets are read otherwise.
+        target = tl.load(targets + tokens, mask=tokens < end, other=-1).to(tl.int32)
+        p = tl.where(items[:, None] == target[None, :], 0.0, p)
+        places = place + tl.arange(0, BLOCK_M)
+        passed = tl.load(order + places, mask=places < high, other=_NEVER) < first + BLOCK_M
+        place += tl.sum(passed.to(tl.int32), axis=0)
+        next_token = tl.load(order + place, mask=place < high, other=_NEVER)
+    keep = True
+    if FILTER:
+        keep = tl.max(tl.max(p, axis=1), axis=0) >= filter_eps
+    if keep:
+        if HAS_SOFTCAP:
+            p *= cap_slope(scores, softcap)
+        if PER_TOKEN:
+            if MASKED:
+                factor = tl.load(grad + tokens, mask=tokens < end, other=0.0)
+            else:
+                factor = tl.load(grad + tokens)
+            p *= (factor * grad_scale)[None, :]
+        if HAS_BIAS:
+            dbias += tl.sum(p, axis=1)
+        rounded = as_operand(p.to(DTYPE), PRECISION)
+        acc0 = product(rounded, h0, acc0, PRECISION)
+        if DIM1 > 0:
+            acc1 = product(rounded, h1, acc1, PRECISION)
+    return acc0, acc1, dbias, later, next_token, place
+
+
+@triton.jit
+def _first_from(ordered, number, value):
+    """Place of the first of `number` ascending int32 numbers that is at least `value`; `number` if there is none."""
+    low = tl.zeros((), tl.int32)
+    high = low + number
+    while low < high:
+        middle = (low + high) // 2
+        less = tl.load(ordered + middle) < value
+        low = tl.where(less, middle + 1, low)
+        high = tl.where(less, high, middle)
+    return low
+
+
+@triton.jit
+def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
+                 DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_T: tl.constexpr,
+                 HAS_BIAS: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
+                 SLOTS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Subtract o_m g_m h_m from the row of token m's target, for the tokens low .. high of the sorted order."""
+    # A token has SLOTS columns of the one-hot matrix, one for each 16-bit part of its entry: one product adds them all.
+    # A product for each part is a chain, which Triton lays out otherwise than the loop before: at D 512 the sums do not
+    # fit into registers then, and ptxas runs the products of that loop one by one (TUNING.md).
+    part = tl.arange(0, BLOCK_T) % SLOTS
+    for k in range(low, high, BLOCK_T // SLOTS):
+        places = k + tl.arange(0, BLOCK_T) // SLOTS
+        inside = places < high
+        tokens = tl.load(order + places, mask=inside, other=0)
+        target = tl.load(targets + tokens, mask=inside, other=-1).to(tl.int32)
+        value = tl.load(others + tokens, mask=inside, other=0.0) * (2.0**P_SHIFT)
+        if PER_TOKEN:
+            value *= tl.load(grad + tokens, mask=inside, other=0.0) * grad_scale
+        h0 = as_operand(gather_rows(hidden, tokens, inside, 0, DIM0, DIM), PRECISION)
+        h1 = h0
+        if DIM1 > 0:
+            h1 = as_operand(gather_rows(hidden, tokens, inside, DIM0, DIM1, DIM), PRECISION)
+        own = items[:, None] == target[None, :]  # [BLOCK_V, BLOCK_T]
+        if HAS_BIAS:
+            dbias += tl.sum(tl.where(own & (part == 0)[None, :], -value[None, :], 0.0), axis=1)
+        entry = value
+        if SLOTS > 1:
+            entry = tl.zeros([BLOCK_T], dtype=tl.float32)
+            for i in tl.static_range(PARTS):
+                rounded = value.to(hidden.dtype.element_ty).to(tl.float32)
+                entry = tl.where(part == i, rounded, entry)
+                value -= rounded
+        left = as_operand(tl.where(own, -entry[None, :], 0.0).to(hidden.dtype.element_ty), PRECISION)
+        acc0 = product(left, h0, acc0, PRECISION)
+        if DIM1 > 0:
+            acc1 = product(left, h1, acc1, PRECISION)
+    return acc0, acc1, dbias
+
+
+@triton.jit(do_not_specialize=["num_tokens", "tokens_per_split", "first_tile", "held_rows"])
+def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, lse2, others, grad, range_scale, order,
+                         target_tiles, dweight, dbias_out, num_tokens, num_items, tokens_per_split, first_tile,
+                         held_rows, softcap, filter_eps,
+                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
+                         BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
+                         HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
+                         PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
+                         SLOTS: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr, STAGED: tl.constexpr,
+                         ONE_LOOP: tl.constexpr):  # fmt: skip
+    """Grid (tiles of items from first_tile on, splits of the tokens); see the head of this file."""
+    tile = first_tile + tl.program_id(0)
+    split = tl.program_id(1)
+    start = tile * BLOCK_V
+    items = start + tl.arange(0, BLOCK_V)
+    rows_left = num_items - start
+    row = split.to(tl.int64) * num_items + start
+    DTYPE: tl.constexpr = hidden.dtype.element_ty
+    if in_parts(PRECISION):
+        # The parts begin at first_tile.
+        plane = tl.cast(held_rows, tl.int64) * DIM
+        own = tl.program_id(0) * BLOCK_V
+        w0 = load_parts(held, plane, own, rows_left, 0, DIM0, BLOCK_V, DIM)
+        w1 = w0
+        if DIM1 > 0:
+            w1 = load_parts(held, plane, own, rows_left, DIM0, DIM1, BLOCK_V, DIM)
+    else:
+        w0 = load_tile(weight, start, rows_left, 0, DIM0, BLOCK_V, DIM, True).to(DTYPE)
+        w1 = w0
+        if DIM1 > 0:
+            w1 = load_tile(weight, start, rows_left, DIM0, DIM1, BLOCK_V, DIM, True).to(DTYPE)
+    if STAGED:
+        # The tile of a wider table goes by way of the place of its dW, which is as wide and not yet written. A tile
+        # that was converted in registers stays there through the loop: accumulators are spilled, and ptxas runs the
+        # products one by one.
+        staged = (dweight + row * DIM).to(tl.pointer_type(hidden.dtype.element_ty))
+        store_tile(staged, 0, rows_left, w0, 0, DIM0, BLOCK_V, DIM)
+        if DIM1 > 0:
+            store_tile(staged, 0, rows_left, w1, DIM0, DIM1, BLOCK_V, DIM)
+        tl.debug_barrier()
+        w0 = load_tile(staged, 0, rows_left, 0, DIM0, BLOCK_V, DIM, True)
+        if DIM1 > 0:
+            w1 = load_tile(staged, 0, rows_left, DIM0, DIM1, BLOCK_V, DIM, True)
+    item_bias = tl.zeros([BLOCK_V], dtype=tl.float32)
+    if HAS_BIAS:
+        item_bias = tl.load(bias + items, mask=items < num_items, other=0.0).to(tl.float32)
+    grad_scale = 1.0
+    if PER_TOKEN and P_SHIFT > 0:
+        grad_scale = tl.load(range_scale)
+
+    acc0 = tl.zeros([BLOCK_V, DIM0], dtype=tl.float32)
+    acc1 = tl.zeros([BLOCK_V, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
+    dbias = tl.zeros([BLOCK_V], dtype=tl.float32)
+    begin = split * tokens_per_split
+    end = tl.minimum(begin + tokens_per_split, num_tokens)
+    low = _first_from(target_tiles, num_tokens, tile)
+    high = _first_from(target_tiles, num_tokens, tile + 1)
+    place = low
+    next_token = tl.load(order + place, mask=place < high, other=_NEVER)
+    ahead = begin + tl.arange(0, BLOCK_M)
+    shift = tl.load(lse2 + ahead, mask=ahead < end, other=float("inf"))
+    full_end = begin + (end - begin) // BLOCK_M * BLOCK_M
+    if ONE_LOOP:
+        full_end = end
+    for first in range(begin, full_end, BLOCK_M):
+        acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+            first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+            DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
+            ONE_LOOP, DTYPE,
+        )  # fmt: skip
+    if not ONE_LOOP:
+        if full_end < end:
+            acc0, acc1, dbias, shift, next_token, place = _tokens_step(
+                full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
+                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+                DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
+                True, DTYPE,
+            )  # fmt: skip
+    if split == 0:
+        acc0, acc1, dbias = _add_targets(
+            low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
+            DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, SLOTS, PRECISION,
+        )  # fmt: skip
+
+    factor = 2.0**-P_SHIFT / grad_scale
+    if not PER_TOKEN:
+        factor *= tl.load(grad)
+    store_tile(dweight, row, rows_left, acc0 * factor, 0, DIM0, BLOCK_V, DIM)
+    if DIM1 > 0:
+        store_tile(dweight, row, rows_left, acc1 * factor, DIM0, DIM1, BLOCK_V, DIM)
+    if HAS_BIAS:
+        out = dbias_out + split.to(tl.int64) * num_items + items
+        tl.store(out, (dbias * factor).to(dbias_out.dtype.element_ty), mask=items < num_items)
+
+
+def sort_by_tile(targets: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Sort tokens by the tile of items that holds their target; a stable sort keeps their order inside a tile.
+
+    Args:
+        targets: [M] int64, any values.
+        block: items a tile.
+
+    Returns:
+        Tokens [M] int64 in that order, and the tile of each, ascending, [M] int32.
+    """
+    # Half the bits of int64 keys: half the passes of the sort. An id past 32 bits may wrap into a tile: its token has
+    # no gradient there or anywhere.
+    tiles = torch.div(targets, block, rounding_mode="floor", out=torch.empty_like(targets, dtype=torch.int32))
+    ordered, order = torch.sort(tiles, stable=True)
+    return order, ordered
+
+
+def launch_backward(
+    state: BackwardState, tiles: FullTiles, splits: int, filter_eps: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the gradients of weight and bias.
+
+    Args:
+        state: inputs (full_state.py).
+        tiles: tile sizes.
+        splits: parts of the tokens that are worked on side by side, at least 1; their gradients are added in order.
+        filter_eps: skip tiles of tokens whose probabilities are all below it; None is exact.
+
+    Returns:
+        dW [V, D] in the weight's dtype, and db [V] in the bias' dtype or None.
+    """
+    hidden, weight, bias = state.hidden, state.weight, state.bias
+    num_tokens, dim = hidden.shape
+    num_items = weight.shape[0]
+    dim0, dim1 = block_widths(hidden)
+    splits, tokens_per_split = even_parts(num_tokens, splits, tiles.block_m)
+    order, target_tiles = sort_by_tile(state.targets, tiles.block_v)
+    tma = tiles.tma and can_stream(hidden, hidden.dtype)
+    stream = stream_blocks(hidden, tiles.block_m, dim0, dim1) if tma else (hidden, hidden)
+    partial = splits > 1
+    dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
+    dbias = dweight  # never written without a bias
+    if bias is not None:
+        dbias = bias.new_empty((splits, num_items), dtype=torch.float32 if partial else bias.dtype)
+    # In fp32 the table is split into its parts a run of rows at a time; otherwise one run is all of it.
+    parts = hidden.dtype == torch.float32
+    run = number = -(-num_items // tiles.block_v)  # tiles of items
+    if parts:
+        run = min(number, max(1, _PARTS_BYTES // (6 * dim * tiles.block_v)))
+    for first_tile in range(0, number, run):
+        rows = weight[first_tile * tiles.block_v : (first_tile + run) * tiles.block_v]
+        full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
+            hidden, *stream, weight, split_parts(rows) if parts else weight, weight if bias is None else bias,
+            state.targets, state.lse2, state.others, state.grad, state.range_scale, order, target_tiles, dweight, dbias,
+            num_tokens, num_items, tokens_per_split, first_tile, rows.shape[0], state.softcap or 1.0, filter_eps or 0.0,
+            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=32,
+            HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
+            PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
+            PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
+            ONE_LOOP=one_loop(hidden), **tiles.options(),
+        )  # fmt: skip
+    if not partial:
+        return dweight[0], None if bias is None else dbias[0]
+    return dweight.sum(0).to(weight.dtype), None if bias is None else dbias.sum(0).to(bias.dtype)

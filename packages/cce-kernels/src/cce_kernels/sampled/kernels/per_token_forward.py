@@ -1,0 +1,133 @@
+"""Sampled losses, every token with its own negatives: loss and dH in one pass over the gathered rows.
+
+Softmax, with base = running maximum: `l += exp(s' - base)`, `a += exp(s' - base) w_n`; at the end `lse = base + log l`,
+`z = lse + rest - log N_m - s_t`, loss = softplus(z), `dH = sigma(z) (a / l - w_t)`.
+Pointwise: loss = c (beta softplus(-s_t) + sum softplus(s_n)), `dH = c (sum sigma(s_n) w_n - beta sigma(-s_t) w_t)`.
+Upstream gradients are applied in backward.
+
+Bytes: M (N + 1) D of the table's dtype, each row once; FLOPs 4 M N D on the CUDA cores. Memory-bound: one warp a token,
+so that no reduction leaves the warp and the many programs of a multiprocessor hide each other's latency.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cce_kernels.sampled.kernels.draw import draw_ids, read_size
+from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledState
+from cce_kernels.sampled.tuning import GatherTiles
+
+_DRAWS = tl.constexpr(64)  # ids drawn at once, two by each thread of a warp; a tile takes its share by shuffles
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def _forward(
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
+    log_rest, loss, dhidden, constant_rest,
+    size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
+    WITH_GRAD: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < D
+    target = tl.load(targets + token)
+    counted = target != ignore_index
+    possible = (target >= 0) & (target < num_items)
+    valid = counted & possible
+    safe = tl.where(valid, target, 0)
+    seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
+    row = first_row.to(tl.int64) + token
+
+    h = tl.load(hidden + token.to(tl.int64) * D + columns, mask=inside, other=0.0)
+    target_row = tl.load(weight + safe * D + columns, mask=inside, other=0.0).to(h.dtype).to(tl.float32)
+    narrow = h.dtype
+    h = h.to(tl.float32)
+    target_score = tl.sum(h * target_row, 0)
+    if HAS_BIAS:
+        target_score += tl.load(bias + safe).to(tl.float32)
+
+    top = tl.zeros((), tl.float32) - float("inf")
+    total = tl.zeros((), tl.float32)
+    left = tl.zeros((), tl.int32)
+    gathered = tl.zeros((BLOCK_D,), tl.float32)
+    for start in range(0, tl.where(valid, num_negatives, 0), _DRAWS):
+        # Every thread reads its columns of every row of a tile: drawn tile by tile, each would draw every id itself.
+        drawn = draw_ids(seed, step, row, start, bound, table, TABLE, _DRAWS).to(tl.int32)
+        for first in range(start, tl.minimum(start + _DRAWS, num_negatives), BLOCK_N):
+            ids = tl.gather(drawn, first - start + tl.arange(0, BLOCK_N), 0).to(tl.int64)
+            kept = (ids != target) & (first + tl.arange(0, BLOCK_N) < num_negatives)
+            rows = tl.load(
+                weight + ids[:, None] * D + columns[None, :], mask=kept[:, None] & inside[None, :], other=0.0
+            )
+            rows = rows.to(narrow).to(tl.float32)
+            scores = tl.sum(rows * h[None, :], 1)
+            if HAS_BIAS:
+                scores += tl.load(bias + ids, mask=kept, other=0.0).to(tl.float32)
+            if HAS_LOGQ:
+                scores -= tl.load(log_q + ids, mask=kept, other=0.0)
+            left += tl.sum(kept.to(tl.int32), 0)
+            if SOFTMAX:
+                scores = tl.where(kept, scores, float("-inf"))
+                new_top = tl.maximum(top, tl.max(scores, 0))
+                base = tl.where(new_top == float("-inf"), 0.0, new_top)
+                shrink = tl.exp(top - base)
+                parts = tl.exp(scores - base)
+                total = total * shrink + tl.sum(parts, 0)
+                top = new_top
+            else:
+                shrink = 1.0
+                parts = tl.where(kept, sigmoid(scores), 0.0)
+                total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 0)
+            if WITH_GRAD:
+                gathered = gathered * shrink + tl.sum(parts[:, None] * rows, 0)
+
+    if SOFTMAX:
+        rest = constant_rest + 0.0
+        if HAS_LOGQ:
+            rest = tl.load(log_rest + token)
+        # None where no negative is left, or all that are left score -inf. NaN is not, and stays, the target's too; and
+        # a target of -inf among nothing but -inf is NaN.
+        some = (total != 0) | (target_score != target_score) | ((target_score == float("-inf")) & (left > 0))
+        lse = tl.where(some, top + tl.log(tl.where(some, total, 1.0)), float("-inf"))
+        lse += rest - tl.log(tl.maximum(left, 1).to(tl.float32))
+        z = tl.where(some, lse - target_score, float("-inf"))
+        token_loss = log1p_exp(z)
+        token_pull = sigmoid(z)
+        # exp(s - log q - token_shift) is the gradient of a corrected score: softmax over the negatives times sigma(z).
+        token_shift = tl.where(some, top + tl.log(tl.where(some, total, 1.0)) + log1p_exp(-z), float("inf"))
+        gathered = gathered * tl.where(some, token_pull / tl.where(some, total, 1.0), 0.0)
+    else:
+        token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
+        token_pull = scale * positive_weight * sigmoid(-target_score)
+        token_shift = tl.zeros((), tl.float32)
+        gathered = gathered * scale
+    tl.store(loss + token, tl.where(valid, token_loss, tl.where(counted, float("nan"), 0.0)))
+    tl.store(shift + token, token_shift)
+    tl.store(pull + token, tl.where(valid, token_pull, 0.0))
+    if WITH_GRAD:
+        gradient = tl.where(valid, gathered - token_pull * target_row, tl.where(counted, float("nan"), 0.0))
+        tl.store(dhidden + token.to(tl.int64) * D + columns, gradient.to(dhidden.dtype.element_ty), mask=inside)
+
+
+def launch_none_forward(
+    state: SampledState, loss: Tensor, dhidden: Tensor | None, constant_rest: float, tiles: GatherTiles
+) -> None:
+    """Fill `loss` fp32 [M], `state.shift`, `state.pull` and, unless None, `dhidden` [M, D]."""
+    _forward[(state.hidden.shape[0],)](
+        **state.tensors(),
+        log_rest=state.pull if state.log_rest is None else state.log_rest,
+        loss=loss,
+        dhidden=state.hidden if dhidden is None else dhidden,
+        constant_rest=constant_rest,
+        **state.numbers(),
+        **state.options(),
+        BLOCK_N=tiles.block_n,
+        WITH_GRAD=dhidden is not None,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )

@@ -1,0 +1,165 @@
+"""Sampled losses, groups of tokens that share negatives: rows of dW, on the tensor cores.
+
+With c_mn = gradient of the score of negative n at token m (SampledState) times the upstream gradient g_m:
+`dW[id_n] += sum_m c_mn h_m` over the group's tokens, `dW[t_m] -= pull_m g_m h_m`, and the same without h for the bias.
+The target's part is fp32 throughout.
+
+Rows either go straight into dW by fp32 atomics, or into a scratch that sampled_segments.py sums in a fixed order.
+
+Bytes: G N D gathered again, and G N + M rows of D fp32 added. FLOPs: 4 M N D.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cce_kernels.kernels.dot import dot
+from cce_kernels.sampled.kernels.draw import draw_once, read_size
+from cce_kernels.sampled.kernels.math import sigmoid
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledState, WeightGradient
+from cce_kernels.sampled.tuning import TileTiles
+
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
+def _backward(
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
+    grad, dweight, dbias, row_map, scratch_ids,
+    size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
+    group_shift, group_stride, first_unit,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, STEPS: tl.constexpr,
+    GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
+    SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_MAP: tl.constexpr, SCRATCH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr,
+):  # fmt: skip
+    unit = first_unit + tl.program_id(0)
+    group = unit // PARTS
+    in_group = (unit % PARTS) * BLOCK_T + tl.arange(0, BLOCK_T)
+    tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
+    exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < D
+    target = tl.load(targets + tokens, mask=exists, other=-1)
+    valid = exists & (target != ignore_index) & (target >= 0) & (target < num_items)
+    safe = tl.where(valid, target, 0)
+    target = tl.where(valid, target, -1).to(tl.int32)
+    seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
+    row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
+
+    h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
+    upstream = tl.where(valid, tl.load(grad + tokens * GRAD_STRIDE, mask=exists, other=0.0), 0.0)
+    token_shift = tl.load(shift + tokens, mask=exists, other=float("inf"))
+    # The targets come first: after the loop, their addresses and h would be held in registers through it.
+    if tl.program_id(1) == 0 and not SCRATCH:
+        token_pull = -tl.load(pull + tokens, mask=exists, other=0.0) * upstream
+        out = safe
+        if HAS_MAP:
+            out = tl.load(row_map + safe, mask=valid, other=0).to(tl.int64)
+        products = token_pull[:, None] * h.to(tl.float32)
+        keep_columns = valid[:, None] & inside[None, :]
+        tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
+        if HAS_BIAS:
+            tl.atomic_add(dbias + out, token_pull, mask=valid, sem="relaxed")
+    # A program is STEPS blocks of slots; the scratch has one row for each (unit, slot).
+    scratch_row = tl.program_id(0).to(tl.int64) * num_negatives
+    for index in range(STEPS):
+        first = (tl.program_id(1) * STEPS + index) * BLOCK_N
+        slots = first + tl.arange(0, BLOCK_N)
+        drawn = slots < num_negatives
+        ids = draw_once(seed, step, row, first, bound, table, TABLE, BLOCK_N)
+        rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
+        # Items are the rows of both products: the slopes stay in the registers that the second product reads.
+        scores = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+        scores = dot(rows.to(h.dtype), tl.trans(h), scores, PRECISION)
+        if HAS_BIAS:
+            scores += tl.load(bias + ids).to(tl.float32)[:, None]
+        if HAS_LOGQ:
+            scores -= tl.load(log_q + ids)[:, None]
+        if SOFTMAX:
+            slopes = tl.exp(scores - token_shift[None, :])
+        else:
+            slopes = scale * sigmoid(scores)
+        kept = (ids.to(tl.int32)[:, None] != target[None, :]) & drawn[:, None] & valid[None, :]
+        slopes = tl.where(kept, slopes * upstream[None, :], 0.0)
+        products = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+        if HALF:
+            # fp16 has no room for p / M: the largest of the tile is brought near 2^10 by an exact power of two.
+            largest = tl.max(tl.max(tl.abs(slopes), 1), 0)
+            up = tl.exp2(10.0 - tl.ceil(tl.log2(tl.maximum(largest, 1e-30))))
+            products = dot((slopes * up).to(h.dtype), h, products, PRECISION) / up
+        else:
+            products = dot(slopes.to(h.dtype), h, products, PRECISION)
+        keep_columns = drawn[:, None] & inside[None, :]
+        if SCRATCH:
+            tl.store(dweight + (scratch_row + slots)[:, None] * D + columns[None, :], products, mask=keep_columns)
+            tl.store(scratch_ids + scratch_row + slots, ids.to(tl.int32), mask=drawn)
+            if HAS_BIAS:
+                tl.store(dbias + scratch_row + slots, tl.sum(slopes, 1), mask=drawn)
+        else:
+            out = ids
+            if HAS_MAP:
+                out = tl.load(row_map + ids, mask=drawn, other=0).to(tl.int64)
+            tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
+            if HAS_BIAS:
+                tl.atomic_add(dbias + out, tl.sum(slopes, 1), mask=drawn, sem="relaxed")
+
+
+def launch_tile_backward(state: SampledState, grad: Tensor, into: WeightGradient, tiles: TileTiles) -> None:
+    """Add to `into` by fp32 atomics (the order of the sums differs from run to run)."""
+    _launch(state, grad, into.weight, into.bias, into.row_map, None, 0, state.groups.number, tiles)
+
+
+def launch_tile_rows(
+    state: SampledState,
+    grad: Tensor,
+    rows: Tensor,
+    scalars: Tensor | None,
+    ids: Tensor,
+    first_group: int,
+    num_groups: int,
+    tiles: TileTiles,
+) -> None:
+    """Write the negatives' rows of dW of some groups: `rows` fp32 [units N, D], `scalars` [units N], `ids` int32."""
+    _launch(state, grad, rows, scalars, None, ids, first_group, num_groups, tiles)
+
+
+def _launch(
+    state: SampledState,
+    grad: Tensor,
+    rows: Tensor,
+    scalars: Tensor | None,
+    row_map: Tensor | None,
+    ids: Tensor | None,
+    first_group: int,
+    num_groups: int,
+    tiles: TileTiles,
+) -> None:
+    parts = tiles.parts(state.groups.tokens)
+    blocks = -(-state.num_negatives // tiles.block_n)
+    _backward[(num_groups * parts, -(-blocks // tiles.steps))](
+        **state.tensors(),
+        grad=grad,
+        dweight=rows,
+        dbias=state.pull if scalars is None else scalars,
+        row_map=state.targets if row_map is None else row_map,
+        scratch_ids=state.targets if ids is None else ids,
+        **state.numbers(),
+        group_shift=state.groups.shift,
+        group_stride=state.groups.stride,
+        first_unit=first_group * parts,
+        **state.options(),
+        BLOCK_N=tiles.block_n,
+        BLOCK_T=tiles.block_t,
+        STEPS=tiles.steps,
+        GROUP_TOKENS=state.groups.tokens,
+        PARTS=parts,
+        HAS_MAP=row_map is not None,
+        SCRATCH=ids is not None,
+        PRECISION=state.dot_precision,
+        HALF=state.is_half,
+        GRAD_STRIDE=grad.dim(),
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )

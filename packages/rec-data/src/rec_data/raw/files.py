@@ -1,0 +1,202 @@
+"""Files of one's own: which they are, and how to open them."""
+
+import csv
+import glob
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from rec_data.errors import DataError
+from rec_data.progress import progress
+from rec_data.raw.checksums import check_pages
+
+PARQUET = (".parquet", ".pq")
+TEXT = (".csv", ".tsv", ".txt")
+COMPRESSION = (".gz", ".zst")
+SEPARATORS = ("\t", ";", "|", ",")
+"""Tried on the header line, in this order; a header with none of them has one column."""
+
+_ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
+
+
+def looks_like_path(dataset: str) -> bool:
+    """Whether ``dataset`` means a file (or several, by glob), not a named source."""
+    return any(mark in dataset for mark in "/\\*?[") or _format(dataset) is not None
+
+
+def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
+    """The files that ``dataset`` names.
+
+    Args:
+        dataset: A path or a glob, absolute or relative to ``root``.
+        root: Where relative paths start.
+        what: What the files are, for messages.
+
+    Returns:
+        At least one existing, non-empty file, sorted by name; all of one format.
+
+    Raises:
+        DataError: No name, no such file, a folder, an unknown suffix, an empty file, or formats mixed.
+    """
+    if not dataset.strip():
+        raise DataError(f"{what}: found {dataset!r}, allowed: a path or a glob")
+    full = Path(dataset).expanduser()
+    full = full if full.is_absolute() else root / full
+    if any(mark in dataset for mark in "*?[") and not full.exists():
+        paths = sorted(Path(found) for found in glob.glob(str(full), recursive=True))  # noqa: PTH207 (takes absolute globs)
+        if not paths:
+            raise DataError(f"{what} {dataset!r}: no file matches {full}")
+    elif full.is_dir():
+        raise DataError(
+            f"{what} {dataset!r} is a folder; name a file or a glob such as {dataset.rstrip('/')}/*.parquet"
+        )
+    elif not full.exists():
+        raise DataError(f"{what} {dataset!r}: no file {full}")
+    else:
+        paths = [full]
+    for path in paths:
+        if _format(path.name) is None:
+            raise DataError(f"{what} file {path}: unknown suffix; allowed: {_ALLOWED}")
+        if path.stat().st_size == 0:
+            raise DataError(f"{what} file {path} is empty")
+    if len({_format(path.name) for path in paths}) > 1:
+        raise DataError(f"{what} {dataset!r} mixes parquet and text files; name one kind")
+    return paths
+
+
+def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFrame:
+    """Opens files of one format, in the given order, without keeping anything of them.
+
+    Columns of text files are all strings: types are decided over the whole column, not over its first rows. Pages of
+    parquet that carry checksums are compared with them (``rec_data.raw.checksums``).
+
+    Args:
+        paths: Files as ``find`` gives them.
+        columns: The columns that will be read, whose checksums are to be compared; None: all.
+
+    Returns:
+        A lazy frame with the columns of the files.
+
+    Raises:
+        DataError: A file cannot be read, or is not what was written.
+    """
+    if _format(paths[0].name) == "parquet":
+        check_pages(paths, columns)
+    frames = {path: _scan_one(path) for path in paths}
+    return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
+
+
+def _scan_one(path: Path) -> pl.LazyFrame:
+    if _format(path.name) == "parquet":
+        return pl.scan_parquet(path, glob=False)
+    header = _header(path)
+    separator = _separator(header)
+    names = next(csv.reader([header], delimiter=separator))
+    twice = [name for place, name in enumerate(names) if name and name in names[:place]]
+    if twice:
+        raise DataError(f"file {path} names column {twice[0]!r} twice in its header; allowed: different names")
+    return pl.scan_csv(path, infer_schema=False, separator=separator, glob=False)
+
+
+def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
+    """The wanted columns of several files, one file after the other: by name, integers and floats made one width.
+
+    A column that no file has is passed over.
+    """
+    schemas = {}
+    for path, frame in frames.items():
+        with reading(f"file {path}"):
+            schemas[path] = frame.collect_schema()
+    present = list(dict.fromkeys(name for schema in schemas.values() for name in schema))
+    kinds: dict[str, tuple[pl.DataType, Path]] = {}
+    for name in present if columns is None else [name for name in present if name in columns]:
+        for path, schema in schemas.items():
+            if name not in schema:
+                raise DataError(f"file {path} has no column {name!r}; its columns are: {', '.join(schema.names())}")
+            kind = schema[name]
+            known, first = kinds.setdefault(name, (kind, path))
+            if kind.is_integer() and known.is_integer():
+                kinds[name] = (known if kind == known else pl.Int64(), first)
+            elif kind.is_float() and known.is_float():
+                kinds[name] = (known if kind == known else pl.Float64(), first)
+            elif kind != known:
+                raise DataError(
+                    f"file {path}: column {name!r} holds {kind}, but {known} in {first.name}; allowed: one type in all "
+                    "files"
+                )
+    chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
+    if not chosen:
+        return next(iter(frames.values()))
+    return pl.concat([frame.select(chosen) for frame in frames.values()])
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turns what goes wrong with an output into one clear line.
+
+    Args:
+        out: What is being written, for the message.
+
+    Raises:
+        DataError: In place of an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def reading(origin: str) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into one clear line.
+
+    Args:
+        origin: What is being read, for the message.
+
+    Raises:
+        DataError: In place of any error of the reader.
+    """
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).partition("\n\n")[0].split())  # what follows is advice to callers of polars
+        raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of the file at ``path``, hexadecimal; a bar shows progress where it takes long."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, progress(f"hash {path.name}", path.stat().st_size, "B") as bar:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _format(name: str) -> str | None:
+    lowered = name.lower()
+    if lowered.endswith(PARQUET):
+        return "parquet"
+    for compression in COMPRESSION:
+        lowered = lowered.removesuffix(compression)
+    return "text" if lowered.endswith(TEXT) else None
+
+
+def _header(path: Path) -> str:
+    header = pl.scan_csv(
+        path, has_header=False, infer_schema=False, separator="\x01", quote_char=None, n_rows=1, glob=False
+    )
+    with reading(f"dataset file {path}"):
+        line = str(header.collect().item(0, 0))
+    if "\r" in line.rstrip("\r"):
+        raise DataError(f"file {path} ends its lines with carriage returns alone; allowed: line feeds, or both")
+    return line
+
+
+def _separator(line: str) -> str:
+    counts = {mark: line.count(mark) for mark in SEPARATORS}
+    best = max(counts, key=lambda mark: counts[mark])
+    return best if counts[best] else ","

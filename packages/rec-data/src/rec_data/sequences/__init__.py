@@ -1,0 +1,1 @@
+"""The sequence store, and batches made from it."""

@@ -1,0 +1,102 @@
+"""Which slices of the flat item ids are training examples, in which order, and on which rank."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rec_data.arrays import Int64s
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Slices of the flat item ids."""
+
+    starts: Int64s
+    """[E] first place."""
+
+    lengths: Int64s
+    """[E] items, >= 2."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.starts)
+
+
+def last_windows(offsets: Int64s, span: int) -> Examples:
+    """One example per history of at least two items: its last ``span`` items.
+
+    Args:
+        offsets: [n + 1] int64 of the store.
+        span: Items of an example at most.
+    """
+    ends = offsets[1:]
+    starts = np.maximum(offsets[:-1], ends - span)
+    enough = ends - starts >= 2
+    return Examples(starts[enough], (ends - starts)[enough])
+
+
+def sliding_windows(offsets: Int64s, span: int, stride: int, *, full: bool = False) -> Examples:
+    """Examples that end at a history's last item, ``stride`` items before it, and so on until the history is covered.
+
+    Args:
+        offsets: [n + 1] int64 of the store.
+        span: Items of an example at most.
+        stride: Items from one example to the next.
+        full: Whether the oldest example of a history is as long as the others: it then overlaps the one after it, where
+            otherwise it holds what is left over. Tasks that learn from single items need it, since what is left over
+            can be one item.
+
+    Returns:
+        Examples of at least two items.
+    """
+    sizes = np.diff(offsets)
+    uncovered = np.maximum(sizes - span, 0)
+    counts = 1 - (-uncovered // stride)
+    history = np.repeat(np.arange(len(sizes)), counts)
+    back = np.arange(len(history)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 for a history's last window
+    ends = offsets[1:][history] - back * stride
+    starts = np.maximum(offsets[:-1][history], ends - span)
+    if full:
+        ends = np.minimum(starts + span, offsets[1:][history])
+    enough = ends - starts >= 2
+    return Examples(starts[enough], (ends - starts)[enough])
+
+
+def epoch_order(size: int, *, seed: int, epoch: int) -> Int64s:
+    """The order of the examples in an epoch: [size] int64, a permutation that ``seed`` and ``epoch`` decide."""
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def num_batches(size: int, *, batch_size: int, world_size: int) -> int:
+    """Batches per epoch and rank.
+
+    All ranks together take consecutive blocks of ``batch_size * world_size`` examples; the last block is what is
+    left, shared evenly. If that is too little for one example each, the block before takes it in: then some of its
+    batches hold one example more than ``batch_size``. So every rank has the same number of batches, none of them
+    empty, and every example is in exactly one.
+
+    Args:
+        size: Number of examples, at least ``world_size``.
+        batch_size: Examples per batch and rank.
+        world_size: Number of ranks.
+    """
+    blocks, rest = divmod(size, batch_size * world_size)
+    return blocks + (rest >= world_size or blocks == 0)
+
+
+def shard(size: int, index: int, *, batch_size: int, rank: int, world_size: int) -> slice:
+    """The places of a rank's batch in the epoch's order.
+
+    Args:
+        size: Number of examples, at least ``world_size``.
+        index: Which batch, below ``num_batches``.
+        batch_size: Examples per batch and rank.
+        rank: Which rank.
+        world_size: Number of ranks.
+    """
+    block = batch_size * world_size
+    last = index == num_batches(size, batch_size=batch_size, world_size=world_size) - 1
+    begin, end = index * block, size if last else (index + 1) * block
+    share, more = divmod(end - begin, world_size)
+    first = begin + rank * share + min(rank, more)
+    return slice(first, first + share + (rank < more))

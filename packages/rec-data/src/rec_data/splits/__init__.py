@@ -1,0 +1,1 @@
+"""From a log to train, validation and test."""

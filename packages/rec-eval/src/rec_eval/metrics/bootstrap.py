@@ -1,0 +1,235 @@
+"""Confidence intervals of a mean over users, and the comparison of two runs, by the bootstrap.
+
+Resampling users needs only how often each distinct value is drawn, and that is one multinomial draw: per-user metrics
+of single targets take a few dozen values, so thousands of resamples of a million users cost little. Source: Efron and
+Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 (percentile intervals) and 15; Sakai, "Evaluating
+evaluation metrics based on the bootstrap", SIGIR 2006 (paired over queries).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rec_eval.metrics.evaluate import Evaluation
+from rec_eval.metrics.hits import Floats
+
+MAX_GROUPS = 4096
+"""With more distinct values than this, users are first put into this many random groups."""
+
+
+class Interval(NamedTuple):
+    """A mean over users and its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    users: int
+
+
+class IntervalRow(NamedTuple):
+    """One line of a table of results with intervals."""
+
+    metric: str
+    k: int
+    value: float
+    low: float
+    high: float
+    users: int
+
+
+class Comparison(NamedTuple):
+    """How one metric changes from run A to run B, over the users whom both measured: a gain of B is above 0."""
+
+    metric: str
+    name_a: str
+    name_b: str
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    level: float
+    users: int
+    resamples: int
+
+    @property
+    def different(self) -> bool:
+        """Whether the interval's level is enough to tell the runs apart."""
+        return self.p_value < 1 - self.level
+
+    @property
+    def sentence(self) -> str:
+        """The result in one sentence to quote."""
+        against = f"{self.name_a} has {self.metric} {self.mean_a:.4f}, {self.name_b} {self.mean_b:.4f}"
+        share = f" ({self.difference / self.mean_a:+.1%})" if self.mean_a else ""
+        at_least = "p <" if self.p_value <= 2 / (self.resamples + 1) else "p ="
+        evidence = (
+            f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}, {at_least} {self.p_value:.2g}, "
+            f"paired bootstrap over {self.users:,} users"
+        )
+        if not self.different:
+            change = f"from {self.name_a} to {self.name_b} {self.difference:+.4f}{share}"
+            return f"{against}; they cannot be told apart: {change}, {evidence}."
+        side = "better" if self.difference > 0 else "worse"
+        if self.metric.startswith("surprisal"):
+            side = "higher" if self.difference > 0 else "lower"
+        return f"{against}: {self.name_b} is {side} by {abs(self.difference):.4f}{share}, {evidence}."
+
+
+def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
+    """Means of resampled users, ``[resamples]`` float64.
+
+    Time is ``resamples`` times the number of distinct values. Above 4,096 of these, users are put into that many groups
+    of nearly equal size at random and groups are resampled: the mean has the same variance (to 2 % of it).
+
+    Args:
+        values: ``[U]`` float64 without NaN, U >= 1.
+        resamples: how many.
+        seed: of the generator.
+    """
+    generator = np.random.default_rng(seed)
+    distinct, counts = np.unique(values, return_counts=True)
+    if distinct.size <= MAX_GROUPS:
+        draws = _draws(generator, values.size, counts / values.size, resamples)
+        return np.concatenate([block @ distinct for block in draws]) / values.size
+    starts = np.arange(MAX_GROUPS) * values.size // MAX_GROUPS
+    sums = np.add.reduceat(generator.permutation(values), starts)
+    sizes = np.diff(np.append(starts, values.size))
+    draws = _draws(generator, MAX_GROUPS, np.full(MAX_GROUPS, 1 / MAX_GROUPS), resamples)
+    return np.concatenate([(block @ sums) / (block @ sizes) for block in draws])
+
+
+def _draws(generator: np.random.Generator, trials: int, shares: Floats, resamples: int) -> list[npt.NDArray[np.int64]]:
+    """Multinomial counts ``[resamples, groups]``, in blocks of some megabytes."""
+    step = max(1, (1 << 20) // shares.size)
+    return [
+        generator.multinomial(trials, shares, size=min(step, resamples - start)) for start in range(0, resamples, step)
+    ]
+
+
+def mean_interval(values: Floats, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean over users and its percentile bootstrap interval. NaN values (users without relevant items) are left out.
+
+    Args:
+        values: ``[U]`` float64, for example ``evaluation.per_user["ndcg@10"]``.
+        level: probability that the interval aims to cover the true mean with, between 0 and 1.
+        resamples: number of resamples, at least 100.
+        seed: equal seeds give equal intervals.
+
+    Raises:
+        ValueError: fewer than two users have a value, or an option is out of range.
+    """
+    _check_options(level, resamples)
+    known = values[~np.isnan(values)]
+    if known.size < 2:
+        raise ValueError(f"an interval needs at least 2 users with a value, got {known.size}")
+    low, high = _percentiles(bootstrap_means(known, resamples, seed), level)
+    return Interval(float(known.mean()), low, high, known.size)
+
+
+def intervals(
+    evaluation: Evaluation, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> list[IntervalRow]:
+    """Mean and interval of every metric that has one value per user, in the order of the table of results.
+
+    Coverage is a property of all lists together: it has no interval and is left out.
+
+    Args:
+        evaluation: the run.
+        level: as in ``mean_interval``, like all that follow.
+        resamples: number of resamples.
+        seed: of the generator.
+
+    Raises:
+        ValueError: as ``mean_interval``.
+    """
+    rows = []
+    for metric, k, _ in evaluation.table():
+        values = evaluation.per_user.get(f"{metric}@{k}")
+        if values is not None:
+            found = mean_interval(values, level=level, resamples=resamples, seed=seed)
+            rows.append(IntervalRow(metric, k, *found))
+    return rows
+
+
+def compare(
+    run_a: Evaluation,
+    run_b: Evaluation,
+    metric: str = "ndcg@10",
+    *,
+    name_a: str = "A",
+    name_b: str = "B",
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two runs on the same users by the paired bootstrap: difference B - A, interval, p-value, one sentence.
+
+    The sign is that of ``dvc metrics diff A B``: A is what was, B what it became.
+
+    Users are resampled together with both of their values, so what the runs share cancels. The p-value is two-sided and
+    belongs to the interval: it is below ``1 - level`` where the percentile interval leaves 0 out. It is never below
+    ``2 / (resamples + 1)``. Comparing many metrics or runs calls for a stricter level (Bonferroni: divide by their
+    number).
+
+    Args:
+        run_a: first run, which the second is measured against; rows are users.
+        run_b: second run, the same users in the same order.
+        metric: a key of ``per_user``, such as "ndcg@10".
+        name_a: what to call the first run.
+        name_b: what to call the second run.
+        level: of the interval, between 0 and 1.
+        resamples: at least 100.
+        seed: equal seeds give equal results.
+
+    Raises:
+        ValueError: a run lacks the metric, the users differ, fewer than two have a value in both, or an option is out
+            of range.
+    """
+    _check_options(level, resamples)
+    for name, run in ((name_a, run_a), (name_b, run_b)):
+        if metric not in run.per_user:
+            raise ValueError(f"{name} has no {metric} per user; it has {', '.join(run.per_user)}")
+    if run_a.num_users != run_b.num_users:
+        raise ValueError(
+            f"both runs must rank the same users: {name_a} has {run_a.num_users}, {name_b} {run_b.num_users}"
+        )
+    if run_a.user_ids is not None and run_b.user_ids is not None and (run_a.user_ids != run_b.user_ids).any():
+        raise ValueError(f"both runs must rank the same users in the same order: ids of {name_a} and {name_b} differ")
+    values_a, values_b = run_a.per_user[metric], run_b.per_user[metric]
+    both = ~(np.isnan(values_a) | np.isnan(values_b))
+    users = int(both.sum())
+    if users < 2:
+        raise ValueError(f"a comparison needs at least 2 users with a value in both runs, got {users}")
+    differences = values_b[both] - values_a[both]
+    means = bootstrap_means(differences, resamples, seed)
+    low, high = _percentiles(means, level)
+    against = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return Comparison(
+        metric=metric,
+        name_a=name_a,
+        name_b=name_b,
+        mean_a=float(values_a[both].mean()),
+        mean_b=float(values_b[both].mean()),
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        p_value=min(1.0, 2 * (against + 1) / (resamples + 1)),
+        level=level,
+        users=users,
+        resamples=resamples,
+    )
+
+
+def _percentiles(means: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _check_options(level: float, resamples: int) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    if resamples < 100:
+        raise ValueError(f"resamples must be at least 100, got {resamples}")

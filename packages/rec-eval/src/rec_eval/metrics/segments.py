@@ -1,0 +1,223 @@
+"""Metrics by bands of users: of short and long histories, of targets in the tail and in the head."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rec_eval.metrics.bootstrap import mean_interval
+from rec_eval.metrics.evaluate import Evaluation
+from rec_eval.metrics.hits import Floats, as_integers, check_recommended, user_blocks
+
+
+# Popularity of what is recommended beside what is consumed, and the share of the long tail in both.
+class PopularityRow(NamedTuple):
+    """Popularity of a multiset of items: what is recommended at k, or what is consumed (k = 0)."""
+
+    what: str
+    k: int
+    events: int
+    mean_count: float
+    median_count: float
+    tail_share: float
+    distinct_items: int
+    gini: float
+
+
+def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[np.bool_]:
+    """Mark the items outside the head: ``[V]`` bool.
+
+    The head is the smallest set of most consumed items (lower id first among equals) that together hold at least
+    ``head_share`` of all interactions: the Pareto cut as in Abdollahpouri, Burke and Mobasher, "Managing popularity
+    bias in recommender systems with personalized re-ranking", FLAIRS 2019.
+
+    Args:
+        counts: ``[V]`` numbers of interactions.
+        head_share: share of all interactions that makes the head, between 0 and 1.
+
+    Raises:
+        ValueError: ``head_share`` is not between 0 and 1, or nothing was consumed.
+    """
+    if not 0 < head_share < 1:
+        raise ValueError(f"head_share must lie between 0 and 1, got {head_share}")
+    if counts.size == 0 or counts.min() < 0 or counts.sum() == 0:
+        raise ValueError("counts must be zero or above, and not all zero")
+    order = np.argsort(-counts.astype(np.int64), kind="stable")
+    reached = np.cumsum(counts[order], dtype=np.float64)
+    head = int(np.searchsorted(reached, head_share * reached[-1])) + 1
+    tail = np.ones(counts.size, dtype=bool)
+    tail[order[:head]] = False
+    return tail
+
+
+def popularity_profile(
+    recommended: Any, consumed: Any, counts: Any, ks: Sequence[int], *, head_share: float = 0.8
+) -> list[PopularityRow]:
+    """Popularity of what the lists hold at each k, beside that of what people consume.
+
+    Args:
+        recommended: ``[U, K]`` integer ids, -1 for an empty place.
+        consumed: ``[n]`` integer ids of what people really consumed, for example the test targets or the events of
+            train.
+        counts: ``[V]`` interactions of each item in train.
+        ks: lengths to cut the lists at, from 1 to K.
+        head_share: share of interactions that makes the head, see ``long_tail``.
+
+    Returns:
+        First a row for what is consumed, then one for each k: mean and median training count of the items (each event
+        counted), share of events on items of the long tail, distinct items, and the Gini index of the events over the
+        whole catalogue (0: all items equally often; near 1: a few items take all).
+
+    Raises:
+        ValueError: shapes or ids do not fit, or nothing is left to describe.
+    """
+    known = as_integers("counts", counts, 1)
+    lists = check_recommended(recommended, known.size)
+    events = as_integers("consumed", consumed, 1)
+    if events.size and (events.min() < 0 or events.max() >= known.size):
+        raise ValueError(f"consumed ids must lie in [0, {known.size}), got {events.min()} to {events.max()}")
+    if not ks or min(ks) < 1 or max(ks) > lists.shape[1]:
+        raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
+    tail = long_tail(known, head_share)
+    rows = [_describe("consumed", 0, np.bincount(events, minlength=known.size), known, tail)]
+    shown = np.zeros(known.size + 1, dtype=np.int64)  # place 0 takes the empty ones
+    done = 0
+    for k in sorted(set(ks)):
+        for start, end in user_blocks(lists.shape[0], k - done):
+            shown += np.bincount((lists[start:end, done:k] + 1).ravel(), minlength=shown.size)
+        done = k
+        rows.append(_describe("recommended", k, shown[1:], known, tail))
+    return rows
+
+
+def _describe(
+    what: str, k: int, times: npt.NDArray[np.int64], counts: npt.NDArray[Any], tail: npt.NDArray[np.bool_]
+) -> PopularityRow:
+    """One row from how many times each item occurs."""
+    events = int(times.sum())
+    if events == 0:
+        raise ValueError(f"{what} holds no item: there is nothing to describe")
+    order = np.argsort(counts, kind="stable")
+    middle = np.searchsorted(np.cumsum(times[order]), (events + 1) // 2)  # lower median
+    return PopularityRow(
+        what=what,
+        k=k,
+        events=events,
+        mean_count=float(times @ counts / events),
+        median_count=float(counts[order][middle]),
+        tail_share=float(times[tail].sum() / events),
+        distinct_items=int((times > 0).sum()),
+        gini=gini(times.astype(np.float64)),
+    )
+
+
+def gini(times: Floats) -> float:
+    """Gini index of non-negative amounts: 0 if all are equal, ``1 - 1 / V`` if one item takes all.
+
+    ``sum_i (2 i - V - 1) x_i / (V sum x)`` over the amounts in ascending order, i from 1. Source: Gini (1912) in the
+    form of Sen, "On Economic Inequality", 1973.
+
+    Args:
+        times: ``[V]`` amounts in any order, not all zero.
+    """
+    ordered = np.sort(times)
+    places = 2 * np.arange(1, times.size + 1) - times.size - 1
+    return float(places @ ordered / (times.size * ordered.sum()))
+
+
+class BandRow(NamedTuple):
+    """One metric of the users of one band, with its interval; low and high are NaN for a band of one user."""
+
+    by: str
+    band: str
+    start: float
+    users: int
+    metric: str
+    k: int
+    value: float
+    low: float
+    high: float
+
+
+def band_edges(values: npt.NDArray[Any], bands: int = 5) -> list[int]:
+    """First value of each band, so that bands hold about equal numbers of users; equal values are never parted.
+
+    Args:
+        values: ``[U]`` integers.
+        bands: how many bands to aim at, at least 1; ties may leave fewer.
+
+    Returns:
+        Ascending first values; the first is the smallest value.
+
+    Raises:
+        ValueError: no values, or ``bands`` below 1.
+    """
+    if bands < 1 or values.size == 0:
+        raise ValueError(f"bands must be at least 1 and there must be users, got {bands} bands, {values.size} users")
+    ordered = np.sort(values)
+    return sorted({int(ordered[index * ordered.size // bands]) for index in range(bands)})
+
+
+def metrics_by_band(
+    evaluation: Evaluation,
+    by: str,
+    values: Any,
+    *,
+    metrics: Sequence[str] = ("ndcg@10",),
+    edges: Sequence[int] | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[BandRow]:
+    """Mean of each metric over the users of each band of an integer property, with bootstrap intervals.
+
+    Pass the length of each user's history for "how much do we know of the user", or the training count of each user's
+    target for "how popular is what was to be found".
+
+    Args:
+        evaluation: the run.
+        by: name of the property, kept in the rows.
+        values: ``[U]`` integers, one for each user.
+        metrics: keys of ``per_user``.
+        edges: first value of each band, ascending; by default five bands of about equal numbers of users. Values below
+            the first edge are refused.
+        level: of the interval.
+        resamples: of the interval.
+        seed: of the interval.
+
+    Returns:
+        Rows in order of metric, then band. A band in which no user has a value is left out.
+
+    Raises:
+        ValueError: rows or edges do not fit, or the run lacks a metric.
+    """
+    known = as_integers("values", values, 1)
+    if known.size != evaluation.num_users:
+        raise ValueError(f"values must hold one number for each of the {evaluation.num_users} users, got {known.size}")
+    starts = band_edges(known) if edges is None else list(edges)
+    if not starts or any(low >= high for low, high in itertools.pairwise(starts)) or known.min() < starts[0]:
+        raise ValueError(f"edges must ascend from at most the smallest value, {known.min()}; got {starts}")
+    band = np.searchsorted(starts, known, side="right") - 1
+    rows = []
+    for name in metrics:
+        if name not in evaluation.per_user:
+            raise ValueError(f"the run has no {name} per user; it has {', '.join(evaluation.per_user)}")
+        metric, k = name.split("@")
+        for index, start in enumerate(starts):
+            inside = evaluation.per_user[name][band == index]
+            inside = inside[~np.isnan(inside)]
+            if inside.size == 0:
+                continue
+            low = high = float("nan")
+            if inside.size > 1:
+                _, low, high, _ = mean_interval(inside, level=level, resamples=resamples, seed=seed)
+            label = _label(start, starts[index + 1] if index + 1 < len(starts) else int(known.max()) + 1)
+            rows.append(BandRow(by, label, start, inside.size, metric, int(k), float(inside.mean()), low, high))
+    return rows
+
+
+def _label(start: int, end: int) -> str:
+    """Name of the band from start to just before end: "3" or "3-5"."""
+    return f"{start:,}" if end - start <= 1 else f"{start:,}-{end - 1:,}"

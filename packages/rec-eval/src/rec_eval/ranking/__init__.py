@@ -1,0 +1,1 @@
+"""Top-k lists and target ranks over the whole catalogue."""

@@ -1,0 +1,163 @@
+"""Exact rank of one target per user, without sorting: what early stopping needs after every epoch.
+
+A rank is one plus the number of items ahead, so a pass over the catalogue that counts is enough.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring, tile_scores
+from rec_eval.ranking.seen import SeenItems
+
+_DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 2048)}
+
+
+def target_ranks(
+    queries: Tensor,
+    items: Tensor | Catalogue,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    seen_offsets: Tensor | None = None,
+    seen_items: Tensor | None = None,
+    item_tile: int | None = None,
+    user_tile: int | None = None,
+) -> Tensor:
+    """Rank each user's target among the items not yet seen, with the tie rule of ``top_k`` (lower id first).
+
+    Memory beyond inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)`` bytes and
+    the seen items of a user tile.
+
+    Args:
+        queries: ``[U, D]`` float32, bfloat16 or float16.
+        items: ``[V, D]``, same dtype and device; or a ``Catalogue`` of them, whose values are looked at once for all
+            calls.
+        targets: ``[U]`` integers in [0, V).
+        bias: ``[V]`` or None; ``-inf`` takes an item out. A ``Catalogue`` holds its own.
+        seen_offsets: ``[U + 1]`` integers or None, as in ``top_k``.
+        seen_items: ``[nnz]`` integers or None.
+        item_tile: items per tile (by default by device).
+        user_tile: users per tile (by default by device).
+
+    Returns:
+        ``[U]`` int64 on the device of ``queries``, counted from 1. A target that the user has seen, or whose bias is
+        -inf, cannot be recommended: its rank is V + 1, a miss at every k <= V.
+
+    Raises:
+        ValueError: as ``top_k``, or a target is outside the catalogue.
+    """
+    catalogue = as_catalogue(items, bias)
+    check = check_scoring(queries, catalogue)
+    table, bias = catalogue.items, catalogue.bias
+    num_users, num_items = queries.shape[0], table.shape[0]
+    if targets.shape != (num_users,) or targets.is_floating_point():
+        raise ValueError(f"targets must be [{num_users}] integers, got {list(targets.shape)} {targets.dtype}")
+    if num_users and (int(targets.min()) < 0 or int(targets.max()) >= num_items):
+        raise ValueError(
+            f"targets must lie in [0, {num_items}), got ids from {int(targets.min())} to {int(targets.max())}"
+        )
+    device = queries.device
+    defaults = _DEFAULT_TILES.get(device.type, _DEFAULT_TILES["cpu"])
+    item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)
+    user_tile = defaults[1] if user_tile is None else user_tile
+    if not 1 <= item_tile <= 1 << 24 or user_tile < 1:
+        raise ValueError(
+            f"item_tile must lie between 1 and 2^24 and user_tile be at least 1, got {item_tile} and {user_tile}"
+        )
+    # The last tile reaches back instead of being short: every product has one shape, so equal items score equally.
+    starts = [min(start, num_items - item_tile) for start in range(0, num_items, item_tile)]
+    bounds = [*range(0, num_items, item_tile), num_items]
+    seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
+    ranks = torch.empty(num_users, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        for begin in range(0, num_users, user_tile):
+            end = min(begin + user_tile, num_users)
+            # In order of target, the users fall into three runs: target before, inside and beyond the item tile.
+            own_ids, order = targets[begin:end].to(device).long().sort()  # [u]
+            place = torch.empty_like(order)
+            place[order] = torch.arange(order.numel(), device=device)
+            chosen = queries[begin:end][order]  # [u, D]
+            own = _own_scores(chosen, table, own_ids, bias, item_tile, check)  # [u, 1]
+            ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
+            cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
+            seen_tiles = seen.tiles(begin, end, bounds, device)
+            for tile, (rows, columns) in enumerate(seen_tiles):
+                start, first = starts[tile], bounds[tile]
+                part = None if bias is None else bias[start : start + item_tile]
+                scores = tile_scores(chosen, table[start : start + item_tile], part, check)[:, first - start :]
+                scores[place[rows], columns] = float("-inf")
+                _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
+                ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
+            unreachable = torch.isneginf(own.squeeze(1))[place]
+            rows, seen_ids = seen.rows(begin, end, device)
+            unreachable[rows[seen_ids == own_ids[place[rows]]]] = True
+            ranks[begin:end] = torch.where(unreachable, num_items + 1, ahead[place] + 1)
+    return ranks
+
+
+def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: int) -> None:
+    """Overwrite a tile of scores with 1 where the item is ahead of the user's target, else 0.
+
+    Args:
+        scores: ``[u, t]`` float32.
+        own: ``[u, 1]`` scores of the targets.
+        columns: ``[u]`` column of the target, ascending.
+        low: users before this one have their target before the tile, so only a higher score is ahead.
+        high: users from this one on have their target beyond the tile, so an equal score is ahead too.
+    """
+    scores[:low].gt_(own[:low])
+    scores[high:].ge_(own[high:])
+    middle = scores[low:high]
+    before = torch.arange(scores.shape[1], device=scores.device) < columns[low:high, None]
+    middle.copy_((middle > own[low:high]) | ((middle == own[low:high]) & before))
+
+
+def _own_scores(
+    queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None, item_tile: int, check: bool
+) -> Tensor:
+    """Scores of the users' own targets ``[u, 1]``, by products of the same shape as those they are compared with.
+
+    A plain row-wise dot product sums in another order; items equal to the target would then beat it or not by chance,
+    and a collapsed model could look perfect.
+    """
+    own = torch.empty(queries.shape[0], 1, device=queries.device)
+    for start in range(0, queries.shape[0], item_tile):
+        chosen = targets[start : start + item_tile]
+        rows = items[chosen]  # [c, D]
+        padded = torch.cat([rows, rows[:1].expand(item_tile - rows.shape[0], -1)])
+        part = None if bias is None else torch.cat([bias[chosen], bias[chosen[:1]].expand(item_tile - rows.shape[0])])
+        scores = tile_scores(queries, padded, part, check)  # [u, item_tile]
+        users = torch.arange(start, start + chosen.numel(), device=queries.device)
+        own[users, 0] = scores[users, users - start]
+    return own
+
+
+def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
+    """NDCG, HitRate and MRR at each k from the ranks of single targets (counted from 1).
+
+    With one relevant item the ideal DCG is 1, so NDCG@k is the mean of ``1 / log2(rank + 1)`` over ranks up to k.
+
+    Args:
+        ranks: ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss.
+        ks: lengths of the lists, at least 1 each.
+
+    Returns:
+        ``{"ndcg@10": ..., "hitrate@10": ..., "mrr@10": ...}`` for each k.
+
+    Raises:
+        ValueError: there are no ranks, or a k is below 1.
+    """
+    if ranks.numel() == 0:
+        raise ValueError("ranks is empty: a mean over no users has no value")
+    values = ranks.double()
+    summary: dict[str, float] = {}
+    for k in ks:
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        hit = values <= k
+        summary[f"ndcg@{k}"] = float(torch.where(hit, 1.0 / torch.log2(values + 1.0), 0.0).mean())
+        summary[f"hitrate@{k}"] = float(hit.double().mean())
+        summary[f"mrr@{k}"] = float(torch.where(hit, 1.0 / values, 0.0).mean())
+    return summary

@@ -1,0 +1,98 @@
+"""Top-k with plain torch: scores of a tile of users against a tile of items, and what survives of them.
+
+The first tile gives every user k best so far, and so a threshold; of a later tile only items strictly above it can
+enter (items come in increasing order of id, so an equal score loses the tie). Almost all scores fall at this one
+comparison.
+"""
+
+import torch
+from torch import Tensor
+
+from rec_eval.ranking.scores import tile_scores
+from rec_eval.ranking.seen import SeenItems
+from rec_eval.ranking.sort_keys import EMPTY, decode_keys, encode_keys
+
+_DEFAULT_ITEM_TILE = {"cpu": 32768, "cuda": 65536}
+_DEFAULT_USER_TILE = {"cpu": 128, "cuda": 2048}
+
+
+def default_tiles(device: torch.device) -> tuple[int, int]:
+    """Items and users of a tile on a device."""
+    return _DEFAULT_ITEM_TILE.get(device.type, 4096), _DEFAULT_USER_TILE.get(device.type, 512)
+
+
+def rank_users(
+    queries: Tensor,  # [u, D]
+    items: Tensor,  # [V, D]
+    k: int,
+    bias: Tensor | None,  # [V]
+    seen: SeenItems,
+    users: tuple[int, int],
+    item_tile: int,
+    check: bool,
+) -> Tensor:
+    """Rank one tile of users, who stand at places ``users`` in ``seen``: keys ``[u, k]`` int64, descending."""
+    bounds = [*range(0, items.shape[0], item_tile), items.shape[0]]
+    seen_tiles = seen.tiles(*users, bounds, queries.device)
+    keys = torch.full((queries.shape[0], k), EMPTY, dtype=torch.int64, device=queries.device)
+    for first, last, (rows, columns) in zip(bounds[:-1], bounds[1:], seen_tiles, strict=True):
+        scores = tile_scores(queries, items[first:last], None if bias is None else bias[first:last], check)  # [u, t]
+        scores[rows, columns] = float("-inf")
+        found = None if first == 0 else _above(scores, decode_keys(keys[:, -1:]).scores, max(2 * k, 64))
+        found = _best(scores, k) if found is None else found  # [u, c]
+        if found.shape[1]:
+            # Keys end in 2^32 - 1 - id: taking the first id away shifts the ids of the tile to their places.
+            shifted = torch.where(found == EMPTY, EMPTY, found - first)
+            keys = torch.cat([keys, shifted], dim=1).topk(k, dim=1).values
+    return keys
+
+
+def _above(scores: Tensor, floor: Tensor, limit: int) -> Tensor | None:
+    """Keys of all items above the floor, ids counted from the tile's first; None if some user has more than ``limit``.
+
+    Args:
+        scores: ``[u, t]`` float32, -inf for excluded items.
+        floor: ``[u, 1]`` float32.
+        limit: the most that may enter.
+
+    Returns:
+        ``[u, c]`` int64, padded with empty keys, or None.
+    """
+    above = scores > floor  # [u, t]
+    num_users = scores.shape[0]
+    if int(torch.count_nonzero(above)) > limit * num_users:
+        return None  # said before the places are listed: their list would be as long as the tile
+    rows, columns = above.nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=num_users)
+    width = int(counts.max())
+    if width > limit:
+        return None
+    keys = torch.full((num_users, width), EMPTY, dtype=torch.int64, device=scores.device)
+    slots = torch.arange(rows.numel(), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    keys[rows, slots] = encode_keys(scores[rows, columns], columns)
+    return keys
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """Keys of each user's k best items, ids counted from the tile's first: ``[u, min(k, t)]`` int64, in no order."""
+    num_users, width = scores.shape
+    if k >= width:
+        values, columns = scores, torch.arange(width, device=scores.device).expand(num_users, -1)
+    else:
+        values, columns = scores.topk(k + 1, dim=1)
+        # Where the k-th and the next are equal, the library has chosen among equals as it liked: choose again, by id.
+        tied = ((values[:, k - 1] == values[:, k]) & (values[:, k] > float("-inf"))).nonzero().squeeze(1)
+        values, columns = values[:, :k], columns[:, :k]
+        if tied.numel():
+            again = scores[tied]  # [n, t]
+            chosen = _best_of_ties(again, values[tied, k - 1 :], k).nonzero()[:, 1].view(-1, k)
+            columns[tied], values[tied] = chosen, again.gather(1, chosen)
+    return encode_keys(values, columns).masked_fill(torch.isneginf(values), EMPTY)
+
+
+def _best_of_ties(scores: Tensor, kth: Tensor, k: int) -> Tensor:
+    """Mark each row's k largest scores, of equal ones the leftmost: ``[n, t]`` bool, exactly k in a row."""
+    equal = scores == kth
+    higher = scores > kth
+    room = k - higher.sum(dim=1, keepdim=True, dtype=torch.int32)
+    return higher | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= room))

@@ -1,0 +1,102 @@
+"""One transformer block over packed histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rec_models.config import ModelSettings
+from rec_models.encoders.packing import Layout
+
+# Attention within packed histories: torch's variable-length kernel where there is one, padded otherwise.
+if torch.cuda.is_available():  # its import brings torch's compiler, seconds that a start on a CPU need not take
+    from torch.nn.attention.varlen import varlen_attn
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
+    """Scaled dot product attention; no place looks outside its own history.
+
+    Args:
+        qkv: [T, 3, H, d] queries, keys and values of packed histories.
+        layout: of the T places.
+        causal: no place looks at a later one.
+        dropout: share of attention weights set to zero, the others scaled up; above 0 only where histories are padded.
+
+    Returns:
+        [T, H * d].
+    """
+    if qkv.is_cuda and qkv.dtype in _HALF and dropout == 0:
+        return _attend_packed(qkv, layout, causal=causal)
+    return _attend_padded(qkv, layout, causal=causal, dropout=dropout)
+
+
+def _attend_packed(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
+    """Flash attention on the packed places: cost grows with the real ones alone."""
+    q, k, v = qkv.unbind(1)  # [T, H, d]
+    window = (-1, 0) if causal else (-1, -1)
+    out = varlen_attn(q, k, v, layout.starts, layout.starts, layout.width, layout.width, window_size=window)
+    assert isinstance(out, Tensor)
+    return out.flatten(1)
+
+
+def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
+    q, k, v = (part.transpose(1, 2) for part in layout.pad(qkv).unbind(2))  # [B, H, L, d]
+    # Under right padding a causal place never sees a padded one, so only looking both ways needs the mask.
+    mask = None if causal else layout.key_mask()
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+    return layout.pack(out.transpose(1, 2)).flatten(1)
+
+
+INIT_STD = 0.02  # keeps the first scores near 0, so that the first loss is that of a guess
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward net, each added to what came in, and normalised before or after.
+
+    Args:
+        settings: the network.
+        causal: no place looks at a later one.
+        feed_factor: width of the feed-forward net's inner layer, in D.
+    """
+
+    def __init__(self, settings: ModelSettings, *, causal: bool, feed_factor: int) -> None:
+        super().__init__()
+        width = settings.hidden
+        self.settings = settings
+        self.causal = causal
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, feed_factor * width)
+        self.feed_out = nn.Linear(feed_factor * width, width)
+        self.dropout = nn.Dropout(settings.dropout)
+        for layer in (self.query_key_value, self.attention_out, self.feed_in, self.feed_out):
+            nn.init.normal_(layer.weight, std=INIT_STD)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Args: x [T, D] packed, and its layout. Returns [T, D]."""
+        if self.settings.norm == "post":
+            x = self.attention_norm(x + self._attention(x, layout))
+            out: Tensor = self.feed_norm(x + self._feed(x))
+            return out
+        x = x + self._attention(self.attention_norm(x), layout)
+        return x + self._feed(self.feed_norm(x))
+
+    def _attention(self, x: Tensor, layout: Layout) -> Tensor:
+        qkv = self.query_key_value(x).view(x.shape[0], 3, self.settings.heads, -1)  # [T, 3, H, d]
+        dropout = self.settings.attention_dropout if self.training else 0.0
+        out: Tensor = self.dropout(self.attention_out(attend(qkv, layout, causal=self.causal, dropout=dropout)))
+        return out
+
+    def _feed(self, x: Tensor) -> Tensor:
+        inner = _ACTIVATIONS[self.settings.activation](self.feed_in(x))  # [T, feed_factor * D]
+        out: Tensor = self.dropout(self.feed_out(inner))
+        return out

@@ -1,1 +1,0 @@
-"""Triton kernels, one per file with its launcher. Importing a module of this package needs triton."""

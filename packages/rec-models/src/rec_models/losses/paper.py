@@ -1,0 +1,96 @@
+"""The paper's own sampled losses, defects included, for comparison with its tables (``paper_faithful=True``).
+
+CCE-: a rejected negative stays in the sum as a score of 0 before correction, without gradient, and the correction uses
+log(N + 1). BCE and BCE+: negatives equal to the target stay, and logarithms are of sigma + 1e-6.
+Plain torch: the numbers are the paper's, the speed and the memory are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rec_models.config import LossSettings
+from rec_models.encoders import Encoder
+from rec_models.losses.base import Loss, LossContext, no_tokens
+from rec_models.losses.sampling import Draws, draw, scores_of
+
+
+# The paper's full CCE trains padded places too, towards item 0 (``paper_faithful=True``): upstream of the loss.
+def trains_padding(settings: LossSettings) -> bool:
+    """Whether `with_padding_targets` comes before the loss: P more tokens are then in its mean."""
+    return settings.paper_faithful and settings.loss == "cce"
+
+
+def with_padding_targets(encoder: Encoder, tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the places that left padding to ``max_seq_len`` would have made, each with target 0.
+
+    A padded place sees padding only, so one history of nothing but item 0 gives the vectors of all of them.
+
+    Args:
+        encoder: the encoder.
+        tokens: [M, D] vectors of the real places.
+        targets: [M] int64.
+        lengths: [B] int64.
+
+    Returns:
+        [M + P, D] and [M + P], P the padded places of the batch.
+    """
+    full = encoder.settings.max_seq_len
+    padding = torch.zeros(1, full, dtype=torch.int64, device=lengths.device)
+    vectors = encoder(padding, torch.tensor([full], device=lengths.device))[0].to(tokens.dtype)  # [max_seq_len, D]
+    places = torch.arange(full, device=lengths.device)
+    padded = places.expand(lengths.numel(), full)[places < (full - lengths)[:, None]]  # [P], left of each history
+    return torch.cat([tokens, vectors[padded]]), torch.cat([targets, targets.new_zeros(padded.numel())])
+
+
+SumOfTokens = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_CHUNK_ELEMENTS = 1 << 27  # gathered values of a chunk of tokens: half a GiB in fp32
+_EPSILON = 1e-6
+
+
+def build_cce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """See `rec_models.losses.build_loss`."""
+    return _in_chunks(settings, item_counts, cce_neg_sum)
+
+
+def build_bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """BCE and BCE+; see `rec_models.losses.build_loss`."""
+    return _in_chunks(settings, item_counts, bce_sum)
+
+
+def cce_neg_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
+    """Sum of the paper's CCE- over tokens: hidden [M, D], weight [V, D], targets [M], ids [M, N]."""
+    positive, scores = scores_of(hidden, weight, targets, Draws(ids, 1, None))  # [M], [M, N]
+    scores = scores.masked_fill(ids == targets[:, None], 0.0)
+    scores = scores + (math.log(weight.shape[0] - 1) - math.log(ids.shape[1] + 1))
+    return torch.nn.functional.softplus(torch.logsumexp(scores, 1) - positive).sum()
+
+
+def bce_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
+    """Sum of the paper's BCE over tokens: hidden [M, D], weight [V, D], targets [M], ids [M, N]."""
+    positive, scores = scores_of(hidden, weight, targets, Draws(ids, 1, None))  # [M], [M, N]
+    rejected = torch.log(1 - torch.sigmoid(scores) + _EPSILON).sum(1)
+    return -(torch.log(torch.sigmoid(positive) + _EPSILON) + rejected).sum()
+
+
+def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOfTokens) -> Loss:
+    def mean(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
+        if targets.numel() == 0:
+            return no_tokens(hidden, weight)
+        draws = draw(settings, item_counts, targets, weight.shape[0], context)
+        step = max(1, _CHUNK_ELEMENTS // (draws.ids.shape[1] * hidden.shape[1]))
+        total = torch.zeros((), device=hidden.device)
+        for start in range(0, targets.numel(), step):
+            part = slice(start, start + step)
+            # Recomputed in backward: the gathered rows of one chunk at a time.
+            total = total + checkpoint(
+                sum_of, hidden[part], weight, targets[part], draws.ids[part], use_reentrant=False
+            )
+        return total / targets.numel()
+
+    return mean

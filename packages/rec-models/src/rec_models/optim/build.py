@@ -1,0 +1,66 @@
+"""The optimisers by name, and the registry of what each keeps of the item table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from rec_models.config import TrainingSettings
+from rec_models.encoders import Encoder
+from rec_models.optim.table_adam import TableAdam
+
+_BETAS = (0.9, 0.98)  # the paper's
+
+
+class Kept(NamedTuple):
+    """What an optimiser keeps of the item table."""
+
+    moments: torch.dtype
+    rowwise: bool = False
+    sparse: bool = False
+    """The table has no dense gradient."""
+
+
+KEPT: dict[str, Kept] = {
+    "adam_bf16": Kept(torch.bfloat16),
+    "adam_rowwise": Kept(torch.bfloat16, rowwise=True),
+    "adam_lazy": Kept(torch.float32, sparse=True),
+}
+
+
+def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
+    """Bytes of the item table [V, D] in fp32, its gradient and its moments; what is a number an item not counted."""
+    kept = KEPT.get(optimizer, Kept(torch.float32))
+    moments = kept.moments.itemsize * (1 if kept.rowwise else 2)
+    gradient = 0 if kept.sparse else torch.float32.itemsize
+    return num_items * hidden * (torch.float32.itemsize + gradient + moments)
+
+
+def leaner_optimizers(optimizer: str, num_items: int, hidden: int) -> dict[str, int]:
+    """The optimisers of any loss that need fewer bytes than this one for an item table [V, D], and how many."""
+    needed = {name: table_bytes(name, num_items, hidden) for name, kept in KEPT.items() if not kept.sparse}
+    return {name: count for name, count in needed.items() if count < table_bytes(optimizer, num_items, hidden)}
+
+
+def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Adam in its fused form, one kernel for all parameters, the item table's as `settings.optimizer` says.
+
+    Args:
+        encoder: on the device where it will be trained.
+        settings: optimizer, learning rate, weight decay.
+    """
+    rate, decay = settings.learning_rate, settings.weight_decay
+    kept = KEPT.get(settings.optimizer)
+    if kept is None:
+        return torch.optim.Adam(encoder.parameters(), lr=rate, betas=_BETAS, weight_decay=decay, fused=True)
+    others = [parameter for parameter in encoder.parameters() if parameter is not encoder.item_table]
+    return TableAdam(
+        others,
+        encoder.item_table,
+        moments=kept.moments,
+        rowwise=kept.rowwise,
+        lr=rate,
+        betas=_BETAS,
+        weight_decay=decay,
+    )

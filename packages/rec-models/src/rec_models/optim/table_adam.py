@@ -1,0 +1,209 @@
+"""Adam that keeps less of the item table, or updates less of it.
+
+With a catalogue of millions the table and its two moments are nearly all of the memory, and reading and writing them
+nearly all of the optimiser's time. The formula is Adam's (Kingma and Ba, 2015), ``m`` and ``v`` with bias correction;
+what differs is how they are kept, and when rows are updated. A second moment shared by a row is that of FBGEMM's
+partial row-wise Adam: the mean of the squares.
+
+With sparse gradients a row is updated when it is touched. Adam would have moved it in the steps between, too: with no
+gradient, ``m`` and ``v`` shrink by beta 1 and beta 2 a step, and the row moves by ``rate m / sqrt(v)``. After n such
+steps the sum is ``rate m / sqrt(v) (r + ... + r^n)`` with ``r = beta1 / sqrt(beta2)``. The row is moved by it before
+its next update, or by `TableAdam.catch_up`. (Corrections for the start at 0 are those of the last update, and epsilon
+is added once: an approximation, in the first hundred steps and where gradients are near epsilon.) torch's SparseAdam
+leaves the sum out: rare rows then move several times less than Adam moves them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 1 << 22  # of the table at a time, where temporaries are made: 16 MiB each
+
+
+class TableAdam(torch.optim.Adam):
+    """Adam, fused, for all parameters but the item table, which has moments of its own kind.
+
+    Args:
+        others: parameters with two fp32 moments.
+        table: [V, D] the item table. Its gradient is dense, or always sparse: then only rows touched are updated.
+        moments: dtype of the table's moments.
+        rowwise: one second moment a row, in fp32.
+        lr: learning rate.
+        betas: decay of the first and of the second moment, both above 0.
+        weight_decay: added to the gradient, times the parameter; of no effect on rows without a sparse gradient.
+    """
+
+    def __init__(
+        self,
+        others: Sequence[Tensor],
+        table: Tensor,
+        *,
+        moments: torch.dtype,
+        rowwise: bool,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        groups = [{"params": list(others)}, {"params": [table]}]
+        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        self._step_supports_amp_scaling = False  # a scaler then divides the gradients before the step
+        self._table = table
+        self._moments = moments
+        self._rowwise = rowwise
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of all parameters that have a gradient."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        grad, self._table.grad = self._table.grad, None  # torch's own step then leaves the table alone
+        if grad is not None:
+            with torch.no_grad():
+                self._update_table(grad)
+        super().step()
+        self._table.grad = grad
+        return result
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, which would leave moments in the dtype of their parameter."""
+        super().load_state_dict(state_dict)
+        state = self.state.get(self._table)
+        if state:
+            state["exp_avg"] = state["exp_avg"].to(self._moments)
+            state["exp_avg_sq"] = state["exp_avg_sq"].to(self._second_dtype())
+            if "last" in state:
+                state["last"] = state["last"].to(torch.int32)
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """With sparse gradients: move all rows to where they are due. To be called before the table is used."""
+        state = self.state.get(self._table, {})
+        if "last" not in state:
+            return
+        rows = max(1, _CHUNK_ELEMENTS // self._table.shape[1])
+        for start in range(0, self._table.shape[0], rows):
+            table, first, second, last = (
+                tensor[start : start + rows]
+                for tensor in (self._table, state["exp_avg"], state["exp_avg_sq"], state["last"])
+            )
+            _go_without_gradient(table, first, second, last, state["step"] - last, **self._options())
+        state["last"].copy_(state["step"].to(torch.int32).expand_as(state["last"]))
+
+    def _options(self) -> dict[str, Any]:
+        group = self.param_groups[1]
+        return {
+            "rate": group["lr"],
+            "betas": group["betas"],
+            "epsilon": group["eps"],
+            "decay": group["weight_decay"],
+        }
+
+    def _second_dtype(self) -> torch.dtype:
+        return torch.float32 if self._rowwise else self._moments
+
+    def _state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[self._table]
+        if not state:
+            items, width = self._table.shape
+            shape = (items, 1 if self._rowwise else width)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=self._table.device)
+            state["exp_avg"] = torch.zeros_like(self._table, dtype=self._moments)
+            state["exp_avg_sq"] = self._table.new_zeros(shape, dtype=self._second_dtype())
+        return state
+
+    def _update_table(self, grad: Tensor) -> None:
+        state, options = self._state(), self._options()
+        state["step"] += 1
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        if grad.is_sparse:
+            if "last" not in state:  # the step that last updated a row
+                state["last"] = torch.zeros(self._table.shape[0], 1, dtype=torch.int32, device=self._table.device)
+            _adam_touched(self._table, grad.coalesce(), *moments, state["last"], state["step"], **options)
+        elif grad.is_cuda:
+            from rec_models.optim.adam_rows import launch_adam_rows
+
+            launch_adam_rows(self._table, grad.contiguous(), *moments, state["step"], **options)
+        else:
+            rows = max(1, _CHUNK_ELEMENTS // grad.shape[1])
+            for start in range(0, grad.shape[0], rows):
+                table, slope, first, second = (tensor[start : start + rows] for tensor in (self._table, grad, *moments))
+                adam_rows(table, slope, first, second, state["step"], **options)
+
+
+def adam_rows(
+    table: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: Tensor,
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    decay: float,
+) -> None:
+    """Update rows in place: ``w -= rate * m' / (sqrt(v') + epsilon)``, m' and v' corrected for their start at 0.
+
+    Args:
+        table: [R, D].
+        grad: [R, D].
+        first: [R, D] m, any float dtype.
+        second: [R, D] v, or [R, 1]: of the mean square of a row.
+        step: scalar on any device, of this update, from 1.
+        rate: learning rate.
+        betas: decay of m and of v.
+        epsilon: keeps the divisor above 0.
+        decay: weight decay, L2.
+    """
+    slope = grad.to(table.dtype).add(table, alpha=decay)  # [R, D]
+    square = slope.square()
+    if second.shape[1] == 1:
+        square = square.mean(1, keepdim=True)
+    m = first.to(table.dtype).mul(betas[0]).add_(slope, alpha=1 - betas[0])
+    v = second.to(table.dtype).mul(betas[1]).add_(square, alpha=1 - betas[1])
+    first.copy_(m)
+    second.copy_(v)
+    divisor = v.div_(1 - betas[1] ** step).sqrt_().add_(epsilon)
+    table.sub_(m.div_(1 - betas[0] ** step).div_(divisor), alpha=rate)
+
+
+def _adam_touched(
+    table: Tensor, grad: Tensor, first: Tensor, second: Tensor, last: Tensor, step: Tensor, **options: Any
+) -> None:
+    """`adam_rows` on the rows of a coalesced sparse gradient, after what they have missed; last is [V, 1] int32."""
+    (rows,) = grad.indices()
+    w, m, v, when = (tensor.index_select(0, rows) for tensor in (table, first, second, last))
+    _go_without_gradient(w, m, v, when, step - 1 - when, **options)
+    adam_rows(w, grad.values(), m, v, step, **options)
+    for tensor, part in ((table, w), (first, m), (second, v)):
+        tensor.index_copy_(0, rows, part)
+    last.index_copy_(0, rows, step.to(torch.int32).expand_as(when))
+
+
+def _go_without_gradient(
+    table: Tensor,
+    first: Tensor,
+    second: Tensor,
+    last: Tensor,
+    missed: Tensor,
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    decay: float,
+) -> None:
+    """Move rows [R, D] as Adam would in `missed` [R, 1] steps after step `last` [R, 1]; see the head of the file."""
+    assert decay == 0
+    ratio = betas[0] / math.sqrt(betas[1])
+    times = (1 - ratio**missed) * (ratio / (1 - ratio))  # [R, 1]
+    since = last.clamp_min(1)  # of a row never touched m is 0
+    divisor = (second / (1 - betas[1] ** since)).sqrt_().add_(epsilon)
+    table.sub_(first / (1 - betas[0] ** since) / divisor * times, alpha=rate)
+    first.mul_(betas[0] ** missed)
+    second.mul_(betas[1] ** missed)

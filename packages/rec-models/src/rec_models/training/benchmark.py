@@ -1,0 +1,265 @@
+"""How long a whole training step takes and how much memory it needs: `fit` itself, stopped after some steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import Encoder
+from rec_models.training import memory
+from rec_models.training.batch import StepBatch
+from rec_models.training.fit import fit
+from rec_models.training.loop import TrainingModule
+from rec_models.training.prefetch import Batches, Feed, MakeBatches, as_factory
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Steps of the optimiser after a warm-up: data, forward, loss, backward, optimiser, and Lightning around them."""
+
+    warmup: int
+    """Steps before the timed ones."""
+    steps: int
+    """Timed steps."""
+    step_ms: float
+    """Median, between the ends of consecutive steps: on the GPU's own clock, the wall clock on a CPU."""
+    low_ms: float
+    """First quartile."""
+    high_ms: float
+    """Third quartile."""
+    p10_ms: float
+    """First decile."""
+    p90_ms: float
+    """Last decile."""
+    mean_ms: float
+    """Wall clock of all timed steps, by their number."""
+    wait_share: float
+    """Share of the wall clock waited for batches; on a GPU only waits at whose end it had nothing to do."""
+    tokens: float
+    """Input places a step, on average."""
+    most_tokens: int
+    """Input places of the largest batch of the timed steps: what the peak of the loop belongs to."""
+    loop_peak_gib: float
+    """Peak memory of the training loop, weights and optimiser included; see `rec_models.training.memory.peak_gib`.
+    Where steps
+    are recorded, with their recording, which is in the warm-up."""
+    fit_peak_gib: float
+    """The same with start, warm-up and, if asked for, a validation."""
+    loss: float
+    """Of the last step of the warm-up: it tells two ways to the same numbers from two different things."""
+
+
+_COMPILING = 2
+"""The first steps compile kernels and say nothing about the others."""
+
+
+class _EnoughError(Exception):
+    """Ends the run; no user sees it."""
+
+
+class Stopwatch(lightning.Callback):
+    """Times steps, then ends the run.
+
+    Args:
+        warmup: steps left out, at least 1.
+        steps: steps timed, at least 1.
+        max_seconds: of timed steps, after which fewer are enough.
+        after: called with the encoder at the end.
+        min_steps: timed even after `max_seconds`.
+        warmup_seconds: of warm-up, after which fewer steps of it are enough, from the third on: earlier ones compile.
+    """
+
+    def __init__(
+        self,
+        warmup: int,
+        steps: int,
+        max_seconds: float | None,
+        after: Callable[[Encoder], object] | None,
+        min_steps: int = 1,
+        warmup_seconds: float | None = None,
+    ) -> None:
+        self._warmup, self._steps, self._min_steps = warmup, steps, min_steps
+        self._max_seconds, self._warmup_seconds = max_seconds, warmup_seconds
+        self._after = after
+        self._done = 0
+        self._compiled_at = 0.0
+        self._is_warm = False
+        self._places = self._most_places = 0
+        self._waited = self._started = 0.0
+        self._marks: list[Any] = []
+        self._first_peak = self._loss = 0.0
+        self.times: StepTimes | None = None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
+        """Mark the end of a step; after the last, take stock."""
+        device = pl_module.device
+        if self._is_warm:
+            self._places += batch.num_places
+            self._most_places = max(self._most_places, batch.num_places)
+        if batch.is_last and self._is_warm:
+            self._marks.append(_mark(device))
+            if self._is_enough():
+                self._stop(device, trainer, pl_module)
+        elif batch.is_last:
+            self._done += 1
+            self._is_warm = self._done >= self._warmup or self._is_slow()
+            if self._is_warm:
+                self._start(device, pl_module, trainer.train_dataloader)
+
+    def _is_slow(self) -> bool:
+        if self._warmup_seconds is None:
+            return False
+        if self._done == _COMPILING:
+            self._compiled_at = time.perf_counter()
+        return self._done > _COMPILING and time.perf_counter() - self._compiled_at > self._warmup_seconds
+
+    def _is_enough(self) -> bool:
+        late = self._max_seconds is not None and time.perf_counter() - self._started > self._max_seconds
+        timed = len(self._marks) - 1
+        return timed >= self._steps or (late and timed >= self._min_steps)
+
+    def _start(self, device: torch.device, module: TrainingModule, feed: Feed) -> None:
+        self._loss = float(module.last_loss)  # waits for the device
+        self._first_peak = memory.peak_gib(device)
+        memory.reset_peak(device)
+        self._marks.append(_mark(device))
+        if device.type == "cuda":
+            feed.is_busy = lambda: not self._marks[-1].query()
+        self._waited, self._started = feed.waited_seconds, time.perf_counter()
+
+    def _stop(self, device: torch.device, trainer: Any, module: TrainingModule) -> None:
+        feed: Feed = trainer.train_dataloader
+        _synchronize(device)
+        seconds, waited = time.perf_counter() - self._started, feed.waited_seconds - self._waited
+        loop_peak = memory.peak_gib(device)
+        if not module.automatic_optimization:  # a replay asks for no memory: what it works in was taken when recorded
+            loop_peak = max(loop_peak, self._first_peak)
+        if self._after is not None:
+            module.encoder.eval()
+            with torch.no_grad():
+                self._after(module.encoder)
+        each = [_milliseconds(first, second) for first, second in zip(self._marks, self._marks[1:], strict=False)]
+        low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+        tenths = statistics.quantiles(each, n=10, method="inclusive") if len(each) > 1 else each * 9
+        self.times = StepTimes(
+            warmup=self._done,
+            steps=len(each),
+            step_ms=median,
+            low_ms=low,
+            high_ms=high,
+            p10_ms=tenths[0],
+            p90_ms=tenths[-1],
+            mean_ms=seconds * 1e3 / len(each),
+            wait_share=waited / seconds,
+            tokens=self._places / len(each),
+            most_tokens=self._most_places,
+            loop_peak_gib=loop_peak,
+            fit_peak_gib=max(self._first_peak, memory.peak_gib(device)),
+            loss=self._loss,
+        )
+        _let_go(module, trainer)
+        raise _EnoughError
+
+
+def measure_steps(
+    *,
+    model: ModelSettings,
+    loss: LossSettings,
+    training: TrainingSettings,
+    num_items: int,
+    train_batches: Batches | MakeBatches,
+    item_counts: Tensor | None = None,
+    validate: Callable[[Encoder], Mapping[str, float]] | None = None,
+    warmup: int = 10,
+    steps: int = 40,
+    max_seconds: float | None = None,
+    min_steps: int = 1,
+    warmup_seconds: float | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
+    build: Callable[[ModelSettings, int], Encoder] | None = None,
+) -> StepTimes:
+    """Train for some steps and time them; nothing is kept.
+
+    Args:
+        model: the network.
+        loss: the loss.
+        training: the loop; its epochs, patience and checkpoints are of no effect.
+        num_items: V.
+        train_batches: enough of them in one epoch: `warmup + steps`, times `training.accumulate`.
+        item_counts: [V] int64, for popularity sampling.
+        validate: called once, after the steps, so that its memory counts in `fit_peak_gib`.
+        warmup: steps of the optimiser before the clock starts, at least 1.
+        steps: of the optimiser, timed.
+        max_seconds: of timed steps; then fewer are enough.
+        min_steps: timed even then.
+        warmup_seconds: of warm-up; then fewer steps of it are enough, but at least three.
+        callbacks: called before the clock is read.
+        build: as of `rec_models.training.fit.fit`.
+
+    Raises:
+        ValueError: fewer batches than steps, or settings that contradict each other.
+        TrainingError: as `rec_models.training.fit.fit`, memory that ran out among them.
+    """
+    for name, value in (("warmup", warmup), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name}: found {value}, allowed: 1 or more")
+    needed = (warmup + steps) * training.accumulate
+    there = len(as_factory(train_batches)(0, training.devices))
+    if there < needed:
+        raise ValueError(f"train_batches: found {there}, allowed: {needed} or more")
+    watch = Stopwatch(warmup, steps, max_seconds, validate, min_steps, warmup_seconds)
+    with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
+        fit(
+            model=model,
+            loss=loss,
+            training=dataclasses.replace(training, checkpoint_seconds=float("inf"), checkpoint_steps=None),
+            num_items=num_items,
+            train_batches=train_batches,
+            validate=None,
+            out=Path(folder) / "out",
+            checkpoint_dir=Path(folder) / "kept",
+            item_counts=item_counts,
+            callbacks=[*callbacks, watch],
+            build=build,
+        )
+    assert watch.times is not None
+    return watch.times
+
+
+def _let_go(module: TrainingModule, trainer: Any) -> None:
+    """Forget weights and moments: at its end Lightning copies them to the host, seconds for millions of items."""
+    for optimizer in trainer.optimizers:
+        optimizer.state.clear()
+    for parameter in module.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.new_empty(0)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _mark(device: torch.device) -> Any:
+    """A moment on the device's timeline."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _milliseconds(first: Any, second: Any) -> float:
+    return (second - first) * 1e3 if isinstance(first, float) else float(first.elapsed_time(second))

@@ -1,0 +1,92 @@
+"""Where a run happens, and what there is to say about it beforehand."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from rec_models.config import LossSettings, ModelSettings, Precision, TrainingSettings
+
+
+def device_of(training: TrainingSettings) -> torch.device:
+    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``.
+
+    Raises:
+        ValueError: there is no such device, or fewer than asked for.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise ValueError("accelerator: found cuda, allowed: auto or cpu, because torch finds no GPU here")
+    if gpus < training.devices:
+        raise ValueError(f"devices: found {training.devices} with {gpus} GPUs, allowed: at most the GPUs there are")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        ValueError: torch knows no such device, or does not find it here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device has its own
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: found {str(device)!r}, allowed: a device that torch finds here: {reason}") from error
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The dtype of matrix products under a precision; None where they take that of the weights, as always on a CPU."""
+    if device.type != "cuda":
+        return None
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}[precision]
+
+
+def announce(
+    model: ModelSettings,
+    loss: LossSettings,
+    training: TrainingSettings,
+    num_items: int,
+    device: torch.device,
+    precision: str,
+) -> None:
+    """Say on stderr what is about to happen, in one line, and in one each what may surprise.
+
+    Args:
+        model: of the run, like all that follow.
+        loss: the loss.
+        training: the loop, with the precision that was asked for.
+        num_items: V.
+        device: where it happens.
+        precision: the one that is used there.
+    """
+    why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
+    sys.stderr.write(
+        f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}\n"
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cpu" and training.devices > 1:
+        slower = ", which is slower than devices=1" if training.devices > cores else ""
+        sys.stderr.write(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}\n")
+    if device.type == "cpu" and loss.loss == "sce":
+        sizes = loss.sce_buckets, loss.sce_bucket_size_x, loss.sce_bucket_size_y
+        sys.stderr.write(
+            f"sce on a CPU: up to {' x '.join(map(str, sizes))} scores a step (buckets x tokens x items); "
+            "the paper takes 2 sqrt(batch_size x max_seq_len) for the first two\n"
+        )
+    if device.type == "cpu" and training.cuda_graphs is True:
+        sys.stderr.write("cuda_graphs has no effect on a CPU\n")
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"cpu: {names[0] if names else platform.processor() or platform.machine()}"

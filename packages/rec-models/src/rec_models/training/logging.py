@@ -1,0 +1,127 @@
+"""What a person sees while a model trains: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+# What a run leaves for people: the best model, a CSV of its epochs, TensorBoard curves.
+class ResultsFolder:
+    """The folder ``out`` of `rec_models.training.fit.fit`.
+
+    Args:
+        path: made when first written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._logged = 0
+
+    def write_history(self, history: Sequence[dict[str, float]]) -> None:
+        """Write all rows to ``history.csv`` and those not yet logged to ``tensorboard/``.
+
+        The first rows of this object replace the curves that an earlier run, or this one before it was killed, left
+        there: they are in the history, and TensorBoard would show both.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not history:
+            return
+        temporary = self.path / "history.csv.part"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(history[0]), restval="")
+            writer.writeheader()
+            writer.writerows(history)
+        temporary.replace(self.path / "history.csv")
+        if self._logged == 0:
+            shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        write_curves(self.path / "tensorboard", history[self._logged :])
+        self._logged = len(history)
+
+    def take_model(self, best: Path) -> None:
+        """Copy the best model to ``model.ckpt``, whole or not at all."""
+        temporary = self.path / "model.ckpt.part"
+        shutil.copyfile(best, temporary)
+        temporary.replace(self.path / "model.ckpt")
+
+
+def write_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Append rows of the history to TensorBoard's log in the folder `path`: a point a column, over epochs."""
+    from torch.utils.tensorboard import SummaryWriter  # half a second, which using a trained model need not wait for
+
+    if not rows:
+        return
+    with SummaryWriter(str(path), filename_suffix=f".{int(rows[0]['epoch'])}") as curves:
+        for row in rows:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    curves.add_scalar(_tag(name), value, int(row["epoch"]))
+
+
+def _tag(name: str) -> str:
+    """TensorBoard's name of a column: grouped by what it belongs to, without signs that it would replace."""
+    group, _, rest = name.partition("_")
+    return f"{group}/{rest}".replace("@", "_at_") if group in ("train", "validation") else f"train/{name}"
+
+
+_QUIET_SECONDS = 30.0
+
+
+class Progress:
+    """Writes to stderr.
+
+    Args:
+        max_epochs: epochs at most.
+        enabled: False on all ranks but the first.
+    """
+
+    def __init__(self, max_epochs: int, *, enabled: bool) -> None:
+        self._max_epochs = max_epochs
+        self._enabled = enabled
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm[None] | None = None
+        self._last_line = time.monotonic()
+        self._title = ""
+
+    def say(self, line: str) -> None:
+        """One line."""
+        if self._enabled:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+            self._last_line = time.monotonic()
+
+    def start_epoch(self, epoch: int, done: int, total: int) -> None:
+        """Args: epoch from 0; batches done of it, of how many."""
+        self._title = f"epoch {epoch + 1}/{self._max_epochs}"
+        if self._enabled and self._terminal:
+            self._bar = tqdm(desc=self._title, initial=done, total=total, unit="batch", leave=False, file=sys.stderr)
+
+    def update(self, done: int, total: int, loss: float, tokens_per_second: float, memory_gib: float) -> None:
+        """Args: batches done of how many; mean loss of the epoch so far; speed; peak memory."""
+        values = {
+            "loss": f"{loss:.4f}",
+            "tokens/s": f"{tokens_per_second:,.0f}",
+            "peak GiB": f"{memory_gib:.2f}",
+        }
+        if self._bar is not None:
+            self._bar.set_postfix(values, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._last_line > _QUIET_SECONDS:
+            self.say(f"{self._title}: batch {done}/{total}, " + ", ".join(f"{k} {v}" for k, v in values.items()))
+
+    def end_epoch(self, row: Mapping[str, float], score: float | None, *, best: bool) -> None:
+        """Args: the epoch's row of the history; its validation score; whether it is the best so far."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        validation = "" if score is None else f", validation ndcg@10 {score:.4f}{' (best)' if best else ''}"
+        self.say(
+            f"{self._title}: loss {row['train_loss']:.4f}{validation}, "
+            f"{row['tokens_per_second']:,.0f} tokens/s, {row['train_seconds']:.1f} s"
+        )

@@ -1,0 +1,89 @@
+"""Network and loss of one micro-batch: what Lightning's module, recorded CUDA graphs and measurements share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rec_models.config import LossSettings, TrainingSettings
+from rec_models.encoders import Encoder
+from rec_models.encoders.embedding import Lookup, lookup, lookup_into_grad, sparse_lookup
+from rec_models.encoders.packing import Layout
+from rec_models.losses import LossContext, build_loss
+from rec_models.losses.paper import trains_padding, with_padding_targets
+from rec_models.training.batch import StepBatch
+
+
+class BatchLoss:
+    """The mean loss of a micro-batch, attached to the graph.
+
+    Args:
+        encoder: on the device where batches will be; its `lookup` is set.
+        loss: the loss.
+        training: compile, optimizer.
+        item_counts: [V] int64 on the encoder's device, for popularity sampling.
+        world_size: processes that train together.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        loss: LossSettings,
+        training: TrainingSettings,
+        item_counts: Tensor | None = None,
+        world_size: int = 1,
+    ) -> None:
+        self.encoder = encoder
+        encoder.lookup = self._lookup(training, world_size)
+        self._seed = training.seed
+        self._sparse_grad = training.optimizer == "adam_lazy"
+        self._loss = build_loss(loss, item_counts)
+        self._pads = trains_padding(loss)
+        # The encoder itself stays as it is: validation runs other shapes, and would compile them too.
+        self._network: Callable[[Tensor, Layout], Tensor] = (
+            torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
+        )
+
+    @staticmethod
+    def _lookup(training: TrainingSettings, world_size: int) -> Lookup:
+        """One gradient table, not two, where that is safe: DDP must see every gradient in the graph."""
+        if training.optimizer == "adam_lazy":
+            return sparse_lookup
+        return lookup_into_grad if world_size == 1 else lookup
+
+    def __call__(self, batch: StepBatch, step: int | Tensor, row_offset: int = 0) -> Tensor:
+        """Run the network and the loss.
+
+        Args:
+            batch: on the encoder's device.
+            step: of the optimiser, from 0; an int64 scalar on the device for losses of cce_kernels.
+            row_offset: tokens of the same step before this batch's first.
+
+        Returns:
+            fp32 scalar, the mean over the tokens with a target, and padded places where the loss trains them; 0 where
+            there is none.
+
+        Raises:
+            ValueError: a batch without masked places, for a model that learns from nothing else.
+        """
+        if batch.masked is None and not self.encoder.causal:
+            raise ValueError(
+                "train_batches: found masked=None, allowed: masked places with "
+                f"model={self.encoder.settings.model}, which sees the targets themselves otherwise"
+            )
+        context = LossContext(self._seed, step, row_offset, self._sparse_grad)
+        x = self.encoder.embed(batch.items, batch.layout, batch.masked)
+        hidden = self._network(x, batch.layout)  # [T, D]
+        tokens = _compute_dtype(hidden if batch.rows is None else hidden.index_select(0, batch.rows))  # [M, D]
+        targets = batch.targets
+        if self._pads:
+            tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.layout.starts.diff().long())
+        return self._loss(tokens, self.encoder.item_table, targets, context)
+
+
+def _compute_dtype(hidden: Tensor) -> Tensor:
+    """Under autocast the last norm returns fp32; the loss works in the dtype of matrix products."""
+    device = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
