@@ -7,8 +7,9 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``
 
 from __future__ import annotations
 
-from pipelines import params, stage
-from pipelines.settings.raw_log import fetch
+from cutrec import config as params
+from cutrec.workflow import outputs as stage
+from cutrec.workflow.fetch import fetch
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines import params, stage
+from cutrec import config as params
+from cutrec.workflow import outputs as stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipelines.reporting.details import Run
+    from cutrec.reporting.details import Run
     from rec_data.sequences.store import SequenceStore
     from rec_eval import Evaluation, Reference, TopK
     from rec_models.encoders import Encoder
@@ -41,8 +42,8 @@ def main() -> None:
     import pyarrow.parquet as pq
     import torch
 
-    from pipelines.models.recommendations import RecommendationsWriter
-    from pipelines.reporting import details
+    from cutrec.reporting import details
+    from cutrec.workflow.recommendations import RecommendationsWriter
     from rec_data.sequences.store import SequenceStore
     from rec_eval import write_evaluation
     from rec_models.inference import load
@@ -117,7 +118,7 @@ def measure(
     import numpy as np
     import torch
 
-    from pipelines.reporting.details import Run
+    from cutrec.reporting.details import Run
     from rec_eval import evaluate, popularity_top_k
 
     assert store.targets is not None
@@ -148,7 +149,7 @@ def measure(
 
 def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate) -> Iterator[tuple[int, TopK]]:
     """The top k of each batch of users, with the row that the batch starts at."""
-    from pipelines.models import ranking
+    from cutrec.workflow import ranking
     from rec_eval import top_k
 
     for batch in ranking.user_batches(

@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import params, stage
+from cutrec import config as params
+from cutrec.nested import flatten, parse_overrides
+from cutrec.workflow import outputs as stage
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
 from pipelines.planner import calibration as planner_calibration
 from pipelines.planner import plans
-from pipelines.settings.nested import flatten, parse_overrides
 
 if TYPE_CHECKING:
     from pipelines.paper.experiments import Experiment

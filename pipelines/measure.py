@@ -4,7 +4,8 @@
         [--out results/training.csv] [-S train.cuda_graphs=true]
 
 Trains each point for some steps through the training loop that `pipelines.train` uses, validation included, and appends
-one row to the results file (schema: `pipelines.records.results`). Rows that are there already, of the same device, are
+one row to the results file (schema: `cutrec.reporting.results_file`). Rows that are there already, of the same
+device, are
 passed over: a run that was killed or ran out of minutes goes on where it stopped. A point that does not fit in memory
 is a row too; on a GPU it is not tried where the planner counts far more than there is, and a point that needs longer
 than the minutes left is passed over for shorter ones. Seconds of an epoch are extrapolated: mean step x steps of the
@@ -23,15 +24,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines import params, stage
-from pipelines.models.steps import Effort, held_gib, measure, not_tried, trained_precision
+from cutrec import config as params
+from cutrec.device import environment
+from cutrec.nested import parse_overrides
+from cutrec.reporting import results_file as results
+from cutrec.workflow import outputs as stage
 from pipelines.paper import points
+from pipelines.paper.steps import Effort, held_gib, measure, not_tried, trained_precision
 from pipelines.planner.calibration import load
 from pipelines.planner.memory import GIB
 from pipelines.planner.plans import Plan, plan
-from pipelines.records import results
-from pipelines.records.device import environment
-from pipelines.settings.nested import parse_overrides
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 """The tables, those first that matter most for time and memory."""

@@ -17,14 +17,15 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import params, stage
+from cutrec import config as params
+from cutrec.nested import merged, parse_overrides
+from cutrec.reporting import results_file as results
+from cutrec.workflow import outputs as stage
 from pipelines.paper import points
 from pipelines.planner import calibration as planner_calibration
 from pipelines.planner import fit as planner_fit
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.plans import check, held_out, plan, table_of, with_points
-from pipelines.records import results
-from pipelines.settings.nested import merged, parse_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

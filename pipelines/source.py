@@ -8,7 +8,8 @@ depends on.
 
 from __future__ import annotations
 
-from pipelines import params, stage
+from cutrec import config as params
+from cutrec.workflow import outputs as stage
 
 
 def main() -> None:

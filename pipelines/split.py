@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines import params, stage
+from cutrec import config as params
+from cutrec.workflow import outputs as stage
 
 YEAR = 365 * 86_400
 """Seconds."""

@@ -2,7 +2,8 @@
 
     python -m pipelines.tables [--table 4] [--out results] [--results results/training.csv ...] [--predict] [--no-dvc]
 
-Ours are the finished experiments that DVC knows and the rows of results files (`pipelines.records.results`). What was
+Ours are the finished experiments that DVC knows and the rows of results files (`cutrec.reporting.results_file`). What
+was
 not run stays empty; ``--predict`` fills memory and seconds by the planner's figures, and marks them.
 """
 
@@ -14,10 +15,11 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import params, stage
+from cutrec import config as params
+from cutrec.reporting import results_file as results
+from cutrec.workflow import outputs as stage
 from pipelines.paper import pages, pictures, points, rows
 from pipelines.planner import calibration as planner_calibration
-from pipelines.records import results
 
 OUT = Path("results")
 

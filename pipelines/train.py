@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines import params, stage
-from pipelines.models import of_point
-from pipelines.models.run_hash import SEQUENCES, run_hash
+from cutrec import config as params
+from cutrec.workflow import outputs as stage
+from cutrec.workflow import training_inputs as of_point
+from cutrec.workflow.run_hash import SEQUENCES, run_hash
 
 if TYPE_CHECKING:
     from rec_models.training.fit import FitResult

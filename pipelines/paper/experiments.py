@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines import stage
-from pipelines.records.versions import WRITTEN
+from cutrec.environment import WRITTEN
+from cutrec.workflow import outputs as stage
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

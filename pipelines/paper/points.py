@@ -1,6 +1,6 @@
 """The points of the paper's tables and of its search grid, from the ``grid`` of params.yaml.
 
-A point is the nested mapping that `pipelines.params.from_mapping` takes: what the table, the line and the paper's own
+A point is the nested mapping that `cutrec.config.from_mapping` takes: what the table, the line and the paper's own
 settings fix, and nothing else. This module imports no torch.
 """
 
@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines import params
-from pipelines.paper.prescription import is_used, sce_sizes
-from pipelines.params import ParamsError
-from pipelines.records import results
-from pipelines.settings.losses import SAMPLED
-from pipelines.settings.nested import as_yaml, flatten, merged
+from cutrec import config as params
+from cutrec.config import ParamsError
+from cutrec.losses import SAMPLED
+from cutrec.nested import as_yaml, flatten, merged
+from cutrec.reporting import results_file as results
+from cutrec.reporting.paper_settings import is_used, sce_sizes
 
 GRID_KEYS = frozenset({"settings", "search", "tables"})
 NAMED = frozenset(

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import params
+from cutrec import config as params
+from cutrec.reporting.paper_settings import only_ways
+from cutrec.reporting.results_file import Result, of_run
 from pipelines.paper import points
 from pipelines.paper.experiments import Experiment
 from pipelines.paper.points import GridPoint
-from pipelines.paper.prescription import only_ways
 from pipelines.planner import plans
 from pipelines.planner.calibration import Calibration
-from pipelines.records.results import Result, of_run
 
 PAPER = Path(__file__).parents[1] / "reference" / "paper_tables.csv"
 MEASURES = ("ndcg_at_10", "coverage_at_10", "surprisal_at_10", "peak_gib", "epoch_seconds")

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import params
+from cutrec import config as params
 from pipelines.planner.memory import GIB
 from pipelines.planner.sizes import sizes_of
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cutrec.reporting.text_table import render
 from pipelines.planner.authors import CATALOGUES, Run, errors, predict, read_log
-from pipelines.reporting.text_table import render
 
 LABELS = {"ce": "CE", "ce_neg": "CE-"}
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import params
+from cutrec import config as params
+from cutrec.reporting.results_file import Result
 from pipelines.paper import points
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.memory import GIB, WORKSPACES, state_bytes, worst_moment
 from pipelines.planner.seconds import MULTIPLIED, RATES, device_terms, host_terms
 from pipelines.planner.sizes import Sizes, sizes_of
-from pipelines.records.results import Result
 
 FEWEST = 4
 """Measured points of a loss that its own factor is fitted to; with fewer it stays 1."""

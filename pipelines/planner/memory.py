@@ -31,10 +31,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipelines import params
+from cutrec import config as params
+from cutrec.losses import SAMPLED
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.sizes import Sizes, filled_up, records_steps
-from pipelines.settings.losses import SAMPLED
 
 GIB = 2**30
 _FEED_FACTOR = {"sasrec": 1, "bert4rec": 4}  # rec_models.encoders: width of the feed-forward nets, in D

@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines import params
+from cutrec import config as params
+from cutrec.reporting.result import Result
+from cutrec.reporting.text_table import number, render
 from pipelines.paper import points
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.fit import PointIndex, refit
 from pipelines.planner.memory import Memory, memory_of
 from pipelines.planner.seconds import Seconds, seconds_of
 from pipelines.planner.sizes import Sizes, sizes_of
-from pipelines.records.schema import Result
-from pipelines.reporting.text_table import number, render
 
 
 @dataclass(frozen=True)

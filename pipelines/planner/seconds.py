@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipelines import params
+from cutrec import config as params
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.memory import MOMENTS, activation_bytes, parameter_count
 from pipelines.planner.sizes import Sizes, filled_up, records_steps

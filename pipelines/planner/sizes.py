@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import params, stage
-from pipelines.models import of_point
+from cutrec import config as params
+from cutrec.workflow import outputs as stage
+from cutrec.workflow import training_inputs as of_point
 from pipelines.planner import twin_logs
 
 

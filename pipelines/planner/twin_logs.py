@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipelines import params
+from cutrec import config as params
 
 if TYPE_CHECKING:
     from rec_data.sequences.store import SequenceStore

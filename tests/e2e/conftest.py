@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import small_log
+from tests.small_log import small_log
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

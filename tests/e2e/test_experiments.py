@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tests.e2e.conftest import Clone
-from tests.pipelines.conftest import small_log
+from tests.small_log import small_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

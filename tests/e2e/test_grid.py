@@ -68,7 +68,7 @@ def test_every_flat_key_and_a_remote_that_gives_all_back(clone: Clone, tmp_path:
         "dataset": "twin:beauty@0.001", "model": "bert4rec", "loss": "bce_neg", "batch_size": "8", "max_seq_len": "6",
         "num_negatives": "5", "seed": "7", "paper_faithful": "true", "impl": "reference", "preset": "none",
     }  # fmt: skip
-    from pipelines.params import Params
+    from cutrec.config import Params
 
     flat = {name for name, value in vars(Params()).items() if not hasattr(value, "__dataclass_fields__")}
     assert flat == set(settings)

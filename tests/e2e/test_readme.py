@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Clone
 from tests.e2e.test_experiments import wait_for_queue
-from tests.pipelines.conftest import small_log
+from tests.small_log import small_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -7,8 +7,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines import download, source, split, stage
-from tests.pipelines.conftest import small_log
+from cutrec.workflow import outputs as stage
+from pipelines import download, source, split
+from tests.small_log import small_log
 
 Make = Callable[[dict[str, Any]], Path]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines.conftest import ROOT
+from tests.small_log import ROOT
 
 SHARED = {"__init__", "params", "stage"}
 COMMANDS = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py") if path.stem not in SHARED)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import report
-from pipelines.params import Params, read_yaml
+from cutrec.config import Params, read_yaml
+from cutrec.reporting import report
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = read_yaml(ROOT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
 PACKAGES = {"cce_kernels", "rec_data", "rec_models", "rec_eval"}
 IMPORTED_BY = {"rec_models": {"cce_kernels"}}
-REFUSING = {"pipelines.models.of_point", "rec_models.config"}
+REFUSING = {"cutrec.workflow.training_inputs", "rec_models.config"}
 """What `params.refuse_contradictions` imports: it changes no output of a stage that does not import it otherwise."""
 
 

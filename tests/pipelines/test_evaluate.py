@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from cutrec.config import Evaluate, Params
+from cutrec.workflow.recommendations import RecommendationsWriter
 from pipelines import download, evaluate, source, split
-from pipelines.models.recommendations import RecommendationsWriter
-from pipelines.params import Evaluate, Params
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
 from rec_models.training.devices import cpu_name
-from tests.pipelines.conftest import small_log
+from tests.small_log import small_log
 
 
 def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path: Path):

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import grid, params
+from cutrec import config as params
+from cutrec.nested import parse_overrides
+from cutrec.workflow.outputs import StageError
+from pipelines import grid
 from pipelines.paper import experiments, points
 from pipelines.paper.experiments import Experiment, parse
-from pipelines.settings.nested import parse_overrides
-from pipelines.stage import StageError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = params.read_yaml(ROOT / "params.yaml")

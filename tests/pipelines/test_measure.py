@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import measure, params
-from pipelines.models import rehearsal, steps
-from pipelines.paper import points
-from pipelines.records import results
-from pipelines.settings.losses import SAMPLED
+from cutrec import config as params
+from cutrec.losses import SAMPLED
+from cutrec.reporting import results_file as results
+from pipelines import measure
+from pipelines.paper import points, steps
+from pipelines.paper import warm_up as rehearsal
 from rec_models.errors import TrainingError
 
 ROOT = Path(__file__).parents[2]
@@ -228,7 +229,9 @@ def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
             assert not {name.split(".")[0] for name in names} & {"polars", "dvc", "jsonargparse"}, path
             todo += [found for name in names if (found := source(name)) is not None]
     if script != "accuracy/trials.py":
-        assert {"of_point.py", "batches.py", "fit.py", "target_ranks.py", "triton_impl.py"} <= {path.name for path in seen}
+        assert {"of_point.py", "batches.py", "fit.py", "target_ranks.py", "triton_impl.py"} <= {
+            path.name for path in seen
+        }
 
 
 def source(module: str) -> Path | None:

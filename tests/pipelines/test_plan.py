@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from cutrec.reporting.results_file import Result, append
 from pipelines import plan
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.plans import held_out
-from pipelines.records.results import Result, append
-from tests.pipelines.conftest import ROOT
+from tests.small_log import ROOT
 from tests.pipelines.planner.test_planner import measured
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import params, tables
+from cutrec import config as params
+from cutrec.reporting import results_file as results
+from cutrec.workflow.outputs import StageError
+from pipelines import tables
 from pipelines.paper import pages as table_pages
-from pipelines.records import results
-from pipelines.stage import StageError
-from tests.pipelines.conftest import ROOT
+from tests.small_log import ROOT
 from tests.pipelines.paper.test_rows import ACCURATE, REAL, TILE, TWIN
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import download, source, split, stage, train
-from pipelines.models.of_point import popularity_ndcg
-from pipelines.params import Evaluate, Params
+from cutrec.config import Evaluate, Params
+from cutrec.workflow import outputs as stage
+from cutrec.workflow.training_inputs import popularity_ndcg
+from pipelines import download, source, split, train
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 from rec_models.training.fit import FitResult
-from tests.pipelines.conftest import small_log
+from tests.small_log import small_log
 
 Make = Callable[[dict[str, Any]], Path]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from cutrec.environment import revision
 from pipelines.paper import experiments
 from pipelines.paper.experiments import Experiment, parse
-from pipelines.records.versions import revision
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cutrec.config import ParamsError, from_mapping, preset_values, read_yaml
+from cutrec.nested import parse_overrides
 from pipelines.paper import points
 from pipelines.paper.points import distinct, experiment_name, overrides, search_points, table_points
-from pipelines.params import ParamsError, from_mapping, preset_values, read_yaml
-from pipelines.settings.nested import parse_overrides
-from tests.pipelines.conftest import ROOT
+from tests.small_log import ROOT
 
 SHIPPED = read_yaml(ROOT / "params.yaml")
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import params
+from cutrec import config as params
+from cutrec.reporting.results_file import Result
 from pipelines.paper import points
 from pipelines.paper import rows as table_rows
 from pipelines.paper.experiments import Experiment
 from pipelines.paper.pages import markdown_table, write_csv
 from pipelines.paper.rows import from_experiments, lines, read_paper
 from pipelines.planner import calibration as planner_calibration
-from pipelines.records.results import Result
-from tests.pipelines.conftest import ROOT
+from tests.small_log import ROOT
 
 SHIPPED = params.read_yaml(ROOT / "params.yaml")
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from cce_kernels.sampled import tuning as tuning_sampled
+from cutrec.config import ParamsError, from_mapping
+from cutrec.reporting.results_file import Result
 from pipelines import plan
 from pipelines.paper import points
-from pipelines.params import ParamsError, from_mapping
 from pipelines.planner import authors as planner_authors
 from pipelines.planner import calibration as planner_calibration
 from pipelines.planner import fit as planner_fit
@@ -22,13 +23,12 @@ from pipelines.planner.calibration import Calibration
 from pipelines.planner.memory import LOSSES, activation_bytes, memory_of, parameter_count
 from pipelines.planner.seconds import seconds_of
 from pipelines.planner.sizes import Sizes, filled_up, sizes_from, sizes_of
-from pipelines.records.results import Result
 from rec_models.config import ModelSettings
 from rec_models.encoders import build_encoder
 from rec_models.encoders.packing import layout_of
 from rec_models.losses import paper as faithful
 from rec_models.training.cuda_graphs import bucket_of
-from tests.pipelines.conftest import ROOT
+from tests.small_log import ROOT
 
 SIZES = Sizes(
     items=100_000, rows=64, tokens=3000, most_tokens=3500, targets_share=1.0, mean_length=47, steps=100,
@@ -222,7 +222,7 @@ def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(ParamsError, match=r"dataset: found 'demo', allowed: movielens_20m, beauty, .*; any other once"):
         sizes_of(from_mapping({}))
     from rec_data.splits.split import split_log
-    from tests.pipelines.conftest import small_log
+    from tests.small_log import small_log
 
     small_log().write_parquet(tmp_path / "log.parquet")
     (tmp_path / "data/split").mkdir(parents=True)

@@ -8,12 +8,12 @@ from functools import lru_cache
 
 import pytest
 
-from pipelines.params import Params, from_mapping
+from cutrec.config import Params, from_mapping
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.memory import memory_of
 from pipelines.planner.seconds import seconds_of
 from pipelines.planner.sizes import Sizes
-from tests.pipelines.conftest import ROOT
+from tests.small_log import ROOT
 
 FOLDER = ROOT / "packages/rec-models/benchmarks"
 FILE = FOLDER / "results/step.csv"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.params import ParamsError, from_mapping
+from cutrec.config import ParamsError, from_mapping
 from pipelines.planner.twin_logs import twin_log
 from rec_data.errors import DataError
 from rec_data.sequences.store import SequenceStore

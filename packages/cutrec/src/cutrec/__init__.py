@@ -1,0 +1,1 @@
+"""The product: what people import and run."""

@@ -1,0 +1,1 @@
+"""The report page, and what describes or compares runs."""

@@ -1,0 +1,258 @@
+"""The sentences and tables of the report, from what the stages wrote. Needs the standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cutrec import config as params
+from cutrec.nested import flatten
+
+if TYPE_CHECKING:
+    from cutrec.reporting.report import Facts
+
+ACCURACY = {
+    "ndcg": "NDCG",
+    "recall": "Recall",
+    "hitrate": "Hit rate",
+    "precision": "Precision",
+    "map": "MAP",
+    "mrr": "MRR",
+}
+REFERENCES = {"train": "the training log", "test_input": "the histories of the test users"}
+PARTS = {
+    "log": "the log as read",
+    "filtered": "after the filters",
+    "train": "training",
+    "validation": "validation",
+    "test": "test",
+    "untargeted": "test users without a target",
+}
+BANDS = {"history": "Items in the user's history", "popularity": "Interactions of the target in training"}
+
+
+class Cell(NamedTuple):
+    """A number with its interval; the texts are empty where there is none."""
+
+    value: str
+    interval: str = ""
+
+
+def title(point: params.Params) -> str:
+    """Model, loss and data set; of a path its last part."""
+    dataset = point.dataset if is_twin(point) else Path(point.dataset).name
+    return f"{point.model} with {point.loss} on {dataset}"
+
+
+def is_twin(point: params.Params) -> bool:
+    """Whether the log is synthetic."""
+    return point.dataset.startswith("twin:")
+
+
+def labels(point: params.Params) -> list[str]:
+    """What changes the meaning of the numbers on the page."""
+    found = []
+    if is_twin(point):
+        found.append("twin: a synthetic log, no accuracy")
+    if point.paper_faithful:
+        found.append("paper_faithful: repeats the known defects of the paper's code")
+    if not is_twin(point):
+        found.append(f"Coverage and Surprisal count in {REFERENCES[point.evaluate.reference]}")
+    seen = "are left out" if point.evaluate.filter_seen else "stay in"
+    return [*found, f"items of the user's own history {seen}"]
+
+
+def headline(facts: Facts) -> str:
+    """The result in a few sentences."""
+    training, evaluation = facts.training, facts.evaluation
+    cost = f"An epoch took {training['epoch_seconds']:.2f} s and {training['peak_memory_gib']:.2f} GiB"
+    cost += f" on {training['device']}."
+    if "ndcg@10" not in evaluation:
+        return f"A twin has the shape of a real log and nothing to learn: no accuracy is reported. {cost}"
+    model, baseline = evaluation["ndcg@10"], evaluation["popularity"]["ndcg@10"]
+    times = f", {model / baseline:.1f} times that of the ranking by popularity ({baseline:.4f})" if baseline else ""
+    rows = facts.details.comparison if facts.details else []
+    paired = ""
+    for row in rows:
+        if row["metric"] == "ndcg@10":
+            low, high, users = float(row["low"]), float(row["high"]), int(row["users"])
+            paired = f" User by user the difference is {float(row['difference']):+.4f} (95 % interval {low:+.4f} to "
+            paired += f"{high:+.4f}, paired bootstrap over {users:,} users)."
+    return f"NDCG@10 is {model:.4f}{times}, over {evaluation['users']:,} test users.{paired} {cost}"
+
+
+def key_numbers(facts: Facts) -> list[tuple[str, str, str]]:
+    """Value, name and remark of the numbers that one looks for first."""
+    training, evaluation = facts.training, facts.evaluation
+    found = []
+    if facts.details:
+        for row in facts.details.intervals:
+            if row["ranking"] == "model" and row["k"] == "10" and row["metric"] in ("ndcg", "hitrate", "coverage"):
+                name = {**ACCURACY, "coverage": "Coverage"}[row["metric"]]
+                baseline = evaluation["popularity"][f"{row['metric']}@10"]
+                found.append((cell(row).value, f"{name}@10", f"popularity {baseline:.4f}"))
+    epochs = training["epochs"]
+    ranked = f"of {evaluation['users']:,} ranked"
+    found += [
+        (f"{training['epoch_seconds']:.2f} s", "an epoch", f"{epochs} epoch{'s' if epochs != 1 else ''}"),
+        (f"{training['peak_memory_gib']:.2f} GiB", "peak of training", training["peak_memory_kind"]),
+        (f"{evaluation['users_per_second']:,.0f}", "users a second", ranked),
+    ]
+    return found
+
+
+def cell(row: dict[str, str]) -> Cell:
+    """A row of intervals.csv or bands.csv as it is shown."""
+    interval = f"{float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] and row["high"] else ""
+    return Cell(f"{float(row['value']):.4f}", interval)
+
+
+def metric_rows(intervals: list[dict[str, str]]) -> list[tuple[str, str, list[Cell]]]:
+    """Metric, ranking, and a cell for each k; the first row is (metric, ranking) with the k as cells."""
+    ks = _ks(intervals)
+    rows = [("metric", "ranking", [Cell(f"@{k}") for k in ks])]
+    for metric, name in ACCURACY.items():
+        for ranking in ("model", "popularity"):
+            chosen = {row["k"]: cell(row) for row in intervals if (row["metric"], row["ranking"]) == (metric, ranking)}
+            rows.append((name, ranking, [chosen[k] for k in ks]))
+    return rows
+
+
+def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]]) -> list[list[Cell]]:
+    """Coverage, Surprisal and popularity at each k of both rankings, under what the test users chose."""
+    known = {(row["ranking"], row["metric"], row["k"]): cell(row) for row in intervals}
+    rows = []
+    for row in popularity:
+        consumed = row["what"] == "consumed"
+        k, ranking = row["k"], row["ranking"]
+        rows.append(
+            [
+                Cell("the targets" if consumed else ranking),
+                Cell("" if consumed else k),
+                Cell("") if consumed else known[ranking, "coverage", k],
+                Cell("") if consumed else known[ranking, "surprisal", k],
+                Cell(f"{float(row['mean_count']):,.1f}"),
+                Cell(f"{float(row['median_count']):,.0f}"),
+                Cell(f"{float(row['tail_share']):.1%}"),
+                Cell(f"{int(row['distinct_items']):,}"),
+                Cell(f"{float(row['gini']):.3f}"),
+            ]
+        )
+    return rows
+
+
+def band_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell]]]]:
+    """For each property its name and its rows: band, users, then NDCG@10 and hit rate of model and popularity."""
+    tables = []
+    for by, name in BANDS.items():
+        chosen = [row for row in bands if row["by"] == by]
+        cells = {(row["band"], row["metric"], row["ranking"]): cell(row) for row in chosen}
+        users = {row["band"]: int(row["users"]) for row in chosen}
+        columns = [(metric, ranking) for metric in ("ndcg", "hitrate") for ranking in ("model", "popularity")]
+        rows = [
+            [Cell(band), Cell(f"{number:,}"), *(cells[band, metric, ranking] for metric, ranking in columns)]
+            for band, number in users.items()
+        ]
+        tables.append((name, rows))
+    return tables
+
+
+def resource_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Time and memory of training and of ranking."""
+    training, evaluation = facts.training, facts.evaluation
+    whole = training["epochs"] * training["whole_epoch_seconds"]
+    return [
+        ("training, all epochs with start, validation and checkpoints", _duration(whole)),
+        ("an epoch, training alone", f"{training['epoch_seconds']:.2f} s"),
+        ("an epoch with its share of start, validation and checkpoints", f"{training['whole_epoch_seconds']:.2f} s"),
+        ("tokens a second", f"{training['tokens_per_second']:,}"),
+        ("peak memory of training", f"{training['peak_memory_gib']:.2f} GiB ({training['peak_memory_kind']})"),
+        ("ranking and writing the lists", _duration(evaluation["rank_seconds"])),
+        ("users ranked a second", f"{evaluation['users_per_second']:,.0f}"),
+        ("peak memory of ranking", f"{facts.memory['peak_gib']:.2f} GiB ({facts.memory['kind']})"),
+        ("device of training", training["device"]),
+        ("device of ranking", evaluation["device"]),
+        ("precision of training", training["precision"]),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{rest:.1f} s" if minutes < 1 else f"{minutes:,.0f} min {rest:.0f} s"
+
+
+def size_rows(split: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Users, items, interactions and interactions a user of the log and of its parts."""
+    rows = []
+    for part, name in PARTS.items():
+        if part in split:
+            found = [split[part].get(key) for key in ("users", "items", "interactions")]
+            users, _, interactions = found
+            mean = f"{interactions / users:.1f}" if users and interactions else ""
+            rows.append((name, *("" if number is None else f"{number:,}" for number in found), mean))
+    return rows
+
+
+def data_rows(facts: Facts) -> list[tuple[str, str]]:
+    """Where the log comes from and what the split did, what is zero or unset left out."""
+    split = {key: value for key, value in with_dates(facts.split).items() if key not in PARTS}
+    split.pop("dropped", None)
+    dropped = {name.replace("_", " "): count for name, count in facts.split.get("dropped", {}).items() if count}
+    rows = [*flat({"source": facts.source}), *flat({"download": facts.download}), *flat({"split": split})]
+    rows += [(f"dropped: {name}", f"{count:,}") for name, count in dropped.items()]
+    return [(name, value) for name, value in rows if value != "null"]
+
+
+def reachable(point: params.Params, split: dict[str, Any]) -> str:
+    """How many test targets no ranking could have hit."""
+    test = split["test"]
+    if is_twin(point):
+        return f"{test['users']:,} users are ranked."
+    parts = [f"{test['users']:,} users are tested"]
+    if point.evaluate.filter_seen:
+        parts.append(
+            f"{test['unreachable_targets']:,} of their targets are in their own history, so no list can hold them"
+        )
+    parts.append(f"{test['targets_unseen_in_train']:,} of their targets never occur in training")
+    return "; ".join(parts) + ". All of these count as misses."
+
+
+def with_dates(split: dict[str, Any]) -> dict[str, Any]:
+    """The boundary of a temporal split as a date; the unit of times that are positions says nothing."""
+    shown = dict(split)
+    boundary = shown.pop("boundary_time", None)
+    unit = shown.pop("timestamp_unit", "s")
+    if boundary is not None:
+        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]
+        shown["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
+    return shown
+
+
+def changed_settings(point: params.Params) -> list[tuple[str, Any, Any]]:
+    """Key, value and default of every setting that differs from the default."""
+    defaults, values = (flatten(dataclasses.asdict(found)) for found in (params.Params(), point))
+    return [(key, value, defaults[key]) for key, value in values.items() if value != defaults[key]]
+
+
+def flat(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Nested values as dotted keys and texts."""
+    return [(key, show(value)) for key, value in flatten(values).items()]
+
+
+def _ks(intervals: list[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(row["k"] for row in intervals))
+
+
+def show(value: object) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10_000 else f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(show(entry) for entry in value)
+    return str(value)

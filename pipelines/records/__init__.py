@@ -1,1 +1,0 @@
-"""What is measured, of what, where and with which versions: one schema for all results."""

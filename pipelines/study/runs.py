@@ -1,0 +1,218 @@
+"""One run of the accuracy study: train, measure, append a row. Needs no polars and no DVC.
+
+A row is a line of JSON: the trial, what came of it, and the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutrec.device import environment
+from pipelines.study.trials import Row, Trial
+
+if TYPE_CHECKING:
+    from cutrec import config as params
+    from rec_data.sequences.store import SequenceStore
+    from rec_models.encoders import Encoder
+    from rec_models.training.fit import FitResult
+
+PARTS = ("train", "validation", "test")
+KS = (1, 5, 10, 20, 100)
+WARMUP = 10
+"""Steps before the timed ones."""
+IDENTITY = {"kind", "dataset", "contender", "settings", "seed", "status"}
+"""What every row has."""
+TEST_METRICS = ("ndcg", "recall", "hitrate", "precision", "map", "mrr", "coverage", "surprisal")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitData:
+    """The split of a data set, as the stage ``split`` writes it."""
+
+    folder: Path
+    train: SequenceStore
+    validation: SequenceStore
+    counts: Any
+    """[V] int64 tensor, events of each item in training."""
+
+    @classmethod
+    def open(cls, folder: Path) -> SplitData:
+        """Open ``items.parquet`` and, in ``sequences/`` of a folder, what a search may look at."""
+        import pyarrow.parquet as pq
+        import torch
+
+        from rec_data.sequences.store import SequenceStore
+
+        counts = pq.read_table(folder / "items.parquet", columns=["count"])["count"].to_numpy()
+        train, validation = (SequenceStore.open(folder / "sequences" / f"{part}.arrow") for part in PARTS[:2])
+        return cls(folder, train, validation, torch.tensor(counts))
+
+    def open_test(self) -> SequenceStore:
+        """The histories and targets of the test."""
+        from rec_data.sequences.store import SequenceStore
+
+        return SequenceStore.open(self.folder / "sequences" / f"{PARTS[2]}.arrow")
+
+
+def run(trial: Trial, data: Path) -> Row:
+    """Run a trial; an error becomes a row too.
+
+    Args:
+        trial: what to run.
+        data: a folder with a folder per data set.
+    """
+    row: Row = {
+        "kind": trial.kind,
+        "dataset": trial.dataset,
+        "contender": trial.contender,
+        "settings": json.loads(trial.settings),
+        "seed": trial.seed,
+        **environment(),
+    }
+    started = time.perf_counter()
+    try:
+        split = SplitData.open(data / trial.dataset)
+        row |= time_steps(trial.point, split) if trial.kind == "time" else train_and_measure(trial, split)
+        row["status"] = "ok"
+    except (RuntimeError, ValueError, OSError, MemoryError) as error:
+        row |= {"status": "failed", "note": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    row["seconds"] = round(time.perf_counter() - started, 1)
+    return row
+
+
+def train_and_measure(trial: Trial, split: SplitData) -> Row:
+    """Train to the best validation NDCG@10; a final run also ranks the test targets, a search never looks at them."""
+    from rec_models.inference import load
+
+    with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+        result = fit(trial.point, split, Path(folder))
+        row: Row = {
+            "epochs": result.epochs,
+            "best_epoch": result.best_epoch,
+            "train_loss": result.train_loss,
+            "validation_ndcg_at_10": result.metrics["ndcg@10"],
+            "epoch_seconds": result.epoch_seconds,
+            "peak_memory_gib": result.peak_memory_gib,
+            "precision": result.precision,
+        }
+        if trial.kind == "final":
+            encoder = load(Path(folder) / "out" / "model.ckpt", _device())
+            row |= test_metrics(encoder, split, trial.point)
+    return row
+
+
+def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
+    """`rec_models.training.fit.fit` at a point, as the stage ``train`` calls it."""
+    from cutrec.workflow import training_inputs as of_point
+    from rec_models.training import fit as training
+
+    return training.fit(
+        model=of_point.model_settings(point),
+        loss=of_point.loss_settings(point),
+        training=dataclasses.replace(of_point.training_settings(point), checkpoint_seconds=1e9),
+        num_items=len(split.counts),
+        train_batches=of_point.make_batches(point, split.train, len(split.counts)),
+        validate=of_point.make_validation(point, split.validation),
+        out=folder / "out",
+        checkpoint_dir=folder / "kept",
+        item_counts=split.counts,
+        batching=of_point.batch_settings(point),
+    )
+
+
+def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Row:
+    """Every metric at 10 of the test users, seen items left out; Coverage and Surprisal count in training's log."""
+    import torch
+
+    from cutrec.workflow.ranking import user_batches
+    from rec_eval import Reference, evaluate, top_k
+
+    test = split.open_test()
+    batches = user_batches(
+        encoder, test, batch_users=point.evaluate.batch_users, filter_seen=True, title="rank the test users"
+    )
+    lists = [
+        top_k(batch.queries, batch.items, max(KS), seen_offsets=batch.seen_offsets, seen_items=batch.seen_items).ids
+        for batch in batches
+    ]
+    reference = Reference.from_sequences(split.train.offsets, split.train.items, len(split.counts))
+    assert test.targets is not None
+    found = evaluate(torch.cat(lists).cpu(), test.targets.numpy(), KS, reference).summary()
+    return {f"{name}_at_10": found[f"{name}@10"] for name in TEST_METRICS} | {"test_users": len(test)}
+
+
+def time_steps(point: params.Params, split: SplitData) -> Row:
+    """Milliseconds of a training step, over an epoch after ten steps; meaningful with nothing else running."""
+    from cutrec.workflow import training_inputs as of_point
+    from pipelines.paper.steps import step_fields
+    from rec_models.training.benchmark import measure_steps
+
+    make = of_point.make_batches(point, split.train, len(split.counts))
+    steps = len(make(0, point.train.devices)) // point.train.accumulate
+    times = measure_steps(
+        model=of_point.model_settings(point),
+        loss=of_point.loss_settings(point),
+        training=of_point.training_settings(point),
+        num_items=len(split.counts),
+        train_batches=make,
+        item_counts=split.counts,
+        warmup=WARMUP,
+        warmup_seconds=2.0,
+        steps=max(1, steps - WARMUP),
+        min_steps=10,
+        max_seconds=20.0,
+    )
+    return step_fields(times)
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a line to a file that several processes write; a line that a kill cut off stays a line of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, 2)
+        if file.tell():
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def read(path: Path) -> list[Row]:
+    """The whole rows of a file; none if there is no such file.
+
+    A line that a kill cut off is passed over.
+
+    Raises:
+        ValueError: a line that is JSON but no row, or no line that is one: another file.
+    """
+    rows: list[Row] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        with suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if not isinstance(row, dict) or not row.keys() >= IDENTITY:
+                raise ValueError(f"{path}, line {number}: found no row of the accuracy study")
+            rows.append(row)
+    if lines and not rows:
+        raise ValueError(f"{path}: found no row of the accuracy study")
+    return rows
+
+
+def scratch() -> Path | None:
+    """A folder in memory for the checkpoints of a run that nobody resumes; None: the usual one."""
+    shared = Path("/dev/shm")  # noqa: S108  # a tmpfs on every Linux
+    return shared if shared.is_dir() else None
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

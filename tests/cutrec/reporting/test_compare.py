@@ -1,0 +1,150 @@
+"""Two runs by name: what is printed, and one line for each thing that can be wrong."""
+
+import csv
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cutrec.reporting import compare
+from cutrec.workflow import outputs as stage
+from rec_eval import Evaluation, Reference, evaluate, write_evaluation
+
+USERS = 40
+
+
+def run(rank: int, *, users: int = USERS, first_id: int = 0, ks: tuple[int, ...] = (1, 10)) -> Evaluation:
+    """Every user has the target at this rank, but for the first half: at rank 1."""
+    lists = np.tile(np.arange(12), (users, 1))
+    targets = np.where(np.arange(users) < users // 2, 0, rank - 1)
+    reference = Reference(np.full(12, 2), 4)
+    return evaluate(lists, targets, ks, reference, user_ids=np.arange(users) + first_id)
+
+
+@pytest.fixture
+def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Write a run as the outputs of a checkout, in a folder of its own; return the folder's name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, evaluation: Evaluation) -> str:
+        path = tmp_path / name / "data" / "evaluate" / "per_user.parquet"
+        path.parent.mkdir(parents=True)
+        write_evaluation(evaluation, path)
+        return name
+
+    return write
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command; return the only line that it prints."""
+    with pytest.raises(SystemExit) as caught:
+        stage.run(lambda: compare.main(arguments))
+    assert caught.value.code == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    return line
+
+
+def test_metrics_intervals_and_one_sentence(
+    save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    arguments = [save("a", run(2)), save("b", run(4)), "--resamples", "1000", "--out", str(tmp_path / "table.csv")]
+    compare.main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:10]]
+    cells = {row[0]: row for row in rows}
+    assert cells["metric"] == ["metric", "a", "b", "difference", "95% interval", "p"]
+    assert cells["mrr@10"][1:4] == ["0.7500", "0.6250", "-0.1250"]  # b less a, as `dvc metrics diff` has it
+    assert cells["mrr@10"][5] == "0.002"
+    assert cells["recall@10"][1:4] == ["1.0000", "1.0000", "+0.0000"]
+    assert cells["coverage@10"] == ["coverage@10", "0.8333", "0.8333", "+0.0000", "", ""]  # no interval
+    assert lines[-1].startswith("a has ndcg@10 0.8155, b 0.7153: b is worse by 0.1001 (-12.3%), 95% interval -0.1")
+    assert lines[-1].endswith("paired bootstrap over 40 users.")
+    with (tmp_path / "table.csv").open() as file:
+        table = {row["metric"]: row for row in csv.DictReader(file)}
+    assert float(table["mrr@10"]["difference"]) == -0.125
+
+
+def test_the_sentence_may_be_of_another_metric(save: Callable[..., str], capsys: pytest.CaptureFixture[str]):
+    compare.main([save("a", run(2)), save("b", run(4)), "--metric", "hitrate@1", "--k", "1", "--resamples", "100"])
+    assert "they cannot be told apart: from a to b +0.0000" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_workspace_and_the_folder_itself_are_runs_too(
+    save: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    save("a", run(2))
+    save("b", run(4))
+    monkeypatch.chdir(tmp_path / "a")
+    compare.main(["workspace", "../b/data/evaluate", "--resamples", "100"])
+    assert "../b/data/evaluate is worse by 0.1001" in capsys.readouterr().out
+
+
+def test_what_can_be_wrong_is_one_line(save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    a = save("a", run(2))
+    more = failing(capsys, a, save("more", run(2, users=41)))
+    assert (
+        more
+        == "error: a and more: found other test users (40 and 41), allowed: two runs over one data set and one split"
+    )
+    assert "found other test users (40 and 40)" in failing(capsys, a, save("other", run(2, first_id=1)))
+    assert "--k: found 20, allowed: 1, 10" in failing(capsys, a, a, "--k", "20")
+    assert "--k: found 10, allowed: 1" in failing(capsys, a, save("short", run(2, ks=(1,))))
+    assert "--metric: found 'ndgc@10', allowed: METRIC@K with a metric of ndcg" in failing(
+        capsys, a, a, "--metric", "ndgc@10"
+    )
+    assert "level must lie between 0 and 1, got 95.0" in failing(capsys, a, a, "--level", "95")
+    (tmp_path / "empty").mkdir()
+    assert "empty: found no data/evaluate/per_user.parquet in it" in failing(capsys, a, "empty")
+    assert "data/evaluate/per_user.parquet: no such file, run dvc repro" in failing(capsys, "workspace", a)
+    (tmp_path / "twin").mkdir()
+    pq.write_table(pa.table({"user_id": [1, 2]}), tmp_path / "twin" / "per_user.parquet")
+    assert "twin: found users without values: a twin, which has no accuracy" in failing(capsys, "twin", a)
+    one = run(2, users=1)
+    assert "at least 2 users" in failing(capsys, save("one", one), "one")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository whose commits ``first`` and ``second`` (tags) hold runs of other models; ``none`` holds none."""
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "data" / "evaluate" / "per_user.parquet"
+    output.parent.mkdir(parents=True)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    from dvc.repo import Repo
+
+    def git(*command: str) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        subprocess.run(["git", *identity, *command], check=True, capture_output=True)
+
+    git("init", "-q")
+    with Repo.init(".") as repo:
+        git("commit", "-qam", "none")
+        git("tag", "none")
+        for name, rank in (("first", 2), ("second", 4)):
+            write_evaluation(run(rank), output)
+            repo.add(str(output))
+            git("add", ".")
+            git("commit", "-qm", name)
+            git("tag", name)
+    output.unlink()
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
+def test_revisions_come_from_the_cache(repository: Path, capsys: pytest.CaptureFixture[str]):
+    compare.main(["first", "second", "--resamples", "100"])
+    assert "first has ndcg@10 0.8155, second 0.7153: second is worse by 0.1001" in capsys.readouterr().out
+    assert "third: found no folder, experiment or revision of this name; `dvc exp show`" in failing(
+        capsys, "first", "third"
+    )
+    assert "none: found no data/evaluate/per_user.parquet of it in DVC's cache" in failing(capsys, "first", "none")
+    for path in (repository / ".dvc" / "cache").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert "first: found no data/evaluate/per_user.parquet of it in DVC's cache" in failing(capsys, "first", "second")

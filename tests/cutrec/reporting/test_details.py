@@ -1,0 +1,152 @@
+"""The tables behind the averages, by hand: four users, five items, lists of ten places of which most are empty."""
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cutrec.reporting import details
+from rec_eval import IntervalRow, Reference, evaluate
+
+COUNTS = np.array([10, 8, 4, 2, 1])
+TARGETS = np.array([3, 0, 4, 1])
+HISTORIES = [[0, 1], [1], [2, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2], [4]]
+
+
+def lists(*heads: list[int]) -> np.ndarray:
+    return np.array([head + [-1] * (10 - len(head)) for head in heads], dtype=np.int32)
+
+
+def make_run(users: int = 4, **changes: Any) -> details.Run:
+    """The first users of the example."""
+    ranked = {"model": lists([3, 2], [2, 0], [1], [0, 1]), "popularity": lists([0, 1], [0, 1], [0, 1], [0, 1])}
+    ranked = {name: ids[:users] for name, ids in ranked.items()}
+    reference = Reference(np.array([3, 3, 2, 1, 1]), 4)
+    run = details.Run(
+        lists=ranked,
+        results={name: evaluate(ids, TARGETS[:users], [1, 10], reference) for name, ids in ranked.items()},
+        targets=TARGETS[:users],
+        offsets=np.cumsum([0, *map(len, HISTORIES[:users])]),
+        history=np.array([item for history in HISTORIES[:users] for item in history]),
+        counts=COUNTS,
+        user_names=pa.array(["ann", "bob", "cid", "<dee>"][:users]),
+        item_names=pa.array(["a", "b", "c", "d", "e"]),
+    )
+    return dataclasses.replace(run, **changes)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("details")
+    details.write_details(make_run(), folder)
+    return folder
+
+
+def test_every_metric_has_an_interval_but_coverage_for_both_rankings(written: Path):
+    table = {(row["ranking"], row["metric"], row["k"]): row for row in rows(written / "intervals.csv")}
+    assert len(table) == 2 * 8 * 2
+    hits = table["model", "hitrate", "10"]
+    assert float(hits["value"]) == 0.75
+    assert float(hits["low"]) <= 0.75 <= float(hits["high"])
+    coverage = table["popularity", "coverage", "1"]
+    assert (float(coverage["value"]), coverage["low"], coverage["high"]) == (0.2, "", "")
+
+
+def test_the_model_is_compared_with_popularity_user_by_user(written: Path):
+    table = {row["metric"]: row for row in rows(written / "comparison.csv")}
+    assert set(table) == {
+        f"{name}@10" for name in ("ndcg", "recall", "hitrate", "precision", "map", "mrr", "surprisal")
+    }
+    assert (table["mrr@10"]["name_a"], table["mrr@10"]["name_b"]) == ("popularity", "model")
+    assert float(table["hitrate@10"]["difference"]) == 0.25  # user 0 only: users 1 and 3 are hits of both
+
+
+def test_bands_are_of_history_length_and_of_the_target_s_popularity(written: Path):
+    table = [row for row in rows(written / "bands.csv") if row["ranking"] == "model" and row["metric"] == "hitrate"]
+    bands = {(row["by"], row["band"]): (int(row["users"]), float(row["value"])) for row in table}
+    assert bands == {
+        ("history", "1"): (2, 1.0),
+        ("history", "2-11"): (1, 1.0),
+        ("history", "12"): (1, 0.0),
+        ("popularity", "1"): (1, 0.0),
+        ("popularity", "2-7"): (1, 1.0),
+        ("popularity", "8-9"): (1, 1.0),
+        ("popularity", "10"): (1, 1.0),
+    }
+
+
+def test_popularity_of_what_is_consumed_stands_once_beside_both_rankings(written: Path):
+    table = [
+        (row["ranking"], row["what"], row["k"], float(row["mean_count"])) for row in rows(written / "popularity.csv")
+    ]
+    assert table == [
+        ("model", "consumed", "0", (2 + 10 + 1 + 8) / 4),
+        ("model", "recommended", "1", (2 + 4 + 8 + 10) / 4),
+        ("model", "recommended", "10", pytest.approx((2 + 4 + 4 + 10 + 8 + 10 + 8) / 7)),
+        ("popularity", "recommended", "1", 10.0),
+        ("popularity", "recommended", "10", 9.0),
+    ]
+
+
+def test_concentration_rises_to_all(written: Path):
+    table = [[float(value) for value in row.values()] for row in rows(written / "concentration.csv")]
+    assert table == [
+        [1, 0.25, pytest.approx(2 / 7, abs=1e-6), 0.5],
+        [2, 0.5, pytest.approx(4 / 7, abs=1e-6), 1.0],
+        [3, 0.5, pytest.approx(6 / 7, abs=1e-6), 1.0],
+        [4, 0.75, 1.0, 1.0],
+        [5, 1.0, 1.0, 1.0],
+    ]
+
+
+def test_examples_have_the_log_s_own_ids(written: Path):
+    users = {row["user"]: row for row in json.loads((written / "examples.json").read_text())}
+    assert set(users) == {"ann", "bob", "cid", "<dee>"}
+    assert users["ann"] == {
+        "user": "ann",
+        "history": ["a", "b"],
+        "earlier": 0,
+        "target": "d",
+        "target_count": 2,
+        "rank": 1,
+        "recommended": ["d", "c"],
+    }
+    assert users["bob"]["rank"] == 2
+    assert (users["cid"]["rank"], users["cid"]["earlier"]) == (None, 2)
+    assert users["cid"]["history"] == ["abcde"[item] for item in HISTORIES[2][2:]]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_users_who_are_all_alike_do_not_make_a_metric_certain(value: float):
+    row = IntervalRow("hitrate", 10, value, value, value, 105)
+    share = 1 - 0.025 ** (1 / 105)  # 0.0345: below it, none of 105 users has a chance of at least 2.5 %
+    assert share == pytest.approx(0.0345, abs=1e-4)
+    found = details.with_certain_bounds(row)
+    assert (found.low, found.high) == (pytest.approx((0, share)) if value == 0 else pytest.approx((1 - share, 1)))
+    for other in (row._replace(metric="surprisal"), row._replace(low=0.1, high=0.9, value=0.5)):
+        assert details.with_certain_bounds(other) == other
+
+
+def test_a_band_without_hits_has_an_interval(written: Path):
+    table = {(row["ranking"], row["by"], row["band"], row["metric"]): row for row in rows(written / "bands.csv")}
+    band = table["model", "history", "1", "hitrate"]  # both of two users
+    assert (float(band["low"]), float(band["high"])) == (pytest.approx(0.025**0.5), 1.0)
+
+
+def test_one_test_user_has_values_and_no_intervals(tmp_path: Path):
+    details.write_details(make_run(users=1), tmp_path)
+    first = rows(tmp_path / "intervals.csv")[0]
+    assert (float(first["value"]), first["low"], first["users"]) == (1.0, "", "1")
+    assert not (tmp_path / "comparison.csv").exists()
+    assert all(math.isnan(row.low) for row in details.interval_rows(make_run(users=1).results["model"]))

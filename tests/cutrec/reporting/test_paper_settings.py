@@ -1,0 +1,90 @@
+"""What a run does otherwise than the paper prescribes: every setting that training reads, and none that it does not."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutrec import config as params
+from cutrec.config import from_mapping
+from cutrec.losses import SAMPLED
+from cutrec.nested import as_yaml, flatten, parse_overrides
+from cutrec.reporting.paper_settings import only_ways, options
+from cutrec.reporting.result import Result
+from cutrec.workflow import training_inputs as of_point
+from pipelines.paper import points
+
+SHIPPED = params.read_yaml(Path(__file__).parents[3] / "params.yaml")
+
+
+def point(flat: dict[str, Any]) -> params.Params:
+    return from_mapping(parse_overrides([f"{key}={as_yaml(value)}" for key, value in flat.items()]))
+
+
+def test_every_point_of_the_tables_does_as_prescribed():
+    for sharing, faithful, twin in (("none", False, False), ("tile", False, True), ("none", True, 0.5)):
+        for row in points.table_points(SHIPPED, twin=twin, sharing=sharing, paper_faithful=faithful):
+            assert options(row.params) is None, row.name
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"train.learning_rate": 0.0003, "backbone.dropout": 0.3}, "dropout=0.3;learning_rate=0.0003"),
+        ({"backbone.blocks": 3, "backbone.heads": 4}, "blocks=3;heads=4"),
+        ({"train.weight_decay": 0.1, "train.max_epochs": 1}, "max_epochs=1;weight_decay=0.1"),
+        ({"train.window": 8, "train.accumulate": 2, "train.devices": 2}, "accumulate=2;devices=2;window=8"),
+        ({"negatives.tile_tokens": 32}, "tile_tokens=32"),
+        ({"negatives.sampling": "popularity", "negatives.alpha": 0.5}, "alpha=0.5"),
+        (
+            {"split.strategy": "leave_one_out", "evaluate.filter_seen": False},
+            "filter_seen=false;strategy=leave_one_out",
+        ),
+        ({"evaluate.reference": "train", "impl": "reference"}, "impl=reference;reference=train"),
+        ({"model": "bert4rec"}, "weight_decay=0.0"),
+        ({"model": "bert4rec", "train.weight_decay": 1e-5, "backbone.mask_prob": 0.2}, "mask_prob=0.2"),
+        ({"loss": "gbce", "losses.gbce.t": 0.5}, "gbce.t=0.5"),
+        ({"loss": "sce"}, "sce.bucket_size_x=443;sce.buckets=443"),
+        ({"backbone.mask_prob": 0.2, "losses.gbce.t": 0.5, "negatives.alpha": 0.5, "download.mirror": "x"}, None),
+    ],
+)
+def test_what_is_done_otherwise_is_told(changed: dict[str, Any], told: str | None):
+    assert options(point({"evaluate.reference": "test_input", **changed})) == told
+
+
+def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
+    """Of every loss and way to draw: what changes the settings of training changes the key of the result."""
+    changes: dict[str, Any] = {
+        "impl": "reference", "num_negatives": 7, "negatives.alpha": 0.5, "negatives.logq": False,
+        "negatives.tile_tokens": 32, "losses.gbce.t": 0.1, "losses.sce.buckets": 7, "losses.sce.bucket_size_x": 7,
+        "losses.sce.bucket_size_y": 7, "losses.sce.mix_x": False, "backbone.dropout": 0.3, "backbone.blocks": 1,
+        "train.learning_rate": 0.5, "train.accumulate": 3, "train.max_epochs": 3, "train.compile": True,
+    }  # fmt: skip
+    sampled = itertools.product(SAMPLED, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
+    cases = [*sampled, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
+    for loss, sampling, sharing, faithful in cases:
+        base = {
+            "loss": loss, "paper_faithful": faithful, "negatives.sampling": sampling, "negatives.sharing": sharing,
+        }  # fmt: skip
+        for key, value in changes.items():
+            one, other = (point(values) for values in (base, {**base, key: value}))
+            settings = [
+                [make(p) for make in (of_point.loss_settings, of_point.model_settings, of_point.training_settings)]
+                for p in (one, other)
+            ]
+            keys = [Result.of(p, "training", device="x").key for p in (one, other)]
+            assert (settings[0] != settings[1]) == (keys[0] != keys[1]), (base, key)
+
+
+def test_every_key_has_a_short_name_of_its_own():
+    keys = list(flatten(dataclasses.asdict(params.Params())))
+    short = [key.partition(".")[2] or key for key in keys]
+    assert len(set(short)) == len(keys)
+
+
+def test_ways_of_computing_leave_a_point_where_it_is():
+    assert only_ways(None)
+    assert only_ways("cuda_graphs=true;optimizer=adam_bf16")
+    assert not only_ways("cuda_graphs=true;dropout=0.3")

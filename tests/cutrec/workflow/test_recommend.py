@@ -1,0 +1,264 @@
+"""Recommending for the users of a log and of files, with the model at hand or one that has seen everything."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from cutrec import config as params
+from cutrec.workflow import outputs as stage
+from cutrec.workflow import recommend, refit
+from cutrec.workflow import training_inputs as of_point
+from rec_data.splits.split import split_log
+from rec_models.encoders import build_encoder
+from rec_models.inference import load
+from rec_models.inference import recommend as rank_all
+from rec_models.training.checkpoint import ModelCheckpoint
+from tests.small_log import small_log
+
+SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
+
+
+@pytest.fixture
+def trained(workplace) -> Path:
+    """A folder after download, split and one epoch of train; the weights are random."""
+    folder = workplace(SETTINGS)
+    for name in ("download", "split", "train"):
+        (folder / "data" / name).mkdir(parents=True)
+    small_log().write_parquet(folder / "data" / "download" / "log.parquet")
+    split_log(folder / "data" / "download" / "log.parquet", folder / "data" / "split")
+    point = params.load()
+    num_items = len(pl.read_parquet("data/split/items.parquet"))
+    torch.manual_seed(0)
+    encoder = build_encoder(of_point.model_settings(point), num_items)
+    torch.nn.init.normal_(encoder.item_table)
+    ModelCheckpoint(
+        model=encoder.settings,
+        loss=of_point.loss_settings(point),
+        training=of_point.training_settings(point),
+        num_items=num_items,
+        epoch=1,
+        metrics={"ndcg@10": 0.1},
+        weights=encoder.state_dict(),
+        batching=of_point.batch_settings(point),
+    ).save(folder / "data" / "train" / "model.ckpt")
+    shutil.copyfile(folder / "data" / "split" / "items.parquet", folder / "data" / "train" / "items.parquet")
+    return folder
+
+
+def run(*arguments: str) -> pl.DataFrame:
+    recommend.main(["--out", "out/top.parquet", *arguments])
+    assert not list(Path("out").glob("*.part"))
+    return pl.read_parquet("out/top.parquet")
+
+
+def expected(histories: dict[object, list[int]], k: int, **options: bool) -> list[tuple[object, int, int]]:
+    """The same by the library's own ranking: (user, item, rank), original ids."""
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    lists = [[names.index(item) for item in history if item in names] for history in histories.values()]
+    found = rank_all(load("data/train/model.ckpt"), lists, k, **options).items.tolist()
+    return [
+        (user, names[item], rank)
+        for user, items in zip(histories, found, strict=True)
+        for rank, item in enumerate(items, start=1)
+        if item >= 0
+    ]
+
+
+def test_every_user_of_the_log_gets_the_best_items_after_their_whole_history(trained: Path):
+    log = pl.read_parquet("data/download/log.parquet").sort("timestamp")
+    histories = {user: log.filter(user_id=user)["item_id"].to_list() for user in log["user_id"].unique().sort()}
+    found = run("--k", "3", "--batch-users", "64")
+    assert found.columns == ["user_id", "item_id", "rank", "score"]
+    assert sorted(found.drop("score").rows()) == sorted(expected(histories, 3))
+    assert (found.group_by("user_id").agg(pl.col("score").is_sorted(descending=True).all())["score"]).all()
+
+
+def test_histories_of_a_file_in_original_ids(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    rows = [("ann", names[3]), ("ann", 5), ("bob", 7), ("ann", names[1])]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_csv("h.csv")
+    found = run("--histories", "h.csv", "--k", "4")
+    assert found.drop("score").rows() == expected({"ann": [names[3], names[1]]}, 4)
+    said = capsys.readouterr()
+    assert "note: unknown items are skipped: 2 in 2 events: 5, 7" in said.err
+    assert "note: users without any known item get no list: 1: 'bob'" in said.err
+    assert "out/top.parquet: 4 recommendations for 1 users, on cpu" in said.out
+
+
+def test_times_that_are_not_there_are_told_if_nobody_named_them(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id,time\n1,{names[3]},2\n1,{names[1]},1\n")
+    found = run("--histories", "h.csv", "--k", "4")
+    assert found.drop("score").rows() == expected({1: [names[3], names[1]]}, 4)
+    assert "note: no column 'timestamp': events of a user are taken in the order of rows" in capsys.readouterr().err
+    found = run("--histories", "h.csv", "--k", "4", "--timestamp-column", "time")
+    assert found.drop("score").rows() == expected({1: [names[1], names[3]]}, 4)
+    assert capsys.readouterr().err.count("note: ") == 0
+    with pytest.raises(ValueError, match=r"no column 'tiem' \(for timestamp\)"):
+        recommend.main(["--histories", "h.csv", "--timestamp-column", "tiem"])
+
+
+def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n")
+    run("--histories", "h.csv", "--k", "4")
+    assert f"'{names[1]}.0'; ids of text files are compared as text: write 7 and not 7.0" in capsys.readouterr().err
+
+
+def test_seen_items_come_back_on_request(trained: Path):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    pl.DataFrame({"user_id": [1], "item_id": [names[:5]]}).write_parquet("h.parquet")
+    found = run("--histories", "h.parquet", "--k", str(len(names)), "--keep-seen")
+    assert sorted(found["item_id"]) == names
+    assert len(run("--histories", "h.parquet", "--k", str(len(names)))) == len(names) - 5
+
+
+def test_a_refit_sees_every_event_and_every_item(trained: Path):
+    point = params.load()
+    log = pl.read_parquet("data/download/log.parquet")
+    extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
+    pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # an item that only the future has
+    found = run("--refit", "--k", "2")
+    assert found["user_id"].n_unique() == log["user_id"].n_unique()
+    catalogue = pl.read_parquet("out/top.refit/items.parquet")
+    assert sorted(catalogue["original_id"]) == sorted({*log["item_id"], 9})
+    checkpoint = ModelCheckpoint.read(Path("out/top.refit/model.ckpt"))
+    assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
+    assert checkpoint.loss == of_point.loss_settings(point)
+    again = run("--model", "out/top.refit/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
+    assert again.drop("score").rows() == found.drop("score").rows()
+
+
+@pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.ckpt"])
+def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+):
+    run("--refit", "--k", "2")
+    kept = {name: Path("out/top.refit", name).read_bytes() for name in ("items.parquet", "model.ckpt")}
+    log = pl.read_parquet("data/download/log.parquet")
+    extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
+    pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # another catalogue
+    move = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target) == Path("out/top.refit", broken):
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    def killed_at_once(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if broken == "writing the ids":
+        monkeypatch.setattr("pyarrow.parquet.write_table", killed_at_once)
+    else:
+        monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recommend.main(["--refit", "--out", "out/top.parquet"])
+    model = Path("out/top.refit/model.ckpt")
+    if model.exists():
+        assert {name: Path("out/top.refit", name).read_bytes() for name in kept} == kept
+
+
+def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
+    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), epoch=7)
+    loop = refit.loop(checkpoint, torch.device("cpu"))
+    assert dataclasses.replace(loop, max_epochs=20, accelerator="auto") == checkpoint.training
+    assert (loop.max_epochs, loop.accelerator) == (7, "cpu")
+
+
+def test_a_refit_at_another_point_is_refused(trained: Path):
+    point = dataclasses.replace(params.load(), train=params.Train(learning_rate=0.5))
+    with pytest.raises(stage.StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
+        refit.refuse_other_point(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+
+
+@pytest.mark.parametrize(
+    ("point", "says"),
+    [
+        ({"batch_size": 256}, "has batch_size=256, the model was trained with 128"),
+        ({"train": params.Train(window=4)}, "has window=4, the model was trained with None"),
+    ],
+)
+def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
+    other = dataclasses.replace(params.load(), **point)
+    with pytest.raises(stage.StageError, match=says):
+        refit.refuse_other_point(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+
+
+def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), batching=None)
+    refit.refuse_other_point(params.load(), checkpoint)
+    assert "warning: the model does not say what its batches held" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--k", "0"], "error: --k: found 0, allowed: 1 or more; --help"),
+        (["--k", "two"], "error: --k: found two, allowed: 1 or more; --help"),
+        (["--batch-users", "-1"], "error: --batch-users: found -1, allowed: 1 or more"),
+        (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
+        (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
+        (["--histories", "none.csv"], "histories 'none.csv': no file"),
+        (["--histories", ""], "histories: found '', allowed: a path or a glob"),
+        (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
+        (["--device", "tpu"], "device"),
+        (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),
+        (["--out", "data/split/top.parquet"], "--out: found data/split/top.parquet, but data/split is of the pipeline"),
+        (
+            ["--refit", "--out", "data/split/../train/top.parquet"],
+            "but data/train is of the pipeline, allowed: data/re",
+        ),
+    ],
+)
+def test_mistakes_get_one_line(trained: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        stage.run(lambda: recommend.main(arguments))
+    assert caught.value.code == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert says in error
+    assert "\n" not in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(trained: Path):
+    with pytest.raises(stage.StageError, match="--device: found cuda, but torch finds no GPU here, allowed: cpu"):
+        recommend.main(["--device", "cuda"])
+
+
+def test_the_folders_of_the_stages_are_those_of_the_pipeline():
+    stages = params.read_yaml(Path(__file__).parents[3] / "dvc.yaml")["stages"]
+    assert set(recommend.STAGES) == set(stages)
+
+
+def test_a_catalogue_of_another_size_is_refused(trained: Path):
+    pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
+    with pytest.raises(stage.StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
+        recommend.main([])
+
+
+def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Path):
+    before = run("--k", "3")
+    items = pl.read_parquet("data/split/items.parquet")
+    items.with_columns(pl.col("original_id").reverse()).write_parquet("data/split/items.parquet")
+    assert run("--k", "3").equals(before)
+
+
+def test_a_model_without_its_catalogue_is_refused(trained: Path):
+    Path("data/train/items.parquet").unlink()
+    with pytest.raises(stage.StageError, match=r"--model: found no data/train/items.parquet, which says what items"):
+        recommend.main([])
+
+
+def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
+    workplace({})
+    with pytest.raises(stage.StageError, match=r"--model: found no data/train/model\.ckpt"):
+        recommend.main([])

@@ -1,0 +1,60 @@
+"""The settings of training come from the keys that name them, of every loss and every point."""
+
+import dataclasses
+
+import pytest
+
+from cutrec.config import Gbce, Losses, Negatives, Params, Train
+from cutrec.workflow import training_inputs as of_point
+from tests.cutrec.test_config import SHIPPED
+
+SAMPLED = ("ce_neg", "cce_neg", "bce_neg", "gbce")
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce"])
+def test_every_loss_takes_what_it_uses_of_one_set_of_params(loss: str):
+    settings = of_point.loss_settings(dataclasses.replace(Params(), loss=loss))
+    assert settings.loss == loss
+    assert settings.num_negatives == (512 if loss in SAMPLED else 1 if loss == "bce" else None)
+    assert settings.sharing == ("tile" if loss in (*SAMPLED, "bce") else None)
+    assert settings.gbce_t == (0.75 if loss == "gbce" else None)
+    assert settings.sce_buckets == (443 if loss == "sce" else None)
+
+
+def test_settings_come_from_the_keys_that_name_them():
+    point = Params(
+        loss="gbce",
+        num_negatives=7,
+        negatives=Negatives(sampling="popularity", alpha=0.5, sharing="batch"),
+        losses=Losses(gbce=Gbce(t=0.25)),
+        train=Train(max_epochs=3, patience=2, learning_rate=0.01, weight_decay=0.1, precision="32-true"),
+        seed=9,
+        max_seq_len=12,
+    )
+    loss = of_point.loss_settings(point)
+    assert (loss.num_negatives, loss.sampling, loss.alpha, loss.sharing, loss.gbce_t) == (
+        7,
+        "popularity",
+        0.5,
+        "batch",
+        0.25,
+    )
+    loop = of_point.training_settings(point)
+    assert (loop.max_epochs, loop.patience, loop.learning_rate, loop.weight_decay, loop.precision, loop.seed) == (
+        3,
+        2,
+        0.01,
+        0.1,
+        "32-true",
+        9,
+    )
+    model = of_point.model_settings(point)
+    assert (model.model, model.hidden, model.max_seq_len) == ("sasrec", 64, 12)
+
+
+def test_every_grid_point_makes_settings():
+    from pipelines.paper.points import table_points
+
+    for faithful in (False, True):
+        for point in table_points(SHIPPED, paper_faithful=faithful):
+            of_point.loss_settings(point.params)
