@@ -21,8 +21,7 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from tests.e2e.conftest import ROOT, Clone, write_visits
-from tests.pipelines.conftest import small_log
+from tests.e2e.conftest import ROOT, Clone, small_log, write_visits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("story")]
 
