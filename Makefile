@@ -1,6 +1,6 @@
 # `make` prints the verbs. Each is a line or two; nothing is hidden here.
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-gpu lint format types check pictures lock docker clean
+.PHONY: help repro test test-slow test-gpu lint format types check pictures lock docker clean
 
 help: ## Print this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -8,8 +8,11 @@ help: ## Print this help
 repro: ## Run the pipeline: download, split, train, evaluate, report
 	uv run dvc repro
 
-test: ## Run the tests that need no GPU
+test: ## Run the fast tests that need no GPU
 	uv run pytest
+
+test-slow: ## Run the tests that take more than ten seconds each
+	uv run pytest -m "slow and not gpu"
 
 test-gpu: ## Run the tests that need a CUDA device
 	uv run pytest -m gpu

@@ -1,4 +1,4 @@
-"""How the suite runs: as a whole on several processes, a part of it or the GPU's tests in one."""
+"""How the suite runs: as a whole on several processes; a chosen part of it, or the tests of a GPU, in one."""
 
 import os
 
@@ -15,11 +15,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Spread the whole suite over processes, unless `-n` says otherwise. Without pytest-xdist, one does it."""
     if hasattr(config, "workerinput"):
         return  # one of the processes itself
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not gpu"
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and "not gpu" in config.option.markexpr
     if whole and getattr(config.option, "numprocesses", 0) is None and not config.option.usepdb:
         config.option.numprocesses = min(os.cpu_count() or 1, MOST_PROCESSES)
-        config.option.maxschedchunk = 1  # one by one: tests take from a millisecond to minutes
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process a core
+        config.option.dist = "loadgroup"  # test by test, and those of one `xdist_group` in one process
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process per core
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cce-kernels", "rec-data", "rec-models", "rec-eval")
+PACKAGES = ("cce-kernels", "rec-data", "rec-models", "rec-eval", "cutrec")
 USES = {
     "cce-kernels": "from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy",
     "rec-data": "from rec_data.sequences.batches import SequenceStore, TrainingBatches",
     "rec-models": "from rec_models.training.fit import fit; from rec_models.inference import load",
     "rec-eval": "from rec_eval import evaluate, top_k",
+    "cutrec": "import cutrec.reporting.report, cutrec.workflow.recommend",
 }
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def test_a_wheel_imports_in_an_empty_environment(package: str, wheels: Path, tmp
 
 
 def test_the_wheel_of_the_kernels_holds_the_licence(wheels: Path):
-    """It is of use alone, so that it is given away alone."""
+    """It is useful by itself, so people pass it on by itself."""
     with zipfile.ZipFile(next(wheels.glob("cce_kernels-*.whl"))) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
         assert wheel.read(name) == (ROOT / "LICENSE").read_bytes()

@@ -7,25 +7,23 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tests.small_log import small_log
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "dataset: demo": "dataset: {log}",
+    "dataset: demo": "dataset: {logs}/events.parquet",
     "batch_size: 128": "batch_size: 32",
     "max_seq_len: 64": "max_seq_len: 16",
     "num_negatives: 512": "num_negatives: 16",
     "hidden: 64": "hidden: 16",
     "max_epochs: 20": "max_epochs: 2",
 }
-
-
 HIDDEN = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"}
 
 
@@ -35,10 +33,15 @@ class Clone:
 
     root: Path
 
+    @property
+    def data(self) -> Path:
+        """Where the stages write."""
+        return self.root / "data"
+
     def start(self, command: str, **options: object) -> subprocess.Popen[str]:
-        """Start a shell command in the clone, free of the environment that the tests themselves run in."""
+        """Start a shell command in the clone, without the environment variables that the tests themselves run with."""
         environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
-        # DVC runs a stage through $SHELL. bash makes way for the stage's process; sh, the harder case, stays.
+        # DVC runs a stage through $SHELL. bash replaces itself by the stage's process; sh, the harder case, does not.
         environment |= {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh"}
         return subprocess.Popen(
             ["bash", "-c", command],
@@ -49,15 +52,30 @@ class Clone:
         )
 
     def run(self, command: str, *, fails: bool = False) -> str:
-        """Run a shell command to its end; return what it printed, both streams together."""
-        process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        """Run a shell command to its end and return what it printed, both streams together."""
+        process = self.start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         printed, _ = process.communicate(timeout=550)
         assert (process.returncode != 0) == fails, f"{command}\n{printed}"
         return printed
 
+    def edit(self, name: str, replacements: dict[str, str]) -> None:
+        """Replace words in a file."""
+        text = (self.root / name).read_text()
+        for before, after in replacements.items():
+            text, found = re.subn(rf"\b{before}\b", after, text, count=1)
+            assert found, before
+        (self.root / name).write_text(text)
+
+    def restore(self) -> None:
+        """Bring every tracked file back as committed, except for the outputs.
+
+        The index is deleted because git can miss an edit by DVC that keeps the length of a file within a second.
+        """
+        self.run("rm .git/index && git reset --quiet && git checkout --quiet -- . ':!data'")
+
 
 def copy_repository(target: Path) -> None:
-    """What git tracks and what it does not ignore: a clone of the state that is being tested, committed or not."""
+    """Copy what git tracks and what it does not ignore: the state that is being tested, committed or not."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -72,36 +90,33 @@ def copy_repository(target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def whole_clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the README calls /data."""
+    folder = tmp_path_factory.mktemp("logs")
+    small_log().write_parquet(folder / "events.parquet")
+    small_log().head(200).write_csv(folder / "users.csv")
+    write_visits(folder / "visits.csv", small_log(users=80))
+    positions = pl.int_range(pl.len()).over("user_id")
+    small_log().with_columns(timestamp=positions).write_parquet(folder / "ml-1m-seq.parquet")
+    return folder
+
+
+def write_visits(path: Path, log: pl.DataFrame) -> None:
+    """A log with other names of columns and ids that are strings."""
+    names = {"visitor": pl.format("v{}", "user_id"), "page": pl.format("/{}.html", "item_id")}
+    log.with_columns(**names).drop("user_id", "item_id").write_csv(path)
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory, logs: Path) -> Clone:
     """Made once: files, environment, small params, first commit."""
-    folder = tmp_path_factory.mktemp("clone")
-    log = folder / "small.parquet"
-    small_log().write_parquet(log)
-    clone = Clone(folder / "cutrec")
+    clone = Clone(tmp_path_factory.mktemp("clone") / "cutrec")
     clone.root.mkdir()
     copy_repository(clone.root)
-    params = clone.root / "params.yaml"
-    text = params.read_text()
-    for before, after in SMALL.items():
-        text, found = re.subn(rf"\b{before}\b", after.format(log=log), text, count=1)
-        assert found, before
-    params.write_text(text)
+    clone.edit("params.yaml", {before: after.format(logs=logs) for before, after in SMALL.items()})
     (clone.root / "dvc.lock").unlink(missing_ok=True)
     clone.run(
         "git init --quiet --initial-branch main && git config user.name test && git config user.email test@localhost"
         " && git add --all && git commit --quiet --message start && uv sync --quiet"
     )
     return clone
-
-
-@pytest.fixture
-def clone(whole_clone: Clone) -> Iterator[Clone]:
-    """The clone as it was committed, without outputs; its environment and DVC's cache stay.
-
-    The index goes: DVC writes it so that git can miss an edit of the same length made within a second.
-    """
-    whole_clone.run("git checkout --quiet --force main && rm .git/index && git reset --quiet --hard && git clean -fdq")
-    shutil.rmtree(whole_clone.root / "data", ignore_errors=True)
-    shutil.rmtree(whole_clone.root / ".checkpoints", ignore_errors=True)
-    whole_clone.run("git checkout --quiet -- .")
-    return whole_clone
