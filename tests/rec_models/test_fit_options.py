@@ -88,7 +88,7 @@ class NotRecorded:
 
 @pytest.mark.parametrize("loss", ["cce", "cce_neg"])
 def test_steps_on_filled_batches_that_the_module_takes_itself_train_as_lightnings(tiny, tmp_path, monkeypatch, loss):
-    from rec_models.training import fit as training
+    from rec_models.training import loop as training
     from rec_models.training import loop as module
 
     options = {"loss": loss, "dropout": 0.0, "checkpoint_steps": 3}

@@ -10,7 +10,7 @@ from rec_models.errors import TrainingError
 from rec_models.inference import load
 from rec_models.training import loop as conductor
 from rec_models.training.checkpoint import ModelCheckpoint
-from rec_models.training.fit import fit
+from rec_models.training.loop import fit
 from rec_models.training.loop import Conductor
 
 

@@ -7,7 +7,7 @@ from rec_models.config import LOSSES, LossSettings, ModelSettings, TrainingSetti
 from rec_models.inference import load
 from rec_models.losses import LossContext, build_loss
 from rec_models.training.checkpoint import ModelCheckpoint
-from rec_models.training.fit import fit
+from rec_models.training.loop import fit
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.inference import encode
-from rec_models.training.fit import FitResult, fit
+from rec_models.training.loop import fit
+from rec_models.training.result import FitResult
 
 ITEMS = 30
 STRIDE = 7  # the item after i is i + 7, modulo 30

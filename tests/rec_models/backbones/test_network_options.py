@@ -14,7 +14,7 @@ from rec_models.encoders.packing import layout_of, padded_layout_of
 from rec_models.encoders.transformer import attend
 from rec_models.export import export
 from rec_models.inference import load
-from rec_models.training.fit import fit
+from rec_models.training.loop import fit
 
 INPUTS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])
 LENGTHS = torch.tensor([5, 3])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rec_models.encoders.packing import Layout
 from rec_models.training.batch import IGNORED, PackedBatch, StepBatch
-from rec_models.training.step import BatchLoss
+from rec_models.training.step import StepLoss
 
 
 # Batches filled up to a few sizes, so that a recorded step serves many of them.
@@ -108,7 +108,7 @@ class _Recording:
             torch._foreach_copy_(self.batch.tensors(), batch.tensors(), non_blocking=True)
 
 
-class RecordedSteps:
+class GraphedSteps:
     """Trains on batches, each size recorded when it comes for the second time.
 
     The first batch of a size is trained on kernel by kernel: that compiles what needs compiling, and makes the
@@ -120,7 +120,7 @@ class RecordedSteps:
         optimizer: one that never waits for the device.
     """
 
-    def __init__(self, loss: BatchLoss, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, loss: StepLoss, optimizer: torch.optim.Optimizer) -> None:
         self._loss = loss
         self._optimizer = optimizer
         self._device = loss.encoder.item_table.device
@@ -181,12 +181,11 @@ class RecordedSteps:
     def _train(self, batch: StepBatch) -> Tensor:
         """The step itself; it leaves no gradient behind, so that the memory of all recordings is the same."""
         kind = self._device.type
-        with torch.autocast(kind, enabled=False):  # Lightning's, which backward must not run under
-            with torch.autocast(kind, torch.bfloat16):
-                mean = self._loss(batch, self._step)
-            mean.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(kind, torch.bfloat16):
+            mean: Tensor = self._loss(batch, self._step)
+        mean.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         return mean.detach()
 
 

@@ -1,13 +1,20 @@
-"""Where a run happens, and what there is to say about it beforehand."""
+"""Where a run happens: devices, precision, processes, and what to tell the user about them beforehand."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from rec_models.config import LossSettings, ModelSettings, Precision, TrainingSettings
 
@@ -46,6 +53,55 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     if device.type != "cuda":
         return None
     return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}[precision]
+
+
+def build_fabric(training: TrainingSettings, device: torch.device, precision: Precision) -> Fabric:
+    """Lightning Fabric for the devices of a run; no process is started yet."""
+    # Gradients are views into the buffers that processes exchange, so the table's gradient exists once.
+    strategy = DDPStrategy(gradient_as_bucket_view=True) if training.devices > 1 else "auto"
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    return Fabric(accelerator=accelerator, strategy=strategy, devices=training.devices, precision=precision)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's notes on hardware and its uses of deprecated torch functions."""
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def deterministic_on_cpu(device: torch.device) -> Iterator[None]:
+    """On a CPU, add up gathered rows in a fixed order: with several threads torch adds them as they come."""
+    if device.type != "cpu":
+        yield
+        return
+    options: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), options.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    options.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        options.fill_uninitialized_memory = before[1]
+
+
+def seed_dropout(device: torch.device, seed: int) -> None:
+    """Seed the generator that dropout on a device draws from."""
+    # torch.manual_seed would visit every kind of accelerator, which takes milliseconds per step.
+    on_gpu = device.type == "cuda"
+    generator = torch.cuda.default_generators[device.index or 0] if on_gpu else torch.default_generator
+    generator.manual_seed(seed)
 
 
 def announce(

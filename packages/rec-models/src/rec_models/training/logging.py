@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 # What a run leaves for people: the best model, a CSV of its epochs, TensorBoard curves.
 class ResultsFolder:
-    """The folder ``out`` of `rec_models.training.fit.fit`.
+    """The folder ``out`` of `rec_models.training.loop.fit`.
 
     Args:
         path: made when first written.

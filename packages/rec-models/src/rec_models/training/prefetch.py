@@ -41,31 +41,24 @@ MakeBatches = Callable[[int, int], Batches]
 """From (rank, world size) to the batches of that rank."""
 
 
-class Feed:
-    """The iterable that Lightning trains on: each pass is the rest of one epoch.
-
-    It has no length on purpose: Lightning then looks one batch ahead to find the last one, which stays right when the
-    first pass after a resume is only a part of an epoch.
+class Prefetcher:
+    """Reads and prepares batches ahead of the training steps.
 
     Args:
-        batches: called at the first pass, when the rank is known.
-        position: gives (epoch, index) of the first batch of a pass.
-        accumulate: micro-batches a window.
-        fill: fill every batch up to a few sizes, with histories of at most so many items
-        (`rec_models.training.cuda_graphs`). That
-            is done on the host: batches on a device are brought there.
-        pad_to: count the places that each history lacks to so many as targets: the loss trains them too
-            (`rec_models.losses.paper`); never with `fill`.
-        num_items: refuse ids that are not below V with a `ValueError`: a GPU would stop without a word about them;
-            None: they are not looked at.
-        pin: for a GPU: read and prepare batches in threads of their own, in page-locked memory, so that neither keeps
-            the GPU waiting.
+        batches: of this rank.
+        accumulate: micro-batches per optimizer step.
+        fill: fill every batch up to one of a few sizes, for histories of at most this many items
+            (`rec_models.training.cuda_graphs`). This is done on the host: batches on a device are copied there.
+        pad_to: count the places that each history lacks to this length as targets, because the loss trains them too
+            (`rec_models.losses.paper`); never together with `fill`.
+        num_items: refuse ids that are not below V with a `ValueError`: a GPU would stop without naming them. None: do
+            not check.
+        pin: for a GPU: read and prepare batches in threads, into page-locked memory, so that neither delays the GPU.
     """
 
     def __init__(
         self,
-        batches: Callable[[], Batches],
-        position: Callable[[], tuple[int, int]],
+        batches: Batches,
         accumulate: int,
         *,
         fill: int | None = None,
@@ -73,20 +66,20 @@ class Feed:
         num_items: int | None = None,
         pin: bool,
     ) -> None:
-        self._batches = batches
-        self._position = position
+        self.batches = batches
         self._accumulate = accumulate
         self._fill = fill
         self._pad_to = pad_to
         self._num_items = num_items
         self._pin = pin
         self.is_busy: Callable[[], bool] | None = None
-        """Whether the device still works on what it was given; None: it never does meanwhile."""
+        """Whether the device still has work, so that waiting costs nothing; None: it never has."""
         self.waited_seconds = 0.0
-        """How long those who iterate have waited for batches, without waits at whose end the device was busy."""
+        """Seconds spent waiting for batches, without waits at whose end the device was busy."""
 
-    def __iter__(self) -> Iterator[StepBatch]:
-        source = in_background(self._steps()) if self._pin else self._steps()
+    def epoch(self, epoch: int, start: int) -> Generator[StepBatch]:
+        """The micro-batches of an epoch from index `start` on; closing the generator ends the threads."""
+        source = in_background(self._steps(epoch, start)) if self._pin else self._steps(epoch, start)
         with closing(source):
             while True:
                 asked = time.perf_counter()
@@ -97,8 +90,8 @@ class Feed:
                     return
                 yield step
 
-    def _steps(self) -> Generator[StepBatch]:
-        with closing(self._source()) as source:
+    def _steps(self, epoch: int, start: int) -> Generator[StepBatch]:
+        with closing(self._source(epoch, start)) as source:
             while prepared := list(islice(source, self._accumulate)):
                 counts = tuple(self._count(step) for step in prepared)
                 for position, step in enumerate(prepared):
@@ -109,9 +102,8 @@ class Feed:
         padding = 0 if self._pad_to is None else step.layout.rows * self._pad_to - step.num_places
         return step.num_targets + padding
 
-    def _source(self) -> Generator[StepBatch]:
-        epoch, start = self._position()
-        batches = self._batches()
+    def _source(self, epoch: int, start: int) -> Generator[StepBatch]:
+        batches = self.batches
         prepared = prepare_packed if self._fill is None else partial(prepare_filled, width=self._fill)
         if isinstance(batches, PackedBatches):
             return self._prepared(batches.packed_epoch(epoch, start=start), prepared)
