@@ -69,9 +69,8 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
     for start in range(0, len(histories), batch_size):
         part = histories[start : start + batch_size]
         rows = [_history(history, start + offset, encoder.num_items)[-limit:] for offset, history in enumerate(part)]
-        inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L]
-        lengths = torch.tensor([row.numel() for row in rows])  # [B]
-        encoded.append(encoder.encode_last(inputs.to(device), lengths.to(device)))
+        offsets = torch.tensor([0, *(row.numel() for row in rows)]).cumsum(0)  # [B + 1]
+        encoded.append(encoder.encode_last(torch.cat(rows).to(device), offsets.to(device)))
     return torch.cat(encoded)
 
 
