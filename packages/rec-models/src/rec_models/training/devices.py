@@ -23,7 +23,7 @@ def device_of(training: TrainingSettings) -> torch.device:
     """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``.
 
     Raises:
-        ValueError: there is no such device, or fewer than asked for.
+        ValueError: there is no such device, or there are fewer than requested.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
@@ -36,20 +36,20 @@ def device_of(training: TrainingSettings) -> torch.device:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """A device by its name.
+    """The device with this name.
 
     Raises:
-        ValueError: torch knows no such device, or does not find it here.
+        ValueError: torch does not know the device, or does not find it on this machine.
     """
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device has its own
+    except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device raises another
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: found {str(device)!r}, allowed: a device that torch finds here: {reason}") from error
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The dtype of matrix products under a precision; None where they take that of the weights, as always on a CPU."""
+    """The autocast dtype of a precision; None where products have the dtype of the weights, as always on a CPU."""
     if device.type != "cuda":
         return None
     return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}[precision]
@@ -112,15 +112,15 @@ def announce(
     device: torch.device,
     precision: str,
 ) -> None:
-    """Say on stderr what is about to happen, in one line, and in one each what may surprise.
+    """Write one line about the run to stderr, and one for each thing that may surprise.
 
     Args:
-        model: of the run, like all that follow.
+        model: the network.
         loss: the loss.
-        training: the loop, with the precision that was asked for.
+        training: the loop, with the requested precision.
         num_items: V.
-        device: where it happens.
-        precision: the one that is used there.
+        device: where training runs.
+        precision: the one that is used on the device.
     """
     why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
     sys.stderr.write(
@@ -141,7 +141,7 @@ def announce(
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
+    """The name of the processor, if the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

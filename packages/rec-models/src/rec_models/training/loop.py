@@ -27,11 +27,12 @@ from rec_models.optim.table_adam import TableAdam
 from rec_models.randomness import mix_seed
 from rec_models.training import devices, memory
 from rec_models.training.batch import StepBatch
-from rec_models.training.checkpoint import ModelCheckpoint, Resumed, RunFolder, RunState
+from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.cuda_graphs import GraphedSteps
 from rec_models.training.logging import Progress, ResultsFolder
 from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, as_factory
 from rec_models.training.result import BatchDone, FitResult
+from rec_models.training.run_state import Resumed, RunFolder, RunState
 from rec_models.training.step import StepLoss, count_tokens
 from rec_models.training.stopping import StopRequest, stop_on_sigterm
 
@@ -92,16 +93,14 @@ def fit(
     device = devices.device_of(training)
     precision: Precision = training.precision if device.type == "cuda" else "32-true"
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
-    if batching is not None:
-        identity["batching"] = asdict(batching)
+    identity |= {} if batching is None else {"batching": asdict(batching)}
     folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out))
     shape: list[int] = []  # rows and columns of the batch in work, for a message about memory
     with devices.quiet_lightning():
         fabric = devices.build_fabric(training, device, precision)
 
-    kind = memory.Run(model, loss, training, num_items)
     with ExitStack() as contexts:
-        contexts.enter_context(memory.out_of_memory_errors(device, kind, shape))
+        contexts.enter_context(memory.out_of_memory_errors(device, memory.Run(model, loss, training, num_items), shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
@@ -156,7 +155,6 @@ def _train(
     if graphed is None:  # a graph holds the whole step; otherwise Fabric applies precision, scaling and DDP
         module: Any = fabric.setup_module(step_loss, move_to_device=False)
         optimizer: Any = fabric.setup_optimizers(run.optimizer)
-    total, offsets = 0, [0]
     while not state.finished:
         run.encoder.train()
         run.start_epoch()
@@ -192,10 +190,10 @@ def _train(
 
         run.close_loop()
         metrics, seconds = run.measure(validate)
-        is_best = run.end_epoch(metrics, seconds)
+        run.end_epoch(metrics, seconds)
         if fabric.is_global_zero:
             results.write_history(state.history)
-        run.keep_best(metrics, is_best=is_best)
+        run.keep_best(metrics)
 
 
 @dataclass
@@ -238,14 +236,13 @@ class _Run:
         self.optimizer.load_state_dict(resumed.optimizer)
         if resumed.scaler:
             self.fabric.strategy.precision.load_state_dict(resumed.scaler)
-        where = f"epoch {self.state.epoch + 1}, batch {self.state.index}"
-        self.progress.say(f"resuming from {resumed.path.name}: {where}")
+        state = self.state
+        self.progress.say(f"resuming from {resumed.path.name}: epoch {state.epoch + 1}, batch {state.index}")
 
     def start_epoch(self) -> None:
         """Start the loop's clock, and count the loop's memory apart from what came before."""
-        device = self.fabric.device
-        self.state.peak_memory_gib = max(self.state.peak_memory_gib, memory.peak_gib(device))
-        memory.reset_peak(device)
+        self.state.peak_memory_gib = max(self.state.peak_memory_gib, memory.peak_gib(self.fabric.device))
+        memory.reset_peak(self.fabric.device)
         self.progress.start_epoch(self.state.epoch, self.state.index, self.num_batches)
         self._lap = self._read_at = time.perf_counter()
 
@@ -294,10 +291,9 @@ class _Run:
         now = time.perf_counter()
         state.loop_seconds += now - self._lap
         self._lap = self._read_at = now
-        mean_loss = state.loss_sum / max(1, state.loss_tokens)
-        speed = state.places / max(state.loop_seconds, 1e-9)
+        loss, speed = state.loss_sum / max(1, state.loss_tokens), state.places / max(state.loop_seconds, 1e-9)
         peak = max(state.peak_memory_gib, memory.peak_gib(self.fabric.device))
-        self.progress.update(state.index, self.num_batches, mean_loss, speed, peak)
+        self.progress.update(state.index, self.num_batches, loss, speed, peak)
 
     def close_loop(self) -> None:
         """Read what is left of an epoch, and bring the network up to date for validation.
@@ -307,8 +303,7 @@ class _Run:
         """
         self.read_losses()
         if self.state.loss_tokens == 0:
-            text = "train_batches: found no target in a whole epoch, allowed: at least one"
-            raise TrainingError(text, on_every_rank=True)
+            raise TrainingError("train_batches: found no target in an epoch, allowed: at least one", on_every_rank=True)
         # The peak of a process cannot be reset: on a CPU it is the loop's only before the first validation.
         device = self.fabric.device
         if device.type == "cuda" or not self._has_validated:
@@ -337,33 +332,17 @@ class _Run:
                 raise TrainingError(text, on_every_rank=True)
         return metrics, time.perf_counter() - started
 
-    def end_epoch(self, metrics: dict[str, float], validation_seconds: float) -> bool:
-        """Add a row to the history, decide whether to stop; returns whether this epoch is the best so far."""
+    def end_epoch(self, metrics: dict[str, float], validation_seconds: float) -> None:
+        """Add a row to the history, compare it with the best epoch, and decide whether to stop."""
         state, score = self.state, metrics.get(MONITORED)
-        row = {
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "train_loss": state.loss_sum / state.loss_tokens,
-            "train_seconds": state.loop_seconds,
-            "validation_seconds": validation_seconds,
-            "tokens": state.places,
-            "tokens_per_second": state.places / max(state.loop_seconds, 1e-9),
-        }
-        state.history.append(row | {f"validation_{name}": value for name, value in metrics.items()})
-        is_best = score is None or state.best_score is None or score > state.best_score
-        if is_best:
-            state.best_score, state.best_epoch, state.bad_epochs = score, state.epoch + 1, 0
-        else:
-            state.bad_epochs += 1
-        self.progress.end_epoch(row, score, best=is_best)
-        state.start_next_epoch()
+        row = state.end_epoch(metrics, score, validation_seconds)
+        self.progress.end_epoch(row, score, best=state.bad_epochs == 0)
         state.finished = state.epoch >= self.training.max_epochs or state.bad_epochs >= self.training.patience
-        return is_best
 
-    def keep_best(self, metrics: dict[str, float], *, is_best: bool) -> None:
+    def keep_best(self, metrics: dict[str, float]) -> None:
         """Save at the end of an epoch; where that would take too long, hold a copy of the best model on the host."""
         save_now = self.state.finished or self._save_seconds < _CHEAP_SECONDS or self._is_time_to_save(0.0)
-        if is_best and self.fabric.is_global_zero:
+        if self.state.bad_epochs == 0 and self.fabric.is_global_zero:
             weights = self.encoder.state_dict()
             if not save_now:
                 weights = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
@@ -407,9 +386,8 @@ class _Run:
 
     def _advice(self) -> str:
         """Where a failed run resumes, and what to change."""
-        cure = "lower learning_rate"
-        if self.encoder.autocast_dtype is not None:
-            cure += ", or take precision=32-true"
+        mixed = self.encoder.autocast_dtype is not None
+        cure = "lower learning_rate" + (", or take precision=32-true" if mixed else "")
         saved, best = self.folder.newest, self.folder.newest_best
         if saved is None:
             return f"there was no checkpoint yet; {cure}"

@@ -86,7 +86,7 @@ def segments_can_grow() -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's memory depends on."""
+    """The settings that the memory of a run depends on."""
 
     model: ModelSettings
     loss: LossSettings

@@ -12,9 +12,9 @@ from rec_models.config import Precision
 from rec_models.encoders import Encoder
 from rec_models.training import memory
 from rec_models.training.batch import StepBatch
-from rec_models.training.checkpoint import RunState
 from rec_models.training.devices import cpu_name
 from rec_models.training.prefetch import Prefetcher
+from rec_models.training.run_state import RunState
 
 
 class BatchDone(NamedTuple):

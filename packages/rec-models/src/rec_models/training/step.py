@@ -21,7 +21,7 @@ class StepLoss(nn.Module):
     """The mean loss of a micro-batch; one module, so that DDP sees one forward pass.
 
     Args:
-        encoder: on the device where batches will be; its `lookup` is set.
+        encoder: on the device of the batches; its `lookup` is set.
         loss: the loss.
         training: compile, optimizer.
         item_counts: [V] int64 on the encoder's device, for popularity sampling.
@@ -43,14 +43,14 @@ class StepLoss(nn.Module):
         self._sparse_grad = training.optimizer == "adam_lazy"
         self._loss = build_loss(loss, item_counts)
         self._pads = trains_padding(loss)
-        # The encoder itself stays as it is: validation runs other shapes, and would compile them too.
+        # The encoder itself is not compiled: validation has other shapes, which would be compiled too.
         self._network: Callable[[Tensor, Layout], Tensor] = (
             torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
         )
 
     @staticmethod
     def _lookup(training: TrainingSettings, world_size: int) -> Lookup:
-        """One gradient table, not two, where that is safe: DDP must see every gradient in the graph."""
+        """One gradient table instead of two, where that is safe: DDP must see every gradient in the graph."""
         if training.optimizer == "adam_lazy":
             return sparse_lookup
         return lookup_into_grad if world_size == 1 else lookup
@@ -60,12 +60,12 @@ class StepLoss(nn.Module):
 
         Args:
             batch: on the encoder's device.
-            step: of the optimizer, from 0; an int64 scalar on the device for losses of cce_kernels.
-            row_offset: tokens of the same step before this batch's first.
+            step: of the optimizer, from 0; for losses of cce_kernels also an int64 scalar on the device.
+            row_offset: tokens of the same step that come before this batch's first.
 
         Returns:
-            fp32 scalar, the mean over the tokens with a target, and padded places where the loss trains them; 0 where
-            there is none.
+            fp32 scalar: the mean over the tokens with a target, and over padded places where the loss trains them; 0 if
+            there are none.
 
         Raises:
             ValueError: a batch without masked places, for a model that learns from nothing else.
@@ -86,7 +86,7 @@ class StepLoss(nn.Module):
 
 
 def _compute_dtype(hidden: Tensor) -> Tensor:
-    """Under autocast the last norm returns fp32; the loss works in the dtype of matrix products."""
+    """Under autocast the last norm returns fp32, but the loss computes in the dtype of matrix products."""
     device = hidden.device.type
     return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
 
