@@ -1,6 +1,6 @@
 """A tiny log whose next item is a function of the last one, and a run on it; also a script for tests of processes.
 
-Run: python tiny_run.py OUT CHECKPOINTS [key=value ...]
+Run: python tiny_run.py RUNS, where RUNS is a JSON list of arguments of `run`, one object per run.
 """
 
 import json
@@ -129,7 +129,6 @@ def run(
 
 
 if __name__ == "__main__":
-    options = {key: json.loads(value) for key, value in (part.split("=", 1) for part in sys.argv[3:])}
-    result = run(sys.argv[1], sys.argv[2], **options)
-    if result.is_first_rank:
-        sys.stdout.write(json.dumps({"history": result.history, "metrics": result.metrics}))
+    results = [run(**options) for options in json.loads(sys.argv[1])]
+    if results[-1].is_first_rank:
+        sys.stdout.write(json.dumps([{"history": each.history, "metrics": each.metrics} for each in results]))
