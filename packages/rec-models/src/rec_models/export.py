@@ -22,11 +22,11 @@ def export(encoder: Encoder, path: str | Path) -> None:
     precision. Read it with ``torch.export.load(path).module()``.
 
     Args:
-        encoder: a trained encoder; it is left as it was.
-        path: the file to write, under a temporary name until it is whole; its folder is made.
+        encoder: a trained encoder; it is not changed.
+        path: the file to write, under a temporary name until it is complete; its folder is created.
 
     Raises:
-        ValueError: a folder is there, or the place cannot be written to; nothing has been traced then.
+        ValueError: the path is a folder or cannot be written to; this is checked before the export starts.
     """
     target = Path(path)
     temporary = target.with_name(f"{target.name}.part{target.suffix}")
@@ -44,7 +44,7 @@ def export(encoder: Encoder, path: str | Path) -> None:
 
 
 def _refuse_place(target: Path, temporary: Path) -> None:
-    """Make the folder and try to write there, before the work."""
+    """Create the folder and try to write there, before the work."""
     if target.is_dir():
         raise ValueError(f"path: found {target}, a folder, allowed: a file")
     try:
