@@ -104,7 +104,7 @@ def _measured(point: params.Params, effort: Effort, where: dict[str, Any], minut
 @contextmanager
 def _frozen_modules() -> Iterator[None]:
     """Let the garbage collector pass over what imports have made: each point and each recording runs it."""
-    import rec_models.training.fit  # noqa: F401  # with Lightning, the most of it
+    import rec_models.training.loop  # noqa: F401  # with Lightning, the most of it
 
     gc.collect()
     gc.freeze()

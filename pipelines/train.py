@@ -27,7 +27,7 @@ from cutrec.workflow import training_inputs as of_point
 from cutrec.workflow.run_hash import SEQUENCES, run_hash
 
 if TYPE_CHECKING:
-    from rec_models.training.fit import FitResult
+    from rec_models.training.result import FitResult
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
     from rec_data.sequences.store import SequenceStore
     from rec_models.errors import TrainingError
-    from rec_models.training.fit import fit
+    from rec_models.training.loop import fit
 
     catalogue = stage.DATA / "split" / "items.parquet"
     counts = torch.tensor(pq.read_table(catalogue, columns=["count"])["count"].to_numpy())  # [V] int64

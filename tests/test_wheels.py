@@ -12,7 +12,7 @@ PACKAGES = ("cce-kernels", "rec-data", "rec-models", "rec-eval", "cutrec")
 USES = {
     "cce-kernels": "from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy",
     "rec-data": "from rec_data.sequences.batches import SequenceStore, TrainingBatches",
-    "rec-models": "from rec_models.training.fit import fit; from rec_models.inference import load",
+    "rec-models": "from rec_models.training.loop import fit; from rec_models.inference import load",
     "rec-eval": "from rec_eval import evaluate, top_k",
     "cutrec": "import cutrec.reporting.report, cutrec.workflow.recommend",
 }

@@ -1,20 +1,17 @@
 """Batches for measuring steps: a warm-up that has seen each size of batch twice, then the same batches, timed.
 
-Recorded steps (`rec_models.training.cuda_graphs`) are launched kernel by kernel when a size of batch comes for the
-first time,
-recorded at the second, and replayed from then on. An epoch has thousands of replays; some timed steps should have
-nothing else. Which batches have one size is found out here as training finds it out, on the host.
+With CUDA graphs (`rec_models.training.cuda_graphs`) a step is launched kernel by kernel when a size of batch comes for
+the first time, recorded at the second, and replayed from then on. An epoch has thousands of replays, so the timed steps
+should be replays only. Which batches have the same size is found out here as training finds it out, on the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rec_data.sequences.batches import Batch, PackedBatch, TrainingBatches
-
-_Entry = TypeVar("_Entry")
+    from rec_data.sequences.batches import Batch, TrainingBatches
 
 
 class RehearsedBatches:
@@ -34,32 +31,24 @@ class RehearsedBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `rec_models.training.prefetch.Batches`."""
-        return self._in_order(self._batches.epoch, start)
-
-    def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[PackedBatch]:
-        """See `rec_models.training.prefetch.PackedBatches`."""
-        return self._in_order(self._batches.packed_epoch, start)
-
-    def _in_order(self, read: Callable[..., Iterator[_Entry]], start: int) -> Iterator[_Entry]:
-        source: Iterator[_Entry] = iter(())
+        source: Iterator[Batch] = iter(())
         following = None
         for index in self._order[start:]:
             if index != following:
-                source = iter(read(0, start=index))
+                source = self._batches.epoch(0, start=index)
             following = index + 1
             yield next(source)
 
 
 def recorded_sizes(batches: TrainingBatches) -> list[tuple[int, ...]]:
-    """What recordings of the batches are told apart by.
+    """The sizes that the batches have their CUDA graphs by.
 
     Args:
         batches: their first epoch.
     """
-    from rec_models.training.cuda_graphs import prepare_filled
+    from rec_models.training.cuda_graphs import prepare_filled, size_of
 
-    filled = (prepare_filled(batch, batches.max_seq_len) for batch in batches.packed_epoch(0))
-    return [(step.layout.rows, *(tensor.numel() for tensor in step.tensors())) for step in filled]
+    return [size_of(prepare_filled(batch, batches.max_seq_len)) for batch in batches.epoch(0)]
 
 
 def warm_up_order(sizes: Sequence[Hashable], fewest: int) -> list[int]:

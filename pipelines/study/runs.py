@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cutrec import config as params
     from rec_data.sequences.store import SequenceStore
     from rec_models.encoders import Encoder
-    from rec_models.training.fit import FitResult
+    from rec_models.training.result import FitResult
 
 PARTS = ("train", "validation", "test")
 KS = (1, 5, 10, 20, 100)
@@ -109,9 +109,9 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
 
 
 def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
-    """`rec_models.training.fit.fit` at a point, as the stage ``train`` calls it."""
+    """`rec_models.training.loop.fit` at a point, as the stage ``train`` calls it."""
     from cutrec.workflow import training_inputs as of_point
-    from rec_models.training import fit as training
+    from rec_models.training import loop as training
 
     return training.fit(
         model=of_point.model_settings(point),

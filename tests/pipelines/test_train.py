@@ -15,7 +15,7 @@ from cutrec.workflow.training_inputs import popularity_ndcg
 from pipelines import download, source, split, train
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
-from rec_models.training.fit import FitResult
+from rec_models.training.result import FitResult
 from tests.small_log import small_log
 
 Make = Callable[[dict[str, Any]], Path]
@@ -86,7 +86,7 @@ def test_what_all_processes_find_is_told_once(
     def fail(**_: object) -> None:
         raise TrainingError("the loss is nan", on_every_rank=everywhere)
 
-    monkeypatch.setattr("rec_models.training.fit.fit", fail)
+    monkeypatch.setattr("rec_models.training.loop.fit", fail)
     monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(SystemExit) as caught:
         stage.run(train.main)

@@ -35,6 +35,24 @@ def model_name(request):
 
 
 @pytest.fixture
+def folders(tmp_path):
+    return {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """From a list of histories to items [T], offsets [B + 1] and their layout."""
+    from rec_models.encoders.packing import layout_of
+
+    def packed(histories):
+        lengths = torch.tensor([len(history) for history in histories])
+        items = torch.tensor([item for history in histories for item in history])
+        return items, torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0))), layout_of(lengths)
+
+    return packed
+
+
+@pytest.fixture
 def make_encoder():
     from rec_models.config import ModelSettings
     from rec_models.encoders import build_encoder

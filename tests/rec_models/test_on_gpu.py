@@ -16,8 +16,7 @@ from rec_models.losses import LossContext, build_loss
 from rec_models.optim.build import KEPT, build_optimizer
 from rec_models.training.batch import pack, prepare
 from rec_models.training.cuda_graphs import RecordedSteps, prepare_filled
-from rec_models.training.fit import fit
-from rec_models.training.loop import TrainingModule
+from rec_models.training.loop import TrainingModule, fit
 from rec_models.training.step import BatchLoss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -1,6 +1,6 @@
 """A tiny log whose next item is a function of the last one, and a run on it; also a script for tests of processes.
 
-Run: python tiny_run.py OUT CHECKPOINTS [key=value ...]
+Run: python tiny_run.py RUNS, where RUNS is a JSON list of arguments of `run`, one object per run.
 """
 
 import json
@@ -15,17 +15,22 @@ from torch import Tensor
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.inference import encode
-from rec_models.training.fit import FitResult, fit
+from rec_models.training.loop import fit
+from rec_models.training.result import FitResult
 
 ITEMS = 30
 STRIDE = 7  # the item after i is i + 7, modulo 30
 
 
 class TinyBatch(NamedTuple):
-    inputs: Tensor
-    lengths: Tensor
-    targets: Tensor
-    masked: Tensor | None = None
+    items: Tensor  # [T]
+    offsets: Tensor  # [B + 1]
+    targets: Tensor  # [T]
+    masked: Tensor | None = None  # [T]
+
+    @property
+    def lengths(self):
+        return self.offsets.diff()
 
 
 class TinyBatches:
@@ -43,26 +48,26 @@ class TinyBatches:
             yield self.batch(epoch, index)
 
     def batch(self, epoch, index):
-        whole = self.whole(epoch, index // self.micro)
+        lengths, *padded = self.padded(epoch, index // self.micro)
         rows = self.rows // self.world_size
         first = (index % self.micro) * self.rows + self.rank * rows
-        part = [None if field is None else field[first : first + rows] for field in whole]
-        return TinyBatch(*part)
+        lengths = lengths[first : first + rows]
+        real = torch.arange(self.width) < lengths[:, None]
+        items, targets, masked = (None if part is None else part[first : first + rows][real] for part in padded)
+        return TinyBatch(items, torch.tensor([0, *lengths]).cumsum(0), targets, masked)
 
-    def whole(self, epoch, index):
+    def padded(self, epoch, index):
+        """Lengths [B], and items, targets and masked [B, L], of the whole step."""
         generator = torch.Generator().manual_seed(1000 * epoch + index)
         total = self.rows * self.micro
         lengths = torch.randint(2, self.width + 1, (total,), generator=generator)
         first = torch.randint(ITEMS, (total, 1), generator=generator)
         items = (first + STRIDE * torch.arange(self.width + 1)) % ITEMS
-        padded = torch.arange(self.width) >= lengths[:, None]
-        inputs = items[:, :-1].masked_fill(padded, 0)
         if self.model == "sasrec":
-            return TinyBatch(inputs, lengths, items[:, 1:].masked_fill(padded, -100))
-        masked = torch.rand(inputs.shape, generator=generator) < 0.3
+            return lengths, items[:, :-1], items[:, 1:], None
+        masked = torch.rand(total, self.width, generator=generator) < 0.3
         masked[torch.arange(total), lengths - 1] = True
-        masked &= ~padded
-        return TinyBatch(inputs, lengths, torch.where(masked, items[:, :-1], -100), masked)
+        return lengths, items[:, :-1], torch.where(masked, items[:, :-1], -100), masked
 
 
 def validate(encoder):
@@ -124,7 +129,6 @@ def run(
 
 
 if __name__ == "__main__":
-    options = {key: json.loads(value) for key, value in (part.split("=", 1) for part in sys.argv[3:])}
-    result = run(sys.argv[1], sys.argv[2], **options)
-    if result.is_first_rank:
-        sys.stdout.write(json.dumps({"history": result.history, "metrics": result.metrics}))
+    results = [run(**options) for options in json.loads(sys.argv[1])]
+    if results[-1].is_first_rank:
+        sys.stdout.write(json.dumps([{"history": each.history, "metrics": each.metrics} for each in results]))

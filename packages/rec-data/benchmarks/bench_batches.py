@@ -156,7 +156,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     store = make_store(twins.TWINS[arguments.twin].scaled(arguments.scale))
 
-    def gathered(method: str, **options: object) -> Callable[[], Iterator[Tensor]]:
+    def gathered(**options: object) -> Callable[[], Iterator[Tensor]]:
         batches = TrainingBatches(
             store,
             num_items=LENGTH_ONLY_ITEMS,
@@ -165,15 +165,11 @@ def main() -> None:
             device=arguments.device,
             **options,  # type: ignore[arg-type]
         )
-        if method == "packed":
-            return lambda: (batch.offsets.diff() for batch in batches.packed_epoch(0))
-        return lambda: (batch.lengths for batch in batches.epoch(0))
+        return lambda: (batch.offsets.diff() for batch in batches.epoch(0))
 
     contestants = {
-        "next_item": gathered("padded"),
-        "next_item, packed": gathered("packed"),
-        "masked_item": gathered("padded", task="masked_item"),
-        "masked_item, packed": gathered("packed", task="masked_item"),
+        "next_item, packed": gathered(),
+        "masked_item, packed": gathered(task="masked_item"),
     }
     for workers in arguments.workers:
         contestants[f"DataLoader, {workers} workers"] = lambda workers=workers: loader_batches(

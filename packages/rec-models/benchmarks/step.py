@@ -3,11 +3,10 @@
     python packages/rec-models/benchmarks/step.py OUT.csv [--points beauty,zvuk] [--losses cce,cce_neg/tile]
         [--variants eager,graphs] [--profile DIR] [--seconds 250]
 
-Runs `rec_models.training.fit.fit` itself, so that Lightning, the feeding thread and the optimiser are in the figures.
-A CSV
-row a measurement, the most important ones first; rows that OUT.csv already holds (of the same GPU and revision) are not
-measured again. Where a loss is measured in several ways that must not change it, their losses are compared. `--profile`
-also writes tables of kernels, `--seconds` starts nothing new after so long.
+Runs `rec_models.training.loop.fit` itself, so the figures include the prefetch threads and the optimizer. OUT.csv gets
+one row per measurement, the most important ones first; rows that it already holds (of the same GPU and revision) are
+not measured again. Where a loss is measured in several ways that must not change it, their losses are compared.
+`--profile` also writes tables of kernels; `--seconds` starts nothing new after that time.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def measure(case: Case, profiler: Profiler | None) -> StepTimes:
         warmup=WARMUP,
         steps=STEPS if profiler is None else PROFILED + 2,
         max_seconds=SECONDS_A_ROW if profiler is None else None,
-        callbacks=[] if profiler is None else [profiler],
+        on_batch=profiler,
         build=on_gpu if torch.cuda.is_available() else None,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rec_models.config import ModelSettings
 from rec_models.encoders import build_encoder
-from rec_models.training.batch import prepare_packed
+from rec_models.training.batch import prepare
 
 
 def matmul_tflops(size: int = 8192, seconds: float = 1.0) -> float:
@@ -35,7 +35,7 @@ def network_ms(point: Point) -> float:
     """Forward and backward of the network without table and loss, batches on the device: the median."""
     settings = ModelSettings(hidden=point.hidden, max_seq_len=point.max_seq_len)
     encoder = build_encoder(settings, 2).cuda()  # the table is no part of it
-    steps = [prepare_packed(batch).map(Tensor.cuda) for batch in SyntheticBatches(point, 8).packed_epoch(0)]
+    steps = [prepare(batch).map(Tensor.cuda) for batch in SyntheticBatches(point, 8).epoch(0)]
     times = []
     for number in range(40):
         step = steps[number % len(steps)]
@@ -54,7 +54,7 @@ def network_ms(point: Point) -> float:
 def lookup_gradient_ms(point: Point) -> dict[str, float]:
     """Ways to add the gradient of looked-up rows to the table's; the last is what `lookup_into_grad` takes."""
     table = torch.zeros(point.items, point.hidden, device="cuda")
-    items = [prepare_packed(batch).items.cuda() for batch in SyntheticBatches(point, 8).packed_epoch(0)]
+    items = [prepare(batch).items.cuda() for batch in SyntheticBatches(point, 8).epoch(0)]
     rows = torch.randn(max(part.numel() for part in items), point.hidden, device="cuda")
     ways = {
         "index_put_ (sorts, deterministic)": lambda ids: table.index_put_((ids,), rows[: len(ids)], accumulate=True),

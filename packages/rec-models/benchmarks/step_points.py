@@ -39,9 +39,9 @@ DISTINCT = 8
 
 
 class SyntheticBatch(NamedTuple):
-    """See `rec_models.training.batch.PackedBatch`."""
+    """See `rec_models.training.batch.Batch`."""
 
-    inputs: Tensor
+    items: Tensor
     offsets: Tensor
     targets: Tensor
     masked: Tensor | None = None
@@ -70,6 +70,6 @@ class SyntheticBatches:
     def __len__(self) -> int:
         return self._steps
 
-    def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[SyntheticBatch]:
-        """See `rec_models.training.prefetch.PackedBatches`."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[SyntheticBatch]:
+        """See `rec_models.training.prefetch.Batches`."""
         return (self._batches[index % DISTINCT] for index in range(start, self._steps))

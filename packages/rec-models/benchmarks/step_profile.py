@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 
-from cce_kernels import kernels
+import cce_kernels
+from rec_models.training.result import BatchDone
 
 PROFILED = 5
 GROUPS = (  # the first that fits
@@ -39,8 +39,8 @@ class Row(NamedTuple):
     share: float
 
 
-class Profiler(lightning.Callback):
-    """Profiles some steps after a warm-up.
+class Profiler:
+    """Profiles some steps after a warm-up; one is an ``on_batch`` of `rec_models.training.benchmark.measure_steps`.
 
     Args:
         warmup: steps left out.
@@ -48,17 +48,19 @@ class Profiler(lightning.Callback):
 
     def __init__(self, warmup: int) -> None:
         self._warmup = warmup
+        self._done = 0
         self._profiler: Any = None
         self.rows: list[Row] = []
 
-    def on_train_batch_end(self, trainer: object, module: object, out: object, batch: object, batch_idx: int) -> None:
+    def __call__(self, done: BatchDone) -> None:
         """Start and stop around the steps."""
-        if batch_idx + 1 == self._warmup:
+        self._done += 1
+        if self._done == self._warmup:
             torch.cuda.synchronize()
             activities = [torch.profiler.ProfilerActivity.CUDA]
             self._profiler = torch.profiler.profile(activities=activities)
             self._profiler.start()
-        elif batch_idx + 1 == self._warmup + PROFILED and self._profiler is not None:
+        elif self._done == self._warmup + PROFILED and self._profiler is not None:
             torch.cuda.synchronize()
             self._profiler.stop()
             self.rows = summarise(
@@ -71,8 +73,8 @@ class Profiler(lightning.Callback):
 def loss_kernels() -> frozenset[str]:
     """The names of all functions of cce_kernels that Triton compiles; those that are launched are among them."""
     names = set()
-    for found in pkgutil.iter_modules(kernels.__path__):
-        module = importlib.import_module(f"{kernels.__name__}.{found.name}")
+    for found in pkgutil.walk_packages(cce_kernels.__path__, f"{cce_kernels.__name__}."):
+        module = importlib.import_module(found.name)
         compiled = (x for x in vars(module).values() if type(x).__module__.startswith("triton.runtime"))
         # The interpreter leaves a builder of its own in modules that it has run: no function.
         names |= {x.fn.__name__ for x in compiled if hasattr(x, "fn")}

@@ -23,11 +23,11 @@ def batches_of(task: Any) -> TrainingBatches:
 def test_batches_come_in_the_order_asked_for_from_wherever():
     inner = batches_of("next_item")
     order = [3, 3, 0, 1, 2, 5, 0]
-    every = [batch.inputs.tolist() for batch in inner.packed_epoch(0)]
+    every = [batch.inputs.tolist() for batch in inner.epoch(0)]
     asked = RehearsedBatches(inner, order)
     assert len(asked) == 7
-    assert [batch.inputs.tolist() for batch in asked.packed_epoch(4)] == [every[index] for index in order]
-    assert [batch.inputs.tolist() for batch in asked.packed_epoch(0, start=4)] == [every[index] for index in order[4:]]
+    assert [batch.inputs.tolist() for batch in asked.epoch(4)] == [every[index] for index in order]
+    assert [batch.inputs.tolist() for batch in asked.epoch(0, start=4)] == [every[index] for index in order[4:]]
     assert [int(batch.lengths.sum()) for batch in asked.epoch(0)] == [len(every[index]) for index in order]
 
 

@@ -1,8 +1,9 @@
-"""A trained encoder as a program of its own: runs where torch is and this package is not, C++ included."""
+"""Export a trained encoder as a program that runs with torch alone, without this package, also from C++."""
 
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,11 +22,11 @@ def export(encoder: Encoder, path: str | Path) -> None:
     precision. Read it with ``torch.export.load(path).module()``.
 
     Args:
-        encoder: a trained encoder; it is left as it was.
-        path: the file to write, under a temporary name until it is whole; its folder is made.
+        encoder: a trained encoder; it is not changed.
+        path: the file to write, under a temporary name until it is complete; its folder is created.
 
     Raises:
-        ValueError: a folder is there, or the place cannot be written to; nothing has been traced then.
+        ValueError: the path is a folder or cannot be written to; this is checked before the export starts.
     """
     target = Path(path)
     temporary = target.with_name(f"{target.name}.part{target.suffix}")
@@ -43,7 +44,7 @@ def export(encoder: Encoder, path: str | Path) -> None:
 
 
 def _refuse_place(target: Path, temporary: Path) -> None:
-    """Make the folder and try to write there, before the work."""
+    """Create the folder and try to write there, before the work."""
     if target.is_dir():
         raise ValueError(f"path: found {target}, a folder, allowed: a file")
     try:
@@ -55,16 +56,18 @@ def _refuse_place(target: Path, temporary: Path) -> None:
 
 
 class _Ranker(nn.Module):
-    """From histories to vectors and scores, in shapes that depend on shapes alone."""
+    """From padded histories to vectors and scores; its shapes do not depend on values."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
         self.encoder.lookup = lookup
-        self.encoder.layout_of = padded_layout_of
         self.encoder.autocast_dtype = None
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Args: inputs [B, L] int64, lengths [B] int64. Returns [B, D] and [B, V]."""
-        vectors = self.encoder.encode_last(inputs, lengths)
+        rows, width = inputs.shape
+        ends = torch.arange(rows, device=inputs.device) * width + lengths - 1  # [B]
+        layout_of = partial(padded_layout_of, width=width)
+        vectors = self.encoder.encode_ends(inputs.flatten(), ends, lengths, layout_of)
         return vectors, vectors @ self.encoder.item_table.T

@@ -18,21 +18,21 @@ from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
 
 History = Sequence[int] | Tensor
-"""Item ids, oldest first; arrays serve too."""
-_SCORES = 1 << 26  # scores held at a time: 256 MiB
+"""Item ids, oldest first; NumPy arrays work too."""
+_SCORES = 1 << 26  # scores in memory at a time: 256 MiB
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
-    """The encoder in a ``model.ckpt``, in eval mode, its settings attached as ``encoder.settings``.
+    """Load the encoder of a ``model.ckpt``, in eval mode, with its settings as ``encoder.settings``.
 
-    On a GPU `Encoder.encode_last` computes in the precision that the model was trained in there, on a CPU in float32.
+    On a GPU `Encoder.encode_last` computes in the precision of training, on a CPU in float32.
 
     Args:
         path: the file.
-        device: where the encoder is to work.
+        device: where the encoder should run.
 
     Raises:
-        CheckpointError: the file is damaged or something else.
+        CheckpointError: the file is damaged or not a model.
         FileNotFoundError: there is no such file.
         ValueError: there is no such device.
     """
@@ -50,14 +50,14 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
 
     Args:
         encoder: in eval mode.
-        histories: item ids from 0 to V - 1, oldest first, at least one each; the last ``max_seq_len`` are read.
+        histories: item ids from 0 to V - 1, oldest first, at least one per history; the last ``max_seq_len`` are used.
         batch_size: histories at a time.
 
     Returns:
         [len(histories), D] on the encoder's device, in the dtype of its weights.
 
     Raises:
-        ValueError: an empty history, one that is no list of whole ids, an id outside the catalogue, or an encoder in
+        ValueError: a history that is empty or not a list of integer ids, an id outside the catalogue, or an encoder in
             train mode.
     """
     _refuse_dropout(encoder)
@@ -69,9 +69,8 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
     for start in range(0, len(histories), batch_size):
         part = histories[start : start + batch_size]
         rows = [_history(history, start + offset, encoder.num_items)[-limit:] for offset, history in enumerate(part)]
-        inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, L]
-        lengths = torch.tensor([row.numel() for row in rows])  # [B]
-        encoded.append(encoder.encode_last(inputs.to(device), lengths.to(device)))
+        offsets = torch.tensor([0, *(row.numel() for row in rows)]).cumsum(0)  # [B + 1]
+        encoded.append(encoder.encode_last(torch.cat(rows).to(device), offsets.to(device)))
     return torch.cat(encoded)
 
 
@@ -95,15 +94,15 @@ def recommend(
 ) -> Recommendations:
     """Rank the catalogue for each history.
 
-    For many users, stream the catalogue with a ranking library instead: this one holds all V scores of a few users.
+    This holds all V scores of a few users at a time; for many users, use a ranking library that streams the catalogue.
 
     Args:
         encoder: in eval mode.
         histories: as for `encode`.
-        k: items a history, from 1 to V.
-        filter_seen: leave out items of the history itself, all of it, also what lies before ``max_seq_len``.
-        unknown: what to do with ids outside the catalogue. ``skip`` leaves them out with one warning that counts them;
-            a history without any other id gets no items.
+        k: items per history, from 1 to V.
+        filter_seen: leave out all items of the history, also those before the last ``max_seq_len``.
+        unknown: what to do with ids outside the catalogue. ``skip`` ignores them, with one warning that counts them; a
+            history without known ids gets no items.
 
     Raises:
         ValueError: as `encode`, or k is out of range.
@@ -135,7 +134,7 @@ def recommend(
 
 
 def _recommend_known(encoder: Encoder, histories: Sequence[History], k: int, *, filter_seen: bool) -> Recommendations:
-    """As `recommend` for the known ids of each history; says how many others there were."""
+    """`recommend` for the known ids of each history, with a warning that counts the others."""
     whole = [_ids(history, number) for number, history in enumerate(histories)]
     is_known = [(ids >= 0) & (ids < encoder.num_items) for ids in whole]
     known = [ids[there] for ids, there in zip(whole, is_known, strict=True)]
@@ -160,14 +159,14 @@ def _refuse_dropout(encoder: Encoder) -> None:
 
 
 def _check_list(histories: Sequence[History]) -> None:
-    """Refuse what is no list, array or tensor of histories."""
+    """Refuse anything but a list, array or tensor of histories."""
     is_list = hasattr(histories, "__len__") and hasattr(histories, "__getitem__")
     if not is_list or isinstance(histories, (str, bytes, Mapping)):
         raise ValueError(f"histories: found {reprlib.repr(histories)}, allowed: a list of histories, each of item ids")
 
 
 def _ids(history: History, number: int) -> Tensor:
-    """The ids of a history as a tensor [L] int64, in whatever range."""
+    """The ids of a history as a tensor [L] int64, not checked against the catalogue."""
     try:
         row = torch.as_tensor(history)
     except (TypeError, ValueError, RuntimeError):

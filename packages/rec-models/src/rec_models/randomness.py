@@ -1,4 +1,4 @@
-"""Random streams as functions of counters: what a step draws depends on its place in the run alone."""
+"""Seeds as functions of counters: what a step draws depends only on its place in the run."""
 
 from __future__ import annotations
 

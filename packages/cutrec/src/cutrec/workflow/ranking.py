@@ -62,9 +62,9 @@ def user_batches(
     batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
     with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False) as progress:
         for batch in batches:
-            end = start + len(batch.lengths)
+            end = start + len(batch.offsets) - 1
             with torch.no_grad():
-                queries = encoder.encode_last(batch.inputs, batch.lengths).to(dtype)  # [u, D]
+                queries = encoder.encode_last(batch.items, batch.offsets).to(dtype)  # [u, D]
             offsets = store.offsets[start : end + 1]
             seen_items = store.items[offsets[0] : offsets[-1]]
             yield UserBatch(

@@ -48,7 +48,7 @@ def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch
     from rec_data.sequences.histories import read_catalogue
     from rec_models.errors import TrainingError
     from rec_models.training.checkpoint import ModelCheckpoint
-    from rec_models.training.fit import fit
+    from rec_models.training.loop import fit
 
     checkpoint = ModelCheckpoint.read(model)
     refuse_other_point(point, checkpoint)

@@ -1,4 +1,4 @@
-"""What `rec_models.training.fit.fit` takes, of a point: its network, loss, loop, batches and validation."""
+"""What `rec_models.training.loop.fit` takes, of a point: its network, loss, loop, batches and validation."""
 
 from __future__ import annotations
 

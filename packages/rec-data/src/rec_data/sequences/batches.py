@@ -1,8 +1,8 @@
 """Batches gathered from the sequence store by index arithmetic.
 
-A batch is one gather from the flat item ids, end to end, on the device that trains: nothing is done row by row, nothing
-for padding, and no workers are needed; padding is put around where it is asked for. What a batch holds is a pure
-function of (seed, epoch, index), so training resumes in mid-epoch, and any rank can be recomputed.
+A batch holds its sequences end to end, without padding. It is one gather from the flat item ids, on the device that
+trains, so there is no work per row or per padded place, and no worker processes are needed. The content of a batch is
+a pure function of (seed, epoch, index), so training can resume in mid-epoch and any rank can be recomputed.
 
 Needs torch, numpy and pyarrow only.
 """
@@ -17,59 +17,37 @@ from torch import Tensor
 from rec_data.arrays import Int64s
 from rec_data.errors import DataError
 from rec_data.sequences.examples import Examples, epoch_order, last_windows, num_batches, shard, sliding_windows
-from rec_data.sequences.gather import IGNORE, Gather, padded_places
+from rec_data.sequences.gather import IGNORE, Gather
 from rec_data.sequences.masking import mask_items
 from rec_data.sequences.store import SequenceStore
 
-__all__ = ["Batch", "PackedBatch", "SequenceStore", "TrainingBatches", "inference_batches"]
+__all__ = ["Batch", "SequenceStore", "TrainingBatches", "inference_batches"]
 
 TASKS = ("next_item", "masked_item")
 
 
 class Batch(NamedTuple):
-    """Sequences of one batch, padded on the right.
+    """Packed sequences: sequence ``i`` is ``items[offsets[i] : offsets[i + 1]]``."""
 
-    Padded places hold item 0; only ``lengths`` tells them from item 0 itself.
-    """
-
-    inputs: Tensor
-    """[B, L] int64; L is the longest sequence of this batch."""
-
-    lengths: Tensor
-    """[B] int64, >= 1."""
-
-    targets: Tensor
-    """[B, L] int64, -100 where nothing is predicted."""
-
-    masked: Tensor | None = None
-    """[B, L] bool, masked-item task only: the mask vector stands here, and ``inputs`` holds 0."""
-
-
-class PackedBatch(NamedTuple):
-    """Sequences of one batch, end to end, without padding.
-
-    Sequence ``i`` is ``inputs[offsets[i] : offsets[i + 1]]``.
-    """
-
-    inputs: Tensor
+    items: Tensor
     """[T] int64; T is the sum of the lengths."""
 
     offsets: Tensor
-    """[B + 1] int64."""
+    """[B + 1] int64, from 0 to T; every sequence has at least one item."""
 
     targets: Tensor
     """[T] int64, -100 where nothing is predicted."""
 
     masked: Tensor | None = None
-    """[T] bool, masked-item task only."""
+    """[T] bool, masked-item task only: the mask vector replaces the item here, and ``items`` holds 0."""
 
 
 class TrainingBatches:
     """The training examples of a store, batch by batch.
 
-    ``next_item``: the last ``max_seq_len + 1`` items of a user; at every place but the last the target is the item
-    that follows. ``masked_item``: the last ``max_seq_len`` items; the targets are the items behind the mask
-    (``rec_data.sequences.masking``). Histories of one item hold nothing to predict from, and give no example.
+    ``next_item``: the last ``max_seq_len + 1`` items of a user; all but the last are inputs, and the target at each is
+    the item that follows. ``masked_item``: the last ``max_seq_len`` items; the targets are the items behind the mask
+    (``rec_data.sequences.masking``). A history of one item has nothing to predict from and yields no example.
     """
 
     def __init__(
@@ -87,10 +65,10 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Plans the examples; reads the whole store once, to check its ids.
+        """Plans the examples and reads the whole store once, to check its ids.
 
-        What is read of a mapped store are pages that the system may drop again, four bytes an item. They count as
-        memory of the process for as long as they stay.
+        Reading a memory-mapped store brings its pages into memory, four bytes per item. The system may drop them
+        again; until then they count as memory of the process.
 
         Args:
             store: The training histories.
@@ -99,12 +77,12 @@ class TrainingBatches:
             batch_size: Sequences per batch and rank.
             max_seq_len: Longest input.
             mask_prob: Masked-item task: probability that a place is masked.
-            window: None: one example per user, its last items. An integer: examples slide back over the whole history
-                in steps of so many items, at most ``max_seq_len``.
+            window: None: one example per user, its last items. An integer: a window slides back over the whole history
+                in steps of this many items, at most ``max_seq_len``.
             seed: Of the order and of the masks.
-            device: Where the batches are wanted.
-            rank: This process among ``world_size``.
-            world_size: Processes that share the examples, without overlap or loss.
+            device: Where the batches should be.
+            rank: Index of this process.
+            world_size: Number of processes, which share the examples without overlap or loss.
 
         Raises:
             DataError: An argument out of range, an item out of range, or too few examples for the ranks.
@@ -150,8 +128,8 @@ class TrainingBatches:
         """The batches of one epoch.
 
         Args:
-            epoch: Which epoch; each has an order of its own.
-            start: Index of the first batch to give, to go on in mid-epoch.
+            epoch: Which epoch; each has its own order.
+            start: Index of the first batch, to resume in mid-epoch.
 
         Yields:
             Batches ``start`` to ``len(self) - 1`` of this rank.
@@ -159,59 +137,34 @@ class TrainingBatches:
         Raises:
             DataError: An argument below 0.
         """
-        for rows in self._rows(epoch, start):
-            longest = int(self.examples.lengths[rows].max()) - self._shift
-            yield _pad(self._batch(rows, epoch), longest)
-
-    def packed_epoch(self, epoch: int, start: int = 0) -> Iterator[PackedBatch]:
-        """The batches of ``epoch``, without padding.
-
-        Args:
-            epoch: Which epoch.
-            start: Index of the first batch to give.
-
-        Yields:
-            The same examples as ``epoch`` gives, in the same batches.
-
-        Raises:
-            DataError: An argument below 0.
-        """
-        for rows in self._rows(epoch, start):
-            yield self._batch(rows, epoch)
-
-    def _rows(self, epoch: int, start: int) -> Iterator[Int64s]:
-        """The examples of this rank's batches."""
         for name, value in (("epoch", epoch), ("start", start)):
             if value < 0:
                 raise DataError(f"{name} {value}; allowed: at least 0")
         order = epoch_order(len(self.examples), seed=self.seed, epoch=epoch)
         for index in range(start, len(self)):
             place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
-            yield order[place]
+            yield self._batch(order[place], epoch)
 
-    def _batch(self, rows: Int64s, epoch: int) -> PackedBatch:
+    def _batch(self, rows: Int64s, epoch: int) -> Batch:
         starts, lengths = self.examples.starts[rows], self.examples.lengths[rows] - self._shift
         if self.task == "next_item":
-            inputs, offsets, targets = self._gather.with_next(starts, lengths)
-            return PackedBatch(inputs, offsets, targets)
-        inputs, offsets = self._gather(starts, lengths)
+            return Batch(*self._gather.with_next(starts, lengths))
+        items, offsets = self._gather(starts, lengths)
         examples = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        inputs, targets, masked = mask_items(
-            inputs, offsets, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch
-        )
-        return PackedBatch(inputs, offsets, targets, masked)
+        items, targets, masked = mask_items(items, offsets, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch)
+        return Batch(items, offsets, targets, masked)
 
 
 def inference_batches(
     store: SequenceStore, *, max_seq_len: int, batch_size: int, device: torch.device | str = "cpu"
 ) -> Iterator[Batch]:
-    """All histories of a store in their order, each cut to its last ``max_seq_len`` items.
+    """The histories of a store in order, each cut to its last ``max_seq_len`` items.
 
     Args:
         store: The histories to continue.
         max_seq_len: Longest input.
         batch_size: Histories per batch.
-        device: Where the batches are wanted.
+        device: Where the batches should be.
 
     Yields:
         Batches whose targets are -100 everywhere.
@@ -230,21 +183,8 @@ def inference_batches(
     starts = np.maximum(offsets[:-1], ends - max_seq_len)
     for first in range(0, len(store), batch_size):
         part = slice(first, first + batch_size)
-        lengths = ends[part] - starts[part]
-        inputs, cuts = gather(starts[part], lengths)
-        yield _pad(PackedBatch(inputs, cuts, torch.full_like(inputs, IGNORE)), int(lengths.max()))
-
-
-def _pad(batch: PackedBatch, longest: int) -> Batch:
-    """Pads a batch on the right; ``longest``, the longest sequence, is known on the host: no device is waited for."""
-    rows = len(batch.offsets) - 1
-    places = padded_places(batch.offsets, len(batch.inputs), longest)
-
-    def padded(values: Tensor, fill: int) -> Tensor:
-        return values.new_full((rows * longest,), fill).index_copy_(0, places, values).view(rows, longest)
-
-    masked = None if batch.masked is None else padded(batch.masked, 0)
-    return Batch(padded(batch.inputs, 0), batch.offsets.diff(), padded(batch.targets, IGNORE), masked)
+        items, cuts = gather(starts[part], ends[part] - starts[part])
+        yield Batch(items, cuts, torch.full_like(items, IGNORE))
 
 
 def _check_items(store: SequenceStore, num_items: int) -> None:

@@ -42,9 +42,8 @@ def sliding_windows(offsets: Int64s, span: int, stride: int, *, full: bool = Fal
         offsets: [n + 1] int64 of the store.
         span: Items of an example at most.
         stride: Items from one example to the next.
-        full: Whether the oldest example of a history is as long as the others: it then overlaps the one after it, where
-            otherwise it holds what is left over. Tasks that learn from single items need it, since what is left over
-            can be one item.
+        full: Make the oldest example of a history as long as the others, so that it overlaps the next one. Otherwise
+            it holds the remaining items, which may be a single one; masked-item tasks cannot learn from that.
 
     Returns:
         Examples of at least two items.
@@ -70,10 +69,10 @@ def epoch_order(size: int, *, seed: int, epoch: int) -> Int64s:
 def num_batches(size: int, *, batch_size: int, world_size: int) -> int:
     """Batches per epoch and rank.
 
-    All ranks together take consecutive blocks of ``batch_size * world_size`` examples; the last block is what is
-    left, shared evenly. If that is too little for one example each, the block before takes it in: then some of its
-    batches hold one example more than ``batch_size``. So every rank has the same number of batches, none of them
-    empty, and every example is in exactly one.
+    All ranks together take consecutive blocks of ``batch_size * world_size`` examples. The last block holds the
+    remaining examples, shared evenly. If they are fewer than the ranks, they join the block before, some of whose
+    batches then hold ``batch_size + 1`` examples. So every rank has the same number of batches, no batch is empty, and
+    every example is in exactly one batch.
 
     Args:
         size: Number of examples, at least ``world_size``.

@@ -1,4 +1,4 @@
-"""Ragged rows of a flat array end to end, or padded, on the device that trains."""
+"""Rows of different lengths, gathered end to end from a flat array on the device that trains."""
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ IGNORE = -100
 
 
 class Gather:
-    """Ragged rows of a flat array, end to end: work grows with the items that are read, not with the longest row.
+    """Gathers rows of different lengths end to end; work grows with the items read, not with the longest row.
 
-    The flat array is moved to the device once, if it takes at most a quarter of the free memory there; otherwise the
-    gather runs on the host and the rows travel.
+    The flat array is copied to the device once if it takes at most a quarter of the free memory there. Otherwise the
+    gather runs on the host, and each batch is copied.
 
     Args:
         items: [nnz] int32, on the host.
-        device: where rows are wanted.
+        device: where the rows should be.
     """
 
     def __init__(self, items: Tensor, device: torch.device) -> None:
@@ -37,20 +37,20 @@ class Gather:
             lengths: [B] int64, >= 1.
 
         Returns:
-            inputs [T] int64, offsets [B + 1] int64, on the device; T is the sum of the lengths.
+            items [T] int64, offsets [B + 1] int64, on the device; T is the sum of the lengths.
         """
         place, offsets = self._places(starts, lengths)
         return self._send(self._take(place)), self._send(offsets)
 
     def with_next(self, starts: Int64s, lengths: Int64s) -> tuple[Tensor, Tensor, Tensor]:
-        """Gathers rows, and the item that follows each of their items.
+        """Gathers rows, and for each of their items the one that follows it.
 
         Args:
             starts: [B] int64 first place of each row in the flat array.
-            lengths: [B] int64, >= 1; another item of the flat array follows each row.
+            lengths: [B] int64, >= 1; every row is followed by another item of the flat array.
 
         Returns:
-            inputs [T] int64, offsets [B + 1] int64, next items [T] int64, on the device.
+            items [T] int64, offsets [B + 1] int64, next items [T] int64, on the device.
         """
         place, offsets = self._places(starts, lengths)
         return self._send(self._take(place)), self._send(offsets), self._send(self._take(place + 1))
@@ -74,20 +74,11 @@ class Gather:
 
 
 def repeat_rows(values: Tensor, offsets: Tensor, total: int) -> Tensor:
-    """One value a row to one a place: [B], [B + 1] int64 to [T]; ``total`` is T, so that no device is waited for."""
-    return torch.repeat_interleave(values, offsets.diff(), output_size=total)
+    """Repeats one value per row for each of its places: [B], [B + 1] int64 to [T].
 
-
-def padded_places(offsets: Tensor, total: int, longest: int) -> Tensor:
-    """Where places of rows end to end stand in rows padded on the right: [B + 1] int64 offsets to [T] int64 of B * L.
-
-    Args:
-        offsets: [B + 1] int64.
-        total: T.
-        longest: L, at least the longest row.
+    ``total`` is T; passing it avoids waiting for the device.
     """
-    shift = torch.arange(len(offsets) - 1, device=offsets.device) * longest - offsets[:-1]  # [B]
-    return torch.arange(total, device=offsets.device) + repeat_rows(shift, offsets, total)
+    return torch.repeat_interleave(values, offsets.diff(), output_size=total)
 
 
 def _move(values: Int64s, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks that turn a history into a vector, and the registry that names them."""
+"""Networks that turn a history into a vector, and the registry of their names."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import ClassVar
 
@@ -14,6 +14,9 @@ from rec_models.config import ModelSettings
 from rec_models.encoders.embedding import Lookup, lookup
 from rec_models.encoders.packing import Layout, layout_of
 from rec_models.encoders.transformer import INIT_STD, Block
+
+MakeLayout = Callable[[Tensor], Layout]
+"""From the lengths of histories, [B] int64, to their layout."""
 
 
 class Encoder(nn.Module):
@@ -29,7 +32,7 @@ class Encoder(nn.Module):
 
     causal: ClassVar[bool]
     feed_factor: ClassVar[int]
-    """Width of the feed-forward nets' inner layers, in D: as each model was published."""
+    """Width of the inner layers of the feed-forward nets, in D: as each model was published."""
 
     def __init__(self, settings: ModelSettings, num_items: int) -> None:
         super().__init__()
@@ -45,58 +48,38 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(settings.hidden)  # norm=pre: of what the blocks return; post: of the embeddings
         self.lookup: Lookup = lookup
-        """How rows of the item table are looked up; training chooses what becomes of their gradient."""
-        self.layout_of = layout_of
-        """How histories are packed; exporting takes `padded_layout_of`."""
+        """How rows of the item table are looked up; training chooses how their gradient is computed."""
         self.autocast_dtype: torch.dtype | None = None
-        """The dtype of matrix products in `encode_last`, under autocast; None: as the caller has it. Training and
-        loading set it on a GPU, so that ranking computes as training does, and by the same kernels."""
+        """The autocast dtype of matrix products in `encode_last`; None: as the caller has it. Training and loading set
+        it on a GPU, so that ranking computes as training does, with the same kernels."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 
-    def forward(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
-        """Encode every place of every history.
+    def forward(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
+        """Encode every place of packed histories; does not wait for the device.
 
         Args:
-            inputs: [B, L] int64 item ids, right-padded; what stands at padded places makes no difference.
-            lengths: [B] int64, from 1 to L.
-            masked: [B, L] bool, the places where the mask vector stands instead of the item; BERT4Rec only.
-
-        Returns:
-            [B, L, D], zeros at padded places.
-
-        Raises:
-            ValueError: L is above ``max_seq_len``, or masked was given to a model without a mask vector.
-        """
-        layout = layout_of(lengths, inputs.shape[1])
-        packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
-        return layout.pad(packed)
-
-    def encode_packed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
-        """Encode packed histories: no padding anywhere, and no waiting for the device.
-
-        Args:
-            items: [T] int64.
+            items: [T] int64 item ids.
             layout: of the T places.
-            masked: [T] bool, as in `forward`.
+            masked: [T] bool, the places where the mask vector replaces the item; BERT4Rec only.
 
         Returns:
             [T, D].
 
         Raises:
-            ValueError: as `forward`.
+            ValueError: a history is longer than ``max_seq_len``, or the model has no mask vector.
         """
         return self.transform(self.embed(items, layout, masked), layout)
 
     def embed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
-        """Items and their places as vectors, [T, D], scaled as the settings say; arguments as of `encode_packed`.
+        """Items and their positions as vectors, [T, D], scaled as the settings say; arguments as of `forward`.
 
         Raises:
             ValueError: as `forward`.
         """
         if layout.width > self.settings.max_seq_len:
-            raise ValueError(f"inputs: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
-        # Counted from the end: the same distance to the prediction is the same row, whatever the length.
+            raise ValueError(f"items: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
+        # Counted from the end: the same distance to the prediction has the same row, whatever the length.
         places = nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
         vectors = self._embed_items(items, masked)
         if self.settings.scale_embeddings:
@@ -104,28 +87,39 @@ class Encoder(nn.Module):
         return vectors + places
 
     def transform(self, x: Tensor, layout: Layout) -> Tensor:
-        """The network between embeddings and scores: x [T, D] and its layout to [T, D]; compiles whole."""
-        post = self.settings.norm == "post"  # the last block then ends with a norm of its own
+        """The network between embeddings and scores: x [T, D] and its layout to [T, D]; compiles as one graph."""
+        post = self.settings.norm == "post"  # the last block then ends with its own norm
         x = self.dropout(self.norm(x) if post else x)
         for block in self.blocks:
             x = block(x, layout)
         hidden: Tensor = x if post else self.norm(x)
         return hidden
 
-    @abstractmethod
-    def encode_last(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """The vector that ranks the item after each history.
+    def encode_last(self, items: Tensor, offsets: Tensor) -> Tensor:
+        """The vectors that rank the item after each history; on a GPU this waits for the device.
 
         Args:
-            inputs: [B, L] int64 item ids, right-padded.
-            lengths: [B] int64, from 1 to L.
+            items: [T] int64 item ids; history i is ``items[offsets[i] : offsets[i + 1]]``.
+            offsets: [B + 1] int64; each history has from 1 to ``max_seq_len`` items.
 
         Returns:
             [B, D] in the dtype of the weights, matrix products in `autocast_dtype`.
 
         Raises:
-            ValueError: L is above ``max_seq_len``.
+            ValueError: a history is longer than ``max_seq_len``.
         """
+        return self.encode_ends(items, offsets[1:] - 1, offsets.diff(), layout_of)
+
+    def encode_ends(self, items: Tensor, ends: Tensor, lengths: Tensor, make_layout: MakeLayout) -> Tensor:
+        """`encode_last` for histories in any layout.
+
+        Args:
+            items: [T] int64 item ids.
+            ends: [B] int64, the place of each history's last item among the T.
+            lengths: [B] int64.
+            make_layout: makes the layout of the items; a model may ask for longer histories.
+        """
+        return self._last_vectors(items, make_layout(lengths))
 
     def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
         """[T] ids to [T, D] vectors."""
@@ -133,10 +127,9 @@ class Encoder(nn.Module):
             raise ValueError(f"masked: found a tensor, allowed: None, because {self.settings.model} has no mask vector")
         return self.lookup(items, self.item_table)
 
-    def _encode_ends(self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None) -> Tensor:
-        """[B, L] histories to the [B, D] vectors at their last places."""
-        layout = self.layout_of(lengths, inputs.shape[1])
+    def _last_vectors(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
+        """Histories [T] to the [B, D] vectors at their last places."""
         chosen = self.autocast_dtype
-        with nullcontext() if chosen is None else torch.autocast(inputs.device.type, chosen):
-            packed = self.encode_packed(layout.pack(inputs), layout, None if masked is None else layout.pack(masked))
-        return packed.index_select(0, layout.ends)
+        with nullcontext() if chosen is None else torch.autocast(items.device.type, chosen):
+            hidden: Tensor = self(items, layout, masked)
+        return hidden.index_select(0, layout.ends)

@@ -1,4 +1,4 @@
-"""BERT4Rec (Sun et al., 2019): masked places are predicted from the items on both sides."""
+"""BERT4Rec (Sun et al., 2019): predicts masked places from the items on both sides."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from rec_models.config import ModelSettings
-from rec_models.encoders.base import Encoder
+from rec_models.encoders.base import Encoder, MakeLayout
 from rec_models.encoders.transformer import INIT_STD
 
 
 class BERT4Rec(Encoder):
     """A bidirectional encoder; see `Encoder` for the shapes.
 
-    The mask vector is a parameter of its own: no row of the item table, and so never in the softmax.
+    The mask vector is a separate parameter and not a row of the item table, so it is never in the softmax.
     """
 
     causal: ClassVar[bool] = False
@@ -26,18 +26,15 @@ class BERT4Rec(Encoder):
         self.mask_vector = nn.Parameter(torch.empty(settings.hidden))  # [D]
         nn.init.normal_(self.mask_vector, std=INIT_STD)
 
-    def encode_last(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """The vector at a mask put after the last item; a full history loses its oldest item to make room.
+    def encode_ends(self, items: Tensor, ends: Tensor, lengths: Tensor, make_layout: MakeLayout) -> Tensor:
+        """The vector at a mask that follows the last item; a full history drops its oldest item to make room.
 
-        See `Encoder.encode_last` for the shapes.
+        See `Encoder.encode_ends` for the arguments.
         """
-        width = min(inputs.shape[1] + 1, self.settings.max_seq_len)
-        longer = (lengths + 1).clamp_max(width)  # [B]
-        dropped = lengths + 1 - longer  # [B], 1 where the history is full
-        places = torch.arange(width, device=inputs.device)  # [L']
-        source = (places + dropped[:, None]).clamp_max(inputs.shape[1] - 1)  # [B, L']
-        masked = places == longer[:, None] - 1  # [B, L']
-        return self._encode_ends(inputs.gather(1, source), longer, masked)
+        layout = make_layout((lengths + 1).clamp_max(self.settings.max_seq_len))
+        row = torch.repeat_interleave(layout.starts.diff(), output_size=layout.from_end.shape[0])  # [T']
+        source = ends[row] - (layout.from_end - 1).clamp_min(0)  # [T']; at the mask any item will do
+        return self._last_vectors(items[source], layout, layout.from_end == 0)
 
     def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
         vectors = self.lookup(items, self.item_table)

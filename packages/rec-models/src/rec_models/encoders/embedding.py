@@ -1,8 +1,8 @@
-"""Looking up rows of the item table, with or without a gradient table of its own.
+"""Lookup of rows of the item table, with or without a second gradient table.
 
-The table is tied: the loss makes a dense gradient [V, D] of it, and so would the lookup. `lookup_into_grad` adds the
-rows it touches to the gradient that the loss has already left in ``table.grad``: one table instead of two, and no sweep
-over V rows to fill and add the second.
+The table is tied: the loss computes a dense gradient [V, D] for it, and an ordinary lookup would compute a second one.
+`lookup_into_grad` adds the rows it touched to the gradient that the loss has already written to ``table.grad``. This
+saves a table, and two passes over V rows to fill it and to add it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ Lookup = Callable[[Tensor, Tensor], Tensor]
 
 
 def lookup(items: Tensor, table: Tensor) -> Tensor:
-    """Rows of a table: items [T] int64, table [V, D] to [T, D]; an ordinary part of the graph."""
+    """Rows of a table: items [T] int64, table [V, D] to [T, D]; an ordinary operation of autograd."""
     return functional.embedding(items, table)
 
 
 def sparse_lookup(items: Tensor, table: Tensor) -> Tensor:
-    """As `lookup`, with a sparse gradient of the rows it touched; the loss's must be sparse too."""
+    """Like `lookup`, with a sparse gradient of the rows it touched; the loss's gradient must be sparse too."""
     return functional.embedding(items, table, sparse=True)
 
 
 def lookup_into_grad(items: Tensor, table: Tensor) -> Tensor:
-    """As `lookup`, but backward adds to ``table.grad`` in place instead of returning a gradient.
+    """Like `lookup`, but backward adds to ``table.grad`` in place instead of returning a gradient.
 
-    For a whole backward pass into ``.grad`` in one process only: `torch.autograd.grad` and hooks of DDP would not see
-    it. The loss must use the table later in forward, so that its gradient is there first; without one, one is made.
+    Only for a backward pass into ``.grad`` in a single process: `torch.autograd.grad` and DDP's hooks do not see this
+    gradient. The loss must use the table after the lookup, so that its gradient exists first; if there is none, zeros
+    are allocated.
     """
     anchor = torch.empty(0, device=table.device, requires_grad=True)  # makes autograd call backward at all
-    # In a tuple the table is no input to autograd, so its gradient from the loss is complete before this backward runs.
+    # In a tuple the table is not an input to autograd, so the loss's gradient is complete before this backward runs.
     rows: Tensor = _LookupIntoGrad.apply(anchor, items, (table,))  # type: ignore[no-untyped-call]
     return rows
 
@@ -55,7 +56,7 @@ class _LookupIntoGrad(torch.autograd.Function):
             table: Tensor = ctx.table
             if table.grad is None:
                 table.grad = torch.zeros_like(table)
-            # By atomics on a GPU, as the loss adds its own rows, unless torch is asked for deterministic algorithms:
-            # sorting takes longer, and sums the rows of a popular item one after another (TUNING.md).
+            # On a GPU this uses atomics, as the loss does for its rows, unless torch must use deterministic algorithms.
+            # Sorting takes longer, and adds up the rows of a popular item one after another (TUNING.md).
             table.grad.index_add_(0, items, grad.to(table.grad.dtype))
         return None, None, None

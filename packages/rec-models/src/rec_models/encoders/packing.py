@@ -1,4 +1,4 @@
-"""Packed histories: the real places of a padded batch one after another, so that nothing is computed for padding."""
+"""Packed histories: the items of a batch one after another, so that nothing is computed for padding."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """Where T real places stand in a padded batch of B rows and L columns."""
+    """Where the T packed places of B histories are, and where they would be in a padded batch of L columns."""
 
-    places: Tensor  # [T] int64 into the B * L flattened places
+    places: Tensor  # [T] int64, indices into the B * L places of the padded batch
     from_end: Tensor  # [T] int64, distance to the last item of the same history
     starts: Tensor  # [B + 1] int32, where each history starts in the packed order; last: T
     ends: Tensor  # [B] int64, where the last item of each history is in the packed order
     rows: int  # B
-    width: int  # L, the longest history
-    keys: Tensor | None = None  # [B, 1, 1, L] bool, only if padding counts among the T places: where histories are
+    width: int  # L, at least the longest history
+    keys: Tensor | None = None  # [B, 1, 1, L] bool, the real places; only if the T places include padding
 
     @property
     def is_full(self) -> bool:
@@ -45,15 +45,16 @@ class Layout(NamedTuple):
         return real.index_fill(0, self.places, True).view(self.rows, 1, 1, self.width)
 
 
-def layout_of(lengths: Tensor, width: int) -> Layout:
-    """The layout of right-padded histories.
+def layout_of(lengths: Tensor, width: int | None = None) -> Layout:
+    """The layout of packed histories.
 
     Args:
-        lengths: [B] int64, from 1 to L; on a GPU this waits for the device.
-        width: L.
+        lengths: [B] int64, at least 1; on a GPU this waits for the device.
+        width: L; None: the longest history.
     """
     # Work grows with the real places, not with B x L: the host prepares batches while the GPU trains.
     rows, device = lengths.shape[0], lengths.device
+    width = int(lengths.max()) if width is None else width
     starts = torch.zeros(rows + 1, dtype=torch.int64, device=device)
     starts[1:] = lengths.cumsum(0)
     row = torch.repeat_interleave(lengths)  # [T]
@@ -64,7 +65,7 @@ def layout_of(lengths: Tensor, width: int) -> Layout:
 
 
 def padded_layout_of(lengths: Tensor, width: int) -> Layout:
-    """A layout that keeps the padding: shapes then depend on shapes alone, as exporting a model asks for.
+    """A layout whose places include the padding: shapes then do not depend on values, as `torch.export` requires.
 
     Args:
         lengths: [B] int64, from 1 to L.

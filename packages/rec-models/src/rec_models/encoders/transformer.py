@@ -11,21 +11,20 @@ from torch.nn import functional
 from rec_models.config import ModelSettings
 from rec_models.encoders.packing import Layout
 
-# Attention within packed histories: torch's variable-length kernel where there is one, padded otherwise.
-if torch.cuda.is_available():  # its import brings torch's compiler, seconds that a start on a CPU need not take
+if torch.cuda.is_available():  # the import loads torch's compiler, which takes seconds and is of no use on a CPU
     from torch.nn.attention.varlen import varlen_attn
 
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
-    """Scaled dot product attention; no place looks outside its own history.
+    """Scaled dot product attention within each history: torch's variable-length kernel if possible, padded otherwise.
 
     Args:
         qkv: [T, 3, H, d] queries, keys and values of packed histories.
         layout: of the T places.
-        causal: no place looks at a later one.
-        dropout: share of attention weights set to zero, the others scaled up; above 0 only where histories are padded.
+        causal: no place attends to a later one.
+        dropout: share of attention weights set to zero, the others scaled up; above 0 histories are padded.
 
     Returns:
         [T, H * d].
@@ -36,7 +35,7 @@ def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -
 
 
 def _attend_packed(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
-    """Flash attention on the packed places: cost grows with the real ones alone."""
+    """Flash attention on the packed places: no cost for padding."""
     q, k, v = qkv.unbind(1)  # [T, H, d]
     window = (-1, 0) if causal else (-1, -1)
     out = varlen_attn(q, k, v, layout.starts, layout.starts, layout.width, layout.width, window_size=window)
@@ -46,23 +45,23 @@ def _attend_packed(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
 
 def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
     q, k, v = (part.transpose(1, 2) for part in layout.pad(qkv).unbind(2))  # [B, H, L, d]
-    # Under right padding a causal place never sees a padded one, so only looking both ways needs the mask.
+    # With padding on the right a causal place never attends to padding, so only the bidirectional model needs the mask.
     mask = None if causal else layout.key_mask()
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
     return layout.pack(out.transpose(1, 2)).flatten(1)
 
 
-INIT_STD = 0.02  # keeps the first scores near 0, so that the first loss is that of a guess
+INIT_STD = 0.02  # keeps the first scores near 0, so that the first loss is that of a uniform guess
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward net, each added to what came in, and normalised before or after.
+    """Attention and a feed-forward net, each with a residual connection and a norm before or after it.
 
     Args:
         settings: the network.
-        causal: no place looks at a later one.
-        feed_factor: width of the feed-forward net's inner layer, in D.
+        causal: no place attends to a later one.
+        feed_factor: width of the inner layer of the feed-forward net, in D.
     """
 
     def __init__(self, settings: ModelSettings, *, causal: bool, feed_factor: int) -> None:

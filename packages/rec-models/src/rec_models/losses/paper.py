@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rec_models.config import LossSettings
 from rec_models.encoders import Encoder
+from rec_models.encoders.packing import layout_of
 from rec_models.losses.base import Loss, LossContext, no_tokens
 from rec_models.losses.sampling import Draws, draw, scores_of
 
@@ -41,8 +42,9 @@ def with_padding_targets(encoder: Encoder, tokens: Tensor, targets: Tensor, leng
         [M + P, D] and [M + P], P the padded places of the batch.
     """
     full = encoder.settings.max_seq_len
-    padding = torch.zeros(1, full, dtype=torch.int64, device=lengths.device)
-    vectors = encoder(padding, torch.tensor([full], device=lengths.device))[0].to(tokens.dtype)  # [max_seq_len, D]
+    padding = torch.zeros(full, dtype=torch.int64, device=lengths.device)
+    layout = layout_of(torch.tensor([full], device=lengths.device), full)
+    vectors = encoder(padding, layout).to(tokens.dtype)  # [max_seq_len, D]
     places = torch.arange(full, device=lengths.device)
     padded = places.expand(lengths.numel(), full)[places < (full - lengths)[:, None]]  # [P], left of each history
     return torch.cat([tokens, vectors[padded]]), torch.cat([targets, targets.new_zeros(padded.numel())])

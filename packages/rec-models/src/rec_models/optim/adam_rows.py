@@ -1,8 +1,8 @@
 """Adam on an item table whose moments are kept small; the formula is that of `rec_models.optim.table_adam.adam_rows`.
 
-A program updates a block of rows. Bytes an element: 12 for an fp32 table and its gradient, and the moments read and
-written: 8 with two in bf16, 4 with the first in bf16 and the second one number a row. (torch's fused Adam: 28 in all.)
-FLOPs: about 15 an element, nothing beside the bytes.
+Each program updates a block of rows. Bytes per element: 12 for an fp32 table and its gradient, plus the moments read
+and written: 8 with both in bf16, 4 with the first in bf16 and the second as one number per row. (torch's fused Adam: 28
+in total.) FLOPs: about 15 per element, negligible beside the bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def adam_rows_kernel(
     BLOCK_ROWS: tl.constexpr,
     ROWWISE: tl.constexpr,
 ):
-    """See the head of the file."""
+    """See the docstring of the module."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_DIM)
     inside = (rows < items)[:, None] & (columns < DIM)[None, :]

@@ -1,4 +1,4 @@
-"""The optimisers by name, and the registry of what each keeps of the item table."""
+"""The optimizers by name, and the registry of what each keeps for the item table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BETAS = (0.9, 0.98)  # the paper's
 
 
 class Kept(NamedTuple):
-    """What an optimiser keeps of the item table."""
+    """What an optimizer keeps for the item table."""
 
     moments: torch.dtype
     rowwise: bool = False
@@ -30,7 +30,7 @@ KEPT: dict[str, Kept] = {
 
 
 def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
-    """Bytes of the item table [V, D] in fp32, its gradient and its moments; what is a number an item not counted."""
+    """Bytes of the item table [V, D] in fp32, its gradient and its moments, without single numbers per item."""
     kept = KEPT.get(optimizer, Kept(torch.float32))
     moments = kept.moments.itemsize * (1 if kept.rowwise else 2)
     gradient = 0 if kept.sparse else torch.float32.itemsize
@@ -38,16 +38,16 @@ def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
 
 
 def leaner_optimizers(optimizer: str, num_items: int, hidden: int) -> dict[str, int]:
-    """The optimisers of any loss that need fewer bytes than this one for an item table [V, D], and how many."""
+    """The optimizers that work with any loss and need fewer bytes for an item table [V, D], and how many bytes."""
     needed = {name: table_bytes(name, num_items, hidden) for name, kept in KEPT.items() if not kept.sparse}
     return {name: count for name, count in needed.items() if count < table_bytes(optimizer, num_items, hidden)}
 
 
 def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Adam in its fused form, one kernel for all parameters, the item table's as `settings.optimizer` says.
+    """Fused Adam, one kernel for all parameters; the item table is updated as `settings.optimizer` says.
 
     Args:
-        encoder: on the device where it will be trained.
+        encoder: on the device where it will train.
         settings: optimizer, learning rate, weight decay.
     """
     rate, decay = settings.learning_rate, settings.weight_decay

@@ -1,16 +1,16 @@
-"""Adam that keeps less of the item table, or updates less of it.
+"""Adam that keeps less state for the item table, or updates fewer of its rows.
 
-With a catalogue of millions the table and its two moments are nearly all of the memory, and reading and writing them
-nearly all of the optimiser's time. The formula is Adam's (Kingma and Ba, 2015), ``m`` and ``v`` with bias correction;
-what differs is how they are kept, and when rows are updated. A second moment shared by a row is that of FBGEMM's
-partial row-wise Adam: the mean of the squares.
+With a catalogue of millions of items, the table and its two moments are nearly all of the memory, and reading and
+writing them is nearly all of the optimizer's time. The formula is Adam's (Kingma and Ba, 2015) with bias-corrected
+``m`` and ``v``; what differs is how they are stored, and when rows are updated. A second moment shared by a row is that
+of FBGEMM's partial row-wise Adam: the mean of the squares.
 
-With sparse gradients a row is updated when it is touched. Adam would have moved it in the steps between, too: with no
-gradient, ``m`` and ``v`` shrink by beta 1 and beta 2 a step, and the row moves by ``rate m / sqrt(v)``. After n such
-steps the sum is ``rate m / sqrt(v) (r + ... + r^n)`` with ``r = beta1 / sqrt(beta2)``. The row is moved by it before
-its next update, or by `TableAdam.catch_up`. (Corrections for the start at 0 are those of the last update, and epsilon
-is added once: an approximation, in the first hundred steps and where gradients are near epsilon.) torch's SparseAdam
-leaves the sum out: rare rows then move several times less than Adam moves them.
+With sparse gradients a row is updated when it is touched. Adam would have moved it in the steps between as well: with
+zero gradients ``m`` and ``v`` shrink by beta 1 and beta 2 per step, and the row moves by ``rate m / sqrt(v)``. Over n
+such steps the sum is ``rate m / sqrt(v) (r + ... + r^n)`` with ``r = beta1 / sqrt(beta2)``. The row moves by this sum
+before its next update, or by `TableAdam.catch_up`. (The bias corrections are those of the last update, and epsilon is
+added once: an approximation in the first hundred steps, and where gradients are near epsilon.) torch's SparseAdam omits
+the sum, so that rare rows move several times less than with Adam.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _CHUNK_ELEMENTS = 1 << 22  # of the table at a time, where temporaries are made:
 
 
 class TableAdam(torch.optim.Adam):
-    """Adam, fused, for all parameters but the item table, which has moments of its own kind.
+    """Fused Adam for all parameters except the item table, whose moments are stored in another way.
 
     Args:
         others: parameters with two fp32 moments.
-        table: [V, D] the item table. Its gradient is dense, or always sparse: then only rows touched are updated.
+        table: [V, D] the item table. Its gradient is dense, or always sparse: then only touched rows are updated.
         moments: dtype of the table's moments.
-        rowwise: one second moment a row, in fp32.
+        rowwise: one second moment per row, in fp32.
         lr: learning rate.
         betas: decay of the first and of the second moment, both above 0.
-        weight_decay: added to the gradient, times the parameter; of no effect on rows without a sparse gradient.
+        weight_decay: L2 penalty, added to the gradient; it does not affect rows without a sparse gradient.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TableAdam(torch.optim.Adam):
         return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which would leave moments in the dtype of their parameter."""
+        """Like torch's, which would convert the moments to the dtype of their parameter."""
         super().load_state_dict(state_dict)
         state = self.state.get(self._table)
         if state:
@@ -82,7 +82,7 @@ class TableAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """With sparse gradients: move all rows to where they are due. To be called before the table is used."""
+        """With sparse gradients, apply the missed steps to all rows; call it before the table is used."""
         state = self.state.get(self._table, {})
         if "last" not in state:
             return
@@ -176,7 +176,7 @@ def adam_rows(
 def _adam_touched(
     table: Tensor, grad: Tensor, first: Tensor, second: Tensor, last: Tensor, step: Tensor, **options: Any
 ) -> None:
-    """`adam_rows` on the rows of a coalesced sparse gradient, after what they have missed; last is [V, 1] int32."""
+    """Apply missed steps, then `adam_rows`, to the rows of a coalesced sparse gradient; last is [V, 1] int32."""
     (rows,) = grad.indices()
     w, m, v, when = (tensor.index_select(0, rows) for tensor in (table, first, second, last))
     _go_without_gradient(w, m, v, when, step - 1 - when, **options)
@@ -198,11 +198,11 @@ def _go_without_gradient(
     epsilon: float,
     decay: float,
 ) -> None:
-    """Move rows [R, D] as Adam would in `missed` [R, 1] steps after step `last` [R, 1]; see the head of the file."""
+    """Move rows [R, D] as Adam would in `missed` [R, 1] steps after step `last` [R, 1]; see the module's docstring."""
     assert decay == 0
     ratio = betas[0] / math.sqrt(betas[1])
     times = (1 - ratio**missed) * (ratio / (1 - ratio))  # [R, 1]
-    since = last.clamp_min(1)  # of a row never touched m is 0
+    since = last.clamp_min(1)  # m of an untouched row is 0
     divisor = (second / (1 - betas[1] ** since)).sqrt_().add_(epsilon)
     table.sub_(first / (1 - betas[0] ** since) / divisor * times, alpha=rate)
     first.mul_(betas[0] ** missed)

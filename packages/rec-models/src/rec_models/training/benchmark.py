@@ -1,4 +1,4 @@
-"""How long a whole training step takes and how much memory it needs: `fit` itself, stopped after some steps."""
+"""Time and peak memory of whole training steps: `fit` itself, stopped after some steps."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import Encoder
 from rec_models.training import memory
-from rec_models.training.batch import StepBatch
-from rec_models.training.fit import fit
-from rec_models.training.loop import TrainingModule
-from rec_models.training.prefetch import Batches, Feed, MakeBatches, as_factory
+from rec_models.training.loop import fit
+from rec_models.training.prefetch import Batches, MakeBatches, as_factory
+from rec_models.training.result import BatchDone
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Steps of the optimiser after a warm-up: data, forward, loss, backward, optimiser, and Lightning around them."""
+    """Optimizer steps after a warm-up: data, forward, loss, backward and optimizer."""
 
     warmup: int
     """Steps before the timed ones."""
@@ -44,41 +42,40 @@ class StepTimes:
     p90_ms: float
     """Last decile."""
     mean_ms: float
-    """Wall clock of all timed steps, by their number."""
+    """Wall clock of all timed steps, divided by their number."""
     wait_share: float
-    """Share of the wall clock waited for batches; on a GPU only waits at whose end it had nothing to do."""
+    """Share of the wall clock spent waiting for batches; on a GPU only waits at whose end it had no work left."""
     tokens: float
-    """Input places a step, on average."""
+    """Mean number of input places per step."""
     most_tokens: int
-    """Input places of the largest batch of the timed steps: what the peak of the loop belongs to."""
+    """Input places of the largest timed batch, which decides the peak of the loop."""
     loop_peak_gib: float
-    """Peak memory of the training loop, weights and optimiser included; see `rec_models.training.memory.peak_gib`.
-    Where steps
-    are recorded, with their recording, which is in the warm-up."""
+    """Peak memory of the training loop with weights and optimizer (`rec_models.training.memory.peak_gib`). With CUDA
+    graphs, their recording counts too; it happens in the warm-up."""
     fit_peak_gib: float
     """The same with start, warm-up and, if asked for, a validation."""
     loss: float
-    """Of the last step of the warm-up: it tells two ways to the same numbers from two different things."""
+    """Of the last warm-up step: two ways to compute the same step must agree on it."""
 
 
 _COMPILING = 2
-"""The first steps compile kernels and say nothing about the others."""
+"""Steps at the start that compile kernels, and whose times say nothing about the others."""
 
 
 class _EnoughError(Exception):
     """Ends the run; no user sees it."""
 
 
-class Stopwatch(lightning.Callback):
+class Stopwatch:
     """Times steps, then ends the run.
 
     Args:
         warmup: steps left out, at least 1.
         steps: steps timed, at least 1.
-        max_seconds: of timed steps, after which fewer are enough.
+        max_seconds: of timed steps, after which `min_steps` are enough.
         after: called with the encoder at the end.
         min_steps: timed even after `max_seconds`.
-        warmup_seconds: of warm-up, after which fewer steps of it are enough, from the third on: earlier ones compile.
+        warmup_seconds: of warm-up, after which three steps of it are enough: the first two compile.
     """
 
     def __init__(
@@ -102,21 +99,21 @@ class Stopwatch(lightning.Callback):
         self._first_peak = self._loss = 0.0
         self.times: StepTimes | None = None
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int) -> None:
-        """Mark the end of a step; after the last, take stock."""
-        device = pl_module.device
+    def __call__(self, done: BatchDone) -> None:
+        """Mark the end of a step; after the last one, compute the times and end the run."""
+        batch, device = done.batch, done.mean.device
         if self._is_warm:
             self._places += batch.num_places
             self._most_places = max(self._most_places, batch.num_places)
         if batch.is_last and self._is_warm:
             self._marks.append(_mark(device))
             if self._is_enough():
-                self._stop(device, trainer, pl_module)
+                self._stop(done)
         elif batch.is_last:
             self._done += 1
             self._is_warm = self._done >= self._warmup or self._is_slow()
             if self._is_warm:
-                self._start(device, pl_module, trainer.train_dataloader)
+                self._start(done)
 
     def _is_slow(self) -> bool:
         if self._warmup_seconds is None:
@@ -130,26 +127,28 @@ class Stopwatch(lightning.Callback):
         timed = len(self._marks) - 1
         return timed >= self._steps or (late and timed >= self._min_steps)
 
-    def _start(self, device: torch.device, module: TrainingModule, feed: Feed) -> None:
-        self._loss = float(module.last_loss)  # waits for the device
+    def _start(self, done: BatchDone) -> None:
+        device = done.mean.device
+        self._loss = float(done.mean)  # waits for the device
         self._first_peak = memory.peak_gib(device)
         memory.reset_peak(device)
         self._marks.append(_mark(device))
         if device.type == "cuda":
-            feed.is_busy = lambda: not self._marks[-1].query()
-        self._waited, self._started = feed.waited_seconds, time.perf_counter()
+            done.prefetcher.is_busy = lambda: not self._marks[-1].query()
+        self._waited, self._started = done.prefetcher.waited_seconds, time.perf_counter()
 
-    def _stop(self, device: torch.device, trainer: Any, module: TrainingModule) -> None:
-        feed: Feed = trainer.train_dataloader
-        _synchronize(device)
-        seconds, waited = time.perf_counter() - self._started, feed.waited_seconds - self._waited
+    def _stop(self, done: BatchDone) -> None:
+        device = done.mean.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds, waited = time.perf_counter() - self._started, done.prefetcher.waited_seconds - self._waited
         loop_peak = memory.peak_gib(device)
-        if not module.automatic_optimization:  # a replay asks for no memory: what it works in was taken when recorded
+        if done.graphed:  # a replay allocates nothing: its memory was allocated when the graph was recorded
             loop_peak = max(loop_peak, self._first_peak)
         if self._after is not None:
-            module.encoder.eval()
+            done.encoder.eval()
             with torch.no_grad():
-                self._after(module.encoder)
+                self._after(done.encoder)
         each = [_milliseconds(first, second) for first, second in zip(self._marks, self._marks[1:], strict=False)]
         low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
         tenths = statistics.quantiles(each, n=10, method="inclusive") if len(each) > 1 else each * 9
@@ -169,7 +168,6 @@ class Stopwatch(lightning.Callback):
             fit_peak_gib=max(self._first_peak, memory.peak_gib(device)),
             loss=self._loss,
         )
-        _let_go(module, trainer)
         raise _EnoughError
 
 
@@ -187,7 +185,7 @@ def measure_steps(
     max_seconds: float | None = None,
     min_steps: int = 1,
     warmup_seconds: float | None = None,
-    callbacks: Sequence[lightning.Callback] = (),
+    on_batch: Callable[[BatchDone], object] | None = None,
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> StepTimes:
     """Train for some steps and time them; nothing is kept.
@@ -195,22 +193,22 @@ def measure_steps(
     Args:
         model: the network.
         loss: the loss.
-        training: the loop; its epochs, patience and checkpoints are of no effect.
+        training: the loop; its epochs, patience and checkpoints have no effect.
         num_items: V.
-        train_batches: enough of them in one epoch: `warmup + steps`, times `training.accumulate`.
+        train_batches: at least ``(warmup + steps) * training.accumulate`` in one epoch.
         item_counts: [V] int64, for popularity sampling.
         validate: called once, after the steps, so that its memory counts in `fit_peak_gib`.
-        warmup: steps of the optimiser before the clock starts, at least 1.
-        steps: of the optimiser, timed.
-        max_seconds: of timed steps; then fewer are enough.
-        min_steps: timed even then.
-        warmup_seconds: of warm-up; then fewer steps of it are enough, but at least three.
-        callbacks: called before the clock is read.
-        build: as of `rec_models.training.fit.fit`.
+        warmup: optimizer steps before the clock starts, at least 1.
+        steps: optimizer steps that are timed.
+        max_seconds: of timed steps, after which `min_steps` are enough.
+        min_steps: timed even after `max_seconds`.
+        warmup_seconds: of warm-up, after which three steps of it are enough.
+        on_batch: called after each micro-batch, before the clock is read.
+        build: see `rec_models.training.loop.fit`.
 
     Raises:
         ValueError: fewer batches than steps, or settings that contradict each other.
-        TrainingError: as `rec_models.training.fit.fit`, memory that ran out among them.
+        TrainingError: see `rec_models.training.loop.fit`; also when memory runs out.
     """
     for name, value in (("warmup", warmup), ("steps", steps)):
         if value < 1:
@@ -220,6 +218,12 @@ def measure_steps(
     if there < needed:
         raise ValueError(f"train_batches: found {there}, allowed: {needed} or more")
     watch = Stopwatch(warmup, steps, max_seconds, validate, min_steps, warmup_seconds)
+
+    def watched(done: BatchDone) -> None:
+        if on_batch is not None:
+            on_batch(done)
+        watch(done)
+
     with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
         fit(
             model=model,
@@ -231,25 +235,11 @@ def measure_steps(
             out=Path(folder) / "out",
             checkpoint_dir=Path(folder) / "kept",
             item_counts=item_counts,
-            callbacks=[*callbacks, watch],
+            on_batch=watched,
             build=build,
         )
     assert watch.times is not None
     return watch.times
-
-
-def _let_go(module: TrainingModule, trainer: Any) -> None:
-    """Forget weights and moments: at its end Lightning copies them to the host, seconds for millions of items."""
-    for optimizer in trainer.optimizers:
-        optimizer.state.clear()
-    for parameter in module.parameters():
-        parameter.grad = None
-        parameter.data = parameter.data.new_empty(0)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _mark(device: torch.device) -> Any:

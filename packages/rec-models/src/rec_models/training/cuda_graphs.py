@@ -1,10 +1,9 @@
-"""Whole training steps as CUDA graphs: one launch from the host in the place of hundreds.
+"""Whole training steps as CUDA graphs: one launch from the host instead of hundreds.
 
-A step of a small batch takes the GPU less time than the host needs to launch its kernels. Recorded once, forward, loss,
-backward and optimiser are replayed on new numbers in the same memory. Batches are filled up to a few sizes
-(`rec_models.training.cuda_graphs`), and each size has its recording; they all share one pool of memory, because no
-two run at once
-and nothing in it outlives a step but the loss.
+For a small batch the GPU finishes a step faster than the host launches its kernels. Here forward, loss, backward and
+optimizer are recorded once as a graph and replayed on new numbers in the same memory. A graph has fixed shapes, so
+batches are filled up to one of a few sizes, and each size has its own graph. All graphs share one memory pool, because
+no two run at once and nothing in the pool but the loss outlives a step.
 """
 
 from __future__ import annotations
@@ -19,46 +18,45 @@ import torch
 from torch import Tensor
 
 from rec_models.encoders.packing import Layout
-from rec_models.training.batch import IGNORED, PackedBatch, StepBatch
-from rec_models.training.step import BatchLoss
+from rec_models.training.batch import IGNORED, Batch, StepBatch
+from rec_models.training.step import StepLoss
 
 
-# Batches filled up to a few sizes, so that a recorded step serves many of them.
 def bucket_of(count: int) -> int:
-    """The size that `count` is filled up to, and the same for every count between it and the size below.
+    """The size that `count` is filled up to: the next of a few fixed sizes.
 
-    There are at least 16 sizes between a power of two and the next: at most a sixteenth is added (or 15, if that is
-    more), half of that on average.
+    There are at least 16 sizes between a power of two and the next, so filling adds at most a sixteenth (or 15, if that
+    is more), and half of that on average.
     """
     return -(-count // _step(count)) * _step(count)
 
 
 def _step(count: int) -> int:
-    """How far sizes lie apart where `count` is; a multiple of 16, as kernels like it."""
+    """The distance between sizes around `count`: a multiple of 16, which suits the kernels."""
     return max(16, 1 << max(0, (count - 1).bit_length() - 5))
 
 
-def prepare_filled(batch: PackedBatch, width: int) -> StepBatch:
-    """What `prepare_packed` makes of a batch, and histories without a target behind the real ones.
+def prepare_filled(batch: Batch, width: int) -> StepBatch:
+    """`rec_models.training.batch.prepare`, with histories without targets appended to reach a fixed size.
 
-    Loss and gradient stay the same. What is added repeats the batch's first items, and the added rows its first rows:
-    thousands of places with one item would be summed one after another in the gradient of the lookup.
+    Loss and gradient stay the same. The added places repeat the first items of the batch, and the added rows its first
+    rows: thousands of places with the same item would be added up one after another in the gradient of the lookup.
 
-    Real places keep their numbers, and with them the negatives that they draw. How many histories are added depends on
-    the size alone (some may be empty): shapes are a function of the numbers of histories, of places and of targets,
-    each of the last two filled up.
+    Real places keep their indices, and so the negatives that they draw. The number of added histories depends on the
+    size alone (some may be empty). So all shapes are a function of the number of histories and of the filled-up numbers
+    of places and of targets.
 
-    In NumPy: torch lets go of Python's lock at every operation, and a thread that prepares batches beside a training
-    loop waits long for each of them.
+    It is written in NumPy: torch releases Python's lock at every operation, and a thread that prepares batches beside a
+    training loop would wait for it each time.
 
     Args:
-        batch: of T places; best on the host, because one on a device is waited for.
+        batch: T places; best on the host, because a batch on a device is waited for and copied.
         width: the longest history that the network takes: the same for all batches.
 
     Returns:
-        On the host.
+        The batch on the host.
     """
-    inputs, offsets, targets = (part.cpu().numpy() for part in (batch.inputs, batch.offsets, batch.targets))
+    items, offsets, targets = (part.cpu().numpy() for part in (batch.items, batch.offsets, batch.targets))
     real = len(targets)
     places, histories = bucket_of(real), -(-_step(real) // width)
     added = np.clip(places - real - width * np.arange(histories), 0, width)
@@ -86,56 +84,61 @@ def prepare_filled(batch: PackedBatch, width: int) -> StepBatch:
     if batch.masked is not None:
         masked = torch.zeros(places, dtype=torch.bool)
         masked[:real] = batch.masked
-    items = torch.from_numpy(np.resize(inputs, places))  # repeats the first ones
-    return StepBatch(items, layout, masked, rows, torch.from_numpy(filled), (len(targets),), 0, real)
+    filled_items = torch.from_numpy(np.resize(items, places))  # repeats the first ones
+    return StepBatch(filled_items, layout, masked, rows, torch.from_numpy(filled), (len(targets),), 0, real)
+
+
+def size_of(batch: StepBatch) -> tuple[int, ...]:
+    """What the graph of a batch depends on: its number of histories, and the sizes of its tensors."""
+    return batch.layout.rows, *(tensor.numel() for tensor in batch.tensors())
 
 
 _AHEAD = 2
-"""Steps that the host may be ahead of the GPU: enough to keep it busy, and batches do not pile up in pinned memory."""
+"""Steps by which the host may be ahead of the GPU: enough to keep it busy, and few pinned buffers are in use."""
 
 
 @dataclass
-class _Recording:
+class _Graph:
     batch: StepBatch  # the memory that the recorded kernels read
     graph: torch.cuda.CUDAGraph | None = None
-    mean: Tensor | None = None  # where they leave the loss
+    mean: Tensor | None = None  # where they write the loss
 
-    def take(self, batch: StepBatch) -> None:
-        """Bring the numbers of another batch of this size into that memory."""
+    def copy_in(self, batch: StepBatch) -> None:
+        """Copy another batch of this size into that memory."""
         if batch.buffer is not None and self.batch.buffer is not None:
             self.batch.buffer.copy_(batch.buffer, non_blocking=True)
         else:
             torch._foreach_copy_(self.batch.tensors(), batch.tensors(), non_blocking=True)
 
 
-class RecordedSteps:
-    """Trains on batches, each size recorded when it comes for the second time.
+class GraphedSteps:
+    """Trains on batches, and records a graph for each size when it comes for the second time.
 
-    The first batch of a size is trained on kernel by kernel: that compiles what needs compiling, and makes the
-    optimiser's states. Dropout and negatives are what they would be without a recording: torch hands a replay the
-    generator's seed of the moment, and the negatives' step is read on the device.
+    The first batch of a size is launched kernel by kernel: that compiles what needs compiling, and allocates the
+    optimizer's state. Dropout and negatives are the same as without a graph: torch gives a replay the generator's
+    current seed, and the step number that negatives depend on is read on the device.
 
     Args:
-        loss: of an encoder on a GPU.
+        step_loss: of an encoder on a GPU.
         optimizer: one that never waits for the device.
     """
 
-    def __init__(self, loss: BatchLoss, optimizer: torch.optim.Optimizer) -> None:
-        self._loss = loss
+    def __init__(self, step_loss: StepLoss, optimizer: torch.optim.Optimizer) -> None:
+        self._step_loss = step_loss
         self._optimizer = optimizer
-        self._device = loss.encoder.item_table.device
+        self._device = step_loss.encoder.item_table.device
         self._step = torch.zeros((), dtype=torch.int64, device=self._device)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
-        self._recordings: dict[tuple[int, ...], _Recording] = {}
+        self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._ends: deque[torch.cuda.Event] = deque()
 
     def run(self, batch: StepBatch, step: int) -> Tensor:
-        """One whole step, the optimiser's included.
+        """One whole step, with the optimizer's.
 
         Args:
-            batch: on the host, filled up to its size.
-            step: of the optimiser, from 0.
+            batch: on the host, from `prepare_filled`.
+            step: of the optimizer, from 0.
 
         Returns:
             The mean loss, fp32 scalar on the device.
@@ -149,19 +152,19 @@ class RecordedSteps:
 
     def _run(self, batch: StepBatch, step: int) -> Tensor:
         self._step.fill_(step)
-        size = (batch.layout.rows, *(tensor.numel() for tensor in batch.tensors()))
-        recording = self._recordings.get(size)
-        if recording is None:
-            recording = self._recordings[size] = _Recording(batch.to(self._device))
-            return self._train_beside(recording.batch)
-        recording.take(batch)
-        if recording.graph is None or recording.mean is None:
-            recording.graph, recording.mean = self._record(recording.batch)
-        recording.graph.replay()
-        return recording.mean.clone()
+        size = size_of(batch)
+        known = self._graphs.get(size)
+        if known is None:
+            known = self._graphs[size] = _Graph(batch.to(self._device))
+            return self._launch(known.batch)
+        known.copy_in(batch)
+        if known.graph is None or known.mean is None:
+            known.graph, known.mean = self._record(known.batch)
+        known.graph.replay()
+        return known.mean.clone()
 
-    def _train_beside(self, batch: StepBatch) -> Tensor:
-        """Train on the stream that will record: torch ties gradients to the stream that first made them."""
+    def _launch(self, batch: StepBatch) -> Tensor:
+        """Train on the stream that will record: torch ties gradients to the stream that first computed them."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -172,27 +175,26 @@ class RecordedSteps:
 
     def _record(self, batch: StepBatch) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the thread that prepares batches may go on allocating page-locked memory meanwhile.
+        # thread_local: the thread that prepares batches may allocate page-locked memory meanwhile.
         recorder = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
         with _capturable(self._optimizer), recorder:
             mean = self._train(batch)
         return graph, mean
 
     def _train(self, batch: StepBatch) -> Tensor:
-        """The step itself; it leaves no gradient behind, so that the memory of all recordings is the same."""
+        """The step itself; it leaves no gradient behind, so that all graphs use the same memory."""
         kind = self._device.type
-        with torch.autocast(kind, enabled=False):  # Lightning's, which backward must not run under
-            with torch.autocast(kind, torch.bfloat16):
-                mean = self._loss(batch, self._step)
-            mean.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(kind, torch.bfloat16):
+            mean: Tensor = self._step_loss(batch, self._step)
+        mean.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         return mean.detach()
 
 
 @contextmanager
 def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Tell torch's optimisers that they may be recorded; outside a recording they would warn about it."""
+    """Tell torch's optimizers that they are being recorded; outside a recording the flag would make them warn."""
     before = [group.get("capturable", False) for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["capturable"] = True

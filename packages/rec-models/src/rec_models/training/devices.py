@@ -1,13 +1,20 @@
-"""Where a run happens, and what there is to say about it beforehand."""
+"""Where a run happens: devices, precision, processes, and what to tell the user about them beforehand."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from rec_models.config import LossSettings, ModelSettings, Precision, TrainingSettings
 
@@ -16,7 +23,7 @@ def device_of(training: TrainingSettings) -> torch.device:
     """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``.
 
     Raises:
-        ValueError: there is no such device, or fewer than asked for.
+        ValueError: there is no such device, or there are fewer than requested.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
@@ -29,23 +36,72 @@ def device_of(training: TrainingSettings) -> torch.device:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """A device by its name.
+    """The device with this name.
 
     Raises:
-        ValueError: torch knows no such device, or does not find it here.
+        ValueError: torch does not know the device, or does not find it on this machine.
     """
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device has its own
+    except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device raises another
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: found {str(device)!r}, allowed: a device that torch finds here: {reason}") from error
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The dtype of matrix products under a precision; None where they take that of the weights, as always on a CPU."""
+    """The autocast dtype of a precision; None where products have the dtype of the weights, as always on a CPU."""
     if device.type != "cuda":
         return None
     return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}[precision]
+
+
+def build_fabric(training: TrainingSettings, device: torch.device, precision: Precision) -> Fabric:
+    """Lightning Fabric for the devices of a run; no process is started yet."""
+    # Gradients are views into the buffers that processes exchange, so the table's gradient exists once.
+    strategy = DDPStrategy(gradient_as_bucket_view=True) if training.devices > 1 else "auto"
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    return Fabric(accelerator=accelerator, strategy=strategy, devices=training.devices, precision=precision)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's notes on hardware and its uses of deprecated torch functions."""
+    loggers = [logging.getLogger(name) for name in ("lightning.fabric", "lightning.pytorch")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def deterministic_on_cpu(device: torch.device) -> Iterator[None]:
+    """On a CPU, add up gathered rows in a fixed order: with several threads torch adds them as they come."""
+    if device.type != "cpu":
+        yield
+        return
+    options: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), options.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    options.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        options.fill_uninitialized_memory = before[1]
+
+
+def seed_dropout(device: torch.device, seed: int) -> None:
+    """Seed the generator that dropout on a device draws from."""
+    # torch.manual_seed would visit every kind of accelerator, which takes milliseconds per step.
+    on_gpu = device.type == "cuda"
+    generator = torch.cuda.default_generators[device.index or 0] if on_gpu else torch.default_generator
+    generator.manual_seed(seed)
 
 
 def announce(
@@ -56,15 +112,15 @@ def announce(
     device: torch.device,
     precision: str,
 ) -> None:
-    """Say on stderr what is about to happen, in one line, and in one each what may surprise.
+    """Write one line about the run to stderr, and one for each thing that may surprise.
 
     Args:
-        model: of the run, like all that follow.
+        model: the network.
         loss: the loss.
-        training: the loop, with the precision that was asked for.
+        training: the loop, with the requested precision.
         num_items: V.
-        device: where it happens.
-        precision: the one that is used there.
+        device: where training runs.
+        precision: the one that is used on the device.
     """
     why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
     sys.stderr.write(
@@ -85,7 +141,7 @@ def announce(
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
+    """The name of the processor, if the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, a line now and then elsewhere."""
+"""What a person sees of a run: progress on stderr, ``history.csv``, TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 
-# What a run leaves for people: the best model, a CSV of its epochs, TensorBoard curves.
 class ResultsFolder:
-    """The folder ``out`` of `rec_models.training.fit.fit`.
+    """The folder ``out`` of `rec_models.training.loop.fit`.
+
+    Fabric's loggers would not do: its CSV logger chooses file name and column order and appends to what an earlier run
+    left, and both would repeat the epochs before a resume.
 
     Args:
-        path: made when first written.
+        path: created when first written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,10 +27,10 @@ class ResultsFolder:
         self._logged = 0
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
-        """Write all rows to ``history.csv`` and those not yet logged to ``tensorboard/``.
+        """Write all rows to ``history.csv``, and those that are not yet logged to ``tensorboard/``.
 
-        The first rows of this object replace the curves that an earlier run, or this one before it was killed, left
-        there: they are in the history, and TensorBoard would show both.
+        The first call replaces the curves that an earlier run, or this run before it was killed, left in the folder:
+        its epochs are in the history, and TensorBoard would show them twice.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if not history:
@@ -41,31 +43,29 @@ class ResultsFolder:
         temporary.replace(self.path / "history.csv")
         if self._logged == 0:
             shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
-        write_curves(self.path / "tensorboard", history[self._logged :])
+        if len(history) > self._logged:
+            self._write_curves(history[self._logged :])
         self._logged = len(history)
 
     def take_model(self, best: Path) -> None:
-        """Copy the best model to ``model.ckpt``, whole or not at all."""
+        """Copy the best model to ``model.ckpt``; there is never a partial file under that name."""
         temporary = self.path / "model.ckpt.part"
         shutil.copyfile(best, temporary)
         temporary.replace(self.path / "model.ckpt")
 
+    def _write_curves(self, rows: Sequence[dict[str, float]]) -> None:
+        """Append rows to TensorBoard's log: one curve per column, over epochs."""
+        from torch.utils.tensorboard import SummaryWriter  # half a second that using a trained model can do without
 
-def write_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Append rows of the history to TensorBoard's log in the folder `path`: a point a column, over epochs."""
-    from torch.utils.tensorboard import SummaryWriter  # half a second, which using a trained model need not wait for
-
-    if not rows:
-        return
-    with SummaryWriter(str(path), filename_suffix=f".{int(rows[0]['epoch'])}") as curves:
-        for row in rows:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    curves.add_scalar(_tag(name), value, int(row["epoch"]))
+        with SummaryWriter(str(self.path / "tensorboard"), filename_suffix=f".{int(rows[0]['epoch'])}") as curves:
+            for row in rows:
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        curves.add_scalar(_tag(name), value, int(row["epoch"]))
 
 
 def _tag(name: str) -> str:
-    """TensorBoard's name of a column: grouped by what it belongs to, without signs that it would replace."""
+    """TensorBoard's name for a column: grouped by what it belongs to, without characters that it would replace."""
     group, _, rest = name.partition("_")
     return f"{group}/{rest}".replace("@", "_at_") if group in ("train", "validation") else f"train/{name}"
 
@@ -74,10 +74,10 @@ _QUIET_SECONDS = 30.0
 
 
 class Progress:
-    """Writes to stderr.
+    """Progress on stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds.
 
     Args:
-        max_epochs: epochs at most.
+        max_epochs: the most epochs.
         enabled: False on all ranks but the first.
     """
 
@@ -90,20 +90,20 @@ class Progress:
         self._title = ""
 
     def say(self, line: str) -> None:
-        """One line."""
+        """Write one line."""
         if self._enabled:
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
             self._last_line = time.monotonic()
 
     def start_epoch(self, epoch: int, done: int, total: int) -> None:
-        """Args: epoch from 0; batches done of it, of how many."""
+        """Start an epoch, from 0, of which `done` of `total` batches are done."""
         self._title = f"epoch {epoch + 1}/{self._max_epochs}"
         if self._enabled and self._terminal:
             self._bar = tqdm(desc=self._title, initial=done, total=total, unit="batch", leave=False, file=sys.stderr)
 
     def update(self, done: int, total: int, loss: float, tokens_per_second: float, memory_gib: float) -> None:
-        """Args: batches done of how many; mean loss of the epoch so far; speed; peak memory."""
+        """Show the batches done, the mean loss of the epoch so far, the speed and the peak memory."""
         values = {
             "loss": f"{loss:.4f}",
             "tokens/s": f"{tokens_per_second:,.0f}",
@@ -116,7 +116,7 @@ class Progress:
             self.say(f"{self._title}: batch {done}/{total}, " + ", ".join(f"{k} {v}" for k, v in values.items()))
 
     def end_epoch(self, row: Mapping[str, float], score: float | None, *, best: bool) -> None:
-        """Args: the epoch's row of the history; its validation score; whether it is the best so far."""
+        """Show the epoch's row of the history, its validation score, and whether it is the best so far."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

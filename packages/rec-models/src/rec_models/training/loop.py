@@ -1,433 +1,400 @@
-"""The callback that runs around Lightning's loop: counts, validates, keeps checkpoints, stops."""
+"""The training loop: one call that trains, validates, keeps the best model, and resumes where it was stopped.
+
+`fit` prepares a run, `_train` is the loop, `_Run` does what happens between steps.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import InitVar, asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.fabric import Fabric
 from torch import Tensor
 
-from rec_models.config import LossSettings, TrainingSettings
-from rec_models.encoders import Encoder
+from rec_models.config import BatchSettings, LossSettings, ModelSettings, Precision, TrainingSettings
+from rec_models.encoders import Encoder, build_encoder
 from rec_models.errors import TrainingError
+from rec_models.losses.paper import trains_padding
 from rec_models.optim.build import build_optimizer
 from rec_models.optim.table_adam import TableAdam
 from rec_models.randomness import mix_seed
+from rec_models.training import devices, memory
 from rec_models.training.batch import StepBatch
-from rec_models.training.checkpoint import ModelCheckpoint, Resumed, RunFolder, RunState
-from rec_models.training.cuda_graphs import RecordedSteps
-from rec_models.training.logging import Progress
-from rec_models.training.memory import peak_gib, reset_peak
-from rec_models.training.step import BatchLoss
-
-
-# The Lightning module: one training step, and the optimiser.
-@dataclass(frozen=True)
-class Shares:
-    """How a window's tokens are spread over micro-batches and ranks."""
-
-    total: int
-    """Tokens of the window on all ranks."""
-    offsets: tuple[int, ...]
-    """Tokens before this rank's part of each micro-batch, in the order that one process would see them."""
-
-
-class TrainingModule(lightning.LightningModule):
-    """Trains an encoder with a loss.
-
-    Args:
-        encoder: trained in place.
-        loss: the loss.
-        training: learning rate, weight decay, seed.
-        item_counts: [V] int64 for popularity sampling.
-        record: record whole steps as CUDA graphs; batches then come filled up to a size, and stay on the host.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        loss: LossSettings,
-        training: TrainingSettings,
-        item_counts: Tensor | None = None,
-        *,
-        record: bool = False,
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.loss_settings = loss
-        self.training_settings = training
-        self.optimizer_step_count = 0
-        """Optimiser steps done; set when a run is resumed."""
-        self.recent_losses: list[tuple[Tensor, int, int]] = []
-        """(mean loss, tokens, step of the optimiser from 1) of each micro-batch since the list was emptied.
-
-        Reading a value waits for the device."""
-        self.last_loss: Tensor
-        """Mean loss of the last micro-batch."""
-        self.automatic_optimization = not record
-        self._record = record
-        self._shares = Shares(0, (0,))
-        self._item_counts = item_counts
-        self._loss: BatchLoss
-        self._recorded: RecordedSteps
-
-    def on_fit_start(self) -> None:
-        """Bring network and loss together, now that the device and the processes are known."""
-        counts = None if self._item_counts is None else self._item_counts.to(self.device)
-        settings = self.training_settings
-        self._loss = BatchLoss(self.encoder, self.loss_settings, settings, counts, self.trainer.world_size)
-        if self._record:
-            self._recorded = RecordedSteps(self._loss, self.trainer.optimizers[0])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """As the settings say."""
-        return build_optimizer(self.encoder, self.training_settings)
-
-    def transfer_batch_to_device(self, batch: StepBatch, device: torch.device, dataloader_idx: int) -> StepBatch:
-        """As Lightning's own, without its walk through any kind of collection at every step."""
-        stays = device.type == "cpu" or self._record
-        return batch if stays else batch.to(device)
-
-    def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor | None:
-        """The loss of a micro-batch, scaled so that the gradient is that of the mean over all tokens of the step."""
-        self._seed_dropout(batch.position)
-        if self._record:
-            mean = self._recorded.run(batch, self.optimizer_step_count)
-            self._keep(mean, batch)
-            return None
-        if batch.position == 0:
-            self._shares = self._gather_shares(batch.window_counts)
-        mean = self._loss(batch, self.optimizer_step_count, self._shares.offsets[batch.position])
-        self._keep(mean.detach(), batch)
-        # DDP averages over ranks and Lightning over micro-batches: both are undone, then all tokens count alike.
-        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        share = batch.num_targets * parts / max(1, self._shares.total)
-        return mean if share == 1 else mean * share
-
-    def _keep(self, mean: Tensor, batch: StepBatch) -> None:
-        self.last_loss = mean
-        self.recent_losses.append((mean, batch.num_targets, self.optimizer_step_count + 1))
-
-    def _seed_dropout(self, position: int) -> None:
-        """Make dropout a function of (seed, step, micro-batch, rank): nothing to keep for resuming in mid-epoch."""
-        key = (self.training_settings.seed, self.optimizer_step_count, position, self.global_rank)
-        on_gpu = self.device.type == "cuda"
-        # torch.manual_seed would visit every kind of accelerator, at milliseconds a step.
-        generator = torch.cuda.default_generators[self.device.index or 0] if on_gpu else torch.default_generator
-        generator.manual_seed(mix_seed("dropout", *key))
-
-    def _gather_shares(self, counts: tuple[int, ...]) -> Shares:
-        world = self.trainer.world_size
-        if world == 1:
-            offsets = tuple(sum(counts[:k]) for k in range(len(counts)))
-            return Shares(sum(counts), offsets)
-        local = torch.tensor(counts, device=self.device)
-        gathered = self.all_gather(local)
-        assert isinstance(gathered, Tensor)
-        table = gathered.view(world, len(counts)).tolist()  # [ranks, micro-batches]
-        per_micro = [sum(column) for column in zip(*table, strict=True)]
-        before = [sum(row[k] for row in table[: self.global_rank]) for k in range(len(counts))]
-        return Shares(sum(per_micro), tuple(sum(per_micro[:k]) + before[k] for k in range(len(counts))))
-
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.cuda_graphs import GraphedSteps
+from rec_models.training.logging import Progress, ResultsFolder
+from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, as_factory
+from rec_models.training.result import BatchDone, FitResult
+from rec_models.training.run_state import Resumed, RunFolder, RunState
+from rec_models.training.step import StepLoss, count_tokens
+from rec_models.training.stopping import StopRequest, stop_on_sigterm
 
 MONITORED = "ndcg@10"
-_READ_SECONDS = 0.5  # how often the losses are read back when one process can choose
-_READ_STEPS = 16  # how often when ranks must agree: reading is a collective operation
-_SAVES_APART = 50  # a checkpoint that takes a second is not followed by another for so many: 2 % of the time at most
-_CHEAP_SECONDS = 1.0  # one that takes less is written at every end of an epoch
+_READ_SECONDS = 0.5  # how often one process reads the losses back
+_READ_STEPS = 16  # how often several processes do: reading is a collective operation, so they must agree when
+_SAVES_APART = 50  # a checkpoint of one second is followed by 50 seconds of training: saving takes 2 % at most
+_CHEAP_SECONDS = 1.0  # a checkpoint that takes less is written at the end of every epoch
 
 Validate = Callable[[Encoder], Mapping[str, float]]
 
 
-class Conductor(lightning.Callback):
-    """Holds the run's state; raises `TrainingError` where a loss, a weight or ``ndcg@10`` is not finite.
+def fit(
+    *,
+    model: ModelSettings,
+    loss: LossSettings,
+    training: TrainingSettings,
+    num_items: int,
+    train_batches: Batches | MakeBatches,
+    validate: Validate | None,
+    out: str | Path,
+    checkpoint_dir: str | Path,
+    item_counts: Tensor | None = None,
+    batching: BatchSettings | None = None,
+    on_batch: Callable[[BatchDone], object] | None = None,
+    build: Callable[[ModelSettings, int], Encoder] | None = None,
+) -> FitResult:
+    """Train, validate after each epoch, keep the best model.
+
+    Writes ``model.ckpt`` (the best epoch), ``history.csv`` and ``tensorboard/`` into ``out``. Keeps its state in
+    ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it. On a CPU the outcome is
+    then bit for bit that of an uninterrupted run.
 
     Args:
-        state: where the run stands.
-        training: epochs, patience, checkpoint intervals.
-        folder: where checkpoints go.
-        snapshot: makes the model checkpoint of (epoch from 1, metrics, weights).
-        validate: measures an encoder; None: no validation, and the last epoch is the best.
-        batches_per_epoch: called once batches are known.
-        resumed: a state to go on from.
-        on_epoch: called on the first rank when the history has a new row.
-        started: when the whole fit began, on the clock of `time.perf_counter`.
+        model: the network.
+        loss: the loss.
+        training: the loop.
+        num_items: V, the size of the catalogue.
+        train_batches: the batches, or with several devices a function from (rank, world size) to the batches of that
+            rank. All ranks must have equally many.
+        validate: returns metrics of an encoder in eval mode, ``ndcg@10`` among them; its `encode_last` computes in the
+            precision of training. None: train for ``max_epochs``.
+        out: folder for the results.
+        checkpoint_dir: folder for the state of this run and no other.
+        item_counts: [V] int64, how often each item occurs in the training data; for popularity sampling.
+        batching: what ``train_batches`` holds. It is kept in ``model.ckpt`` for training again; None: not recorded.
+        on_batch: called after each micro-batch, for benchmarks.
+        build: makes a new network from its settings and V, on any device; None: `build_encoder`.
+
+    Raises:
+        TrainingError: the loss or a weight became NaN, memory ran out, or validation returned no ``ndcg@10``.
+        ValueError: settings that contradict each other or the data.
+        SystemExit: the process received SIGTERM.
+    """
+    started = time.perf_counter()
+    loss.check_catalogue(num_items, None if item_counts is None else len(item_counts))
+    training.check_loss(loss)
+    device = devices.device_of(training)
+    precision: Precision = training.precision if device.type == "cuda" else "32-true"
+    identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
+    identity |= {} if batching is None else {"batching": asdict(batching)}
+    folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out))
+    shape: list[int] = []  # rows and columns of the batch in work, for a message about memory
+    with devices.quiet_lightning():
+        fabric = devices.build_fabric(training, device, precision)
+
+    with ExitStack() as contexts:
+        contexts.enter_context(memory.out_of_memory_errors(device, memory.Run(model, loss, training, num_items), shape))
+        contexts.enter_context(devices.deterministic_on_cpu(device))
+        resumed = folder.resume()
+        state = RunState() if resumed is None else resumed.state
+        if not state.finished:
+            with devices.quiet_lightning():
+                fabric.launch()  # starts the other processes and waits until all of them have come this far
+            stop = contexts.enter_context(stop_on_sigterm(getattr(fabric.strategy.launcher, "procs", [])))
+            memory.reset_peak(device)
+            if fabric.is_global_zero:
+                devices.announce(model, loss, training, num_items, device, precision)
+            torch.manual_seed(training.seed)
+            encoder = (build or build_encoder)(model, num_items).to(fabric.device)
+            encoder.autocast_dtype = devices.autocast_dtype(precision, device)
+            counts = None if item_counts is None else item_counts.to(fabric.device)
+            step_loss = StepLoss(encoder, loss, training, counts, fabric.world_size)
+            optimizer = build_optimizer(encoder, training)
+            graphed = GraphedSteps(step_loss, optimizer) if _uses_cuda_graphs(training, loss, device) else None
+            prefetcher = Prefetcher(
+                as_factory(train_batches)(fabric.global_rank, fabric.world_size),
+                training.accumulate,
+                fill=None if graphed is None else model.max_seq_len,
+                pad_to=model.max_seq_len if trains_padding(loss) else None,
+                num_items=num_items,
+                pin=device.type == "cuda",
+            )
+            snapshot = partial(ModelCheckpoint, model, loss, training, num_items, batching=batching)
+            run = _Run(fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started)
+            if resumed is not None:
+                run.restore(resumed)
+                resumed = None  # frees its tensors
+            _train(run, step_loss, graphed, prefetcher, validate, results, stop, shape, on_batch)
+
+    if fabric.is_global_zero:
+        results.write_history(state.history)
+        results.take_model(folder.best(state.best_epoch))
+    return FitResult.of_state(state, device, precision, is_first_rank=fabric.is_global_zero)
+
+
+def _train(
+    run: _Run,
+    step_loss: StepLoss,
+    graphed: GraphedSteps | None,
+    prefetcher: Prefetcher,
+    validate: Validate | None,
+    results: ResultsFolder,
+    stop: StopRequest,
+    shape: list[int],
+    on_batch: Callable[[BatchDone], object] | None,
+) -> None:
+    """Train until the run is finished: every epoch trains, validates, keeps the best model and saves the state."""
+    fabric, training, state = run.fabric, run.training, run.state
+    if graphed is None:  # a graph holds the whole step; otherwise Fabric applies precision, scaling and DDP
+        module: Any = fabric.setup_module(step_loss, move_to_device=False)
+        optimizer: Any = fabric.setup_optimizers(run.optimizer)
+    while not state.finished:
+        run.encoder.train()
+        run.start_epoch()
+        with closing(prefetcher.epoch(state.epoch, state.index)) as batches:
+            for batch in batches:
+                if stop.received and batch.position == 0:
+                    run.save_before_exit()
+                    stop.exit()
+                shape[:] = batch.layout.rows, batch.layout.width
+                # Dropout is a function of (seed, step, micro-batch, rank), so resuming needs no generator state.
+                place = (training.seed, state.step, batch.position, fabric.global_rank)
+                devices.seed_dropout(fabric.device, mix_seed("dropout", *place))
+                if graphed is not None:
+                    mean = graphed.run(batch, state.step)
+                else:
+                    if batch.position == 0:
+                        total, offsets = count_tokens(fabric, batch.window_counts)
+                    on_device = batch if fabric.device.type == "cpu" else batch.to(fabric.device)
+                    with fabric.no_backward_sync(module, enabled=not batch.is_last):
+                        mean = module(on_device, state.step, offsets[batch.position])
+                        # The gradient of the mean over all tokens of the step. DDP averages over ranks: undone here.
+                        share = batch.num_targets * fabric.world_size / max(1, total)
+                        fabric.backward(mean if share == 1 else mean * share)
+                    if batch.is_last:
+                        optimizer.step()
+                        optimizer.zero_grad()
+                mean = mean.detach()
+                run.count(batch, mean)
+                if batch.is_last:
+                    run.read_and_save()
+                if on_batch is not None:
+                    on_batch(BatchDone(batch, mean, run.encoder, prefetcher, graphed is not None))
+
+        run.close_loop()
+        metrics, seconds = run.measure(validate)
+        run.end_epoch(metrics, seconds)
+        if fabric.is_global_zero:
+            results.write_history(state.history)
+        run.keep_best(metrics)
+
+
+@dataclass
+class _Run:
+    """What happens between steps, with the counters, clocks and files that belong to it.
+
+    Raises:
+        ValueError: there is no batch, or one rank has more batches than another and would wait for it forever.
     """
 
-    def __init__(
-        self,
-        *,
-        state: RunState,
-        training: TrainingSettings,
-        folder: RunFolder,
-        snapshot: Callable[[int, dict[str, float], dict[str, Tensor]], ModelCheckpoint],
-        validate: Validate | None,
-        batches_per_epoch: Callable[[], int],
-        resumed: Resumed | None,
-        on_epoch: Callable[[], None],
-        started: float,
-    ) -> None:
-        self.state = state
-        self.shape: tuple[int, int] | None = None
-        """Rows and columns of the batch in work."""
-        self._training = training
-        self._folder = folder
-        self._snapshot = snapshot
-        self._validate = validate
-        self._batches_per_epoch = batches_per_epoch
-        self._resumed = resumed
-        self._on_epoch = on_epoch
-        self._progress = Progress(training.max_epochs, enabled=False)
-        self._first = False
-        self._in_window = False  # micro-batches are done that the optimiser has not stepped for
-        self._has_validated = False
-        self._unread_places = 0
-        self._world = 1
+    fabric: Fabric  # launched
+    training: TrainingSettings
+    state: RunState
+    folder: RunFolder
+    encoder: Encoder
+    optimizer: torch.optim.Optimizer  # without Fabric's wrapper
+    snapshot: Callable[[int, dict[str, float], dict[str, Tensor]], ModelCheckpoint]  # of epoch, metrics, weights
+    num_batches: int  # per epoch of this rank
+    started: InitVar[float]  # when the whole fit began, on the clock of time.perf_counter
+    _pending: list[tuple[Tensor, int, int, int]] = field(default_factory=list)  # mean loss, tokens, places, step
+    _unsaved_best: ModelCheckpoint | None = None
+    _has_validated: bool = False
+    _save_seconds: float = 0.0  # of the last checkpoint
+
+    def __post_init__(self, started: float) -> None:
+        self.progress = Progress(self.training.max_epochs, enabled=self.fabric.is_global_zero)
         self._whole_started = self._lap = self._read_at = self._saved_at = started
-        self._save_seconds = 0.0  # of the last checkpoint
-        self._unsaved_best: ModelCheckpoint | None = None
-        self._advice = "lower learning_rate"
-
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take up a run where it was left.
-
-        Raises:
-            ValueError: there is no batch, or one rank has more batches than another and would wait for it for ever.
-        """
-        module = _typed(pl_module)
-        self._first, self._world = trainer.is_global_zero, trainer.world_size
-        self._check_batches(module)
-        self._progress = Progress(self._training.max_epochs, enabled=self._first)
-        if module.encoder.autocast_dtype is not None:
-            self._advice = "lower learning_rate, or take precision=32-true"
-        module.optimizer_step_count = self.state.step
-        if self._resumed is not None:
-            module.encoder.load_state_dict(self._resumed.encoder)
-            trainer.optimizers[0].load_state_dict(self._resumed.optimizer)
-            if self._resumed.scaler:
-                trainer.precision_plugin.load_state_dict(self._resumed.scaler)
-            self._progress.say(
-                f"resuming from {self._resumed.path.name}: epoch {self.state.epoch + 1}, batch {self.state.index}"
-            )
-            self._resumed = None  # its tensors are free to go
-
-    def _check_batches(self, module: TrainingModule) -> None:
-        """On all ranks alike: one that stops alone leaves the others waiting."""
-        gathered = module.all_gather(torch.tensor([self._batches_per_epoch()], device=module.device))
+        gathered = self.fabric.all_gather(torch.tensor([self.num_batches], device=self.fabric.device))
         assert isinstance(gathered, Tensor)
-        counts = gathered.flatten().tolist()  # [ranks]
+        counts = gathered.flatten().tolist()  # [ranks]; every rank raises the same, so that none is left waiting
         if min(counts) == 0:
             raise ValueError("train_batches: found no batch, allowed: at least one")
         if len(set(counts)) > 1:
             found = ", ".join(map(str, counts))
             raise ValueError(f"train_batches: found {found} batches on the ranks, allowed: equally many on each")
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock, and count the loop's memory apart from what was before."""
-        self.state.peak_memory_gib = max(self.state.peak_memory_gib, peak_gib(pl_module.device))
-        reset_peak(pl_module.device)
-        self._progress.start_epoch(self.state.epoch, self.state.index, self._batches_per_epoch())
+    def restore(self, resumed: Resumed) -> None:
+        """Load weights, optimizer and loss scale of a saved run."""
+        self.encoder.load_state_dict(resumed.encoder)
+        self.optimizer.load_state_dict(resumed.optimizer)
+        if resumed.scaler:
+            self.fabric.strategy.precision.load_state_dict(resumed.scaler)
+        state = self.state
+        self.progress.say(f"resuming from {resumed.path.name}: epoch {state.epoch + 1}, batch {state.index}")
+
+    def start_epoch(self) -> None:
+        """Start the loop's clock, and count the loop's memory apart from what came before."""
+        self.state.peak_memory_gib = max(self.state.peak_memory_gib, memory.peak_gib(self.fabric.device))
+        memory.reset_peak(self.fabric.device)
+        self.progress.start_epoch(self.state.epoch, self.state.index, self.num_batches)
         self._lap = self._read_at = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: StepBatch, batch_idx: int
-    ) -> None:
-        """Remember the shape, for a message about memory."""
-        self.shape = (batch.layout.rows, batch.layout.width)
+    def count(self, batch: StepBatch, mean: Tensor) -> None:
+        """Count a micro-batch; its loss stays on the device until `read_losses`."""
+        self._pending.append((mean, batch.num_targets, batch.num_places, self.state.step + 1))
+        self.state.index += 1
+        if batch.is_last:
+            self.state.step += 1
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: StepBatch,
-        batch_idx: int,
-    ) -> None:
-        """Count; after a step of the optimiser, read losses and keep a checkpoint when it is time."""
-        module, state = _typed(pl_module), self.state
-        state.index += 1
-        self._unread_places += batch.num_places
-        self._in_window = not batch.is_last
-        if self._in_window:
-            return
-        state.step += 1
-        module.optimizer_step_count = state.step
-        steps = self._training.checkpoint_steps
+    def read_and_save(self) -> None:
+        """After an optimizer step, read the losses and write a checkpoint when it is time."""
+        state, steps = self.state, self.training.checkpoint_steps
         save_now = steps is not None and state.step % steps == 0
-        if save_now or self._time_to_read():
-            self._read_losses(module)
-            if save_now or self._is_time_to_save(self._training.checkpoint_seconds):
-                self._save(trainer, module)
+        read_now = time.perf_counter() - self._read_at > _READ_SECONDS
+        if self.fabric.world_size > 1:
+            read_now = state.step % _READ_STEPS == 0
+        if save_now or read_now:
+            self.read_losses()
+            if save_now or self._is_time_to_save(self.training.checkpoint_seconds):
+                self.save()
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Validate, compare, keep, and stop when nothing has got better for long enough."""
-        module, state = _typed(pl_module), self.state
-        self._read_losses(module)
-        if state.loss_tokens == 0:
-            text = "train_batches: found no target in a whole epoch, allowed: at least one"
-            raise TrainingError(text, on_every_rank=True)
-        self._count_loop_memory(module.device)
-        optimizer = trainer.optimizers[0]
-        if isinstance(optimizer, TableAdam):
-            optimizer.catch_up()
+    def read_losses(self) -> None:
+        """Add the pending losses to the epoch's sum: the only place where training waits for the device.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        state = self.state
+        pending, self._pending = self._pending, []
+        if pending:
+            means = torch.stack([mean for mean, *_ in pending]).double()
+            numbers = [[tokens, places] for _, tokens, places, _ in pending]
+            tokens, places = torch.tensor(numbers, dtype=torch.float64, device=means.device).T
+            table = torch.stack([means * tokens, tokens, places])  # [3, micro-batches]
+            if self.fabric.world_size > 1:
+                torch.distributed.all_reduce(table)
+            sums, counts, inputs = table.tolist()
+            for value, (*_, step) in zip(sums, pending, strict=True):
+                if not math.isfinite(value):
+                    text = f"the loss is {value} at step {step} (epoch {state.epoch + 1}): {self._advice()}"
+                    raise TrainingError(text, on_every_rank=True)  # the sums are those of all ranks
+            state.loss_sum += math.fsum(sums)
+            state.loss_tokens += round(sum(counts))
+            state.places += round(sum(inputs))
+        now = time.perf_counter()
+        state.loop_seconds += now - self._lap
+        self._lap = self._read_at = now
+        loss, speed = state.loss_sum / max(1, state.loss_tokens), state.places / max(state.loop_seconds, 1e-9)
+        peak = max(state.peak_memory_gib, memory.peak_gib(self.fabric.device))
+        self.progress.update(state.index, self.num_batches, loss, speed, peak)
+
+    def close_loop(self) -> None:
+        """Read what is left of an epoch, and bring the network up to date for validation.
+
+        Raises:
+            TrainingError: a loss is not finite, or no batch of the epoch had a target.
+        """
+        self.read_losses()
+        if self.state.loss_tokens == 0:
+            raise TrainingError("train_batches: found no target in an epoch, allowed: at least one", on_every_rank=True)
+        # The peak of a process cannot be reset: on a CPU it is the loop's only before the first validation.
+        device = self.fabric.device
+        if device.type == "cuda" or not self._has_validated:
+            self.state.loop_peak_memory_gib = max(self.state.loop_peak_memory_gib, memory.peak_gib(device))
+        if isinstance(self.optimizer, TableAdam):
+            self.optimizer.catch_up()
+
+    def measure(self, validate: Validate | None) -> tuple[dict[str, float], float]:
+        """Validation metrics, measured by the first rank and sent to the others, and the seconds that it took.
+
+        Raises:
+            TrainingError: ``ndcg@10`` is missing or not finite.
+        """
         started = time.perf_counter()
-        metrics = self._measure(module)
-        validation_seconds = time.perf_counter() - started
-        score = metrics.get(MONITORED)
-        is_best = score is None or state.best_score is None or score > state.best_score
-        row = self._row(validation_seconds) | {f"validation_{name}": value for name, value in metrics.items()}
-        state.history.append(row)
-        if is_best:
-            state.best_score, state.best_epoch, state.bad_epochs = score, state.epoch + 1, 0
-        else:
-            state.bad_epochs += 1
-        self._progress.end_epoch(row, score, best=is_best)
-        if self._first:
-            self._on_epoch()
-        state.start_next_epoch()
-        state.finished = state.epoch >= self._training.max_epochs or state.bad_epochs >= self._training.patience
-        trainer.should_stop = state.finished
-        save_now = state.finished or self._save_seconds < _CHEAP_SECONDS or self._is_time_to_save(0.0)
-        if is_best and self._first:
-            weights = module.encoder.state_dict()
+        metrics: dict[str, float] = {}
+        if validate is not None:
+            self._has_validated = True
+            if self.fabric.is_global_zero:
+                self.encoder.eval()
+                with torch.no_grad():
+                    metrics = {name: float(value) for name, value in validate(self.encoder).items()}
+            metrics = self.fabric.broadcast(metrics)
+            if not math.isfinite(metrics.get(MONITORED, math.nan)):
+                found = metrics.get(MONITORED, f"only {sorted(metrics)}")
+                text = f"validate: found {found} for {MONITORED}, allowed: a finite number"
+                raise TrainingError(text, on_every_rank=True)
+        return metrics, time.perf_counter() - started
+
+    def end_epoch(self, metrics: dict[str, float], validation_seconds: float) -> None:
+        """Add a row to the history, compare it with the best epoch, and decide whether to stop."""
+        state, score = self.state, metrics.get(MONITORED)
+        row = state.end_epoch(metrics, score, validation_seconds)
+        self.progress.end_epoch(row, score, best=state.bad_epochs == 0)
+        state.finished = state.epoch >= self.training.max_epochs or state.bad_epochs >= self.training.patience
+
+    def keep_best(self, metrics: dict[str, float]) -> None:
+        """Save at the end of an epoch; where that would take too long, hold a copy of the best model on the host."""
+        save_now = self.state.finished or self._save_seconds < _CHEAP_SECONDS or self._is_time_to_save(0.0)
+        if self.state.bad_epochs == 0 and self.fabric.is_global_zero:
+            weights = self.encoder.state_dict()
             if not save_now:
                 weights = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
-            self._unsaved_best = self._snapshot(state.best_epoch, metrics, weights)
-        self._lap = time.perf_counter()
+            self._unsaved_best = self.snapshot(self.state.best_epoch, metrics, weights)
         if save_now:
-            self._save(trainer, module)
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        """A polite request to end (SIGTERM, raised by Lightning between batches) loses no work."""
-        if isinstance(exception, SIGTERMException) and self._world == 1 and not self._in_window:
-            module = _typed(pl_module)
-            self._read_losses(module)
-            self._save(trainer, module)
-            self._progress.say(f"stopped by SIGTERM at step {self.state.step}; the next start goes on from there")
-
-    def _count_loop_memory(self, device: torch.device) -> None:
-        """A process's peak cannot be reset: on a CPU it is the loop's only before the first validation."""
-        if device.type == "cuda" or not self._has_validated:
-            self.state.loop_peak_memory_gib = max(self.state.loop_peak_memory_gib, peak_gib(device))
+            self.save()
 
     def _is_time_to_save(self, seconds: float) -> bool:
         return time.perf_counter() - self._saved_at > max(seconds, _SAVES_APART * self._save_seconds)
 
-    def _time_to_read(self) -> bool:
-        if self._world > 1:
-            return self.state.step % _READ_STEPS == 0
-        return time.perf_counter() - self._read_at > _READ_SECONDS
+    def save(self) -> None:
+        """Write a checkpoint; the time that it takes does not count as the training loop's.
 
-    def _read_losses(self, module: TrainingModule) -> None:
-        """Add the losses since the last time to the epoch's sum: the only place where training waits for the device."""
-        pending, module.recent_losses = module.recent_losses, []
-        if pending:
-            means = torch.stack([loss for loss, _, _ in pending]).double()
-            tokens = torch.tensor([count for _, count, _ in pending], dtype=torch.float64, device=means.device)
-            places = torch.full_like(tokens, self._unread_places / len(pending))
-            table = torch.stack([means * tokens, tokens, places])  # [3, micro-batches]
-            if self._world > 1:
-                torch.distributed.all_reduce(table)
-            sums, counts, shares = table.tolist()
-            self._refuse_nan(sums, [step for _, _, step in pending])
-            self.state.loss_sum += math.fsum(sums)
-            self.state.loss_tokens += round(sum(counts))
-            self.state.places += round(sum(shares))
-            self._unread_places = 0
-        now = time.perf_counter()
-        self.state.loop_seconds += now - self._lap
-        self._lap = self._read_at = now
-        self._show_progress(module)
-
-    def _refuse_nan(self, sums: list[float], steps: list[int]) -> None:
-        for value, step in zip(sums, steps, strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} at step {step} (epoch {self.state.epoch + 1}): "
-                    f"{self._last_good()}; {self._advice}",
-                    on_every_rank=True,  # the sums are those of all
-                )
-
-    def _last_good(self) -> str:
-        saved, best = self._folder.newest, self._folder.newest_best
-        if saved is None:
-            return "there was no checkpoint yet"
-        model = "" if best is None else f"; the best model so far is {best}"
-        return f"the same call starts again from the last good checkpoint, {saved}{model}"
-
-    def _show_progress(self, module: TrainingModule) -> None:
-        state = self.state
-        self._progress.update(
-            state.index,
-            self._batches_per_epoch(),
-            state.loss_sum / max(1, state.loss_tokens),
-            state.places / max(state.loop_seconds, 1e-9),
-            max(state.peak_memory_gib, peak_gib(module.device)),
-        )
-
-    def _measure(self, module: TrainingModule) -> dict[str, float]:
-        """Validation metrics, measured by the first rank and told to the others."""
-        if self._validate is None:
-            return {}
-        self._has_validated = True
-        box: list[dict[str, float] | None] = [None]
-        if self._first:
-            module.encoder.eval()
-            with torch.no_grad():
-                box[0] = {name: float(value) for name, value in self._validate(module.encoder).items()}
-            module.encoder.train()
-        if self._world > 1:
-            torch.distributed.broadcast_object_list(box, src=0)
-        metrics = box[0] or {}
-        if not math.isfinite(metrics.get(MONITORED, math.nan)):
-            found = metrics.get(MONITORED, f"only {sorted(metrics)}")
-            text = f"validate: found {found} for {MONITORED}, allowed: a finite number"
-            raise TrainingError(text, on_every_rank=True)
-        return metrics
-
-    def _row(self, validation_seconds: float) -> dict[str, float]:
-        state = self.state
-        return {
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "train_loss": state.loss_sum / state.loss_tokens,
-            "train_seconds": state.loop_seconds,
-            "validation_seconds": validation_seconds,
-            "tokens": state.places,
-            "tokens_per_second": state.places / max(state.loop_seconds, 1e-9),
-        }
-
-    def _save(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
-        """Keep a checkpoint; the time it takes is not the training loop's."""
+        Raises:
+            TrainingError: a weight is not finite.
+        """
         started = time.perf_counter()
-        if self._first:
-            weights = module.encoder.state_dict()
+        if self.fabric.is_global_zero:
+            weights = self.encoder.state_dict()
             # A sum carries any NaN or infinity, and needs no second table to find it.
             if not all(bool(torch.isfinite(tensor.sum())) for tensor in weights.values()):
-                raise TrainingError(
-                    f"a weight is no longer finite after step {self.state.step}: {self._last_good()}; {self._advice}"
-                )
+                raise TrainingError(f"a weight is no longer finite after step {self.state.step}: {self._advice()}")
             now = time.perf_counter()
             self.state.whole_seconds += now - self._whole_started
-            self.state.peak_memory_gib = max(self.state.peak_memory_gib, peak_gib(module.device))
+            self.state.peak_memory_gib = max(self.state.peak_memory_gib, memory.peak_gib(self.fabric.device))
             self._whole_started = now
             if self._unsaved_best is not None:
-                self._unsaved_best.save(self._folder.best(self.state.best_epoch))
+                self._unsaved_best.save(self.folder.best(self.state.best_epoch))
                 self._unsaved_best = None
-            scaler = trainer.precision_plugin.state_dict()
-            self._folder.save(self.state, weights, trainer.optimizers[0].state_dict(), scaler)
+            scaler = self.fabric.strategy.precision.state_dict()
+            self.folder.save(self.state, weights, self.optimizer.state_dict(), scaler)
         self._lap = self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - started
 
+    def save_before_exit(self) -> None:
+        """Save what SIGTERM would lose; with several processes the others may be in another step."""
+        if self.fabric.world_size == 1:
+            self.read_losses()
+            self.save()
+            self.progress.say(f"stopped by SIGTERM at step {self.state.step}; the next start resumes there")
 
-def _typed(module: lightning.LightningModule) -> TrainingModule:
-    assert isinstance(module, TrainingModule)
-    return module
+    def _advice(self) -> str:
+        """Where a failed run resumes, and what to change."""
+        mixed = self.encoder.autocast_dtype is not None
+        cure = "lower learning_rate" + (", or take precision=32-true" if mixed else "")
+        saved, best = self.folder.newest, self.folder.newest_best
+        if saved is None:
+            return f"there was no checkpoint yet; {cure}"
+        model = "" if best is None else f"; the best model so far is {best}"
+        return f"the same call starts again from the last good checkpoint, {saved}{model}; {cure}"
+
+
+def _uses_cuda_graphs(training: TrainingSettings, loss: LossSettings, device: torch.device) -> bool:
+    """Whether whole steps run as CUDA graphs."""
+    return device.type == "cuda" and training.records_steps(loss)

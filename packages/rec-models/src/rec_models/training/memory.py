@@ -7,11 +7,14 @@ import os
 import re
 import resource
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.errors import TrainingError
 from rec_models.losses import entry_of
 from rec_models.optim.build import leaner_optimizers, table_bytes
 
@@ -83,13 +86,31 @@ def segments_can_grow() -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's memory depends on."""
+    """The settings that the memory of a run depends on."""
 
     model: ModelSettings
     loss: LossSettings
     training: TrainingSettings
     num_items: int
     """V."""
+
+
+@contextmanager
+def out_of_memory_errors(device: torch.device, run: Run, shape: Sequence[int]) -> Iterator[None]:
+    """Turn running out of memory into a `TrainingError` that says what to lower.
+
+    Args:
+        device: where memory may run out.
+        run: which run.
+        shape: rows and columns of the batch in work, looked at when memory runs out; empty before the first.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        known = (shape[0], shape[1]) if shape else None
+        raise TrainingError(out_of_memory_advice(error, device, run, known)) from error
 
 
 def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, shape: tuple[int, int] | None) -> str:

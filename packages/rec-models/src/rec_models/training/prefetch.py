@@ -1,4 +1,4 @@
-"""Batches of an epoch on their way to the training steps: read and prepared ahead of them, in threads for a GPU."""
+"""Prefetch: batches are read and prepared ahead of the training steps, on a GPU in background threads."""
 
 from __future__ import annotations
 
@@ -7,65 +7,49 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
-from functools import partial
 from itertools import islice
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from rec_models.training.batch import Batch, PackedBatch, StepBatch, pack, prepare_packed
+from rec_models.training.batch import Batch, StepBatch, prepare
 from rec_models.training.cuda_graphs import prepare_filled
 
 _Entry = TypeVar("_Entry")
 
 
 class Batches(Protocol):
-    """Training batches that are a pure function of (seed, epoch, index): training can go on in mid-epoch."""
+    """Training batches that are a pure function of (seed, epoch, index), so that training can resume in mid-epoch."""
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]:
         """The batches of an epoch from index `start` on."""
-
-
-@runtime_checkable
-class PackedBatches(Protocol):
-    """Batches that come without padding too: training then reads these, at a cost that grows with real places alone."""
-
-    def packed_epoch(self, epoch: int, start: int = 0) -> Iterable[PackedBatch]:
-        """The same examples as ``epoch`` gives, in the same batches."""
 
 
 MakeBatches = Callable[[int, int], Batches]
 """From (rank, world size) to the batches of that rank."""
 
 
-class Feed:
-    """The iterable that Lightning trains on: each pass is the rest of one epoch.
-
-    It has no length on purpose: Lightning then looks one batch ahead to find the last one, which stays right when the
-    first pass after a resume is only a part of an epoch.
+class Prefetcher:
+    """Reads and prepares batches ahead of the training steps.
 
     Args:
-        batches: called at the first pass, when the rank is known.
-        position: gives (epoch, index) of the first batch of a pass.
-        accumulate: micro-batches a window.
-        fill: fill every batch up to a few sizes, with histories of at most so many items
-        (`rec_models.training.cuda_graphs`). That
-            is done on the host: batches on a device are brought there.
-        pad_to: count the places that each history lacks to so many as targets: the loss trains them too
-            (`rec_models.losses.paper`); never with `fill`.
-        num_items: refuse ids that are not below V with a `ValueError`: a GPU would stop without a word about them;
-            None: they are not looked at.
-        pin: for a GPU: read and prepare batches in threads of their own, in page-locked memory, so that neither keeps
-            the GPU waiting.
+        batches: of this rank.
+        accumulate: micro-batches per optimizer step.
+        fill: fill every batch up to one of a few sizes, for histories of at most this many items
+            (`rec_models.training.cuda_graphs`). This is done on the host: batches on a device are copied there.
+        pad_to: count the places that each history lacks to this length as targets, because the loss trains them too
+            (`rec_models.losses.paper`); never together with `fill`.
+        num_items: refuse ids that are not below V with a `ValueError`: a GPU would stop without naming them. None: do
+            not check.
+        pin: for a GPU: read and prepare batches in threads, into page-locked memory, so that neither delays the GPU.
     """
 
     def __init__(
         self,
-        batches: Callable[[], Batches],
-        position: Callable[[], tuple[int, int]],
+        batches: Batches,
         accumulate: int,
         *,
         fill: int | None = None,
@@ -73,20 +57,20 @@ class Feed:
         num_items: int | None = None,
         pin: bool,
     ) -> None:
-        self._batches = batches
-        self._position = position
+        self.batches = batches
         self._accumulate = accumulate
         self._fill = fill
         self._pad_to = pad_to
         self._num_items = num_items
         self._pin = pin
         self.is_busy: Callable[[], bool] | None = None
-        """Whether the device still works on what it was given; None: it never does meanwhile."""
+        """Whether the device still has work, so that waiting costs nothing; None: it never has."""
         self.waited_seconds = 0.0
-        """How long those who iterate have waited for batches, without waits at whose end the device was busy."""
+        """Seconds spent waiting for batches, without waits at whose end the device was busy."""
 
-    def __iter__(self) -> Iterator[StepBatch]:
-        source = in_background(self._steps()) if self._pin else self._steps()
+    def epoch(self, epoch: int, start: int) -> Generator[StepBatch]:
+        """The micro-batches of an epoch from index `start` on; closing the generator ends the threads."""
+        source = in_background(self._steps(epoch, start)) if self._pin else self._steps(epoch, start)
         with closing(source):
             while True:
                 asked = time.perf_counter()
@@ -97,8 +81,8 @@ class Feed:
                     return
                 yield step
 
-    def _steps(self) -> Generator[StepBatch]:
-        with closing(self._source()) as source:
+    def _steps(self, epoch: int, start: int) -> Generator[StepBatch]:
+        with closing(self._prepared(epoch, start)) as source:
             while prepared := list(islice(source, self._accumulate)):
                 counts = tuple(self._count(step) for step in prepared)
                 for position, step in enumerate(prepared):
@@ -109,31 +93,24 @@ class Feed:
         padding = 0 if self._pad_to is None else step.layout.rows * self._pad_to - step.num_places
         return step.num_targets + padding
 
-    def _source(self) -> Generator[StepBatch]:
-        epoch, start = self._position()
-        batches = self._batches()
-        prepared = prepare_packed if self._fill is None else partial(prepare_filled, width=self._fill)
-        if isinstance(batches, PackedBatches):
-            return self._prepared(batches.packed_epoch(epoch, start=start), prepared)
-        return self._prepared(batches.epoch(epoch, start=start), lambda batch: prepared(pack(batch)))
-
-    def _prepared(self, batches: Iterable[_Entry], prepared: Callable[[_Entry], StepBatch]) -> Generator[StepBatch]:
-        # Two threads, for reading batches and for preparing them: a small step takes less time than both together.
+    def _prepared(self, epoch: int, start: int) -> Generator[StepBatch]:
+        # Two threads, one reads batches and one prepares them: a small step takes less time than both together.
+        batches = self.batches.epoch(epoch, start=start)
         source = in_background(iter(batches)) if self._pin else (batch for batch in batches)
         with closing(source):
             for batch in source:
-                step = prepared(batch)
+                step = prepare(batch) if self._fill is None else prepare_filled(batch, self._fill)
                 if self._num_items is not None:
-                    _check_ids("inputs", step.items, self._num_items)
+                    _check_ids("items", step.items, self._num_items)
                     _check_ids("targets", step.targets[: step.num_targets], self._num_items)
                 yield step
 
     def _pinned(self, step: StepBatch) -> StepBatch:
-        return step.staged(pin=True) if self._pin and not step.items.is_cuda else step
+        return step.in_one_buffer(pin=True) if self._pin and not step.items.is_cuda else step
 
 
 def _check_ids(name: str, ids: Tensor, num_items: int) -> None:
-    """Refuse ids [n] outside the catalogue. NumPy on the host: see `rec_models.training.cuda_graphs`."""
+    """Refuse ids [n] outside the catalogue; in NumPy on the host, see `prepare_filled`."""
     if ids.numel() == 0:
         return
     bounds = (ids.numpy().min(), ids.numpy().max()) if ids.is_cpu else ids.aminmax()
@@ -144,14 +121,14 @@ def _check_ids(name: str, ids: Tensor, num_items: int) -> None:
 
 
 def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]:
-    """Take from an iterator in a thread of its own; its errors are raised here.
+    """Iterate in a background thread; its errors are raised in the consumer.
 
     Args:
         source: iterated in the thread.
-        depth: entries ahead at most.
+        depth: how many entries it may be ahead.
 
     Yields:
-        The entries of `source`, in order. Closing the generator tells the thread to end.
+        The entries of `source`, in order. Closing the generator ends the thread.
     """
     ready: queue.Queue[_Entry | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
@@ -170,7 +147,7 @@ def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]
                     return
                 hand_over(step)
             hand_over(None)
-        except BaseException as error:  # whatever it is, the consumer must hear of it
+        except BaseException as error:  # whatever it is, the consumer must raise it
             hand_over(error)
 
     thread = threading.Thread(target=work, name="rec_models.training.prefetch", daemon=True)
@@ -185,10 +162,10 @@ def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]
 
 
 def as_factory(batches: Batches | MakeBatches) -> MakeBatches:
-    """Batches, or what makes them for a rank, as what makes them for a rank.
+    """Turn batches into a function that returns the batches of a rank; such a function is returned as it is.
 
     Raises:
-        ValueError: by the function returned: it is asked for several ranks, and has batches for one process only.
+        ValueError: raised by the returned function if there are several ranks but batches for one only.
     """
     if callable(batches):
         return batches

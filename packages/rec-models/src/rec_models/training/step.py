@@ -1,11 +1,12 @@
-"""Network and loss of one micro-batch: what Lightning's module, recorded CUDA graphs and measurements share."""
+"""Network and loss of one micro-batch: the same for launched steps and for CUDA graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from lightning.fabric import Fabric
+from torch import Tensor, nn
 
 from rec_models.config import LossSettings, TrainingSettings
 from rec_models.encoders import Encoder
@@ -16,11 +17,11 @@ from rec_models.losses.paper import trains_padding, with_padding_targets
 from rec_models.training.batch import StepBatch
 
 
-class BatchLoss:
-    """The mean loss of a micro-batch, attached to the graph.
+class StepLoss(nn.Module):
+    """The mean loss of a micro-batch; one module, so that DDP sees one forward pass.
 
     Args:
-        encoder: on the device where batches will be; its `lookup` is set.
+        encoder: on the device of the batches; its `lookup` is set.
         loss: the loss.
         training: compile, optimizer.
         item_counts: [V] int64 on the encoder's device, for popularity sampling.
@@ -35,35 +36,36 @@ class BatchLoss:
         item_counts: Tensor | None = None,
         world_size: int = 1,
     ) -> None:
+        super().__init__()
         self.encoder = encoder
         encoder.lookup = self._lookup(training, world_size)
         self._seed = training.seed
         self._sparse_grad = training.optimizer == "adam_lazy"
         self._loss = build_loss(loss, item_counts)
         self._pads = trains_padding(loss)
-        # The encoder itself stays as it is: validation runs other shapes, and would compile them too.
+        # The encoder itself is not compiled: validation has other shapes, which would be compiled too.
         self._network: Callable[[Tensor, Layout], Tensor] = (
             torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
         )
 
     @staticmethod
     def _lookup(training: TrainingSettings, world_size: int) -> Lookup:
-        """One gradient table, not two, where that is safe: DDP must see every gradient in the graph."""
+        """One gradient table instead of two, where that is safe: DDP must see every gradient in the graph."""
         if training.optimizer == "adam_lazy":
             return sparse_lookup
         return lookup_into_grad if world_size == 1 else lookup
 
-    def __call__(self, batch: StepBatch, step: int | Tensor, row_offset: int = 0) -> Tensor:
+    def forward(self, batch: StepBatch, step: int | Tensor, row_offset: int = 0) -> Tensor:
         """Run the network and the loss.
 
         Args:
             batch: on the encoder's device.
-            step: of the optimiser, from 0; an int64 scalar on the device for losses of cce_kernels.
-            row_offset: tokens of the same step before this batch's first.
+            step: of the optimizer, from 0; for losses of cce_kernels also an int64 scalar on the device.
+            row_offset: tokens of the same step that come before this batch's first.
 
         Returns:
-            fp32 scalar, the mean over the tokens with a target, and padded places where the loss trains them; 0 where
-            there is none.
+            fp32 scalar: the mean over the tokens with a target, and over padded places where the loss trains them; 0 if
+            there are none.
 
         Raises:
             ValueError: a batch without masked places, for a model that learns from nothing else.
@@ -84,6 +86,27 @@ class BatchLoss:
 
 
 def _compute_dtype(hidden: Tensor) -> Tensor:
-    """Under autocast the last norm returns fp32; the loss works in the dtype of matrix products."""
+    """Under autocast the last norm returns fp32, but the loss computes in the dtype of matrix products."""
     device = hidden.device.type
     return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+
+
+def count_tokens(fabric: Fabric, counts: tuple[int, ...]) -> tuple[int, list[int]]:
+    """How the tokens of an optimizer step are spread over micro-batches and ranks.
+
+    Args:
+        fabric: of the ranks.
+        counts: tokens of each micro-batch of this rank.
+
+    Returns:
+        The tokens of the step on all ranks, and for each micro-batch those before this rank's part, in the order in
+        which one process would see them.
+    """
+    table = [list(counts)]  # [ranks, micro-batches]
+    if fabric.world_size > 1:
+        gathered = fabric.all_gather(torch.tensor(counts, device=fabric.device))
+        assert isinstance(gathered, Tensor)
+        table = gathered.view(fabric.world_size, -1).tolist()
+    per_micro = [sum(column) for column in zip(*table, strict=True)]
+    before = [sum(column[: fabric.global_rank]) for column in zip(*table, strict=True)]
+    return sum(per_micro), [sum(per_micro[:k]) + before[k] for k in range(len(counts))]

@@ -1,15 +1,12 @@
-"""Options of training that change how it runs, not what comes out."""
+"""Options that change how training runs, but not its outcome."""
 
 import pytest
 import torch
 
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.training import loop, memory
 from rec_models.training.checkpoint import ModelCheckpoint
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
+from rec_models.training.devices import announce
 
 
 def weights_of(folder):
@@ -32,7 +29,7 @@ def test_what_a_batch_held_is_kept_and_another_is_another_run(tiny, folders, cap
 
 @pytest.fixture(scope="module")
 def learned(tiny, tmp_path_factory):
-    """From an optimiser to the losses of its epochs."""
+    """From an optimizer to the losses of its epochs."""
 
     def run(optimizer):
         folder = tmp_path_factory.mktemp(optimizer)
@@ -44,7 +41,7 @@ def learned(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise", "adam_lazy"])
-def test_lean_optimisers_learn_as_adam_does(learned, optimizer):
+def test_lean_optimizers_learn_as_adam_does(learned, optimizer):
     adam, lean = learned(optimizer)
     assert adam[-1] < 0.7 * adam[0]
     assert lean[-1] < adam[-1] + 0.1 * (adam[0] - adam[-1])
@@ -71,15 +68,15 @@ def test_settings_that_contradict_the_loss_stop_before_anything_is_trained(tiny,
     assert not folders["checkpoints"].exists()
 
 
-class NotRecorded:
-    """In the place of `RecordedSteps`: the same step of the same filled batches, without a GPU."""
+class LaunchedSteps:
+    """Replaces `GraphedSteps`: the same step of the same filled batches, without a GPU."""
 
-    def __init__(self, loss, optimizer):
-        self.loss, self.optimizer = loss, optimizer
+    def __init__(self, step_loss, optimizer):
+        self.step_loss, self.optimizer = step_loss, optimizer
 
     def run(self, batch, step):
         self.optimizer.zero_grad()
-        mean = self.loss(batch, torch.tensor(step))
+        mean = self.step_loss(batch, torch.tensor(step))
         mean.backward()
         self.optimizer.step()
         assert batch.items.numel() % 16 == 0
@@ -87,14 +84,11 @@ class NotRecorded:
 
 
 @pytest.mark.parametrize("loss", ["cce", "cce_neg"])
-def test_steps_on_filled_batches_that_the_module_takes_itself_train_as_lightnings(tiny, tmp_path, monkeypatch, loss):
-    from rec_models.training import fit as training
-    from rec_models.training import loop as module
-
+def test_graphed_steps_on_filled_batches_train_as_launched_ones(tiny, tmp_path, monkeypatch, loss):
     options = {"loss": loss, "dropout": 0.0, "checkpoint_steps": 3}
     plain = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
-    monkeypatch.setattr(training, "_records", lambda settings, loss, device: True)
-    monkeypatch.setattr(module, "RecordedSteps", NotRecorded)
+    monkeypatch.setattr(loop, "_uses_cuda_graphs", lambda settings, loss, device: True)
+    monkeypatch.setattr(loop, "GraphedSteps", LaunchedSteps)
     recorded = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     assert losses_of(recorded) == pytest.approx(losses_of(plain), rel=1e-5)
     for name in ("step", "tokens"):
@@ -104,35 +98,25 @@ def test_steps_on_filled_batches_that_the_module_takes_itself_train_as_lightning
 
 
 def test_memory_of_validation_is_not_the_loops(tiny, folders, monkeypatch):
-    from rec_models.training import loop as conductor
-    from rec_models.training import memory
-
     peak = [1.0]
-    for module in (conductor, memory):
-        monkeypatch.setattr(module, "peak_gib", lambda device: peak[0])
+    monkeypatch.setattr(memory, "peak_gib", lambda device: peak[0])
     monkeypatch.setattr(tiny, "validate", lambda encoder: peak.__setitem__(0, peak[0] + 2.0) or {"ndcg@10": 0.5})
     result = tiny.run(**folders, max_epochs=2)
     assert (result.loop_peak_memory_gib, result.peak_memory_gib) == (1.0, 5.0)
 
 
-def test_dropout_follows_seed_step_micro_batch_and_rank(monkeypatch, make_encoder):
-    from rec_models.training.loop import TrainingModule
-
-    def drawn(seed=0, step=0, position=0, rank=0):
-        module = TrainingModule(make_encoder(), LossSettings(loss="cce"), TrainingSettings(seed=seed))
-        module.optimizer_step_count = step
-        monkeypatch.setattr(TrainingModule, "global_rank", rank)
-        module._seed_dropout(position)
-        return float(torch.rand(()))
-
-    found = [drawn(), *(drawn(**{name: 1}) for name in ("seed", "step", "position", "rank"))]
-    assert len(set(found)) == len(found)
-    assert drawn() == found[0]
+def test_dropout_follows_seed_step_and_micro_batch(tiny, tmp_path, monkeypatch):
+    """One seed per micro-batch of two steps of two micro-batches, all different, and others with another seed."""
+    seeds = []
+    monkeypatch.setattr(loop.devices, "seed_dropout", lambda device, seed: seeds.append(seed))
+    for seed in (0, 1, 0):
+        folder = tmp_path / str(len(seeds))
+        tiny.run(folder, folder / "kept", seed=seed, max_epochs=1, micro=2, counts=(2,))
+    assert len(set(seeds)) == 8
+    assert seeds[:4] == seeds[8:]
 
 
 def test_processes_that_share_cores_are_told_of(capfd):
-    from rec_models.training.devices import announce
-
     model, loss = ModelSettings(), LossSettings(loss="cce")
     for devices in (1, 2, 4096):
         announce(model, loss, TrainingSettings(devices=devices), 5, torch.device("cpu"), "32-true")
@@ -143,8 +127,6 @@ def test_processes_that_share_cores_are_told_of(capfd):
 
 
 def test_a_cpu_is_warned_of_many_buckets(capfd):
-    from rec_models.training.devices import announce
-
     for name in ("sce", "cce"):
         announce(ModelSettings(), LossSettings(loss=name), TrainingSettings(), 5, torch.device("cpu"), "32-true")
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("sce on a CPU")]

@@ -23,7 +23,7 @@ def test_every_loss_overfits_one_batch(tiny, model_name, loss):
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2, fused=True)
     losses = []
     for number in range(STEPS[loss]):
-        hidden = encoder.encode_packed(step.items, step.layout, step.masked)
+        hidden = encoder(step.items, step.layout, step.masked)
         tokens = hidden if step.rows is None else hidden[step.rows]
         value = function(tokens, encoder.item_table, step.targets, LossContext(seed=1, step=number))
         optimizer.zero_grad()

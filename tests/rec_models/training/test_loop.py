@@ -4,15 +4,11 @@ import pytest
 import torch
 
 from rec_models.config import LOSSES, LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders.packing import layout_of
 from rec_models.inference import load
 from rec_models.losses import LossContext, build_loss
 from rec_models.training.checkpoint import ModelCheckpoint
-from rec_models.training.fit import fit
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
+from rec_models.training.loop import fit
 
 
 def weights_of(folder):
@@ -75,7 +71,7 @@ def test_fit_computes_every_loss_at_its_place_in_the_run(tiny, folders, model_na
     function = build_loss(checkpoint.loss)
     total, count = 0.0, 0
     for number, batch in enumerate(tiny.TinyBatches(model=model_name).epoch(0)):
-        tokens = encoder(batch.inputs, batch.lengths, batch.masked)[batch.targets != -100]
+        tokens = encoder(batch.items, layout_of(batch.lengths), batch.masked)[batch.targets != -100]
         targets = batch.targets[batch.targets != -100]
         total += len(targets) * float(
             function(tokens, encoder.item_table, targets, LossContext(seed=checkpoint.training.seed, step=number))
@@ -136,7 +132,8 @@ def test_the_papers_full_cce_trains_padded_places_towards_item_0(tiny, folders):
     (faithful, encoder), (right, _) = last_loss(True), last_loss(False)
     batch = next(iter(tiny.TinyBatches(count=1).epoch(0)))
     lengths = batch.lengths.tolist()
-    padding = encoder(torch.zeros(1, 10, dtype=torch.int64), torch.tensor([10]))[0] @ encoder.item_table.T  # [10, V]
+    hidden = encoder(torch.zeros(10, dtype=torch.int64), layout_of(torch.tensor([10])))
+    padding = hidden @ encoder.item_table.T  # [10, V]
     pad_losses = -padding.log_softmax(1)[:, 0]
     pads = torch.cat([pad_losses[: 10 - length] for length in lengths])
     tokens = sum(lengths)

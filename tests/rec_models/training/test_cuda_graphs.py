@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
 from rec_models.encoders.packing import layout_of
-from rec_models.training.batch import Packed, pack, prepare_packed
-from rec_models.training.cuda_graphs import bucket_of, prepare_filled
-from rec_models.training.step import BatchLoss
+from rec_models.training.batch import prepare
+from rec_models.training.cuda_graphs import bucket_of, prepare_filled, size_of
+from rec_models.training.step import StepLoss
 
 WIDTH = 12  # of the network; batches are 10 wide
 
@@ -33,10 +33,10 @@ def test_filling_changes_neither_loss_nor_gradient(tiny, model_name, loss):
     encoder = build_encoder(ModelSettings(model=model_name, hidden=8, max_seq_len=WIDTH, dropout=0.0), tiny.ITEMS)
     encoder.double()
     settings = LossSettings.pick(loss, num_negatives=5, sharing="tile", tile_tokens=3)
-    function = BatchLoss(encoder, settings, TrainingSettings())
+    function = StepLoss(encoder, settings, TrainingSettings())
     results = []
-    packed = pack(tiny.TinyBatches(model=model_name).batch(0, 3))
-    batch, filled = prepare_packed(packed), prepare_filled(packed, WIDTH)
+    packed = tiny.TinyBatches(model=model_name).batch(0, 3)
+    batch, filled = prepare(packed), prepare_filled(packed, WIDTH)
     assert filled.items.numel() > batch.items.numel()
     for variant in (batch, filled):
         encoder.zero_grad()
@@ -47,13 +47,13 @@ def test_filling_changes_neither_loss_nor_gradient(tiny, model_name, loss):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_attention_dropout_bears_the_empty_histories_of_a_filled_batch(tiny, model_name):
+def test_attention_dropout_accepts_the_empty_histories_of_a_filled_batch(tiny, model_name):
     settings = ModelSettings(model=model_name, hidden=8, max_seq_len=WIDTH, attention_dropout=0.3)
     encoder = build_encoder(settings, tiny.ITEMS)
-    filled = prepare_filled(pack(tiny.TinyBatches(model=model_name).batch(0, 3)), 2)  # so narrow that some are empty
+    filled = prepare_filled(tiny.TinyBatches(model=model_name).batch(0, 3), 2)  # so narrow that some are empty
     filled = filled._replace(layout=layout_of(filled.layout.starts.diff().long(), WIDTH))
     assert 0 in filled.layout.starts.diff()
-    BatchLoss(encoder, LossSettings(loss="cce"), TrainingSettings())(filled, 0).backward()
+    StepLoss(encoder, LossSettings(loss="cce"), TrainingSettings())(filled, 0).backward()
     assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
@@ -61,24 +61,24 @@ def test_in_batch_sampling_draws_from_real_targets_alone(tiny):
     torch.manual_seed(0)
     encoder = build_encoder(ModelSettings(hidden=8, max_seq_len=WIDTH, dropout=0.0), tiny.ITEMS)
     settings = LossSettings.pick("cce_neg", num_negatives=5, sampling="in_batch", sharing="none")
-    function = BatchLoss(encoder, settings, TrainingSettings())
-    batch = pack(tiny.TinyBatches().batch(0, 3))
-    torch.testing.assert_close(function(prepare_filled(batch, WIDTH), 0), function(prepare_packed(batch), 0))
+    function = StepLoss(encoder, settings, TrainingSettings())
+    batch = tiny.TinyBatches().batch(0, 3)
+    torch.testing.assert_close(function(prepare_filled(batch, WIDTH), 0), function(prepare(batch), 0))
 
 
 @settings(deadline=None)
 @given(
     st.lists(st.integers(1, WIDTH), min_size=1, max_size=90), st.sampled_from(["all", "some", "none"]), st.booleans()
 )
-def test_a_filled_batch_begins_with_the_batch(lengths, have_targets, masks):
+def test_a_filled_batch_begins_with_the_batch(tiny, lengths, have_targets, masks):
     random = torch.Generator().manual_seed(len(lengths))
     places = sum(lengths)
     inputs = torch.randint(0, 50, (places,), generator=random)
     here = torch.rand(places, generator=random) < {"all": 1.0, "some": 0.3, "none": 0.0}[have_targets]
-    batch = Packed(
+    batch = tiny.TinyBatch(
         inputs, torch.tensor([0, *lengths]).cumsum(0), torch.where(here, inputs, -100), here if masks else None
     )
-    real, filled = prepare_packed(batch), prepare_filled(batch, WIDTH)
+    real, filled = prepare(batch), prepare_filled(batch, WIDTH)
     assert (filled.window_counts, filled.position) == (real.window_counts, real.position)
     assert (filled.num_places, filled.items.numel()) == (places, bucket_of(places))
     assert (real.masked is None, real.rows is None) == (filled.masked is None, filled.rows is None)
@@ -94,12 +94,12 @@ def test_a_filled_batch_begins_with_the_batch(lengths, have_targets, masks):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(2, WIDTH), min_size=1, max_size=40))
-def test_what_fills_up_a_batch_is_spread_over_its_items(lengths):
+def test_what_fills_up_a_batch_is_spread_over_its_items(tiny, lengths):
     places = sum(lengths)
     inputs = torch.arange(places) + 7
     targets = torch.where(torch.arange(places) % 3 == 0, 1, -100)
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    filled = prepare_filled(Packed(inputs, offsets, targets, None), WIDTH)
+    filled = prepare_filled(tiny.TinyBatch(inputs, offsets, targets), WIDTH)
     for values, real in ((filled.items, inputs), (filled.rows, (targets == 1).nonzero().flatten())):
         assert torch.equal(values[: len(real)], real)
         added = values[len(real) :].bincount(minlength=int(real.max()) + 1)
@@ -110,21 +110,11 @@ def test_what_fills_up_a_batch_is_spread_over_its_items(lengths):
 def test_shapes_depend_on_few_numbers(tiny, model_name):
     shapes = {}
     for index in range(40):
-        packed = pack(tiny.TinyBatches(model=model_name).batch(0, index))
-        batch, filled = prepare_packed(packed), prepare_filled(packed, WIDTH)
+        packed = tiny.TinyBatches(model=model_name).batch(0, index)
+        batch, filled = prepare(packed), prepare_filled(packed, WIDTH)
         assert (filled.num_places, filled.num_targets) == (batch.items.numel(), batch.targets.numel())
         sizes = (bucket_of(batch.items.numel()), None if batch.rows is None else bucket_of(batch.targets.numel()))
-        shapes.setdefault(sizes, set()).add(tuple(tensor.shape for tensor in filled.tensors()))
+        shapes.setdefault(sizes, set()).add(size_of(filled))
         assert filled.layout.starts[-1] == filled.items.numel()
     assert all(len(found) == 1 for found in shapes.values())
     assert len(shapes) < 10
-
-
-def test_the_tensors_of_a_batch_come_in_one_order(tiny, model_name):
-    batch = prepare_packed(pack(tiny.TinyBatches(model=model_name).batch(0, 0)))
-    doubled = batch.map(lambda tensor: tensor + tensor)
-    assert len(batch.tensors()) == (7 if model_name == "bert4rec" else 6) + (batch.rows is not None) - (
-        model_name == "bert4rec" and batch.masked is None
-    )
-    for ours, expected in zip(doubled.tensors(), batch.tensors(), strict=True):
-        assert torch.equal(ours, expected + expected)

@@ -8,15 +8,11 @@ import torch
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import TrainingError
 from rec_models.inference import load
-from rec_models.training import loop as conductor
+from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint
-from rec_models.training.fit import fit
-from rec_models.training.loop import Conductor
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return {"out": tmp_path / "out", "checkpoints": tmp_path / "checkpoints"}
+from rec_models.training.loop import fit
+from rec_models.training.run_state import RunState
+from rec_models.training.step import StepLoss
 
 
 def scripted(tiny, folders, scores, *, max_epochs=10, patience=2):
@@ -83,18 +79,16 @@ def test_validation_without_the_monitored_metric_stops(tiny, folders, monkeypatc
 
 @pytest.fixture
 def poison(monkeypatch):
-    """From a step of the optimiser and a micro-batch, both from 0: the network is NaN from there on."""
-    from rec_models.training.loop import TrainingModule
-
-    step = TrainingModule.training_step
+    """From an optimizer step and a micro-batch, both from 0: the network is NaN from there on."""
+    forward = StepLoss.forward
 
     def poison_at(count, position=0):
-        def poisoned(self, batch, batch_idx):
-            if (self.optimizer_step_count, batch.position) == (count, position):
+        def poisoned(self, batch, step, row_offset=0):
+            if (step, batch.position) == (count, position):
                 torch.nn.init.constant_(self.encoder.norm.bias, math.nan)
-            return step(self, batch, batch_idx)
+            return forward(self, batch, step, row_offset)
 
-        monkeypatch.setattr(TrainingModule, "training_step", poisoned)
+        monkeypatch.setattr(StepLoss, "forward", poisoned)
 
     return poison_at
 
@@ -118,7 +112,7 @@ def test_a_nan_loss_names_the_step_and_the_last_good_checkpoint(tiny, folders, p
 
 
 def test_a_nan_loss_in_16_bit_may_be_for_want_of_digits(tiny, folders, monkeypatch, poison):
-    monkeypatch.setattr("rec_models.training.fit.autocast_dtype", lambda precision, device: torch.bfloat16)
+    monkeypatch.setattr("rec_models.training.devices.autocast_dtype", lambda precision, device: torch.bfloat16)
     poison(0)
     with pytest.raises(TrainingError, match=r"; lower learning_rate, or take precision=32-true$"):
         tiny.run(**folders)
@@ -140,11 +134,11 @@ def test_a_nan_loss_names_no_checkpoint_of_another_run(tiny, folders, poison):
 
 
 def test_a_resumed_run_that_becomes_nan_names_the_checkpoint_that_it_came_from(tiny, folders, monkeypatch, poison):
-    def crash(self, trainer, module):
+    def crash(*arguments):
         raise KeyError("stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Conductor, "on_train_epoch_end", crash)
+        patch.setattr(RunState, "end_epoch", crash)
         with pytest.raises(KeyError):
             tiny.run(**folders, checkpoint_steps=2)
     (folders["checkpoints"] / "last.ckpt").write_bytes(b"damaged")
@@ -154,19 +148,17 @@ def test_a_resumed_run_that_becomes_nan_names_the_checkpoint_that_it_came_from(t
 
 
 def test_a_nan_before_a_short_last_window_is_told_at_its_own_step(tiny, folders, monkeypatch, poison):
-    monkeypatch.setattr(conductor, "_READ_SECONDS", 1e9)
+    monkeypatch.setattr(loop, "_READ_SECONDS", 1e9)
     poison(0, position=3)  # windows of 4 and of 2 batches
     with pytest.raises(TrainingError, match=r"the loss is nan at step 1 \(epoch 1\)"):
         tiny.run(**folders, accumulate=4)
 
 
 def test_out_of_memory_says_what_to_lower(tiny, folders, monkeypatch):
-    from rec_models.training.loop import TrainingModule
-
-    def hungry(self, batch, batch_idx):
+    def hungry(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(TrainingModule, "training_step", hungry)
+    monkeypatch.setattr(StepLoss, "forward", hungry)
     with pytest.raises(
         TrainingError, match=r"out of memory with a batch of 8 x 10: .* lower batch_size or max_seq_len"
     ):
@@ -174,15 +166,13 @@ def test_out_of_memory_says_what_to_lower(tiny, folders, monkeypatch):
 
 
 def test_memory_that_runs_out_while_a_step_is_recorded_is_told_too(tiny, folders, monkeypatch):
-    from rec_models.training.loop import TrainingModule
-
-    def hungry(self, batch, batch_idx):
+    def hungry(*arguments):
         try:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         finally:  # as torch.cuda.graph does at its end
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(TrainingModule, "training_step", hungry)
+    monkeypatch.setattr(StepLoss, "forward", hungry)
     with pytest.raises(TrainingError, match=r"out of memory with a batch of 8 x 10: needed 20\.00 GiB more"):
         tiny.run(**folders)
 
@@ -210,7 +200,7 @@ def test_batches_without_any_target_are_refused(tiny, folders):
             whole = super().batch(epoch, index)
             return whole._replace(targets=torch.full_like(whole.targets, -100))
 
-    with pytest.raises(TrainingError, match="found no target in a whole epoch"):
+    with pytest.raises(TrainingError, match="found no target in an epoch"):
         fit(
             model=ModelSettings(hidden=8, max_seq_len=10),
             loss=LossSettings(loss="cce"),
@@ -261,12 +251,12 @@ def fit_changed(tiny, folders):
     return run
 
 
-@pytest.mark.parametrize("field", ["inputs", "targets"])
+@pytest.mark.parametrize("field", ["items", "targets"])
 @pytest.mark.parametrize("item", [30, -1])
 def test_items_outside_the_catalogue_are_refused(fit_changed, field, item):
     def changed(batch):
         ids = getattr(batch, field).clone()
-        ids[0, 0] = item
+        ids[0] = item
         return batch._replace(**{field: ids})
 
     with pytest.raises(

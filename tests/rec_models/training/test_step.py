@@ -7,7 +7,7 @@ from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
 from rec_models.optim.build import build_optimizer
 from rec_models.training.batch import prepare
-from rec_models.training.step import BatchLoss
+from rec_models.training.step import StepLoss
 
 ITEMS, WIDTH = 3000, 16
 
@@ -43,10 +43,10 @@ CASES = [(loss, "adam", 1) for loss in DENSE] + [("cce_neg", "adam_lazy", 0), ("
 def test_a_step_makes_one_gradient_table_at_most(tiny, loss, optimizer, tables):
     training = TrainingSettings(optimizer=optimizer)
     encoder = build_encoder(ModelSettings(hidden=WIDTH, max_seq_len=10), ITEMS)
-    function = BatchLoss(encoder, LossSettings.pick(loss, num_negatives=8, sharing="tile"), training)
+    function = StepLoss(encoder, LossSettings.pick(loss, num_negatives=8, sharing="tile"), training)
     made = build_optimizer(encoder, training)
     batch = prepare(tiny.TinyBatches().batch(0, 0))
-    for number in range(2):  # the first step also makes the optimiser's moments
+    for number in range(2):  # the first step also allocates the optimizer's moments
         with TablesMade() as counter:
             function(batch, number).backward()
             made.step()

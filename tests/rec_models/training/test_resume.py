@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -6,9 +7,11 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from lightning.pytorch.plugins.precision import Precision
+from lightning.fabric.plugins import Precision
 
-from rec_models.training.checkpoint import ModelCheckpoint, RunFolder, RunState
+from rec_models.training import loop
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.run_state import RunFolder, RunState
 
 
 class StoppedError(Exception):
@@ -71,7 +74,7 @@ def test_a_run_stopped_in_mid_epoch_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise", "adam_lazy"])
-def test_a_lean_optimiser_goes_on_where_it_was(tiny, uninterrupted, tmp_path, monkeypatch, optimizer):
+def test_a_lean_optimizer_resumes_where_it_was(tiny, uninterrupted, tmp_path, monkeypatch, optimizer):
     options = {"loss": "cce_neg", "optimizer": optimizer, "checkpoint_steps": 2, "max_epochs": 2}
     whole, whole_out = uninterrupted(**options)
     stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
@@ -91,11 +94,9 @@ def test_a_run_goes_on_with_the_state_of_its_precision(tiny, tmp_path, monkeypat
 
 
 def test_slow_checkpoints_are_written_less_often(tiny, uninterrupted, tmp_path, monkeypatch):
-    from rec_models.training import loop as conductor
-
     whole, whole_out = uninterrupted()
-    monkeypatch.setattr(conductor, "_CHEAP_SECONDS", 0.0)
-    monkeypatch.setattr(conductor, "_SAVES_APART", 1e9)
+    monkeypatch.setattr(loop, "_CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_SAVES_APART", 1e9)
     stopping_run(tiny, monkeypatch, (2, 3), tmp_path / "b", tmp_path / "b-kept")
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"]) == (1, 0)  # not the end of the second epoch
@@ -117,15 +118,17 @@ def test_a_run_asked_to_end_loses_nothing(tiny, uninterrupted, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(tiny.TinyBatches, "batch", ending)
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as ended:
             tiny.run(tmp_path / "b", tmp_path / "b-kept")
+    assert ended.value.code == 128 + signal.SIGTERM  # a stage that was stopped has failed
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
-    assert (kept["epoch"], kept["index"]) == (1, 4)  # the fifth batch was asked for one ahead, and not trained on
+    assert (kept["epoch"], kept["index"]) == (1, 4)  # the fifth batch was read, and not trained on
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept")
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
 
 
-def test_a_run_that_accumulates_resumes_at_a_step_of_the_optimiser(tiny, uninterrupted, tmp_path, monkeypatch):
+def test_a_run_that_accumulates_resumes_after_an_optimizer_step(tiny, uninterrupted, tmp_path, monkeypatch):
     options = {"micro": 2, "checkpoint_steps": 1}
     whole, whole_out = uninterrupted(**options)
     stopping_run(tiny, monkeypatch, (0, 7), tmp_path / "b", tmp_path / "b-kept", **options)
@@ -215,13 +218,14 @@ def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_where_it_was(tiny, uninterrupted, tiny_script, tmp_path):
-    options = ['model="bert4rec"', 'loss="cce_neg"', "checkpoint_steps=2"]
-    command = [sys.executable, str(tiny_script), str(tmp_path / "b"), str(tmp_path / "b-kept"), *options]
-    killed = subprocess.run([*command, "kill_at=[1, 5]"], check=False, capture_output=True, timeout=300)
+    options = {"model": "bert4rec", "loss": "cce_neg", "checkpoint_steps": 2}
+    run = options | {"out": str(tmp_path / "b"), "checkpoints": str(tmp_path / "b-kept"), "kill_at": [1, 5]}
+    command = [sys.executable, str(tiny_script), json.dumps([run])]
+    killed = subprocess.run(command, check=False, capture_output=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"]) == (1, 4)
     assert not (tmp_path / "b" / "model.ckpt").exists()
-    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", model="bert4rec", loss="cce_neg", checkpoint_steps=2)
-    whole, whole_out = uninterrupted(model="bert4rec", loss="cce_neg", checkpoint_steps=2)
+    resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    whole, whole_out = uninterrupted(**options)
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
