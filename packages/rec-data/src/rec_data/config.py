@@ -1,4 +1,7 @@
-"""The sections of params.yaml about the log and its split, as strict frozen dataclasses. Imports no torch, no polars."""
+"""The sections of params.yaml about the log and its split, as strict frozen dataclasses.
+
+This module imports neither torch nor polars.
+"""
 
 from __future__ import annotations
 

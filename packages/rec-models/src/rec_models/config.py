@@ -20,7 +20,7 @@ from rec_models.losses.settings import Gbce, Impl, Losses, LossName, LossSetting
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Optimizer = Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 

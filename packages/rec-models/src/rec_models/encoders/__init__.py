@@ -25,7 +25,7 @@ def build_encoder(settings: ModelSettings, num_items: int) -> Encoder:
     Raises:
         ValueError: V is below 2.
     """
-    file, _, name = ENCODERS[settings.model].partition(".")
+    file, _, name = ENCODERS[settings.model].build.partition(".")
     encoder: Encoder = getattr(importlib.import_module(f"{__name__}.{file}"), name)(settings, num_items)
     return encoder
 

@@ -5,8 +5,9 @@
 - ``cce_neg``: the formula of ``ce_neg`` without its [M, N] scores and its stored negatives;
 - ``bce`` (one negative, as SASRec was published) and ``bce_neg`` (N negatives, BCE+):
   ``-[log sigma(s_t) + sum_n log(1 - sigma(s_n))]``;
-- ``gbce`` (gSASRec, Petrov and Macdonald, RecSys 2023): ``-[beta log sigma(s_t) + sum_n log(1 - sigma(s_n))] / (N + 1)``
-  with ``beta = 1 - t (1 - a)``, ``a = N / (V - 1)``. N above V - 1 is an error.
+- ``gbce`` (Petrov and Macdonald, gSASRec, RecSys 2023):
+  ``-[beta log sigma(s_t) + sum_n log(1 - sigma(s_n))] / (N + 1)`` with ``beta = 1 - t (1 - a)``, ``a = N / (V - 1)``.
+  N above V - 1 is an error.
 """
 
 from __future__ import annotations
