@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rec_models.config import ModelSettings
 from rec_models.encoders.packing import Layout
+from rec_models.encoders.settings import ModelSettings
 
 if torch.cuda.is_available():  # the import loads torch's compiler, which takes seconds and is of no use on a CPU
     from torch.nn.attention.varlen import varlen_attn
