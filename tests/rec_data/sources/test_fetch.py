@@ -127,7 +127,7 @@ def test_the_source_is_not_overwritten(tmp_path, dataset):
 
 BAD_NAMES = {
     "dmo": "did you mean 'demo'",
-    "twin:beuty": "no synthetic log 'beuty'",
+    "twin:beuty": "no twin 'beuty'",
     "twin:beauty@0": "positive number",
     "twin:beauty@x": "positive number",
     "twin:zvuk@1000": "scale '1000' makes 2.4e.11 interactions; allowed: scales up to 8.822",

@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_eval import (
-    Reference,
-    band_edges,
+    LogCounts,
     evaluate,
-    metrics_by_band,
+    long_tail,
+    metrics_by_segment,
     popularity_profile,
     read_evaluation,
+    segment_edges,
     write_evaluation,
     write_rows,
 )
-from rec_eval.metrics import segments as long_tail
 from rec_eval.metrics.segments import gini
 
 LISTS = np.array([[0, 1], [1, 2], [2, -1], [0, 3]])
@@ -23,7 +23,7 @@ RESULT = evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2])
 
 
 def test_bands_by_hand():
-    rows = metrics_by_band(RESULT, "history", np.array([1, 4, 4, 9]), metrics=["mrr@2"], edges=[1, 3, 5])
+    rows = metrics_by_segment(RESULT, "history", np.array([1, 4, 4, 9]), metrics=["mrr@2"], edges=[1, 3, 5])
     assert [(row.band, row.start, row.users, row.value) for row in rows] == [
         ("1-2", 1, 1, 1.0),
         ("3-4", 3, 2, 0.5),
@@ -38,20 +38,20 @@ def test_bands_by_hand():
 @settings(deadline=None, max_examples=80)
 def test_bands_part_all_users_and_never_equal_values(values, bands):
     values = np.array(values)
-    edges = band_edges(values, bands)
+    edges = segment_edges(values, bands)
     assert edges[0] == values.min()
     assert len(edges) <= bands
     assert sorted(set(edges)) == edges
     lists = np.zeros((values.size, 1), dtype=int)
     result = evaluate(lists, np.arange(values.size) % 2, [1])
-    rows = metrics_by_band(result, "x", values, metrics=["ndcg@1", "recall@1"], edges=edges, resamples=100)
+    rows = metrics_by_segment(result, "x", values, metrics=["ndcg@1", "recall@1"], edges=edges, resamples=100)
     assert sum(row.users for row in rows) == 2 * values.size
     mean = sum(row.users * row.value for row in rows if row.metric == "ndcg") / values.size
     assert mean == pytest.approx(result.summary()["ndcg@1"])
 
 
 def test_default_bands_hold_about_equally_many():
-    rows = metrics_by_band(
+    rows = metrics_by_segment(
         evaluate(np.zeros((100, 1), dtype=int), np.zeros(100, dtype=int), [1]),
         "history",
         np.arange(100) + 7,
@@ -65,7 +65,7 @@ def test_default_bands_hold_about_equally_many():
 
 def test_a_band_without_relevant_items_is_left_out():
     result = evaluate(LISTS, (np.array([0, 0, 1, 1, 2]), np.array([1, 3])), [1])
-    rows = metrics_by_band(result, "x", np.array([1, 2, 3, 4]), metrics=["ndcg@1"], edges=[1, 2, 3, 4])
+    rows = metrics_by_segment(result, "x", np.array([1, 2, 3, 4]), metrics=["ndcg@1"], edges=[1, 2, 3, 4])
     assert [row.band for row in rows] == ["2", "4"]
 
 
@@ -82,7 +82,7 @@ def test_a_band_without_relevant_items_is_left_out():
 )
 def test_bad_bands_are_named(values, options, message):
     with pytest.raises(ValueError, match=message):
-        metrics_by_band(RESULT, "x", np.array(values), **options)
+        metrics_by_segment(RESULT, "x", np.array(values), **options)
 
 
 def test_long_tail_by_hand():
@@ -125,10 +125,10 @@ def test_bad_profiles_are_named(consumed, ks, message):
 
 def test_a_run_comes_back_from_its_file(tmp_path):
     relevant = (np.array([0, 0, 1, 2, 4]), np.array([1, 2, 3, 9]))
-    result = evaluate(LISTS, relevant, [1, 2], Reference(np.array([3, 2, 2, 1]), 4), user_ids=["a", "b", "c", "d"])
+    result = evaluate(LISTS, relevant, [1, 2], LogCounts(np.array([3, 2, 2, 1]), 4), user_ids=["a", "b", "c", "d"])
     write_evaluation(result, tmp_path / "run.parquet")
     back = read_evaluation(tmp_path / "run.parquet")
-    assert back.table() == result.table()
+    assert back.rows() == result.rows()
     assert back.user_ids.tolist() == ["a", "b", "c", "d"]
     assert (back.ks, back.num_users, back.num_without_relevant, back.num_relevant_outside) == ((1, 2), 4, 1, 1)
     for name, values in result.per_user.items():
@@ -156,5 +156,5 @@ def test_rows_become_csv(tmp_path):
 
 
 def test_names_must_fit_the_users():
-    with pytest.raises(ValueError, match="user_ids must name each of the 4 users"):
+    with pytest.raises(ValueError, match="user_ids must hold 4 ids, one per user"):
         evaluate(LISTS, np.array([0, 0, 2, 3]), [1], user_ids=[1, 2])

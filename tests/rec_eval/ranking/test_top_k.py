@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_eval import Catalogue, popularity_top_k, target_ranks, top_k
-from rec_eval.ranking import scores as scoring
+from rec_eval.ranking import scores as module
 from rec_eval.ranking.sort_keys import decode_keys, encode_keys
 
 
@@ -142,8 +142,8 @@ def test_a_catalogue_is_looked_at_once_and_ranks_as_its_table(monkeypatch, dtype
     bias = torch.randn(200, generator=generator)
     targets = torch.randint(0, 200, (30,), generator=generator)
     looked = []
-    look = scoring._largest
-    monkeypatch.setattr(scoring, "_largest", lambda name, values: looked.append(name) or look(name, values))
+    look = module._largest
+    monkeypatch.setattr(module, "_largest", lambda name, values: looked.append(name) or look(name, values))
     catalogue = Catalogue(items, bias)
     for part in (slice(0, 10), slice(10, 30)):
         ranked = top_k(queries[part], catalogue, 7)
@@ -163,7 +163,7 @@ def test_a_catalogue_still_refuses_what_has_no_order():
             rank(torch.full((1, 3), torch.nan))
         with pytest.raises(ValueError, match="overflow float32"):
             rank(torch.full((1, 3), 1e30))
-    with pytest.raises(ValueError, match="bias must be None beside a Catalogue"):
+    with pytest.raises(ValueError, match="bias must be None with a Catalogue"):
         top_k(torch.zeros(1, 3), catalogue, 1, bias=torch.zeros(4))
 
 
@@ -185,9 +185,9 @@ ONE = {"queries": torch.zeros(2, 3), "items": torch.zeros(4, 3), "k": 1}
         ({"bias": torch.zeros(3)}, r"bias must be \[4\]"),
         ({"bias": torch.tensor([0.0, torch.nan, 0, 0])}, "bias holds NaN"),
         ({"queries": torch.full((2, 3), 1e30), "items": torch.full((4, 3), 1e30)}, "overflow float32"),
-        ({"seen_offsets": torch.zeros(3, dtype=torch.int64)}, "come together"),
+        ({"seen_offsets": torch.zeros(3, dtype=torch.int64)}, "must be given together"),
         ({"seen_offsets": torch.zeros(2).long(), "seen_items": torch.zeros(0).long()}, "users \\+ 1 = 3"),
-        ({"seen_offsets": torch.tensor([0, 2, 1]), "seen_items": torch.zeros(1).long()}, "must rise from 0"),
+        ({"seen_offsets": torch.tensor([0, 2, 1]), "seen_items": torch.zeros(1).long()}, "must ascend from 0"),
         ({"seen_offsets": torch.tensor([0, 1, 1]), "seen_items": torch.tensor([4])}, r"lie in \[0, 4\)"),
         ({"seen_offsets": torch.tensor([0, 1, 1]), "seen_items": torch.tensor([1.0])}, "one row of integers"),
     ],
@@ -211,7 +211,7 @@ def test_targets_outside_the_catalogue_are_named(targets, message):
     [
         (torch.tensor([1.0]), {"num_users": 1}, "counts must be one row of integers"),
         (torch.tensor([-1]), {"num_users": 1}, "not be negative"),
-        (torch.tensor([1]), {}, "num_users is needed"),
+        (torch.tensor([1]), {}, "num_users is None"),
     ],
 )
 def test_bad_counts_are_named(counts, options, message):

@@ -95,7 +95,7 @@ def parse(spec: str) -> tuple[str, LogShape]:
     where = f"dataset {PREFIX + spec!r}"
     name, at, scale = spec.partition("@")
     if name not in SHAPES:
-        raise DataError(f"{where}: no synthetic log {name!r}; allowed: {', '.join(SHAPES)}")
+        raise DataError(f"{where}: no twin {name!r}; allowed: {', '.join(SHAPES)}")
     shape = SHAPES[name]
     if not at:
         return name, shape
