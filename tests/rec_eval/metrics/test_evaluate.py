@@ -43,17 +43,6 @@ def test_hand_worked_reference():
     assert result.summary()["coverage@2"] == 2 / 3  # item 3 is not of the log, item 2 is not reached
 
 
-def test_several_logs_count_as_one_and_blocks_change_nothing(monkeypatch):
-    logs = [[[0, 1], [], [0, 2, 2], [3]], [[], [0, 1, 1]], [[]]]
-    whole = LogCounts.from_sequences(*ragged([history for log in logs for history in log]), num_items=5)
-    assert whole.num_users == 4
-    for events in (1, 2, 3, 100):
-        monkeypatch.setattr("rec_eval.metrics.beyond_accuracy._EVENTS_PER_BLOCK", events)
-        parts = LogCounts.from_logs([ragged(log) for log in logs], num_items=5)
-        assert parts.num_users == whole.num_users
-        assert parts.user_counts.tolist() == whole.user_counts.tolist() == [3, 2, 1, 1, 0]
-
-
 @st.composite
 def runs(draw):
     num_items = draw(st.integers(2, 30))
@@ -169,28 +158,11 @@ def test_bad_input_is_named(change, message):
         evaluate(**{**GOOD, **change})
 
 
-@pytest.mark.parametrize(
-    ("counts", "users", "message"),
-    [
-        ([1], 1, "found 1, allowed: at least 2"),
-        ([0, 0], 3, "no item with a user"),
-        ([4], 3, "found 4 to 4, allowed: 0 to the 3"),
-    ],
-)
-def test_bad_counts_are_named(counts, users, message):
-    with pytest.raises(ValueError, match=message):
-        LogCounts(np.array(counts), users)
-
-
-@pytest.mark.parametrize(
-    ("offsets", "items", "message"),
-    [([0, 1, 2], [0, 5], r"items must lie in \[0, 2\)"), ([0, 1, 3], [0, 1], "ascend from 0 to the 2 items")],
-)
-def test_bad_sequences_are_named(offsets, items, message):
-    with pytest.raises(ValueError, match=message):
-        LogCounts.from_sequences(np.array(offsets), np.array(items), 2)
-
-
 def test_ranks_of_nobody_are_refused():
     with pytest.raises(ValueError, match="ranks is empty"):
         rank_metrics(torch.empty(0, dtype=torch.int64), [10])
+
+
+def test_names_must_fit_the_users():
+    with pytest.raises(ValueError, match="user_ids must hold 4 ids, one per user"):
+        evaluate(np.array([[0, 1], [1, 2], [2, -1], [0, 3]]), np.array([0, 0, 2, 3]), [1], user_ids=[1, 2])

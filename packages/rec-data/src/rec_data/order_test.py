@@ -21,13 +21,10 @@ class OrderTest(NamedTuple):
 
     ordered: float
     """Hit rate in the true order, from 0 to 1, over the tested users."""
-
     shuffled: float
     """The same with each user's items shuffled."""
-
     users: int
     """Tested users: those with at least three items."""
-
     drop_interval: tuple[float, float]
     """95 % interval of ``ordered - shuffled``."""
 

@@ -32,13 +32,10 @@ class Columns:
 
     user: str = USER
     """Column of user ids (integers or strings)."""
-
     item: str = ITEM
     """Column of item ids (integers or strings)."""
-
     timestamp: str = TIMESTAMP
     """Column of times: integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings."""
-
     rating: str | None = None
     """Column of ratings, or None if ratings are not read."""
 

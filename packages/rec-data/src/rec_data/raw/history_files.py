@@ -17,7 +17,6 @@ class HistoryLog(NamedTuple):
 
     empty_users: int
     """Users whose list is empty; they are not in the log."""
-
     in_row_order: bool
     """Whether rows are events without times, so that the events of a user are in row order."""
 

@@ -26,10 +26,8 @@ class Normalised:
 
     rows: int
     """Rows in the log."""
-
     rows_read: int
     """Rows in the source."""
-
     timestamp_unit: str
     """Unit of the log's times: "s", "ms" or "us"."""
 

@@ -27,10 +27,8 @@ class Skipped:
 
     count: int
     """Number of distinct items or users."""
-
     events: int
     """Rows of the log that hold them."""
-
     examples: list[object]
     """Original ids of the first few."""
 
@@ -41,13 +39,10 @@ class Histories:
 
     store: SequenceStore
     """One row per user with at least one known item, oldest item first; ``user_ids`` index ``user_names``."""
-
     user_names: pa.Array
     """Original ids of all users of the log, in order of their first row."""
-
     unknown_items: Skipped
     """Items of the log that the catalogue lacks."""
-
     empty_users: Skipped
     """Users without any known item, who have no history."""
 

@@ -64,13 +64,10 @@ class SequenceStore:
 
     items: Tensor
     """``[nnz]`` int32, dense item ids."""
-
     offsets: Tensor
     """``[n + 1]`` int64."""
-
     user_ids: Tensor
     """``[n]`` int32, dense user ids."""
-
     targets: Tensor | None = None
     """``[n]`` int32, the item to predict after the history; None for training."""
 

@@ -32,13 +32,10 @@ class DemoShape:
     longest: int = 120
     favourites: int = 3
     """Genres that one user moves between."""
-
     follow: tuple[float, ...] = (0.32, 0.16, 0.10)
     """Probabilities of moving 1, 2 or 3 places along the ring."""
-
     stray: float = 0.20
     """Probability of moving to any item of the same genre; otherwise the user restarts in a favourite genre."""
-
     arrival_days: int = 300
 
 

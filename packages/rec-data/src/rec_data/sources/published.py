@@ -16,9 +16,8 @@ from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
 from rec_data.raw.formats import READERS
 from rec_data.raw.normalise import Normalised, write_log
-from rec_data.sources import http, kaggle
+from rec_data.sources import http, kaggle, rs_datasets
 from rec_data.sources.registry import VERSION, Published, RawFile, RsDataset, Source
-from rec_data.sources.rs_datasets import find_raw, read_cached, read_mirrored
 
 YANDEX_DISK = "https://cloud-api.yandex.net/v1/disk/public/resources/download?public_key="
 
@@ -44,10 +43,7 @@ def write_published(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="raw-") as folder:
         work = Path(folder)
         if isinstance(source, RsDataset):
-            if mirror is not None:
-                frame = read_mirrored(name, source, mirror=mirror, work=work)
-            else:
-                frame = read_cached(name, source, cache=cache_folder() / "rs_datasets", work=work)
+            frame = rs_datasets.read(name, source, mirror=mirror, cache=cache_folder() / "rs_datasets", work=work)
             origin = f"dataset {name!r}"
             return write_log(frame, out, columns=source.columns, min_rating=min_rating, origin=origin)
         raw, path = _from_mirror(name, source, mirror) if mirror is not None else _fetch(source)
@@ -79,7 +75,7 @@ def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any
     if isinstance(source, RsDataset):
         if mirror is None:
             return {"kind": "rs_datasets", **found}
-        hashes = {path.name: files.sha256(path) for path in find_raw(name, source, mirror)}
+        hashes = {path.name: files.sha256(path) for path in rs_datasets.find_raw(name, source, mirror)}
         return {"kind": "rs_datasets", **found, "files": hashes}
     if mirror is not None:
         _, path = _from_mirror(name, source, mirror)

@@ -23,22 +23,16 @@ class RawFile:
 
     file: str
     """Its name in the cache and in a mirror."""
-
     reader: str
     """One of ``rec_data.raw.formats.READERS``."""
-
     columns: Columns
     """The columns that the reader returns."""
-
     fetcher: str | None = None
     """One of ``rec_data.sources.published.FETCHERS``; None means that it is only read from a mirror."""
-
     address: str = ""
     """URL, public key, or ``owner/name`` of the Kaggle data set."""
-
     checksum: str | None = None
     """``md5:<hex>`` or ``sha256:<hex>`` if its publisher states one; otherwise recorded at the first download."""
-
     keep: tuple[str, int] | None = None
     """Keep only the rows in which this column has this value."""
 
@@ -49,7 +43,6 @@ class Published:
 
     raws: tuple[RawFile, ...]
     """The first one is downloaded; a mirror may hold any of them."""
-
     above: float | None = None
     """Keep ratings above this, unless the user sets a limit."""
 
@@ -60,18 +53,14 @@ class RsDataset:
 
     loader: str
     """Its class in rs_datasets."""
-
     folder: str
     """Its folder below the data folder."""
-
     table: str
     """The attribute that holds the interactions."""
-
     columns: Columns
 
     files: tuple[tuple[str, ...], ...]
     """The files below its folder that the class reads, as groups of alternatives; the first that exists is used."""
-
     category: str | None = None
     """The category, for Amazon (2018)."""
 

@@ -15,32 +15,15 @@ from rec_data.sources.http import locked
 from rec_data.sources.registry import RsDataset
 
 
-def read_mirrored(name: str, asked: RsDataset, *, mirror: Path, work: Path) -> pl.LazyFrame:
-    """Read a data set from local files, without downloading or changing anything.
+def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work: Path) -> pl.LazyFrame:
+    """Read a data set from a mirror, or from the cache after downloading it if necessary.
+
+    Processes that want one folder of the cache wait for each other. Nothing in a mirror is changed.
 
     Args:
         name: The name of the data set, for messages.
         asked: Its entry in the registry.
-        mirror: A folder that holds the data set's own folder.
-        work: An empty folder.
-
-    Returns:
-        The interactions.
-
-    Raises:
-        DataError: rs_datasets cannot be used or cannot read the data set, or a raw file is missing.
-    """
-    _check_python(name)
-    _link(find_raw(name, asked, mirror), mirror / asked.folder, work / asked.folder)
-    return _load(name, asked, work)
-
-
-def read_cached(name: str, asked: RsDataset, *, cache: Path, work: Path) -> pl.LazyFrame:
-    """Read a data set, after downloading it if necessary. Processes that want one folder wait for each other.
-
-    Args:
-        name: The name of the data set, for messages.
-        asked: Its entry in the registry.
+        mirror: A folder that holds the data set's own folder, or None.
         cache: The folder of rs_datasets' downloads, with a folder per data set; created if necessary.
         work: An empty folder.
 
@@ -48,9 +31,13 @@ def read_cached(name: str, asked: RsDataset, *, cache: Path, work: Path) -> pl.L
         The interactions.
 
     Raises:
-        DataError: rs_datasets cannot be used, or cannot download or read the data set.
+        DataError: rs_datasets cannot be used, or cannot download or read the data set, or the mirror lacks a file.
     """
-    _check_python(name)
+    if sys.version_info >= (3, 12):
+        raise DataError(f"dataset {name!r} is read by rs_datasets, which needs Python 3.11")
+    if mirror is not None:
+        _link(find_raw(name, asked, mirror), mirror / asked.folder, work / asked.folder)
+        return _load(name, asked, work)
     kept = cache / asked.folder
     with locked(kept):
         if _missing(asked, kept) is None:
@@ -84,11 +71,6 @@ def find_raw(name: str, asked: RsDataset, mirror: Path) -> list[Path]:
         wanted = " or ".join(f"{asked.folder}/{file}" for file in missing)
         raise DataError(f"download.mirror {mirror} holds no file {wanted}, which dataset {name!r} is read from")
     return _present(asked, mirror / asked.folder)
-
-
-def _check_python(name: str) -> None:
-    if sys.version_info >= (3, 12):
-        raise DataError(f"dataset {name!r} is read by rs_datasets, which needs Python 3.11")
 
 
 def _missing(asked: RsDataset, folder: Path) -> tuple[str, ...] | None:

@@ -48,15 +48,12 @@ class LogShape:
 
     users: int
     """After the published filters, like the other fields."""
-
     items: int
     interactions: int
     median_length: float
     """Median of the interactions per user; together with the mean it determines the log-normal distribution."""
-
     days: int
     """Time between the first and the last interaction."""
-
     estimated: tuple[str, ...] = ()
     """Fields that no publication states, so that they are our estimates."""
 

@@ -23,13 +23,10 @@ class EncodedLog:
     log: SortedLog
     user_names: pl.Series
     """Original user ids by dense id."""
-
     item_names: pl.Series
     """Original item ids by dense id."""
-
     raw: dict[str, int]
     """Users, items and interactions before filtering."""
-
     dropped: dict[str, int]
     """What the filters dropped, by reason."""
 

@@ -18,13 +18,10 @@ class SortedLog:
 
     offsets: Int64s
     """``[users + 1]``; the rows of user ``u`` are ``offsets[u]`` to ``offsets[u + 1] - 1``."""
-
     items: Int32s
     """``[n]`` dense items of the filtered log."""
-
     times: Int64s
     """``[n]`` in the log's unit of time."""
-
     num_items: int
     """Number of items of the filtered log."""
 
@@ -40,16 +37,12 @@ class Subset:
 
     users: Int32s
     """``[n]`` users, ascending."""
-
     offsets: Int64s
     """``[n + 1]``."""
-
     items: Int32s
     """``[nnz]``."""
-
     times: Int64s
     """``[nnz]``."""
-
     targets: Int32s | None = None
     """``[n]``; None for training."""
 
@@ -68,13 +61,10 @@ class Partition:
     test: Subset
     catalogue: Mask
     """``[num_items]`` the items that can be recommended."""
-
     boundary_time: int | None = None
     """The boundary t* of the temporal strategy."""
-
     untargeted: Subset | None = None
     """Only with ``paper_faithful``: inputs of test users whose target is not in train, so that they are not tested."""
-
     dropped: dict[str, int] = field(default_factory=dict)
     """How many users or interactions were left out, by reason."""
 
