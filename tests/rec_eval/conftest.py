@@ -74,7 +74,7 @@ class Oracle:
 
     @staticmethod
     def ranking(scores: list[float], seen: set[int]) -> list[int]:
-        """All unseen items, best first, equal scores by lower id; -inf is no candidate."""
+        """All unseen items, best first, equal scores by lower id; -inf excludes an item."""
         candidates = [item for item, score in enumerate(scores) if item not in seen and score > -math.inf]
         return sorted(candidates, key=lambda item: (-scores[item], item))
 

@@ -43,10 +43,9 @@ def test_csv_with_bom_crlf_quotes_and_other_names(tmp_path):
     assert (summary["rows_read"], summary["rows"]) == (2, 1)
 
 
-@pytest.mark.parametrize("seed", [0, 42])
-def test_demo_is_a_function_of_the_seed(tmp_path, seed):
-    fetch_log("demo", tmp_path / "a.parquet", root=tmp_path, seed=seed)
-    fetch_log("demo", tmp_path / "b.parquet", root=tmp_path, seed=seed)
+def test_demo_is_a_function_of_the_seed(tmp_path):
+    for name in ("a", "b"):
+        fetch_log("demo", tmp_path / f"{name}.parquet", root=tmp_path, seed=42)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     log = pl.read_parquet(tmp_path / "a.parquet")
     assert 60_000 <= len(log) <= 120_000

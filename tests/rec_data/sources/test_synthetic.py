@@ -39,7 +39,7 @@ def test_popularity_has_a_long_tail(name):
     counts = synthetic.item_counts(shape)
     assert counts.sum() == shape.interactions
     assert counts.min() >= 5
-    assert (np.diff(counts) <= 1).all()  # falling, but for rounding
+    assert (np.diff(counts) <= 1).all()  # descending, except for rounding
     assert counts[0] <= 0.35 * shape.users
     assert counts[: shape.items // 10].sum() > 0.4 * shape.interactions
 

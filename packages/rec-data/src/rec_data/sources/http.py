@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import time
 from pathlib import Path
 
 import requests
@@ -17,7 +18,7 @@ ATTEMPTS = 6
 """Requests for one answer, and transfers for one file."""
 
 BACKOFF = 1.0
-"""Factor of the waiting times between requests, in seconds; each wait is twice as long as the one before."""
+"""Factor of the waits between requests and between transfers, in seconds; each is twice as long as the one before."""
 
 CHUNK = 1 << 20
 TIMEOUT = (15, 60)
@@ -59,7 +60,9 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
             return path
         part = path.with_name(path.name + ".part")
         with session() as requester:
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    time.sleep(BACKOFF * 2 ** (attempt - 1))
                 problem = _transfer(requester, url, part, name=path.name)
                 if problem is None:
                     break
