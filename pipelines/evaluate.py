@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cutrec.reporting.details import Run
     from rec_data.sequences.store import SequenceStore
-    from rec_eval import Evaluation, Reference, TopK
+    from rec_eval import Evaluation, LogCounts, TopK
     from rec_models.encoders import Encoder
 
 SUMMARY_K = 10
@@ -161,19 +161,19 @@ def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evalu
         )
 
 
-def _reference(point: params.Params, num_items: int) -> Reference:
+def _reference(point: params.Params, num_items: int) -> LogCounts:
     """The log that Coverage and Surprisal count in.
 
     The paper counts in the inputs of all users with a future, those too that lost their target: ``untargeted``.
     """
     from rec_data.sequences.store import SequenceStore
-    from rec_eval import Reference
+    from rec_eval import LogCounts
 
     names = ["train"] if point.evaluate.reference == "train" else ["test"]
     if point.paper_faithful and point.evaluate.reference == "test_input" and point.split.strategy == "temporal":
         names.append("untargeted")
     logs = [SequenceStore.open(SPLIT / "sequences" / f"{name}.arrow") for name in names]
-    return Reference.from_logs([(log.offsets, log.items) for log in logs], num_items)
+    return LogCounts.from_logs([(log.offsets, log.items) for log in logs], num_items)
 
 
 def _summary(result: Evaluation) -> dict[str, float]:
@@ -185,7 +185,7 @@ def _write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...]
     values = {
         (f"popularity_{row.metric}" if ranking == "popularity" else row.metric, row.k): row.value
         for ranking, result in results.items()
-        for row in result.table()
+        for row in result.rows()
     }
     names = list(dict.fromkeys(name for name, _ in values))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -200,7 +200,7 @@ def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:
 
     for name, result in results.items():
         with SummaryWriter(str(folder / name)) as writer:
-            for row in result.table():
+            for row in result.rows():
                 writer.add_scalar(f"at_k/{row.metric}", row.value, row.k)
     folder.mkdir(exist_ok=True)
 

@@ -50,17 +50,17 @@ def sizes_of(point: params.Params) -> Sizes:
         ParamsError: a log that is neither, before its split.
         DataError: an unknown twin.
     """
-    from rec_data.sources.synthetic import TWINS
+    from rec_data.sources.synthetic import SHAPES
 
     name = point.dataset
-    if name in TWINS:
+    if name in SHAPES:
         name = f"twin:{name}"
     if name.startswith("twin:"):
         log = twin_logs.twin_log_of(name.removeprefix("twin:"), point.split)
         return sizes_from(point, log.lengths, log.num_items, log.train_users, log.validation_users)
     folder = stage.DATA / "split"
     summary = folder / "summary.json"
-    known = f"{', '.join(TWINS)}, twin:NAME or twin:NAME@SCALE of one of them"
+    known = f"{', '.join(SHAPES)}, twin:NAME or twin:NAME@SCALE of one of them"
     other = "any other once `dvc exp run split -S dataset=...` has split it"
     if not summary.is_file():
         raise params.ParamsError(f"dataset: found {name!r}, allowed: {known}; {other}")

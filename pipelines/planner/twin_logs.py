@@ -25,7 +25,7 @@ from cutrec import config as params
 
 if TYPE_CHECKING:
     from rec_data.sequences.store import SequenceStore
-    from rec_data.sources.synthetic import TwinShape
+    from rec_data.sources.synthetic import LogShape
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -46,7 +46,7 @@ class TwinLog:
     """Users of the whole twin that validation ranks for."""
     lengths: Int64s
     """[n] int64, items before t* of a sample of the users that have at least two."""
-    shape: TwinShape
+    shape: LogShape
     """Of the whole twin."""
 
     @cached_property
@@ -122,11 +122,11 @@ def twin_log_of(spec: str, split: params.Split) -> TwinLog:
 
 @lru_cache
 def _twin_log(spec: str, test_fraction: float, validation_share: float) -> TwinLog:
-    from rec_data.sources import synthetic as twins
+    from rec_data.sources import synthetic
 
-    _, shape = twins.parse(spec)
+    _, shape = synthetic.parse(spec)
     sample = shape.scaled(min(1.0, _SAMPLE_ROWS / shape.interactions))
-    parts = [(users, times) for users, _, times in twins.chunks(sample, seed=0)]
+    parts = [(users, times) for users, _, times in synthetic.chunks(sample, seed=0)]
     users, times = (np.concatenate(column) for column in zip(*parts, strict=True))
     cut = np.partition(times, int(len(times) * (1 - test_fraction)))[int(len(times) * (1 - test_fraction))]
     past = np.bincount(users[times < cut], minlength=sample.users)  # [users of the sample]

@@ -132,7 +132,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
     import torch
 
     from cutrec.workflow.ranking import user_batches
-    from rec_eval import Reference, evaluate, top_k
+    from rec_eval import LogCounts, evaluate, top_k
 
     test = split.open_test()
     batches = user_batches(
@@ -142,7 +142,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
         top_k(batch.queries, batch.items, max(KS), seen_offsets=batch.seen_offsets, seen_items=batch.seen_items).ids
         for batch in batches
     ]
-    reference = Reference.from_sequences(split.train.offsets, split.train.items, len(split.counts))
+    reference = LogCounts.from_sequences(split.train.offsets, split.train.items, len(split.counts))
     assert test.targets is not None
     found = evaluate(torch.cat(lists).cpu(), test.targets.numpy(), KS, reference).summary()
     return {f"{name}_at_10": found[f"{name}@10"] for name in TEST_METRICS} | {"test_users": len(test)}

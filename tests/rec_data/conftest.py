@@ -72,17 +72,17 @@ def make_handler(server):
 
 @pytest.fixture
 def server(monkeypatch):
-    from rec_data.sources import http as download  # here, because the other tests need none of its libraries
+    from rec_data.sources import http  # here, because the other tests need none of its libraries
 
-    monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(http, "BACKOFF", 0.001)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     served = Server()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(served))
-    served.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(served))
+    served.url = f"http://127.0.0.1:{listener.server_port}"
+    thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield served
-    http.shutdown()
-    http.server_close()
+    listener.shutdown()
+    listener.server_close()
     thread.join()

@@ -3,9 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.axes import Axes
 
-from rec_data import describe as module
-from rec_data.describe import as_text, describe, drop_in_words, gini, main, paired_interval
+from rec_data import order_test
+from rec_data.describe import as_text, describe, draw, drop_in_words, gini, main, users_per_doubling
+from rec_data.order_test import paired_interval
 
 
 def test_gini():
@@ -62,7 +64,7 @@ def test_order_is_found_and_lost_by_shuffling(tmp_path):
     assert facts["markov_hit_rate"] == pytest.approx(facts["markov_hit_rate_shuffled"], abs=0.08)
     low, high = facts["markov_drop_interval"]
     assert low < 0 < high
-    assert "no effect of order can be told from 300 users" in as_text(facts)
+    assert "no effect of order can be shown with 300 users" in as_text(facts)
 
 
 def test_what_order_does_is_said_with_its_interval():
@@ -75,10 +77,10 @@ def test_what_order_does_is_said_with_its_interval():
 
 
 def test_top_successors_by_hand(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ORDER_K", 1)
+    monkeypatch.setattr(order_test, "TOP", 1)
     steps = {1: [5, 6, 9], 2: [5, 6, 9], 3: [5, 7, 9], 4: [8, 5, 6], 5: [8, 5, 7]}
     rows = [(user, item, time) for user, items in steps.items() for time, item in enumerate(items)]
-    # After 5 come 6, 6, 7: so 6 is foretold. Nothing was seen to follow 6 or 7 but the held out steps.
+    # After 5 come 6, 6, 7: so 6 is predicted. Nothing was seen to follow 6 or 7 but the held out steps.
     facts = describe(write(tmp_path / "log.parquet", rows))
     assert facts["markov_hit_rate"] == pytest.approx(1 / 5)
 
@@ -86,7 +88,7 @@ def test_top_successors_by_hand(tmp_path, monkeypatch):
 def test_large_logs_are_sampled(tmp_path, monkeypatch):
     rows = [(user, (user + step) % 50, step) for user in range(400) for step in range(10)]
     log = write(tmp_path / "log.parquet", rows)
-    monkeypatch.setattr(module, "ORDER_ROWS", 1000)
+    monkeypatch.setattr(order_test, "SAMPLE_ROWS", 1000)
     assert 50 < describe(log)["markov_users"] < 150
 
 
@@ -110,3 +112,26 @@ def test_a_folder_that_cannot_be_made_is_named_first(tmp_path, capsys):
         assert shown.err.startswith(f"error: {tmp_path / out} cannot be written: ")
     assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "pictures")]) == 1
     assert "describe.png cannot be written: Is a directory" in capsys.readouterr().err
+
+
+def test_equally_many_users_of_every_length_give_a_rising_line():
+    lengths = np.repeat(np.arange(1, 301), 7)
+    edges, users = users_per_doubling(lengths)
+    assert (np.diff(users) > 0).all()  # no saw: bins of one, two and three lengths stand side by side
+    assert (users * np.diff(np.log2(edges))).sum() == pytest.approx(len(lengths))
+    assert (edges[0], edges[-1]) == (0.5, 300.5)
+    edges, users = users_per_doubling(np.array([1, 1, 1]))
+    assert (edges.tolist(), users.tolist()) == ([0.5, 1.5], [3 / np.log2(3)])
+
+
+@pytest.mark.parametrize("first", [0, 1_700_000_000])
+def test_activity_shows_every_interaction(tmp_path, monkeypatch, first):
+    drawn = []
+    stairs = Axes.stairs
+    monkeypatch.setattr(Axes, "stairs", lambda self, *a, **b: drawn.append(a) or stairs(self, *a, **b))
+    times = [first + 86_400 * day for day in (*range(99), 99, 99, 99)]
+    log = pl.DataFrame({"user_id": np.arange(102) % 7, "item_id": np.arange(102) % 11, "timestamp": times})
+    log.write_parquet(tmp_path / "log.parquet")
+    draw(log_path := tmp_path / "log.parquet", tmp_path / "describe.png", title=log_path.name)
+    _, (height, edges) = drawn
+    assert (height.sum(), height[-1], len(edges)) == (102, 4, 81)

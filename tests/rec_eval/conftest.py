@@ -1,4 +1,4 @@
-"""Slow definitions in plain Python: the truth that the tests compare with, as the fixture ``oracle``."""
+"""Slow definitions in plain Python that the tests compare with, as the fixture ``oracle``."""
 
 import math
 import os
@@ -7,8 +7,27 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    # Without a GPU, kernels run in Triton's interpreter, which must be asked for before they are imported.
+    # Without a GPU, kernels run in Triton's interpreter, which must be enabled before they are imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def bounds_of_interpreted_loops():
+    """Let triton 3.6's interpreter convert loop bounds with numpy 2.4, which refuses arrays of one element."""
+    try:
+        from triton.runtime import interpreter
+    except ImportError:  # triton has no wheel for this platform
+        yield
+        return
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
+        yield
 
 
 class Oracle:
@@ -55,7 +74,7 @@ class Oracle:
 
     @staticmethod
     def ranking(scores: list[float], seen: set[int]) -> list[int]:
-        """All unseen items, best first, equal scores by lower id; -inf is no candidate."""
+        """All unseen items, best first, equal scores by lower id; -inf excludes an item."""
         candidates = [item for item, score in enumerate(scores) if item not in seen and score > -math.inf]
         return sorted(candidates, key=lambda item: (-scores[item], item))
 

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
-from rec_data.sources import synthetic as twins
+from rec_data.sources import synthetic
 
 LENGTH_ONLY_ITEMS = 1000
 CPU_FACTS = Path("/proc/cpuinfo")
@@ -39,10 +39,10 @@ FIELDS = (
 )  # fmt: skip
 
 
-def make_store(shape: twins.TwinShape) -> SequenceStore:
+def make_store(shape: synthetic.LogShape) -> SequenceStore:
     """A store with a twin's lengths and random items."""
     rng = np.random.default_rng(0)
-    lengths = twins.user_lengths(shape, rng)
+    lengths = synthetic.user_lengths(shape, rng)
     items = rng.integers(0, LENGTH_ONLY_ITEMS, int(lengths.sum()), dtype=np.int32)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     users = np.arange(len(lengths), dtype=np.int32)
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="also add the rows here")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    store = make_store(twins.TWINS[arguments.twin].scaled(arguments.scale))
+    store = make_store(synthetic.SHAPES[arguments.twin].scaled(arguments.scale))
 
     def gathered(**options: object) -> Callable[[], Iterator[Tensor]]:
         batches = TrainingBatches(

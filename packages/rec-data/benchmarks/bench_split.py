@@ -23,10 +23,10 @@ STAGES = ("generate", "read", "split")
 
 def generate(dataset: str, folder: Path) -> int:
     """Writes the twin as if it were a raw file."""
-    from rec_data.sources import synthetic as twins
+    from rec_data.sources import synthetic
 
-    _, shape = twins.parse(dataset.removeprefix("twin:"))
-    return twins.write_twin(shape, folder / "raw.parquet", seed=1)
+    _, shape = synthetic.parse(dataset.removeprefix("twin:"))
+    return synthetic.write_synthetic_log(shape, folder / "raw.parquet", seed=1)
 
 
 def shuffle(folder: Path) -> int:

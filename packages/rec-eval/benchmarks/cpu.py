@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rec_eval import Reference, evaluate, intervals, popularity_top_k, target_ranks, top_k
+from rec_eval import LogCounts, evaluate, intervals, popularity_top_k, target_ranks, top_k
 
 
 def matmul_topk(queries: torch.Tensor, items: torch.Tensor, k: int) -> None:
@@ -45,7 +45,7 @@ def jobs() -> dict[str, Callable[[], object]]:
     one = lists[np.arange(many), numbers.integers(0, k, many)]
     five = (np.arange(0, many * 5 + 1, 5), numbers.integers(0, catalogue, many * 5))
     log_items = numbers.integers(0, catalogue, many * 20, dtype=np.int32)
-    reference = Reference(numbers.integers(1, 5000, catalogue), many)
+    reference = LogCounts(numbers.integers(1, 5000, catalogue), many)
     ks = [1, 5, 10, 20, 100]
     result = evaluate(lists[:100_000], one[:100_000], ks, reference)
     return {
@@ -54,7 +54,7 @@ def jobs() -> dict[str, Callable[[], object]]:
         "target_ranks 20k x 54k x 64": partial(target_ranks, queries, table, targets, **log),
         "popularity_top_k 20k x 54k, k 100": partial(popularity_top_k, counts, k, **log),
         "reference of 1M users x 20 events": partial(
-            Reference.from_sequences, np.arange(0, many * 20 + 1, 20), log_items, catalogue
+            LogCounts.from_sequences, np.arange(0, many * 20 + 1, 20), log_items, catalogue
         ),
         "evaluate 1M x 100, one relevant": partial(evaluate, lists, one, ks, reference),
         "evaluate 1M x 100, five relevant": partial(evaluate, lists, five, ks, reference),

@@ -12,7 +12,7 @@ import pytest
 
 from cutrec.reporting import compare
 from cutrec.workflow import outputs as stage
-from rec_eval import Evaluation, Reference, evaluate, write_evaluation
+from rec_eval import Evaluation, LogCounts, evaluate, write_evaluation
 
 USERS = 40
 
@@ -21,7 +21,7 @@ def run(rank: int, *, users: int = USERS, first_id: int = 0, ks: tuple[int, ...]
     """Every user has the target at this rank, but for the first half: at rank 1."""
     lists = np.tile(np.arange(12), (users, 1))
     targets = np.where(np.arange(users) < users // 2, 0, rank - 1)
-    reference = Reference(np.full(12, 2), 4)
+    reference = LogCounts(np.full(12, 2), 4)
     return evaluate(lists, targets, ks, reference, user_ids=np.arange(users) + first_id)
 
 

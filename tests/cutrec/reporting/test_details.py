@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from cutrec.reporting import details
-from rec_eval import IntervalRow, Reference, evaluate
+from rec_eval import IntervalRow, LogCounts, evaluate
 
 COUNTS = np.array([10, 8, 4, 2, 1])
 TARGETS = np.array([3, 0, 4, 1])
@@ -27,7 +27,7 @@ def make_run(users: int = 4, **changes: Any) -> details.Run:
     """The first users of the example."""
     ranked = {"model": lists([3, 2], [2, 0], [1], [0, 1]), "popularity": lists([0, 1], [0, 1], [0, 1], [0, 1])}
     ranked = {name: ids[:users] for name, ids in ranked.items()}
-    reference = Reference(np.array([3, 3, 2, 1, 1]), 4)
+    reference = LogCounts(np.array([3, 3, 2, 1, 1]), 4)
     run = details.Run(
         lists=ranked,
         results={name: evaluate(ids, TARGETS[:users], [1, 10], reference) for name, ids in ranked.items()},

@@ -10,14 +10,14 @@ from cutrec.config import ParamsError, from_mapping
 from pipelines.planner.twin_logs import twin_log
 from rec_data.errors import DataError
 from rec_data.sequences.store import SequenceStore
-from rec_data.sources.synthetic import TWINS, item_counts, write_twin
+from rec_data.sources.synthetic import SHAPES, item_counts, write_synthetic_log
 from rec_data.splits.split import split_log
 
 POINT = from_mapping({"dataset": "twin:gowalla@0.02"})
 
 
 def test_sizes_are_those_of_a_split_of_the_whole_twin(tmp_path: Path):
-    write_twin(TWINS["gowalla"].scaled(0.02), tmp_path / "log.parquet", seed=0)
+    write_synthetic_log(SHAPES["gowalla"].scaled(0.02), tmp_path / "log.parquet", seed=0)
     (tmp_path / "split").mkdir()
     summary = split_log(tmp_path / "log.parquet", tmp_path / "split", strategy="temporal")
     store = SequenceStore.open(tmp_path / "split" / "sequences" / "train.arrow")
@@ -36,7 +36,7 @@ def test_stores_have_the_twins_catalogue_and_popularity():
     assert int(store.lengths.min()) >= 2
     assert int(store.lengths.max()) == 33
     assert store.items.dtype == torch.int32
-    shape = TWINS["gowalla"].scaled(0.02)
+    shape = SHAPES["gowalla"].scaled(0.02)
     expected = item_counts(shape) / shape.interactions
     drawn = np.bincount(store.items.numpy(), minlength=log.num_items) / store.items.numel()
     assert len(drawn) == log.num_items

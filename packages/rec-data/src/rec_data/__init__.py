@@ -1,12 +1,11 @@
 """Interaction logs in, sequences and batches out.
 
-The stages, in the order in which data passes through them:
+Data passes through the subpackages in this order:
 
-- ``log``: any source (demo, twin, own file, published data set) becomes one parquet of interactions;
-- ``split``: the protocol cuts that parquet into train, validation and test histories;
-- ``sequences``: the histories as a memory-mapped store of flat item ids plus offsets;
-- ``batches``: training and inference batches, gathered by index arithmetic.
+- ``sources`` and ``raw``: any source (demo, synthetic log, own file, published data set) becomes one parquet file of
+  interactions, the *log*;
+- ``splits``: a strategy divides the log into training, validation and test sequences;
+- ``sequences``: the sequences as a memory-mapped store of flat item ids plus offsets, and the batches read from it.
 
-``sequences`` and ``batches`` need torch, numpy and pyarrow only. Reading and splitting raw logs needs the extra
-``sources``.
+``sequences`` needs torch, numpy and pyarrow only. Reading and splitting raw logs needs the extra ``sources``.
 """

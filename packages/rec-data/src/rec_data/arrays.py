@@ -1,6 +1,6 @@
-"""Operations on flat arrays of hundreds of millions of rows that make no temporary of eight bytes per row.
+"""Operations on flat arrays of hundreds of millions of rows, without temporaries of eight bytes per row.
 
-Numpy turns every index into 64 bits before it uses it; block by block, that costs nothing that matters.
+Numpy converts every index array to 64 bits before it uses it. Working block by block keeps that copy small.
 """
 
 from collections.abc import Iterator
@@ -19,44 +19,44 @@ Mask = npt.NDArray[np.bool_]
 
 
 def blocks(rows: int) -> Iterator[slice]:
-    """Slices that cover ``rows`` rows."""
+    """Yield slices that cover ``rows`` rows."""
     for start in range(0, rows, BLOCK):
         yield slice(start, min(start + BLOCK, rows))
 
 
-def lookup(table: npt.NDArray[_T], ids: Int32s) -> npt.NDArray[_T]:
-    """``table[ids]``: [size] of any dtype, [n] int32 to [n]."""
-    found = np.empty(len(ids), dtype=table.dtype)
-    for part in blocks(len(ids)):
-        found[part] = table[ids[part]]
+def lookup(values: npt.NDArray[_T], ids: Int32s) -> npt.NDArray[_T]:
+    """Return ``values[ids]``: ``[size]`` of any dtype and ``[n]`` int32 give ``[n]``."""
+    found = np.empty(len(ids), dtype=values.dtype)
+    for block in blocks(len(ids)):
+        found[block] = values[ids[block]]
     return found
 
 
 def count(ids: Int32s, size: int) -> Int64s:
-    """How often each id from 0 to ``size - 1`` occurs: [n] int32 ids to [size] int64."""
+    """Count how often each id from 0 to ``size - 1`` occurs: ``[n]`` int32 ids give ``[size]`` int64."""
     counts = np.zeros(size, dtype=np.int64)
-    for part in blocks(len(ids)):
-        counts += np.bincount(ids[part], minlength=size)
+    for block in blocks(len(ids)):
+        counts += np.bincount(ids[block], minlength=size)
     return counts
 
 
 def mark(ids: Int32s, size: int) -> Mask:
-    """Which ids from 0 to ``size - 1`` occur: [n] int32 ids to [size] bool."""
+    """Mark the ids from 0 to ``size - 1`` that occur: ``[n]`` int32 ids give ``[size]`` bool."""
     marked = np.zeros(size, dtype=bool)
-    for part in blocks(len(ids)):
-        marked[ids[part]] = True
+    for block in blocks(len(ids)):
+        marked[ids[block]] = True
     return marked
 
 
 def count_rows(mask: Mask, offsets: Int64s) -> Int64s:
-    """How many rows of each segment are set.
+    """Count the marked rows of each segment.
 
     Args:
-        mask: [rows] bool.
-        offsets: [n + 1] int64 from 0 to rows; a segment may be empty.
+        mask: ``[rows]`` bool.
+        offsets: ``[n + 1]`` int64, ascending from 0 to rows; a segment may be empty.
 
     Returns:
-        [n] int64.
+        ``[n]`` int64.
     """
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
     filled = np.flatnonzero(np.diff(offsets))
@@ -66,13 +66,13 @@ def count_rows(mask: Mask, offsets: Int64s) -> Int64s:
 
 
 def spread(flags: Mask, offsets: Int64s) -> Mask:
-    """The flag of each segment at all of its rows.
+    """Repeat the flag of each segment on all of its rows.
 
     Args:
-        flags: [n] bool.
-        offsets: [n + 1] int64 from 0 to rows.
+        flags: ``[n]`` bool.
+        offsets: ``[n + 1]`` int64, ascending from 0 to rows.
 
     Returns:
-        [rows] bool.
+        ``[rows]`` bool.
     """
     return np.repeat(flags, np.diff(offsets))

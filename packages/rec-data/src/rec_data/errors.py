@@ -1,8 +1,8 @@
-"""The one error of this package that a user can cause."""
+"""The error that users of this package can cause."""
 
 
 class DataError(ValueError):
-    """Something about the data or its description is wrong.
+    """The data, or its description, is wrong.
 
     The message is one line: what was found, where, and what is allowed.
     """

@@ -1,4 +1,4 @@
-"""Progress bars that only appear where there is something to wait for."""
+"""Progress bars that only appear when an operation takes long."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ SHOW_AFTER = 5.0
 
 @contextmanager
 def progress(what: str, total: int, unit: str = "step") -> "Iterator[tqdm[None]]":
-    """A bar on stderr that shows up once the work has taken ``SHOW_AFTER`` seconds.
+    """Show a bar on stderr once the work has taken ``SHOW_AFTER`` seconds.
 
     Args:
-        what: Its label.
-        total: Updates that will come.
-        unit: Of the updates.
+        what: Label of the bar.
+        total: Number of updates to expect.
+        unit: Unit of the updates.
     """
     with tqdm(total=total, desc=what, unit=unit, unit_scale=unit != "step", delay=SHOW_AFTER, mininterval=0.5) as bar:
         yield bar

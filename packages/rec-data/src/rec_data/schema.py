@@ -1,4 +1,4 @@
-"""Every column name, once, and what text an integer id is."""
+"""The column names of every file of this package, and helpers for Arrow columns."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,21 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-
-# Numpy arrays as Arrow arrays.
-def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
-    """An Arrow array over the memory of a numpy array, without nulls.
-
-    ``pa.array`` would do the same, but imports pandas first, which takes longer than everything else that the demo
-    needs.
-
-    Args:
-        values: [n] of any integer or float type.
-    """
-    values = np.ascontiguousarray(values)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
-
 
 USER = "user_id"
 ITEM = "item_id"
@@ -38,27 +23,37 @@ ITEMS = "items"
 """The flat item ids of the sequence store (a list column there)."""
 
 INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that is an integer of at most 18 digits, which 64 bits hold, and nothing else: "007" is a name."""
+"""Text that is read as an integer: at most 18 digits, which fit into 64 bits, and no leading zero ("007" is text)."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How the columns of a raw log are called."""
+    """The column names of a raw log."""
 
     user: str = USER
     """Column of user ids (integers or strings)."""
-
     item: str = ITEM
     """Column of item ids (integers or strings)."""
-
     timestamp: str = TIMESTAMP
     """Column of times: integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings."""
-
     rating: str | None = None
-    """Column of ratings, or None where there is none to read."""
+    """Column of ratings, or None if ratings are not read."""
 
     @property
     def present(self) -> tuple[str, ...]:
-        """The names, without that of a rating where there is none."""
+        """The names, without the rating's if it is None."""
         names = (self.user, self.item, self.timestamp, self.rating)
         return tuple(name for name in names if name is not None)
+
+
+def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
+    """View a numpy array as an Arrow array without nulls.
+
+    ``pa.array`` would do the same, but imports pandas first, which takes longer than everything else that the demo
+    needs.
+
+    Args:
+        values: ``[n]`` of any integer or float type.
+    """
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])

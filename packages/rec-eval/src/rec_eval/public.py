@@ -1,10 +1,17 @@
 """What `from rec_eval import ...` finds; imported, with torch, at the first such import."""
 
-from rec_eval.metrics.beyond_accuracy import Reference
+from rec_eval.metrics.beyond_accuracy import LogCounts
 from rec_eval.metrics.bootstrap import Comparison, Interval, IntervalRow, compare, intervals, mean_interval
-from rec_eval.metrics.evaluate import Evaluation, Row, evaluate, write_rows
-from rec_eval.metrics.io import read_evaluation, write_evaluation
-from rec_eval.metrics.segments import BandRow, PopularityRow, band_edges, long_tail, metrics_by_band, popularity_profile
+from rec_eval.metrics.evaluate import Evaluation, Row, evaluate
+from rec_eval.metrics.io import read_evaluation, write_evaluation, write_rows
+from rec_eval.metrics.segments import (
+    PopularityRow,
+    SegmentRow,
+    long_tail,
+    metrics_by_segment,
+    popularity_profile,
+    segment_edges,
+)
 from rec_eval.ranking.popularity import popularity_top_k
 from rec_eval.ranking.scores import Catalogue
 from rec_eval.ranking.sort_keys import TopK
@@ -12,27 +19,27 @@ from rec_eval.ranking.target_ranks import rank_metrics, target_ranks
 from rec_eval.ranking.top_k import top_k
 
 __all__ = [
-    "BandRow",
     "Catalogue",
     "Comparison",
     "Evaluation",
     "Interval",
     "IntervalRow",
+    "LogCounts",
     "PopularityRow",
-    "Reference",
     "Row",
+    "SegmentRow",
     "TopK",
-    "band_edges",
     "compare",
     "evaluate",
     "intervals",
     "long_tail",
     "mean_interval",
-    "metrics_by_band",
+    "metrics_by_segment",
     "popularity_profile",
     "popularity_top_k",
     "rank_metrics",
     "read_evaluation",
+    "segment_edges",
     "target_ranks",
     "top_k",
     "write_evaluation",

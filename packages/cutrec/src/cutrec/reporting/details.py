@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from rec_eval import compare, intervals, metrics_by_band, popularity_profile, write_rows
+from rec_eval import compare, intervals, metrics_by_segment, popularity_profile, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from rec_eval import BandRow, Evaluation, IntervalRow
+    from rec_eval import Evaluation, IntervalRow, SegmentRow
 
-Bounded = TypeVar("Bounded", "IntervalRow", "BandRow")
+Bounded = TypeVar("Bounded", "IntervalRow", "SegmentRow")
 
 EXAMPLES = 10
 SHOWN = 10
@@ -80,7 +80,7 @@ def write_details(run: Run, folder: Path) -> None:
         name: [
             with_certain_bounds(row)
             for by, values in properties.items()
-            for row in metrics_by_band(result, by, values, metrics=BANDED, level=LEVEL, resamples=RESAMPLES)
+            for row in metrics_by_segment(result, by, values, metrics=BANDED, level=LEVEL, resamples=RESAMPLES)
         ]
         for name, result in run.results.items()
     }
@@ -103,7 +103,7 @@ def interval_rows(result: Evaluation) -> list[IntervalRow]:
         known = {(row.metric, row.k): row for row in intervals(result, level=LEVEL, resamples=RESAMPLES)}
     return [
         with_certain_bounds(known.get((metric, k), IntervalRow(metric, k, value, math.nan, math.nan, users)))
-        for metric, k, value in result.table()
+        for metric, k, value in result.rows()
     ]
 
 

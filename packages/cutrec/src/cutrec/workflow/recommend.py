@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from rec_data.sequences.histories import Histories, Left
+    from rec_data.sequences.histories import Histories, Skipped
     from rec_models.encoders import Encoder
 
 LOG = stage.DATA / "download" / "log.parquet"
@@ -246,7 +246,7 @@ def notes(found: Histories) -> list[str]:
     return lines
 
 
-def _examples(left: Left) -> str:
+def _examples(left: Skipped) -> str:
     more = ", ..." if left.count > len(left.examples) else ""
     return ", ".join(map(repr, left.examples)) + more
 

@@ -1,1 +1,1 @@
-"""Raw files in: formats, timestamps, ids."""
+"""Reading of raw files: formats, ids and timestamps."""

@@ -1,4 +1,4 @@
-"""Archives, unpacked only if every member stays inside the folder."""
+"""Unpacking of archives, only if every member stays inside the folder."""
 
 import lzma
 import shutil
@@ -16,22 +16,22 @@ _DAMAGE = (
     zlib.error,
     EOFError,
     OSError,
-    RuntimeError,  # zipfile's, for a member that is encrypted or compressed in a way it does not know
+    RuntimeError,  # raised by zipfile for an encrypted member or an unknown compression
 )
 
 
 def extract(archive: Path, folder: Path) -> Path:
-    """Unpacks an archive, all of it or nothing.
+    """Unpack an archive completely, or not at all.
 
     Args:
-        archive: A zip, or a tar with any compression.
-        folder: Made by this call; if it exists, the archive has been unpacked before.
+        archive: A zip archive, or a tar archive with any compression.
+        folder: Where to unpack. It is created by this call; if it exists, the archive has been unpacked before.
 
     Returns:
         ``folder``.
 
     Raises:
-        DataError: The archive is damaged, or a member would leave the folder, or is no plain file or folder.
+        DataError: The archive is damaged, or a member would leave the folder or is neither a file nor a folder.
     """
     if folder.exists():
         return folder
@@ -49,11 +49,11 @@ def extract(archive: Path, folder: Path) -> Path:
 
 
 def is_litter(path: Path, folder: Path) -> bool:
-    """Whether a member is only what macOS adds to the archives that it makes.
+    """Whether an unpacked member is one of the files that macOS adds to archives.
 
     Args:
         path: The unpacked member.
-        folder: What the archive was unpacked to.
+        folder: The folder that the archive was unpacked to.
     """
     return "__MACOSX" in path.relative_to(folder).parts or path.name == ".DS_Store" or path.name.startswith("._")
 
@@ -68,7 +68,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     tars = dict.fromkeys((".tar", ".tgz", ".gz", ".bz2", ".xz"), "tar")
     expected = {".zip": "zip", **tars}.get(archive.suffix, "zip or tar")
     if expected == "zip" or not _is_tar(archive):
-        raise DataError(f"archive {archive} cannot be unpacked: it is no {expected} file, or its end is missing")
+        raise DataError(f"archive {archive} cannot be unpacked: it is not a {expected} file, or its end is missing")
     with tarfile.open(archive) as tarred:
         for member in tarred.getmembers():
             _check(member.name, archive)
@@ -79,7 +79,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _is_tar(archive: Path) -> bool:
-    """As ``tarfile.is_tarfile``, which lets the errors of a damaged compressed file through."""
+    """Like ``tarfile.is_tarfile``, which does not catch the errors of a damaged compressed file."""
     try:
         return tarfile.is_tarfile(archive)
     except (EOFError, lzma.LZMAError, zlib.error):
@@ -87,7 +87,7 @@ def _is_tar(archive: Path) -> bool:
 
 
 def _read_through(tarred: tarfile.TarFile) -> None:
-    """Lets the checksum of a compressed file speak: tarfile takes a damaged header for the archive's end."""
+    """Read a compressed file to its end, so that its checksum is verified: tarfile stops at a damaged header."""
     if tarred.fileobj is not None:
         tarred.fileobj.seek(0)
         while tarred.fileobj.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Files of one's own: which they are, and how to open them."""
+"""The user's own files: finding them and opening them."""
 
 import csv
 import glob
@@ -17,29 +17,29 @@ PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt")
 COMPRESSION = (".gz", ".zst")
 SEPARATORS = ("\t", ";", "|", ",")
-"""Tried on the header line, in this order; a header with none of them has one column."""
+"""Separators that are looked for in the header line; a header without any of them has one column."""
 
 _ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
 
 
 def looks_like_path(dataset: str) -> bool:
-    """Whether ``dataset`` means a file (or several, by glob), not a named source."""
+    """Whether ``dataset`` names files (a path or a glob) and not a source."""
     return any(mark in dataset for mark in "/\\*?[") or _format(dataset) is not None
 
 
 def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
-    """The files that ``dataset`` names.
+    """Find the files that ``dataset`` names.
 
     Args:
         dataset: A path or a glob, absolute or relative to ``root``.
-        root: Where relative paths start.
+        root: The folder that relative paths start from.
         what: What the files are, for messages.
 
     Returns:
         At least one existing, non-empty file, sorted by name; all of one format.
 
     Raises:
-        DataError: No name, no such file, a folder, an unknown suffix, an empty file, or formats mixed.
+        DataError: No name, no such file, a folder, an unknown suffix, an empty file, or mixed formats.
     """
     if not dataset.strip():
         raise DataError(f"{what}: found {dataset!r}, allowed: a path or a glob")
@@ -68,20 +68,20 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
 
 
 def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFrame:
-    """Opens files of one format, in the given order, without keeping anything of them.
+    """Open files of one format, in the given order, as a lazy frame.
 
-    Columns of text files are all strings: types are decided over the whole column, not over its first rows. Pages of
-    parquet that carry checksums are compared with them (``rec_data.raw.checksums``).
+    All columns of text files are strings: types are decided from the whole column, not from its first rows. Parquet
+    files are verified first (``rec_data.raw.checksums``).
 
     Args:
-        paths: Files as ``find`` gives them.
-        columns: The columns that will be read, whose checksums are to be compared; None: all.
+        paths: Files as ``find`` returns them.
+        columns: The columns that will be read, and are therefore verified; None means all.
 
     Returns:
         A lazy frame with the columns of the files.
 
     Raises:
-        DataError: A file cannot be read, or is not what was written.
+        DataError: A file cannot be read, or is damaged.
     """
     if _format(paths[0].name) == "parquet":
         check_pages(paths, columns)
@@ -102,9 +102,9 @@ def _scan_one(path: Path) -> pl.LazyFrame:
 
 
 def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
-    """The wanted columns of several files, one file after the other: by name, integers and floats made one width.
+    """Concatenate the wanted columns of several files, by name; integers and floats are widened where widths differ.
 
-    A column that no file has is passed over.
+    A column that no file has is ignored.
     """
     schemas = {}
     for path, frame in frames.items():
@@ -135,14 +135,7 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Turns what goes wrong with an output into one clear line.
-
-    Args:
-        out: What is being written, for the message.
-
-    Raises:
-        DataError: In place of an ``OSError``.
-    """
+    """Turn an ``OSError`` while ``out`` is written into a ``DataError`` of one line."""
     try:
         yield
     except OSError as error:
@@ -151,23 +144,16 @@ def writing(out: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(origin: str) -> Iterator[None]:
-    """Turns what goes wrong while a file is read into one clear line.
-
-    Args:
-        origin: What is being read, for the message.
-
-    Raises:
-        DataError: In place of any error of the reader.
-    """
+    """Turn an error of the reader while ``origin`` is read into a ``DataError`` of one line."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).partition("\n\n")[0].split())  # what follows is advice to callers of polars
+        reason = " ".join(str(error).partition("\n\n")[0].split())  # the rest is advice for callers of polars
         raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of the file at ``path``, hexadecimal; a bar shows progress where it takes long."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file, progress(f"hash {path.name}", path.stat().st_size, "B") as bar:
         while block := file.read(1 << 22):
@@ -192,7 +178,7 @@ def _header(path: Path) -> str:
     with reading(f"dataset file {path}"):
         line = str(header.collect().item(0, 0))
     if "\r" in line.rstrip("\r"):
-        raise DataError(f"file {path} ends its lines with carriage returns alone; allowed: line feeds, or both")
+        raise DataError(f"file {path} ends its lines with carriage returns only; allowed: line feeds, or both")
     return line
 
 

@@ -1,6 +1,6 @@
 """The raw formats of the published data sets, each opened as a lazy frame.
 
-What goes wrong inside a file shows when the frame is read: ``rec_data.raw.files.reading`` makes a ``DataError`` of it.
+Errors inside a file appear when the frame is read; ``rec_data.raw.files.reading`` turns them into a ``DataError``.
 """
 
 import sys
@@ -14,26 +14,26 @@ from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
 
 Reader = Callable[[Path, Path], pl.LazyFrame]
-"""From a raw file, and an empty folder to work in that lives as long as the frame. Columns of text are strings."""
+"""Takes a raw file and an empty work folder that lives as long as the frame. Columns of text files are strings."""
 
 _MOVIELENS_FILES = {
     "ml-100k": ("u.data", "u.user", "u.item"),
     "ml-1m": ("ratings.dat", "movies.dat", "users.dat"),
     "ml-10m": ("ratings.dat", "movies.dat", "tags.dat"),
 }
-"""What rs_datasets reads of a release, the ratings first. Fields of .dat files are separated by "::"."""
+"""The files of a release that rs_datasets reads, the ratings first. Fields of .dat files are separated by "::"."""
 
 _LATER_FILES = ("ratings.csv", "movies.csv", "tags.csv", "links.csv")
-"""The same of all other releases."""
+"""The same for all other releases."""
 
 
 def read_table(path: Path, work: Path) -> pl.LazyFrame:
-    """Parquet or CSV with a header."""
+    """Read parquet, or CSV with a header."""
     return files.scan([path])
 
 
 def read_checkins(path: Path, work: Path) -> pl.LazyFrame:
-    """SNAP check-ins: no header; user, ISO time with Z, latitude, longitude, location, separated by tabs."""
+    """Read SNAP check-ins: user, ISO time with Z, latitude, longitude and location, separated by tabs, no header."""
     names = ["user", "time", "latitude", "longitude", "location"]
     return pl.scan_csv(
         path, has_header=False, separator="\t", quote_char=None, infer_schema=False, new_columns=names, glob=False
@@ -41,9 +41,9 @@ def read_checkins(path: Path, work: Path) -> pl.LazyFrame:
 
 
 def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
-    """Idomaar play events: type, id, Unix time, JSON of properties, JSON of the linked user and track.
+    """Read Idomaar play events: type, id, Unix time, JSON of properties, JSON of the linked user and track.
 
-    The fields are picked from the whole line, because releases differ in what separates the last two.
+    The fields are extracted from the whole line, because releases differ in the separator before the last one.
     """
     lines = pl.scan_csv(
         path, has_header=False, separator="\x01", quote_char=None, infer_schema=False, new_columns=["line"], glob=False
@@ -61,11 +61,11 @@ def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
 
 
 def read_movielens(path: Path, work: Path) -> pl.LazyFrame:
-    """A MovieLens archive, any release: ``user_id``, ``item_id``, ``rating``, ``timestamp``.
+    """Read a MovieLens archive of any release: ``user_id``, ``item_id``, ``rating``, ``timestamp``.
 
-    rs_datasets reads it, from the layout that its own downloader would have made. Where it cannot be installed (its
-    dependency datatable has no wheel after Python 3.11), and where the archive lacks a file beside the ratings that it
-    insists on, the ratings are read directly; the result is the same.
+    rs_datasets reads it, from the layout that its own downloader would have created. If rs_datasets cannot be installed
+    (its dependency datatable has no wheel after Python 3.11), or if the archive lacks one of the other files that it
+    requires, the ratings are read directly, with the same result.
     """
     release = path.name.removesuffix(".zip")
     names = _MOVIELENS_FILES.get(release, _LATER_FILES)
@@ -77,21 +77,18 @@ def read_movielens(path: Path, work: Path) -> pl.LazyFrame:
     version = release.removeprefix("ml-").removeprefix("latest-")
     try:
         ratings = MovieLens(version, path=str(folder.parent)).ratings
-    except Exception as error:  # whatever its readers raise
+    except Exception as error:  # its readers raise errors of many types
         reason = " ".join(str(error).replace(f"{folder}/", "").split())[:300]
         raise DataError(f"archive {path}: rs_datasets cannot read it: {reason}") from error
     return pl.from_pandas(ratings).lazy()
 
 
 def read_ratings(folder: Path) -> pl.LazyFrame:
-    """The ratings of an unpacked MovieLens archive, without rs_datasets."""
+    """Read the ratings of an unpacked MovieLens archive without rs_datasets."""
     names = ["user_id", "item_id", "rating", "timestamp"]
-    if (folder / "u.data").exists():
-        return pl.scan_csv(folder / "u.data", has_header=False, separator="\t", new_columns=names, infer_schema=False)
-    if (folder / "ratings.dat").exists():
-        return pl.scan_csv(
-            folder / "ratings.dat", has_header=False, separator="\t", new_columns=names, infer_schema=False
-        )
+    for name in ("u.data", "ratings.dat"):
+        if (path := folder / name).exists():
+            return pl.scan_csv(path, has_header=False, separator="\t", new_columns=names, infer_schema=False)
     return pl.scan_csv(folder / "ratings.csv", infer_schema=False, with_column_names=lambda _: names)
 
 
@@ -105,11 +102,11 @@ READERS: dict[str, Reader] = {
 
 
 def _lay_out(archive: Path, release: str, work: Path, names: tuple[str, ...]) -> Path:
-    """Unpacks a MovieLens archive as rs_datasets expects it: folder ``ml-<version>``, fields separated by tabs."""
+    """Unpack a MovieLens archive as rs_datasets expects it: folder ``ml-<version>``, fields separated by tabs."""
     raw = extract(archive, work / "raw")
     inside = [found for found in raw.iterdir() if found.is_dir() and not is_litter(found, raw)]
     if len(inside) != 1:
-        raise DataError(f"archive {archive} holds {len(inside)} folders; a MovieLens release holds one")
+        raise DataError(f"archive {archive} holds {len(inside)} folders; allowed: one, as in every MovieLens release")
     if not (inside[0] / names[0]).is_file():
         raise DataError(f"archive {archive} holds no {inside[0].name}/{names[0]}, the ratings of this release")
     folder = inside[0].rename(work / release)

@@ -7,38 +7,37 @@ import polars as pl
 
 from rec_data.errors import DataError
 from rec_data.raw import files
-from rec_data.raw.ids import first_of
 from rec_data.raw.normalise import write_log
+from rec_data.raw.rows import find_nulls, find_rows
 from rec_data.schema import Columns
 
 
 class HistoryLog(NamedTuple):
-    """What a file of histories was like."""
+    """Facts about a file of histories."""
 
     empty_users: int
-    """Users whose list is empty: they are not in the log."""
-
+    """Users whose list is empty; they are not in the log."""
     in_row_order: bool
-    """Rows are events without times: those of a user are in the order of rows."""
+    """Whether rows are events without times, so that the events of a user are in row order."""
 
 
 def write_history_log(
     histories: str, out: Path, *, root: Path, columns: Columns, needs_times: bool = False
 ) -> HistoryLog:
-    """Writes the log of a file of histories, ids and times checked as ``rec_data.sources.fetch.fetch_log`` does.
+    """Write the log of a file of histories, with the checks of ``rec_data.sources.fetch.fetch_log``.
 
-    A row is an event (user, item, and a time if there is one). In parquet it may be a user with a list of items
-    instead, oldest first; text files hold no lists. Without times, events of a user are in the order of rows.
+    A row is an event (user, item, and optionally a time). In parquet files, a row may instead be a user with a list of
+    items, oldest first; text files hold no lists. Without times, the events of a user are in row order.
 
     Args:
         histories: A path or glob of parquet or CSV files.
-        out: The parquet to write.
-        root: Where relative paths start.
-        columns: Names of the columns; the rating is not looked at.
-        needs_times: Somebody asked for the column of times by its name: without it the file is refused.
+        out: The parquet file to write.
+        root: The folder that relative paths start from.
+        columns: The column names; the rating is ignored.
+        needs_times: Whether the user named the column of times, so that a file without it is refused.
 
     Raises:
-        DataError: Whatever is wrong with the files, their columns or their values.
+        DataError: The files, their columns or their values are wrong.
     """
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
@@ -54,9 +53,11 @@ def write_history_log(
     lists, empty = isinstance(schema[columns.item], pl.List), 0
     if lists:
         if needs_times:
-            raise DataError(f"{origin} holds lists, oldest item first; a column of times is of rows that are events")
+            raise DataError(
+                f"{origin} holds lists, oldest item first; a column of times is only allowed if rows are events"
+            )
         with files.reading(origin):
-            _refuse_holes(frame, columns, origin)
+            _refuse_nulls_in_lists(frame, columns, origin)
             filled = pl.col(columns.item).list.len().fill_null(0) > 0
             empty = int(frame.select((~filled).sum()).collect().item())
             frame = frame.filter(filled).select(columns.user, columns.item).explode(columns.item)
@@ -69,24 +70,15 @@ def write_history_log(
     return HistoryLog(empty, in_row_order=not (timed or lists))
 
 
-def _refuse_holes(frame: pl.LazyFrame, columns: Columns, origin: str) -> None:
-    """Refuses lists with empty values and lists of nobody, while a row of the file is still a row.
+def _refuse_nulls_in_lists(frame: pl.LazyFrame, columns: Columns, origin: str) -> None:
+    """Refuse lists with empty values and lists without a user, before lists become rows.
 
     Raises:
         DataError: How many there are, and the first of them.
     """
     lists = pl.col(columns.item).list
     holed = (lists.drop_nulls().list.len() < lists.len()).fill_null(value=False)
-    if frame.select(holed.any()).collect().item():
-        count, row, user = first_of(frame, holed, columns.user)
-        found = (
-            f"1 list with an empty value (row {row}"
-            if count == 1
-            else (f"{count} lists with empty values (first in row {row}")
-        )
-        raise DataError(f"{origin}: column {columns.item!r} has {found}, user {user!r}); allowed: none")
-    nobody = pl.col(columns.user).is_null()
-    if frame.select(nobody.any()).collect().item():
-        count, row, _ = first_of(frame, nobody, columns.user)
-        values = "1 empty value" if count == 1 else f"{count} empty values"
-        raise DataError(f"{origin}: column {columns.user!r} has {values} (first in row {row}); allowed: none")
+    if found := find_rows(frame, holed, "1 list with an empty value", "lists with empty values"):
+        raise DataError(f"{origin}: column {columns.item!r} has {found}; allowed: none")
+    if found := find_nulls(frame, columns.user):
+        raise DataError(f"{origin}: column {columns.user!r} has {found}; allowed: none")

@@ -1,64 +1,21 @@
-"""The id columns of a raw table: text without the spaces around it, and floats only where they are exact integers."""
+"""The id columns of a raw table: text without surrounding spaces, and floats only if they are exact integers."""
 
 import polars as pl
 
 from rec_data.errors import DataError
-
-
-# Rows of a raw table that hold what is not allowed: how many, and which is the first.
-def refuse_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr, where: str, allowed: str) -> None:
-    """Refuses a column of which some values could not be parsed.
-
-    Args:
-        frame: The raw table.
-        key: The column.
-        parsed: It once parsed, null where that failed.
-        where: The column, for messages.
-        allowed: What it may hold, for messages.
-
-    Raises:
-        DataError: How many values do not parse, and the first of them.
-    """
-    failed = parsed.is_null()
-    if not frame.select(failed.any()).collect(engine="streaming").item():
-        return
-    count, row, value = first_of(frame, failed, key)
-    found = (
-        f"1 value does not parse (row {row}: {value!r})"
-        if count == 1
-        else f"{count} values do not parse (first in row {row}: {value!r})"
-    )
-    raise DataError(f"{where}: {found}; allowed: {allowed}")
-
-
-def first_of(frame: pl.LazyFrame, wrong: pl.Expr, key: str) -> tuple[int, int, object]:
-    """Finds wrong rows.
-
-    Args:
-        frame: The raw table.
-        wrong: True where a row is wrong; it is for one row at least.
-        key: The column to show.
-
-    Returns:
-        How many rows are wrong, the number of the first of them (from 1), and what it holds.
-    """
-    bad = frame.with_row_index("row").filter(wrong).select(pl.len(), pl.col("row").min())
-    count, row = bad.collect(engine="streaming").row(0)
-    value = frame.select(key).slice(row, 1).collect(engine="streaming").item()
-    return count, row + 1, value
-
+from rec_data.raw.rows import find_rows
 
 ALLOWED_IDS = "allowed for ids: integers or strings"
 _EXACT_BITS: dict[pl.DataType, int] = {pl.Float32(): 24, pl.Float64(): 53}
-"""Floats tell all integers apart whose magnitude is below two to the power of so many."""
+"""Floats represent every integer exactly whose magnitude is below two to this power."""
 
 
 def strip_ids(frame: pl.LazyFrame, schema: pl.Schema, keys: tuple[str, ...]) -> pl.LazyFrame:
-    """Takes spaces off the ends of textual ids; what is blank becomes null.
+    """Remove spaces at both ends of textual ids; blank ids become null.
 
     Args:
         frame: The raw table.
-        schema: Of ``frame``.
+        schema: Schema of ``frame``.
         keys: The id columns.
     """
     stripped = []
@@ -70,20 +27,20 @@ def strip_ids(frame: pl.LazyFrame, schema: pl.Schema, keys: tuple[str, ...]) -> 
 
 
 def id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, integers: bool, where: str) -> pl.Expr:
-    """Makes a log's ids of a raw column.
+    """Build the expression that turns a raw column into the log's ids.
 
     Args:
         frame: The raw table, after ``strip_ids``.
         key: The column.
         kind: Its type.
-        integers: Of text: whether all of it is integers.
+        integers: Whether every value of a text column is an integer.
         where: The column, for messages.
 
     Returns:
-        The expression of the ids: integers or strings.
+        An expression of integers or strings.
 
     Raises:
-        DataError: Another type, or floats that are no integers or too large to be exact.
+        DataError: The column has another type, or floats that are not integers or are too large to be exact.
     """
     column = pl.col(key)
     if kind.is_integer():
@@ -95,17 +52,9 @@ def id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, integers:
     # Integers that passed through a tool which stores missing values as NaN.
     bits = _EXACT_BITS[kind]
     broken = ~(column.is_finite() & (column == column.floor()))
-    _refuse(frame, key, broken, f"{where} holds {kind}, and {{}} no whole number {{}}; {ALLOWED_IDS}")
-    inexact = column.abs() >= 2**bits
-    reason = f"from 2^{bits} on {kind} does not tell neighbours apart"
-    _refuse(frame, key, inexact, f"{where} holds {kind}, and {{}} too large {{}}: {reason}; {ALLOWED_IDS}")
+    if found := find_rows(frame, broken, "1 value is not a whole number", "values are not whole numbers", show=key):
+        raise DataError(f"{where} holds {kind}, and {found}; {ALLOWED_IDS}")
+    if found := find_rows(frame, column.abs() >= 2**bits, "1 value is too large", "values are too large", show=key):
+        reason = f"{kind} does not represent every integer from 2^{bits} on"
+        raise DataError(f"{where} holds {kind}, and {found}: {reason}; {ALLOWED_IDS}")
     return column.cast(pl.Int64)
-
-
-def _refuse(frame: pl.LazyFrame, key: str, wrong: pl.Expr, message: str) -> None:
-    """Raises ``message`` with how many are wrong and the first of them, if any is."""
-    if not frame.select(wrong.any()).collect(engine="streaming").item():
-        return
-    count, row, value = first_of(frame, wrong, key)
-    many = "1 value is" if count == 1 else f"{count} values are"
-    raise DataError(message.format(many, f"({'row' if count == 1 else 'first in row'} {row}: {value})"))

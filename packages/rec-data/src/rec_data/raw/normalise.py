@@ -1,6 +1,6 @@
-"""A raw table to the log: ids checked, times to integers, ratings filtered, row order kept.
+"""A raw table to the log: ids checked, times as integers, ratings filtered, row order kept.
 
-Two passes over the source, both streaming: one gathers what the types and the units must be decided by, one writes.
+Two streaming passes over the source: the first gathers the facts that decide types and units, the second writes.
 """
 
 import errno
@@ -14,7 +14,8 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.files import reading, writing
-from rec_data.raw.ids import first_of, id_expression, refuse_unparsed, strip_ids
+from rec_data.raw.ids import id_expression, strip_ids
+from rec_data.raw.rows import find_nulls, find_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER, Columns
 
@@ -25,12 +26,10 @@ class Normalised:
 
     rows: int
     """Rows in the log."""
-
     rows_read: int
     """Rows in the source."""
-
     timestamp_unit: str
-    """Ticks of the log's times: "s", "ms" or "us"."""
+    """Unit of the log's times: "s", "ms" or "us"."""
 
 
 def write_log(
@@ -42,12 +41,12 @@ def write_log(
     origin: str,
     above: float | None = None,
 ) -> Normalised:
-    """Writes the log's parquet from a raw table.
+    """Write the log's parquet file from a raw table.
 
     Args:
         frame: The raw table.
-        out: The parquet to write: ``user_id``, ``item_id``, ``timestamp`` int64, and ``rating`` float64 if the source
-            has one.
+        out: The parquet file to write: ``user_id``, ``item_id``, ``timestamp`` int64, and ``rating`` float64 if the
+            source has ratings.
         columns: The raw table's column names.
         min_rating: Keep rows with a rating of at least this; None keeps all.
         origin: What is being read, for messages.
@@ -66,36 +65,15 @@ def write_log(
                 f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"
             )
         frame = strip_ids(frame, frame.collect_schema(), (USER, ITEM))
-        schema = frame.collect_schema()
-        facts = _facts(frame, schema)
-        rows_read = int(facts["rows"])
-        if rows_read == 0:
-            raise DataError(f"{origin} has no rows")
-        names = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp, RATING: columns.rating or RATING}
-        _refuse_nulls(frame, facts, names, origin)
-
-        ids = [
-            id_expression(
-                frame,
-                key,
-                schema[key],
-                integers=facts.get(f"{key}.integers", False),
-                where=f"{origin}: column {names[key]!r}",
-            )
-            for key in (USER, ITEM)
-        ]
-        time, unit = time_expression(frame, schema, facts, names[TIMESTAMP], origin)
-        selected = [*ids, time.alias(TIMESTAMP)]
-        if columns.rating is not None:
-            rating = _rating_expression(frame, schema, names[RATING], origin)
-            selected.append(rating.alias(RATING))
+        selected, rows_read, unit = _expressions(frame, columns, origin)
         bar.update()
         log = frame.select(selected)
+        rated = pl.col(RATING).is_not_nan()  # polars orders NaN above all numbers
         if min_rating is not None:
-            log = log.filter((pl.col(RATING) >= min_rating) & pl.col(RATING).is_not_nan())  # NaN is above all numbers
+            log = log.filter(rated & (pl.col(RATING) >= min_rating))
         if above is not None:
-            log = log.filter((pl.col(RATING) > above) & pl.col(RATING).is_not_nan())
-        with writing(out), out.open("wb"):  # what is wrong with the output is not blamed on the source
+            log = log.filter(rated & (pl.col(RATING) > above))
+        with writing(out), out.open("wb"):  # errors of the output must not be blamed on the source
             pass
         _sink(log, out)
         bar.update()
@@ -106,32 +84,49 @@ def write_log(
     return Normalised(rows=rows, rows_read=rows_read, timestamp_unit=unit)
 
 
-def _sink(log: pl.LazyFrame, out: Path) -> None:
-    try:
-        log.sink_parquet(out, compression="zstd", maintain_order=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise DataError(f"{out} cannot be written: {os.strerror(errno.ENOSPC)}") from error
-        raise
-
-
 def _select(frame: pl.LazyFrame, columns: Columns, origin: str) -> pl.LazyFrame:
-    wanted = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp}
-    if columns.rating is not None:
-        wanted[RATING] = columns.rating
+    """Select the wanted columns under the log's names."""
+    wanted = _names(columns)
     present = frame.collect_schema().names()
     for key, name in wanted.items():
         if name not in present:
             raise DataError(f"{origin} has no column {name!r} (for {key}); its columns are: {', '.join(present)}")
     if len(set(wanted.values())) < len(wanted):
-        raise DataError(
-            f"two columns of {origin} are given one name: {', '.join(f'{k}={v}' for k, v in wanted.items())}"
-        )
+        given = ", ".join(f"{key}={name}" for key, name in wanted.items())
+        raise DataError(f"two columns of {origin} are given one name: {given}; allowed: different names")
     return frame.select(pl.col(name).alias(key) for key, name in wanted.items())
 
 
+def _names(columns: Columns) -> dict[str, str]:
+    """The source's column names by those of the log."""
+    names = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp}
+    return names if columns.rating is None else {**names, RATING: columns.rating}
+
+
+def _expressions(frame: pl.LazyFrame, columns: Columns, origin: str) -> tuple[list[pl.Expr], int, str]:
+    """Build the expressions of the log's columns; also returns the number of rows and the unit of time."""
+    schema = frame.collect_schema()
+    facts = _facts(frame, schema)
+    if facts["rows"] == 0:
+        raise DataError(f"{origin} has no rows")
+    names = _names(columns)
+    for key, name in names.items():
+        if facts[f"{key}.nulls"]:
+            raise DataError(f"{origin}: column {name!r} has {find_nulls(frame, key)}; allowed: none")
+    selected = []
+    for key in (USER, ITEM):
+        integers = facts.get(f"{key}.integers", False)
+        where = f"{origin}: column {names[key]!r}"
+        selected.append(id_expression(frame, key, schema[key], integers=integers, where=where))
+    time, unit = time_expression(frame, schema, facts, names[TIMESTAMP], origin)
+    selected.append(time.alias(TIMESTAMP))
+    if columns.rating is not None:
+        selected.append(_rating_expression(frame, schema[RATING], f"{origin}: column {columns.rating!r}"))
+    return selected, int(facts["rows"]), unit
+
+
 def _facts(frame: pl.LazyFrame, schema: pl.Schema) -> dict[str, Any]:
-    """Everything that one pass can tell."""
+    """Gather in one pass what types and units depend on."""
     asked = [pl.len().alias("rows")]
     for key, kind in schema.items():
         asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
@@ -139,26 +134,25 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema) -> dict[str, Any]:
             asked.append(pl.col(key).str.contains(INTEGER).all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
         elif kind.is_float():
-            finite = pl.col(key).is_finite().all()
-            asked.append(finite.alias(f"{key}.finite"))
+            asked.append(pl.col(key).is_finite().all().alias(f"{key}.finite"))
     return frame.select(asked).collect(engine="streaming").row(0, named=True)
 
 
-def _refuse_nulls(frame: pl.LazyFrame, facts: dict[str, Any], names: dict[str, str], origin: str) -> None:
-    for key, name in names.items():
-        nulls = facts.get(f"{key}.nulls", 0)
-        if nulls:
-            _, first, _ = first_of(frame, pl.col(key).is_null(), key)
-            values = "1 empty value" if nulls == 1 else f"{nulls} empty values"
-            raise DataError(f"{origin}: column {name!r} has {values} (first in row {first}); allowed: none")
-
-
-def _rating_expression(frame: pl.LazyFrame, schema: pl.Schema, name: str, origin: str) -> pl.Expr:
-    kind = schema[RATING]
+def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, where: str) -> pl.Expr:
     if kind.is_numeric():
         return pl.col(RATING).cast(pl.Float64)
     if kind != pl.String:
-        raise DataError(f"{origin}: column {name!r} holds {kind}; allowed for ratings: numbers")
+        raise DataError(f"{where} holds {kind}; allowed for ratings: numbers")
     parsed = pl.col(RATING).str.strip_chars().cast(pl.Float64, strict=False)
-    refuse_unparsed(frame, RATING, parsed, f"{origin}: column {name!r}", "a number")
+    if found := find_unparsed(frame, RATING, parsed):
+        raise DataError(f"{where}: {found}; allowed: a number")
     return parsed
+
+
+def _sink(log: pl.LazyFrame, out: Path) -> None:
+    try:
+        log.sink_parquet(out, compression="zstd", maintain_order=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise DataError(f"{out} cannot be written: {os.strerror(errno.ENOSPC)}") from error
+        raise

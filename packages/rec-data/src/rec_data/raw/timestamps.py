@@ -1,4 +1,10 @@
-"""The time column of a raw table, whatever its kind, to integers."""
+"""The time column of a raw table, of any type, as integers.
+
+The log keeps the resolution of its source: whole Unix seconds if every time is a whole second, otherwise milliseconds,
+otherwise microseconds. Truncating milliseconds to seconds would turn order into ties and move the boundary of the
+temporal split. The unit follows from the size of the numbers alone (``unit_of``), because the ranges of plausible times
+in seconds, milliseconds and so on do not overlap.
+"""
 
 import datetime as dt
 from typing import Any
@@ -6,33 +12,35 @@ from typing import Any
 import polars as pl
 
 from rec_data.errors import DataError
-from rec_data.raw.ids import first_of, refuse_unparsed
+from rec_data.raw.rows import find_rows, find_unparsed
 from rec_data.schema import TIMESTAMP
 
-# Times of a raw log to integers.
-#
-# The log keeps the resolution of its source: the time column holds whole Unix seconds where every time is a whole
-# second, otherwise milliseconds, otherwise microseconds. Cutting milliseconds down to seconds would turn order into
-# ties, and move the boundary of the temporal split. The unit can be told from the size of the numbers alone, because
-# the ranges of plausible times in seconds, milliseconds and so on do not meet (``unit_of``).
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """Ticks per second of every unit."""
 
 EARLIEST_TIME = 315_532_800
-"""1980-01-01: a time before it is a mistake, where the column is a clock."""
+"""1980-01-01: an earlier time is an error if the column is a clock."""
 
 EARLIEST_CLOCK = 631_152_000
-"""1990-01-01: a column whose median is before it holds positions, not dates."""
+"""1990-01-01: a column whose median is earlier holds positions, not dates."""
 
 LATEST_SECOND = 7_258_118_400
-"""2200-01-01: a time after it is a mistake, not a time."""
+"""2200-01-01: a later time is an error."""
 
 UNIT_LIMIT = 10**11
 """Magnitudes below it are seconds (to the year 5138), below 1000 times it milliseconds (from 1973 on), and so on."""
 
+NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
+"""Text that is a number."""
+
+ALLOWED_TIMES = "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone); one kind in the whole column"
+_ZONE = r":.*(Z|z|[+-][0-9]{2}:?[0-9]{2})$"
+_FIRST_ROWS = 1000
+_CLOCKS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+
 
 def unit_of(largest: int) -> str:
-    """The unit of a time column, told from its largest value.
+    """Infer the unit of a time column from its largest value.
 
     Args:
         largest: The largest value of the column, >= 0.
@@ -49,17 +57,12 @@ def unit_of(largest: int) -> str:
 
 
 def to_datetime(value: int) -> dt.datetime:
-    """A time of a log as a UTC datetime.
-
-    Args:
-        value: Ticks in the unit that ``unit_of(value)`` names.
-    """
-    seconds = value / UNITS[unit_of(value)]
-    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC)
+    """Convert a time of a log, in ticks of the unit ``unit_of(value)``, to a UTC datetime."""
+    return dt.datetime.fromtimestamp(value / UNITS[unit_of(value)], tz=dt.UTC)
 
 
 def check_range(smallest: float, largest: float, *, where: str) -> str:
-    """Refuses times that cannot be true, and names the unit of the others.
+    """Check that the times of a column are possible, and infer their unit.
 
     Args:
         smallest: The smallest value of the column.
@@ -70,15 +73,15 @@ def check_range(smallest: float, largest: float, *, where: str) -> str:
         One of the keys of ``UNITS``.
 
     Raises:
-        DataError: Negative times, times after the year 2200, or units mixed in one column.
+        DataError: Negative times, times after the year 2200, or several units in one column.
     """
     if smallest < 0:
         raise DataError(f"{where} holds negative times (smallest {smallest:g}); allowed: Unix times from 1970 on")
     unit = unit_of(int(largest))
     if largest / UNITS[unit] > LATEST_SECOND:
         raise DataError(
-            f"{where} holds {largest:.0f}, which is no time before the year 2200 in seconds, milliseconds, "
-            "microseconds or nanoseconds"
+            f"{where} holds {largest:.0f}; allowed: times before the year 2200 in seconds, milliseconds, microseconds "
+            "or nanoseconds"
         )
     if unit != "s" and unit_of(int(smallest)) != unit:
         raise DataError(
@@ -88,23 +91,16 @@ def check_range(smallest: float, largest: float, *, where: str) -> str:
     return unit
 
 
-NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
-ALLOWED_TIMES = "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone); one kind in the whole column"
-_ZONE = r":.*(Z|z|[+-][0-9]{2}:?[0-9]{2})$"
-_FIRST_ROWS = 1000
-_CLOCKS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
-
-
 def time_expression(
     frame: pl.LazyFrame, schema: pl.Schema, facts: dict[str, Any], name: str, origin: str
 ) -> tuple[pl.Expr, str]:
-    """Makes a log's times of a raw column.
+    """Build the expression that turns a raw column into the log's times.
 
     Args:
         frame: The raw table, its time column named ``timestamp``.
-        schema: Of ``frame``.
-        facts: ``rows``; of a string column ``timestamp.integers`` (whether all are) and ``timestamp.numbers`` (how
-            many are), of a float column ``timestamp.finite`` (whether all are).
+        schema: Schema of ``frame``.
+        facts: ``rows``; for a string column ``timestamp.integers`` (whether all values are integers) and
+            ``timestamp.numbers`` (how many are numbers), for a float column ``timestamp.finite`` (whether all are).
         name: The column's name in the source, for messages.
         origin: What is being read, for messages.
 
@@ -119,22 +115,21 @@ def time_expression(
     if kind == pl.String:
         if facts[f"{TIMESTAMP}.integers"]:
             column = column.cast(pl.Int64)
-        elif 2 * facts[f"{TIMESTAMP}.numbers"] > facts["rows"]:  # a few that are none do not make the others dates
+        elif 2 * facts[f"{TIMESTAMP}.numbers"] > facts["rows"]:  # a few values of other text do not make it dates
             column = pl.when(column.str.contains(NUMBER)).then(column).cast(pl.Float64)
-            if facts[f"{TIMESTAMP}.numbers"] < facts["rows"]:
-                refuse_unparsed(frame, TIMESTAMP, column, where, ALLOWED_TIMES)
+            _refuse_unparsed(frame, column, where)
         else:
             column, known_unit = _parse_clock(frame, where), "us"
     elif kind == pl.Date or isinstance(kind, pl.Datetime):
         column, known_unit = column.cast(pl.Datetime("us")).dt.epoch("us"), "us"
     elif not (kind.is_integer() or kind.is_float()):
         raise DataError(f"{where} holds {kind}; allowed for times: integers, floats, dates, or ISO 8601 strings")
+    if kind.is_float() and not facts[f"{TIMESTAMP}.finite"]:
+        raise DataError(f"{where} holds NaN or infinite times; allowed: numbers")
 
     whole = (column == column.floor()).all() if known_unit is None else pl.lit(True)
     divisible = [(column % 1000**power == 0).all().alias(f"{power}") for power in (1, 2, 3)]
     asked = [column.min().alias("min"), column.max().alias("max"), whole.alias("whole"), *divisible]
-    if kind.is_float() and not facts[f"{TIMESTAMP}.finite"]:
-        raise DataError(f"{where} holds NaN or infinite times; allowed: numbers")
     found = frame.select(asked).collect(engine="streaming").row(0, named=True)
 
     _refuse_early(frame, column, found, known_unit, where)
@@ -147,7 +142,7 @@ def time_expression(
         finer = UNITS["us"] // UNITS[unit]
         _refuse_unclear_unit(int(found["max"] * finer), "us", where)
         return (column * finer).round().cast(pl.Int64), "us"
-    powers = list(UNITS).index(unit)  # how often a thousand of these ticks make the next unit, up to seconds
+    powers = list(UNITS).index(unit)  # how many factors of 1000 lie between this unit and seconds
     coarser = max((power for power in range(1, powers + 1) if found[f"{power}"]), default=0)
     if unit == "ns":
         coarser = max(coarser, 1)
@@ -156,42 +151,44 @@ def time_expression(
     return column.cast(pl.Int64) // 1000**coarser, unit
 
 
+def _refuse_unparsed(frame: pl.LazyFrame, parsed: pl.Expr, where: str) -> None:
+    if found := find_unparsed(frame, TIMESTAMP, parsed):
+        raise DataError(f"{where}: {found}; allowed: {ALLOWED_TIMES}")
+
+
 def _refuse_early(
     frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], known_unit: str | None, where: str
 ) -> None:
-    """Refuses a 0, or what is near it, among real times: where most are later than 1990, the column is a clock."""
+    """Refuse zeros and similar values among real times. If most times are later than 1990, the column is a clock."""
     smallest, largest = found["min"], found["max"]
     unit = known_unit or unit_of(int(largest))
     ticks = UNITS[unit]
     if smallest < 0 or largest > LATEST_SECOND * ticks:
-        return  # refused as such
-    # A time of another unit is early only if it is so in seconds too; otherwise units are mixed.
+        return  # check_range refuses these
+    # A time of another unit only counts as early if it is early in seconds too; otherwise units are mixed.
     earliest = EARLIEST_TIME * (ticks if known_unit or unit_of(int(smallest)) == unit else 1)
     if smallest >= earliest:
         return
     mostly = (column >= EARLIEST_CLOCK * ticks).mean() > 0.5
     if frame.select(mostly).collect(engine="streaming").item():
-        count, row, value = first_of(frame, column < earliest, TIMESTAMP)
-        times = "1 time" if count == 1 else f"{count} times"
-        first = "row" if count == 1 else "first in row"
+        early = find_rows(frame, column < earliest, "1 time before 1980", "times before 1980", show=TIMESTAMP)
         raise DataError(
-            f"{where} holds {times} before 1980 ({first} {row}: {value}) among real ones; allowed: none, where most "
-            "times are later than 1990"
+            f"{where} holds {early} among real times; allowed: none before 1980 if most times are later than 1990"
         )
 
 
 def _refuse_unclear_unit(largest: int, unit: str, where: str) -> None:
-    """The log's unit must be clear from its numbers."""
+    """Refuse a log whose unit would not follow from its numbers."""
     if unit_of(largest) != unit:
         raise DataError(f"{where} holds fractions of a second but no time after 1973; allowed: whole seconds")
 
 
 def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:
-    """ISO 8601 text to microseconds; most of the first rows decide whether the column carries time zones."""
-    zones = pl.col(TIMESTAMP).str.strip_chars().str.contains(_ZONE)
-    zoned = float(frame.head(_FIRST_ROWS).select(zones.mean()).collect(engine="streaming").item()) > 0.5
-    text = pl.col(TIMESTAMP).str.strip_chars().str.replace(" ", "T", literal=True)
-    if zoned:
+    """Parse ISO 8601 text to microseconds; the majority of the first rows decides whether times carry zones."""
+    text = pl.col(TIMESTAMP).str.strip_chars()
+    zones = frame.head(_FIRST_ROWS).select(text.str.contains(_ZONE).mean())
+    text = text.str.replace(" ", "T", literal=True)
+    if float(zones.collect(engine="streaming").item()) > 0.5:
         utc = text.str.replace(r"[zZ]$", "+00:00")
         parsed = utc.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC")
     else:
@@ -199,5 +196,5 @@ def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:
         forms.append(text.str.to_date(_CLOCKS[2], strict=False).cast(pl.Datetime("us")))
         parsed = pl.coalesce(forms)
     ticks = parsed.dt.epoch("us")
-    refuse_unparsed(frame, TIMESTAMP, ticks, where, ALLOWED_TIMES)
+    _refuse_unparsed(frame, ticks, where)
     return ticks

@@ -1,7 +1,6 @@
-"""Whole histories for recommending: a log's users with the items that a model knows, original ids kept.
+"""Complete histories for recommending: a log's users with the items that a model knows, and the original ids.
 
-Splitting decides what a model may see; this is for afterwards, when everything may be used. Needs torch, numpy and
-pyarrow only, so that it runs where models run.
+Needs torch, numpy and pyarrow only, so that it runs wherever models run.
 """
 
 from dataclasses import dataclass
@@ -19,21 +18,19 @@ from rec_data.schema import INTEGER, ITEM, TIMESTAMP, USER
 from rec_data.sequences.store import SequenceStore
 
 EXAMPLES = 5
-"""Unknown items and left-out users that are named."""
+"""How many of the skipped items and users are listed."""
 
 
 @dataclass(frozen=True)
-class Left:
-    """What could not be used."""
+class Skipped:
+    """Items or users of a log that could not be used."""
 
     count: int
-    """How many different ones."""
-
+    """Number of distinct items or users."""
     events: int
-    """Rows of the log that they stand in."""
-
+    """Rows of the log that hold them."""
     examples: list[object]
-    """The first few, original ids."""
+    """Original ids of the first few."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +38,22 @@ class Histories:
     """The histories of a log over a model's catalogue."""
 
     store: SequenceStore
-    """One row per user with a known item, oldest item first; ``user_ids`` index ``user_names``."""
-
+    """One row per user with at least one known item, oldest item first; ``user_ids`` index ``user_names``."""
     user_names: pa.Array
-    """Original ids of all users of the log, in the order in which they first appear."""
-
-    unknown_items: Left
-    """Items of the log that the catalogue does not hold; they are skipped."""
-
-    empty_users: Left
-    """Users without a single known item; they have no history."""
+    """Original ids of all users of the log, in order of their first row."""
+    unknown_items: Skipped
+    """Items of the log that the catalogue lacks."""
+    empty_users: Skipped
+    """Users without any known item, who have no history."""
 
 
 def read_histories(log: Path, item_names: pa.Array) -> Histories:
-    """Reads the histories of a log.
+    """Read the histories of a log.
 
     Args:
-        log: A parquet with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers). Events of one
-            user are sorted by time; ties keep the order of rows.
-        item_names: ``[V]`` original item ids by dense id, without repeats.
+        log: A parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers). The events
+            of a user are sorted by time; ties keep the order of rows.
+        item_names: ``[V]`` distinct original item ids by dense id.
 
     Raises:
         DataError: The file cannot be read, or lacks a column.
@@ -84,20 +78,20 @@ def read_histories(log: Path, item_names: pa.Array) -> Histories:
 
 
 def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int | None) -> tuple[Histories, pa.Array]:
-    """Reads the histories of a log over a catalogue of its own, filtered as a split filters.
+    """Read the histories of a log and the catalogue of its items, filtered as in a split.
 
-    First items with too few events go, then users with too few of what is left.
+    First items with too few events are dropped, then users with too few remaining events.
 
     Args:
         log: As for ``read_histories``.
-        min_item_count: Fewest events of an item; None keeps all.
-        min_user_count: Fewest events of a user; None keeps all.
+        min_item_count: Minimum number of events of an item; None keeps all.
+        min_user_count: Minimum number of events of a user; None keeps all.
 
     Returns:
-        The histories, and ``[V]`` the original item ids by dense id, sorted.
+        The histories, and the ``[V]`` original item ids by dense id, sorted.
 
     Raises:
-        DataError: As ``read_histories``, or the filters leave nothing.
+        DataError: As ``read_histories``, or the filters leave no user.
     """
     counted = _column(log, ITEM).value_counts()
     names, counts = counted.field(0), counted.field(1)
@@ -106,7 +100,10 @@ def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int
     found = read_histories(log, names)
     enough = (found.store.lengths >= (min_user_count or 1)).numpy()
     if not enough.any():
-        raise DataError(f"log {log}: no user is left with {min_user_count} events of items with {min_item_count}")
+        raise DataError(
+            f"log {log}: min_item_count {min_item_count} and min_user_count {min_user_count} leave no user; allowed: "
+            "smaller ones"
+        )
     lengths = found.store.lengths.numpy()
     store = SequenceStore(
         items=found.store.items[torch.from_numpy(np.repeat(enough, lengths))],
@@ -117,7 +114,7 @@ def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int
 
 
 def _column(log: Path, name: str) -> pa.Array:
-    """A column in one piece, strings with 64-bit offsets."""
+    """Read a column in one piece, strings with 64-bit offsets."""
     try:
         column = pq.read_table(log, columns=[name])[name]
     except FileNotFoundError:
@@ -133,7 +130,7 @@ def _column(log: Path, name: str) -> pa.Array:
 
 
 def _alike(events: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Item ids in the catalogue's type; null where an id cannot be one of the catalogue's."""
+    """Convert item ids to the catalogue's type; ids that cannot be of that type become null."""
     if events.type == wanted:
         return events
     text = pa.types.is_large_string(events.type)
@@ -143,12 +140,12 @@ def _alike(events: pa.Array, wanted: pa.DataType) -> pa.Array:
     return events.cast(wanted)
 
 
-def _unknown(events: pa.Array, items: npt.NDArray[np.int32]) -> Left:
+def _unknown(events: pa.Array, items: npt.NDArray[np.int32]) -> Skipped:
     unknown = events.filter(pa.array(items < 0)).unique() if (items < 0).any() else events[:0]
-    return Left(len(unknown), int((items < 0).sum()), unknown[:EXAMPLES].to_pylist())
+    return Skipped(len(unknown), int((items < 0).sum()), unknown[:EXAMPLES].to_pylist())
 
 
-def _empty(names: pa.Array, rows: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> Left:
+def _empty(names: pa.Array, rows: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> Skipped:
     empty = np.flatnonzero(lengths == 0)
     events = int(np.bincount(rows, minlength=len(names))[empty].sum()) if len(empty) else 0
-    return Left(len(empty), events, [names[int(place)].as_py() for place in empty[:EXAMPLES]])
+    return Skipped(len(empty), events, [names[int(place)].as_py() for place in empty[:EXAMPLES]])

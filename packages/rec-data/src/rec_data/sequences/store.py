@@ -2,27 +2,34 @@
 
 On disk a store is one uncompressed Arrow IPC file with one record batch: ``user_id`` int32, ``items``
 large_list<int32>, and for evaluation ``target`` int32. A list column *is* a flat array plus offsets, so opening a
-store copies nothing: the tensors look into the mapped file, and pages are read when touched. Other readers find an
-ordinary Arrow file.
+store copies nothing: the tensors view the mapped file, and pages are read when they are accessed. Any Arrow reader can
+open the file.
 
-Needs torch, numpy and pyarrow only.
+Opening a store needs torch; writing one needs only numpy and pyarrow, so that splitting a log does not import torch.
 """
+
+from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from rec_data.arrays import Int32s, Int64s
 from rec_data.errors import DataError
 from rec_data.schema import ITEMS, TARGET, USER, to_arrow
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-# Writing the sequence store. Apart from reading it, because splitting a log needs no torch.
+_SCHEMA = pa.schema([(USER, pa.int32()), (ITEMS, pa.large_list(pa.int32()))])
+_TARGET = pa.field(TARGET, pa.int32())
+
+
 def write_store(
     path: Path,
     *,
@@ -31,14 +38,14 @@ def write_store(
     user_ids: Int32s,
     targets: Int32s | None = None,
 ) -> None:
-    """Writes a store's file.
+    """Write a store's file.
 
     Args:
         path: The file.
-        items: [nnz] int32.
-        offsets: [n + 1] int64, from 0 to nnz.
-        user_ids: [n] int32.
-        targets: [n] int32, or None.
+        items: ``[nnz]`` int32.
+        offsets: ``[n + 1]`` int64, from 0 to nnz.
+        user_ids: ``[n]`` int32.
+        targets: ``[n]`` int32, or None.
     """
     columns = {USER: to_arrow(user_ids), ITEMS: pa.LargeListArray.from_arrays(to_arrow(offsets), to_arrow(items))}
     if targets is not None:
@@ -46,10 +53,6 @@ def write_store(
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     with pa.ipc.new_file(str(path), batch.schema) as writer:
         writer.write_batch(batch)
-
-
-_SCHEMA = pa.schema([(USER, pa.int32()), (ITEMS, pa.large_list(pa.int32()))])
-_TARGET = pa.field(TARGET, pa.int32())
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,13 @@ class SequenceStore:
     """
 
     items: Tensor
-    """[nnz] int32, dense item ids."""
-
+    """``[nnz]`` int32, dense item ids."""
     offsets: Tensor
-    """[n + 1] int64."""
-
+    """``[n + 1]`` int64."""
     user_ids: Tensor
-    """[n] int32, dense user ids."""
-
+    """``[n]`` int32, dense user ids."""
     targets: Tensor | None = None
-    """[n] int32, the item to predict after the history; None for training."""
+    """``[n]`` int32, the item to predict after the history; None for training."""
 
     def __len__(self) -> int:
         """Number of histories."""
@@ -77,21 +77,23 @@ class SequenceStore:
 
     @property
     def lengths(self) -> Tensor:
-        """[n] int64, items per history."""
+        """``[n]`` int64, items per history."""
         return self.offsets[1:] - self.offsets[:-1]
 
     @classmethod
-    def open(cls, path: Path | str) -> "SequenceStore":
-        """Maps a store's file into memory.
+    def open(cls, path: Path | str) -> SequenceStore:
+        """Map a store's file into memory.
 
         The mapping is private: writing to a tensor changes this process's copy of the page, never the file.
 
         Args:
-            path: A file that ``store_file.write_store`` made.
+            path: A file that ``write_store`` wrote.
 
         Raises:
-            DataError: No such file, or it is no sequence store.
+            DataError: The file does not exist, or is not a sequence store.
         """
+        import torch
+
         path = Path(path)
         try:
             with path.open("rb") as file:
@@ -104,10 +106,10 @@ class SequenceStore:
                 if reader.num_record_batches != 1 or reader.schema not in (_SCHEMA, _SCHEMA.append(_TARGET)):
                     found = f"its columns are {_in_words(reader.schema)}, in {reader.num_record_batches} batches"
                     allowed = f"{_in_words(_SCHEMA)}, or these and {_in_words([_TARGET])}, in 1"
-                    raise DataError(f"{path} is no sequence store: {found}; allowed: {allowed}")
+                    raise DataError(f"{path} is not a sequence store: {found}; allowed: {allowed}")
                 batch = reader.get_batch(0)
         except pa.ArrowInvalid as error:
-            raise DataError(f"{path} is no sequence store: {error}") from error
+            raise DataError(f"{path} is not a sequence store: {error}") from error
 
         _check_layout(batch, whole, path)
 
@@ -134,12 +136,12 @@ def _in_words(fields: Iterable[pa.Field]) -> str:
 
 
 def _check_layout(batch: pa.RecordBatch, whole: pa.Buffer, path: Path) -> None:
-    """Refuses columns with nulls, and buffers that are not the file's own bytes."""
+    """Refuse columns with nulls, and buffers that are not views of the file."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         nulls = column.null_count + (column.values.null_count if name == ITEMS else 0)
         if nulls:
             values = "1 empty value" if nulls == 1 else f"{nulls} empty values"
-            raise DataError(f"{path} is no sequence store: {values} in column {name}; allowed: none")
+            raise DataError(f"{path} is not a sequence store: {values} in column {name}; allowed: none")
         for buffer in column.buffers():
             if buffer is not None and buffer.size and not 0 <= buffer.address - whole.address <= whole.size:
-                raise DataError(f"{path} is no sequence store: it is compressed; allowed: an uncompressed file")
+                raise DataError(f"{path} is not a sequence store: it is compressed; allowed: an uncompressed file")

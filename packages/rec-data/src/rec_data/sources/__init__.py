@@ -1,1 +1,1 @@
-"""Where raw logs come from."""
+"""Sources of raw logs: the demo, synthetic logs, own files and published data sets."""

@@ -1,10 +1,9 @@
-"""The embedded demo log: small, seeded, made in a second, and pointless to rank by popularity.
+"""The embedded demo log: small, seeded, generated in a second, and hardly predictable by popularity.
 
-Items lie in genres. Inside a genre they form a ring, and a user mostly goes on to the next items of the ring,
-sometimes strays inside the genre, and sometimes restarts in another of the few genres that the user likes. Nobody
-meets an item twice, so removing seen items at evaluation costs nothing. Popular genres and ring heads give a mild
-skew that popularity can see. Times are real: users arrive during the first 300 days and go on at a pace of their own,
-so a cut in time meets many of them on their way.
+Items belong to genres, and the items of a genre form a ring. A user usually moves to one of the next items of the ring,
+sometimes to any item of the genre, and sometimes to another of the user's few favourite genres. No user meets an item
+twice, so removing seen items at evaluation costs nothing. Popular genres and ring heads give popularity a mild skew.
+Users arrive during the first 300 days and proceed at their own pace, so a split in time divides many histories.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 VERSION = 1
-"""Raise it whenever the same seed would give another log."""
+"""To be raised whenever the same seed would give another log."""
 
 START = 1_672_531_200
 """2023-01-01 00:00:00 UTC."""
@@ -23,7 +22,7 @@ _DAY = 86_400
 
 @dataclass(frozen=True)
 class DemoShape:
-    """The size and the temper of the demo."""
+    """The size of the demo and the behaviour of its users."""
 
     users: int = 4000
     genres: int = 40
@@ -32,26 +31,23 @@ class DemoShape:
     shortest: int = 5
     longest: int = 120
     favourites: int = 3
-    """Genres that one user moves among."""
-
+    """Genres that one user moves between."""
     follow: tuple[float, ...] = (0.32, 0.16, 0.10)
-    """Probability of going 1, 2, 3 places on in the ring."""
-
+    """Probabilities of moving 1, 2 or 3 places along the ring."""
     stray: float = 0.20
-    """Probability of any item of the same genre; the rest restarts in a favourite genre."""
-
+    """Probability of moving to any item of the same genre; otherwise the user restarts in a favourite genre."""
     arrival_days: int = 300
 
 
 def generate(seed: int, shape: DemoShape | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """Makes the demo log.
+    """Generate the demo log.
 
     Args:
-        seed: Same seed, same log.
+        seed: Equal seeds give equal logs.
         shape: Its size; the default has 4,000 users, 1,000 items and about 90,000 interactions.
 
     Returns:
-        ``user_id``, ``item_id`` and ``timestamp`` (Unix seconds), int64 arrays of one length, in order of time.
+        ``user_id``, ``item_id`` and ``timestamp`` (Unix seconds), int64 arrays of equal length, in order of time.
     """
     shape = shape or DemoShape()
     rng = np.random.default_rng([VERSION, seed])
@@ -63,7 +59,7 @@ def generate(seed: int, shape: DemoShape | None = None) -> dict[str, npt.NDArray
     users = np.broadcast_to(np.arange(shape.users)[:, None], steps.shape)[alive]
     items, times = steps[alive], times[alive]
     order = np.lexsort((np.arange(users.size), times))
-    # Ids in a log of one's own are neither dense nor sorted by meaning: neither are these.
+    # As in real logs, ids are neither dense nor sorted by meaning.
     user_names = rng.permutation(shape.users) + 1
     item_names = rng.permutation(shape.genres * shape.items_per_genre) + 100_001
     return {
@@ -80,10 +76,10 @@ def _lengths(rng: np.random.Generator, shape: DemoShape) -> npt.NDArray[np.int64
 
 
 def _walk(rng: np.random.Generator, shape: DemoShape, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """All users walk one step at a time, together.
+    """Simulate all users together, one step at a time.
 
     Returns:
-        [users, max(lengths)] items (genre * items_per_genre + place), -1 after a user's last step.
+        ``[users, max(lengths)]`` items (genre * items_per_genre + place), -1 after a user's last step.
     """
     U, G, R = shape.users, shape.genres, shape.items_per_genre
     popularity = 1.0 / np.sqrt(1.0 + np.arange(G))
@@ -97,13 +93,13 @@ def _walk(rng: np.random.Generator, shape: DemoShape, lengths: npt.NDArray[np.in
     place = _entry(rng, R, U)
     for step in range(steps.shape[1]):
         if step:
-            move = np.searchsorted(cuts, rng.random(U))  # 0, 1, 2: so many places on; 3: stray; 4: restart
+            move = np.searchsorted(cuts, rng.random(U))  # 0, 1, 2: places along the ring; 3: stray; 4: restart
             restart, stray = move == len(shape.follow) + 1, move == len(shape.follow)
             other = likes[everyone, rng.integers(shape.favourites, size=U)]
             anywhere, entry = rng.integers(R, size=U), _entry(rng, R, U)
             genre = np.where(restart, other, genre)
             place = np.where(restart, entry, np.where(stray, anywhere, (place + move + 1) % R))
-        for _ in range(G * R):  # whoever stands on a seen item goes on along the ring, then to the next genre
+        for _ in range(G * R):  # from a seen item move along the ring, then to the next genre
             met = seen[everyone, genre * R + place]
             if not met.any():
                 break
@@ -118,12 +114,12 @@ def _walk(rng: np.random.Generator, shape: DemoShape, lengths: npt.NDArray[np.in
 
 
 def _entry(rng: np.random.Generator, places: int, size: int) -> npt.NDArray[np.int64]:
-    """Where a restart enters a ring: the first places more often."""
+    """Draw the places at which users enter a ring; the first places are more likely."""
     return np.minimum(rng.geometric(2.0 / places, size) - 1, places - 1)
 
 
 def _times(rng: np.random.Generator, shape: DemoShape, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """[users, max(lengths)] Unix seconds, strictly increasing along a user."""
+    """Draw ``[users, max(lengths)]`` Unix seconds, strictly increasing within each user."""
     U = shape.users
     arrival = START + rng.integers(shape.arrival_days * _DAY, size=U)
     pace = rng.lognormal(np.log(2.0 * _DAY), 0.7, U)  # mean seconds between two steps of this user

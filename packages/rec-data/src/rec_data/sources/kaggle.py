@@ -15,22 +15,22 @@ _HELP = (
 
 
 def download(dataset: str, file: str, path: Path) -> Path:
-    """Brings one file of a Kaggle data set here, once. The client resumes a transfer that broke off.
+    """Download one file of a Kaggle data set, unless it is there already. The client resumes interrupted transfers.
 
     Args:
         dataset: ``owner/name``.
         file: The file's name in the data set.
-        path: Where it goes.
+        path: Where to store it.
 
     Returns:
         ``path``.
 
     Raises:
-        DataError: No credentials, Kaggle refuses, what came does not begin as the file's suffix says, or a file that
-            is here already has changed since its download.
+        DataError: There are no credentials, Kaggle refuses, the first bytes do not fit the file's suffix, or a file
+            that is there already has changed since its download.
     """
     if not path.exists() and not has_credentials():
-        raise DataError(f"Kaggle data set {dataset} needs credentials, and there are none: {_HELP}")
+        raise DataError(f"Kaggle data set {dataset} needs credentials, and none were found: {_HELP}")
     with locked(path):
         if path.exists():
             check(path, None)
@@ -39,12 +39,12 @@ def download(dataset: str, file: str, path: Path) -> Path:
         folder.mkdir(exist_ok=True)
         _ask_client(dataset, file, folder)
         found = folder / file
-        if not found.exists():  # Kaggle compresses some files on the way
+        if not found.exists():  # Kaggle compresses some files for the transfer
             found = extract(folder / (file + ".zip"), folder / "unpacked") / file
         try:
             keep(found, path)
         finally:
-            shutil.rmtree(folder)  # what is not kept is nothing to resume from either
+            shutil.rmtree(folder)  # a file that is not kept cannot be resumed either
     return path
 
 
@@ -55,15 +55,15 @@ def _ask_client(dataset: str, file: str, folder: Path) -> None:
     try:
         client.authenticate()
         client.dataset_download_file(dataset, file, path=str(folder), quiet=False)
-    except SystemExit as error:  # the client ends the program where it finds no credentials that it accepts
-        raise DataError(f"Kaggle does not accept the credentials at hand: {_HELP}") from error
+    except SystemExit as error:  # the client exits if it finds no credentials that it accepts
+        raise DataError(f"Kaggle's client does not accept the credentials: {_HELP}") from error
     except Exception as error:  # the client raises its own, requests' and bare exceptions
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"Kaggle data set {dataset}, file {file}: {reason}") from error
 
 
 def has_credentials() -> bool:
-    """Whether there is anything for Kaggle's client to authenticate with."""
+    """Whether there are credentials that Kaggle's client could use."""
     variables = os.environ
     if variables.get("KAGGLE_API_TOKEN") or (variables.get("KAGGLE_USERNAME") and variables.get("KAGGLE_KEY")):
         return True

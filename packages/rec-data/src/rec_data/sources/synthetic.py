@@ -1,11 +1,11 @@
 """Synthetic logs with the published shape of a data set, for measuring memory and time without its data.
 
-A twin has the users, items and interactions that the data set has *after* the published filters, so that its split
-has the published catalogue. Sequence lengths are log-normal, item popularity follows a Zipf-Mandelbrot law, every
-item occurs at least five times and every user has at least three interactions, so the filters of the protocol drop
-nothing. Order carries no information: a twin says nothing about accuracy.
+A synthetic log has the users, items and interactions that the data set has *after* the published filters, so that its
+split has the published catalogue. Sequence lengths are log-normal and item popularity follows a Zipf-Mandelbrot law.
+Every item occurs at least five times and every user has at least three interactions, so the filters of the split drop
+nothing. The order of items is random: accuracies measured on a synthetic log mean nothing.
 
-Needs numpy and pyarrow, no polars. Memory: 4 bytes per interaction, plus one chunk.
+Needs numpy and pyarrow, but not polars. Memory: 4 bytes per interaction, plus one chunk.
 """
 
 import math
@@ -22,14 +22,18 @@ from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.schema import ITEM, TIMESTAMP, USER, to_arrow
 
+KIND = "twin"
+PREFIX = f"{KIND}:"
+"""How the names of synthetic logs begin."""
+
 VERSION = 1
-"""Raise it whenever the same name, scale and seed would give another log."""
+"""To be raised whenever the same name, scale and seed would give another log."""
 
 START = 1_104_537_600
 """2005-01-01 00:00:00 UTC."""
 
 MOST_INTERACTIONS = 2**31 - 1
-"""Of a scaled twin: 8 GiB of item ids, eight times the largest published set."""
+"""Limit of a scaled log: 8 GiB of item ids, eight times the largest published data set."""
 
 CHUNK_ROWS = 4_000_000
 FEWEST_PER_USER = 3
@@ -39,92 +43,89 @@ _TOP_ITEM_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class TwinShape:
-    """What a twin imitates."""
+class LogShape:
+    """The size of a data set that a synthetic log imitates."""
 
     users: int
-    """After the published filters, like all that follow."""
-
+    """After the published filters, like the other fields."""
     items: int
     interactions: int
     median_length: float
-    """Median of the interactions per user; with the mean it fixes the log-normal."""
-
+    """Median of the interactions per user; together with the mean it determines the log-normal distribution."""
     days: int
     """Time between the first and the last interaction."""
-
     estimated: tuple[str, ...] = ()
-    """Fields that no publication states: our estimates."""
+    """Fields that no publication states, so that they are our estimates."""
 
-    def scaled(self, factor: float) -> "TwinShape":
-        """The same shape with users, items and interactions times ``factor``, above 0; lengths stay as they are."""
+    def scaled(self, factor: float) -> "LogShape":
+        """Multiply users, items and interactions by ``factor`` > 0; sequence lengths stay the same."""
         users, items, rows = (max(2, round(x * factor)) for x in (self.users, self.items, self.interactions))
         return replace(self, users=users, items=items, interactions=max(rows, FEWEST_PER_USER * users))
 
 
-TWINS = {
-    "movielens_20m": TwinShape(138_078, 15_405, 12_180_742, 43, 7_300, ("median_length",)),
-    "beauty": TwinShape(673_952, 176_450, 5_027_587, 5.5, 5_000, ("median_length", "days")),
-    "zvuk": TwinShape(370_528, 893_022, 243_411_750, 290, 150, ("median_length", "days")),
-    "megamarket": TwinShape(350_267, 1_661_327, 114_846_280, 170, 365, ("median_length", "days")),
-    "30music": TwinShape(
-        44_900, 900_000, 23_500_000, 260, 365, ("users", "items", "interactions", "median_length", "days")
-    ),
-    "gowalla": TwinShape(
-        100_000, 290_000, 4_500_000, 22, 620, ("users", "items", "interactions", "median_length", "days")
-    ),
+_ALL = ("users", "items", "interactions", "median_length", "days")
+
+SHAPES = {
+    "movielens_20m": LogShape(138_078, 15_405, 12_180_742, 43, 7_300, ("median_length",)),
+    "beauty": LogShape(673_952, 176_450, 5_027_587, 5.5, 5_000, ("median_length", "days")),
+    "zvuk": LogShape(370_528, 893_022, 243_411_750, 290, 150, ("median_length", "days")),
+    "megamarket": LogShape(350_267, 1_661_327, 114_846_280, 170, 365, ("median_length", "days")),
+    "30music": LogShape(44_900, 900_000, 23_500_000, 260, 365, _ALL),
+    "gowalla": LogShape(100_000, 290_000, 4_500_000, 22, 620, _ALL),
 }
-"""Published sizes after filtering, or estimates where the fields say so (30Music and Gowalla publish raw sizes only).
-"""
+"""Published sizes after filtering, or estimates (30Music and Gowalla publish raw sizes only)."""
 
 
-def parse(spec: str) -> tuple[str, TwinShape]:
-    """Reads what follows ``twin:``.
+def parse(spec: str) -> tuple[str, LogShape]:
+    """Parse the name of a synthetic log.
 
     Args:
-        spec: ``name`` or ``name@scale``.
+        spec: ``name`` or ``name@scale``, with or without ``PREFIX``.
 
     Returns:
-        The name, and the shape already scaled.
+        The name, and the scaled shape.
 
     Raises:
-        DataError: An unknown name, or a scale that is not a positive number, or makes more than ``MOST_INTERACTIONS``.
+        DataError: An unknown name, or a scale that is not a positive number or gives more than ``MOST_INTERACTIONS``.
     """
+    spec = spec.removeprefix(PREFIX)
+    where = f"dataset {PREFIX + spec!r}"
     name, at, scale = spec.partition("@")
-    if name not in TWINS:
-        raise DataError(f"dataset 'twin:{spec}': no twin {name!r}; allowed: {', '.join(TWINS)}")
+    if name not in SHAPES:
+        raise DataError(f"{where}: no twin {name!r}; allowed: {', '.join(SHAPES)}")
+    shape = SHAPES[name]
     if not at:
-        return name, TWINS[name]
+        return name, shape
     try:
         factor = float(scale)
     except ValueError:
         factor = math.nan
     if not (0 < factor < math.inf):
-        raise DataError(f"dataset 'twin:{spec}': scale {scale!r}; allowed: a positive number, as in twin:{name}@0.01")
-    most = MOST_INTERACTIONS / TWINS[name].interactions
+        raise DataError(f"{where}: scale {scale!r}; allowed: a positive number, as in {PREFIX}{name}@0.01")
+    most = MOST_INTERACTIONS / shape.interactions
     if factor > most:
         raise DataError(
-            f"dataset 'twin:{spec}': scale {scale!r} makes {factor * TWINS[name].interactions:.2g} interactions; "
-            f"allowed: scales up to {most:.4g}"
+            f"{where}: scale {scale!r} makes {factor * shape.interactions:.2g} interactions; allowed: scales up to "
+            f"{most:.4g}"
         )
-    return name, TWINS[name].scaled(factor)
+    return name, shape.scaled(factor)
 
 
-def write_twin(shape: TwinShape, out: Path, *, seed: int) -> int:
-    """Writes a twin's log, grouped by user, in time order inside a user.
+def write_synthetic_log(shape: LogShape, out: Path, *, seed: int) -> int:
+    """Write a synthetic log, grouped by user, in time order within each user.
 
     Args:
-        shape: The twin's size.
-        out: The parquet to write: ``user_id`` int32, ``item_id`` int32, ``timestamp`` int64 (Unix seconds).
-        seed: Same seed, same file.
+        shape: The size of the log.
+        out: The parquet file to write: ``user_id`` int32, ``item_id`` int32, ``timestamp`` int64 (Unix seconds).
+        seed: Equal seeds give equal files.
 
     Returns:
-        Rows written.
+        The number of rows.
     """
     rows = 0
     with (
         pq.ParquetWriter(out, _SCHEMA, compression="zstd") as writer,
-        progress("make twin", shape.interactions, "rows") as bar,
+        progress("generate log", shape.interactions, "rows") as bar,
     ):
         for chunk in chunks(shape, seed=seed):
             writer.write_table(pa.table([to_arrow(column) for column in chunk], schema=_SCHEMA))
@@ -137,15 +138,15 @@ _SCHEMA = pa.schema([(USER, pa.int32()), (ITEM, pa.int32()), (TIMESTAMP, pa.int6
 _Chunk = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
-def chunks(shape: TwinShape, *, seed: int) -> Iterator[_Chunk]:
-    """A twin's log, some millions of rows at a time.
+def chunks(shape: LogShape, *, seed: int) -> Iterator[_Chunk]:
+    """Generate a synthetic log, a few million rows at a time.
 
     Args:
-        shape: The twin's size.
-        seed: Same seed, same rows.
+        shape: The size of the log.
+        seed: Equal seeds give equal rows.
 
     Yields:
-        ``(users int32, items int32, times int64)`` of one length, whole users, in order of user, then time.
+        ``(users int32, items int32, times int64)`` of equal length: whole users, in order of user, then time.
     """
     rng = np.random.default_rng([VERSION, seed])
     lengths = user_lengths(shape, rng)
@@ -156,47 +157,47 @@ def chunks(shape: TwinShape, *, seed: int) -> Iterator[_Chunk]:
     while first < shape.users:
         done = int(ends[first] - lengths[first])
         last = max(first + 1, int(np.searchsorted(ends, done + CHUNK_ROWS, side="right")))
-        part = lengths[first:last]
-        users = np.repeat(np.arange(first, last, dtype=np.int32), part)
-        yield users, items[done : int(ends[last - 1])], _times(shape, part, rng)
+        chosen = lengths[first:last]
+        users = np.repeat(np.arange(first, last, dtype=np.int32), chosen)
+        yield users, items[done : int(ends[last - 1])], _times(shape, chosen, rng)
         first = last
 
 
-def user_lengths(shape: TwinShape, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Interactions of every user: log-normal, at least three, summing exactly to the twin's interactions.
+def user_lengths(shape: LogShape, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw the interactions of every user: log-normal, at least three, with exactly the sum of the shape.
 
     Args:
-        shape: The twin's size.
-        rng: Where the draws come from.
+        shape: The size of the log.
+        rng: The source of randomness.
 
     Returns:
-        [users] int64.
+        ``[users]`` int64.
     """
     mean = shape.interactions / shape.users
     sigma = math.sqrt(2 * math.log(max(mean / shape.median_length, 1.01)))
     drawn = rng.lognormal(0.0, sigma, shape.users)
     low, high = 0.0, 2.0 * mean
-    for _ in range(60):  # the factor that makes the clipped, rounded sum right
+    for _ in range(60):  # bisect for the factor that gives the clipped, rounded values the right sum
         factor = (low + high) / 2
         total = np.maximum(np.rint(drawn * factor), FEWEST_PER_USER).sum()
         low, high = (factor, high) if total < shape.interactions else (low, factor)
-    lengths = np.maximum(np.rint(drawn * low), FEWEST_PER_USER).astype(np.int64)
+    lengths: npt.NDArray[np.int64] = np.maximum(np.rint(drawn * low), FEWEST_PER_USER).astype(np.int64)
     missing = shape.interactions - int(lengths.sum())
     lengths[: abs(missing) % shape.users] += 1 if missing > 0 else 0
     lengths += missing // shape.users if missing > 0 else 0
     return lengths
 
 
-def item_counts(shape: TwinShape) -> npt.NDArray[np.int64]:
-    """Interactions of every item: a floor for all, the rest by a Zipf-Mandelbrot law with exponent 1.
+def item_counts(shape: LogShape) -> npt.NDArray[np.int64]:
+    """Compute the interactions of every item: a minimum for all, the rest by a Zipf-Mandelbrot law with exponent 1.
 
     The law's offset is chosen so that the most popular item has ``_TOP_ITEM_SHARE`` interactions per user.
 
     Args:
-        shape: The twin's size.
+        shape: The size of the log.
 
     Returns:
-        [items] int64, summing exactly to the twin's interactions; item 0 is the most popular.
+        ``[items]`` int64 with exactly the sum of the shape; item 0 is the most popular.
     """
     floor = min(FEWEST_PER_ITEM, shape.interactions // shape.items)
     rest = shape.interactions - floor * shape.items
@@ -210,21 +211,21 @@ def item_counts(shape: TwinShape) -> npt.NDArray[np.int64]:
     share = 1.0 / (rank + low)
     edges: npt.NDArray[np.int64] = np.floor(np.cumsum(share / share.sum()) * rest + 0.5).astype(np.int64)
     edges[-1] = rest
-    edges[1:] -= edges[:-1].copy()  # now counts
+    edges[1:] -= edges[:-1].copy()  # cumulative sums become counts
     edges += floor
     return edges
 
 
-def _times(shape: TwinShape, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Times of some users: everyone arrives at random and stays for a random part of what is left."""
+def _times(shape: LogShape, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw the times of some users, who arrive at random and stay for a random part of the remaining time."""
     span = shape.days * 86_400.0
     arrival = rng.random(lengths.size) * 0.9 * span
     stay = (span - arrival) * rng.random(lengths.size)
     total = np.cumsum(rng.standard_exponential(int(lengths.sum())))
     ends = np.cumsum(lengths)
     begin = np.concatenate(([0.0], total[ends - 1][:-1]))
-    part, whole = np.repeat(begin, lengths), np.repeat(total[ends - 1] - begin, lengths)
-    along = (total - part) / whole  # in (0, 1], rising along a user
+    before, whole = np.repeat(begin, lengths), np.repeat(total[ends - 1] - begin, lengths)
+    along = (total - before) / whole  # in (0, 1], ascending within a user
     times: npt.NDArray[np.int64] = (np.repeat(arrival, lengths) + np.repeat(stay, lengths) * along).astype(np.int64)
     times += START
     return times

@@ -1,1 +1,1 @@
-"""From a log to train, validation and test."""
+"""Division of a log into train, validation and test."""

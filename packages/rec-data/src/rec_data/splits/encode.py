@@ -1,7 +1,7 @@
-"""A log's parquet to dense, filtered, sorted arrays.
+"""A log's parquet file to dense, filtered, sorted arrays.
 
-Polars streams: counts, filters and encodes in passes over the file, holding 16 bytes per interaction, then sorts
-once. Ids are dense in the order of the original ids, so they do not depend on the order of rows.
+Polars counts, filters and encodes in streaming passes over the file, holding 16 bytes per interaction, then sorts once.
+Dense ids follow the order of the original ids, so they do not depend on the order of rows.
 """
 
 from dataclasses import dataclass
@@ -17,39 +17,36 @@ from rec_data.splits.strategies import SortedLog
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A filtered log and the names behind its dense ids."""
+class EncodedLog:
+    """A filtered log and the original ids of its dense ids."""
 
     log: SortedLog
     user_names: pl.Series
-    """Original user ids, by dense id."""
-
+    """Original user ids by dense id."""
     item_names: pl.Series
-    """Original item ids, by dense id."""
-
+    """Original item ids by dense id."""
     raw: dict[str, int]
     """Users, items and interactions before filtering."""
-
     dropped: dict[str, int]
-    """What the filters dropped."""
+    """What the filters dropped, by reason."""
 
 
-def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None) -> Encoded:
-    """Reads, filters, encodes and sorts a log.
+def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None) -> EncodedLog:
+    """Read, filter, encode and sort a log.
 
-    One pass of filters, counting rows: first items with fewer than ``min_item_count`` interactions go, then users with
-    fewer than ``min_user_count`` of what is left.
+    The filters are applied once and count rows: first items with fewer than ``min_item_count`` interactions are
+    dropped, then users with fewer than ``min_user_count`` of the remaining interactions.
 
     Args:
-        path: A parquet with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
-        min_item_count: Fewest interactions of an item; None keeps all.
-        min_user_count: Fewest interactions of a user; None keeps all.
+        path: A parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
+        min_item_count: Minimum number of interactions of an item; None keeps all.
+        min_user_count: Minimum number of interactions of a user; None keeps all.
 
     Returns:
         The sorted log.
 
     Raises:
-        DataError: A missing file or column, a wrong type, nulls, no rows, or nothing left after the filters.
+        DataError: A missing file or column, a wrong type, nulls, no rows, or no rows left by the filters.
     """
     if not path.exists():
         raise DataError(f"no log {path}")
@@ -81,11 +78,11 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
         "users_below_min_count": raw["users"] - len(user_names),
         "interactions_by_filters": rows - len(log.items),
     }
-    return Encoded(log, user_names, item_names, raw, dropped)
+    return EncodedLog(log, user_names, item_names, raw, dropped)
 
 
 def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:
-    """Refuses what no split can be made of; returns the number of rows, the first time and the last."""
+    """Check columns, types and nulls; returns the number of rows, the first time and the last."""
     schema = frame.collect_schema()
     for key in (USER, ITEM, TIMESTAMP):
         if key not in schema:
@@ -102,27 +99,28 @@ def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:
         raise DataError(f"log {path} has no rows")
     for key, count in zip((USER, ITEM, TIMESTAMP), counts, strict=True):
         if count:
-            raise DataError(f"log {path}: column {key!r} has {count} empty values; allowed: none")
+            values = "1 empty value" if count == 1 else f"{count} empty values"
+            raise DataError(f"log {path}: column {key!r} has {values}; allowed: none")
     return rows, first, last
 
 
 def _names(counts: pl.DataFrame, key: str, fewest: int | None) -> pl.DataFrame:
-    """The ids that stay, sorted."""
+    """The ids that are kept, sorted."""
     if fewest is not None:
         counts = counts.filter(pl.col("len") >= fewest)
     return counts.select(key).sort(key)
 
 
 def _keep(frame: pl.LazyFrame, names: pl.DataFrame, key: str, code: str) -> pl.LazyFrame:
-    """The rows of the ids that stay, in their order, with the dense id as column ``code``."""
+    """The rows with kept ids, in their order, with the dense id as column ``code``."""
     codes = names.lazy().with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias(code))
     return frame.join(codes, on=key, how="inner", maintain_order="left")
 
 
 def _sort(coded: pl.LazyFrame, first: int, last: int, *, num_users: int, num_items: int) -> SortedLog:
-    """Sorts by user and time, ties in row order: by one integer key where both fit into it.
+    """Sort by user and time, ties in row order; by one integer key if both fit into it.
 
-    The key alone then tells user and time, so that 12 bytes per row are collected and sorted, not 24.
+    User and time can be recovered from the key, so that 12 instead of 24 bytes per row are collected and sorted.
     """
     bits = (last - first).bit_length()
     time = pl.col(TIMESTAMP).cast(pl.Int64)

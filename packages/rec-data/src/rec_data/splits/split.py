@@ -1,4 +1,4 @@
-"""A log to train, validation and test histories, by one of two protocols."""
+"""A log to train, validation and test sequences, by one of two strategies."""
 
 import itertools
 import json
@@ -10,19 +10,19 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rec_data import arrays as flat
+from rec_data import arrays
 from rec_data.arrays import Int32s, Int64s, Mask
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER, to_arrow
 from rec_data.sequences.store import write_store
-from rec_data.splits.encode import Encoded, encode
-from rec_data.splits.strategies import Histories, Parts, leave_one_out, temporal
+from rec_data.splits.encode import EncodedLog, encode
+from rec_data.splits.strategies import Partition, Subset, leave_one_out, temporal
 
 STRATEGIES = ("temporal", "leave_one_out")
 AUTO_COUNTS = {"temporal": (5, 3), "leave_one_out": (None, None)}
-"""Fewest interactions of an item and of a user that "auto" means."""
+"""The minimum counts of items and of users that "auto" stands for."""
 
 EXPORT_ROWS = 4_000_000
 """Interactions per row group of the exported parquet files."""
@@ -41,27 +41,26 @@ def split_log(
     filter_seen: bool = True,
     paper_faithful: bool = False,
 ) -> dict[str, Any]:
-    """Splits a log and writes the parts.
+    """Split a log and write the files.
 
     Args:
-        log: The parquet of ``fetch_log``.
+        log: The parquet file of ``fetch_log``.
         out: An existing, empty folder.
         strategy: ``temporal`` or ``leave_one_out``.
-        test_fraction: Temporal: share of the interactions in the future.
-        validation_users: Temporal: share of the past's users that validate.
-        min_item_count: Fewest interactions of an item; "auto": 5 (temporal) or no filter; None: no filter.
-        min_user_count: Fewest interactions of a user; "auto": 3 (temporal) or no filter; None: no filter.
-        seed: Chooses the validation users.
-        filter_seen: Whether ranking will leave out seen items: targets among them are counted as unreachable.
-        paper_faithful: Temporal: as the paper's code does (``rec_data.splits.strategies.temporal``). Then the inputs
-        of test
-            users who lost their target are written as ``untargeted``: the paper's Coverage and Surprisal count them.
+        test_fraction: Share of the interactions in the future (temporal).
+        validation_users: Share of the past's users that validate (temporal).
+        min_item_count: Minimum number of interactions of an item; "auto" is 5 (temporal) or no filter, None no filter.
+        min_user_count: Minimum number of interactions of a user; "auto" is 3 (temporal) or no filter, None no filter.
+        seed: Seed of the choice of validation users.
+        filter_seen: Whether ranking will leave out seen items, so that targets among them count as unreachable.
+        paper_faithful: Follow the paper's code (``rec_data.splits.strategies.temporal``). The inputs of test users who
+            lost their target are then written as ``untargeted``: the paper's Coverage and Surprisal count them.
 
     Returns:
         The summary, as written to ``summary.json``.
 
     Raises:
-        DataError: Wrong arguments, a folder in use, or a log that cannot be split so.
+        DataError: Wrong arguments, a folder in use, or a log that cannot be split this way.
     """
     _check_folder(out)
     if seed < 0:
@@ -74,7 +73,7 @@ def split_log(
         bar.update()
         _refuse_trivial(encoded)
         if strategy == "temporal":
-            parts = temporal(
+            partition = temporal(
                 encoded.log,
                 test_fraction=test_fraction,
                 validation_users=validation_users,
@@ -82,12 +81,12 @@ def split_log(
                 paper_faithful=paper_faithful,
             )
         else:
-            parts = leave_one_out(encoded.log)
+            partition = leave_one_out(encoded.log)
         bar.update()
         kept_users = np.zeros(encoded.log.num_users, dtype=bool)
-        for part in (parts.train, parts.validation, parts.test):
-            kept_users[part.users] = True
-        counts = flat.count(parts.train.items, encoded.log.num_items)[parts.catalogue]
+        for subset in (partition.train, partition.validation, partition.test):
+            kept_users[subset.users] = True
+        counts = arrays.count(partition.train.items, encoded.log.num_items)[partition.catalogue]
         summary: dict[str, Any] = {
             "strategy": strategy,
             "test_fraction": test_fraction if strategy == "temporal" else None,
@@ -97,27 +96,27 @@ def split_log(
             "seed": seed,
             "filter_seen": filter_seen,
             "paper_faithful": paper_faithful,
-            **_facts(encoded, parts, kept_users),
+            **_facts(encoded, partition, kept_users),
         }
-        dense_user, dense_item = _dense(kept_users), _dense(parts.catalogue)
+        dense_user, dense_item = _dense(kept_users), _dense(partition.catalogue)
         (out / "sequences").mkdir()
         for name in ("train", "validation", "test", "untargeted"):
-            found: Histories | None = getattr(parts, name)
+            found: Subset | None = getattr(partition, name)
             if found is not None:
-                part = _renumber(found, dense_user, dense_item)
-                _write_histories(part, out, name)
-                summary[name] = _describe(part, counts, filter_seen=filter_seen)
+                subset = _renumber(found, dense_user, dense_item)
+                _write_histories(subset, out, name)
+                summary[name] = _describe(subset, counts, filter_seen=filter_seen)
             bar.update()
-        _write_names(encoded, kept_users, parts, counts, out)
+        _write_names(encoded, kept_users, partition, counts, out)
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         bar.update()
     return summary
 
 
 def _check_folder(out: Path) -> None:
-    """Refuses a folder that is none, or that holds something."""
+    """Refuse a missing folder, or one that is not empty."""
     if not out.is_dir():
-        raise DataError(f"out {out} is no folder; allowed: an existing, empty one")
+        raise DataError(f"out {out} is not a folder; allowed: an existing, empty one")
     found = sorted(path.name for path in out.iterdir())
     if found:
         raise DataError(f"out {out} already holds {found[0]!r}; allowed: an existing, empty folder")
@@ -130,13 +129,13 @@ def _check_arguments(
     min_item_count: int | str | None,
     min_user_count: int | str | None,
 ) -> tuple[int | None, int | None]:
-    """Refuses arguments out of range; returns the two counts with "auto" resolved."""
+    """Refuse arguments out of range; returns the two counts with "auto" resolved."""
     if strategy not in STRATEGIES:
         raise DataError(f"split.strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     if not 0 < test_fraction < 1:
         raise DataError(f"split.test_fraction {test_fraction}; allowed: above 0 and below 1")
     if not 0 <= validation_users < 1:
-        raise DataError(f"split.validation_users {validation_users}; allowed: from 0 on and below 1")
+        raise DataError(f"split.validation_users {validation_users}; allowed: at least 0 and below 1")
     resolved = []
     given = {"min_item_count": min_item_count, "min_user_count": min_user_count}
     for (key, value), auto in zip(given.items(), AUTO_COUNTS[strategy], strict=True):
@@ -149,25 +148,26 @@ def _check_arguments(
     return resolved[0], resolved[1]
 
 
-def _facts(encoded: Encoded, parts: Parts, kept_users: Mask) -> dict[str, Any]:
-    """What the summary says about the log as a whole."""
+def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[str, Any]:
+    """Summarise the log as a whole."""
     log = encoded.log
     return {
         "timestamp_unit": unit_of(int(log.times.max())),
-        "boundary_time": parts.boundary_time,
+        "boundary_time": partition.boundary_time,
         "users": int(kept_users.sum()),
-        "items": int(parts.catalogue.sum()),
+        "items": int(partition.catalogue.sum()),
         "log": encoded.raw,
         "filtered": {
             "users": log.num_users,
-            "items": int(np.count_nonzero(flat.mark(log.items, log.num_items))),
+            "items": int(np.count_nonzero(arrays.mark(log.items, log.num_items))),
             "interactions": len(log.items),
         },
-        "dropped": {**encoded.dropped, **parts.dropped},
+        "dropped": {**encoded.dropped, **partition.dropped},
     }
 
 
-def _refuse_trivial(encoded: Encoded) -> None:
+def _refuse_trivial(encoded: EncodedLog) -> None:
+    """Refuse a log with a single user or a single item."""
     for what, names in (("user", encoded.user_names), ("item", encoded.item_names)):
         if len(names) < 2:
             raise DataError(
@@ -177,64 +177,65 @@ def _refuse_trivial(encoded: Encoded) -> None:
 
 
 def _dense(kept: Mask) -> Int32s:
-    """New ids of the kept ones, in their order; -1 for the others."""
+    """Number the kept ids in their order; the others get -1."""
     ids = np.cumsum(kept, dtype=np.int32) - 1
     ids[~kept] = -1
     return ids
 
 
-def _renumber(part: Histories, dense_user: Int32s, dense_item: Int32s) -> Histories:
-    targets = None if part.targets is None else dense_item[part.targets]
-    items = flat.lookup(dense_item, part.items)
-    return Histories(dense_user[part.users], part.offsets, items, part.times, targets)
+def _renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
+    """Replace the ids of the sorted log by those of the split."""
+    targets = None if subset.targets is None else dense_item[subset.targets]
+    items = arrays.lookup(dense_item, subset.items)
+    return Subset(dense_user[subset.users], subset.offsets, items, subset.times, targets)
 
 
-def _describe(part: Histories, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
-    """Sizes of a part; for evaluation also the targets that no model can hit."""
-    facts = {"users": len(part.users), "interactions": len(part.items)}
-    if part.targets is None:
+def _describe(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
+    """Summarise a subset: its size, and for evaluation the targets that no model can hit."""
+    facts = {"users": len(subset.users), "interactions": len(subset.items)}
+    if subset.targets is None:
         return facts
-    matches = part.items == np.repeat(part.targets, part.lengths)
-    repeated = flat.count_rows(matches, part.offsets) > 0
-    unseen = counts[part.targets] == 0
+    matches = subset.items == np.repeat(subset.targets, subset.lengths)
+    repeated = arrays.count_rows(matches, subset.offsets) > 0
+    unseen = counts[subset.targets] == 0
     facts["targets_already_in_history"] = int(repeated.sum())
     facts["unreachable_targets"] = int(repeated.sum()) if filter_seen else 0
     facts["targets_unseen_in_train"] = int(unseen.sum())
     return facts
 
 
-def _write_histories(part: Histories, out: Path, name: str) -> None:
-    """The store, and its export as parquet, some millions of interactions at a time."""
+def _write_histories(subset: Subset, out: Path, name: str) -> None:
+    """Write the sequence store, and its export as parquet, a few million interactions at a time."""
     write_store(
         out / "sequences" / f"{name}.arrow",
-        items=part.items,
-        offsets=part.offsets,
-        user_ids=part.users,
-        targets=part.targets,
+        items=subset.items,
+        offsets=subset.offsets,
+        user_ids=subset.users,
+        targets=subset.targets,
     )
     fields = [(USER, pa.int32()), (HISTORY, pa.list_(pa.int32())), (TIMESTAMPS, pa.list_(pa.int64()))]
-    if part.targets is not None:
+    if subset.targets is not None:
         fields.append((TARGET, pa.int32()))
     schema = pa.schema(fields)
-    encoding = dict.fromkeys((USER, f"{TIMESTAMPS}.list.element"), "DELTA_BINARY_PACKED")  # both rise
+    encoding = dict.fromkeys((USER, f"{TIMESTAMPS}.list.element"), "DELTA_BINARY_PACKED")  # both ascend
     with pq.ParquetWriter(
         out / f"{name}.parquet", schema, compression="zstd", use_dictionary=False, column_encoding=encoding
     ) as writer:
-        for rows in _chunks(part.offsets):
-            begin, end = int(part.offsets[rows.start]), int(part.offsets[rows.stop])
-            offsets = to_arrow((part.offsets[rows.start : rows.stop + 1] - begin).astype(np.int32))
-            arrays = [
-                to_arrow(part.users[rows]),
-                pa.ListArray.from_arrays(offsets, to_arrow(part.items[begin:end])),
-                pa.ListArray.from_arrays(offsets, to_arrow(part.times[begin:end])),
+        for rows in _chunks(subset.offsets):
+            begin, end = int(subset.offsets[rows.start]), int(subset.offsets[rows.stop])
+            offsets = to_arrow((subset.offsets[rows.start : rows.stop + 1] - begin).astype(np.int32))
+            columns = [
+                to_arrow(subset.users[rows]),
+                pa.ListArray.from_arrays(offsets, to_arrow(subset.items[begin:end])),
+                pa.ListArray.from_arrays(offsets, to_arrow(subset.times[begin:end])),
             ]
-            if part.targets is not None:
-                arrays.append(to_arrow(part.targets[rows]))
-            writer.write_table(pa.table(arrays, schema=schema))
+            if subset.targets is not None:
+                columns.append(to_arrow(subset.targets[rows]))
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def _chunks(offsets: Int64s) -> list[slice]:
-    """Runs of whole users with about ``EXPORT_ROWS`` interactions each."""
+    """Divide the users into runs with about ``EXPORT_ROWS`` interactions each."""
     cuts = [0]
     while cuts[-1] < len(offsets) - 1:
         wanted = offsets[cuts[-1]] + EXPORT_ROWS
@@ -242,9 +243,10 @@ def _chunks(offsets: Int64s) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
 
-def _write_names(encoded: Encoded, kept_users: Mask, parts: Parts, counts: Int64s, out: Path) -> None:
+def _write_names(encoded: EncodedLog, kept_users: Mask, partition: Partition, counts: Int64s, out: Path) -> None:
+    """Write the original ids of users and items, and how often train holds each item."""
     users = encoded.user_names.filter(pl.Series(kept_users))
-    items = encoded.item_names.filter(pl.Series(parts.catalogue))
+    items = encoded.item_names.filter(pl.Series(partition.catalogue))
     user_ids, item_ids = np.arange(len(users), dtype=np.int32), np.arange(len(items), dtype=np.int32)
     pl.DataFrame({USER: user_ids, ORIGINAL_ID: users}).write_parquet(out / "users.parquet")
     pl.DataFrame({ITEM: item_ids, ORIGINAL_ID: items, COUNT: counts}).write_parquet(out / "items.parquet")

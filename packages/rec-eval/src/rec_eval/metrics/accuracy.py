@@ -1,9 +1,8 @@
 """Accuracy metrics of ranked lists, per user, at several k at once.
 
-Relevance is binary. ``rel`` is the set of a user's relevant items, ``hit_i`` is 1 if the item at rank i is one of them,
-and lists shorter than k count as if filled with misses. Every function takes the hits of all users and the place k,
-from 1, that lists are cut after; it returns ``[U]`` float64, NaN for a user without relevant items: such a user has no
-value, which is not the value 0.
+Relevance is binary. ``rel`` is the set of a user's relevant items, and ``hit_i`` is 1 if the item at rank i is one of
+them. Lists shorter than k count as if filled with misses. Every function takes the hits of all users and the cutoff
+k >= 1, and returns ``[U]`` float64. Users without relevant items get NaN, because they have no value.
 """
 
 from collections.abc import Callable
@@ -14,9 +13,9 @@ from rec_eval.metrics.hits import Floats, Hits
 
 
 def ndcg(hits: Hits, k: int) -> Floats:
-    """Normalised discounted cumulative gain: ``sum_i hit_i / log2(i + 1)`` over the same sum of an ideal list.
+    """Normalized discounted cumulative gain: ``sum_i hit_i / log2(i + 1)`` over the same sum of an ideal list.
 
-    The ideal list holds ``min(k, |rel|)`` hits at its head. Source: Järvelin and Kekäläinen, "Cumulated gain-based
+    The ideal list begins with ``min(k, |rel|)`` hits. Source: Järvelin and Kekäläinen, "Cumulated gain-based
     evaluation of IR techniques", ACM TOIS 20(4), 2002, with the discount ``log2(i + 1)`` of Burges et al., ICML 2005.
     """
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(1, k + 1) + 1.0))])
@@ -25,7 +24,7 @@ def ndcg(hits: Hits, k: int) -> Floats:
 
 
 def recall(hits: Hits, k: int) -> Floats:
-    """Share of the relevant items that the list holds: ``sum_i hit_i / |rel|``.
+    """Share of the relevant items that are in the list: ``sum_i hit_i / |rel|``.
 
     Source: Manning, Raghavan and Schütze, "Introduction to Information Retrieval", 2008, section 8.3.
     """
@@ -33,7 +32,7 @@ def recall(hits: Hits, k: int) -> Floats:
 
 
 def hit_rate(hits: Hits, k: int) -> Floats:
-    """1 if the list holds any relevant item, else 0.
+    """1 if any relevant item is in the list, else 0.
 
     Source: Deshpande and Karypis, "Item-based top-N recommendation algorithms", ACM TOIS 22(1), 2004.
     """
@@ -41,7 +40,7 @@ def hit_rate(hits: Hits, k: int) -> Floats:
 
 
 def precision(hits: Hits, k: int) -> Floats:
-    """Share of the k places that hold a relevant item: ``sum_i hit_i / k``, also where the list is shorter.
+    """Share of relevant items among k places: ``sum_i hit_i / k``, also for shorter lists.
 
     Source: Manning, Raghavan and Schütze, 2008, section 8.4.
     """
@@ -57,7 +56,7 @@ def average_precision(hits: Hits, k: int) -> Floats:
 
 
 def reciprocal_rank(hits: Hits, k: int) -> Floats:
-    """``1 / rank`` of the first hit, 0 if it stands beyond k.
+    """``1 / rank`` of the first hit, 0 if its rank is above k.
 
     Source: Voorhees, "The TREC-8 question answering track report", 1999.
     """
@@ -72,12 +71,12 @@ ACCURACY: dict[str, Callable[[Hits, int], Floats]] = {
     "map": average_precision,
     "mrr": reciprocal_rank,
 }
-"""Metrics by the name that they have in results, in the order in which they are shown."""
+"""The metrics by their name in results, in the order in which they are shown."""
 
 
 def _sum_by_user(hits: Hits, values: Floats, k: int) -> Floats:
     near = hits.ranks <= k
-    # Without any hit numpy counts in integers, whatever the weights are.
+    # Without any hit numpy returns integers, whatever the weights are.
     return np.bincount(hits.users[near], weights=values[near], minlength=hits.relevant.size).astype(np.float64)
 
 

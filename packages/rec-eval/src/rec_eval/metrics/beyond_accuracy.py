@@ -1,4 +1,4 @@
-"""Coverage and Surprisal: how much of a reference log's catalogue the lists reach, and how unknown their items are."""
+"""Coverage and Surprisal: how much of a log's catalogue the lists reach, and how unpopular their items are there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ _EVENTS_PER_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
-class Reference:
-    """How many users of a log consumed each item.
+class LogCounts:
+    """How many users of a log consumed each item: what Coverage and Surprisal are relative to.
 
     Raises:
         ValueError: fewer than two users (Surprisal divides by log2 of their number), no items, or a count that is
@@ -22,28 +22,28 @@ class Reference:
     """
 
     user_counts: Ints
-    """[V] users of each item, 0 for an item that the log does not hold."""
+    """``[V]`` users of each item, 0 for an item that the log does not hold."""
     num_users: int
-    """Users of the log who consumed anything."""
+    """Users of the log with at least one item."""
 
     def __post_init__(self) -> None:
         if self.num_users < 2:
-            raise ValueError(f"a reference log needs at least 2 users, got {self.num_users}")
+            raise ValueError(f"num_users: found {self.num_users}, allowed: at least 2")
         if self.user_counts.size == 0 or self.user_counts.max() < 1:
-            raise ValueError("a reference log needs at least one item that somebody consumed")
+            raise ValueError("user_counts: found no item with a user, allowed: at least one")
         if self.user_counts.min() < 0 or self.user_counts.max() > self.num_users:
             raise ValueError(
-                f"user_counts must lie between 0 and the {self.num_users} users, "
-                f"got {self.user_counts.min()} to {self.user_counts.max()}"
+                f"user_counts: found {self.user_counts.min()} to {self.user_counts.max()}, allowed: 0 to the "
+                f"{self.num_users} users"
             )
 
     @classmethod
-    def from_sequences(cls, offsets: Any, items: Any, num_items: int) -> "Reference":
+    def from_sequences(cls, offsets: Any, items: Any, num_items: int) -> "LogCounts":
         """Count the distinct users of each item.
 
         Args:
             offsets: ``[n + 1]`` integers: user u consumed ``items[offsets[u]:offsets[u + 1]]``.
-            items: ``[nnz]`` integers in [0, num_items); an item that a user repeats counts once.
+            items: ``[nnz]`` integers in [0, num_items); repetitions by one user count once.
             num_items: V.
 
         Raises:
@@ -52,17 +52,17 @@ class Reference:
         return cls.from_logs([(offsets, items)], num_items)
 
     @classmethod
-    def from_logs(cls, logs: Sequence[tuple[Any, Any]], num_items: int) -> "Reference":
-        """Count the distinct users of each item in several logs together; a user belongs to one of them.
+    def from_logs(cls, logs: Sequence[tuple[Any, Any]], num_items: int) -> "LogCounts":
+        """Count the distinct users of each item in several logs together; each user belongs to one of them.
 
-        Nothing is concatenated, and a log is read a few million events at a time.
+        The logs are not concatenated, and each is read a few million events at a time.
 
         Args:
-            logs: (offsets, items) of each, as ``from_sequences`` takes them.
+            logs: (offsets, items) of each, as for ``from_sequences``.
             num_items: V.
 
         Raises:
-            ValueError: as ``from_sequences``; the logs together must be large enough.
+            ValueError: as for ``from_sequences``; the size limits apply to the logs together.
         """
         counts = np.zeros(num_items, dtype=np.int64)
         num_users = 0
@@ -71,7 +71,7 @@ class Reference:
             items = as_integers("items", given_items, 1)
             lengths = np.diff(offsets)
             if offsets.size < 1 or offsets[0] != 0 or offsets[-1] != items.size or (lengths < 0).any():
-                raise ValueError(f"offsets must rise from 0 to the {items.size} items")
+                raise ValueError(f"offsets must ascend from 0 to the {items.size} items")
             if items.size and (items.min() < 0 or items.max() >= num_items):
                 raise ValueError(f"items must lie in [0, {num_items}), got ids from {items.min()} to {items.max()}")
             num_users += int((lengths > 0).sum())
@@ -80,34 +80,34 @@ class Reference:
                 room = offsets[start] + _EVENTS_PER_BLOCK
                 end = max(start + 1, int(np.searchsorted(offsets, room, side="right")) - 1)
                 rows = np.repeat(np.arange(end - start, dtype=np.int64), lengths[start:end])
-                keys = rows * num_items + items[offsets[start] : offsets[end]]
-                keys.sort()  # numpy's unique takes thirty times as long where most keys are distinct
-                repeats = np.flatnonzero(keys[1:] == keys[:-1])
-                counts += np.bincount(np.delete(keys, repeats) % num_items, minlength=num_items)
+                pairs = rows * num_items + items[offsets[start] : offsets[end]]
+                pairs.sort()  # np.unique takes thirty times as long if most pairs are distinct
+                repeats = np.flatnonzero(pairs[1:] == pairs[:-1])
+                counts += np.bincount(np.delete(pairs, repeats) % num_items, minlength=num_items)
                 start = end
         return cls(counts, num_users)
 
     @property
     def self_information(self) -> Floats:
-        """``log2(U / u_j) / log2(U)`` of each item, 1.0 for one that the log does not hold: ``[V]`` float64."""
-        known = np.maximum(self.user_counts, 1)  # an unknown item gets what an item of one user gets: 1.0
+        """``log2(U / u_j) / log2(U)`` of each item, 1.0 for items that the log does not hold: ``[V]`` float64."""
+        known = np.maximum(self.user_counts, 1)  # an unknown item gets the value of an item with one user, 1.0
         information: Floats = np.log2(self.num_users / known) / np.log2(self.num_users)
         return information
 
 
-def coverage(recommended: npt.NDArray[Any], reference: Reference, ks: Sequence[int]) -> dict[int, float]:
-    """Distinct recommended items that the reference log holds, over the distinct items of that log, at each k.
+def coverage(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) -> dict[int, float]:
+    """Share of the log's distinct items that the lists recommend, at each k.
 
     Source: Herlocker et al., "Evaluating collaborative filtering recommender systems", ACM TOIS 22(1), 2004, section
     5.1 (catalogue coverage).
 
     Args:
         recommended: ``[U, K]`` checked ids, -1 for an empty place.
-        reference: the log.
+        log: counts of the log.
         ks: lengths of the lists, at most K.
     """
-    known = reference.user_counts > 0
-    reached = np.zeros(known.size + 1, dtype=bool)  # the last place takes the empty ones (-1)
+    known = log.user_counts > 0
+    reached = np.zeros(known.size + 1, dtype=bool)  # the last element is for empty places (-1)
     shares: dict[int, float] = {}
     done = 0
     for k in sorted(ks):
@@ -118,19 +118,19 @@ def coverage(recommended: npt.NDArray[Any], reference: Reference, ks: Sequence[i
     return shares
 
 
-def surprisal(recommended: npt.NDArray[Any], reference: Reference, ks: Sequence[int]) -> dict[int, Floats]:
-    """Mean self-information of each user's list at each k, divided by k also where the list is shorter.
+def surprisal(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) -> dict[int, Floats]:
+    """Mean self-information of each user's list at each k; shorter lists are divided by k too.
 
-    The self-information of item j is ``log2(U / u_j) / log2(U)``, so that 0 is an item that everybody knows and 1 an
-    item that one user or nobody knows. Source: Zhou et al., "Solving the apparent diversity-accuracy dilemma of
-    recommender systems", PNAS 107(10), 2010, normalised by its largest value.
+    The self-information of item j is ``log2(U / u_j) / log2(U)``, so that 0 is an item that all users consumed and 1 an
+    item that at most one user consumed. Source: Zhou et al., "Solving the apparent diversity-accuracy dilemma of
+    recommender systems", PNAS 107(10), 2010, normalized by its largest value.
 
     Args:
         recommended: ``[U, K]`` checked ids, -1 for an empty place, which adds nothing.
-        reference: the log.
+        log: counts of the log.
         ks: lengths of the lists, at most K.
     """
-    weights = np.append(reference.self_information, 0.0)  # index -1 is an empty place
+    weights = np.append(log.self_information, 0.0)  # index -1 is an empty place
     ordered = sorted(ks)
     sums = {k: np.empty(recommended.shape[0]) for k in ordered}
     for start, end in user_blocks(recommended.shape[0], ordered[-1]):

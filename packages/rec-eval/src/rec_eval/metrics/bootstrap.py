@@ -1,7 +1,7 @@
 """Confidence intervals of a mean over users, and the comparison of two runs, by the bootstrap.
 
-Resampling users needs only how often each distinct value is drawn, and that is one multinomial draw: per-user metrics
-of single targets take a few dozen values, so thousands of resamples of a million users cost little. Source: Efron and
+Resampling users only needs the number of draws of each distinct value, which is one multinomial draw. Per-user metrics
+of single targets take a few dozen values, so thousands of resamples of a million users are cheap. Source: Efron and
 Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 13 (percentile intervals) and 15; Sakai, "Evaluating
 evaluation metrics based on the bootstrap", SIGIR 2006 (paired over queries).
 """
@@ -15,7 +15,7 @@ from rec_eval.metrics.evaluate import Evaluation
 from rec_eval.metrics.hits import Floats
 
 MAX_GROUPS = 4096
-"""With more distinct values than this, users are first put into this many random groups."""
+"""With more distinct values than this, users are first divided into this many random groups."""
 
 
 class Interval(NamedTuple):
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 
 
 class IntervalRow(NamedTuple):
-    """One line of a table of results with intervals."""
+    """One row of results, with its interval."""
 
     metric: str
     k: int
@@ -39,7 +39,7 @@ class IntervalRow(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How one metric changes from run A to run B, over the users whom both measured: a gain of B is above 0."""
+    """The change of one metric from run A to run B over the users of both; positive means that B is higher."""
 
     metric: str
     name_a: str
@@ -56,12 +56,12 @@ class Comparison(NamedTuple):
 
     @property
     def different(self) -> bool:
-        """Whether the interval's level is enough to tell the runs apart."""
+        """Whether the difference is significant at the interval's level."""
         return self.p_value < 1 - self.level
 
     @property
     def sentence(self) -> str:
-        """The result in one sentence to quote."""
+        """The result in one sentence."""
         against = f"{self.name_a} has {self.metric} {self.mean_a:.4f}, {self.name_b} {self.mean_b:.4f}"
         share = f" ({self.difference / self.mean_a:+.1%})" if self.mean_a else ""
         at_least = "p <" if self.p_value <= 2 / (self.resamples + 1) else "p ="
@@ -79,15 +79,16 @@ class Comparison(NamedTuple):
 
 
 def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
-    """Means of resampled users, ``[resamples]`` float64.
+    """Compute the means of resampled users, ``[resamples]`` float64.
 
-    Time is ``resamples`` times the number of distinct values. Above 4,096 of these, users are put into that many groups
-    of nearly equal size at random and groups are resampled: the mean has the same variance (to 2 % of it).
+    The time is proportional to ``resamples`` times the number of distinct values. With more than ``MAX_GROUPS`` values,
+    users are divided into that many random groups of nearly equal size, and groups are resampled: the variance of the
+    mean stays the same to within 2 %.
 
     Args:
         values: ``[U]`` float64 without NaN, U >= 1.
-        resamples: how many.
-        seed: of the generator.
+        resamples: number of resamples.
+        seed: seed of the generator.
     """
     generator = np.random.default_rng(seed)
     distinct, counts = np.unique(values, return_counts=True)
@@ -102,7 +103,7 @@ def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
 
 
 def _draws(generator: np.random.Generator, trials: int, shares: Floats, resamples: int) -> list[npt.NDArray[np.int64]]:
-    """Multinomial counts ``[resamples, groups]``, in blocks of some megabytes."""
+    """Draw multinomial counts ``[resamples, groups]``, in blocks of a few megabytes."""
     step = max(1, (1 << 20) // shares.size)
     return [
         generator.multinomial(trials, shares, size=min(step, resamples - start)) for start in range(0, resamples, step)
@@ -110,11 +111,11 @@ def _draws(generator: np.random.Generator, trials: int, shares: Floats, resample
 
 
 def mean_interval(values: Floats, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over users and its percentile bootstrap interval. NaN values (users without relevant items) are left out.
+    """Mean over users and its percentile bootstrap interval; NaN values (users without relevant items) are left out.
 
     Args:
         values: ``[U]`` float64, for example ``evaluation.per_user["ndcg@10"]``.
-        level: probability that the interval aims to cover the true mean with, between 0 and 1.
+        level: nominal coverage of the interval, between 0 and 1.
         resamples: number of resamples, at least 100.
         seed: equal seeds give equal intervals.
 
@@ -132,21 +133,21 @@ def mean_interval(values: Floats, *, level: float = 0.95, resamples: int = 2000,
 def intervals(
     evaluation: Evaluation, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> list[IntervalRow]:
-    """Mean and interval of every metric that has one value per user, in the order of the table of results.
+    """Mean and interval of every metric with one value per user, in the order of ``Evaluation.rows``.
 
-    Coverage is a property of all lists together: it has no interval and is left out.
+    Coverage is a property of all lists together, so it has no interval and is left out.
 
     Args:
         evaluation: the run.
-        level: as in ``mean_interval``, like all that follow.
-        resamples: number of resamples.
-        seed: of the generator.
+        level: as for ``mean_interval``.
+        resamples: as for ``mean_interval``.
+        seed: as for ``mean_interval``.
 
     Raises:
         ValueError: as ``mean_interval``.
     """
     rows = []
-    for metric, k, _ in evaluation.table():
+    for metric, k, _ in evaluation.rows():
         values = evaluation.per_user.get(f"{metric}@{k}")
         if values is not None:
             found = mean_interval(values, level=level, resamples=resamples, seed=seed)
@@ -167,20 +168,19 @@ def compare(
 ) -> Comparison:
     """Compare two runs on the same users by the paired bootstrap: difference B - A, interval, p-value, one sentence.
 
-    The sign is that of ``dvc metrics diff A B``: A is what was, B what it became.
+    The sign is that of ``dvc metrics diff A B``.
 
-    Users are resampled together with both of their values, so what the runs share cancels. The p-value is two-sided and
-    belongs to the interval: it is below ``1 - level`` where the percentile interval leaves 0 out. It is never below
-    ``2 / (resamples + 1)``. Comparing many metrics or runs calls for a stricter level (Bonferroni: divide by their
-    number).
+    Users are resampled together with both of their values, so common variation cancels. The two-sided p-value is
+    consistent with the interval: it is below ``1 - level`` if the percentile interval excludes 0. It is never below
+    ``2 / (resamples + 1)``. Comparing many metrics or runs needs a stricter level (Bonferroni: divide by their number).
 
     Args:
-        run_a: first run, which the second is measured against; rows are users.
-        run_b: second run, the same users in the same order.
+        run_a: first run, the baseline; rows are users.
+        run_b: second run, with the same users in the same order.
         metric: a key of ``per_user``, such as "ndcg@10".
-        name_a: what to call the first run.
-        name_b: what to call the second run.
-        level: of the interval, between 0 and 1.
+        name_a: name of the first run.
+        name_b: name of the second run.
+        level: nominal coverage of the interval, between 0 and 1.
         resamples: at least 100.
         seed: equal seeds give equal results.
 

@@ -1,4 +1,4 @@
-"""Where the relevant items stand in the recommended lists: all that the accuracy metrics need.
+"""The ranks of the relevant items in the recommended lists, which all accuracy metrics are computed from.
 
 Relevant items are few and hits are fewer, so each metric is a sum over a short list of (user, rank) pairs.
 """
@@ -11,7 +11,7 @@ import numpy.typing as npt
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Relevant: TypeAlias = Any
-"""``[U]`` ids, one for each user, or a pair (offsets ``[U + 1]``, items ``[nnz]``); arrays or CPU tensors."""
+"""``[U]`` ids, one per user, or a pair (offsets ``[U + 1]``, items ``[nnz]``); arrays or tensors."""
 
 _CELLS_PER_BLOCK = 1 << 22
 
@@ -20,27 +20,27 @@ class Hits(NamedTuple):
     """Hits in order of user, then rank."""
 
     users: Ints
-    """[H] row of the user."""
+    """``[H]`` row of the user."""
     ranks: Ints
-    """[H] place in the list, counted from 1."""
+    """``[H]`` rank in the list, from 1."""
     ordinals: Ints
-    """[H] 1 for a user's first hit, 2 for the second, and so on."""
+    """``[H]`` 1 for a user's first hit, 2 for the second, and so on."""
     relevant: Ints
-    """[U] distinct relevant items of each user."""
+    """``[U]`` number of distinct relevant items of each user."""
     outside: int
-    """Relevant items outside the catalogue, which no list can hold."""
+    """Relevant items outside the catalogue, which no list can contain."""
 
 
 def as_integers(name: str, values: Any, ndim: int) -> npt.NDArray[Any]:
-    """Read an array or tensor as integers, without a copy where it lies on the CPU.
+    """Convert an array or tensor to a numpy array of integers, without a copy if it is on the CPU.
 
     Args:
-        name: of the values, for messages.
-        values: an array or a tensor on any device.
-        ndim: dimensions that it must have.
+        name: name of the values, for messages.
+        values: an array, or a tensor on any device.
+        ndim: required number of dimensions.
 
     Raises:
-        ValueError: another kind of values, or another number of dimensions.
+        ValueError: another type of values, or another number of dimensions.
     """
     array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
     if array.ndim != ndim or array.dtype.kind not in "iu":
@@ -49,7 +49,7 @@ def as_integers(name: str, values: Any, ndim: int) -> npt.NDArray[Any]:
 
 
 def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[Any]:
-    """Check the lists.
+    """Check recommended lists.
 
     Args:
         recommended: ``[U, K]`` integer ids, -1 for an empty place.
@@ -71,7 +71,7 @@ def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[An
             f"recommended ids must lie in [0, {limit}), or be -1 for an empty place; "
             f"got ids from {array.min()} to {array.max()}"
         )
-    narrow = np.int32 if array.max() <= np.iinfo(np.int32).max else np.int64  # numpy sorts int32 twice as fast
+    narrow = np.int32 if array.max() <= np.iinfo(np.int32).max else np.int64  # numpy sorts int32 twice as fast as int64
     for start, end in user_blocks(*array.shape):
         ordered = np.sort(array[start:end].astype(narrow), axis=1)
         repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
@@ -81,12 +81,12 @@ def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[An
     return array
 
 
-def user_blocks(num_users: int, width: int) -> list[tuple[int, int]]:
-    """Ranges (first user, one past the last) whose lists of ``width`` places hold a few million together.
+def user_blocks(num_users: int, length: int) -> list[tuple[int, int]]:
+    """Divide users with lists of ``length`` places into ranges (first, one past the last) of a few million places.
 
-    Temporary memory is thus bounded, whatever ``num_users`` is.
+    This bounds temporary memory.
     """
-    step = max(1, _CELLS_PER_BLOCK // max(width, 1))
+    step = max(1, _CELLS_PER_BLOCK // max(length, 1))
     return [(start, min(start + step, num_users)) for start in range(0, num_users, step)]
 
 
@@ -95,7 +95,7 @@ def find_hits(recommended: npt.NDArray[Any], relevant: Relevant, num_items: int 
 
     Args:
         recommended: what ``check_recommended`` returned.
-        relevant: one item for each user, or ragged rows; repeats in a row count once.
+        relevant: one item per user, or ragged rows; repetitions in a row count once.
         num_items: V, or None if unknown.
 
     Raises:
@@ -109,24 +109,25 @@ def find_hits(recommended: npt.NDArray[Any], relevant: Relevant, num_items: int 
         if items.shape != (num_users,):
             raise ValueError(f"relevant must hold one item for each of the {num_users} users, got {items.shape[0]}")
         _refuse_negative(items)
-        users = np.arange(num_users)
-        return _hits(recommended, users, items.astype(np.int64), num_items)
+        users, items = np.arange(num_users), items.astype(np.int64)
     return _hits(recommended, users, items, num_items)
 
 
 def _refuse_negative(items: npt.NDArray[Any]) -> None:
     if items.size and items.min() < 0:
-        raise ValueError(f"relevant ids must not be negative, got {items.min()}; a user without any has an empty row")
+        raise ValueError(
+            f"relevant ids must not be negative, got {items.min()}; use an empty row for a user without any"
+        )
 
 
 def _pairs(offsets: Any, items: Any, num_users: int) -> tuple[Ints, Ints]:
-    """Distinct (user, item) pairs of ragged rows, in order of user, then item."""
+    """Find the distinct (user, item) pairs of ragged rows, in order of user, then item."""
     offsets = as_integers("relevant offsets", offsets, 1).astype(np.int64)
     items = as_integers("relevant items", items, 1)
     lengths = np.diff(offsets)
     if offsets.shape != (num_users + 1,) or offsets[0] != 0 or offsets[-1] != items.size or (lengths < 0).any():
         raise ValueError(
-            f"relevant offsets must be users + 1 = {num_users + 1} numbers rising from 0 to the {items.size} items, "
+            f"relevant offsets must be users + 1 = {num_users + 1} numbers ascending from 0 to the {items.size} items, "
             f"got {offsets.size} numbers"
         )
     _refuse_negative(items)
@@ -139,11 +140,11 @@ def _pairs(offsets: Any, items: Any, num_users: int) -> tuple[Ints, Ints]:
 
 
 def _hits(recommended: npt.NDArray[Any], users: Ints, items: Ints, num_items: int | None) -> Hits:
-    """Look every relevant pair up in its user's list: the pairs are as many as the answers, the lists much longer."""
-    num_users, width = recommended.shape
+    """Search each relevant item in the list of its user."""
+    num_users, length = recommended.shape
     ranks = np.zeros(users.size, dtype=np.int64)  # 0: not in the list
-    for start, end in user_blocks(users.size, width):
-        # One relevant item per user is the usual case: its rows are a plain slice, no gather needed.
+    for start, end in user_blocks(users.size, length):
+        # With one relevant item per user, the usual case, the rows are a slice and need no gather.
         block = users[start:end]
         dense = block[-1] - block[0] == block.size - 1 and (np.diff(block) == 1).all()
         lists = recommended[block[0] : block[-1] + 1] if dense else recommended[block]

@@ -1,11 +1,13 @@
-"""Keep the values per user of a run in a parquet file, so that two runs can be compared later.
+"""Write the values per user of a run to a parquet file, so that two runs can be compared later; and rows to CSV.
 
-Parquet because every tool reads it; what is not per user (k, coverage, counts) stands in the file's metadata.
+Values that are not per user (k, coverage, counts) are in the metadata of the parquet file.
 """
 
+import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +22,8 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
     """Write a run: one row per user, one float64 column per metric and k; NaN stays NaN.
 
     Args:
-        evaluation: the run; ``user_ids``, if it has any, become the column ``user_id``.
-        path: the parquet to write.
+        evaluation: the run; its ``user_ids``, if any, become the column ``user_id``.
+        path: the parquet file to write.
     """
     columns: dict[str, Any] = dict(evaluation.per_user)
     if evaluation.user_ids is not None:
@@ -38,16 +40,16 @@ def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
 
 
 def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
-    """Read what ``write_evaluation`` wrote, from a path or an open file.
+    """Read a file that ``write_evaluation`` wrote, from a path or an open file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no run of this package.
+        ValueError: ``write_evaluation`` did not write the file.
     """
     table = pq.read_table(path)
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
-        raise ValueError(f"{_name(path)} holds no evaluation: it was not written by write_evaluation")
+        raise ValueError(f"{_name(path)} holds no evaluation; allowed: a file of write_evaluation")
     whole = json.loads(metadata[_KEY])
     columns = {name: np.array(table[name].to_numpy()) for name in table.column_names}
     user_ids = columns.pop("user_id", None)
@@ -57,3 +59,21 @@ def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
 
 def _name(path: str | Path | IO[bytes]) -> str:
     return str(path) if isinstance(path, str | Path) else str(getattr(path, "name", "the file"))
+
+
+def write_rows(rows: Sequence[NamedTuple], path: str | Path) -> None:
+    """Write named tuples of one kind as CSV with a header line.
+
+    Args:
+        rows: at least one; the names of their fields are the header.
+        path: the file.
+
+    Raises:
+        ValueError: there are no rows, so the header is unknown.
+    """
+    if not rows:
+        raise ValueError(f"no rows to write to {path}")
+    with Path(path).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rows[0]._fields)
+        writer.writerows(rows)

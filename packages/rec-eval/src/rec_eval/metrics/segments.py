@@ -1,4 +1,4 @@
-"""Metrics by bands of users: of short and long histories, of targets in the tail and in the head."""
+"""Metrics by user segment (history length, popularity of the target), and the popularity of recommended items."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,9 +12,8 @@ from rec_eval.metrics.evaluate import Evaluation
 from rec_eval.metrics.hits import Floats, as_integers, check_recommended, user_blocks
 
 
-# Popularity of what is recommended beside what is consumed, and the share of the long tail in both.
 class PopularityRow(NamedTuple):
-    """Popularity of a multiset of items: what is recommended at k, or what is consumed (k = 0)."""
+    """Popularity of a multiset of items: the recommended ones at k, or the consumed ones (k = 0)."""
 
     what: str
     k: int
@@ -35,10 +34,10 @@ def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[
 
     Args:
         counts: ``[V]`` numbers of interactions.
-        head_share: share of all interactions that makes the head, between 0 and 1.
+        head_share: share of all interactions that forms the head, between 0 and 1.
 
     Raises:
-        ValueError: ``head_share`` is not between 0 and 1, or nothing was consumed.
+        ValueError: ``head_share`` is not between 0 and 1, or all counts are 0.
     """
     if not 0 < head_share < 1:
         raise ValueError(f"head_share must lie between 0 and 1, got {head_share}")
@@ -55,23 +54,22 @@ def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[
 def popularity_profile(
     recommended: Any, consumed: Any, counts: Any, ks: Sequence[int], *, head_share: float = 0.8
 ) -> list[PopularityRow]:
-    """Popularity of what the lists hold at each k, beside that of what people consume.
+    """Compare the popularity of recommended items at each k with that of consumed items.
 
     Args:
         recommended: ``[U, K]`` integer ids, -1 for an empty place.
-        consumed: ``[n]`` integer ids of what people really consumed, for example the test targets or the events of
-            train.
+        consumed: ``[n]`` integer ids of items that users consumed, for example the test targets.
         counts: ``[V]`` interactions of each item in train.
-        ks: lengths to cut the lists at, from 1 to K.
-        head_share: share of interactions that makes the head, see ``long_tail``.
+        ks: cutoffs of the lists, from 1 to K.
+        head_share: share of interactions that forms the head, see ``long_tail``.
 
     Returns:
-        First a row for what is consumed, then one for each k: mean and median training count of the items (each event
-        counted), share of events on items of the long tail, distinct items, and the Gini index of the events over the
-        whole catalogue (0: all items equally often; near 1: a few items take all).
+        One row for the consumed items, then one per k: mean and median training count over events, share of events on
+        items of the long tail, number of distinct items, and Gini index of the events over the whole catalogue (0: all
+        items equally often; near 1: few items have all events).
 
     Raises:
-        ValueError: shapes or ids do not fit, or nothing is left to describe.
+        ValueError: shapes or ids do not fit, or there are no events.
     """
     known = as_integers("counts", counts, 1)
     lists = check_recommended(recommended, known.size)
@@ -82,7 +80,7 @@ def popularity_profile(
         raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
     tail = long_tail(known, head_share)
     rows = [_describe("consumed", 0, np.bincount(events, minlength=known.size), known, tail)]
-    shown = np.zeros(known.size + 1, dtype=np.int64)  # place 0 takes the empty ones
+    shown = np.zeros(known.size + 1, dtype=np.int64)  # element 0 counts empty places
     done = 0
     for k in sorted(set(ks)):
         for start, end in user_blocks(lists.shape[0], k - done):
@@ -95,10 +93,10 @@ def popularity_profile(
 def _describe(
     what: str, k: int, times: npt.NDArray[np.int64], counts: npt.NDArray[Any], tail: npt.NDArray[np.bool_]
 ) -> PopularityRow:
-    """One row from how many times each item occurs."""
+    """Compute a row from the number of times that each item occurs."""
     events = int(times.sum())
     if events == 0:
-        raise ValueError(f"{what} holds no item: there is nothing to describe")
+        raise ValueError(f"{what} holds no item; allowed: at least one")
     order = np.argsort(counts, kind="stable")
     middle = np.searchsorted(np.cumsum(times[order]), (events + 1) // 2)  # lower median
     return PopularityRow(
@@ -114,7 +112,7 @@ def _describe(
 
 
 def gini(times: Floats) -> float:
-    """Gini index of non-negative amounts: 0 if all are equal, ``1 - 1 / V`` if one item takes all.
+    """Gini index of non-negative amounts: 0 if all are equal, ``1 - 1 / V`` if one item has everything.
 
     ``sum_i (2 i - V - 1) x_i / (V sum x)`` over the amounts in ascending order, i from 1. Source: Gini (1912) in the
     form of Sen, "On Economic Inequality", 1973.
@@ -127,8 +125,8 @@ def gini(times: Floats) -> float:
     return float(places @ ordered / (times.size * ordered.sum()))
 
 
-class BandRow(NamedTuple):
-    """One metric of the users of one band, with its interval; low and high are NaN for a band of one user."""
+class SegmentRow(NamedTuple):
+    """One metric in one segment (``band``), with its interval; low and high are NaN for a segment of one user."""
 
     by: str
     band: str
@@ -141,26 +139,26 @@ class BandRow(NamedTuple):
     high: float
 
 
-def band_edges(values: npt.NDArray[Any], bands: int = 5) -> list[int]:
-    """First value of each band, so that bands hold about equal numbers of users; equal values are never parted.
+def segment_edges(values: npt.NDArray[Any], segments: int = 5) -> list[int]:
+    """Choose the first value of each segment, so that segments have nearly equal sizes; equal values stay together.
 
     Args:
         values: ``[U]`` integers.
-        bands: how many bands to aim at, at least 1; ties may leave fewer.
+        segments: desired number of segments, at least 1; ties can give fewer.
 
     Returns:
-        Ascending first values; the first is the smallest value.
+        Ascending first values, beginning with the smallest value.
 
     Raises:
-        ValueError: no values, or ``bands`` below 1.
+        ValueError: there are no values, or ``segments`` is below 1.
     """
-    if bands < 1 or values.size == 0:
-        raise ValueError(f"bands must be at least 1 and there must be users, got {bands} bands, {values.size} users")
+    if segments < 1 or values.size == 0:
+        raise ValueError(f"segments and users must be at least 1, got {segments} segments, {values.size} users")
     ordered = np.sort(values)
-    return sorted({int(ordered[index * ordered.size // bands]) for index in range(bands)})
+    return sorted({int(ordered[index * ordered.size // segments]) for index in range(segments)})
 
 
-def metrics_by_band(
+def metrics_by_segment(
     evaluation: Evaluation,
     by: str,
     values: Any,
@@ -170,43 +168,42 @@ def metrics_by_band(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-) -> list[BandRow]:
-    """Mean of each metric over the users of each band of an integer property, with bootstrap intervals.
+) -> list[SegmentRow]:
+    """Mean of each metric by segments of an integer property of users, with bootstrap intervals.
 
-    Pass the length of each user's history for "how much do we know of the user", or the training count of each user's
-    target for "how popular is what was to be found".
+    Typical properties are the length of each user's history, and the training count of each user's target.
 
     Args:
         evaluation: the run.
         by: name of the property, kept in the rows.
-        values: ``[U]`` integers, one for each user.
+        values: ``[U]`` integers, one per user.
         metrics: keys of ``per_user``.
-        edges: first value of each band, ascending; by default five bands of about equal numbers of users. Values below
-            the first edge are refused.
-        level: of the interval.
-        resamples: of the interval.
-        seed: of the interval.
+        edges: first value of each segment, ascending; by default five segments of nearly equal sizes. Values below the
+            first edge are refused.
+        level: as for ``mean_interval``.
+        resamples: as for ``mean_interval``.
+        seed: as for ``mean_interval``.
 
     Returns:
-        Rows in order of metric, then band. A band in which no user has a value is left out.
+        Rows in order of metric, then segment. Segments in which no user has a value are left out.
 
     Raises:
-        ValueError: rows or edges do not fit, or the run lacks a metric.
+        ValueError: values or edges do not fit, or the run lacks a metric.
     """
     known = as_integers("values", values, 1)
     if known.size != evaluation.num_users:
         raise ValueError(f"values must hold one number for each of the {evaluation.num_users} users, got {known.size}")
-    starts = band_edges(known) if edges is None else list(edges)
+    starts = segment_edges(known) if edges is None else list(edges)
     if not starts or any(low >= high for low, high in itertools.pairwise(starts)) or known.min() < starts[0]:
         raise ValueError(f"edges must ascend from at most the smallest value, {known.min()}; got {starts}")
-    band = np.searchsorted(starts, known, side="right") - 1
+    segment = np.searchsorted(starts, known, side="right") - 1
     rows = []
     for name in metrics:
         if name not in evaluation.per_user:
             raise ValueError(f"the run has no {name} per user; it has {', '.join(evaluation.per_user)}")
         metric, k = name.split("@")
         for index, start in enumerate(starts):
-            inside = evaluation.per_user[name][band == index]
+            inside = evaluation.per_user[name][segment == index]
             inside = inside[~np.isnan(inside)]
             if inside.size == 0:
                 continue
@@ -214,10 +211,10 @@ def metrics_by_band(
             if inside.size > 1:
                 _, low, high, _ = mean_interval(inside, level=level, resamples=resamples, seed=seed)
             label = _label(start, starts[index + 1] if index + 1 < len(starts) else int(known.max()) + 1)
-            rows.append(BandRow(by, label, start, inside.size, metric, int(k), float(inside.mean()), low, high))
+            rows.append(SegmentRow(by, label, start, inside.size, metric, int(k), float(inside.mean()), low, high))
     return rows
 
 
 def _label(start: int, end: int) -> str:
-    """Name of the band from start to just before end: "3" or "3-5"."""
+    """Name of the segment from start to end - 1: "3" or "3-5"."""
     return f"{start:,}" if end - start <= 1 else f"{start:,}-{end - 1:,}"

@@ -1,4 +1,4 @@
-"""The popularity baseline: every user gets the most consumed items that they have not seen."""
+"""The popularity baseline: every user gets the most popular unseen items."""
 
 import torch
 from torch import Tensor
@@ -17,21 +17,21 @@ def popularity_top_k(
     seen_offsets: Tensor | None = None,
     seen_items: Tensor | None = None,
 ) -> TopK:
-    """Rank the catalogue by count for each user, without the items they have seen; equal counts by lower id.
+    """Rank the catalogue by count for each user, without seen items; equal counts by lower id.
 
-    All users share one order of items, so nobody's list is sorted: the j-th unseen item of a user stands at place
-    ``j + m`` of the common order, m the number of seen items before it.
+    All users share one order of items, so no list is sorted: the j-th unseen item of a user is at place ``j + m`` of
+    the common order, where m is the number of seen items before it.
 
     Args:
         counts: ``[V]`` integers, not negative.
         k: length of the lists, at least 1.
-        num_users: U; needed only where ``seen_offsets`` is None.
+        num_users: U; only needed if ``seen_offsets`` is None.
         seen_offsets: ``[U + 1]`` integers or None.
         seen_items: ``[nnz]`` integers in [0, V) or None.
 
     Returns:
-        ids ``[U, k]`` int64 and counts as scores ``[U, k]`` float32; -1 and -inf where fewer than k items remain. The
-        order is that of the exact counts, also above 2^24 where float32 cannot tell neighbours apart.
+        ids ``[U, k]`` int64 and counts as scores ``[U, k]`` float32; -1 and -inf if fewer than k items remain. The
+        order is that of the exact counts, also above 2^24, where float32 cannot represent every integer.
 
     Raises:
         ValueError: counts, k or the seen items do not fit.
@@ -45,7 +45,7 @@ def popularity_top_k(
     if seen_offsets is not None:
         num_users = seen_offsets.numel() - 1 if num_users is None else num_users
     if num_users is None:
-        raise ValueError("num_users is needed where seen_offsets is None")
+        raise ValueError("num_users is None; allowed: the number of users, if seen_offsets is None")
     num_items = counts.numel()
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
     order = torch.argsort(counts.long(), descending=True, stable=True)  # [V] item at each place
@@ -63,16 +63,16 @@ def popularity_top_k(
 
 
 def _unseen_places(rows: Tensor, places: Tensor, num_users: int, num_items: int, k: int) -> Tensor:
-    """Places of each user's first k unseen items in the common order: ``[u, k]`` int64, >= V where there are fewer."""
-    keys = torch.unique(rows * num_items + places)  # sorted by user, then place; repeats of an item go
-    rows, places = keys // num_items, keys % num_items
+    """Find the places of each user's first k unseen items in the common order: ``[u, k]`` int64, >= V for none."""
+    pairs = torch.unique(rows * num_items + places)  # distinct, sorted by user, then place
+    rows, places = pairs // num_items, pairs % num_items
     per_user = torch.bincount(rows, minlength=num_users)
-    before = torch.arange(keys.numel(), device=keys.device) - (per_user.cumsum(0) - per_user)[rows]
-    # The i-th seen item, at place p, pushes back every unseen item that has p - i or more unseen ones before it.
+    before = torch.arange(pairs.numel(), device=pairs.device) - (per_user.cumsum(0) - per_user)[rows]
+    # The i-th seen item, at place p, shifts every unseen item that has at least p - i unseen items before it.
     unseen_before = places - before
     near = unseen_before < k
-    pushes = torch.zeros(num_users, k, dtype=torch.int64, device=keys.device)
-    pushes.index_put_(
-        (rows[near], unseen_before[near]), torch.ones(1, dtype=torch.int64, device=keys.device), accumulate=True
+    shifts = torch.zeros(num_users, k, dtype=torch.int64, device=pairs.device)
+    shifts.index_put_(
+        (rows[near], unseen_before[near]), torch.ones(1, dtype=torch.int64, device=pairs.device), accumulate=True
     )
-    return torch.arange(k, device=keys.device) + pushes.cumsum(dim=1)
+    return torch.arange(k, device=pairs.device) + shifts.cumsum(dim=1)

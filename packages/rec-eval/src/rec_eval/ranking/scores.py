@@ -1,4 +1,4 @@
-"""Scores of a tile of users against a tile of items, and the checks that make their order meaningful."""
+"""Scores of a tile of users against a tile of items, and the checks that guarantee that scores can be ordered."""
 
 from dataclasses import dataclass, field
 
@@ -10,9 +10,9 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """An item table that has been checked, to rank batch after batch of users without a look at all of it each time.
+    """Item vectors that have been checked once, for ranking many batches of users.
 
-    Nothing is copied: a table whose values change must be checked again, as a new catalogue.
+    Nothing is copied: if the values change, create a new catalogue.
 
     Raises:
         ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
@@ -21,11 +21,11 @@ class Catalogue:
     items: Tensor
     """``[V, D]`` float32, bfloat16 or float16, on CPU or CUDA."""
     bias: Tensor | None = None
-    """``[V]`` floats on the same device, or None. ``-inf`` takes an item out of every list."""
+    """``[V]`` floats on the same device, or None. ``-inf`` excludes an item from every list."""
     largest: float = field(init=False)
-    """Largest absolute value of the table."""
+    """Largest absolute value of the items."""
     shift: float = field(init=False)
-    """Largest absolute value of the bias where it is finite; 0 without one."""
+    """Largest finite absolute value of the bias; 0 without a bias."""
 
     def __post_init__(self) -> None:
         items, bias = self.items, self.bias
@@ -40,28 +40,27 @@ class Catalogue:
 
 
 def as_catalogue(items: Tensor | Catalogue, bias: Tensor | None) -> Catalogue:
-    """A checked catalogue from a table, or the one that it is already.
+    """Check item vectors, unless they are a catalogue already.
 
     Raises:
-        ValueError: as `Catalogue`, or a bias is given beside a catalogue, which has its own.
+        ValueError: as for `Catalogue`, or a bias is given together with a catalogue, which has its own.
     """
     if not isinstance(items, Catalogue):
         return Catalogue(items, bias)
     if bias is not None:
-        raise ValueError("bias must be None beside a Catalogue: it holds its own")
+        raise ValueError("bias must be None with a Catalogue, which has its own")
     return items
 
 
 def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
-    """Refuse queries whose scores could not be ranked.
+    """Refuse queries whose scores cannot be ordered.
 
     Args:
-        queries: ``[U, D]``, dtype and device of the catalogue's items.
-        catalogue: what they are ranked against.
+        queries: ``[U, D]``, with the dtype and device of the catalogue's items.
+        catalogue: the items to rank.
 
     Returns:
-        True if finite operands could still overflow to inf or NaN in float32, so that each tile of scores must be
-        checked.
+        Whether scores of finite vectors could overflow float32, so that each tile of scores must be checked.
 
     Raises:
         ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
@@ -82,35 +81,35 @@ def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
 
 
 def _shift(bias: Tensor, items: Tensor) -> float:
-    """Largest absolute value of a bias where it is finite, after a look at the whole of it."""
+    """Check a bias, and return its largest finite absolute value."""
     if bias.shape != items.shape[:1] or bias.device != items.device or not bias.is_floating_point():
         raise ValueError(
             f"bias must be [{items.shape[0]}] floats on {items.device}, "
             f"got {list(bias.shape)} {bias.dtype} on {bias.device}"
         )
     if bool(torch.isnan(bias).any()) or bool(torch.isposinf(bias).any()):
-        raise ValueError("bias holds NaN or +inf; allowed are finite values, and -inf to take an item out")
+        raise ValueError("bias holds NaN or +inf; allowed: finite values, and -inf to exclude an item")
     return float(torch.where(torch.isneginf(bias), 0.0, bias).abs().max())
 
 
 def _largest(name: str, values: Tensor) -> float:
-    """Largest absolute value of a matrix, NaN and infinities refused: one pass, no copy, one synchronisation."""
+    """Largest absolute value of a matrix without NaN and infinities, in one pass with one synchronization."""
     if values.numel() == 0:
         return 0.0
-    largest = float(torch.stack(values.detach().aminmax()).abs().max())  # NaN is carried along
+    largest = float(torch.stack(values.detach().aminmax()).abs().max())  # NaN propagates
     if not largest < float("inf"):
-        raise ValueError(f"{name} holds NaN or infinite values: their scores have no order")
+        raise ValueError(f"{name} holds NaN or infinite values; allowed: finite ones")
     return largest
 
 
 def tile_scores(queries: Tensor, items: Tensor, bias: Tensor | None, check: bool) -> Tensor:
-    """Scores ``q . w + b`` in float32, products of 16-bit inputs summed in float32.
+    """Compute scores ``q . w + b`` in float32; products of 16-bit inputs are summed in float32.
 
     Args:
         queries: ``[u, D]``.
         items: ``[t, D]``.
         bias: ``[t]`` or None.
-        check: look for NaN and overflow in the result.
+        check: whether to check the result for NaN and overflow.
 
     Returns:
         ``[u, t]`` float32.
@@ -123,7 +122,7 @@ def tile_scores(queries: Tensor, items: Tensor, bias: Tensor | None, check: bool
     elif queries.is_cuda:
         scores = torch.mm(queries, items.T, out_dtype=torch.float32)
     else:
-        # A CPU product of 16-bit operands would round its result to 16 bits.
+        # On a CPU, the product of 16-bit operands would be rounded to 16 bits.
         scores = queries.float() @ items.float().T
     if bias is not None:
         scores += bias

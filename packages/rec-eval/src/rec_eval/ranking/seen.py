@@ -1,4 +1,4 @@
-"""Items each user has already seen, in compressed rows, cut to the tile at hand."""
+"""The items that each user has seen, in CSR form, and their parts in one tile."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ class SeenItems:
     """The seen items of all users, checked once.
 
     Args:
-        offsets: ``[U + 1]`` integers: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``.
-        items: ``[nnz]`` integers in ``[0, V)``, in any order; repeats are allowed.
+        offsets: ``[U + 1]`` integers: user ``u`` has seen ``items[offsets[u]:offsets[u + 1]]``.
+        items: ``[nnz]`` integers in ``[0, V)``, in any order; repetitions are allowed.
         num_users: U.
         num_items: V.
 
@@ -19,7 +19,7 @@ class SeenItems:
 
     def __init__(self, offsets: Tensor | None, items: Tensor | None, num_users: int, num_items: int) -> None:
         if (offsets is None) != (items is None):
-            raise ValueError("seen_offsets and seen_items come together: one of them is None")
+            raise ValueError("seen_offsets and seen_items must be given together, but one of them is None")
         self.offsets: Tensor | None = None
         self.items: Tensor | None = None
         if offsets is None or items is None:
@@ -34,7 +34,7 @@ class SeenItems:
         self.offsets = offsets.cpu().long()  # [U + 1]
         lengths = self.offsets.diff()
         if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != items.numel() or bool((lengths < 0).any()):
-            raise ValueError(f"seen_offsets must rise from 0 to the {items.numel()} entries of seen_items")
+            raise ValueError(f"seen_offsets must ascend from 0 to the {items.numel()} entries of seen_items")
         if items.numel() and (int(items.min()) < 0 or int(items.max()) >= num_items):
             raise ValueError(
                 f"seen_items must lie in [0, {num_items}), got ids from {int(items.min())} to {int(items.max())}"
@@ -42,10 +42,10 @@ class SeenItems:
         self.items = items
 
     def rows(self, start: int, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Pairs (row, item) of users ``start`` to ``end``; rows count from ``start``.
+        """Return the (row, item) pairs of users ``start`` to ``end``; rows count from ``start``.
 
         Returns:
-            Two ``[n]`` int64 tensors on ``device``; empty if nothing was given as seen.
+            Two ``[n]`` int64 tensors on ``device``; empty without seen items.
         """
         if self.offsets is None or self.items is None:
             return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, dtype=torch.int64, device=device)
@@ -55,16 +55,16 @@ class SeenItems:
         return rows, items
 
     def tiles(self, start: int, end: int, bounds: list[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """The pairs of users ``start`` to ``end``, one element per item tile.
+        """Return the pairs of users ``start`` to ``end``, divided by item tile.
 
         Args:
             start: first user.
             end: one past the last user.
             bounds: first item of each tile, and V at the end.
-            device: where the pairs go.
+            device: device of the result.
 
         Returns:
-            For each tile (rows, columns): ``[n]`` int64, columns counted from the tile's first item.
+            (rows, columns) of each tile: ``[n]`` int64, columns counted from the tile's first item.
         """
         rows, items = self.rows(start, end, device)
         items, order = items.sort()

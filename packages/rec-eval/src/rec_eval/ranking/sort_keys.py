@@ -1,4 +1,4 @@
-"""A score and an id in one integer, so that one sort orders by score and breaks ties by id."""
+"""Sort keys: a score and an id in one integer, so that one sort orders by score and breaks ties by id."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 EMPTY = torch.iinfo(torch.int64).min
-"""Key of an empty place: below every key of an item."""
+"""Key of an empty place, below the key of every item."""
 _LOW_BITS = (1 << 32) - 1
 
 
@@ -14,13 +14,13 @@ class TopK(NamedTuple):
     """The k best items of each user, best first."""
 
     ids: Tensor
-    """[U, k] int64, -1 where fewer than k candidates are left."""
+    """``[U, k]`` int64, -1 if fewer than k candidates are left."""
     scores: Tensor
-    """[U, k] float32, -inf where ids is -1."""
+    """``[U, k]`` float32, -inf where ids is -1."""
 
 
 def encode_keys(scores: Tensor, ids: Tensor) -> Tensor:
-    """Pack score and id into one int64: of two keys the greater has the higher score, or the same and the lower id.
+    """Pack scores and ids into int64 keys: a greater key has a higher score, or the same score and a lower id.
 
     Args:
         scores: any shape, float32, not NaN.
@@ -29,13 +29,13 @@ def encode_keys(scores: Tensor, ids: Tensor) -> Tensor:
     Returns:
         int64 in that shape.
     """
-    bits = (scores + 0.0).view(torch.int32)  # adding 0.0 turns -0.0 into 0.0: they are equal scores
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats of one sign compare as integers; negatives need a flip
+    bits = (scores + 0.0).view(torch.int32)  # -0.0 becomes 0.0, because they are equal scores
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # positive floats compare as integers; negative ones after a flip
     return (ordered.long() << 32) | (_LOW_BITS - ids)
 
 
 def decode_keys(keys: Tensor) -> TopK:
-    """Undo ``encode_keys``, int64 of any shape; empty keys become id -1 and score -inf."""
+    """Invert ``encode_keys`` for int64 of any shape; empty keys become id -1 and score -inf."""
     empty = keys == EMPTY
     ordered = (keys >> 32).int()
     scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)

@@ -1,6 +1,6 @@
-"""Exact rank of one target per user, without sorting: what early stopping needs after every epoch.
+"""Exact ranks of one target per user, without sorting, for early stopping after every epoch.
 
-A rank is one plus the number of items ahead, so a pass over the catalogue that counts is enough.
+A rank is one plus the number of better items, so it is enough to count these in one pass over the catalogue.
 """
 
 from collections.abc import Sequence
@@ -27,31 +27,30 @@ def target_ranks(
 ) -> Tensor:
     """Rank each user's target among the items not yet seen, with the tie rule of ``top_k`` (lower id first).
 
-    Memory beyond inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)`` bytes and
-    the seen items of a user tile.
+    Memory in addition to inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)``
+    bytes and the seen items of a user tile.
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16.
-        items: ``[V, D]``, same dtype and device; or a ``Catalogue`` of them, whose values are looked at once for all
-            calls.
+        items: ``[V, D]``, same dtype and device; or a ``Catalogue`` of them, which is checked once for all calls.
         targets: ``[U]`` integers in [0, V).
-        bias: ``[V]`` or None; ``-inf`` takes an item out. A ``Catalogue`` holds its own.
+        bias: ``[V]`` or None; ``-inf`` excludes an item. A ``Catalogue`` has its own.
         seen_offsets: ``[U + 1]`` integers or None, as in ``top_k``.
         seen_items: ``[nnz]`` integers or None.
-        item_tile: items per tile (by default by device).
-        user_tile: users per tile (by default by device).
+        item_tile: items per tile (the default depends on the device).
+        user_tile: users per tile (the default depends on the device).
 
     Returns:
-        ``[U]`` int64 on the device of ``queries``, counted from 1. A target that the user has seen, or whose bias is
-        -inf, cannot be recommended: its rank is V + 1, a miss at every k <= V.
+        ``[U]`` int64 on the device of ``queries``, from 1. A target that the user has seen, or whose bias is -inf,
+        cannot be recommended: its rank is V + 1, a miss at every k <= V.
 
     Raises:
-        ValueError: as ``top_k``, or a target is outside the catalogue.
+        ValueError: as for ``top_k``, or a target is outside the catalogue.
     """
     catalogue = as_catalogue(items, bias)
     check = check_scoring(queries, catalogue)
-    table, bias = catalogue.items, catalogue.bias
-    num_users, num_items = queries.shape[0], table.shape[0]
+    vectors, bias = catalogue.items, catalogue.bias
+    num_users, num_items = queries.shape[0], vectors.shape[0]
     if targets.shape != (num_users,) or targets.is_floating_point():
         raise ValueError(f"targets must be [{num_users}] integers, got {list(targets.shape)} {targets.dtype}")
     if num_users and (int(targets.min()) < 0 or int(targets.max()) >= num_items):
@@ -66,7 +65,8 @@ def target_ranks(
         raise ValueError(
             f"item_tile must lie between 1 and 2^24 and user_tile be at least 1, got {item_tile} and {user_tile}"
         )
-    # The last tile reaches back instead of being short: every product has one shape, so equal items score equally.
+    # The last tile overlaps the one before instead of being shorter. All products have one shape, so that equal items
+    # have equal scores.
     starts = [min(start, num_items - item_tile) for start in range(0, num_items, item_tile)]
     bounds = [*range(0, num_items, item_tile), num_items]
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
@@ -74,19 +74,19 @@ def target_ranks(
     with torch.no_grad():
         for begin in range(0, num_users, user_tile):
             end = min(begin + user_tile, num_users)
-            # In order of target, the users fall into three runs: target before, inside and beyond the item tile.
+            # Sorted by target, users form three runs: target before, inside and after the item tile.
             own_ids, order = targets[begin:end].to(device).long().sort()  # [u]
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=device)
             chosen = queries[begin:end][order]  # [u, D]
-            own = _own_scores(chosen, table, own_ids, bias, item_tile, check)  # [u, 1]
+            own = _own_scores(chosen, vectors, own_ids, bias, item_tile, check)  # [u, 1]
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
             cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
             seen_tiles = seen.tiles(begin, end, bounds, device)
             for tile, (rows, columns) in enumerate(seen_tiles):
                 start, first = starts[tile], bounds[tile]
-                part = None if bias is None else bias[start : start + item_tile]
-                scores = tile_scores(chosen, table[start : start + item_tile], part, check)[:, first - start :]
+                tile_bias = None if bias is None else bias[start : start + item_tile]
+                scores = tile_scores(chosen, vectors[start : start + item_tile], tile_bias, check)[:, first - start :]
                 scores[place[rows], columns] = float("-inf")
                 _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
                 ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
@@ -98,14 +98,14 @@ def target_ranks(
 
 
 def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: int) -> None:
-    """Overwrite a tile of scores with 1 where the item is ahead of the user's target, else 0.
+    """Overwrite a tile of scores with 1 if the item ranks above the user's target, else 0.
 
     Args:
         scores: ``[u, t]`` float32.
         own: ``[u, 1]`` scores of the targets.
         columns: ``[u]`` column of the target, ascending.
-        low: users before this one have their target before the tile, so only a higher score is ahead.
-        high: users from this one on have their target beyond the tile, so an equal score is ahead too.
+        low: the targets of users before this one lie before the tile, so only a higher score ranks above.
+        high: the targets of users from this one on lie after the tile, so an equal score ranks above too.
     """
     scores[:low].gt_(own[:low])
     scores[high:].ge_(own[high:])
@@ -117,31 +117,33 @@ def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: in
 def _own_scores(
     queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None, item_tile: int, check: bool
 ) -> Tensor:
-    """Scores of the users' own targets ``[u, 1]``, by products of the same shape as those they are compared with.
+    """Compute the scores of the users' own targets ``[u, 1]``, by products of the same shape as for all items.
 
-    A plain row-wise dot product sums in another order; items equal to the target would then beat it or not by chance,
-    and a collapsed model could look perfect.
+    A row-wise dot product sums in another order. Items equal to the target could then rank above or below it by chance,
+    and a collapsed model could seem perfect.
     """
     own = torch.empty(queries.shape[0], 1, device=queries.device)
     for start in range(0, queries.shape[0], item_tile):
         chosen = targets[start : start + item_tile]
         rows = items[chosen]  # [c, D]
         padded = torch.cat([rows, rows[:1].expand(item_tile - rows.shape[0], -1)])
-        part = None if bias is None else torch.cat([bias[chosen], bias[chosen[:1]].expand(item_tile - rows.shape[0])])
-        scores = tile_scores(queries, padded, part, check)  # [u, item_tile]
+        own_bias = None
+        if bias is not None:
+            own_bias = torch.cat([bias[chosen], bias[chosen[:1]].expand(item_tile - rows.shape[0])])
+        scores = tile_scores(queries, padded, own_bias, check)  # [u, item_tile]
         users = torch.arange(start, start + chosen.numel(), device=queries.device)
         own[users, 0] = scores[users, users - start]
     return own
 
 
 def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    """NDCG, HitRate and MRR at each k from the ranks of single targets (counted from 1).
+    """Compute NDCG, HitRate and MRR at each k from the ranks of single targets.
 
     With one relevant item the ideal DCG is 1, so NDCG@k is the mean of ``1 / log2(rank + 1)`` over ranks up to k.
 
     Args:
         ranks: ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss.
-        ks: lengths of the lists, at least 1 each.
+        ks: cutoffs, at least 1 each.
 
     Returns:
         ``{"ndcg@10": ..., "hitrate@10": ..., "mrr@10": ...}`` for each k.
@@ -150,7 +152,7 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
         ValueError: there are no ranks, or a k is below 1.
     """
     if ranks.numel() == 0:
-        raise ValueError("ranks is empty: a mean over no users has no value")
+        raise ValueError("ranks is empty; allowed: at least one rank")
     values = ranks.double()
     summary: dict[str, float] = {}
     for k in ks:

@@ -1,8 +1,7 @@
-"""Top-k with plain torch: scores of a tile of users against a tile of items, and what survives of them.
+"""Top-k with plain torch: a running top-k over tiles of users and items.
 
-The first tile gives every user k best so far, and so a threshold; of a later tile only items strictly above it can
-enter (items come in increasing order of id, so an equal score loses the tie). Almost all scores fall at this one
-comparison.
+The first tile gives every user a list of k items, whose last score is the threshold for later tiles: items come in
+ascending order of id, so an equal score loses the tie. This one comparison discards almost all scores.
 """
 
 import torch
@@ -17,7 +16,7 @@ _DEFAULT_USER_TILE = {"cpu": 128, "cuda": 2048}
 
 
 def default_tiles(device: torch.device) -> tuple[int, int]:
-    """Items and users of a tile on a device."""
+    """Default items and users per tile on a device."""
     return _DEFAULT_ITEM_TILE.get(device.type, 4096), _DEFAULT_USER_TILE.get(device.type, 512)
 
 
@@ -31,7 +30,7 @@ def rank_users(
     item_tile: int,
     check: bool,
 ) -> Tensor:
-    """Rank one tile of users, who stand at places ``users`` in ``seen``: keys ``[u, k]`` int64, descending."""
+    """Rank one tile of users, who have places ``users`` in ``seen``: sort keys ``[u, k]`` int64, descending."""
     bounds = [*range(0, items.shape[0], item_tile), items.shape[0]]
     seen_tiles = seen.tiles(*users, bounds, queries.device)
     keys = torch.full((queries.shape[0], k), EMPTY, dtype=torch.int64, device=queries.device)
@@ -41,46 +40,46 @@ def rank_users(
         found = None if first == 0 else _above(scores, decode_keys(keys[:, -1:]).scores, max(2 * k, 64))
         found = _best(scores, k) if found is None else found  # [u, c]
         if found.shape[1]:
-            # Keys end in 2^32 - 1 - id: taking the first id away shifts the ids of the tile to their places.
+            # Keys end in 2^32 - 1 - id: subtracting the first id turns columns of the tile into item ids.
             shifted = torch.where(found == EMPTY, EMPTY, found - first)
             keys = torch.cat([keys, shifted], dim=1).topk(k, dim=1).values
     return keys
 
 
 def _above(scores: Tensor, floor: Tensor, limit: int) -> Tensor | None:
-    """Keys of all items above the floor, ids counted from the tile's first; None if some user has more than ``limit``.
+    """Find the keys of all items above the floor, or None if a user has more than ``limit``.
 
     Args:
         scores: ``[u, t]`` float32, -inf for excluded items.
         floor: ``[u, 1]`` float32.
-        limit: the most that may enter.
+        limit: largest number of items per user.
 
     Returns:
-        ``[u, c]`` int64, padded with empty keys, or None.
+        ``[u, c]`` int64, padded with empty keys, with ids counted from the tile's first item; or None.
     """
     above = scores > floor  # [u, t]
     num_users = scores.shape[0]
     if int(torch.count_nonzero(above)) > limit * num_users:
-        return None  # said before the places are listed: their list would be as long as the tile
+        return None  # before listing the places, which would take as much memory as the tile
     rows, columns = above.nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=num_users)
-    width = int(counts.max())
-    if width > limit:
+    longest = int(counts.max())
+    if longest > limit:
         return None
-    keys = torch.full((num_users, width), EMPTY, dtype=torch.int64, device=scores.device)
+    keys = torch.full((num_users, longest), EMPTY, dtype=torch.int64, device=scores.device)
     slots = torch.arange(rows.numel(), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     keys[rows, slots] = encode_keys(scores[rows, columns], columns)
     return keys
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
-    """Keys of each user's k best items, ids counted from the tile's first: ``[u, min(k, t)]`` int64, in no order."""
-    num_users, width = scores.shape
-    if k >= width:
-        values, columns = scores, torch.arange(width, device=scores.device).expand(num_users, -1)
+    """Find the keys of each user's k best items, ids from the tile's first: ``[u, min(k, t)]`` int64, unordered."""
+    num_users, num_items = scores.shape
+    if k >= num_items:
+        values, columns = scores, torch.arange(num_items, device=scores.device).expand(num_users, -1)
     else:
         values, columns = scores.topk(k + 1, dim=1)
-        # Where the k-th and the next are equal, the library has chosen among equals as it liked: choose again, by id.
+        # If the k-th and the next score are equal, topk chose among equals arbitrarily: choose again, by id.
         tied = ((values[:, k - 1] == values[:, k]) & (values[:, k] > float("-inf"))).nonzero().squeeze(1)
         values, columns = values[:, :k], columns[:, :k]
         if tied.numel():
@@ -91,7 +90,7 @@ def _best(scores: Tensor, k: int) -> Tensor:
 
 
 def _best_of_ties(scores: Tensor, kth: Tensor, k: int) -> Tensor:
-    """Mark each row's k largest scores, of equal ones the leftmost: ``[n, t]`` bool, exactly k in a row."""
+    """Mark each row's k largest scores, the leftmost among equals: ``[n, t]`` bool, exactly k per row."""
     equal = scores == kth
     higher = scores > kth
     room = k - higher.sum(dim=1, keepdim=True, dtype=torch.int32)

@@ -1,8 +1,8 @@
-"""Survivors written from the registers in which the matrix product leaves its scores (PTX).
+"""PTX code that writes survivors from the registers in which the matrix product leaves its scores.
 
-Triton's own atomics and stores bring a tile into another layout first, by way of shared memory, whether anything
-survives or not: 8,192 scores exchanged for a handful of survivors. Here every thread looks at its own scores, a few at
-a time, and goes on at once where none of them survives.
+Triton's own atomics and stores first convert the layout of a tile through shared memory, even if nothing survives:
+8,192 scores are exchanged for a handful of survivors. Here every thread checks its own scores, a few at a time, and
+continues immediately if none of them survives.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import triton.language as tl
 
 PACK = tl.constexpr(8)
-"""Scores that one piece of code handles: their atomics are in flight together."""
+"""Scores per piece of code, whose atomics are in flight together."""
 
 
 def _claim(pack: int) -> str:
-    """PTX for `pack` scores.
+    """Generate PTX for `pack` scores.
 
-    Operands, each once a score: out (unused), score, floor, floor's id, item, number of items, room of a list, address
-    of the list's counter, addresses of the list's scores and ids.
+    Operands, each once per score: out (unused), score, floor, floor's id, item, number of items, capacity of a list,
+    address of the list's counter, addresses of the list's scores and ids.
     """
 
     def operand(which: int, place: int) -> str:
@@ -29,7 +29,7 @@ def _claim(pack: int) -> str:
     for i in places:
         lines += [f"mov.b32 {operand(0, i)}, 0;", f"setp.ge.f32 %k{i}, {operand(1, i)}, {operand(2, i)};"]
     lines += ["mov.pred %some, %k0;", *(f"or.pred %some, %some, %k{i};" for i in places[1:]), "@!%some bra DONE;"]
-    for i in places:  # not beyond the catalogue; an equal score only with a lower id
+    for i in places:  # inside the catalogue; an equal score needs a lower id
         lines += [f"setp.lt.and.s32 %k{i}, {operand(4, i)}, {operand(5, i)}, %k{i};"]
         lines += [f"setp.gt.f32 %tie, {operand(1, i)}, {operand(2, i)};"]
         lines += [f"setp.lt.or.s32 %tie, {operand(4, i)}, {operand(3, i)}, %tie;", f"and.pred %k{i}, %k{i}, %tie;"]
@@ -42,6 +42,6 @@ def _claim(pack: int) -> str:
 
 
 CODE = tl.constexpr(_claim(PACK.value))
-"""What `tl.inline_asm_elementwise` runs for every `PACK` scores of a tile."""
+"""The code that `tl.inline_asm_elementwise` runs for every `PACK` scores of a tile."""
 CONSTRAINTS = tl.constexpr(",".join(["=r"] * PACK.value + [kind for kind in "ffrrrrlll" for _ in range(PACK.value)]))
-"""Of its operands: floats, 32-bit integers, addresses."""
+"""Types of its operands: floats, 32-bit integers, addresses."""

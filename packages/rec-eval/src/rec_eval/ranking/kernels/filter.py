@@ -1,16 +1,15 @@
-"""Scores of a part of the catalogue, of which only those above each user's floor are ever written.
+"""Scores of some tiles of the catalogue, of which only those above each user's floor are stored.
 
 A program holds a tile of users and visits tiles of items:
 
     s_uj = q_u . w_j (+ b_j);   write (s_uj, j) to user u's list if (s_uj, -j) > (floor score, -floor id)
 
-The lists are unordered: a slot is claimed by an atomic counter. The counter also counts what found no room, so that the
-caller sees an overflow and its size. Items are visited in the order ``visit * stride mod num_blocks``: a part of the
-catalogue is a fair sample of it even where ids are sorted by popularity, which makes the number of survivors
-predictable.
+The lists are unordered: an atomic counter assigns the slots. The counter continues when a list is full, so that the
+caller sees an overflow and its size. Tiles are visited in the order ``visit * stride mod num_blocks``, so that a pass
+sees a fair sample of the catalogue even if ids are sorted by popularity. The number of survivors is then predictable.
 
-FLOPs: 2 u v D. Bytes: v D a tile of users, from L2; 8 for a survivor. A plain product would write and read back 4 u v
-and more.
+For u users and v items, FLOPs: 2 u v D. Bytes: 2 v D per tile of users, from L2, and 8 per survivor. A plain product
+would write and read back more than 4 u v.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ class Survivors(NamedTuple):
     """Unordered lists of the items above the floors."""
 
     counts: Tensor
-    """[u] int32 survivors, also those that found no room."""
+    """``[u]`` int32 survivors, including those that did not fit."""
     scores: Tensor
-    """[u, capacity] float32."""
+    """``[u, capacity]`` float32."""
     ids: Tensor
-    """[u, capacity] int32."""
+    """``[u, capacity]`` int32."""
 
 
 class Tiles(NamedTuple):
@@ -48,7 +47,7 @@ class Tiles(NamedTuple):
 
 
 def writes_by_thread(tiles: Tiles) -> bool:
-    """Whether survivors are written by PTX: not by the interpreter, and only where no score is in two threads."""
+    """Whether survivors are written by PTX: not in the interpreter, and only if no score is held by two threads."""
     spread = tiles.users >= 16 * tiles.warps and tiles.items >= 8 * tiles.warps
     return spread and _NVIDIA and not triton.knobs.runtime.interpret
 
@@ -73,7 +72,7 @@ def _load_rows(start, stride, rows, inside, FIRST: tl.constexpr, WIDTH: tl.const
     return tl.load(start + rows.to(tl.int64)[:, None] * stride + columns[None, :], mask=mask, other=0.0)
 
 
-# The numbers below change from call to call or from part to part: none of them may ask for a new compilation.
+# These numbers change between calls or passes and must not trigger a new compilation.
 @triton.jit(do_not_specialize=["num_users", "first_visit", "last_visit", "visit_stride", "num_blocks"])
 def _filter_kernel(
     queries, items, bias, floor_scores, floor_ids, counts, found_scores, found_ids,
@@ -87,7 +86,7 @@ def _filter_kernel(
     q1 = q0
     if DIM1 > 0:
         q1 = _load_rows(queries, query_stride, users, real, DIM0, DIM1, DIM)
-    floor = tl.load(floor_scores + users, mask=real, other=float("inf"))  # rows beyond the users keep nothing
+    floor = tl.load(floor_scores + users, mask=real, other=float("inf"))  # rows after the last user keep nothing
     floor_id = tl.load(floor_ids + users, mask=real, other=0)
     lowest = tl.maximum(floor, -3.4028234663852886e38)  # -inf is never kept
     lists = users * capacity  # the caller keeps u * capacity below 2^31
@@ -120,7 +119,7 @@ def _filter_kernel(
             if SKIP_EMPTY:
                 any_kept = tl.max(tl.max(keep.to(tl.int32), axis=1), axis=0) > 0
             if any_kept:
-                # Flat, atomics and stores share one layout, and threads exchange scores alone: -inf is never kept.
+                # Flattened, atomics and stores share one layout, and threads exchange only scores: -inf is never kept.
                 exchanged = tl.reshape(tl.where(keep, scores, float("-inf")), [BLOCK_U * BLOCK_V])
                 kept = exchanged > float("-inf")
                 row = flat // BLOCK_V
@@ -150,18 +149,19 @@ def filter_items(
         queries: bfloat16 or float16, last dimension contiguous.
         items: same dtype, last dimension contiguous.
         bias: or None.
-        floor_scores: only items above (score, then lower id) survive; -inf keeps all scores above -inf.
-        floor_ids: id that belongs to the floor.
+        floor_scores: only items above them (higher score, or equal score and lower id) survive; -inf keeps all finite
+            scores.
+        floor_ids: ids of the floors.
         visits: first visit and one past the last, out of ``cdiv(V, tiles.items)``.
-        visit_stride: prime to the number of tiles.
-        capacity: room of each user's list; ``u * capacity < 2^31``.
+        visit_stride: coprime to the number of tiles.
+        capacity: places of each user's list; ``u * capacity < 2^31``.
         tiles: sizes of the launch.
-        programs: how many programs to aim at in all.
-        skip_empty: look first whether a tile has any survivor; pays where most tiles have none. Of no effect where
-            threads write their own survivors: they look anyway.
+        programs: desired total number of programs.
+        skip_empty: whether to check first if a tile has any survivor, which pays off if most tiles have none. Without
+            effect if threads write their own survivors, because they check anyway.
 
     Returns:
-        Counts and lists; places from ``min(count, capacity)`` on are not written.
+        Counts and lists; places from ``min(count, capacity)`` on are undefined.
     """
     num_users, dim = queries.shape
     device = queries.device

@@ -1,11 +1,11 @@
-"""Merge a user's survivors into their k best so far, and read the new floor.
+"""Merge each user's survivors into the k best items so far, and compute the new floor.
 
-A program holds one user: k keys and the survivors, as in keys.py (score above, id below, in one int64). Survivors that
-the user has seen are found by bisection of the user's sorted seen items and emptied. Then one sort in registers; the
-first k keys are the result, the last of them the floor. A library's top-k of int64 rows reads each row dozens of times,
-and needs a dozen launches around it.
+A program holds one user: k sort keys (`sort_keys.py`: score above, id below, in one int64) and the survivors. Survivors
+that the user has seen are found by bisection in the user's sorted seen items, and emptied. After one sort in registers,
+the first k keys are the result and the last of them is the floor. A library's top-k of int64 rows reads each row dozens
+of times, and needs a dozen launches around it.
 
-Bytes: 8 for each survivor and key, once. The sort of w keys takes about log2(w)^2 / 2 steps.
+Bytes: 8 per survivor and key, once. The sort of w keys takes about log2(w)^2 / 2 steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from rec_eval.ranking.kernels.filter import Survivors
 
 LONGEST = 4096
-"""Keys that one program can hold."""
+"""Maximum number of keys of one program."""
 _EMPTY = tl.constexpr(-(2**63))
 
 
@@ -70,12 +70,12 @@ def merge_survivors(
 
     Args:
         keys: the k best so far, or empty keys.
-        found: survivors, of which the first ``counts`` of each row are read.
+        found: survivors; the first ``counts`` of each row are read.
         longest: the largest count; ``k + longest <= LONGEST``.
         users: row of each user in the seen items.
-        seen_starts: where each user's seen items start.
+        seen_starts: start of each user's seen items.
         seen_ids: seen items of all users.
-        longest_seen: the most seen items of one user.
+        longest_seen: largest number of seen items of one user.
 
     Returns:
         keys ``[u, k]`` int64 descending, and the floors: score ``[u]`` float32 and id ``[u]`` int32 of the last key.

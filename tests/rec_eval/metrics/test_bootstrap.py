@@ -52,7 +52,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 def test_intervals_hold_every_metric_with_values_per_user():
     result = evaluate(np.array([[0, 1], [1, 0], [0, 1]]), np.array([0, 0, 1]), [1, 2])
     rows = intervals(result, resamples=100)
-    assert [(row.metric, row.k) for row in rows] == [(row.metric, row.k) for row in result.table()]
+    assert [(row.metric, row.k) for row in rows] == [(row.metric, row.k) for row in result.rows()]
     assert rows[0].value == result.summary()["ndcg@1"]
     assert all(row.low <= row.value <= row.high for row in rows)
 

@@ -76,7 +76,7 @@ def test_damaged_archive(tmp_path, make):
 def test_archive_cut_short_is_one_line(tmp_path, name, make, kind):
     archive = make(tmp_path / name, {"x.txt": "0123456789" * 1000})
     archive.write_bytes(archive.read_bytes()[:60])
-    with pytest.raises(DataError, match=f"it is no {kind} file, or its end is missing$") as caught:
+    with pytest.raises(DataError, match=f"it is not a {kind} file, or its end is missing$") as caught:
         extract(archive, tmp_path / "out")
     assert "\n" not in str(caught.value)
 

@@ -1,11 +1,11 @@
-"""Twins have the published shape."""
+"""Synthetic logs have the published shape."""
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from rec_data.errors import DataError
-from rec_data.sources import synthetic as twins
+from rec_data.sources import synthetic
 
 PUBLISHED = {  # users, items, interactions after filtering
     "movielens_20m": (138_078, 15_405, 12_180_742),
@@ -17,57 +17,57 @@ PUBLISHED = {  # users, items, interactions after filtering
 
 def test_shapes_are_the_published_ones():
     for name, (users, items, interactions) in PUBLISHED.items():
-        shape = twins.TWINS[name]
+        shape = synthetic.SHAPES[name]
         assert (shape.users, shape.items, shape.interactions) == (users, items, interactions)
         assert not {"users", "items", "interactions"} & set(shape.estimated)
-    for name in twins.TWINS.keys() - PUBLISHED.keys():
-        assert {"users", "items", "interactions"} <= set(twins.TWINS[name].estimated)
+    for name in synthetic.SHAPES.keys() - PUBLISHED.keys():
+        assert {"users", "items", "interactions"} <= set(synthetic.SHAPES[name].estimated)
 
 
-@pytest.mark.parametrize("name", list(twins.TWINS))
+@pytest.mark.parametrize("name", list(synthetic.SHAPES))
 def test_lengths_fit_mean_and_median(name):
-    shape = twins.TWINS[name]
-    lengths = twins.user_lengths(shape, np.random.default_rng(0))
+    shape = synthetic.SHAPES[name]
+    lengths = synthetic.user_lengths(shape, np.random.default_rng(0))
     assert lengths.sum() == shape.interactions
     assert lengths.min() >= 3
     assert np.median(lengths) == pytest.approx(shape.median_length, rel=0.1)
 
 
-@pytest.mark.parametrize("name", list(twins.TWINS))
+@pytest.mark.parametrize("name", list(synthetic.SHAPES))
 def test_popularity_has_a_long_tail(name):
-    shape = twins.TWINS[name]
-    counts = twins.item_counts(shape)
+    shape = synthetic.SHAPES[name]
+    counts = synthetic.item_counts(shape)
     assert counts.sum() == shape.interactions
     assert counts.min() >= 5
-    assert (np.diff(counts) <= 1).all()  # falling, but for rounding
+    assert (np.diff(counts) <= 1).all()  # descending, except for rounding
     assert counts[0] <= 0.35 * shape.users
     assert counts[: shape.items // 10].sum() > 0.4 * shape.interactions
 
 
 def test_log_is_sorted_whole_and_a_function_of_the_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(twins, "CHUNK_ROWS", 5_000)
-    _, shape = twins.parse("movielens_20m@0.003")
-    rows = twins.write_twin(shape, tmp_path / "a.parquet", seed=3)
+    monkeypatch.setattr(synthetic, "CHUNK_ROWS", 5_000)
+    _, shape = synthetic.parse("movielens_20m@0.003")
+    rows = synthetic.write_synthetic_log(shape, tmp_path / "a.parquet", seed=3)
     table = pq.read_table(tmp_path / "a.parquet")
     assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups > 5
     users, items, times = (table[name].to_numpy() for name in ("user_id", "item_id", "timestamp"))
     assert rows == len(users) == shape.interactions
     assert len(np.unique(users)) == shape.users
-    np.testing.assert_array_equal(np.bincount(items), twins.item_counts(shape))
+    np.testing.assert_array_equal(np.bincount(items), synthetic.item_counts(shape))
     assert (np.diff(users) >= 0).all()
     assert (np.diff(times)[np.diff(users) == 0] >= 0).all()
-    assert times.min() >= twins.START
-    assert times.max() <= twins.START + shape.days * 86_400
-    twins.write_twin(shape, tmp_path / "b.parquet", seed=3)
-    twins.write_twin(shape, tmp_path / "c.parquet", seed=4)
+    assert times.min() >= synthetic.START
+    assert times.max() <= synthetic.START + shape.days * 86_400
+    synthetic.write_synthetic_log(shape, tmp_path / "b.parquet", seed=3)
+    synthetic.write_synthetic_log(shape, tmp_path / "c.parquet", seed=4)
     assert pq.read_table(tmp_path / "b.parquet").equals(table)
     assert not pq.read_table(tmp_path / "c.parquet").equals(table)
 
 
 def test_scale():
-    _, half = twins.parse("gowalla@0.5")
-    whole = twins.TWINS["gowalla"]
+    _, half = synthetic.parse("gowalla@0.5")
+    whole = synthetic.SHAPES["gowalla"]
     assert (half.users, half.items) == (whole.users // 2, whole.items // 2)
     assert half.interactions / half.users == pytest.approx(whole.interactions / whole.users)
     with pytest.raises(DataError, match="scale '-1'"):
-        twins.parse("gowalla@-1")
+        synthetic.parse("gowalla@-1")

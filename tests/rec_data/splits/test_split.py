@@ -40,7 +40,7 @@ def test_leave_one_out_by_hand(tmp_path):
 def test_a_folder_that_is_missing_or_in_use_is_named(tmp_path):
     log = write_log(tmp_path / "log.parquet", [(user, item, item) for user in "ab" for item in (1, 2, 3)])
     out = tmp_path / "split"
-    with pytest.raises(DataError, match="split is no folder; allowed: an existing, empty one"):
+    with pytest.raises(DataError, match="split is not a folder; allowed: an existing, empty one"):
         split_log(log, out, strategy="leave_one_out")
     out.mkdir()
     split_log(log, out, strategy="leave_one_out")
@@ -135,7 +135,7 @@ BAD_LOGS = {
     ),
     "float ids": ({"user_id": [1.5], "item_id": [1], "timestamp": [1]}, "column 'user_id' holds Float64; allowed"),
     "text times": ({"user_id": [1], "item_id": [1], "timestamp": ["x"]}, "column 'timestamp' holds String; allowed"),
-    "nulls": ({"user_id": [1, None], "item_id": [1, 2], "timestamp": [1, 2]}, "column 'user_id' has 1 empty values"),
+    "nulls": ({"user_id": [1, None], "item_id": [1, 2], "timestamp": [1, 2]}, "column 'user_id' has 1 empty value;"),
     "one user": ({"user_id": [1] * 10, "item_id": [1, 2] * 5, "timestamp": range(10)}, "one user left"),
     "one item": ({"user_id": [1, 2] * 5, "item_id": [7] * 10, "timestamp": range(10)}, "one item left.*7"),
 }

@@ -9,7 +9,7 @@ import pytest
 
 from rec_data.errors import DataError
 from rec_data.sources.fetch import fetch_log, fingerprint
-from rec_data.sources.registry import RS_SETS
+from rec_data.sources.registry import SOURCES, RsDataset
 
 GAMES = "0439381673,A21ROB,2.0,1449619200\n0700026657,A3G8U1,5.0,1449561600\n"
 BEAUTY = "0439381673,A21ROB,3.0,1449619200\n"
@@ -96,7 +96,7 @@ def test_fingerprint_knows_the_files_of_a_mirror(mirror, tmp_path):
     assert fingerprint("amazon_games", root=tmp_path, mirror=mirror) == first
     (mirror / "amazon" / "games.csv").write_text(BEAUTY)
     assert fingerprint("amazon_games", root=tmp_path, mirror=mirror) != first
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         fingerprint("amazon_games", root=tmp_path, mirror=mirror / "none")
 
 
@@ -135,9 +135,10 @@ def test_failed_download_leaves_the_other_sets(cache, tmp_path, monkeypatch):
 
 def test_every_amazon_category_has_a_name():
     if sys.version_info >= (3, 12):
-        assert "amazon_musical_instruments" in RS_SETS
+        assert "amazon_musical_instruments" in SOURCES
         return
     from rs_datasets.amazon import categories
 
-    assert {asked.category for asked in RS_SETS.values() if asked.category} == set(categories)
-    assert all(" " not in name for name in RS_SETS)
+    found = {source.category for source in SOURCES.values() if isinstance(source, RsDataset) and source.category}
+    assert found == set(categories)
+    assert all(" " not in name for name in SOURCES)

@@ -63,9 +63,14 @@ def test_dictionaries_are_checked_too(tmp_path):
         check_pages([path], NAMES)
 
 
-def test_files_without_checksums_are_not_read(tmp_path, monkeypatch):
+def test_damage_without_checksums_is_found_where_it_no_longer_decodes(tmp_path):
     path = write(tmp_path / "raw.parquet")
-    monkeypatch.setattr("rec_data.raw.checksums._read", lambda *arguments: pytest.fail("read twice"))
     check_pages([path], NAMES)
+    content = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    content[start : start + 20] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"raw\.parquet cannot be read"):
+        check_pages([path], NAMES)
     pq.write_table(pa.table({"user_id": pa.array([], pa.int64())}), path, write_page_checksum=True)
     check_pages([path], NAMES)

@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_data import arrays as flat
+from rec_data import arrays
 
 
 @pytest.mark.parametrize("rows", [0, 1, 6, 7, 8, 50])
 def test_blocks_cover(monkeypatch, rows):
-    monkeypatch.setattr(flat, "BLOCK", 7)
+    monkeypatch.setattr(arrays, "BLOCK", 7)
     ids = np.random.default_rng(rows).integers(0, 5, rows).astype(np.int32)
     table = np.arange(10, 15)
-    np.testing.assert_array_equal(flat.lookup(table, ids), table[ids])
-    np.testing.assert_array_equal(flat.count(ids, 6), np.bincount(ids, minlength=6))
-    assert flat.mark(ids, 6).tolist() == [item in ids for item in range(6)]
+    np.testing.assert_array_equal(arrays.lookup(table, ids), table[ids])
+    np.testing.assert_array_equal(arrays.count(ids, 6), np.bincount(ids, minlength=6))
+    assert arrays.mark(ids, 6).tolist() == [item in ids for item in range(6)]
 
 
 @settings(deadline=None)
@@ -23,6 +23,6 @@ def test_blocks_cover(monkeypatch, rows):
 def test_segments(segments):
     offsets = np.cumsum([0, *map(len, segments)])
     mask = np.array([flag for segment in segments for flag in segment], dtype=bool)
-    assert flat.count_rows(mask, offsets).tolist() == [sum(segment) for segment in segments]
+    assert arrays.count_rows(mask, offsets).tolist() == [sum(segment) for segment in segments]
     flags = np.array([len(segment) > 2 for segment in segments], dtype=bool)
-    assert flat.spread(flags, offsets).tolist() == [len(segment) > 2 for segment in segments for _ in segment]
+    assert arrays.spread(flags, offsets).tolist() == [len(segment) > 2 for segment in segments for _ in segment]

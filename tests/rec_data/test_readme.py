@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from rec_data.sources.synthetic import TWINS
-
 README = Path(__file__).parents[2] / "packages" / "rec-data" / "README.md"
 
 
@@ -16,9 +14,3 @@ def test_example_runs(tmp_path, monkeypatch):
     exec(found[0], names)
     assert (tmp_path / "split" / "test.parquet").exists()
     assert names["batch"].inputs.shape[0] > 0
-
-
-def test_estimates_of_the_twins_are_told():
-    text = README.read_text(encoding="utf-8")
-    told = re.findall(r"^\| `(\w+)` \| ([a-z_, ]+) \|$", text.partition("| twin | estimated |")[2], flags=re.MULTILINE)
-    assert dict(told) == {name: ", ".join(shape.estimated) for name, shape in TWINS.items()}

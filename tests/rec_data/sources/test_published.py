@@ -1,5 +1,6 @@
 """The published data sets from small files in their real raw formats."""
 
+import dataclasses
 import datetime as dt
 import gzip
 import hashlib
@@ -12,12 +13,12 @@ import polars as pl
 import pytest
 
 from rec_data.errors import DataError
-from rec_data.raw import formats as readers
+from rec_data.raw import formats
 from rec_data.raw.formats import READERS
 from rec_data.sources import published
-from rec_data.sources import registry as sources
 from rec_data.sources.fetch import fetch_log, fingerprint
-from rec_data.sources.registry import RS_SETS, SOURCES, UNUSABLE
+from rec_data.sources.published import FETCHERS
+from rec_data.sources.registry import SOURCES, Published
 
 RATINGS = "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n1,29,3.0,1112484676\n2,2,4.0,974820598\n"
 MODERN = {
@@ -84,11 +85,10 @@ def fetch(name, mirror, **arguments):
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """An empty mirror, and no pinned checksums: the files here are not the real ones."""
-    unpinned = {
-        name: sources.Source(tuple(sources.Raw(**{**vars(raw), "checksum": None}) for raw in source.raws), source.above)
-        for name, source in SOURCES.items()
-    }
-    monkeypatch.setattr(published, "SOURCES", unpinned)
+    for name, source in SOURCES.items():
+        if isinstance(source, Published):
+            raws = tuple(dataclasses.replace(raw, checksum=None) for raw in source.raws)
+            monkeypatch.setitem(SOURCES, name, dataclasses.replace(source, raws=raws))
     folder = tmp_path / "mirror"
     folder.mkdir()
     return folder
@@ -115,7 +115,7 @@ MOVIELENS = {
 @pytest.mark.parametrize("with_rs_datasets", [sys.version_info < (3, 12), False])
 def test_movielens(mirror, monkeypatch, name, with_rs_datasets):
     if not with_rs_datasets:
-        monkeypatch.setattr(readers, "sys", SimpleNamespace(version_info=(3, 12)))
+        monkeypatch.setattr(formats, "sys", SimpleNamespace(version_info=(3, 12)))
     top, members, expected = MOVIELENS[name]
     zipped(mirror / SOURCES[name].raws[0].file, top, members)
     assert fetch(name, mirror)[0] == expected
@@ -188,19 +188,21 @@ def test_gowalla(mirror):
     assert fetch("gowalla", mirror)[0] == [(1, 2, 1287532527)]
 
 
-def test_every_source_has_a_reader_and_every_name_one_meaning():
+def test_every_source_has_a_reader_and_a_fetcher():
     for source in SOURCES.values():
-        assert source.raws[0].fetcher in ("http", "kaggle", "yandex_disk")
-        assert all(raw.reader in READERS for raw in source.raws)
-        assert all(raw.address.startswith("https://") for raw in source.raws if raw.fetcher in ("http", "yandex_disk"))
-    assert not (SOURCES.keys() & RS_SETS.keys() | SOURCES.keys() & UNUSABLE.keys() | RS_SETS.keys() & UNUSABLE.keys())
+        if isinstance(source, Published):
+            assert source.raws[0].fetcher in FETCHERS
+            assert all(raw.reader in READERS for raw in source.raws)
+            assert all(
+                raw.address.startswith("https://") for raw in source.raws if raw.fetcher in ("http", "yandex_disk")
+            )
 
 
 def test_refusals(mirror):
     cases = {
         ("movielens_20m", mirror): "holds no ml-20m.zip, which dataset 'movielens_20m' is read from",
         ("gowalla", mirror): "totalCheckins.txt.gz or loc-gowalla_totalCheckins.txt or gowalla.parquet",
-        ("beauty", mirror / "none"): "is no folder",
+        ("beauty", mirror / "none"): "is not a folder",
         ("lastfm", mirror): "has no times",
         ("beuty", mirror): "did you mean 'beauty'",
     }
@@ -238,8 +240,8 @@ def test_folder_in_the_place_of_the_file(mirror):
 def test_download_into_the_cache(server, tmp_path, monkeypatch):
     monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
     raw = SOURCES["beauty"].raws[0]
-    local = sources.Raw(**{**vars(raw), "address": server.url + "/beauty.csv.gz"})
-    monkeypatch.setitem(published.SOURCES, "beauty", sources.Source((local,), 3.0))
+    local = dataclasses.replace(raw, address=server.url + "/beauty.csv.gz")
+    monkeypatch.setitem(SOURCES, "beauty", Published((local,), 3.0))
     server.files["/beauty.csv.gz"] = gzip.compress(REVIEWS.encode())
     for _ in range(2):
         fetch_log("beauty", tmp_path / "log.parquet", root=tmp_path)

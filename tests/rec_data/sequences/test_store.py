@@ -52,7 +52,7 @@ def test_any_arrow_reader_reads_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "cannot be opened"), (b"", "cannot be"), (b"x" * 100, "is no")]
+    ("content", "message"), [(None, "cannot be opened"), (b"", "cannot be"), (b"x" * 100, "is not")]
 )
 def test_what_is_no_store_is_refused(tmp_path, content, message):
     if content is not None:
@@ -86,7 +86,7 @@ def test_stores_of_another_layout_are_refused(tmp_path, case):
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.ipc.new_file(str(tmp_path / "s.arrow"), batch.schema, options=options) as writer:
         writer.write_batch(batch)
-    with pytest.raises(DataError, match=f"is no sequence store: .*{message}") as caught:
+    with pytest.raises(DataError, match=f"is not a sequence store: .*{message}") as caught:
         SequenceStore.open(tmp_path / "s.arrow")
     assert "\n" not in str(caught.value)
 
@@ -95,5 +95,5 @@ def test_other_arrow_file_is_refused(tmp_path):
     table = pa.table({"a": [1]})
     with pa.ipc.new_file(str(tmp_path / "s.arrow"), table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(DataError, match="is no sequence store: its columns are a"):
+    with pytest.raises(DataError, match="is not a sequence store: its columns are a"):
         SequenceStore.open(tmp_path / "s.arrow")

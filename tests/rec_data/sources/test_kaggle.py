@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rec_data.errors import DataError
-from rec_data.sources import kaggle as kaggle_files
+from rec_data.sources import kaggle as module
 
 
 @pytest.fixture
@@ -20,24 +20,24 @@ def home(tmp_path, monkeypatch):
 
 
 def test_without_credentials_it_says_so_and_stops(home):
-    with pytest.raises(DataError, match="needs credentials, and there are none: set KAGGLE_USERNAME and KAGGLE_KEY"):
-        kaggle_files.download("alexxl/zvuk-dataset", "zvuk-interactions.parquet", home / "raw.parquet")
+    with pytest.raises(DataError, match="needs credentials, and none were found: set KAGGLE_USERNAME and KAGGLE_KEY"):
+        module.download("alexxl/zvuk-dataset", "zvuk-interactions.parquet", home / "raw.parquet")
     assert not list(home.iterdir())
 
 
 @pytest.mark.parametrize("place", [{"KAGGLE_USERNAME": "me", "KAGGLE_KEY": "x"}, {"KAGGLE_API_TOKEN": "x"}])
 def test_credentials_of_the_environment(home, monkeypatch, place):
-    assert not kaggle_files.has_credentials()
+    assert not module.has_credentials()
     for name, value in place.items():
         monkeypatch.setenv(name, value)
-    assert kaggle_files.has_credentials()
+    assert module.has_credentials()
 
 
 def test_token_file(home, monkeypatch):
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(home))
-    assert not kaggle_files.has_credentials()
+    assert not module.has_credentials()
     (home / "kaggle.json").write_text("{}")
-    assert kaggle_files.has_credentials()
+    assert module.has_credentials()
 
 
 @pytest.fixture
@@ -84,31 +84,31 @@ def kaggle(home, monkeypatch):
 
 def test_download(kaggle, home):
     kaggle["raw.parquet"] = b"PAR1" + b"0123456789" * 1000
-    path = kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
+    path = module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
     assert path.read_bytes() == kaggle["raw.parquet"]
     names = {"raw.parquet", "raw.parquet.lock", "raw.parquet.sha256"}
     assert {found.name for found in path.parent.iterdir()} == names
     path.write_bytes(b"damaged")
     with pytest.raises(DataError, match="delete it to download it again"):
-        kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", path)
+        module.download("alexxl/zvuk-dataset", "raw.parquet", path)
 
 
 def test_file_that_comes_zipped(kaggle, home):
     with zipfile.ZipFile(home / "z", "w") as archive:
         archive.writestr("raw.parquet", "PAR1 content")
     kaggle["raw.parquet.zip"] = (home / "z").read_bytes()
-    path = kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
+    path = module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
     assert path.read_bytes() == b"PAR1 content"
 
 
 def test_something_else_than_parquet(kaggle, home):
     kaggle["raw.parquet"] = b"<html>"
     with pytest.raises(DataError, match=r"raw\.parquet begins with b'<htm'"):
-        kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
+        module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
     assert {found.name for found in (home / "cache").iterdir()} == {"raw.parquet.lock"}
 
 
 def test_refusal(kaggle, home):
     kaggle["missing"] = None
     with pytest.raises(DataError, match=r"Kaggle data set alexxl/zvuk-dataset, file raw\.parquet: 404"):
-        kaggle_files.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
+        module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")

@@ -71,12 +71,12 @@ def test_times(tmp_path, case):
 BAD_TIMES = {
     "negative": ([-1, 5], "holds negative times"),
     "before 1970": ([dt.datetime(1969, 1, 1), NOON], "holds negative times"),
-    "absurd": ([5, 10**10], "no time before the year 2200"),
-    "absurd ms": ([5, 8 * 10**12], "no time before the year 2200"),
+    "absurd": ([5, 10**10], "allowed: times before the year 2200"),
+    "absurd ms": ([5, 8 * 10**12], "allowed: times before the year 2200"),
     "mixed units": ([SECONDS, SECONDS * 1000], "mixes units: its times run from 1706702400 to 1706702400000"),
     "nan": ([1.0, float("nan")], "holds NaN or infinite times"),
     "infinite": ([1.0, float("inf")], "holds NaN or infinite times"),
-    "null": ([1, None], r"column 'timestamp' has 1 empty value \(first in row 2\)"),
+    "null": ([1, None], r"column 'timestamp' has 1 empty value \(row 2\)"),
     "text": (
         ["2024-01-31", "31.01.2024"],
         r"1 value does not parse \(row 2: '31.01.2024'\); allowed: a Unix time or ISO",
@@ -125,22 +125,22 @@ def test_ids(tmp_path, case, key):
 BAD_IDS = {
     "fractions": (
         [1.5, 2.0],
-        r"holds Float64, and 1 value is no whole number \(row 1: 1.5\); allowed for ids: integers or strings",
+        r"holds Float64, and 1 value is not a whole number \(row 1: 1.5\); allowed for ids: integers or strings",
     ),
-    "nan": ([float("inf"), float("nan")], r"holds Float64, and 2 values are no whole number \(first in row 1: inf\)"),
+    "nan": ([float("inf"), float("nan")], r"holds Float64, and 2 values are not whole numbers \(first in row 1: inf\)"),
     "large floats": (
         [1.0, 2.0**53],
-        r"holds Float64, and 1 value is too large \(row 2: 9007199254740992.0\): from 2\^53",
+        r"holds Float64, and 1 value is too large \(row 2: 9007199254740992.0\): Float64 does not .* 2\^53 on",
     ),
     "huge floats": ([1e300, -1e300], r"holds Float64, and 2 values are too large \(first in row 1: 1e\+300\)"),
     "large short floats": (pl.Series([1, 2**24], dtype=pl.Float32), r"holds Float32, and 1 value is too large"),
     "boolean": ([True, False], "holds Boolean; allowed for ids"),
     "lists": ([[1], [2]], "holds List"),
     "decimals": ([Decimal("1.5"), Decimal(2)], "holds Decimal"),
-    "null": ([None, "a"], r"has 1 empty value \(first in row 1\)"),
-    "empty text": (["a", ""], r"has 1 empty value \(first in row 2\)"),
+    "null": ([None, "a"], r"has 1 empty value \(row 1\)"),
+    "empty text": (["a", ""], r"has 1 empty value \(row 2\)"),
     "blank text": ([" ", "\t"], r"has 2 empty values \(first in row 1\)"),
-    "empty category": (pl.Series(["x", ""], dtype=pl.Categorical), r"has 1 empty value \(first in row 2\)"),
+    "empty category": (pl.Series(["x", ""], dtype=pl.Categorical), r"has 1 empty value \(row 2\)"),
 }
 
 
@@ -152,9 +152,9 @@ def test_bad_ids(tmp_path, case):
 
 
 EARLY = {
-    "seconds": ([SECONDS, 0, 3, SECONDS, SECONDS], r"holds 2 times before 1980 \(first in row 2: 0\) among real ones"),
+    "seconds": ([SECONDS, 0, 3, SECONDS, SECONDS], r"holds 2 times before 1980 \(first in row 2: 0\) among real times"),
     "milliseconds": ([SECONDS * 1000, SECONDS * 1000, 0], r"holds 1 time before 1980 \(row 3: 0\)"),
-    "text": ([str(SECONDS), "0", str(SECONDS)], r"holds 1 time before 1980 \(row 2: 0\)"),
+    "text": ([str(SECONDS), "0", str(SECONDS)], r"holds 1 time before 1980 \(row 2: '0'\)"),
     "floats": ([SECONDS + 0.5, 0.5, SECONDS], r"holds 1 time before 1980 \(row 2: 0.5\)"),
     "dates": ([NOON, NOON, dt.datetime(1970, 1, 1)], r"holds 1 time before 1980 \(row 3: 1970-01-01 00:00:00\)"),
     "mixed": ([SECONDS * 1000, SECONDS * 1000, SECONDS], "mixes units"),

@@ -107,7 +107,7 @@ def test_leave_one_out_by_hand():
     ("histories", "share", "message"),
     [
         ({0: [(0, 3), (1, 3)], 1: [(0, 3)]}, 0.0, "no interaction lies before"),
-        ({0: [(0, 1), (1, 2), (0, 3)]}, 0.5, "leaves nobody to train on"),
+        ({0: [(0, 1), (1, 2), (0, 3)]}, 0.5, "leaves no user to train on"),
         ({0: [(0, 1), (1, 2)], 1: [(2, 1), (0, 9)]}, 0.0, None),
         ({0: [(0, 1), (1, 2)], 1: [(2, 8), (0, 9)]}, 0.0, "leaves no test user"),
         ({0: [(0, 1), (0, 9)], 1: [(0, 1), (0, 9)]}, 0.5, "leaves no validation user"),
@@ -131,7 +131,9 @@ def test_too_many_validation_users_are_blamed():
     alone = log_of({0: [(0, 1), (1, 2), (0, 9)], 1: [(0, 1), (1, 2), (0, 9)], 2: [(0, 1), (1, 3)], 3: [(0, 2), (1, 4)]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rec_data.splits.strategies._choose", lambda users, share, seed: np.array([0, 1]))
-        with pytest.raises(DataError, match=r"^split.validation_users 0.5 leaves no test user: those who come back"):
+        with pytest.raises(
+            DataError, match=r"^split.validation_users 0.5 leaves no test user: those with interactions after"
+        ):
             temporal(alone, test_fraction=0.2, validation_users=0.5, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Histories of a log over a catalogue, and of files: hand-worked rows."""
+"""Files of histories: events or lists, hand-worked rows, and what is refused."""
 
 import polars as pl
 import pyarrow as pa
@@ -7,9 +7,8 @@ import pytest
 from rec_data.errors import DataError
 from rec_data.raw.history_files import write_history_log
 from rec_data.schema import Columns
-from rec_data.sequences.histories import Histories, read_catalogue, read_histories
+from rec_data.sequences.histories import Histories, read_histories
 
-ROWS = [("bob", 30, 5), ("ann", 10, 9), ("bob", 20, 1), ("ann", 77, 3), ("ann", 20, 2), ("cid", 77, 1), ("bob", 10, 5)]
 ITEMS = pa.array([10, 20, 30])
 
 
@@ -24,64 +23,6 @@ def by_user(found: Histories) -> dict[object, list[int]]:
         found.user_names[int(user)].as_py(): store.items[offsets[row] : offsets[row + 1]].tolist()
         for row, user in enumerate(store.user_ids)
     }
-
-
-def test_histories_are_in_time_order_ties_in_row_order_and_without_unknown_items(tmp_path):
-    found = read_histories(write(tmp_path / "log.parquet", ROWS), ITEMS)
-    assert by_user(found) == {"bob": [1, 2, 0], "ann": [1, 0]}
-    assert (found.unknown_items.count, found.unknown_items.events, found.unknown_items.examples) == (1, 2, [77])
-    assert (found.empty_users.count, found.empty_users.events, found.empty_users.examples) == (1, 1, ["cid"])
-
-
-@pytest.mark.parametrize(
-    ("ids", "names"),
-    [
-        (["10", "007", "x"], pa.array([7, 10])),  # "007" is a name and not the integer 7
-        ([10, 7, 70], pa.array(["10", "007", "x"], pa.large_string())),
-        (["10", "y", "z"], pa.array(["10", "007", "x"])),
-    ],
-    ids=["text for integers", "integers for text", "text for text"],
-)
-def test_ids_are_compared_in_the_type_of_the_catalogue(tmp_path, ids, names):
-    log = write(tmp_path / "log.parquet", [("u", item, time) for time, item in enumerate(ids)])
-    found = read_histories(log, names)
-    assert by_user(found) == {"u": [names.to_pylist().index(10 if names.type == pa.int64() else "10")]}
-    assert found.unknown_items.count == 2
-
-
-def test_nobody_known_is_no_error(tmp_path):
-    found = read_histories(write(tmp_path / "log.parquet", ROWS), pa.array([1]))
-    assert len(found.store) == 0
-    assert found.empty_users.count == 3
-
-
-def test_a_catalogue_of_its_own_filters_items_first_then_users(tmp_path):
-    log = write(tmp_path / "log.parquet", ROWS)
-    found, names = read_catalogue(log, min_item_count=2, min_user_count=2)
-    assert names.to_pylist() == [10, 20, 77]
-    assert by_user(found) == {"bob": [1, 0], "ann": [1, 2, 0]}  # cid has one event left
-    everything, names = read_catalogue(log, min_item_count=None, min_user_count=None)
-    assert names.to_pylist() == [10, 20, 30, 77]
-    assert by_user(everything)["cid"] == [3]
-
-
-def test_filters_that_leave_nobody_are_named(tmp_path):
-    with pytest.raises(DataError, match="no user is left with 9 events of items with 1"):
-        read_catalogue(write(tmp_path / "log.parquet", ROWS), min_item_count=1, min_user_count=9)
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda path: None, "no log"),
-        (lambda path: path.write_text("no parquet"), "cannot be read"),
-        (lambda path: write(path, [(1, 2)], ("user_id", "item")), "item_id"),
-    ],
-)
-def test_a_log_that_is_none_is_named(tmp_path, make, says):
-    make(tmp_path / "log.parquet")
-    with pytest.raises(DataError, match=says):
-        read_histories(tmp_path / "log.parquet", ITEMS)
 
 
 def from_file(folder, columns=Columns(), **options):  # noqa: B008
@@ -109,19 +50,21 @@ def test_a_column_of_times_that_was_asked_for_is_not_done_without(tmp_path):
 
 def test_lists_take_no_column_of_times(tmp_path):
     write(tmp_path / "h.parquet", [("a", [30, 10], 5)])
-    with pytest.raises(DataError, match="holds lists, oldest item first; a column of times is of rows that are events"):
+    with pytest.raises(
+        DataError, match="holds lists, oldest item first; a column of times is only allowed if rows are events"
+    ):
         from_file(tmp_path, needs_times=True)
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([("a", [30]), ("b", [10, 20, None])], "column 'item_id' has 1 list with an empty value (row 2, user 'b'); "),
+        ([("a", [30]), ("b", [10, 20, None])], "column 'item_id' has 1 list with an empty value (row 2); "),
         (
             [("a", []), ("b", [10, 20]), ("c", [10, None]), ("d", [None])],
-            "column 'item_id' has 2 lists with empty values (first in row 3, user 'c'); allowed: none",
+            "column 'item_id' has 2 lists with empty values (first in row 3); allowed: none",
         ),
-        ([("a", [10, 20, 30]), (None, [10])], "column 'user_id' has 1 empty value (first in row 2); allowed: none"),
+        ([("a", [10, 20, 30]), (None, [10])], "column 'user_id' has 1 empty value (row 2); allowed: none"),
     ],
 )
 def test_holes_in_lists_are_found_by_the_row_of_the_file(tmp_path, rows, says):

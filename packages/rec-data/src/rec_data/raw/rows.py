@@ -1,0 +1,37 @@
+"""Rows of a raw table that hold a forbidden value: how many there are, and where the first one is."""
+
+import polars as pl
+
+
+def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show: str | None = None) -> str | None:
+    """Describe the rows for which ``wrong`` is true.
+
+    Args:
+        frame: The raw table.
+        wrong: A boolean expression, true for the rows to report.
+        one: What to say of one row, for example "1 value does not parse".
+        many: What follows the count of several rows, for example "values do not parse".
+        show: The column whose value in the first such row is part of the answer, if any.
+
+    Returns:
+        For example "2 values do not parse (first in row 5: 'soon')", rows counted from 1; None if no row is wrong.
+    """
+    if not frame.select(wrong.any()).collect(engine="streaming").item():
+        return None
+    bad = frame.select(wrong.alias("wrong")).with_row_index("row").filter("wrong")
+    count, row = bad.select(pl.len(), pl.col("row").min()).collect(engine="streaming").row(0)
+    place = f"row {row + 1}" if count == 1 else f"first in row {row + 1}"
+    if show is not None:
+        value = frame.select(show).slice(row, 1).collect(engine="streaming").item()
+        place += f": {value!r}" if isinstance(value, str) else f": {value}"
+    return f"{one if count == 1 else f'{count} {many}'} ({place})"
+
+
+def find_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr) -> str | None:
+    """Describe the values of column ``key`` for which ``parsed`` is null, as ``find_rows`` does."""
+    return find_rows(frame, parsed.is_null(), "1 value does not parse", "values do not parse", show=key)
+
+
+def find_nulls(frame: pl.LazyFrame, key: str) -> str | None:
+    """Describe the empty values of column ``key``, as ``find_rows`` does."""
+    return find_rows(frame, pl.col(key).is_null(), "1 empty value", "empty values")
