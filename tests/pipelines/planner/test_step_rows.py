@@ -63,7 +63,7 @@ def largest_batch(name: str) -> int:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     batches = module.SyntheticBatches(module.POINTS[name], module.DISTINCT)
-    return max(int(batch.offsets[-1]) for batch in batches.packed_epoch(0))
+    return max(int(batch.offsets[-1]) for batch in batches.epoch(0))
 
 
 def point_of(row: dict[str, str]) -> Params:
