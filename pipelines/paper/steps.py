@@ -154,7 +154,7 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
         item_counts=torch.from_numpy(log.item_counts),
         validate=validate,
         warmup=len(warm_up_batches) // point.train.accumulate,
-        warmup_seconds=None if recorded else effort.seconds / 4,
+        warmup_seconds=math.inf if recorded else effort.seconds / 4,
         steps=effort.steps,
         min_steps=effort.fewest,
         max_seconds=effort.seconds,

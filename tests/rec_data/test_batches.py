@@ -31,17 +31,25 @@ def batches_of(histories, **arguments):
     )
 
 
+def rows_of(batch):
+    """(items, targets, masked) of every sequence of a batch, as lists."""
+    assert batch.items.dtype == batch.targets.dtype == batch.offsets.dtype == torch.int64
+    assert batch.offsets[0] == 0
+    assert batch.offsets[-1] == len(batch.items) == len(batch.targets)
+    lengths = batch.offsets.diff().tolist()
+    assert min(lengths) >= 1
+    fields = (batch.items, batch.targets, torch.zeros_like(batch.items) if batch.masked is None else batch.masked)
+    return list(zip(*([part.tolist() for part in field.split(lengths)] for field in fields), strict=True))
+
+
 def examples_of(batches):
-    """Every (inputs, targets) pair without its padding."""
-    found = []
-    for batch in batches:
-        assert batch.inputs.dtype == batch.targets.dtype == batch.lengths.dtype == torch.int64
-        assert batch.inputs.shape[1] == batch.lengths.max()
-        for inputs, length, targets in zip(batch.inputs, batch.lengths.tolist(), batch.targets, strict=True):
-            assert not inputs[length:].any()
-            assert (targets[length:] == -100).all()
-            found.append((inputs[:length].tolist(), targets[:length].tolist()))
-    return found
+    """Every (items, targets) pair."""
+    return [(items, targets) for batch in batches for items, targets, _ in rows_of(batch)]
+
+
+def whole_of(batch):
+    """The items [T] of a masked batch before masking."""
+    return torch.where(batch.masked, batch.targets, batch.items)
 
 
 def test_next_item_by_hand():
@@ -65,17 +73,17 @@ def test_masked_item_hides_what_it_asks_for():
     batches = batches_of(histories, task="masked_item", max_seq_len=5, mask_prob=0.3, batch_size=4)
     for epoch in range(20):
         for batch in batches.epoch(epoch):
-            assert (batch.inputs[batch.masked] == 0).all()
+            assert (batch.items[batch.masked] == 0).all()
             assert (batch.targets[~batch.masked] == -100).all()
-            assert batch.masked.any(dim=1).all()
-            whole = torch.where(batch.masked, batch.targets, batch.inputs)
+            assert batch.masked.view(-1, 5).any(dim=1).all()
+            whole = whole_of(batch).view(-1, 5)
             assert (whole == whole[:, :1] + torch.arange(5)).all()  # the last five items, in order
             assert (whole[:, -1] % 10 == 7).all()
 
 
 def test_masks_have_their_rate_and_show_the_inference_pattern():
     batches = batches_of([[1] * 40] * 2000, task="masked_item", max_seq_len=40, mask_prob=0.15, batch_size=2000)
-    masked = next(batches.epoch(0)).masked
+    masked = next(batches.epoch(0)).masked.view(2000, 40)
     last_only = masked[:, -1] & (masked.sum(dim=1) == 1)
     assert abs(last_only.float().mean() - LAST_ONLY) < 0.03
     others = masked[~last_only]
@@ -89,8 +97,8 @@ def test_masks_do_not_depend_on_the_batch():
     def masks(**arguments):
         found = {}
         for batch in batches_of(histories, task="masked_item", max_seq_len=12, **arguments).epoch(3):
-            whole = torch.where(batch.masked, batch.targets, batch.inputs)
-            found |= {row[0]: mask for row, mask in zip(whole.tolist(), batch.masked.tolist(), strict=True)}
+            rows = zip(whole_of(batch).view(-1, 12).tolist(), batch.masked.view(-1, 12).tolist(), strict=True)
+            found |= {row[0]: mask for row, mask in rows}
         return found
 
     assert masks(batch_size=5) == masks(batch_size=2)
@@ -101,24 +109,11 @@ def test_masks_stay_what_they_were():
     histories = [[10 * row + place for place in range(8)] for row in range(4)]
     batches = batches_of(histories, task="masked_item", max_seq_len=8, batch_size=4, mask_prob=0.3)
     found = {
-        max(row) // 10: "".join(map(str, mask.int().tolist()))
+        max(items + targets) // 10: "".join(str(int(mask)) for mask in masked)
         for batch in batches.epoch(3)
-        for row, mask in zip(torch.maximum(batch.inputs, batch.targets).tolist(), batch.masked, strict=True)
+        for items, targets, masked in rows_of(batch)
     }
     assert found == {0: "10001110", 1: "01111101", 2: "10001011", 3: "01100101"}  # else old runs cannot be repeated
-
-
-@pytest.mark.parametrize("task", ["next_item", "masked_item"])
-def test_packed_holds_the_same_without_padding(task):
-    batches = batches_of(HISTORIES * 5, task=task, batch_size=4)
-    for padded, packed in zip(batches.epoch(2), batches.packed_epoch(2), strict=True):
-        valid = torch.arange(padded.inputs.shape[1]) < padded.lengths[:, None]
-        assert torch.equal(packed.inputs, padded.inputs[valid])
-        assert torch.equal(packed.targets, padded.targets[valid])
-        assert torch.equal(packed.offsets.diff(), padded.lengths)
-        assert (packed.masked is None) == (task == "next_item")
-        if padded.masked is not None:
-            assert torch.equal(packed.masked, padded.masked[valid])
 
 
 def test_epochs_differ_repeat_and_resume():
@@ -176,8 +171,7 @@ def test_windows_cover_every_target(task, sizes, max_seq_len, window):
         max_seq_len = max(max_seq_len, 2)
     batches = batches_of(histories, task=task, num_items=1000, max_seq_len=max_seq_len, window=window)
     if task == "masked_item":
-        whole = [torch.where(batch.masked, batch.targets, batch.inputs) for batch in batches.packed_epoch(0)]
-        found = set(torch.cat(whole).tolist())
+        found = set(torch.cat([whole_of(batch) for batch in batches.epoch(0)]).tolist())
         assert found == {item for history in histories if len(history) > 1 for item in history}
         spans = lengths_and_sizes(batches, histories)
         assert all(length == min(max_seq_len, size) for length, size in spans)
@@ -190,8 +184,7 @@ def test_windows_cover_every_target(task, sizes, max_seq_len, window):
 
 def test_inference_gives_all_users_in_order():
     batches = list(inference_batches(store_of(HISTORIES, [0, 0, 0, 0]), max_seq_len=3, batch_size=3))
-    assert [batch.lengths.tolist() for batch in batches] == [[3, 1, 2], [3]]
-    assert batches[0].inputs.tolist() == [[7, 8, 9], [1, 0, 0], [2, 3, 0]]
+    assert [[items for items, *_ in rows_of(batch)] for batch in batches] == [[[7, 8, 9], [1], [2, 3]], [[4, 4, 4]]]
     assert all((batch.targets == -100).all() for batch in batches)
 
 
@@ -217,10 +210,8 @@ def test_bad_arguments(case):
 
 @pytest.mark.parametrize("arguments", [(-1,), (0, -1)])
 def test_an_epoch_and_a_start_below_zero_are_named(arguments):
-    batches = batches_of(HISTORIES)
-    for give in (batches.epoch, batches.packed_epoch):
-        with pytest.raises(DataError, match=r"(epoch|start) -1; allowed: at least 0"):
-            next(give(*arguments))
+    with pytest.raises(DataError, match=r"(epoch|start) -1; allowed: at least 0"):
+        next(batches_of(HISTORIES).epoch(*arguments))
 
 
 def test_nothing_to_train_on():
@@ -266,7 +257,3 @@ def test_gpu_gives_the_same(monkeypatch, task, resident):
             if expected is not None:
                 assert found.is_cuda
                 assert torch.equal(found.cpu(), expected)
-    for one, other in zip(here.packed_epoch(1), there.packed_epoch(1), strict=True):
-        assert all(
-            torch.equal(found.cpu(), expected) for expected, found in zip(one, other, strict=True) if found is not None
-        )

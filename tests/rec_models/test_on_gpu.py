@@ -14,10 +14,10 @@ from rec_models.encoders.transformer import _attend_packed, _attend_padded
 from rec_models.inference import encode, load
 from rec_models.losses import LossContext, build_loss
 from rec_models.optim.build import KEPT, build_optimizer
-from rec_models.training.batch import pack, prepare
-from rec_models.training.cuda_graphs import RecordedSteps, prepare_filled
-from rec_models.training.loop import TrainingModule, fit
-from rec_models.training.step import BatchLoss
+from rec_models.training.batch import prepare
+from rec_models.training.cuda_graphs import GraphedSteps, prepare_filled
+from rec_models.training.loop import fit
+from rec_models.training.step import StepLoss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -44,11 +44,11 @@ def test_mixed_precision_stays_close_to_float64(tiny, model_name):
     torch.manual_seed(0)
     encoder = build_encoder(ModelSettings(model=model_name, hidden=64, max_seq_len=10, dropout=0.0), tiny.ITEMS)
     batch = tiny.TinyBatches(model=model_name).batch(0, 0)
-    exact = encoder.double()(batch.inputs, batch.lengths, batch.masked)
+    exact = encoder.double()(batch.items, layout_of(batch.lengths), batch.masked)
     on_gpu = encoder.float().cuda()
     with torch.autocast("cuda", torch.bfloat16):
         masked = None if batch.masked is None else batch.masked.cuda()
-        mixed = on_gpu(batch.inputs.cuda(), batch.lengths.cuda(), masked)
+        mixed = on_gpu(batch.items.cuda(), layout_of(batch.lengths.cuda()), masked)
     assert (mixed.double().cpu() - exact).norm() < 0.02 * exact.norm()
 
 
@@ -103,15 +103,15 @@ def test_attention_dropout_trains_on_padded_histories(tiny, tmp_path, model_name
 def test_a_run_on_a_gpu_that_stopped_in_mid_epoch_resumes_where_it_was(tiny, tmp_path, monkeypatch):
     options = {"accelerator": "cuda", "precision": "32-true", "loss": "ce", "checkpoint_steps": 2}
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
-    step = TrainingModule.training_step
+    forward = StepLoss.forward
 
-    def stop_before_the_tenth(self, batch, batch_idx):
-        if self.optimizer_step_count == 9:
+    def stop_before_the_tenth(self, batch, step, row_offset=0):
+        if step == 9:
             raise KeyError("stop")
-        return step(self, batch, batch_idx)
+        return forward(self, batch, step, row_offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "training_step", stop_before_the_tenth)
+        patch.setattr(StepLoss, "forward", stop_before_the_tenth)
         with pytest.raises(KeyError):
             tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
@@ -153,7 +153,7 @@ def step_of(tiny, encoder, loss, optimizer, rows=8):
 
     def step(number):
         with torch.autocast("cuda", torch.bfloat16):
-            hidden = encoder.encode_packed(items, layout).bfloat16()
+            hidden = encoder(items, layout).bfloat16()
             value = loss(hidden, encoder.item_table, targets, LossContext(seed=1, step=number))
         value.backward()
         optimizer.step()
@@ -162,11 +162,11 @@ def step_of(tiny, encoder, loss, optimizer, rows=8):
     return step
 
 
-RECORDED = [(model, loss, False) for model in ("sasrec", "bert4rec") for loss in ("cce", "cce_neg", "bce_neg", "gbce")]
+GRAPHED = [(model, loss, False) for model in ("sasrec", "bert4rec") for loss in ("cce", "cce_neg", "bce_neg", "gbce")]
 
 
-@pytest.mark.parametrize(("model", "loss", "compiled"), [*RECORDED, ("sasrec", "cce", True)])
-def test_recorded_steps_train_as_others_do(tiny, tmp_path, model, loss, compiled):
+@pytest.mark.parametrize(("model", "loss", "compiled"), [*GRAPHED, ("sasrec", "cce", True)])
+def test_graphed_steps_train_as_launched_ones(tiny, tmp_path, model, loss, compiled):
     options = {
         "accelerator": "cuda", "model": model, "loss": loss, "dropout": 0.0, "max_epochs": 6, "patience": 6,
         "learning_rate": 3e-3,
@@ -198,7 +198,7 @@ def test_batches_on_the_gpu_train_as_those_of_the_host_do(tiny, tmp_path, monkey
         assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-2)
 
 
-def test_a_recorded_run_resumes_where_it_was(tiny, tmp_path):
+def test_a_graphed_run_resumes_where_it_was(tiny, tmp_path):
     options = {"accelerator": "cuda", "loss": "cce", "cuda_graphs": True, "patience": 4}
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", max_epochs=4, **options)
 
@@ -237,16 +237,16 @@ def test_lean_updates_are_the_same_on_both_devices(optimizer):
     torch.testing.assert_close(*results, rtol=0, atol=1e-6 if optimizer == "adam_lazy" else 0.01 * 2**-4)
 
 
-def recorded_steps(tiny, optimizer="adam", dropout=0.0, seed=0):
+def graphed_steps(tiny, optimizer="adam", dropout=0.0, seed=0):
     torch.manual_seed(seed)
     encoder = build_encoder(ModelSettings(hidden=64, max_seq_len=12, dropout=dropout), tiny.ITEMS).cuda()
     training = TrainingSettings(optimizer=optimizer)
-    loss = BatchLoss(encoder, LossSettings(loss="cce"), training)
-    return encoder, RecordedSteps(loss, build_optimizer(encoder, training))
+    loss = StepLoss(encoder, LossSettings(loss="cce"), training)
+    return encoder, GraphedSteps(loss, build_optimizer(encoder, training))
 
 
 def filled_batches(tiny, number, rows=8):
-    return [prepare_filled(pack(tiny.TinyBatches(rows=rows).batch(0, index)), 12) for index in range(number)]
+    return [prepare_filled(tiny.TinyBatches(rows=rows).batch(0, index), 12) for index in range(number)]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adam_bf16", "adam_rowwise"])
@@ -254,11 +254,11 @@ def test_a_replay_is_the_step_that_was_recorded(tiny, optimizer):
     batch = filled_batches(tiny, 1, rows=1024)[0]  # torch adds up gradients of 3,072 places and more in other kernels
     losses = {}
     for mode in ("recorded", "plain"):
-        encoder, steps = recorded_steps(tiny, optimizer)
+        encoder, steps = graphed_steps(tiny, optimizer)
         losses[mode] = []
         for number in range(8):
             if mode == "plain":
-                steps._recordings.clear()  # every batch is then the first of its size
+                steps._graphs.clear()  # every batch is then the first of its size
             losses[mode].append(float(steps.run(batch, number)))
         assert all(parameter.grad is None for parameter in encoder.parameters())
     assert losses["recorded"] == pytest.approx(losses["plain"], rel=1e-3)
@@ -267,21 +267,21 @@ def test_a_replay_is_the_step_that_was_recorded(tiny, optimizer):
 
 def test_sizes_share_memory_and_do_not_disturb_each_other(tiny):
     batches = filled_batches(tiny, 12)
-    _, steps = recorded_steps(tiny)
-    _, alone = recorded_steps(tiny)
+    _, steps = graphed_steps(tiny)
+    _, alone = graphed_steps(tiny)
     for number, batch in enumerate(batches * 4):
         mean = float(steps.run(batch, number))
-        alone._recordings.clear()
+        alone._graphs.clear()
         assert mean == pytest.approx(float(alone.run(batch, number)), rel=1e-2)
-    assert 1 < len(steps._recordings) < 12
-    assert all(recording.graph is not None for recording in steps._recordings.values())
+    assert 1 < len(steps._graphs) < 12
+    assert all(known.graph is not None for known in steps._graphs.values())
 
 
 def test_dropout_of_a_replay_follows_the_generator(tiny):
     batch = filled_batches(tiny, 1)[0]
     losses = []
     for seeds in ([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 5]):
-        _, steps = recorded_steps(tiny, dropout=0.5)
+        _, steps = graphed_steps(tiny, dropout=0.5)
         for number, seed in enumerate(seeds):
             torch.cuda.manual_seed(seed)
             mean = float(steps.run(batch, number))
@@ -308,7 +308,7 @@ def test_a_lazy_step_has_no_dense_gradient(tiny):
     items, width = 400_000, 64
     encoder = build_encoder(ModelSettings(hidden=width, max_seq_len=10), items).cuda()
     training = TrainingSettings(optimizer="adam_lazy")
-    loss = BatchLoss(encoder, LossSettings.pick("cce_neg", num_negatives=16, sharing="tile"), training)
+    loss = StepLoss(encoder, LossSettings.pick("cce_neg", num_negatives=16, sharing="tile"), training)
     optimizer = build_optimizer(encoder, training)
     batch = prepare(tiny.TinyBatches().batch(0, 0)).map(Tensor.cuda)
     for number in range(2):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cce_kernels import kernels
+import cce_kernels
 from rec_models.config import LossSettings, TrainingSettings
 from rec_models.training.benchmark import StepTimes
 
@@ -108,11 +108,10 @@ def test_a_profile_is_a_table_of_what_a_step_spends(bench, tmp_path):
         ("optimiser", 1, 1.0),
         ("elementwise and sums", 10, 0.5),
     ]
-    where = {"gpu": "NVIDIA H100 80GB HBM3", "torch": "2.11.0+cu130", "triton": "3.6.0", "revision": "d26aacc"}
-    committed = (FOLDER / "results" / "profile" / "zvuk-cce_neg-tile-compile-graphs.md").read_text()
+    where = {"gpu": "NVIDIA H100", "torch": "2.11.0+cu130", "triton": "3.6.0", "revision": "d26aacc"}
     step_profile.write(tmp_path, "zvuk-cce_neg/tile-compile+graphs", rows, where)
     text = (tmp_path / "zvuk-cce_neg-tile-compile-graphs.md").read_text()
-    assert text.splitlines()[0] == committed.splitlines()[0]
+    assert text.splitlines()[0].endswith("(NVIDIA H100, torch 2.11, triton 3.6, revision d26aacc)")
     assert "| loss | 2.000 | 57.1% | 2 |" in text
     assert "| **all** | 3.500 | 100 % | 13 |" in text
     (table,) = tmp_path.glob("*.csv")
@@ -121,22 +120,21 @@ def test_a_profile_is_a_table_of_what_a_step_spends(bench, tmp_path):
 
 
 def launched(path):
-    """Names called as ``name[grid](...)`` in a module, without those that are no function of it."""
+    """Names called as ``name[grid](...)`` in a module, without those that are not its functions."""
     tree = ast.parse(path.read_text())
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return {ast.unparse(call.value) for call in calls if isinstance(call, ast.Subscript)} & own
 
 
-def test_what_the_interpreter_leaves_in_a_module_is_no_kernel(bench, monkeypatch):
+def test_what_the_interpreter_leaves_in_a_module_is_not_a_kernel(bench, monkeypatch):
     profile = sys.modules["step_profile"]
     left = type("Builder", (), {"__module__": "triton.runtime.interpreter"})()
-    monkeypatch.setattr("cce_kernels.kernels.dot.left", left, raising=False)
-    assert "dot" in profile.loss_kernels.__wrapped__()
+    monkeypatch.setattr(cce_kernels, "left", left, raising=False)
+    assert "left" not in profile.loss_kernels.__wrapped__()
 
 
-def test_every_kernel_of_the_losses_is_told_as_theirs(bench):
-    folder = Path(kernels.__file__).parent
-    names = set().union(*(launched(path) for path in folder.glob("*.py")))
+def test_every_kernel_of_the_losses_belongs_to_the_group_loss(bench):
+    names = set().union(*(launched(path) for path in Path(cce_kernels.__file__).parent.rglob("*.py")))
     assert {"_mean", "_later_draws", "split_parts_kernel", "_backward", "full_forward_kernel"} <= names
     assert {sys.modules["step_profile"].group_of(name) for name in names} == {"loss"}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import sys
 import time
 import traceback
@@ -84,7 +85,7 @@ def measure(case: Case, profiler: Profiler | None) -> StepTimes:
         train_batches=SyntheticBatches(point, WARMUP + STEPS),
         warmup=WARMUP,
         steps=STEPS if profiler is None else PROFILED + 2,
-        max_seconds=SECONDS_A_ROW if profiler is None else None,
+        max_seconds=SECONDS_A_ROW if profiler is None else math.inf,
         on_batch=profiler,
         build=on_gpu if torch.cuda.is_available() else None,
     )

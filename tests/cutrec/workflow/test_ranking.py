@@ -51,13 +51,13 @@ def test_every_user_comes_once_with_their_own_seen_items(encoder: Encoder, store
         for low, high in zip(batch.seen_offsets[:-1], batch.seen_offsets[1:], strict=True)
     ]
     assert seen == HISTORIES  # whole histories, also what lies before max_seq_len
-    whole = encoder.encode_last(*padded([history[-3:] for history in HISTORIES]))
+    whole = encoder.encode_last(*packed([history[-3:] for history in HISTORIES]))
     assert torch.allclose(torch.cat([batch.queries for batch in found]), whole, atol=1e-6)
 
 
-def padded(histories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = [torch.tensor(history) for history in histories]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+def packed(histories: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    items = torch.tensor([item for history in histories for item in history])
+    return items, torch.tensor([0, *map(len, histories)]).cumsum(0)
 
 
 def test_nothing_is_seen_where_seen_items_stay(encoder: Encoder, store: SequenceStore):
@@ -87,7 +87,7 @@ def test_the_fused_path_takes_what_a_gpu_gets(encoder: Encoder, store: SequenceS
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_validation_is_the_ndcg_of_one_pass_over_all_users(encoder: Encoder, store: SequenceStore, filter_seen: bool):
     point = dataclasses.replace(Params(), evaluate=Evaluate(batch_users=2, filter_seen=filter_seen))
-    whole = encoder.encode_last(*padded([history[-3:] for history in HISTORIES]))
+    whole = encoder.encode_last(*packed([history[-3:] for history in HISTORIES]))
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if filter_seen else {}
     ranks = target_ranks(whole, encoder.item_table, torch.tensor(TARGETS), **seen)
     expected = rank_metrics(ranks, [10])["ndcg@10"]

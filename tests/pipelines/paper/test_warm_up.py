@@ -9,7 +9,8 @@ import torch
 from pipelines.paper.warm_up import RehearsedBatches, recorded_sizes, warm_up_order
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
-from rec_models.training.prefetch import Feed
+from rec_models.training.cuda_graphs import size_of
+from rec_models.training.prefetch import Prefetcher
 
 
 def batches_of(task: Any) -> TrainingBatches:
@@ -23,12 +24,11 @@ def batches_of(task: Any) -> TrainingBatches:
 def test_batches_come_in_the_order_asked_for_from_wherever():
     inner = batches_of("next_item")
     order = [3, 3, 0, 1, 2, 5, 0]
-    every = [batch.inputs.tolist() for batch in inner.epoch(0)]
+    every = [batch.items.tolist() for batch in inner.epoch(0)]
     asked = RehearsedBatches(inner, order)
     assert len(asked) == 7
-    assert [batch.inputs.tolist() for batch in asked.epoch(4)] == [every[index] for index in order]
-    assert [batch.inputs.tolist() for batch in asked.epoch(0, start=4)] == [every[index] for index in order[4:]]
-    assert [int(batch.lengths.sum()) for batch in asked.epoch(0)] == [len(every[index]) for index in order]
+    assert [batch.items.tolist() for batch in asked.epoch(4)] == [every[index] for index in order]
+    assert [batch.items.tolist() for batch in asked.epoch(0, start=4)] == [every[index] for index in order[4:]]
 
 
 @pytest.mark.parametrize("task", ["next_item", "masked_item"])
@@ -36,14 +36,8 @@ def test_every_timed_batch_has_a_size_that_was_seen_twice(task: Any):
     inner = batches_of(task)
     sizes = recorded_sizes(inner)
     order = warm_up_order(sizes, 3)
-    feed = Feed(
-        lambda: RehearsedBatches(inner, [*order, *range(6)]),
-        lambda: (0, 0),
-        1,
-        fill=20,
-        pin=False,
-    )
-    seen = [(step.layout.rows, *(tensor.numel() for tensor in step.tensors())) for step in feed]
+    prefetcher = Prefetcher(RehearsedBatches(inner, [*order, *range(6)]), 1, fill=20, pin=False)
+    seen = [size_of(step) for step in prefetcher.epoch(0, 0)]
     assert len(set(sizes)) > 1
     for size in seen[len(order) :]:
         assert seen[: len(order)].count(size) >= 2

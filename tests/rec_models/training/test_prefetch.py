@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from rec_models.training.prefetch import Prefetcher, as_factory, in_background
+from rec_models.training.prefetch import Prefetcher, batches_of, in_background
 
 
 def steps_of(tiny, accumulate=1, position=(0, 0), **options):
@@ -106,6 +106,6 @@ def test_a_pass_that_is_left_early_ends_both_threads(tiny, threaded):
 
 def test_one_set_of_batches_serves_one_process_only(tiny):
     batches = tiny.TinyBatches()
-    assert as_factory(batches)(0, 1) is batches
+    assert batches_of(batches, 0, 1) is batches
     with pytest.raises(ValueError, match="train_batches: found one set of batches with 2 devices"):
-        as_factory(batches)(0, 2)
+        batches_of(batches, 0, 2)

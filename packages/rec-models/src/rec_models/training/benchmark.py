@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import Encoder
 from rec_models.training import memory
 from rec_models.training.loop import fit
-from rec_models.training.prefetch import Batches, MakeBatches, as_factory
+from rec_models.training.prefetch import Batches, MakeBatches, batches_of
 from rec_models.training.result import BatchDone
 
 
@@ -66,66 +68,42 @@ class _EnoughError(Exception):
     """Ends the run; no user sees it."""
 
 
-class Stopwatch:
-    """Times steps, then ends the run.
+@dataclass
+class _Stopwatch:
+    """Times steps, then ends the run; the settings are those of `measure_steps`."""
 
-    Args:
-        warmup: steps left out, at least 1.
-        steps: steps timed, at least 1.
-        max_seconds: of timed steps, after which `min_steps` are enough.
-        after: called with the encoder at the end.
-        min_steps: timed even after `max_seconds`.
-        warmup_seconds: of warm-up, after which three steps of it are enough: the first two compile.
-    """
-
-    def __init__(
-        self,
-        warmup: int,
-        steps: int,
-        max_seconds: float | None,
-        after: Callable[[Encoder], object] | None,
-        min_steps: int = 1,
-        warmup_seconds: float | None = None,
-    ) -> None:
-        self._warmup, self._steps, self._min_steps = warmup, steps, min_steps
-        self._max_seconds, self._warmup_seconds = max_seconds, warmup_seconds
-        self._after = after
-        self._done = 0
-        self._compiled_at = 0.0
-        self._is_warm = False
-        self._places = self._most_places = 0
-        self._waited = self._started = 0.0
-        self._marks: list[Any] = []
-        self._first_peak = self._loss = 0.0
-        self.times: StepTimes | None = None
+    warmup: int
+    steps: int
+    min_steps: int
+    max_seconds: float
+    warmup_seconds: float
+    validate: Callable[[Encoder], object] | None
+    on_batch: Callable[[BatchDone], object] | None
+    times: StepTimes | None = None
+    _done: int = 0  # warm-up steps
+    _compiled_at: float = 0.0
+    _places: list[int] = field(default_factory=list)  # of each timed micro-batch
+    _marks: list[Any] = field(default_factory=list)  # ends of the last warm-up step and of all timed steps
 
     def __call__(self, done: BatchDone) -> None:
         """Mark the end of a step; after the last one, compute the times and end the run."""
-        batch, device = done.batch, done.mean.device
-        if self._is_warm:
-            self._places += batch.num_places
-            self._most_places = max(self._most_places, batch.num_places)
-        if batch.is_last and self._is_warm:
-            self._marks.append(_mark(device))
-            if self._is_enough():
+        if self.on_batch is not None:
+            self.on_batch(done)
+        is_warm = bool(self._marks)
+        if is_warm:
+            self._places.append(done.batch.num_places)
+        if done.batch.is_last and is_warm:
+            self._marks.append(_mark(done.mean.device))
+            timed, late = len(self._marks) - 1, time.perf_counter() - self._started > self.max_seconds
+            if timed >= self.steps or (late and timed >= self.min_steps):
                 self._stop(done)
-        elif batch.is_last:
+        elif done.batch.is_last:
             self._done += 1
-            self._is_warm = self._done >= self._warmup or self._is_slow()
-            if self._is_warm:
+            if self._done == _COMPILING:
+                self._compiled_at = time.perf_counter()
+            slow = self._done > _COMPILING and time.perf_counter() - self._compiled_at > self.warmup_seconds
+            if slow or self._done >= self.warmup:
                 self._start(done)
-
-    def _is_slow(self) -> bool:
-        if self._warmup_seconds is None:
-            return False
-        if self._done == _COMPILING:
-            self._compiled_at = time.perf_counter()
-        return self._done > _COMPILING and time.perf_counter() - self._compiled_at > self._warmup_seconds
-
-    def _is_enough(self) -> bool:
-        late = self._max_seconds is not None and time.perf_counter() - self._started > self._max_seconds
-        timed = len(self._marks) - 1
-        return timed >= self._steps or (late and timed >= self._min_steps)
 
     def _start(self, done: BatchDone) -> None:
         device = done.mean.device
@@ -145,11 +123,11 @@ class Stopwatch:
         loop_peak = memory.peak_gib(device)
         if done.graphed:  # a replay allocates nothing: its memory was allocated when the graph was recorded
             loop_peak = max(loop_peak, self._first_peak)
-        if self._after is not None:
+        if self.validate is not None:
             done.encoder.eval()
             with torch.no_grad():
-                self._after(done.encoder)
-        each = [_milliseconds(first, second) for first, second in zip(self._marks, self._marks[1:], strict=False)]
+                self.validate(done.encoder)
+        each = [_milliseconds(first, second) for first, second in pairwise(self._marks)]
         low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
         tenths = statistics.quantiles(each, n=10, method="inclusive") if len(each) > 1 else each * 9
         self.times = StepTimes(
@@ -162,8 +140,8 @@ class Stopwatch:
             p90_ms=tenths[-1],
             mean_ms=seconds * 1e3 / len(each),
             wait_share=waited / seconds,
-            tokens=self._places / len(each),
-            most_tokens=self._most_places,
+            tokens=sum(self._places) / len(each),
+            most_tokens=max(self._places),
             loop_peak_gib=loop_peak,
             fit_peak_gib=max(self._first_peak, memory.peak_gib(device)),
             loss=self._loss,
@@ -182,9 +160,9 @@ def measure_steps(
     validate: Callable[[Encoder], Mapping[str, float]] | None = None,
     warmup: int = 10,
     steps: int = 40,
-    max_seconds: float | None = None,
+    max_seconds: float = math.inf,
     min_steps: int = 1,
-    warmup_seconds: float | None = None,
+    warmup_seconds: float = math.inf,
     on_batch: Callable[[BatchDone], object] | None = None,
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> StepTimes:
@@ -214,28 +192,22 @@ def measure_steps(
         if value < 1:
             raise ValueError(f"{name}: found {value}, allowed: 1 or more")
     needed = (warmup + steps) * training.accumulate
-    there = len(as_factory(train_batches)(0, training.devices))
+    there = len(batches_of(train_batches, 0, training.devices))
     if there < needed:
         raise ValueError(f"train_batches: found {there}, allowed: {needed} or more")
-    watch = Stopwatch(warmup, steps, max_seconds, validate, min_steps, warmup_seconds)
-
-    def watched(done: BatchDone) -> None:
-        if on_batch is not None:
-            on_batch(done)
-        watch(done)
-
+    watch = _Stopwatch(warmup, steps, min_steps, max_seconds, warmup_seconds, validate, on_batch)
     with tempfile.TemporaryDirectory() as folder, suppress(_EnoughError):
         fit(
             model=model,
             loss=loss,
-            training=dataclasses.replace(training, checkpoint_seconds=float("inf"), checkpoint_steps=None),
+            training=dataclasses.replace(training, checkpoint_seconds=math.inf, checkpoint_steps=None),
             num_items=num_items,
             train_batches=train_batches,
             validate=None,
             out=Path(folder) / "out",
             checkpoint_dir=Path(folder) / "kept",
             item_counts=item_counts,
-            on_batch=watched,
+            on_batch=watch,
             build=build,
         )
     assert watch.times is not None

@@ -114,13 +114,7 @@ def announce(
 ) -> None:
     """Write one line about the run to stderr, and one for each thing that may surprise.
 
-    Args:
-        model: the network.
-        loss: the loss.
-        training: the loop, with the requested precision.
-        num_items: V.
-        device: where training runs.
-        precision: the one that is used on the device.
+    `precision` is the one that the device uses, which may differ from that of `training`.
     """
     why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
     sys.stderr.write(

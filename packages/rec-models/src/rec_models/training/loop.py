@@ -30,11 +30,11 @@ from rec_models.training.batch import StepBatch
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.cuda_graphs import GraphedSteps
 from rec_models.training.logging import Progress, ResultsFolder
-from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, as_factory
+from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, batches_of
 from rec_models.training.result import BatchDone, FitResult
 from rec_models.training.run_state import Resumed, RunFolder, RunState
 from rec_models.training.step import StepLoss, count_tokens
-from rec_models.training.stopping import StopRequest, stop_on_sigterm
+from rec_models.training.stopping import EXIT_STATUS, stop_on_sigterm
 
 MONITORED = "ndcg@10"
 _READ_SECONDS = 0.5  # how often one process reads the losses back
@@ -119,7 +119,7 @@ def fit(
             optimizer = build_optimizer(encoder, training)
             graphed = GraphedSteps(step_loss, optimizer) if _uses_cuda_graphs(training, loss, device) else None
             prefetcher = Prefetcher(
-                as_factory(train_batches)(fabric.global_rank, fabric.world_size),
+                batches_of(train_batches, fabric.global_rank, fabric.world_size),
                 training.accumulate,
                 fill=None if graphed is None else model.max_seq_len,
                 pad_to=model.max_seq_len if trains_padding(loss) else None,
@@ -146,7 +146,7 @@ def _train(
     prefetcher: Prefetcher,
     validate: Validate | None,
     results: ResultsFolder,
-    stop: StopRequest,
+    stop: list[int],
     shape: list[int],
     on_batch: Callable[[BatchDone], object] | None,
 ) -> None:
@@ -160,9 +160,9 @@ def _train(
         run.start_epoch()
         with closing(prefetcher.epoch(state.epoch, state.index)) as batches:
             for batch in batches:
-                if stop.received and batch.position == 0:
+                if stop and batch.position == 0:
                     run.save_before_exit()
-                    stop.exit()
+                    raise SystemExit(EXIT_STATUS)
                 shape[:] = batch.layout.rows, batch.layout.width
                 # Dropout is a function of (seed, step, micro-batch, rank), so resuming needs no generator state.
                 place = (training.seed, state.step, batch.position, fabric.global_rank)

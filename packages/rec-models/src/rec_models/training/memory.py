@@ -109,18 +109,17 @@ def out_of_memory_errors(device: torch.device, run: Run, shape: Sequence[int]) -
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        known = (shape[0], shape[1]) if shape else None
-        raise TrainingError(out_of_memory_advice(error, device, run, known)) from error
+        raise TrainingError(out_of_memory_advice(error, device, run, shape)) from error
 
 
-def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, shape: tuple[int, int] | None) -> str:
+def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, shape: Sequence[int]) -> str:
     """What was needed and what to lower, in one sentence.
 
     Args:
         error: one that `is_out_of_memory`.
         device: where memory ran out.
         run: which run.
-        shape: rows and columns of the batch in work; None before the first.
+        shape: rows and columns of the batch in work; empty before the first.
     """
     peak, total, limit = peak_gib(device), math.inf, ""
     if device.type == "cuda":
@@ -133,7 +132,7 @@ def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, s
         what += f", or {less}"
     if device.type == "cuda" and not segments_can_grow():
         what += f", or set {GROWING_SEGMENTS}, which keeps memory whole where batches differ in size"
-    size = "" if shape is None else f" with a batch of {shape[0]} x {shape[1]}"
+    size = f" with a batch of {shape[0]} x {shape[1]}" if shape else ""
     needed = f"needed {words} more, " if words else ""
     return f"out of memory{size}: {needed}the peak so far was {peak:.1f} GiB{limit}; lower {what}"
 

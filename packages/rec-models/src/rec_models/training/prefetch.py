@@ -161,21 +161,17 @@ def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]
         stopped.set()
 
 
-def as_factory(batches: Batches | MakeBatches) -> MakeBatches:
-    """Turn batches into a function that returns the batches of a rank; such a function is returned as it is.
+def batches_of(train_batches: Batches | MakeBatches, rank: int, world_size: int) -> Batches:
+    """The batches of a rank.
 
     Raises:
-        ValueError: raised by the returned function if there are several ranks but batches for one only.
+        ValueError: there are several ranks, but batches for one process only.
     """
-    if callable(batches):
-        return batches
-
-    def single(rank: int, world_size: int) -> Batches:
-        if world_size > 1:
-            raise ValueError(
-                f"train_batches: found one set of batches with {world_size} devices, "
-                "allowed: a function from (rank, world_size) to the batches of that rank"
-            )
-        return batches
-
-    return single
+    if callable(train_batches):
+        return train_batches(rank, world_size)
+    if world_size > 1:
+        raise ValueError(
+            f"train_batches: found one set of batches with {world_size} devices, "
+            "allowed: a function from (rank, world_size) to the batches of that rank"
+        )
+    return train_batches

@@ -7,44 +7,34 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from typing import Any
 
-
-class StopRequest:
-    """Whether SIGTERM arrived; the training loop looks at it between optimizer steps."""
-
-    def __init__(self) -> None:
-        self.received = False
-
-    def exit(self) -> NoReturn:
-        """End the process as the signal would have ended it.
-
-        Raises:
-            SystemExit: always, with the exit status of a process that SIGTERM ended.
-        """
-        raise SystemExit(128 + signal.SIGTERM)
+EXIT_STATUS = 128 + signal.SIGTERM
+"""The exit status of a process that SIGTERM ended."""
 
 
 @contextmanager
-def stop_on_sigterm(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[StopRequest]:
-    """Turn SIGTERM into a request; outside the main thread, where Python allows no handlers, it keeps its meaning.
+def stop_on_sigterm(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Collect SIGTERM instead of dying; outside the main thread, where Python allows no handlers, nothing changes.
 
     Args:
         children: processes that this one started. They receive the signal too, and are killed if this process fails:
             they would wait for it forever.
-    """
-    request = StopRequest()
 
-    def on_signal(signum: int, frame: FrameType | None) -> None:
-        request.received = True
+    Yields:
+        The signals received so far.
+    """
+    received: list[int] = []  # an Event has a lock, which a second signal during the first would wait for
+
+    def on_signal(signum: int, _: Any) -> None:
+        received.append(signum)
         for child in children:
             child.send_signal(signum)
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, on_signal) if in_main_thread else None
     try:
-        yield request
+        yield received
     except BaseException:
         for child in children:
             child.kill()
