@@ -11,25 +11,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def bounds_of_interpreted_loops():
-    """Let triton 3.6's interpreter convert loop bounds with numpy 2.4, which refuses arrays of one element."""
-    try:
-        from triton.runtime import interpreter
-    except ImportError:  # triton has no wheel for this platform
-        yield
-        return
-    patch = interpreter._patch_lang_tensor
-
-    def patched(tensor, scope):
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
-        yield
-
-
 class Oracle:
     @staticmethod
     def accuracy(ranked: list[int], relevant: set[int], k: int) -> dict[str, float]:
