@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING
 from cutrec import config as params
 from cutrec.nested import flatten, parse_overrides
 from cutrec.workflow import outputs as stage
+from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
-from pipelines.planner import calibration as planner_calibration
-from pipelines.planner import plans
 
 if TYPE_CHECKING:
     from pipelines.paper.experiments import Experiment
@@ -109,10 +108,9 @@ def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
         wanted: points of published data sets or twins.
         gpu_gib: memory of the GPU.
     """
-    calibration = planner_calibration.load()
     found = {}
     for point in wanted:
-        memory = plans.plan(point.params, calibration).memory
+        memory = plan(point.params).memory
         if not memory.fits(gpu_gib):
             found[point.name] = f"{memory.peak:.1f} GiB predicted, of {gpu_gib:g}; --anyway queues it"
     return found

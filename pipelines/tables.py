@@ -19,7 +19,6 @@ from cutrec import config as params
 from cutrec.reporting import results_file as results
 from cutrec.workflow import outputs as stage
 from pipelines.paper import pages, pictures, points, rows
-from pipelines.planner import calibration as planner_calibration
 
 OUT = Path("results")
 
@@ -43,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.dvc:
         found, remarks = _experiments()
         groups.append(found)
+    from rec_models import planning
+
     measured = results.merge(groups)
-    calibration = planner_calibration.load() if options.predict else None
+    calibration = planning.load() if options.predict else None
     lines = rows.lines(measured, values, calibration=calibration)
     for table in options.table or known:
         of_table = [line for line in lines if line.paper.table == table]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.paper.warm_up import RehearsedBatches, recorded_sizes, warm_up_order
+from pipelines.paper.warm_up import WarmUpBatches, recorded_sizes, warm_up_order
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
 from rec_models.training.prefetch import Feed
@@ -24,7 +24,7 @@ def test_batches_come_in_the_order_asked_for_from_wherever():
     inner = batches_of("next_item")
     order = [3, 3, 0, 1, 2, 5, 0]
     every = [batch.inputs.tolist() for batch in inner.packed_epoch(0)]
-    asked = RehearsedBatches(inner, order)
+    asked = WarmUpBatches(inner, order)
     assert len(asked) == 7
     assert [batch.inputs.tolist() for batch in asked.packed_epoch(4)] == [every[index] for index in order]
     assert [batch.inputs.tolist() for batch in asked.packed_epoch(0, start=4)] == [every[index] for index in order[4:]]
@@ -37,7 +37,7 @@ def test_every_timed_batch_has_a_size_that_was_seen_twice(task: Any):
     sizes = recorded_sizes(inner)
     order = warm_up_order(sizes, 3)
     feed = Feed(
-        lambda: RehearsedBatches(inner, [*order, *range(6)]),
+        lambda: WarmUpBatches(inner, [*order, *range(6)]),
         lambda: (0, 0),
         1,
         fill=20,

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from rec_models.config import LossSettings
 from rec_models.losses.base import Loss, LossContext, no_tokens
+from rec_models.losses.cost import LossCost, LossSize
 from rec_models.losses.sampling import Draws, draw, scores_of
 
 
@@ -44,3 +45,12 @@ def loss_of_draws(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws)
         scores = scores - left.log() - draws.log_q[ids] + log_rest
     scores = scores.masked_fill(hits, -math.inf)
     return functional.cross_entropy(torch.cat([positive[:, None], scores], 1), torch.zeros_like(targets))
+
+
+def ce_neg_cost(size: LossSize) -> LossCost:
+    """The gathered rows and the [M, N] scores."""
+    rows, scores = size.groups * size.negatives * size.width, size.tokens * size.negatives
+    # Not measured where a whole batch shares one set: counted like sets for 64 tokens.
+    sharing = 1 if size.options["sharing"] == "none" else size.options["tile_tokens"] or 64
+    work = {"gathered_elements": scores * size.width / sharing}
+    return LossCost(6 * rows + 17 * scores, 8 * rows + 21 * scores + 24 * size.groups * size.negatives, work)

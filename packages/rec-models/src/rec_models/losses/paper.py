@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from rec_models.config import LossSettings
 from rec_models.encoders import Encoder
 from rec_models.losses.base import Loss, LossContext, no_tokens
+from rec_models.losses.cost import LossCost, LossSize
 from rec_models.losses.sampling import Draws, draw, scores_of
 
 
@@ -94,3 +95,11 @@ def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOf
         return total / targets.numel()
 
     return mean
+
+
+def paper_cost(size: LossSize) -> LossCost:
+    """The ids, one chunk of gathered rows, and a second gradient of the table while chunks add up."""
+    drawn = size.tokens * size.negatives
+    ids, chunk = 8 * drawn, min(_CHUNK_ELEMENTS, drawn * size.width)
+    backward = ids + 12 * chunk + 4 * size.items * size.width
+    return LossCost(ids, backward, {"gathered_elements": drawn * size.width})

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from cce_kernels import InBatch, Popularity, Uniform, sampled_linear_cross_entropy
+from cce_kernels.sampled.kernels.state import copy_pays
+from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from rec_models.config import LossSettings
 from rec_models.losses.base import Loss, LossContext, seeded_generator
+from rec_models.losses.cost import LossCost, LossSize
 
 
 def fused_loss(settings: LossSettings, item_counts: Tensor | None, objective: Any) -> Loss:
@@ -168,3 +171,17 @@ def gather(weight: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
 def target_scores(hidden: Tensor, positives: Tensor) -> Tensor:
     """[M] fp32 scores of tokens [M, D] with the rows of their targets [M, D]."""
     return (hidden.float() * positives.float()).sum(-1)
+
+
+def fused_cost(size: LossSize) -> LossCost:
+    """The hidden gradient, a 16-bit copy of the table where it pays, scratch for sums, and M N D multiplications."""
+    shared = size.groups < size.tokens
+    dhidden = 2 * size.tokens * size.width
+    rows_read = size.groups * size.negatives * (2 if shared else 1)
+    table, products = (torch.empty(size.items, 0, dtype=kind, device="meta") for kind in (torch.float, torch.bfloat16))
+    copy = 2 * size.items * size.width if copy_pays(table, products, int(rows_read)) else 0
+    # The sums take their own bound, and a share of the hidden gradient on which three measured shapes agree.
+    scratch = 0 if shared else SCRATCH_BYTES + 0.4 * size.items * size.width + 0.7 * dhidden
+    rate = "own_elements" if size.options["sharing"] == "none" else "shared_elements"
+    work = {rate: size.tokens * size.negatives * size.width}
+    return LossCost(copy + dhidden, (copy if shared else 0) + dhidden + max(scratch, dhidden), work)

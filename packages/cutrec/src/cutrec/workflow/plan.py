@@ -1,0 +1,161 @@
+"""Memory and time of a training run, predicted from its configuration and the sizes of its log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cutrec import config as params
+from cutrec.reporting.text_table import number, render
+from cutrec.workflow import outputs as stage
+from cutrec.workflow import synthetic_split, training_inputs
+
+if TYPE_CHECKING:
+    from rec_models.planning import Calibration, Memory, Seconds, Setup, Sizes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is predicted for a point."""
+
+    point: params.Params
+    sizes: Sizes
+    memory: Memory
+    seconds: Seconds
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of the training loop per epoch."""
+        return self.seconds.step * math.ceil(self.sizes.steps / self.point.train.accumulate)
+
+
+def plan(point: params.Params, calibration: Calibration | None = None) -> Plan:
+    """Predict memory and time of a point.
+
+    Args:
+        point: what to train.
+        calibration: constants of the predictions; None: the shipped ones.
+
+    Raises:
+        ParamsError: the sizes of its log are not known yet.
+    """
+    from rec_models.planning import load, memory_of, seconds_of
+
+    constants = calibration or load()
+    setup, sizes = setup_of(point), sizes_of(point)
+    return Plan(point, sizes, memory_of(setup, sizes, constants), seconds_of(setup, sizes, constants))
+
+
+def setup_of(point: params.Params) -> Setup:
+    """The settings of a point that decide what a training step does."""
+    from rec_models.planning import Setup
+
+    return Setup(
+        training_inputs.model_settings(point),
+        training_inputs.loss_settings(point),
+        training_inputs.training_settings(point),
+    )
+
+
+def sizes_of(point: params.Params) -> Sizes:
+    """The sizes of a point's log and batches.
+
+    A published log has the sizes of its synthetic twin. The demo and a log of your own are read from ``data/split``,
+    the output of the stage ``split``.
+
+    Raises:
+        ParamsError: another log, which is not split yet.
+        DataError: no synthetic log has this name.
+    """
+    from rec_data.sources.synthetic import TWINS
+
+    name = point.dataset
+    if name in TWINS:
+        name = f"twin:{name}"
+    if name.startswith("twin:"):
+        split = synthetic_split.split_of(name.removeprefix("twin:"), point.split)
+        return sizes_from(point, split.lengths, split.num_items, split.train_users)
+    folder = stage.DATA / "split"
+    known = f"{', '.join(TWINS)}, twin:NAME or twin:NAME@SCALE of one of them"
+    other = "any other once `dvc exp run split -S dataset=...` has split it"
+    if not (folder / "summary.json").is_file():
+        raise params.ParamsError(f"dataset: found {name!r}, allowed: {known}; {other}")
+    downloaded = stage.read_json(stage.DATA / "download" / "summary.json")["dataset"]
+    if downloaded != name:
+        raise params.ParamsError(
+            f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {folder}; {other}"
+        )
+    import pyarrow.parquet as pq
+
+    from rec_data.sequences.store import SequenceStore
+
+    lengths = SequenceStore.open(folder / "sequences" / "train.arrow").lengths.numpy()
+    usable = lengths[lengths >= 2]
+    return sizes_from(point, usable, pq.read_metadata(folder / "items.parquet").num_rows, len(usable))
+
+
+def sizes_from(point: params.Params, lengths: synthetic_split.Int64s, items: int, users: int) -> Sizes:
+    """The sizes of a point's log and batches, from the lengths of its training histories.
+
+    Args:
+        point: batch size, length, model, windows.
+        lengths: [n] int64 of all training histories, or of a fair sample of them, each at least 2.
+        items: V.
+        users: training histories.
+    """
+    from rec_models.encoders import BACKBONES
+    from rec_models.planning import Sizes
+
+    shift = 1 if BACKBONES[point.model].causal else 0  # a next-item example reads all but its last item
+    if point.train.window is None:
+        read = np.minimum(lengths - shift, point.max_seq_len)
+    else:
+        from rec_data.sequences.examples import sliding_windows
+
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        read = sliding_windows(offsets, point.max_seq_len + shift, point.train.window).lengths - shift
+    examples = max(1, round(users * len(read) / len(lengths)))
+    model, batch = training_inputs.model_settings(point), training_inputs.batch_settings(point)
+    return Sizes.of(model, batch, read, items=items, examples=examples)
+
+
+HEADER = (
+    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
+    "step ms", "epoch s",
+)  # fmt: skip
+
+
+def table_of(plans: Mapping[str, Plan], gpu_gib: float) -> str:
+    """Plans as a table.
+
+    Args:
+        plans: by the name in the first column.
+        gpu_gib: memory of the GPU.
+    """
+    rows = []
+    for name, planned in plans.items():
+        memory, seconds = planned.memory, planned.seconds
+        parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
+        rows.append(
+            [
+                name,
+                f"{planned.sizes.items:,}",
+                f"{planned.sizes.tokens:,.0f}",
+                *(number(part) for part in parts),
+                "yes" if memory.fits(gpu_gib) else "NO",
+                *(number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)),
+                number(planned.epoch_seconds),
+            ]
+        )
+    return render(HEADER, rows)
+
+
+def source_of(calibration: Calibration) -> str:
+    """What the constants were measured on, in one line."""
+    memory = calibration.measured_on or "counted, not fitted to a measured run"
+    usual = "dated rates of an H100 (rec_models/planning/seconds.py), not fitted to results here"
+    return f"memory: {memory}; time: {calibration.time_measured_on or usual}"
