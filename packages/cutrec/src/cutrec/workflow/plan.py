@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutrec import config as params
+from cutrec.config import Config, ConfigError, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.reporting.text_table import number, render
 from cutrec.workflow import outputs as stage
-from cutrec.workflow import synthetic_split, training_inputs
+from cutrec.workflow import synthetic_split
+from rec_models.encoders import ENCODERS
 
 if TYPE_CHECKING:
     from rec_models.planning import Calibration, Memory, Seconds, Setup, Sizes
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Plan:
     """What is predicted for a point."""
 
-    point: params.Params
+    point: Config
     sizes: Sizes
     memory: Memory
     seconds: Seconds
@@ -33,7 +34,7 @@ class Plan:
         return self.seconds.step * math.ceil(self.sizes.steps / self.point.train.accumulate)
 
 
-def plan(point: params.Params, calibration: Calibration | None = None) -> Plan:
+def plan(point: Config, calibration: Calibration | None = None) -> Plan:
     """Predict memory and time of a point.
 
     Args:
@@ -41,7 +42,7 @@ def plan(point: params.Params, calibration: Calibration | None = None) -> Plan:
         calibration: constants of the predictions; None: the shipped ones.
 
     Raises:
-        ParamsError: the sizes of its log are not known yet.
+        ConfigError: the sizes of its log are not known yet.
     """
     from rec_models.planning import load, memory_of, seconds_of
 
@@ -50,25 +51,21 @@ def plan(point: params.Params, calibration: Calibration | None = None) -> Plan:
     return Plan(point, sizes, memory_of(setup, sizes, constants), seconds_of(setup, sizes, constants))
 
 
-def setup_of(point: params.Params) -> Setup:
+def setup_of(point: Config) -> Setup:
     """The settings of a point that decide what a training step does."""
     from rec_models.planning import Setup
 
-    return Setup(
-        training_inputs.model_settings(point),
-        training_inputs.loss_settings(point),
-        training_inputs.training_settings(point),
-    )
+    return Setup(model_settings(point), loss_settings(point), training_settings(point))
 
 
-def sizes_of(point: params.Params) -> Sizes:
+def sizes_of(point: Config) -> Sizes:
     """The sizes of a point's log and batches.
 
     A published log has the sizes of its synthetic twin. The demo and a log of your own are read from ``data/split``,
     the output of the stage ``split``.
 
     Raises:
-        ParamsError: another log, which is not split yet.
+        ConfigError: another log, which is not split yet.
         DataError: no synthetic log has this name.
     """
     from rec_data.sources.synthetic import TWINS
@@ -83,10 +80,10 @@ def sizes_of(point: params.Params) -> Sizes:
     known = f"{', '.join(TWINS)}, twin:NAME or twin:NAME@SCALE of one of them"
     other = "any other once `dvc exp run split -S dataset=...` has split it"
     if not (folder / "summary.json").is_file():
-        raise params.ParamsError(f"dataset: found {name!r}, allowed: {known}; {other}")
+        raise ConfigError(f"dataset: found {name!r}, allowed: {known}; {other}")
     downloaded = stage.read_json(stage.DATA / "download" / "summary.json")["dataset"]
     if downloaded != name:
-        raise params.ParamsError(
+        raise ConfigError(
             f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {folder}; {other}"
         )
     import pyarrow.parquet as pq
@@ -98,7 +95,7 @@ def sizes_of(point: params.Params) -> Sizes:
     return sizes_from(point, usable, pq.read_metadata(folder / "items.parquet").num_rows, len(usable))
 
 
-def sizes_from(point: params.Params, lengths: synthetic_split.Int64s, items: int, users: int) -> Sizes:
+def sizes_from(point: Config, lengths: synthetic_split.Int64s, items: int, users: int) -> Sizes:
     """The sizes of a point's log and batches, from the lengths of its training histories.
 
     Args:
@@ -107,10 +104,9 @@ def sizes_from(point: params.Params, lengths: synthetic_split.Int64s, items: int
         items: V.
         users: training histories.
     """
-    from rec_models.encoders import BACKBONES
     from rec_models.planning import Sizes
 
-    shift = 1 if BACKBONES[point.model].causal else 0  # a next-item example reads all but its last item
+    shift = 0 if ENCODERS[point.model].masked else 1  # a next-item example reads all but its last item
     if point.train.window is None:
         read = np.minimum(lengths - shift, point.max_seq_len)
     else:
@@ -119,8 +115,7 @@ def sizes_from(point: params.Params, lengths: synthetic_split.Int64s, items: int
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         read = sliding_windows(offsets, point.max_seq_len + shift, point.train.window).lengths - shift
     examples = max(1, round(users * len(read) / len(lengths)))
-    model, batch = training_inputs.model_settings(point), training_inputs.batch_settings(point)
-    return Sizes.of(model, batch, read, items=items, examples=examples)
+    return Sizes.of(model_settings(point), batch_settings(point), read, items=items, examples=examples)
 
 
 HEADER = (

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cutrec import config as params
+from cutrec.config import Config, ConfigError, Split
 
 if TYPE_CHECKING:
     from rec_data.sequences.store import SequenceStore
@@ -92,21 +92,21 @@ class SyntheticSplit:
         )
 
 
-def synthetic_split(point: params.Params) -> SyntheticSplit:
+def synthetic_split(point: Config) -> SyntheticSplit:
     """The split of the synthetic log that the point names.
 
     Raises:
-        ParamsError: the data set is not a synthetic one, or the split is not temporal.
+        ConfigError: the data set is not a synthetic one, or the split is not temporal.
         DataError: no synthetic log has this name.
     """
     if not point.dataset.startswith("twin:"):
-        raise params.ParamsError(f"dataset: found {point.dataset!r}, allowed: a twin, as in twin:beauty")
+        raise ConfigError(f"dataset: found {point.dataset!r}, allowed: a twin, as in twin:beauty")
     if point.split.strategy != "temporal":
-        raise params.ParamsError(f"split.strategy: found {point.split.strategy!r}, allowed for a twin: temporal")
+        raise ConfigError(f"split.strategy: found {point.split.strategy!r}, allowed for a twin: temporal")
     return split_of(point.dataset.removeprefix("twin:"), point.split)
 
 
-def split_of(spec: str, split: params.Split) -> SyntheticSplit:
+def split_of(spec: str, split: Split) -> SyntheticSplit:
     """The temporal split of a synthetic log.
 
     Args:

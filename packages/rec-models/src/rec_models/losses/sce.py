@@ -13,14 +13,14 @@ import math
 import torch
 from torch import Tensor
 
-from rec_models.config import LossSettings
-from rec_models.losses.base import Loss, LossContext, no_tokens, seeded_generator
-from rec_models.losses.cost import LossCost, LossSize
-from rec_models.losses.sampling import gather, target_scores
+from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.sampling import gather, no_tokens, seeded_generator, target_scores
+from rec_models.losses.settings import LossSettings
+from rec_models.losses.spec import LossCost, LossSize
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """See `rec_models.losses.build_loss`."""
+    """See `rec_models.losses.base.Builder`."""
     buckets = settings.sce_buckets or 1
     size_x, size_y = settings.sce_bucket_size_x or 1, settings.sce_bucket_size_y or 1
 
@@ -67,7 +67,7 @@ def loss_of_buckets(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: Ten
     return torch.where(found, kept, 0.0).sum() / found.sum()  # without picking them out: that would wait for the device
 
 
-def sce_cost(size: LossSize) -> LossCost:
+def cost(size: LossSize) -> LossCost:
     """The search for the buckets, or the scores and rows in them, whichever is larger."""
     buckets = size.options["sce_buckets"]
     across = min(size.options["sce_bucket_size_x"], size.tokens)

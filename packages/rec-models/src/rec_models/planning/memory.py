@@ -33,7 +33,7 @@ from typing import NamedTuple
 import torch
 
 from rec_models.config import ModelSettings
-from rec_models.encoders import BACKBONES, build_encoder
+from rec_models.encoders import build_encoder
 from rec_models.optim.build import kept_by
 from rec_models.planning.calibration import Calibration
 from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
@@ -110,7 +110,7 @@ def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
     loss = loss_cost(setup, size)
     touched = size.groups * size.negatives + size.tokens + places
     table = 4.0 * (touched if lazy else items) * model.hidden
-    others = 4.0 * (parameter_count(model, items) - items * model.hidden)
+    others = 4.0 * network_of(model).parameters
     summed = table + others if setup.training.accumulate > 1 else 0.0  # over the batches before
     kept = activation_bytes(model) * places + model.blocks * _padded_bytes(model, rows, places)
     yield Moment(0.0 if setup.recorded or lazy else table + others, kept, loss.forward)
@@ -119,11 +119,28 @@ def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
     yield Moment(others + (_TOUCHED_COPIES if lazy else 1) * table, 0.0, 0.0)
 
 
+class Network(NamedTuple):
+    """What the predictions need to know about a network."""
+
+    parameters: int
+    """Without the item table."""
+    feed_factor: int
+    """Width of the feed-forward nets' inner layers, in D."""
+    causal: bool
+
+
 @lru_cache
+def network_of(model: ModelSettings) -> Network:
+    """Build the network without its memory and look at it."""
+    with torch.device("meta"):
+        encoder = build_encoder(model, 2)
+    parameters = sum(parameter.numel() for parameter in encoder.parameters()) - encoder.item_table.numel()
+    return Network(parameters, encoder.feed_factor, encoder.causal)
+
+
 def parameter_count(model: ModelSettings, items: int) -> int:
     """Parameters of the network with a table of so many items."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_encoder(model, items).parameters())
+    return items * model.hidden + network_of(model).parameters
 
 
 def state_bytes(setup: Setup, items: int) -> float:
@@ -139,7 +156,7 @@ def activation_bytes(model: ModelSettings) -> int:
 
 
 def _block_bytes(model: ModelSettings) -> int:
-    factor = BACKBONES[model.model].feed_factor
+    factor = network_of(model).feed_factor
     return (4 + 2 + 6 + 2 + 1 + 4 + 2 + 2 * factor + 2 * factor + 1) * model.hidden + 4 * model.heads + 16
 
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rec_models.encoders import BACKBONES
 from rec_models.optim.build import kept_by
 from rec_models.planning.calibration import Calibration
-from rec_models.planning.memory import activation_bytes, parameter_count
+from rec_models.planning.memory import activation_bytes, network_of
 from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
 
 RATES: dict[str, float] = {
@@ -109,12 +108,11 @@ def host_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> di
 
 def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> dict[str, float]:
     """What the GPU does in a step, by its rate; arguments as of `seconds_of`."""
-    model, batches, encoder = setup.model, setup.training.accumulate, BACKBONES[setup.model.model]
+    model, batches, network = setup.model, setup.training.accumulate, network_of(setup.model)
     width = model.hidden
     places = filled(setup, sizes.tokens if tokens is None else tokens / batches)
-    parameters, table = parameter_count(model, sizes.items), sizes.items * width
-    weights = parameters - table - model.max_seq_len * width
-    attended = sizes.mean_length / (2 if encoder.causal else 1)
+    weights = network.parameters - model.max_seq_len * width
+    attended = sizes.mean_length / (2 if network.causal else 1)
     of_a_batch = {
         "network_flops": places * (6 * weights + 12 * model.blocks * attended * width),
         "network_passes": activation_bytes(model) * places,
@@ -122,6 +120,6 @@ def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> 
     }
     kept = kept_by(setup.training.optimizer)
     # A sparse gradient leaves all rows but the few that the batch touched as they are.
-    of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * table
-    adam = 32.0 * (parameters - table) + of_table
+    of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * sizes.items * width
+    adam = 32.0 * network.parameters + of_table
     return {name: batches * work for name, work in of_a_batch.items()} | {"bytes": adam}

@@ -8,10 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
-from rec_models.encoders import BACKBONES
-from rec_models.losses import entry_of
-from rec_models.losses.cost import LossCost, LossSize
+from rec_models.config import ENCODERS, BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.losses import LOSSES, LossCost, LossSize
 from rec_models.losses.paper import trains_padding
 from rec_models.training.cuda_graphs import bucket_of
 
@@ -72,7 +70,7 @@ class Sizes(NamedTuple):
             rows=rows,
             tokens=rows * mean,
             most_tokens=min(most, rows * float(lengths.max())),
-            targets_share=1.0 if BACKBONES[model.model].causal else model.mask_prob,
+            targets_share=model.mask_prob if ENCODERS[model.model].masked else 1.0,
             mean_length=mean,
             steps=steps,
         )
@@ -100,5 +98,13 @@ def loss_size(setup: Setup, sizes: Sizes, tokens: float) -> LossSize:
 
 
 def loss_cost(setup: Setup, size: LossSize) -> LossCost:
-    """Bytes and work of the loss."""
-    return entry_of(setup.loss).cost(size)
+    """Bytes and work of the loss.
+
+    Raises:
+        SettingsError: the loss states no cost.
+    """
+    cost = LOSSES[setup.loss.loss].load_cost(paper_faithful=setup.loss.paper_faithful)
+    if cost is None:
+        known = " | ".join(name for name, spec in LOSSES.items() if spec.cost)
+        raise SettingsError("loss", setup.loss.loss, f"for predictions {known}")
+    return cost(size)

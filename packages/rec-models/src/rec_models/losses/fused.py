@@ -1,0 +1,112 @@
+"""The losses that cce_kernels computes without storing logits; formulas and kernels are there.
+
+``cce``: the same number as ``ce`` without its [M, V] logits. The sampled losses remove negatives equal to the target:
+
+- ``cce_neg``: the formula of ``ce_neg`` without its [M, N] scores and its stored negatives;
+- ``bce`` (one negative, as SASRec was published) and ``bce_neg`` (N negatives, BCE+):
+  ``-[log sigma(s_t) + sum_n log(1 - sigma(s_n))]``;
+- ``gbce`` (Petrov and Macdonald, gSASRec, RecSys 2023):
+  ``-[beta log sigma(s_t) + sum_n log(1 - sigma(s_n))] / (N + 1)`` with ``beta = 1 - t (1 - a)``, ``a = N / (V - 1)``.
+  N above V - 1 is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cce_kernels import BCE, GBCE, Softmax, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.full.tuning import MAX_PARTIAL_BYTES, MAX_SPLITS
+from cce_kernels.sampled.kernels.state import copy_pays
+from cce_kernels.sampled.tuning import SCRATCH_BYTES
+from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.sampling import sampler_of
+from rec_models.losses.settings import LossSettings
+from rec_models.losses.spec import LossCost, LossSize
+
+
+def cce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """See `rec_models.losses.base.Builder`."""
+    impl = settings.impl
+    assert impl is not None
+
+    def cut_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
+        loss: Tensor = linear_cross_entropy(hidden, weight, targets, impl=impl)
+        return loss
+
+    return cut_cross_entropy
+
+
+def cce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """See `rec_models.losses.base.Builder`."""
+    return _sampled(settings, item_counts, Softmax())
+
+
+def bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """BCE and BCE+; see `rec_models.losses.base.Builder`."""
+    return _sampled(settings, item_counts, BCE())
+
+
+def gbce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """See `rec_models.losses.base.Builder`."""
+    assert settings.gbce_t is not None
+    return _sampled(settings, item_counts, GBCE(settings.gbce_t))
+
+
+def _sampled(settings: LossSettings, item_counts: Tensor | None, objective: Any) -> Loss:
+    sampler = sampler_of(settings, item_counts).for_kernels()
+    num_negatives, sharing, impl = settings.num_negatives, settings.sharing, settings.impl
+    assert num_negatives is not None
+    assert sharing is not None
+    assert impl is not None
+    tile_tokens = settings.tile_tokens or 64  # has no effect unless sharing is tile
+
+    def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
+        loss: Tensor = sampled_linear_cross_entropy(
+            hidden,
+            weight,
+            targets,
+            num_negatives=num_negatives,
+            seed=context.seed,
+            step=context.step,
+            row_offset=context.row_offset,
+            sampler=sampler,
+            objective=objective,
+            sharing=sharing,
+            tile_tokens=tile_tokens,
+            sparse_grad=context.sparse_grad,
+            impl=impl,
+        )
+        return loss
+
+    return sampled
+
+
+def cce_cost(size: LossSize) -> LossCost:
+    """A 16-bit copy of the table, the hidden gradient, sums of split passes, and four products: scores come twice."""
+    dhidden = 2 * size.tokens * size.width
+    forward = 2 * size.items * size.width + dhidden + _split_sums(size.tokens * size.width)
+    work = {"exact_flops": 8.0 * size.tokens * size.items * size.width}
+    return LossCost(forward, 2 * dhidden + _split_sums(size.items * size.width), work)
+
+
+def _split_sums(elements: float) -> float:
+    """Bytes of the fp32 sums of a pass that `cce_kernels.full.tuning.full_splits` may split to fill the GPU."""
+    parts = min(MAX_SPLITS, int(MAX_PARTIAL_BYTES / max(4 * elements, 1)))
+    return 4 * elements * parts if parts > 1 else 0.0
+
+
+def sampled_cost(size: LossSize) -> LossCost:
+    """The hidden gradient, a 16-bit copy of the table where it pays, scratch for sums, and M N D multiplications."""
+    shared = size.groups < size.tokens
+    dhidden = 2 * size.tokens * size.width
+    rows_read = int(size.groups * size.negatives * (2 if shared else 1))
+    table, products = (torch.empty(size.items, 0, dtype=kind, device="meta") for kind in (torch.float, torch.bfloat16))
+    copy = 2 * size.items * size.width if copy_pays(table, products, rows_read) else 0
+    # The sums take their own bound, and a share of the hidden gradient on which three measured shapes agree.
+    scratch = 0 if shared else SCRATCH_BYTES + 0.4 * size.items * size.width + 0.7 * dhidden
+    rate = "own_elements" if size.options["sharing"] == "none" else "shared_elements"
+    work = {rate: size.tokens * size.negatives * size.width}
+    return LossCost(copy + dhidden, (copy if shared else 0) + dhidden + max(scratch, dhidden), work)
