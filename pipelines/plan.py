@@ -79,7 +79,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU (default: 80)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--table", type=int, action="append", help="of the paper; may be given several times")
+    what.add_argument("--table", action="append", help="of the paper; may be given several times")
     what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
     what.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
     what.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")
@@ -93,13 +93,22 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     try:
         options = parser.parse_args(arguments)
     except ArgumentError as error:
-        raise stage.StageError(f"{str(error).removeprefix('argument ')}; --help lists the options") from None
+        message = " ".join(str(error).removeprefix("argument ").split())
+        raise stage.StageError(f"{message}; --help lists the options") from None
     if options.gpu <= 0:
         raise stage.StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
     _refuse_unused(options)
+    options.table = [_whole("--table", text) for text in options.table or []]
     options.sharing, options.model = options.sharing or "none", options.model or "sasrec"
     options.loss, options.extra = options.loss or "cce_neg", parse_overrides(options.extra)
     return options
+
+
+def _whole(name: str, text: str) -> int:
+    """The value of an option that is given several times, which jsonargparse leaves as text."""
+    if not text.isdigit():
+        raise stage.StageError(f"{name}: found {text!r}, allowed: a whole number")
+    return int(text)
 
 
 def _refuse_unused(options: Namespace) -> None:

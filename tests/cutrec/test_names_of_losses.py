@@ -6,8 +6,6 @@ import pytest
 
 from cutrec import config as params
 from cutrec import losses
-from pipelines.planner import memory as planner_memory
-from pipelines.planner import seconds as planner_time
 from rec_models import config as loss_settings
 from rec_models.losses import FAITHFUL_LOSSES, LOSSES
 from tests.small_log import ROOT
@@ -21,8 +19,6 @@ PLACES = {
     "cutrec.config.Params.loss": typing.get_args(typing.get_type_hints(params.Params)["loss"]),
     "params.yaml": COMMENT.partition("# ")[2].split(" | "),
     "cutrec.losses.LOSSES": losses.LOSSES,
-    "pipelines.planner.memory.LOSSES": planner_memory.LOSSES,
-    "pipelines.planner.seconds.LOSSES": planner_time.LOSSES,
 }
 
 

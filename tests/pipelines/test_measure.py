@@ -195,7 +195,7 @@ def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
         ("--sharing all", "found 'all', allowed: none, tile, batch"),
         ("--tables 3 -S train.window=8", "error: train.window: found 8, allowed: null"),
         ("-S batch=3", "error: batch: unknown key (did you mean batch_size?)"),
-        ("-S model=bert4rec -S backbone.hidden=7 --tables 3", "error: backbone.hidden: found 7 with 2 heads"),
+        ("-S model=bert4rec -S backbone.hidden=7 --tables 3", "error: backbone.hidden: found 7 with backbone.heads=2"),
     ],
 )
 def test_wrong_arguments_are_one_line(
@@ -209,7 +209,7 @@ def test_wrong_arguments_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("script", ["measure.py", "accuracy/trials.py", "accuracy/runs.py"])
+@pytest.mark.parametrize("script", ["measure.py", "study/trials.py", "study/runs.py"])
 def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
     """Of our own modules that it can reach, none imports them."""
     seen: set[Path] = set()
@@ -228,8 +228,8 @@ def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
                 continue
             assert not {name.split(".")[0] for name in names} & {"polars", "dvc", "jsonargparse"}, path
             todo += [found for name in names if (found := source(name)) is not None]
-    if script != "accuracy/trials.py":
-        assert {"of_point.py", "batches.py", "fit.py", "target_ranks.py", "triton_impl.py"} <= {
+    if script != "study/trials.py":
+        assert {"training_inputs.py", "batches.py", "fit.py", "target_ranks.py", "triton_impl.py"} <= {
             path.name for path in seen
         }
 

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from rec_models.losses.ce_neg import loss_of_draws
 
 import cce_kernels
 from rec_models.config import LOSSES as LOSS_NAMES
 from rec_models.config import LossSettings
 from rec_models.losses import LOSSES, LossContext, build_loss
-from rec_models.losses.ce_neg import loss_of_draws
 from rec_models.losses.paper import bce_sum, cce_neg_sum
 from rec_models.losses.sampling import Draws, draw
 from rec_models.losses.sce import loss_of_buckets

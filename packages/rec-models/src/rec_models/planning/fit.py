@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rec_models.planning.calibration import Calibration
-from rec_models.planning.memory import GIB, WORKSPACES, state_bytes, worst_moment
+from rec_models.planning.memory import GIB, WORKSPACES, moments_of, state_bytes, worst_of
 from rec_models.planning.seconds import MULTIPLIED, RATES, device_terms, host_terms, time_of
 from rec_models.planning.sizes import Setup, Sizes
 
@@ -63,12 +63,13 @@ def _fit_memory(measured: Sequence[Measured], start: Calibration) -> Calibration
     own = sorted(loss for loss, count in by_loss.items() if count >= FEWEST)
     columns = ["activations", "constant", *own]
     fitted = dataclasses.replace(start, activations=1.0, constant_gib=0.0, loss={})
+    moments = [list(moments_of(run.setup, run.sizes, run.most_tokens or run.sizes.most_tokens)) for run in measured]
     for _ in range(ROUNDS):
         rows, wanted = [], []
-        for setup, sizes, peak_gib, _, _, most_tokens in measured:
-            peak, name = peak_gib * GIB, setup.loss.loss
-            gradients, activations, loss = worst_moment(setup, sizes, fitted, most_tokens or sizes.most_tokens)
-            fixed = state_bytes(setup, sizes.items) + gradients + WORKSPACES + (0.0 if name in own else loss)
+        for run, choices in zip(measured, moments, strict=True):
+            peak, name = run.peak_gib * GIB, run.setup.loss.loss
+            gradients, activations, loss = worst_of(choices, name, fitted)
+            fixed = state_bytes(run.setup, run.sizes.items) + gradients + WORKSPACES + (0.0 if name in own else loss)
             row = {"activations": activations, "constant": GIB, name: loss}
             rows.append([row.get(column, 0.0) / peak for column in columns])
             wanted.append((peak - fixed) / peak)

@@ -26,7 +26,7 @@ correct the parts by factors (`rec_models.planning.calibration`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -87,7 +87,8 @@ def memory_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: f
         calibration: factors of the parts.
         tokens: T of the largest batch; None: as `sizes` expects it.
     """
-    worst = worst_moment(setup, sizes, calibration, sizes.most_tokens if tokens is None else tokens)
+    moments = moments_of(setup, sizes, sizes.most_tokens if tokens is None else tokens)
+    worst = worst_of(moments, setup.loss.loss, calibration)
     constant = WORKSPACES + calibration.constant_gib * GIB
     of_step = worst.scaled(setup.loss.loss, calibration)
     parts = (state_bytes(setup, sizes.items), *of_step, constant)
@@ -95,10 +96,9 @@ def memory_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: f
     return Memory(*(part / GIB for part in (*parts, sum(parts), pool)))
 
 
-def worst_moment(setup: Setup, sizes: Sizes, calibration: Calibration, tokens: float) -> Moment:
-    """The moment of the peak, without the factors that chose it; arguments as of `memory_of`."""
-    moments = moments_of(setup, sizes, tokens)
-    return max(moments, key=lambda moment: sum(moment.scaled(setup.loss.loss, calibration)))
+def worst_of(moments: Iterable[Moment], loss: str, calibration: Calibration) -> Moment:
+    """The moment of the peak, without the factors of the calibration that select it."""
+    return max(moments, key=lambda moment: sum(moment.scaled(loss, calibration)))
 
 
 def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
