@@ -89,7 +89,7 @@ PRESET_KEYS = (
 
 def _check_not_blank(name: str) -> str:
     if not name.strip():
-        raise ValueError("a name or a path")
+        raise ValueError("allowed: a name or a path")
     return name
 
 

@@ -18,7 +18,7 @@ from rec_models.fields import SettingsError
 def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys: Collection[str]) -> str:
     """The first thing that is wrong.
 
-    A ValueError raised by a validator of a package says what is allowed; a `SettingsError` names the settings that
+    A ValueError raised by a validator of a package reads ``allowed: ...``; a `SettingsError` names the settings that
     contradict each other.
 
     Args:
@@ -41,7 +41,7 @@ def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):
         return cause.with_keys(full_names(keys))
-    return f"{'.'.join(path)}: found {found!r}, allowed: {cause or _describe(hint)}"
+    return f"{'.'.join(path)}: found {found!r}, {cause or f'allowed: {_describe(hint)}'}"
 
 
 def full_names(keys: Collection[str]) -> dict[str, str]:
@@ -52,7 +52,7 @@ def full_names(keys: Collection[str]) -> dict[str, str]:
 def _unknown(name: str, keys: Collection[str]) -> str:
     """The line about an unknown key, with the nearest known key or section anywhere in the tree."""
     section, _, last = name.rpartition(".")
-    parents = {key.rpartition(".")[0] for key in keys} - {""}
+    parents = {key.rpartition(".")[0] for key in keys} - {"", section}
 
     def likeness(key: str) -> tuple[float, float]:
         whole = difflib.SequenceMatcher(None, name, key).ratio()
@@ -93,5 +93,7 @@ def _with_range(words: str, metadata: Iterable[Any]) -> str:
             limits |= {name: getattr(constraint, name) for name in _CONSTRAINTS if hasattr(constraint, name)}
     if limits.pop("allow_inf_nan", True) is False:
         words = words.replace("a number", "a finite number")
-    signs = {"ge": "from", "gt": "above", "le": "to", "lt": "and below" if {"ge", "gt"} & set(limits) else "below"}
+    if {"gt", "lt"} <= set(limits):
+        return f"{words} between {limits['gt']} and {limits['lt']}"
+    signs = {"ge": "from", "gt": "above", "le": "to", "lt": "to below"}
     return " ".join([words, *(f"{sign} {limits[name]}" for name, sign in signs.items() if name in limits)])

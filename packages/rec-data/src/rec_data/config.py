@@ -29,7 +29,7 @@ class Columns:
     def __post_init__(self) -> None:
         names = [name for name in vars(self).values() if name is not None]
         if len(set(names)) < len(names):
-            raise ValueError("different column names")
+            raise ValueError("allowed: different column names")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -3,6 +3,7 @@
 The public names are those of `rec_eval.public`. `rec_eval.config` can be imported without torch.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,9 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if not name.startswith("__"):
-        from rec_eval import public
-
-        if hasattr(public, name):
-            return getattr(public, name)
+    public = importlib.import_module("rec_eval.public")
+    if name in public.__all__:
+        return getattr(public, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,9 @@ Count = Annotated[int, Field(ge=1)]
 
 def _check_cutoffs(k: tuple[int, ...]) -> tuple[int, ...]:
     if 10 not in k:
-        raise ValueError("a list with 10 in it: the metric summary is at 10")
+        raise ValueError("allowed: a list with 10 in it: the metric summary is at 10")
     if len(set(k)) < len(k):
-        raise ValueError("a list without repeats")
+        raise ValueError("allowed: a list without repeats")
     return k
 
 

@@ -23,7 +23,7 @@ def one_of(names: Collection[str]) -> BeforeValidator:
 
     def check(name: object) -> object:
         if name not in list(names):
-            raise ValueError(" | ".join(names))
+            raise ValueError(f"allowed: {' | '.join(names)}")
         return name
 
     return BeforeValidator(check)

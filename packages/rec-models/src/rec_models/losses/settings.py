@@ -158,7 +158,7 @@ class LossSettings:
         """
         known = {entry.name for entry in fields(cls)}
         kept = {"loss": loss, **options}
-        if LOSSES[loss].fixed_negatives:
+        if loss in LOSSES and LOSSES[loss].fixed_negatives:
             kept["num_negatives"] = None
         if kept.get("paper_faithful"):
             kept |= {"logq": None, "sharing": None}
