@@ -18,9 +18,10 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec import config as params
+from cutrec.commands.plan import source_of, table_of
 from cutrec.nested import merged, parse_overrides
 from cutrec.workflow import outputs as stage
-from cutrec.workflow.plan import plan, source_of, table_of
+from cutrec.workflow.plan import plan
 from pipelines.paper import points
 
 

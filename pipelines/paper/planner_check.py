@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cutrec import config as params
+from cutrec.commands.plan import source_of
 from cutrec.reporting import results_file as results
 from cutrec.reporting.result import Result
 from cutrec.reporting.text_table import number, render
 from cutrec.workflow import outputs as stage
-from cutrec.workflow.plan import plan, setup_of, sizes_of, source_of
+from cutrec.workflow.plan import plan, setup_of, sizes_of
 from pipelines.paper import points
 from rec_models import planning
 from rec_models.planning import Calibration, Measured, memory_of, seconds_of

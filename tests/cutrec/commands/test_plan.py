@@ -30,6 +30,11 @@ def test_changes_apply_to_each_log(run: Any):
     assert "GiB of a GPU with 80; memory: 145 points on NVIDIA H100" in printed
 
 
+def test_what_does_not_fit_is_marked(run: Any):
+    lines = run("loss=ce", "--dataset", "beauty", "--dataset", "zvuk", "--gpu", "5").splitlines()[2:4]
+    assert [" yes |" in lines[0], "  NO |" in lines[1]] == [True, True]
+
+
 def test_what_is_wrong_is_named(run: Any):
     with pytest.raises(ValueError, match="loss: found 'cee'"):
         run("loss=cee")

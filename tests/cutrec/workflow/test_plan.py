@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cutrec.config import ConfigError, from_mapping
-from cutrec.workflow.plan import plan, sizes_from, sizes_of, table_of
+from cutrec.workflow.plan import plan, sizes_from, sizes_of
 from rec_models.planning import Calibration
 
 
@@ -23,13 +23,6 @@ def test_an_epoch_counts_optimizer_steps():
 
 def test_a_published_log_and_its_synthetic_twin_have_the_same_sizes():
     assert sizes_of(from_mapping({"dataset": "beauty"})) == sizes_of(from_mapping({"dataset": "twin:beauty"}))
-
-
-def test_what_does_not_fit_is_marked():
-    planned = plan(from_mapping({"dataset": "beauty", "loss": "ce"}))
-    needed = planned.memory.peak
-    assert " yes |" in table_of({"a": planned}, 2 * needed + 1).splitlines()[2]
-    assert "  NO |" in table_of({"a": planned}, needed).splitlines()[2]
 
 
 @pytest.mark.parametrize("model", ["sasrec", "bert4rec"])

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from rec_models.losses.ce_neg import loss_of_draws
 
 import cce_kernels
 from rec_models.config import LossSettings

@@ -6,14 +6,20 @@ log has the sizes of its synthetic twin; the demo and a log of your own are read
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.config import from_mapping, read_yaml
 from cutrec.nested import merged, parse_overrides
+from cutrec.reporting.text_table import number, render
 from cutrec.workflow.outputs import StageError
-from cutrec.workflow.plan import plan, source_of, table_of
+from cutrec.workflow.plan import Plan, plan
+
+if TYPE_CHECKING:
+    from rec_models.planning import Calibration
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -43,3 +49,41 @@ def run(options: Namespace) -> None:
     }
     print(table_of(plans, options.gpu))
     print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
+
+
+HEADER = (
+    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
+    "step ms", "epoch s",
+)  # fmt: skip
+
+
+def table_of(plans: Mapping[str, Plan], gpu_gib: float) -> str:
+    """Plans as a table.
+
+    Args:
+        plans: by the name in the first column.
+        gpu_gib: memory of the GPU.
+    """
+    rows = []
+    for name, planned in plans.items():
+        memory, seconds = planned.memory, planned.seconds
+        parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
+        rows.append(
+            [
+                name,
+                f"{planned.sizes.items:,}",
+                f"{planned.sizes.tokens:,.0f}",
+                *(number(part) for part in parts),
+                "yes" if memory.fits(gpu_gib) else "NO",
+                *(number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)),
+                number(planned.epoch_seconds),
+            ]
+        )
+    return render(HEADER, rows)
+
+
+def source_of(calibration: Calibration) -> str:
+    """What the constants were measured on, in one line."""
+    memory = calibration.measured_on or "counted, not fitted to a measured run"
+    usual = "dated rates of an H100 (rec_models/planning/seconds.py), not fitted to results here"
+    return f"memory: {memory}; time: {calibration.time_measured_on or usual}"

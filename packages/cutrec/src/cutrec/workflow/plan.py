@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cutrec.config import Config, ConfigError, batch_settings, loss_settings, model_settings, training_settings
-from cutrec.reporting.text_table import number, render
 from cutrec.workflow import outputs as stage
 from cutrec.workflow import synthetic_split
 from rec_models.encoders import ENCODERS
@@ -116,41 +114,3 @@ def sizes_from(point: Config, lengths: synthetic_split.Int64s, items: int, users
         read = sliding_windows(offsets, point.max_seq_len + shift, point.train.window).lengths - shift
     examples = max(1, round(users * len(read) / len(lengths)))
     return Sizes.of(model_settings(point), batch_settings(point), read, items=items, examples=examples)
-
-
-HEADER = (
-    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
-    "step ms", "epoch s",
-)  # fmt: skip
-
-
-def table_of(plans: Mapping[str, Plan], gpu_gib: float) -> str:
-    """Plans as a table.
-
-    Args:
-        plans: by the name in the first column.
-        gpu_gib: memory of the GPU.
-    """
-    rows = []
-    for name, planned in plans.items():
-        memory, seconds = planned.memory, planned.seconds
-        parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
-        rows.append(
-            [
-                name,
-                f"{planned.sizes.items:,}",
-                f"{planned.sizes.tokens:,.0f}",
-                *(number(part) for part in parts),
-                "yes" if memory.fits(gpu_gib) else "NO",
-                *(number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)),
-                number(planned.epoch_seconds),
-            ]
-        )
-    return render(HEADER, rows)
-
-
-def source_of(calibration: Calibration) -> str:
-    """What the constants were measured on, in one line."""
-    memory = calibration.measured_on or "counted, not fitted to a measured run"
-    usual = "dated rates of an H100 (rec_models/planning/seconds.py), not fitted to results here"
-    return f"memory: {memory}; time: {calibration.time_measured_on or usual}"
