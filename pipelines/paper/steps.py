@@ -76,21 +76,15 @@ def not_tried(point: params.Params, where: dict[str, Any], reason: str) -> resul
 def _tried(point: params.Params, effort: Effort) -> dict[str, Any]:
     """Fields of the result. Returning drops the exception, whose frames keep the tensors of the step alive."""
     from rec_models.errors import TrainingError
+    from rec_models.training.memory import is_out_of_memory
 
     try:
         return _train(point, effort)
     except TrainingError as error:
-        status, note = _status(error.__cause__), str(error)
+        short, note = is_out_of_memory(error.__cause__), str(error)
     except (RuntimeError, MemoryError) as error:
-        status, note = _status(error), f"{type(error).__name__}: {str(error)[:300]}"
-    return {"status": status, "note": note}
-
-
-def _status(error: BaseException | None) -> results.Status:
-    """The status of a point that raised an error."""
-    from rec_models.training.memory import is_out_of_memory
-
-    return "out of memory" if is_out_of_memory(error) else "failed"
+        short, note = is_out_of_memory(error), f"{type(error).__name__}: {str(error)[:300]}"
+    return {"status": "out of memory" if short else "failed", "note": note}
 
 
 def _forget(point: params.Params, status: str | None) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutrec.config import Config, ConfigError, batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import (
+    Config,
+    ConfigError,
+    batch_settings,
+    loss_settings,
+    model_settings,
+    refuse_contradictions,
+    training_settings,
+)
 from cutrec.workflow import outputs as stage
 from cutrec.workflow import synthetic_split
 from rec_models.encoders import ENCODERS
@@ -40,7 +48,7 @@ def plan(point: Config, calibration: Calibration | None = None) -> Plan:
         calibration: constants of the predictions; None: the shipped ones.
 
     Raises:
-        ConfigError: the sizes of its log are not known yet.
+        ConfigError: settings contradict each other, or the sizes of its log are not known yet.
     """
     from rec_models.planning import load, memory_of, seconds_of
 
@@ -50,10 +58,18 @@ def plan(point: Config, calibration: Calibration | None = None) -> Plan:
 
 
 def setup_of(point: Config) -> Setup:
-    """The settings of a point that decide what a training step does."""
+    """The settings of a point that decide what a training step does.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
     from rec_models.planning import Setup
 
-    return Setup(model_settings(point), loss_settings(point), training_settings(point))
+    try:
+        return Setup(model_settings(point), loss_settings(point), training_settings(point))
+    except ValueError:
+        refuse_contradictions(point)  # the same error, in the words of params.yaml
+        raise
 
 
 def sizes_of(point: Config) -> Sizes:

@@ -106,6 +106,7 @@ def synthetic_split(point: Config) -> SyntheticSplit:
     return split_of(point.dataset.removeprefix("twin:"), point.split)
 
 
+@lru_cache
 def split_of(spec: str, split: Split) -> SyntheticSplit:
     """The temporal split of a synthetic log.
 
@@ -116,25 +117,21 @@ def split_of(spec: str, split: Split) -> SyntheticSplit:
     Raises:
         DataError: no synthetic log has this name.
     """
-    return _split(spec, split.test_fraction, split.validation_users)
-
-
-@lru_cache
-def _split(spec: str, test_fraction: float, validation_share: float) -> SyntheticSplit:
     from rec_data.sources import synthetic
 
     _, shape = synthetic.parse(spec)
     sample = shape.scaled(min(1.0, _SAMPLE_ROWS / shape.interactions))
     parts = [(users, times) for users, _, times in synthetic.chunks(sample, seed=0)]
     users, times = (np.concatenate(column) for column in zip(*parts, strict=True))
-    cut = np.partition(times, int(len(times) * (1 - test_fraction)))[int(len(times) * (1 - test_fraction))]
+    place = int(len(times) * (1 - split.test_fraction))
+    cut = np.partition(times, place)[place]
     past = np.bincount(users[times < cut], minlength=sample.users)  # [users of the sample]
     lengths = past[past >= 2]
     usable = shape.users * len(lengths) / sample.users
     return SyntheticSplit(
         num_items=shape.items,
-        train_users=max(1, round(usable * (1 - validation_share))),
-        validation_users=max(1, round(usable * validation_share)),
+        train_users=max(1, round(usable * (1 - split.validation_users))),
+        validation_users=max(1, round(usable * split.validation_users)),
         lengths=lengths,
         shape=shape,
     )
