@@ -7,14 +7,14 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``
 
 from __future__ import annotations
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 from cutrec.workflow.fetch import fetch
 
 
 def main() -> None:
     """Fetch the log and read it."""
-    point = params.load()
+    point = config.load()
     with stage.output(stage.DATA / "download") as out:
         summary = fetch(point, out / "log.parquet")
         stage.write_json(out / "summary.json", summary)

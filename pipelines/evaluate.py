@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SPLIT = stage.DATA / "split"
 
 def main() -> None:
     """Rank, measure, write."""
-    point = params.load()
+    point = config.load()
 
     import numpy as np
     import pyarrow as pa
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def measure(
-    point: params.Params,
+    point: config.Config,
     store: SequenceStore,
     recommended: npt.NDArray[np.int32],
     user_names: Any,
@@ -147,7 +147,7 @@ def measure(
     )
 
 
-def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evaluate) -> Iterator[tuple[int, TopK]]:
+def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: config.Evaluate) -> Iterator[tuple[int, TopK]]:
     """The top k of each batch of users, with the row that the batch starts at."""
     from cutrec.workflow import ranking
     from rec_eval import top_k
@@ -161,7 +161,7 @@ def _rank(encoder: Encoder, store: SequenceStore, k: int, settings: params.Evalu
         )
 
 
-def _reference(point: params.Params, num_items: int) -> LogCounts:
+def _reference(point: config.Config, num_items: int) -> LogCounts:
     """The log that Coverage and Surprisal count in.
 
     The paper counts in the inputs of all users with a future, those too that lost their target: ``untargeted``.

@@ -17,13 +17,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.nested import flatten, parse_overrides
 from cutrec.workflow import outputs as stage
+from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
-from pipelines.planner import calibration as planner_calibration
-from pipelines.planner import plans
 
 if TYPE_CHECKING:
     from pipelines.paper.experiments import Experiment
@@ -74,7 +73,7 @@ def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
     """The points of the command line.
 
     Raises:
-        ParamsError: an unknown table or data set, or a point that contradicts itself.
+        ConfigError: an unknown table or data set, or a point that contradicts itself.
     """
     values = points.load()
     twin = options.scale if options.scale is not None else options.twin
@@ -87,7 +86,7 @@ def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
     if not options.search:
         return points.table_points(values, options.table, datasets=options.dataset, **common)
     if len(options.dataset) != 1:
-        raise params.ParamsError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
+        raise config.ConfigError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
     return points.search_points(values, model=options.model, loss=options.loss, dataset=options.dataset[0], **common)
 
 
@@ -109,10 +108,9 @@ def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
         wanted: points of published data sets or twins.
         gpu_gib: memory of the GPU.
     """
-    calibration = planner_calibration.load()
     found = {}
     for point in wanted:
-        memory = plans.plan(point.params, calibration).memory
+        memory = plan(point.params).memory
         if not memory.fits(gpu_gib):
             found[point.name] = f"{memory.peak:.1f} GiB predicted, of {gpu_gib:g}; --anyway queues it"
     return found

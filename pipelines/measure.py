@@ -3,18 +3,17 @@
     python -m pipelines.measure [--tables 4,3] [--datasets beauty] [--sharing none,tile] [--minutes 9]
         [--out results/training.csv] [-S train.cuda_graphs=true]
 
-Trains each point for some steps through the training loop that `pipelines.train` uses, validation included, and appends
-one row to the results file (schema: `cutrec.reporting.results_file`). Rows that are there already, of the same
-device, are
-passed over: a run that was killed or ran out of minutes goes on where it stopped. A point that does not fit in memory
-is a row too; on a GPU it is not tried where the planner counts far more than there is, and a point that needs longer
-than the minutes left is passed over for shorter ones. Seconds of an epoch are extrapolated: mean step x steps of the
-whole split, likewise for validation.
+Each point is trained for some steps, with a validation, by the training loop that `pipelines.train` uses. Its
+measurement is appended to the results file as one row (schema: `cutrec.reporting.results_file`). Points with a row of
+this device are skipped, so a run that was killed or ran out of minutes continues where it stopped. A point that does
+not fit into memory gets a row too; on a GPU it is not tried if its predicted memory is far above what is available. A
+point that needs more than the remaining minutes is left out in favor of shorter ones. Seconds per epoch are
+extrapolated: mean step x steps of the full split, and in the same way for validation.
 """
 
 from __future__ import annotations
 
-import argparse
+import argparse  # not jsonargparse: this command runs on rented GPU machines with torch and few other packages
 import gc
 import math
 import sys
@@ -24,30 +23,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.device import environment
 from cutrec.nested import parse_overrides
 from cutrec.reporting import results_file as results
 from cutrec.workflow import outputs as stage
+from cutrec.workflow.plan import Plan, plan
 from pipelines.paper import points
-from pipelines.paper.steps import Effort, held_gib, measure, not_tried, trained_precision
-from pipelines.planner.calibration import load
-from pipelines.planner.memory import GIB
-from pipelines.planner.plans import Plan, plan
+from pipelines.paper.steps import GIB, Effort, held_gib, measure, not_tried, trained_precision
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
-"""The tables, those first that matter most for time and memory."""
+"""The tables, the most informative ones for time and memory first."""
 OUT = Path("results/training.csv")
 SURELY = 1.3
-"""Times the GPU's memory: with a predicted peak above it a point is not tried."""
+"""A point is not tried if its predicted peak is above the GPU's memory times this factor."""
 HELD_GIB = 1.0
-"""What may stay on the GPU from point to point. Above a tenth of it the next row's note says so."""
+"""What may stay allocated on the GPU from point to point; above a tenth of it the next row has a note."""
 START_SECONDS = 5.0
-"""Of a point, before its first step: a guess, so that the last points of a call are not cut off."""
+"""Estimated time of a point before its first step."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is asked for and not yet there."""
+    """Measure the points that have no row yet."""
     options = _parse(arguments)
     if options.scale <= 0:
         raise stage.StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
@@ -85,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _check_device()
 
 
-def _measured(point: params.Params, effort: Effort, where: dict[str, Any], minutes: float) -> results.Result | None:
-    """The result of a point; None where it would take longer than the minutes that are left."""
+def _measured(point: config.Config, effort: Effort, where: dict[str, Any], minutes: float) -> results.Result | None:
+    """The result of a point; None if it would take longer than the remaining minutes."""
     gpu_gib = _gpu_gib()
-    if not gpu_gib:  # the planner knows nothing of CPUs
+    if not gpu_gib:  # the predictions do not cover CPUs
         return measure(point, effort, where)
-    planned = plan(point, load())
+    planned = plan(point)
     if planned.memory.peak > SURELY * gpu_gib:
         reason = f"the planner counts {planned.memory.peak:.0f} GiB, the GPU has {gpu_gib:.0f}"
         return not_tried(point, where, reason)
@@ -103,8 +100,8 @@ def _measured(point: params.Params, effort: Effort, where: dict[str, Any], minut
 
 @contextmanager
 def _frozen_modules() -> Iterator[None]:
-    """Let the garbage collector pass over what imports have made: each point and each recording runs it."""
-    import rec_models.training.loop  # noqa: F401  # with Lightning, the most of it
+    """Exclude the imported modules from garbage collection, which runs for each point and each recording."""
+    import rec_models.training.loop  # noqa: F401  # brings Lightning, most of the objects
 
     gc.collect()
     gc.freeze()
@@ -115,31 +112,31 @@ def _frozen_modules() -> Iterator[None]:
 
 
 def _gpu_gib() -> float:
-    """Memory of the GPU that will train; 0 where a CPU will."""
+    """Memory of the GPU in GiB; 0 without one."""
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
 
 
 def _needed_seconds(planned: Plan, effort: Effort) -> float:
-    """What measuring a point will take, roughly: its start, its warm-up, its timed steps."""
+    """Estimated seconds to measure a point: its start, its warm-up, its timed steps."""
     step = planned.seconds.step
     return START_SECONDS + step * (effort.warmup + min(effort.steps, max(effort.fewest, effort.seconds / step)))
 
 
-def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[params.Params]:
-    """The points of the tables asked for, in the order asked for, each once.
+def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[config.Config]:
+    """The points of the selected tables, in the given order, each once.
 
     Args:
         values: the mapping of params.yaml.
         options: tables, datasets, sharing, scale, faithful, extra.
 
     Raises:
-        ParamsError: an unknown table or data set, or a point that contradicts itself.
+        ConfigError: an unknown table or data set, or a point that contradicts itself.
     """
     points.table_points(values, options.tables, datasets=options.datasets)  # names what is unknown
     sharings: list[points.Sharing] = ["none"] if options.faithful else options.sharing
-    found: dict[str, params.Params] = {}
+    found: dict[str, config.Config] = {}
     for table in options.tables:
         for sharing in sharings:
             rows = points.table_points(
@@ -154,14 +151,14 @@ def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[p
             found |= {row.name: row.params for row in kept if row.name not in found}
     for point in found.values():
         if point.train.window is not None:
-            raise params.ParamsError(
+            raise config.ConfigError(
                 f"train.window: found {point.train.window}, allowed: null, a twin's histories end at their last window"
             )
     return list(found.values())
 
 
 def describe(result: results.Result) -> str:
-    """A result in a few words."""
+    """A result in one line."""
     if result.status != "ok":
         return f"{result.status}: {result.note}"
     return (
@@ -171,15 +168,15 @@ def describe(result: results.Result) -> str:
     )
 
 
-def _key(point: params.Params, where: dict[str, Any]) -> tuple[object, ...]:
+def _key(point: config.Config, where: dict[str, Any]) -> tuple[object, ...]:
     return results.Result.of(point, "training", **{**where, "precision": trained_precision(point)}).key
 
 
 def _check_device() -> None:
-    """Go on only if the GPU still answers, and what the last point held is free again: the next peak would count it.
+    """Check that the GPU still works and that the last point's memory is free, which the next peak would include.
 
     Raises:
-        StageError: it does not: an illegal access, for one, leaves a process without its GPU.
+        StageError: the GPU fails, for example after an illegal access, or memory is still allocated.
     """
     import torch
 

@@ -8,13 +8,13 @@ depends on.
 
 from __future__ import annotations
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 
 
 def main() -> None:
     """Fingerprint the log that ``dataset`` names."""
-    point = params.load()
+    point = config.load()
 
     from rec_data.sources.fetch import fingerprint
 

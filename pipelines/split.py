@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 
 YEAR = 365 * 86_400
@@ -18,7 +18,7 @@ YEAR = 365 * 86_400
 
 def main() -> None:
     """Filter and split the log."""
-    point = params.load()
+    point = config.load()
 
     from rec_data.splits.split import split_log
 

@@ -15,11 +15,10 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.reporting import results_file as results
 from cutrec.workflow import outputs as stage
 from pipelines.paper import pages, pictures, points, rows
-from pipelines.planner import calibration as planner_calibration
 
 OUT = Path("results")
 
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = [int(number) for number in values["grid"]["tables"]]
     for table in options.table:
         if table not in known:
-            raise params.ParamsError(f"table: found {table}, allowed: {', '.join(map(str, known))}")
+            raise config.ConfigError(f"table: found {table}, allowed: {', '.join(map(str, known))}")
     stage.room_for_folder("--out", options.out)
     files = options.results or _results_files(OUT)
     for path in files:
@@ -43,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.dvc:
         found, remarks = _experiments()
         groups.append(found)
+    from rec_models import planning
+
     measured = results.merge(groups)
-    calibration = planner_calibration.load() if options.predict else None
+    calibration = planning.load() if options.predict else None
     lines = rows.lines(measured, values, calibration=calibration)
     for table in options.table or known:
         of_table = [line for line in lines if line.paper.table == table]

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 from cutrec.workflow import training_inputs as of_point
 from cutrec.workflow.run_hash import SEQUENCES, run_hash
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Train, resume if there is something to resume from."""
-    point = params.load()
+    point = config.load()
 
     import pyarrow.parquet as pq
     import torch
@@ -105,7 +105,7 @@ def notes(result: FitResult, popularity: float) -> list[str]:
     ]
 
 
-def summary(point: params.Params, result: FitResult) -> dict[str, object]:
+def summary(point: config.Config, result: FitResult) -> dict[str, object]:
     """What ``dvc metrics`` shows of a training run; no accuracy of a twin, which has nothing to be accurate about."""
     accuracy = {} if point.dataset.startswith("twin:") else result.metrics
     return {

@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from cutrec import config as params
-from cutrec.config import ParamsError
-from cutrec.losses import SAMPLED
+from cutrec import config
+from cutrec.config import ConfigError
 from cutrec.nested import as_yaml, flatten, merged
 from cutrec.reporting import results_file as results
 from cutrec.reporting.paper_settings import is_used, sce_sizes
+from rec_models.losses import LOSSES
 
 GRID_KEYS = frozenset({"settings", "search", "tables"})
 NAMED = frozenset(
@@ -45,13 +45,13 @@ class GridPoint:
     """What the command line put over the point, as ``-S`` takes it."""
 
     @cached_property
-    def params(self) -> params.Params:
+    def params(self) -> config.Config:
         """The point with its overrides on top of the defaults.
 
         Raises:
-            ParamsError: the point contradicts itself.
+            ConfigError: the point contradicts itself.
         """
-        return params.from_mapping(self.values)
+        return config.from_mapping(self.values)
 
     @cached_property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class GridPoint:
         return experiment_name(self.params, self.extra)
 
 
-def experiment_name(point: params.Params, extra: Sequence[str] = ()) -> str:
+def experiment_name(point: config.Config, extra: Sequence[str] = ()) -> str:
     """A name that DVC accepts: git refuses ``:`` and others in names of references.
 
     Args:
@@ -111,13 +111,13 @@ def table_points(
         One point a row of the paper's tables: two rows repeat another one's.
 
     Raises:
-        ParamsError: a table, a data set or a line that is not there, or a point that contradicts itself.
+        ConfigError: a table, a data set or a line that is not there, or a point that contradicts itself.
     """
     grid = values["grid"]
     known = [int(number) for number in grid["tables"]]
     for number in tables:
         if number not in known:
-            raise ParamsError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
+            raise ConfigError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
     points: list[GridPoint] = []
     for number in tables or known:
         table = grid["tables"][number]
@@ -128,7 +128,7 @@ def table_points(
     in_tables = list(dict.fromkeys(point.dataset for point in points))
     for name in datasets:
         if name not in in_tables:
-            raise ParamsError(f"dataset: found {name!r}, allowed in these tables: {', '.join(in_tables)}")
+            raise ConfigError(f"dataset: found {name!r}, allowed in these tables: {', '.join(in_tables)}")
     options = (twin, sharing, paper_faithful, extra or {})
     return [
         _complete(values, point, *options) for point in points if not datasets or point.values["dataset"] in datasets
@@ -159,14 +159,14 @@ def search_points(
         extra: as in `table_points`.
 
     Raises:
-        ParamsError: an unknown data set, or a point that contradicts itself.
+        ConfigError: an unknown data set, or a point that contradicts itself.
     """
     grid = values["grid"]
     known = sorted({line.split()[0] for table in grid["tables"].values() for line in table["points"]})
     if dataset not in known:
-        raise ParamsError(f"dataset: found {dataset!r}, allowed: {', '.join(known)}")
+        raise ConfigError(f"dataset: found {dataset!r}, allowed: {', '.join(known)}")
     search = grid["search"]
-    draws = loss in SAMPLED and loss != "bce"
+    draws = LOSSES[loss].sampled and loss != "bce"
     counts = search["num_negatives"] if draws else [None]
     points = []
     for batch_size, length, negatives in itertools.product(search["batch_size"], search["max_seq_len"], counts):
@@ -181,14 +181,14 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
     """Without the rows that repeat another row's point.
 
     Raises:
-        ParamsError: two different points of one name.
+        ConfigError: two different points of one name.
     """
     by_name: dict[str, GridPoint] = {}
     for point in points:
         other = by_name.setdefault(point.name, point)
         if other.values != point.values:
             changed = sorted(set(overrides(point)) ^ set(overrides(other)))
-            raise ParamsError(f"two points are named {point.name}: they differ in {', '.join(changed)}")
+            raise ConfigError(f"two points are named {point.name}: they differ in {', '.join(changed)}")
     return list(by_name.values())
 
 
@@ -197,7 +197,7 @@ def overrides(point: GridPoint) -> list[str]:
     return [f"{key}={as_yaml(value)}" for key, value in flatten(point.values).items()]
 
 
-def without_use(found: Sequence[params.Params], extra: dict[str, Any]) -> list[str]:
+def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[str]:
     """A line for each override of the command line that some points have no use for: negatives for CE, for one.
 
     Args:
@@ -214,7 +214,7 @@ def without_use(found: Sequence[params.Params], extra: dict[str, Any]) -> list[s
     return lines
 
 
-def _kind(point: params.Params) -> str:
+def _kind(point: config.Config) -> str:
     """How an experiment's name begins: model, loss, sampling."""
     fields = results.point_fields(point)
     return "-".join(fields[key] for key in ("model", "loss", "sampling") if fields[key])
@@ -224,18 +224,18 @@ def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
     """The mapping of params.yaml, its ``grid`` included.
 
     Raises:
-        ParamsError: no such file, no YAML, or no grid in it.
+        ConfigError: no such file, no YAML, or no grid in it.
     """
-    values = params.read_yaml(path)
+    values = config.read_yaml(path)
     if not isinstance(values.get("grid"), dict) or not set(values["grid"]) >= GRID_KEYS:
-        raise ParamsError(f"{path}: grid: allowed: a section with settings, search and tables; git brings it back")
+        raise ConfigError(f"{path}: grid: allowed: a section with settings, search and tables; git brings it back")
     return values
 
 
 def _read_line(number: int, line: str) -> dict[str, Any]:
     found = re.fullmatch(r"(\S+) (\d+)x(\d+)(?: (\d+))?", line)
     if found is None:
-        raise ParamsError(f"grid.tables.{number}: found {line!r}, allowed: DATASET BATCHxLENGTH [NEGATIVES]")
+        raise ConfigError(f"grid.tables.{number}: found {line!r}, allowed: DATASET BATCHxLENGTH [NEGATIVES]")
     dataset, batch_size, max_seq_len, negatives = found.groups()
     sizes = {"batch_size": int(batch_size), "max_seq_len": int(max_seq_len)}
     drawn = {"num_negatives": int(negatives)} if negatives else {}
@@ -253,13 +253,13 @@ def _complete(
     """The point with the paper's settings and the options of the command."""
     values = point.values
     # What the paper derives from these follows them where the command line changes them.
-    named = params.from_mapping({key: extra.get(key, values[key]) for key in _DERIVED_FROM})
+    named = config.from_mapping({key: extra.get(key, values[key]) for key in _DERIVED_FROM})
     # Written out and the preset switched off: one in params.yaml of the checkout would contradict the point.
-    settings = merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{named.model}"])
+    settings = merged(file["grid"]["settings"], {"preset": config.NO_PRESET}, file["presets"][f"paper_{named.model}"])
     options: dict[str, Any] = {"paper_faithful": paper_faithful}
-    if named.loss in SAMPLED:
+    if LOSSES[named.loss].sampled:
         if paper_faithful and sharing != "none":
-            raise ParamsError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
+            raise ConfigError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
         options["negatives"] = {"sampling": "uniform", "sharing": sharing}
     if named.loss == "sce":
         sizes = sce_sizes(named.batch_size, named.max_seq_len)

@@ -6,16 +6,18 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.reporting.paper_settings import only_ways
 from cutrec.reporting.results_file import Result, of_run
+from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.experiments import Experiment
 from pipelines.paper.points import GridPoint
-from pipelines.planner import plans
-from pipelines.planner.calibration import Calibration
+
+if TYPE_CHECKING:
+    from rec_models.planning import Calibration
 
 PAPER = Path(__file__).parents[1] / "reference" / "paper_tables.csv"
 MEASURES = ("ndcg_at_10", "coverage_at_10", "surprisal_at_10", "peak_gib", "epoch_seconds")
@@ -169,8 +171,8 @@ def from_experiments(found: Iterable[Experiment]) -> tuple[list[Result], list[st
             remarks.append(f"{experiment.name}: finished without metrics, `uv run dvc exp remove {experiment.name}`")
             continue
         try:
-            point = params.from_mapping(experiment.params)
-        except params.ParamsError as error:
+            point = config.from_mapping(experiment.params)
+        except config.ConfigError as error:
             remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
             continue
         revision = experiment.baseline[:7] + ("+" if experiment.edited else "")
@@ -223,7 +225,7 @@ def _our_row(kinds: dict[str, Result]) -> OurRow:
 
 
 def _predicted(point: GridPoint, calibration: Calibration) -> OurRow:
-    planned = plans.plan(point.params, calibration)
+    planned = plan(point.params, calibration)
     return OurRow(
         twin=True,
         sharing=planned.point.negatives.sharing if "negatives" in point.values else None,

@@ -1,4 +1,4 @@
-"""Time and memory of training a point on a twin, from some steps of it and a validation."""
+"""Time and memory of training a point on a synthetic log, measured on some steps and a validation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.reporting import results_file as results
 
 if TYPE_CHECKING:
@@ -16,36 +16,37 @@ if TYPE_CHECKING:
     from rec_models.encoders import Encoder
     from rec_models.training.benchmark import StepTimes
 
+GIB = 2**30
 VALIDATION_USERS = 4096
-"""Users that validation is timed on; seconds of the whole validation are extrapolated from them."""
+"""Users of the timed validation; its seconds are extrapolated to all users."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure a point."""
+    """How many steps of a point to measure."""
 
     steps: int = 30
     """Timed steps at most."""
     different: int = 12
-    """Batches that differ; warm-up and timed steps take them in turn, so that few sizes have to be recorded."""
+    """Distinct batches; warm-up and timed steps repeat them, so that few sizes have to be recorded."""
     fewest: int = 10
-    """Timed steps at least, whatever they take."""
+    """Timed steps at least, however long they take."""
     warmup: int = 10
-    """Steps before them; more where steps are recorded and there are more sizes of batches than half of it."""
+    """Steps before the timed ones; more if recording all sizes of batches takes more."""
     seconds: float = 10.0
-    """Of timed steps, after which no further one is begun."""
+    """Time after which no further timed step starts."""
 
 
-def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> results.Result:
+def measure(point: config.Config, effort: Effort, where: dict[str, Any]) -> results.Result:
     """Train a point for some steps.
 
     Args:
-        point: of a twin.
-        effort: how long.
-        where: fields of the result, as `cutrec.device` has them.
+        point: of a synthetic log.
+        effort: how many steps.
+        where: fields of the result that `cutrec.device` returns.
 
     Returns:
-        The result; its status says so if memory ran out or something failed.
+        The result; its status tells whether memory ran out or the training failed.
 
     Raises:
         ValueError: the settings contradict each other.
@@ -57,7 +58,7 @@ def measure(point: params.Params, effort: Effort, where: dict[str, Any]) -> resu
 
 
 def _note() -> dict[str, str]:
-    """What a reader of the peak should know; a point that runs out of memory has another note."""
+    """What a reader of the peak has to know; a point that runs out of memory gets another note."""
     from rec_models.training.memory import GROWING_SEGMENTS, segments_can_grow
 
     held = held_gib()
@@ -66,62 +67,56 @@ def _note() -> dict[str, str]:
     return {"note": "; ".join(notes)} if notes else {}
 
 
-def not_tried(point: params.Params, where: dict[str, Any], reason: str) -> results.Result:
+def not_tried(point: config.Config, where: dict[str, Any], reason: str) -> results.Result:
     """The result of a point that certainly does not fit."""
     fields = {**where, "precision": trained_precision(point), "measured_at": results.now()}
     return results.Result.of(point, "training", **fields, status="out of memory", note=f"not tried: {reason}")
 
 
-def _tried(point: params.Params, effort: Effort) -> dict[str, Any]:
-    """Fields of the result. When it returns nothing holds the exception, whose frames hold the tensors of the step."""
+def _tried(point: config.Config, effort: Effort) -> dict[str, Any]:
+    """Fields of the result. Returning drops the exception, whose frames keep the tensors of the step alive."""
     from rec_models.errors import TrainingError
+    from rec_models.training.memory import is_out_of_memory
 
     try:
         return _train(point, effort)
     except TrainingError as error:
-        status, note = _status(error.__cause__), str(error)
+        short, note = is_out_of_memory(error.__cause__), str(error)
     except (RuntimeError, MemoryError) as error:
-        status, note = _status(error), f"{type(error).__name__}: {str(error)[:300]}"
-    return {"status": status, "note": note}
+        short, note = is_out_of_memory(error), f"{type(error).__name__}: {str(error)[:300]}"
+    return {"status": "out of memory" if short else "failed", "note": note}
 
 
-def _status(error: BaseException | None) -> results.Status:
-    """What became of a point."""
-    from rec_models.training.memory import is_out_of_memory
-
-    return "out of memory" if is_out_of_memory(error) else "failed"
-
-
-def _forget(point: params.Params, status: str | None) -> None:
-    """Give back the memory of a point, and the code that torch.compile made for it."""
+def _forget(point: config.Config, status: str | None) -> None:
+    """Free the memory of a point and the code that torch.compile made for it."""
     import torch
 
     gc.collect()  # Lightning's trainer, module and callbacks hold each other
     if point.train.compile:
         torch._dynamo.reset()
     if torch.cuda.is_available() and status != "failed":
-        # cuBLAS keeps a workspace for every stream that it ever worked on, and each recorded point has its own stream.
+        # cuBLAS keeps a workspace per stream, and each recorded point has its own stream.
         getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
         torch.cuda.empty_cache()
 
 
 def held_gib() -> float:
-    """What the allocator has given out on the GPU; 0 without one."""
+    """GiB that torch has allocated on the GPU; 0 without one."""
     import torch
 
-    return torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    return torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else 0.0
 
 
-def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
+def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
     """Time and memory of a point, as fields of a result."""
     import torch
 
     from cutrec.workflow import training_inputs as of_point
-    from pipelines.paper.warm_up import RehearsedBatches, recorded_sizes, warm_up_order
-    from pipelines.planner.twin_logs import twin_log
+    from cutrec.workflow.synthetic_split import synthetic_split
+    from pipelines.paper.warm_up import WarmUpBatches, recorded_sizes, warm_up_order
     from rec_models.training.benchmark import measure_steps
 
-    log = twin_log(point)
+    log = synthetic_split(point)
     recorded = _is_recorded(point)
     different = min(effort.different, effort.steps)
     users = point.batch_size * point.train.devices * different
@@ -150,7 +145,7 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
         loss=of_point.loss_settings(point),
         training=of_point.training_settings(point),
         num_items=log.num_items,
-        train_batches=lambda rank, world_size: RehearsedBatches(make(rank, world_size), order),
+        train_batches=lambda rank, world_size: WarmUpBatches(make(rank, world_size), order),
         item_counts=torch.from_numpy(log.item_counts),
         validate=validate,
         warmup=len(warm_up_batches) // point.train.accumulate,
@@ -179,7 +174,7 @@ def _train(point: params.Params, effort: Effort) -> dict[str, Any]:
 
 
 def step_fields(times: StepTimes) -> dict[str, float | int]:
-    """Times of steps as fields of `cutrec.reporting.result.Result`."""
+    """Step times as fields of `cutrec.reporting.result.Result`."""
     return {
         "steps_timed": times.steps,
         "warmup_steps": times.warmup,
@@ -194,17 +189,17 @@ def step_fields(times: StepTimes) -> dict[str, float | int]:
     }
 
 
-def _is_recorded(point: params.Params) -> bool:
+def _is_recorded(point: config.Config) -> bool:
     """Whether this machine records steps of the point."""
     import torch
 
-    from pipelines.planner.sizes import records_steps
+    from cutrec.workflow.plan import setup_of
 
-    return torch.cuda.is_available() and records_steps(point)
+    return torch.cuda.is_available() and setup_of(point).recorded
 
 
 def _on_gpu(settings: ModelSettings, num_items: int) -> Encoder:
-    """A new network whose weights are drawn on the GPU: seconds less for millions of items."""
+    """A new network with weights drawn on the GPU, which saves seconds for millions of items."""
     import torch
 
     from rec_models.encoders import build_encoder
@@ -221,8 +216,8 @@ def _now(device: Any) -> float:
     return time.perf_counter()
 
 
-def trained_precision(point: params.Params) -> str:
-    """The precision that this machine trains a point in."""
+def trained_precision(point: config.Config) -> str:
+    """The precision in which this machine trains a point."""
     import torch
 
     return point.train.precision if torch.cuda.is_available() else "32-true"

@@ -1,8 +1,8 @@
-"""Batches for measuring steps: a warm-up that has seen each size of batch twice, then the same batches, timed.
+"""Batches for measuring steps: a warm-up with each size of batch twice, then the same batches, timed.
 
-With CUDA graphs (`rec_models.training.cuda_graphs`) a step is launched kernel by kernel when a size of batch comes for
-the first time, recorded at the second, and replayed from then on. An epoch has thousands of replays, so the timed steps
-should be replays only. Which batches have the same size is found out here as training finds it out, on the host.
+Recorded steps (`rec_models.training.cuda_graphs`) launch their kernels one by one for the first batch of a size, are
+recorded for the second, and replayed from then on. An epoch has thousands of replays, so timed steps should be replays
+only. The sizes of batches are computed here in the way training computes them, on the host.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from rec_data.sequences.batches import Batch, TrainingBatches
 
 
-class RehearsedBatches:
-    """A few batches, given in a chosen order.
+class WarmUpBatches:
+    """A few batches in a given order.
 
     Args:
         batches: their first epoch holds them.
-        order: which of them, from 0; each may come as often as it likes.
+        order: their indices from 0; a batch may occur several times.
     """
 
     def __init__(self, batches: TrainingBatches, order: Sequence[int]) -> None:
@@ -41,7 +41,7 @@ class RehearsedBatches:
 
 
 def recorded_sizes(batches: TrainingBatches) -> list[tuple[int, ...]]:
-    """The sizes that the batches have their CUDA graphs by.
+    """The size of each batch, by which recordings are distinguished.
 
     Args:
         batches: their first epoch.
@@ -52,11 +52,11 @@ def recorded_sizes(batches: TrainingBatches) -> list[tuple[int, ...]]:
 
 
 def warm_up_order(sizes: Sequence[Hashable], fewest: int) -> list[int]:
-    """Batches of a warm-up: two of each size, the first ones of a size; then all in turn.
+    """Indices of the batches of a warm-up: the first batch of each size twice, then all batches in turn.
 
     Args:
         sizes: of each batch.
-        fewest: batches of the warm-up at least.
+        fewest: length of the warm-up at least.
     """
     first = {size: sizes.index(size) for size in sizes}
     order = [index for index in first.values() for _ in range(2)]

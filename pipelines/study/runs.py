@@ -18,7 +18,7 @@ from cutrec.device import environment
 from pipelines.study.trials import Row, Trial
 
 if TYPE_CHECKING:
-    from cutrec import config as params
+    from cutrec import config
     from rec_data.sequences.store import SequenceStore
     from rec_models.encoders import Encoder
     from rec_models.training.result import FitResult
@@ -108,7 +108,7 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
     return row
 
 
-def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
+def fit(point: config.Config, split: SplitData, folder: Path) -> FitResult:
     """`rec_models.training.loop.fit` at a point, as the stage ``train`` calls it."""
     from cutrec.workflow import training_inputs as of_point
     from rec_models.training import loop as training
@@ -127,7 +127,7 @@ def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
     )
 
 
-def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Row:
+def test_metrics(encoder: Encoder, split: SplitData, point: config.Config) -> Row:
     """Every metric at 10 of the test users, seen items left out; Coverage and Surprisal count in training's log."""
     import torch
 
@@ -148,7 +148,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
     return {f"{name}_at_10": found[f"{name}@10"] for name in TEST_METRICS} | {"test_users": len(test)}
 
 
-def time_steps(point: params.Params, split: SplitData) -> Row:
+def time_steps(point: config.Config, split: SplitData) -> Row:
     """Milliseconds of a training step, over an epoch after ten steps; meaningful with nothing else running."""
     from cutrec.workflow import training_inputs as of_point
     from pipelines.paper.steps import step_fields

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.nested import nest
 
 Kind = Literal["search", "final", "time"]
@@ -50,13 +50,13 @@ class Trial:
         return self.kind, self.dataset, self.settings, self.seed
 
     @property
-    def point(self) -> params.Params:
+    def point(self) -> config.Config:
         """The parameters of the run.
 
         Raises:
-            ParamsError: settings that params.yaml would not allow.
+            ConfigError: settings that params.yaml would not allow.
         """
-        return params.from_mapping(nest({**json.loads(self.settings), "dataset": self.dataset, "seed": self.seed}))
+        return config.from_mapping(nest({**json.loads(self.settings), "dataset": self.dataset, "seed": self.seed}))
 
 
 @dataclass(frozen=True)

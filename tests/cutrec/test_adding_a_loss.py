@@ -8,14 +8,18 @@ import pytest
 import rec_models.losses
 from cutrec.config import Config, ConfigError, from_mapping, loss_settings, read_yaml, refuse_contradictions
 from cutrec.reporting import tables
+from cutrec.workflow.plan import setup_of
 from rec_models.encoders import ENCODERS, build_encoder
 from rec_models.losses import LOSSES, SAMPLERS, LossSize, build_loss
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossBytes, LossSpec
+from rec_models.losses.spec import LossSpec
+from rec_models.planning.sizes import loss_cost
 from tests.rec_models import tiny_run
 from tests.small_log import ROOT
 
 FILE = '''
+from rec_models.losses.spec import LossCost
+
 def build(settings, item_counts):
     """Hinge loss against the highest other score."""
 
@@ -25,6 +29,11 @@ def build(settings, item_counts):
         return (1 + scores.scatter(1, targets[:, None], -1e9).amax(1) - positive[:, 0]).relu().mean()
 
     return hinge
+
+
+def cost(size):
+    """The fp32 scores and one product."""
+    return LossCost(0, 4 * size.tokens, {"exact_flops": 2.0 * size.tokens * size.items * size.width})
 '''
 
 
@@ -33,7 +42,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "losses").mkdir()
     (tmp_path / "losses" / "hinge.py").write_text(FILE)
     monkeypatch.setattr(rec_models.losses, "__path__", [*rec_models.losses.__path__, str(tmp_path / "losses")])
-    line = LossSpec(build="hinge.build", title="Hinge", colour="#000000", memory=lambda s: LossBytes(0, 4 * s.tokens))
+    line = LossSpec(build="hinge.build", title="Hinge", colour="#000000", cost="hinge.cost")
     monkeypatch.setitem(LOSSES, "hinge", line)
 
 
@@ -48,8 +57,13 @@ def test_a_new_loss_is_configured_trained_planned_and_reported(tmp_path: Path):
     result = tiny_run.run(tmp_path / "out", tmp_path / "checkpoints", loss="hinge", counts=(2,), max_epochs=1)
     assert result.history[-1]["train_loss"] > 0
 
-    size = LossSize(items=30, width=8, tokens=5, negatives=0, groups=5, options=vars(loss_settings(point)))
-    assert LOSSES["hinge"].memory(size).backward == 20
+    setup = setup_of(point)
+    assert (
+        loss_cost(
+            setup, LossSize(items=30, width=8, tokens=5, negatives=0, groups=5, options=vars(setup.loss))
+        ).backward
+        == 20
+    )
     assert tables.title(point) == "sasrec with hinge on demo"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cutrec.config import ParamsError
+from cutrec.config import ConfigError
 from cutrec.nested import as_yaml, flatten, merged, nest, parse_overrides
 
 
@@ -37,5 +37,5 @@ def test_what_is_written_for_a_command_line_is_read_again(value: object):
     ],
 )
 def test_an_override_that_cannot_be_read_is_named(texts: list[str], says: str):
-    with pytest.raises(ParamsError, match=says):
+    with pytest.raises(ConfigError, match=says):
         parse_overrides(texts)

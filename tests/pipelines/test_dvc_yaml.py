@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Params, read_yaml
+from cutrec.config import Config, read_yaml
 from cutrec.reporting import report
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_a_stage_lists_the_params_it_reads(name: str):
     shared = ("params.py", "stage.py")  # `stage.mirror` is called by those that read the log alone
     files = [path for path in code_of(script(name)) if path.suffix == ".py" and path.name not in shared]
     text = "".join(path.read_text() for path in (script(name), *files))
-    read = set(re.findall(r"\bpoint\.([a-z_]+)", text)) & set(vars(Params()))
+    read = set(re.findall(r"\bpoint\.([a-z_]+)", text)) & set(vars(Config()))
     listed = {key.split(".")[0] for key in STAGES[name]["params"]}
     assert read <= listed
 

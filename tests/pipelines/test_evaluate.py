@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cutrec.config import Evaluate, Params
+from cutrec.config import Config, Evaluate
 from cutrec.workflow.recommendations import RecommendationsWriter
 from pipelines import download, evaluate, source, split
 from rec_eval import TopK, read_evaluation
@@ -62,7 +62,7 @@ def sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_reference_log_is_the_one_that_was_asked_for(
     sequences: Path, reference: str, faithful: bool, counts: list[int]
 ):
-    point = dataclasses.replace(Params(), paper_faithful=faithful, evaluate=Evaluate(reference=reference))
+    point = dataclasses.replace(Config(), paper_faithful=faithful, evaluate=Evaluate(reference=reference))
     assert evaluate._reference(point, 4).user_counts.tolist() == counts
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.nested import parse_overrides
 from cutrec.workflow.outputs import StageError
 from pipelines import grid
@@ -14,7 +14,7 @@ from pipelines.paper import experiments, points
 from pipelines.paper.experiments import Experiment, parse
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = params.read_yaml(ROOT / "params.yaml")
+SHIPPED = config.read_yaml(ROOT / "params.yaml")
 (POINT,) = points.table_points(SHIPPED, [4], datasets=["beauty"], twin=True)
 
 
@@ -107,7 +107,7 @@ def test_dvc_writes_a_point_into_params_as_it_is(tmp_path: Path):
         copy = tmp_path / f"params-{table}.yaml"
         copy.write_text((ROOT / "params.yaml").read_text())
         apply_overrides(copy, points.overrides(point))
-        assert params.load(copy) == point.params
+        assert config.load(copy) == point.params
 
 
 def shown(state: str | None, **last: Any) -> list[dict[str, Any]]:

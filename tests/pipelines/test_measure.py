@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec import config as params
-from cutrec.losses import SAMPLED
+from cutrec import config
 from cutrec.reporting import results_file as results
 from pipelines import measure
 from pipelines.paper import points, steps
 from pipelines.paper import warm_up as rehearsal
 from rec_models.errors import TrainingError
+from rec_models.losses import LOSSES
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -68,7 +68,7 @@ def test_no_point_is_begun_after_the_minutes_are_over(run: Any):
 
 
 def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monkeypatch: pytest.MonkeyPatch):
-    def fail(point: params.Params, effort: steps.Effort) -> dict[str, Any]:
+    def fail(point: config.Config, effort: steps.Effort) -> dict[str, Any]:
         if point.loss == "cce":
             try:
                 raise torch.OutOfMemoryError("tried to allocate")
@@ -131,7 +131,7 @@ def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.Mon
 
     held: list[weakref.ref[Held]] = []
 
-    def fail(point: params.Params, effort: steps.Effort) -> dict[str, Any]:
+    def fail(point: config.Config, effort: steps.Effort) -> dict[str, Any]:
         tensor = Held()
         held.append(weakref.ref(tensor))
         try:
@@ -139,7 +139,7 @@ def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.Mon
         except torch.OutOfMemoryError:
             raise RuntimeError("capture failed") from None  # as ending a recording does
 
-    def collected(point: params.Params, status: str | None) -> None:
+    def collected(point: config.Config, status: str | None) -> None:
         assert held[-1]() is None
 
     monkeypatch.setattr(steps, "_train", fail)
@@ -157,7 +157,7 @@ def test_the_order_and_the_sharing_are_as_asked():
         ("cce", "tile"),
     ]
     every = measure.wanted_points(points.load(ROOT / "params.yaml"), measure._parse([]))
-    assert len(every) == 90 + sum(point.loss in SAMPLED for point in every) // 2
+    assert len(every) == 90 + sum(LOSSES[point.loss].sampled for point in every) // 2
     assert {point.dataset for point in every} >= {"twin:zvuk", "twin:30music"}
     assert every[0].loss == "cce_neg"
 
@@ -209,7 +209,7 @@ def test_wrong_arguments_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("script", ["measure.py", "accuracy/trials.py", "accuracy/runs.py"])
+@pytest.mark.parametrize("script", ["measure.py", "study/trials.py", "study/runs.py"])
 def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
     """Of our own modules that it can reach, none imports them."""
     seen: set[Path] = set()
@@ -228,9 +228,10 @@ def test_what_measures_needs_no_polars_dvc_or_jsonargparse(script: str):
                 continue
             assert not {name.split(".")[0] for name in names} & {"polars", "dvc", "jsonargparse"}, path
             todo += [found for name in names if (found := source(name)) is not None]
-    if script != "accuracy/trials.py":
-        wanted = {"batches.py", "loop.py", "target_ranks.py", "triton_impl.py"}
-        assert wanted <= {path.name for path in seen}
+    if script != "study/trials.py":
+        assert {"training_inputs.py", "batches.py", "loop.py", "target_ranks.py", "triton_impl.py"} <= {
+            path.name for path in seen
+        }
 
 
 def source(module: str) -> Path | None:

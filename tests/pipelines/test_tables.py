@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.reporting import results_file as results
 from cutrec.workflow.outputs import StageError
 from pipelines import tables
@@ -58,5 +58,5 @@ def test_results_files_are_told_by_their_columns(tmp_path: Path):
 )
 def test_wrong_arguments_are_named(arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises((StageError, params.ParamsError), match=says):
+    with pytest.raises((StageError, config.ConfigError), match=says):
         tables.main(["--no-dvc", *arguments])

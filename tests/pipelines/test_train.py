@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec.config import Evaluate, Params
+from cutrec.config import Config, Evaluate
 from cutrec.workflow import outputs as stage
 from cutrec.workflow.training_inputs import popularity_ndcg
 from pipelines import download, source, split, train
@@ -42,7 +42,7 @@ RESULT = FitResult(
     ("dataset", "shown"), [("demo", ["validation_ndcg@10", "validation_recall@10"]), ("twin:beauty@0.01", [])]
 )
 def test_a_twin_has_no_accuracy_in_its_metrics(dataset: str, shown: list[str]):
-    found = train.summary(Params(dataset=dataset), RESULT)
+    found = train.summary(Config(dataset=dataset), RESULT)
     assert [name for name in found if name.startswith("validation")] == shown
     assert (found["train_loss"], found["best_epoch"], found["whole_epoch_seconds"]) == (2.5, 1, 1.5)
 
@@ -65,7 +65,7 @@ def test_popularity_is_measured_as_validation_measures(filter_seen: bool, ranks:
         targets=torch.tensor([1, 2, 11 if not filter_seen else 3], dtype=torch.int32),
     )
     expected = sum(1 / math.log2(rank + 1) for rank in ranks if rank is not None) / 3
-    point = Params(evaluate=Evaluate(filter_seen=filter_seen))
+    point = Config(evaluate=Evaluate(filter_seen=filter_seen))
     assert popularity_ndcg(point, store, torch.arange(12, 0, -1)) == pytest.approx(expected)
 
 

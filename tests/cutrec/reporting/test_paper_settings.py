@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.config import from_mapping
-from cutrec.losses import SAMPLED
 from cutrec.nested import as_yaml, flatten, parse_overrides
 from cutrec.reporting.paper_settings import only_ways, options
 from cutrec.reporting.result import Result
 from cutrec.workflow import training_inputs as of_point
 from pipelines.paper import points
+from rec_models.losses import LOSSES
 
-SHIPPED = params.read_yaml(Path(__file__).parents[3] / "params.yaml")
+SHIPPED = config.read_yaml(Path(__file__).parents[3] / "params.yaml")
 
 
-def point(flat: dict[str, Any]) -> params.Params:
+def point(flat: dict[str, Any]) -> config.Config:
     return from_mapping(parse_overrides([f"{key}={as_yaml(value)}" for key, value in flat.items()]))
 
 
@@ -62,7 +62,12 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
         "losses.sce.bucket_size_y": 7, "losses.sce.mix_x": False, "backbone.dropout": 0.3, "backbone.blocks": 1,
         "train.learning_rate": 0.5, "train.accumulate": 3, "train.max_epochs": 3, "train.compile": True,
     }  # fmt: skip
-    sampled = itertools.product(SAMPLED, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
+    sampled = itertools.product(
+        [name for name, spec in LOSSES.items() if spec.sampled],
+        ("uniform", "popularity", "in_batch"),
+        ("none", "tile"),
+        (False, True),
+    )
     cases = [*sampled, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
     for loss, sampling, sharing, faithful in cases:
         base = {
@@ -79,7 +84,7 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
 
 
 def test_every_key_has_a_short_name_of_its_own():
-    keys = list(flatten(dataclasses.asdict(params.Params())))
+    keys = list(flatten(dataclasses.asdict(config.Config())))
     short = [key.partition(".")[2] or key for key in keys]
     assert len(set(short)) == len(keys)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from cutrec.config import Backbone, Evaluate, Params, read_yaml
+from cutrec.config import Backbone, Config, Evaluate, read_yaml
 from cutrec.reporting import details, figures, report
 from cutrec.reporting import reproduce as report_reproduce
 from cutrec.reporting import results_file as results
@@ -54,7 +54,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
 
-    def write(point: Params | None = None, *, twin: bool = False, run: details.Run | None = None) -> report.Facts:
+    def write(point: Config | None = None, *, twin: bool = False, run: details.Run | None = None) -> report.Facts:
         folder = data / "evaluate" / "details"
         for name in ("source", "download", "split", "train", "evaluate/details"):
             (data / name).mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             writer = csv.writer(file)
             writer.writerow(["epoch", "train_loss", "train_seconds", "validation_seconds", "validation_ndcg@10"])
             writer.writerows([[1, 3.0, 40.0, 1.0, 0.1], [2, 2.0, 40.0, 1.0, 0.25], [3, 1.5, 40.0, 1.0, 0.2]])
-        return dataclasses.replace(report.read_facts(point or Params()), code=Code("abc123", []))
+        return dataclasses.replace(report.read_facts(point or Config()), code=Code("abc123", []))
 
     return write
 
@@ -136,7 +136,7 @@ def test_the_headline_compares_with_popularity(make: Make):
 
 
 def test_every_section_is_there_with_its_numbers(make: Make):
-    text = Text(page(make(dataclasses.replace(Params(), evaluate=Evaluate(k=(1, 10)))))).text
+    text = Text(page(make(dataclasses.replace(Config(), evaluate=Evaluate(k=(1, 10)))))).text
     assert "Hit rate model 0.2500 0.0000 to 0.7500 0.7500" in text  # @1, then @10
     assert "the targets 5.2 2" in text  # mean and median popularity of what was chosen
     assert "ann hit at rank 1 history a b target d 2 times in training recommended d c" in text
@@ -153,14 +153,14 @@ def test_every_section_is_there_with_its_numbers(make: Make):
 
 
 def test_targets_that_no_list_can_hold_are_counted():
-    text = report_tables.reachable(Params(), SPLIT)
+    text = report_tables.reachable(Config(), SPLIT)
     assert "7 of their targets are in their own history, so no list can hold them; 3 of their targets never" in text
-    kept = dataclasses.replace(Params(), evaluate=Evaluate(filter_seen=False))
+    kept = dataclasses.replace(Config(), evaluate=Evaluate(filter_seen=False))
     assert "own history" not in report_tables.reachable(kept, SPLIT)
 
 
 def test_a_twin_reports_no_accuracy(make: Make, tmp_path: Path):
-    facts = make(dataclasses.replace(Params(), dataset="twin:zvuk@0.1"), twin=True)
+    facts = make(dataclasses.replace(Config(), dataset="twin:zvuk@0.1"), twin=True)
     report.draw(facts, tmp_path)
     assert [path.name for path in tmp_path.glob("*.png")] == ["training.png"]
     text = Text(report.write_page(facts, {"training": b"PNG"})).text
@@ -173,18 +173,18 @@ def test_a_twin_reports_no_accuracy(make: Make, tmp_path: Path):
 
 def test_what_changes_the_meaning_of_a_number_is_labelled():
     point = dataclasses.replace(
-        Params(), paper_faithful=True, evaluate=Evaluate(filter_seen=False, reference="test_input")
+        Config(), paper_faithful=True, evaluate=Evaluate(filter_seen=False, reference="test_input")
     )
     assert report_tables.labels(point) == [
         "paper_faithful: repeats the known defects of the paper's code",
         "Coverage and Surprisal count in the histories of the test users",
         "items of the user's own history stay in",
     ]
-    assert "Coverage and Surprisal count in the training log" in report_tables.labels(Params())
+    assert "Coverage and Surprisal count in the training log" in report_tables.labels(Config())
 
 
 def test_settings_that_differ_stand_before_all_of_them(make: Make):
-    text = Text(page(make(dataclasses.replace(Params(), loss="cce", backbone=Backbone(hidden=32))))).text
+    text = Text(page(make(dataclasses.replace(Config(), loss="cce", backbone=Backbone(hidden=32))))).text
     assert (
         "What differs from the defaults: key value default loss cce cce_neg backbone.hidden 32 64 All settings" in text
     )
@@ -194,9 +194,9 @@ def test_settings_that_differ_stand_before_all_of_them(make: Make):
 
 
 def test_the_commands_give_the_run_again():
-    assert report_reproduce.commands(Params(), Code("abc", [])) == ["git checkout abc", "uv run dvc repro"]
+    assert report_reproduce.commands(Config(), Code("abc", [])) == ["git checkout abc", "uv run dvc repro"]
     point = dataclasses.replace(
-        Params(), dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
+        Config(), dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
     )
     assert report_reproduce.commands(point, Code("", [])) == [
         "uv run dvc exp run -S 'dataset=/my logs/a.csv' -S paper_faithful=true -S 'evaluate.k=[1,10]'"

@@ -113,7 +113,6 @@ def test_room_is_made_before_the_work_and_a_bad_place_is_one_line(tmp_path: Path
         ("compare", ["a", "b", "--out", "file/x.csv"]),
         ("describe", ["--out", "file"]),
         ("measure", ["--out", "file/x.csv"]),
-        ("plan", ["--authors", "file"]),
         ("plan", ["--check", "a.csv", "--page", "file/x.md"]),
         ("recommend", ["--out", "file/x.parquet"]),
         ("study", ["run", "--data", ".", "--rows", "file/x.jsonl"]),
@@ -122,5 +121,5 @@ def test_room_is_made_before_the_work_and_a_bad_place_is_one_line(tmp_path: Path
 )
 def test_no_verb_works_first_and_finds_no_place_for_the_outcome_then(verb: str, arguments: list[str], workplace):
     (workplace({}) / "file").write_text("")
-    with pytest.raises(stage.StageError, match=r"^--(out|page|authors|rows): found file"):
+    with pytest.raises(stage.StageError, match=r"^--(out|page|rows): found file"):
         importlib.import_module(f"pipelines.{verb}").main(arguments)

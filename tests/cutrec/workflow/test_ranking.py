@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import Evaluate, Params
+from cutrec.config import Config, Evaluate
 from cutrec.workflow import ranking
 from cutrec.workflow import training_inputs as of_point
 from rec_data.sequences.store import SequenceStore, write_store
@@ -86,7 +86,7 @@ def test_the_fused_path_takes_what_a_gpu_gets(encoder: Encoder, store: SequenceS
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_validation_is_the_ndcg_of_one_pass_over_all_users(encoder: Encoder, store: SequenceStore, filter_seen: bool):
-    point = dataclasses.replace(Params(), evaluate=Evaluate(batch_users=2, filter_seen=filter_seen))
+    point = dataclasses.replace(Config(), evaluate=Evaluate(batch_users=2, filter_seen=filter_seen))
     whole = encoder.encode_last(*packed([history[-3:] for history in HISTORIES]))
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if filter_seen else {}
     ranks = target_ranks(whole, encoder.item_table, torch.tensor(TARGETS), **seen)

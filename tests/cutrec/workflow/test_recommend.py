@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 from cutrec.workflow import recommend, refit
 from cutrec.workflow import training_inputs as of_point
@@ -31,7 +31,7 @@ def trained(workplace) -> Path:
         (folder / "data" / name).mkdir(parents=True)
     small_log().write_parquet(folder / "data" / "download" / "log.parquet")
     split_log(folder / "data" / "download" / "log.parquet", folder / "data" / "split")
-    point = params.load()
+    point = config.load()
     num_items = len(pl.read_parquet("data/split/items.parquet"))
     torch.manual_seed(0)
     encoder = build_encoder(of_point.model_settings(point), num_items)
@@ -119,7 +119,7 @@ def test_seen_items_come_back_on_request(trained: Path):
 
 
 def test_a_refit_sees_every_event_and_every_item(trained: Path):
-    point = params.load()
+    point = config.load()
     log = pl.read_parquet("data/download/log.parquet")
     extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
     pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # an item that only the future has
@@ -172,7 +172,7 @@ def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
 
 
 def test_a_refit_at_another_point_is_refused(trained: Path):
-    point = dataclasses.replace(params.load(), train=params.Train(learning_rate=0.5))
+    point = dataclasses.replace(config.load(), train=config.Train(learning_rate=0.5))
     with pytest.raises(stage.StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
         refit.refuse_other_point(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
@@ -181,11 +181,11 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
     ("point", "says"),
     [
         ({"batch_size": 256}, "has batch_size=256, the model was trained with 128"),
-        ({"train": params.Train(window=4)}, "has window=4, the model was trained with None"),
+        ({"train": config.Train(window=4)}, "has window=4, the model was trained with None"),
     ],
 )
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
-    other = dataclasses.replace(params.load(), **point)
+    other = dataclasses.replace(config.load(), **point)
     with pytest.raises(stage.StageError, match=says):
         refit.refuse_other_point(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
@@ -194,7 +194,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ):
     checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), batching=None)
-    refit.refuse_other_point(params.load(), checkpoint)
+    refit.refuse_other_point(config.load(), checkpoint)
     assert "warning: the model does not say what its batches held" in capsys.readouterr().err
 
 
@@ -235,7 +235,7 @@ def test_a_gpu_that_is_not_there_is_refused(trained: Path):
 
 
 def test_the_folders_of_the_stages_are_those_of_the_pipeline():
-    stages = params.read_yaml(Path(__file__).parents[3] / "dvc.yaml")["stages"]
+    stages = config.read_yaml(Path(__file__).parents[3] / "dvc.yaml")["stages"]
     assert set(recommend.STAGES) == set(stages)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Evaluate, Negatives, Params, Split, Train
+from cutrec.config import Config, Evaluate, Negatives, Split, Train
 from cutrec.workflow.run_hash import run_hash
 
 
@@ -26,31 +26,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "other",
     [
-        Params(loss="cce"),
-        Params(seed=1),
-        Params(train=Train(learning_rate=0.1)),
-        Params(negatives=Negatives(sharing="none")),
-        Params(evaluate=Evaluate(filter_seen=False)),
+        Config(loss="cce"),
+        Config(seed=1),
+        Config(train=Train(learning_rate=0.1)),
+        Config(negatives=Negatives(sharing="none")),
+        Config(evaluate=Evaluate(filter_seen=False)),
     ],
     ids=["loss", "seed", "learning rate", "sharing", "filter_seen"],
 )
-def test_another_setting_is_another_run(folder: Path, other: Params):
-    assert run_hash(other) != run_hash(Params())
+def test_another_setting_is_another_run(folder: Path, other: Config):
+    assert run_hash(other) != run_hash(Config())
 
 
 @pytest.mark.parametrize(
     "other",
-    [Params(evaluate=Evaluate(k=(10,))), Params(split=Split(test_fraction=0.2)), Params(dataset="other")],
+    [Config(evaluate=Evaluate(k=(10,))), Config(split=Split(test_fraction=0.2)), Config(dataset="other")],
     ids=["k", "split", "dataset"],
 )
-def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Params):
-    assert run_hash(other) == run_hash(Params())
+def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Config):
+    assert run_hash(other) == run_hash(Config())
 
 
 @pytest.mark.parametrize(
     "name", ["data/split/sequences/train.arrow", "data/split/items.parquet", "packages/a/src/a/code.py"]
 )
 def test_another_split_or_other_code_is_another_run(folder: Path, name: str):
-    before = run_hash(Params())
+    before = run_hash(Config())
     (folder / name).write_text("changed")
-    assert run_hash(Params()) != before
+    assert run_hash(Config()) != before

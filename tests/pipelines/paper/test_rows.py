@@ -5,24 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.reporting.results_file import Result
 from pipelines.paper import points
 from pipelines.paper import rows as table_rows
 from pipelines.paper.experiments import Experiment
 from pipelines.paper.pages import markdown_table, write_csv
 from pipelines.paper.rows import from_experiments, lines, read_paper
-from pipelines.planner import calibration as planner_calibration
+from rec_models import planning
 from tests.small_log import ROOT
 
-SHIPPED = params.read_yaml(ROOT / "params.yaml")
+SHIPPED = config.read_yaml(ROOT / "params.yaml")
 
 
-def point(table: int, dataset: str, **options: Any) -> params.Params:
+def point(table: int, dataset: str, **options: Any) -> config.Config:
     return points.table_points(SHIPPED, [table], datasets=[dataset], **options)[0].params
 
 
-def trained(of: params.Params, **values: Any) -> Result:
+def trained(of: config.Config, **values: Any) -> Result:
     fields = {
         "device": "NVIDIA H100 80GB HBM3",
         "revision": "abc1234",
@@ -102,12 +102,12 @@ def test_a_point_that_did_not_fit_says_so_and_is_predicted_on_request():
     failed = trained(TWIN_POINT, status="out of memory", peak_fit_gib=None, whole_epoch_seconds=None)
     (line,) = beauty(lines([failed], SHIPPED))
     assert (line.ours[0].label, line.ours[0].values) == ("twin, out of memory", {})
-    (line,) = beauty(lines([failed], SHIPPED, calibration=planner_calibration.load()))
+    (line,) = beauty(lines([failed], SHIPPED, calibration=planning.load()))
     assert [row.predicted for row in line.ours] == [False, True]
     assert set(line.ours[1].values) == {"peak_gib", "epoch_seconds"}
-    (line,) = beauty(lines([TWIN], SHIPPED, calibration=planner_calibration.load()))
+    (line,) = beauty(lines([TWIN], SHIPPED, calibration=planning.load()))
     assert [row.predicted for row in line.ours] == [False]
-    (line,) = beauty(lines([TILE], SHIPPED, calibration=planner_calibration.load()))  # not how the paper draws
+    (line,) = beauty(lines([TILE], SHIPPED, calibration=planning.load()))  # not how the paper draws
     assert [row.predicted for row in line.ours] == [False, True]
 
 

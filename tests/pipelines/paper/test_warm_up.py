@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.paper.warm_up import RehearsedBatches, recorded_sizes, warm_up_order
+from pipelines.paper.warm_up import WarmUpBatches, recorded_sizes, warm_up_order
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
 from rec_models.training.cuda_graphs import size_of
@@ -25,7 +25,7 @@ def test_batches_come_in_the_order_asked_for_from_wherever():
     inner = batches_of("next_item")
     order = [3, 3, 0, 1, 2, 5, 0]
     every = [batch.items.tolist() for batch in inner.epoch(0)]
-    asked = RehearsedBatches(inner, order)
+    asked = WarmUpBatches(inner, order)
     assert len(asked) == 7
     assert [batch.items.tolist() for batch in asked.epoch(4)] == [every[index] for index in order]
     assert [batch.items.tolist() for batch in asked.epoch(0, start=4)] == [every[index] for index in order[4:]]
@@ -36,7 +36,7 @@ def test_every_timed_batch_has_a_size_that_was_seen_twice(task: Any):
     inner = batches_of(task)
     sizes = recorded_sizes(inner)
     order = warm_up_order(sizes, 3)
-    prefetcher = Prefetcher(RehearsedBatches(inner, [*order, *range(6)]), 1, fill=20, pin=False)
+    prefetcher = Prefetcher(WarmUpBatches(inner, [*order, *range(6)]), 1, fill=20, pin=False)
     seen = [size_of(step) for step in prefetcher.epoch(0, 0)]
     assert len(set(sizes)) > 1
     for size in seen[len(order) :]:

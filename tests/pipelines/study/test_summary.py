@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.config import read_yaml
 from cutrec.reporting import results_file as results
 from pipelines.study import runs
@@ -84,7 +84,7 @@ def test_tables_results_presets_and_a_picture_come_of_rows(tmp_path: Path):
     presets = read_yaml(paths["presets.yaml"])
     assert set(presets) == {f"ml_1m_{name}".replace(" ", "_") for name in SEARCHES[0].contenders}
     for name in presets:
-        point = params.from_mapping({"preset": name, "presets": presets})
+        point = config.from_mapping({"preset": name, "presets": presets})
         assert point.max_seq_len == 200
     assert paths["trade_off.png"].read_bytes().startswith(b"\x89PNG")
 

@@ -53,8 +53,6 @@ __all__ = [
     "Gbce",
     "Losses",
     "Negatives",
-    "Params",
-    "ParamsError",
     "Sce",
     "Split",
     "Train",
@@ -271,7 +269,3 @@ def training_settings(point: Config) -> TrainingSettings:
 def batch_settings(point: Config) -> BatchSettings:
     """What a batch of the point holds."""
     return BatchSettings(batch_size=point.batch_size, window=point.train.window)
-
-
-Params = Config  # the names before the redesign, until every user is renamed
-ParamsError = ConfigError

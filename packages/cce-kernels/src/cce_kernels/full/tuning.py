@@ -77,7 +77,8 @@ _FULL_FP32_SM90 = {
     256: (FullTiles(64, 64, 4, 1), FullTiles(64, 64, 4, 1)),
 }
 _FULL_INTERPRETER = FullTiles(16, 16, 4, 1)
-_MAX_PARTIAL_BYTES = 48 << 20
+MAX_PARTIAL_BYTES = 48 << 20
+MAX_SPLITS = 16
 
 
 def widest(dtype: torch.dtype) -> int:
@@ -130,7 +131,7 @@ def full_splits(device: torch.device, programs: int, streamed: int, num_warps: i
         return 1
     slots = device_properties(device.index or 0)[1] * max(1, 8 // num_warps)
     best, best_cost = 1, float("inf")
-    for splits in range(1, max(1, min(16, streamed // 8, _MAX_PARTIAL_BYTES // partial_bytes)) + 1):
+    for splits in range(1, max(1, min(MAX_SPLITS, streamed // 8, MAX_PARTIAL_BYTES // partial_bytes)) + 1):
         waves = -(-programs * splits // slots)
         cost = waves * slots / (programs * splits) * (1 + 0.01 * splits)
         if cost < best_cost - 1e-9:

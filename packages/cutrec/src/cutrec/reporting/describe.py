@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.nested import merged, parse_overrides
 from cutrec.workflow import outputs as stage
 from cutrec.workflow.fetch import fetch
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Read the command line and params.yaml, describe."""
     changes, out = parse(arguments)
     stage.room_for_folder("--out", out)
-    describe(params.from_mapping(changed(params.read_yaml(Path("params.yaml")), changes)), out)
+    describe(config.from_mapping(changed(config.read_yaml(Path("params.yaml")), changes)), out)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[list[str], Path]:
@@ -67,7 +67,7 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
     Raises:
         StageError: a change that is no ``KEY=VALUE``, or of a key that says nothing about the log.
-        ParamsError: a value that is no YAML.
+        ConfigError: a value that is no YAML.
     """
     for change in changes:
         key, sign, _ = change.partition("=")
@@ -76,7 +76,7 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     return merged(values, parse_overrides(changes, "change"))
 
 
-def describe(point: params.Params, out: Path) -> None:
+def describe(point: config.Config, out: Path) -> None:
     """Fetch the log of a point, print and write what it is like."""
     from rec_data import describe as description
     from rec_data.describe import draw

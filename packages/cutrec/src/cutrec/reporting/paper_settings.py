@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from cutrec import config as params
-from cutrec.losses import LOSSES
+from cutrec import config
 from cutrec.nested import as_yaml, flatten
+from rec_models.losses import LOSSES
 
 WAYS = frozenset({"compile", "cuda_graphs", "impl", "optimizer"})
 """Options that say how a point is computed; all others say what is trained, or on what it is tested."""
@@ -25,13 +25,13 @@ _WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k"})
 """Keys that change nothing of what a result holds: a preset's values are among the others."""
 
 
-def prescribed(point: params.Params) -> params.Params:
+def prescribed(point: config.Config) -> config.Config:
     """A point with everything that the tables do not name as the paper has it.
 
     Args:
         point: any; its model, loss and sizes decide.
     """
-    base = params.Params()
+    base = config.Config()
     return dataclasses.replace(
         base,
         model=point.model,
@@ -44,13 +44,13 @@ def prescribed(point: params.Params) -> params.Params:
     )
 
 
-def sce_sizes(batch_size: int, max_seq_len: int) -> params.Sce:
+def sce_sizes(batch_size: int, max_seq_len: int) -> config.Sce:
     """The paper's rule: as many buckets as tokens in each, from the places of a whole batch."""
     buckets = int(2 * math.sqrt(batch_size * max_seq_len))
-    return params.Sce(buckets=buckets, bucket_size_x=buckets)
+    return config.Sce(buckets=buckets, bucket_size_x=buckets)
 
 
-def options(point: params.Params) -> str | None:
+def options(point: config.Config) -> str | None:
     """What a point does otherwise than prescribed, as ``dropout=0.3;learning_rate=0.0003``; None: nothing.
 
     Sorted, without the keys that are columns of a result and without those that the point's loss has no use for.
@@ -75,19 +75,19 @@ def _short(key: str) -> str:
     return key.partition(".")[2] or key
 
 
-def is_used(key: str, point: params.Params) -> bool:
+def is_used(key: str, point: config.Config) -> bool:
     """Whether a key, dotted, changes anything of a point: as `rec_models.config.LossSettings.pick` keeps it."""
     sampling, own = point.negatives.sampling, not point.paper_faithful
     loss = LOSSES[point.loss]
     conditions = {
         "impl": loss.fused,
-        "num_negatives": loss.draws and point.loss != "bce",
+        "num_negatives": loss.sampled and point.loss != "bce",
         "backbone.mask_prob": point.model == "bert4rec",
-        "negatives.sampling": loss.draws,
-        "negatives.sharing": own and loss.draws,
-        "negatives.alpha": loss.draws and sampling == "popularity",
-        "negatives.logq": own and loss.corrects and sampling != "uniform",
-        "negatives.tile_tokens": own and loss.draws and point.negatives.sharing == "tile",
+        "negatives.sampling": loss.sampled,
+        "negatives.sharing": own and loss.sampled,
+        "negatives.alpha": loss.sampled and sampling == "popularity",
+        "negatives.logq": own and loss.corrects_logq and sampling != "uniform",
+        "negatives.tile_tokens": own and loss.sampled and point.negatives.sharing == "tile",
         "losses.gbce.t": point.loss == "gbce",
     }
     return conditions.get(key, point.loss == "sce" or not key.startswith("losses.sce."))

@@ -17,7 +17,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.reporting import figures, reproduce, tables
 from cutrec.reporting import results_file as results
 from cutrec.workflow import outputs as stage
@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).parent / "report.html.jinja"
 
 def main() -> None:
     """Draw the pictures and write the page."""
-    facts = read_facts(params.load())
+    facts = read_facts(config.load())
     with stage.output(stage.DATA / "report") as out:
         draw(facts, out)
         pictures = {path.stem: path.read_bytes() for path in sorted(out.glob("*.png"))}
@@ -40,7 +40,7 @@ def main() -> None:
 class Facts:
     """What the other stages wrote, as read."""
 
-    point: params.Params
+    point: config.Config
     source: dict[str, Any]
     download: dict[str, Any]
     split: dict[str, Any]
@@ -66,7 +66,7 @@ class Details:
     examples: list[dict[str, Any]]
 
 
-def read_facts(point: params.Params) -> Facts:
+def read_facts(point: config.Config) -> Facts:
     """Read the outputs of the other stages."""
     data = stage.DATA
     evaluation = stage.read_json(data / "evaluate" / "metrics.json")

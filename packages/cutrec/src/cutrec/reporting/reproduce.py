@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from typing import NamedTuple
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.environment import WRITTEN
 from cutrec.nested import as_yaml
 from cutrec.reporting import tables
@@ -38,7 +38,7 @@ def read_code() -> Code:
     return Code(revision.stdout.strip(), [line[3:] for line in status.stdout.splitlines()])
 
 
-def commands(point: params.Params, code: Code) -> list[str]:
+def commands(point: config.Config, code: Code) -> list[str]:
     """What somebody types in a clone to get this run again."""
     # The values of a preset are among the settings: naming these needs no preset.
     changed = [(key, value) for key, value, _ in tables.changed_settings(point) if key != "preset"]

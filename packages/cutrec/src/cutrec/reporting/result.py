@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, Self
 
-from cutrec import config as params
-from cutrec.losses import SAMPLED
+from cutrec import config
 from cutrec.reporting import paper_settings as prescription
+from rec_models.losses import LOSSES
 
 Kind = Literal["training", "accuracy"]
 Status = Literal["ok", "out of memory", "failed"]
@@ -127,7 +127,7 @@ class Result:
     """Anything a reader must know, in a few words."""
 
     @classmethod
-    def of(cls, point: params.Params, kind: Kind, **values: Any) -> Self:
+    def of(cls, point: config.Config, kind: Kind, **values: Any) -> Self:
         """A result of a point.
 
         Args:
@@ -177,14 +177,14 @@ RANGES: dict[str, Range] = {
 """Of every column of numbers."""
 
 
-def point_fields(point: params.Params) -> dict[str, Any]:
+def point_fields(point: config.Config) -> dict[str, Any]:
     """The fields of a `Result` that come from the point."""
     twin = None
     dataset = point.dataset
     if dataset.startswith("twin:"):
         dataset, at, scale = dataset.removeprefix("twin:").partition("@")
         twin = float(scale) if at else 1.0
-    draws = point.loss in SAMPLED
+    draws = LOSSES[point.loss].sampled
     negatives = 1 if point.loss == "bce" else point.num_negatives
     # The paper's losses share nothing, whatever the point says: rec_models.config.LossSettings.pick drops it too.
     sharing = "none" if point.paper_faithful else point.negatives.sharing
@@ -206,7 +206,7 @@ def point_fields(point: params.Params) -> dict[str, Any]:
     }
 
 
-def of_run(point: params.Params, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
+def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
     """The results of a whole run: its training, and the accuracy of its test if it has one (a twin has none).
 
     Args:

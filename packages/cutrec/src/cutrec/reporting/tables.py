@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.nested import flatten
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ class Cell(NamedTuple):
     interval: str = ""
 
 
-def title(point: params.Params) -> str:
+def title(point: config.Config) -> str:
     """Model, loss and data set; of a path its last part."""
     dataset = point.dataset if is_twin(point) else Path(point.dataset).name
     return f"{point.model} with {point.loss} on {dataset}"
 
 
-def is_twin(point: params.Params) -> bool:
+def is_twin(point: config.Config) -> bool:
     """Whether the log is synthetic."""
     return point.dataset.startswith("twin:")
 
 
-def labels(point: params.Params) -> list[str]:
+def labels(point: config.Config) -> list[str]:
     """What changes the meaning of the numbers on the page."""
     found = []
     if is_twin(point):
@@ -205,7 +205,7 @@ def data_rows(facts: Facts) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value != "null"]
 
 
-def reachable(point: params.Params, split: dict[str, Any]) -> str:
+def reachable(point: config.Config, split: dict[str, Any]) -> str:
     """How many test targets no ranking could have hit."""
     test = split["test"]
     if is_twin(point):
@@ -230,9 +230,9 @@ def with_dates(split: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def changed_settings(point: params.Params) -> list[tuple[str, Any, Any]]:
+def changed_settings(point: config.Config) -> list[tuple[str, Any, Any]]:
     """Key, value and default of every setting that differs from the default."""
-    defaults, values = (flatten(dataclasses.asdict(found)) for found in (params.Params(), point))
+    defaults, values = (flatten(dataclasses.asdict(found)) for found in (config.Config(), point))
     return [(key, value, defaults[key]) for key, value in values.items() if value != defaults[key]]
 
 

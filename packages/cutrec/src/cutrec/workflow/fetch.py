@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 
 
-def fetch(point: params.Params, path: Path) -> dict[str, Any]:
+def fetch(point: config.Config, path: Path) -> dict[str, Any]:
     """Fetch a log and write it as one parquet of user_id, item_id, timestamp[, rating].
 
     Args:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from cutrec import config as params
+    from cutrec import config
 
 DATA = Path("data")
 """The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
@@ -110,7 +110,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def mirror(point: params.Params) -> Path | None:
+def mirror(point: config.Config) -> Path | None:
     """The folder of raw files that ``download.mirror`` names, absolute or relative to the repository."""
     return checkout() / point.download.mirror if point.download.mirror else None
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Options:
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and params.yaml, recommend."""
     options = parse(arguments)
-    point = params.load()
+    point = config.load()
     recommend(point, options)
 
 
@@ -113,7 +113,7 @@ def _positive(value: str | int) -> int:
     return int(value)
 
 
-def recommend(point: params.Params, options: Options) -> None:
+def recommend(point: config.Config, options: Options) -> None:
     """Recommend and say what could not be used.
 
     Raises:
@@ -205,7 +205,7 @@ def catalogue(model: Path, num_items: int) -> pa.Array:
     return names
 
 
-def _from_file(point: params.Params, options: Options, names: pa.Array) -> Histories:
+def _from_file(point: config.Config, options: Options, names: pa.Array) -> Histories:
     from rec_data.raw.history_files import write_history_log
     from rec_data.schema import Columns
     from rec_data.sequences.histories import read_histories
@@ -251,7 +251,7 @@ def _examples(left: Skipped) -> str:
     return ", ".join(map(repr, left.examples)) + more
 
 
-def write(encoder: Encoder, found: Histories, names: pa.Array, point: params.Params, options: Options) -> int:
+def write(encoder: Encoder, found: Histories, names: pa.Array, point: config.Config, options: Options) -> int:
     """Rank the catalogue for every history, batch by batch; returns the rows written.
 
     The file has another name until it is whole.

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rec_models.training.checkpoint import ModelCheckpoint
 
 
-def refit(point: params.Params, model: Path, log: Path, out: Path, device: torch.device) -> Path:
+def refit(point: config.Config, model: Path, log: Path, out: Path, device: torch.device) -> Path:
     """Train on all of a log.
 
     Args:
@@ -95,7 +95,7 @@ def loop(checkpoint: ModelCheckpoint, device: torch.device) -> TrainingSettings:
     return dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, accelerator=accelerator)
 
 
-def refuse_other_point(point: params.Params, checkpoint: ModelCheckpoint) -> None:
+def refuse_other_point(point: config.Config, checkpoint: ModelCheckpoint) -> None:
     """Refuse to train with batches that the model was not trained with.
 
     A checkpoint of before batches were recorded in it says nothing about them: one line of warning then.

@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from cutrec import config as params
+from cutrec import config
 from cutrec.workflow import outputs as stage
 
 SEQUENCES = stage.DATA / "split" / "sequences"
@@ -20,7 +20,7 @@ CODE = (
 )
 
 
-def run_hash(point: params.Params) -> str:
+def run_hash(point: config.Config) -> str:
     """What a checkpoint belongs to: the settings that training reads, the split, and the code."""
     settings = dataclasses.asdict(point)
     for section in ("dataset", "download", "split"):  # they reach training through the split's files

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rec_models.losses.base import Loss, LossContext
 from rec_models.losses.registry import LOSSES, SAMPLERS
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossBytes, LossSize, LossSpec
+from rec_models.losses.spec import LossCost, LossSize, LossSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,4 +31,4 @@ def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Los
     return loss
 
 
-__all__ = ["LOSSES", "SAMPLERS", "Loss", "LossBytes", "LossContext", "LossSize", "LossSpec", "build_loss"]
+__all__ = ["LOSSES", "SAMPLERS", "Loss", "LossContext", "LossCost", "LossSize", "LossSpec", "build_loss"]

@@ -14,12 +14,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cce_kernels import BCE, GBCE, Softmax, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels.full.tuning import MAX_PARTIAL_BYTES, MAX_SPLITS
+from cce_kernels.sampled.kernels.state import copy_pays
+from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from rec_models.losses.base import Loss, LossContext
 from rec_models.losses.sampling import sampler_of
 from rec_models.losses.settings import LossSettings
+from rec_models.losses.spec import LossCost, LossSize
 
 
 def cce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
@@ -77,3 +82,31 @@ def _sampled(settings: LossSettings, item_counts: Tensor | None, objective: Any)
         return loss
 
     return sampled
+
+
+def cce_cost(size: LossSize) -> LossCost:
+    """A 16-bit copy of the table, the hidden gradient, sums of split passes, and four products: scores come twice."""
+    dhidden = 2 * size.tokens * size.width
+    forward = 2 * size.items * size.width + dhidden + _split_sums(size.tokens * size.width)
+    work = {"exact_flops": 8.0 * size.tokens * size.items * size.width}
+    return LossCost(forward, 2 * dhidden + _split_sums(size.items * size.width), work)
+
+
+def _split_sums(elements: float) -> float:
+    """Bytes of the fp32 sums of a pass that `cce_kernels.full.tuning.full_splits` may split to fill the GPU."""
+    parts = min(MAX_SPLITS, int(MAX_PARTIAL_BYTES / max(4 * elements, 1)))
+    return 4 * elements * parts if parts > 1 else 0.0
+
+
+def sampled_cost(size: LossSize) -> LossCost:
+    """The hidden gradient, a 16-bit copy of the table where it pays, scratch for sums, and M N D multiplications."""
+    shared = size.groups < size.tokens
+    dhidden = 2 * size.tokens * size.width
+    rows_read = int(size.groups * size.negatives * (2 if shared else 1))
+    table, products = (torch.empty(size.items, 0, dtype=kind, device="meta") for kind in (torch.float, torch.bfloat16))
+    copy = 2 * size.items * size.width if copy_pays(table, products, rows_read) else 0
+    # The sums take their own bound, and a share of the hidden gradient on which three measured shapes agree.
+    scratch = 0 if shared else SCRATCH_BYTES + 0.4 * size.items * size.width + 0.7 * dhidden
+    rate = "own_elements" if size.options["sharing"] == "none" else "shared_elements"
+    work = {rate: size.tokens * size.negatives * size.width}
+    return LossCost(copy + dhidden, (copy if shared else 0) + dhidden + max(scratch, dhidden), work)

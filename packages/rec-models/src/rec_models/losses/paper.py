@@ -20,6 +20,7 @@ from rec_models.losses.base import Loss, LossContext
 from rec_models.losses.registry import LOSSES
 from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
 from rec_models.losses.settings import LossSettings
+from rec_models.losses.spec import LossCost, LossSize
 
 
 def trains_padding(settings: LossSettings) -> bool:
@@ -98,3 +99,11 @@ def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOf
         return total / targets.numel()
 
     return mean
+
+
+def cost(size: LossSize) -> LossCost:
+    """The ids, one chunk of gathered rows, and a second gradient of the table while chunks add up."""
+    drawn = size.tokens * size.negatives
+    ids, chunk = 8 * drawn, min(_CHUNK_ELEMENTS, drawn * size.width)
+    backward = ids + 12 * chunk + 4 * size.items * size.width
+    return LossCost(ids, backward, {"gathered_elements": drawn * size.width})

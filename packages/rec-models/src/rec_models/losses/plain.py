@@ -18,6 +18,7 @@ from torch.nn import functional
 from rec_models.losses.base import Loss, LossContext
 from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
 from rec_models.losses.settings import LossSettings
+from rec_models.losses.spec import LossCost, LossSize
 
 
 def ce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
@@ -59,3 +60,19 @@ def loss_of_draws(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws)
         scores = scores - left.log() - draws.log_q[ids] + log_rest
     scores = scores.masked_fill(hits, -math.inf)
     return functional.cross_entropy(torch.cat([positive[:, None], scores], 1), torch.zeros_like(targets))
+
+
+def ce_cost(size: LossSize) -> LossCost:
+    """The logits (16-bit, fp32, log-softmax; then their gradient), a 16-bit copy of the table, and three products."""
+    logits, table = size.tokens * size.items, 2 * size.items * size.width
+    work = {"exact_flops": 6.0 * logits * size.width, "logit_elements": logits}
+    return LossCost(table + 10 * logits, table + 12 * logits, work, with_gradient=False)
+
+
+def ce_neg_cost(size: LossSize) -> LossCost:
+    """The gathered rows and the [M, N] scores."""
+    rows, scores = size.groups * size.negatives * size.width, size.tokens * size.negatives
+    # Not measured where a whole batch shares one set: counted like sets for 64 tokens.
+    sharing = 1 if size.options["sharing"] == "none" else size.options["tile_tokens"] or 64
+    work = {"gathered_elements": scores * size.width / sharing}
+    return LossCost(6 * rows + 17 * scores, 8 * rows + 21 * scores + 24 * size.groups * size.negatives, work)

@@ -15,22 +15,24 @@ _FEWER = "num_negatives"
 
 # fmt: off
 LOSSES: dict[str, LossSpec] = {
-    "ce": LossSpec(build="plain.ce", title="CE", colour="#c0392b",
+    "ce": LossSpec(build="plain.ce", title="CE", colour="#c0392b", cost="plain.ce_cost",
                    less_memory="take loss=cce, which never holds the logits of the catalogue"),
     "ce_neg": LossSpec(build="plain.ce_neg", title="CE-", colour="#e59866", options=NEGATIVES | {"logq"},
-                       less_memory="num_negatives; loss=cce_neg holds no scores"),
+                       less_memory="num_negatives; loss=cce_neg holds no scores", cost="plain.ce_neg_cost"),
     "cce": LossSpec(build="fused.cce", title="CCE", colour="#1f5fa8", options=frozenset({"impl"}),
-                    faithful_padding=True),
+                    faithful_padding=True, cost="fused.cce_cost"),
     "cce_neg": LossSpec(build="fused.cce_neg", title="CCE-", colour="#5dade2", options=NEGATIVES | {"logq", "impl"},
-                        less_memory=_FEWER, faithful="paper.cce_neg"),
+                        less_memory=_FEWER, cost="fused.sampled_cost",
+                        faithful="paper.cce_neg", faithful_cost="paper.cost"),
     "bce": LossSpec(build="fused.bce", title="BCE", colour="#7d8a2e", options=NEGATIVES | {"impl"},
-                    fixed_negatives=1, faithful="paper.bce"),
+                    fixed_negatives=1, cost="fused.sampled_cost", faithful="paper.bce", faithful_cost="paper.cost"),
     "bce_neg": LossSpec(build="fused.bce", title="BCE+", colour="#b5c334", options=NEGATIVES | {"impl"},
-                        less_memory=_FEWER, faithful="paper.bce"),
+                        less_memory=_FEWER, cost="fused.sampled_cost",
+                        faithful="paper.bce", faithful_cost="paper.cost"),
     "gbce": LossSpec(build="fused.gbce", title="gBCE", colour="#16a085", options=NEGATIVES | {"impl", "gbce_t"},
-                     less_memory=_FEWER),
+                     less_memory=_FEWER, cost="fused.sampled_cost"),
     "sce": LossSpec(build="sce.build", title="SCE", colour="#7d3c98", options=SCE,
-                    less_memory="the sce bucket sizes"),
+                    less_memory="the sce bucket sizes", cost="sce.cost"),
 }
 
 SAMPLERS: dict[str, SamplerSpec] = {

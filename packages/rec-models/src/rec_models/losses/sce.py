@@ -16,6 +16,7 @@ from torch import Tensor
 from rec_models.losses.base import Loss, LossContext
 from rec_models.losses.sampling import gather, no_tokens, seeded_generator, target_scores
 from rec_models.losses.settings import LossSettings
+from rec_models.losses.spec import LossCost, LossSize
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:
@@ -64,3 +65,15 @@ def loss_of_buckets(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: Ten
     kept = kept.scatter_reduce(0, tokens.flatten(), losses.flatten(), "amax")  # [M]
     found = kept != -math.inf  # in a bucket; a loss that is no number must reach the mean
     return torch.where(found, kept, 0.0).sum() / found.sum()  # without picking them out: that would wait for the device
+
+
+def cost(size: LossSize) -> LossCost:
+    """The search for the buckets, or the scores and rows in them, whichever is larger."""
+    buckets = size.options["sce_buckets"]
+    across = min(size.options["sce_bucket_size_x"], size.tokens)
+    down = min(size.options["sce_bucket_size_y"], size.items)
+    table, rows = buckets * across * down, buckets * (across + down) * size.width
+    search = 2 * size.items * size.width + 2 * buckets * size.items + 4 * buckets * size.tokens
+    search_flops = 2.0 * buckets * (size.items + 2 * size.tokens) * size.width
+    work = {"exact_flops": search_flops + 6.0 * table * size.width, "bucket_elements": table + buckets * size.items}
+    return LossCost(max(search, 11 * table + 6 * rows), 15 * table + 8 * rows, work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 
 def load(path: str) -> Any:
@@ -32,15 +32,17 @@ class LossSize:
     """The fields of `rec_models.losses.settings.LossSettings`, for example ``options["sce_buckets"]``."""
 
 
-class LossBytes(NamedTuple):
-    """Bytes that a loss adds on the GPU, without the fp32 gradient of the item table."""
+class LossCost(NamedTuple):
+    """Bytes that a loss adds on the GPU, without the fp32 gradient of the item table, and its work."""
 
     forward: float
-    """At the end of its forward."""
+    """Bytes at the end of its forward pass."""
     backward: float
-    """Inside its backward."""
+    """Bytes at the worst moment of its backward pass."""
+    work: dict[str, float]
+    """Of both passes, by the rate of `rec_models.planning.seconds.RATES` that divides it."""
     with_gradient: bool = True
-    """Whether the item table's gradient exists at that moment of backward."""
+    """Whether the item table's gradient already exists at that moment of the backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +66,19 @@ class LossSpec:
     """``file.function`` that repeats the defects of the paper's own code; None: its formula has none."""
     faithful_padding: bool = False
     """Whether the paper's code also trains padded places."""
-    memory: Callable[[LossSize], LossBytes] | None = None
-    """Bytes that it adds; None: the planner says that it does not know."""
-    work: Callable[[LossSize], dict[str, float]] | None = None
-    """Work of a batch, by the planner's rate that it is divided by; None: the planner says that it does not know."""
+    cost: str | None = None
+    """``file.function`` from `LossSize` to `LossCost`; None: its memory and time cannot be predicted."""
+    faithful_cost: str | None = None
+    """The same for ``faithful``, if that costs something else."""
 
     def load(self, *, paper_faithful: bool = False) -> Any:
         """The builder, its file imported: `rec_models.losses.base.Builder`."""
         return load(self.faithful if paper_faithful and self.faithful else self.build)
+
+    def load_cost(self, *, paper_faithful: bool = False) -> Callable[[LossSize], LossCost] | None:
+        """The cost function, its file imported; None if there is none."""
+        path = self.faithful_cost if paper_faithful and self.faithful_cost else self.cost
+        return None if path is None else cast("Callable[[LossSize], LossCost]", load(path))
 
     @property
     def sampled(self) -> bool:

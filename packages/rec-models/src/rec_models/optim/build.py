@@ -21,6 +21,16 @@ class Kept(NamedTuple):
     sparse: bool = False
     """The table has no dense gradient."""
 
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of the moments per element of the table; a number per row is not counted."""
+        return self.moments.itemsize * (1 if self.rowwise else 2)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes per row of the table: its second moment, or the step that last updated it."""
+        return torch.float32.itemsize if self.rowwise or self.sparse else 0
+
 
 KEPT: dict[str, Kept] = {
     "adam_bf16": Kept(torch.bfloat16),
@@ -29,12 +39,16 @@ KEPT: dict[str, Kept] = {
 }
 
 
+def kept_by(optimizer: str) -> Kept:
+    """What an optimizer keeps of the item table."""
+    return KEPT.get(optimizer, Kept(torch.float32))
+
+
 def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
-    """Bytes of the item table [V, D] in fp32, its gradient and its moments, without single numbers per item."""
-    kept = KEPT.get(optimizer, Kept(torch.float32))
-    moments = kept.moments.itemsize * (1 if kept.rowwise else 2)
+    """Bytes of the item table [V, D] in fp32, its gradient and its moments; single numbers per item not counted."""
+    kept = kept_by(optimizer)
     gradient = 0 if kept.sparse else torch.float32.itemsize
-    return num_items * hidden * (torch.float32.itemsize + gradient + moments)
+    return num_items * hidden * (torch.float32.itemsize + gradient + kept.element_bytes)
 
 
 def leaner_optimizers(optimizer: str, num_items: int, hidden: int) -> dict[str, int]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import ParamsError, from_mapping
-from pipelines.planner.twin_logs import twin_log
+from cutrec.config import ConfigError, from_mapping
+from cutrec.workflow.synthetic_split import synthetic_split
 from rec_data.errors import DataError
 from rec_data.sequences.store import SequenceStore
 from rec_data.sources.synthetic import SHAPES, item_counts, write_synthetic_log
@@ -22,7 +22,7 @@ def test_sizes_are_those_of_a_split_of_the_whole_twin(tmp_path: Path):
     summary = split_log(tmp_path / "log.parquet", tmp_path / "split", strategy="temporal")
     store = SequenceStore.open(tmp_path / "split" / "sequences" / "train.arrow")
     trained = int((store.lengths >= 2).sum())
-    log = twin_log(POINT)
+    log = synthetic_split(POINT)
     assert abs(log.train_users - trained) <= 0.01 * trained
     assert abs(log.validation_users - trained * 0.05 / 0.95) <= 0.1 * log.validation_users + 2
     assert 0 <= log.num_items - summary["items"] <= 0.01 * log.num_items
@@ -30,7 +30,7 @@ def test_sizes_are_those_of_a_split_of_the_whole_twin(tmp_path: Path):
 
 
 def test_stores_have_the_twins_catalogue_and_popularity():
-    log = twin_log(POINT)
+    log = synthetic_split(POINT)
     store = log.train_store(5000, 33, seed=1)
     assert len(store) == 5000
     assert int(store.lengths.min()) >= 2
@@ -45,7 +45,7 @@ def test_stores_have_the_twins_catalogue_and_popularity():
 
 
 def test_validation_has_a_target_and_no_empty_history():
-    store = twin_log(POINT).validation_store(300, 16, seed=1)
+    store = synthetic_split(POINT).validation_store(300, 16, seed=1)
     assert store.targets is not None
     assert len(store.targets) == len(store) == 300
     assert int(store.lengths.min()) >= 1
@@ -53,7 +53,7 @@ def test_validation_has_a_target_and_no_empty_history():
 
 
 def test_the_same_seed_gives_the_same_histories():
-    log = twin_log(POINT)
+    log = synthetic_split(POINT)
     one, two, other = (log.train_store(50, 20, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one.items, two.items)
     assert torch.equal(one.offsets, two.offsets)
@@ -61,7 +61,7 @@ def test_the_same_seed_gives_the_same_histories():
 
 
 def test_the_published_sizes_scale_up_from_the_sample():
-    log = twin_log(from_mapping({"dataset": "twin:beauty"}))
+    log = synthetic_split(from_mapping({"dataset": "twin:beauty"}))
     assert log.num_items == 176_450
     assert 0.8 * 673_952 < log.train_users < 0.95 * 673_952
     assert len(log.item_counts) == 176_450
@@ -77,5 +77,5 @@ def test_the_published_sizes_scale_up_from_the_sample():
     ],
 )
 def test_anything_else_is_named(values: dict, says: str):
-    with pytest.raises((ParamsError, DataError), match=says):
-        twin_log(from_mapping(values))
+    with pytest.raises((ConfigError, DataError), match=says):
+        synthetic_split(from_mapping(values))

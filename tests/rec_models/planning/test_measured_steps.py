@@ -1,21 +1,18 @@
-"""The planner's defaults beside whole steps measured on an H100 (packages/rec-models/benchmarks/step.py)."""
+"""Predictions without calibration beside whole steps measured on an H100 (packages/rec-models/benchmarks/step.py)."""
 
 import csv
 import importlib.util
 import statistics
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 
-from cutrec.config import Params, from_mapping
-from pipelines.planner.calibration import Calibration
-from pipelines.planner.memory import memory_of
-from pipelines.planner.seconds import seconds_of
-from pipelines.planner.sizes import Sizes
-from tests.small_log import ROOT
+from rec_models.planning import Calibration, Setup, Sizes, memory_of, seconds_of
+from tests.rec_models.planning.cases import setup_of
 
-FOLDER = ROOT / "packages/rec-models/benchmarks"
+FOLDER = Path(__file__).parents[3] / "packages/rec-models/benchmarks"
 FILE = FOLDER / "results/step.csv"
 # NVIDIA H100 80GB HBM3, driver 580.159.04, torch 2.11.0+cu130, triton 3.6.0, revision a09511c.
 ROWS = """\
@@ -43,13 +40,13 @@ def read(lines: Iterable[str]) -> list[tuple[float, float]]:
     for row in csv.DictReader(lines):
         if not row["step_ms"]:
             continue
-        point, tokens = point_of(row), float(row["tokens"])
+        setup, tokens, rows = measured_setup(row), float(row["tokens"]), int(row["batch"].split("x")[0])
         sizes = Sizes(
-            items=int(row["V"]), rows=point.batch_size, tokens=tokens, most_tokens=largest_batch(row["point"]),
-            targets_share=1.0, mean_length=tokens / point.batch_size, steps=100, validation_users=1,
+            items=int(row["V"]), rows=rows, tokens=tokens, most_tokens=largest_batch(row["point"]),
+            targets_share=1.0, mean_length=tokens / rows, steps=100,
         )  # fmt: skip
-        step = seconds_of(point, sizes, Calibration()).step * 1e3
-        peak = memory_of(point, sizes, Calibration()).peak
+        step = seconds_of(setup, sizes, Calibration()).step * 1e3
+        peak = memory_of(setup, sizes, Calibration()).peak
         found.append((step / float(row["step_ms"]), peak / float(row["fit_peak_gib"])))
     return found
 
@@ -66,27 +63,13 @@ def largest_batch(name: str) -> int:
     return max(int(batch.offsets[-1]) for batch in batches.epoch(0))
 
 
-def point_of(row: dict[str, str]) -> Params:
-    """The point that a row measured."""
+def measured_setup(row: dict[str, str]) -> Setup:
+    """The settings that a row measured."""
     loss, _, sharing = row["loss"].partition("/")
-    rows, length = row["batch"].split("x")
     ways = row["variant"].split("+")
-    train: dict[str, object] = {"compile": "compile" in ways}
-    if ways[0].startswith("adam"):
-        train["optimizer"] = ways[0]
-    else:
-        train["cuda_graphs"] = "graphs" in ways
-    return from_mapping(
-        {
-            "loss": loss,
-            "batch_size": int(rows),
-            "max_seq_len": int(length),
-            "num_negatives": int(row["N"]) or 1,
-            "backbone": {"hidden": int(row["D"])},
-            "negatives": {"sharing": sharing or "none"},
-            "train": train,
-        }
-    )
+    loop = {"optimizer": ways[0]} if ways[0].startswith("adam") else {"cuda_graphs": "graphs" in ways}
+    model = {"hidden": int(row["D"]), "max_seq_len": int(row["batch"].split("x")[1])}
+    return setup_of(loss, num_negatives=int(row["N"]) or 1, sharing=sharing or "none", model=model, **loop)
 
 
 def test_rates_and_counts_are_near_what_was_measured():

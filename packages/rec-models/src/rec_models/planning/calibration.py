@@ -1,4 +1,4 @@
-"""The planner's constants: a small JSON file, with the source of each, that measured runs can refit."""
+"""The constants of the predictions: a JSON file that states what they were measured on, refitted from measured runs."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-PATH = Path(__file__).parents[1] / "reference" / "planner.json"
+PATH = Path(__file__).with_name("h100.json")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Factors of the memory model, rates of the time model."""
+    """Factors of the memory model and rates of the time model."""
 
     measured_on: str | None = None
     """The runs that the factors were fitted to; None: they are 1, and memory is counted, not fitted."""
     activations: float = 1.0
     """Of the bytes kept for backward."""
     loss: dict[str, float] = field(default_factory=dict)
-    """Of each loss's bytes; 1 where it is missing."""
+    """Of each loss's bytes, by its name; 1 where it is missing."""
     constant_gib: float = 0.0
-    """Of every run, beside cuBLAS's workspaces."""
+    """Of every run, in addition to cuBLAS's workspaces."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Rates of `pipelines.planner.seconds.RATES`; the ones there where missing."""
+    """Rates that replace those of `rec_models.planning.seconds.RATES`."""
     time_measured_on: str | None = None
     """The runs that ``seconds`` was fitted to."""
 
 
 def load(path: Path = PATH) -> Calibration:
-    """The constants in a file.
+    """Read the constants in a file.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file has an unknown key.
     """
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     known = asdict(Calibration())

@@ -1,13 +1,12 @@
-"""Training and validation histories shaped like a data set's split, made in seconds: for measuring time and memory.
+"""Training and validation histories shaped like the split of a published log, made in seconds.
 
-A whole twin (`rec_data.sources.synthetic`) has up to 243 million rows, and a split of it takes minutes. A training
-step sees
-batches of histories of some lengths over a catalogue of some size, and nothing else of it. So the split is simulated on
-a sample of the twin's users, and as many histories are made as steps are timed:
+A full synthetic log (`rec_data.sources.synthetic`) has up to 243 million rows, and its split takes minutes. Memory and
+time of a training step only depend on the lengths of its histories and on the catalogue. So the split is simulated on
+a sample of the synthetic log's users, and only as many histories are made as steps are timed:
 
-- the catalogue and the popularity of its items are the twin's own, in full;
-- lengths come from the protocol's temporal split of a sample of the twin's users;
-- the sizes of the whole split (users that train, users that validate) are the sample's shares of the published users.
+- the catalogue and the popularity of its items are the full log's own;
+- lengths come from the temporal split of a sample of its users;
+- the sizes of the full split (training users, validation users) are the sample's shares of the published users.
 
 numpy and torch only.
 """
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cutrec import config as params
+from cutrec.config import Config, ConfigError, Split
 
 if TYPE_CHECKING:
     from rec_data.sequences.store import SequenceStore
@@ -35,23 +34,23 @@ _POOL = 4_000_000
 
 
 @dataclass(frozen=True)
-class TwinLog:
-    """What the temporal split of a twin looks like."""
+class SyntheticSplit:
+    """The temporal split of a synthetic log."""
 
     num_items: int
-    """V. The split's own catalogue is smaller by the few items that training never sees."""
+    """V. A real split has a few items less, those that training never sees."""
     train_users: int
-    """Users of the whole twin that training has an example of."""
+    """Users of the full log with a training example."""
     validation_users: int
-    """Users of the whole twin that validation ranks for."""
+    """Users of the full log that validation ranks for."""
     lengths: Int64s
     """[n] int64, items before t* of a sample of the users that have at least two."""
     shape: LogShape
-    """Of the whole twin."""
+    """Of the full log."""
 
     @cached_property
     def item_counts(self) -> Int64s:
-        """[V] int64, interactions of each item in the whole twin."""
+        """[V] int64, interactions of each item in the full log."""
         from rec_data.sources.synthetic import item_counts
 
         return item_counts(self.shape)
@@ -68,13 +67,13 @@ class TwinLog:
 
         Args:
             users: how many.
-            span: items of a history at most; older ones would never be read.
-            seed: same seed, same histories.
+            span: longest history; older items would never be read.
+            seed: the same seed gives the same histories.
         """
         return self._store(users, span, seed, with_targets=False)
 
     def validation_store(self, users: int, span: int, seed: int) -> SequenceStore:
-        """Histories to rank for, and their targets."""
+        """Histories to rank for and their targets; arguments as of `train_store`."""
         return self._store(users, span, seed, with_targets=True)
 
     def _store(self, users: int, span: int, seed: int, *, with_targets: bool) -> SequenceStore:
@@ -93,49 +92,46 @@ class TwinLog:
         )
 
 
-def twin_log(point: params.Params) -> TwinLog:
-    """The split of the twin that the point names.
+def synthetic_split(point: Config) -> SyntheticSplit:
+    """The split of the synthetic log that the point names.
 
     Raises:
-        ParamsError: the data set is no twin, or the split is not the temporal one.
-        DataError: an unknown twin.
+        ConfigError: the data set is not a synthetic one, or the split is not temporal.
+        DataError: no synthetic log has this name.
     """
     if not point.dataset.startswith("twin:"):
-        raise params.ParamsError(f"dataset: found {point.dataset!r}, allowed: a twin, as in twin:beauty")
+        raise ConfigError(f"dataset: found {point.dataset!r}, allowed: a twin, as in twin:beauty")
     if point.split.strategy != "temporal":
-        raise params.ParamsError(f"split.strategy: found {point.split.strategy!r}, allowed for a twin: temporal")
-    return twin_log_of(point.dataset.removeprefix("twin:"), point.split)
-
-
-def twin_log_of(spec: str, split: params.Split) -> TwinLog:
-    """The split of the twin of that name and scale.
-
-    Args:
-        spec: what follows ``twin:``.
-        split: the shares of the temporal split.
-
-    Raises:
-        DataError: an unknown twin.
-    """
-    return _twin_log(spec, split.test_fraction, split.validation_users)
+        raise ConfigError(f"split.strategy: found {point.split.strategy!r}, allowed for a twin: temporal")
+    return split_of(point.dataset.removeprefix("twin:"), point.split)
 
 
 @lru_cache
-def _twin_log(spec: str, test_fraction: float, validation_share: float) -> TwinLog:
+def split_of(spec: str, split: Split) -> SyntheticSplit:
+    """The temporal split of a synthetic log.
+
+    Args:
+        spec: name and scale, the part of ``dataset`` after ``twin:``.
+        split: the shares of the temporal split.
+
+    Raises:
+        DataError: no synthetic log has this name.
+    """
     from rec_data.sources import synthetic
 
     _, shape = synthetic.parse(spec)
     sample = shape.scaled(min(1.0, _SAMPLE_ROWS / shape.interactions))
     parts = [(users, times) for users, _, times in synthetic.chunks(sample, seed=0)]
     users, times = (np.concatenate(column) for column in zip(*parts, strict=True))
-    cut = np.partition(times, int(len(times) * (1 - test_fraction)))[int(len(times) * (1 - test_fraction))]
+    place = int(len(times) * (1 - split.test_fraction))
+    cut = np.partition(times, place)[place]
     past = np.bincount(users[times < cut], minlength=sample.users)  # [users of the sample]
     lengths = past[past >= 2]
     usable = shape.users * len(lengths) / sample.users
-    return TwinLog(
+    return SyntheticSplit(
         num_items=shape.items,
-        train_users=max(1, round(usable * (1 - validation_share))),
-        validation_users=max(1, round(usable * validation_share)),
+        train_users=max(1, round(usable * (1 - split.validation_users))),
+        validation_users=max(1, round(usable * split.validation_users)),
         lengths=lengths,
         shape=shape,
     )

@@ -1,0 +1,89 @@
+"""Predict memory and time of training before anything runs: will it fit, and how long will it take?
+
+The run is the one that params.yaml describes, with the given changes (written as for ``dvc exp run -S``). A published
+log has the sizes of its synthetic twin; the demo and a log of your own are read from ``data/split``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cutrec.config import from_mapping, read_yaml
+from cutrec.nested import merged, parse_overrides
+from cutrec.reporting.text_table import number, render
+from cutrec.workflow.outputs import StageError
+from cutrec.workflow.plan import Plan, plan
+
+if TYPE_CHECKING:
+    from rec_models.planning import Calibration
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    text = "changes of params.yaml: loss=..., batch_size=..., ..."
+    parser.add_argument("changes", nargs="*", default=[], metavar="KEY=VALUE", help=text)
+    parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU (default: 80)")
+    text = "the log; may be given several times (default: that of params.yaml)"
+    parser.add_argument("--dataset", action="append", help=text)
+
+
+def run(options: Namespace) -> None:
+    """Read params.yaml, apply the changes and print the predictions."""
+    if options.gpu <= 0:
+        raise StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
+    from rec_models.planning import load
+
+    values = merged(read_yaml(Path("params.yaml")), parse_overrides(options.changes, "change"))
+    named = [{"dataset": dataset} for dataset in options.dataset or []]
+    configs = [from_mapping(merged(values, dataset)) for dataset in named or [{}]]
+    calibration = load()
+    plans = {
+        f"{config.dataset}: {config.model}, {config.loss}, {config.batch_size} x {config.max_seq_len}": plan(
+            config, calibration
+        )
+        for config in configs
+    }
+    print(table_of(plans, options.gpu))
+    print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
+
+
+HEADER = (
+    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
+    "step ms", "epoch s",
+)  # fmt: skip
+
+
+def table_of(plans: Mapping[str, Plan], gpu_gib: float) -> str:
+    """Plans as a table.
+
+    Args:
+        plans: by the name in the first column.
+        gpu_gib: memory of the GPU.
+    """
+    rows = []
+    for name, planned in plans.items():
+        memory, seconds = planned.memory, planned.seconds
+        parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
+        rows.append(
+            [
+                name,
+                f"{planned.sizes.items:,}",
+                f"{planned.sizes.tokens:,.0f}",
+                *(number(part) for part in parts),
+                "yes" if memory.fits(gpu_gib) else "NO",
+                *(number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)),
+                number(planned.epoch_seconds),
+            ]
+        )
+    return render(HEADER, rows)
+
+
+def source_of(calibration: Calibration) -> str:
+    """What the constants were measured on, in one line."""
+    memory = calibration.measured_on or "counted, not fitted to a measured run"
+    usual = "dated rates of an H100 (rec_models/planning/seconds.py), not fitted to results here"
+    return f"memory: {memory}; time: {calibration.time_measured_on or usual}"

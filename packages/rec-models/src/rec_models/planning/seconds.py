@@ -1,0 +1,125 @@
+"""Seconds of a training step: the host and the GPU work side by side, so the slower of the two decides.
+
+    host      launched kernel by kernel: a time for the launches of a batch, whatever its size
+              recorded as a CUDA graph: a time for the replay, and for preparing a batch of so many places
+    GPU       the sum of
+      network   3 x 2 FLOPs per weight and token, and its activations read and written a few times
+      loss      FLOPs of exact losses, elements of sampled ones: see its file in `rec_models.losses`
+      Adam      bytes: table, gradient and moments read, table and moments written, the gradient cleared
+
+A step is an optimizer step: with ``accumulate`` it has several batches, and Adam once. The rates start from dated
+figures of an H100; `rec_models.planning.fit` refits them to measured steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rec_models.optim.build import kept_by
+from rec_models.planning.calibration import Calibration
+from rec_models.planning.memory import activation_bytes, network_of
+from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
+
+RATES: dict[str, float] = {
+    "launched_ms": 10.9,
+    "recorded_ms": 1.66,
+    "ready_places": 10e6,
+    "network_flops": 70e12,
+    "network_passes": 3.0,
+    "bytes": 2.36e12,
+    "exact_flops": 680e12,
+    "shared_elements": 14.5e12,
+    "own_elements": 5e11,
+    "logit_elements": 8e10,
+    "gathered_elements": 6e10,
+    "bucket_elements": 8e10,
+}
+"""Sources, all on an H100 80 GB.
+
+``launched_ms``, ``recorded_ms``, ``ready_places`` (per second), ``bytes``, ``exact_flops``, ``network_flops`` and
+``shared_elements``: `rec_models.planning.fit` of 29 whole steps on an NVIDIA H100 80GB HBM3, driver 580.159.04, torch
+2.11.0+cu130, triton 3.6.0, revision a09511c, in packages/rec-models/benchmarks/results/step.csv. All networks there
+have two blocks of D 128 or 256. Steps launched kernel by kernel took 8.9 to 11.5 ms where the GPU did not take longer;
+those with `cce` or a compiled network took 1 to 2 ms more than others, and one number stands for all.
+
+- ``network_passes``: not measured; the rates of the network go with it.
+- ``own_elements``: M N D over the time of ``sampled softmax`` with sharing none (packages/cce-kernels/benchmarks,
+  results/losses.csv).
+- ``logit_elements``: M V over the time of eager torch (losses.csv), ``gathered_elements``: M N D over that of eager
+  CE- (losses.csv).
+- ``bucket_elements``: not measured; taken as ``logit_elements``.
+"""
+
+HOST = ("launched_ms", "recorded_ms", "ready_places")
+"""The rates of the host; all others are the GPU's."""
+MULTIPLIED = (*HOST[:2], "network_passes")
+"""Rates that work is multiplied by; it is divided by all others."""
+
+
+class Seconds(NamedTuple):
+    """Predicted seconds of an optimizer step."""
+
+    host: float
+    """Launches, or a replay and the preparation of its batch."""
+    network: float
+    loss: float
+    adam: float
+
+    @property
+    def device(self) -> float:
+        """Seconds that the GPU works."""
+        return self.network + self.loss + self.adam
+
+    @property
+    def step(self) -> float:
+        """Of host and GPU, the slower one."""
+        return max(self.host, self.device)
+
+
+def seconds_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Seconds:
+    """Predicted seconds of an optimizer step.
+
+    Args:
+        setup: what is trained.
+        sizes: of the log and its batches.
+        calibration: rates; `RATES` where it has none.
+        tokens: places of a step, all its batches together; None: of mean batches.
+    """
+    rates = RATES | calibration.seconds
+    host = time_of(host_terms(setup, sizes, tokens=tokens), rates)
+    parts = device_terms(setup, sizes, tokens=tokens)
+    adam = parts.pop("bytes") / rates["bytes"]
+    network = parts.pop("network_flops") / rates["network_flops"]
+    network += parts.pop("network_passes") * rates["network_passes"] / rates["bytes"]
+    return Seconds(host, network, time_of(parts, rates), adam)
+
+
+def time_of(work: dict[str, float], rates: dict[str, float]) -> float:
+    """Seconds of work at these rates, one term after the other."""
+    return sum(amount * rates[name] if name in MULTIPLIED else amount / rates[name] for name, amount in work.items())
+
+
+def host_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> dict[str, float]:
+    """What the host does in a step, by its rate; arguments as of `seconds_of`."""
+    if not setup.recorded:
+        return {"launched_ms": 1e-3 * setup.training.accumulate}
+    return {"recorded_ms": 1e-3, "ready_places": sizes.tokens if tokens is None else tokens}
+
+
+def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> dict[str, float]:
+    """What the GPU does in a step, by its rate; arguments as of `seconds_of`."""
+    model, batches, network = setup.model, setup.training.accumulate, network_of(setup.model)
+    width = model.hidden
+    places = filled(setup, sizes.tokens if tokens is None else tokens / batches)
+    weights = network.parameters - model.max_seq_len * width
+    attended = sizes.mean_length / (2 if network.causal else 1)
+    of_a_batch = {
+        "network_flops": places * (6 * weights + 12 * model.blocks * attended * width),
+        "network_passes": activation_bytes(model) * places,
+        **loss_cost(setup, loss_size(setup, sizes, places)).work,
+    }
+    kept = kept_by(setup.training.optimizer)
+    # A sparse gradient leaves all rows but the few that the batch touched as they are.
+    of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * sizes.items * width
+    adam = 32.0 * network.parameters + of_table
+    return {name: batches * work for name, work in of_a_batch.items()} | {"bytes": adam}

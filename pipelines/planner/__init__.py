@@ -1,1 +1,0 @@
-"""Memory and time of training, predicted from sizes and rates."""

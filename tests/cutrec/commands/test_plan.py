@@ -1,0 +1,42 @@
+"""``cutrec plan``: the point of params.yaml with changes, on one log or several."""
+
+from typing import Any
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from cutrec.commands import plan
+from tests.small_log import ROOT
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command in-process; returns what it printed."""
+    monkeypatch.chdir(ROOT)
+
+    def go(*arguments: str) -> str:
+        parser = ArgumentParser(exit_on_error=False)
+        plan.add_arguments(parser)
+        plan.run(parser.parse_args(arguments))
+        return capsys.readouterr().out
+
+    return go
+
+
+def test_changes_apply_to_each_log(run: Any):
+    printed = run("loss=ce", "backbone.hidden=128", "--dataset", "beauty", "--dataset", "twin:gowalla@0.5")
+    assert "| beauty: sasrec, ce, 128 x 64           | 176,450 |" in printed
+    assert "| twin:gowalla@0.5: sasrec, ce, 128 x 64 | 145,000 |" in printed
+    assert "GiB of a GPU with 80; memory: 145 points on NVIDIA H100" in printed
+
+
+def test_what_does_not_fit_is_marked(run: Any):
+    lines = run("loss=ce", "--dataset", "beauty", "--dataset", "zvuk", "--gpu", "5").splitlines()[2:4]
+    assert [" yes |" in lines[0], "  NO |" in lines[1]] == [True, True]
+
+
+def test_what_is_wrong_is_named(run: Any):
+    with pytest.raises(ValueError, match="loss: found 'cee'"):
+        run("loss=cee")
+    with pytest.raises(ValueError, match="--gpu: found 0, allowed: GiB above 0"):
+        run("--gpu", "0")
