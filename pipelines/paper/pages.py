@@ -1,4 +1,4 @@
-"""The paper's tables with ours beside them, as markdown and as CSV."""
+"""The paper's tables with our results beside them, as markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ a catalogue of about 3 million items by their memory, the twin has the published
 
 
 def title(line: Line) -> str:
-    """Title of the table that a line is of."""
+    """The title of a line's table."""
     paper = line.paper
     sampling = "" if paper.sampling in (None, "uniform") else f", negatives by {paper.sampling}"
     return f"Table {paper.table}: {MODELS[paper.model]} with {LOSSES[paper.loss].title}{sampling}"
@@ -51,7 +51,7 @@ def markdown(lines: Sequence[Line]) -> str:
 
 
 def markdown_table(lines: Sequence[Line]) -> str:
-    """One table: a line for each of our rows, the paper's figures on the first."""
+    """One table with a line for each of our rows; the first one has the paper's figures."""
     header = ["data set", "BS x SL", "N", "ours"]
     for name in MEASURES:
         header += [TITLES[name], "ours"]
@@ -83,7 +83,7 @@ def _short(device: str) -> str:
 
 
 def write_csv(lines: Sequence[Line], path: Path) -> None:
-    """One row for each row of the paper and of ours, a ratio beside each measure; empty where nothing was run."""
+    """One CSV row for each row of the paper and of ours, with the ratio of each measure; empty if nothing was run."""
     point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
     how = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "options", "device", "revision"]
     measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "ratio")]

@@ -1,8 +1,8 @@
-"""How the paper trains whatever its tables name, and what a point does otherwise.
+"""The standard settings, and how a point differs from them.
 
-A row of a table names model, loss, sampling, data set, sizes and negatives. Everything else it prescribes: the values
-here, which a test holds equal to every point of ``grid`` in params.yaml. Two runs that differ in any of it measure
-different things.
+A result has columns for model, loss, sampling, data set, sizes and negatives; one more column, `options`, lists the
+other settings that differ from the standard ones. The standard settings are the defaults of params.yaml, except for
+three that the paper's tables are trained with and that a test compares with every point of ``grid`` in params.yaml.
 """
 
 from __future__ import annotations
@@ -14,23 +14,17 @@ from cutrec import config as params
 from cutrec.losses import LOSSES
 from cutrec.nested import as_yaml, flatten
 
-WAYS = frozenset({"compile", "cuda_graphs", "impl", "optimizer"})
-"""Options that say how a point is computed; all others say what is trained, or on what it is tested."""
-_APART = frozenset(
+_COLUMNS = frozenset(
     {"dataset", "model", "loss", "batch_size", "max_seq_len", "num_negatives", "seed", "paper_faithful",
      "negatives.sampling", "negatives.sharing", "backbone.hidden", "train.precision"}
 )  # fmt: skip
-"""Keys that are columns of a result already."""
+"""Keys that a result has columns for."""
 _WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k"})
-"""Keys that change nothing of what a result holds: a preset's values are among the others."""
+"""Keys that change no field of a result; the values of a preset are among the other keys."""
 
 
-def prescribed(point: params.Params) -> params.Params:
-    """A point with everything that the tables do not name as the paper has it.
-
-    Args:
-        point: any; its model, loss and sizes decide.
-    """
+def standard(point: params.Params) -> params.Params:
+    """The standard settings for a point's model, loss and sizes."""
     base = params.Params()
     return dataclasses.replace(
         base,
@@ -45,38 +39,28 @@ def prescribed(point: params.Params) -> params.Params:
 
 
 def sce_sizes(batch_size: int, max_seq_len: int) -> params.Sce:
-    """The paper's rule: as many buckets as tokens in each, from the places of a whole batch."""
+    """The paper's rule for SCE: the number of buckets equals the tokens per bucket, 2 sqrt(B L)."""
     buckets = int(2 * math.sqrt(batch_size * max_seq_len))
     return params.Sce(buckets=buckets, bucket_size_x=buckets)
 
 
 def options(point: params.Params) -> str | None:
-    """What a point does otherwise than prescribed, as ``dropout=0.3;learning_rate=0.0003``; None: nothing.
+    """The settings that differ from the standard ones, as ``dropout=0.3;learning_rate=0.0003``; None if none differ.
 
-    Sorted, without the keys that are columns of a result and without those that the point's loss has no use for.
+    Sorted, without the keys that a result has columns for and without those that the point does not use.
     """
-    usual = flatten(dataclasses.asdict(prescribed(point)))
+    usual = flatten(dataclasses.asdict(standard(point)))
     found = flatten(dataclasses.asdict(point))
     changed = {
-        _short(key): value
+        key.partition(".")[2] or key: value  # train.learning_rate is learning_rate
         for key, value in found.items()
-        if key not in _APART | _WITHOUT_EFFECT and value != usual[key] and is_used(key, point)
+        if key not in _COLUMNS | _WITHOUT_EFFECT and value != usual[key] and is_used(key, point)
     }
     return ";".join(f"{name}={as_yaml(changed[name])}" for name in sorted(changed)) or None
 
 
-def only_ways(text: str | None) -> bool:
-    """Whether `options` say no more than how a point was computed: it is the paper's point then."""
-    return all(entry.partition("=")[0] in WAYS for entry in (text or "").split(";") if entry)
-
-
-def _short(key: str) -> str:
-    """Without its section: ``train.learning_rate`` is ``learning_rate``."""
-    return key.partition(".")[2] or key
-
-
 def is_used(key: str, point: params.Params) -> bool:
-    """Whether a key, dotted, changes anything of a point: as `rec_models.config.LossSettings.pick` keeps it."""
+    """Whether a dotted key has an effect at a point: `rec_models.config.LossSettings.pick` applies the same rules."""
     sampling, own = point.negatives.sampling, not point.paper_faithful
     loss = LOSSES[point.loss]
     conditions = {
