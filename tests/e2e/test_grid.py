@@ -12,16 +12,15 @@ from tests.e2e.test_experiments import ran, wait_for_queue
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 GRID = (
-    "uv run python -m pipelines.grid --table 1 --table 3 --dataset beauty --scale 0.001 "
+    "uv run python -m pipelines.paper.grid --table 1 --table 3 --dataset beauty --scale 0.001 "
     "-S backbone.hidden=8 -S train.max_epochs=1 -S evaluate.k=[5,10]"
 )
 NAMES = [f"sasrec-{loss}-twin_beauty_0.001-1024x32-hidden_8-max_epochs_1-k_5_10" for loss in ("ce", "cce")]
 READ = """
 from pipelines.paper import experiments
-from pipelines.paper import rows as table_rows
 with experiments.repository() as repo:
     found = [e for e in experiments.list_experiments(repo) if e.name.startswith("sasrec-")]
-rows, remarks = table_rows.from_experiments(found)
+rows, remarks = experiments.results_of(found)
 print([(r.kind, r.loss, r.twin, r.hidden, r.epoch_seconds > 0) for r in sorted(rows, key=lambda r: r.loss)], remarks)
 """
 

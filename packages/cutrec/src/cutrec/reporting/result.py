@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from cutrec import config as params
 from cutrec.losses import SAMPLED
@@ -19,15 +19,17 @@ Size = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Options = Annotated[str, BeforeValidator(lambda text: _semicolons(text))]
 
 
 def _semicolons(text: str) -> str:
     """Options as they are written now: earlier files have blanks between them."""
     parts = text.split()
     return ";".join(sorted(parts)) if all("=" in part for part in parts) else text
+
+
+Options = Annotated[str, AfterValidator(_semicolons)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,18 +14,18 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from cutrec.environment import now
+from cutrec.environment import now, versions
 from cutrec.reporting.result import COLUMNS, Kind, Result, Status, of_run
 
 __all__ = ["COLUMNS", "Kind", "Result", "ResultsError", "Status", "append", "done", "lock", "merge", "now", "of_run",
-           "read"]  # fmt: skip
+           "read", "versions", "write"]  # fmt: skip
 
 SCHEMA = f"{Result.__module__}.{Result.__qualname__}"
 _ROW = TypeAdapter(Result)
@@ -55,19 +55,19 @@ def append(path: Path, result: Result) -> None:
         present = file.read()
         whole = present[: present.rfind(b"\n") + 1]
         file.truncate(len(whole))
-        lines = io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
         if whole:
             header = next(csv.reader(io.StringIO(whole.decode())))
             _check_columns(path, header)
             if header != list(COLUMNS):
                 raise ResultsError(f"{path}: columns: found another order, allowed: that of {SCHEMA}")
-        else:
-            writer.writerow(COLUMNS)
-        writer.writerow([_cell(value) for value in asdict(result).values()])
-        file.write(lines.getvalue().encode())
+        file.write(_as_csv([*([] if whole else [COLUMNS]), _cells(result)]).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def write(path: Path, results: Iterable[Result]) -> None:
+    """Write a file of its own, without a lock; replaces what is there."""
+    path.write_text(_as_csv([COLUMNS, *map(_cells, results)]), encoding="utf-8")
 
 
 def read(path: Path) -> list[Result]:
@@ -136,13 +136,22 @@ def _parse(place: str, header: list[str], row: list[str]) -> Result:
         return _ROW.validate_python({name: text for name, text in zip(header, row, strict=True) if text})
     except ValidationError as error:
         problem = error.errors()[0]
-        found = "" if problem["type"] == "missing" else problem["input"]
-        allowed = problem["msg"].removeprefix("Input should be ")
+        missing = problem["type"] == "missing"
+        found = "" if missing else problem["input"]
+        allowed = "a value" if missing else problem["msg"].removeprefix("Input should be ")
         raise ResultsError(f"{place}: {problem['loc'][0]}: found {found!r}, allowed: {allowed}") from None
 
 
-def _cell(value: object) -> str:
+def _as_csv(rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _cells(result: Result) -> list[str]:
     """Empty for None, true and false as in YAML, text on one line."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
+    cells = []
+    for value in asdict(result).values():
+        text = "" if value is None else " ".join(str(value).split())
+        cells.append(text.lower() if isinstance(value, bool) else text)
+    return cells

@@ -1,4 +1,4 @@
-"""Queueing: what is passed over, what is refused, what does not fit; DVC itself is driven by the end-to-end tests."""
+"""The command grid: what it queues, passes over and refuses. The end-to-end tests run it with DVC."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,11 +9,10 @@ import pytest
 from cutrec import config as params
 from cutrec.nested import parse_overrides
 from cutrec.workflow.outputs import StageError
-from pipelines import grid
-from pipelines.paper import experiments, points
+from pipelines.paper import experiments, grid, points
 from pipelines.paper.experiments import Experiment, parse
+from tests.small_log import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = params.read_yaml(ROOT / "params.yaml")
 (POINT,) = points.table_points(SHIPPED, [4], datasets=["beauty"], twin=True)
 
