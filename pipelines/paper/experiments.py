@@ -5,9 +5,7 @@ Needs DVC; `pipelines.measure` does not use this module.
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -77,15 +75,15 @@ def repository() -> Iterator[Repo]:
 
 def list_experiments(repo: Repo) -> list[Experiment]:
     """The experiments of all commits, one per name and commit: the first of `STATES` if there are several."""
+    from dvc.repo.experiments.utils import exp_refs_by_baseline
+
     queue = repo.experiments.celery_queue
     entries = [*queue.iter_queued(), *queue.iter_active(), *queue.iter_failed()]
-    baselines = {
-        _head(),
-        *_finished_baselines(),
-        *(str(getattr(entry, "entry", entry).baseline_rev) for entry in entries),
-    }
+    queued = {str(getattr(entry, "entry", entry).baseline_rev) for entry in entries}
+    baselines = {repo.scm.get_rev(), *exp_refs_by_baseline(repo.scm), *queued}
+    shown = repo.experiments.show(revs=sorted(baselines), hide_workspace=True)
     best: dict[tuple[str, str], Experiment] = {}
-    for experiment in parse(_show(sorted(baselines))):
+    for experiment in parse([commit.dumpd() for commit in shown]):
         key = (experiment.name, experiment.baseline)
         other = best.get(key)
         if other is None or STATES.index(experiment.state) < STATES.index(other.state):
@@ -102,7 +100,7 @@ def is_edited(experiment: Experiment) -> bool:
 
 
 def parse(shown: Sequence[dict[str, Any]]) -> list[Experiment]:
-    """The experiments in the output of ``dvc exp show --json``, in its order.
+    """The experiments in what ``dvc exp show`` lists, in its order.
 
     The metrics of an experiment that has not succeeded are left out: they are those of the commit it started from.
     """
@@ -122,7 +120,7 @@ def parse(shown: Sequence[dict[str, Any]]) -> list[Experiment]:
                     params=((data.get("params") or {}).get("params.yaml") or {}).get("data") or {},
                     training=(metrics.get("data/train/metrics.json") or {}).get("data") or {},
                     evaluation=(metrics.get("data/evaluate/metrics.json") or {}).get("data") or {},
-                    finished_at=data.get("timestamp") if done else None,
+                    finished_at=data["timestamp"].isoformat() if done and data.get("timestamp") else None,
                     commit=last["rev"],
                 )
             )
@@ -158,34 +156,6 @@ def queue(repo: Repo, name: str, overrides: Sequence[str]) -> None:
 def forget_failed(repo: Repo, name: str) -> None:
     """``dvc queue remove NAME`` for a task that failed, so that it can be queued again."""
     repo.experiments.celery_queue.remove([name])
-
-
-def _show(baselines: Sequence[str]) -> list[dict[str, Any]]:
-    arguments = [part for baseline in baselines for part in ("--rev", baseline)]
-    ran = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "dvc", "exp", "show", "--json", *arguments], capture_output=True, text=True, check=False
-    )
-    if ran.returncode:
-        raise stage.StageError(f"dvc exp show: {_line(ran.stderr)}")
-    shown: list[dict[str, Any]] = json.loads(ran.stdout)
-    return [commit for commit in shown if commit["rev"] != "workspace"]
-
-
-def _head() -> str:
-    return _git("rev-parse", "HEAD")[0]
-
-
-def _finished_baselines() -> set[str]:
-    """Commits that have experiments, from refs/exps/<two hex digits>/<38 more>/<name>."""
-    parts = [line.split("/") for line in _git("for-each-ref", "--format=%(refname)", "refs/exps")]
-    return {part[2] + part[3] for part in parts if len(part) >= 5 and len(part[2]) == 2}
-
-
-def _git(*arguments: str) -> list[str]:
-    ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    if ran.returncode:
-        raise stage.StageError(f"git {arguments[0]}: {_line(ran.stderr)}")
-    return ran.stdout.split()
 
 
 def _line(error: object) -> str:
