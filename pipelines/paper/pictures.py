@@ -67,7 +67,7 @@ def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> Non
 def _caption(lines: Sequence[Line], measure: str) -> str:
     """What somebody who sees only the picture needs to know."""
     shown = [row for line in lines for row in _shown(line.ours, (measure,))]
-    devices = sorted({row.device for row in shown if not row.predicted})
+    devices = sorted({row.result.device for row in shown if not row.predicted})
     said = ["SASRec, negatives drawn uniformly. The paper names no GPU."]
     if devices:
         said[0] += f" Ours: {', '.join(devices)}."
@@ -112,23 +112,20 @@ def _shown(ours: Sequence[OurRow], measures: Sequence[str]) -> list[OurRow]:
     Runs with the defects of the paper's code, on a CPU, or of a twin next to the data itself are left out; of several
     ways of computing the same thing, the fastest is shown.
     """
-    whole = [
-        row
-        for row in ours
-        if set(measures) <= set(row.values) and not row.paper_faithful and not row.device.startswith("cpu")
-    ]
-    real = {row.sharing for row in whole if not row.twin}
-    whole = [row for row in whole if not (row.twin and row.sharing in real)]
+    whole = [row for row in ours if set(measures) <= set(row.values) and not row.result.paper_faithful]
+    whole = [row for row in whole if not row.result.device.startswith("cpu")]
+    real = {row.result.sharing for row in whole if not row.twin}
+    whole = [row for row in whole if not (row.twin and row.result.sharing in real)]
     best: dict[str | None, OurRow] = {}
     for row in sorted(whole, key=lambda row: row.values.get("epoch_seconds", math.inf)):
-        best.setdefault(row.sharing, row)
+        best.setdefault(row.result.sharing, row)
     return list(best.values())
 
 
 def _marker(ours: OurRow) -> str:
     if ours.predicted:
         return "x"
-    return "^" if ours.sharing not in (None, "none") else "o"
+    return "^" if ours.result.sharing not in (None, "none") else "o"
 
 
 def _legend(figure: Figure, losses: Sequence[str], lines: Sequence[Line], measures: Sequence[str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from cutrec.reporting.results_file import Result
 from pipelines.paper import points
@@ -42,34 +44,33 @@ class PaperRow:
     """By the names of `MEASURES`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OurRow:
     """Our results for a row of the paper, for one choice of what the paper does not vary."""
 
-    twin: bool
-    sharing: str | None
-    paper_faithful: bool = False
-    seed: int
-    device: str
-    revision: str = ""
-    predicted: bool = False
-    """By the planner, not measured."""
-    status: str = "ok"
-    options: str | None = None
-    """How it was computed, if not by default."""
+    result: Result
+    """The point, the machine, and the status and revision of its measurements."""
     values: dict[str, float]
     """By the names of `MEASURES`, those that were measured."""
+    predicted: bool = False
+    """By the planner, not measured."""
+
+    @property
+    def twin(self) -> bool:
+        """Whether the log is synthetic."""
+        return self.result.twin is not None
 
     @property
     def label(self) -> str:
         """How it was run, in a few words."""
+        run = self.result
         words = [
             "twin" if self.twin else None,
-            f"negatives shared by {self.sharing}" if self.sharing not in (None, "none") else None,
-            "paper-faithful" if self.paper_faithful else None,
-            self.options,
-            f"seed {self.seed}" if self.seed != 42 else None,
-            self.status if self.status != "ok" else None,
+            f"negatives shared by {run.sharing}" if run.sharing not in (None, "none") else None,
+            "paper-faithful" if run.paper_faithful else None,
+            run.options,
+            f"seed {run.seed}" if run.seed != 42 else None,
+            run.status if run.status != "ok" else None,
             "predicted" if self.predicted else None,
         ]
         return ", ".join(word for word in words if word) or "the data itself"
@@ -77,7 +78,7 @@ class OurRow:
     @property
     def draws_as_the_paper(self) -> bool:
         """Whether every token drew its own negatives, without the defects of the paper's code."""
-        return self.sharing in (None, "none") and not self.paper_faithful
+        return self.result.sharing in (None, "none") and not self.result.paper_faithful
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,10 @@ class Line:
 
 def read_paper(path: Path = PAPER) -> list[PaperRow]:
     """The paper's rows, in the order of its tables."""
+    parse = TypeAdapter(PaperRow).validate_python
     with path.open(newline="", encoding="utf-8") as file:
-        return [
-            PaperRow(
-                table=int(row["table"]),
-                model=row["model"],
-                loss=row["loss"],
-                sampling=row["sampling"] or None,
-                dataset=row["dataset"],
-                batch_size=int(row["batch_size"]),
-                max_seq_len=int(row["max_seq_len"]),
-                num_negatives=int(row["num_negatives"]) if row["num_negatives"] else None,
-                values={name: float(row[column]) for name, column in MEASURES.items()},
-            )
-            for row in csv.DictReader(file)
-        ]
+        rows = [{name: text or None for name, text in row.items()} for row in csv.DictReader(file)]
+    return [parse(row | {"values": {name: row[column] for name, column in MEASURES.items()}}) for row in rows]
 
 
 def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calibration | None = None) -> list[Line]:
@@ -183,27 +173,12 @@ def _our_row(kinds: dict[str, Result]) -> OurRow:
         values |= {name: getattr(accuracy, name) for name in list(MEASURES)[:3]}
     if training is not None:
         values |= {"peak_gib": training.peak_fit_gib, "epoch_seconds": training.whole_epoch_seconds}
-    revisions = dict.fromkeys(result.revision or "" for result in kinds.values())
-    return OurRow(
-        twin=first.twin is not None,
-        sharing=first.sharing,
-        paper_faithful=first.paper_faithful,
-        seed=first.seed,
-        device=first.device,
-        revision=" ".join(revision for revision in revisions if revision),
-        status=training.status if training is not None else "ok",
-        options=first.options,
-        values={name: value for name, value in values.items() if value is not None},
-    )
+    revisions = dict.fromkeys(result.revision for result in kinds.values() if result.revision)
+    shown = replace(first, status=training.status if training is not None else "ok", revision=" ".join(revisions))
+    return OurRow(shown, {name: value for name, value in values.items() if value is not None})
 
 
 def _predicted(point: GridPoint, calibration: Calibration) -> OurRow:
     planned = plans.plan(point.params, calibration)
-    return OurRow(
-        twin=True,
-        sharing=planned.point.negatives.sharing if "negatives" in point.values else None,
-        seed=planned.point.seed,
-        device="planner",
-        predicted=True,
-        values={"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds},
-    )
+    values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
+    return OurRow(Result.of(point.params, "training", device="planner"), values, predicted=True)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rec_models.encoders import Encoder
     from rec_models.training.fit import FitResult
 
-PARTS = ("train", "validation", "test")
 KS = (1, 5, 10, 20, 100)
 WARMUP = 10
 """Steps before the timed ones."""
@@ -34,7 +33,7 @@ TEST_METRICS = ("ndcg", "recall", "hitrate", "precision", "map", "mrr", "coverag
 
 @dataclasses.dataclass(frozen=True)
 class SplitData:
-    """The split of a data set, as the stage ``split`` writes it."""
+    """The split of a data set, as the stage ``split`` writes it; the test is opened by `test_metrics` only."""
 
     folder: Path
     train: SequenceStore
@@ -48,17 +47,14 @@ class SplitData:
         import pyarrow.parquet as pq
         import torch
 
-        from rec_data.sequences.store import SequenceStore
-
         counts = pq.read_table(folder / "items.parquet", columns=["count"])["count"].to_numpy()
-        train, validation = (SequenceStore.open(folder / "sequences" / f"{part}.arrow") for part in PARTS[:2])
-        return cls(folder, train, validation, torch.tensor(counts))
+        return cls(folder, _store(folder, "train"), _store(folder, "validation"), torch.tensor(counts))
 
-    def open_test(self) -> SequenceStore:
-        """The histories and targets of the test."""
-        from rec_data.sequences.store import SequenceStore
 
-        return SequenceStore.open(self.folder / "sequences" / f"{PARTS[2]}.arrow")
+def _store(folder: Path, part: str) -> SequenceStore:
+    from rec_data.sequences.store import SequenceStore
+
+    return SequenceStore.open(folder / "sequences" / f"{part}.arrow")
 
 
 def run(trial: Trial, data: Path) -> Row:
@@ -82,6 +78,8 @@ def run(trial: Trial, data: Path) -> Row:
 
 def train_and_measure(trial: Trial, split: SplitData) -> Row:
     """Train to the best validation NDCG@10; only a final run opens and ranks the test targets."""
+    import torch
+
     from rec_models.inference import load
 
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
@@ -96,7 +94,7 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
             "precision": result.precision,
         }
         if trial.kind == "final":
-            encoder = load(Path(folder) / "out" / "model.ckpt", _device())
+            encoder = load(Path(folder) / "out" / "model.ckpt", "cuda" if torch.cuda.is_available() else "cpu")
             row |= test_metrics(encoder, split, trial.point)
     return row
 
@@ -127,7 +125,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
     from cutrec.workflow.ranking import user_batches
     from rec_eval import Reference, evaluate, top_k
 
-    test = split.open_test()
+    test = _store(split.folder, "test")
     batches = user_batches(
         encoder, test, batch_users=point.evaluate.batch_users, filter_seen=True, title="rank the test users"
     )
@@ -199,9 +197,3 @@ def scratch() -> Path | None:
     """A folder in memory for the checkpoints of a run, which is never resumed; None for the usual one."""
     shared = Path("/dev/shm")  # noqa: S108  # a tmpfs on every Linux
     return shared if shared.is_dir() else None
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

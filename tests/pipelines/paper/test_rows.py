@@ -53,7 +53,7 @@ def test_the_papers_rows_are_read_as_printed():
 
 def test_a_row_has_a_line_for_each_way_of_running_it():
     (line,) = beauty(lines([TWIN, TILE, REAL, ACCURATE], SHIPPED))
-    assert [(row.label, row.revision) for row in line.ours] == [
+    assert [(row.label, row.result.revision) for row in line.ours] == [
         ("the data itself", "abc1234 def5678"),
         ("twin", "abc1234"),
         ("twin, negatives shared by tile", "abc1234"),
