@@ -6,12 +6,11 @@ import pytest
 import torch
 
 import cce_kernels
-from rec_models.config import LOSSES as LOSS_NAMES
 from rec_models.config import LossSettings
 from rec_models.losses import LOSSES, LossContext, build_loss
-from rec_models.losses.ce_neg import loss_of_draws
 from rec_models.losses.paper import bce_sum, cce_neg_sum
-from rec_models.losses.sampling import Draws, draw
+from rec_models.losses.plain import loss_of_draws
+from rec_models.losses.sampling import Draws, draw, sampler_of
 from rec_models.losses.sce import loss_of_buckets
 
 CONTEXT = LossContext(seed=5, step=3, row_offset=0)
@@ -78,10 +77,6 @@ def bce_token(beta=1.0, scale=1.0):
         return total * scale
 
     return of_token
-
-
-def test_the_registry_names_every_loss():
-    assert tuple(LOSSES) == LOSS_NAMES
 
 
 @pytest.mark.parametrize("loss", ["ce", "cce"])
@@ -157,7 +152,7 @@ def test_in_batch_sampling_reaches_the_kernels(logq):
 def test_ce_neg(sampling, sharing, logq):
     hidden, weight, targets = problem()
     settings = settings_of("ce_neg", sampling=sampling, sharing=sharing, tile_tokens=3, logq=logq)
-    negatives = draw(settings, COUNTS, targets, V, CONTEXT).for_tokens(M)
+    negatives = draw(settings, sampler_of(settings, COUNTS), targets, V, CONTEXT).for_tokens(M)
     counts = COUNTS if sampling == "popularity" else torch.bincount(targets, minlength=V)
     log_q = (counts / counts.sum()).log().tolist() if logq and sampling != "uniform" else None
     expected = mean_over_tokens(hidden, weight, targets, negatives, softmax_token(log_q))
@@ -182,19 +177,19 @@ def test_ce_neg_where_every_negative_is_the_target():
 @pytest.mark.parametrize(("sharing", "groups"), [("none", M), ("tile", 3), ("batch", 1)])
 def test_ce_neg_draws_one_set_a_group(sharing, groups):
     settings = settings_of("ce_neg", sharing=sharing, tile_tokens=3)
-    draws = draw(settings, None, problem()[2], V, CONTEXT)
+    draws = draw(settings, sampler_of(settings, None), problem()[2], V, CONTEXT)
     assert draws.ids.shape == (groups, N)
     assert draws.for_tokens(M).shape == (M, N)
-    again = draw(settings, None, problem()[2], V, CONTEXT)
+    again = draw(settings, sampler_of(settings, None), problem()[2], V, CONTEXT)
     assert torch.equal(draws.ids, again.ids)
-    other = draw(settings, None, problem()[2], V, LossContext(5, 4))
+    other = draw(settings, sampler_of(settings, None), problem()[2], V, LossContext(5, 4))
     assert not torch.equal(draws.ids, other.ids)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.0])
 def test_popularity_draws_of_ce_neg_follow_the_counts(alpha):
     settings = settings_of("ce_neg", sampling="popularity", alpha=alpha, num_negatives=20_000, sharing="batch")
-    drawn = draw(settings, COUNTS, problem()[2], V, CONTEXT)
+    drawn = draw(settings, sampler_of(settings, COUNTS), problem()[2], V, CONTEXT)
     draws, q = drawn.ids[0], COUNTS.double() ** alpha / (COUNTS.double() ** alpha).sum()
     torch.testing.assert_close(drawn.log_q, q.log().float())
     deviation = (torch.bincount(draws, minlength=V) - 20_000 * q) / (20_000 * q * (1 - q)).sqrt()
@@ -203,7 +198,7 @@ def test_popularity_draws_of_ce_neg_follow_the_counts(alpha):
 
 def test_ce_neg_never_draws_an_item_without_a_count():
     settings = settings_of("ce_neg", sampling="popularity", alpha=0.0, num_negatives=1000)
-    drawn = draw(settings, torch.tensor([0, *[2] * (V - 2), 0]), problem()[2], V, CONTEXT).ids
+    drawn = draw(settings, sampler_of(settings, torch.tensor([0, *[2] * (V - 2), 0])), problem()[2], V, CONTEXT).ids
     assert set(drawn.flatten().tolist()) == set(range(1, V - 1))
 
 
@@ -293,14 +288,14 @@ def test_the_papers_bce_keeps_hits():
 def test_faithful_losses_are_chosen_by_the_settings(loss):
     hidden, weight, targets = problem()
     settings = settings_of(loss, paper_faithful=True)
-    ids = draw(settings, None, targets, V, CONTEXT).for_tokens(M)
+    ids = draw(settings, sampler_of(settings, None), targets, V, CONTEXT).for_tokens(M)
     of_sum = cce_neg_sum if loss == "cce_neg" else bce_sum
     actual = build_loss(settings)(hidden, weight, targets, CONTEXT)
     assert_same(actual, of_sum(hidden, weight, targets, ids) / M, hidden, weight)
 
 
 @pytest.mark.parametrize("paper_faithful", [False, True])
-@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_no_tokens_give_zero_and_zero_gradients(loss, paper_faithful):
     _, weight, _ = problem()
     hidden = torch.zeros(0, D, dtype=torch.float64, requires_grad=True)
@@ -310,7 +305,7 @@ def test_no_tokens_give_zero_and_zero_gradients(loss, paper_faithful):
     assert not gradients(value, hidden, weight)[1].any()
 
 
-@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_fp32_gradients_stay_close_to_float64(loss):
     exact_hidden, exact_weight, targets = problem()
     hidden, weight, _ = problem(torch.float32)

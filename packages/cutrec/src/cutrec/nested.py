@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cutrec.strict import ParamsError
+from cutrec.errors import ConfigError
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -23,7 +23,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys to the nested mapping that `cutrec.config.from_mapping` takes.
 
     Raises:
-        ParamsError: a key is both a value and a section.
+        ConfigError: a key is both a value and a section.
     """
     nested: dict[str, Any] = {}
     for key, value in flat.items():
@@ -32,7 +32,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
-                raise ParamsError(f"{key}: found it beside a value of {section!r}, allowed: one of the two")
+                raise ConfigError(f"{key}: found it beside a value of {section!r}, allowed: one of the two")
         target[last] = value
     return nested
 
@@ -55,7 +55,7 @@ def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
         option: what the messages call them.
 
     Raises:
-        ParamsError: a text without a key or without ``=``, a value that is no YAML, a key both value and section.
+        ConfigError: a text without a key or without ``=``, a value that is no YAML, a key both value and section.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -64,15 +64,15 @@ def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise ParamsError(f"{option}: found {text!r}, allowed: KEY=VALUE")
+            raise ConfigError(f"{option}: found {text!r}, allowed: KEY=VALUE")
         try:
             flat[key] = YAML(typ="safe").load(value)
         except YAMLError:
-            raise ParamsError(f"{option}: found {text!r}, allowed: KEY=VALUE with a value that is YAML") from None
+            raise ConfigError(f"{option}: found {text!r}, allowed: KEY=VALUE with a value that is YAML") from None
     try:
         return nest(flat)
-    except ParamsError as error:
-        raise ParamsError(f"{option}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
 
 
 def as_yaml(value: object) -> str:

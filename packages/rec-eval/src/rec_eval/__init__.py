@@ -1,40 +1,17 @@
-"""Streaming top-k over large catalogues and the ranking metrics of recommender systems."""
+"""Streaming top-k over large catalogues and the ranking metrics of recommender systems.
 
-from rec_eval.metrics.beyond_accuracy import Reference
-from rec_eval.metrics.bootstrap import Comparison, Interval, IntervalRow, compare, intervals, mean_interval
-from rec_eval.metrics.evaluate import Evaluation, Row, evaluate, write_rows
-from rec_eval.metrics.io import read_evaluation, write_evaluation
-from rec_eval.metrics.segments import BandRow, PopularityRow, band_edges, long_tail, metrics_by_band, popularity_profile
-from rec_eval.ranking.popularity import popularity_top_k
-from rec_eval.ranking.scores import Catalogue
-from rec_eval.ranking.sort_keys import TopK
-from rec_eval.ranking.target_ranks import rank_metrics, target_ranks
-from rec_eval.ranking.top_k import top_k
+The public names are those of `rec_eval.public`. `rec_eval.config` can be imported without torch.
+"""
 
-__all__ = [
-    "BandRow",
-    "Catalogue",
-    "Comparison",
-    "Evaluation",
-    "Interval",
-    "IntervalRow",
-    "PopularityRow",
-    "Reference",
-    "Row",
-    "TopK",
-    "band_edges",
-    "compare",
-    "evaluate",
-    "intervals",
-    "long_tail",
-    "mean_interval",
-    "metrics_by_band",
-    "popularity_profile",
-    "popularity_top_k",
-    "rank_metrics",
-    "read_evaluation",
-    "target_ranks",
-    "top_k",
-    "write_evaluation",
-    "write_rows",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rec_eval.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    public = importlib.import_module("rec_eval.public")
+    if name in public.__all__:
+        return getattr(public, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rec_models.config import whole_from
 from rec_models.encoders import Encoder, build_encoder
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
@@ -62,7 +61,8 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
     """
     _refuse_dropout(encoder)
     _check_list(histories)
-    whole_from("batch_size", batch_size, 1)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: found {batch_size}, allowed: a whole number from 1")
     device = encoder.item_table.device
     limit = encoder.settings.max_seq_len
     encoded = [torch.empty(0, encoder.settings.hidden, device=device)]

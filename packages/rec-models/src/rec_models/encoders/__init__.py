@@ -1,13 +1,18 @@
-"""Networks that turn a history into a vector, and the registry that names them."""
+"""Networks that turn a history into a vector, and the registry that names them (`rec_models.encoders.registry`).
+
+Importing this package imports no torch; `build_encoder` imports the file of the network that it builds.
+"""
 
 from __future__ import annotations
 
-from rec_models.config import ModelSettings
-from rec_models.encoders.base import Encoder
-from rec_models.encoders.bert4rec import BERT4Rec
-from rec_models.encoders.sasrec import SASRec
+import importlib
+from typing import TYPE_CHECKING, Any
 
-BACKBONES: dict[str, type[Encoder]] = {"sasrec": SASRec, "bert4rec": BERT4Rec}
+from rec_models.encoders.registry import ENCODERS
+from rec_models.encoders.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from rec_models.encoders.base import Encoder
 
 
 def build_encoder(settings: ModelSettings, num_items: int) -> Encoder:
@@ -20,7 +25,18 @@ def build_encoder(settings: ModelSettings, num_items: int) -> Encoder:
     Raises:
         ValueError: V is below 2.
     """
-    return BACKBONES[settings.model](settings, num_items)
+    file, _, name = ENCODERS[settings.model].build.partition(".")
+    encoder: Encoder = getattr(importlib.import_module(f"{__name__}.{file}"), name)(settings, num_items)
+    return encoder
 
 
-__all__ = ["BACKBONES", "BERT4Rec", "Encoder", "SASRec", "build_encoder"]
+def __getattr__(name: str) -> Any:
+    """`Encoder`, imported with torch at its first use."""
+    if name == "Encoder":
+        from rec_models.encoders.base import Encoder
+
+        return Encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["ENCODERS", "Encoder", "build_encoder"]

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rec_models.config import ModelSettings
 from rec_models.encoders.embedding import Lookup, lookup
 from rec_models.encoders.packing import Layout, layout_of
+from rec_models.encoders.settings import ModelSettings
 from rec_models.encoders.transformer import INIT_STD, Block
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rec_models.config import ModelSettings
 from rec_models.encoders.base import Encoder
+from rec_models.encoders.settings import ModelSettings
 from rec_models.encoders.transformer import INIT_STD
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rec_models.config import ModelSettings
 from rec_models.encoders.packing import Layout
+from rec_models.encoders.settings import ModelSettings
 
 # Attention within packed histories: torch's variable-length kernel where there is one, padded otherwise.
 if torch.cuda.is_available():  # its import brings torch's compiler, seconds that a start on a CPU need not take

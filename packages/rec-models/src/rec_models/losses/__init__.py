@@ -1,51 +1,20 @@
-"""The losses: one file each, one signature, and the registry that names them.
+"""The losses: one file each, one signature, and the registry that names them (`rec_models.losses.registry`).
 
-Definitions: the docstring of each file. All take valid tokens only and return the mean over them.
+All losses take valid tokens only and return the mean over them. Importing this package imports no torch: `build_loss`
+imports the file of the loss that it builds.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.registry import LOSSES, SAMPLERS
+from rec_models.losses.settings import LossSettings
+from rec_models.losses.spec import LossBytes, LossSize, LossSpec
 
-from rec_models.config import LossSettings
-from rec_models.losses import bce, bce_neg, cce, cce_neg, ce, ce_neg, gbce, sce
-from rec_models.losses import paper as faithful
-from rec_models.losses.base import Builder, Loss, LossContext
-from rec_models.losses.sampling import check_counts
-
-
-class Entry(NamedTuple):
-    """A loss in the registry."""
-
-    build: Builder
-    less_memory: str = ""
-    """What lowers its memory beside smaller batches, to be read behind "lower batch_size or max_seq_len, or"."""
-
-
-LOSSES: dict[str, Entry] = {
-    "ce": Entry(ce.build, "take loss=cce, which never holds the logits of the catalogue"),
-    "ce_neg": Entry(ce_neg.build, "num_negatives; loss=cce_neg holds no scores"),
-    "cce": Entry(cce.build),
-    "cce_neg": Entry(cce_neg.build, "num_negatives"),
-    "bce": Entry(bce.build),
-    "bce_neg": Entry(bce_neg.build, "num_negatives"),
-    "gbce": Entry(gbce.build, "num_negatives"),
-    "sce": Entry(sce.build, "the sce bucket sizes"),
-}
-
-# The losses whose own formula the paper's code gets wrong; the others are the same in both registries.
-FAITHFUL_LOSSES: dict[str, Entry] = LOSSES | {
-    "cce_neg": Entry(faithful.build_cce_neg, "num_negatives"),
-    "bce": Entry(faithful.build_bce),
-    "bce_neg": Entry(faithful.build_bce, "num_negatives"),
-}
-
-
-def entry_of(settings: LossSettings) -> Entry:
-    """The registry's entry of the loss that the settings describe."""
-    return (FAITHFUL_LOSSES if settings.paper_faithful else LOSSES)[settings.loss]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Loss:
@@ -58,9 +27,8 @@ def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Los
     Raises:
         ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
     """
-    if settings.sampling == "popularity" and item_counts is not None:
-        check_counts(item_counts)
-    return entry_of(settings).build(settings, item_counts)
+    loss: Loss = LOSSES[settings.loss].load(paper_faithful=settings.paper_faithful)(settings, item_counts)
+    return loss
 
 
-__all__ = ["FAITHFUL_LOSSES", "LOSSES", "Entry", "Loss", "LossContext", "build_loss", "entry_of"]
+__all__ = ["LOSSES", "SAMPLERS", "Loss", "LossBytes", "LossContext", "LossSize", "LossSpec", "build_loss"]

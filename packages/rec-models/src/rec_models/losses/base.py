@@ -1,16 +1,15 @@
-"""The signature that all losses share."""
+"""The signature that all losses share. This module imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+from rec_models.losses.settings import LossSettings
 
-from rec_models.config import LossSettings
-from rec_models.randomness import mix_seed
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +19,11 @@ class LossContext:
     seed: int
     """Of the run."""
     step: int | Tensor
-    """Of the optimiser, from 0; losses of cce_kernels also take an int64 scalar on the device."""
+    """Of the optimizer, from 0; losses of cce_kernels also take an int64 scalar on the device."""
     row_offset: int = 0
     """Tokens of the same step before this call's first: on lower ranks and in earlier micro-batches."""
     sparse_grad: bool = False
-    """The table's gradient holds the rows touched alone; for fused losses with sampled negatives."""
+    """The table's gradient holds the touched rows only; for fused losses with sampled negatives."""
 
 
 class Loss(Protocol):
@@ -45,22 +44,5 @@ class Loss(Protocol):
         ...
 
 
-Builder = Callable[[LossSettings, Tensor | None], Loss]
-
-
-def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
-    """A generator on a device that is a function of context and purpose alone: resuming needs no stored state.
-
-    Args:
-        device: where numbers are drawn.
-        context: its step is a number, not a tensor.
-        purpose: keeps streams of one step apart.
-    """
-    assert isinstance(context.step, int)
-    seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
-    return torch.Generator(device).manual_seed(seed)
-
-
-def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
-    """The loss of nothing, an fp32 scalar 0 attached to hidden [0, D] and weight [V, D]: gradients exist and are 0."""
-    return hidden.float().sum() * 0.0 + weight[:1].float().sum() * 0.0
+Builder = Callable[[LossSettings, "Tensor | None"], Loss]
+"""Settings and item counts [V] (int64, None without popularity sampling) to a loss."""

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rec_models.config import LossSettings
 from rec_models.encoders import Encoder
-from rec_models.losses.base import Loss, LossContext, no_tokens
-from rec_models.losses.sampling import Draws, draw, scores_of
+from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.registry import LOSSES
+from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
+from rec_models.losses.settings import LossSettings
 
 
-# The paper's full CCE trains padded places too, towards item 0 (``paper_faithful=True``): upstream of the loss.
 def trains_padding(settings: LossSettings) -> bool:
     """Whether `with_padding_targets` comes before the loss: P more tokens are then in its mean."""
-    return settings.paper_faithful and settings.loss == "cce"
+    return settings.paper_faithful and LOSSES[settings.loss].faithful_padding
 
 
 def with_padding_targets(encoder: Encoder, tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,13 +53,13 @@ _CHUNK_ELEMENTS = 1 << 27  # gathered values of a chunk of tokens: half a GiB in
 _EPSILON = 1e-6
 
 
-def build_cce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """See `rec_models.losses.build_loss`."""
+def cce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """See `rec_models.losses.base.Builder`."""
     return _in_chunks(settings, item_counts, cce_neg_sum)
 
 
-def build_bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """BCE and BCE+; see `rec_models.losses.build_loss`."""
+def bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
+    """BCE and BCE+; see `rec_models.losses.base.Builder`."""
     return _in_chunks(settings, item_counts, bce_sum)
 
 
@@ -79,10 +79,12 @@ def bce_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Ten
 
 
 def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOfTokens) -> Loss:
+    sampler = sampler_of(settings, item_counts)
+
     def mean(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
         if targets.numel() == 0:
             return no_tokens(hidden, weight)
-        draws = draw(settings, item_counts, targets, weight.shape[0], context)
+        draws = draw(settings, sampler, targets, weight.shape[0], context)
         step = max(1, _CHUNK_ELEMENTS // (draws.ids.shape[1] * hidden.shape[1]))
         total = torch.zeros((), device=hidden.device)
         for start in range(0, targets.numel(), step):

@@ -1,91 +1,130 @@
-"""Settings of sampled losses, made into samplers of cce_kernels or into plain torch draws."""
+"""The distributions that negatives come from, and negatives drawn from them in plain torch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cce_kernels import InBatch, Popularity, Uniform, sampled_linear_cross_entropy
-from rec_models.config import LossSettings
-from rec_models.losses.base import Loss, LossContext, seeded_generator
+from cce_kernels import InBatch, Popularity, Uniform
+from rec_models.losses.base import LossContext
+from rec_models.losses.registry import SAMPLERS
+from rec_models.losses.settings import LossSettings
+from rec_models.randomness import mix_seed
 
 
-def fused_loss(settings: LossSettings, item_counts: Tensor | None, objective: Any) -> Loss:
-    """A sampled loss of cce_kernels.
+class Sampler(Protocol):
+    """A distribution q over items."""
+
+    def for_kernels(self) -> Any:
+        """The sampler of cce_kernels."""
+        ...
+
+    def draw(
+        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw with replacement.
+
+        Args:
+            shape: G groups, N ids each.
+            targets: [M] int64 of the batch, M at least 1.
+            num_items: V.
+            generator: on the device of the targets.
+
+        Returns:
+            ids [G, N] int64, and log q of every item [V] fp32; None where scores are not corrected by q.
+        """
+        ...
+
+
+class UniformSampler:
+    """Every item with the same probability."""
+
+    def __init__(self, settings: LossSettings, item_counts: Tensor | None) -> None:
+        pass
+
+    def for_kernels(self) -> Any:
+        """See `Sampler`."""
+        return Uniform()
+
+    def draw(
+        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Sampler`."""
+        return torch.randint(num_items, shape, device=targets.device, generator=generator), None
+
+
+class PopularitySampler:
+    """q is proportional to ``count ** alpha``.
+
+    Raises:
+        ValueError: there are no counts, a count is negative or not finite, or all are 0.
+    """
+
+    def __init__(self, settings: LossSettings, item_counts: Tensor | None) -> None:
+        if item_counts is None:
+            raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
+        least, most = (float(bound) for bound in item_counts.aminmax())  # on a GPU this waits for the device
+        if not (least >= 0 and 0 < most < math.inf):
+            raise ValueError(
+                f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
+                "allowed: counts from 0, one of them above 0"
+            )
+        self.counts = item_counts
+        self.alpha = 1.0 if settings.alpha is None else settings.alpha
+        self.logq = settings.logq
+
+    def for_kernels(self) -> Any:
+        """See `Sampler`."""
+        return Popularity(self.counts, alpha=self.alpha, logq=self.logq)
+
+    def draw(
+        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Sampler`."""
+        counts = self.counts.to(targets.device, torch.float64)
+        q = torch.where(counts > 0, counts.pow(self.alpha), 0.0)  # 0 ** 0 is 1
+        cumulative = q.cumsum(0)  # [V]; binary search has no limit of 2^24 items, unlike torch.multinomial
+        points = torch.rand(shape, dtype=torch.float64, device=targets.device, generator=generator) * cumulative[-1]
+        ids = torch.searchsorted(cumulative, points, right=True).clamp_max(num_items - 1)
+        return ids, (q / cumulative[-1]).log().float() if self.logq else None
+
+
+class InBatchSampler:
+    """The targets of the batch, as often as they occur in it."""
+
+    def __init__(self, settings: LossSettings, item_counts: Tensor | None) -> None:
+        self.logq = settings.logq
+
+    def for_kernels(self) -> Any:
+        """See `Sampler`."""
+        return InBatch(logq=self.logq)
+
+    def draw(
+        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Sampler`."""
+        num_tokens = targets.numel()
+        ids = targets[torch.randint(num_tokens, shape, device=targets.device, generator=generator)]
+        return ids, (torch.bincount(targets, minlength=num_items) / num_tokens).log() if self.logq else None
+
+
+def sampler_of(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
+    """The sampler of a sampled loss.
 
     Args:
-        settings: negatives and implementation.
-        item_counts: [V] int64; needed by popularity sampling only.
-        objective: one of cce_kernels' objectives.
+        settings: sampling, alpha, logq.
+        item_counts: [V] int64; used by popularity sampling.
 
     Raises:
-        ValueError: popularity sampling without counts.
+        ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
     """
-    sampler = _sampler(settings, item_counts)
-    num_negatives, sharing, impl = settings.num_negatives, settings.sharing, settings.impl
-    assert num_negatives is not None
-    assert sharing is not None
-    assert impl is not None
-    tile_tokens = settings.tile_tokens or 64  # of no effect unless sharing is tile
-
-    def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
-        loss: Tensor = sampled_linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            num_negatives=num_negatives,
-            seed=context.seed,
-            step=context.step,
-            row_offset=context.row_offset,
-            sampler=sampler,
-            objective=objective,
-            sharing=sharing,
-            tile_tokens=tile_tokens,
-            sparse_grad=context.sparse_grad,
-            impl=impl,
-        )
-        return loss
-
-    return sampled
-
-
-def _sampler(settings: LossSettings, item_counts: Tensor | None) -> Any:
-    if settings.sampling == "uniform":
-        return Uniform()
-    if settings.sampling == "in_batch":
-        return InBatch(logq=settings.logq)
-    return Popularity(
-        counts_of(item_counts), alpha=1.0 if settings.alpha is None else settings.alpha, logq=settings.logq
-    )
-
-
-def counts_of(item_counts: Tensor | None) -> Tensor:
-    """The counts [V].
-
-    Raises:
-        ValueError: there are none; the message says who needs them.
-    """
-    if item_counts is None:
-        raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
-    return item_counts
-
-
-def check_counts(item_counts: Tensor) -> None:
-    """Refuse counts [V] that no item can be drawn by; on a GPU this waits for the device.
-
-    Raises:
-        ValueError: a count is negative or not finite, or all are 0.
-    """
-    least, most = (float(bound) for bound in item_counts.aminmax())
-    if not (least >= 0 and 0 < most < math.inf):
-        raise ValueError(
-            f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
-            "allowed: counts from 0, one of them above 0"
-        )
+    assert settings.sampling is not None
+    sampler: Sampler = SAMPLERS[settings.sampling].load()(settings, item_counts)
+    return sampler
 
 
 @dataclass(frozen=True)
@@ -101,41 +140,39 @@ class Draws:
         return self.ids.repeat_interleave(self.group_tokens, 0)[:num_tokens]
 
 
-def draw(
-    settings: LossSettings, item_counts: Tensor | None, targets: Tensor, num_items: int, context: LossContext
-) -> Draws:
+def draw(settings: LossSettings, sampler: Sampler, targets: Tensor, num_items: int, context: LossContext) -> Draws:
     """Draw with torch's own generators, as plain code does; with replacement, hits not removed.
 
     Args:
-        settings: num_negatives, sampling, alpha, logq, sharing, tile_tokens.
-        item_counts: [V]; used by popularity sampling.
+        settings: num_negatives, sharing, tile_tokens.
+        sampler: the distribution.
         targets: [M] int64, M at least 1.
         num_items: V.
         context: what the draws are a function of.
-
-    Raises:
-        ValueError: popularity sampling without counts.
     """
     num_tokens = targets.numel()
     group_tokens = {"none": 1, "tile": settings.tile_tokens or 1, "batch": num_tokens}[settings.sharing or "none"]
     shape = (-(-num_tokens // group_tokens), settings.num_negatives or 1)
-    generator = seeded_generator(targets.device, context, "negatives")
-    if settings.sampling == "popularity":
-        counts = counts_of(item_counts).to(targets.device, torch.float64)
-        powers = counts.pow(1.0 if settings.alpha is None else settings.alpha)
-        q = torch.where(counts > 0, powers, 0.0)  # 0 ** 0 is 1
-        cumulative = q.cumsum(0)  # [V]; binary search has no limit of 2^24 items, unlike torch.multinomial
-        points = torch.rand(shape, dtype=torch.float64, device=targets.device, generator=generator) * cumulative[-1]
-        ids = torch.searchsorted(cumulative, points, right=True).clamp_max(num_items - 1)
-        log_q = (q / cumulative[-1]).log().float() if settings.logq else None
-    elif settings.sampling == "in_batch":
-        rows = torch.randint(num_tokens, shape, device=targets.device, generator=generator)
-        ids = targets[rows]
-        log_q = (torch.bincount(targets, minlength=num_items) / num_tokens).log() if settings.logq else None
-    else:
-        ids = torch.randint(num_items, shape, device=targets.device, generator=generator)
-        log_q = None
+    ids, log_q = sampler.draw(shape, targets, num_items, seeded_generator(targets.device, context, "negatives"))
     return Draws(ids, group_tokens, log_q)
+
+
+def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
+    """A generator on a device that is a function of context and purpose alone: resuming needs no stored state.
+
+    Args:
+        device: where numbers are drawn.
+        context: its step is a number, not a tensor.
+        purpose: keeps streams of one step apart.
+    """
+    assert isinstance(context.step, int)
+    seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The loss of nothing, an fp32 scalar 0 attached to hidden [0, D] and weight [V, D]: gradients exist and are 0."""
+    return hidden.float().sum() * 0.0 + weight[:1].float().sum() * 0.0
 
 
 def scores_of(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,13 @@ import math
 import torch
 from torch import Tensor
 
-from rec_models.config import LossSettings
-from rec_models.losses.base import Loss, LossContext, no_tokens, seeded_generator
-from rec_models.losses.sampling import gather, target_scores
+from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.sampling import gather, no_tokens, seeded_generator, target_scores
+from rec_models.losses.settings import LossSettings
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """See `rec_models.losses.build_loss`."""
+    """See `rec_models.losses.base.Builder`."""
     buckets = settings.sce_buckets or 1
     size_x, size_y = settings.sce_bucket_size_x or 1, settings.sce_bucket_size_y or 1
 

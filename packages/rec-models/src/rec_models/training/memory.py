@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
-from rec_models.losses import entry_of
+from rec_models.losses import LOSSES
 from rec_models.optim.build import leaner_optimizers, table_bytes
 
 GROWING_SEGMENTS = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
@@ -107,7 +107,7 @@ def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, s
         limit = f" of {total:.1f} GiB"
     asked, words = _asked_for(error)
     what = _of_table(run, min(peak + asked, total)) + "batch_size or max_seq_len"
-    less = entry_of(run.loss).less_memory
+    less = LOSSES[run.loss.loss].less_memory
     if less:
         what += f", or {less}"
     if device.type == "cuda" and not segments_can_grow():

@@ -1,0 +1,99 @@
+"""What pydantic found wrong with a configuration, as one line: the key, what was found and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from rec_models.fields import SettingsError
+
+
+def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys: Collection[str]) -> str:
+    """The first thing that is wrong.
+
+    A ValueError raised by a validator of a package reads ``allowed: ...``; a `SettingsError` names the settings that
+    contradict each other.
+
+    Args:
+        error: of validating `values`.
+        values: the nested mapping as the user wrote it.
+        root: the dataclass that it was validated against.
+        keys: all dotted keys there are.
+    """
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "unexpected_keyword_argument":
+        return _unknown(".".join(str(part) for part in first["loc"]), keys)
+    hint: Any = root
+    found: Any = values
+    path: list[str] = []
+    for part in first["loc"]:  # behind the field pydantic adds the branch of a union or the place in a list
+        if not dataclasses.is_dataclass(hint):
+            break
+        hint, found = typing.get_type_hints(hint, include_extras=True)[str(part)], found[part]
+        path.append(str(part))
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SettingsError):
+        return cause.with_keys(full_names(keys))
+    return f"{'.'.join(path)}: found {found!r}, {cause or f'allowed: {_describe(hint)}'}"
+
+
+def full_names(keys: Collection[str]) -> dict[str, str]:
+    """The dotted key of each last part of one, such as ``train.optimizer`` of ``optimizer``."""
+    return {key.rpartition(".")[2]: key for key in keys}
+
+
+def _unknown(name: str, keys: Collection[str]) -> str:
+    """The line about an unknown key, with the nearest known key or section anywhere in the tree."""
+    section, _, last = name.rpartition(".")
+    parents = {key.rpartition(".")[0] for key in keys} - {"", section}
+
+    def likeness(key: str) -> tuple[float, float]:
+        whole = difflib.SequenceMatcher(None, name, key).ratio()
+        return max(whole, difflib.SequenceMatcher(None, last, key.rpartition(".")[2]).ratio()), whole
+
+    nearest = max([*keys, *parents], key=likeness)
+    guess = f" (did you mean {nearest}?)" if likeness(nearest)[0] >= 0.6 else ""
+    prefix = f"{section}." if section else ""
+    beside = dict.fromkeys(prefix + key[len(prefix) :].partition(".")[0] for key in keys if key.startswith(prefix))
+    return f"{name}: unknown key{guess}, allowed: {', '.join(beside)}"
+
+
+_CONSTRAINTS = ("ge", "gt", "le", "lt", "allow_inf_nan")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+
+
+def _describe(hint: Any) -> str:
+    """A field's type and range in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return f"a section with the keys {', '.join(entry.name for entry in dataclasses.fields(hint))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(choice) for choice in arguments)
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if origin is tuple:
+        return f"a list, each entry {_describe(arguments[0])}"
+    if origin is Annotated:
+        return _with_range(_describe(arguments[0]), arguments[1:])
+    return _WORDS[hint]
+
+
+def _with_range(words: str, metadata: Iterable[Any]) -> str:
+    """A type in words and its constraints, such as ``a whole number from 1``."""
+    limits: dict[str, Any] = {}
+    for entry in metadata:
+        for constraint in entry.metadata if isinstance(entry, FieldInfo) else ():
+            limits |= {name: getattr(constraint, name) for name in _CONSTRAINTS if hasattr(constraint, name)}
+    if limits.pop("allow_inf_nan", True) is False:
+        words = words.replace("a number", "a finite number")
+    if {"gt", "lt"} <= set(limits):
+        return f"{words} between {limits['gt']} and {limits['lt']}"
+    signs = {"ge": "from", "gt": "above", "le": "to", "lt": "to below"}
+    return " ".join([words, *(f"{sign} {limits[name]}" for name, sign in signs.items() if name in limits)])

@@ -1,0 +1,59 @@
+"""The sections of params.yaml about the log and its split, as strict frozen dataclasses.
+
+This module imports neither torch nor polars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+Share = Annotated[float, Field(gt=0, lt=1)]
+MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Columns:
+    """The column names of your own log."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    timestamp: str = "timestamp"
+    rating: str | None = None
+    """Null: the log has no rating, or it is not read."""
+
+    def __post_init__(self) -> None:
+        names = [name for name in vars(self).values() if name is not None]
+        if len(set(names)) < len(names):
+            raise ValueError("allowed: different column names")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Download:
+    """Where the raw log comes from and how it is read."""
+
+    mirror: str | None = None
+    """A directory that already holds the raw files, for machines without internet."""
+    columns: Columns = field(default_factory=Columns)
+    min_rating: float | None = None
+    """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of your own log."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Split:
+    """How the log becomes train, validation and test."""
+
+    strategy: Literal["temporal", "leave_one_out"] = "temporal"
+    """``leave_one_out`` is for logs with an order but no clock."""
+    test_fraction: Share = 0.1
+    """Temporal: the share of all interactions, the latest ones, that form the future."""
+    validation_users: Share = 0.05
+    """Temporal: the share of the users of the past whose sequences validate."""
+    min_item_count: MinCount = "auto"
+    """Drop items with fewer interactions. ``auto``: 5 for temporal, none for leave_one_out."""
+    min_user_count: MinCount = "auto"
+    """Drop users with fewer interactions, after the items. ``auto``: 3 for temporal, none for leave_one_out."""

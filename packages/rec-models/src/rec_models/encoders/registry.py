@@ -1,0 +1,23 @@
+"""The one registry of networks: a network is one file of this folder and one line here. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class EncoderSpec(NamedTuple):
+    """What others need to know about a network."""
+
+    build: str
+    """``file.class`` in this folder; the class is a `rec_models.encoders.base.Encoder`. Its file is imported when the
+    network is built, so that reading the registry imports no torch."""
+    title: str
+    """As the paper writes it."""
+    masked: bool = False
+    """It learns to fill masked items in; otherwise it learns to predict the next item."""
+
+
+ENCODERS: dict[str, EncoderSpec] = {
+    "sasrec": EncoderSpec("sasrec.SASRec", "SASRec"),
+    "bert4rec": EncoderSpec("bert4rec.BERT4Rec", "BERT4Rec", masked=True),
+}

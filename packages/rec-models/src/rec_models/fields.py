@@ -1,0 +1,50 @@
+"""How the settings of this package are declared: strict frozen dataclasses whose types carry the allowed ranges.
+
+Strict means: no text for a number, no bool for a whole number, no None where the type has none. pydantic raises
+`pydantic.ValidationError`, a ValueError that names the field. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def one_of(names: Collection[str]) -> BeforeValidator:
+    """Allow the names of a registry, which may grow after its users have been imported."""
+
+    def check(name: object) -> object:
+        if name not in list(names):
+            raise ValueError(f"allowed: {' | '.join(names)}")
+        return name
+
+    return BeforeValidator(check)
+
+
+class SettingsError(ValueError):
+    """A setting contradicts another one.
+
+    Args:
+        name: of the setting.
+        found: its value.
+        allowed: what is allowed, in words.
+        beside: the other setting and its value.
+    """
+
+    def __init__(self, name: str, found: object, allowed: str, **beside: object) -> None:
+        self.name, self.found, self.allowed, self.beside = name, found, allowed, beside
+        super().__init__(self.with_keys({}))
+
+    def with_keys(self, keys: Mapping[str, str]) -> str:
+        """The message in one line, with another name for each setting that `keys` has one for."""
+        pairs = " and ".join(f"{keys.get(name, name)}={value}" for name, value in self.beside.items())
+        place = f" with {pairs}" if pairs else ""
+        return f"{keys.get(self.name, self.name)}: found {self.found!r}{place}, allowed: {self.allowed}"

@@ -1,0 +1,105 @@
+"""What the registries say of a loss and of a sampler. This module imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+def load(path: str) -> Any:
+    """What ``file.name`` of a registry stands for, in this folder."""
+    file, _, name = path.partition(".")
+    return getattr(importlib.import_module(f"{__package__}.{file}"), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSize:
+    """What the memory and the work of a loss depend on."""
+
+    items: int
+    """V, the catalogue."""
+    width: int
+    """D, of hidden states and of the item table."""
+    tokens: float
+    """M, the targets of a batch (expected, so it may be fractional)."""
+    negatives: int
+    """N per token; 0 for a loss without negatives."""
+    groups: float
+    """Sets of negatives: M over the tokens that share one."""
+    options: Mapping[str, Any]
+    """The fields of `rec_models.losses.settings.LossSettings`, for example ``options["sce_buckets"]``."""
+
+
+class LossBytes(NamedTuple):
+    """Bytes that a loss adds on the GPU, without the fp32 gradient of the item table."""
+
+    forward: float
+    """At the end of its forward."""
+    backward: float
+    """Inside its backward."""
+    with_gradient: bool = True
+    """Whether the item table's gradient exists at that moment of backward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec:
+    """Everything that training, planning, reports and tables need to know about a loss."""
+
+    build: str
+    """``file.function`` in this folder. The function has the signature `rec_models.losses.base.Builder`; its file is
+    imported when the loss is built, so that reading the registry imports no torch."""
+    title: str
+    """As the paper writes it."""
+    colour: str
+    """In pictures."""
+    options: frozenset[str] = frozenset()
+    """The fields of `rec_models.losses.settings.LossSettings` that the loss uses."""
+    fixed_negatives: int | None = None
+    """Negatives per token of a sampled loss that leaves no choice."""
+    less_memory: str = ""
+    """What lowers its memory beside smaller batches, to be read behind "lower batch_size or max_seq_len, or"."""
+    faithful: str | None = None
+    """``file.function`` that repeats the defects of the paper's own code; None: its formula has none."""
+    faithful_padding: bool = False
+    """Whether the paper's code also trains padded places."""
+    memory: Callable[[LossSize], LossBytes] | None = None
+    """Bytes that it adds; None: the planner says that it does not know."""
+    work: Callable[[LossSize], dict[str, float]] | None = None
+    """Work of a batch, by the planner's rate that it is divided by; None: the planner says that it does not know."""
+
+    def load(self, *, paper_faithful: bool = False) -> Any:
+        """The builder, its file imported: `rec_models.losses.base.Builder`."""
+        return load(self.faithful if paper_faithful and self.faithful else self.build)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it samples negatives."""
+        return "num_negatives" in self.options
+
+    @property
+    def corrects_logq(self) -> bool:
+        """Whether it can correct scores by log q."""
+        return "logq" in self.options
+
+    @property
+    def fused(self) -> bool:
+        """Whether cce_kernels computes it, which has several implementations."""
+        return "impl" in self.options
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSpec:
+    """Everything that others need to know about a distribution of negatives."""
+
+    build: str
+    """``file.class`` in this folder, a `rec_models.losses.sampling.Sampler`."""
+    options: frozenset[str] = frozenset()
+    """Of ``alpha`` and ``logq``, those that it uses."""
+    needs_counts: bool = False
+    """Whether it needs how often training saw each item."""
+
+    def load(self) -> Any:
+        """The class, its file imported."""
+        return load(self.build)
