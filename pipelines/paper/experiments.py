@@ -139,7 +139,7 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
             continue
         try:
             point = params.from_mapping(experiment.params)
-        except params.ParamsError as error:
+        except params.ConfigError as error:
             remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
             continue
         revision = experiment.baseline[:7] + ("+" if experiment.edited else "")

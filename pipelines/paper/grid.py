@@ -75,7 +75,7 @@ def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
     """The points of the command line.
 
     Raises:
-        ParamsError: an unknown table or data set, or a point that contradicts itself.
+        ConfigError: an unknown table or data set, or a point that contradicts itself.
     """
     values = points.load()
     choices = Choices(
@@ -87,7 +87,7 @@ def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
     if not options.search:
         return points.table_points(values, options.table, datasets=options.dataset, **choices)
     if len(options.dataset) != 1:
-        raise params.ParamsError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
+        raise params.ConfigError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
     return points.search_points(values, model=options.model, loss=options.loss, dataset=options.dataset[0], **choices)
 
 

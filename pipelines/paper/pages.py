@@ -6,9 +6,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from cutrec.losses import LOSSES
 from cutrec.reporting.text_table import number, render
 from pipelines.paper.rows import MEASURES, Line, OurRow
+from rec_models.losses.registry import LOSSES
 
 MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec"}
 TITLES = {

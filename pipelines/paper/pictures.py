@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutrec.losses import LOSSES
 from pipelines.paper.rows import Line, OurRow
+from rec_models.losses.registry import LOSSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

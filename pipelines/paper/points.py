@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from cutrec import config as params
-from cutrec.config import ParamsError
-from cutrec.losses import SAMPLED
+from cutrec.config import ConfigError
 from cutrec.nested import as_yaml, flatten
 from cutrec.reporting.result import point_fields
 from cutrec.reporting.standard_settings import is_used
 from pipelines.paper.settings import Choices, with_paper_settings
 from pipelines.paper.settings import Sharing as Sharing
+from rec_models.losses.registry import LOSSES
 
 _NAMED = frozenset(
     {"model", "loss", "negatives.sampling", "negatives.sharing", "dataset", "batch_size", "max_seq_len",
@@ -44,11 +44,11 @@ class GridPoint:
     """The overrides of the command line, as ``-S`` takes them."""
 
     @cached_property
-    def params(self) -> params.Params:
+    def params(self) -> params.Config:
         """The point's overrides on top of the defaults.
 
         Raises:
-            ParamsError: the point contradicts itself.
+            ConfigError: the point contradicts itself.
         """
         return params.from_mapping(self.values)
 
@@ -58,7 +58,7 @@ class GridPoint:
         return experiment_name(self.params, self.extra)
 
 
-def experiment_name(point: params.Params, extra: Sequence[str] = ()) -> str:
+def experiment_name(point: params.Config, extra: Sequence[str] = ()) -> str:
     """A name that DVC accepts: git does not allow ``:`` and some other characters in the names of references.
 
     Args:
@@ -101,7 +101,7 @@ def table_points(
         One point for each row of the paper's tables; two rows repeat the point of another row.
 
     Raises:
-        ParamsError: a table, a data set or a line that does not exist, or a point that contradicts itself.
+        ConfigError: a table, a data set or a line that does not exist, or a point that contradicts itself.
     """
     grid = values["grid"]
     rows = []
@@ -114,7 +114,7 @@ def table_points(
     in_tables = list(dict.fromkeys(row["dataset"] for _, row in rows))
     for name in datasets:
         if name not in in_tables:
-            raise ParamsError(f"dataset: found {name!r}, allowed in these tables: {', '.join(in_tables)}")
+            raise ConfigError(f"dataset: found {name!r}, allowed in these tables: {', '.join(in_tables)}")
     return [_point(values, number, row, choices) for number, row in rows if not datasets or row["dataset"] in datasets]
 
 
@@ -131,13 +131,15 @@ def search_points(
         choices: see `Choices`.
 
     Raises:
-        ParamsError: an unknown data set, or a point that contradicts itself.
+        ConfigError: an unknown data set, or a point that contradicts itself.
     """
     grid = values["grid"]
     known = sorted({line.split()[0] for table in grid["tables"].values() for line in table["points"]})
     if dataset not in known:
-        raise ParamsError(f"dataset: found {dataset!r}, allowed: {', '.join(known)}")
-    axes = ["batch_size", "max_seq_len"] + ["num_negatives"] * (loss in SAMPLED and loss != "bce")
+        raise ConfigError(f"dataset: found {dataset!r}, allowed: {', '.join(known)}")
+    axes = ["batch_size", "max_seq_len"]
+    if loss in LOSSES and LOSSES[loss].sampled and not LOSSES[loss].fixed_negatives:
+        axes.append("num_negatives")
     sizes = itertools.product(*(grid["search"][axis] for axis in axes))
     shared = {"model": model, "loss": loss, "dataset": dataset}
     return [_point(values, 0, shared | dict(zip(axes, chosen, strict=True)), choices) for chosen in sizes]
@@ -147,14 +149,14 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
     """The points without those that repeat another row's point.
 
     Raises:
-        ParamsError: two different points have the same name.
+        ConfigError: two different points have the same name.
     """
     by_name: dict[str, GridPoint] = {}
     for point in points:
         other = by_name.setdefault(point.name, point)
         if other.values != point.values:
             changed = sorted(set(overrides(point)) ^ set(overrides(other)))
-            raise ParamsError(f"two points are named {point.name}: they differ in {', '.join(changed)}")
+            raise ConfigError(f"two points are named {point.name}: they differ in {', '.join(changed)}")
     return list(by_name.values())
 
 
@@ -163,7 +165,7 @@ def overrides(point: GridPoint) -> list[str]:
     return _as_overrides(point.values)
 
 
-def without_use(found: Sequence[params.Params], extra: dict[str, Any]) -> list[str]:
+def without_use(found: Sequence[params.Config], extra: dict[str, Any]) -> list[str]:
     """A line for each override of the command line that has no effect at some points, such as negatives with CE.
 
     Args:
@@ -184,11 +186,11 @@ def checked_table(values: dict[str, Any], number: int) -> int:
     """The number of a table, if ``grid`` has it.
 
     Raises:
-        ParamsError: it does not.
+        ConfigError: it does not.
     """
     known = values["grid"]["tables"]
     if number not in known:
-        raise ParamsError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
+        raise ConfigError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
     return number
 
 
@@ -196,15 +198,15 @@ def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
     """The mapping of params.yaml with its ``grid``.
 
     Raises:
-        ParamsError: the file does not exist, is not YAML or has no grid.
+        ConfigError: the file does not exist, is not YAML or has no grid.
     """
     values = params.read_yaml(path)
     if not isinstance(values.get("grid"), dict) or not set(values["grid"]) >= {"settings", "search", "tables"}:
-        raise ParamsError(f"{path}: grid: allowed: a section with settings, search and tables; git brings it back")
+        raise ConfigError(f"{path}: grid: allowed: a section with settings, search and tables; git brings it back")
     return values
 
 
-def _kind(point: params.Params) -> str:
+def _kind(point: params.Config) -> str:
     """How the name of an experiment begins: model, loss, sampling."""
     fields = point_fields(point)
     return "-".join(fields[key] for key in ("model", "loss", "sampling") if fields[key])
@@ -217,7 +219,7 @@ def _as_overrides(nested: dict[str, Any]) -> list[str]:
 def _read_line(number: int, line: str) -> dict[str, Any]:
     found = re.fullmatch(r"(\S+) (\d+)x(\d+)(?: (\d+))?", line)
     if found is None:
-        raise ParamsError(f"grid.tables.{number}: found {line!r}, allowed: DATASET BATCHxLENGTH [NEGATIVES]")
+        raise ConfigError(f"grid.tables.{number}: found {line!r}, allowed: DATASET BATCHxLENGTH [NEGATIVES]")
     dataset, batch_size, max_seq_len, negatives = found.groups()
     row = {"dataset": dataset, "batch_size": int(batch_size), "max_seq_len": int(max_seq_len)}
     return row | ({"num_negatives": int(negatives)} if negatives else {})
@@ -227,7 +229,7 @@ def _point(values: dict[str, Any], table: int, row: dict[str, Any], choices: Cho
     """A row with the paper's settings and the options of the command.
 
     Raises:
-        ParamsError: the point contradicts itself.
+        ConfigError: the point contradicts itself.
     """
     extra = tuple(_as_overrides(choices.get("extra", {})))
     point = GridPoint(table, with_paper_settings(values, row, choices), row["dataset"], extra)

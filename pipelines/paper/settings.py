@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from cutrec import config as params
-from cutrec.config import ParamsError
-from cutrec.losses import SAMPLED
+from cutrec.config import ConfigError
 from cutrec.nested import merged
 from cutrec.reporting.standard_settings import sce_sizes
+from rec_models.losses.registry import LOSSES
 
 Sharing = Literal["none", "tile", "batch"]
 _DERIVED_FROM = ("model", "loss", "batch_size", "max_seq_len")
@@ -40,7 +40,7 @@ def with_paper_settings(file: Mapping[str, Any], row: Mapping[str, Any], choices
         choices: options of the command.
 
     Raises:
-        ParamsError: negatives are to be shared in the paper's own code, or a value is not allowed.
+        ConfigError: negatives are to be shared in the paper's own code, or a value is not allowed.
     """
     sharing, faithful = choices.get("sharing", "none"), choices.get("paper_faithful", False)
     extra, twin = choices.get("extra", {}), choices.get("twin", False)
@@ -50,9 +50,9 @@ def with_paper_settings(file: Mapping[str, Any], row: Mapping[str, Any], choices
     # checkout would contradict the point.
     settings = merged(file["grid"]["settings"], {"preset": params.NO_PRESET}, file["presets"][f"paper_{named.model}"])
     options: dict[str, Any] = {"paper_faithful": faithful}
-    if named.loss in SAMPLED:
+    if LOSSES[named.loss].sampled:
         if faithful and sharing != "none":
-            raise ParamsError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
+            raise ConfigError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
         options["negatives"] = {"sampling": "uniform", "sharing": sharing}
     if named.loss == "sce":
         sizes = sce_sizes(named.batch_size, named.max_seq_len)

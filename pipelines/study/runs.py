@@ -99,7 +99,7 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
     return row
 
 
-def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
+def fit(point: params.Config, split: SplitData, folder: Path) -> FitResult:
     """`rec_models.training.fit.fit` at a point, as the stage ``train`` calls it."""
     from cutrec.workflow import training_inputs as of_point
     from rec_models.training import fit as training
@@ -118,7 +118,7 @@ def fit(point: params.Params, split: SplitData, folder: Path) -> FitResult:
     )
 
 
-def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Row:
+def test_metrics(encoder: Encoder, split: SplitData, point: params.Config) -> Row:
     """The metrics at 10 of the test users, without seen items; coverage and surprisal refer to the training log."""
     import torch
 
@@ -139,7 +139,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: params.Params) -> Ro
     return {f"{name}_at_10": found[f"{name}@10"] for name in TEST_METRICS} | {"test_users": len(test)}
 
 
-def time_steps(point: params.Params, split: SplitData) -> Row:
+def time_steps(point: params.Config, split: SplitData) -> Row:
     """Milliseconds per training step, over an epoch after ten steps; meaningful if nothing else is running."""
     from cutrec.workflow import training_inputs as of_point
     from pipelines.paper.steps import step_fields

@@ -61,11 +61,11 @@ class Trial:
         }
 
     @property
-    def point(self) -> params.Params:
+    def point(self) -> params.Config:
         """The parameters of the run.
 
         Raises:
-            ParamsError: settings that params.yaml would not allow.
+            ConfigError: settings that params.yaml would not allow.
         """
         return params.from_mapping(nest({**json.loads(self.settings), "dataset": self.dataset, "seed": self.seed}))
 

@@ -8,18 +8,18 @@ import pytest
 
 from cutrec import config as params
 from cutrec.config import from_mapping
-from cutrec.losses import SAMPLED
 from cutrec.nested import flatten, nest
 from cutrec.reporting.result import Result
 from cutrec.reporting.standard_settings import options
 from cutrec.workflow import training_inputs as of_point
 from pipelines.paper import points
+from rec_models.losses.registry import LOSSES
 from tests.small_log import ROOT
 
 SHIPPED = params.read_yaml(ROOT / "params.yaml")
 
 
-def point(flat: dict[str, Any]) -> params.Params:
+def point(flat: dict[str, Any]) -> params.Config:
     return from_mapping(nest(flat))
 
 
@@ -62,8 +62,9 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
         "losses.sce.bucket_size_y": 7, "losses.sce.mix_x": False, "backbone.dropout": 0.3, "backbone.blocks": 1,
         "train.learning_rate": 0.5, "train.accumulate": 3, "train.max_epochs": 3, "train.compile": True,
     }  # fmt: skip
-    sampled = itertools.product(SAMPLED, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
-    cases = [*sampled, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
+    sampled = [name for name, loss in LOSSES.items() if loss.sampled]
+    ways = itertools.product(sampled, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
+    cases = [*ways, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
     makers = (of_point.loss_settings, of_point.model_settings, of_point.training_settings)
     for loss, sampling, sharing, faithful in cases:
         base = {
@@ -79,6 +80,6 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
 
 
 def test_every_key_has_a_short_name_of_its_own():
-    keys = list(flatten(dataclasses.asdict(params.Params())))
+    keys = list(flatten(dataclasses.asdict(params.Config())))
     short = [key.partition(".")[2] or key for key in keys]
     assert len(set(short)) == len(keys)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import ParamsError, from_mapping, preset_values, read_yaml
+from cutrec.config import ConfigError, from_mapping, preset_values, read_yaml
 from cutrec.nested import parse_overrides
 from pipelines.paper import points
 from pipelines.paper.points import distinct, experiment_name, overrides, search_points, table_points
@@ -139,7 +139,7 @@ def test_the_search_grid_is_every_size_with_every_other():
 @pytest.mark.parametrize("line", ["gowalla", "gowalla 512", "gowalla 512x256 many", "gowalla 512x256 511 1"])
 def test_a_line_of_another_form_is_named(line: str):
     grid = {**SHIPPED["grid"], "tables": {3: {"model": "sasrec", "loss": "ce", "points": [line]}}}
-    with pytest.raises(ParamsError, match=rf"grid.tables.3: found '{line}', allowed: DATASET BATCHxLENGTH"):
+    with pytest.raises(ConfigError, match=rf"grid.tables.3: found '{line}', allowed: DATASET BATCHxLENGTH"):
         table_points({**SHIPPED, "grid": grid})
 
 
@@ -149,14 +149,14 @@ def test_a_line_of_another_form_is_named(line: str):
         ({"tables": [16]}, "table: found 16, allowed: 1, 2, 3"),
         ({"tables": [8], "datasets": ["zvuk"]}, "dataset: found 'zvuk', allowed in these tables: gowalla, beauty, mov"),
         ({"sharing": "tile", "paper_faithful": True}, "sharing: found 'tile', allowed: none with --faithful"),
-        ({"extra": {"backbone": {"hidden": 255}}}, "backbone.hidden: found 255 with 2 heads, allowed: a multiple"),
+        ({"extra": {"backbone": {"hidden": 255}}}, "backbone.hidden: found 255 with backbone.heads=2, allowed: a multiple"),
         ({"extra": {"batch": 1}}, "batch: unknown key (did you mean batch_size?)"),
         ({"extra": {"model": "gru"}}, "model: found 'gru', allowed: sasrec | bert4rec"),
         ({"extra": {"batch_size": "a"}}, "batch_size: found 'a', allowed: a whole number"),
     ],
 )
 def test_what_cannot_be_is_one_line(arguments: dict, says: str):
-    with pytest.raises(ParamsError) as caught:
+    with pytest.raises(ConfigError) as caught:
         table_points(SHIPPED, **arguments)
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
@@ -165,13 +165,13 @@ def test_what_cannot_be_is_one_line(arguments: dict, says: str):
 def test_two_points_of_one_name_are_refused():
     one, *_ = table_points(SHIPPED, [3])
     other = dataclasses.replace(one, values={**one.values, "backbone": {"hidden": 256, "dropout": 0.5}})
-    with pytest.raises(ParamsError, match=r"two points are named .*: they differ in backbone.blocks=2, backbone.d"):
+    with pytest.raises(ConfigError, match=r"two points are named .*: they differ in backbone.blocks=2, backbone.d"):
         distinct([one, other])
 
 
 def test_a_file_without_a_grid_is_named(tmp_path: Path):
     (tmp_path / "params.yaml").write_text("grid:\n  1: {}\n")
-    with pytest.raises(ParamsError, match="grid: allowed: a section with settings, search and tables"):
+    with pytest.raises(ConfigError, match="grid: allowed: a section with settings, search and tables"):
         points.load(tmp_path / "params.yaml")
 
 

@@ -18,11 +18,11 @@ from tests.small_log import ROOT
 SHIPPED = params.read_yaml(ROOT / "params.yaml")
 
 
-def point(table: int, dataset: str, **options: Any) -> params.Params:
+def point(table: int, dataset: str, **options: Any) -> params.Config:
     return points.table_points(SHIPPED, [table], datasets=[dataset], **options)[0].params
 
 
-def trained(of: params.Params, **values: Any) -> Result:
+def trained(of: params.Config, **values: Any) -> Result:
     fields = {
         "device": "NVIDIA H100 80GB HBM3",
         "revision": "abc1234",

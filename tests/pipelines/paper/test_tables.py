@@ -64,5 +64,5 @@ def test_results_files_are_told_by_their_columns(tmp_path: Path):
 )
 def test_wrong_arguments_are_named(arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises((StageError, params.ParamsError), match=says):
+    with pytest.raises((StageError, params.ConfigError), match=says):
         tables.main(["--no-dvc", *arguments])

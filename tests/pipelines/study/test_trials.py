@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cutrec.config import ParamsError
+from cutrec.config import ConfigError
 from cutrec.workflow import training_inputs as of_point
 from pipelines.study.trials import (
     FINAL_SEEDS,
@@ -139,5 +139,5 @@ def test_what_is_there_is_not_run_again():
 
 
 def test_a_trial_of_an_unknown_key_is_refused():
-    with pytest.raises(ParamsError, match=r"backbone\.widht: unknown key"):
+    with pytest.raises(ConfigError, match=r"backbone\.widht: unknown key"):
         _ = Trial.of("search", "d", "c", {"backbone.widht": 3}, 0).point

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field
 
 from cutrec import config as params
-from cutrec.losses import SAMPLED
 from cutrec.reporting import standard_settings
+from rec_models.losses.registry import LOSSES
 
 Kind = Literal["training", "accuracy"]
 Status = Literal["ok", "out of memory", "failed"]
@@ -144,7 +144,7 @@ class Result:
     """Anything else a reader must know, in a few words."""
 
     @classmethod
-    def of(cls, point: params.Params, kind: Kind, **values: Any) -> Self:
+    def of(cls, point: params.Config, kind: Kind, **values: Any) -> Self:
         """A result of a point.
 
         Args:
@@ -171,25 +171,24 @@ COLUMNS = tuple(entry.name for entry in fields(Result))
 KEY = COLUMNS[: COLUMNS.index("options") + 1]
 
 
-def point_fields(point: params.Params) -> dict[str, Any]:
+def point_fields(point: params.Config) -> dict[str, Any]:
     """The fields of a `Result` that come from the point."""
     twin = None
     dataset = point.dataset
     if dataset.startswith("twin:"):
         dataset, at, scale = dataset.removeprefix("twin:").partition("@")
         twin = float(scale) if at else 1.0
-    draws = point.loss in SAMPLED
-    negatives = 1 if point.loss == "bce" else point.num_negatives
-    # The paper's losses share no negatives; rec_models.config.LossSettings.pick ignores the setting as well.
+    loss = LOSSES[point.loss]
+    # The paper's losses share no negatives; rec_models.losses.settings.LossSettings.pick ignores the setting as well.
     sharing = "none" if point.paper_faithful else point.negatives.sharing
     return {
         "dataset": dataset,
         "twin": twin,
         "model": point.model,
         "loss": point.loss,
-        "sampling": point.negatives.sampling if draws else None,
-        "sharing": sharing if draws else None,
-        "num_negatives": negatives if draws else None,
+        "sampling": point.negatives.sampling if loss.sampled else None,
+        "sharing": sharing if loss.sampled else None,
+        "num_negatives": (loss.fixed_negatives or point.num_negatives) if loss.sampled else None,
         "batch_size": point.batch_size,
         "max_seq_len": point.max_seq_len,
         "hidden": point.backbone.hidden,
@@ -200,7 +199,7 @@ def point_fields(point: params.Params) -> dict[str, Any]:
     }
 
 
-def of_run(point: params.Params, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
+def of_run(point: params.Config, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
     """The results of a whole run: its training, and its test accuracy unless the log is synthetic.
 
     Args:

@@ -11,8 +11,9 @@ import dataclasses
 import math
 
 from cutrec import config as params
-from cutrec.losses import LOSSES
 from cutrec.nested import as_yaml, flatten
+from rec_models.encoders.registry import ENCODERS
+from rec_models.losses.registry import LOSSES
 
 _COLUMNS = frozenset(
     {"dataset", "model", "loss", "batch_size", "max_seq_len", "num_negatives", "seed", "paper_faithful",
@@ -23,9 +24,9 @@ _WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k"})
 """Keys that change no field of a result; the values of a preset are among the other keys."""
 
 
-def standard(point: params.Params) -> params.Params:
+def standard(point: params.Config) -> params.Config:
     """The standard settings for a point's model, loss and sizes."""
-    base = params.Params()
+    base = params.Config()
     return dataclasses.replace(
         base,
         model=point.model,
@@ -44,7 +45,7 @@ def sce_sizes(batch_size: int, max_seq_len: int) -> params.Sce:
     return params.Sce(buckets=buckets, bucket_size_x=buckets)
 
 
-def options(point: params.Params) -> str | None:
+def options(point: params.Config) -> str | None:
     """The settings that differ from the standard ones, as ``dropout=0.3;learning_rate=0.0003``; None if none differ.
 
     Sorted, without the keys that a result has columns for and without those that the point does not use.
@@ -59,19 +60,16 @@ def options(point: params.Params) -> str | None:
     return ";".join(f"{name}={as_yaml(changed[name])}" for name in sorted(changed)) or None
 
 
-def is_used(key: str, point: params.Params) -> bool:
-    """Whether a dotted key has an effect at a point: `rec_models.config.LossSettings.pick` applies the same rules."""
-    sampling, own = point.negatives.sampling, not point.paper_faithful
-    loss = LOSSES[point.loss]
-    conditions = {
-        "impl": loss.fused,
-        "num_negatives": loss.draws and point.loss != "bce",
-        "backbone.mask_prob": point.model == "bert4rec",
-        "negatives.sampling": loss.draws,
-        "negatives.sharing": own and loss.draws,
-        "negatives.alpha": loss.draws and sampling == "popularity",
-        "negatives.logq": own and loss.corrects and sampling != "uniform",
-        "negatives.tile_tokens": own and loss.draws and point.negatives.sharing == "tile",
-        "losses.gbce.t": point.loss == "gbce",
-    }
-    return conditions.get(key, point.loss == "sce" or not key.startswith("losses.sce."))
+def is_used(key: str, point: params.Config) -> bool:
+    """Whether a dotted key has an effect at a point.
+
+    Options of losses have one if `rec_models.losses.settings.LossSettings.pick` keeps the point's value.
+    """
+    if key == "backbone.mask_prob":
+        return ENCODERS[point.model].masked
+    option = key.removeprefix("negatives.").removeprefix("losses.").replace(".", "_")
+    if option == "num_negatives" and LOSSES[point.loss].fixed_negatives:
+        return False
+    if option in ("logq", "sharing") and point.paper_faithful:
+        return False
+    return vars(params.loss_settings(point)).get(option, key) is not None
