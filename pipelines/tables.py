@@ -1,102 +1,12 @@
-"""The paper's 15 tables with ours beside them: printed, and written as markdown, CSV and pictures.
-
-    python -m pipelines.tables [--table 4] [--out results] [--results results/training.csv ...] [--predict] [--no-dvc]
-
-Ours are the finished experiments that DVC knows and the rows of results files (`cutrec.reporting.results_file`). What
-was
-not run stays empty; ``--predict`` fills memory and seconds by the planner's figures, and marks them.
-"""
+"""Deprecated: use ``python -m pipelines.paper.tables``."""
 
 from __future__ import annotations
 
-import argparse
-import csv
-import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
+import sys
 
-from cutrec import config
-from cutrec.reporting import results_file as results
-from cutrec.workflow import outputs as stage
-from pipelines.paper import pages, pictures, points, rows
-
-OUT = Path("results")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Gather, print, write."""
-    options = _parse(arguments)
-    values = points.load()
-    known = [int(number) for number in values["grid"]["tables"]]
-    for table in options.table:
-        if table not in known:
-            raise config.ConfigError(f"table: found {table}, allowed: {', '.join(map(str, known))}")
-    stage.room_for_folder("--out", options.out)
-    files = options.results or _results_files(OUT)
-    for path in files:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise stage.StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
-    groups = [results.read(path) for path in files]
-    remarks: list[str] = []
-    if options.dvc:
-        found, remarks = _experiments()
-        groups.append(found)
-    from rec_models import planning
-
-    measured = results.merge(groups)
-    calibration = planning.load() if options.predict else None
-    lines = rows.lines(measured, values, calibration=calibration)
-    for table in options.table or known:
-        of_table = [line for line in lines if line.paper.table == table]
-        print(f"\n{pages.title(of_table[0])}\n\n{pages.markdown_table(of_table)}")
-    (options.out / "tables.md").write_text(pages.markdown(lines), encoding="utf-8")
-    pages.write_csv(lines, options.out / "tables.csv")
-    drawn = pictures.draw_all(lines, options.out)
-    for remark in [*remarks, *rows.otherwise(measured, values)]:
-        print(f"note: {remark}")
-    rows_with_ours = sum(any(not row.predicted for row in line.ours) for line in lines)
-    predicted = sum(any(row.predicted for row in line.ours) for line in lines)
-    print()
-    if rows_with_ours == 0:
-        print(
-            "nothing of ours is known yet: `python -m pipelines.grid` queues the tables' points, "
-            "`python -m pipelines.measure` times them, --predict shows what the planner foresees"
-        )
-    print(
-        f"{rows_with_ours} of {len(lines)} rows have something of ours, {predicted} hold a prediction; "
-        f"all of them: {options.out}/tables.md, tables.csv, {', '.join(path.name for path in drawn)}"
-    )
-
-
-def _experiments() -> tuple[list[results.Result], list[str]]:
-    if importlib.util.find_spec("dvc") is None:
-        raise stage.StageError("DVC is not installed here: --no-dvc reads results files only")
-    from pipelines.paper import experiments
-
-    with experiments.repository() as repo:
-        return rows.from_experiments(experiments.list_experiments(repo))
-
-
-def _results_files(folder: Path) -> list[Path]:
-    """The results files of a folder: CSV files with the columns of the schema."""
-    found = []
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            if set(next(csv.reader(file), [])) == set(results.COLUMNS):
-                found.append(path)
-    return found
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.tables", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--table", type=int, action="append", default=[], help="print only this; several times: these")
-    parser.add_argument("--results", type=Path, nargs="+", default=[], help="results files; else those in results/")
-    parser.add_argument("--no-dvc", dest="dvc", action="store_false", help="results files only")
-    parser.add_argument("--predict", action="store_true", help="the planner's figures where nothing was measured")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder for the page, the CSV and the pictures")
-    return parser.parse_args(arguments)
-
+from cutrec.workflow import outputs
+from pipelines.paper.tables import main
 
 if __name__ == "__main__":
-    stage.run(main)
+    print("note: pipelines.tables is deprecated, use `python -m pipelines.paper.tables`", file=sys.stderr)
+    outputs.run(main)

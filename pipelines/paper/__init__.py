@@ -1,1 +1,1 @@
-"""The paper's tables: their points, what they prescribe, what was measured of them."""
+"""The paper's tables: their points and settings, our results beside them, and the commands that make both."""

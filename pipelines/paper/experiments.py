@@ -1,26 +1,26 @@
-"""What DVC knows of experiments: those run, running, queued and failed, with their parameters and metrics.
+"""What DVC knows about experiments: finished, running, queued and failed ones, with their parameters and metrics.
 
-Needs DVC; `pipelines.measure` does without it.
+Needs DVC; `pipelines.measure` does not use this module.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cutrec import config
 from cutrec.environment import WRITTEN
+from cutrec.reporting.results_file import Result, of_run
 from cutrec.workflow import outputs as stage
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 STATES = ("finished", "running", "queued", "failed")
-"""In this order one of a name hides the others: a failed task stays listed when its experiment has been run again."""
+"""In order of precedence for one name: a failed task stays listed after its experiment has been run again."""
 
 
 @dataclass(frozen=True)
@@ -31,31 +31,31 @@ class Experiment:
     state: str
     """One of `STATES`."""
     baseline: str
-    """The commit whose code it runs, in full."""
+    """The full hash of the commit whose code it runs."""
     params: dict[str, Any] = field(hash=False)
     """The mapping of its params.yaml."""
     training: dict[str, Any] = field(hash=False, default_factory=dict)
-    """``data/train/metrics.json``; empty until it has finished."""
+    """``data/train/metrics.json``; empty until the experiment has finished."""
     evaluation: dict[str, Any] = field(hash=False, default_factory=dict)
-    """``data/evaluate/metrics.json``; likewise."""
+    """``data/evaluate/metrics.json``; empty until the experiment has finished."""
     finished_at: str | None = None
     commit: str = ""
-    """The commit that holds it, in full."""
+    """The full hash of the commit that holds the experiment."""
     edited: bool = False
-    """Whether its code is known to differ from the baseline's: it was run, or queued, from an edited tree."""
+    """Whether its code is known to differ from the baseline's because it was run or queued from an edited tree."""
 
     @property
     def has_metrics(self) -> bool:
-        """Whether it left what a finished experiment leaves."""
+        """Whether it has the metrics of a finished experiment."""
         return "epoch_seconds" in self.training and "users" in self.evaluation
 
 
 @contextmanager
 def repository() -> Iterator[Repo]:
-    """DVC's repository at the current directory; its errors become one line and a way out.
+    """DVC's repository in the current directory; errors of DVC become one line that says what to do.
 
     Raises:
-        StageError: no repository, or one that another command of DVC holds.
+        StageError: there is no repository, or another DVC command holds its lock.
     """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
@@ -74,16 +74,16 @@ def repository() -> Iterator[Repo]:
 
 
 def list_experiments(repo: Repo) -> list[Experiment]:
-    """Every experiment of any commit, one a name and commit: finished hides running hides queued hides failed."""
+    """The experiments of all commits, one per name and commit: the first of `STATES` if there are several."""
+    from dvc.repo.experiments.utils import exp_refs_by_baseline
+
     queue = repo.experiments.celery_queue
     entries = [*queue.iter_queued(), *queue.iter_active(), *queue.iter_failed()]
-    baselines = {
-        _head(),
-        *_finished_baselines(),
-        *(str(getattr(entry, "entry", entry).baseline_rev) for entry in entries),
-    }
+    queued = {str(getattr(entry, "entry", entry).baseline_rev) for entry in entries}
+    baselines = {repo.scm.get_rev(), *exp_refs_by_baseline(repo.scm), *queued}
+    shown = repo.experiments.show(revs=sorted(baselines), hide_workspace=True)
     best: dict[tuple[str, str], Experiment] = {}
-    for experiment in parse(_show(sorted(baselines))):
+    for experiment in parse([commit.dumpd() for commit in shown]):
         key = (experiment.name, experiment.baseline)
         other = best.get(key)
         if other is None or STATES.index(experiment.state) < STATES.index(other.state):
@@ -92,7 +92,7 @@ def list_experiments(repo: Repo) -> list[Experiment]:
 
 
 def is_edited(experiment: Experiment) -> bool:
-    """Whether the code in an experiment's commit differs from its baseline's; False where git lacks one of the two."""
+    """Whether the code in an experiment's commit differs from its baseline's; False if git has only one of them."""
     if not experiment.commit:
         return False
     command = ["git", "diff", "--quiet", experiment.baseline, experiment.commit, "--", ".", *WRITTEN]
@@ -100,9 +100,9 @@ def is_edited(experiment: Experiment) -> bool:
 
 
 def parse(shown: Sequence[dict[str, Any]]) -> list[Experiment]:
-    """The experiments in what ``dvc exp show --json`` prints, in its order.
+    """The experiments in what ``dvc exp show`` lists, in its order.
 
-    Metrics of an experiment that has not succeeded are those of the commit it started from: they are left out.
+    The metrics of an experiment that has not succeeded are left out: they are those of the commit it started from.
     """
     found = []
     for commit in shown:
@@ -120,49 +120,42 @@ def parse(shown: Sequence[dict[str, Any]]) -> list[Experiment]:
                     params=((data.get("params") or {}).get("params.yaml") or {}).get("data") or {},
                     training=(metrics.get("data/train/metrics.json") or {}).get("data") or {},
                     evaluation=(metrics.get("data/evaluate/metrics.json") or {}).get("data") or {},
-                    finished_at=data.get("timestamp") if done else None,
+                    finished_at=data["timestamp"].isoformat() if done and data.get("timestamp") else None,
                     commit=last["rev"],
                 )
             )
     return found
 
 
+def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[str]]:
+    """Results of the finished experiments, and a line for each finished one that gives none."""
+    results: list[Result] = []
+    remarks = []
+    for experiment in experiments:
+        if experiment.state != "finished":
+            continue
+        if not experiment.has_metrics:
+            remarks.append(f"{experiment.name}: finished without metrics, `uv run dvc exp remove {experiment.name}`")
+            continue
+        try:
+            point = config.from_mapping(experiment.params)
+        except config.ConfigError as error:
+            remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
+            continue
+        revision = experiment.baseline[:7] + ("+" if experiment.edited else "")
+        where = {"revision": revision, "measured_at": experiment.finished_at}
+        results += of_run(point, experiment.training, experiment.evaluation, **where)
+    return results, remarks
+
+
 def queue(repo: Repo, name: str, overrides: Sequence[str]) -> None:
-    """``dvc exp run --queue --name NAME -S ...``, without starting DVC anew for each."""
+    """``dvc exp run --queue --name NAME -S ...``, without starting DVC for each experiment."""
     repo.experiments.run(queue=True, name=name, params=list(overrides))
 
 
 def forget_failed(repo: Repo, name: str) -> None:
-    """``dvc queue remove NAME`` of a task that failed, so that it can be queued again."""
+    """``dvc queue remove NAME`` for a task that failed, so that it can be queued again."""
     repo.experiments.celery_queue.remove([name])
-
-
-def _show(baselines: Sequence[str]) -> list[dict[str, Any]]:
-    arguments = [part for baseline in baselines for part in ("--rev", baseline)]
-    ran = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "dvc", "exp", "show", "--json", *arguments], capture_output=True, text=True, check=False
-    )
-    if ran.returncode:
-        raise stage.StageError(f"dvc exp show: {_line(ran.stderr)}")
-    shown: list[dict[str, Any]] = json.loads(ran.stdout)
-    return [commit for commit in shown if commit["rev"] != "workspace"]
-
-
-def _head() -> str:
-    return _git("rev-parse", "HEAD")[0]
-
-
-def _finished_baselines() -> set[str]:
-    """Commits that have experiments: refs/exps/<two hex digits>/<38 more>/<name>."""
-    parts = [line.split("/") for line in _git("for-each-ref", "--format=%(refname)", "refs/exps")]
-    return {part[2] + part[3] for part in parts if len(part) >= 5 and len(part[2]) == 2}
-
-
-def _git(*arguments: str) -> list[str]:
-    ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    if ran.returncode:
-        raise stage.StageError(f"git {arguments[0]}: {_line(ran.stderr)}")
-    return ran.stdout.split()
 
 
 def _line(error: object) -> str:

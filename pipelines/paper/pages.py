@@ -1,4 +1,4 @@
-"""The paper's tables with ours beside them, as markdown and as CSV."""
+"""The paper's tables with our results beside them, as markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cutrec.reporting.text_table import number, render
 from pipelines.paper.rows import MEASURES, Line, OurRow
-from rec_models.losses import LOSSES
+from rec_models.losses.registry import LOSSES
 
 MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec"}
 TITLES = {
@@ -31,7 +31,7 @@ a catalogue of about 3 million items by their memory, the twin has the published
 
 
 def title(line: Line) -> str:
-    """Title of the table that a line is of."""
+    """The title of a line's table."""
     paper = line.paper
     sampling = "" if paper.sampling in (None, "uniform") else f", negatives by {paper.sampling}"
     return f"Table {paper.table}: {MODELS[paper.model]} with {LOSSES[paper.loss].title}{sampling}"
@@ -51,7 +51,7 @@ def markdown(lines: Sequence[Line]) -> str:
 
 
 def markdown_table(lines: Sequence[Line]) -> str:
-    """One table: a line for each of our rows, the paper's figures on the first."""
+    """One table with a line for each of our rows; the first one has the paper's figures."""
     header = ["data set", "BS x SL", "N", "ours"]
     for name in MEASURES:
         header += [TITLES[name], "ours"]
@@ -66,7 +66,7 @@ def markdown_table(lines: Sequence[Line]) -> str:
             for name in MEASURES:
                 printed = paper.values[name]
                 cells += [number(printed) if place == 0 else "", _ours(ours, name, printed)]
-            cells += ["", ""] if ours is None else [_short(ours.device), ours.revision]
+            cells += ["", ""] if ours is None else [_short(ours.result.device), ours.result.revision or ""]
             rows.append(cells)
     return render(header, rows, left=4)
 
@@ -83,17 +83,18 @@ def _short(device: str) -> str:
 
 
 def write_csv(lines: Sequence[Line], path: Path) -> None:
-    """One row for each row of the paper and of ours, a ratio beside each measure; empty where nothing was run."""
+    """One CSV row for each row of the paper and of ours, with the ratio of each measure; empty if nothing was run."""
     point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
-    how = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "options", "device", "revision"]
+    of_row = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "options", "device", "revision"]
     measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "ratio")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*point, *how, *measures])
+        writer.writerow([*point, *of_row, *measures])
         for line in lines:
             for ours in line.ours or (None,):
                 cells: list[object] = [getattr(line.paper, name) for name in point]
-                cells += [None if ours is None else getattr(ours, name) for name in how]
+                how = {} if ours is None else vars(ours.result) | {"twin": ours.twin, "predicted": ours.predicted}
+                cells += [how.get(name) for name in of_row]
                 for name in MEASURES:
                     printed, value = line.paper.values[name], None if ours is None else ours.values.get(name)
                     ratio = None if value is None or printed == 0 else float(f"{value / printed:.4g}")

@@ -1,4 +1,4 @@
-"""Pictures of the tables: memory by loss, seconds of an epoch by loss, accuracy against memory."""
+"""Pictures of the tables: memory by loss, seconds per epoch by loss, accuracy against memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.paper.rows import Line, OurRow
-from rec_models.losses import LOSSES
+from rec_models.losses.registry import LOSSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def draw_all(lines: Sequence[Line], folder: Path) -> list[Path]:
 
 
 def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> None:
-    """SASRec's four main losses on six data sets: the paper's figure hollow, ours filled."""
+    """SASRec's four main losses on six data sets; markers are hollow for the paper, filled for ours."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5), layout="constrained", dpi=150)
@@ -65,9 +65,9 @@ def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> Non
 
 
 def _caption(lines: Sequence[Line], measure: str) -> str:
-    """What a reader of the picture alone must know."""
+    """What somebody who sees only the picture needs to know."""
     shown = [row for line in lines for row in _shown(line.ours, (measure,))]
-    devices = sorted({row.device for row in shown if not row.predicted})
+    devices = sorted({row.result.device for row in shown if not row.predicted})
     said = ["SASRec, negatives drawn uniformly. The paper names no GPU."]
     if devices:
         said[0] += f" Ours: {', '.join(devices)}."
@@ -77,7 +77,7 @@ def _caption(lines: Sequence[Line], measure: str) -> str:
 
 
 def _accuracy(lines: Sequence[Line], path: Path) -> None:
-    """NDCG@10 against peak memory, a panel a data set: the paper's rows hollow, ours filled."""
+    """NDCG@10 against peak memory, one panel per data set; markers are hollow for the paper, filled for ours."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6.6), layout="constrained", dpi=150)
@@ -107,31 +107,29 @@ def _accuracy(lines: Sequence[Line], path: Path) -> None:
 
 
 def _shown(ours: Sequence[OurRow], measures: Sequence[str]) -> list[OurRow]:
-    """What a picture shows of our rows.
+    """Those of our rows that a picture shows.
 
-    No defects of the paper's code, no CPU, no twin beside the data itself, and of several ways of training the fastest.
+    Runs with the defects of the paper's code, on a CPU, or of a twin next to the data itself are left out; of several
+    ways of computing the same thing, the fastest is shown.
     """
-    whole = [
-        row
-        for row in ours
-        if set(measures) <= set(row.values) and not row.paper_faithful and not row.device.startswith("cpu")
-    ]
-    real = {row.sharing for row in whole if not row.twin}
-    whole = [row for row in whole if not (row.twin and row.sharing in real)]
+    whole = [row for row in ours if set(measures) <= set(row.values) and not row.result.paper_faithful]
+    whole = [row for row in whole if not row.result.device.startswith("cpu")]
+    real = {row.result.sharing for row in whole if not row.twin}
+    whole = [row for row in whole if not (row.twin and row.result.sharing in real)]
     best: dict[str | None, OurRow] = {}
     for row in sorted(whole, key=lambda row: row.values.get("epoch_seconds", math.inf)):
-        best.setdefault(row.sharing, row)
+        best.setdefault(row.result.sharing, row)
     return list(best.values())
 
 
 def _marker(ours: OurRow) -> str:
     if ours.predicted:
         return "x"
-    return "^" if ours.sharing not in (None, "none") else "o"
+    return "^" if ours.result.sharing not in (None, "none") else "o"
 
 
 def _legend(figure: Figure, losses: Sequence[str], lines: Sequence[Line], measures: Sequence[str]) -> None:
-    """Losses by colour, and by marker what the picture holds."""
+    """The colors of the losses, and the markers that occur in the picture."""
     from matplotlib.lines import Line2D
 
     used = {_marker(row) for line in lines for row in _shown(line.ours, measures)}

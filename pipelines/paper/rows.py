@@ -1,32 +1,36 @@
-"""The rows of the paper's tables with what was measured of each: what `pipelines.tables` prints, draws and writes."""
+"""The rows of the paper's tables with our results for each: what `pipelines.paper.tables` prints, draws and writes."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cutrec import config
-from cutrec.reporting.paper_settings import only_ways
-from cutrec.reporting.results_file import Result, of_run
+from pydantic import TypeAdapter
+
+from cutrec.reporting.results_file import Result
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
-from pipelines.paper.experiments import Experiment
 from pipelines.paper.points import GridPoint
-
-if TYPE_CHECKING:
-    from rec_models.planning import Calibration
+from pipelines.paper.settings import is_the_papers_point
+from rec_models.planning import Calibration
 
 PAPER = Path(__file__).parents[1] / "reference" / "paper_tables.csv"
-MEASURES = ("ndcg_at_10", "coverage_at_10", "surprisal_at_10", "peak_gib", "epoch_seconds")
-"""What the paper prints of a row; memory and seconds are of the whole fit, validation included."""
+MEASURES = {
+    "ndcg_at_10": "ndcg_at_10",
+    "coverage_at_10": "coverage_at_10",
+    "surprisal_at_10": "surprisal_at_10",
+    "peak_gib": "max_memory_gb",
+    "epoch_seconds": "epoch_seconds",
+}
+"""What the paper prints in a row, by its column in `PAPER`. Memory and seconds are of the whole fit with validation."""
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row as printed."""
+    """A row as printed in the paper."""
 
     table: int
     model: str
@@ -42,45 +46,44 @@ class PaperRow:
 
 @dataclass(frozen=True)
 class OurRow:
-    """What we have of a row, under one choice of the things that the paper leaves no choice in."""
+    """Our results for a row of the paper, for one choice of what the paper does not vary."""
 
-    twin: bool
-    sharing: str | None
-    paper_faithful: bool
-    seed: int
-    device: str
-    revision: str
-    predicted: bool
-    """By the planner, not measured."""
-    status: str
-    options: str | None
-    """How it was computed, where not by default."""
+    result: Result
+    """The point, the machine, and the status and revision of its measurements."""
     values: dict[str, float]
     """By the names of `MEASURES`, those that were measured."""
+    predicted: bool = False
+    """By the planner, not measured."""
+
+    @property
+    def twin(self) -> bool:
+        """Whether the log is synthetic."""
+        return self.result.twin is not None
 
     @property
     def label(self) -> str:
         """How it was run, in a few words."""
+        run = self.result
         words = [
             "twin" if self.twin else None,
-            f"negatives shared by {self.sharing}" if self.sharing not in (None, "none") else None,
-            "paper-faithful" if self.paper_faithful else None,
-            self.options,
-            f"seed {self.seed}" if self.seed != 42 else None,
-            self.status if self.status != "ok" else None,
+            f"negatives shared by {run.sharing}" if run.sharing not in (None, "none") else None,
+            "paper-faithful" if run.paper_faithful else None,
+            run.options,
+            f"seed {run.seed}" if run.seed != 42 else None,
+            run.status if run.status != "ok" else None,
             "predicted" if self.predicted else None,
         ]
         return ", ".join(word for word in words if word) or "the data itself"
 
     @property
-    def is_the_papers_way(self) -> bool:
-        """Whether every token drew negatives of its own, without the defects of the paper's code."""
-        return self.sharing in (None, "none") and not self.paper_faithful
+    def draws_as_the_paper(self) -> bool:
+        """Whether every token drew its own negatives, without the defects of the paper's code."""
+        return self.result.sharing in (None, "none") and not self.result.paper_faithful
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: the paper's, and ours if there are any."""
+    """A row of the paper, and our rows for it."""
 
     paper: PaperRow
     ours: tuple[OurRow, ...]
@@ -88,101 +91,63 @@ class Line:
 
 def read_paper(path: Path = PAPER) -> list[PaperRow]:
     """The paper's rows, in the order of its tables."""
+    parse = TypeAdapter(PaperRow).validate_python
     with path.open(newline="", encoding="utf-8") as file:
-        return [
-            PaperRow(
-                table=int(row["table"]),
-                model=row["model"],
-                loss=row["loss"],
-                sampling=row["sampling"] or None,
-                dataset=row["dataset"],
-                batch_size=int(row["batch_size"]),
-                max_seq_len=int(row["max_seq_len"]),
-                num_negatives=int(row["num_negatives"]) if row["num_negatives"] else None,
-                values={
-                    "ndcg_at_10": float(row["ndcg_at_10"]),
-                    "coverage_at_10": float(row["coverage_at_10"]),
-                    "surprisal_at_10": float(row["surprisal_at_10"]),
-                    "peak_gib": float(row["max_memory_gb"]),
-                    "epoch_seconds": float(row["epoch_seconds"]),
-                },
-            )
-            for row in csv.DictReader(file)
-        ]
+        rows = [{name: text or None for name, text in row.items()} for row in csv.DictReader(file)]
+    return [parse(row | {"values": {name: row[column] for name, column in MEASURES.items()}}) for row in rows]
 
 
 def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calibration | None = None) -> list[Line]:
-    """Every row of the paper with what was measured of it; two rows of one point get the same.
+    """Every row of the paper with our results for it; two rows that repeat one point get the same results.
 
     Args:
-        results: of twins of full size and of the data sets, trained as the paper prescribes; others belong to no row.
+        results: results of the data sets and of their twins. Those of scaled twins, and those that were trained with
+            other settings than the paper's, belong to no row.
         file: the mapping of params.yaml, for its grid.
-        calibration: the planner's constants, to predict rows whose memory was not measured the paper's way; None: leave
-            them empty.
+        calibration: the planner's constants, to predict rows whose memory was not measured with the paper's negatives;
+            None leaves them empty.
     """
-    rows = read_paper()
-    grid = points.table_points(file, twin=True)
     by_key: dict[object, list[Result]] = {}
     for result in results:
-        if result.twin in (None, 1.0) and only_ways(result.options):
+        if result.twin in (None, 1.0) and is_the_papers_point(result.options):
             by_key.setdefault(_key(result), []).append(result)
     found = []
-    for paper, point in zip(rows, grid, strict=True):
-        matching = by_key.get(_key(Result.of(point.params, "training", device="")), [])
-        ours = _grouped(matching)
-        if calibration is not None and not any("peak_gib" in row.values and row.is_the_papers_way for row in ours):
+    for paper, (key, point) in zip(read_paper(), _points(file), strict=True):
+        ours = _grouped(by_key.get(key, []))
+        if calibration is not None and not any("peak_gib" in row.values and row.draws_as_the_paper for row in ours):
             ours = [*ours, _predicted(point, calibration)]
         found.append(Line(paper, tuple(ours)))
     return found
 
 
-def otherwise(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
-    """A line on the results that did otherwise than the paper prescribes, and one on those of no point of its tables.
+def without_row(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
+    """A line on the results with other settings than the paper's, and a line on those of no point of its tables.
 
     Args:
-        results: as of `lines`.
+        results: as in `lines`.
         file: the mapping of params.yaml, for its grid.
     """
-    named = {_key(Result.of(point.params, "training", device="")) for point in points.table_points(file, twin=True)}
-    others = [result for result in results if _key(result) in named and not only_ways(result.options)]
-    strangers = [result for result in results if _key(result) not in named or result.twin not in (None, 1.0)]
-    said = []
+    keys = {key for key, _ in _points(file)}
+    others = [result for result in results if _key(result) in keys and not is_the_papers_point(result.options)]
+    strangers = [result for result in results if _key(result) not in keys or result.twin not in (None, 1.0)]
+    found = []
     if others:
         how = dict.fromkeys(str(result.options) for result in others)
         shown = ", ".join(list(how)[:3]) + (", ..." if len(how) > 3 else "")
-        said.append(f"{len(others)} results fill no row, they did otherwise than the paper: {shown}")
+        found.append(f"{len(others)} results fill no row, they did otherwise than the paper: {shown}")
     if strangers:
-        said.append(f"{len(strangers)} results are of no point of the paper's tables, or of a twin of another scale")
-    return said
+        found.append(f"{len(strangers)} results are of no point of the paper's tables, or of a twin of another scale")
+    return found
 
 
-def from_experiments(found: Iterable[Experiment]) -> tuple[list[Result], list[str]]:
-    """Results of finished experiments, and a line for each that gives none.
-
-    Args:
-        found: experiments; those that are not finished are left out without a word.
-    """
-    results: list[Result] = []
-    remarks = []
-    for experiment in found:
-        if experiment.state != "finished":
-            continue
-        if not experiment.has_metrics:
-            remarks.append(f"{experiment.name}: finished without metrics, `uv run dvc exp remove {experiment.name}`")
-            continue
-        try:
-            point = config.from_mapping(experiment.params)
-        except config.ConfigError as error:
-            remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
-            continue
-        revision = experiment.baseline[:7] + ("+" if experiment.edited else "")
-        where = {"revision": revision, "measured_at": experiment.finished_at}
-        results += of_run(point, experiment.training, experiment.evaluation, **where)
-    return results, remarks
+def _points(file: dict[str, Any]) -> list[tuple[object, GridPoint]]:
+    """The points of all rows with their keys, in the order of the tables."""
+    grid = points.table_points(file, twin=True)
+    return [(_key(Result.of(point.params, "training", device="")), point) for point in grid]
 
 
 def _key(result: Result) -> object:
-    """What a row of the paper says of a point."""
+    """What a row of the paper says about a point."""
     return (
         result.dataset, result.model, result.loss, result.sampling, result.num_negatives, result.batch_size,
         result.max_seq_len, result.hidden,
@@ -190,15 +155,14 @@ def _key(result: Result) -> object:
 
 
 def _grouped(results: Sequence[Result]) -> list[OurRow]:
-    """Training and accuracy of the same run of a point on one row; real data before twins, the plain before others."""
+    """One row for training and accuracy of the same run; real data before twins, the paper's settings before others."""
     groups: dict[tuple[object, ...], dict[str, Result]] = {}
     for result in results:
-        shared = (result.twin is not None, result.paper_faithful, result.sharing or "", result.options or "")
-        kind = (*shared, result.seed, result.device)
-        kinds = groups.setdefault(kind, {})
+        way = (result.twin is not None, result.paper_faithful, result.sharing or "", result.options or "")
+        kinds = groups.setdefault((*way, result.seed, result.device), {})
         if result.kind not in kinds or (result.measured_at or "") >= (kinds[result.kind].measured_at or ""):
             kinds[result.kind] = result
-    return [_our_row(groups[kind]) for kind in sorted(groups, key=str)]
+    return [_our_row(groups[way]) for way in sorted(groups, key=str)]
 
 
 def _our_row(kinds: dict[str, Result]) -> OurRow:
@@ -206,35 +170,15 @@ def _our_row(kinds: dict[str, Result]) -> OurRow:
     training, accuracy = kinds.get("training"), kinds.get("accuracy")
     values: dict[str, float | None] = {}
     if accuracy is not None:
-        values |= {name: getattr(accuracy, name) for name in MEASURES[:3]}
+        values |= {name: getattr(accuracy, name) for name in list(MEASURES)[:3]}
     if training is not None:
         values |= {"peak_gib": training.peak_fit_gib, "epoch_seconds": training.whole_epoch_seconds}
-    revisions = dict.fromkeys(result.revision or "" for result in kinds.values())
-    return OurRow(
-        twin=first.twin is not None,
-        sharing=first.sharing,
-        paper_faithful=first.paper_faithful,
-        seed=first.seed,
-        device=first.device,
-        revision=" ".join(revision for revision in revisions if revision),
-        predicted=False,
-        status=training.status if training is not None else "ok",
-        options=first.options,
-        values={name: value for name, value in values.items() if value is not None},
-    )
+    revisions = dict.fromkeys(result.revision for result in kinds.values() if result.revision)
+    shown = replace(first, status=training.status if training is not None else "ok", revision=" ".join(revisions))
+    return OurRow(shown, {name: value for name, value in values.items() if value is not None})
 
 
 def _predicted(point: GridPoint, calibration: Calibration) -> OurRow:
     planned = plan(point.params, calibration)
-    return OurRow(
-        twin=True,
-        sharing=planned.point.negatives.sharing if "negatives" in point.values else None,
-        paper_faithful=False,
-        seed=planned.point.seed,
-        device="planner",
-        revision="",
-        predicted=True,
-        status="ok",
-        options=None,
-        values={"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds},
-    )
+    values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
+    return OurRow(Result.of(point.params, "training", device="planner"), values, predicted=True)

@@ -1,1 +1,1 @@
-"""The accuracy study: its plan, its runs, what they come to."""
+"""The accuracy study: which trials it runs, how they are run, and what they show."""

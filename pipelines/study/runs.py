@@ -1,12 +1,11 @@
-"""One run of the accuracy study: train, measure, append a row. Needs no polars and no DVC.
+"""One run of the accuracy study: train, measure, append a row. Needs neither polars nor DVC.
 
-A row is a line of JSON: the trial, what came of it, and the machine.
+A row is a line of JSON with the trial, its measurements and the machine.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutrec.device import environment
+from cutrec.reporting.results_file import lock
 from pipelines.study.trials import Row, Trial
 
 if TYPE_CHECKING:
@@ -23,18 +23,17 @@ if TYPE_CHECKING:
     from rec_models.encoders import Encoder
     from rec_models.training.result import FitResult
 
-PARTS = ("train", "validation", "test")
 KS = (1, 5, 10, 20, 100)
 WARMUP = 10
 """Steps before the timed ones."""
 IDENTITY = {"kind", "dataset", "contender", "settings", "seed", "status"}
-"""What every row has."""
+"""The fields of every row."""
 TEST_METRICS = ("ndcg", "recall", "hitrate", "precision", "map", "mrr", "coverage", "surprisal")
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitData:
-    """The split of a data set, as the stage ``split`` writes it."""
+    """The split of a data set, as the stage ``split`` writes it; the test is opened by `test_metrics` only."""
 
     folder: Path
     train: SequenceStore
@@ -44,38 +43,28 @@ class SplitData:
 
     @classmethod
     def open(cls, folder: Path) -> SplitData:
-        """Open ``items.parquet`` and, in ``sequences/`` of a folder, what a search may look at."""
+        """Open the files of a folder that a search may use: ``items.parquet`` and two of ``sequences/``."""
         import pyarrow.parquet as pq
         import torch
 
-        from rec_data.sequences.store import SequenceStore
-
         counts = pq.read_table(folder / "items.parquet", columns=["count"])["count"].to_numpy()
-        train, validation = (SequenceStore.open(folder / "sequences" / f"{part}.arrow") for part in PARTS[:2])
-        return cls(folder, train, validation, torch.tensor(counts))
+        return cls(folder, _store(folder, "train"), _store(folder, "validation"), torch.tensor(counts))
 
-    def open_test(self) -> SequenceStore:
-        """The histories and targets of the test."""
-        from rec_data.sequences.store import SequenceStore
 
-        return SequenceStore.open(self.folder / "sequences" / f"{PARTS[2]}.arrow")
+def _store(folder: Path, part: str) -> SequenceStore:
+    from rec_data.sequences.store import SequenceStore
+
+    return SequenceStore.open(folder / "sequences" / f"{part}.arrow")
 
 
 def run(trial: Trial, data: Path) -> Row:
-    """Run a trial; an error becomes a row too.
+    """Run a trial; an error becomes a row as well.
 
     Args:
         trial: what to run.
         data: a folder with a folder per data set.
     """
-    row: Row = {
-        "kind": trial.kind,
-        "dataset": trial.dataset,
-        "contender": trial.contender,
-        "settings": json.loads(trial.settings),
-        "seed": trial.seed,
-        **environment(),
-    }
+    row: Row = trial.row | environment()
     started = time.perf_counter()
     try:
         split = SplitData.open(data / trial.dataset)
@@ -88,7 +77,9 @@ def run(trial: Trial, data: Path) -> Row:
 
 
 def train_and_measure(trial: Trial, split: SplitData) -> Row:
-    """Train to the best validation NDCG@10; a final run also ranks the test targets, a search never looks at them."""
+    """Train to the best validation NDCG@10; only a final run opens and ranks the test targets."""
+    import torch
+
     from rec_models.inference import load
 
     with tempfile.TemporaryDirectory(dir=scratch()) as folder:
@@ -103,13 +94,13 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
             "precision": result.precision,
         }
         if trial.kind == "final":
-            encoder = load(Path(folder) / "out" / "model.ckpt", _device())
+            encoder = load(Path(folder) / "out" / "model.ckpt", "cuda" if torch.cuda.is_available() else "cpu")
             row |= test_metrics(encoder, split, trial.point)
     return row
 
 
 def fit(point: config.Config, split: SplitData, folder: Path) -> FitResult:
-    """`rec_models.training.loop.fit` at a point, as the stage ``train`` calls it."""
+    """`rec_models.training.fit.fit` at a point, as the stage ``train`` calls it."""
     from cutrec.workflow import training_inputs as of_point
     from rec_models.training import loop as training
 
@@ -128,13 +119,13 @@ def fit(point: config.Config, split: SplitData, folder: Path) -> FitResult:
 
 
 def test_metrics(encoder: Encoder, split: SplitData, point: config.Config) -> Row:
-    """Every metric at 10 of the test users, seen items left out; Coverage and Surprisal count in training's log."""
+    """The metrics at 10 of the test users, without seen items; coverage and surprisal refer to the training log."""
     import torch
 
     from cutrec.workflow.ranking import user_batches
     from rec_eval import LogCounts, evaluate, top_k
 
-    test = split.open_test()
+    test = _store(split.folder, "test")
     batches = user_batches(
         encoder, test, batch_users=point.evaluate.batch_users, filter_seen=True, title="rank the test users"
     )
@@ -149,7 +140,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: config.Config) -> Ro
 
 
 def time_steps(point: config.Config, split: SplitData) -> Row:
-    """Milliseconds of a training step, over an epoch after ten steps; meaningful with nothing else running."""
+    """Milliseconds per training step, over an epoch after ten steps; meaningful if nothing else is running."""
     from cutrec.workflow import training_inputs as of_point
     from pipelines.paper.steps import step_fields
     from rec_models.training.benchmark import measure_steps
@@ -173,25 +164,21 @@ def time_steps(point: config.Config, split: SplitData) -> Row:
 
 
 def append(path: Path, row: Row) -> None:
-    """Add a line to a file that several processes write; a line that a kill cut off stays a line of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0, 2)
-        if file.tell():
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(json.dumps(row).encode() + b"\n")
+    """Add a line to a file that several processes append to; an incomplete last line stays a line of its own."""
+    with lock(path), path.open("a+b") as file:
+        file.seek(0)
+        present = file.read()
+        start = b"\n" if present and not present.endswith(b"\n") else b""
+        file.write(start + json.dumps(row).encode() + b"\n")
 
 
 def read(path: Path) -> list[Row]:
-    """The whole rows of a file; none if there is no such file.
+    """The complete rows of a file; none if there is no such file.
 
-    A line that a kill cut off is passed over.
+    An incomplete line, of a process that was killed, is passed over.
 
     Raises:
-        ValueError: a line that is JSON but no row, or no line that is one: another file.
+        ValueError: the file is another one: a line is JSON but not a row, or no line is a row.
     """
     rows: list[Row] = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
@@ -207,12 +194,6 @@ def read(path: Path) -> list[Row]:
 
 
 def scratch() -> Path | None:
-    """A folder in memory for the checkpoints of a run that nobody resumes; None: the usual one."""
+    """A folder in memory for the checkpoints of a run, which is never resumed; None for the usual one."""
     shared = Path("/dev/shm")  # noqa: S108  # a tmpfs on every Linux
     return shared if shared.is_dir() else None
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

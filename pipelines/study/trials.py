@@ -1,9 +1,9 @@
-"""What the accuracy study runs, in which order: a pure function of the rows that there are.
+"""What the accuracy study runs, and in which order: a pure function of the rows that exist already.
 
-Three kinds of runs. ``search``: one seed of a candidate, measured on the validation targets alone. ``final``: three
-other seeds of the candidate that its loss's search chose, measured on the test targets. ``time``: the steps of a
-setting, with nothing else running on the machine. Every loss of a data set gets the same candidates, so the same
-number of trials. Imports no torch.
+There are three kinds of runs. ``search``: one seed of a candidate, measured on the validation targets only. ``final``:
+three other seeds of the candidate that the search of its loss chose, measured on the test targets. ``time``: the
+training steps of a setting, with nothing else running on the machine. Every loss of a data set gets the same
+candidates, hence the same number of trials. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from cutrec.nested import nest
 
 Kind = Literal["search", "final", "time"]
 Settings = dict[str, Any]
-"""Flat: a dotted key of params.yaml to its value."""
+"""Flat: dotted keys of params.yaml and their values."""
 Row = dict[str, Any]
-"""What `pipelines.study.runs` writes of a run."""
+"""What `pipelines.study.runs` writes about a run."""
 
 KINDS: tuple[Kind, ...] = ("search", "final", "time")
 SEARCH_SEED = 0
@@ -34,9 +34,9 @@ class Trial:
     kind: Kind
     dataset: str
     contender: str
-    """The loss (and model) that this run speaks for; a point of the trade-off carries its own name."""
+    """The loss (and model) that this run belongs to, or the name of a point of the trade-off."""
     settings: str
-    """JSON of `Settings`, keys sorted."""
+    """JSON of `Settings` with sorted keys."""
     seed: int
 
     @classmethod
@@ -48,6 +48,17 @@ class Trial:
     def key(self) -> tuple[object, ...]:
         """Equal for two runs of the same thing: a setting that two contenders share is trained once."""
         return self.kind, self.dataset, self.settings, self.seed
+
+    @property
+    def row(self) -> Row:
+        """The fields of its row that say what was run."""
+        return {
+            "kind": self.kind,
+            "dataset": self.dataset,
+            "contender": self.contender,
+            "settings": json.loads(self.settings),
+            "seed": self.seed,
+        }
 
     @property
     def point(self) -> config.Config:
@@ -66,7 +77,7 @@ class Search:
     dataset: str
     shared: Settings
     contenders: dict[str, Settings]
-    """What a contender fixes: its loss, and what its definition or its publication says."""
+    """What each contender fixes: its loss, and what its definition or its publication prescribes."""
     candidates: tuple[Settings, ...]
     """The most promising first."""
 
@@ -78,12 +89,16 @@ class Search:
 
 @dataclass(frozen=True)
 class TradeOff:
-    """One base setting, and what the sampling of negatives does to it."""
+    """Ways to sample negatives, applied to the settings that a search chose for one contender."""
 
-    dataset: str
+    search: Search
     base: str
-    """The contender whose chosen settings are the base."""
+    """The contender."""
     points: dict[str, Settings]
+
+    def base_settings(self, rows: Sequence[Row]) -> Settings | None:
+        """The settings that were chosen for the contender; None until its search is complete."""
+        return chosen(rows, self.search, self.base)
 
 
 def _width(hidden: int, heads: int, dropout: float, **more: Any) -> Settings:
@@ -99,7 +114,7 @@ PUBLISHED_NETWORK: Settings = {
     "backbone.scale_embeddings": True,
     "backbone.activation": "relu",
 }
-"""As SASRec's published code has it."""
+"""The network of SASRec's published code."""
 LENGTH_200: Settings = {"max_seq_len": 200, "batch_size": 128, "train.max_epochs": 200, "train.patience": 15}
 LENGTH_50: Settings = {"max_seq_len": 50, "batch_size": 256, "train.max_epochs": 100, "train.patience": 10}
 
@@ -140,7 +155,7 @@ SPARSE_CANDIDATES = (
 SPARSE = tuple(
     Search(dataset, LENGTH_50, SPARSE_CONTENDERS, SPARSE_CANDIDATES) for dataset in ("toys", "sports", "yelp")
 )
-SMALL = Search(  # a thousand users: small batches, or an epoch would be a handful of steps
+SMALL = Search(  # a thousand users: with larger batches an epoch would have a handful of steps
     "lastfm",
     {"batch_size": 64, "train.max_epochs": 150, "train.patience": 15},
     SPARSE_CONTENDERS,
@@ -173,78 +188,78 @@ SAMPLING_POINTS: dict[str, Settings] = {
         "cce_neg", 1024, "batch", **{"negatives.sampling": "in_batch", "negatives.logq": False}
     ),
 }
-TRADE_OFFS = (TradeOff("ml_1m", "cce", SAMPLING_POINTS), TradeOff("toys", "cce", SAMPLING_POINTS))
+TRADE_OFFS = (TradeOff(DENSE, "cce", SAMPLING_POINTS), TradeOff(SPARSE[0], "cce", SAMPLING_POINTS))
 
 
 def pending(
     rows: Sequence[Row], kinds: Sequence[Kind], datasets: Sequence[str], contenders: Sequence[str] = ()
 ) -> list[Trial]:
-    """What is left to run, the most important first.
+    """The trials that have not succeeded yet, the most important first.
 
     Args:
-        rows: of earlier runs; one that failed is left to run.
+        rows: of earlier runs.
         kinds: which kinds of runs.
         datasets: which data sets.
-        contenders: which contenders and points of the trade-offs; none: all.
+        contenders: which contenders and points of the trade-offs; all if empty.
     """
-    there = {
-        (row["kind"], row["dataset"], json.dumps(row["settings"], sort_keys=True), row["seed"])
-        for row in rows
-        if row["status"] == "ok"
-    }
+    succeeded = {key_of(row) for row in rows if row["status"] == "ok"}
     found: dict[tuple[object, ...], Trial] = {}
     for trial in _all(rows):
-        wanted = (
-            trial.kind in kinds and trial.dataset in datasets and trial.contender in (contenders or [trial.contender])
-        )
-        if wanted and trial.key not in there:
+        wanted = trial.kind in kinds and trial.dataset in datasets and (not contenders or trial.contender in contenders)
+        if wanted and trial.key not in succeeded:
             found.setdefault(trial.key, trial)
     return list(found.values())
 
 
-def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | None:
-    """The candidate of best validation NDCG@10; None while its search is not complete, or if all of it failed.
+def key_of(row: Row) -> tuple[object, ...]:
+    """The key of the trial that a row belongs to."""
+    return row["kind"], row["dataset"], json.dumps(row["settings"], sort_keys=True), row["seed"]
 
-    Runs that failed have no score and are passed over.
+
+def runs_of(rows: Sequence[Row], kind: Kind, dataset: str, settings: Settings, *statuses: str) -> list[Row]:
+    """The rows of some settings, over seeds; only those with one of the statuses, if any are given."""
+    return [
+        row
+        for row in rows
+        if (row["kind"], row["dataset"], row["settings"]) == (kind, dataset, settings)
+        and (not statuses or row["status"] in statuses)
+    ]
+
+
+def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | None:
+    """The candidate with the best validation NDCG@10, its keys sorted.
+
+    Failed runs have no score and are passed over.
+
+    Returns:
+        None if a candidate has not been run yet, or if all candidates failed.
     """
-    wanted = [json.dumps(settings, sort_keys=True) for settings in search.settings(contender)]
-    scores: dict[str, float | None] = {}
-    for row in rows:
-        if row["kind"] == "search" and row["dataset"] == search.dataset:
-            settings = json.dumps(row["settings"], sort_keys=True)
-            if scores.get(settings) is None:  # one that failed may have succeeded since
-                scores[settings] = row.get("validation_ndcg_at_10")
-    succeeded = {settings: score for settings in wanted if (score := scores.get(settings)) is not None}
-    if any(settings not in scores for settings in wanted) or not succeeded:
-        return None
-    best: Settings = json.loads(max(succeeded, key=lambda settings: succeeded[settings]))
-    return best
+    best: tuple[float, Settings] | None = None
+    for settings in search.settings(contender):
+        runs = runs_of(rows, "search", search.dataset, settings)
+        scores = [row["validation_ndcg_at_10"] for row in runs if row.get("validation_ndcg_at_10") is not None]
+        if not runs:
+            return None
+        if scores and (best is None or scores[0] > best[0]):
+            best = scores[0], dict(sorted(settings.items()))
+    return best and best[1]
 
 
 def _all(rows: Sequence[Row]) -> list[Trial]:
-    """Every trial that is known by now: search and finals data set by data set, then the trade-offs."""
+    """Every trial that can be known by now: search and finals of each data set, then the trade-offs."""
     trials: list[Trial] = []
     for search in SEARCHES:
-        finals: list[Trial] = []
-        for place in range(len(search.candidates)):
-            for contender in search.contenders:
-                settings = search.settings(contender)[place]
+        for candidates in zip(*map(search.settings, search.contenders), strict=True):
+            for contender, settings in zip(search.contenders, candidates, strict=True):
                 trials.append(Trial.of("search", search.dataset, contender, settings, SEARCH_SEED))
         for contender in search.contenders:
             best = chosen(rows, search, contender)
             if best is not None:
-                finals += [Trial.of("final", search.dataset, contender, best, seed) for seed in FINAL_SEEDS]
-        trials += finals
-    for kind, seeds in (("final", FINAL_SEEDS[:1]), ("time", (SEARCH_SEED,)), ("final", FINAL_SEEDS[1:])):
-        for seed in seeds:
-            for trade_off in TRADE_OFFS:
-                trials += _of_trade_off(rows, trade_off, kind, seed)  # type: ignore[arg-type]  # one of Kind
+                trials += [Trial.of("final", search.dataset, contender, best, seed) for seed in FINAL_SEEDS]
+    bases = [(trade_off, trade_off.base_settings(rows)) for trade_off in TRADE_OFFS]
+    order: list[tuple[Kind, int]] = [("final", FINAL_SEEDS[0]), ("time", SEARCH_SEED)]
+    for kind, seed in order + [("final", seed) for seed in FINAL_SEEDS[1:]]:
+        for trade_off, base in bases:
+            for name, point in trade_off.points.items() if base is not None else ():
+                trials.append(Trial.of(kind, trade_off.search.dataset, name, (base or {}) | point, seed))
     return trials
-
-
-def _of_trade_off(rows: Sequence[Row], trade_off: TradeOff, kind: Kind, seed: int) -> list[Trial]:
-    (search,) = (search for search in SEARCHES if search.dataset == trade_off.dataset)
-    base = chosen(rows, search, trade_off.base)
-    if base is None:
-        return []
-    return [Trial.of(kind, trade_off.dataset, name, base | point, seed) for name, point in trade_off.points.items()]

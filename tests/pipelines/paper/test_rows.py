@@ -9,9 +9,9 @@ from cutrec import config
 from cutrec.reporting.results_file import Result
 from pipelines.paper import points
 from pipelines.paper import rows as table_rows
-from pipelines.paper.experiments import Experiment
+from pipelines.paper.experiments import Experiment, results_of
 from pipelines.paper.pages import markdown_table, write_csv
-from pipelines.paper.rows import from_experiments, lines, read_paper
+from pipelines.paper.rows import lines, read_paper
 from rec_models import planning
 from tests.small_log import ROOT
 
@@ -53,7 +53,7 @@ def test_the_papers_rows_are_read_as_printed():
 
 def test_a_row_has_a_line_for_each_way_of_running_it():
     (line,) = beauty(lines([TWIN, TILE, REAL, ACCURATE], SHIPPED))
-    assert [(row.label, row.revision) for row in line.ours] == [
+    assert [(row.label, row.result.revision) for row in line.ours] == [
         ("the data itself", "abc1234 def5678"),
         ("twin", "abc1234"),
         ("twin, negatives shared by tile", "abc1234"),
@@ -75,12 +75,12 @@ def test_other_hyper_parameters_are_another_point_and_other_ways_the_same():
     tuned = [trained(point(4, "beauty", extra={key: value})) for key, value in other.items()]
     assert len({result.key for result in [REAL, *tuned]}) == 3
     assert not any(line.ours for line in lines(tuned, SHIPPED))
-    assert table_rows.otherwise([REAL, *tuned], SHIPPED) == [
+    assert table_rows.without_row([REAL, *tuned], SHIPPED) == [
         "2 results fill no row, they did otherwise than the paper: dropout=0.3, learning_rate=0.0003"
     ]
-    assert table_rows.otherwise([REAL, TWIN, TILE], SHIPPED) == []
+    assert table_rows.without_row([REAL, TWIN, TILE], SHIPPED) == []
     small, other = replace(TWIN, twin=0.1), replace(REAL, batch_size=7)
-    assert table_rows.otherwise([small, REAL, other], SHIPPED) == [
+    assert table_rows.without_row([small, REAL, other], SHIPPED) == [
         "2 results are of no point of the paper's tables, or of a twin of another scale"
     ]
     (line,) = beauty(lines([trained(point(4, "beauty", extra={"train": {"optimizer": "adam_bf16"}}))], SHIPPED))
@@ -154,7 +154,7 @@ def finished(**values: Any) -> Experiment:
 
 
 def test_experiments_become_results():
-    found, remarks = from_experiments([finished(), finished(state="queued"), finished(state="failed")])
+    found, remarks = results_of([finished(), finished(state="queued"), finished(state="failed")])
     assert remarks == []
     assert [(result.kind, result.revision, result.precision) for result in found] == [
         ("training", "0123456", "bf16-mixed"),
@@ -167,18 +167,18 @@ def test_experiments_become_results():
 
 
 def test_an_experiment_of_edited_code_says_so():
-    found, _ = from_experiments([finished(edited=True)])
+    found, _ = results_of([finished(edited=True)])
     assert [result.revision for result in found] == ["0123456+", "0123456+"]
 
 
 def test_a_twins_experiment_has_no_accuracy():
     (row,) = points.table_points(SHIPPED, [4], datasets=["beauty"], twin=True)
     twin = finished(params={**SHIPPED, **row.values}, evaluation={"users": 100, "device": "x"})
-    found, _ = from_experiments([twin])
+    found, _ = results_of([twin])
     assert [result.kind for result in found] == ["training"]
 
 
 def test_experiments_that_give_nothing_are_named():
-    _, remarks = from_experiments([finished(name="a", evaluation={}), finished(name="b", params={"los": 1})])
+    _, remarks = results_of([finished(name="a", evaluation={}), finished(name="b", params={"los": 1})])
     assert remarks[0] == "a: finished without metrics, `uv run dvc exp remove a`"
     assert remarks[1].startswith("b: of a commit with other parameters (los: unknown key")

@@ -1,4 +1,4 @@
-"""Runs of the study: what a row holds, and what a crashed one leaves."""
+"""Runs of the study: what a row holds, and what a run that crashed leaves."""
 
 from pathlib import Path
 

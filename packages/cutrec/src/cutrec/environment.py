@@ -12,7 +12,7 @@ WRITTEN = (":!params.yaml", ":!dvc.lock", ":!data", ":!results")
 """As git takes paths: not these, which a run may change with no edit of its code.
 
 A result tells the values of params.yaml itself; DVC writes ``dvc.lock`` and ``data``, `pipelines.measure` and
-`pipelines.tables` write ``results``.
+`pipelines.paper.tables` write ``results``.
 """
 
 

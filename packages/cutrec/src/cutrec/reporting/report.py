@@ -32,8 +32,8 @@ def main() -> None:
         draw(facts, out)
         pictures = {path.stem: path.read_bytes() for path in sorted(out.glob("*.png"))}
         (out / "report.html").write_text(write_page(facts, pictures), encoding="utf-8")
-        for result in results.of_run(facts.point, facts.training, facts.evaluation, **results.versions()):
-            results.append(out / "results.csv", result)
+        found = results.of_run(facts.point, facts.training, facts.evaluation, **results.versions())
+        results.write(out / "results.csv", found)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,144 +2,161 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field
 
 from cutrec import config
-from cutrec.reporting import paper_settings as prescription
-from rec_models.losses import LOSSES
+from cutrec.reporting import standard_settings
+from rec_models.losses.registry import LOSSES
 
 Kind = Literal["training", "accuracy"]
 Status = Literal["ok", "out of memory", "failed"]
 
+# What a cell of a results file may hold. Files are checked when they are read (`cutrec.reporting.results_file.read`).
+Size = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _semicolons(text: str) -> str:
+    """Options as they are written now: earlier files have blanks between them."""
+    parts = text.split()
+    return ";".join(sorted(parts)) if all("=" in part for part in parts) else text
+
+
+Options = Annotated[str, AfterValidator(_semicolons)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One measurement of one point."""
+    """One measurement of one point. A field that was not measured is None."""
 
-    # The point: what makes two rows measurements of the same thing.
+    # The point. Two rows whose fields are equal up to `options` measure the same thing.
     kind: Kind
-    """``training``: time and memory of training steps. ``accuracy``: a whole training, and metrics of its test."""
+    """``training``: time and memory of training steps. ``accuracy``: a whole training and its test metrics."""
     dataset: str
     """Name or path, without ``twin:``."""
-    twin: float | None = None
-    """Scale of the synthetic twin (1: the published sizes); None: the log itself."""
+    twin: Scale | None = None
+    """Scale of the synthetic log (1: the published sizes); None: the log itself."""
     model: str
     loss: str
     sampling: str | None = None
-    """Of the negatives: uniform, popularity, in_batch; None for a loss that draws none."""
+    """How negatives are drawn: uniform, popularity or in_batch; None for a loss that draws none."""
     sharing: str | None = None
-    """Who shares negatives: none, tile, batch; None for a loss that draws none."""
-    num_negatives: int | None = None
-    """A token; None for a loss that draws none."""
-    batch_size: int
+    """Which tokens share negatives: none, tile or batch; None for a loss that draws none."""
+    num_negatives: Size | None = None
+    """Per token; None for a loss that draws none."""
+    batch_size: Size
     """Sequences."""
-    max_seq_len: int
-    hidden: int
+    max_seq_len: Size
+    hidden: Size
     """Width D of the network and of the item table."""
-    seed: int
+    seed: Count
     paper_faithful: bool
     precision: str
     """As trained: bf16-mixed, 16-mixed or 32-true."""
-    options: str | None = None
-    """What was done otherwise than the paper's tables prescribe, as ``dropout=0.3;learning_rate=0.0003``.
+    options: Options | None = None
+    """Settings that differ from the standard ones, as ``dropout=0.3;learning_rate=0.0003``; None if none differ.
 
-    None: nothing. See `cutrec.reporting.paper_settings.options`.
+    See `cutrec.reporting.standard_settings.options`.
     """
 
-    # Where and with what.
+    # The machine and the versions.
     status: Status = "ok"
-    """Whether it ran: a point that does not fit is a result too."""
+    """Whether the run succeeded: that a point does not fit into memory is a result too."""
     device: str
-    """Name of the GPU, or the processor."""
+    """Name of the GPU, or of the processor."""
     driver: str | None = None
     python: str | None = None
     torch: str | None = None
     triton: str | None = None
     lightning: str | None = None
     revision: str | None = None
-    """Of git; with ``+`` where files that git tracks differ from it."""
+    """The git commit, with a ``+`` if tracked files differ from it."""
     measured_at: str | None = None
-    """UTC, ISO 8601, to the second."""
+    """UTC, ISO 8601, in seconds."""
 
     # The data.
-    num_items: int | None = None
-    """V, the catalogue."""
-    train_users: int | None = None
-    """Training sequences of an epoch of the whole log."""
-    validation_users: int | None = None
-    """Users that validation ranks for, of the whole log."""
+    num_items: Count | None = None
+    """V, the size of the catalogue."""
+    train_users: Count | None = None
+    """Training sequences per epoch of the whole log."""
+    validation_users: Count | None = None
+    """Users that validation ranks for, in the whole log."""
 
     # Training.
-    steps_timed: int | None = None
-    """Optimiser steps in the times below, after the warm-up."""
-    warmup_steps: int | None = None
-    """Steps before them. Where steps are recorded as CUDA graphs, each size of batch was there twice."""
-    replayed_steps: int | None = None
-    """Of the timed steps: replays of recorded ones. 0: all were launched kernel by kernel."""
-    tokens_per_step: float | None = None
-    """Mean real places (no padding) of a timed step."""
-    most_tokens: int | None = None
-    """Real places of the largest batch of the timed steps: what the loop's peak memory belongs to."""
-    step_ms: float | None = None
+    steps_timed: Count | None = None
+    """Optimizer steps behind the times below, after the warm-up."""
+    warmup_steps: Count | None = None
+    """Steps before the timed ones. If steps are recorded as CUDA graphs, each batch size occurred twice."""
+    replayed_steps: Count | None = None
+    """Timed steps that replayed a recording; 0 if all were launched kernel by kernel."""
+    tokens_per_step: Amount | None = None
+    """Mean number of tokens per timed step, without padding."""
+    most_tokens: Count | None = None
+    """Tokens of the largest timed batch, which determines the loop's peak memory."""
+    step_ms: Amount | None = None
     """Median of a whole step: data, forward, loss, backward, Adam."""
-    step_ms_p10: float | None = None
-    step_ms_p90: float | None = None
-    mean_step_ms: float | None = None
-    """Wall clock of all timed steps over their number."""
-    wait_share: float | None = None
-    """Of that wall clock: waiting for a batch while the GPU had nothing to do."""
-    steps_per_epoch: int | None = None
-    epoch_seconds: float | None = None
-    """The training loop of an epoch, loading included, validation and checkpoints left out."""
-    validation_seconds: float | None = None
-    """Validation after an epoch."""
-    whole_epoch_seconds: float | None = None
-    """An epoch with its validation: what the paper's seconds are."""
+    step_ms_p10: Amount | None = None
+    step_ms_p90: Amount | None = None
+    mean_step_ms: Amount | None = None
+    """Wall-clock time of all timed steps divided by their number."""
+    wait_share: Share | None = None
+    """Share of that time spent waiting for a batch while the GPU was idle."""
+    steps_per_epoch: Count | None = None
+    epoch_seconds: Amount | None = None
+    """The training loop of one epoch with loading, without validation and checkpoints."""
+    validation_seconds: Amount | None = None
+    """The validation after an epoch."""
+    whole_epoch_seconds: Amount | None = None
+    """An epoch with its validation: what the paper reports as seconds."""
     epoch_basis: Literal["measured", "extrapolated"] | None = None
-    """Whether whole epochs were timed, or steps (and users of validation) times how many of them an epoch has."""
-    peak_loop_gib: float | None = None
+    """Whether whole epochs were timed, or steps and validation users were timed and scaled to an epoch."""
+    peak_loop_gib: Amount | None = None
     """Peak memory of the training loop: torch's allocator on a GPU, resident memory of the process on a CPU."""
-    peak_fit_gib: float | None = None
-    """The same over the whole fit, validation included: what the paper's memory is."""
+    peak_fit_gib: Amount | None = None
+    """Peak memory of the whole fit with validation: what the paper reports as memory."""
 
-    # Accuracy, of the test users.
-    epochs: int | None = None
+    # Accuracy, over the test users.
+    epochs: Count | None = None
     """Epochs trained."""
-    best_epoch: int | None = None
-    train_loss: float | None = None
-    validation_ndcg_at_10: float | None = None
-    test_users: int | None = None
+    best_epoch: Count | None = None
+    train_loss: Number | None = None
+    validation_ndcg_at_10: Share | None = None
+    test_users: Count | None = None
     reference: str | None = None
-    """The log that coverage and surprisal count in: train or test_input."""
-    ndcg_at_10: float | None = None
-    recall_at_10: float | None = None
-    hitrate_at_10: float | None = None
-    precision_at_10: float | None = None
-    map_at_10: float | None = None
-    mrr_at_10: float | None = None
-    coverage_at_10: float | None = None
-    surprisal_at_10: float | None = None
+    """The log that coverage and surprisal are computed on: train or test_input."""
+    ndcg_at_10: Share | None = None
+    recall_at_10: Share | None = None
+    hitrate_at_10: Share | None = None
+    precision_at_10: Share | None = None
+    map_at_10: Share | None = None
+    mrr_at_10: Share | None = None
+    coverage_at_10: Share | None = None
+    surprisal_at_10: Share | None = None
 
     note: str | None = None
-    """Anything a reader must know, in a few words."""
+    """Anything else a reader must know, in a few words."""
 
     @classmethod
     def of(cls, point: config.Config, kind: Kind, **values: Any) -> Self:
         """A result of a point.
 
         Args:
-            point: what was measured; a loss without negatives leaves their fields empty.
+            point: what was measured; for a loss without negatives the fields of negatives stay empty.
             kind: training or accuracy.
-            values: the other fields; they also override what comes from the point (``precision`` as trained).
+            values: the other fields; they override what comes from the point (``precision`` as trained).
         """
         return cls(**(point_fields(point) | {"kind": kind} | values))
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The point and the kind: equal for two measurements of the same thing, on whatever machine and revision."""
+        """The point and the kind: equal for two measurements of the same thing on any machine and revision."""
         return tuple(getattr(self, name) for name in KEY)
 
     @property
@@ -154,29 +171,6 @@ COLUMNS = tuple(entry.name for entry in fields(Result))
 KEY = COLUMNS[: COLUMNS.index("options") + 1]
 
 
-class Range(NamedTuple):
-    """Which finite numbers a column may hold."""
-
-    low: float
-    high: float
-    words: str
-    """After "a number": nothing, or what is allowed."""
-
-
-_FROM_0 = Range(0, math.inf, " from 0")
-_FROM_1 = Range(1, math.inf, " from 1")
-_SHARE = Range(0, 1, " from 0 to 1")
-_NUMERIC = [entry.name for entry in fields(Result) if {"int", "float"} & set(str(entry.type).split(" | "))]
-RANGES: dict[str, Range] = {
-    **dict.fromkeys(_NUMERIC, _FROM_0),
-    **dict.fromkeys(("num_negatives", "batch_size", "max_seq_len", "hidden"), _FROM_1),
-    **dict.fromkeys(("wait_share", *(name for name in _NUMERIC if name.endswith("_at_10"))), _SHARE),
-    "twin": Range(sys.float_info.min, math.inf, " above 0"),
-    "train_loss": Range(-math.inf, math.inf, ""),
-}
-"""Of every column of numbers."""
-
-
 def point_fields(point: config.Config) -> dict[str, Any]:
     """The fields of a `Result` that come from the point."""
     twin = None
@@ -184,35 +178,34 @@ def point_fields(point: config.Config) -> dict[str, Any]:
     if dataset.startswith("twin:"):
         dataset, at, scale = dataset.removeprefix("twin:").partition("@")
         twin = float(scale) if at else 1.0
-    draws = LOSSES[point.loss].sampled
-    negatives = 1 if point.loss == "bce" else point.num_negatives
-    # The paper's losses share nothing, whatever the point says: rec_models.config.LossSettings.pick drops it too.
+    loss = LOSSES[point.loss]
+    # The paper's losses share no negatives; rec_models.losses.settings.LossSettings.pick ignores the setting as well.
     sharing = "none" if point.paper_faithful else point.negatives.sharing
     return {
         "dataset": dataset,
         "twin": twin,
         "model": point.model,
         "loss": point.loss,
-        "sampling": point.negatives.sampling if draws else None,
-        "sharing": sharing if draws else None,
-        "num_negatives": negatives if draws else None,
+        "sampling": point.negatives.sampling if loss.sampled else None,
+        "sharing": sharing if loss.sampled else None,
+        "num_negatives": (loss.fixed_negatives or point.num_negatives) if loss.sampled else None,
         "batch_size": point.batch_size,
         "max_seq_len": point.max_seq_len,
         "hidden": point.backbone.hidden,
         "seed": point.seed,
         "paper_faithful": point.paper_faithful,
         "precision": point.train.precision,
-        "options": prescription.options(point),
+        "options": standard_settings.options(point),
     }
 
 
 def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
-    """The results of a whole run: its training, and the accuracy of its test if it has one (a twin has none).
+    """The results of a whole run: its training, and its test accuracy unless the log is synthetic.
 
     Args:
         point: the run's parameters.
-        training: what ``data/train/metrics.json`` holds.
-        evaluation: what ``data/evaluate/metrics.json`` holds.
+        training: the content of ``data/train/metrics.json``.
+        evaluation: the content of ``data/evaluate/metrics.json``.
         where: revision, measured_at, versions.
     """
     where = {"device": training["device"], "precision": training["precision"], **where}
@@ -243,12 +236,3 @@ def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str,
         **{name: value for name, value in metrics.items() if name in COLUMNS},
     )
     return [trained, accuracy]
-
-
-def as_text(value: object) -> str:
-    """A cell: empty for None, true and false as YAML writes them, text on one line."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(value.split()) if isinstance(value, str) else str(value)

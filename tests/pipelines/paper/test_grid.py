@@ -1,6 +1,7 @@
-"""Queueing: what is passed over, what is refused, what does not fit; DVC itself is driven by the end-to-end tests."""
+"""The command grid: what it queues, passes over and refuses. The end-to-end tests run it with DVC."""
 
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,10 @@ import pytest
 from cutrec import config
 from cutrec.nested import parse_overrides
 from cutrec.workflow.outputs import StageError
-from pipelines import grid
-from pipelines.paper import experiments, points
+from pipelines.paper import experiments, grid, points
 from pipelines.paper.experiments import Experiment, parse
+from tests.small_log import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = config.read_yaml(ROOT / "params.yaml")
 (POINT,) = points.table_points(SHIPPED, [4], datasets=["beauty"], twin=True)
 
@@ -111,11 +111,11 @@ def test_dvc_writes_a_point_into_params_as_it_is(tmp_path: Path):
 
 
 def shown(state: str | None, **last: Any) -> list[dict[str, Any]]:
-    """What `dvc exp show --json` prints of one experiment."""
+    """What `dvc exp show` lists about one experiment."""
     data = {
         "params": {"params.yaml": {"data": {"loss": "ce"}}},
         "metrics": {"data/train/metrics.json": {"data": {"epoch_seconds": 2}}},
-        "timestamp": "2026-01-01",
+        "timestamp": datetime(2026, 1, 1),
     }
     revs = [{"rev": "abcdefgh", "name": "one", "data": data, "error": None, **last}]
     executor = None if state is None else {"state": state}

@@ -1,4 +1,4 @@
-"""The verb ``tables``: what it reads, prints, writes and refuses."""
+"""The command tables: what it reads, prints, writes and refuses."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import pytest
 from cutrec import config
 from cutrec.reporting import results_file as results
 from cutrec.workflow.outputs import StageError
-from pipelines import tables
-from pipelines.paper import pages as table_pages
+from pipelines.paper import pages, points, rows, tables
 from tests.pipelines.paper.test_rows import ACCURATE, REAL, TILE, TWIN
 from tests.small_log import ROOT
 
@@ -26,9 +25,15 @@ def test_the_command_writes_a_page_a_csv_and_pictures(
     assert "1 of 92 rows have something of ours" in printed
     page = (tmp_path / "out/tables.md").read_text()
     assert page.count("\n## Table ") == 15
-    assert table_pages.NOTES.strip() in page
     for name in ("memory_by_loss", "epoch_time_by_loss", "accuracy_by_memory"):
         assert (tmp_path / f"out/{name}.png").stat().st_size > 10_000
+
+
+def test_the_committed_tables_are_those_of_the_committed_results(tmp_path: Path):
+    lines = rows.lines(results.read(ROOT / "results/training.csv"), points.load(ROOT / "params.yaml"))
+    assert pages.markdown(lines) == (ROOT / "results/tables.md").read_text()
+    pages.write_csv(lines, tmp_path / "tables.csv")
+    assert (tmp_path / "tables.csv").read_text() == (ROOT / "results/tables.csv").read_text()
 
 
 def test_without_anything_of_ours_the_next_step_is_named(
@@ -36,9 +41,10 @@ def test_without_anything_of_ours_the_next_step_is_named(
 ):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(tables, "_results_files", lambda folder: [])
+    monkeypatch.setattr(tables.pictures, "draw_all", lambda lines, folder: [])
     tables.main(["--table", "4", "--no-dvc", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "nothing of ours is known yet: `python -m pipelines.grid` queues" in printed
+    assert "nothing of ours is known yet: `python -m pipelines.paper.grid` queues" in printed
     assert "0 of 92 rows have something of ours" in printed
 
 

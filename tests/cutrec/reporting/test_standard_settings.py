@@ -1,29 +1,29 @@
-"""What a run does otherwise than the paper prescribes: every setting that training reads, and none that it does not."""
+"""The settings that a result names because they differ from the standard ones: all that training reads, no others."""
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cutrec import config
 from cutrec.config import from_mapping
-from cutrec.nested import as_yaml, flatten, parse_overrides
-from cutrec.reporting.paper_settings import only_ways, options
+from cutrec.nested import flatten, nest
 from cutrec.reporting.result import Result
+from cutrec.reporting.standard_settings import options
 from cutrec.workflow import training_inputs as of_point
 from pipelines.paper import points
-from rec_models.losses import LOSSES
+from rec_models.losses.registry import LOSSES
+from tests.small_log import ROOT
 
-SHIPPED = config.read_yaml(Path(__file__).parents[3] / "params.yaml")
+SHIPPED = config.read_yaml(ROOT / "params.yaml")
 
 
 def point(flat: dict[str, Any]) -> config.Config:
-    return from_mapping(parse_overrides([f"{key}={as_yaml(value)}" for key, value in flat.items()]))
+    return from_mapping(nest(flat))
 
 
-def test_every_point_of_the_tables_does_as_prescribed():
+def test_every_point_of_the_tables_has_the_standard_settings():
     for sharing, faithful, twin in (("none", False, False), ("tile", False, True), ("none", True, 0.5)):
         for row in points.table_points(SHIPPED, twin=twin, sharing=sharing, paper_faithful=faithful):
             assert options(row.params) is None, row.name
@@ -50,7 +50,7 @@ def test_every_point_of_the_tables_does_as_prescribed():
         ({"backbone.mask_prob": 0.2, "losses.gbce.t": 0.5, "negatives.alpha": 0.5, "download.mirror": "x"}, None),
     ],
 )
-def test_what_is_done_otherwise_is_told(changed: dict[str, Any], told: str | None):
+def test_settings_that_differ_are_named(changed: dict[str, Any], told: str | None):
     assert options(point({"evaluate.reference": "test_input", **changed})) == told
 
 
@@ -62,34 +62,24 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
         "losses.sce.bucket_size_y": 7, "losses.sce.mix_x": False, "backbone.dropout": 0.3, "backbone.blocks": 1,
         "train.learning_rate": 0.5, "train.accumulate": 3, "train.max_epochs": 3, "train.compile": True,
     }  # fmt: skip
-    sampled = itertools.product(
-        [name for name, spec in LOSSES.items() if spec.sampled],
-        ("uniform", "popularity", "in_batch"),
-        ("none", "tile"),
-        (False, True),
-    )
-    cases = [*sampled, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
+    sampled = [name for name, loss in LOSSES.items() if loss.sampled]
+    ways = itertools.product(sampled, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
+    cases = [*ways, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
+    makers = (of_point.loss_settings, of_point.model_settings, of_point.training_settings)
     for loss, sampling, sharing, faithful in cases:
         base = {
             "loss": loss, "paper_faithful": faithful, "negatives.sampling": sampling, "negatives.sharing": sharing,
         }  # fmt: skip
-        for key, value in changes.items():
-            one, other = (point(values) for values in (base, {**base, key: value}))
-            settings = [
-                [make(p) for make in (of_point.loss_settings, of_point.model_settings, of_point.training_settings)]
-                for p in (one, other)
-            ]
-            keys = [Result.of(p, "training", device="x").key for p in (one, other)]
-            assert (settings[0] != settings[1]) == (keys[0] != keys[1]), (base, key)
+        found = []
+        for change in ({}, *({key: value} for key, value in changes.items())):
+            one = point(base | change)
+            found.append(([make(one) for make in makers], Result.of(one, "training", device="x").key))
+        (settings, key), *others = found
+        for (other_settings, other_key), name in zip(others, changes, strict=True):
+            assert (settings != other_settings) == (key != other_key), (base, name)
 
 
 def test_every_key_has_a_short_name_of_its_own():
     keys = list(flatten(dataclasses.asdict(config.Config())))
     short = [key.partition(".")[2] or key for key in keys]
     assert len(set(short)) == len(keys)
-
-
-def test_ways_of_computing_leave_a_point_where_it_is():
-    assert only_ways(None)
-    assert only_ways("cuda_graphs=true;optimizer=adam_bf16")
-    assert not only_ways("cuda_graphs=true;dropout=0.3")
