@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutrec import config as params
+from cutrec.console import run_and_exit
+from cutrec.errors import StageError
 from cutrec.nested import flatten, parse_overrides
-from cutrec.workflow import outputs as stage
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
 from pipelines.planner import calibration as planner_calibration
@@ -167,7 +168,7 @@ def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
     other = [key for key, value in ours.items() if key in theirs and _plain(theirs[key]) != _plain(value)]
     if other:
         key = other[0]
-        raise stage.StageError(
+        raise StageError(
             f"{point.name}: an experiment of this name has {key}={theirs[key]}, found here {ours[key]}; "
             f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
         )
@@ -224,4 +225,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cutrec import config as params
+from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
+from cutrec.errors import StageError
 from cutrec.nested import merged, parse_overrides
 from cutrec.reporting import results_file as results
-from cutrec.workflow import outputs as stage
 from pipelines.paper import points
 from pipelines.planner import calibration as planner_calibration
 from pipelines.planner import fit as planner_fit
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     calibration = planner_calibration.load()
     if options.page:
-        stage.room_for_file("--page", options.page)
+        prepare_output_file("--page", options.page)
     if options.authors:
-        stage.room_for_folder("--authors", options.authors)
+        prepare_output_folder("--authors", options.authors)
         from pipelines.planner.authors_report import write
 
         print(write(options.authors))
@@ -46,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = _on_gpus(found)
         text, memory, time = check(measured, calibration)
         if not memory:
-            raise stage.StageError(
-                "--check: found no point of the paper's tables measured on a GPU, allowed: one or more"
-            )
+            raise StageError("--check: found no point of the paper's tables measured on a GPU, allowed: one or more")
         said = [*_errors(memory, time), *_left_out(len(measured), len(memory))]
         said += _out_of_memory(found, calibration)
         if len({result.dataset for result in measured}) > 1:
@@ -119,7 +118,7 @@ def _left_out(measured: int, used: int) -> list[str]:
 def _read(paths: Sequence[Path]) -> list[results.Result]:
     for path in paths:
         if not path.is_file():
-            raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
+            raise StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
     return results.merge(results.read(path) for path in paths)
 
 
@@ -140,10 +139,10 @@ def _refit(paths: Sequence[Path], calibration: Calibration) -> None:
     measured = _on_gpus(_read(paths))
     devices = sorted({result.device for result in measured})
     if len(devices) != 1:
-        raise stage.StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
+        raise StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
     pairs = with_points(measured)
     if len(pairs) < planner_fit.FEWEST:
-        raise stage.StageError(f"--refit: found {len(pairs)} measured points, allowed: {planner_fit.FEWEST} or more")
+        raise StageError(f"--refit: found {len(pairs)} measured points, allowed: {planner_fit.FEWEST} or more")
     revisions = sorted({str(result.revision) for _, result in pairs})
     by = f"{len(pairs)} points on {devices[0]}, revision {', '.join(revisions)}"
     planner_calibration.save(planner_fit.refit(pairs, calibration, by=by))
@@ -192,4 +191,4 @@ def _refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

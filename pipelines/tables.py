@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cutrec import config as params
+from cutrec.console import prepare_output_folder, run_and_exit
+from cutrec.errors import StageError
 from cutrec.reporting import results_file as results
-from cutrec.workflow import outputs as stage
 from pipelines.paper import pages, pictures, points, rows
 from pipelines.planner import calibration as planner_calibration
 
@@ -32,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in options.table:
         if table not in known:
             raise params.ParamsError(f"table: found {table}, allowed: {', '.join(map(str, known))}")
-    stage.room_for_folder("--out", options.out)
+    prepare_output_folder("--out", options.out)
     files = options.results or _results_files(OUT)
     for path in files:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "no such file"
-            raise stage.StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
+            raise StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
     groups = [results.read(path) for path in files]
     remarks: list[str] = []
     if options.dvc:
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _experiments() -> tuple[list[results.Result], list[str]]:
     if importlib.util.find_spec("dvc") is None:
-        raise stage.StageError("DVC is not installed here: --no-dvc reads results files only")
+        raise StageError("DVC is not installed here: --no-dvc reads results files only")
     from pipelines.paper import experiments
 
     with experiments.repository() as repo:
@@ -98,4 +99,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

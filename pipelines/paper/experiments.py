@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cutrec.environment import WRITTEN
-from cutrec.workflow import outputs as stage
+from cutrec.errors import StageError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -66,11 +66,11 @@ def repository() -> Iterator[Repo]:
         with Repo() as repo:
             yield repo
     except LockError as error:
-        raise stage.StageError(
+        raise StageError(
             f"another command of DVC is at work here ({_line(error)}): wait for it; `dvc queue status` shows tasks"
         ) from error
     except (DvcException, SCMError) as error:
-        raise stage.StageError(f"DVC: {_line(error)}") from error
+        raise StageError(f"DVC: {_line(error)}") from error
 
 
 def list_experiments(repo: Repo) -> list[Experiment]:
@@ -143,7 +143,7 @@ def _show(baselines: Sequence[str]) -> list[dict[str, Any]]:
         [sys.executable, "-m", "dvc", "exp", "show", "--json", *arguments], capture_output=True, text=True, check=False
     )
     if ran.returncode:
-        raise stage.StageError(f"dvc exp show: {_line(ran.stderr)}")
+        raise StageError(f"dvc exp show: {_line(ran.stderr)}")
     shown: list[dict[str, Any]] = json.loads(ran.stdout)
     return [commit for commit in shown if commit["rev"] != "workspace"]
 
@@ -161,7 +161,7 @@ def _finished_baselines() -> set[str]:
 def _git(*arguments: str) -> list[str]:
     ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
     if ran.returncode:
-        raise stage.StageError(f"git {arguments[0]}: {_line(ran.stderr)}")
+        raise StageError(f"git {arguments[0]}: {_line(ran.stderr)}")
     return ran.stdout.split()
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cutrec import config as params
-from cutrec.workflow import outputs as stage
+from cutrec.outputs import read_json
+from cutrec.paths import DATA
 from cutrec.workflow import training_inputs as of_point
 from pipelines.planner import twin_logs
 
@@ -58,13 +59,13 @@ def sizes_of(point: params.Params) -> Sizes:
     if name.startswith("twin:"):
         log = twin_logs.twin_log_of(name.removeprefix("twin:"), point.split)
         return sizes_from(point, log.lengths, log.num_items, log.train_users, log.validation_users)
-    folder = stage.DATA / "split"
+    folder = DATA / "split"
     summary = folder / "summary.json"
     known = f"{', '.join(TWINS)}, twin:NAME or twin:NAME@SCALE of one of them"
     other = "any other once `dvc exp run split -S dataset=...` has split it"
     if not summary.is_file():
         raise params.ParamsError(f"dataset: found {name!r}, allowed: {known}; {other}")
-    downloaded = stage.read_json(stage.DATA / "download" / "summary.json")["dataset"]
+    downloaded = read_json(DATA / "download" / "summary.json")["dataset"]
     if downloaded != name:
         raise params.ParamsError(
             f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {folder}; {other}"

@@ -25,7 +25,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cutrec.workflow import outputs as stage
+from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
+from cutrec.errors import StageError
+from cutrec.outputs import atomic_folder
+from cutrec.paths import live_checkout
 from pipelines.study import runs
 from pipelines.study.trials import KINDS, SEARCHES, Row, Trial, pending
 
@@ -36,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the verb says."""
     options = _parse(arguments)
     if options.verb in ("run", "trial"):
-        stage.room_for_file("--rows", options.rows)
+        prepare_output_file("--rows", options.rows)
     if options.verb == "prepare":
         prepare(options.logs, options.data)
     elif options.verb == "run":
         for name in options.datasets:
             if not (options.data / name / "items.parquet").is_file():
                 allowed = "allowed: what `prepare` made; --datasets names a part"
-                raise stage.StageError(f"--data: found no split of {name} in {options.data}, {allowed}")
+                raise StageError(f"--data: found no split of {name} in {options.data}, {allowed}")
         which = (options.kinds, options.datasets, options.contenders)
         Runner(options.data, options.rows, options.minutes, options.jobs, *which).run()
     elif options.verb == "trial":
@@ -53,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from pipelines.study.summary import summarise
 
         if not options.rows.is_file():
-            raise stage.StageError(
+            raise StageError(
                 f"--rows: found no {options.rows}, allowed: what `python -m pipelines.study.__main__ run` wrote"
             )
-        stage.room_for_folder("--out", options.out)
+        prepare_output_folder("--out", options.out)
         for path in summarise(runs.read(options.rows), options.out):
             print(path)
 
@@ -77,9 +80,9 @@ def prepare(logs: Sequence[str], data: Path) -> None:
     for text in logs:
         name, equals, log = text.partition("=")
         if not name or not equals:
-            raise stage.StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
-        with stage.output(data / name) as out, tempfile.TemporaryDirectory() as folder:
-            fetch_log(log, Path(folder) / "log.parquet", root=stage.checkout())
+            raise StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
+        with atomic_folder(data / name) as out, tempfile.TemporaryDirectory() as folder:
+            fetch_log(log, Path(folder) / "log.parquet", root=live_checkout())
             summary = split_log(Path(folder) / "log.parquet", out, strategy="leave_one_out")
             for part in ("train", "validation", "test"):
                 (out / f"{part}.parquet").unlink()  # the export for other readers: this folder travels
@@ -220,7 +223,7 @@ def _trial(text: str) -> Trial:
         trial = Trial(**json.loads(text))
         json.loads(trial.settings)
     except (TypeError, ValueError):
-        raise stage.StageError(f"trial: found {text!r}, allowed: JSON of a trial, as `run` passes it") from None
+        raise StageError(f"trial: found {text!r}, allowed: JSON of a trial, as `run` passes it") from None
     return trial
 
 
@@ -253,4 +256,4 @@ class _some_of:  # noqa: N801  # a converter, used as a function
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cutrec import config as params
+from cutrec.errors import StageError
 from cutrec.nested import parse_overrides
-from cutrec.workflow.outputs import StageError
 from pipelines import grid
 from pipelines.paper import experiments, points
 from pipelines.paper.experiments import Experiment, parse

@@ -10,8 +10,8 @@ from cutrec.reporting.results_file import Result, append
 from pipelines import plan
 from pipelines.planner.calibration import Calibration
 from pipelines.planner.plans import held_out
-from tests.small_log import ROOT
 from tests.pipelines.planner.test_planner import measured
+from tests.small_log import ROOT
 
 
 @pytest.fixture

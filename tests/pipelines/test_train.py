@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cutrec.config import Evaluate, Params
-from cutrec.workflow import outputs as stage
+from cutrec.console import run_and_exit
 from cutrec.workflow.training_inputs import popularity_ndcg
 from pipelines import download, source, split, train
 from rec_data.sequences.store import SequenceStore
@@ -89,6 +89,6 @@ def test_what_all_processes_find_is_told_once(
     monkeypatch.setattr("rec_models.training.fit.fit", fail)
     monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(SystemExit) as caught:
-        stage.run(train.main)
+        run_and_exit(train.main)
     assert caught.value.code == 1
     assert capsys.readouterr().err.count("the loss is nan") == lines

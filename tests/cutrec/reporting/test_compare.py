@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cutrec.console import run_and_exit
 from cutrec.reporting import compare
-from cutrec.workflow import outputs as stage
 from rec_eval import Evaluation, Reference, evaluate, write_evaluation
 
 USERS = 40
@@ -42,7 +42,7 @@ def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run the command; return the only line that it prints."""
     with pytest.raises(SystemExit) as caught:
-        stage.run(lambda: compare.main(arguments))
+        run_and_exit(lambda: compare.main(arguments))
     assert caught.value.code == 1
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cutrec.console import run_and_exit
+from cutrec.outputs import read_json
 from cutrec.reporting import describe
-from cutrec.workflow import outputs as stage
 from tests.small_log import small_log
 
 
@@ -23,7 +24,7 @@ def test_any_data_set_is_described(workplace, form: str, capsys: pytest.CaptureF
         changes = ["dataset=twin:beauty@0.0002"]
     describe.main([*changes, "--out", "facts"])
     said = capsys.readouterr().out
-    facts = stage.read_json(Path("facts/describe.json"))
+    facts = read_json(Path("facts/describe.json"))
     assert facts["dataset"] == changes[0].removeprefix("dataset=")
     if form != "twin":
         assert (facts["users"], facts["interactions"]) == (30, len(log))
@@ -36,7 +37,7 @@ def test_without_a_change_it_is_the_log_of_params_yaml(workplace):
     workplace({"dataset": "log.parquet"})
     small_log(users=10).write_parquet("log.parquet")
     describe.main([])
-    assert stage.read_json(Path("data/describe/describe.json"))["users"] == 10
+    assert read_json(Path("data/describe/describe.json"))["users"] == 10
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_without_a_change_it_is_the_log_of_params_yaml(workplace):
 def test_mistakes_get_one_line(workplace, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
     workplace({})
     with pytest.raises(SystemExit) as caught:
-        stage.run(lambda: describe.main(arguments))
+        run_and_exit(lambda: describe.main(arguments))
     assert caught.value.code == 1
     error = capsys.readouterr().err.strip()
     assert says in error

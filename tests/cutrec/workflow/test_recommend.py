@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cutrec import config as params
-from cutrec.workflow import outputs as stage
+from cutrec.console import run_and_exit
+from cutrec.errors import StageError
 from cutrec.workflow import recommend, refit
 from cutrec.workflow import training_inputs as of_point
 from rec_data.splits.split import split_log
@@ -173,7 +174,7 @@ def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
 
 def test_a_refit_at_another_point_is_refused(trained: Path):
     point = dataclasses.replace(params.load(), train=params.Train(learning_rate=0.5))
-    with pytest.raises(stage.StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
+    with pytest.raises(StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
         refit.refuse_other_point(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
 
@@ -186,7 +187,7 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
 )
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
     other = dataclasses.replace(params.load(), **point)
-    with pytest.raises(stage.StageError, match=says):
+    with pytest.raises(StageError, match=says):
         refit.refuse_other_point(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
 
@@ -220,7 +221,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
 )
 def test_mistakes_get_one_line(trained: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
-        stage.run(lambda: recommend.main(arguments))
+        run_and_exit(lambda: recommend.main(arguments))
     assert caught.value.code == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
@@ -230,7 +231,7 @@ def test_mistakes_get_one_line(trained: Path, arguments: list[str], says: str, c
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(trained: Path):
-    with pytest.raises(stage.StageError, match="--device: found cuda, but torch finds no GPU here, allowed: cpu"):
+    with pytest.raises(StageError, match="--device: found cuda, but torch finds no GPU here, allowed: cpu"):
         recommend.main(["--device", "cuda"])
 
 
@@ -241,7 +242,7 @@ def test_the_folders_of_the_stages_are_those_of_the_pipeline():
 
 def test_a_catalogue_of_another_size_is_refused(trained: Path):
     pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
-    with pytest.raises(stage.StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
+    with pytest.raises(StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
         recommend.main([])
 
 
@@ -254,11 +255,11 @@ def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Pat
 
 def test_a_model_without_its_catalogue_is_refused(trained: Path):
     Path("data/train/items.parquet").unlink()
-    with pytest.raises(stage.StageError, match=r"--model: found no data/train/items.parquet, which says what items"):
+    with pytest.raises(StageError, match=r"--model: found no data/train/items.parquet, which says what items"):
         recommend.main([])
 
 
 def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
     workplace({})
-    with pytest.raises(stage.StageError, match=r"--model: found no data/train/model\.ckpt"):
+    with pytest.raises(StageError, match=r"--model: found no data/train/model\.ckpt"):
         recommend.main([])

@@ -1,0 +1,9 @@
+"""Errors that the user can correct. Each message is one line: the name, what was found and what is allowed."""
+
+
+class StageError(ValueError):
+    """A stage or a command cannot continue."""
+
+
+class UsageError(StageError):
+    """The command line is wrong: an unknown option, or a value that an option does not take."""
