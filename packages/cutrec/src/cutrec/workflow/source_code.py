@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,9 +46,8 @@ def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
             names = {name for name in names if name.rpartition(".")[0] == "cutrec"}
         for name in names:
             package = name.split(".")[0]
-            if package in PACKAGES and package not in packages:
-                packages.add(package)
-                waiting += _folder(package).rglob("*.py")
+            if package in PACKAGES:
+                packages |= {package, *_siblings(package)}
             elif package == "cutrec" and name not in modules and (found := _file(name)):
                 modules[name] = found
                 waiting.append(found)
@@ -73,6 +74,14 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
+@cache
+def _siblings(package: str) -> set[str]:
+    """The other packages that a package imports."""
+    texts = [path.read_text(encoding="utf-8") for path in _folder(package).rglob("*.py")]
+    return {name for text in texts for name in re.findall(r"(?m)^ *(?:from|import) (\w+)", text)} & set(PACKAGES)
+
+
+@cache
 def _folder(package: str) -> Path:
     spec = find_spec(package)
     assert spec is not None
