@@ -6,9 +6,9 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.console import run_stage
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, LOG, live_checkout
+from pipelines import stage
 
 
 def main() -> None:
@@ -22,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("download", str(__doc__), main)
+    stage.run("download", str(__doc__), main)

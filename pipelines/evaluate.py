@@ -7,8 +7,8 @@ Reads ``evaluate`` of params.yaml, ``data/split/`` and ``data/train/model.ckpt``
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.console import run_stage
 from cutrec.paths import DATA, MODEL, SPLIT
+from pipelines import stage
 
 
 def main() -> None:
@@ -21,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("evaluate", str(__doc__), main)
+    stage.run("evaluate", str(__doc__), main)

@@ -7,8 +7,8 @@ Reads params.yaml and the outputs of the other stages; writes ``report.html``, i
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.console import run_stage
 from cutrec.paths import DATA
+from pipelines import stage
 
 
 def main() -> None:
@@ -21,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("report", str(__doc__), main)
+    stage.run("report", str(__doc__), main)

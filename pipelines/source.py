@@ -7,9 +7,9 @@ depends on. It always runs, and takes the time that hashing the files takes.
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.console import run_stage
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, live_checkout
+from pipelines import stage
 
 
 def main() -> None:
@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("source", str(__doc__), main)
+    stage.run("source", str(__doc__), main)

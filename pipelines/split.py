@@ -6,8 +6,8 @@ Reads ``split`` and ``seed`` of params.yaml and ``data/download/log.parquet``; w
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.console import run_stage
 from cutrec.paths import LOG, SPLIT
+from pipelines import stage
 
 
 def main() -> None:
@@ -20,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("split", str(__doc__), main)
+    stage.run("split", str(__doc__), main)

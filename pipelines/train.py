@@ -7,8 +7,8 @@ checkpoint. Checkpoints are kept in ``.checkpoints/``, because DVC deletes the o
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.console import run_stage
 from cutrec.paths import DATA, SPLIT, checkpoint_folder
+from pipelines import stage
 
 
 def main() -> None:
@@ -21,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("train", str(__doc__), main)
+    stage.run("train", str(__doc__), main)

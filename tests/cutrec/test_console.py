@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.console import make_parser, parse, positive_int, prepare_output_file, prepare_output_folder, run_and_exit
+from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
 from cutrec.errors import StageError, UsageError
 
 
@@ -53,16 +53,6 @@ def test_a_reader_that_closes_the_pipe_is_no_error():
         f"'{sys.executable}' -c \"{program}\" | head -c 1", shell=True, capture_output=True, check=False
     )
     assert (ran.stdout, ran.stderr) == (b"x", b"")
-
-
-@pytest.mark.parametrize("arguments", [["--k", "0"], ["--k", "two"], ["--k", "-1"], ["--kk", "1"], ["more"]])
-def test_a_wrong_command_line_is_one_line(arguments: list[str]):
-    parser = make_parser("Do ``something``.")
-    parser.add_argument("--k", type=positive_int, default=10)
-    assert parser.description == "Do something."
-    assert parse(parser, ["--k", "007"]).k == 7
-    with pytest.raises(UsageError, match=r"^(--k: found .*, allowed: 1 or more|unrecognized .*); --help lists the opt"):
-        parse(parser, arguments)
 
 
 def test_a_bad_place_for_an_output_is_one_line(tmp_path: Path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cutrec.arguments import make_parser, parse
 from cutrec.commands import compare, describe, recommend
-from cutrec.console import make_parser, parse, run_and_exit
+from cutrec.console import run_and_exit
 
 DESCRIPTION = """\
 Train sequential recommenders on large catalogues and use them.

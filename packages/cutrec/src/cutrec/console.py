@@ -1,16 +1,12 @@
-"""What all commands share: parsing with one-line errors, exit codes, and checks of the place for the output."""
+"""What all commands share: exit codes, errors of one line, and checks of the place for an output."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-from argparse import ArgumentError, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
-
-from jsonargparse import ArgumentParser, Namespace
+from typing import NoReturn
 
 from cutrec.errors import StageError, UsageError
 
@@ -37,52 +33,6 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
-
-
-def run_stage(name: str, description: str, main: Callable[[], object]) -> NoReturn:
-    """Run a stage of the pipeline as a process: it takes no argument except ``--help``.
-
-    Args:
-        name: of the stage.
-        description: printed by ``--help``.
-        main: the stage.
-    """
-    run_and_exit(lambda: (parse(make_parser(description, prog=f"python -m pipelines.{name}"), None), main()))
-
-
-def make_parser(description: str, **options: Any) -> ArgumentParser:
-    """A parser whose help keeps the line breaks of the description and whose errors are exceptions.
-
-    Args:
-        description: a docstring; its double backquotes are removed.
-        options: passed on to the parser.
-    """
-    text = description.replace("``", "").strip()
-    return ArgumentParser(description=text, formatter_class=RawDescriptionHelpFormatter, exit_on_error=False, **options)
-
-
-def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
-    """Parse a command line.
-
-    Args:
-        parser: of `make_parser`.
-        arguments: None takes those of the process.
-
-    Raises:
-        UsageError: one line that names the argument.
-    """
-    try:
-        return parser.parse_args(arguments)
-    except ArgumentError as error:
-        message = " ".join(str(error).removeprefix("argument ").split())
-        raise UsageError(f"{message}; --help lists the options") from None
-
-
-def positive_int(value: str | int) -> int:
-    """The type of an option that takes a whole number from 1."""
-    if not re.fullmatch(r"0*[1-9][0-9]*", str(value)):
-        raise ArgumentTypeError(f"found {value}, allowed: 1 or more")
-    return int(value)
 
 
 def prepare_output_folder(option: str, folder: Path) -> None:

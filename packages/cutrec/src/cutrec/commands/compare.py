@@ -11,7 +11,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.console import positive_int, prepare_output_file
+from cutrec.arguments import positive_int
+from cutrec.console import prepare_output_file
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from cutrec.arguments import positive_int
 from cutrec.config import load
-from cutrec.console import positive_int, prepare_output_file
+from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
 from cutrec.paths import DATA, LOG, MODEL, SPLIT, STAGES, checkpoint_folder, live_checkout
 

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+FOLLOWED = ("cutrec", "pipelines")
+"""Packages whose modules count one by one."""
 PACKAGES = ("cce_kernels", "rec_data", "rec_eval", "rec_models")
 """Packages that count as a whole: an import of one module is an import of all."""
 SETTINGS = "cutrec.config"
@@ -19,7 +21,7 @@ DVC compares the values of the settings by itself. Only its neighbours in ``cutr
 
 
 def source_files(start: Path) -> dict[str, Path]:
-    """The files behind a file, by module name: the modules of ``cutrec`` it reaches, and all of the other packages.
+    """The files behind a file, by module name: the modules of ``cutrec`` it imports, and all of the other packages.
 
     Imports inside functions count, imports for type checking do not.
 
@@ -35,7 +37,7 @@ def source_files(start: Path) -> dict[str, Path]:
 
 
 def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
-    """The modules of ``cutrec`` that a file imports, directly or not, and the other packages, directly or not."""
+    """The modules of `FOLLOWED` and the packages of `PACKAGES` that a file imports, directly or not."""
     modules: dict[str, Path] = {}
     packages: set[str] = set()
     waiting = [start]
@@ -48,7 +50,7 @@ def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
             package = name.split(".")[0]
             if package in PACKAGES:
                 packages |= {package, *_siblings(package)}
-            elif package == "cutrec" and name not in modules and (found := _file(name)):
+            elif package in FOLLOWED and name not in modules and (found := _file(name)):
                 modules[name] = found
                 waiting.append(found)
     return modules, packages
@@ -90,6 +92,6 @@ def _folder(package: str) -> Path:
 
 
 def _file(name: str) -> Path | None:
-    """The file of a module of ``cutrec``; None for a package or for something inside a module."""
-    path = _folder("cutrec").parent / f"{name.replace('.', '/')}.py"
+    """The file of a module; None for a package or for something inside a module."""
+    path = _folder(name.split(".")[0]).parent / f"{name.replace('.', '/')}.py"
     return path if path.is_file() else None
