@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,23 +31,6 @@ if TYPE_CHECKING:
 SUMMARY_K = 10
 
 
-class _Catalogue(NamedTuple):
-    """The items and users of a split."""
-
-    item_names: Any
-    """``[V]`` Arrow array, ids as in the raw log."""
-    counts: npt.NDArray[np.int64]
-    """``[V]`` interactions of each item in training."""
-    users: Any
-    """Arrow array of the ids of all users, as in the raw log."""
-
-    @classmethod
-    def read(cls, split: Path) -> _Catalogue:
-        items = pq.read_table(split / "items.parquet").combine_chunks()
-        users = pq.read_table(split / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
-        return cls(items["original_id"].combine_chunks(), items["count"].to_numpy(), users)
-
-
 def evaluate(config: Params, split: Path, model: Path, out: Path) -> None:
     """Rank, measure and write the results.
 
@@ -61,20 +44,20 @@ def evaluate(config: Params, split: Path, model: Path, out: Path) -> None:
         model: a checkpoint.
         out: the folder for the results.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     store = SequenceStore.open(split / "sequences" / "test.arrow")
-    catalogue = _Catalogue.read(split)
+    items = pq.read_table(split / "items.parquet").combine_chunks()
+    users = pq.read_table(split / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
     with atomic_folder(out) as folder:
         (folder / "details").mkdir()
-        recommended, costs = _rank(config, model, store, catalogue, folder, device)
+        recommended, costs = _rank(config, model, store, users, items["original_id"].combine_chunks(), folder)
         metrics: dict[str, object] = {**costs, "reference": config.evaluate.reference}
-        user_names = catalogue.users.take(pa.array(store.user_ids.numpy()))
+        user_names = users.take(pa.array(store.user_ids.numpy()))
         results: dict[str, Evaluation] = {}
         if config.dataset.startswith("twin:"):
             pq.write_table(pa.table({"user_id": user_names}), folder / "per_user.parquet")
         else:
-            reference = reference_log(config, split, len(catalogue.counts))
-            rankings = _measure(config, store, recommended, user_names, catalogue, reference)
+            reference = reference_log(config, split, len(items))
+            rankings = _measure(config, store, recommended, user_names, items, reference)
             results = rankings.results
             write_evaluation(results["model"], folder / "per_user.parquet")
             write_details(rankings, folder / "details")
@@ -85,9 +68,10 @@ def evaluate(config: Params, split: Path, model: Path, out: Path) -> None:
 
 
 def _rank(
-    config: Params, model: Path, store: SequenceStore, catalogue: _Catalogue, out: Path, device: torch.device
+    config: Params, model: Path, store: SequenceStore, users: Any, item_names: Any, out: Path
 ) -> tuple[npt.NDArray[np.int32], dict[str, object]]:
     """Write the lists of the model and ``details/memory.json``; return the lists ``[U, K]`` and their cost."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = load(model, device)
     recommended = np.empty((len(store), max(config.evaluate.k)), dtype=np.int32)  # [U, K]
     memory.reset_peak(device)
@@ -100,7 +84,7 @@ def _rank(
         filter_seen=config.evaluate.filter_seen,
         title="rank",
     )
-    with RecommendationsWriter(out / "recommendations.parquet", catalogue.users, catalogue.item_names) as writer:
+    with RecommendationsWriter(out / "recommendations.parquet", users, item_names) as writer:
         for start, lists in batches:
             end = start + len(lists.ids)
             recommended[start:end] = lists.ids.cpu().numpy()
@@ -121,14 +105,15 @@ def _measure(
     store: SequenceStore,
     recommended: npt.NDArray[np.int32],
     user_names: Any,
-    catalogue: _Catalogue,
+    items: pa.Table,
     reference: Reference,
 ) -> Rankings:
     """Compute every metric of the model's lists ``[U, K]`` and of the ranking by popularity."""
     assert store.targets is not None
     targets = store.targets.numpy()
+    counts = items["count"].to_numpy()  # [V] int64, interactions in training
     popular = popularity_top_k(
-        torch.tensor(catalogue.counts),
+        torch.tensor(counts),
         recommended.shape[1],
         num_users=len(store),
         seen_offsets=store.offsets if config.evaluate.filter_seen else None,
@@ -145,9 +130,9 @@ def _measure(
         targets=targets,
         offsets=store.offsets.numpy(),
         history=store.items.numpy(),
-        counts=catalogue.counts,
+        counts=counts,
         user_names=user_names,
-        item_names=catalogue.item_names,
+        item_names=items["original_id"].combine_chunks(),
     )
 
 

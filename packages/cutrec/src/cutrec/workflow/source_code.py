@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-import re
-from functools import cache
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,77 +20,53 @@ DVC compares the values of the settings by itself. Only its neighbours in ``cutr
 
 
 def source_files(start: Path) -> dict[str, Path]:
-    """The files behind a file, by module name: the modules of ``cutrec`` it imports, and all of the other packages.
+    """The files behind a file, by name: the modules of `FOLLOWED` and all files of the `PACKAGES` that it imports."""
+    files, packages = reached(start)
+    for folder in map(_folder, packages):
+        files |= {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob("*.py")}
+    return files
+
+
+def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
+    """The modules of `FOLLOWED` by name, and the `PACKAGES`, that a file imports, directly or not.
 
     Imports inside functions count, imports for type checking do not.
 
     Args:
-        start: a Python file; it is not part of the result unless a module it reaches imports it.
+        start: a Python file; it is not part of the result unless a module that it imports imports it.
     """
-    modules, packages = reached(start)
-    for package in packages:
-        folder = _folder(package)
-        for path in sorted(folder.rglob("*.py")):
-            modules[path.relative_to(folder.parent).with_suffix("").as_posix().replace("/", ".")] = path
-    return modules
-
-
-def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
-    """The modules of `FOLLOWED` and the packages of `PACKAGES` that a file imports, directly or not."""
     modules: dict[str, Path] = {}
     packages: set[str] = set()
     waiting = [start]
     while waiting:
         path = waiting.pop()
-        names = _imports(path)
-        if path == modules.get(SETTINGS):
-            names = {name for name in names if name.rpartition(".")[0] == "cutrec"}
-        for name in names:
+        for name in _imports(ast.parse(path.read_text(encoding="utf-8"))):
             package = name.split(".")[0]
+            if path == modules.get(SETTINGS) and name.rpartition(".")[0] != "cutrec":
+                continue
             if package in PACKAGES:
-                packages |= {package, *_siblings(package)}
-            elif package in FOLLOWED and name not in modules and (found := _file(name)):
-                modules[name] = found
-                waiting.append(found)
+                packages |= {package, "cce_kernels"} if package == "rec_models" else {package}
+            elif package in FOLLOWED and name not in modules:
+                file = _folder(package).parent / f"{name.replace('.', '/')}.py"
+                if file.is_file():
+                    modules[name] = file
+                    waiting.append(file)
     return modules, packages
 
 
-def _imports(path: Path) -> set[str]:
-    """The names of modules, and perhaps of things in them, that a file imports when it runs."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_types = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+def _imports(node: ast.AST) -> Iterator[str]:
+    """The names of modules, and perhaps of things in them, that code imports when it runs."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (str(child.module), *(f"{child.module}.{alias.name}" for alias in child.names))
+        elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _imports(child)
 
 
-@cache
-def _siblings(package: str) -> set[str]:
-    """The other packages that a package imports."""
-    texts = [path.read_text(encoding="utf-8") for path in _folder(package).rglob("*.py")]
-    return {name for text in texts for name in re.findall(r"(?m)^ *(?:from|import) (\w+)", text)} & set(PACKAGES)
-
-
-@cache
 def _folder(package: str) -> Path:
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent
-
-
-def _file(name: str) -> Path | None:
-    """The file of a module; None for a package or for something inside a module."""
-    path = _folder(name.split(".")[0]).parent / f"{name.replace('.', '/')}.py"
-    return path if path.is_file() else None
