@@ -39,7 +39,8 @@ RUN (userdel --remove ubuntu 2>/dev/null || true) \
 COPY --chown=cutrec:cutrec . /cutrec
 WORKDIR /cutrec
 RUN uv pip install --no-cache --no-deps \
-    --editable packages/cce-kernels --editable packages/rec-data --editable packages/rec-models --editable packages/rec-eval
+    --editable packages/cce-kernels --editable packages/rec-data --editable packages/rec-models --editable packages/rec-eval \
+    --editable packages/cutrec
 
 USER cutrec
 CMD ["uv", "run", "dvc", "repro"]

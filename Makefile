@@ -1,4 +1,4 @@
-# `make` prints the verbs. Each is a line or two; nothing is hidden here.
+# `make` lists the targets. Each is a line or two.
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-slow test-gpu lint format types check pictures lock docker clean
 
@@ -21,25 +21,25 @@ lint: ## Check style
 	uv run ruff check
 	uv run ruff format --check
 
-format: ## Mend style
+format: ## Fix style
 	uv run ruff check --fix
 	uv run ruff format
 
 types: ## Check types
 	uv run mypy
 
-check: lint types test ## All that must be clean before a commit
+check: lint types test ## Everything that must pass before a commit
 
-pictures: ## Put the demo's pictures into docs/, for the README
+pictures: ## Copy the pictures of the demo into docs/, for the README
 	cp data/report/training.png data/report/metrics_at_k.png docs/
 
-lock: ## Write requirements.lock anew, after moving the date in pyproject.toml or a dependency
-	rm -f uv.lock # what it remembers of older resolutions would come back
+lock: ## Write requirements.lock after a change of the date in pyproject.toml or of a dependency
+	rm -f uv.lock # it would bring back older resolutions
 	uv export --quiet --no-header --no-annotate --no-emit-workspace --no-dev --python 3.11 --output-file requirements.lock
 
 docker: ## Build the image
 	docker build -t cutrec .
 
-clean: ## Remove the stages' outputs and the checkpoints of killed runs; git and DVC can bring back what was recorded
+clean: ## Remove the outputs of the stages and the checkpoints of killed runs; git and DVC can restore recorded outputs
 	git clean -fdXq data
 	rm -rf .checkpoints

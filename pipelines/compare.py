@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cutrec.reporting.compare import main
-from cutrec.workflow import outputs
+from pipelines import deprecated
 
 if __name__ == "__main__":
-    outputs.run(main)
+    deprecated.run("compare")

@@ -1,24 +1,25 @@
 """Stage ``download``: the raw log as one parquet of user_id, item_id, timestamp[, rating], in the source's row order.
 
-    python -m pipelines.download
-
 Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``summary.json`` into ``data/download``.
 """
 
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.workflow import outputs as stage
-from cutrec.workflow.fetch import fetch
+from cutrec.outputs import atomic_folder, write_json
+from cutrec.paths import DATA, LOG, live_checkout
+from pipelines import stage
 
 
 def main() -> None:
-    """Fetch the log and read it."""
-    point = config.load()
-    with stage.output(stage.DATA / "download") as out:
-        summary = fetch(point, out / "log.parquet")
-        stage.write_json(out / "summary.json", summary)
+    """Fetch the log and write it as parquet."""
+    settings = config.load()
+
+    from cutrec.workflow.fetch import fetch
+
+    with atomic_folder(DATA / "download") as out:
+        write_json(out / "summary.json", fetch(settings, out / LOG.name, root=live_checkout()))
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run("download", str(__doc__), main)

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from cutrec import config
+from cutrec.console import prepare_output_file, run_and_exit
 from cutrec.device import environment
+from cutrec.errors import StageError
 from cutrec.nested import parse_overrides
 from cutrec.reporting import results_file as results
-from cutrec.workflow import outputs as stage
 from cutrec.workflow.plan import Plan, plan
 from pipelines.paper import points
 from pipelines.paper.steps import GIB, Effort, held_gib, measure, not_tried, trained_precision
@@ -47,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the points that have no row yet."""
     options = _parse(arguments)
     if options.scale <= 0:
-        raise stage.StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
-    stage.room_for_file("--out", options.out)
+        raise StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
+    prepare_output_file("--out", options.out)
     todo = wanted_points(points.load(), options)
     where = environment()
     effort = Effort(
@@ -185,12 +186,10 @@ def _check_device() -> None:
     try:
         torch.cuda.synchronize()
     except RuntimeError as error:
-        raise stage.StageError(f"the GPU no longer answers ({error}): start again, the rows so far are kept") from None
+        raise StageError(f"the GPU no longer answers ({error}): start again, the rows so far are kept") from None
     held = held_gib()
     if held > HELD_GIB:
-        raise stage.StageError(
-            f"{held:.1f} GiB of the last point are still held: start again, the rows so far are kept"
-        )
+        raise StageError(f"{held:.1f} GiB of the last point are still held: start again, the rows so far are kept")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -235,4 +234,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

@@ -19,8 +19,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cutrec import config
 from cutrec.commands.plan import source_of, table_of
+from cutrec.console import prepare_output_file, run_and_exit
+from cutrec.errors import StageError
 from cutrec.nested import merged, parse_overrides
-from cutrec.workflow import outputs as stage
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Predict, refit or check."""
     options = _parse(arguments)
     if options.page:
-        stage.room_for_file("--page", options.page)
+        prepare_output_file("--page", options.page)
 
     from pipelines.paper import planner_check
     from rec_models import planning
@@ -95,9 +96,9 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
         options = parser.parse_args(arguments)
     except ArgumentError as error:
         message = " ".join(str(error).removeprefix("argument ").split())
-        raise stage.StageError(f"{message}; --help lists the options") from None
+        raise StageError(f"{message}; --help lists the options") from None
     if options.gpu <= 0:
-        raise stage.StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
+        raise StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
     _refuse_unused(options)
     options.table = [_whole("--table", text) for text in options.table or []]
     options.sharing, options.model = options.sharing or "none", options.model or "sasrec"
@@ -108,7 +109,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
 def _whole(name: str, text: str) -> int:
     """The value of an option that is given several times, which jsonargparse leaves as text."""
     if not text.isdigit():
-        raise stage.StageError(f"{name}: found {text!r}, allowed: a whole number")
+        raise StageError(f"{name}: found {text!r}, allowed: a whole number")
     return int(text)
 
 
@@ -122,10 +123,10 @@ def _refuse_unused(options: Namespace) -> None:
         ("faithful", "paper_faithful", points_asked, "--table or --search"),
     ):
         if options[name] and not allowed:
-            raise stage.StageError(f"--{name}: allowed with {where}; -S {key}=... changes a point")
+            raise StageError(f"--{name}: allowed with {where}; -S {key}=... changes a point")
     if options.page and not options.check:
-        raise stage.StageError("--page: allowed with --check")
+        raise StageError("--page: allowed with --check")
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

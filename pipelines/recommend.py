@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cutrec.workflow import outputs
-from cutrec.workflow.recommend import main
+from pipelines import deprecated
 
 if __name__ == "__main__":
-    outputs.run(main)
+    deprecated.run("recommend")

@@ -1,9 +1,24 @@
-"""Stage ``report``: one page that tells a run to somebody who was not there."""
+"""Stage ``report``: one page that explains the run to a reader who was not there.
+
+Reads params.yaml and the outputs of the other stages; writes ``report.html``, its pictures and ``results.csv`` into
+``data/report/``.
+"""
 
 from __future__ import annotations
 
-from cutrec.reporting.report import main
-from cutrec.workflow import outputs
+from cutrec import config
+from cutrec.paths import DATA
+from pipelines import stage
+
+
+def main() -> None:
+    """Draw the pictures and write the page."""
+    settings = config.load()
+
+    from cutrec.workflow.report import report
+
+    report(settings, DATA, DATA / "report")
+
 
 if __name__ == "__main__":
-    outputs.run(main)
+    stage.run("report", str(__doc__), main)

@@ -1,27 +1,26 @@
-"""Stage ``source``: the identity of the raw log, so that a file replaced at the same path is read anew.
+"""Stage ``source``: the identity of the raw log, so that a changed file at the same path is read again.
 
-    python -m pipelines.source
-
-It always runs, takes as long as hashing the files does, and writes ``data/source/fingerprint.json``, which ``download``
-depends on.
+Reads ``dataset`` and ``download`` of params.yaml; writes ``data/source/fingerprint.json``, which the stage ``download``
+depends on. It always runs, and takes the time that hashing the files takes.
 """
 
 from __future__ import annotations
 
 from cutrec import config
-from cutrec.workflow import outputs as stage
+from cutrec.outputs import atomic_folder, write_json
+from cutrec.paths import DATA, live_checkout
+from pipelines import stage
 
 
 def main() -> None:
-    """Fingerprint the log that ``dataset`` names."""
-    point = config.load()
+    """Compute the fingerprint of the log that ``dataset`` names."""
+    settings = config.load()
 
-    from rec_data.sources.fetch import fingerprint
+    from cutrec.workflow.fetch import identify
 
-    with stage.output(stage.DATA / "source") as out:
-        identity = fingerprint(point.dataset, root=stage.checkout(), mirror=stage.mirror(point))
-        stage.write_json(out / "fingerprint.json", identity)
+    with atomic_folder(DATA / "source") as out:
+        write_json(out / "fingerprint.json", identify(settings, root=live_checkout()))
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run("source", str(__doc__), main)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from cutrec.workflow import outputs
+from cutrec.console import run_and_exit
 from pipelines.paper.tables import main
 
 if __name__ == "__main__":
     print("note: pipelines.tables is deprecated, use `python -m pipelines.paper.tables`", file=sys.stderr)
-    outputs.run(main)
+    run_and_exit(main)

@@ -27,21 +27,27 @@ def small_log(users: int = 150, items: int = 40, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
 
 
+def write_params(folder: Path, overrides: dict[str, Any]) -> None:
+    """Write the shipped params.yaml with these overrides into a folder."""
+    from ruamel.yaml import YAML
+
+    values = read_yaml(ROOT / "params.yaml")
+    for key, value in overrides.items():
+        *sections, name = key.split(".")
+        target = values
+        for section in sections:
+            target = target[section]
+        target[name] = value
+    with (folder / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(values, file)
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Path]:
     """Make the current directory a folder with a params.yaml of the shipped values and these overrides."""
-    from ruamel.yaml import YAML
 
     def make(overrides: dict[str, Any]) -> Path:
-        values = read_yaml(ROOT / "params.yaml")
-        for key, value in overrides.items():
-            *sections, name = key.split(".")
-            target = values
-            for section in sections:
-                target = target[section]
-            target[name] = value
-        with (tmp_path / "params.yaml").open("w") as file:
-            YAML(typ="safe").dump(values, file)
+        write_params(tmp_path, overrides)
         monkeypatch.chdir(tmp_path)
         return tmp_path
 

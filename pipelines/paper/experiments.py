@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from cutrec import config
 from cutrec.environment import WRITTEN
+from cutrec.errors import StageError
 from cutrec.reporting.results_file import Result, of_run
-from cutrec.workflow import outputs as stage
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -66,11 +66,11 @@ def repository() -> Iterator[Repo]:
         with Repo() as repo:
             yield repo
     except LockError as error:
-        raise stage.StageError(
+        raise StageError(
             f"another command of DVC is at work here ({_line(error)}): wait for it; `dvc queue status` shows tasks"
         ) from error
     except (DvcException, SCMError) as error:
-        raise stage.StageError(f"DVC: {_line(error)}") from error
+        raise StageError(f"DVC: {_line(error)}") from error
 
 
 def list_experiments(repo: Repo) -> list[Experiment]:

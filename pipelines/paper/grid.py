@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cutrec import config
+from cutrec.console import run_and_exit
+from cutrec.errors import StageError
 from cutrec.nested import flatten, parse_overrides
-from cutrec.workflow import outputs as stage
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
@@ -158,7 +159,7 @@ def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
     theirs, ours = flatten(experiment.params), flatten(point.values)
     for key, value in ours.items():
         if key in theirs and theirs[key] != (list(value) if isinstance(value, tuple) else value):
-            raise stage.StageError(
+            raise StageError(
                 f"{point.name}: an experiment of this name has {key}={theirs[key]}, found here {value}; "
                 f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
             )
@@ -211,4 +212,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

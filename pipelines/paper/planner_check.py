@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from cutrec import config
 from cutrec.commands.plan import source_of
+from cutrec.errors import StageError
 from cutrec.reporting import results_file as results
 from cutrec.reporting.result import Result
 from cutrec.reporting.text_table import number, render
-from cutrec.workflow import outputs as stage
 from cutrec.workflow.plan import plan, setup_of, sizes_of
 from pipelines.paper import points
 from rec_models import planning
@@ -59,10 +59,10 @@ def refit(paths: Sequence[Path], calibration: Calibration) -> str:
     measured = on_gpus(read(paths))
     devices = sorted({result.device for result in measured})
     if len(devices) != 1:
-        raise stage.StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
+        raise StageError(f"--refit: found results of {devices or 'no GPU'}, allowed: those of one kind of GPU")
     pairs = with_points(measured)
     if len(pairs) < FEWEST:
-        raise stage.StageError(f"--refit: found {len(pairs)} measured points, allowed: {FEWEST} or more")
+        raise StageError(f"--refit: found {len(pairs)} measured points, allowed: {FEWEST} or more")
     revisions = sorted({str(result.revision) for _, result in pairs})
     by = f"{len(pairs)} points on {devices[0]}, revision {', '.join(revisions)}"
     planning.save(planning.refit([row.run for row in rows_of(pairs)], calibration, by=by))
@@ -82,7 +82,7 @@ def report(paths: Sequence[Path], calibration: Calibration) -> tuple[str, str]:
     measured = on_gpus(found)
     rows = rows_of(with_points(measured))
     if not rows:
-        raise stage.StageError("--check: found no point of the paper's tables measured on a GPU, allowed: one or more")
+        raise StageError("--check: found no point of the paper's tables measured on a GPU, allowed: one or more")
     checked = check(rows, calibration)
     said = [*_errors(checked), *_left_out(len(measured), len(rows)), *_out_of_memory(found, calibration)]
     if len({row.dataset for row in rows}) > 1:
@@ -101,7 +101,7 @@ def read(paths: Sequence[Path]) -> list[Result]:
     """
     for path in paths:
         if not path.is_file():
-            raise stage.StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
+            raise StageError(f"{path}: no such file, allowed: results of `python -m pipelines.measure`")
     return results.merge(results.read(path) for path in paths)
 
 

@@ -15,8 +15,9 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from cutrec.console import prepare_output_folder, run_and_exit
+from cutrec.errors import StageError
 from cutrec.reporting import results_file as results
-from cutrec.workflow import outputs as stage
 from pipelines.paper import pages, pictures, points, rows
 from rec_models import planning
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     values = points.load()
     tables = [points.checked_table(values, table) for table in options.table or values["grid"]["tables"]]
-    stage.room_for_folder("--out", options.out)
+    prepare_output_folder("--out", options.out)
     measured, remarks = _measured(options.results or _results_files(OUT), dvc=options.dvc)
     calibration = planning.load() if options.predict else None
     lines = rows.lines(measured, values, calibration=calibration)
@@ -59,12 +60,12 @@ def _measured(files: Sequence[Path], *, dvc: bool) -> tuple[list[results.Result]
     for path in files:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "no such file"
-            raise stage.StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
+            raise StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
     groups = [results.read(path) for path in files]
     remarks: list[str] = []
     if dvc:
         if importlib.util.find_spec("dvc") is None:
-            raise stage.StageError("DVC is not installed here: --no-dvc reads results files only")
+            raise StageError("DVC is not installed here: --no-dvc reads results files only")
         from pipelines.paper import experiments
 
         with experiments.repository() as repo:
@@ -94,4 +95,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

@@ -18,7 +18,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cutrec.workflow import outputs as stage
+from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
+from cutrec.errors import StageError
+from cutrec.outputs import atomic_folder
+from cutrec.paths import live_checkout
 from pipelines.study import runs
 from pipelines.study.scheduler import Scheduler
 from pipelines.study.trials import KINDS, SEARCHES, Trial
@@ -31,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one of the commands."""
     options = _parse(arguments)
     if options.verb in ("run", "trial"):
-        stage.room_for_file("--rows", options.rows)
+        prepare_output_file("--rows", options.rows)
     if options.verb == "prepare":
         prepare(options.logs, options.data)
     elif options.verb == "run":
         for name in options.datasets:
             if not (options.data / name / "items.parquet").is_file():
                 allowed = "allowed: what `prepare` made; --datasets names a part"
-                raise stage.StageError(f"--data: found no split of {name} in {options.data}, {allowed}")
+                raise StageError(f"--data: found no split of {name} in {options.data}, {allowed}")
         which = (options.kinds, options.datasets, options.contenders)
         Scheduler(options.data, options.rows, options.minutes, options.jobs, *which).run()
     elif options.verb == "trial":
@@ -48,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if not options.rows.is_file():
             wrote = "what `python -m pipelines.study run` wrote"
-            raise stage.StageError(f"--rows: found no {options.rows}, allowed: {wrote}")
-        stage.room_for_folder("--out", options.out)
+            raise StageError(f"--rows: found no {options.rows}, allowed: {wrote}")
+        prepare_output_folder("--out", options.out)
         for path in summarise(runs.read(options.rows), options.out, options.page):
             print(path)
 
@@ -70,9 +73,9 @@ def prepare(logs: Sequence[str], data: Path) -> None:
     for text in logs:
         name, equals, log = text.partition("=")
         if not name or not equals:
-            raise stage.StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
-        with stage.output(data / name) as out, tempfile.TemporaryDirectory() as folder:
-            fetch_log(log, Path(folder) / "log.parquet", root=stage.checkout())
+            raise StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
+        with atomic_folder(data / name) as out, tempfile.TemporaryDirectory() as folder:
+            fetch_log(log, Path(folder) / "log.parquet", root=live_checkout())
             summary = split_log(Path(folder) / "log.parquet", out, strategy="leave_one_out")
             for part in ("train", "validation", "test"):
                 (out / f"{part}.parquet").unlink()  # the export for other programs; this folder is copied to machines
@@ -111,7 +114,7 @@ def _trial(text: str) -> Trial:
         trial = Trial(**json.loads(text))
         json.loads(trial.settings)
     except (TypeError, ValueError):
-        raise stage.StageError(f"trial: found {text!r}, allowed: JSON of a trial, as `run` passes it") from None
+        raise StageError(f"trial: found {text!r}, allowed: JSON of a trial, as `run` passes it") from None
     return trial
 
 
@@ -140,4 +143,4 @@ def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_and_exit(main)

@@ -1,45 +1,87 @@
-"""The commands ``python -m pipelines.NAME``: each starts, and none is a part of another one."""
+"""The modules ``python -m pipelines.NAME``: each answers, and none is imported by another one."""
 
 import ast
-import subprocess
+import importlib
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
+from cutrec import cli
+from cutrec.errors import StageError
 from tests.small_log import ROOT
 
-SHARED = {"__init__", "params", "stage"}
-COMMANDS = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py") if path.stem not in SHARED)
-VERBS = ("compare", "describe", "grid", "measure", "plan", "recommend", "study", "tables")
+STAGES = ("download", "evaluate", "report", "source", "split", "train")
+DEPRECATED = ("compare", "describe", "recommend")
+PAPER = ("grid", "measure", "plan", "study", "tables")
 
 
-def test_the_commands_are_those_that_pages_and_stages_name():
-    stages = ("download", "evaluate", "report", "source", "split", "train")
-    assert sorted([*stages, *VERBS]) == COMMANDS
+def test_nothing_imports_a_command():
+    commands = {f"pipelines.{name}" for name in (*STAGES, *DEPRECATED, *PAPER) if name != "study"}
+    wrong = {}
+    for path in (ROOT / "pipelines").rglob("*.py"):
+        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+        if found := commands & (names | {str(node.module) for node in imports}):
+            wrong[path.name] = found
+    assert wrong == {}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").rglob("*.py")), ids=lambda path: path.stem)
-def test_nothing_imports_a_command(path: Path):
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and not _only_for_types(node, path):
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    assert not found & {f"pipelines.{name}" for name in COMMANDS}
+def start(module: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Run ``python -m MODULE ARGUMENTS`` in this process; return the exit code."""
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module(module, run_name="__main__")
+    return caught.value.code
 
 
-def _only_for_types(node: ast.ImportFrom, path: Path) -> bool:
-    blocks = [block for block in ast.walk(ast.parse(path.read_text())) if isinstance(block, ast.If)]
-    guarded = [block for block in blocks if ast.unparse(block.test) == "TYPE_CHECKING"]
-    return any(block.lineno < node.lineno <= (block.end_lineno or 0) for block in guarded)
+@pytest.mark.parametrize("name", [*STAGES, *DEPRECATED, *PAPER])
+def test_help_runs_nothing(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    assert start(f"pipelines.{name}", "--help", monkeypatch=monkeypatch) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: ")
+    assert not any(inside in text for inside in ("``", "<function", "<class", "| null"))
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_a_verb_tells_its_options(name: str):
-    ran = subprocess.run(
-        [sys.executable, "-m", f"pipelines.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(f"usage: python -m pipelines.{name} ")
-    for inside in ("``", "<function", "<class", "pipelines.models", "| null"):
-        assert inside not in ran.stdout
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_takes_no_arguments(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    assert start(f"pipelines.{name}", "--nope", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --nope; --help lists the options\n"
+
+
+@pytest.mark.parametrize("name", DEPRECATED)
+def test_an_old_name_is_the_command_with_a_note(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    passed: list[list[str]] = []
+    monkeypatch.setattr(cli, "execute", passed.append)
+    assert start(f"pipelines.{name}", "--k", "3", monkeypatch=monkeypatch) == 0
+    assert passed == [[name, "--k", "3"]]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"note: python -m pipelines.{name} will be removed, use: uv run cutrec {name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("measure", ["--out", "file/x.csv"]),
+        ("plan", ["--authors", "file"]),
+        ("plan", ["--check", "a.csv", "--page", "file/x.md"]),
+        ("study", ["run", "--data", ".", "--rows", "file/x.jsonl"]),
+        ("tables", ["--no-dvc", "--out", "file"]),
+    ],
+)
+def test_a_bad_place_for_the_output_is_found_before_the_work(name: str, arguments: list[str], workplace):
+    (workplace({}) / "file").write_text("")
+    module = "pipelines.study.__main__" if name == "study" else f"pipelines.{name}"
+    with pytest.raises(StageError, match=r"^--(out|page|authors|rows): found file"):
+        importlib.import_module(module).main(arguments)

@@ -23,12 +23,12 @@ def lists(*heads: list[int]) -> np.ndarray:
     return np.array([head + [-1] * (10 - len(head)) for head in heads], dtype=np.int32)
 
 
-def make_run(users: int = 4, **changes: Any) -> details.Run:
+def make_rankings(users: int = 4, **changes: Any) -> details.Rankings:
     """The first users of the example."""
     ranked = {"model": lists([3, 2], [2, 0], [1], [0, 1]), "popularity": lists([0, 1], [0, 1], [0, 1], [0, 1])}
     ranked = {name: ids[:users] for name, ids in ranked.items()}
     reference = LogCounts(np.array([3, 3, 2, 1, 1]), 4)
-    run = details.Run(
+    rankings = details.Rankings(
         lists=ranked,
         results={name: evaluate(ids, TARGETS[:users], [1, 10], reference) for name, ids in ranked.items()},
         targets=TARGETS[:users],
@@ -38,7 +38,7 @@ def make_run(users: int = 4, **changes: Any) -> details.Run:
         user_names=pa.array(["ann", "bob", "cid", "<dee>"][:users]),
         item_names=pa.array(["a", "b", "c", "d", "e"]),
     )
-    return dataclasses.replace(run, **changes)
+    return dataclasses.replace(rankings, **changes)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -49,7 +49,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("details")
-    details.write_details(make_run(), folder)
+    details.write_details(make_rankings(), folder)
     return folder
 
 
@@ -72,7 +72,7 @@ def test_the_model_is_compared_with_popularity_user_by_user(written: Path):
     assert float(table["hitrate@10"]["difference"]) == 0.25  # user 0 only: users 1 and 3 are hits of both
 
 
-def test_bands_are_of_history_length_and_of_the_target_s_popularity(written: Path):
+def test_segments_are_of_history_length_and_of_the_target_s_popularity(written: Path):
     table = [row for row in rows(written / "bands.csv") if row["ranking"] == "model" and row["metric"] == "hitrate"]
     bands = {(row["by"], row["band"]): (int(row["users"]), float(row["value"])) for row in table}
     assert bands == {
@@ -138,15 +138,15 @@ def test_users_who_are_all_alike_do_not_make_a_metric_certain(value: float):
         assert details.with_certain_bounds(other) == other
 
 
-def test_a_band_without_hits_has_an_interval(written: Path):
+def test_a_segment_without_hits_has_an_interval(written: Path):
     table = {(row["ranking"], row["by"], row["band"], row["metric"]): row for row in rows(written / "bands.csv")}
     band = table["model", "history", "1", "hitrate"]  # both of two users
     assert (float(band["low"]), float(band["high"])) == (pytest.approx(0.025**0.5), 1.0)
 
 
 def test_one_test_user_has_values_and_no_intervals(tmp_path: Path):
-    details.write_details(make_run(users=1), tmp_path)
+    details.write_details(make_rankings(users=1), tmp_path)
     first = rows(tmp_path / "intervals.csv")[0]
     assert (float(first["value"]), first["low"], first["users"]) == (1.0, "", "1")
     assert not (tmp_path / "comparison.csv").exists()
-    assert all(math.isnan(row.low) for row in details.interval_rows(make_run(users=1).results["model"]))
+    assert all(math.isnan(row.low) for row in details.interval_rows(make_rankings(users=1).results["model"]))

@@ -7,20 +7,20 @@ import pytest
 from cutrec.config import Config, Evaluate, Negatives, Split, Train
 from cutrec.workflow.run_hash import run_hash
 
+NAMES = ("split/sequences/train.arrow", "split/items.parquet", "code.py")
+
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A split and some code, for the hash of a run."""
-    monkeypatch.chdir(tmp_path)
-    for name in (
-        "data/split/sequences/train.arrow",
-        "data/split/items.parquet",
-        "packages/a/src/a/code.py",
-        "pipelines/train.py",
-    ):
+    for name in NAMES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     return tmp_path
+
+
+def hashed(folder: Path, config: Config | None = None) -> str:
+    return run_hash(config or Config(), folder / "split", {"code": folder / "code.py"})
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=["loss", "seed", "learning rate", "sharing", "filter_seen"],
 )
 def test_another_setting_is_another_run(folder: Path, other: Config):
-    assert run_hash(other) != run_hash(Config())
+    assert hashed(folder, other) != hashed(folder)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,15 @@ def test_another_setting_is_another_run(folder: Path, other: Config):
     ids=["k", "split", "dataset"],
 )
 def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Config):
-    assert run_hash(other) == run_hash(Config())
+    assert hashed(folder, other) == hashed(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["data/split/sequences/train.arrow", "data/split/items.parquet", "packages/a/src/a/code.py"]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_another_split_or_other_code_is_another_run(folder: Path, name: str):
-    before = run_hash(Config())
+    before = hashed(folder)
     (folder / name).write_text("changed")
-    assert run_hash(Config()) != before
+    assert hashed(folder) != before
+
+
+def test_the_code_of_a_run_is_that_of_training(folder: Path):
+    assert run_hash(Config(), folder / "split") != hashed(folder)

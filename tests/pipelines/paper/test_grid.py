@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cutrec import config
+from cutrec.errors import StageError
 from cutrec.nested import parse_overrides
-from cutrec.workflow.outputs import StageError
 from pipelines.paper import experiments, grid, points
 from pipelines.paper.experiments import Experiment, parse
 from tests.small_log import ROOT

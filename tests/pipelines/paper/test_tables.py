@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cutrec import config
+from cutrec.errors import StageError
 from cutrec.reporting import results_file as results
-from cutrec.workflow.outputs import StageError
 from pipelines.paper import pages, points, rows, tables
 from tests.pipelines.paper.test_rows import ACCURATE, REAL, TILE, TWIN
 from tests.small_log import ROOT

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.workflow import outputs as stage
+from cutrec.errors import StageError
 from pipelines.study import __main__ as study
 
 
@@ -17,7 +17,7 @@ from pipelines.study import __main__ as study
     ],
 )
 def test_mistakes_are_named_before_anything_runs(tmp_path: Path, arguments: list[str], says: str):
-    with pytest.raises(stage.StageError, match=says):
+    with pytest.raises(StageError, match=says):
         study.main([*arguments, "--rows", str(tmp_path / "rows.jsonl")])
     assert not (tmp_path / "rows.jsonl").exists()
 
@@ -39,10 +39,10 @@ def test_wrong_command_lines_are_refused(arguments: list[str], capsys: pytest.Ca
 
 
 def test_prepare_names_what_it_takes(tmp_path: Path):
-    with pytest.raises(stage.StageError, match=r"prepare: found 'log.parquet', allowed: NAME=LOG"):
+    with pytest.raises(StageError, match=r"prepare: found 'log.parquet', allowed: NAME=LOG"):
         study.main(["prepare", "--data", str(tmp_path), "log.parquet"])
 
 
 def test_rows_that_are_not_there_are_named(tmp_path: Path):
-    with pytest.raises(stage.StageError, match=r"--rows: found no .*no.jsonl, allowed: what `python -m pipelines.stu"):
+    with pytest.raises(StageError, match=r"--rows: found no .*no.jsonl, allowed: what `python -m pipelines.stu"):
         study.main(["summarise", "--rows", str(tmp_path / "no.jsonl"), "--out", str(tmp_path)])

@@ -1,16 +1,15 @@
-"""The machine that this process measures on: fields of `cutrec.reporting.results_file.Result`."""
+"""The machine that this process measures on."""
 
 from __future__ import annotations
 
+import torch
+
 from cutrec.environment import printed, versions
+from rec_models.training.devices import cpu_name
 
 
 def environment() -> dict[str, str | None]:
-    """The device, named as training names it, its driver and the versions; imports torch."""
-    import torch
-
-    from rec_models.training.devices import cpu_name
-
+    """The device (named as training names it), its driver and the versions, as fields of a result."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         **versions(),

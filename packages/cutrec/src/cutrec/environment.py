@@ -1,4 +1,4 @@
-"""The versions, the revision and the time that a result belongs to."""
+"""The versions, the revision of the code and the time that a result belongs to."""
 
 from __future__ import annotations
 
@@ -7,20 +7,44 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import NamedTuple
 
 WRITTEN = (":!params.yaml", ":!dvc.lock", ":!data", ":!results")
-"""As git takes paths: not these, which a run may change with no edit of its code.
+"""Pathspecs for git that exclude what a run changes without an edit of the code.
 
-A result tells the values of params.yaml itself; DVC writes ``dvc.lock`` and ``data``, `pipelines.measure` and
-`pipelines.paper.tables` write ``results``.
+A result contains the values of params.yaml; DVC writes ``dvc.lock`` and ``data``, `pipelines.measure` and
+`pipelines.tables` write ``results``.
 """
 
 
+class Code(NamedTuple):
+    """The state of the code of a run."""
+
+    revision: str
+    """Full hash of the commit; empty if it is unknown."""
+    changed: list[str]
+    """Tracked files that differ from it, without those that runs write."""
+    unknown: str = ""
+    """Why the revision is unknown."""
+
+
+def read_code() -> Code:
+    """Ask git for the revision; without git or outside a checkout it is unknown."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN)
+    except FileNotFoundError:
+        return Code("", [], "git is not installed here")
+    if revision is None or status is None:
+        return Code("", [], "the page was not written in a git checkout")
+    return Code(revision.strip(), [line[3:] for line in status.splitlines()])
+
+
 def versions() -> dict[str, str | None]:
-    """The versions, the revision and the time."""
+    """The versions, the revision and the time, as fields of a result."""
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "triton", "lightning")},
+        **{name: version(name) for name in ("torch", "triton", "lightning")},
         "revision": revision(),
         "measured_at": now(),
     }
@@ -32,19 +56,18 @@ def now() -> str:
 
 
 def revision() -> str | None:
-    """The short commit, with ``+`` where tracked files differ from it; or ``CUTREC_REVISION``, for copies without git.
+    """The short commit, with ``+`` if tracked files differ from it; or ``CUTREC_REVISION``, for copies without git.
 
     What is in `WRITTEN` does not count.
     """
     if given := os.environ.get("CUTREC_REVISION"):
         return given
     commit = printed("git", "rev-parse", "--short", "HEAD")
-    changed = printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN)
-    return f"{commit}+" if commit and changed else commit
+    return f"{commit}+" if commit and read_code().changed else commit
 
 
 def printed(*command: str) -> str | None:
-    """The first line that a command prints; None if it fails or is not there."""
+    """The first line that a command prints; None if it fails or is not installed."""
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     except FileNotFoundError:
@@ -53,8 +76,15 @@ def printed(*command: str) -> str | None:
     return lines[0] if ran.returncode == 0 and lines else None
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints; None if it fails."""
+    ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    return ran.stdout if ran.returncode == 0 else None

@@ -1,7 +1,13 @@
-"""What stops a command before it does anything, as one line without a traceback."""
-
-from __future__ import annotations
+"""Errors that the user can correct. Each message is one line: the name, what was found and what is allowed."""
 
 
 class ConfigError(ValueError):
-    """Something in the parameters is unknown, of a wrong type, out of range or contradicts something else."""
+    """A parameter is unknown, of a wrong type, out of range, or contradicts another one."""
+
+
+class StageError(ValueError):
+    """A stage or a command cannot continue."""
+
+
+class UsageError(StageError):
+    """The command line is wrong: an unknown option, or a value that an option does not take."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.config import from_mapping, read_yaml
+from cutrec.errors import StageError
 from cutrec.nested import merged, parse_overrides
 from cutrec.reporting.text_table import number, render
-from cutrec.workflow.outputs import StageError
 from cutrec.workflow.plan import Plan, plan
 
 if TYPE_CHECKING:

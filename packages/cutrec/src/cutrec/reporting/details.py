@@ -1,13 +1,13 @@
-"""What lies behind the averages of a run: intervals, bands of users, popularity, ten users to look at.
+"""The details behind the averages of a run: intervals, segments of users, popularity, ten example users.
 
-Stage ``evaluate`` writes it into ``data/evaluate/details/``, stage ``report`` shows it:
+The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the stage ``report`` shows them:
 
-- ``intervals.csv``: every metric at every k with its 95 % bootstrap interval, the model and the ranking by popularity;
-  the exact interval where no user was hit, or every one
-- ``comparison.csv``: popularity at 10 and what the model gains on it, user by user
-- ``bands.csv``: metrics at 10 by length of history and by popularity of the target
+- ``intervals.csv``: every metric at every k with its 95 % bootstrap interval, for the model and the ranking by
+  popularity; an exact interval if no user or every user was hit
+- ``comparison.csv``: the metrics at 10 of both rankings compared user by user
+- ``bands.csv``: metrics at 10 per segment of users, by length of history and by popularity of the target
 - ``popularity.csv``: how popular and how concentrated the recommendations and the targets are
-- ``concentration.csv``: the share of them that falls on the most popular items, from one item to all
+- ``concentration.csv``: the share of both that the most popular items hold, from one item to all
 - ``examples.json``: ten users drawn at random, ids as in the raw log
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from rec_eval import compare, intervals, metrics_by_segment, popularity_profile, write_rows
+from rec_eval import IntervalRow, compare, intervals, metrics_by_segment, popularity_profile, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from rec_eval import Evaluation, IntervalRow, SegmentRow
+    from rec_eval import Evaluation, SegmentRow
 
 Bounded = TypeVar("Bounded", "IntervalRow", "SegmentRow")
 
@@ -39,15 +39,15 @@ SHOWN = 10
 POINTS = 200
 """Points of the curves of concentration."""
 RESAMPLES = 1000
-BANDED = ("ndcg@10", "hitrate@10")
+SEGMENT_METRICS = ("ndcg@10", "hitrate@10")
 LEVEL = 0.95
 ACCURACIES = ("ndcg", "recall", "hitrate", "precision", "map", "mrr")
 """Metrics of a user that are 0 where no target is in the list, and never above 1."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A model and its baseline on the same test users, U of them, over a catalogue of V items."""
+class Rankings:
+    """The lists of a model and of its baseline for the same U test users over V items, and their metrics."""
 
     lists: dict[str, npt.NDArray[Any]]
     """``[U, K]`` ids, -1 in empty places, of ``model`` and ``popularity``."""
@@ -64,39 +64,40 @@ class Run:
     user_names: Any
     """``[U]`` Arrow array, ids as in the raw log."""
     item_names: Any
-    """``[V]`` likewise."""
+    """``[V]`` Arrow array, ids as in the raw log."""
 
 
-def write_details(run: Run, folder: Path) -> None:
+def write_details(rankings: Rankings, folder: Path) -> None:
     """Write all the tables and the examples."""
-    _write_named({name: interval_rows(result) for name, result in run.results.items()}, folder / "intervals.csv")
-    if run.targets.size > 1:
-        model, baseline = run.results["model"], run.results["popularity"]
+    _write_named({name: interval_rows(result) for name, result in rankings.results.items()}, folder / "intervals.csv")
+    if rankings.targets.size > 1:
+        model, baseline = rankings.results["model"], rankings.results["popularity"]
         names = [name for name in model.per_user if name.endswith("@10")]
         rows = [compare(baseline, model, name, name_a="popularity", name_b="model") for name in names]
         write_rows(rows, folder / "comparison.csv")
-    properties = {"history": np.diff(run.offsets), "popularity": run.counts[run.targets]}
+    properties = {"history": np.diff(rankings.offsets), "popularity": rankings.counts[rankings.targets]}
     bands = {
         name: [
             with_certain_bounds(row)
             for by, values in properties.items()
-            for row in metrics_by_segment(result, by, values, metrics=BANDED, level=LEVEL, resamples=RESAMPLES)
+            for row in metrics_by_segment(result, by, values, metrics=SEGMENT_METRICS, level=LEVEL, resamples=RESAMPLES)
         ]
-        for name, result in run.results.items()
+        for name, result in rankings.results.items()
     }
     _write_named(bands, folder / "bands.csv")
-    ks = run.results["model"].ks
-    profiles = {name: popularity_profile(lists, run.targets, run.counts, ks) for name, lists in run.lists.items()}
-    profiles["popularity"] = profiles["popularity"][1:]  # what is consumed is said once
+    ks = rankings.results["model"].ks
+    profiles = {
+        name: popularity_profile(lists, rankings.targets, rankings.counts, ks) for name, lists in rankings.lists.items()
+    }
+    profiles["popularity"] = profiles["popularity"][1:]  # the row of consumed items is the same in both
     _write_named(profiles, folder / "popularity.csv")
-    _write_concentration(run, folder / "concentration.csv")
-    (folder / "examples.json").write_text(json.dumps(examples(run), indent=1, default=str) + "\n", encoding="utf-8")
+    _write_concentration(rankings, folder / "concentration.csv")
+    text = json.dumps(examples(rankings), indent=1, default=str)
+    (folder / "examples.json").write_text(text + "\n", encoding="utf-8")
 
 
 def interval_rows(result: Evaluation) -> list[IntervalRow]:
-    """The whole table of results; NaN where there is no interval: Coverage, and a test of one user."""
-    from rec_eval import IntervalRow
-
+    """All metrics with their intervals; NaN where there is none: for Coverage, and for a test of one user."""
     users = result.num_users - result.num_without_relevant
     known = {}
     if users > 1:
@@ -110,9 +111,9 @@ def interval_rows(result: Evaluation) -> list[IntervalRow]:
 def with_certain_bounds(row: Bounded) -> Bounded:
     """Replace the interval of an accuracy that is 0 for all users, or 1 for all.
 
-    Resampling users who are all alike gives the same mean every time, as if it were certain. The share of users who are
-    otherwise is at most ``1 - 0.025 ** (1 / n)``, by Clopper and Pearson's interval for none of n, and no accuracy is
-    farther from 0 (or from 1) than this share.
+    Resampling equal values gives the same mean every time, so the bootstrap interval has no width. By the interval of
+    Clopper and Pearson for 0 of n, the share of users with another value is at most ``1 - 0.025 ** (1 / n)``, and no
+    accuracy is farther from 0 (or from 1) than this share.
     """
     if row.metric not in ACCURACIES or row.users < 2 or not row.low == row.high == row.value:
         return row
@@ -123,7 +124,7 @@ def with_certain_bounds(row: Bounded) -> Bounded:
 
 
 def _write_named(tables: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """Tables of one kind as one CSV, whose first column says whose rows they are; NaN is left empty."""
+    """Write tables of one kind as one CSV whose first column names the ranking; NaN becomes an empty cell."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["ranking", *next(iter(tables.values()))[0]._fields])
@@ -131,14 +132,14 @@ def _write_named(tables: Mapping[str, Sequence[Any]], path: Path) -> None:
             writer.writerows([name, *("" if value != value else value for value in row)] for row in rows)
 
 
-def _write_concentration(run: Run, path: Path) -> None:
-    """Cumulative shares over the catalogue from the most popular item on, at places that are even on a log scale."""
-    order = np.argsort(-run.counts, kind="stable")
+def _write_concentration(rankings: Rankings, path: Path) -> None:
+    """Write the cumulative shares from the most popular item on, at places that are evenly spaced on a log scale."""
+    order = np.argsort(-rankings.counts, kind="stable")
     places = np.unique(np.geomspace(1, order.size, POINTS).round().astype(np.int64))
-    events = {"consumed": run.targets, **{name: lists[:, :SHOWN] for name, lists in run.lists.items()}}
+    events = {"consumed": rankings.targets, **{name: lists[:, :SHOWN] for name, lists in rankings.lists.items()}}
     curves = {}
     for name, ids in events.items():
-        times = np.bincount((ids + 1).ravel(), minlength=order.size + 1)[1:]  # place 0 takes the empty ones
+        times = np.bincount((ids + 1).ravel(), minlength=order.size + 1)[1:]  # place 0 counts the empty places
         curves[name] = np.cumsum(times[order])[places - 1] / times.sum()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -146,32 +147,32 @@ def _write_concentration(run: Run, path: Path) -> None:
         writer.writerows(zip(places.tolist(), *(np.round(curve, 6).tolist() for curve in curves.values()), strict=True))
 
 
-def examples(run: Run) -> list[dict[str, Any]]:
-    """Test users drawn evenly (the same for every run over one split), with what they did and what they were shown.
+def examples(rankings: Rankings) -> list[dict[str, Any]]:
+    """Test users drawn at random (the same for every run over one split), with their history, target and list.
 
     Returns:
-        For each user: ``user``; ``history``, the last items; ``earlier``, how many came before these; ``target``;
+        For each user: ``user``; ``history``, the last items; ``earlier``, how many items came before these; ``target``;
         ``target_count``, its interactions in training; ``rank`` of the target in the list or None; ``recommended``.
     """
-    chosen = np.sort(np.random.default_rng(0).permutation(run.targets.size)[:EXAMPLES])
-    lists = run.lists["model"]
+    chosen = np.sort(np.random.default_rng(0).permutation(rankings.targets.size)[:EXAMPLES])
+    lists = rankings.lists["model"]
 
     def names(ids: npt.NDArray[Any]) -> list[Any]:
-        found: list[Any] = run.item_names.take(ids[ids >= 0]).to_pylist()
+        found: list[Any] = rankings.item_names.take(ids[ids >= 0]).to_pylist()
         return found
 
     rows = []
     for user in chosen.tolist():
-        history = run.history[run.offsets[user] : run.offsets[user + 1]]
-        target = run.targets[user]
+        history = rankings.history[rankings.offsets[user] : rankings.offsets[user + 1]]
+        target = rankings.targets[user]
         place = np.flatnonzero(lists[user] == target)
         rows.append(
             {
-                "user": run.user_names[user].as_py(),
+                "user": rankings.user_names[user].as_py(),
                 "history": names(history[-SHOWN:]),
                 "earlier": max(0, history.size - SHOWN),
-                "target": names(run.targets[user : user + 1])[0],
-                "target_count": int(run.counts[target]),
+                "target": names(rankings.targets[user : user + 1])[0],
+                "target_count": int(rankings.counts[target]),
                 "rank": int(place[0]) + 1 if place.size else None,
                 "recommended": names(lists[user, :SHOWN]),
             }

@@ -17,18 +17,18 @@ Named = dict[str, str]
 MODEL, BASELINE, SECOND = "#1f5fa8", "#9a9a9a", "#d1662b"
 RANKINGS = (("model", MODEL), ("popularity", BASELINE))
 AT_K = {"ndcg": "NDCG", "recall": "Recall", "coverage": "Coverage", "surprisal": "Surprisal"}
-BANDS = {"history": "items in the user's history", "popularity": "interactions of the target in training"}
+SEGMENTS = {"history": "items in the user's history", "popularity": "interactions of the target in training"}
 
 
 def draw_training(history: list[Row], best_epoch: int, path: Path, *, accuracy: bool = True) -> None:
-    """Training loss over epochs, and validation NDCG@10 with the best epoch marked, or the seconds that epochs took."""
+    """Training loss over epochs, and validation NDCG@10 with the best epoch marked, or the seconds per epoch."""
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     figure = _figure(9, 3.2)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     left.plot(epochs, [row["train_loss"] for row in history], marker="o", markersize=3, color=SECOND)
-    left.set(title="Training loss", xlabel="epoch", ylabel="mean loss a token")
+    left.set(title="Training loss", xlabel="epoch", ylabel="mean loss per token")
     if accuracy:
         scores = [row["validation_ndcg@10"] for row in history]
         right.plot(epochs, scores, marker="o", markersize=3, color=MODEL)
@@ -40,7 +40,7 @@ def draw_training(history: list[Row], best_epoch: int, path: Path, *, accuracy: 
     else:
         seconds = [row["train_seconds"] for row in history]
         right.plot(epochs, seconds, marker="o", markersize=3, color=MODEL)
-        right.set(title="Time of an epoch", xlabel="epoch", ylabel="seconds", ylim=(0, 1.1 * max(seconds)))
+        right.set(title="Time per epoch", xlabel="epoch", ylabel="seconds", ylim=(0, 1.1 * max(seconds)))
     for axes in (left, right):
         axes.xaxis.set_major_locator(FixedLocator(epochs) if len(epochs) == 1 else MaxNLocator(integer=True))
         _tidy(axes)
@@ -63,10 +63,10 @@ def draw_metrics(intervals: Sequence[Named], path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_bands(bands: Sequence[Named], path: Path) -> None:
-    """NDCG@10 of the users of each band with its interval: by length of history, by popularity of the target."""
+def draw_segments(bands: Sequence[Named], path: Path) -> None:
+    """NDCG@10 of each segment of users with its interval: by length of history, by popularity of the target."""
     figure = _figure(10, 3.2)
-    for axes, (by, label) in zip(figure.subplots(1, 2, sharey=True), BANDS.items(), strict=True):
+    for axes, (by, label) in zip(figure.subplots(1, 2, sharey=True), SEGMENTS.items(), strict=True):
         for (ranking, colour), shift in zip(RANKINGS, (-0.2, 0.2), strict=True):
             rows = [r for r in bands if (r["by"], r["metric"], r["ranking"]) == (by, "ndcg", ranking)]
             values = _column(rows, "value")
@@ -86,7 +86,7 @@ def draw_bands(bands: Sequence[Named], path: Path) -> None:
 
 
 def draw_popularity(concentration: list[Row], popularity: Sequence[Named], path: Path) -> None:
-    """What is recommended beside what is consumed: the share of the most popular items, and of the long tail."""
+    """Recommended and consumed items: the share of the most popular items, and of the long tail."""
     figure = _figure(10, 3.2)
     left, right = figure.subplots(1, 2)
     items = [row["items"] for row in concentration]
@@ -94,8 +94,8 @@ def draw_popularity(concentration: list[Row], popularity: Sequence[Named], path:
     curves["popularity"] = ("popularity's first 10", BASELINE)
     for name, (label, colour) in curves.items():
         left.plot(items, [100 * row[name] for row in concentration], color=colour, label=label)
-    left.set(xscale="log", ylim=(0, 103), xlabel="most popular items (log scale)", ylabel="share of them, %")
-    left.set_title("How much falls on how few items", fontsize=11)
+    left.set(xscale="log", ylim=(0, 103), xlabel="most popular items (log scale)", ylabel="share, %")
+    left.set_title("Concentration on popular items", fontsize=11)
     left.legend(frameon=False, fontsize=8)
     for ranking, colour in RANKINGS:
         rows = [row for row in popularity if row["ranking"] == ranking and row["what"] == "recommended"]

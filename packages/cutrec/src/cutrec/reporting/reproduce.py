@@ -1,47 +1,27 @@
-"""How to get a run again: the revision of the code, the commands, the versions. Needs the standard library and git."""
+"""How to repeat a run: the commands and the versions."""
 
 from __future__ import annotations
 
 import platform
 import shlex
-import subprocess
-from importlib import metadata
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from cutrec import config
-from cutrec.environment import WRITTEN
+from cutrec.environment import Code, version
 from cutrec.nested import as_yaml
-from cutrec.reporting import tables
+from cutrec.reporting.tables import changed_settings
+
+if TYPE_CHECKING:
+    from cutrec.config import Config
 
 WIDTH = 100
-"""Characters of a command before it is written on several lines."""
+"""Characters of a command before it is split over several lines."""
 LIBRARIES = ("torch", "triton", "lightning", "numpy", "pyarrow", "polars", "dvc")
 
 
-class Code(NamedTuple):
-    """The state of the code that wrote the page."""
-
-    revision: str
-    """Full hash, empty outside a git checkout."""
-    changed: list[str]
-    """Tracked files that differ from it, but for what runs write themselves."""
-
-
-def read_code() -> Code:
-    """Ask git; a folder that is no checkout has no revision."""
-    try:
-        command = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN]
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)  # noqa: S607
-        status = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return Code("", [])
-    return Code(revision.stdout.strip(), [line[3:] for line in status.stdout.splitlines()])
-
-
-def commands(point: config.Config, code: Code) -> list[str]:
-    """What somebody types in a clone to get this run again."""
-    # The values of a preset are among the settings: naming these needs no preset.
-    changed = [(key, value) for key, value, _ in tables.changed_settings(point) if key != "preset"]
+def commands(config: Config, code: Code) -> list[str]:
+    """The commands that repeat a run in a clone of the repository."""
+    # The values of a preset are among the settings, so the preset itself is not named.
+    changed = [(key, value) for key, value, _ in changed_settings(config) if key != "preset"]
     words = ["uv run dvc exp run", *(f"-S {shlex.quote(f'{key}={as_yaml(value)}')}" for key, value in changed)]
     run = " ".join(words) if changed else "uv run dvc repro"
     run = run if len(run) <= WIDTH else " \\\n    ".join(words)
@@ -49,11 +29,6 @@ def commands(point: config.Config, code: Code) -> list[str]:
 
 
 def versions() -> str:
-    """Python and the libraries that numbers depend on, as installed here."""
-    found = []
-    for name in LIBRARIES:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:  # triton is for Linux alone
-            continue
+    """The installed versions of Python and of the libraries that results depend on."""
+    found = [f"{name} {installed}" for name in LIBRARIES if (installed := version(name))]
     return ", ".join([f"Python {platform.python_version()}", *found])

@@ -1,4 +1,4 @@
-"""The sentences and tables of the report, from what the stages wrote. Needs the standard library only."""
+"""The sentences and tables of the report, from the outputs of the stages. Needs the standard library only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cutrec import config
+from cutrec.config import Config
 from cutrec.nested import flatten
 
 if TYPE_CHECKING:
-    from cutrec.reporting.report import Facts
+    from cutrec.reporting.run_outputs import RunOutputs
 
 ACCURACY = {
     "ndcg": "NDCG",
@@ -22,7 +22,7 @@ ACCURACY = {
     "mrr": "MRR",
 }
 REFERENCES = {"train": "the training log", "test_input": "the histories of the test users"}
-PARTS = {
+SIZES = {
     "log": "the log as read",
     "filtered": "after the filters",
     "train": "training",
@@ -30,7 +30,7 @@ PARTS = {
     "test": "test",
     "untargeted": "test users without a target",
 }
-BANDS = {"history": "Items in the user's history", "popularity": "Interactions of the target in training"}
+SEGMENTS = {"history": "Items in the user's history", "popularity": "Interactions of the target in training"}
 
 
 class Cell(NamedTuple):
@@ -40,40 +40,40 @@ class Cell(NamedTuple):
     interval: str = ""
 
 
-def title(point: config.Config) -> str:
+def title(config: Config) -> str:
     """Model, loss and data set; of a path its last part."""
-    dataset = point.dataset if is_twin(point) else Path(point.dataset).name
-    return f"{point.model} with {point.loss} on {dataset}"
+    dataset = config.dataset if is_twin(config) else Path(config.dataset).name
+    return f"{config.model} with {config.loss} on {dataset}"
 
 
-def is_twin(point: config.Config) -> bool:
+def is_twin(config: Config) -> bool:
     """Whether the log is synthetic."""
-    return point.dataset.startswith("twin:")
+    return config.dataset.startswith("twin:")
 
 
-def labels(point: config.Config) -> list[str]:
-    """What changes the meaning of the numbers on the page."""
+def labels(config: Config) -> list[str]:
+    """Settings that change the meaning of the numbers on the page."""
     found = []
-    if is_twin(point):
+    if is_twin(config):
         found.append("twin: a synthetic log, no accuracy")
-    if point.paper_faithful:
+    if config.paper_faithful:
         found.append("paper_faithful: repeats the known defects of the paper's code")
-    if not is_twin(point):
-        found.append(f"Coverage and Surprisal count in {REFERENCES[point.evaluate.reference]}")
-    seen = "are left out" if point.evaluate.filter_seen else "stay in"
+    if not is_twin(config):
+        found.append(f"Coverage and Surprisal count in {REFERENCES[config.evaluate.reference]}")
+    seen = "are left out" if config.evaluate.filter_seen else "stay in"
     return [*found, f"items of the user's own history {seen}"]
 
 
-def headline(facts: Facts) -> str:
+def headline(run: RunOutputs) -> str:
     """The result in a few sentences."""
-    training, evaluation = facts.training, facts.evaluation
+    training, evaluation = run.training, run.evaluation
     cost = f"An epoch took {training['epoch_seconds']:.2f} s and {training['peak_memory_gib']:.2f} GiB"
     cost += f" on {training['device']}."
     if "ndcg@10" not in evaluation:
         return f"A twin has the shape of a real log and nothing to learn: no accuracy is reported. {cost}"
     model, baseline = evaluation["ndcg@10"], evaluation["popularity"]["ndcg@10"]
     times = f", {model / baseline:.1f} times that of the ranking by popularity ({baseline:.4f})" if baseline else ""
-    rows = facts.details.comparison if facts.details else []
+    rows = run.details.comparison if run.details else []
     paired = ""
     for row in rows:
         if row["metric"] == "ndcg@10":
@@ -83,12 +83,12 @@ def headline(facts: Facts) -> str:
     return f"NDCG@10 is {model:.4f}{times}, over {evaluation['users']:,} test users.{paired} {cost}"
 
 
-def key_numbers(facts: Facts) -> list[tuple[str, str, str]]:
-    """Value, name and remark of the numbers that one looks for first."""
-    training, evaluation = facts.training, facts.evaluation
+def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
+    """Value, name and remark of the numbers that a reader looks for first."""
+    training, evaluation = run.training, run.evaluation
     found = []
-    if facts.details:
-        for row in facts.details.intervals:
+    if run.details:
+        for row in run.details.intervals:
             if row["ranking"] == "model" and row["k"] == "10" and row["metric"] in ("ndcg", "hitrate", "coverage"):
                 name = {**ACCURACY, "coverage": "Coverage"}[row["metric"]]
                 baseline = evaluation["popularity"][f"{row['metric']}@10"]
@@ -96,9 +96,9 @@ def key_numbers(facts: Facts) -> list[tuple[str, str, str]]:
     epochs = training["epochs"]
     ranked = f"of {evaluation['users']:,} ranked"
     found += [
-        (f"{training['epoch_seconds']:.2f} s", "an epoch", f"{epochs} epoch{'s' if epochs != 1 else ''}"),
+        (f"{training['epoch_seconds']:.2f} s", "per epoch", f"{epochs} epoch{'s' if epochs != 1 else ''}"),
         (f"{training['peak_memory_gib']:.2f} GiB", "peak of training", training["peak_memory_kind"]),
-        (f"{evaluation['users_per_second']:,.0f}", "users a second", ranked),
+        (f"{evaluation['users_per_second']:,.0f}", "users per second", ranked),
     ]
     return found
 
@@ -121,7 +121,7 @@ def metric_rows(intervals: list[dict[str, str]]) -> list[tuple[str, str, list[Ce
 
 
 def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]]) -> list[list[Cell]]:
-    """Coverage, Surprisal and popularity at each k of both rankings, under what the test users chose."""
+    """Coverage, Surprisal and popularity at each k of both rankings, after those of what the test users chose."""
     known = {(row["ranking"], row["metric"], row["k"]): cell(row) for row in intervals}
     rows = []
     for row in popularity:
@@ -143,10 +143,10 @@ def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]
     return rows
 
 
-def band_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell]]]]:
-    """For each property its name and its rows: band, users, then NDCG@10 and hit rate of model and popularity."""
+def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell]]]]:
+    """For each property its name and its rows: segment, users, then NDCG@10 and hit rate of model and popularity."""
     tables = []
-    for by, name in BANDS.items():
+    for by, name in SEGMENTS.items():
         chosen = [row for row in bands if row["by"] == by]
         cells = {(row["band"], row["metric"], row["ranking"]): cell(row) for row in chosen}
         users = {row["band"]: int(row["users"]) for row in chosen}
@@ -159,19 +159,19 @@ def band_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell]]
     return tables
 
 
-def resource_rows(facts: Facts) -> list[tuple[str, str]]:
+def resource_rows(run: RunOutputs) -> list[tuple[str, str]]:
     """Time and memory of training and of ranking."""
-    training, evaluation = facts.training, facts.evaluation
+    training, evaluation = run.training, run.evaluation
     whole = training["epochs"] * training["whole_epoch_seconds"]
     return [
         ("training, all epochs with start, validation and checkpoints", _duration(whole)),
-        ("an epoch, training alone", f"{training['epoch_seconds']:.2f} s"),
-        ("an epoch with its share of start, validation and checkpoints", f"{training['whole_epoch_seconds']:.2f} s"),
-        ("tokens a second", f"{training['tokens_per_second']:,}"),
+        ("per epoch, training only", f"{training['epoch_seconds']:.2f} s"),
+        ("per epoch, with its share of start, validation and checkpoints", f"{training['whole_epoch_seconds']:.2f} s"),
+        ("tokens per second", f"{training['tokens_per_second']:,}"),
         ("peak memory of training", f"{training['peak_memory_gib']:.2f} GiB ({training['peak_memory_kind']})"),
         ("ranking and writing the lists", _duration(evaluation["rank_seconds"])),
-        ("users ranked a second", f"{evaluation['users_per_second']:,.0f}"),
-        ("peak memory of ranking", f"{facts.memory['peak_gib']:.2f} GiB ({facts.memory['kind']})"),
+        ("users ranked per second", f"{evaluation['users_per_second']:,.0f}"),
+        ("peak memory of ranking", f"{run.memory['peak_gib']:.2f} GiB ({run.memory['kind']})"),
         ("device of training", training["device"]),
         ("device of ranking", evaluation["device"]),
         ("precision of training", training["precision"]),
@@ -184,9 +184,9 @@ def _duration(seconds: float) -> str:
 
 
 def size_rows(split: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Users, items, interactions and interactions a user of the log and of its parts."""
+    """Users, items, interactions and interactions per user of the log and of each part of the split."""
     rows = []
-    for part, name in PARTS.items():
+    for part, name in SIZES.items():
         if part in split:
             found = [split[part].get(key) for key in ("users", "items", "interactions")]
             users, _, interactions = found
@@ -195,23 +195,23 @@ def size_rows(split: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def data_rows(facts: Facts) -> list[tuple[str, str]]:
-    """Where the log comes from and what the split did, what is zero or unset left out."""
-    split = {key: value for key, value in with_dates(facts.split).items() if key not in PARTS}
+def data_rows(run: RunOutputs) -> list[tuple[str, str]]:
+    """Where the log comes from and what the split did, without counts of zero and unset values."""
+    split = {key: value for key, value in with_dates(run.split).items() if key not in SIZES}
     split.pop("dropped", None)
-    dropped = {name.replace("_", " "): count for name, count in facts.split.get("dropped", {}).items() if count}
-    rows = [*flat({"source": facts.source}), *flat({"download": facts.download}), *flat({"split": split})]
+    dropped = {name.replace("_", " "): count for name, count in run.split.get("dropped", {}).items() if count}
+    rows = [*flat({"source": run.source}), *flat({"download": run.download}), *flat({"split": split})]
     rows += [(f"dropped: {name}", f"{count:,}") for name, count in dropped.items()]
     return [(name, value) for name, value in rows if value != "null"]
 
 
-def reachable(point: config.Config, split: dict[str, Any]) -> str:
-    """How many test targets no ranking could have hit."""
+def reachable(config: Config, split: dict[str, Any]) -> str:
+    """How many test targets no ranking can hit."""
     test = split["test"]
-    if is_twin(point):
+    if is_twin(config):
         return f"{test['users']:,} users are ranked."
     parts = [f"{test['users']:,} users are tested"]
-    if point.evaluate.filter_seen:
+    if config.evaluate.filter_seen:
         parts.append(
             f"{test['unreachable_targets']:,} of their targets are in their own history, so no list can hold them"
         )
@@ -220,7 +220,7 @@ def reachable(point: config.Config, split: dict[str, Any]) -> str:
 
 
 def with_dates(split: dict[str, Any]) -> dict[str, Any]:
-    """The boundary of a temporal split as a date; the unit of times that are positions says nothing."""
+    """The summary of the split with the boundary of a temporal split as a date."""
     shown = dict(split)
     boundary = shown.pop("boundary_time", None)
     unit = shown.pop("timestamp_unit", "s")
@@ -230,9 +230,9 @@ def with_dates(split: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def changed_settings(point: config.Config) -> list[tuple[str, Any, Any]]:
+def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:
     """Key, value and default of every setting that differs from the default."""
-    defaults, values = (flatten(dataclasses.asdict(found)) for found in (config.Config(), point))
+    defaults, values = (flatten(dataclasses.asdict(found)) for found in (Config(), config))
     return [(key, value, defaults[key]) for key, value in values.items() if value != defaults[key]]
 
 
@@ -246,7 +246,7 @@ def _ks(intervals: list[dict[str, str]]) -> list[str]:
 
 
 def show(value: object) -> str:
-    """A value as a person reads it."""
+    """A value as text for the reader."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, int):

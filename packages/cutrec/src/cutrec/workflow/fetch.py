@@ -1,37 +1,55 @@
-"""The raw log that a point names."""
+"""The raw log of a configuration: its identity, and its events as one parquet."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cutrec import config
-from cutrec.workflow import outputs as stage
+from rec_data.schema import Columns
+from rec_data.sources.fetch import fetch_log, fingerprint
+
+if TYPE_CHECKING:
+    from cutrec.config import Config
 
 
-def fetch(point: config.Config, path: Path) -> dict[str, Any]:
+def identify(config: Config, *, root: Path) -> dict[str, Any]:
+    """The identity of the log that ``dataset`` names: the hash of its files.
+
+    Args:
+        config: ``dataset`` and ``download`` name the log.
+        root: the folder that relative paths start from.
+
+    Raises:
+        DataError: there is no such log.
+    """
+    return fingerprint(config.dataset, root=root, mirror=_mirror(config, root))
+
+
+def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
     """Fetch a log and write it as one parquet of user_id, item_id, timestamp[, rating].
 
     Args:
-        point: ``dataset`` and ``download`` say which log, and how to read it; its ``seed`` changes no log, that of the
-            demo and the twins neither: they are data sets as others are.
+        config: ``dataset`` and ``download`` say which log, and how to read it. ``seed`` has no influence: the demo and
+            the synthetic logs are data sets like others.
         path: the parquet.
+        root: the folder that relative paths start from.
 
     Returns:
-        What was read, as `rec_data.sources.fetch.fetch_log` tells it.
+        The summary of what was read, as returned by `rec_data.sources.fetch.fetch_log`.
 
     Raises:
-        DataError: no such log, or one that cannot be read.
+        DataError: there is no such log, or it cannot be read.
     """
-    from rec_data.schema import Columns
-    from rec_data.sources.fetch import fetch_log
-
-    names = point.download.columns
+    names = config.download.columns
     return fetch_log(
-        point.dataset,
+        config.dataset,
         path,
-        root=stage.checkout(),
+        root=root,
         columns=Columns(names.user, names.item, names.timestamp, names.rating),
-        min_rating=point.download.min_rating,
-        mirror=stage.mirror(point),
+        min_rating=config.download.min_rating,
+        mirror=_mirror(config, root),
     )
+
+
+def _mirror(config: Config, root: Path) -> Path | None:
+    return root / config.download.mirror if config.download.mirror else None

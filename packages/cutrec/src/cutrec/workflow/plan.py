@@ -17,7 +17,8 @@ from cutrec.config import (
     refuse_contradictions,
     training_settings,
 )
-from cutrec.workflow import outputs as stage
+from cutrec.outputs import read_json
+from cutrec.paths import DATA
 from cutrec.workflow import synthetic_split
 from rec_models.encoders import ENCODERS
 
@@ -90,12 +91,12 @@ def sizes_of(point: Config) -> Sizes:
     if name.startswith("twin:"):
         split = synthetic_split.split_of(name.removeprefix("twin:"), point.split)
         return sizes_from(point, split.lengths, split.num_items, split.train_users)
-    folder = stage.DATA / "split"
+    folder = DATA / "split"
     known = f"{', '.join(SHAPES)}, twin:NAME or twin:NAME@SCALE of one of them"
     other = "any other once `dvc exp run split -S dataset=...` has split it"
     if not (folder / "summary.json").is_file():
         raise ConfigError(f"dataset: found {name!r}, allowed: {known}; {other}")
-    downloaded = stage.read_json(stage.DATA / "download" / "summary.json")["dataset"]
+    downloaded = read_json(DATA / "download" / "summary.json")["dataset"]
     if downloaded != name:
         raise ConfigError(
             f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {folder}; {other}"

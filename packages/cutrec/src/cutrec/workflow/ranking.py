@@ -1,6 +1,6 @@
-"""The loop that validation and test share: batches of users, their vectors, and what they have already seen.
+"""The loop that validation, test and recommending share: batches of users, their vectors and their seen items.
 
-Both rank by the same numbers, so that the epoch that validation chooses is the best one for the test.
+All rank by the same numbers, so that the epoch that validation chooses is the best one for the test.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
+
+from rec_data.sequences.batches import inference_batches
+from rec_eval import Catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rec_data.sequences.store import SequenceStore
-    from rec_eval import Catalogue
     from rec_models.encoders import Encoder
 
 
@@ -26,7 +29,7 @@ class UserBatch(NamedTuple):
     queries: Tensor
     """[u, D] in the dtype of `scoring_dtype`."""
     items: Catalogue
-    """[V, D] the item table, in the same dtype; looked at for NaN once, not with every batch."""
+    """[V, D] the item table, in the same dtype; checked for NaN once, not with every batch."""
     seen_offsets: Tensor | None
     """[u + 1] int64 on the CPU, from 0; None where seen items stay in the ranking."""
     seen_items: Tensor | None
@@ -34,27 +37,22 @@ class UserBatch(NamedTuple):
 
 
 def scoring_dtype(device: torch.device) -> torch.dtype:
-    """What vectors are multiplied in: bf16 on a GPU, whose products are summed in fp32, and fp32 on a CPU."""
+    """The dtype of the vectors that are multiplied: bf16 on a GPU, with sums in fp32, and fp32 on a CPU."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def user_batches(
     encoder: Encoder, store: SequenceStore, *, batch_users: int, filter_seen: bool, title: str
 ) -> Iterator[UserBatch]:
-    """Encode all users of a store in their order; a bar shows progress once that has taken five seconds.
+    """Encode all users of a store in their order; a progress bar appears after five seconds.
 
     Args:
-        encoder: in eval mode; its device is where the work is done. A GPU holds a bf16 copy of the item table.
+        encoder: in eval mode; the work is done on its device. A GPU holds a bf16 copy of the item table.
         store: the histories.
-        batch_users: users at a time.
-        filter_seen: whether a user's own items are to be left out of their ranking.
+        batch_users: users per batch.
+        filter_seen: leave a user's own items out of their ranking.
         title: of the progress bar.
     """
-    from tqdm import tqdm
-
-    from rec_data.sequences.batches import inference_batches
-    from rec_eval import Catalogue
-
     device = encoder.item_table.device
     dtype = scoring_dtype(device)
     items = Catalogue(encoder.item_table.detach().to(dtype))  # [V, D]

@@ -1,4 +1,4 @@
-"""What a checkpoint belongs to: the settings that training reads, the split, and the code."""
+"""The identity of a training run: the settings that training reads, the split and the code."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cutrec import config
-from cutrec.workflow import outputs as stage
+from cutrec.workflow.source_code import source_files
 
-SEQUENCES = stage.DATA / "split" / "sequences"
-CODE = (
-    "packages/*/src/**/*.py",
-    "packages/cutrec/src/cutrec/workflow/training_inputs.py",
-    "packages/cutrec/src/cutrec/workflow/ranking.py",
-    "packages/cutrec/src/cutrec/config.py",
-    "pipelines/train.py",
-)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cutrec.config import Config
 
 
-def run_hash(point: config.Config) -> str:
-    """What a checkpoint belongs to: the settings that training reads, the split, and the code."""
-    settings = dataclasses.asdict(point)
-    for section in ("dataset", "download", "split"):  # they reach training through the split's files
+def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None) -> str:
+    """The name of the folder that the checkpoints of a run are kept in.
+
+    Args:
+        config: sections that reach training only through the files of the split are left out.
+        split: the folder of the split.
+        code: source files by name; None takes those that training imports.
+    """
+    settings = dataclasses.asdict(config)
+    for section in ("dataset", "download", "split"):
         del settings[section]
-    settings["evaluate"] = {"filter_seen": point.evaluate.filter_seen}
+    settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    code = sorted(path for pattern in CODE for path in Path().glob(pattern))
-    for path in [*code, *sorted(SEQUENCES.iterdir()), stage.DATA / "split" / "items.parquet"]:
+    code = source_files(Path(__file__).with_name("train.py")) if code is None else code
+    data = {path.name: path for path in [*sorted((split / "sequences").iterdir()), split / "items.parquet"]}
+    for name, path in [*sorted(code.items()), *data.items()]:
         with path.open("rb") as file:
-            digest.update(f"{path.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]

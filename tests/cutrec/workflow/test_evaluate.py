@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,11 +10,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate
+from cutrec.config import Config, Evaluate, Split
+from cutrec.workflow import evaluate
 from cutrec.workflow.recommendations import RecommendationsWriter
-from pipelines import download, evaluate, source, split
+from rec_data.sequences.store import write_store
+from rec_data.splits.split import split_log
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import cpu_name
 from tests.small_log import small_log
 
@@ -37,10 +40,8 @@ def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path:
 
 
 @pytest.fixture
-def sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def sequences(tmp_path: Path) -> Path:
     """Train: items 0 and 1 of two users; test inputs: item 2; users who lost their target: item 3."""
-    from rec_data.sequences.store import write_store
-
     folder = tmp_path / "data" / "split" / "sequences"
     folder.mkdir(parents=True)
     histories = {"train": [[0, 1], [0]], "test": [[2], [2, 2]], "untargeted": [[3]]}
@@ -51,7 +52,6 @@ def sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             offsets=np.cumsum([0, *map(len, lists)]).astype(np.int64),
             user_ids=np.arange(len(lists), dtype=np.int32),
         )
-    monkeypatch.chdir(tmp_path)
     return folder
 
 
@@ -63,82 +63,78 @@ def test_the_reference_log_is_the_one_that_was_asked_for(
     sequences: Path, reference: str, faithful: bool, counts: list[int]
 ):
     point = dataclasses.replace(Config(), paper_faithful=faithful, evaluate=Evaluate(reference=reference))
-    assert evaluate._reference(point, 4).user_counts.tolist() == counts
+    assert evaluate.reference_log(point, sequences.parent, 4).user_counts.tolist() == counts
 
 
 def test_the_table_has_a_row_for_each_k_and_a_column_for_each_metric_of_both_rankings(tmp_path: Path):
     result = measure(np.array([[0, 1], [1, 0]]), np.array([0, 0]), [1, 2], num_items=2)
-    evaluate._write_table(tmp_path / "t.csv", {"model": result, "popularity": result}, (2, 1))
+    evaluate.write_table(tmp_path / "t.csv", {"model": result, "popularity": result}, (2, 1))
     table = pl.read_csv(tmp_path / "t.csv")
     assert table["k"].to_list() == [1, 2]
     assert table["recall"].to_list() == [0.5, 1.0]
     assert table["popularity_recall"].to_list() == [0.5, 1.0]
 
 
-@pytest.fixture
-def trained(workplace: Callable[[dict[str, Any]], Path]) -> Callable[[str], Path]:
-    """The outputs of the stages before this one for a small log, with a model of random weights."""
-    from rec_models.config import LossSettings, ModelSettings, TrainingSettings
-    from rec_models.encoders import build_encoder
-    from rec_models.training.checkpoint import ModelCheckpoint
-
-    def make(dataset: str) -> Path:
-        settings = {"dataset": "log.parquet", "split.strategy": "leave_one_out", "evaluate.k": [1, 10, 50]}
-        folder = workplace(settings)
-        small_log(users=60).write_parquet(folder / "log.parquet")
-        for before in (source, download, split):
-            before.main()
-        workplace({**settings, "dataset": dataset})
-        items = len(pl.read_parquet(folder / "data/split/items.parquet"))
-        model = ModelSettings(model="sasrec", max_seq_len=8, blocks=1, heads=1, hidden=8, dropout=0.0)
-        torch.manual_seed(0)
-        weights = build_encoder(model, items).state_dict()
-        loss = LossSettings.pick("cce")
-        checkpoint = ModelCheckpoint(model, loss, TrainingSettings(), items, epoch=1, metrics={}, weights=weights)
-        checkpoint.save(folder / "data/train/model.ckpt")
-        evaluate.main()
-        return folder / "data"
-
-    return make
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split, and a model of random weights."""
+    folder = tmp_path_factory.mktemp("trained")
+    small_log(users=60).write_parquet(folder / "log.parquet")
+    (folder / "split").mkdir()
+    split_log(folder / "log.parquet", folder / "split", strategy="leave_one_out")
+    items = len(pl.read_parquet(folder / "split/items.parquet"))
+    model = ModelSettings(model="sasrec", max_seq_len=8, blocks=1, heads=1, hidden=8, dropout=0.0)
+    torch.manual_seed(0)
+    weights = build_encoder(model, items).state_dict()
+    loss = LossSettings.pick("cce")
+    checkpoint = ModelCheckpoint(model, loss, TrainingSettings(), items, epoch=1, metrics={}, weights=weights)
+    checkpoint.save(folder / "model.ckpt")
+    return folder
 
 
-def test_metrics_are_those_of_the_lists_that_were_written(trained: Callable[[str], Path]):
-    data = trained("log.parquet")
-    metrics = json.loads((data / "evaluate/metrics.json").read_text())
+def run(folder: Path, out: Path, dataset: str) -> Path:
+    config = Config(dataset=dataset, split=Split(strategy="leave_one_out"), evaluate=Evaluate(k=(1, 10, 50)))
+    evaluate.evaluate(config, folder / "split", folder / "model.ckpt", out)
+    return out
+
+
+def test_metrics_are_those_of_the_lists_that_were_written(trained: Path, tmp_path: Path):
+    out = run(trained, tmp_path / "evaluate", "log.parquet")
+    metrics = json.loads((out / "metrics.json").read_text())
     if not torch.cuda.is_available():
         assert metrics["device"] == cpu_name()  # as training names it
-    items, users = (pl.read_parquet(data / f"split/{name}.parquet") for name in ("items", "users"))
+    items, users = (pl.read_parquet(trained / f"split/{name}.parquet") for name in ("items", "users"))
     targets = (
-        pl.read_parquet(data / "split/test.parquet", columns=["user_id", "target"])
+        pl.read_parquet(trained / "split/test.parquet", columns=["user_id", "target"])
         .join(users, on="user_id")
         .join(items, left_on="target", right_on="item_id", suffix="_item")
         .select(user_id="original_id", item_id="original_id_item")
     )
-    hits = pl.read_parquet(data / "evaluate/recommendations.parquet").join(targets, on=["user_id", "item_id"])
+    hits = pl.read_parquet(out / "recommendations.parquet").join(targets, on=["user_id", "item_id"])
     near = hits.filter(pl.col("rank") <= 10)
     assert 0 < metrics["hitrate@10"] < 1
     assert metrics["hitrate@10"] == pytest.approx(len(near) / len(targets), abs=1e-6)
     assert metrics["mrr@10"] == pytest.approx((1 / near["rank"]).sum() / len(targets), abs=1e-6)
     assert metrics["users"] == len(targets) == 60
 
-    run = read_evaluation(data / "evaluate/per_user.parquet")
-    of_user = dict(zip(run.user_ids.tolist(), run.per_user["mrr@50"].tolist(), strict=True))
+    read = read_evaluation(out / "per_user.parquet")
+    of_user = dict(zip(read.user_ids.tolist(), read.per_user["mrr@50"].tolist(), strict=True))
     assert {user: value for user, value in of_user.items() if value} == {
         user: pytest.approx(1 / rank) for user, rank in zip(hits["user_id"], hits["rank"], strict=True)
     }
-    table = pl.read_csv(data / "evaluate/metrics_at_k.csv")
+    table = pl.read_csv(out / "metrics_at_k.csv")
     assert table.filter(k=10)["mrr"].item() == metrics["mrr@10"]
-    intervals = pl.read_csv(data / "evaluate/details/intervals.csv")
+    intervals = pl.read_csv(out / "details/intervals.csv")
     row = intervals.filter(ranking="popularity", metric="ndcg", k=10)
     assert row["value"].item() == pytest.approx(metrics["popularity"]["ndcg@10"], abs=1e-6)
 
 
-def test_a_twin_writes_no_accuracy(trained: Callable[[str], Path]):
-    data = trained("twin:beauty")
-    assert set(json.loads((data / "evaluate/metrics.json").read_text())) == {
+def test_a_twin_writes_no_accuracy(trained: Path, tmp_path: Path):
+    out = run(trained, tmp_path / "evaluate", "twin:beauty")
+    assert set(json.loads((out / "metrics.json").read_text())) == {
         "users", "rank_seconds", "users_per_second", "device", "reference",
     }  # fmt: skip
-    assert pl.read_parquet(data / "evaluate/per_user.parquet").columns == ["user_id"]
-    assert pl.read_csv(data / "evaluate/metrics_at_k.csv").columns == ["k"]
-    assert [path.name for path in (data / "evaluate/details").iterdir()] == ["memory.json"]
-    assert not list((data / "evaluate/tensorboard").rglob("events.*"))
+    assert pl.read_parquet(out / "per_user.parquet").columns == ["user_id"]
+    assert pl.read_csv(out / "metrics_at_k.csv").columns == ["k"]
+    assert [path.name for path in (out / "details").iterdir()] == ["memory.json"]
+    assert not list((out / "tensorboard").rglob("events.*"))

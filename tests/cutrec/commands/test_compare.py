@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cutrec.reporting import compare
-from cutrec.workflow import outputs as stage
+from cutrec.cli import execute
+from cutrec.console import run_and_exit
 from rec_eval import Evaluation, LogCounts, evaluate, write_evaluation
 
 USERS = 40
 
 
 def run(rank: int, *, users: int = USERS, first_id: int = 0, ks: tuple[int, ...] = (1, 10)) -> Evaluation:
-    """Every user has the target at this rank, but for the first half: at rank 1."""
+    """The first half of the users has the target at rank 1, the others at this rank."""
     lists = np.tile(np.arange(12), (users, 1))
     targets = np.where(np.arange(users) < users // 2, 0, rank - 1)
     reference = LogCounts(np.full(12, 2), 4)
@@ -42,7 +42,7 @@ def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run the command; return the only line that it prints."""
     with pytest.raises(SystemExit) as caught:
-        stage.run(lambda: compare.main(arguments))
+        run_and_exit(lambda: execute(["compare", *arguments]))
     assert caught.value.code == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -54,7 +54,7 @@ def test_metrics_intervals_and_one_sentence(
     save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     arguments = [save("a", run(2)), save("b", run(4)), "--resamples", "1000", "--out", str(tmp_path / "table.csv")]
-    compare.main(arguments)
+    execute(["compare", *arguments])
     lines = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:10]]
     cells = {row[0]: row for row in rows}
@@ -71,7 +71,8 @@ def test_metrics_intervals_and_one_sentence(
 
 
 def test_the_sentence_may_be_of_another_metric(save: Callable[..., str], capsys: pytest.CaptureFixture[str]):
-    compare.main([save("a", run(2)), save("b", run(4)), "--metric", "hitrate@1", "--k", "1", "--resamples", "100"])
+    options = ["--metric", "hitrate@1", "--k", "1", "--resamples", "100"]
+    execute(["compare", save("a", run(2)), save("b", run(4)), *options])
     assert "they cannot be told apart: from a to b +0.0000" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -81,18 +82,16 @@ def test_the_workspace_and_the_folder_itself_are_runs_too(
     save("a", run(2))
     save("b", run(4))
     monkeypatch.chdir(tmp_path / "a")
-    compare.main(["workspace", "../b/data/evaluate", "--resamples", "100"])
+    execute(["compare", "workspace", "../b/data/evaluate", "--resamples", "100"])
     assert "../b/data/evaluate is worse by 0.1001" in capsys.readouterr().out
 
 
 def test_what_can_be_wrong_is_one_line(save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
     a = save("a", run(2))
-    more = failing(capsys, a, save("more", run(2, users=41)))
-    assert (
-        more
-        == "error: a and more: found other test users (40 and 41), allowed: two runs over one data set and one split"
+    assert failing(capsys, a, save("more", run(2, users=41))) == (
+        "error: a and more: found different test users (40 and 41), allowed: two runs over one data set and one split"
     )
-    assert "found other test users (40 and 40)" in failing(capsys, a, save("other", run(2, first_id=1)))
+    assert "found different test users (40 and 40)" in failing(capsys, a, save("other", run(2, first_id=1)))
     assert "--k: found 20, allowed: 1, 10" in failing(capsys, a, a, "--k", "20")
     assert "--k: found 10, allowed: 1" in failing(capsys, a, save("short", run(2, ks=(1,))))
     assert "--metric: found 'ndgc@10', allowed: METRIC@K with a metric of ndcg" in failing(
@@ -138,7 +137,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 def test_revisions_come_from_the_cache(repository: Path, capsys: pytest.CaptureFixture[str]):
-    compare.main(["first", "second", "--resamples", "100"])
+    execute(["compare", "first", "second", "--resamples", "100"])
     assert "first has ndcg@10 0.8155, second 0.7153: second is worse by 0.1001" in capsys.readouterr().out
     assert "third: found no folder, experiment or revision of this name; `dvc exp show`" in failing(
         capsys, "first", "third"

@@ -1,6 +1,7 @@
 """Recommending for the users of a log and of files, with the model at hand or one that has seen everything."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,32 +11,31 @@ import pytest
 import torch
 
 from cutrec import config
-from cutrec.workflow import outputs as stage
-from cutrec.workflow import recommend, refit
+from cutrec.cli import execute
+from cutrec.errors import StageError
+from cutrec.workflow import refit
 from cutrec.workflow import training_inputs as of_point
-from rec_data.splits.split import split_log
 from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
 from rec_models.training.checkpoint import ModelCheckpoint
-from tests.small_log import small_log
+from tests.small_log import write_params
 
 SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
 
 
-@pytest.fixture
-def trained(workplace) -> Path:
+@pytest.fixture(scope="module")
+def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after download, split and one epoch of train; the weights are random."""
-    folder = workplace(SETTINGS)
-    for name in ("download", "split", "train"):
-        (folder / "data" / name).mkdir(parents=True)
-    small_log().write_parquet(folder / "data" / "download" / "log.parquet")
-    split_log(folder / "data" / "download" / "log.parquet", folder / "data" / "split")
-    point = config.load()
-    num_items = len(pl.read_parquet("data/split/items.parquet"))
+    folder = tmp_path_factory.mktemp("trained") / "checkout"
+    shutil.copytree(split_once, folder)
+    write_params(folder, SETTINGS)
+    point = config.load(folder / "params.yaml")
+    num_items = len(pl.read_parquet(folder / "data/split/items.parquet"))
     torch.manual_seed(0)
     encoder = build_encoder(of_point.model_settings(point), num_items)
     torch.nn.init.normal_(encoder.item_table)
+    (folder / "data/train").mkdir()
     ModelCheckpoint(
         model=encoder.settings,
         loss=of_point.loss_settings(point),
@@ -45,13 +45,30 @@ def trained(workplace) -> Path:
         metrics={"ndcg@10": 0.1},
         weights=encoder.state_dict(),
         batching=of_point.batch_settings(point),
-    ).save(folder / "data" / "train" / "model.ckpt")
-    shutil.copyfile(folder / "data" / "split" / "items.parquet", folder / "data" / "train" / "items.parquet")
+    ).save(folder / "data/train/model.ckpt")
+    shutil.copyfile(folder / "data/split/items.parquet", folder / "data/train/items.parquet")
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current directory."""
+    monkeypatch.chdir(shutil.copytree(trained_once, tmp_path / "checkout"))
+    return tmp_path / "checkout"
+
+
+@pytest.fixture(scope="module")
+def refitted_once(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after ``cutrec recommend --refit``."""
+    folder = shutil.copytree(trained_once, tmp_path_factory.mktemp("refitted") / "checkout")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run("--refit", "--k", "2")
     return folder
 
 
 def run(*arguments: str) -> pl.DataFrame:
-    recommend.main(["--out", "out/top.parquet", *arguments])
+    execute(["recommend", "--out", "out/top.parquet", *arguments])
     assert not list(Path("out").glob("*.part"))
     return pl.read_parquet("out/top.parquet")
 
@@ -100,7 +117,7 @@ def test_times_that_are_not_there_are_told_if_nobody_named_them(trained: Path, c
     assert found.drop("score").rows() == expected({1: [names[1], names[3]]}, 4)
     assert capsys.readouterr().err.count("note: ") == 0
     with pytest.raises(ValueError, match=r"no column 'tiem' \(for timestamp\)"):
-        recommend.main(["--histories", "h.csv", "--timestamp-column", "tiem"])
+        execute(["recommend", "--histories", "h.csv", "--timestamp-column", "tiem"])
 
 
 def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
@@ -136,9 +153,9 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
 
 @pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.ckpt"])
 def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+    refitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ):
-    run("--refit", "--k", "2")
+    monkeypatch.chdir(shutil.copytree(refitted_once, tmp_path / "checkout"))
     kept = {name: Path("out/top.refit", name).read_bytes() for name in ("items.parquet", "model.ckpt")}
     log = pl.read_parquet("data/download/log.parquet")
     extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
@@ -158,7 +175,7 @@ def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
     else:
         monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        recommend.main(["--refit", "--out", "out/top.parquet"])
+        execute(["recommend", "--refit", "--out", "out/top.parquet"])
     model = Path("out/top.refit/model.ckpt")
     if model.exists():
         assert {name: Path("out/top.refit", name).read_bytes() for name in kept} == kept
@@ -166,15 +183,15 @@ def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
 
 def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
     checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), epoch=7)
-    loop = refit.loop(checkpoint, torch.device("cpu"))
+    loop = refit.loop_settings(checkpoint, torch.device("cpu"))
     assert dataclasses.replace(loop, max_epochs=20, accelerator="auto") == checkpoint.training
     assert (loop.max_epochs, loop.accelerator) == (7, "cpu")
 
 
 def test_a_refit_at_another_point_is_refused(trained: Path):
     point = dataclasses.replace(config.load(), train=config.Train(learning_rate=0.5))
-    with pytest.raises(stage.StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
-        refit.refuse_other_point(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+    with pytest.raises(StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
+        refit.refuse_other_config(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
 
 @pytest.mark.parametrize(
@@ -186,24 +203,24 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
 )
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
     other = dataclasses.replace(config.load(), **point)
-    with pytest.raises(stage.StageError, match=says):
-        refit.refuse_other_point(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+    with pytest.raises(StageError, match=says):
+        refit.refuse_other_config(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
 
 def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ):
     checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), batching=None)
-    refit.refuse_other_point(config.load(), checkpoint)
+    refit.refuse_other_config(config.load(), checkpoint)
     assert "warning: the model does not say what its batches held" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--k", "0"], "error: --k: found 0, allowed: 1 or more; --help"),
-        (["--k", "two"], "error: --k: found two, allowed: 1 or more; --help"),
-        (["--batch-users", "-1"], "error: --batch-users: found -1, allowed: 1 or more"),
+        (["--k", "0"], "--k: found 0, allowed: 1 or more; --help"),
+        (["--k", "two"], "--k: found two, allowed: 1 or more; --help"),
+        (["--batch-users", "-1"], "--batch-users: found -1, allowed: 1 or more"),
         (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
         (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
         (["--histories", "none.csv"], "histories 'none.csv': no file"),
@@ -211,38 +228,29 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
         (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
         (["--device", "tpu"], "device"),
         (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),
-        (["--out", "data/split/top.parquet"], "--out: found data/split/top.parquet, but data/split is of the pipeline"),
+        (["--out", "data/split/top.parquet"], "found data/split/top.parquet, but data/split belongs to the pipeline"),
         (
             ["--refit", "--out", "data/split/../train/top.parquet"],
-            "but data/train is of the pipeline, allowed: data/re",
+            "but data/train belongs to the pipeline, allowed: data/re",
         ),
     ],
 )
-def test_mistakes_get_one_line(trained: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as caught:
-        stage.run(lambda: recommend.main(arguments))
-    assert caught.value.code == 1
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ")
-    assert says in error
-    assert "\n" not in error
+def test_mistakes_get_one_line(trained: Path, arguments: list[str], says: str):
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        execute(["recommend", *arguments])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(trained: Path):
-    with pytest.raises(stage.StageError, match="--device: found cuda, but torch finds no GPU here, allowed: cpu"):
-        recommend.main(["--device", "cuda"])
-
-
-def test_the_folders_of_the_stages_are_those_of_the_pipeline():
-    stages = config.read_yaml(Path(__file__).parents[3] / "dvc.yaml")["stages"]
-    assert set(recommend.STAGES) == set(stages)
+    with pytest.raises(StageError, match="--device: found cuda, but torch finds no GPU here, allowed: cpu"):
+        execute(["recommend", "--device", "cuda"])
 
 
 def test_a_catalogue_of_another_size_is_refused(trained: Path):
     pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
-    with pytest.raises(stage.StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
-        recommend.main([])
+    with pytest.raises(StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
+        execute(["recommend"])
 
 
 def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Path):
@@ -254,11 +262,11 @@ def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Pat
 
 def test_a_model_without_its_catalogue_is_refused(trained: Path):
     Path("data/train/items.parquet").unlink()
-    with pytest.raises(stage.StageError, match=r"--model: found no data/train/items.parquet, which says what items"):
-        recommend.main([])
+    with pytest.raises(StageError, match=r"--model: found no data/train/items.parquet, which says what items"):
+        execute(["recommend"])
 
 
 def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
     workplace({})
-    with pytest.raises(stage.StageError, match=r"--model: found no data/train/model\.ckpt"):
-        recommend.main([])
+    with pytest.raises(StageError, match=r"--model: found no data/train/model\.ckpt"):
+        execute(["recommend"])

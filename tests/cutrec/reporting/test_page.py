@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from cutrec.config import Backbone, Config, Evaluate, read_yaml
-from cutrec.reporting import details, figures, report
-from cutrec.reporting import reproduce as report_reproduce
-from cutrec.reporting import results_file as results
-from cutrec.reporting import tables as report_tables
-from cutrec.reporting.reproduce import Code
-from tests.cutrec.reporting.test_details import make_run
+from cutrec.config import Backbone, Config, Evaluate
+from cutrec.environment import Code, read_code
+from cutrec.reporting import figures, page, results_file, tables
+from cutrec.reporting.details import Rankings, write_details
+from cutrec.reporting.reproduce import commands
+from cutrec.reporting.run_outputs import RunOutputs, read_outputs
+from cutrec.workflow.report import report
+from tests.cutrec.reporting.test_details import make_rankings
 
-ROOT = Path(__file__).parents[3]
 TRAINING = {
     "best_epoch": 2,
     "epochs": 3,
@@ -45,25 +44,25 @@ SPLIT = {
     "boundary_time": 1_700_000_000_000,
     "timestamp_unit": "ms",
 }
-Make = Callable[..., report.Facts]
+Make = Callable[..., RunOutputs]
 
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Write what the stages before the report write, and read it as the report does."""
+    """Write the outputs of the stages before the report, and read them as the report does."""
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
 
-    def write(point: Config | None = None, *, twin: bool = False, run: details.Run | None = None) -> report.Facts:
+    def write(config: Config | None = None, *, twin: bool = False, rankings: Rankings | None = None) -> RunOutputs:
         folder = data / "evaluate" / "details"
         for name in ("source", "download", "split", "train", "evaluate/details"):
             (data / name).mkdir(parents=True, exist_ok=True)
         evaluation: dict[str, Any] = {"users": 4, "rank_seconds": 2.0, "users_per_second": 2.0, "device": "cpu"}
         if not twin:
-            run = run or make_run()
-            details.write_details(run, folder)
+            rankings = rankings or make_rankings()
+            write_details(rankings, folder)
             model, popular = (
-                {key: value for key, value in run.results[name].summary().items() if key.endswith("@10")}
+                {key: value for key, value in rankings.results[name].summary().items() if key.endswith("@10")}
                 for name in ("model", "popularity")
             )
             evaluation = {**model, "popularity": popular, **evaluation}
@@ -81,13 +80,13 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             writer = csv.writer(file)
             writer.writerow(["epoch", "train_loss", "train_seconds", "validation_seconds", "validation_ndcg@10"])
             writer.writerows([[1, 3.0, 40.0, 1.0, 0.1], [2, 2.0, 40.0, 1.0, 0.25], [3, 1.5, 40.0, 1.0, 0.2]])
-        return dataclasses.replace(report.read_facts(point or Config()), code=Code("abc123", []))
+        return dataclasses.replace(read_outputs(config or Config(), data), code=Code("abc123", []))
 
     return write
 
 
-def page(facts: report.Facts) -> str:
-    return report.write_page(facts, dict.fromkeys(("training", "metrics_at_k", "bands", "popularity"), b"PNG"))
+def html_of(run: RunOutputs) -> str:
+    return page.write_page(run, dict.fromkeys(("training", "metrics_at_k", "bands", "popularity"), b"PNG"))
 
 
 class Text(HTMLParser):
@@ -114,7 +113,7 @@ class Text(HTMLParser):
 
 
 def test_the_page_needs_no_other_file(make: Make):
-    html = page(make())
+    html = html_of(make())
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert sum(source.startswith("data:image/png;base64,UE5H") for source in sources) == 4
     assert all(source.startswith(("data:", "#")) for source in sources)
@@ -124,46 +123,48 @@ def test_the_page_needs_no_other_file(make: Make):
 
 
 def test_the_headline_compares_with_popularity(make: Make):
-    facts = make()
-    evaluation = {**facts.evaluation, "ndcg@10": 0.5, "popularity": {**facts.evaluation["popularity"], "ndcg@10": 0.1}}
-    text = Text(page(dataclasses.replace(facts, evaluation=evaluation))).text
+    run = make()
+    evaluation = {**run.evaluation, "ndcg@10": 0.5, "popularity": {**run.evaluation["popularity"], "ndcg@10": 0.1}}
+    text = Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
     assert "NDCG@10 is 0.5000, 5.0 times that of the ranking by popularity (0.1000), over 4 test users." in text
     assert re.search(
         r"User by user the difference is \+0\.\d{4} \(95 % interval [+-]0\.\d{4} to \+0\.\d{4}, paired", text
     )
     evaluation["popularity"]["ndcg@10"] = 0.0  # no division
-    assert "NDCG@10 is 0.5000, over 4 test users." in Text(page(dataclasses.replace(facts, evaluation=evaluation))).text
+    assert (
+        "NDCG@10 is 0.5000, over 4 test users." in Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
+    )
 
 
 def test_every_section_is_there_with_its_numbers(make: Make):
-    text = Text(page(make(dataclasses.replace(Config(), evaluate=Evaluate(k=(1, 10)))))).text
+    text = Text(html_of(make(dataclasses.replace(Config(), evaluate=Evaluate(k=(1, 10)))))).text
     assert "Hit rate model 0.2500 0.0000 to 0.7500 0.7500" in text  # @1, then @10
     assert "the targets 5.2 2" in text  # mean and median popularity of what was chosen
     assert "ann hit at rank 1 history a b target d 2 times in training recommended d c" in text
     assert "cid miss: not among the first 10 history 2 earlier, then b c d a b c d a b c target e 1 times" in text
     assert "training, all epochs with start, validation and checkpoints 5.2 s" in text  # 3 epochs of 1.75 s
-    assert "an epoch with its share of start, validation and checkpoints 1.75 s" in text
+    assert "per epoch, with its share of start, validation and checkpoints 1.75 s" in text
     assert "peak memory of ranking 0.50 GiB (peak of a test)" in text
     assert "the log as read 1,200 5 60,000 50.0" in text
     assert "split.boundary 2023-11-14 22:13:20+00:00" in text
     assert "dropped: items below min count 12" in text
     assert "dropped: users below" not in text
     assert "files.1.sha256 5f3a" in text
-    assert "the model is that of epoch 2, the best by validation NDCG@10 (0.2500)" in text
+    assert "the model is from epoch 2, the best by validation NDCG@10 (0.2500)" in text
 
 
 def test_targets_that_no_list_can_hold_are_counted():
-    text = report_tables.reachable(Config(), SPLIT)
+    text = tables.reachable(Config(), SPLIT)
     assert "7 of their targets are in their own history, so no list can hold them; 3 of their targets never" in text
     kept = dataclasses.replace(Config(), evaluate=Evaluate(filter_seen=False))
-    assert "own history" not in report_tables.reachable(kept, SPLIT)
+    assert "own history" not in tables.reachable(kept, SPLIT)
 
 
 def test_a_twin_reports_no_accuracy(make: Make, tmp_path: Path):
-    facts = make(dataclasses.replace(Config(), dataset="twin:zvuk@0.1"), twin=True)
-    report.draw(facts, tmp_path)
+    run = make(dataclasses.replace(Config(), dataset="twin:zvuk@0.1"), twin=True)
+    page.draw(run, tmp_path)
     assert [path.name for path in tmp_path.glob("*.png")] == ["training.png"]
-    text = Text(report.write_page(facts, {"training": b"PNG"})).text
+    text = Text(page.write_page(run, {"training": b"PNG"})).text
     assert "sasrec with cce_neg on twin:zvuk@0.1" in text
     assert "twin: a synthetic log, no accuracy" in text
     assert "nothing to learn: no accuracy is reported" in text
@@ -175,96 +176,87 @@ def test_what_changes_the_meaning_of_a_number_is_labelled():
     point = dataclasses.replace(
         Config(), paper_faithful=True, evaluate=Evaluate(filter_seen=False, reference="test_input")
     )
-    assert report_tables.labels(point) == [
+    assert tables.labels(point) == [
         "paper_faithful: repeats the known defects of the paper's code",
         "Coverage and Surprisal count in the histories of the test users",
         "items of the user's own history stay in",
     ]
-    assert "Coverage and Surprisal count in the training log" in report_tables.labels(Config())
+    assert "Coverage and Surprisal count in the training log" in tables.labels(Config())
 
 
 def test_settings_that_differ_stand_before_all_of_them(make: Make):
-    text = Text(page(make(dataclasses.replace(Config(), loss="cce", backbone=Backbone(hidden=32))))).text
+    text = Text(html_of(make(dataclasses.replace(Config(), loss="cce", backbone=Backbone(hidden=32))))).text
     assert (
-        "What differs from the defaults: key value default loss cce cce_neg backbone.hidden 32 64 All settings" in text
+        "Settings that differ from the defaults: key value default loss cce cce_neg backbone.hidden 32 64 All settings"
+        in text
     )
     assert "train.patience 4" in text
     assert "evaluate.k 1, 5, 10, 20, 100" in text
-    assert "All settings have their defaults." in Text(page(make())).text
+    assert "All settings have their defaults." in Text(html_of(make())).text
 
 
 def test_the_commands_give_the_run_again():
-    assert report_reproduce.commands(Config(), Code("abc", [])) == ["git checkout abc", "uv run dvc repro"]
+    assert commands(Config(), Code("abc", [])) == ["git checkout abc", "uv run dvc repro"]
     point = dataclasses.replace(
         Config(), dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
     )
-    assert report_reproduce.commands(point, Code("", [])) == [
+    assert commands(point, Code("", [])) == [
         "uv run dvc exp run -S 'dataset=/my logs/a.csv' -S paper_faithful=true -S 'evaluate.k=[1,10]'"
     ]
-    (long,) = report_reproduce.commands(dataclasses.replace(point, dataset="a" * 80), Code("", []))
+    (long,) = commands(dataclasses.replace(point, dataset="a" * 80), Code("", []))
     assert long.split(" \\\n    ")[1:] == [f"-S dataset={'a' * 80}", "-S paper_faithful=true", "-S 'evaluate.k=[1,10]'"]
 
 
 def test_code_that_differs_from_its_revision_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make):
-    facts = make()
-    assert report_reproduce.read_code() == Code("", [])
-    assert "its revision is unknown" in page(dataclasses.replace(facts, code=Code("", [])))
+    run = make()
+    assert read_code() == Code("", [], "the page was not written in a git checkout")
+    assert "The revision of the code is unknown: git is gone." in html_of(
+        dataclasses.replace(run, code=Code("", [], "git is gone"))
+    )
     for name in ("code.py", "params.yaml", "dvc.lock"):
         (tmp_path / name).write_text("1")
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
         subprocess.run(["git", *command], check=True)
-    clean = report_reproduce.read_code()
+    clean = read_code()
     assert re.fullmatch("[0-9a-f]{40}", clean.revision)
     for name in ("params.yaml", "dvc.lock", "data/train/metrics.json"):
         (tmp_path / name).write_text("2")  # what a run itself changes
-    assert report_reproduce.read_code() == clean
+    assert read_code() == clean
     (tmp_path / "code.py").write_text("2")
-    assert report_reproduce.read_code() == clean._replace(changed=["code.py"])
-    changed = dataclasses.replace(facts, code=Code("abc", ["code.py"]))
-    assert "These files differed from that revision: code.py." in page(changed)
+    assert read_code() == clean._replace(changed=["code.py"])
+    changed = dataclasses.replace(run, code=Code("abc", ["code.py"]))
+    assert "These files differed from that revision: code.py." in html_of(changed)
 
 
 def test_ids_of_the_log_are_text_and_no_markup(make: Make):
     import pyarrow as pa
 
     names = pa.array(["<script>alert(1)</script>", '"><b>', "c", "d", "e"])
-    html = page(make(run=make_run(item_names=names)))
+    html = html_of(make(rankings=make_rankings(item_names=names)))
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     Text(html)
 
 
 def test_one_test_user_is_enough_for_a_page(make: Make, tmp_path: Path):
-    facts = make(run=make_run(users=1))
-    report.draw(facts, tmp_path)
-    text = Text(page(facts)).text
+    run = make(rankings=make_rankings(users=1))
+    page.draw(run, tmp_path)
+    text = Text(html_of(run)).text
     assert "User by user" not in text
     assert "NDCG model 1.0000 1.0000" in text
 
 
-def test_the_stage_writes_the_page_and_its_pictures(make: Make, tmp_path: Path):
+def test_the_report_is_the_page_its_pictures_and_its_results(make: Make, tmp_path: Path):
     make()
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    report.main()
-    written = {path.name: path.read_bytes() for path in (tmp_path / "data" / "report").iterdir()}
+    report(Config(), tmp_path / "data", tmp_path / "report")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
     pictures = {"training.png", "metrics_at_k.png", "bands.png", "popularity.png"}
     assert set(written) == {"report.html", "results.csv", *pictures}
-    kinds = [row.kind for row in results.read(tmp_path / "data" / "report" / "results.csv")]
+    kinds = [row.kind for row in results_file.read(tmp_path / "report" / "results.csv")]
     assert kinds == ["training", "accuracy"]
     assert all(image.startswith(b"\x89PNG") for name, image in written.items() if name.endswith(".png"))
     assert b"sasrec with cce_neg on demo" in written["report.html"]
-
-
-def test_the_stage_imports_no_torch():
-    script = "import sys; from pipelines import report; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
-
-
-def test_a_change_of_the_template_writes_the_page_anew():
-    deps = read_yaml(ROOT / "dvc.yaml")["stages"]["report"]["deps"]
-    assert report.TEMPLATE.relative_to(ROOT).as_posix() in deps
-    assert report.TEMPLATE.is_file()
 
 
 @pytest.mark.parametrize(("epochs", "ticks"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])

@@ -1,4 +1,4 @@
-"""What a training run hands to ``dvc metrics``."""
+"""The stage ``train`` around the training loop: metrics, notes, errors of several processes."""
 
 import dataclasses
 import math
@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from rec_models.training.fit import FitResult
 
 from cutrec.config import Config, Evaluate
-from cutrec.workflow import outputs as stage
+from cutrec.console import run_and_exit
+from cutrec.workflow import train
 from cutrec.workflow.training_inputs import popularity_ndcg
-from pipelines import download, source, split, train
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
-from rec_models.training.result import FitResult
-from tests.small_log import small_log
 
 Make = Callable[[dict[str, Any]], Path]
 
@@ -70,25 +69,41 @@ def test_popularity_is_measured_as_validation_measures(filter_seen: bool, ranks:
 
 
 @pytest.mark.parametrize(("rank", "everywhere", "lines"), [("0", True, 1), ("1", True, 0), ("1", False, 1)])
-def test_what_all_processes_find_is_told_once(
+def test_what_all_processes_find_is_printed_once(
     rank: str,
     everywhere: bool,
     lines: int,
-    workplace: Make,
+    split_once: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    folder = workplace({"dataset": "log.parquet"})
-    small_log().write_parquet(folder / "log.parquet")
-    for module in (source, download, split):
-        module.main()
-
     def fail(**_: object) -> None:
         raise TrainingError("the loss is nan", on_every_rank=everywhere)
 
-    monkeypatch.setattr("rec_models.training.loop.fit", fail)
+    monkeypatch.setattr(train, "fit", fail)
     monkeypatch.setenv("LOCAL_RANK", rank)
     with pytest.raises(SystemExit) as caught:
-        stage.run(train.main)
+        run_and_exit(
+            lambda: train.train(Config(), split_once / "data/split", tmp_path / "train", checkpoints=tmp_path / "state")
+        )
     assert caught.value.code == 1
     assert capsys.readouterr().err.count("the loss is nan") == lines
+    assert not (tmp_path / "train").exists()
+
+
+def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
+    split_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fit(*, out: Path, checkpoint_dir: Path, **_: object) -> FitResult:
+        checkpoint_dir.mkdir(parents=True)
+        (out / "model.ckpt").write_text("weights")
+        return dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0})
+
+    monkeypatch.setattr(train, "fit", fit)
+    split = split_once / "data/split"
+    train.train(Config(), split, tmp_path / "train", checkpoints=tmp_path / "state")
+    assert {path.name for path in (tmp_path / "train").iterdir()} == {"model.ckpt", "items.parquet", "metrics.json"}
+    assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
+    assert list((tmp_path / "state").iterdir()) == []
+    assert "note: the best validation ndcg@10, 0.0000, is not above that of the ranking by" in capsys.readouterr().err

@@ -1,0 +1,47 @@
+"""Command lines: parsers whose errors are one line."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentError, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cutrec.errors import UsageError
+
+
+def make_parser(description: str, **options: Any) -> ArgumentParser:
+    """A parser whose help keeps the line breaks of the description and whose errors are exceptions.
+
+    Args:
+        description: a docstring; its double backquotes are removed.
+        options: passed on to the parser.
+    """
+    text = description.replace("``", "").strip()
+    return ArgumentParser(description=text, formatter_class=RawDescriptionHelpFormatter, exit_on_error=False, **options)
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
+    """Parse a command line.
+
+    Args:
+        parser: of `make_parser`.
+        arguments: None takes those of the process.
+
+    Raises:
+        UsageError: one line that names the argument.
+    """
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        message = " ".join(str(error).removeprefix("argument ").split())
+        raise UsageError(f"{message}; --help lists the options") from None
+
+
+def positive_int(value: str | int) -> int:
+    """The type of an option that takes a whole number from 1."""
+    if not re.fullmatch(r"0*[1-9][0-9]*", str(value)):
+        raise ArgumentTypeError(f"found {value}, allowed: 1 or more")
+    return int(value)

@@ -1,0 +1,46 @@
+"""The command line ``cutrec``. A command is a module of `cutrec.commands` and one entry of `COMMANDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cutrec.arguments import make_parser, parse
+from cutrec.commands import compare, describe, recommend
+from cutrec.console import run_and_exit
+
+DESCRIPTION = """\
+Train sequential recommenders on large catalogues and use them.
+
+The pipeline itself (download, split, train, evaluate, report) is run by `dvc repro` and `dvc exp run`."""
+COMMANDS = {"describe": describe, "recommend": recommend, "compare": compare}
+"""Modules with a docstring (the help text), ``add_arguments(parser)`` and ``run(options)``."""
+
+
+def main() -> None:
+    """Run the command that the process was started with; ends the process."""
+    run_and_exit(execute)
+
+
+def execute(arguments: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        arguments: the name of a command and its options; None takes those of the process.
+
+    Raises:
+        UsageError: the command line is wrong.
+        ValueError: the command cannot do its work; the message is one line.
+    """
+    parser = make_parser(DESCRIPTION, prog="cutrec")
+    subcommands = parser.add_subcommands(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        description = str(module.__doc__)
+        command = make_parser(description)
+        module.add_arguments(command)
+        subcommands.add_subcommand(name, command, help=description.splitlines()[0])
+    options = parse(parser, arguments)
+    COMMANDS[options.command].run(options[options.command])
+
+
+if __name__ == "__main__":
+    main()

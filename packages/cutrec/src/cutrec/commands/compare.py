@@ -1,0 +1,46 @@
+"""Compare two runs user by user: difference, interval and p-value of each metric, and one sentence to quote.
+
+A and B are each a DVC experiment, branch, tag or revision, whose outputs are read from DVC's cache; ``workspace``, the
+outputs as they are in ``data/``; or a folder that holds ``data/evaluate/per_user.parquet`` or ``per_user.parquet``.
+Differences are B - A, as in ``dvc metrics diff A B``: positive means that B is better.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cutrec.arguments import positive_int
+from cutrec.console import prepare_output_file
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("a", metavar="A", type=str, help="a DVC experiment or revision, workspace, or a folder")
+    parser.add_argument("b", metavar="B", type=str, help="the same, for the second run")
+    parser.add_argument("--metric", default="ndcg@10", help="the metric of the sentence (default: ndcg@10)")
+    parser.add_argument("--k", type=positive_int, default=10, help="the k of the table (default: 10)")
+    parser.add_argument("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    text = "samples of the bootstrap (default: 10000)"
+    parser.add_argument("--resamples", type=positive_int, default=10_000, help=text)
+    parser.add_argument("--out", type=Path | None, help="write the table there as CSV too")
+
+
+def run(options: Namespace) -> None:
+    """Read both runs, compare them and print the result."""
+    if options.out is not None:
+        prepare_output_file("--out", options.out)
+
+    from cutrec.reporting.compare import compare_runs, read_run, table
+    from rec_eval import write_rows
+
+    runs = {name: read_run(name) for name in (options.a, options.b)}
+    run_a, run_b = runs[options.a], runs[options.b]
+    settings = {"level": options.level, "resamples": options.resamples}
+    rows = compare_runs(run_a, run_b, names=(options.a, options.b), metric=options.metric, k=options.k, **settings)
+    print(table(rows, run_a, run_b, options.k))
+    print()
+    print(next(row for row in rows if row.metric == options.metric).sentence)
+    if options.out is not None:
+        write_rows(rows, options.out)

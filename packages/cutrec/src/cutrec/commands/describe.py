@@ -1,0 +1,73 @@
+"""Describe a log: sizes, lengths, popularity, repeats, time span, and how much its order matters.
+
+The log is the one that ``dataset`` and ``download`` of params.yaml name, with the given changes (written as for
+``dvc exp run -S``). Prints a table, and writes ``describe.json`` and ``describe.png``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cutrec.config import Config, from_mapping, read_yaml
+from cutrec.console import prepare_output_folder
+from cutrec.errors import StageError
+from cutrec.nested import merged, parse_overrides
+from cutrec.outputs import atomic_folder, write_json
+from cutrec.paths import DATA, live_checkout
+
+OUT = DATA / "describe"
+SECTIONS = ("dataset", "download")
+"""The keys of params.yaml that define the log."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    text = "changes of params.yaml: dataset=..., download.columns.user=..., ..."
+    parser.add_argument("changes", nargs="*", default=[], metavar="KEY=VALUE", help=text)
+    text = f"folder of describe.json and describe.png (default: {OUT})"
+    parser.add_argument("--out", type=Path, default=OUT, help=text)
+
+
+def run(options: Namespace) -> None:
+    """Read params.yaml, apply the changes and describe the log."""
+    prepare_output_folder("--out", options.out)
+    describe(from_mapping(changed(read_yaml(Path("params.yaml")), options.changes)), options.out)
+
+
+def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    """The values of params.yaml with some keys changed, as ``dvc exp run -S`` would change them.
+
+    Raises:
+        StageError: a change is not ``KEY=VALUE``, or its key does not define the log.
+        ConfigError: a value is not valid YAML.
+    """
+    for change in changes:
+        key, sign, _ = change.partition("=")
+        if not sign or key.split(".")[0] not in SECTIONS:
+            raise StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
+    return merged(values, parse_overrides(changes, "change"))
+
+
+def describe(config: Config, out: Path) -> None:
+    """Fetch a log, then print and write its description.
+
+    Args:
+        config: its ``dataset`` and ``download`` name the log.
+        out: the folder for ``describe.json`` and ``describe.png``.
+    """
+    from cutrec.workflow.fetch import fetch
+    from rec_data import describe as description
+
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.parquet"
+        fetch(config, log, root=live_checkout())
+        found = description.describe(log)
+        print(description.as_text(found))
+        with atomic_folder(out) as fresh:
+            write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
+            description.draw(log, fresh / "describe.png", title=Path(config.dataset).name)
+    print(f"picture: {out / 'describe.png'}")

@@ -1,0 +1,100 @@
+"""Recommend items: the top k for every user of the log, or for the histories in a file.
+
+Every user of ``data/download/log.parquet`` gets a list that follows their whole history, including the events that the
+split held out from training. The output is a parquet of user_id, item_id, rank, score, with the ids of the log.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cutrec.arguments import positive_int
+from cutrec.config import load
+from cutrec.console import prepare_output_file
+from cutrec.errors import StageError
+from cutrec.paths import DATA, LOG, MODEL, SPLIT, STAGES, checkpoint_folder, live_checkout
+
+OUT = DATA / "recommend" / "recommendations.parquet"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--k", type=positive_int, default=10, help="items per user (default: 10)")
+    text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
+    parser.add_argument("--histories", type=str | None, help=text)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"the parquet to write (default: {OUT})")
+    text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
+    parser.add_argument("--model", type=Path, default=MODEL, help=text)
+    text = "train on the whole log first; the model is kept in OUT.refit/"
+    parser.add_argument("--refit", action="store_true", help=text)
+    text = "auto (the default) takes a GPU if there is one"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
+    text = "users per batch (default: evaluate.batch_users)"
+    parser.add_argument("--batch-users", type=positive_int, help=text)
+    parser.add_argument("--keep-seen", action="store_true", help="recommend items of the history too")
+    for name in ("user", "item", "timestamp"):
+        text = f"column of --histories (default: download.columns.{name} of params.yaml)"
+        parser.add_argument(f"--{name}-column", type=str | None, help=text)
+
+
+def run(options: Namespace) -> None:
+    """Check the options, read params.yaml, recommend and say what could not be used."""
+    columns = {name: getattr(options, f"{name}_column") for name in ("user", "item", "timestamp")}
+    for name, column in columns.items():
+        if column is not None and options.histories is None:
+            raise StageError(f"--{name}-column: it names a column of --histories, which is not given")
+    refuse_stage_output(options.out)
+    config = load()
+
+    from cutrec.workflow import recommend
+    from rec_data.sequences.histories import read_histories
+
+    device = recommend.choose_device(options.device)
+    prepare_output_file("--out", options.out)
+    if not options.model.is_file():
+        raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
+    if not LOG.is_file() and (options.refit or options.histories is None):
+        raise StageError(f"found no {LOG}, which the download stage writes (dvc repro)")
+    model = options.model
+    if options.refit:
+        from cutrec.workflow.refit import refit
+
+        folder = options.out.with_suffix(".refit")
+        model = refit(config, model, LOG, SPLIT, folder, checkpoints=checkpoint_folder(), device=device)
+    encoder, item_names = recommend.load_model(model, device)
+    if options.k > len(item_names):
+        raise StageError(f"--k: found {options.k}, allowed: 1 to {len(item_names)}, the size of the catalogue")
+    notes: list[str] = []
+    if options.histories is None:
+        histories = read_histories(LOG, item_names)
+    else:
+        histories, notes = recommend.read_file(config, options.histories, live_checkout(), item_names, **columns)
+    for note in [*notes, *recommend.unusable(histories)]:
+        print(f"note: {note}", file=sys.stderr)
+    rows = recommend.recommend(
+        encoder,
+        histories,
+        item_names,
+        options.out,
+        k=options.k,
+        batch_users=options.batch_users or config.evaluate.batch_users,
+        keep_seen=options.keep_seen,
+    )
+    print(f"{options.out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
+
+
+def refuse_stage_output(out: Path) -> None:
+    """Refuse to write into the folder of a stage.
+
+    Raises:
+        StageError: ``out`` is in such a folder.
+    """
+    place = out.resolve()
+    for name in STAGES:
+        if place.is_relative_to((DATA / name).resolve()):
+            raise StageError(
+                f"--out: found {out}, but {DATA / name} belongs to the pipeline, allowed: {OUT.parent} or elsewhere"
+            )

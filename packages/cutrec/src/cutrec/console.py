@@ -1,0 +1,64 @@
+"""What all commands share: exit codes, errors of one line, and checks of the place for an output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from cutrec.errors import StageError, UsageError
+
+
+def run_and_exit(main: Callable[[], object]) -> NoReturn:
+    """Run a command and end the process.
+
+    The exit code is 0 on success, 1 with one line on stderr if the input is at fault, and 2 if the command line is.
+    Errors that a user can correct are ``ValueError`` (of settings, data, models) and ``OSError``. Any other exception
+    is a defect of the program and keeps its traceback; ``CUTREC_TRACEBACK=1`` keeps the traceback of all.
+    """
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when it flushes at exit
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        if os.environ.get("CUTREC_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def prepare_output_folder(option: str, folder: Path) -> None:
+    """Create the folder for an output, so that a bad place is reported before the work starts.
+
+    Args:
+        option: the option that names the folder, for the message.
+        folder: created with its parents if missing.
+
+    Raises:
+        StageError: the path is taken by something else, or is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise StageError(f"{option}: found {folder}, allowed: a folder, or a place where one can be made") from None
+    if not os.access(folder, os.W_OK):
+        raise StageError(f"{option}: found {folder}, allowed: a folder that can be written to")
+
+
+def prepare_output_file(option: str, path: Path) -> None:
+    """Create the folder of an output file, so that a bad place is reported before the work starts.
+
+    Raises:
+        StageError: the path is a folder, or its folder is not writable.
+    """
+    if path.is_dir():
+        raise StageError(f"{option}: found {path}, a folder, allowed: a file")
+    prepare_output_folder(option, path.parent)

@@ -1,0 +1,49 @@
+"""Folders of outputs that are complete or absent, and JSON files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Yield a temporary directory whose entries move to ``final`` when the block ends, and are deleted if it fails.
+
+    The directory is created beside ``final``, on the same file system, so that each entry moves by one rename. Entries
+    of ``final`` that the block did not write stay. Leftovers of a killed run are removed at the start.
+
+    Args:
+        final: the folder that receives the entries; it is created if missing.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".tmp-{final.name}-"
+    for leftover in final.parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
+    try:
+        yield temporary
+        final.mkdir(exist_ok=True)
+        for entry in sorted(temporary.iterdir()):
+            target = final / entry.name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            entry.replace(target)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write an object as indented JSON with a trailing newline; keys keep their order."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

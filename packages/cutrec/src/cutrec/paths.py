@@ -1,0 +1,32 @@
+"""Where a checkout keeps the outputs of its stages and the files that relative paths refer to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DATA = Path("data")
+"""The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
+LOG = DATA / "download" / "log.parquet"
+SPLIT = DATA / "split"
+MODEL = DATA / "train" / "model.ckpt"
+PER_USER = DATA / "evaluate" / "per_user.parquet"
+STAGES = ("source", "download", "split", "train", "evaluate", "report")
+"""Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
+
+
+def live_checkout() -> Path:
+    """The root of the checkout that the user works in: the current directory, except in a queued experiment.
+
+    A queued experiment runs in ``<checkout>/.dvc/tmp/exps/<copy>`` with its own copy of the code. Relative paths to
+    logs, which git does not track, and checkpoints that must survive a kill belong to the checkout itself.
+    """
+    here = Path.cwd().resolve()
+    for parent in here.parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return here
+
+
+def checkpoint_folder() -> Path:
+    """Where interrupted trainings resume from, outside ``data/``: DVC deletes the outputs of a stage before it runs."""
+    return live_checkout() / ".checkpoints"

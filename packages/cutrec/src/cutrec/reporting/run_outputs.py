@@ -1,0 +1,85 @@
+"""The outputs of a run's stages, as the report reads them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cutrec.config import Config
+from cutrec.environment import Code, read_code
+from cutrec.outputs import read_json
+
+TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
+"""The CSV files that `cutrec.reporting.details` writes; a run of one user has no comparison."""
+
+
+@dataclass(frozen=True)
+class Details:
+    """The files that `cutrec.reporting.details` writes: one mapping of column names to texts per row."""
+
+    intervals: list[dict[str, str]]
+    comparison: list[dict[str, str]]
+    bands: list[dict[str, str]]
+    """Of the segments of users."""
+    popularity: list[dict[str, str]]
+    concentration: list[dict[str, str]]
+    examples: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """The configuration of a run and the outputs of its stages."""
+
+    config: Config
+    source: dict[str, Any]
+    download: dict[str, Any]
+    split: dict[str, Any]
+    training: dict[str, Any]
+    history: list[dict[str, float]]
+    evaluation: dict[str, Any]
+    memory: dict[str, Any]
+    """Peak memory of ranking."""
+    details: Details | None
+    """None for a synthetic log."""
+    code: Code
+
+
+def read_outputs(config: Config, data: Path) -> RunOutputs:
+    """Read the outputs of the stages.
+
+    Args:
+        config: of the run.
+        data: the folder ``data`` with a folder per stage.
+    """
+    evaluation = read_json(data / "evaluate" / "metrics.json")
+    folder = data / "evaluate" / "details"
+    details = None
+    if "ndcg@10" in evaluation:
+        paths = {name: folder / f"{name}.csv" for name in TABLES}
+        found = {name: _read_csv(path) if path.exists() else [] for name, path in paths.items()}
+        details = Details(**found, examples=json.loads((folder / "examples.json").read_text(encoding="utf-8")))
+    return RunOutputs(
+        config=config,
+        source=read_json(data / "source" / "fingerprint.json"),
+        download=read_json(data / "download" / "summary.json"),
+        split=read_json(data / "split" / "summary.json"),
+        training=read_json(data / "train" / "metrics.json"),
+        history=[numbers(row) for row in _read_csv(data / "train" / "history.csv")],
+        evaluation=evaluation,
+        memory=read_json(folder / "memory.json"),
+        details=details,
+        code=read_code(),
+    )
+
+
+def numbers(row: dict[str, str]) -> dict[str, float]:
+    """A row of a CSV as numbers; NaN for an empty cell."""
+    return {key: float(value) if value else float("nan") for key, value in row.items()}
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,33 @@
+"""Write the page that explains a run to a reader who was not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutrec.outputs import atomic_folder
+from cutrec.reporting import results_file
+from cutrec.reporting.page import draw, write_page
+from cutrec.reporting.run_outputs import read_outputs
+
+if TYPE_CHECKING:
+    from cutrec.config import Config
+
+
+def report(config: Config, data: Path, out: Path) -> None:
+    """Write ``report.html``, which needs no other file, its pictures, and ``results.csv``.
+
+    This imports no torch: the stage ``evaluate`` has measured everything already.
+
+    Args:
+        config: of the run.
+        data: the folder with the outputs of the other stages.
+        out: the folder for the report. ``results.csv`` has the schema of `cutrec.reporting.results_file`.
+    """
+    run = read_outputs(config, data)
+    with atomic_folder(out) as folder:
+        draw(run, folder)
+        pictures = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+        (folder / "report.html").write_text(write_page(run, pictures), encoding="utf-8")
+        for result in results_file.of_run(config, run.training, run.evaluation, **results_file.versions()):
+            results_file.append(folder / "results.csv", result)

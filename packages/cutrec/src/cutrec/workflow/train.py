@@ -1,0 +1,127 @@
+"""Train a model on a split."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+import torch
+from rec_models.training.fit import fit
+
+from cutrec.errors import StageError
+from cutrec.outputs import atomic_folder, write_json
+from cutrec.workflow import training_inputs as inputs
+from cutrec.workflow.run_hash import run_hash
+from rec_data.sequences.store import SequenceStore
+from rec_models.errors import TrainingError
+
+if TYPE_CHECKING:
+    from rec_models.training.fit import FitResult
+
+    from cutrec.config import Config
+
+
+def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
+    """Train, or resume the training that was interrupted.
+
+    Writes ``model.ckpt`` (the epoch of the best validation NDCG@10), ``items.parquet`` (the catalogue that it ranks: a
+    model and its ids stay together), ``history.csv`` (one row per epoch), ``metrics.json`` and ``tensorboard/``.
+
+    Args:
+        config: the model, the loss and the training loop.
+        split: the folder that `cutrec.workflow.split.split` wrote.
+        out: the folder for the results.
+        checkpoints: the folder for the state of interrupted runs. Each run has a folder of its own there, named by the
+            hash of its settings, its split and its code, and removed when the run is complete.
+
+    Raises:
+        StageError: training failed.
+    """
+    catalogue = split / "items.parquet"
+    counts = torch.tensor(pq.read_table(catalogue, columns=["count"])["count"].to_numpy())  # [V] int64
+    train_store = SequenceStore.open(split / "sequences" / "train.arrow")
+    validation_store = SequenceStore.open(split / "sequences" / "validation.arrow")
+    state = checkpoints / run_hash(config, split)
+    with _output_folder(out) as folder:
+        try:
+            result = fit(
+                model=inputs.model_settings(config),
+                loss=inputs.loss_settings(config),
+                training=inputs.training_settings(config),
+                num_items=len(counts),
+                train_batches=inputs.make_batches(config, train_store, len(counts)),
+                validate=inputs.make_validation(config, validation_store),
+                out=folder,
+                checkpoint_dir=state,
+                item_counts=counts,
+                batching=inputs.batch_settings(config),
+            )
+        except TrainingError as error:
+            if error.on_every_rank and not _is_first_process():
+                sys.exit(1)
+            raise StageError(str(error)) from error
+        if result.is_first_rank and not config.dataset.startswith("twin:"):
+            for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts)):
+                print(f"note: {line}", file=sys.stderr)
+        shutil.copyfile(catalogue, folder / "items.parquet")
+        write_json(folder / "metrics.json", summary(config, result))
+    if result.is_first_rank:
+        shutil.rmtree(state, ignore_errors=True)
+
+
+@contextmanager
+def _output_folder(out: Path) -> Iterator[Path]:
+    """The results of the first of several processes (``train.devices``); a temporary folder for the others."""
+    if _is_first_process():
+        with atomic_folder(out) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+
+
+def _is_first_process() -> bool:
+    """Whether the user started this process; training starts one more for each further device."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def notes(result: FitResult, popularity: float) -> list[str]:
+    """Remarks on a trained model that its user should read.
+
+    Args:
+        result: of the training.
+        popularity: validation NDCG@10 of the ranking by popularity.
+    """
+    found = result.metrics["ndcg@10"]
+    if found > popularity:
+        return []
+    return [
+        f"the best validation ndcg@10, {found:.4f}, is not above that of the ranking by popularity, {popularity:.4f}: "
+        "more train.patience and train.max_epochs (pointwise losses start slowly), or another loss, may help"
+    ]
+
+
+def summary(config: Config, result: FitResult) -> dict[str, object]:
+    """The metrics of a training run that ``dvc metrics`` shows; a synthetic log has no accuracy."""
+    accuracy = {} if config.dataset.startswith("twin:") else result.metrics
+    return {
+        "train_loss": round(result.train_loss, 6),
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        **{f"validation_{name}": round(value, 6) for name, value in accuracy.items()},
+        "epoch_seconds": round(result.epoch_seconds, 3),
+        "whole_epoch_seconds": round(result.whole_epoch_seconds, 3),
+        "peak_memory_gib": round(result.peak_memory_gib, 3),
+        "loop_peak_memory_gib": round(result.loop_peak_memory_gib, 3),
+        "peak_memory_kind": result.peak_memory_kind,
+        "tokens_per_second": round(result.tokens_per_second),
+        "device": result.device,
+        "precision": result.precision,
+    }

@@ -1,0 +1,68 @@
+"""A mistake of the user is one line and an exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
+from cutrec.errors import StageError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (StageError("split.strategy:\n  found a,\n  allowed: b"), 1, "error: split.strategy: found a, allowed: b\n"),
+        (UsageError("--k: found 0"), 2, "error: --k: found 0\n"),
+        (FileNotFoundError(2, "No such file", "a.csv"), 1, "error: [Errno 2] No such file: 'a.csv'\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (None, 0, ""),
+    ],
+    ids=["input", "command line", "file", "ctrl-c", "success"],
+)
+def test_exit_codes(error: BaseException | None, code: int, line: str, capsys: pytest.CaptureFixture[str]):
+    def main() -> None:
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_and_exit(main)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def main() -> None:
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError):
+        run_and_exit(main)
+
+    def mistake() -> None:
+        raise StageError("a mistake")
+
+    monkeypatch.setenv("CUTREC_TRACEBACK", "1")
+    with pytest.raises(StageError):
+        run_and_exit(mistake)
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error():
+    program = "from cutrec.console import run_and_exit; run_and_exit(lambda: print('x' * 10_000_000))"
+    ran = subprocess.run(
+        f"'{sys.executable}' -c \"{program}\" | head -c 1", shell=True, capture_output=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == (b"x", b"")
+
+
+def test_a_bad_place_for_an_output_is_one_line(tmp_path: Path):
+    prepare_output_file("--out", tmp_path / "new" / "folder" / "a.csv")
+    assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StageError, match=r"--out: found .*file.*, allowed: a folder, or a place where one"):
+            prepare_output_folder("--out", path)
+    with pytest.raises(StageError, match=r"--page: found .*new, a folder, allowed: a file"):
+        prepare_output_file("--page", tmp_path / "new")
+    with pytest.raises(StageError, match=r"--page: found .*file, allowed: a folder"):
+        prepare_output_file("--page", tmp_path / "file" / "x.md")
