@@ -100,7 +100,7 @@ def train_and_measure(trial: Trial, split: SplitData) -> Row:
 
 
 def fit(point: config.Config, split: SplitData, folder: Path) -> FitResult:
-    """`rec_models.training.fit.fit` at a point, as the stage ``train`` calls it."""
+    """`rec_models.training.loop.fit` at a point, as the stage ``train`` calls it."""
     from cutrec.workflow import training_inputs as of_point
     from rec_models.training import loop as training
 

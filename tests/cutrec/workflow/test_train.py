@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rec_models.training.fit import FitResult
+from rec_models.training.result import FitResult
 
 from cutrec.config import Config, Evaluate
 from cutrec.console import run_and_exit

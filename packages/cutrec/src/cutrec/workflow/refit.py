@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rec_models.training.fit import fit
+from rec_models.training.loop import fit
 
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json

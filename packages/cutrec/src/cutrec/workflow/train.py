@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import torch
-from rec_models.training.fit import fit
+from rec_models.training.loop import fit
 
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
@@ -23,7 +23,7 @@ from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 
 if TYPE_CHECKING:
-    from rec_models.training.fit import FitResult
+    from rec_models.training.result import FitResult
 
     from cutrec.config import Config
 
