@@ -8,5 +8,5 @@ from cutrec.workflow import outputs
 from pipelines.paper.grid import main
 
 if __name__ == "__main__":
-    print("note: pipelines.grid is deprecated, use `python -m pipelines.paper.grid`", file=sys.stderr)
+    print("note: python -m pipelines.grid will be removed, use: python -m pipelines.paper.grid", file=sys.stderr)
     outputs.run(main)

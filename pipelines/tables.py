@@ -8,5 +8,5 @@ from cutrec.workflow import outputs
 from pipelines.paper.tables import main
 
 if __name__ == "__main__":
-    print("note: pipelines.tables is deprecated, use `python -m pipelines.paper.tables`", file=sys.stderr)
+    print("note: python -m pipelines.tables will be removed, use: python -m pipelines.paper.tables", file=sys.stderr)
     outputs.run(main)
