@@ -92,23 +92,12 @@ def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
 
 
 def part_of(wanted: Sequence[GridPoint], part: int, parts: int) -> list[GridPoint]:
-    """The share of one of several machines: every n-th point, so that each gets large and small ones.
-
-    Args:
-        wanted: the points of all machines, in the same order on each.
-        part: the machine, from 1.
-        parts: the number of machines.
-    """
+    """The share of machine ``part`` (from 1) of ``parts``: every n-th point, so that each gets large and small ones."""
     return list(wanted[part - 1 :: parts])
 
 
 def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
-    """The points that the planner predicts not to fit the GPU: their names, each with the reason.
-
-    Args:
-        wanted: points of published data sets or of their twins.
-        gpu_gib: memory of the GPU.
-    """
+    """The points that the planner predicts not to fit the GPU: their names, each with the reason."""
     calibration = planner_calibration.load()
     found = {}
     for point in wanted:

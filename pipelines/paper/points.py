@@ -166,12 +166,7 @@ def overrides(point: GridPoint) -> list[str]:
 
 
 def without_use(found: Sequence[params.Config], extra: dict[str, Any]) -> list[str]:
-    """A line for each override of the command line that has no effect at some points, such as negatives with CE.
-
-    Args:
-        found: the points, with the overrides.
-        extra: the overrides, nested.
-    """
+    """A line for each nested override that has no effect at some points, such as negatives with CE."""
     lines = []
     for key, value in flatten(extra).items():
         idle = [point for point in found if not is_used(key, point)]
