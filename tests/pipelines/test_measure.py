@@ -195,7 +195,7 @@ def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
         ("--sharing all", "found 'all', allowed: none, tile, batch"),
         ("--tables 3 -S train.window=8", "error: train.window: found 8, allowed: null"),
         ("-S batch=3", "error: batch: unknown key (did you mean batch_size?)"),
-        ("-S model=bert4rec -S backbone.hidden=7 --tables 3", "error: backbone.hidden: found 7 with 2 heads"),
+        ("-S model=bert4rec -S backbone.hidden=7 --tables 3", "error: backbone.hidden: found 7 with backbone.heads=2"),
     ],
 )
 def test_wrong_arguments_are_one_line(
