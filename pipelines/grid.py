@@ -8,5 +8,5 @@ from cutrec.console import run_and_exit
 from pipelines.paper.grid import main
 
 if __name__ == "__main__":
-    print("note: pipelines.grid is deprecated, use `python -m pipelines.paper.grid`", file=sys.stderr)
+    print("note: python -m pipelines.grid will be removed, use: python -m pipelines.paper.grid", file=sys.stderr)
     run_and_exit(main)

@@ -92,13 +92,7 @@ def wanted_points(options: argparse.Namespace) -> list[GridPoint]:
 
 
 def part_of(wanted: Sequence[GridPoint], part: int, parts: int) -> list[GridPoint]:
-    """The share of one of several machines: every n-th point, so that each gets large and small ones.
-
-    Args:
-        wanted: the points of all machines, in the same order on each.
-        part: the machine, from 1.
-        parts: the number of machines.
-    """
+    """The share of machine ``part`` (from 1) of ``parts``: every n-th point, so that each gets large and small ones."""
     return list(wanted[part - 1 :: parts])
 
 

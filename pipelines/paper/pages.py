@@ -38,11 +38,7 @@ def title(line: Line) -> str:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """All tables as one page.
-
-    Args:
-        lines: in the order of the tables.
-    """
+    """All tables as one page, in the order of the lines."""
     parts = ["# The paper's tables, ours beside them", NOTES.strip()]
     for table in dict.fromkeys(line.paper.table for line in lines):
         rows = [line for line in lines if line.paper.table == table]

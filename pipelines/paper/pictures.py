@@ -20,15 +20,7 @@ CURVES = ("ce", "ce_neg", "cce", "cce_neg")
 
 
 def draw_all(lines: Sequence[Line], folder: Path) -> list[Path]:
-    """Draw the three pictures into a folder.
-
-    Args:
-        lines: of all tables.
-        folder: where.
-
-    Returns:
-        The files.
-    """
+    """Draw the three pictures of all tables into a folder; their paths."""
     paths = [folder / name for name in ("memory_by_loss.png", "epoch_time_by_loss.png", "accuracy_by_memory.png")]
     main = [line for line in lines if line.paper.table in (1, 2, 3, 4)]
     _by_loss(main, "peak_gib", "peak memory, GiB", paths[0])

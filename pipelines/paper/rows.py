@@ -121,12 +121,7 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
 
 
 def without_row(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
-    """A line on the results with other settings than the paper's, and a line on those of no point of its tables.
-
-    Args:
-        results: as in `lines`.
-        file: the mapping of params.yaml, for its grid.
-    """
+    """A line on the results with other settings than the paper's, and a line on those of no point of its tables."""
     keys = {key for key, _ in _points(file)}
     others = [result for result in results if _key(result) in keys and not is_the_papers_point(result.options)]
     strangers = [result for result in results if _key(result) not in keys or result.twin not in (None, 1.0)]

@@ -24,18 +24,18 @@ SAMPLINGS = {
     "o ": "hollow: without the logQ correction",
 }
 LABEL_PLACES = {"cce": (8, -6, "left"), "none": (7, 2, "left"), "tile": (-4, 5, "right"), "batch": (7, -8, "left")}
-"""Of a label, in points from its marker: a side a way of sharing, since their points lie close together."""
+"""Offset of a label from its marker, in points: one side for each way of sharing, because the markers are close."""
 
 
 def draw(table: Sequence[dict[str, Any]], path: Path, machine: str) -> Path:
-    """Test NDCG@10 against the time of a step: a panel a data set, a point a setting, a bar of one deviation.
+    """Test NDCG@10 against the time of a step: one panel per data set, one marker per setting, bars of one deviation.
 
-    Settings that leave out the logQ correction are far below the others: they have a strip of their own.
+    Settings without the logQ correction are far below the others and get a strip of their own.
 
     Args:
-        table: rows of `pipelines.study.summary.trade_off_table`.
+        table: entries of `pipelines.study.tables.trade_off_table`.
         path: of the PNG.
-        machine: that the times are of.
+        machine: the machine that the steps were timed on.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -107,7 +107,7 @@ def _uncorrected(entry: dict[str, Any]) -> bool:
 
 
 def _handles() -> list[Any]:
-    """Colours say who shares negatives, shapes how they are drawn; the numbers in the picture are N."""
+    """Colors show which tokens share negatives, shapes how they are drawn; the numbers in the picture are N."""
     from matplotlib.lines import Line2D
 
     def handle(marker: str, colour: str, inside: str, label: str) -> Line2D:

@@ -58,12 +58,7 @@ def _store(folder: Path, part: str) -> SequenceStore:
 
 
 def run(trial: Trial, data: Path) -> Row:
-    """Run a trial; an error becomes a row as well.
-
-    Args:
-        trial: what to run.
-        data: a folder with a folder per data set.
-    """
+    """Run a trial; an error becomes a row as well."""
     row: Row = trial.row | environment()
     started = time.perf_counter()
     try:

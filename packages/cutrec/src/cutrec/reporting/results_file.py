@@ -109,12 +109,7 @@ def merge(groups: Iterable[Iterable[Result]]) -> list[Result]:
 
 
 def done(path: Path, device: str) -> set[tuple[object, ...]]:
-    """Keys that a file already holds for a device; a failed row counts as well, delete it to try again.
-
-    Args:
-        path: the file.
-        device: as in `Result.device`.
-    """
+    """Keys that a file already holds for a device; a failed row counts as well, delete it to try again."""
     return {result.key for result in read(path) if result.device == device}
 
 
