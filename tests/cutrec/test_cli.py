@@ -88,7 +88,7 @@ for stage in {STAGES}:
         sys.argv = [stage, option]
         codes.append(code(lambda: runpy.run_module("pipelines." + stage, run_name="__main__")))
 import cutrec.workflow.report
-loaded = [name for name in ("torch", "rec_eval", "dvc", "polars", "matplotlib") if name in sys.modules]
+loaded = [name for name in ("torch", "dvc", "polars", "matplotlib") if name in sys.modules]
 print(json.dumps([codes, loaded]), file=sys.__stderr__)
 print(json.dumps([codes, loaded]))
 """

@@ -12,10 +12,10 @@ FOLLOWED = ("cutrec", "pipelines")
 PACKAGES = ("cce_kernels", "rec_data", "rec_eval", "rec_models")
 """Packages that count as a whole: an import of one module is an import of all."""
 SETTINGS = "cutrec.config"
-"""The module that reads params.yaml for every stage.
+"""The modules that read params.yaml for every stage have names that start with this.
 
-It imports what declares and checks the settings of all stages. That alone does not make a stage depend on this code:
-DVC compares the values of the settings by itself. Only its neighbours in ``cutrec`` are followed.
+They import what declares and checks the settings of all stages. That alone does not make a stage depend on this code:
+DVC compares the values of the settings by itself. Only their neighbours in ``cutrec`` are followed.
 """
 
 
@@ -37,12 +37,12 @@ def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
     """
     modules: dict[str, Path] = {}
     packages: set[str] = set()
-    waiting = [start]
+    waiting = [("", start)]
     while waiting:
-        path = waiting.pop()
+        importer, path = waiting.pop()
         for name in _imports(ast.parse(path.read_text(encoding="utf-8"))):
             package = name.split(".")[0]
-            if path == modules.get(SETTINGS) and name.rpartition(".")[0] != "cutrec":
+            if importer.startswith(SETTINGS) and name.rpartition(".")[0] != "cutrec":
                 continue
             if package in PACKAGES:
                 packages |= {package, "cce_kernels"} if package == "rec_models" else {package}
@@ -50,7 +50,7 @@ def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
                 file = _folder(package).parent / f"{name.replace('.', '/')}.py"
                 if file.is_file():
                     modules[name] = file
-                    waiting.append(file)
+                    waiting.append((name, file))
     return modules, packages
 
 
