@@ -91,7 +91,7 @@ def _forget(point: config.Config, status: str | None) -> None:
     """Free the memory of a point and the code that torch.compile made for it."""
     import torch
 
-    gc.collect()  # Lightning's trainer, module and callbacks hold each other
+    gc.collect()  # Fabric and its strategy refer to each other
     if point.train.compile:
         torch._dynamo.reset()
     if torch.cuda.is_available() and status != "failed":

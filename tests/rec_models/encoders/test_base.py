@@ -108,8 +108,13 @@ def test_packed_gradients_are_those_of_each_history_alone(make_encoder, model_na
         torch.testing.assert_close(parameter.grad, expected)
 
 
-def test_the_network_compiles_whole_and_once_for_all_shapes(model_name):
-    encoder = build_encoder(ModelSettings(model=model_name, hidden=16, max_seq_len=12, dropout=0.0), 30)
+PUBLISHED = {"scale_embeddings": True, "attention_dropout": 0.4, "activation": "relu", "norm": "post"}
+
+
+@pytest.mark.parametrize(("model", "options"), [("sasrec", {}), ("bert4rec", PUBLISHED)])
+def test_the_network_compiles_whole_and_once_for_all_shapes(model, options):
+    torch.compiler.reset()  # the limit on compilations is one for all networks of a process
+    encoder = build_encoder(ModelSettings(model=model, hidden=16, max_seq_len=12, dropout=0.0, **options), 30)
     compiled = []
 
     def backend(graph, example):
@@ -120,7 +125,10 @@ def test_the_network_compiles_whole_and_once_for_all_shapes(model_name):
     for lengths in ([12, 3, 5], [10, 9, 9, 2], [2, 7]):
         layout = layout_of(torch.tensor(lengths), max(lengths))
         x = torch.randn(sum(lengths), 16)
-        torch.testing.assert_close(transform(x, layout), encoder.transform(x, layout))
+        found = transform(x, layout)
+        assert found.shape == x.shape
+        if not options:  # dropout of attention draws other numbers each time
+            torch.testing.assert_close(found, encoder.transform(x, layout))
     assert len(compiled) == 1
 
 

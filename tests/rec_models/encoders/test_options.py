@@ -28,7 +28,6 @@ OPTIONS = {
 PAIRS = [*((model, "all") for model in ("sasrec", "bert4rec"))]
 PAIRS += [("sasrec", "scaled"), ("bert4rec", "dropout"), ("bert4rec", "relu"), ("sasrec", "post")]
 all_pairs = pytest.mark.parametrize(("model_name", "options"), PAIRS, indirect=["options"])
-with_all = pytest.mark.parametrize(("model_name", "options"), PAIRS[:2], indirect=["options"])
 
 
 @pytest.fixture
@@ -76,9 +75,8 @@ def test_packed_is_padded_is_each_history_alone(encoder, pack):
     torch.testing.assert_close(encoder.encode_last(items, offsets)[0], packed[1])
 
 
-@with_all
-def test_an_exported_encoder_agrees(encoder, tmp_path, pack):
-    encoder.float()
+def test_an_exported_encoder_agrees(make_encoder, tmp_path, pack):
+    encoder = make_encoder("bert4rec", **OPTIONS["all"]).float()
     export(encoder, tmp_path / "encoder.pt2")
     program = torch.export.load(tmp_path / "encoder.pt2").module()
     inputs = torch.tensor([[3, 1, 4, 1, 5, 0], [9, 2, 6, 0, 0, 0]])
@@ -86,23 +84,6 @@ def test_an_exported_encoder_agrees(encoder, tmp_path, pack):
     items, offsets, _ = pack(HISTORIES)
     torch.testing.assert_close(vectors, encoder.encode_last(items, offsets))
     torch.testing.assert_close(scores, vectors @ encoder.item_table.T)
-
-
-@with_all
-def test_the_network_compiles_whole_and_once(model_name, options):
-    torch.compiler.reset()  # its limit of compilations is one for all networks of a process
-    encoder = build_encoder(ModelSettings(model=model_name, hidden=16, max_seq_len=12, dropout=0.0, **options), 30)
-    compiled = []
-
-    def backend(graph, example):
-        compiled.append(graph)
-        return graph.forward
-
-    transform = torch.compile(encoder.transform, backend=backend, fullgraph=True, dynamic=True)
-    for lengths in ([12, 3, 5], [10, 9, 9, 2], [2, 7]):
-        x = torch.randn(sum(lengths), 16)
-        assert transform(x, layout_of(torch.tensor(lengths), max(lengths))).shape == x.shape
-    assert len(compiled) == 1
 
 
 @all_pairs

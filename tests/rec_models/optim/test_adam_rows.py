@@ -1,4 +1,4 @@
-"""The kernel of the lean optimisers compiles for a Hopper GPU on a machine that has none."""
+"""The kernel of the lean optimizers compiles for a Hopper GPU on a machine that has none."""
 
 import os
 import subprocess

@@ -137,5 +137,5 @@ def test_an_error_that_hides_it_counts_too():
         setattr(ending, link, torch.OutOfMemoryError("CUDA out of memory"))
         outer = RuntimeError("outer")
         outer.__context__ = ending
-        ending.__context__ = ending.__context__ or outer  # a ring must not be walked for ever
+        ending.__context__ = ending.__context__ or outer  # a cycle must not be followed forever
         assert is_out_of_memory(outer)
