@@ -62,7 +62,7 @@ def test_an_older_checkpoint_lacks_settings_and_has_their_defaults(saved):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda payload: payload["model"].update(colour="red"), "unexpected keyword argument 'colour'"),
+        (lambda payload: payload["model"].update(colour="red"), "colour: found 'red', Unexpected keyword argument"),
         (lambda payload: payload["loss"].update(loss="guess"), "loss: found 'guess', allowed: "),
         (lambda payload: payload.pop("epoch"), "'epoch'"),
     ],

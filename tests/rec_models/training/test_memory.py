@@ -1,3 +1,4 @@
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from rec_models.config import LOSSES, OPTIMIZERS, LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
-from rec_models.losses import FAITHFUL_LOSSES
+from rec_models.losses import LOSSES as SPECS
 from rec_models.optim.build import build_optimizer, table_bytes
 from rec_models.training.memory import Run, is_out_of_memory, out_of_memory_advice, peak_gib, peak_kind
 
@@ -52,10 +53,10 @@ def test_advice_names_what_this_loss_can_lower(loss):
 
 
 def test_a_loss_says_itself_what_lowers_its_memory(monkeypatch):
-    entry = FAITHFUL_LOSSES["bce"]
-    monkeypatch.setitem(FAITHFUL_LOSSES, "bce", entry._replace(less_memory="the moon"))
+    entry = SPECS["bce"]
+    monkeypatch.setitem(SPECS, "bce", dataclasses.replace(entry, less_memory="the moon"))
     assert advice_of(run_of("bce", paper_faithful=True)).endswith("lower batch_size or max_seq_len, or the moon")
-    assert "the moon" not in advice_of(run_of("bce"))
+    assert "the moon" not in advice_of(run_of("bce_neg"))
 
 
 @pytest.mark.parametrize("variable", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -27,6 +27,15 @@ def one_of(names: Collection[str]) -> BeforeValidator:
         return name
 
     return BeforeValidator(check)
+
+
+def in_short(error: Exception) -> str:
+    """The first thing that is wrong, in one line, if pydantic found it; any other error as it is."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    said = str(first.get("ctx", {}).get("error", first["msg"]))
+    return f"{first['loc'][0]}: found {first['input']!r}, {said}" if first["loc"] else said
 
 
 class SettingsError(ValueError):

@@ -61,8 +61,8 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
     """
     _refuse_dropout(encoder)
     _check_list(histories)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: found {batch_size}, allowed: a whole number from 1")
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size: found {batch_size!r}, allowed: a whole number from 1")
     device = encoder.item_table.device
     limit = encoder.settings.max_seq_len
     encoded = [torch.empty(0, encoder.settings.hidden, device=device)]

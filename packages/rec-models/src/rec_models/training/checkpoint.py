@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+from rec_models.fields import in_short
 from rec_models.training.devices import usable_device
 from rec_models.training.memory import is_out_of_memory
 
@@ -85,7 +86,7 @@ class ModelCheckpoint:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: of another version of rec_models: {' '.join(str(error).split())}"
+                f"{path}: of another version of rec_models: {in_short(error)}"
             ) from error
 
 
