@@ -72,7 +72,7 @@ def test_every_line_of_the_registries_can_be_built():
         for paper_faithful in (False, True):
             assert callable(build_loss(LossSettings.pick(name, num_negatives=2, paper_faithful=paper_faithful)))
     for sampler in SAMPLERS.values():
-        assert sampler.load().draw
+        assert callable(sampler.load())
     for name in ENCODERS:
         model = dataclasses.replace(Config(), model=name)
         assert build_encoder(tiny_run.ModelSettings(model=model.model, hidden=8), 5).item_table.shape == (5, 8)

@@ -78,7 +78,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown model": ({"model": "gru"}, "model: found 'gru', allowed: sasrec | bert4rec"),
     "an unknown key": ({"batchsize": 12}, "batchsize: unknown key (did you mean batch_size?)"),
     "a wrong type": ({"max_seq_len": "long"}, "max_seq_len: found 'long', allowed: a whole number"),
-    "a contradiction": ({"backbone.heads": 3}, "backbone.hidden: found 64 with 3 heads"),
+    "a contradiction": ({"backbone.heads": 3}, "backbone.hidden: found 64 with backbone.heads=3"),
     "ratings wanted of a log without": ({"dataset": "log.parquet", "download.min_rating": 4.0}, "no rating column"),
     "ratings wanted of the demo": ({"download.min_rating": 4.0}, "no ratings"),
     "a column that the log does not have": (

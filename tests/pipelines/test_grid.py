@@ -147,7 +147,7 @@ def test_experiments_are_read_with_their_own_metrics_only(state: str, last: dict
         ("--table 77", "error: table: found 77, allowed: 1, 2"),
         ("--table 8 --dataset zvuk", "error: dataset: found 'zvuk', allowed in these tables: gowalla"),
         ("--table 4 --sharing tile --faithful", "error: sharing: found 'tile', allowed: none with --faithful"),
-        ("--table 4 -S backbone.hidden=7", "error: backbone.hidden: found 7 with 2 heads"),
+        ("--table 4 -S backbone.hidden=7", "error: backbone.hidden: found 7 with backbone.heads=2"),
         ("--table 4 --part 3/2", "--part: found '3/2', allowed: I/N with I from 1 to N"),
         ("--table 4 --scale -1", "--scale: allowed: a number above 0"),
         ("--search --dataset netflix", "error: dataset: found 'netflix', allowed: 30music"),

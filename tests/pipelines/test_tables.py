@@ -9,8 +9,8 @@ from cutrec.reporting import results_file as results
 from cutrec.workflow.outputs import StageError
 from pipelines import tables
 from pipelines.paper import pages as table_pages
-from tests.small_log import ROOT
 from tests.pipelines.paper.test_rows import ACCURATE, REAL, TILE, TWIN
+from tests.small_log import ROOT
 
 
 def test_the_command_writes_a_page_a_csv_and_pictures(

@@ -3,9 +3,11 @@ import sys
 from dataclasses import FrozenInstanceError, asdict
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from rec_models.config import LOSSES, BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.training import checkpoint
 
 EVERYTHING = {
     "num_negatives": 512,
@@ -223,3 +225,49 @@ def test_steps_are_recorded_where_they_can_be(training):
 def test_settings_do_not_change():
     with pytest.raises(FrozenInstanceError):
         ModelSettings().hidden = 3
+
+
+OLD = {
+      "model": {
+        "model": "sasrec", "blocks": 1, "heads": 2, "hidden": 8, "dropout": 0.1, "attention_dropout": 0.0,
+        "scale_embeddings": False, "activation": "gelu", "norm": "pre", "max_seq_len": 64, "mask_prob": 0.15,
+    },
+    "loss": {
+        "loss": "gbce", "num_negatives": 16, "sampling": "popularity", "alpha": 1, "logq": None, "sharing": "tile",
+        "tile_tokens": 64, "gbce_t": 0.75, "sce_buckets": None, "sce_bucket_size_x": None, "sce_bucket_size_y": None,
+        "sce_mix_x": None, "impl": "auto", "paper_faithful": False,
+    },
+    "training": {
+        "max_epochs": 20, "patience": 4, "learning_rate": 0.001, "weight_decay": 0, "optimizer": "adam",
+        "precision": "bf16-mixed", "accelerator": "auto", "devices": 1, "compile": False, "cuda_graphs": "auto",
+        "accumulate": 1, "seed": 42, "checkpoint_seconds": 60.0, "checkpoint_steps": None,
+    },
+    "num_items": 5, "epoch": 2, "metrics": {"ndcg@10": 0.5}, "weights": {},
+    "batching": {"batch_size": 128, "window": None},
+}  # fmt: skip
+"""A model.ckpt as version 0.1 wrote it."""
+
+
+def test_a_file_of_an_older_version_loads_and_is_written_back_the_same(tmp_path):
+    torch.save({**OLD, "format": checkpoint._MODEL_FORMAT}, tmp_path / "old.ckpt")
+    model = checkpoint.ModelCheckpoint.read(tmp_path / "old.ckpt")
+    assert (model.loss.gbce_t, model.loss.impl, model.training.seed) == (0.75, "auto", 42)
+    model.save(tmp_path / "new.ckpt")
+    assert torch.load(tmp_path / "new.ckpt", weights_only=True) == {**OLD, "format": checkpoint._MODEL_FORMAT}
+
+
+def test_a_setting_that_an_old_file_lacks_has_its_default_and_an_unknown_one_is_one_line(tmp_path):
+    for settings, name in (({"model": "sasrec"}, "old"), ({"model": "sasrec", "rotary": True}, "newer")):
+        torch.save({**OLD, "format": checkpoint._MODEL_FORMAT, "model": settings}, tmp_path / name)
+    assert checkpoint.ModelCheckpoint.read(tmp_path / "old").model == ModelSettings()
+    with pytest.raises(checkpoint.CheckpointError, match="rotary") as caught:
+        checkpoint.ModelCheckpoint.read(tmp_path / "newer")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("paper_faithful", [False, True])
+def test_settings_survive_their_flat_form(loss, paper_faithful):
+    picked = LossSettings.pick(loss, **EVERYTHING, paper_faithful=paper_faithful)
+    assert LossSettings(**asdict(picked)) == picked
+    assert list(asdict(picked)) == list(OLD["loss"])

@@ -4,25 +4,24 @@ import dataclasses
 
 import pytest
 
-from cutrec.config import Gbce, Losses, Negatives, Params, Train
+from cutrec.config import Config, Gbce, Losses, Negatives, Train
 from cutrec.workflow import training_inputs as of_point
+from rec_models.losses import LOSSES
 from tests.cutrec.test_config import SHIPPED
 
-SAMPLED = ("ce_neg", "cce_neg", "bce_neg", "gbce")
 
-
-@pytest.mark.parametrize("loss", ["ce", "ce_neg", "cce", "cce_neg", "bce", "bce_neg", "gbce", "sce"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_takes_what_it_uses_of_one_set_of_params(loss: str):
-    settings = of_point.loss_settings(dataclasses.replace(Params(), loss=loss))
+    settings = of_point.loss_settings(dataclasses.replace(Config(), loss=loss))
     assert settings.loss == loss
-    assert settings.num_negatives == (512 if loss in SAMPLED else 1 if loss == "bce" else None)
-    assert settings.sharing == ("tile" if loss in (*SAMPLED, "bce") else None)
+    assert settings.num_negatives == {"ce": None, "cce": None, "sce": None, "bce": 1}.get(loss, 512)
+    assert settings.sharing == (None if loss in ("ce", "cce", "sce") else "tile")
     assert settings.gbce_t == (0.75 if loss == "gbce" else None)
     assert settings.sce_buckets == (443 if loss == "sce" else None)
 
 
 def test_settings_come_from_the_keys_that_name_them():
-    point = Params(
+    point = Config(
         loss="gbce",
         num_negatives=7,
         negatives=Negatives(sampling="popularity", alpha=0.5, sharing="batch"),

@@ -149,7 +149,7 @@ def test_a_line_of_another_form_is_named(line: str):
         ({"tables": [16]}, "table: found 16, allowed: 1, 2, 3"),
         ({"tables": [8], "datasets": ["zvuk"]}, "dataset: found 'zvuk', allowed in these tables: gowalla, beauty, mov"),
         ({"sharing": "tile", "paper_faithful": True}, "sharing: found 'tile', allowed: none with --faithful"),
-        ({"extra": {"backbone": {"hidden": 255}}}, "backbone.hidden: found 255 with 2 heads, allowed: a multiple"),
+        ({"extra": {"backbone": {"hidden": 255}}}, "backbone.hidden: found 255 with backbone.heads=2"),
         ({"extra": {"batch": 1}}, "batch: unknown key (did you mean batch_size?)"),
         ({"extra": {"model": "gru"}}, "model: found 'gru', allowed: sasrec | bert4rec"),
         ({"extra": {"batch_size": "a"}}, "batch_size: found 'a', allowed: a whole number"),

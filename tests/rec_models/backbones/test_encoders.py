@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rec_models.config import ModelSettings
-from rec_models.encoders import ENCODERS, build_encoder
+from rec_models.encoders import build_encoder
 from rec_models.encoders.packing import layout_of
 
 INPUTS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])

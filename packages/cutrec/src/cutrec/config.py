@@ -8,7 +8,6 @@ key, says what was found and what is allowed. This module imports no torch.
 from __future__ import annotations
 
 import json
-import typing
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -239,10 +238,8 @@ def refuse_contradictions(point: Config) -> None:
     """
     try:
         training_settings(point).check_loss(loss_settings(point))
-    except SettingsError as error:
-        raise ConfigError(error.with_keys(full_names(_DEFAULTS))) from None
-    except ValidationError as error:
-        cause = typing.cast(SettingsError, error.errors()[0]["ctx"]["error"])  # the only kind that can be left
+    except (SettingsError, ValidationError) as error:
+        cause = error if isinstance(error, SettingsError) else error.errors()[0]["ctx"]["error"]
         raise ConfigError(cause.with_keys(full_names(_DEFAULTS))) from None
     window, longest = point.train.window, point.max_seq_len
     if window is not None and window > longest:

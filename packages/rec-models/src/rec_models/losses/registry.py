@@ -36,9 +36,9 @@ LOSSES: dict[str, LossSpec] = {
 }
 
 SAMPLERS: dict[str, SamplerSpec] = {
-    "uniform": SamplerSpec(build="sampling.UniformSampler"),
-    "popularity": SamplerSpec(build="sampling.PopularitySampler", options=frozenset({"alpha", "logq"}),
+    "uniform": SamplerSpec(build="sampling.uniform"),
+    "popularity": SamplerSpec(build="sampling.popularity", options=frozenset({"alpha", "logq"}),
                               needs_counts=True),
-    "in_batch": SamplerSpec(build="sampling.InBatchSampler", options=frozenset({"logq"})),
+    "in_batch": SamplerSpec(build="sampling.in_batch", options=frozenset({"logq"})),
 }
 # fmt: on

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,101 +17,62 @@ from rec_models.losses.registry import SAMPLERS
 from rec_models.losses.settings import LossSettings
 from rec_models.randomness import mix_seed
 
+Drawn = tuple[Tensor, Tensor | None]
 
-class Sampler(Protocol):
+
+class Sampler(NamedTuple):
     """A distribution q over items."""
 
-    def for_kernels(self) -> Any:
-        """The sampler of cce_kernels."""
-        ...
-
-    def draw(
-        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Draw with replacement.
-
-        Args:
-            shape: G groups, N ids each.
-            targets: [M] int64 of the batch, M at least 1.
-            num_items: V.
-            generator: on the device of the targets.
-
-        Returns:
-            ids [G, N] int64, and log q of every item [V] fp32; None where scores are not corrected by q.
-        """
-        ...
+    for_kernels: Callable[[], Any]
+    """Makes the sampler of cce_kernels."""
+    draw: Callable[[tuple[int, int], Tensor, int, torch.Generator], Drawn]
+    """Draws with replacement. From the shape (G groups, N ids each), targets [M] int64 (M at least 1), the number of
+    items V and a generator on their device: ids [G, N] int64 and log q of every item [V] fp32, None where scores are
+    not corrected by q."""
 
 
-class UniformSampler:
+def uniform(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
     """Every item with the same probability."""
 
-    def __init__(self, settings: LossSettings, item_counts: Tensor | None) -> None:
-        pass
-
-    def for_kernels(self) -> Any:
-        """See `Sampler`."""
-        return Uniform()
-
-    def draw(
-        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """See `Sampler`."""
+    def draw(shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator) -> Drawn:
         return torch.randint(num_items, shape, device=targets.device, generator=generator), None
 
+    return Sampler(Uniform, draw)
 
-class PopularitySampler:
-    """q is proportional to ``count ** alpha``.
 
-    Raises:
-        ValueError: there are no counts, a count is negative or not finite, or all are 0.
-    """
+def popularity(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
+    """``q ~ count ** alpha``; a ValueError unless all counts are finite and from 0, one of them above 0."""
+    alpha, logq = settings.alpha, settings.logq
+    assert alpha is not None
+    if item_counts is None:
+        raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
+    least, most = (float(bound) for bound in item_counts.aminmax())  # on a GPU this waits for the device
+    if not (least >= 0 and 0 < most < math.inf):
+        raise ValueError(
+            f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
+            "allowed: counts from 0, one of them above 0"
+        )
 
-    def __init__(self, settings: LossSettings, item_counts: Tensor | None) -> None:
-        if item_counts is None:
-            raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
-        least, most = (float(bound) for bound in item_counts.aminmax())  # on a GPU this waits for the device
-        if not (least >= 0 and 0 < most < math.inf):
-            raise ValueError(
-                f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
-                "allowed: counts from 0, one of them above 0"
-            )
-        self.counts = item_counts
-        self.alpha = 1.0 if settings.alpha is None else settings.alpha
-        self.logq = settings.logq
-
-    def for_kernels(self) -> Any:
-        """See `Sampler`."""
-        return Popularity(self.counts, alpha=self.alpha, logq=self.logq)
-
-    def draw(
-        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """See `Sampler`."""
-        counts = self.counts.to(targets.device, torch.float64)
-        q = torch.where(counts > 0, counts.pow(self.alpha), 0.0)  # 0 ** 0 is 1
+    def draw(shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator) -> Drawn:
+        counts = item_counts.to(targets.device, torch.float64)
+        q = torch.where(counts > 0, counts.pow(alpha), 0.0)  # 0 ** 0 is 1
         cumulative = q.cumsum(0)  # [V]; binary search has no limit of 2^24 items, unlike torch.multinomial
         points = torch.rand(shape, dtype=torch.float64, device=targets.device, generator=generator) * cumulative[-1]
         ids = torch.searchsorted(cumulative, points, right=True).clamp_max(num_items - 1)
-        return ids, (q / cumulative[-1]).log().float() if self.logq else None
+        return ids, (q / cumulative[-1]).log().float() if logq else None
+
+    return Sampler(partial(Popularity, item_counts, alpha=alpha, logq=logq), draw)
 
 
-class InBatchSampler:
+def in_batch(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
     """The targets of the batch, as often as they occur in it."""
 
-    def __init__(self, settings: LossSettings, item_counts: Tensor | None) -> None:
-        self.logq = settings.logq
+    def draw(shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator) -> Drawn:
+        rows = torch.randint(targets.numel(), shape, device=targets.device, generator=generator)
+        q = torch.bincount(targets, minlength=num_items) / targets.numel()
+        return targets[rows], q.log() if settings.logq else None
 
-    def for_kernels(self) -> Any:
-        """See `Sampler`."""
-        return InBatch(logq=self.logq)
-
-    def draw(
-        self, shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """See `Sampler`."""
-        num_tokens = targets.numel()
-        ids = targets[torch.randint(num_tokens, shape, device=targets.device, generator=generator)]
-        return ids, (torch.bincount(targets, minlength=num_items) / num_tokens).log() if self.logq else None
+    return Sampler(partial(InBatch, logq=settings.logq), draw)
 
 
 def sampler_of(settings: LossSettings, item_counts: Tensor | None) -> Sampler:

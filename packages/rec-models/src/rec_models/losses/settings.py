@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -75,6 +75,7 @@ def options_of(negatives: Negatives, losses: Losses) -> dict[str, Any]:
 
 
 _DEFAULTS: Mapping[str, Any] = options_of(Negatives(sharing="none"), Losses()) | {"num_negatives": None, "impl": "auto"}
+_DEPENDS_ON = {"tile_tokens": "sharing", "alpha": "sampling", "logq": "sampling"}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -108,20 +109,20 @@ class LossSettings:
     @classmethod
     def _with_defaults(cls, given: ArgsKwargs) -> dict[str, Any]:
         values = dict(given.kwargs or {})
-        for name in _used(values):
-            if values.get(name) is None:
-                values[name] = _default(name, values)
-        return values
+        spec = LOSSES.get(str(values.get("loss", cls.loss)))
+        defaults = {**_DEFAULTS, "logq": not values.get("paper_faithful")}
+        defaults["num_negatives"] = spec.fixed_negatives if spec else None
+        return values | {name: defaults[name] for name in _used(values) if values.get(name) is None}
 
     def __post_init__(self) -> None:
-        values = vars(self)
-        used, spec = _used(values), LOSSES[self.loss]
-        for name in _DEFAULTS:
-            if values[name] is not None and name not in used:
-                _refuse_unused(name, values)
-        fixed = spec.fixed_negatives
-        if spec.sampled and (self.num_negatives is None or self.num_negatives != (fixed or self.num_negatives)):
-            allowed = str(fixed) if fixed else "a whole number from 1"
+        values, spec = vars(self), LOSSES[self.loss]
+        used = _used(values)
+        for name in set(_DEFAULTS) - used:
+            if values[name] is not None:
+                reason = _DEPENDS_ON.get(name, "loss") if name in spec.options else "loss"
+                raise SettingsError(name, values[name], "None, because it is not used", **{reason: values[reason]})
+        if spec.sampled and (self.num_negatives is None or spec.fixed_negatives not in (None, self.num_negatives)):
+            allowed = str(spec.fixed_negatives or "a whole number from 1")
             raise SettingsError("num_negatives", self.num_negatives, allowed, loss=self.loss)
         if self.paper_faithful:
             for name, faithful in (("logq", False), ("sharing", "none")):
@@ -156,36 +157,20 @@ class LossSettings:
         Raises:
             ValueError: an unknown option, or a value out of range.
         """
-        known = {entry.name for entry in fields(cls)}
         kept = {"loss": loss, **options}
         if loss in LOSSES and LOSSES[loss].fixed_negatives:
             kept["num_negatives"] = None
         if kept.get("paper_faithful"):
             kept |= {"logq": None, "sharing": None}
-        used = _used(kept)
-        dropped = known - used - {"loss", "paper_faithful"}
+        dropped = set(_DEFAULTS) - _used(kept)
         return cls(**{name: value for name, value in kept.items() if name not in dropped})
 
 
 def _used(values: Mapping[str, Any]) -> frozenset[str]:
     """The options that a loss uses, given its sampling and sharing."""
-    spec = LOSSES.get(str(values.get("loss", "cce_neg")))
+    spec = LOSSES.get(str(values.get("loss", LossSettings.loss)))
     if spec is None or not spec.sampled:
         return frozenset() if spec is None else spec.options
     sampler = SAMPLERS.get(str(values.get("sampling") or "uniform"))
     unused = {"alpha", "logq"} - (sampler.options if sampler else frozenset())
     return spec.options - unused - (frozenset() if values.get("sharing") == "tile" else {"tile_tokens"})
-
-
-def _default(name: str, values: Mapping[str, Any]) -> Any:
-    """Of an option that the loss uses and that is not given."""
-    if name == "num_negatives":
-        return LOSSES[values.get("loss", "cce_neg")].fixed_negatives
-    return not values.get("paper_faithful", False) if name == "logq" else _DEFAULTS[name]
-
-
-def _refuse_unused(name: str, values: Mapping[str, Any]) -> None:
-    """Say why an option has no use."""
-    reasons = {"tile_tokens": "sharing", "alpha": "sampling", "logq": "sampling"}
-    reason = reasons[name] if name in LOSSES[values["loss"]].options else "loss"
-    raise SettingsError(name, values[name], "None, because it is not used", **{reason: values[reason]})

@@ -101,12 +101,12 @@ class SamplerSpec:
     """Everything that others need to know about a distribution of negatives."""
 
     build: str
-    """``file.class`` in this folder, a `rec_models.losses.sampling.Sampler`."""
+    """``file.function`` in this folder; settings and item counts to a `rec_models.losses.sampling.Sampler`."""
     options: frozenset[str] = frozenset()
     """Of ``alpha`` and ``logq``, those that it uses."""
     needs_counts: bool = False
     """Whether it needs how often training saw each item."""
 
     def load(self) -> Any:
-        """The class, its file imported."""
+        """The function, its file imported."""
         return load(self.build)

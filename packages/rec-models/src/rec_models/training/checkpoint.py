@@ -222,7 +222,9 @@ class ModelCheckpoint:
                 batching=None if batching is None else BatchSettings(**batching),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: of another version of rec_models: {' '.join(str(error).split())}") from error
+            raise CheckpointError(
+                f"{path}: of another version of rec_models: {' '.join(str(error).split())}"
+            ) from error
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
