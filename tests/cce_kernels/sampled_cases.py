@@ -9,7 +9,8 @@ from rounding import allowed_error
 from torch.nn.functional import logsigmoid
 
 from cce_kernels import BCE, GBCE, InBatch, Popularity, Softmax, Uniform, draw_negatives, sampled_linear_cross_entropy
-from cce_kernels.sampled.draws import Draw
+from cce_kernels.sampled.call import SampledCall, sampled_call
+from cce_kernels.sampled.draws import draw_ids, groups_of
 
 
 @dataclass
@@ -141,21 +142,27 @@ def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], 
     return [loss.detach(), *(x.to_dense() if x.is_sparse else x for x in gradients)]
 
 
-def drawn_ids(hidden: torch.Tensor, weight: torch.Tensor, draw: Draw) -> torch.Tensor:
+def drawn_ids(call: SampledCall) -> torch.Tensor:
     """The ids int64 [G, N] of every group, written out by the kernels' own code."""
-    from cce_kernels.sampled.kernels.state import SampledState
     from cce_kernels.sampled.kernels.sum_by_item import launch_group_ids
 
-    source, absent = draw.source, hidden.new_empty(0)
-    size = source.size if isinstance(source.size, torch.Tensor) else None
-    positions = 0 if isinstance(source.size, torch.Tensor) else source.size
-    state = SampledState(
-        hidden, weight, None, absent, absent, absent, draw.seed, draw.step, positions, size, source.table,
-        source.alias, None, None, draw.groups, draw.num_negatives, -1, Softmax().terms(1, 2),
-    )  # fmt: skip
-    ids = torch.empty(draw.groups.number, draw.num_negatives, dtype=torch.int64, device=hidden.device)
-    launch_group_ids(state, ids)
+    ids = torch.empty(call.num_groups, call.num_negatives, dtype=torch.int64, device=call.hidden.device)
+    launch_group_ids(call, ids)
     return ids
+
+
+def assert_kernels_draw_the_ids_of_the_reference(
+    device: str, sharing: str, sampler: str, tokens: int, negatives: int
+) -> None:
+    """With a seed and a step near their ends, and rows of a larger batch."""
+    tensors, options = make(Case(tokens=tokens, items=70001, dim=16, sampler=sampler, bias=False), device)
+    groups = groups_of(tokens, sharing, 64, 130)
+    call = sampled_call(
+        tensors["hidden"], tensors["weight"], None, tensors["targets"], options["sampler"], Softmax(),
+        2**62 + 12345, 2**32 - 3, num_negatives=negatives, groups=groups, ignore_index=-100, deterministic=False,
+    )  # fmt: skip
+    expected = draw_ids(call.source, call.seed, call.step, groups, 0, groups.number, negatives)
+    assert torch.equal(drawn_ids(call), expected)
 
 
 def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:

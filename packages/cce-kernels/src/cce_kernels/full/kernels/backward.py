@@ -21,12 +21,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.state import (
-    BackwardState,
     block_widths,
     can_stream,
     dot_precision,
-    even_parts,
+    even_splits,
     one_loop,
     stream_blocks,
 )
@@ -46,6 +46,7 @@ from cce_kernels.full.kernels.tiles import (
 )
 from cce_kernels.full.tuning import FullTiles
 
+_P_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a factor 2 of the largest
 _NEVER = tl.constexpr(2**31 - 1)
 _PARTS_BYTES = 48 << 20  # of the parts of the table that exist at once, fp32 only
 # Numbers of the dtype that add up to an fp32 number.
@@ -281,49 +282,59 @@ def sort_by_tile(targets: Tensor, block: int) -> tuple[Tensor, Tensor]:
 
 
 def launch_backward(
-    state: BackwardState, tiles: FullTiles, splits: int, filter_eps: float | None
+    call: FullCall, lse2: Tensor, others: Tensor, grad: Tensor, tiles: FullTiles, splits: int
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the gradients of weight and bias.
 
     Args:
-        state: inputs (full_state.py).
+        call: inputs of the forward.
+        lse2: [M] fp32 from the forward, and so is `others`.
+        others: [M] fp32.
+        grad: upstream gradient fp32, [M] or a scalar for all tokens.
         tiles: tile sizes.
-        splits: parts of the tokens that are worked on side by side, at least 1; their gradients are added in order.
-        filter_eps: skip tiles of tokens whose probabilities are all below it; None is exact.
+        splits: runs of the tokens that are computed side by side, at least 1; their gradients are added in order.
 
     Returns:
         dW [V, D] in the weight's dtype, and db [V] in the bias' dtype or None.
     """
-    hidden, weight, bias = state.hidden, state.weight, state.bias
+    hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape
     num_items = weight.shape[0]
     dim0, dim1 = block_widths(hidden)
-    splits, tokens_per_split = even_parts(num_tokens, splits, tiles.block_m)
-    order, target_tiles = sort_by_tile(state.targets, tiles.block_v)
+    splits, tokens_per_split = even_splits(num_tokens, splits, tiles.block_m)
+    order, target_tiles = sort_by_tile(call.targets, tiles.block_v)
     tma = tiles.tma and can_stream(hidden, hidden.dtype)
     stream = stream_blocks(hidden, tiles.block_m, dim0, dim1) if tma else (hidden, hidden)
+    p_shift = _P_SHIFT if hidden.dtype == torch.float16 else 0
+    range_scale = _range_scale(grad) if grad.dim() > 0 and p_shift > 0 else grad
     partial = splits > 1
     dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
     dbias = dweight  # never written without a bias
     if bias is not None:
         dbias = bias.new_empty((splits, num_items), dtype=torch.float32 if partial else bias.dtype)
-    # In fp32 the table is split into its parts a run of rows at a time; otherwise one run is all of it.
-    parts = hidden.dtype == torch.float32
+    # In fp32 the table is split into its bf16 parts a run of rows at a time; otherwise one run is all of it.
+    in_fp32 = hidden.dtype == torch.float32
     run = number = -(-num_items // tiles.block_v)  # tiles of items
-    if parts:
+    if in_fp32:
         run = min(number, max(1, _PARTS_BYTES // (6 * dim * tiles.block_v)))
     for first_tile in range(0, number, run):
         rows = weight[first_tile * tiles.block_v : (first_tile + run) * tiles.block_v]
         full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
-            hidden, *stream, weight, split_parts(rows) if parts else weight, weight if bias is None else bias,
-            state.targets, state.lse2, state.others, state.grad, state.range_scale, order, target_tiles, dweight, dbias,
-            num_tokens, num_items, tokens_per_split, first_tile, rows.shape[0], state.softcap or 1.0, filter_eps or 0.0,
+            hidden, *stream, weight, split_parts(rows) if in_fp32 else weight, weight if bias is None else bias,
+            call.targets, lse2, others, grad, range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items,
+            tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, call.filter_eps or 0.0,
             DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=32,
-            HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
-            PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
+            HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
+            PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
             PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
             ONE_LOOP=one_loop(hidden), **tiles.options(),
         )  # fmt: skip
     if not partial:
         return dweight[0], None if bias is None else dbias[0]
     return dweight.sum(0).to(weight.dtype), None if bias is None else dbias.sum(0).to(bias.dtype)
+
+
+def _range_scale(grad: Tensor) -> Tensor:
+    """Power of two [1] that brings the largest upstream gradient to between one half and 1."""
+    _, exponent = torch.frexp(grad.abs().amax(0, keepdim=True))
+    return torch.ldexp(torch.ones_like(grad[:1]), -exponent)

@@ -1,6 +1,6 @@
 """The end of a token: from the sums over all other items to loss, log-sum-exp and the numbers that backward needs.
 
-With r the reference score (log2 units), T = sum_{j != t} 2^(s_j - r) and e = 2^(s_t - r), all fp32:
+With r the base score (log2 units), T = sum_{j != t} 2^(s_j - r) and e = 2^(s_t - r), all fp32:
 
     Z = T + e,   o = T / Z = 1 - p_t,   lse = (r + log2 Z) ln 2,   loss = log(Z / e) = log1p(T / e)
 
@@ -67,15 +67,15 @@ def score_targets(h0, h1, weight, bias, safe, softcap, DIM: tl.constexpr, DIM0: 
 
 
 @triton.jit
-def finish_tokens(total, reference, target_score, ignored, invalid, softcap, HAS_SOFTCAP: tl.constexpr):
+def finish_tokens(total, base, target_score, ignored, invalid, softcap, HAS_SOFTCAP: tl.constexpr):
     """From the sums to (loss, lse, lse in log2 for backward, o times the target's slope, 1 / Z); all [BLOCK] fp32.
 
     An ignored token gets zeros, an invalid one NaN; both get an infinite log-sum-exp for backward, where every
     probability of theirs is then exactly 0.
     """
-    target_term = tl.exp2(target_score * LOG2E - reference)
+    target_term = tl.exp2(target_score * LOG2E - base)
     z = total + target_term
-    lse2 = reference + tl.log2(z)
+    lse2 = base + tl.log2(z)
     lse = lse2 * LN2
     sure = total < target_term
     ratio = total / tl.where(sure, target_term, 1.0)

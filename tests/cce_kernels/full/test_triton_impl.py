@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from full_cases import Case, errors, make, run, score_size, truth_of, worst_row
+from full_cases import Case, errors, linear_cross_entropy_triton, make, run, score_size, truth_of, worst_row
 from kernel_cases import DEVICES, INTERPRETED, pairwise
 from rounding import UNIT, allowed_error, allowed_row_error
 
 from cce_kernels import linear_cross_entropy
 from cce_kernels.full import tuning
-from cce_kernels.full.triton_impl import linear_cross_entropy_triton
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 

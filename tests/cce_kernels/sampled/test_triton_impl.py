@@ -10,7 +10,7 @@ from rounding import allowed_error
 from sampled_cases import (
     Case,
     assert_exact,
-    drawn_ids,
+    assert_kernels_draw_the_ids_of_the_reference,
     make,
     objective_of,
     ours,
@@ -20,9 +20,7 @@ from sampled_cases import (
 )
 
 from cce_kernels import BCE, Popularity, Softmax, draw_negatives, sampled_linear_cross_entropy
-from cce_kernels.sampled.draws import as_counter, draw_ids, groups_of
-from cce_kernels.sampled.reference import Draw
-from cce_kernels.sampled.samplers import prepare
+from cce_kernels.sampled import triton_impl, tuning
 
 pytestmark = pytest.mark.usefixtures("bf16_of_hardware")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -82,20 +80,12 @@ def test_peaked_scores_match_float64(peak, sampler, sharing):
 @pytest.mark.parametrize("sampler", ["uniform", "popularity", "in_batch"])
 @INTERPRETED
 def test_kernels_draw_the_ids_of_the_reference(sharing, sampler):
-    tensors, options = make(Case(tokens=9, items=70001, dim=16, sampler=sampler), "cpu")
-    targets = tensors["targets"]
-    source = prepare(options["sampler"], targets, -100, 70001, correct=False)
-    seed, step = as_counter(2**62 + 12345, targets.device), as_counter(2**32 - 3, targets.device)
-    draw = Draw(source, seed, step, groups_of(9, sharing, 64, 130), 31)
-    expected = draw_ids(source, seed, step, draw.groups, 0, draw.groups.number, 31)
-    assert torch.equal(drawn_ids(tensors["hidden"], tensors["weight"], draw), expected)
+    assert_kernels_draw_the_ids_of_the_reference("cpu", sharing, sampler, 9, 31)
 
 
 @INTERPRETED
 def test_several_chunks_of_the_sort(monkeypatch):
-    from cce_kernels.sampled import tuning as tuning_sampled
-
-    monkeypatch.setattr(tuning_sampled, "SCRATCH_BYTES", 400)
+    monkeypatch.setattr(tuning, "SCRATCH_BYTES", 400)
     for sharing in ("none", "tile"):
         case = Case(dim=16, tokens=5, items=3, negatives=5, sharing=sharing, tile=3, deterministic=True)
         if sharing == "none":
@@ -109,9 +99,7 @@ def test_several_chunks_of_the_sort(monkeypatch):
 @INTERPRETED
 def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, sparse, targets):
     """Ten tokens draw nine times from three items: some thirty draws an item, in pieces that begin anywhere."""
-    from cce_kernels.sampled import tuning as tuning_sampled
-
-    monkeypatch.setattr(tuning_sampled, "PIECE", piece)
+    monkeypatch.setattr(tuning, "PIECE", piece)
     case = Case(dim=16, tokens=10, items=3, negatives=9, sampler="popularity", sparse=sparse, targets=targets)
     assert_exact(case, "cpu")
 
@@ -274,12 +262,10 @@ def test_fp16_keeps_gradients_below_its_range(device, objective, deterministic):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
 def test_deterministic_means_without_atomics(device, sharing, monkeypatch):
-    from cce_kernels.sampled import triton_impl as sampled_ops
-
     def forbidden(*_):
         raise AssertionError("atomics")
 
-    monkeypatch.setattr(sampled_ops, "launch_tile_backward", forbidden)
+    monkeypatch.setattr(triton_impl, "launch_shared_backward", forbidden)
     for sparse in (False, True):
         case = Case(dim=16, tokens=3, items=5, negatives=3, sharing=sharing, deterministic=True, sparse=sparse)
         ours(case, *make(case, device), "triton")

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from full_cases import Case, backward, errors, make, score_size, truth_of
+from full_cases import Case, backward, errors, linear_cross_entropy_triton, make, score_size, truth_of
 from rounding import allowed_error
 
 from cce_kernels import linear_cross_entropy
-from cce_kernels.full.triton_impl import linear_cross_entropy_triton
 
 pytestmark = pytest.mark.gpu
 BF16 = torch.bfloat16
@@ -109,11 +108,13 @@ def test_torch_compile_gives_the_same_without_breaks_or_recompilation():
 
 
 def test_operators_pass_torch_opcheck():
-    from cce_kernels.full.triton_impl import full_forward
+    from cce_kernels.full.call import FullCall
+    from cce_kernels.full.triton_impl import full_triton
 
     inputs = make(Case(40, 60, 64, torch.float32, bias=True), "cuda")
     torch.library.opcheck(
-        full_forward, (inputs.hidden, inputs.weight, inputs.targets, inputs.bias, -100, None, None, True),
+        full_triton.forward_operator,
+        tuple(FullCall(inputs.hidden, inputs.weight, inputs.bias, inputs.targets, -100, None, None, True)),
         test_utils=("test_schema", "test_faketensor"),
     )  # fmt: skip
 
