@@ -110,8 +110,9 @@ class CustomLoss:
         self, ctx: Any, grad: Tensor, needs: tuple[bool, ...], backward: Callable[..., Gradients] | None
     ) -> Gradients:
         """Gradients of all fields of the call, from `backward` or, where it is None, from the operator."""
-        tensors, kept = ctx.saved_tensors[: self.num_tensors], ctx.saved_tensors[self.num_tensors :]
-        fields, flags = (*tensors, *ctx.options), (needs[0], needs[1] or needs[2])
+        saved = ctx.saved_tensors  # read once: checkpointing recomputes them only once
+        kept = saved[self.num_tensors :]
+        fields, flags = (*saved[: self.num_tensors], *ctx.options), (needs[0], needs[1] or needs[2])
         if backward is None:
             found = self.backward_operator(grad, *fields, *kept, *flags)
         else:
@@ -177,8 +178,8 @@ class _Eager(torch.autograd.Function):
         if grad is None:
             return (None,) * (3 + ctx.loss.num_fields)
         needs = ctx.needs_input_grad[3:6]
-        gradients = ctx.loss.gradients(ctx, upstream_of(grad, ctx.count), needs, ctx.run_backward)
-        return None, None, None, *gradients
+        loss: CustomLoss = ctx.loss
+        return None, None, None, *loss.gradients(ctx, upstream_of(grad, ctx.count), needs, ctx.run_backward)
 
 
 class _Final(torch.autograd.Function):

@@ -1,17 +1,20 @@
 """Full loss, backward: dW (and db) of a tile of items, streaming the tokens. No atomics: deterministic.
 
+The loss L_m = log sum_j e^(s_mj) - s_mt has the derivative dL_m/ds_mj = p_mj - [j = t_m], and s_mj = h_m . w_j + b_j.
+With the upstream gradients g_m and o_m = 1 - p_mt
+
     p_mj = 2^(s_mj log2 e - lse2_m)      recomputed;  P' = p times the slope of the softcap, target masked to 0
-    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j likewise without h_m
+    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j the same without h_m
 
 The second sum runs over the tokens sorted by the tile of items that holds their target (a stable sort: a fixed order).
 It is a product with a one-hot matrix whose entries -o_m g_m are given as a sum of two or three 16-bit numbers, which
 keeps them to fp32's digits: at a fitted token o_m is all that is left, and one rounding of p_t - 1 would swamp it.
-A program finds its tokens in the sorted order by itself: two searches, for three launches fewer.
+A program finds its tokens in the sorted order itself: two searches replace three launches.
 
 g_m is 1 inside the kernel where all tokens share one factor (a mean or a sum): it multiplies the result once.
 In fp16, p is scaled by 2^P_SHIFT and per-token factors by their largest, so that neither underflows.
 
-FLOPs: 4 M V D. Bytes: M D a tile of items, from L2; W and dW once.
+FLOPs: 4 M V D. Bytes: M D per tile of items, from L2; W and dW once.
 """
 
 from __future__ import annotations
@@ -77,8 +80,8 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
         shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf"))
         later = shift
     else:
-        # Read one step ahead into registers. Left to Triton's pipeline, every thread would copy its share of these few
-        # numbers through shared memory by itself.
+        # Read one step ahead into registers. In Triton's pipeline every thread would copy its share of these few
+        # numbers through shared memory.
         last = tl.zeros([BLOCK_M], dtype=tl.int32) + (first + 2 * BLOCK_M)
         later = tl.load(lse2 + tokens + BLOCK_M, mask=last <= end, other=float("inf"))
     scores = score_tile(w0, w1, h0, h1, BLOCK_V, BLOCK_M, DIM1, PRECISION)  # [BLOCK_V, BLOCK_M]
@@ -136,8 +139,8 @@ def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, ot
                  SLOTS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Subtract o_m g_m h_m from the row of token m's target, for the tokens low .. high of the sorted order."""
     # A token has SLOTS columns of the one-hot matrix, one for each 16-bit part of its entry: one product adds them all.
-    # A product for each part is a chain, which Triton lays out otherwise than the loop before: at D 512 the sums do not
-    # fit into registers then, and ptxas runs the products of that loop one by one (TUNING.md).
+    # One product per part would be a chain, with another layout than the loop before: at D 512 the sums would not fit
+    # into registers, and ptxas would run the products of that loop one by one (TUNING.md).
     part = tl.arange(0, BLOCK_T) % SLOTS
     for k in range(low, high, BLOCK_T // SLOTS):
         places = k + tl.arange(0, BLOCK_T) // SLOTS
@@ -200,8 +203,8 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
         if DIM1 > 0:
             w1 = load_tile(weight, start, rows_left, DIM0, DIM1, BLOCK_V, DIM, True).to(DTYPE)
     if STAGED:
-        # The tile of a wider table goes by way of the place of its dW, which is as wide and not yet written. A tile
-        # that was converted in registers stays there through the loop: accumulators are spilled, and ptxas runs the
+        # The tile of a wider table is stored where its dW will be, which is as wide and not yet written, and read back.
+        # A tile converted in registers would stay there through the loop: accumulators are spilled, and ptxas runs the
         # products one by one.
         staged = (dweight + row * DIM).to(tl.pointer_type(hidden.dtype.element_ty))
         store_tile(staged, 0, rows_left, w0, 0, DIM0, BLOCK_V, DIM)

@@ -6,14 +6,14 @@ A program holds a tile of tokens and streams the item table, as flash attention 
     T_m = sum_{j != t} p_mj,             A_m = sum_{j != t} p_mj w_j
     loss_m = log1p(T_m / e_m),  e_m = 2^(s_mt log2 e - r_m),   dH_m = (A_m - T_m w_t) / (T_m + e_m)
 
-The target is masked out of p before p is rounded to 16 bits, and enters again in fp32 (full_finish.py).
+The target is masked out of p before p is rounded to 16 bits, and enters again in fp32 (epilogue.py).
 
 The base r_m is fixed before the loop: the larger of the target's score and the best of the first tile. It is at
 most the true maximum, and fp32 and bf16 leave room for scores far above it, so no running maximum and no rescaling of
-A is needed. A tile of tokens whose sum leaves that room is worked out again in the same program, ONLINE: with the usual
+A is needed. A tile of tokens whose sum leaves that room is computed again in the same program, ONLINE: with the usual
 running maximum. fp16 has no such room: it always runs ONLINE, with p scaled by 2^P_SHIFT.
 
-FLOPs: 4 M V D (2 M V D without gradients). Bytes: V D a tile of tokens, from L2; h and dH once.
+FLOPs: 4 M V D (2 M V D without gradients). Bytes: V D per tile of tokens, from L2; h and dH once.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
 
     inside = tokens < num_tokens
     if not ONLINE:
-        # Written so that NaN is worked out again too. The ragged end of the tile cannot be: its rows are zeros.
+        # NaN fails the comparison too and is computed again. Rows past the end are zeros and cannot.
         if tl.min((total < BELOW_HALF_RANGE).to(tl.int32), axis=0) == 0:
             total = tl.zeros([BLOCK_M], dtype=tl.float32)
             acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
