@@ -108,12 +108,12 @@ def test_every_entry_fits_a_block(architecture, tmp_path):
     assert max(shared for *_, shared in answer["kernels"]) > 32 * 1024  # the large ones were among them
     # The products run on the tensor cores, and rows of dW are added four floats at a time.
     for dtype, dim, name, instructions, _ in answer["kernels"]:
-        if (architecture, dtype) == (90, "torch.bfloat16") and name.startswith(("full_f", "full_b", "shared")):
-            assert "wgmma" in instructions, (name, dim)
+        if (architecture, dtype, dim) == (90, "torch.bfloat16", 64) and name.startswith(("full_f", "full_b", "shared")):
+            assert "wgmma" in instructions, name
         if (architecture, dtype, name) == (80, "torch.float32", "full_forward_kernel"):
             assert "mma of bf16" in instructions, dim
-        if (architecture, name, dim) == (90, "shared_backward_kernel", 256):
-            assert "atomics of four floats" in instructions, dtype
+        if (architecture, dtype, dim, name) == (90, "torch.bfloat16", 64, "shared_backward_kernel"):
+            assert "atomics of four floats" in instructions
     # No entry that this architecture looks up is left out.
     full = {
         80: (tuning._FULL_SM80, tuning._FULL_FP32), 90: (tuning._FULL_SM90, tuning._FULL_FP32_SM90)

@@ -66,9 +66,13 @@ def test_edges(case):
     assert_exact(case, "cpu")
 
 
-@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
-@pytest.mark.parametrize("sampler", ["uniform", "popularity"])
-@pytest.mark.parametrize("peak", [30.0, 75.0, 260.0])
+@pytest.mark.parametrize(
+    ("peak", "sampler", "sharing"),
+    [
+        (30.0, "uniform", "none"), (30.0, "popularity", "tile"), (75.0, "popularity", "none"),
+        (75.0, "uniform", "batch"), (260.0, "uniform", "tile"), (260.0, "popularity", "none"),
+    ],
+)  # fmt: skip
 @INTERPRETED
 def test_peaked_scores_match_float64(peak, sampler, sharing):
     """Scores up to 120, 300 and 1,000."""
@@ -93,9 +97,10 @@ def test_several_chunks_of_the_sort(monkeypatch):
         assert_exact(case, "cpu")
 
 
-@pytest.mark.parametrize("piece", [1, 3, 8])
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("targets", ["random", "same"])
+@pytest.mark.parametrize(
+    ("piece", "sparse", "targets"),
+    [(1, False, "random"), (3, True, "same"), (3, False, "random"), (8, True, "random"), (8, False, "same")],
+)
 @INTERPRETED
 def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, sparse, targets):
     """Ten tokens draw nine times from three items: some thirty draws an item, in pieces that begin anywhere."""

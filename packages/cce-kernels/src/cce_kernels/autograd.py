@@ -114,7 +114,7 @@ class CustomLoss:
         kept = saved[self.num_tensors :]
         fields, flags = (*saved[: self.num_tensors], *ctx.options), (needs[0], needs[1] or needs[2])
         if backward is None:
-            found = self.backward_operator(grad, *fields, *kept, *flags)
+            found: Gradients = self.backward_operator(grad, *fields, *kept, *flags)
         else:
             found = backward(grad, self.call(*fields), kept, *flags)
         wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
@@ -175,11 +175,12 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> Gradients:
-        if grad is None:
-            return (None,) * (3 + ctx.loss.num_fields)
-        needs = ctx.needs_input_grad[3:6]
         loss: CustomLoss = ctx.loss
-        return None, None, None, *loss.gradients(ctx, upstream_of(grad, ctx.count), needs, ctx.run_backward)
+        if grad is None:
+            return (None,) * (3 + loss.num_fields)
+        needs = ctx.needs_input_grad[3:6]
+        gradients = loss.gradients(ctx, upstream_of(grad, ctx.count), needs, ctx.run_backward)
+        return (None, None, None, *gradients)
 
 
 class _Final(torch.autograd.Function):
