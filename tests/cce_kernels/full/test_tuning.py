@@ -5,7 +5,7 @@ import torch
 
 from cce_kernels import hardware
 from cce_kernels.full import tuning
-from cce_kernels.full.kernels.backward import sort_by_tile
+from cce_kernels.full.kernels.targets import sort_by_tile
 from cce_kernels.full.kernels.tiles import split_dimension
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32

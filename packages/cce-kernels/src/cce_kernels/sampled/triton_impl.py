@@ -21,9 +21,9 @@ from cce_kernels.sampled import tuning
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.per_token_backward import launch_per_token_backward
 from cce_kernels.sampled.kernels.per_token_forward import launch_per_token_forward
-from cce_kernels.sampled.kernels.shared_backward import launch_shared_backward, launch_shared_rows
+from cce_kernels.sampled.kernels.shared_backward import Scratch, launch_shared_backward
 from cce_kernels.sampled.kernels.shared_forward import launch_shared_forward
-from cce_kernels.sampled.kernels.state import SampledOutputs, WeightGradient, copy_pays
+from cce_kernels.sampled.kernels.state import SampledOutputs, Upstream, WeightGradient, copy_pays
 from cce_kernels.sampled.kernels.sum_by_item import launch_mark_items, launch_sum_rows, launch_token_keys, sort_draws
 
 
@@ -81,7 +81,7 @@ def _backward(
         into = WeightGradient(
             grad.new_zeros(rows, weight.shape[1]), None if bias is None else grad.new_zeros(rows), row_map
         )
-        _accumulate(call._replace(weight=copied) if copied.numel() else call, shift, pull, grad, into)
+        _accumulate(call._replace(weight=copied) if copied.numel() else call, Upstream(shift, pull, grad), into)
         d_weight = into.weight.to(weight.dtype) if items is None else sparse_rows(items, into.weight, weight)
         if bias is not None and into.bias is not None:
             d_bias = into.bias.to(bias.dtype) if items is None else sparse_rows(items, into.bias, bias)
@@ -98,46 +98,35 @@ def _touched_items(call: SampledCall) -> tuple[Tensor, Tensor]:
     return touched.nonzero().squeeze(1), (touched.cumsum(0) - 1).to(torch.int32)
 
 
-def _accumulate(call: SampledCall, shift: Tensor, pull: Tensor, grad: Tensor, into: WeightGradient) -> None:
-    """Add the gradients of weight and bias to `into`; `grad` is fp32, [M] or a scalar for all tokens."""
-    num_items, dim = call.weight.shape
+def _accumulate(call: SampledCall, upstream: Upstream, into: WeightGradient) -> None:
+    """Add the gradients of weight and bias to `into`."""
     if call.group_tokens == 1:
-        _add_tokens(call, shift, pull, grad, call.num_negatives, into)
+        _add_tokens(call, upstream, call.num_negatives, into)
         return
-    _, tiles = tuning.shared_tiles(grad.device, call.hidden.dtype, dim, call.group_tokens)
+    device, dim = call.hidden.device, call.weight.shape[1]
+    _, tiles = tuning.shared_tiles(device, call.hidden.dtype, dim, call.group_tokens)
     if not call.deterministic:
-        launch_shared_backward(call, shift, pull, grad, into, tiles)
+        launch_shared_backward(call, upstream, into, tiles)
         return
-    rows_per_group = tiles.programs(call.group_tokens) * call.num_negatives
-    chunk = max(1, tuning.scratch_chunk(num_items, dim) // rows_per_group)
+    chunk = max(1, tuning.scratch_chunk(*call.weight.shape) // (tiles.programs(call.group_tokens) * call.num_negatives))
     for first in range(0, call.num_groups, chunk):
-        _add_groups(call, shift, pull, grad, first, min(chunk, call.num_groups - first), rows_per_group, into, tiles)
-    _add_tokens(call, shift, pull, grad, 0, into)  # the targets
+        _add_groups(call, upstream, first, min(chunk, call.num_groups - first), into, tiles)
+    _add_tokens(call, upstream, 0, into)  # the targets
 
 
 def _add_groups(
-    call: SampledCall,
-    shift: Tensor,
-    pull: Tensor,
-    grad: Tensor,
-    first: int,
-    number: int,
-    rows_per_group: int,
-    into: WeightGradient,
-    tiles: tuning.SharedTiles,
+    call: SampledCall, upstream: Upstream, first: int, number: int, into: WeightGradient, tiles: tuning.SharedTiles
 ) -> None:
     """Write the gradient of each negative of some groups, sort by item, and add up: the scratch is freed at the end."""
-    size = number * rows_per_group
-    rows = grad.new_empty(size, call.hidden.shape[1])
-    scalars = None if into.bias is None else grad.new_empty(size)
-    ids = torch.empty(size, dtype=torch.int32, device=grad.device)
-    launch_shared_rows(call, shift, pull, grad, rows, scalars, ids, first, number, tiles)
+    num_rows = number * tiles.programs(call.group_tokens) * call.num_negatives
+    rows = into.weight.new_empty(num_rows, call.hidden.shape[1])
+    scalars = None if into.bias is None else into.bias.new_empty(num_rows)
+    ids = call.targets.new_empty(num_rows, dtype=torch.int32)
+    launch_shared_backward(call, upstream, WeightGradient(rows, scalars, None), tiles, Scratch(ids, first, number))
     launch_sum_rows(rows, scalars, sort_draws(ids, call.weight.shape[0]), into)
 
 
-def _add_tokens(
-    call: SampledCall, shift: Tensor, pull: Tensor, grad: Tensor, num_negatives: int, into: WeightGradient
-) -> None:
+def _add_tokens(call: SampledCall, upstream: Upstream, num_negatives: int, into: WeightGradient) -> None:
     """Sort the draws and targets of tokens by item and add them up, a chunk of tokens at a time.
 
     `num_negatives` is N with negatives per token, 0 for the targets alone.
@@ -148,10 +137,10 @@ def _add_tokens(
     chunk = max(1, tuning.sort_chunk(num_items, dim) // draws_per_token)
     for first in range(0, num_tokens, chunk):
         number = min(chunk, num_tokens - first)
-        keys = torch.empty(number * draws_per_token, dtype=torch.int32, device=grad.device)
+        keys = call.targets.new_empty(number * draws_per_token, dtype=torch.int32)
         launch_token_keys(call, keys, num_negatives, first, number)
         draws = sort_draws(keys, num_items)
-        launch_per_token_backward(call, shift, pull, grad, draws, draws_per_token, first, into, tiles)
+        launch_per_token_backward(call, upstream, draws, draws_per_token, first, into, tiles)
         del keys, draws  # before the next chunk allocates its own
 
 

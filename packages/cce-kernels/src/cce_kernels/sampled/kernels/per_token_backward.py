@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from cce_kernels.sampled import tuning
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.math import sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, WeightGradient, kernel_arguments
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, Upstream, WeightGradient, kernel_arguments
 from cce_kernels.sampled.kernels.sum_by_item import SortedDraws
 from cce_kernels.sampled.tuning import PerTokenTiles
 
@@ -139,9 +138,7 @@ def per_token_backward_kernel(
 
 def launch_per_token_backward(
     call: SampledCall,
-    shift: Tensor,
-    pull: Tensor,
-    grad: Tensor,
+    upstream: Upstream,
     draws: SortedDraws,
     draws_per_token: int,
     first_token: int,
@@ -152,9 +149,7 @@ def launch_per_token_backward(
 
     Args:
         call: the call.
-        shift: fp32 [M] from the forward, and so is `pull`.
-        pull: fp32 [M].
-        grad: upstream gradient fp32, [M] or a scalar for all tokens.
+        upstream: what arrives from the forward and from the loss.
         draws: those of the chunk, each token's target last, sorted by item.
         draws_per_token: N + 1, or 1 for the targets alone.
         first_token: the first token of the chunk.
@@ -165,7 +160,7 @@ def launch_per_token_backward(
         "hidden", "weight", "bias", "shift", "pull", "log_q", "scale", "D", "BLOCK_D", "SOFTMAX", "HAS_LOGQ",
         "HAS_BIAS", "enable_fp_fusion",
     )  # fmt: skip
-    arguments = kernel_arguments(call, shift, pull)
+    arguments, grad = kernel_arguments(call, upstream.shift, upstream.pull), upstream.grad
     pieces = -(-draws.order.numel() // tuning.PIECE)
     piece_rows = into.weight.new_empty(pieces, call.hidden.shape[1])
     shared = {

@@ -15,6 +15,8 @@ Bytes: G N D gathered again, and G N + M rows of D fp32 added. FLOPs: 4 M N D.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -24,8 +26,16 @@ from cce_kernels.kernels.dot import dot
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_once, read_size
 from cce_kernels.sampled.kernels.math import sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, WeightGradient, dot_precision, kernel_arguments
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, Upstream, WeightGradient, dot_precision, kernel_arguments
 from cce_kernels.sampled.tuning import SharedTiles
+
+
+class Scratch(NamedTuple):
+    """Some of the groups, and the item of each of their rows."""
+
+    ids: Tensor  # int32 [units N]
+    first_group: int
+    num_groups: int
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
@@ -114,49 +124,27 @@ def shared_backward_kernel(
 
 
 def launch_shared_backward(
-    call: SampledCall, shift: Tensor, pull: Tensor, grad: Tensor, into: WeightGradient, tiles: SharedTiles
+    call: SampledCall, upstream: Upstream, into: WeightGradient, tiles: SharedTiles, scratch: Scratch | None = None
 ) -> None:
-    """Add to `into` by fp32 atomics (the order of the sums differs from run to run)."""
-    _launch(call, shift, pull, grad, into.weight, into.bias, into.row_map, None, 0, call.num_groups, tiles)
+    """Add to `into` by fp32 atomics (the order of the sums differs from run to run), or write to the scratch.
 
-
-def launch_shared_rows(
-    call: SampledCall,
-    shift: Tensor,
-    pull: Tensor,
-    grad: Tensor,
-    rows: Tensor,
-    scalars: Tensor | None,
-    ids: Tensor,
-    first_group: int,
-    num_groups: int,
-    tiles: SharedTiles,
-) -> None:
-    """Write the negatives' rows of dW of some groups: `rows` fp32 [units N, D], `scalars` [units N], `ids` int32."""
-    _launch(call, shift, pull, grad, rows, scalars, None, ids, first_group, num_groups, tiles)
-
-
-def _launch(
-    call: SampledCall,
-    shift: Tensor,
-    pull: Tensor,
-    grad: Tensor,
-    rows: Tensor,
-    scalars: Tensor | None,
-    row_map: Tensor | None,
-    ids: Tensor | None,
-    first_group: int,
-    num_groups: int,
-    tiles: SharedTiles,
-) -> None:
+    Args:
+        call: the call.
+        upstream: what arrives from the forward and from the loss.
+        into: dW and db; with a scratch the negatives' rows of some groups, [units N, D] and [units N].
+        tiles: tile sizes.
+        scratch: the groups, and where the ids of the rows go.
+    """
+    ids, first_group, num_groups = scratch or (None, 0, call.num_groups)
     programs = tiles.programs(call.group_tokens)
     blocks = -(-call.num_negatives // tiles.block_n)
+    grad, pull = upstream.grad, upstream.pull
     shared_backward_kernel[(num_groups * programs, -(-blocks // tiles.steps))](
-        **kernel_arguments(call, shift, pull),
+        **kernel_arguments(call, upstream.shift, pull),
         grad=grad,
-        dweight=rows,
-        dbias=pull if scalars is None else scalars,
-        row_map=call.targets if row_map is None else row_map,
+        dweight=into.weight,
+        dbias=pull if into.bias is None else into.bias,
+        row_map=call.targets if into.row_map is None else into.row_map,
         scratch_ids=call.targets if ids is None else ids,
         group_shift=call.group_shift,
         row_stride=call.row_stride,
@@ -166,7 +154,7 @@ def _launch(
         STEPS=tiles.steps,
         GROUP_TOKENS=call.group_tokens,
         PROGRAMS=programs,
-        HAS_MAP=row_map is not None,
+        HAS_MAP=into.row_map is not None,
         SCRATCH=ids is not None,
         PRECISION=dot_precision(call.hidden),
         HALF=call.hidden.dtype == torch.float16,

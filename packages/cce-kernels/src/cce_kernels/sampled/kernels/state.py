@@ -41,6 +41,14 @@ class SampledOutputs(NamedTuple):
     copied: Tensor  # [V, D]: the weight in hidden's dtype, or empty
 
 
+class Upstream(NamedTuple):
+    """What a backward reads beside the call."""
+
+    shift: Tensor  # fp32 [M], from the forward
+    pull: Tensor  # fp32 [M], from the forward
+    grad: Tensor  # upstream gradient fp32, [M] or a scalar for all tokens
+
+
 class WeightGradient(NamedTuple):
     """Where gradients of weight and bias go: fp32 [R, D] and [R], row `row_map[id]` or `id` itself for an item."""
 

@@ -54,25 +54,11 @@ def _launch(
 ) -> None:
     keys = num_negatives + int(with_target)
     draw_keys_kernel[(rows, -(-keys // _SLOTS))](
-        out,
-        call.targets,
-        call.seed,
-        call.step,
-        call.seed if call.size_tensor is None else call.size_tensor,
-        call.targets if call.id_table is None else call.id_table,
-        call.size,
-        call.weight.shape[0],
-        num_negatives,
-        call.first_row,
-        call.row_stride,
-        call.ignore_index,
-        first,
-        TABLE=table_kind(call),
-        SLOTS=_SLOTS,
-        WITH_TARGET=with_target,
-        MARK=mark,
-        num_warps=4,
-    )
+        out, call.targets, call.seed, call.step, call.seed if call.size_tensor is None else call.size_tensor,
+        call.targets if call.id_table is None else call.id_table, call.size, call.weight.shape[0], num_negatives,
+        call.first_row, call.row_stride, call.ignore_index, first,
+        TABLE=table_kind(call), SLOTS=_SLOTS, WITH_TARGET=with_target, MARK=mark, num_warps=4,
+    )  # fmt: skip
 
 
 def launch_token_keys(call: SampledCall, keys: Tensor, num_negatives: int, first_token: int, num_tokens: int) -> None:
@@ -168,18 +154,8 @@ def launch_sum_rows(rows: Tensor, scalars: Tensor | None, draws: SortedDraws, in
     """
     dim = rows.shape[1]
     sum_rows_kernel[(draws.starts.numel(),)](
-        rows,
-        rows if scalars is None else scalars,
-        draws.order,
-        draws.starts,
-        draws.stops,
-        draws.starts if into.row_map is None else into.row_map,
-        into.weight,
-        into.weight if into.bias is None else into.bias,
-        D=dim,
-        BLOCK_D=padded(dim),
-        BLOCK_K=8,
-        HAS_BIAS=into.bias is not None,
-        HAS_MAP=into.row_map is not None,
-        num_warps=1 if dim <= 256 else 2,
-    )
+        rows, rows if scalars is None else scalars, draws.order, draws.starts, draws.stops,
+        draws.starts if into.row_map is None else into.row_map, into.weight,
+        into.weight if into.bias is None else into.bias, D=dim, BLOCK_D=padded(dim), BLOCK_K=8,
+        HAS_BIAS=into.bias is not None, HAS_MAP=into.row_map is not None, num_warps=1 if dim <= 256 else 2,
+    )  # fmt: skip
