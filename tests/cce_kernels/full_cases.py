@@ -1,11 +1,14 @@
 """Inputs and float64 truth for the tests of the full loss."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from cce_kernels.full.triton_impl import linear_cross_entropy_triton
+from cce_kernels import linear_cross_entropy
+
+linear_cross_entropy_triton = partial(linear_cross_entropy, impl="triton", reduction="none", return_lse=True)
 
 NAMES = ("loss", "dhidden", "dweight", "dbias")
 
@@ -95,8 +98,9 @@ def run(inputs: Inputs, softcap: float | None = None, **options: object) -> list
     return backward(loss, inputs)
 
 
-def eager(inputs: Inputs, softcap: float | None, dtype: torch.dtype) -> list[Tensor]:
-    """What plain torch computes in `dtype`, from the weights as the kernel multiplies them."""
+def truth_of(inputs: Inputs, softcap: float | None = None) -> list[Tensor]:
+    """What plain torch computes in float64, from the weights as the kernel multiplies them."""
+    dtype = torch.float64
     weight = inputs.weight.detach().to(inputs.hidden.dtype).to(dtype).requires_grad_()
     bias = None if inputs.bias is None else inputs.bias.detach().to(dtype).requires_grad_()
     hidden = inputs.hidden.detach().to(dtype).requires_grad_()
@@ -116,6 +120,12 @@ def errors(got: list[Tensor], truth: list[Tensor]) -> dict[str, float]:
         name: ((x.double() - y.double()).norm() / y.double().norm().clamp_min(1e-30)).item()
         for name, x, y in zip(names, got, truth, strict=True)
     }
+
+
+def score_size(inputs: Inputs) -> float:
+    """The largest score, its bias included; a softcap only makes it smaller."""
+    scores = inputs.hidden.detach().double() @ inputs.weight.detach().double().T
+    return float(scores.abs().max()) + (0.0 if inputs.bias is None else float(inputs.bias.detach().abs().max()))
 
 
 def worst_row(got: Tensor, truth: Tensor) -> float:

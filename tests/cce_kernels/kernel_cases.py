@@ -13,9 +13,6 @@ INTERPRETED = pytest.mark.skipif(
 )
 DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu", marks=INTERPRETED)]
 
-# Relative error allowed for fp32 sums of exact products; tensor cores cut digits off where they add those of 16 bits.
-FP32_SUMS = {"cpu": 3e-6, "cuda": 3e-5}
-
 Case = TypeVar("Case")
 
 

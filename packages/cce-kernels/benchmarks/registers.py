@@ -3,7 +3,7 @@
     python packages/cce-kernels/benchmarks/registers.py [--dims 64 256] [--dtypes bfloat16 float32]
         [--operations full sampled] [--architecture 90]
 
-The package is copied and told that it sees an H100, or another architecture; nothing is run. ptxas reports registers,
+The package is told that it sees an H100, or another architecture; nothing is run. ptxas reports registers,
 bytes of spills, and whether it makes the matrix products of a kernel wait for one another (C7510 ... C7519); the
 disassembly gives the instructions of the longest loop.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import triton
-from points import FULL, SAMPLED, Point
+from points import Point
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -103,17 +103,19 @@ def watch(architecture: int, see: Callable[[str, Any], None]) -> None:
     JITFunction.run = run
 
 
-def pretend(folder: Path, architecture: int) -> None:
-    """Edit a copy of the package so that it looks up the tiles of an architecture for tensors on a CPU.
+def pretend(architecture: int) -> None:
+    """Make the package look up the tiles of an architecture for tensors on a CPU, and launch there.
 
     The number of multiprocessors is that of an H100: it decides into how many parts work is split, and nothing else.
     """
-    for path in folder.rglob("*.py"):
-        text = re.sub(r'[\w.]*device\.type != "cuda"', "False", path.read_text())
-        text = text.replace(
-            "    properties = torch.cuda.get_device_properties(index)\n", f"    return {architecture}, 132\n"
-        )
-        path.write_text(text)
+    from cce_kernels import hardware, validation
+
+    for name, value in (("is_interpreted", False), ("device_properties", (architecture, 132))):
+        original = getattr(hardware, name)
+        for module in [x for key, x in sys.modules.items() if key.startswith("cce_kernels")]:
+            if getattr(module, name, None) is original:
+                setattr(module, name, lambda *_, _value=value: _value)
+    validation.INTERPRETER = True  # tensors are on the CPU
 
 
 def compile_point(point: Point) -> None:
@@ -129,12 +131,11 @@ def compile_point(point: Point) -> None:
 
 
 def main() -> None:
-    """Copy, edit, compile."""
+    """Compile what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
     parser.add_argument("--operations", nargs="+", default=["full", "sampled"])
-    parser.add_argument("--as", nargs="+", dest="role", help=argparse.SUPPRESS)
     parser.add_argument("--architecture", type=int, default=90, help="compute capability, 90 for an H100")
     arguments = parser.parse_args()
     points = [
@@ -143,28 +144,13 @@ def main() -> None:
         for dim in arguments.dims
         for dtype in arguments.dtypes
     ]
-    if arguments.role:  # the edited copy of try_variants.py is first on the path
-        _, op, *names = arguments.role
-        points = [point for point in (FULL if op == "full" else SAMPLED) if point.name in names]
-    import shutil
-    from importlib.util import find_spec
-
-    with tempfile.TemporaryDirectory() as folder:
-        spec = find_spec("cce_kernels")
-        if spec is None or spec.origin is None:
-            raise SystemExit("cce_kernels is not installed")
-        shutil.copytree(Path(spec.origin).parent, Path(folder) / "cce_kernels")
-        pretend(Path(folder), arguments.architecture)
-        sys.path.insert(0, folder)
-        watch(arguments.architecture, lambda name, compiled: print(describe(name, compiled), flush=True))
-        from cce_kernels import validation
-
-        validation.INTERPRETER = True  # tensors are on the CPU
-        for point in points:
-            try:
-                compile_point(point)
-            except Exception as error:
-                print(f"  {type(error).__name__}: {str(error).splitlines()[0][:150]}")
+    watch(arguments.architecture, lambda name, compiled: print(describe(name, compiled), flush=True))
+    pretend(arguments.architecture)
+    for point in points:
+        try:
+            compile_point(point)
+        except Exception as error:
+            print(f"  {type(error).__name__}: {str(error).splitlines()[0][:150]}")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,17 @@ import csv
 import itertools
 import os
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from timing import matmul_ceiling, median_ms, need_gpu
 
+from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.backward import launch_backward
 from cce_kernels.full.kernels.forward import launch_forward
-from cce_kernels.full.kernels.state import BackwardState, ForwardState
+from cce_kernels.full.kernels.state import FullOutputs
 from cce_kernels.full.tuning import FullTiles
 
 # Candidates: (block_m, block_v, warps, stages, cap of registers a thread or None, by tensor descriptor).
@@ -91,27 +93,37 @@ def candidates(dtype: str) -> dict[str, dict[int, list[tuple[Any, ...]]]]:
     return {"forward": FORWARD, "backward": BACKWARD}
 
 
-def states(tokens: int, items: int, dim: int, dtype: str) -> tuple[ForwardState, BackwardState]:
-    """Inputs with scores as at initialisation, on the GPU."""
+def inputs(tokens: int, items: int, dim: int, dtype: str) -> tuple[FullCall, FullOutputs]:
+    """A call with scores as at initialisation, and room for its outputs, on the GPU."""
     hidden = (torch.randn(tokens, dim, device="cuda") * 0.5).to(getattr(torch, dtype))
     weight = (torch.randn(items, dim, device="cuda") / dim**0.5).to(hidden.dtype)
     targets = torch.randint(0, items, (tokens,), device="cuda")
-    one = torch.ones(1, device="cuda")
-    vectors = [torch.empty(tokens, device="cuda") for _ in range(4)]
-    forward = ForwardState(hidden, weight, None, targets, 1.0, *vectors, torch.empty_like(hidden), -100, None)
-    backward = BackwardState(hidden, weight, None, targets, vectors[2], vectors[3], one, one, False, 0, None)
-    return forward, backward
+    loss, lse, lse2, others = (torch.empty(tokens, device="cuda") for _ in range(4))
+    call = FullCall(hidden, weight, None, targets, -100, None, None, True)
+    return call, FullOutputs(loss, lse, lse2, others, torch.empty_like(hidden))
+
+
+def forward(call: FullCall, outputs: FullOutputs, tiles: tuple[Any, ...]) -> Any:
+    """Launch a candidate of the forward."""
+    launch_forward(call, outputs, 1.0, FullTiles(*tiles), 1)
+    return outputs.dhidden
+
+
+def backward(call: FullCall, outputs: FullOutputs, tiles: tuple[Any, ...]) -> Any:
+    """Launch a candidate of the backward, whose upstream gradient is 1 for all tokens."""
+    one = torch.ones((), device="cuda")
+    return launch_backward(call, outputs.lse2, outputs.others, one, FullTiles(*tiles), 1)[0]
+
+
+LAUNCH = {"forward": forward, "backward": backward}
 
 
 def compile_one(job: tuple[str, str, int, tuple[Any, ...]]) -> str:
     """Fill the cache on disk for one candidate; the answer is an error message or nothing."""
     dtype, direction, dim, tiles = job
-    forward, backward = states(16, 8192, dim, dtype)
+    call, outputs = inputs(16, 8192, dim, dtype)
     try:
-        if direction == "forward":
-            launch_forward(forward, FullTiles(*tiles), 1, None)
-        else:
-            launch_backward(backward, FullTiles(*tiles), 1, None)
+        LAUNCH[direction](call, outputs, tiles)
         torch.cuda.synchronize()
     except Exception as error:
         return f"{direction} {dim} {tiles}: {type(error).__name__} {str(error)[:200]}"
@@ -142,20 +154,16 @@ def main() -> None:
     rows = []
     for dim, direction in itertools.product(dims, tried):
         ceiling = matmul_ceiling(getattr(torch, dtype))
-        forward, backward = states(arguments.tokens, arguments.items, dim, dtype)
-        launch_forward(forward, FullTiles(*tried["forward"][dim][0]), 1, None)
+        call, outputs = inputs(arguments.tokens, arguments.items, dim, dtype)
+        forward(call, outputs, tried["forward"][dim][0])
         truth = None
         for tiles in tried[direction][dim]:
             if (dtype, direction, dim, tiles) in failed:
                 continue
             if direction == "forward":
-                forward.dhidden.fill_(torch.nan)
-                ms = median_ms(lambda t=tiles, s=forward: launch_forward(s, FullTiles(*t), 1, None))
-            else:
-                ms = median_ms(lambda t=tiles, s=backward: launch_backward(s, FullTiles(*t), 1, None))
-            output = (
-                forward.dhidden if direction == "forward" else launch_backward(backward, FullTiles(*tiles), 1, None)[0]
-            )
+                outputs.dhidden.fill_(torch.nan)
+            run = partial(LAUNCH[direction], call, outputs, tiles)
+            ms, output = median_ms(run), run()
             truth = output.float() if truth is None else truth
             difference = ((output.float() - truth).norm() / truth.norm()).item()
             tflops = 4 * arguments.tokens * arguments.items * dim / ms / 1e9

@@ -26,49 +26,52 @@ from timing import copy_ceiling, graph_ms, need_gpu
 
 from cce_kernels import sampled_linear_cross_entropy
 from cce_kernels.sampled import tuning
-from cce_kernels.sampled.tuning import GatherTiles, TileTiles
+from cce_kernels.sampled.tuning import PerTokenTiles, SharedTiles
 
-NONE_FORWARD = [(8, 1, 1), (4, 1, 1), (16, 1, 1)]
-NONE_BACKWARD = [(4, 1, 1), (2, 1, 1), (8, 1, 1)]
-TILE_FORWARD = [
+PER_TOKEN_FORWARD = [(8, 1, 1), (4, 1, 1), (16, 1, 1)]
+PER_TOKEN_BACKWARD = [(4, 1, 1), (2, 1, 1), (8, 1, 1)]
+SHARED_FORWARD = [
     (64, 32, 1, 4, 3), (64, 32, 1, 4, 2), (64, 32, 1, 4, 4), (64, 16, 1, 4, 3), (64, 64, 1, 4, 2), (64, 32, 1, 8, 2),
     (64, 32, 1, 8, 3), (64, 64, 1, 8, 3), (64, 128, 1, 8, 2), (32, 32, 1, 4, 2), (32, 32, 1, 4, 3), (32, 64, 1, 4, 2),
 ]  # fmt: skip
-TILE_BACKWARD = [
+SHARED_BACKWARD = [
     (64, 32, 4, 8, 2), (64, 32, 16, 8, 2), (64, 64, 8, 8, 2), (64, 64, 4, 8, 2), (64, 64, 8, 8, 1), (64, 32, 16, 8, 3),
     (64, 32, 8, 4, 2), (64, 32, 8, 4, 1), (64, 16, 8, 4, 2), (64, 16, 32, 4, 2), (64, 64, 16, 8, 2), (64, 64, 8, 8, 3),
 ]  # fmt: skip
 
 # Three products for one, and rows twice as wide: smaller tiles.
-TILE_FORWARD_FP32 = [
+SHARED_FORWARD_FP32 = [
     (16, 16, 1, 4, 1), (16, 16, 1, 8, 1), (16, 32, 1, 4, 1), (32, 16, 1, 4, 1), (32, 32, 1, 4, 1), (32, 32, 1, 8, 1),
     (64, 32, 1, 8, 1), (16, 16, 1, 4, 2), (32, 16, 1, 4, 2),
 ]  # fmt: skip
-TILE_BACKWARD_FP32 = [
+SHARED_BACKWARD_FP32 = [
     (16, 16, 4, 4, 1), (16, 16, 1, 4, 1), (16, 16, 4, 8, 1), (16, 16, 1, 8, 1), (16, 16, 8, 4, 1), (32, 16, 4, 4, 1),
     (32, 16, 8, 4, 1), (32, 32, 4, 4, 1), (32, 32, 4, 8, 1),
 ]  # fmt: skip
-TILE_TABLES = ("TILE", "TILE_SAFE", "TILE_FP32", "TILE_FP32_SAFE")
+SHARED_TABLES = ("SHARED", "SHARED_SAFE", "SHARED_FP32", "SHARED_FP32_SAFE")
 
 
 def candidates(kind: str, dtype: str) -> list[tuple[Any, Any]]:
     """Pairs (forward, backward): each forward with the first backward, then each backward with the first forward."""
     if kind == "none":
-        forward, backward = [GatherTiles(*x) for x in NONE_FORWARD], [GatherTiles(*x) for x in NONE_BACKWARD]
+        forward, backward = (
+            [PerTokenTiles(*x) for x in PER_TOKEN_FORWARD],
+            [PerTokenTiles(*x) for x in PER_TOKEN_BACKWARD],
+        )
     else:
         wide = dtype == "float32"
-        forward = [TileTiles(*x) for x in (TILE_FORWARD_FP32 if wide else TILE_FORWARD)]
-        backward = [TileTiles(*x) for x in (TILE_BACKWARD_FP32 if wide else TILE_BACKWARD)]
+        forward = [SharedTiles(*x) for x in (SHARED_FORWARD_FP32 if wide else SHARED_FORWARD)]
+        backward = [SharedTiles(*x) for x in (SHARED_BACKWARD_FP32 if wide else SHARED_BACKWARD)]
     return [(f, backward[0]) for f in forward] + [(forward[0], b) for b in backward[1:]]
 
 
 def use(kind: str, pair: tuple[Any, Any]) -> None:
     """Make every lookup return these tiles, on any GPU and in any dtype."""
-    tables: list[dict[int, Any]] = [tuning.NONE] if kind == "none" else [getattr(tuning, x) for x in TILE_TABLES]
+    tables: list[dict[int, Any]] = [tuning.PER_TOKEN] if kind == "none" else [getattr(tuning, x) for x in SHARED_TABLES]
     for table in tables:
         for dim in table:
             table[dim] = pair
-    tuning.tile_tiles.cache_clear()
+    tuning.shared_tiles.cache_clear()
 
 
 def problem(

@@ -8,13 +8,23 @@ from torch import Tensor
 
 from cce_kernels import validation
 from cce_kernels.checks import plain_flag, plain_integer
+from cce_kernels.dtypes import product_dtype
 from cce_kernels.full import tuning
-from cce_kernels.full.reference import linear_cross_entropy_reference
-from cce_kernels.reduction import reduce_loss
-from cce_kernels.sampled.draws import Draw, Sharing, as_counter, groups_of
+from cce_kernels.full.call import FullCall
+from cce_kernels.full.reference import full_reference
+from cce_kernels.hardware import MAX_TRITON_DIM
+from cce_kernels.sampled.call import sampled_call
+from cce_kernels.sampled.draws import Sharing, groups_of
 from cce_kernels.sampled.objectives import Objective, Softmax
-from cce_kernels.sampled.reference import sampled_linear_cross_entropy_reference
-from cce_kernels.sampled.samplers import Sampler, Uniform, prepare
+from cce_kernels.sampled.reference import sampled_reference, sparse_reference_backward
+from cce_kernels.sampled.samplers import Sampler, Uniform
+from cce_kernels.sampled.validation import (
+    DEFAULT_TILE_TOKENS,
+    MAX_COUNTER,
+    check_counter,
+    check_objective,
+    check_sampling,
+)
 
 Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]
@@ -91,33 +101,21 @@ def linear_cross_entropy(
     validation.check_full(softcap, filter_eps)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
-    dtype = _product_dtype(hidden)
+    dtype = product_dtype(hidden)
     widest = tuning.widest(dtype)
     if impl == "auto" and dtype == torch.float32 and hidden.shape[-1] > widest:
         impl = "reference"
     use_triton = _use_triton(impl, hidden, weight, bias, widest)
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
-    h, flat_targets = _flatten(hidden, targets, dtype)
+    h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
     with _without_autocast(hidden.device.type):
+        with_dhidden = torch.is_grad_enabled() and h.requires_grad
+        call = FullCall(h, w, b, t, ignore_index, softcap, filter_eps, with_dhidden)
+        run = full_reference
         if use_triton and h.shape[0] > 0:
-            from cce_kernels.full.triton_impl import linear_cross_entropy_triton
-
-            loss, lse = linear_cross_entropy_triton(
-                h,
-                weight.contiguous(),
-                flat_targets,
-                bias=None if bias is None else bias.contiguous(),
-                ignore_index=ignore_index,
-                softcap=softcap,
-                filter_eps=filter_eps,
-                reduction=reduction,
-            )
-        else:
-            each, lse = linear_cross_entropy_reference(
-                h, weight, flat_targets, bias=bias, ignore_index=ignore_index, softcap=softcap
-            )
-            loss, _ = reduce_loss(each, flat_targets, ignore_index, reduction)
+            from cce_kernels.full.triton_impl import full_triton as run
+        loss, lse = run(call, reduction)
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss
 
@@ -134,7 +132,7 @@ def sampled_linear_cross_entropy(
     sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
     objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
     sharing: Sharing = "none",
-    tile_tokens: int = validation.DEFAULT_TILE_TOKENS,
+    tile_tokens: int = DEFAULT_TILE_TOKENS,
     bias: Tensor | None = None,
     ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     reduction: Reduction = "mean",
@@ -188,50 +186,26 @@ def sampled_linear_cross_entropy(
     deterministic, sparse_grad = plain_flag("deterministic", deterministic), plain_flag("sparse_grad", sparse_grad)
     check = plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
-    validation.check_sampling(
-        weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens
-    )
-    validation.check_objective(objective, sampler)
-    validation.check_counter("seed", seed, hidden.device, 2**63)
-    validation.check_counter("step", step, hidden.device, validation.MAX_COUNTER)
+    check_sampling(weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens)
+    check_objective(objective, sampler)
+    check_counter("seed", seed, hidden.device, 2**63)
+    check_counter("step", step, hidden.device, MAX_COUNTER)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
-    use_triton = _use_triton(impl, hidden, weight, bias, validation.MAX_TRITON_DIM)
-    h, flat_targets = _flatten(hidden, targets, _product_dtype(hidden))
+    use_triton = _use_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
+    h, w, b, t = _prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
     with _without_autocast(hidden.device.type):
-        terms = objective.terms(num_negatives, weight.shape[0])
-        source = prepare(sampler, flat_targets, ignore_index, weight.shape[0], correct=terms.softmax)
-        groups = groups_of(h.shape[0], sharing, tile_tokens, row_offset)
-        draw = Draw(source, as_counter(seed, h.device), as_counter(step, h.device), groups, num_negatives)
+        call = sampled_call(
+            h, w, b, t, sampler, objective, seed, step, num_negatives=num_negatives, ignore_index=ignore_index,
+            groups=groups_of(h.shape[0], sharing, tile_tokens, row_offset), deterministic=deterministic,
+        )  # fmt: skip
+        run, sparse_backward = sampled_reference, sparse_reference_backward
         if use_triton and h.shape[0] > 0:
-            from cce_kernels.sampled.triton_impl import sampled_linear_cross_entropy_triton
-
-            loss = sampled_linear_cross_entropy_triton(
-                h,
-                weight.contiguous(),
-                flat_targets,
-                draw,
-                objective,
-                bias=None if bias is None else bias.contiguous(),
-                ignore_index=ignore_index,
-                deterministic=deterministic,
-                sparse_grad=sparse_grad,
-                reduction=reduction,
-            )
-        else:
-            each = sampled_linear_cross_entropy_reference(
-                h,
-                weight,
-                flat_targets,
-                draw,
-                objective,
-                bias=bias,
-                ignore_index=ignore_index,
-                deterministic=deterministic,
-                sparse_grad=sparse_grad,
-            )
-            loss, _ = reduce_loss(each, flat_targets, ignore_index, reduction)
-    return loss.view(targets.shape) if reduction == "none" else loss
+            from cce_kernels.sampled.triton_impl import sampled_triton as run
+            from cce_kernels.sampled.triton_impl import sparse_backward
+        (loss,) = run(call, reduction, eager_backward=sparse_backward if sparse_grad else None)
+    result: Tensor = loss.view(targets.shape) if reduction == "none" else loss
+    return result
 
 
 def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> bool:
@@ -242,20 +216,19 @@ def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None,
     return use
 
 
-def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """Dtype that products are made in: hidden's, or autocast's for fp32."""
-    kind = hidden.device.type
-    if torch.is_autocast_enabled(kind) and hidden.dtype == torch.float32:
-        return torch.get_autocast_dtype(kind)
-    return hidden.dtype
+def _prepared(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype, use_triton: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Hidden [M, D] in the dtype of products, weight, bias and targets [M].
 
-
-def _flatten(hidden: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """[..., D] and [...] to contiguous [M, D] in the dtype of products, and [M]."""
-    hidden = hidden.to(dtype)
-    return hidden.reshape(-1, hidden.shape[-1]).contiguous(), targets.reshape(-1).contiguous()
+    All are contiguous, except that the eager reference multiplies a strided table as it is, without a copy.
+    """
+    h = hidden.to(dtype).reshape(-1, hidden.shape[-1]).contiguous()
+    if use_triton or torch.compiler.is_compiling():
+        weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    return h, weight, bias, targets.reshape(-1).contiguous()
 
 
 def _without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Switch autocast off where it is on: entering the context for nothing costs as much as a small kernel."""
+    """Switch autocast off where it is on: entering the context costs as much as a small kernel."""
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -1,26 +1,152 @@
-"""Gradients that say so when they are differentiated again, instead of passing for constants."""
+"""Losses that bring their own gradient: the one place that registers them with autograd and with torch.compile."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
+from cce_kernels.reduction import reduce_loss, upstream_of
+
 Gradients = tuple[Tensor | None, ...]
+_SCHEMA_TYPES: dict[Any, str] = {
+    Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt", float: "float", float | None: "float?", bool: "bool",
+    str: "str",
+}  # fmt: skip
+
+
+class CustomLoss:
+    """A loss of tokens with a gradient of its own.
+
+    Eager mode runs it in an autograd function, which also reduces the loss: the dispatch of an operator costs more than
+    the kernels of a small batch. torch.compile sees two operators, `cce_kernels::{name}_forward` and
+    `cce_kernels::{name}_backward`: it would unroll a loop over chunks, and compile again for every number of tokens.
+
+    Args:
+        name: prefix of the operators.
+        call: the NamedTuple of all arguments. Tensors come first, among them hidden, weight and bias in this order.
+        forward: maps a call to its outputs: the loss [M], other values for the user, and what backward reads.
+        backward: maps (upstream gradient of the losses, [M] or a scalar for all; call; kept outputs; is the gradient of
+            hidden wanted; is that of weight or bias) to the gradients of hidden, weight and bias, None where unwanted.
+        empty_outputs: maps a call to uninitialized outputs.
+        kept: names of the outputs that only backward reads; they come last.
+        shown: how many outputs the user sees; all but the loss are not differentiable.
+        reduce: what `reduction.reduce_loss` does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        call: Callable[..., Any],
+        forward: Callable[[Any], tuple[Tensor, ...]],
+        backward: Callable[..., Gradients],
+        empty_outputs: Callable[[Any], tuple[Tensor, ...]],
+        *,
+        kept: tuple[str, ...],
+        shown: int = 1,
+        reduce: Callable[[Tensor, Tensor, int, str], tuple[Tensor, Tensor | None]] = reduce_loss,
+    ) -> None:
+        self.call, self.forward, self.backward, self.shown, self.reduce = call, forward, backward, shown, reduce
+        hints = get_type_hints(call)
+        self.num_tensors = sum(hint in (Tensor, Tensor | None) for hint in hints.values())
+        self.num_fields = len(hints)
+        fields = ", ".join(f"{_SCHEMA_TYPES[hint]} {field}" for field, hint in hints.items())
+        outputs = shown + len(kept)
+        returned = "Tensor" if outputs == 1 else f"({', '.join(['Tensor'] * outputs)})"
+        extra = "".join(f", Tensor {output}" for output in kept)
+
+        def single(results: tuple[Tensor, ...]) -> Any:
+            return results[0] if outputs == 1 else results
+
+        def run_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+            *tensors, with_hidden, with_weight = arguments
+            fields, kept = tensors[: self.num_fields], tensors[self.num_fields :]
+            return _present(backward(grad, call(*fields), kept, with_hidden, with_weight), arguments[0])
+
+        def fake_backward(_: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+            hidden, weight, bias = arguments[:3]
+            with_hidden, with_weight = arguments[-2:]
+            wanted = hidden if with_hidden else None, weight if with_weight else None, bias if with_weight else None
+            return _present(tuple(None if x is None else torch.empty_like(x) for x in wanted), hidden)
+
+        self.forward_operator = torch.library.custom_op(
+            f"cce_kernels::{name}_forward",
+            lambda *arguments: single(forward(call(*arguments))),
+            mutates_args=(),
+            schema=f"({fields}) -> {returned}",
+        )
+        self.backward_operator = torch.library.custom_op(
+            f"cce_kernels::{name}_backward",
+            run_backward,
+            mutates_args=(),
+            schema=f"(Tensor grad, {fields}{extra}, bool with_hidden, bool with_weight) -> (Tensor, Tensor, Tensor)",
+        )
+        self.forward_operator.register_fake(lambda *arguments: single(empty_outputs(call(*arguments))))
+        self.backward_operator.register_fake(fake_backward)
+        self.forward_operator.register_autograd(self._operator_backward, setup_context=self._setup_operator)
+
+    def __call__(self, call: Any, reduction: str, *, eager_backward: Callable[..., Gradients] | None = None) -> Any:
+        """The reduced loss, then the other values for the user.
+
+        Args:
+            call: all arguments.
+            reduction: `none`, `sum` or `mean`.
+            eager_backward: replaces `backward`; it breaks torch.compile's graph.
+        """
+        if torch.compiler.is_compiling() and eager_backward is None:
+            outputs = self.forward_operator(*call)
+            loss, *others = (outputs,) if isinstance(outputs, Tensor) else outputs
+            return reduce_loss(loss, call.targets, call.ignore_index, reduction)[0], *others[: self.shown - 1]
+        return _Eager.apply(self, eager_backward or self.backward, reduction, *call)  # type: ignore[no-untyped-call]
+
+    def keep(self, ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+        """Save what backward needs."""
+        ctx.save_for_backward(*arguments[: self.num_tensors], *outputs[self.shown :])
+        ctx.options = arguments[self.num_tensors :]
+        ctx.set_materialize_grads(False)
+
+    def gradients(
+        self, ctx: Any, grad: Tensor, needs: tuple[bool, ...], backward: Callable[..., Gradients] | None
+    ) -> Gradients:
+        """Gradients of all fields of the call, from `backward` or, where it is None, from the operator."""
+        saved = ctx.saved_tensors  # read once: checkpointing recomputes them only once
+        kept = saved[self.num_tensors :]
+        fields, flags = (*saved[: self.num_tensors], *ctx.options), (needs[0], needs[1] or needs[2])
+        if backward is None:
+            found: Gradients = self.backward_operator(grad, *fields, *kept, *flags)
+        else:
+            found = backward(grad, self.call(*fields), kept, *flags)
+        wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
+        return *wanted, *(None,) * (self.num_fields - 3)
+
+    def _setup_operator(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        outputs = (output,) if isinstance(output, Tensor) else output
+        self.keep(ctx, inputs, outputs)
+        ctx.mark_non_differentiable(*outputs[1:])
+
+    def _operator_backward(self, ctx: Any, grad: Tensor | None, *_: Tensor | None) -> Gradients:
+        if grad is None:
+            return (None,) * self.num_fields
+        return self.gradients(ctx, upstream_of(grad, None), ctx.needs_input_grad[:3], None)
+
+
+def _present(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
+    """An operator returns tensors only: an empty one in the place of None."""
+    return tuple(like.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     """Decorate the `backward` of an autograd function that has no derivative of its own.
 
-    With `create_graph=True` every gradient gets a `grad_fn` that raises a RuntimeError, on the way to all that it
-    depends on. torch's `once_differentiable` adds it only where the upstream gradient is itself part of a graph; for a
-    loss it is the constant 1, so a gradient penalty would be left out without a word.
+    With `create_graph=True` every gradient gets a `grad_fn` that raises a RuntimeError, connected to everything that it
+    depends on. torch's `once_differentiable` adds one only where the upstream gradient is itself part of a
+    graph; for a loss it is the constant 1, so a gradient penalty would be dropped silently.
     """
 
     @wraps(backward)
     def run(ctx: Any, *upstream: Tensor | None) -> Gradients:
-        if not torch.is_grad_enabled():  # as ever, without create_graph
+        if not torch.is_grad_enabled():  # the usual case: no create_graph
             return backward(ctx, *upstream)
         with torch.no_grad():
             gradients = backward(ctx, *upstream)
@@ -30,8 +156,35 @@ def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
     return run
 
 
+class _Eager(torch.autograd.Function):
+    """A `CustomLoss` without the dispatch of its operators."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: CustomLoss, backward: Callable[..., Gradients], reduction: str, *arguments: Any
+    ) -> tuple[Tensor, ...]:
+        call = loss.call(*arguments)
+        outputs = loss.forward(call)
+        loss.keep(ctx, arguments, outputs)
+        ctx.loss, ctx.run_backward = loss, backward
+        reduced, ctx.count = loss.reduce(outputs[0], call.targets, call.ignore_index, reduction)
+        others = outputs[1 : loss.shown]
+        ctx.mark_non_differentiable(*others)
+        return reduced, *others
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> Gradients:
+        loss: CustomLoss = ctx.loss
+        if grad is None:
+            return (None,) * (3 + loss.num_fields)
+        needs = ctx.needs_input_grad[3:6]
+        gradients = loss.gradients(ctx, upstream_of(grad, ctx.count), needs, ctx.run_backward)
+        return (None, None, None, *gradients)
+
+
 class _Final(torch.autograd.Function):
-    """The first argument, whose derivative by any of them is refused."""
+    """The first argument, whose derivative with respect to any argument is refused."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:

@@ -8,6 +8,13 @@ from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.sampled.draws import Sharing
 from cce_kernels.sampled.objectives import Objective, Softmax
 from cce_kernels.sampled.samplers import Sampler, Uniform
+from cce_kernels.sampled.validation import (
+    DEFAULT_TILE_TOKENS,
+    check_counter,
+    check_objective,
+    check_sampler,
+    check_sharing,
+)
 
 
 class LinearCrossEntropy(nn.Module):
@@ -75,7 +82,7 @@ class SampledLinearCrossEntropy(nn.Module):
         sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
         objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
         sharing: Sharing = "none",
-        tile_tokens: int = validation.DEFAULT_TILE_TOKENS,
+        tile_tokens: int = DEFAULT_TILE_TOKENS,
         ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
         reduction: Reduction = "mean",
         deterministic: bool = False,
@@ -87,10 +94,10 @@ class SampledLinearCrossEntropy(nn.Module):
             plain_integer, (num_negatives, seed, tile_tokens, ignore_index)
         )
         validation.check_shared_options(reduction, impl, ignore_index)
-        validation.check_sharing(num_negatives, sharing, tile_tokens)
-        validation.check_counter("seed", seed, None, 2**63)
-        validation.check_sampler(sampler)
-        validation.check_objective(objective, sampler)
+        check_sharing(num_negatives, sharing, tile_tokens)
+        check_counter("seed", seed, None, 2**63)
+        check_sampler(sampler)
+        check_objective(objective, sampler)
         deterministic, sparse_grad = plain_flag("deterministic", deterministic), plain_flag("sparse_grad", sparse_grad)
         check = plain_flag("check", check)
         super().__init__()

@@ -1,15 +1,11 @@
-"""Which tokens count, and what a reduction makes of their losses, in plain torch.
-
-Kernels say the same in registers: which tokens count in full_finish.py, mean_loss.py and sampled_*.py, the mean in
-mean_loss.py.
-"""
+"""Which tokens count, and how their losses are reduced, in plain torch. Kernels do the same in registers."""
 
 import torch
 from torch import Tensor
 
 
 def masks(targets: Tensor, ignore_index: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort out targets.
+    """Classify targets.
 
     Args:
         targets: int64 [M].
@@ -17,8 +13,8 @@ def masks(targets: Tensor, ignore_index: int, num_items: int) -> tuple[Tensor, T
         num_items: V.
 
     Returns:
-        bool [M] of tokens that count, bool [M] of tokens whose target is impossible, and int64 [M] of targets that are
-        safe as an index.
+        bool [M] of tokens with a valid target, bool [M] of tokens whose target is out of range, and int64 [M], targets
+        that are safe as an index.
     """
     inside = (targets >= 0) & (targets < num_items)
     counted = targets != ignore_index
@@ -40,10 +36,10 @@ def reduce_loss(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str
 
 
 def upstream_of(grad: Tensor, count: Tensor | None) -> Tensor:
-    """Turn the gradient of a reduced loss into that of a token's: fp32 [M], or a scalar where all tokens share it."""
-    if grad.dim() > 0 and (grad.stride(0) == 0 or grad.numel() == 1):
-        grad = grad[0]  # a sum or a mean outside hands every token the same number
-    return grad.to(torch.float32) if count is None else grad / count
+    """Turn the gradient of a reduced loss into that of the losses: [M], or a scalar where all tokens share it."""
+    if grad.dim() > 0 and grad.numel() > 0 and (grad.stride(0) == 0 or grad.numel() == 1):
+        grad = grad[0]  # a sum or a mean outside gives every token the same number
+    return grad if count is None else grad / count
 
 
 def scale_rows(stored: Tensor, upstream: Tensor) -> Tensor:
@@ -56,8 +52,8 @@ def scale_rows(stored: Tensor, upstream: Tensor) -> Tensor:
 def sparse_rows(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:
     """A coalesced sparse tensor of like's shape and dtype: `values` [R, ...] at rows `ids` int64 [R], ascending."""
     if values.dtype != like.dtype or values.stride() != (*values.shape[1:], 1):
-        # Of one row any stride passes as contiguous: `to`, `contiguous` and `clone` keep it, and torch's sparse sums
-        # then read beside the row.
+        # With a single row any stride counts as contiguous: `to`, `contiguous` and `clone` keep it, and torch's sparse
+        # sums then read past the row.
         values = torch.empty(values.shape, dtype=like.dtype, device=values.device).copy_(values)
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
         return torch.sparse_coo_tensor(ids[None], values, like.shape, is_coalesced=True)

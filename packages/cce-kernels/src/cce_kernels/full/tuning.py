@@ -12,14 +12,7 @@ from functools import lru_cache
 
 import torch
 
-from cce_kernels.validation import MAX_TRITON_DIM
-
-
-@lru_cache
-def device_properties(index: int) -> tuple[int, int]:
-    """Compute capability (major * 10 + minor) and number of multiprocessors of a CUDA device."""
-    properties = torch.cuda.get_device_properties(index)
-    return properties.major * 10 + properties.minor, properties.multi_processor_count
+from cce_kernels import hardware
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ MAX_SPLITS = 16
 
 def widest(dtype: torch.dtype) -> int:
     """Columns of the widest hidden vectors of a dtype that the kernels of the full loss take."""
-    return 256 if dtype == torch.float32 else MAX_TRITON_DIM
+    return 256 if dtype == torch.float32 else hardware.MAX_TRITON_DIM
 
 
 def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[FullTiles, FullTiles]:
@@ -102,9 +95,9 @@ def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[Full
     """
     if dim > widest(dtype):
         raise ValueError(f"hidden has {dim} columns of {dtype}; impl='triton' takes up to {widest(dtype)}")
-    if device.type != "cuda":
+    if hardware.is_interpreted(device):
         return _FULL_INTERPRETER, _FULL_INTERPRETER
-    architecture, _ = device_properties(device.index or 0)
+    architecture, _ = hardware.device_properties(device.index or 0)
     if dtype == torch.float32:
         table = _FULL_FP32_SM90 if architecture == 90 else _FULL_FP32
     else:
@@ -127,9 +120,9 @@ def full_splits(device: torch.device, programs: int, streamed: int, num_warps: i
         The number of parts, 1 to 16, that leaves the least of the chip idle. Merging costs, so few parts win ties; all
         sums together stay within 48 MiB.
     """
-    if device.type != "cuda":
+    if hardware.is_interpreted(device):
         return 1
-    slots = device_properties(device.index or 0)[1] * max(1, 8 // num_warps)
+    slots = hardware.device_properties(device.index or 0)[1] * max(1, 8 // num_warps)
     best, best_cost = 1, float("inf")
     for splits in range(1, max(1, min(MAX_SPLITS, streamed // 8, MAX_PARTIAL_BYTES // partial_bytes)) + 1):
         waves = -(-programs * splits // slots)

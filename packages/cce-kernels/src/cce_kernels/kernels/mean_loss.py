@@ -1,4 +1,4 @@
-"""The mean of the losses of the tokens that count, in one launch: a small batch waits for its launches.
+"""The mean of the losses of the tokens that count, in one launch: launches are most of the time of a small batch.
 
     count = max(1, #{m: t_m != ignore_index}),     mean = sum_m loss_m / count
 
@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from cce_kernels.reduction import reduce_loss
 
 _BLOCK = 8192
 
@@ -31,7 +33,7 @@ def _mean(loss, targets, mean, count, num_tokens, ignore_index, BLOCK: tl.conste
 
 
 def launch_mean(loss: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """What `masking.reduce_loss` makes of a mean.
+    """Compute the mean over the tokens that count.
 
     Args:
         loss: fp32 [M], contiguous; 0 for tokens that do not count.
@@ -44,3 +46,12 @@ def launch_mean(loss: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tenso
     mean, count = (torch.empty((), dtype=torch.float32, device=loss.device) for _ in range(2))
     _mean[(1,)](loss, targets, mean, count, loss.shape[0], ignore_index, BLOCK=_BLOCK, num_warps=32)
     return mean, count
+
+
+def reduce_in_one_launch(
+    loss: Tensor, targets: Tensor, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor | None]:
+    """What `reduction.reduce_loss` does, a mean in one launch."""
+    if reduction == "mean":
+        return launch_mean(loss, targets, ignore_index)
+    return reduce_loss(loss, targets, ignore_index, reduction)

@@ -1,82 +1,81 @@
-"""A call of the sampled loss as flat arguments: what the custom operators take, of the kernels and of the reference."""
+"""All arguments of a call of a sampled loss, in one container from the API to the kernels."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from cce_kernels.sampled.draws import Draw, Groups
+from cce_kernels.sampled.draws import Groups, as_counter
 from cce_kernels.sampled.objectives import Objective, Terms, decode, encode
-from cce_kernels.sampled.samplers import Source
+from cce_kernels.sampled.samplers import Sampler, Source, prepare
 
 
-class Call(NamedTuple):
-    """What a call is made of, flat and in the types of an operator's schema; forward and backward take all of it."""
+class SampledCall(NamedTuple):
+    """The fields, in the types of an operator's schema; the properties group them."""
 
     hidden: Tensor  # [M, D]
     weight: Tensor  # [V, D]
     bias: Tensor | None  # [V]
-    targets: Tensor  # int64 [M]
+    targets: Tensor  # int64 [M]; `ignore_index` gives loss 0, any other id outside [0, V) gives NaN
     seed: Tensor  # int64 []
     step: Tensor  # int64 []
-    size: Tensor | None  # int64 []: positions to draw from, where the device knows them
-    table: Tensor | None  # int64 [positions]
+    size_tensor: Tensor | None  # int64 []: positions to draw from, where only the device knows their number
+    id_table: Tensor | None  # int64 [positions]
     log_q: Tensor | None  # fp32 [V]
     log_rest: Tensor | None  # fp32 [M]
-    sizes: Sequence[int]  # positions, num_negatives, the fields of Groups, ignore_index
+    size: int  # positions to draw from, where there is no size_tensor
     alias: bool
+    num_negatives: int
+    group_tokens: int
+    num_groups: int
+    group_shift: int
+    first_row: int
+    row_stride: int
+    ignore_index: int
     objective: str
     t: float
+    deterministic: bool  # no atomics
+    with_dhidden: bool  # Triton only: forward computes dH
 
     @property
-    def num_negatives(self) -> int:
-        """N."""
-        return self.sizes[1]
+    def source(self) -> Source:
+        """What ids are drawn from."""
+        size = self.size if self.size_tensor is None else self.size_tensor
+        return Source(size, self.id_table, self.alias, self.log_q, self.log_rest)
 
     @property
     def groups(self) -> Groups:
-        """Who shares negatives."""
-        return Groups(*self.sizes[2:-1])
-
-    @property
-    def ignore_index(self) -> int:
-        """The target of tokens that do not count."""
-        return self.sizes[-1]
+        """Which tokens share negatives."""
+        return Groups(self.group_tokens, self.num_groups, self.group_shift, self.first_row, self.row_stride)
 
     @property
     def terms(self) -> Terms:
         """What is summed."""
         return decode(self.objective, self.t).terms(self.num_negatives, self.weight.shape[0])
 
-    @property
-    def draw(self) -> Draw:
-        """What is drawn."""
-        size = self.sizes[0] if self.size is None else self.size
-        source = Source(size, self.table, self.alias, self.log_q, self.log_rest)
-        return Draw(source, self.seed, self.step, self.groups, self.num_negatives)
 
-
-# The fields of `Call` in an operator's schema.
-CALL_SCHEMA = (
-    "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor seed, Tensor step, Tensor? size, "
-    "Tensor? table, Tensor? log_q, Tensor? log_rest, SymInt[] sizes, bool alias, str objective, float t"
-)
-NUM_TENSORS = 10  # the fields that come first are tensors or None
-
-
-def call_of(
+def sampled_call(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    draw: Draw,
+    sampler: Sampler,
     objective: Objective,
+    seed: Tensor | int,
+    step: Tensor | int,
+    *,
+    num_negatives: int,
+    groups: Groups,
     ignore_index: int,
-) -> Call:
-    """Flatten a call."""
-    source = draw.source
-    size, positions = (source.size, 0) if isinstance(source.size, Tensor) else (None, source.size)
-    return Call(
-        hidden, weight, bias, targets, draw.seed, draw.step, size, source.table, source.log_q, source.log_rest,
-        [positions, draw.num_negatives, *draw.groups, ignore_index], source.alias, *encode(objective),
+    deterministic: bool,
+) -> SampledCall:
+    """Prepare the sampler for a batch and flatten all arguments."""
+    terms = objective.terms(num_negatives, weight.shape[0])
+    source = prepare(sampler, targets, ignore_index, weight.shape[0], correct=terms.softmax)
+    size, size_tensor = (0, source.size) if isinstance(source.size, Tensor) else (source.size, None)
+    wanted = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
+    return SampledCall(
+        hidden, weight, bias, targets, as_counter(seed, hidden.device), as_counter(step, hidden.device), size_tensor,
+        source.id_table, source.log_q, source.log_rest, size, source.alias, num_negatives, *groups, ignore_index,
+        *encode(objective), deterministic, torch.is_grad_enabled() and wanted,
     )  # fmt: skip

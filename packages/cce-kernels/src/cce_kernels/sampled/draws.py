@@ -1,4 +1,10 @@
-"""Who shares negatives, and the ids that the kernels draw, in plain torch."""
+"""Who shares negatives, and the ids that the kernels draw, in plain torch.
+
+Random words come from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), the same
+bits that the Triton kernels compute in registers. The key is the 64-bit seed; the four 32-bit counters are
+`(slot // 2, row, step, stream)`. Two draws come from one block: an even slot takes words 0 and 1, an odd slot words 2
+and 3. Counters of different slots, rows or steps differ, so their draws never share a block.
+"""
 
 from typing import Literal, NamedTuple
 
@@ -7,14 +13,9 @@ from torch import Tensor
 
 from cce_kernels.checks import plain_integer
 from cce_kernels.sampled.samplers import Sampler, Source, Uniform, prepare
-from cce_kernels.validation import DEFAULT_IGNORE_INDEX, DEFAULT_TILE_TOKENS, check_draw
+from cce_kernels.sampled.validation import DEFAULT_TILE_TOKENS, check_draw
+from cce_kernels.validation import DEFAULT_IGNORE_INDEX
 
-# Counter-based random ids in plain torch: the same bits that the Triton kernels make in registers.
-#
-# Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The key is the 64-bit seed; the
-# four 32-bit counters are `(slot // 2, row, step, stream)`. Two draws come from one block: an even slot takes words 0
-# and
-# 1, an odd slot words 2 and 3. Counters of different slots, rows or steps differ, so their draws never share a block.
 MASK32 = 0xFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
@@ -56,7 +57,7 @@ def scaled_draws(seed: Tensor, step: Tensor, rows: Tensor, num_slots: int, bound
         seed: int64 scalar.
         step: int64 scalar.
         rows: int64 [R], the row or tile counters, in [0, 2**32).
-        num_slots: draws a row.
+        num_slots: draws per row.
         bound: in [1, 2**31).
 
     Returns:
@@ -72,7 +73,7 @@ def scaled_draws(seed: Tensor, step: Tensor, rows: Tensor, num_slots: int, bound
 
 
 Sharing = Literal["none", "tile", "batch"]
-BATCH_GROUP = 64  # sharing="batch": tokens that are worked on together; every group draws the same ids
+BATCH_GROUP = 64  # sharing="batch": tokens that are computed together; every group draws the same ids
 
 
 class Groups(NamedTuple):
@@ -87,16 +88,6 @@ class Groups(NamedTuple):
     shift: int  # places of the first group that lie before this batch (an earlier micro-batch or rank)
     first: int
     stride: int
-
-
-class Draw(NamedTuple):
-    """Everything that decides which ids are drawn."""
-
-    source: Source
-    seed: Tensor  # int64 []
-    step: Tensor  # int64 []
-    groups: Groups
-    num_negatives: int
 
 
 def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: int) -> Groups:
@@ -116,16 +107,16 @@ def draw_ids(
     rows = groups.first + groups.stride * torch.arange(start, stop, device=seed.device)
     draws = scaled_draws(seed, step, rows, num_negatives, source.size)
     positions = draws >> 32
-    if source.table is None:
+    if source.id_table is None:
         return positions
-    packed = source.table[positions]
+    packed = source.id_table[positions]
     if not source.alias:
         return packed
     return torch.where((draws & MASK32) < (packed & MASK32), positions, packed >> 32)
 
 
 def as_counter(value: Tensor | int, device: torch.device) -> Tensor:
-    """A seed or step as an int64 scalar on the device (a fill, so that no copy from the host is waited for)."""
+    """A seed or step as an int64 scalar on the device (filled there: a copy from the host would be waited for)."""
     if isinstance(value, Tensor):
         return value.reshape(()).to(torch.int64)
     return torch.full((), value, dtype=torch.int64, device=device)

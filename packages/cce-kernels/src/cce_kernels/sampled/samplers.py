@@ -1,4 +1,12 @@
-"""Samplers of negatives, and what a kernel needs to draw from them by counter."""
+"""Samplers of negatives, and what a kernel needs to draw from them by counter.
+
+`Popularity` draws from an alias table: O(1) draws from any discrete distribution (Walker 1977), built without a Python
+loop. Items below the mean weight (light) are filled up by items above it (heavy), both in order. Light item i takes its
+whole deficit from the heavy item that is current when i begins; a heavy item that has given away its surplus becomes a
+partly filled bucket itself, topped up by the next heavy one. With prefix sums of deficits and surpluses both
+assignments are binary searches (the sweep of Huebschle-Schneider and Sanders, "Parallel weighted random sampling",
+2022).
+"""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,14 +17,6 @@ from torch import Tensor
 from cce_kernels.checks import is_number
 from cce_kernels.reduction import masks
 
-# Alias table: O(1) draws from any discrete distribution (Walker 1977), built without a Python loop.
-#
-# Items below the mean weight (light) are filled up by items above it (heavy), both in order. Light item i takes its
-# whole deficit from the heavy item that is current when i begins; a heavy item that has given away its surplus
-# becomes a
-# partly filled bucket itself, topped up by the next heavy one. With prefix sums of deficits and surpluses both
-# assignments are binary searches (the sweep of Huebschle-Schneider and Sanders, "Parallel weighted random sampling",
-# 2022).
 _SCALE = 1 << 32
 
 
@@ -58,12 +58,12 @@ def build_alias_table(probabilities: Tensor) -> Tensor:
 class Source(NamedTuple):
     """A sampler made ready for one batch.
 
-    A draw is a uniform position in [0, size). Without a table the position is the id; with `alias` set the table is an
-    alias table; otherwise `table[position]` is the id (the pool of the batch's targets).
+    A draw is a uniform position in [0, size). Without an id table the position is the id; with `alias` set the table is
+    an alias table; otherwise `id_table[position]` is the id (the pool of the batch's targets).
     """
 
     size: Tensor | int  # number of positions; an int64 scalar on the device for a pool
-    table: Tensor | None  # int64 [positions]
+    id_table: Tensor | None  # int64 [positions]
     alias: bool
     log_q: Tensor | None  # fp32 [V]; None: no correction by q
     log_rest: Tensor | None  # fp32 [M]: log(1 - q_t) of each token's target; None goes with log_q

@@ -11,11 +11,11 @@ from functools import lru_cache
 
 import torch
 
-from cce_kernels.full.tuning import device_properties
+from cce_kernels import hardware
 
 
 @dataclass(frozen=True)
-class GatherTiles:
+class PerTokenTiles:
     """Gathered rows that one program holds at once, its warps, and the depth of its load pipeline."""
 
     block_n: int
@@ -24,8 +24,8 @@ class GatherTiles:
 
 
 @dataclass(frozen=True)
-class TileTiles:
-    """Tile of tokens x tile of negatives of one program, negatives' tiles it does in turn (backward), warps, stages."""
+class SharedTiles:
+    """Tile of tokens x tile of negatives of one program, such tiles it computes in turn (backward), warps, stages."""
 
     block_t: int
     block_n: int
@@ -33,59 +33,61 @@ class TileTiles:
     num_warps: int
     num_stages: int
 
-    def parts(self, group_tokens: int) -> int:
+    def programs(self, group_tokens: int) -> int:
         """Programs that share the tokens of one group."""
         return -(-group_tokens // self.block_t)
 
 
 # Largest dimension -> tiles (forward, backward). D 256 on sm_90: measured on an H100 (TUNING.md). The other widths keep
 # its shape and were chosen to stay within the registers.
-NONE = {
-    64: (GatherTiles(32, 1, 1), GatherTiles(16, 1, 1)),
-    128: (GatherTiles(16, 1, 1), GatherTiles(8, 1, 1)),
-    256: (GatherTiles(8, 1, 1), GatherTiles(4, 1, 1)),
-    512: (GatherTiles(4, 1, 1), GatherTiles(2, 1, 1)),
+PER_TOKEN = {
+    64: (PerTokenTiles(32, 1, 1), PerTokenTiles(16, 1, 1)),
+    128: (PerTokenTiles(16, 1, 1), PerTokenTiles(8, 1, 1)),
+    256: (PerTokenTiles(8, 1, 1), PerTokenTiles(4, 1, 1)),
+    512: (PerTokenTiles(4, 1, 1), PerTokenTiles(2, 1, 1)),
 }
-TILE = {
-    64: (TileTiles(64, 64, 1, 4, 3), TileTiles(64, 64, 8, 4, 2)),
-    128: (TileTiles(64, 32, 1, 4, 3), TileTiles(64, 32, 8, 4, 2)),
-    256: (TileTiles(64, 32, 1, 4, 3), TileTiles(64, 64, 8, 8, 2)),
-    512: (TileTiles(32, 16, 1, 8, 1), TileTiles(32, 16, 4, 8, 1)),
+SHARED = {
+    64: (SharedTiles(64, 64, 1, 4, 3), SharedTiles(64, 64, 8, 4, 2)),
+    128: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 32, 8, 4, 2)),
+    256: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 64, 8, 8, 2)),
+    512: (SharedTiles(32, 16, 1, 8, 1), SharedTiles(32, 16, 4, 8, 1)),
 }
 # Any GPU but sm_80 and sm_90, 16-bit operands: at most 64 KiB of shared memory.
-TILE_SAFE = {
-    64: (TileTiles(64, 64, 1, 4, 2), TileTiles(64, 64, 8, 4, 1)),
-    128: (TileTiles(64, 32, 1, 4, 2), TileTiles(64, 32, 8, 4, 1)),
-    256: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 8, 4, 1)),
-    512: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 8, 4, 1)),
+SHARED_SAFE = {
+    64: (SharedTiles(64, 64, 1, 4, 2), SharedTiles(64, 64, 8, 4, 1)),
+    128: (SharedTiles(64, 32, 1, 4, 2), SharedTiles(64, 32, 8, 4, 1)),
+    256: (SharedTiles(32, 32, 1, 4, 1), SharedTiles(32, 32, 8, 4, 1)),
+    512: (SharedTiles(16, 16, 1, 4, 1), SharedTiles(16, 16, 8, 4, 1)),
 }
 # Three TF32 products a product: registers are what limits these. D 512 spills at any size. Shared memory: up to 80 KiB
 # at D 256; at D 512 96 forward, 160 backward.
-TILE_FP32 = {
-    64: (TileTiles(32, 32, 1, 4, 1), TileTiles(32, 32, 4, 4, 1)),
-    128: (TileTiles(32, 32, 1, 8, 1), TileTiles(32, 16, 4, 4, 1)),
-    256: (TileTiles(16, 16, 1, 4, 1), TileTiles(16, 16, 4, 4, 1)),
-    512: (TileTiles(16, 16, 1, 8, 1), TileTiles(16, 16, 4, 8, 1)),
+SHARED_FP32 = {
+    64: (SharedTiles(32, 32, 1, 4, 1), SharedTiles(32, 32, 4, 4, 1)),
+    128: (SharedTiles(32, 32, 1, 8, 1), SharedTiles(32, 16, 4, 4, 1)),
+    256: (SharedTiles(16, 16, 1, 4, 1), SharedTiles(16, 16, 4, 4, 1)),
+    512: (SharedTiles(16, 16, 1, 8, 1), SharedTiles(16, 16, 4, 8, 1)),
 }
 # The same where a block has 99 KiB (sm_86, sm_89, sm_120). At D 512 backward does one tile of negatives a program: no
 # loop for which parts of h are kept, 32 KiB. Compiled, not run.
-TILE_FP32_SAFE = TILE_FP32 | {512: (TileTiles(16, 16, 1, 8, 1), TileTiles(16, 16, 1, 8, 1))}
+SHARED_FP32_SAFE = SHARED_FP32 | {512: (SharedTiles(16, 16, 1, 8, 1), SharedTiles(16, 16, 1, 8, 1))}
 _LARGE_SHARED_MEMORY = (80, 90)
 SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
 SCRATCH_BYTES = 48 << 20
-PIECE = 256  # draws of an item that one program adds up, with sharing `none`; an item drawn more often takes several
+PIECE = 256  # draws of an item that one program adds up, with sharing `none`; a more popular item takes several
 
 
-def gather_tiles(dim: int) -> tuple[GatherTiles, GatherTiles]:
-    """Tiles of the sampled loss with sharing `none`, forward and backward, for vectors of `dim` <= 512."""
-    return next(tiles for limit, tiles in NONE.items() if dim <= limit)
+def per_token_tiles(dim: int) -> tuple[PerTokenTiles, PerTokenTiles]:
+    """Tiles with negatives per token, forward and backward, for vectors of `dim` <= 512."""
+    return next(tiles for limit, tiles in PER_TOKEN.items() if dim <= limit)
 
 
 @lru_cache
-def tile_tiles(device: torch.device, dtype: torch.dtype, dim: int, group_tokens: int) -> tuple[TileTiles, TileTiles]:
-    """Tiles of the sampled loss with shared negatives, forward and backward, for vectors of `dim` <= 512."""
-    large = device.type != "cuda" or device_properties(device.index or 0)[0] in _LARGE_SHARED_MEMORY
-    narrow, wide = (TILE, TILE_FP32) if large else (TILE_SAFE, TILE_FP32_SAFE)
+def shared_tiles(
+    device: torch.device, dtype: torch.dtype, dim: int, group_tokens: int
+) -> tuple[SharedTiles, SharedTiles]:
+    """Tiles with shared negatives, forward and backward, for vectors of `dim` <= 512."""
+    large = hardware.is_interpreted(device) or hardware.device_properties(device.index or 0)[0] in _LARGE_SHARED_MEMORY
+    narrow, wide = (SHARED, SHARED_FP32) if large else (SHARED_SAFE, SHARED_FP32_SAFE)
     table = wide if dtype == torch.float32 else narrow
     forward, backward = next(tiles for limit, tiles in table.items() if dim <= limit)
     needed = max(16, 1 << (group_tokens - 1).bit_length())

@@ -1,17 +1,20 @@
 """Full loss, backward: dW (and db) of a tile of items, streaming the tokens. No atomics: deterministic.
 
+The loss L_m = log sum_j e^(s_mj) - s_mt has the derivative dL_m/ds_mj = p_mj - [j = t_m], and s_mj = h_m . w_j + b_j.
+With the upstream gradients g_m and o_m = 1 - p_mt
+
     p_mj = 2^(s_mj log2 e - lse2_m)      recomputed;  P' = p times the slope of the softcap, target masked to 0
-    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j likewise without h_m
+    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j the same without h_m
 
 The second sum runs over the tokens sorted by the tile of items that holds their target (a stable sort: a fixed order).
 It is a product with a one-hot matrix whose entries -o_m g_m are given as a sum of two or three 16-bit numbers, which
 keeps them to fp32's digits: at a fitted token o_m is all that is left, and one rounding of p_t - 1 would swamp it.
-A program finds its tokens in the sorted order by itself: two searches, for three launches fewer.
+A program finds its tokens in the sorted order itself: two searches replace three launches.
 
 g_m is 1 inside the kernel where all tokens share one factor (a mean or a sum): it multiplies the result once.
 In fp16, p is scaled by 2^P_SHIFT and per-token factors by their largest, so that neither underflows.
 
-FLOPs: 4 M V D. Bytes: M D a tile of items, from L2; W and dW once.
+FLOPs: 4 M V D. Bytes: M D per tile of items, from L2; W and dW once.
 """
 
 from __future__ import annotations
@@ -21,21 +24,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.state import (
-    BackwardState,
     block_widths,
     can_stream,
     dot_precision,
-    even_parts,
+    even_splits,
     one_loop,
     stream_blocks,
 )
+from cce_kernels.full.kernels.targets import add_targets, first_from, sort_by_tile
 from cce_kernels.full.kernels.tiles import (
     LOG2E,
     as_operand,
     cap_scores,
     cap_slope,
-    gather_rows,
     in_parts,
     load_parts,
     load_tile,
@@ -46,6 +49,7 @@ from cce_kernels.full.kernels.tiles import (
 )
 from cce_kernels.full.tuning import FullTiles
 
+_P_SHIFT = 14  # fp16 holds 2^15, and a token's factor may come within a factor 2 of the largest
 _NEVER = tl.constexpr(2**31 - 1)
 _PARTS_BYTES = 48 << 20  # of the parts of the table that exist at once, fp32 only
 # Numbers of the dtype that add up to an fp32 number.
@@ -76,8 +80,8 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
         shift = tl.load(lse2 + tokens, mask=tokens < end, other=float("inf"))
         later = shift
     else:
-        # Read one step ahead into registers. Left to Triton's pipeline, every thread would copy its share of these few
-        # numbers through shared memory by itself.
+        # Read one step ahead into registers. In Triton's pipeline every thread would copy its share of these few
+        # numbers through shared memory.
         last = tl.zeros([BLOCK_M], dtype=tl.int32) + (first + 2 * BLOCK_M)
         later = tl.load(lse2 + tokens + BLOCK_M, mask=last <= end, other=float("inf"))
     scores = score_tile(w0, w1, h0, h1, BLOCK_V, BLOCK_M, DIM1, PRECISION)  # [BLOCK_V, BLOCK_M]
@@ -115,58 +119,6 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
     return acc0, acc1, dbias, later, next_token, place
 
 
-@triton.jit
-def _first_from(ordered, number, value):
-    """Place of the first of `number` ascending int32 numbers that is at least `value`; `number` if there is none."""
-    low = tl.zeros((), tl.int32)
-    high = low + number
-    while low < high:
-        middle = (low + high) // 2
-        less = tl.load(ordered + middle) < value
-        low = tl.where(less, middle + 1, low)
-        high = tl.where(less, high, middle)
-    return low
-
-
-@triton.jit
-def _add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
-                 DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_T: tl.constexpr,
-                 HAS_BIAS: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
-                 SLOTS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Subtract o_m g_m h_m from the row of token m's target, for the tokens low .. high of the sorted order."""
-    # A token has SLOTS columns of the one-hot matrix, one for each 16-bit part of its entry: one product adds them all.
-    # A product for each part is a chain, which Triton lays out otherwise than the loop before: at D 512 the sums do not
-    # fit into registers then, and ptxas runs the products of that loop one by one (TUNING.md).
-    part = tl.arange(0, BLOCK_T) % SLOTS
-    for k in range(low, high, BLOCK_T // SLOTS):
-        places = k + tl.arange(0, BLOCK_T) // SLOTS
-        inside = places < high
-        tokens = tl.load(order + places, mask=inside, other=0)
-        target = tl.load(targets + tokens, mask=inside, other=-1).to(tl.int32)
-        value = tl.load(others + tokens, mask=inside, other=0.0) * (2.0**P_SHIFT)
-        if PER_TOKEN:
-            value *= tl.load(grad + tokens, mask=inside, other=0.0) * grad_scale
-        h0 = as_operand(gather_rows(hidden, tokens, inside, 0, DIM0, DIM), PRECISION)
-        h1 = h0
-        if DIM1 > 0:
-            h1 = as_operand(gather_rows(hidden, tokens, inside, DIM0, DIM1, DIM), PRECISION)
-        own = items[:, None] == target[None, :]  # [BLOCK_V, BLOCK_T]
-        if HAS_BIAS:
-            dbias += tl.sum(tl.where(own & (part == 0)[None, :], -value[None, :], 0.0), axis=1)
-        entry = value
-        if SLOTS > 1:
-            entry = tl.zeros([BLOCK_T], dtype=tl.float32)
-            for i in tl.static_range(PARTS):
-                rounded = value.to(hidden.dtype.element_ty).to(tl.float32)
-                entry = tl.where(part == i, rounded, entry)
-                value -= rounded
-        left = as_operand(tl.where(own, -entry[None, :], 0.0).to(hidden.dtype.element_ty), PRECISION)
-        acc0 = product(left, h0, acc0, PRECISION)
-        if DIM1 > 0:
-            acc1 = product(left, h1, acc1, PRECISION)
-    return acc0, acc1, dbias
-
-
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split", "first_tile", "held_rows"])
 def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, lse2, others, grad, range_scale, order,
                          target_tiles, dweight, dbias_out, num_tokens, num_items, tokens_per_split, first_tile,
@@ -199,8 +151,8 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
         if DIM1 > 0:
             w1 = load_tile(weight, start, rows_left, DIM0, DIM1, BLOCK_V, DIM, True).to(DTYPE)
     if STAGED:
-        # The tile of a wider table goes by way of the place of its dW, which is as wide and not yet written. A tile
-        # that was converted in registers stays there through the loop: accumulators are spilled, and ptxas runs the
+        # The tile of a wider table is stored where its dW will be, which is as wide and not yet written, and read back.
+        # A tile converted in registers would stay there through the loop: accumulators are spilled, and ptxas runs the
         # products one by one.
         staged = (dweight + row * DIM).to(tl.pointer_type(hidden.dtype.element_ty))
         store_tile(staged, 0, rows_left, w0, 0, DIM0, BLOCK_V, DIM)
@@ -222,8 +174,8 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
     dbias = tl.zeros([BLOCK_V], dtype=tl.float32)
     begin = split * tokens_per_split
     end = tl.minimum(begin + tokens_per_split, num_tokens)
-    low = _first_from(target_tiles, num_tokens, tile)
-    high = _first_from(target_tiles, num_tokens, tile + 1)
+    low = first_from(target_tiles, num_tokens, tile)
+    high = first_from(target_tiles, num_tokens, tile + 1)
     place = low
     next_token = tl.load(order + place, mask=place < high, other=_NEVER)
     ahead = begin + tl.arange(0, BLOCK_M)
@@ -247,7 +199,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
                 True, DTYPE,
             )  # fmt: skip
     if split == 0:
-        acc0, acc1, dbias = _add_targets(
+        acc0, acc1, dbias = add_targets(
             low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
             DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, SLOTS, PRECISION,
         )  # fmt: skip
@@ -263,67 +215,60 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
         tl.store(out, (dbias * factor).to(dbias_out.dtype.element_ty), mask=items < num_items)
 
 
-def sort_by_tile(targets: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Sort tokens by the tile of items that holds their target; a stable sort keeps their order inside a tile.
-
-    Args:
-        targets: [M] int64, any values.
-        block: items a tile.
-
-    Returns:
-        Tokens [M] int64 in that order, and the tile of each, ascending, [M] int32.
-    """
-    # Half the bits of int64 keys: half the passes of the sort. An id past 32 bits may wrap into a tile: its token has
-    # no gradient there or anywhere.
-    tiles = torch.div(targets, block, rounding_mode="floor", out=torch.empty_like(targets, dtype=torch.int32))
-    ordered, order = torch.sort(tiles, stable=True)
-    return order, ordered
-
-
 def launch_backward(
-    state: BackwardState, tiles: FullTiles, splits: int, filter_eps: float | None
+    call: FullCall, lse2: Tensor, others: Tensor, grad: Tensor, tiles: FullTiles, splits: int
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the gradients of weight and bias.
 
     Args:
-        state: inputs (full_state.py).
+        call: inputs of the forward.
+        lse2: [M] fp32 from the forward, and so is `others`.
+        others: [M] fp32.
+        grad: upstream gradient fp32, [M] or a scalar for all tokens.
         tiles: tile sizes.
-        splits: parts of the tokens that are worked on side by side, at least 1; their gradients are added in order.
-        filter_eps: skip tiles of tokens whose probabilities are all below it; None is exact.
+        splits: runs of the tokens that are computed side by side, at least 1; their gradients are added in order.
 
     Returns:
         dW [V, D] in the weight's dtype, and db [V] in the bias' dtype or None.
     """
-    hidden, weight, bias = state.hidden, state.weight, state.bias
+    hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape
     num_items = weight.shape[0]
     dim0, dim1 = block_widths(hidden)
-    splits, tokens_per_split = even_parts(num_tokens, splits, tiles.block_m)
-    order, target_tiles = sort_by_tile(state.targets, tiles.block_v)
+    splits, tokens_per_split = even_splits(num_tokens, splits, tiles.block_m)
+    order, target_tiles = sort_by_tile(call.targets, tiles.block_v)
     tma = tiles.tma and can_stream(hidden, hidden.dtype)
     stream = stream_blocks(hidden, tiles.block_m, dim0, dim1) if tma else (hidden, hidden)
+    p_shift = _P_SHIFT if hidden.dtype == torch.float16 else 0
+    range_scale = _range_scale(grad) if grad.dim() > 0 and p_shift > 0 else grad
     partial = splits > 1
     dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
     dbias = dweight  # never written without a bias
     if bias is not None:
         dbias = bias.new_empty((splits, num_items), dtype=torch.float32 if partial else bias.dtype)
-    # In fp32 the table is split into its parts a run of rows at a time; otherwise one run is all of it.
-    parts = hidden.dtype == torch.float32
+    # In fp32 the table is split into its bf16 parts a run of rows at a time; otherwise one run is all of it.
+    in_fp32 = hidden.dtype == torch.float32
     run = number = -(-num_items // tiles.block_v)  # tiles of items
-    if parts:
+    if in_fp32:
         run = min(number, max(1, _PARTS_BYTES // (6 * dim * tiles.block_v)))
     for first_tile in range(0, number, run):
         rows = weight[first_tile * tiles.block_v : (first_tile + run) * tiles.block_v]
         full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
-            hidden, *stream, weight, split_parts(rows) if parts else weight, weight if bias is None else bias,
-            state.targets, state.lse2, state.others, state.grad, state.range_scale, order, target_tiles, dweight, dbias,
-            num_tokens, num_items, tokens_per_split, first_tile, rows.shape[0], state.softcap or 1.0, filter_eps or 0.0,
+            hidden, *stream, weight, split_parts(rows) if in_fp32 else weight, weight if bias is None else bias,
+            call.targets, lse2, others, grad, range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items,
+            tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, call.filter_eps or 0.0,
             DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=32,
-            HAS_BIAS=bias is not None, HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None,
-            PER_TOKEN=state.per_token, P_SHIFT=state.p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
+            HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
+            PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
             PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
             ONE_LOOP=one_loop(hidden), **tiles.options(),
         )  # fmt: skip
     if not partial:
         return dweight[0], None if bias is None else dbias[0]
     return dweight.sum(0).to(weight.dtype), None if bias is None else dbias.sum(0).to(bias.dtype)
+
+
+def _range_scale(grad: Tensor) -> Tensor:
+    """Power of two [1] that brings the largest upstream gradient to between one half and 1."""
+    _, exponent = torch.frexp(grad.abs().amax(0, keepdim=True))
+    return torch.ldexp(torch.ones_like(grad[:1]), -exponent)

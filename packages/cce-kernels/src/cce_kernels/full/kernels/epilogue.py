@@ -1,11 +1,13 @@
 """The end of a token: from the sums over all other items to loss, log-sum-exp and the numbers that backward needs.
 
-With r the reference score (log2 units), T = sum_{j != t} 2^(s_j - r) and e = 2^(s_t - r), all fp32:
+With r the base of the exponents (log2 units), T = sum_{j != t} 2^(s_j - r) and e = 2^(s_t - r), all fp32:
 
     Z = T + e,   o = T / Z = 1 - p_t,   lse = (r + log2 Z) ln 2,   loss = log(Z / e) = log1p(T / e)
+    dH_m = (A_m / Z_m - o_m w_t) * scale,      A_m = sum_{j != t} 2^(s_mj - r_m) w_j
 
-T never holds the target, so that o and the loss keep their digits where the model is sure of the target (o -> 0).
-Bytes and FLOPs: a few per token, nothing beside the products.
+T never holds the target, so that o and the loss keep their digits where the model is sure of the target (o -> 0). The
+target's row is added to dH in fp32: it never meets a rounded probability.
+Bytes: one row of W read and one of dH written per token. FLOPs: a few per token.
 """
 
 from __future__ import annotations
@@ -16,11 +18,6 @@ import triton.language as tl
 from cce_kernels.full.kernels.tiles import LN2, LOG2E, cap_scores, cap_slope, gather_rows, log1p_small, store_tile
 
 
-# dH of a tile of tokens from the sums over all other items: the last step of full_forward.py and full_merge.py.
-#
-# dH_m = (A_m / Z_m - o_m w_t) * scale,      A_m = sum_{j != t} p_mj w_j,   o_m = 1 - p_mt
-#
-# The target's row is added in fp32: it never meets a rounded probability. Bytes: one row of W read and of dH written.
 @triton.jit
 def write_dhidden(acc0, acc1, others, inverse, safe, ignored, invalid, weight, scale, dhidden, start, num_tokens,
                   DTYPE: tl.constexpr, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
@@ -40,7 +37,7 @@ def write_dhidden(acc0, acc1, others, inverse, safe, ignored, invalid, weight, s
 
 @triton.jit
 def read_targets(targets, tokens, num_tokens, num_items, ignore_index):
-    """Read targets [BLOCK] and tell (safe address, ignored, invalid); tokens past the end count as ignored."""
+    """Targets [BLOCK] as (safe address, ignored, invalid); tokens past the end count as ignored."""
     inside = tokens < num_tokens
     raw = tl.load(targets + tokens, mask=inside, other=0)
     ignored = (raw == ignore_index) | (tokens >= num_tokens)
@@ -67,15 +64,15 @@ def score_targets(h0, h1, weight, bias, safe, softcap, DIM: tl.constexpr, DIM0: 
 
 
 @triton.jit
-def finish_tokens(total, reference, target_score, ignored, invalid, softcap, HAS_SOFTCAP: tl.constexpr):
+def finish_tokens(total, base, target_score, ignored, invalid, softcap, HAS_SOFTCAP: tl.constexpr):
     """From the sums to (loss, lse, lse in log2 for backward, o times the target's slope, 1 / Z); all [BLOCK] fp32.
 
     An ignored token gets zeros, an invalid one NaN; both get an infinite log-sum-exp for backward, where every
     probability of theirs is then exactly 0.
     """
-    target_term = tl.exp2(target_score * LOG2E - reference)
+    target_term = tl.exp2(target_score * LOG2E - base)
     z = total + target_term
-    lse2 = reference + tl.log2(z)
+    lse2 = base + tl.log2(z)
     lse = lse2 * LN2
     sure = total < target_term
     ratio = total / tl.where(sure, target_term, 1.0)

@@ -6,14 +6,14 @@ A program holds a tile of tokens and streams the item table, as flash attention 
     T_m = sum_{j != t} p_mj,             A_m = sum_{j != t} p_mj w_j
     loss_m = log1p(T_m / e_m),  e_m = 2^(s_mt log2 e - r_m),   dH_m = (A_m - T_m w_t) / (T_m + e_m)
 
-The target is masked out of p before p is rounded to 16 bits, and enters again in fp32 (full_finish.py).
+The target is masked out of p before p is rounded to 16 bits, and enters again in fp32 (epilogue.py).
 
-The reference r_m is fixed before the loop: the larger of the target's score and the best of the first tile. It is at
+The base r_m is fixed before the loop: the larger of the target's score and the best of the first tile. It is at
 most the true maximum, and fp32 and bf16 leave room for scores far above it, so no running maximum and no rescaling of
-A is needed. A tile of tokens whose sum leaves that room is worked out again in the same program, ONLINE: with the usual
+A is needed. A tile of tokens whose sum leaves that room is computed again in the same program, ONLINE: with the usual
 running maximum. fp16 has no such room: it always runs ONLINE, with p scaled by 2^P_SHIFT.
 
-FLOPs: 4 M V D (2 M V D without gradients). Bytes: V D a tile of tokens, from L2; h and dH once.
+FLOPs: 4 M V D (2 M V D without gradients). Bytes: V D per tile of tokens, from L2; h and dH once.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import torch
 import triton
 import triton.language as tl
 
+from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.epilogue import finish_tokens, read_targets, score_targets, write_dhidden
 from cce_kernels.full.kernels.merge import launch_merge
 from cce_kernels.full.kernels.state import (
-    ForwardState,
+    FullOutputs,
     block_widths,
     can_stream,
     dot_precision,
-    even_parts,
+    even_splits,
     one_loop,
     stream_blocks,
 )
@@ -53,7 +54,7 @@ _NEVER = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
                 bias, softcap, filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                 BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
                 FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
@@ -81,15 +82,15 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
     if MASKED:
         scores2 = tl.where((items < end)[None, :], scores2, float("-inf"))
     if ONLINE:
-        raised = tl.maximum(reference, tl.max(scores2, axis=1) - P_SHIFT)
-        decay = tl.exp2(reference - raised)
+        raised = tl.maximum(base, tl.max(scores2, axis=1) - P_SHIFT)
+        decay = tl.exp2(base - raised)
         total *= decay
         if WITH_DHIDDEN:
             acc0 *= decay[:, None]
             if DIM1 > 0:
                 acc1 *= decay[:, None]
-        reference = raised
-    p = tl.exp2(scores2 - reference[:, None])
+        base = raised
+    p = tl.exp2(scores2 - base[:, None])
     if next_target < first + BLOCK_V:
         # A target of this tile of tokens is among these items, which is rare: two operations saved on every score.
         p = tl.where(items[None, :] == safe[:, None], 0.0, p)
@@ -110,12 +111,12 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, reference, next_target, s
             acc0 = product(rounded, w0, acc0, PRECISION)
             if DIM1 > 0:
                 acc1 = product(rounded, w1, acc1, PRECISION)
-    return acc0, acc1, total, reference, next_target
+    return acc0, acc1, total, base, next_target
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
 def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2, others, dhidden,
-                        partial_sum, partial_reference, partial_acc,
+                        partial_sum, partial_base, partial_acc,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                         BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
@@ -144,7 +145,7 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
 
     begin = split * items_per_split
     end = tl.minimum(begin + items_per_split, num_items)
-    reference = target_score * LOG2E - P_SHIFT
+    base = target_score * LOG2E - P_SHIFT
     if not ONLINE:
         w0 = as_operand(load_tile(weight, begin, end - begin, 0, DIM0, BLOCK_V, DIM, True).to(DTYPE), PRECISION)
         w1 = w0
@@ -158,7 +159,7 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
         if HAS_SOFTCAP:
             scores = cap_scores(scores, softcap)
         scores = tl.where((items < end)[None, :], scores, float("-inf"))
-        reference = tl.maximum(reference, tl.max(scores, axis=1) * LOG2E)
+        base = tl.maximum(base, tl.max(scores, axis=1) * LOG2E)
 
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
@@ -168,37 +169,37 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
     if ONE_LOOP:
         full_end = end
     for first in range(begin, full_end, BLOCK_V):
-        acc0, acc1, total, reference, next_target = _items_step(
-            first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+        acc0, acc1, total, base, next_target = _items_step(
+            first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
             bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
             WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, ONE_LOOP, DTYPE,
         )  # fmt: skip
     if not ONE_LOOP:
         if full_end < end:
-            acc0, acc1, total, reference, next_target = _items_step(
-                full_end, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+            acc0, acc1, total, base, next_target = _items_step(
+                full_end, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
                 bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
                 WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True, DTYPE,
             )  # fmt: skip
 
     inside = tokens < num_tokens
     if not ONLINE:
-        # Written so that NaN is worked out again too. The ragged end of the tile cannot be: its rows are zeros.
+        # NaN fails the comparison too and is computed again. Rows past the end are zeros and cannot.
         if tl.min((total < BELOW_HALF_RANGE).to(tl.int32), axis=0) == 0:
             total = tl.zeros([BLOCK_M], dtype=tl.float32)
             acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
             acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
-            reference = target_score * LOG2E - P_SHIFT
+            base = target_score * LOG2E - P_SHIFT
             next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
             for first in tl.range(begin, end, BLOCK_V, num_stages=1):
-                acc0, acc1, total, reference, next_target = _items_step(
-                    first, end, h0, h1, acc0, acc1, total, reference, next_target, safe, weight, stream0, stream1,
+                acc0, acc1, total, base, next_target = _items_step(
+                    first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
                     bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
                     WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True, DTYPE,
                 )  # fmt: skip
     if SPLIT:
         tl.store(partial_sum + split.to(tl.int64) * num_tokens + tokens, total, mask=inside)
-        tl.store(partial_reference + split.to(tl.int64) * num_tokens + tokens, reference, mask=inside)
+        tl.store(partial_base + split.to(tl.int64) * num_tokens + tokens, base, mask=inside)
         if WITH_DHIDDEN:
             rows = split.to(tl.int64) * num_tokens + start
             store_tile(partial_acc, rows, num_tokens - start, acc0, 0, DIM0, BLOCK_M, DIM)
@@ -206,7 +207,7 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
                 store_tile(partial_acc, rows, num_tokens - start, acc1, DIM0, DIM1, BLOCK_M, DIM)
     else:
         loss_m, lse_m, lse2_m, others_m, inverse = finish_tokens(
-            total, reference, target_score, ignored, invalid, softcap, HAS_SOFTCAP
+            total, base, target_score, ignored, invalid, softcap, HAS_SOFTCAP
         )
         tl.store(loss + tokens, loss_m, mask=inside)
         tl.store(lse + tokens, lse_m, mask=inside)
@@ -217,39 +218,38 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
                           num_tokens, DTYPE, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
 
 
-def launch_forward(state: ForwardState, tiles: FullTiles, splits: int, filter_eps: float | None) -> None:
-    """Write loss, log-sum-exp and dH of every token into `state`.
+def launch_forward(call: FullCall, outputs: FullOutputs, scale: float, tiles: FullTiles, splits: int) -> None:
+    """Write loss, log-sum-exp and dH of every token into `outputs`.
 
     Args:
-        state: inputs and outputs (full_state.py).
+        call: inputs; the weight, or its copy in hidden's dtype.
+        outputs: where the results go.
+        scale: factor that dH is stored with.
         tiles: tile sizes.
-        splits: parts of the vocabulary that are worked on side by side, at least 1.
-        filter_eps: skip tiles of items whose probabilities are all below it; None is exact.
+        splits: runs of the vocabulary that are computed side by side, at least 1.
     """
-    hidden, weight = state.hidden, state.weight
+    hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape
     num_items = weight.shape[0]
     dim0, dim1 = block_widths(hidden)
     held = split_parts(hidden) if hidden.dtype == torch.float32 else hidden
-    with_dhidden = state.dhidden.numel() > 0
-    splits, items_per_split = even_parts(num_items, splits, tiles.block_v)
+    splits, items_per_split = even_splits(num_items, splits, tiles.block_v)
     grid = (-(-num_tokens // tiles.block_m), splits)
     split = splits > 1
-    partial_sum = partial_reference = partial_acc = state.loss  # never read without a split
+    partial_sum = partial_base = partial_acc = outputs.loss  # never read without a split
     if split:
-        partial_sum, partial_reference = (state.loss.new_empty(splits, num_tokens) for _ in range(2))
-        partial_acc = state.loss.new_empty((splits, num_tokens, dim) if with_dhidden else 0)
+        partial_sum, partial_base = (outputs.loss.new_empty(splits, num_tokens) for _ in range(2))
+        partial_acc = outputs.loss.new_empty((splits, num_tokens, dim) if call.with_dhidden else 0)
     tma = tiles.tma and can_stream(weight, hidden.dtype)
     stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
-    half = hidden.dtype == torch.float16 and with_dhidden
+    half = hidden.dtype == torch.float16 and call.with_dhidden
     full_forward_kernel[grid](
-        hidden, held, weight, *stream, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse,
-        state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc, num_tokens, num_items,
-        items_per_split, state.ignore_index, state.softcap or 1.0, filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1,
-        BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v, HAS_BIAS=state.bias is not None,
-        HAS_SOFTCAP=state.softcap is not None, FILTER=filter_eps is not None, WITH_DHIDDEN=with_dhidden, SPLIT=split,
-        ONLINE=half, P_SHIFT=14 if half else 0, PRECISION=dot_precision(hidden), TMA=tma,
-        ONE_LOOP=one_loop(hidden), **tiles.options(),
+        hidden, held, weight, *stream, weight if bias is None else bias, call.targets, scale, *outputs, partial_sum,
+        partial_base, partial_acc, num_tokens, num_items, items_per_split, call.ignore_index, call.softcap or 1.0,
+        call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
+        HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
+        WITH_DHIDDEN=call.with_dhidden, SPLIT=split, ONLINE=half, P_SHIFT=14 if half else 0,
+        PRECISION=dot_precision(hidden), TMA=tma, ONE_LOOP=one_loop(hidden), **tiles.options(),
     )  # fmt: skip
     if split:
-        launch_merge(state, partial_sum, partial_reference, partial_acc)
+        launch_merge(call, outputs, scale, partial_sum, partial_base, partial_acc)

@@ -2,9 +2,9 @@
 
 Split i of token m left T_i, r_i and A_i; with r = max r_i and c_i = 2^(r_i - r):
 
-    T = sum_i c_i T_i,   A = sum_i c_i A_i,   then loss, log-sum-exp and dH as in full_forward.py
+    T = sum_i c_i T_i,   A = sum_i c_i A_i,   then loss, log-sum-exp and dH as in forward.py
 
-Bytes: splits * M * D * 4 read once; FLOPs: 2 a byte. The splits are added in order: deterministic.
+Bytes: splits * M * D * 4 read once; FLOPs: 2 per byte. The splits are added in order: deterministic.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.epilogue import finish_tokens, read_targets, score_targets, write_dhidden
-from cce_kernels.full.kernels.state import ForwardState, block_widths
+from cce_kernels.full.kernels.state import FullOutputs, block_widths
 from cce_kernels.full.kernels.tiles import load_tile
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_splits"])
 def full_merge_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, others, dhidden,
-                      partial_sum, partial_reference, partial_acc,
+                      partial_sum, partial_base, partial_acc,
                       num_tokens, num_items, num_splits, ignore_index, softcap,
                       DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
                       HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, WITH_DHIDDEN: tl.constexpr):  # fmt: skip
@@ -35,17 +36,17 @@ def full_merge_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, oth
         h1 = load_tile(hidden, start, num_tokens - start, DIM0, DIM1, BLOCK_M, DIM, True)
     target_score = score_targets(h0, h1, weight, bias, safe, softcap, DIM, DIM0, DIM1, HAS_BIAS, HAS_SOFTCAP)
 
-    reference = tl.load(partial_reference + tokens, mask=inside, other=0.0)
+    base = tl.load(partial_base + tokens, mask=inside, other=0.0)
     for i in range(1, num_splits):
         row = tl.cast(i, tl.int64) * num_tokens
-        reference = tl.maximum(reference, tl.load(partial_reference + row + tokens, mask=inside, other=0.0))
+        base = tl.maximum(base, tl.load(partial_base + row + tokens, mask=inside, other=0.0))
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
     acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
     for i in range(num_splits):
         row = tl.cast(i, tl.int64) * num_tokens
-        part = tl.load(partial_reference + row + tokens, mask=inside, other=0.0)
-        share = tl.exp2(part - reference)
+        part = tl.load(partial_base + row + tokens, mask=inside, other=0.0)
+        share = tl.exp2(part - base)
         total += share * tl.load(partial_sum + row + tokens, mask=inside, other=0.0)
         if WITH_DHIDDEN:
             acc0 += share[:, None] * load_tile(
@@ -56,7 +57,7 @@ def full_merge_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, oth
                     partial_acc, row + start, num_tokens - start, DIM0, DIM1, BLOCK_M, DIM, True
                 )
     loss_m, lse_m, lse2_m, others_m, inverse = finish_tokens(
-        total, reference, target_score, ignored, invalid, softcap, HAS_SOFTCAP
+        total, base, target_score, ignored, invalid, softcap, HAS_SOFTCAP
     )
     tl.store(loss + tokens, loss_m, mask=inside)
     tl.store(lse + tokens, lse_m, mask=inside)
@@ -67,22 +68,26 @@ def full_merge_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, oth
                       num_tokens, h0.dtype, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
 
 
-def launch_merge(state: ForwardState, partial_sum: Tensor, partial_reference: Tensor, partial_acc: Tensor) -> None:
-    """Write the final numbers of a split forward into `state`.
+def launch_merge(
+    call: FullCall, outputs: FullOutputs, scale: float, partial_sum: Tensor, partial_base: Tensor, partial_acc: Tensor
+) -> None:
+    """Write the final numbers of a split forward into `outputs`.
 
     Args:
-        state: inputs and outputs of the forward (full_forward.py).
+        call: inputs of the forward.
+        outputs: where the results go.
+        scale: factor that dH is stored with.
         partial_sum: [S, M] fp32.
-        partial_reference: [S, M] fp32, log2 units.
+        partial_base: [S, M] fp32, log2 units.
         partial_acc: [S, M, D] fp32, or empty without dH.
     """
-    num_tokens, dim = state.hidden.shape
-    dim0, dim1 = block_widths(state.hidden)
+    hidden, weight, bias = call.hidden, call.weight, call.bias
+    num_tokens, dim = hidden.shape
+    dim0, dim1 = block_widths(hidden)
     block = max(4, 4096 // (1 << (dim0 + dim1 - 1).bit_length()))
     full_merge_kernel[(-(-num_tokens // block),)](
-        state.hidden, state.weight, state.bias_or_weight, state.targets, state.scale, state.loss, state.lse,
-        state.lse2, state.others, state.dhidden, partial_sum, partial_reference, partial_acc,
-        num_tokens, state.weight.shape[0], partial_sum.shape[0], state.ignore_index, state.softcap or 1.0,
-        DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=block, HAS_BIAS=state.bias is not None,
-        HAS_SOFTCAP=state.softcap is not None, WITH_DHIDDEN=state.dhidden.numel() > 0, num_warps=4,
+        hidden, weight, weight if bias is None else bias, call.targets, scale, *outputs,
+        partial_sum, partial_base, partial_acc, num_tokens, weight.shape[0], partial_sum.shape[0], call.ignore_index,
+        call.softcap or 1.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=block, HAS_BIAS=bias is not None,
+        HAS_SOFTCAP=call.softcap is not None, WITH_DHIDDEN=call.with_dhidden, num_warps=4,
     )  # fmt: skip

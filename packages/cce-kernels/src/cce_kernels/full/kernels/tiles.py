@@ -1,11 +1,13 @@
 """Device functions that the kernels of the full loss share: reading tiles, scoring them, capping scores.
 
-A vector dimension that is no power of two is read as one or two blocks: the largest power of two in it (DIM0) and
+A vector dimension that is not a power of two is read as one or two blocks: the largest power of two in it (DIM0) and
 the padded rest (DIM1, 0 where there is none). 320 is 256 + 64; 100 is 128 with 28 columns of zeros.
 
-What products read of a tile is an operand: the tile itself in 16 bits, and of an fp32 tile the three bf16 numbers that
-add up to each of its own (PRECISION "parts"). Of the nine products of parts the six largest are added, which keeps
-fp32's 24 bits; tensor cores have no fp32, and TF32 keeps 11.
+Products read operands: a 16-bit tile itself, or the three bf16 numbers that add up to each number of an fp32 tile
+(PRECISION "parts"). Of the nine products of parts the six largest are added, which keeps fp32's 24 bits; tensor cores
+have no fp32, and TF32 keeps 11 bits. A program holds its tile through its whole loop: parts split in registers would
+stay there and push the sums out, so `split_parts` writes them to memory first (bytes: 4 read and 6 written per number)
+and they are read into shared memory. The streamed side is split as it is read.
 """
 
 from __future__ import annotations
@@ -19,12 +21,6 @@ from torch import Tensor
 
 from cce_kernels.kernels.dot import dot
 
-# fp32 matrices as three bf16 matrices that add up to them: what products of the full loss read of the side they hold.
-#
-# A program holds its tile through its whole loop. Split in registers it would stay there and push the sums out; read in
-# parts it goes to shared memory. The streamed side is split as it comes (full_tiles.three_parts).
-#
-# Bytes: 4 read and 6 written a number.
 _BLOCK = 1024
 
 
@@ -124,7 +120,7 @@ def three_parts(tile):
 @triton.jit
 def load_parts(base, plane, start, rows_left, START: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
                DIM: tl.constexpr):  # fmt: skip
-    """Read a tile of each of the three matrices [*, DIM] that full_parts.py wrote `plane` numbers apart."""
+    """Read a tile of each of the three matrices [*, DIM] that `split_parts` wrote `plane` numbers apart."""
     first = load_tile(base, start, rows_left, START, WIDTH, ROWS, DIM, True)
     second = load_tile(base + plane, start, rows_left, START, WIDTH, ROWS, DIM, True)
     third = load_tile(base + 2 * plane, start, rows_left, START, WIDTH, ROWS, DIM, True)
@@ -133,13 +129,13 @@ def load_parts(base, plane, start, rows_left, START: tl.constexpr, WIDTH: tl.con
 
 @triton.constexpr_function
 def in_parts(precision):
-    """Tell whether operands are three parts; see full_state.dot_precision."""
+    """Whether operands are three parts; see state.dot_precision."""
     return precision.endswith("parts")
 
 
 @triton.jit
 def as_operand(tile, PRECISION: tl.constexpr):
-    """What products read of a tile that is in the dtype of the hidden vectors."""
+    """The operand that products read of a tile in the dtype of the hidden vectors."""
     if in_parts(PRECISION):
         return three_parts(tile)
     else:
@@ -157,7 +153,7 @@ def transposed(operand, PRECISION: tl.constexpr):
 
 @triton.jit
 def small_products(left, right, acc, PRECISION: tl.constexpr):
-    """The products of parts but the largest, smallest first."""
+    """The products of parts except the largest, smallest first."""
     acc = dot(left[2], right[0], acc, PRECISION)
     acc = dot(left[0], right[2], acc, PRECISION)
     acc = dot(left[1], right[1], acc, PRECISION)
@@ -169,8 +165,8 @@ def small_products(left, right, acc, PRECISION: tl.constexpr):
 def product(left, right, acc, PRECISION: tl.constexpr):
     """Product of two operands, [A, K] x [K, B], added to acc [A, B] fp32.
 
-    Tensor cores cut off what they cannot hold of a sum. In fp32 their sum begins at zero, and an addition that rounds
-    adds it to acc: left to them, a long sum loses 1e-5 of itself (TUNING.md).
+    Tensor cores truncate their sums, by which a long sum loses 1e-5 of itself (TUNING.md). In fp32 their sum therefore
+    begins at zero, and an addition that rounds adds it to acc.
     """
     if in_parts(PRECISION):
         tile = tl.zeros([acc.shape[0], acc.shape[1]], dtype=tl.float32)

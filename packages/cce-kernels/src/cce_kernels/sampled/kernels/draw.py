@@ -1,4 +1,4 @@
-"""Drawing ids by counter: `cce_kernels.sampled.draws` and `cce_kernels.sampled.draws` in registers, bit for bit.
+"""Drawing ids by counter: `cce_kernels.sampled.draws` in registers, bit for bit.
 
 A draw costs half a Philox4x32-10 block (about 50 integer instructions) and, from a table, one 8-byte read.
 """
@@ -25,7 +25,7 @@ def read_size(size, size_ptr, TABLE: tl.constexpr):
 
 
 @triton.jit
-def draw_ids(seed, step, row, first_slot, size, table, TABLE: tl.constexpr, SLOTS: tl.constexpr):
+def draw_ids(seed, step, row, first_slot, size, id_table, TABLE: tl.constexpr, SLOTS: tl.constexpr):
     """Ids of slots first_slot .. first_slot + SLOTS (both even) of one row, int64 [SLOTS].
 
     `seed` and `step` are int64 scalars, `row` an integer scalar, `size` the uint64 of `read_size`.
@@ -39,21 +39,21 @@ def draw_ids(seed, step, row, first_slot, size, table, TABLE: tl.constexpr, SLOT
     draws = tl.interleave(even, odd)
     ids = (draws >> 32).to(tl.int64)
     if TABLE == ALIAS_TABLE:
-        packed = tl.load(table + ids)
+        packed = tl.load(id_table + ids)
         coin = (draws & 0xFFFFFFFF).to(tl.int64)
         ids = tl.where(coin < (packed & 0xFFFFFFFF), ids, packed >> 32)
     if TABLE == POOL_TABLE:
-        ids = tl.load(table + ids)
+        ids = tl.load(id_table + ids)
     return ids
 
 
 @triton.jit
-def draw_once(seed, step, row, first_slot, size, table, TABLE: tl.constexpr, SLOTS: tl.constexpr):
+def draw_once(seed, step, row, first_slot, size, id_table, TABLE: tl.constexpr, SLOTS: tl.constexpr):
     """`draw_ids`, drawn once: where ids are needed in two register layouts they go through shared memory.
 
     Left to itself the compiler thinks the arithmetic cheaper, and draws every id again in every thread that compares it
     (390 of 1213 instructions of the forward loop, on sm_90 at D 256). It does not repeat a sum of floats, not even one
     over a dimension of one, which is no instruction at all.
     """
-    ids = draw_ids(seed, step, row, first_slot, size, table, TABLE, SLOTS).to(tl.int32)
+    ids = draw_ids(seed, step, row, first_slot, size, id_table, TABLE, SLOTS).to(tl.int32)
     return tl.sum(tl.reshape(ids.to(tl.float32, bitcast=True), [SLOTS, 1]), 1).to(tl.int32, bitcast=True).to(tl.int64)

@@ -1,28 +1,33 @@
-"""Sampled losses, every token with its own negatives: dW, item by item, without atomics.
+"""Sampled losses with negatives per token, backward: dW, item by item, without atomics.
 
-The draws of a chunk of tokens are sorted by item. The program of item j holds w_j and reads the vectors of the tokens
-that drew it, or have it as their target: `dW_j += sum_m c_mj h_m`, with `c_mj = g_m exp(s'_mj - shift_m)` (softmax) or
-`g_m c sigma(s_mj)` for a negative, `-g_m pull_m` for the target; hits were sorted out. Scores are
-computed anew: neither scores nor gathered rows are stored.
+With s'_mj the corrected score of item j at token m and g_m the upstream gradient, the derivative of the loss is
 
-A popular item is drawn tens of thousands of times where most are drawn ten: what goes past the first PIECE draws of an
-item is added up beforehand, by a program for each piece of the order, and in the order's order.
+    softmax:    dL/ds'_mj = g_m sigma(z_m) exp(s'_mj) / sum_n exp(s'_mn) = g_m exp(s'_mj - shift_m)
+    pointwise:  dL/ds_mj = g_m c sigma(s_mj),        target:  dL/ds_mt = -g_m pull_m
+    dW_j = sum_m c_mj h_m over the tokens that drew j or have it as their target,    db_j = sum_m c_mj
+
+with c the derivative that applies. The draws of a chunk of tokens are sorted by item, without those that hit the
+target. The program of item j holds w_j and reads the vectors of its tokens. Scores are computed again: neither scores
+nor gathered rows are stored.
+
+A popular item is drawn tens of thousands of times where most are drawn ten times: draws past the first PIECE of an item
+are summed beforehand, by one program per piece of the sorted order, and their sums are added in that order.
 
 Bytes: M (N + 1) D of h, from L2 while [M, D] fits there, against M (N + 1) D of fp32 atomics on dW; the rows of dW
-touched by a chunk are read and written once a chunk. FLOPs: 4 M N D on the CUDA cores.
+touched by a chunk are read and written once per chunk. FLOPs: 4 M N D on the CUDA cores.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from cce_kernels.sampled import tuning
+from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.math import sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledState, WeightGradient
-from cce_kernels.sampled.kernels.sum_by_item import Segments
-from cce_kernels.sampled.tuning import GatherTiles
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, Upstream, WeightGradient, kernel_arguments
+from cce_kernels.sampled.kernels.sum_by_item import SortedDraws
+from cce_kernels.sampled.tuning import PerTokenTiles
 
 
 @triton.jit
@@ -67,16 +72,16 @@ def _sum_draws(
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _later_draws(
+def later_draws_kernel(
     hidden, weight, bias, shift, pull, log_q,
-    grad, order, ordered, starts, stops, part_rows, part_scalars,
+    grad, order, ordered, starts, stops, piece_rows, piece_scalars,
     first_token, scale, num_items,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr, PIECE: tl.constexpr,
     SOFTMAX: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, GRAD_STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """One program a piece of the order: whatever in it lies PIECE draws or more past its item's first.
+    """One program per piece of the order: sums the draws that lie PIECE or more places past their item's first.
 
-    All of that is of one item, the one at the piece's first place: any other begins inside the piece.
+    They all belong to one item, the one at the piece's first place: any other item begins inside the piece.
     """
     piece = tl.program_id(0)
     item = tl.load(ordered + piece * PIECE).to(tl.int64)
@@ -89,21 +94,21 @@ def _later_draws(
                 D, BLOCK_D, BLOCK_K, DRAWS, SOFTMAX, HAS_LOGQ, HAS_BIAS, GRAD_STRIDE,
             )  # fmt: skip
             columns = tl.arange(0, BLOCK_D)
-            tl.store(part_rows + piece.to(tl.int64) * D + columns, row_sum, mask=columns < D)
+            tl.store(piece_rows + piece.to(tl.int64) * D + columns, row_sum, mask=columns < D)
             if HAS_BIAS:
-                tl.store(part_scalars + piece, scalar_sum)
+                tl.store(piece_scalars + piece, scalar_sum)
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _backward(
+def per_token_backward_kernel(
     hidden, weight, bias, shift, pull, log_q,
-    grad, order, starts, stops, part_rows, part_scalars, row_map, dweight, dbias,
+    grad, order, starts, stops, piece_rows, piece_scalars, row_map, dweight, dbias,
     first_token, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr, PIECE: tl.constexpr,
     SOFTMAX: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MAP: tl.constexpr,
     GRAD_STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """One program an item: its first PIECE draws, and then the sums that `_later_draws` left of the others."""
+    """One program per item: its first PIECE draws, and then the sums that `later_draws_kernel` left of the others."""
     item = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
@@ -118,10 +123,10 @@ def _backward(
             for first in range((start + PIECE) // PIECE, end, BLOCK_K):
                 pieces = first + tl.arange(0, BLOCK_K)
                 exists = pieces < end
-                place = part_rows + pieces.to(tl.int64)[:, None] * D + columns[None, :]
+                place = piece_rows + pieces.to(tl.int64)[:, None] * D + columns[None, :]
                 row_sum += tl.sum(tl.load(place, mask=exists[:, None] & inside[None, :], other=0.0), 0)
                 if HAS_BIAS:
-                    scalar_sum += tl.sum(tl.load(part_scalars + pieces, mask=exists, other=0.0), 0)
+                    scalar_sum += tl.sum(tl.load(piece_scalars + pieces, mask=exists, other=0.0), 0)
         out = item
         if HAS_MAP:
             out = tl.load(row_map + item).to(tl.int64)
@@ -131,41 +136,53 @@ def _backward(
             tl.store(dbias + out, tl.load(dbias + out) + scalar_sum)
 
 
-def launch_none_backward(
-    state: SampledState, grad: Tensor, segments: Segments, first_token: int, into: WeightGradient, tiles: GatherTiles
+def launch_per_token_backward(
+    call: SampledCall,
+    upstream: Upstream,
+    draws: SortedDraws,
+    draws_per_token: int,
+    first_token: int,
+    into: WeightGradient,
+    tiles: PerTokenTiles,
 ) -> None:
-    """Add the gradients of the draws of a chunk, N + 1 a token from `first_token` on, to `into`."""
-    tensors = state.tensors()
-    names = ("hidden", "weight", "bias", "shift", "pull", "log_q")
-    pieces = -(-segments.order.numel() // tuning.PIECE)
-    part_rows = into.weight.new_empty(pieces, state.hidden.shape[1])
+    """Add the gradients of the draws of a chunk of tokens to `into`.
+
+    Args:
+        call: the call.
+        upstream: what arrives from the forward and from the loss.
+        draws: those of the chunk, each token's target last, sorted by item.
+        draws_per_token: N + 1, or 1 for the targets alone.
+        first_token: the first token of the chunk.
+        into: where the gradients go.
+        tiles: tile sizes.
+    """
+    names = (
+        "hidden", "weight", "bias", "shift", "pull", "log_q", "scale", "D", "BLOCK_D", "SOFTMAX", "HAS_LOGQ",
+        "HAS_BIAS", "enable_fp_fusion",
+    )  # fmt: skip
+    arguments, grad = kernel_arguments(call, upstream.shift, upstream.pull), upstream.grad
+    pieces = -(-draws.order.numel() // tuning.PIECE)
+    piece_rows = into.weight.new_empty(pieces, call.hidden.shape[1])
     shared = {
-        **{name: tensors[name] for name in names},
+        **{name: arguments[name] for name in names},
         "grad": grad,
-        "order": segments.order,
-        "starts": segments.starts,
-        "stops": segments.stops,
-        "part_rows": part_rows,
-        "part_scalars": part_rows if into.bias is None else into.bias.new_empty(pieces),
+        "order": draws.order,
+        "starts": draws.starts,
+        "stops": draws.stops,
+        "piece_rows": piece_rows,
+        "piece_scalars": piece_rows if into.bias is None else into.bias.new_empty(pieces),
         "first_token": first_token,
-        "scale": state.terms.scale,
-        "D": state.hidden.shape[1],
-        "BLOCK_D": state.block_d,
         "BLOCK_K": tiles.block_n,
-        "DRAWS": state.num_negatives + 1,
+        "DRAWS": draws_per_token,
         "PIECE": tuning.PIECE,
-        "SOFTMAX": state.terms.softmax,
-        "HAS_LOGQ": state.log_q is not None,
-        "HAS_BIAS": state.bias is not None,
         "GRAD_STRIDE": grad.dim(),
-        "enable_fp_fusion": True,
         "num_warps": tiles.num_warps,
         "num_stages": tiles.num_stages,
     }
-    num_items = state.weight.shape[0]
-    _later_draws[(pieces,)](ordered=segments.ordered, num_items=num_items, **shared)
-    _backward[(num_items,)](
-        row_map=segments.starts if into.row_map is None else into.row_map,
+    num_items = call.weight.shape[0]
+    later_draws_kernel[(pieces,)](ordered=draws.ordered, num_items=num_items, **shared)
+    per_token_backward_kernel[(num_items,)](
+        row_map=draws.starts if into.row_map is None else into.row_map,
         dweight=into.weight,
         dbias=into.weight if into.bias is None else into.bias,
         HAS_MAP=into.row_map is not None,

@@ -1,4 +1,4 @@
-"""Sampled losses, every token with its own negatives: loss and dH in one pass over the gathered rows.
+"""Sampled losses with negatives per token, forward: loss and dH in one pass over the gathered rows.
 
 Softmax, with base = running maximum: `l += exp(s' - base)`, `a += exp(s' - base) w_n`; at the end `lse = base + log l`,
 `z = lse + rest - log N_m - s_t`, loss = softplus(z), `dH = sigma(z) (a / l - w_t)`.
@@ -13,25 +13,26 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
+from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_ids, read_size
 from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledState
-from cce_kernels.sampled.tuning import GatherTiles
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, kernel_arguments
+from cce_kernels.sampled.tuning import PerTokenTiles
 
-_DRAWS = tl.constexpr(64)  # ids drawn at once, two by each thread of a warp; a tile takes its share by shuffles
+_DRAWS = tl.constexpr(64)  # ids drawn at once, two by each thread of a warp; tiles get theirs by shuffles
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _forward(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
+def per_token_forward_kernel(
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, id_table,
     log_rest, loss, dhidden, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     WITH_GRAD: tl.constexpr,
 ):  # fmt: skip
+    """Grid (tokens,); see the head of this file."""
     token = tl.program_id(0)
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
@@ -57,7 +58,7 @@ def _forward(
     gathered = tl.zeros((BLOCK_D,), tl.float32)
     for start in range(0, tl.where(valid, num_negatives, 0), _DRAWS):
         # Every thread reads its columns of every row of a tile: drawn tile by tile, each would draw every id itself.
-        drawn = draw_ids(seed, step, row, start, bound, table, TABLE, _DRAWS).to(tl.int32)
+        drawn = draw_ids(seed, step, row, start, bound, id_table, TABLE, _DRAWS).to(tl.int32)
         for first in range(start, tl.minimum(start + _DRAWS, num_negatives), BLOCK_N):
             ids = tl.gather(drawn, first - start + tl.arange(0, BLOCK_N), 0).to(tl.int64)
             kept = (ids != target) & (first + tl.arange(0, BLOCK_N) < num_negatives)
@@ -76,15 +77,15 @@ def _forward(
                 new_top = tl.maximum(top, tl.max(scores, 0))
                 base = tl.where(new_top == float("-inf"), 0.0, new_top)
                 shrink = tl.exp(top - base)
-                parts = tl.exp(scores - base)
-                total = total * shrink + tl.sum(parts, 0)
+                shares = tl.exp(scores - base)
+                total = total * shrink + tl.sum(shares, 0)
                 top = new_top
             else:
                 shrink = 1.0
-                parts = tl.where(kept, sigmoid(scores), 0.0)
+                shares = tl.where(kept, sigmoid(scores), 0.0)
                 total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 0)
             if WITH_GRAD:
-                gathered = gathered * shrink + tl.sum(parts[:, None] * rows, 0)
+                gathered = gathered * shrink + tl.sum(shares[:, None] * rows, 0)
 
     if SOFTMAX:
         rest = constant_rest + 0.0
@@ -114,20 +115,18 @@ def _forward(
         tl.store(dhidden + token.to(tl.int64) * D + columns, gradient.to(dhidden.dtype.element_ty), mask=inside)
 
 
-def launch_none_forward(
-    state: SampledState, loss: Tensor, dhidden: Tensor | None, constant_rest: float, tiles: GatherTiles
+def launch_per_token_forward(
+    call: SampledCall, outputs: SampledOutputs, constant_rest: float, tiles: PerTokenTiles
 ) -> None:
-    """Fill `loss` fp32 [M], `state.shift`, `state.pull` and, unless None, `dhidden` [M, D]."""
-    _forward[(state.hidden.shape[0],)](
-        **state.tensors(),
-        log_rest=state.pull if state.log_rest is None else state.log_rest,
-        loss=loss,
-        dhidden=state.hidden if dhidden is None else dhidden,
+    """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
+    per_token_forward_kernel[(call.hidden.shape[0],)](
+        **kernel_arguments(call, outputs.shift, outputs.pull),
+        log_rest=outputs.pull if call.log_rest is None else call.log_rest,
+        loss=outputs.loss,
+        dhidden=outputs.dhidden if call.with_dhidden else call.hidden,
         constant_rest=constant_rest,
-        **state.numbers(),
-        **state.options(),
         BLOCK_N=tiles.block_n,
-        WITH_GRAD=dhidden is not None,
+        WITH_GRAD=call.with_dhidden,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )

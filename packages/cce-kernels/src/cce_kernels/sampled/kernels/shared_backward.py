@@ -1,42 +1,59 @@
-"""Sampled losses, groups of tokens that share negatives: rows of dW, on the tensor cores.
+"""Sampled losses with shared negatives, backward: rows of dW, on the tensor cores.
 
-With c_mn = gradient of the score of negative n at token m (SampledState) times the upstream gradient g_m:
-`dW[id_n] += sum_m c_mn h_m` over the group's tokens, `dW[t_m] -= pull_m g_m h_m`, and the same without h for the bias.
-The target's part is fp32 throughout.
+The negatives n of a group are the same for all its tokens m. With g_m the upstream gradient, the derivatives are
 
-Rows either go straight into dW by fp32 atomics, or into a scratch that sampled_segments.py sums in a fixed order.
+    softmax:    c_mn = g_m exp(s'_mn - shift_m),  because exp(-shift_m) = sigma(z_m) / sum_n exp(s'_mn)
+    pointwise:  c_mn = g_m c sigma(s_mn),         target:  -g_m pull_m
+    dW[id_n] += sum_m c_mn h_m,                   dW[t_m] -= g_m pull_m h_m,        db the same without h
+
+c is computed again, and rounded to 16 bits for its product with h; the target's part is fp32 throughout.
+
+Rows either go straight into dW by fp32 atomics, or into a scratch that sum_by_item.py sums in a fixed order.
 
 Bytes: G N D gathered again, and G N + M rows of D fp32 added. FLOPs: 4 M N D.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from cce_kernels.kernels.dot import dot
+from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_once, read_size
 from cce_kernels.sampled.kernels.math import sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledState, WeightGradient
-from cce_kernels.sampled.tuning import TileTiles
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, Upstream, WeightGradient, dot_precision, kernel_arguments
+from cce_kernels.sampled.tuning import SharedTiles
+
+
+class Scratch(NamedTuple):
+    """Some of the groups, and the item of each of their rows."""
+
+    ids: Tensor  # int32 [units N]
+    first_group: int
+    num_groups: int
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _backward(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
+def shared_backward_kernel(
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, id_table,
     grad, dweight, dbias, row_map, scratch_ids,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
-    group_shift, group_stride, first_unit,
+    group_shift, row_stride, first_unit,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, STEPS: tl.constexpr,
-    GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
+    GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_MAP: tl.constexpr, SCRATCH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
     GRAD_STRIDE: tl.constexpr,
 ):  # fmt: skip
+    """Grid (groups x programs of a group, blocks of negatives); see the head of this file."""
     unit = first_unit + tl.program_id(0)
-    group = unit // PARTS
-    in_group = (unit % PARTS) * BLOCK_T + tl.arange(0, BLOCK_T)
+    group = unit // PROGRAMS
+    in_group = (unit % PROGRAMS) * BLOCK_T + tl.arange(0, BLOCK_T)
     tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
     exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
     columns = tl.arange(0, BLOCK_D)
@@ -46,7 +63,7 @@ def _backward(
     safe = tl.where(valid, target, 0)
     target = tl.where(valid, target, -1).to(tl.int32)
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
+    row = first_row.to(tl.int64) + group.to(tl.int64) * row_stride
 
     h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
     upstream = tl.where(valid, tl.load(grad + tokens * GRAD_STRIDE, mask=exists, other=0.0), 0.0)
@@ -68,7 +85,7 @@ def _backward(
         first = (tl.program_id(1) * STEPS + index) * BLOCK_N
         slots = first + tl.arange(0, BLOCK_N)
         drawn = slots < num_negatives
-        ids = draw_once(seed, step, row, first, bound, table, TABLE, BLOCK_N)
+        ids = draw_once(seed, step, row, first, bound, id_table, TABLE, BLOCK_N)
         rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
         # Items are the rows of both products: the slopes stay in the registers that the second product reads.
         scores = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
@@ -106,59 +123,41 @@ def _backward(
                 tl.atomic_add(dbias + out, tl.sum(slopes, 1), mask=drawn, sem="relaxed")
 
 
-def launch_tile_backward(state: SampledState, grad: Tensor, into: WeightGradient, tiles: TileTiles) -> None:
-    """Add to `into` by fp32 atomics (the order of the sums differs from run to run)."""
-    _launch(state, grad, into.weight, into.bias, into.row_map, None, 0, state.groups.number, tiles)
-
-
-def launch_tile_rows(
-    state: SampledState,
-    grad: Tensor,
-    rows: Tensor,
-    scalars: Tensor | None,
-    ids: Tensor,
-    first_group: int,
-    num_groups: int,
-    tiles: TileTiles,
+def launch_shared_backward(
+    call: SampledCall, upstream: Upstream, into: WeightGradient, tiles: SharedTiles, scratch: Scratch | None = None
 ) -> None:
-    """Write the negatives' rows of dW of some groups: `rows` fp32 [units N, D], `scalars` [units N], `ids` int32."""
-    _launch(state, grad, rows, scalars, None, ids, first_group, num_groups, tiles)
+    """Add to `into` by fp32 atomics (the order of the sums differs from run to run), or write to the scratch.
 
-
-def _launch(
-    state: SampledState,
-    grad: Tensor,
-    rows: Tensor,
-    scalars: Tensor | None,
-    row_map: Tensor | None,
-    ids: Tensor | None,
-    first_group: int,
-    num_groups: int,
-    tiles: TileTiles,
-) -> None:
-    parts = tiles.parts(state.groups.tokens)
-    blocks = -(-state.num_negatives // tiles.block_n)
-    _backward[(num_groups * parts, -(-blocks // tiles.steps))](
-        **state.tensors(),
+    Args:
+        call: the call.
+        upstream: what arrives from the forward and from the loss.
+        into: dW and db; with a scratch the negatives' rows of some groups, [units N, D] and [units N].
+        tiles: tile sizes.
+        scratch: the groups, and where the ids of the rows go.
+    """
+    ids, first_group, num_groups = scratch or (None, 0, call.num_groups)
+    programs = tiles.programs(call.group_tokens)
+    blocks = -(-call.num_negatives // tiles.block_n)
+    grad, pull = upstream.grad, upstream.pull
+    shared_backward_kernel[(num_groups * programs, -(-blocks // tiles.steps))](
+        **kernel_arguments(call, upstream.shift, pull),
         grad=grad,
-        dweight=rows,
-        dbias=state.pull if scalars is None else scalars,
-        row_map=state.targets if row_map is None else row_map,
-        scratch_ids=state.targets if ids is None else ids,
-        **state.numbers(),
-        group_shift=state.groups.shift,
-        group_stride=state.groups.stride,
-        first_unit=first_group * parts,
-        **state.options(),
+        dweight=into.weight,
+        dbias=pull if into.bias is None else into.bias,
+        row_map=call.targets if into.row_map is None else into.row_map,
+        scratch_ids=call.targets if ids is None else ids,
+        group_shift=call.group_shift,
+        row_stride=call.row_stride,
+        first_unit=first_group * programs,
         BLOCK_N=tiles.block_n,
         BLOCK_T=tiles.block_t,
         STEPS=tiles.steps,
-        GROUP_TOKENS=state.groups.tokens,
-        PARTS=parts,
-        HAS_MAP=row_map is not None,
+        GROUP_TOKENS=call.group_tokens,
+        PROGRAMS=programs,
+        HAS_MAP=into.row_map is not None,
         SCRATCH=ids is not None,
-        PRECISION=state.dot_precision,
-        HALF=state.is_half,
+        PRECISION=dot_precision(call.hidden),
+        HALF=call.hidden.dtype == torch.float16,
         GRAD_STRIDE=grad.dim(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

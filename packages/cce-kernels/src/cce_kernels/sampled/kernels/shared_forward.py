@@ -1,4 +1,4 @@
-"""Sampled losses, groups of tokens that share negatives: loss and dH in one pass, on the tensor cores.
+"""Sampled losses with shared negatives, forward: loss and dH in one pass, on the tensor cores.
 
 The scores of a group are the product of its vectors and its gathered rows. Softmax, with c = rest - log N_m:
 
@@ -6,10 +6,10 @@ The scores of a group are the product of its vectors and its gathered rows. Soft
     dH_m = sigma(z) (A / T - w_t)
     shift_m = s_t + log T + softplus(-z), so that exp(s' - shift) = sigma(z) softmax_n
 
-The target's score is the reference: no running maximum, no rescaling of A in the midst of the products (ptxas then runs
-all of them one by one). fp32 and bf16 leave it room for negatives 60 above the target; a tile of tokens that needs more
-is worked out a second time, ONLINE: with the usual running maximum. fp16 has no such room: it always runs ONLINE. The
-pointwise objectives are those of sampled_none_forward.py.
+Exponents are relative to the target's score: there is no running maximum and no rescaling of A between the products
+(ptxas would then run all of them one by one). fp32 and bf16 have room for negatives 60 above the target; a tile of
+tokens that needs more is computed a second time, ONLINE: with the usual running maximum. fp16 has no such room and
+always runs ONLINE. The pointwise objectives are those of per_token_forward.py.
 The target's row never enters a matrix product: hits are masked, and its score and pull are added in fp32.
 
 Bytes: G N D of the table's dtype gathered (G groups), M D read and written. FLOPs: 4 M N D.
@@ -17,15 +17,16 @@ Bytes: G N D of the table's dtype gathered (G groups), M D read and written. FLO
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from cce_kernels.kernels.dot import dot
+from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_once, read_size
 from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledState
-from cce_kernels.sampled.tuning import TileTiles
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, dot_precision, kernel_arguments
+from cce_kernels.sampled.tuning import SharedTiles
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
 _ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any sane size
@@ -33,12 +34,12 @@ _ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any 
 
 @triton.jit
 def _sum_negatives(
-    h, target, target_score, weight, bias, log_q, seed, step, row, bound, table, num_negatives,
+    h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, SOFTMAX: tl.constexpr,
     TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, WITH_GRAD: tl.constexpr,
     PRECISION: tl.constexpr, ONLINE: tl.constexpr,
 ):  # fmt: skip
-    """The reference score, T, the negatives left (all [BLOCK_T]) and A [BLOCK_T, BLOCK_D] of one tile of tokens."""
+    """Base of the exponents, T and negatives left, all [BLOCK_T], and A [BLOCK_T, BLOCK_D] of one tile of tokens."""
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
     top = target_score
@@ -48,7 +49,7 @@ def _sum_negatives(
     left = tl.zeros((BLOCK_T,), tl.float32)
     gathered = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
     for first in range(0, num_negatives, BLOCK_N):
-        ids = draw_once(seed, step, row, first, bound, table, TABLE, BLOCK_N)
+        ids = draw_once(seed, step, row, first, bound, id_table, TABLE, BLOCK_N)
         drawn = first + tl.arange(0, BLOCK_N) < num_negatives
         rows = tl.load(weight + ids[:, None] * D + columns[None, :], mask=drawn[:, None] & inside[None, :], other=0.0)
         rows = rows.to(h.dtype)
@@ -66,38 +67,39 @@ def _sum_negatives(
             scores = tl.where(kept, scores, float("-inf"))
             left += tl.sum(tl.where(scores == float("-inf"), 0.0, 1.0), 1)
         if SOFTMAX and not ONLINE:
-            parts = tl.exp(scores - target_score[:, None])
-            total += tl.sum(parts, 1)
+            shares = tl.exp(scores - target_score[:, None])
+            total += tl.sum(shares, 1)
         elif SOFTMAX:
             new_top = tl.maximum(top, tl.max(scores, 1))
             base = tl.where(new_top == float("-inf"), 0.0, new_top)
             shrink = tl.exp(top - base)
-            parts = tl.exp(scores - base[:, None])
-            total = total * shrink + tl.sum(parts, 1)
+            shares = tl.exp(scores - base[:, None])
+            total = total * shrink + tl.sum(shares, 1)
             top = new_top
             if WITH_GRAD:
                 gathered = gathered * shrink[:, None]
         else:
-            parts = tl.where(kept, sigmoid(scores), 0.0)
+            shares = tl.where(kept, sigmoid(scores), 0.0)
             total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 1)
         if WITH_GRAD:
-            gathered = dot(parts.to(h.dtype), rows, gathered, PRECISION)
+            gathered = dot(shares.to(h.dtype), rows, gathered, PRECISION)
     return top, total, left, gathered
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _forward(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, table,
+def shared_forward_kernel(
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, id_table,
     log_rest, loss, dhidden, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
-    group_shift, group_stride,
+    group_shift, row_stride,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
-    GROUP_TOKENS: tl.constexpr, PARTS: tl.constexpr,
+    GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr,
 ):  # fmt: skip
-    group = tl.program_id(0) // PARTS
-    in_group = (tl.program_id(0) % PARTS) * BLOCK_T + tl.arange(0, BLOCK_T)
+    """Grid (groups x programs of a group,); see the head of this file."""
+    group = tl.program_id(0) // PROGRAMS
+    in_group = (tl.program_id(0) % PROGRAMS) * BLOCK_T + tl.arange(0, BLOCK_T)
     tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
     exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
     columns = tl.arange(0, BLOCK_D)
@@ -108,7 +110,7 @@ def _forward(
     safe = tl.where(valid, raw, 0)
     target = tl.where(valid, raw, -1).to(tl.int32)
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + group.to(tl.int64) * group_stride
+    row = first_row.to(tl.int64) + group.to(tl.int64) * row_stride
 
     places = tokens[:, None] * D + columns[None, :]
     h = tl.load(hidden + places, mask=exists[:, None] & inside[None, :], other=0.0)
@@ -119,15 +121,15 @@ def _forward(
         target_score += tl.load(bias + safe).to(tl.float32)
 
     top, total, left, gathered = _sum_negatives(
-        h, target, target_score, weight, bias, log_q, seed, step, row, bound, table, num_negatives,
+        h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
         D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, ONLINE,
     )  # fmt: skip
     if SOFTMAX and not ONLINE:
-        # Written so that NaN is worked out again too.
+        # NaN is not below any bound: it is computed again too.
         within = (total < _ROOM) | (valid == 0)
         if tl.min(within.to(tl.int32), 0) == 0:
             top, total, left, gathered = _sum_negatives(
-                h, target, target_score, weight, bias, log_q, seed, step, row, bound, table, num_negatives,
+                h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
                 D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, True,
             )  # fmt: skip
 
@@ -154,8 +156,8 @@ def _forward(
     tl.store(shift + tokens, token_shift, mask=exists)
     tl.store(pull + tokens, tl.where(valid, token_pull, 0.0), mask=exists)
     if WITH_GRAD:
-        # The addresses are worked out anew, from a number that the compiler does not know to be 0: kept through the
-        # loop they would take 64 registers of every thread, and accumulators would be spilled.
+        # The addresses are computed again, from a number that the compiler does not know to be 0: kept through the loop
+        # they would take 64 registers of every thread, and accumulators would be spilled.
         nothing = tl.load(targets + tokens, mask=exists, other=0, volatile=True) - raw
         target_places = (safe + nothing)[:, None] * D + columns[None, :]
         target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
@@ -165,28 +167,25 @@ def _forward(
         tl.store(dhidden + places, gradient.to(h.dtype), mask=exists[:, None] & inside[None, :])
 
 
-def launch_tile_forward(
-    state: SampledState, loss: Tensor, dhidden: Tensor | None, constant_rest: float, tiles: TileTiles
-) -> None:
-    """Fill `loss` fp32 [M], `state.shift`, `state.pull` and, unless None, `dhidden` [M, D]."""
-    parts = tiles.parts(state.groups.tokens)
-    _forward[(state.groups.number * parts,)](
-        **state.tensors(),
-        log_rest=state.pull if state.log_rest is None else state.log_rest,
-        loss=loss,
-        dhidden=state.hidden if dhidden is None else dhidden,
+def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_rest: float, tiles: SharedTiles) -> None:
+    """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
+    programs = tiles.programs(call.group_tokens)
+    arguments = kernel_arguments(call, outputs.shift, outputs.pull)
+    shared_forward_kernel[(call.num_groups * programs,)](
+        **arguments,
+        log_rest=outputs.pull if call.log_rest is None else call.log_rest,
+        loss=outputs.loss,
+        dhidden=outputs.dhidden if call.with_dhidden else call.hidden,
         constant_rest=constant_rest,
-        **state.numbers(),
-        group_shift=state.groups.shift,
-        group_stride=state.groups.stride,
-        **state.options(),
+        group_shift=call.group_shift,
+        row_stride=call.row_stride,
         BLOCK_N=tiles.block_n,
         BLOCK_T=tiles.block_t,
-        GROUP_TOKENS=state.groups.tokens,
-        PARTS=parts,
-        WITH_GRAD=dhidden is not None,
-        PRECISION=state.dot_precision,
-        ONLINE=state.is_half or not state.terms.softmax,
+        GROUP_TOKENS=call.group_tokens,
+        PROGRAMS=programs,
+        WITH_GRAD=call.with_dhidden,
+        PRECISION=dot_precision(call.hidden),
+        ONLINE=call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"],
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )

@@ -1,6 +1,9 @@
-"""Sums of equal ids: draws are sorted by item, and one program adds up the draws of one item. No atomics.
+"""Sums of the draws of an item: draws are sorted by item, and one program adds up those of one item. No atomics.
 
-The sort is stable, so the order of a sum, and its bits, are the same in every run.
+The sort is stable, so the order of a sum, and its bits, are the same in every run. Its keys are the ids that a kernel
+draws. With negatives per token a token has N + 1 keys: its negatives, then its target.
+
+Bytes: 4 M (N + 1) of keys written, a chunk of tokens at a time; the rows of the scratch read once.
 """
 
 from __future__ import annotations
@@ -12,27 +15,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_ids, read_size
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledState, WeightGradient, padded
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, WeightGradient, padded, table_kind
 
-# Ids of draws as sort keys, and marks of the items that a batch touches.
-#
-# For tokens with negatives of their own, a token has N + 1 keys: its negatives, then its target. Bytes: 4 M (N + 1)
-# written, a chunk of tokens at a time.
 _SLOTS = 256
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _keys(
-    out, targets, seed_ptr, step_ptr, size_ptr, table,
-    size, num_items, num_negatives, first_row, group_stride, ignore_index, first_token,
+def draw_keys_kernel(
+    out, targets, seed_ptr, step_ptr, size_ptr, id_table,
+    size, num_items, num_negatives, first_row, row_stride, ignore_index, first_token,
     TABLE: tl.constexpr, SLOTS: tl.constexpr, WITH_TARGET: tl.constexpr, MARK: tl.constexpr,
 ):  # fmt: skip
+    """Grid (tokens or groups, blocks of slots): the ids they draw, as sort keys or as marks of touched items."""
     local = tl.program_id(0)
     first = tl.program_id(1) * SLOTS
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + (first_token + local).to(tl.int64) * group_stride
-    ids = draw_ids(seed, step, row, first, bound, table, TABLE, SLOTS)
+    row = first_row.to(tl.int64) + (first_token + local).to(tl.int64) * row_stride
+    ids = draw_ids(seed, step, row, first, bound, id_table, TABLE, SLOTS)
     slots = first + tl.arange(0, SLOTS)
     if MARK:
         tl.store(out + ids, tl.full((SLOTS,), 1, tl.int32), mask=slots < num_negatives)
@@ -42,65 +43,54 @@ def _keys(
             width = num_negatives + 1
             target = tl.load(targets + first_token + local)
             valid = (target != ignore_index) & (target >= 0) & (target < num_items)
-            # A hit, and every draw of a token that does not count, is no item's: no segment holds it.
+            # A hit, and every draw of a token that does not count, gets the key of no item and is never summed.
             ids = tl.where(valid & (ids != target), ids, num_items)
             ids = tl.where(valid & (slots == num_negatives), target, ids)
         tl.store(out + local.to(tl.int64) * width + slots, ids.to(out.dtype.element_ty), mask=slots < width)
 
 
-def _launch(state: SampledState, out: Tensor, first: int, rows: int, *, with_target: bool, mark: bool) -> None:
-    width = state.num_negatives + int(with_target)
-    _keys[(rows, -(-width // _SLOTS))](
-        out,
-        state.targets,
-        state.seed,
-        state.step,
-        state.seed if state.size_tensor is None else state.size_tensor,
-        state.targets if state.table is None else state.table,
-        state.size,
-        state.weight.shape[0],
-        state.num_negatives,
-        state.groups.first,
-        state.groups.stride,
-        state.ignore_index,
-        first,
-        TABLE=state.table_kind,
-        SLOTS=_SLOTS,
-        WITH_TARGET=with_target,
-        MARK=mark,
-        num_warps=4,
-    )
+def _launch(
+    call: SampledCall, out: Tensor, num_negatives: int, first: int, rows: int, *, with_target: bool, mark: bool
+) -> None:
+    keys = num_negatives + int(with_target)
+    draw_keys_kernel[(rows, -(-keys // _SLOTS))](
+        out, call.targets, call.seed, call.step, call.seed if call.size_tensor is None else call.size_tensor,
+        call.targets if call.id_table is None else call.id_table, call.size, call.weight.shape[0], num_negatives,
+        call.first_row, call.row_stride, call.ignore_index, first,
+        TABLE=table_kind(call), SLOTS=_SLOTS, WITH_TARGET=with_target, MARK=mark, num_warps=4,
+    )  # fmt: skip
 
 
-def launch_token_keys(state: SampledState, keys: Tensor, first_token: int, num_tokens: int) -> None:
-    """Write `keys` int32 [num_tokens, N + 1] of tokens with negatives of their own; V where nothing is added."""
-    _launch(state, keys, first_token, num_tokens, with_target=True, mark=False)
+def launch_token_keys(call: SampledCall, keys: Tensor, num_negatives: int, first_token: int, num_tokens: int) -> None:
+    """Write `keys` int32 [num_tokens, num_negatives + 1] of tokens; V where nothing is added."""
+    _launch(call, keys, num_negatives, first_token, num_tokens, with_target=True, mark=False)
 
 
-def launch_group_ids(state: SampledState, ids: Tensor) -> None:
+def launch_group_ids(call: SampledCall, ids: Tensor) -> None:
     """Write the ids [G, N] of all groups, for tests: what the kernels draw, by their own code."""
-    _launch(state, ids, 0, state.groups.number, with_target=False, mark=False)
+    _launch(call, ids, call.num_negatives, 0, call.num_groups, with_target=False, mark=False)
 
 
-def launch_mark_items(state: SampledState, touched: Tensor) -> None:
+def launch_mark_items(call: SampledCall, touched: Tensor) -> None:
     """Set `touched` int32 [V] to 1 at every item that a group draws."""
-    _launch(state, touched, 0, state.groups.number, with_target=False, mark=True)
+    _launch(call, touched, call.num_negatives, 0, call.num_groups, with_target=False, mark=True)
 
 
 _MARK_BLOCK = 1024
 
 
-class Segments(NamedTuple):
+class SortedDraws(NamedTuple):
     """Draws sorted by item: those of item j are `order[starts[j] : stops[j]]`."""
 
-    ordered: Tensor  # int32 [K], the item of each, ascending; V where it is none's
+    ordered: Tensor  # int32 [K], the item of each, ascending; V where it belongs to none
     order: Tensor  # int64 [K]
     starts: Tensor  # int32 [V]
     stops: Tensor  # int32 [V]
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _mark(keys, starts, stops, num_draws, num_items, BLOCK: tl.constexpr):
+def mark_bounds_kernel(keys, starts, stops, num_draws, num_items, BLOCK: tl.constexpr):
+    """Grid (blocks of keys,): where the ascending keys of each item begin and end."""
     places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = places < num_draws
     key = tl.load(keys + places, mask=exists, other=0)
@@ -111,24 +101,26 @@ def _mark(keys, starts, stops, num_draws, num_items, BLOCK: tl.constexpr):
     tl.store(stops + key, places + 1, mask=exists & (key != after))
 
 
-def sort_draws(keys: Tensor, num_items: int) -> Segments:
-    """Group draws by item.
+def sort_draws(keys: Tensor, num_items: int) -> SortedDraws:
+    """Sort draws by item.
 
     Args:
         keys: int32 [K], ids; a key of `num_items` stands for no item.
         num_items: V.
     """
     ordered, order = torch.sort(keys, stable=True)
-    bounds = keys.new_zeros(2, num_items)
-    _mark[(-(-keys.numel() // _MARK_BLOCK),)](ordered, bounds[0], bounds[1], keys.numel(), num_items, BLOCK=_MARK_BLOCK)
-    return Segments(ordered, order, bounds[0], bounds[1])
+    starts, stops = keys.new_zeros(2, num_items)
+    grid = (-(-keys.numel() // _MARK_BLOCK),)
+    mark_bounds_kernel[grid](ordered, starts, stops, keys.numel(), num_items, BLOCK=_MARK_BLOCK)
+    return SortedDraws(ordered, order, starts, stops)
 
 
 @triton.jit
-def _sum_rows(
+def sum_rows_kernel(
     rows, scalars, order, starts, stops, row_map, dweight, dbias,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MAP: tl.constexpr,
 ):  # fmt: skip
+    """Grid (items,): adds the rows of an item in their order."""
     item = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
@@ -155,25 +147,15 @@ def _sum_rows(
             tl.store(dbias + out, tl.load(dbias + out) + scalar_sum)
 
 
-def launch_sum_rows(rows: Tensor, scalars: Tensor | None, segments: Segments, into: WeightGradient) -> None:
+def launch_sum_rows(rows: Tensor, scalars: Tensor | None, draws: SortedDraws, into: WeightGradient) -> None:
     """Add `rows` fp32 [K, D] (and `scalars` fp32 [K]) to the rows of their items.
 
     Bytes: K D of fp32 read, the rows touched read and written.
     """
-    width = rows.shape[1]
-    _sum_rows[(segments.starts.numel(),)](
-        rows,
-        rows if scalars is None else scalars,
-        segments.order,
-        segments.starts,
-        segments.stops,
-        segments.starts if into.row_map is None else into.row_map,
-        into.weight,
-        into.weight if into.bias is None else into.bias,
-        D=width,
-        BLOCK_D=padded(width),
-        BLOCK_K=8,
-        HAS_BIAS=into.bias is not None,
-        HAS_MAP=into.row_map is not None,
-        num_warps=1 if width <= 256 else 2,
-    )
+    dim = rows.shape[1]
+    sum_rows_kernel[(draws.starts.numel(),)](
+        rows, rows if scalars is None else scalars, draws.order, draws.starts, draws.stops,
+        draws.starts if into.row_map is None else into.row_map, into.weight,
+        into.weight if into.bias is None else into.bias, D=dim, BLOCK_D=padded(dim), BLOCK_K=8,
+        HAS_BIAS=into.bias is not None, HAS_MAP=into.row_map is not None, num_warps=1 if dim <= 256 else 2,
+    )  # fmt: skip

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cce_kernels import hardware
+
 FOLDER = Path(__file__).parents[2] / "packages/cce-kernels/benchmarks"
 
 
@@ -58,39 +60,25 @@ def test_points_are_told_apart_and_tables_that_cannot_fit_are_left_out(scripts):
     assert all(losses.wanted("ours", point) for point in points.FULL)
 
 
-def test_every_idea_fits_the_package_as_it_is(scripts, tmp_path):
-    variants = scripts("variants")
-    made_up = variants.Variant("made up", (), "", (("api.py", "The two losses", "A variant"),))
-    for number, variant in enumerate([*variants.VARIANTS, made_up]):
-        folder = variants.apply(variant, tmp_path / str(number))
-        for path, _, new in variant.edits:
-            edited = (folder / "cce_kernels" / path).read_text()
-            assert new in edited
-            compile(edited, path, "exec")
-    broken = variants.Variant("broken", (), "", (("full.py", "no such text", ""),))
-    with pytest.raises(ValueError, match="0 times, not once"):
-        variants.apply(broken, tmp_path / "broken")
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_tuner_tries_what_is_entered_and_makes_lookups_return_it(scripts, dtype, monkeypatch):
     tuner = scripts("tune_sampled")
     tuning = tuner.tuning
-    tables = {name for name in vars(tuning) if name.startswith("TILE")}
-    assert tables == set(tuner.TILE_TABLES)
-    for name in (*tables, "NONE"):  # copies: what is tried must not stay
+    tables = {name for name in vars(tuning) if name.startswith("SHARED")}
+    assert tables == set(tuner.SHARED_TABLES)
+    for name in (*tables, "PER_TOKEN"):  # copies: what is tried must not stay
         monkeypatch.setattr(tuning, name, dict(getattr(tuning, name)))
-    entered = tuning.TILE_FP32 if dtype == "float32" else tuning.TILE
+    entered = tuning.SHARED_FP32 if dtype == "float32" else tuning.SHARED
     forward, backward = (set(side) for side in zip(*tuner.candidates("tile", dtype), strict=True))
     assert entered[256][0] in forward
     assert entered[256][1] in backward
     for architecture in (80, 89, 90):
-        monkeypatch.setattr(tuning, "device_properties", lambda _, x=architecture: (x, 132))
+        monkeypatch.setattr(hardware, "device_properties", lambda _, x=architecture: (x, 132))
         for pair in tuner.candidates("tile", dtype)[-2:]:
             tuner.use("tile", pair)
-            found = tuning.tile_tiles(torch.device("cuda", 0), getattr(torch, dtype), 200, 64)
+            found = tuning.shared_tiles(torch.device("cuda", 0), getattr(torch, dtype), 200, 64)
             assert found == pair
-    tuning.tile_tiles.cache_clear()
+    tuning.shared_tiles.cache_clear()
 
 
 def test_a_picture_is_of_one_gpu(scripts, tmp_path, monkeypatch):
@@ -130,7 +118,7 @@ def test_errors_of_the_sampled_losses_are_against_the_same_negatives(scripts, sh
         assert 0 < max(found.values()) < 1e-5, (variant, found)
 
 
-@pytest.mark.parametrize("script", ["run", "tune_full", "tune_sampled", "profile_sampled", "try_variants"])
+@pytest.mark.parametrize("script", ["run", "tune_full", "tune_sampled", "profile_sampled"])
 def test_without_a_gpu_a_script_ends_in_one_line(script):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(

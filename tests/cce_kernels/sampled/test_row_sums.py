@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from cce_kernels import BCE, InBatch, Popularity, sampled_linear_cross_entropy
 from cce_kernels.sampled import reference as reference_sampled
-from cce_kernels.sampled.reference import sums_by_id
+from cce_kernels.sampled.row_sums import sums_by_id
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 M, V, D = 300, 40, 8

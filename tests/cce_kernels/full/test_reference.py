@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rounding import allowed_error
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
@@ -80,7 +81,7 @@ def test_fitted_tokens_keep_their_digits(softcap):
         loss = linear_cross_entropy(*leaves, targets, softcap=softcap, reduction="none")
         found.append([x.double() for x in (loss.detach(), *torch.autograd.grad(loss.sum(), leaves))])
     assert 1e-5 < found[1][0].max() < 1e-3
-    assert_close(found[0], found[1], rtol=3e-6, atol=1e-12)
+    assert_close(found[0], found[1], rtol=allowed_error(12, 8, 8), atol=1e-12)
 
 
 @pytest.mark.parametrize("where", ["target", "another"])

@@ -1,4 +1,4 @@
-"""Counter-based random words."""
+"""Counter-based random words and the ids drawn from them."""
 
 import torch
 

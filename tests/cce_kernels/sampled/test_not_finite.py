@@ -1,5 +1,7 @@
 """The sampled losses where scores are no numbers: nothing plausible comes of them, and of what is forbidden no NaN."""
 
+import math
+
 import pytest
 import torch
 from kernel_cases import DEVICES, INTERPRETED
@@ -30,10 +32,16 @@ def test_out_of_range_target_is_nan_and_nothing_else(sharing, impl):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("sharing", ["none", "tile"])
-@pytest.mark.parametrize("objective", ["softmax", "bce"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", ["hidden", "weight", "bias"])
+@pytest.mark.parametrize(
+    ("sharing", "objective", "value", "place"),
+    [
+        ("none", "softmax", math.nan, "hidden"), ("tile", "softmax", math.inf, "hidden"),
+        ("tile", "bce", math.nan, "hidden"), ("none", "softmax", math.inf, "weight"),
+        ("tile", "softmax", math.nan, "weight"), ("none", "bce", math.nan, "weight"),
+        ("tile", "softmax", math.inf, "bias"), ("none", "softmax", math.inf, "bias"), ("none", "bce", math.inf, "bias"),
+        ("tile", "bce", math.nan, "bias"), ("tile", "bce", math.inf, "weight"), ("none", "softmax", math.nan, "bias"),
+    ],
+)  # fmt: skip
 def test_what_is_not_finite_is_no_plausible_loss(device, sharing, objective, value, place):
     case = Case(dim=16, tokens=5, items=4, negatives=6, sharing=sharing, tile=3 if sharing == "tile" else 64)
     case.objective = objective
@@ -47,10 +55,16 @@ def test_what_is_not_finite_is_no_plausible_loss(device, sharing, objective, val
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("impl", ["triton", "reference"])
-@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
-@pytest.mark.parametrize("dtype", [FP32, BF16, FP16])
-@pytest.mark.parametrize("objective", ["softmax", "bce"])
+@pytest.mark.parametrize(
+    ("impl", "sharing", "dtype", "objective"),
+    [
+        ("triton", "none", FP32, "softmax"), ("triton", "none", BF16, "bce"), ("triton", "tile", FP32, "bce"),
+        ("triton", "tile", BF16, "softmax"), ("triton", "tile", FP16, "softmax"), ("triton", "batch", FP16, "bce"),
+        ("triton", "batch", FP32, "softmax"), ("triton", "none", FP16, "softmax"),
+        ("reference", "none", FP32, "softmax"), ("reference", "tile", FP16, "bce"),
+        ("reference", "batch", BF16, "softmax"), ("reference", "none", BF16, "bce"),
+    ],
+)  # fmt: skip
 def test_items_that_a_bias_of_minus_infinity_forbids(device, impl, sharing, dtype, objective):
     """Each is still one of the N_m negatives left, and its share of loss and gradients is 0."""
     case = Case(dim=16, tokens=6, items=9, negatives=6, sharing=sharing, dtype=dtype, objective=objective)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from cce_kernels import hardware
 from cce_kernels.full import tuning
-from cce_kernels.full.kernels.backward import sort_by_tile
+from cce_kernels.full.kernels.targets import sort_by_tile
 from cce_kernels.full.kernels.tiles import split_dimension
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -40,7 +41,7 @@ def test_no_block_is_wider_than_wanted(dim: int, expected: tuple[int, int]) -> N
     ],
 )
 def test_splits_fill_the_chip(programs: int, partial_mib: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "device_properties", lambda _: (90, 132))
+    monkeypatch.setattr(hardware, "device_properties", lambda _: (90, 132))
     assert tuning.full_splits(torch.device("cuda"), programs, 1000, 8, partial_mib << 20) == expected
 
 
@@ -56,6 +57,6 @@ def test_tokens_are_sorted_by_the_tile_of_their_target() -> None:
 def test_fp32_has_tiles_of_64_rows_on_hopper_alone(
     architecture: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "device_properties", lambda _: (architecture, 132))
+    monkeypatch.setattr(hardware, "device_properties", lambda _: (architecture, 132))
     forward, _ = tuning.full_tiles(torch.device("cuda"), FP32, 256)
     assert forward.block_m == rows

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kernel_cases import DEVICES
+from rounding import UNIT
 
 from cce_kernels.reduction import reduce_loss
 
@@ -21,6 +22,7 @@ def test_the_mean_is_that_of_torch(device: str, tokens: int, share_ignored: floa
     mean, count = launch_mean(loss, targets.to(device), -7)
     expected, divisor = reduce_loss(loss, targets.to(device), -7, "mean")
     assert torch.equal(count, divisor)
-    torch.testing.assert_close(mean, expected, rtol=1e-6, atol=0)
+    # Either adds up 20,000 losses in blocks and trees: no more than 20 roundings of any number.
+    torch.testing.assert_close(mean, expected, rtol=40 * UNIT[torch.float32], atol=0)
     loss[0] = torch.nan
     assert launch_mean(loss, targets.to(device), -7)[0].isnan()

@@ -1,0 +1,122 @@
+"""What the sampled losses require of their options. All errors are ValueErrors that name the argument."""
+
+import torch
+from torch import Tensor
+
+from cce_kernels.checks import check_choice, check_integer
+from cce_kernels.sampled.objectives import BCE, GBCE, Objective, Softmax
+from cce_kernels.sampled.samplers import InBatch, Popularity, Sampler, Uniform
+from cce_kernels.validation import DEFAULT_IGNORE_INDEX, MAX_ITEMS
+
+MAX_COUNTER = 2**32
+SHARINGS = ("none", "tile", "batch")
+DEFAULT_TILE_TOKENS = 64
+
+
+def check_counter(name: str, value: Tensor | int, device: torch.device | None, limit: int) -> None:
+    """A seed or step: an int in range, or an int64 tensor of one element on the device."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.dtype != torch.int64:
+            raise ValueError(
+                f"{name}: found a tensor {list(value.shape)} of {value.dtype}, "
+                "allowed: an integer or an int64 tensor of one element"
+            )
+        if device is not None and value.device != device:
+            raise ValueError(f"{name}: found on {value.device}, allowed: hidden's device {device}")
+    else:
+        check_integer(name, value, 0, limit)
+
+
+def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
+    """How many negatives there are, and for whom."""
+    check_choice("sharing", sharing, SHARINGS)
+    check_integer("num_negatives", num_negatives, 1, MAX_ITEMS)
+    check_integer("tile_tokens", tile_tokens, 1, 1025)
+    if sharing != "tile" and tile_tokens != DEFAULT_TILE_TOKENS:
+        raise ValueError(
+            f"tile_tokens: found {tile_tokens} with sharing={sharing!r}, allowed: with sharing='tile' only"
+        )
+
+
+def check_sampling(
+    num_items: int,
+    num_negatives: int,
+    row_offset: int,
+    num_tokens: int,
+    sampler: Sampler,
+    sharing: str,
+    tile_tokens: int,
+) -> None:
+    """What drawing needs, whatever the objective."""
+    check_sharing(num_negatives, sharing, tile_tokens)
+    check_integer("row_offset", row_offset, 0, MAX_COUNTER)
+    if row_offset + num_tokens > MAX_COUNTER:
+        raise ValueError(
+            f"row_offset: found {row_offset!r} with {num_tokens} tokens, allowed: row numbers below {MAX_COUNTER}"
+        )
+    check_sampler(sampler)
+    if isinstance(sampler, Popularity) and sampler.counts.numel() != num_items:
+        raise ValueError(
+            f"sampler: found Popularity.counts of {sampler.counts.numel()} items, allowed: V = {num_items}"
+        )
+
+
+def check_sampler(sampler: Sampler) -> None:
+    """What a sampler is, without the table it draws from."""
+    if not isinstance(sampler, Uniform | Popularity | InBatch):
+        raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch()")
+    if not isinstance(sampler, Uniform) and not (sampler.logq is None or isinstance(sampler.logq, bool)):
+        raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
+
+
+def check_objective(objective: Objective, sampler: Sampler) -> None:
+    """An objective, and that it does not contradict the sampler (one that `check_sampler` has passed)."""
+    if not isinstance(objective, Softmax | BCE | GBCE):
+        raise ValueError(f"objective: found {objective!r}, allowed: Softmax(), BCE(), GBCE()")
+    if not isinstance(objective, Softmax) and not isinstance(sampler, Uniform) and sampler.logq:
+        raise ValueError(
+            f"sampler: found logq=True with {type(objective).__name__}, "
+            "allowed: None or False, because it corrects the softmax only"
+        )
+
+
+def check_draw(
+    num_tokens: int,
+    num_items: int,
+    num_negatives: int,
+    seed: Tensor | int,
+    step: Tensor | int,
+    row_offset: int,
+    sampler: Sampler,
+    sharing: str,
+    tile_tokens: int,
+    targets: Tensor | None,
+    ignore_index: int,
+) -> None:
+    """Arguments of `draw_negatives`."""
+    check_integer("num_tokens", num_tokens, 0, MAX_COUNTER + 1)
+    check_integer("num_items", num_items, 1, MAX_ITEMS + 1)
+    check_integer("ignore_index", ignore_index, -(2**63), 2**63)
+    check_sampling(num_items, num_negatives, row_offset, num_tokens, sampler, sharing, tile_tokens)
+    check_counter("seed", seed, None, 2**63)
+    check_counter("step", step, None, MAX_COUNTER)
+    if not isinstance(sampler, InBatch):
+        read, name = "allowed: with InBatch only, which draws among targets", type(sampler).__name__
+        if targets is not None:
+            raise ValueError(f"targets: found with {name}, {read}")
+        if ignore_index != DEFAULT_IGNORE_INDEX:
+            raise ValueError(f"ignore_index: found {ignore_index} with {name}, {read}")
+    elif not isinstance(targets, Tensor):
+        raise ValueError(
+            f"targets: found {type(targets).__name__}, allowed: a tensor, because InBatch draws among them"
+        )
+    elif targets.shape != (num_tokens,):
+        raise ValueError(f"targets: found the shape {list(targets.shape)}, allowed: [num_tokens] = [{num_tokens}]")
+    elif targets.dtype != torch.int64:
+        raise ValueError(f"targets: found {targets.dtype}, allowed: int64")
+    places = {
+        name: x.device for name, x in (("seed", seed), ("step", step), ("targets", targets)) if isinstance(x, Tensor)
+    }
+    if len(set(places.values())) > 1:
+        found = ", ".join(f"{name} on {device}" for name, device in places.items())
+        raise ValueError(f"{' and '.join(places)}: found {found}, allowed: one device")
