@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from rec_models.training.result import FitResult
 
 from cutrec.config import Config, Evaluate
 from cutrec.console import run_and_exit
@@ -16,6 +15,7 @@ from cutrec.workflow import train
 from cutrec.workflow.training_inputs import popularity_ndcg
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
+from rec_models.training.result import FitResult
 
 Make = Callable[[dict[str, Any]], Path]
 

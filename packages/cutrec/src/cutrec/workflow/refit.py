@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rec_models.training.loop import fit
 
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json
@@ -25,6 +24,7 @@ from cutrec.workflow.run_hash import run_hash
 from rec_data.sequences.histories import read_catalogue
 from rec_models.errors import TrainingError
 from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.loop import fit
 
 if TYPE_CHECKING:
     from cutrec.config import Config

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import torch
-from rec_models.training.loop import fit
 
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
@@ -21,11 +20,11 @@ from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.run_hash import run_hash
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
+from rec_models.training.loop import fit
 
 if TYPE_CHECKING:
-    from rec_models.training.result import FitResult
-
     from cutrec.config import Config
+    from rec_models.training.result import FitResult
 
 
 def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
