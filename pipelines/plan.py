@@ -11,16 +11,16 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from cutrec import config
+from cutrec.arguments import make_parser, parse
 from cutrec.commands.plan import source_of, table_of
 from cutrec.console import prepare_output_file, run_and_exit
-from cutrec.errors import StageError
+from cutrec.errors import UsageError
 from cutrec.nested import merged, parse_overrides
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
@@ -71,14 +71,9 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     """The options of a command line.
 
     Raises:
-        StageError: one line that names the option.
+        UsageError: one line that names the option.
     """
-    parser = ArgumentParser(
-        prog="python -m pipelines.plan",
-        description=str(__doc__).replace("``", ""),
-        formatter_class=RawDescriptionHelpFormatter,
-        exit_on_error=False,
-    )
+    parser = make_parser(str(__doc__), prog="python -m pipelines.plan")
     parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU (default: 80)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--table", action="append", help="of the paper; may be given several times")
@@ -92,13 +87,9 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--model", choices=["sasrec", "bert4rec"], help="of the search: sasrec")
     parser.add_argument("--loss", help="of the search: cce_neg")
     parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the points")
-    try:
-        options = parser.parse_args(arguments)
-    except ArgumentError as error:
-        message = " ".join(str(error).removeprefix("argument ").split())
-        raise StageError(f"{message}; --help lists the options") from None
+    options = parse(parser, arguments)
     if options.gpu <= 0:
-        raise StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
+        raise UsageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
     _refuse_unused(options)
     options.table = [_whole("--table", text) for text in options.table or []]
     options.sharing, options.model = options.sharing or "none", options.model or "sasrec"
@@ -109,7 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
 def _whole(name: str, text: str) -> int:
     """The value of an option that is given several times, which jsonargparse leaves as text."""
     if not text.isdigit():
-        raise StageError(f"{name}: found {text!r}, allowed: a whole number")
+        raise UsageError(f"{name}: found {text!r}, allowed: a whole number")
     return int(text)
 
 
@@ -123,9 +114,9 @@ def _refuse_unused(options: Namespace) -> None:
         ("faithful", "paper_faithful", points_asked, "--table or --search"),
     ):
         if options[name] and not allowed:
-            raise StageError(f"--{name}: allowed with {where}; -S {key}=... changes a point")
+            raise UsageError(f"--{name}: allowed with {where}; -S {key}=... changes a point")
     if options.page and not options.check:
-        raise StageError("--page: allowed with --check")
+        raise UsageError("--page: allowed with --check")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import compare, describe, recommend
+from cutrec.commands import compare, describe, plan, recommend
 from cutrec.console import run_and_exit
 
 DESCRIPTION = """\
 Train sequential recommenders on large catalogues and use them.
 
 The pipeline itself (download, split, train, evaluate, report) is run by `dvc repro` and `dvc exp run`."""
-COMMANDS = {"describe": describe, "recommend": recommend, "compare": compare}
+COMMANDS = {"describe": describe, "recommend": recommend, "compare": compare, "plan": plan}
 """Modules with a docstring (the help text), ``add_arguments(parser)`` and ``run(options)``."""
 
 
