@@ -223,9 +223,7 @@ class ModelCheckpoint:
                 batching=None if batching is None else BatchSettings(**batching),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: of another version of rec_models: {in_short(error)}"
-            ) from error
+            raise CheckpointError(f"{path}: of another version of rec_models: {in_short(error)}") from error
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
