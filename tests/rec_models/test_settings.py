@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict
@@ -177,21 +178,23 @@ def test_a_contradiction_is_one_line_that_names_both_settings(settings, message)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("sampling", ["uniform", "popularity", "in_batch"])
-@pytest.mark.parametrize("sharing", ["none", "tile", "batch"])
-@pytest.mark.parametrize("paper_faithful", [False, True])
-def test_pick_keeps_what_each_loss_uses(loss, sampling, sharing, paper_faithful):
-    everything = EVERYTHING | {"sampling": sampling, "sharing": sharing, "paper_faithful": paper_faithful}
-    picked = asdict(LossSettings.pick(loss, **everything))
-    assert LossSettings(**picked) == LossSettings.pick(loss, **everything)
-    assert picked["num_negatives"] == {"ce": None, "cce": None, "sce": None, "bce": 1}.get(loss, 512)
-    sampled = loss in ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
-    assert picked["sampling"] == (sampling if sampled else None)
-    assert picked["sharing"] == (("none" if paper_faithful else sharing) if sampled else None)
-    assert picked["gbce_t"] == (0.5 if loss == "gbce" else None)
-    assert picked["sce_buckets"] == (10 if loss == "sce" else None)
-    softmax = loss in ("ce_neg", "cce_neg") and sampling != "uniform"
-    assert picked["logq"] == ((not paper_faithful) if softmax else None)
+def test_pick_keeps_what_each_loss_uses(loss):
+    ways = itertools.product(["uniform", "popularity", "in_batch"], ["none", "tile", "batch"], [False, True])
+    for sampling, sharing, paper_faithful in ways:
+        everything = EVERYTHING | {"sampling": sampling, "sharing": sharing, "paper_faithful": paper_faithful}
+        picked = asdict(LossSettings.pick(loss, **everything))
+        assert list(picked) == list(OLD["loss"])
+        assert LossSettings(**picked) == LossSettings.pick(loss, **everything)
+        assert picked["num_negatives"] == {"ce": None, "cce": None, "sce": None, "bce": 1}.get(loss, 512)
+        sampled = loss in ("ce_neg", "cce_neg", "bce", "bce_neg", "gbce")
+        assert picked["sampling"] == (sampling if sampled else None)
+        assert picked["sharing"] == (("none" if paper_faithful else sharing) if sampled else None)
+        assert picked["alpha"] == (0.5 if sampled and sampling == "popularity" else None)
+        assert picked["tile_tokens"] == (32 if picked["sharing"] == "tile" else None)
+        assert picked["gbce_t"] == (0.5 if loss == "gbce" else None)
+        assert picked["sce_buckets"] == (10 if loss == "sce" else None)
+        softmax = loss in ("ce_neg", "cce_neg") and sampling != "uniform"
+        assert picked["logq"] == ((not paper_faithful) if softmax else None)
 
 
 def test_a_catalogue_that_fits_passes():
@@ -263,11 +266,3 @@ def test_a_setting_that_an_old_file_lacks_has_its_default_and_an_unknown_one_is_
     with pytest.raises(checkpoint.CheckpointError, match="rotary") as caught:
         checkpoint.ModelCheckpoint.read(tmp_path / "newer")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("paper_faithful", [False, True])
-def test_settings_survive_their_flat_form(loss, paper_faithful):
-    picked = LossSettings.pick(loss, **EVERYTHING, paper_faithful=paper_faithful)
-    assert LossSettings(**asdict(picked)) == picked
-    assert list(asdict(picked)) == list(OLD["loss"])
