@@ -80,11 +80,11 @@ def linear_cross_entropy(
         ignore_index: target of tokens that do not count.
         softcap: scores become `softcap * tanh(s / softcap)`.
         reduction: `mean` is over the tokens that count, 0 if there are none.
-        filter_eps: leave out tiles whose probabilities are all below this (approximate; triton only). None is exact.
+        filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
-        check: look at the values too: one synchronisation, and a break in torch.compile's graph.
+        check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512, in fp32 up to 256: with
-            wider fp32 vectors `auto` is the reference, the faster one there. The reference's products in fp32 follow
+            wider fp32 vectors `auto` is the reference, which is faster there. The reference's products in fp32 follow
             `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
 
     Returns:
@@ -141,7 +141,7 @@ def sampled_linear_cross_entropy(
     check: bool = False,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Cross-entropy against N sampled negatives a token, drawn inside the kernel and drawn again in backward.
+    """Cross-entropy against N sampled negatives per token, drawn inside the kernel and again in backward.
 
     A negative that equals the target is removed. `draw_negatives` shows the ids.
 
@@ -151,7 +151,7 @@ def sampled_linear_cross_entropy(
             instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
             below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
         targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
-        num_negatives: N >= 1, drawn with replacement. Integers of numpy will do here and below.
+        num_negatives: N >= 1, drawn with replacement. numpy's integers are accepted here and below.
         seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
         step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
             ids.
@@ -170,7 +170,7 @@ def sampled_linear_cross_entropy(
             `torch.optim.SparseAdam` or `SGD`, both without weight decay: torch refuses decay on a sparse gradient. Give
             a leaf, such as an `nn.Parameter`: torch cannot take a sparse gradient back through a slice or a cast. It
             breaks torch.compile's graph.
-        check: look at the values too: one synchronisation, and a break in torch.compile's graph.
+        check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512.
 
     Returns:

@@ -1,5 +1,7 @@
 """Module forms of the losses, for people who configure a loss once."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from cce_kernels import validation
@@ -15,6 +17,12 @@ from cce_kernels.sampled.validation import (
     check_sampler,
     check_sharing,
 )
+
+_FULL_OPTIONS = ("ignore_index", "softcap", "reduction", "filter_eps", "check", "impl")
+_SAMPLED_OPTIONS = (
+    "num_negatives", "seed", "sampler", "objective", "sharing", "tile_tokens", "ignore_index", "reduction",
+    "deterministic", "sparse_grad", "check", "impl",
+)  # fmt: skip
 
 
 class LinearCrossEntropy(nn.Module):
@@ -44,22 +52,12 @@ class LinearCrossEntropy(nn.Module):
 
     def extra_repr(self) -> str:
         """The options, for printing."""
-        return _named(self, "ignore_index", "softcap", "reduction", "filter_eps", "check", "impl")
+        return ", ".join(f"{name}={value!r}" for name, value in _options(self, _FULL_OPTIONS).items())
 
     def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None) -> Tensor:
         """The loss; arguments as in `linear_cross_entropy`."""
-        return linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            bias=bias,
-            ignore_index=self.ignore_index,
-            softcap=self.softcap,
-            reduction=self.reduction,
-            filter_eps=self.filter_eps,
-            check=self.check,
-            impl=self.impl,
-        )
+        loss: Tensor = linear_cross_entropy(hidden, weight, targets, bias=bias, **_options(self, _FULL_OPTIONS))
+        return loss
 
 
 class SampledLinearCrossEntropy(nn.Module):
@@ -112,10 +110,9 @@ class SampledLinearCrossEntropy(nn.Module):
 
     def extra_repr(self) -> str:
         """The options, for printing."""
-        return _named(
-            self, "num_negatives", "seed", "objective", "sharing", "tile_tokens", "ignore_index", "reduction",
-            "deterministic", "sparse_grad", "check", "impl",
-        ) + f", sampler={type(self.sampler).__name__}"  # fmt: skip
+        options = _options(self, _SAMPLED_OPTIONS)
+        sampler = type(options.pop("sampler")).__name__
+        return ", ".join(f"{name}={value!r}" for name, value in options.items()) + f", sampler={sampler}"
 
     def forward(
         self,
@@ -128,27 +125,11 @@ class SampledLinearCrossEntropy(nn.Module):
         bias: Tensor | None = None,
     ) -> Tensor:
         """The loss; arguments as in `sampled_linear_cross_entropy`."""
+        options = _options(self, _SAMPLED_OPTIONS)
         return sampled_linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            num_negatives=self.num_negatives,
-            seed=self.seed,
-            step=step,
-            row_offset=row_offset,
-            sampler=self.sampler,
-            objective=self.objective,
-            sharing=self.sharing,
-            tile_tokens=self.tile_tokens,
-            bias=bias,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            deterministic=self.deterministic,
-            sparse_grad=self.sparse_grad,
-            check=self.check,
-            impl=self.impl,
+            hidden, weight, targets, step=step, row_offset=row_offset, bias=bias, **options
         )
 
 
-def _named(module: nn.Module, *names: str) -> str:
-    return ", ".join(f"{name}={getattr(module, name)!r}" for name in names)
+def _options(module: nn.Module, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(module, name) for name in names}

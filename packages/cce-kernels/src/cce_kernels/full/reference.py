@@ -2,9 +2,9 @@
 
 `L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
 Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
-As in the kernels, the target is left out of the sum, so that nothing is lost where the model is sure of it: with
+As in the kernels, the sum leaves out the target, so that no digits are lost where the model is sure of it: with
 `x = logsumexp_{j != t} s_mj - s_mt`, the loss is `log(1 + e^x)` and `1 - p_mt = 1 / (1 + e^-x)`.
-Tokens and items are worked on in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for
+Tokens and items are computed in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for
 16-bit inputs and float64 where an input is.
 """
 

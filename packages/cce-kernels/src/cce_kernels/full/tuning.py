@@ -30,7 +30,7 @@ class FullTiles:
     """Stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it."""
 
     def options(self) -> dict[str, int]:
-        """Launch options for Triton; multiply-add fusion is said aloud because 3.10 switches it off by default."""
+        """Launch options for Triton; multiply-add fusion is explicit because 3.10 switches it off by default."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
         return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
 
@@ -107,18 +107,18 @@ def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[Full
 
 @lru_cache(maxsize=1024)
 def full_splits(device: torch.device, programs: int, streamed: int, num_warps: int, partial_bytes: int) -> int:
-    """Into how many parts to split the streamed side so that the programs fill the chip.
+    """Number of splits of the streamed side with which the programs fill the chip.
 
     Args:
         device: where it runs.
         programs: tiles of the side that is held.
         streamed: tiles of the side that is streamed.
         num_warps: warps of a program; a multiprocessor holds 8 warps that use all registers.
-        partial_bytes: what the fp32 sums of one part take.
+        partial_bytes: size of the fp32 sums of one split.
 
     Returns:
-        The number of parts, 1 to 16, that leaves the least of the chip idle. Merging costs, so few parts win ties; all
-        sums together stay within 48 MiB.
+        The number of splits, 1 to 16, that leaves the least of the chip idle. Merging costs time, so ties go to few
+        splits; all sums together stay within 48 MiB.
     """
     if hardware.is_interpreted(device):
         return 1

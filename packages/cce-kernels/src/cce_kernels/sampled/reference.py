@@ -133,7 +133,7 @@ def _backward(
     """DH [M, D], dW [V, D] and db [V], each in the dtype of its tensor.
 
     With `c_mn = g_m dL/ds_n` of the negatives and `-pull_m = g_m dL/ds_t` of the target (formulas at the head):
-    `dH_m = sum_n c_mn w_n - pull_m w_t`, `dW_n += c_mn h_m`, `dW_t -= pull_m h_m`, and db likewise without h.
+    `dH_m = sum_n c_mn w_n - pull_m w_t`, `dW_n += c_mn h_m`, `dW_t -= pull_m h_m`, and db the same without h.
     """
     batch, terms = _Batch(call), call.terms
     grad = _grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), batch.groups)
