@@ -42,7 +42,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(model: str):
     weights = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
     layout = layout_of(torch.full((rows,), width), width)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-        held.append(encoder.encode_packed(torch.arange(rows * width) % 50, layout).bfloat16())
+        held.append(encoder(torch.arange(rows * width) % 50, layout).bfloat16())
     per_block = (4 + (2 if model == "sasrec" else 8)) * 64 * 64  # 16-bit copies of weights, kept as well
     found = sum(size for address, size in kept.items() if address not in weights) - 2 * 2 * per_block
     assert found / (rows * width) == pytest.approx(activation_bytes(settings), rel=0.1)
