@@ -105,8 +105,9 @@ def test_what_a_fitted_token_leaves_in_the_table_keeps_its_digits(device: str, d
     rest = 15 * torch.exp(-4 * factors.double())  # against e^score of the target; the 15 other scores are 0
     expected = -0.7 * rest / (1 + rest) * factors.double()
     assert (rest < 1e-3).all()
-    # The scores are single products and exact. An entry of two bf16 numbers instead of three would err by 1e-5.
-    assert worst_row(dweight.diagonal(), expected) <= allowed_error(16, 1, 16, device)
+    # The scores, up to 16, are single products and exact. Their product with log2 e makes 16 u; its constant, exp2, a
+    # tree of 15 additions and two divisions make 18 u. Two bf16 numbers per entry instead of three would err by more.
+    assert worst_row(dweight.diagonal(), expected) <= 34 * UNIT[FP32]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -58,6 +58,9 @@ def test_pairs_of_options_match_float64(case):
         Case(dim=16, tokens=1, items=2, negatives=3, sharing="tile"),
         Case(dim=16, tokens=9, items=7, negatives=66, sharing="tile", tile=5, offset=3),
         Case(dim=16, tokens=34, items=7, negatives=3, sharing="tile", tile=33),
+        # Several blocks of negatives: the running maximum rises between them.
+        Case(dim=16, tokens=6, items=99, negatives=131, peak=4.0),
+        Case(dim=16, tokens=6, items=99, negatives=131, dtype=FP16, sharing="tile", peak=4.0),
     ],
     ids=str,
 )
@@ -99,13 +102,18 @@ def test_several_chunks_of_the_sort(monkeypatch):
 
 @pytest.mark.parametrize(
     ("piece", "sparse", "targets"),
-    [(1, False, "random"), (3, True, "same"), (3, False, "random"), (8, True, "random"), (8, False, "same")],
-)
+    [
+        (1, False, "random"), (2, True, "random"), (2, False, "same"), (3, True, "same"), (3, False, "random"),
+        (8, True, "random"), (8, False, "same"),
+    ],
+)  # fmt: skip
 @INTERPRETED
 def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, sparse, targets):
-    """Ten tokens draw nine times from three items: some thirty draws an item, in pieces that begin anywhere."""
+    """Some thirty draws per item, or two or three, in pieces that begin anywhere."""
     monkeypatch.setattr(tuning, "PIECE", piece)
     case = Case(dim=16, tokens=10, items=3, negatives=9, sampler="popularity", sparse=sparse, targets=targets)
+    if piece < 3:
+        case.tokens, case.items, case.negatives = 6, 9, 3
     assert_exact(case, "cpu")
 
 
