@@ -37,7 +37,7 @@ def test_everything_runs_once_and_notes_what_crashed(tmp_path: Path, monkeypatch
         return subprocess.Popen(command)
 
     monkeypatch.setattr(Scheduler, "_start", start)
-    Scheduler(tmp_path, rows, 1.0, 2, ("search",), ("ml_1m",)).run()
+    Scheduler(tmp_path, rows, 10.0, 2, ("search",), ("ml_1m",)).run()
     found = runs.read(rows)
     assert max(most) == 2
     assert sorted((row["contender"], row["status"]) for row in found) == [
@@ -46,7 +46,7 @@ def test_everything_runs_once_and_notes_what_crashed(tmp_path: Path, monkeypatch
         ("cce", "ok"),
         ("cce", "ok"),
     ]
-    Scheduler(tmp_path, rows, 1.0, 2, ("search",), ("ml_1m",)).run()
+    Scheduler(tmp_path, rows, 10.0, 2, ("search",), ("ml_1m",)).run()
     again = runs.read(rows)
     assert again[:4] == found
     assert [(row["contender"], row["status"]) for row in again[4:]] == [("bce 1", "failed")] * 2  # tried once more
@@ -63,7 +63,7 @@ def test_a_process_that_dies_after_its_row_has_succeeded(tmp_path: Path, monkeyp
         return subprocess.Popen(command)
 
     monkeypatch.setattr(Scheduler, "_start", start)
-    Scheduler(tmp_path, rows, 1.0, 2, ("search",), ("ml_1m",)).run()
+    Scheduler(tmp_path, rows, 10.0, 2, ("search",), ("ml_1m",)).run()
     assert [row["status"] for row in runs.read(rows)] == ["ok"]
 
 
