@@ -1,14 +1,5 @@
-"""Describe a log: its size, lengths, popularity and times, and how much the order of items matters.
+"""Describe a log: its size, lengths, popularity and times, and how much the order of items matters."""
 
-Run::
-
-    python -m rec_data.describe demo
-    python -m rec_data.describe path/to/events.parquet --user visitor --out folder/for/pictures
-"""
-
-import argparse
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +8,8 @@ import numpy.typing as npt
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
-from rec_data.errors import DataError
 from rec_data.order_test import TOP, OrderTest, order_test
-from rec_data.raw.files import writing
 from rec_data.raw.timestamps import EARLIEST_CLOCK, UNITS, to_datetime, unit_of
-from rec_data.schema import Columns
-from rec_data.sources.fetch import fetch_log
 from rec_data.splits.encode import encode
 from rec_data.splits.strategies import SortedLog
 
@@ -218,45 +205,3 @@ def _draw_order(axes: Any, order: OrderTest) -> None:
     axes.set(title="Order: the last item predicted from the one before", ylabel=f"hit rate at {TOP}")
     axes.set(xlabel=f"difference: {low:.1f} to {high:.1f} points (95 % interval, {order.users:,} users)")
     axes.margins(y=0.15)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Describe a data set on the terminal, and in a picture if a folder is given.
-
-    Args:
-        arguments: The arguments of the command line; None means those of the process.
-
-    Returns:
-        0, or 1 after a line that says what is wrong.
-    """
-    names = Columns()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset")
-    for key, what in (("user", "user ids"), ("item", "item ids"), ("timestamp", "times")):
-        default = getattr(names, key)
-        parser.add_argument(f"--{key}", default=default, help=f"column of {what} (default {default})")
-    parser.add_argument("--mirror", type=Path, help="a folder that holds the raw files of published data sets")
-    parser.add_argument("--out", type=Path, help="a folder for describe.png")
-    given = parser.parse_args(arguments)
-    try:
-        if given.out is not None:
-            with writing(given.out):
-                given.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "log.parquet"
-            columns = Columns(given.user, given.item, given.timestamp)
-            fetch_log(given.dataset, log, root=Path.cwd(), columns=columns, mirror=given.mirror)
-            print(as_text(describe(log)))  # noqa: T201
-            if given.out is not None:
-                picture = given.out / "describe.png"
-                with writing(picture):
-                    draw(log, picture, title=Path(given.dataset).name)
-                print(f"picture: {picture}")  # noqa: T201
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from rec_data.arrays import Int32s, Int64s
+from rec_data.arrays import Int32s, Int64s, to_arrow
 from rec_data.errors import DataError
-from rec_data.schema import ITEMS, TARGET, USER, to_arrow
+from rec_data.schema import ITEMS, TARGET, USER
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,5 @@
 """Download of one file over HTTP: resumed, retried, verified, and renamed only when complete."""
 
-import hashlib
 import json
 import re
 import time
@@ -13,6 +12,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from rec_data.errors import DataError
+from rec_data.raw.files import digest
 
 ATTEMPTS = 6
 """Requests for one answer, and transfers for one file."""
@@ -114,7 +114,7 @@ def check(path: Path, checksum: str | None, *, advice: str = "delete it to downl
     if checksum is None:
         return
     algorithm, _, expected = checksum.lower().partition(":")
-    found = _digest(path, algorithm)
+    found = digest(path, algorithm)
     if found != expected:
         raise DataError(
             f"file {path.name} in {path.parent} has {algorithm} {found}, expected {expected}: damaged or replaced; "
@@ -140,7 +140,7 @@ def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
     if allowed is not None and not begins.startswith(allowed):
         raise DataError(f"downloaded {path.name} begins with {begins!r}: not a {path.suffix} file; it was not kept")
     check(complete, checksum, advice="it was not kept")
-    _record(path).write_text(_digest(complete, "sha256") + "\n")
+    _record(path).write_text(digest(complete) + "\n")
     complete.replace(path)
 
 
@@ -199,11 +199,6 @@ def _range(answer: requests.Response) -> tuple[int | None, int | None]:
     if found is None:
         return None, None
     return int(found[1]), int(found[2]) if found[2] else None
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _record(path: Path) -> Path:

@@ -53,9 +53,7 @@ def write_published(
             frame = READERS[raw.reader](path, work)
             if raw.keep is not None:
                 column, value = raw.keep
-                present = frame.collect_schema().names()
-                if column not in present:
-                    raise DataError(f"{origin} has no column {column!r}; its columns are: {', '.join(present)}")
+                files.require_columns(frame.collect_schema(), {column: column}, origin)
                 frame = frame.filter(pl.col(column) == value)
             return write_log(frame, out, columns=raw.columns, min_rating=min_rating, above=above, origin=origin)
 
@@ -75,11 +73,11 @@ def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any
     if isinstance(source, RsDataset):
         if mirror is None:
             return {"kind": "rs_datasets", **found}
-        hashes = {path.name: files.sha256(path) for path in rs_datasets.find_raw(name, source, mirror)}
+        hashes = {path.name: files.digest(path) for path in rs_datasets.find_raw(name, source, mirror)}
         return {"kind": "rs_datasets", **found, "files": hashes}
     if mirror is not None:
         _, path = _from_mirror(name, source, mirror)
-        return {"kind": "mirror", **found, "file": path.name, "sha256": files.sha256(path)}
+        return {"kind": "mirror", **found, "file": path.name, "sha256": files.digest(path)}
     raw = source.raws[0]
     return {"kind": "published", **found, "address": raw.address, "checksum": raw.checksum}
 

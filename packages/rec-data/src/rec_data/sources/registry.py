@@ -7,8 +7,8 @@ import difflib
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rec_data.config import Columns
 from rec_data.errors import DataError
-from rec_data.schema import Columns
 from rec_data.sources.synthetic import PREFIX, SHAPES
 
 DEMO = "demo"

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_data.arrays import to_arrow
 from rec_data.errors import DataError
 from rec_data.progress import progress
-from rec_data.schema import ITEM, TIMESTAMP, USER, to_arrow
+from rec_data.schema import ITEM, TIMESTAMP, USER
 
 KIND = "twin"
 PREFIX = f"{KIND}:"
