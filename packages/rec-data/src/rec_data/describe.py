@@ -18,14 +18,11 @@ _BLUE, _ORANGE, _GREY = "#2f5d8a", "#d9822b", "#8a8f98"
 
 
 def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Measure a log, without any filter.
+    """Measure a log, without any filter: facts that are ready for JSON, and that ``as_text`` prints.
 
     Args:
         log: The parquet file of ``fetch_log``.
         seed: Seed of the sample and the shuffling of the order test.
-
-    Returns:
-        Facts, ready for JSON; ``as_text`` prints them.
 
     Raises:
         DataError: The log cannot be read.
@@ -75,11 +72,7 @@ def count_repeats(log: SortedLog) -> int:
 
 
 def has_clock(times: Int64s) -> bool:
-    """Whether the times of a log are dates rather than positions: most of them are later than 1990.
-
-    Args:
-        times: ``[n]`` int64, in the unit that the largest one implies.
-    """
+    """Whether the times of a log are dates rather than positions: most of them are later than 1990."""
     ticks = UNITS[unit_of(int(times.max()))]
     return 2 * int(np.count_nonzero(times >= EARLIEST_CLOCK * ticks)) > len(times)
 
@@ -121,16 +114,13 @@ def drop_in_words(facts: dict[str, Any]) -> str:
 
 
 def draw(log: Path, out: Path, *, title: str, seed: int = 0) -> Path:
-    """Draw four panels: sequence lengths, item popularity, interactions over time, and the order test.
+    """Draw four panels as PNG: sequence lengths, item popularity, interactions over time, and the order test.
 
     Args:
         log: The parquet file of ``fetch_log``.
-        out: The PNG file to write.
+        out: The file to write, which is also returned.
         title: The title of the picture.
         seed: Seed of the order test.
-
-    Returns:
-        ``out``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -162,9 +152,7 @@ def _draw_lengths(axes: Any, lengths: Int64s) -> None:
     axes.legend(frameon=False)
 
 
-def users_per_doubling(
-    lengths: Int64s,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def users_per_doubling(lengths: Int64s) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Histogram of lengths for a logarithmic axis: areas are users, however many lengths a bin covers.
 
     Args:

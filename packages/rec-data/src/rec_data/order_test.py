@@ -36,9 +36,7 @@ def order_test(log: SortedLog, *, seed: int) -> OrderTest:
     ``TOP`` most frequent successors of the item before it. Hits that remain after shuffling are due to popularity
     and taste, the difference to order. Each user is tested both ways, so the difference is one of paired proportions.
 
-    Args:
-        log: The log.
-        seed: Seed of the sample of users and of the shuffling.
+    ``seed`` decides the sample of users and the shuffling.
     """
     rng = np.random.default_rng(seed)
     users = np.repeat(np.arange(log.num_users, dtype=np.int32), np.diff(log.offsets))

@@ -21,7 +21,7 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
     Args:
         paths: Parquet files.
-        columns: Names of the columns to check; names that a file lacks are ignored. None checks all columns.
+        columns: The columns to check, all by default; names that a file lacks are ignored.
 
     Raises:
         DataError: A file is not parquet, a page does not decode, or its bytes differ from its checksum.

@@ -28,15 +28,12 @@ def looks_like_path(dataset: str) -> bool:
 
 
 def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
-    """Find the files that ``dataset`` names.
+    """Find the files that a path or a glob names: at least one, none empty, sorted by name, all of one format.
 
     Args:
-        dataset: A path or a glob, absolute or relative to ``root``.
+        dataset: The path or glob, absolute or relative to ``root``.
         root: The folder that relative paths start from.
         what: What the files are, for messages.
-
-    Returns:
-        At least one existing, non-empty file, sorted by name; all of one format.
 
     Raises:
         DataError: No name, no such file, a folder, an unknown suffix, an empty file, or mixed formats.
@@ -76,9 +73,6 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFram
     Args:
         paths: Files as ``find`` returns them.
         columns: The columns that will be read, and are therefore verified; None means all.
-
-    Returns:
-        A lazy frame with the columns of the files.
 
     Raises:
         DataError: A file cannot be read, or is damaged.

@@ -15,7 +15,7 @@ from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns, writing
 from rec_data.raw.ids import id_expression, strip_ids
-from rec_data.raw.rows import find_nulls, find_unparsed
+from rec_data.raw.rows import find_nulls, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER
 
@@ -123,8 +123,7 @@ def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, where: str) -> pl
     if kind != pl.String:
         raise DataError(f"{where} holds {kind}; allowed for ratings: numbers")
     parsed = pl.col(RATING).str.strip_chars().cast(pl.Float64, strict=False)
-    if found := find_unparsed(frame, RATING, parsed):
-        raise DataError(f"{where}: {found}; allowed: a number")
+    refuse_unparsed(frame, RATING, parsed, where=where, allowed="a number")
     return parsed
 
 

@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from rec_data.errors import DataError
+
 
 def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show: str | None = None) -> str | None:
     """Describe the rows for which ``wrong`` is true.
@@ -27,9 +29,10 @@ def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show:
     return f"{one if count == 1 else f'{count} {many}'} ({place})"
 
 
-def find_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr) -> str | None:
-    """Describe the values of column ``key`` for which ``parsed`` is null, as ``find_rows`` does."""
-    return find_rows(frame, parsed.is_null(), "1 value does not parse", "values do not parse", show=key)
+def refuse_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr, *, where: str, allowed: str) -> None:
+    """Refuse values of column ``key`` for which ``parsed`` is null."""
+    if found := find_rows(frame, parsed.is_null(), "1 value does not parse", "values do not parse", show=key):
+        raise DataError(f"{where}: {found}; allowed: {allowed}")
 
 
 def find_nulls(frame: pl.LazyFrame, key: str) -> str | None:

@@ -121,7 +121,12 @@ def _refuse_overwriting(dataset: str, out: Path, *, root: Path) -> None:
 
 
 def _mirror(settings: Download, root: Path) -> Path | None:
-    return root / settings.mirror if settings.mirror else None
+    if not settings.mirror:
+        return None
+    mirror = root / settings.mirror
+    if not mirror.is_dir():
+        raise DataError(f"download.mirror {mirror} is not a folder")
+    return mirror
 
 
 def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[str, Any]:

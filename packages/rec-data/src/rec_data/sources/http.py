@@ -44,11 +44,8 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
 
     Args:
         url: The address of the file.
-        path: Where to store it; the folder is created.
+        path: Where to store it; the folder is created. Also returned.
         checksum: ``md5:<hex>`` or ``sha256:<hex>`` that the file must have, if known.
-
-    Returns:
-        ``path``.
 
     Raises:
         DataError: The server refuses or sends a web page, the network fails repeatedly, the first bytes do not fit the
@@ -131,8 +128,7 @@ def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
         checksum: ``md5:<hex>`` or ``sha256:<hex>`` that the file must have, if known.
 
     Raises:
-        DataError: The first bytes do not fit the suffix of ``path``, or the checksum differs. The file stays where it
-            is.
+        DataError: The first bytes do not fit the suffix of ``path``, or the checksum differs; nothing is moved then.
     """
     allowed = _MAGIC.get(path.suffix)
     with complete.open("rb") as file:
@@ -151,11 +147,7 @@ def locked(path: Path) -> FileLock:
 
 
 def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -> str | None:
-    """Append to ``part`` what is missing of the file.
-
-    Returns:
-        None if the file is complete, otherwise the problem that another transfer may not have.
-    """
+    """Append to ``part`` what is missing; returns None if it is complete, else what another try may not meet."""
     state = json.loads(_state(part).read_text()) if part.exists() and _state(part).exists() else {}
     have = part.stat().st_size if state.get("url") == url and state.get("validator") else 0
     headers = {"Accept-Encoding": "identity"}

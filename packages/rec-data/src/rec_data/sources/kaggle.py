@@ -20,10 +20,7 @@ def download(dataset: str, file: str, path: Path) -> Path:
     Args:
         dataset: ``owner/name``.
         file: The file's name in the data set.
-        path: Where to store it.
-
-    Returns:
-        ``path``.
+        path: Where to store it; also returned.
 
     Raises:
         DataError: There are no credentials, Kaggle refuses, the first bytes do not fit the file's suffix, or a file

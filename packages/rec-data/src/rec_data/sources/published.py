@@ -34,9 +34,6 @@ def write_published(
         mirror: A folder that already holds the raw file, so that nothing is downloaded.
         min_rating: Keep ratings of at least this, instead of the published filter.
 
-    Returns:
-        Counts and the unit of time.
-
     Raises:
         DataError: The raw file cannot be downloaded or read.
     """
@@ -46,7 +43,11 @@ def write_published(
             frame = rs_datasets.read(name, source, mirror=mirror, cache=cache_folder() / "rs_datasets", work=work)
             origin = f"dataset {name!r}"
             return write_log(frame, out, columns=source.columns, min_rating=min_rating, origin=origin)
-        raw, path = _from_mirror(name, source, mirror) if mirror is not None else _fetch(source)
+        if mirror is not None:
+            raw, path = _from_mirror(name, source, mirror)
+        else:
+            raw, path = source.raws[0], cache_folder() / source.raws[0].file
+            FETCHERS[raw.fetcher or ""](raw, path)
         origin = f"dataset {name!r} ({path.name})"
         above = source.above if min_rating is None else None
         with files.reading(origin):
@@ -59,12 +60,7 @@ def write_published(
 
 
 def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any]:
-    """Describe what the log of a published data set is made from, ready for JSON.
-
-    Args:
-        name: The name of the data set.
-        source: Its entry in the registry.
-        mirror: As for ``write_published``.
+    """Describe what the log of a published data set is made from, ready for JSON; arguments as above.
 
     Raises:
         DataError: The mirror lacks the raw file, or holds a damaged one.
@@ -90,8 +86,6 @@ def cache_folder() -> Path:
 
 
 def _from_mirror(name: str, source: Published, mirror: Path) -> tuple[RawFile, Path]:
-    if not mirror.is_dir():
-        raise DataError(f"download.mirror {mirror} is not a folder")
     for raw in source.raws:
         path = mirror / raw.file
         if path.is_file():
@@ -105,13 +99,6 @@ def _from_mirror(name: str, source: Published, mirror: Path) -> tuple[RawFile, P
             raise DataError(f"download.mirror {mirror}: {raw.file} is a folder; expected the file of this name")
     wanted = " or ".join(raw.file for raw in source.raws)
     raise DataError(f"download.mirror {mirror} holds no {wanted}, which dataset {name!r} is read from")
-
-
-def _fetch(source: Published) -> tuple[RawFile, Path]:
-    raw = source.raws[0]
-    path = cache_folder() / raw.file
-    FETCHERS[raw.fetcher or ""](raw, path)
-    return raw, path
 
 
 def _from_yandex_disk(raw: RawFile, path: Path) -> None:

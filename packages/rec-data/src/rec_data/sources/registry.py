@@ -58,7 +58,7 @@ class RsDataset:
     table: str
     """The attribute that holds the interactions."""
     columns: Columns
-
+    """The columns of that table."""
     files: tuple[tuple[str, ...], ...]
     """The files below its folder that the class reads, as groups of alternatives; the first that exists is used."""
     category: str | None = None

@@ -27,9 +27,6 @@ def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work:
         cache: The folder of rs_datasets' downloads, with a folder per data set; created if necessary.
         work: An empty folder.
 
-    Returns:
-        The interactions.
-
     Raises:
         DataError: rs_datasets cannot be used, or cannot download or read the data set, or the mirror lacks a file.
     """
@@ -54,18 +51,11 @@ def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work:
 
 
 def find_raw(name: str, asked: RsDataset, mirror: Path) -> list[Path]:
-    """Find the files of a mirror that a data set is read from.
-
-    Args:
-        name: The name of the data set, for messages.
-        asked: Its entry in the registry.
-        mirror: A folder that holds the data set's own folder.
+    """Find the files of a mirror that a data set is read from; arguments as above.
 
     Raises:
-        DataError: The mirror is not a folder, or lacks a file.
+        DataError: The mirror lacks a file.
     """
-    if not mirror.is_dir():
-        raise DataError(f"download.mirror {mirror} is not a folder")
     missing = _missing(asked, mirror / asked.folder)
     if missing is not None:
         wanted = " or ".join(f"{asked.folder}/{file}" for file in missing)

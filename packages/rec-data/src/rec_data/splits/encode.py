@@ -42,9 +42,6 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
         min_item_count: Minimum number of interactions of an item; None keeps all.
         min_user_count: Minimum number of interactions of a user; None keeps all.
 
-    Returns:
-        The sorted log.
-
     Raises:
         DataError: A missing file or column, a wrong type, nulls, no rows, or no rows left by the filters.
     """

@@ -83,12 +83,7 @@ def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
 
     The time is proportional to ``resamples`` times the number of distinct values. With more than ``MAX_GROUPS`` values,
     users are divided into that many random groups of nearly equal size, and groups are resampled: the variance of the
-    mean stays the same to within 2 %.
-
-    Args:
-        values: ``[U]`` float64 without NaN, U >= 1.
-        resamples: number of resamples.
-        seed: seed of the generator.
+    mean stays the same to within 2 %. Values are ``[U]`` float64 without NaN, U >= 1.
     """
     generator = np.random.default_rng(seed)
     distinct, counts = np.unique(values, return_counts=True)
@@ -137,14 +132,7 @@ def intervals(
 
     Coverage is a property of all lists together, so it has no interval and is left out.
 
-    Args:
-        evaluation: the run.
-        level: as for ``mean_interval``.
-        resamples: as for ``mean_interval``.
-        seed: as for ``mean_interval``.
-
-    Raises:
-        ValueError: as ``mean_interval``.
+    The other arguments and errors are those of ``mean_interval``.
     """
     rows = []
     for metric, k, _ in evaluation.rows():

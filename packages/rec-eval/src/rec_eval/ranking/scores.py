@@ -31,7 +31,7 @@ class Catalogue:
         items, bias = self.items, self.bias
         if items.ndim != 2:
             raise ValueError(f"items must be [items, dim], got {list(items.shape)}")
-        if items.shape[0] == 0 or items.shape[1] == 0:
+        if items.numel() == 0:
             raise ValueError(f"items must hold at least one item of at least one dimension, got {list(items.shape)}")
         if items.dtype not in _FLOATS:
             raise ValueError(f"queries and items must share one of float32, bfloat16, float16, got {items.dtype} items")
@@ -53,11 +53,7 @@ def as_catalogue(items: Tensor | Catalogue, bias: Tensor | None) -> Catalogue:
 
 
 def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
-    """Refuse queries whose scores cannot be ordered.
-
-    Args:
-        queries: ``[U, D]``, with the dtype and device of the catalogue's items.
-        catalogue: the items to rank.
+    """Refuse queries ``[U, D]`` whose scores cannot be ordered.
 
     Returns:
         Whether scores of finite vectors could overflow float32, so that each tile of scores must be checked.
@@ -105,14 +101,7 @@ def _largest(name: str, values: Tensor) -> float:
 def tile_scores(queries: Tensor, items: Tensor, bias: Tensor | None, check: bool) -> Tensor:
     """Compute scores ``q . w + b`` in float32; products of 16-bit inputs are summed in float32.
 
-    Args:
-        queries: ``[u, D]``.
-        items: ``[t, D]``.
-        bias: ``[t]`` or None.
-        check: whether to check the result for NaN and overflow.
-
-    Returns:
-        ``[u, t]`` float32.
+    Queries are ``[u, D]``, items ``[t, D]`` and the bias ``[t]``; the scores are ``[u, t]``.
 
     Raises:
         ValueError: ``check`` found a NaN or +inf.

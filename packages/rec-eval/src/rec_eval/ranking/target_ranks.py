@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rec_eval.checks import check_ids
 from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring, tile_scores
 from rec_eval.ranking.seen import SeenItems
 
@@ -53,10 +54,7 @@ def target_ranks(
     num_users, num_items = queries.shape[0], vectors.shape[0]
     if targets.shape != (num_users,) or targets.is_floating_point():
         raise ValueError(f"targets must be [{num_users}] integers, got {list(targets.shape)} {targets.dtype}")
-    if num_users and (int(targets.min()) < 0 or int(targets.max()) >= num_items):
-        raise ValueError(
-            f"targets must lie in [0, {num_items}), got ids from {int(targets.min())} to {int(targets.max())}"
-        )
+    check_ids("targets", targets, num_items)
     device = queries.device
     defaults = _DEFAULT_TILES.get(device.type, _DEFAULT_TILES["cpu"])
     item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)

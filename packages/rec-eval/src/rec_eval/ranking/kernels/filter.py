@@ -149,8 +149,7 @@ def filter_items(
         queries: bfloat16 or float16, last dimension contiguous.
         items: same dtype, last dimension contiguous.
         bias: or None.
-        floor_scores: only items above them (higher score, or equal score and lower id) survive; -inf keeps all finite
-            scores.
+        floor_scores: only items above them (higher score, or equal score and lower id) survive; -inf keeps all finite.
         floor_ids: ids of the floors.
         visits: first visit and one past the last, out of ``cdiv(V, tiles.items)``.
         visit_stride: coprime to the number of tiles.
