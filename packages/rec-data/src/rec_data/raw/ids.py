@@ -23,12 +23,7 @@ def strip_ids(frame: pl.LazyFrame, schema: pl.Schema, keys: tuple[str, ...]) -> 
 def id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, integers: bool, where: str) -> pl.Expr:
     """Build the expression that turns a raw column, after ``strip_ids``, into the log's ids (integers or strings).
 
-    Args:
-        frame: The raw table.
-        key: The column.
-        kind: Its type.
-        integers: Whether every value of a text column is an integer.
-        where: The column, for messages.
+    ``integers`` says whether every value of a text column is an integer; ``where`` names the column in messages.
 
     Raises:
         DataError: The column has another type, or floats that are not integers or are too large to be exact.

@@ -119,14 +119,11 @@ class TrainingBatches:
         return num_batches(len(self.examples), batch_size=self.batch_size, world_size=self.world_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch.
+        """The batches ``start`` to ``len(self) - 1`` of one epoch and this rank.
 
         Args:
             epoch: Which epoch; each has its own order.
             start: Index of the first batch, to resume in mid-epoch.
-
-        Yields:
-            Batches ``start`` to ``len(self) - 1`` of this rank.
 
         Raises:
             DataError: An argument below 0.
@@ -152,14 +149,8 @@ def inference_batches(
 ) -> Iterator[Batch]:
     """The histories of a store in order, each cut to its last ``max_seq_len`` items.
 
-    Args:
-        store: The histories to continue.
-        max_seq_len: Longest input.
-        batch_size: Histories per batch.
-        device: Where the batches should be.
-
     Yields:
-        Batches whose targets are -100 everywhere.
+        Batches of ``batch_size`` histories on the device, whose targets are -100 everywhere.
 
     Raises:
         DataError: An argument out of range, or an empty history.

@@ -78,8 +78,7 @@ def _lengths(rng: np.random.Generator, shape: DemoShape) -> npt.NDArray[np.int64
 def _walk(rng: np.random.Generator, shape: DemoShape, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Simulate all users together, one step at a time.
 
-    Returns:
-        ``[users, max(lengths)]`` items (genre * items_per_genre + place), -1 after a user's last step.
+    Items, ``[users, max(lengths)]``, are ``genre * items_per_genre + place``, and -1 after a user's last step.
     """
     U, G, R = shape.users, shape.genres, shape.items_per_genre
     popularity = 1.0 / np.sqrt(1.0 + np.arange(G))

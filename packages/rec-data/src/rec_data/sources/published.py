@@ -27,12 +27,8 @@ def write_published(
 ) -> Normalised:
     """Download a published data set, unless it is there already, and write its log.
 
-    Args:
-        name: The name of the data set, for messages.
-        source: Its entry in the registry.
-        out: The parquet file to write.
-        mirror: A folder that already holds the raw file, so that nothing is downloaded.
-        min_rating: Keep ratings of at least this, instead of the published filter.
+    Nothing is downloaded if there is a ``mirror``, a folder that already holds the raw file. ``min_rating`` keeps
+    ratings of at least this, instead of the published filter.
 
     Raises:
         DataError: The raw file cannot be downloaded or read.

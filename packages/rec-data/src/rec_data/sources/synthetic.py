@@ -77,13 +77,10 @@ SHAPES = {
 
 
 def parse(spec: str) -> tuple[str, LogShape]:
-    """Parse the name of a synthetic log.
+    """Parse the name of a synthetic log: the name without the scale, and the scaled shape.
 
     Args:
         spec: ``name`` or ``name@scale``, with or without ``PREFIX``.
-
-    Returns:
-        The name, and the scaled shape.
 
     Raises:
         DataError: An unknown name, or a scale that is not a positive number or gives more than ``MOST_INTERACTIONS``.
@@ -114,10 +111,8 @@ def parse(spec: str) -> tuple[str, LogShape]:
 def write_synthetic_log(shape: LogShape, out: Path, *, seed: int) -> int:
     """Write a synthetic log, grouped by user, in time order within each user, and return the number of rows.
 
-    Args:
-        shape: The size of the log.
-        out: The parquet file to write: ``user_id`` int32, ``item_id`` int32, ``timestamp`` int64 (Unix seconds).
-        seed: Equal seeds give equal files.
+    The parquet file holds ``user_id`` int32, ``item_id`` int32 and ``timestamp`` int64 (Unix seconds). Equal seeds give
+    equal files.
     """
     rows = 0
     with (

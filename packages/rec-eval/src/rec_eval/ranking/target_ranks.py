@@ -96,14 +96,11 @@ def target_ranks(
 
 
 def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: int) -> None:
-    """Overwrite a tile of scores with 1 if the item ranks above the user's target, else 0.
+    """Overwrite a tile of scores ``[u, t]`` with 1 if the item ranks above the user's target, else 0.
 
-    Args:
-        scores: ``[u, t]`` float32.
-        own: ``[u, 1]`` scores of the targets.
-        columns: ``[u]`` column of the target, ascending.
-        low: the targets of users before this one lie before the tile, so only a higher score ranks above.
-        high: the targets of users from this one on lie after the tile, so an equal score ranks above too.
+    ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending. The targets of users
+    before ``low`` lie before the tile, so only a higher score ranks above; those of users from ``high`` on lie after
+    it, so an equal score ranks above too.
     """
     scores[:low].gt_(own[:low])
     scores[high:].ge_(own[high:])
