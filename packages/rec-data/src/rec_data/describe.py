@@ -116,11 +116,7 @@ def drop_in_words(facts: dict[str, Any]) -> str:
 def draw(log: Path, out: Path, *, title: str, seed: int = 0) -> Path:
     """Draw four panels as PNG: sequence lengths, item popularity, interactions over time, and the order test.
 
-    Args:
-        log: The parquet file of ``fetch_log``.
-        out: The file to write, which is also returned.
-        title: The title of the picture.
-        seed: Seed of the order test.
+    The log and the seed are those of ``describe``; ``out``, the file to write, is also returned.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -155,11 +151,7 @@ def _draw_lengths(axes: Any, lengths: Int64s) -> None:
 def users_per_doubling(lengths: Int64s) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Histogram of lengths for a logarithmic axis: areas are users, however many lengths a bin covers.
 
-    Args:
-        lengths: ``[users]`` int64, >= 1.
-
-    Returns:
-        ``[bins + 1]`` edges half way between integer lengths, and ``[bins]`` users per doubling of the length.
+    ``[users]`` lengths >= 1 give ``[bins + 1]`` edges half way between integers, and ``[bins]`` users per doubling.
     """
     edges: npt.NDArray[np.float64] = np.unique(np.geomspace(1, lengths.max() + 1, 30).round()) - 0.5
     users: npt.NDArray[np.float64] = np.histogram(lengths, bins=edges)[0] / np.diff(np.log2(edges))

@@ -21,11 +21,9 @@ _DAMAGE = (
 
 
 def extract(archive: Path, folder: Path) -> Path:
-    """Unpack an archive completely, or not at all, and return the folder.
+    """Unpack a zip archive, or a tar archive with any compression, completely or not at all, and return the folder.
 
-    Args:
-        archive: A zip archive, or a tar archive with any compression.
-        folder: Where to unpack. It is created by this call; if it exists, the archive has been unpacked before.
+    The folder is created by this call; if it exists, the archive has been unpacked before.
 
     Raises:
         DataError: The archive is damaged, or a member would leave the folder or is neither a file nor a folder.

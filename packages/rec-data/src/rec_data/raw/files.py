@@ -70,9 +70,7 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFram
     All columns of text files are strings: types are decided from the whole column, not from its first rows. Parquet
     files are verified first (``rec_data.raw.checksums``).
 
-    Args:
-        paths: Files as ``find`` returns them.
-        columns: The columns that will be read, and are therefore verified; None means all.
+    Only ``columns`` are verified, which are those that will be read; None means all.
 
     Raises:
         DataError: A file cannot be read, or is damaged.

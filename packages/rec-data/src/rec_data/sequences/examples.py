@@ -64,12 +64,7 @@ def num_batches(size: int, *, batch_size: int, world_size: int) -> int:
     All ranks together take consecutive blocks of ``batch_size * world_size`` examples. The last block holds the
     remaining examples, shared evenly. If they are fewer than the ranks, they join the block before, some of whose
     batches then hold ``batch_size + 1`` examples. So every rank has the same number of batches, no batch is empty, and
-    every example is in exactly one batch.
-
-    Args:
-        size: Number of examples, at least ``world_size``.
-        batch_size: Examples per batch and rank.
-        world_size: Number of ranks.
+    every example is in exactly one batch. There are at least as many examples (``size``) as ranks (``world_size``).
     """
     blocks, rest = divmod(size, batch_size * world_size)
     return blocks + (rest >= world_size or blocks == 0)

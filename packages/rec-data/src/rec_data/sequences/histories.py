@@ -66,8 +66,8 @@ def read_histories(log: Path, item_names: pa.Array, *, min_user_count: int = 1) 
     rows = users.indices.to_numpy(zero_copy_only=False)  # [n] int32
     known = items >= 0
     lengths = np.bincount(rows[known], minlength=len(names))
-    present = np.flatnonzero(lengths >= min_user_count)
-    kept = np.flatnonzero(known & (lengths[rows] >= min_user_count))
+    enough = lengths >= min_user_count
+    present, kept = np.flatnonzero(enough), np.flatnonzero(known & enough[rows])
     times = _column(log, TIMESTAMP).to_numpy(zero_copy_only=False)[kept]
     order = kept[np.lexsort((times, rows[kept]))]  # stable
     store = SequenceStore(
@@ -77,20 +77,15 @@ def read_histories(log: Path, item_names: pa.Array, *, min_user_count: int = 1) 
     )
     unknown = events.filter(pa.array(~known)).unique()
     unknown_items = Skipped(len(unknown), int((~known).sum()), unknown[:EXAMPLES].to_pylist())
-    empty = np.flatnonzero(lengths == 0)
-    examples = [names[int(place)].as_py() for place in empty[:EXAMPLES]]
-    return Histories(store, names, unknown_items, Skipped(len(empty), int((lengths[rows] == 0).sum()), examples))
+    empty = lengths == 0
+    examples = names.filter(pa.array(empty))[:EXAMPLES].to_pylist()
+    return Histories(store, names, unknown_items, Skipped(int(empty.sum()), int(empty[rows].sum()), examples))
 
 
 def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int | None) -> tuple[Histories, pa.Array]:
     """Read the histories of a log and the catalogue of its items, filtered as in a split.
 
-    First items with too few events are dropped, then users with too few remaining events.
-
-    Args:
-        log: As for ``read_histories``.
-        min_item_count: Minimum number of events of an item; None keeps all.
-        min_user_count: Minimum number of events of a user; None keeps all.
+    First items with too few events are dropped, then users with too few remaining events; None keeps all.
 
     Returns:
         The histories, and the ``[V]`` original item ids by dense id, sorted.

@@ -40,11 +40,9 @@ class DemoShape:
 
 
 def generate(seed: int, shape: DemoShape | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """Generate the demo log.
+    """Generate the demo log; equal seeds give equal logs.
 
-    Args:
-        seed: Equal seeds give equal logs.
-        shape: Its size; the default has 4,000 users, 1,000 items and about 90,000 interactions.
+    By default it has 4,000 users, 1,000 items and about 90,000 interactions.
 
     Returns:
         ``user_id``, ``item_id`` and ``timestamp`` (Unix seconds), int64 arrays of equal length, in order of time.

@@ -69,11 +69,7 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Return the identity of a source, ready for JSON; it differs whenever the source's log would.
 
-    Args:
-        dataset: As for ``fetch_log``, like the other arguments.
-        root: The folder that relative paths start from.
-        settings: Only the mirror counts.
-        seed: Seed of generated logs.
+    The arguments are those of ``fetch_log``; of the settings, only the mirror counts.
 
     Returns:
         For files their path, size and SHA-256; for generated logs the generator's name, version, sizes and seed.

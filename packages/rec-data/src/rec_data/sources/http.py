@@ -122,10 +122,7 @@ def check(path: Path, checksum: str | None, *, advice: str = "delete it to downl
 def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
     """Give a complete file its final name, and record its checksum beside it.
 
-    Args:
-        complete: The file, in the folder of ``path`` or below it.
-        path: Its final place.
-        checksum: ``md5:<hex>`` or ``sha256:<hex>`` that the file must have, if known.
+    ``complete`` lies in the folder of ``path`` or below it; the checksum is as for ``download``.
 
     Raises:
         DataError: The first bytes do not fit the suffix of ``path``, or the checksum differs; nothing is moved then.

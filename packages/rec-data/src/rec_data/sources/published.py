@@ -56,7 +56,7 @@ def write_published(
 
 
 def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any]:
-    """Describe what the log of a published data set is made from, ready for JSON; arguments as above.
+    """Describe what the log of a published data set is made from, ready for JSON.
 
     Raises:
         DataError: The mirror lacks the raw file, or holds a damaged one.

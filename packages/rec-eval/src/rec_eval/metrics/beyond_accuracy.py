@@ -85,12 +85,7 @@ def coverage(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) -
     """Share of the log's distinct items that the lists recommend, at each k.
 
     Source: Herlocker et al., "Evaluating collaborative filtering recommender systems", ACM TOIS 22(1), 2004, section
-    5.1 (catalogue coverage).
-
-    Args:
-        recommended: ``[U, K]`` checked ids, -1 for an empty place.
-        log: counts of the log.
-        ks: lengths of the lists, ascending, at most K.
+    5.1 (catalogue coverage). The lists are ``[U, K]`` checked ids, -1 for an empty place; the cutoffs ascend.
     """
     known = log.user_counts > 0
     reached = np.zeros(known.size + 1, dtype=bool)  # the last element is for empty places (-1)
@@ -107,12 +102,8 @@ def surprisal(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) 
 
     The self-information of item j is ``log2(U / u_j) / log2(U)``, so that 0 is an item that all users consumed and 1 an
     item that at most one user consumed. Source: Zhou et al., "Solving the apparent diversity-accuracy dilemma of
-    recommender systems", PNAS 107(10), 2010, normalized by its largest value.
-
-    Args:
-        recommended: ``[U, K]`` checked ids, -1 for an empty place, which adds nothing.
-        log: counts of the log.
-        ks: lengths of the lists, ascending, at most K.
+    recommender systems", PNAS 107(10), 2010, normalized by its largest value. The lists are ``[U, K]`` checked ids; an
+    empty place (-1) adds nothing. The cutoffs ascend.
     """
     weights = np.append(log.self_information, 0.0)  # index -1 is an empty place
     total = np.zeros(recommended.shape[0])

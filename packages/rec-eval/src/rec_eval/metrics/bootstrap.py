@@ -162,15 +162,8 @@ def compare(
     consistent with the interval: it is below ``1 - level`` if the percentile interval excludes 0. It is never below
     ``2 / (resamples + 1)``. Comparing many metrics or runs needs a stricter level (Bonferroni: divide by their number).
 
-    Args:
-        run_a: first run, the baseline; rows are users.
-        run_b: second run, with the same users in the same order.
-        metric: a key of ``per_user``, such as "ndcg@10".
-        name_a: name of the first run.
-        name_b: name of the second run.
-        level: nominal coverage of the interval, between 0 and 1.
-        resamples: at least 100.
-        seed: equal seeds give equal results.
+    ``run_a`` is the baseline, and ``metric`` a key of ``per_user``; ``level``, ``resamples`` and ``seed`` are those of
+    ``mean_interval``.
 
     Raises:
         ValueError: a run lacks the metric, the users differ, fewer than two have a value in both, or an option is out

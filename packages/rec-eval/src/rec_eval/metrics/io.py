@@ -19,11 +19,9 @@ _KEY = b"rec_eval"
 
 
 def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
-    """Write a run: one row per user, one float64 column per metric and k; NaN stays NaN.
+    """Write a run as parquet: one row per user, one float64 column per metric and k; NaN stays NaN.
 
-    Args:
-        evaluation: the run; its ``user_ids``, if any, become the column ``user_id``.
-        path: the parquet file to write.
+    The ids of the users, if any, become the column ``user_id``.
     """
     columns: dict[str, Any] = dict(evaluation.per_user)
     if evaluation.user_ids is not None:
@@ -53,11 +51,7 @@ def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
 
 
 def write_rows(rows: Sequence[NamedTuple], path: str | Path) -> None:
-    """Write named tuples of one kind as CSV with a header line.
-
-    Args:
-        rows: at least one; the names of their fields are the header.
-        path: the file.
+    """Write named tuples of one kind as CSV with a header line, the names of their fields.
 
     Raises:
         ValueError: there are no rows, so the header is unknown.

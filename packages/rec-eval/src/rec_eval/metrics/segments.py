@@ -27,15 +27,11 @@ class PopularityRow(NamedTuple):
 
 
 def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[np.bool_]:
-    """Mark the items outside the head: ``[V]`` bool.
+    """Mark the items outside the head: ``[V]`` numbers of interactions give ``[V]`` bool.
 
     The head is the smallest set of most consumed items (lower id first among equals) that together hold at least
     ``head_share`` of all interactions: the Pareto cut as in Abdollahpouri, Burke and Mobasher, "Managing popularity
     bias in recommender systems with personalized re-ranking", FLAIRS 2019.
-
-    Args:
-        counts: ``[V]`` numbers of interactions.
-        head_share: share of all interactions that forms the head, between 0 and 1.
 
     Raises:
         ValueError: ``head_share`` is not between 0 and 1, or all counts are 0.
@@ -108,13 +104,10 @@ def _describe(
 
 
 def gini(times: Floats) -> float:
-    """Gini index of non-negative amounts: 0 if all are equal, ``1 - 1 / V`` if one item has everything.
+    """Gini index of ``[V]`` amounts >= 0, not all zero: 0 if all are equal, ``1 - 1 / V`` if one item has everything.
 
     ``sum_i (2 i - V - 1) x_i / (V sum x)`` over the amounts in ascending order, i from 1. Source: Gini (1912) in the
     form of Sen, "On Economic Inequality", 1973.
-
-    Args:
-        times: ``[V]`` amounts in any order, not all zero.
     """
     ordered = np.sort(times)
     places = 2 * np.arange(1, times.size + 1) - times.size - 1
