@@ -67,6 +67,7 @@ def prepare(logs: Sequence[str], data: Path) -> None:
     Raises:
         StageError: a text is not ``NAME=LOG``.
     """
+    from rec_data.config import Split
     from rec_data.sources.fetch import fetch_log
     from rec_data.splits.split import split_log
 
@@ -76,7 +77,7 @@ def prepare(logs: Sequence[str], data: Path) -> None:
             raise StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
         with atomic_folder(data / name) as out, tempfile.TemporaryDirectory() as folder:
             fetch_log(log, Path(folder) / "log.parquet", root=live_checkout())
-            summary = split_log(Path(folder) / "log.parquet", out, strategy="leave_one_out")
+            summary = split_log(Path(folder) / "log.parquet", out, Split(strategy="leave_one_out"))
             for part in ("train", "validation", "test"):
                 (out / f"{part}.parquet").unlink()  # the export for other programs; this folder is copied to machines
             print(f"{name}: {summary['users']:,} users, {summary['items']:,} items")

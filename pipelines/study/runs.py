@@ -128,7 +128,7 @@ def test_metrics(encoder: Encoder, split: SplitData, point: config.Config) -> Ro
         top_k(batch.queries, batch.items, max(KS), seen_offsets=batch.seen_offsets, seen_items=batch.seen_items).ids
         for batch in batches
     ]
-    reference = LogCounts.from_sequences(split.train.offsets, split.train.items, len(split.counts))
+    reference = LogCounts.from_logs([(split.train.offsets, split.train.items)], len(split.counts))
     assert test.targets is not None
     found = evaluate(torch.cat(lists).cpu(), test.targets.numpy(), KS, reference).summary()
     return {f"{name}_at_10": found[f"{name}@10"] for name in TEST_METRICS} | {"test_users": len(test)}

@@ -161,7 +161,7 @@ def test_wrong_presets_are_named(presets: Any, says: str):
         ({"evaluate": {"k": [1, 5]}}, "evaluate.k: found [1, 5], allowed: a list with 10 in it"),
         ({"evaluate": {"k": [10, 10]}}, "evaluate.k: found [10, 10], allowed: a list without repeats"),
         ({"evaluate": {"k": [0, 10]}}, "evaluate.k: found [0, 10], allowed: a list, each entry a whole number from 1"),
-        ({"download": {"min_rating": "high"}}, "download.min_rating: found 'high', allowed: a number or null"),
+        ({"download": {"min_rating": "high"}}, "download.min_rating: found 'high', allowed: a finite number or null"),
         ({"download": {"columns": {"user": "id", "item": "id"}}}, "download.columns: found {'user': 'id', 'item'"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from rec_data import order_test
-from rec_data.describe import as_text, describe, draw, drop_in_words, gini, main, users_per_doubling
+from rec_data.describe import as_text, describe, draw, drop_in_words, gini, users_per_doubling
 from rec_data.order_test import paired_interval
 
 
@@ -90,28 +90,6 @@ def test_large_logs_are_sampled(tmp_path, monkeypatch):
     log = write(tmp_path / "log.parquet", rows)
     monkeypatch.setattr(order_test, "SAMPLE_ROWS", 1000)
     assert 50 < describe(log)["markov_users"] < 150
-
-
-def test_command(tmp_path, capsys):
-    write(tmp_path / "mine.parquet", [(user, item, item) for user in range(5) for item in range(4)])
-    assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "pictures")]) == 0
-    assert "interactions     20" in capsys.readouterr().out
-    assert (tmp_path / "pictures" / "describe.png").read_bytes()[:4] == b"\x89PNG"
-    assert main([str(tmp_path / "mine.parquet"), "--user", "visitor"]) == 1
-    assert "has no column 'visitor'" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_made_is_named_first(tmp_path, capsys):
-    write(tmp_path / "mine.parquet", [(user, item, item) for user in range(5) for item in range(4)])
-    (tmp_path / "file").touch()
-    (tmp_path / "pictures" / "describe.png").mkdir(parents=True)
-    for out in ("file", "file/inside"):
-        assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / out)]) == 1
-        shown = capsys.readouterr()
-        assert shown.out == ""
-        assert shown.err.startswith(f"error: {tmp_path / out} cannot be written: ")
-    assert main([str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "pictures")]) == 1
-    assert "describe.png cannot be written: Is a directory" in capsys.readouterr().err
 
 
 def test_equally_many_users_of_every_length_give_a_rising_line():

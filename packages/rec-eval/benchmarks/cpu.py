@@ -54,7 +54,7 @@ def jobs() -> dict[str, Callable[[], object]]:
         "target_ranks 20k x 54k x 64": partial(target_ranks, queries, table, targets, **log),
         "popularity_top_k 20k x 54k, k 100": partial(popularity_top_k, counts, k, **log),
         "reference of 1M users x 20 events": partial(
-            LogCounts.from_sequences, np.arange(0, many * 20 + 1, 20), log_items, catalogue
+            LogCounts.from_logs, [(np.arange(0, many * 20 + 1, 20), log_items)], catalogue
         ),
         "evaluate 1M x 100, one relevant": partial(evaluate, lists, one, ks, reference),
         "evaluate 1M x 100, five relevant": partial(evaluate, lists, five, ks, reference),

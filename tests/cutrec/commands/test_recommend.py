@@ -118,6 +118,8 @@ def test_times_that_are_not_there_are_told_if_nobody_named_them(trained: Path, c
     assert capsys.readouterr().err.count("note: ") == 0
     with pytest.raises(ValueError, match=r"no column 'tiem' \(for timestamp\)"):
         execute(["recommend", "--histories", "h.csv", "--timestamp-column", "tiem"])
+    with pytest.raises(ValueError, match=r"--timestamp-column: found user_id, item_id, user_id, allowed: different"):
+        execute(["recommend", "--histories", "h.csv", "--timestamp-column", "user_id"])
 
 
 def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):

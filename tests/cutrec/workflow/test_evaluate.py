@@ -81,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     small_log(users=60).write_parquet(folder / "log.parquet")
     (folder / "split").mkdir()
-    split_log(folder / "log.parquet", folder / "split", strategy="leave_one_out")
+    split_log(folder / "log.parquet", folder / "split", Split(strategy="leave_one_out"))
     items = len(pl.read_parquet(folder / "split/items.parquet"))
     model = ModelSettings(model="sasrec", max_seq_len=8, blocks=1, heads=1, hidden=8, dropout=0.0)
     torch.manual_seed(0)

@@ -47,12 +47,13 @@ def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset: found 'demo', allowed: movielens_20m, beauty, .*; any other once"):
         sizes_of(from_mapping({}))
+    from rec_data.config import Split
     from rec_data.splits.split import split_log
     from tests.small_log import small_log
 
     small_log().write_parquet(tmp_path / "log.parquet")
     (tmp_path / "data/split").mkdir(parents=True)
-    summary = split_log(tmp_path / "log.parquet", tmp_path / "data/split", strategy="leave_one_out")
+    summary = split_log(tmp_path / "log.parquet", tmp_path / "data/split", Split(strategy="leave_one_out"))
     (tmp_path / "data/split/summary.json").write_text("{}")
     (tmp_path / "data/download").mkdir()
     (tmp_path / "data/download/summary.json").write_text('{"dataset": "demo"}')

@@ -8,6 +8,7 @@ import torch
 
 from cutrec.config import ConfigError, from_mapping
 from cutrec.workflow.synthetic_split import synthetic_split
+from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.sequences.store import SequenceStore
 from rec_data.sources.synthetic import SHAPES, item_counts, write_synthetic_log
@@ -19,7 +20,7 @@ POINT = from_mapping({"dataset": "twin:gowalla@0.02"})
 def test_sizes_are_those_of_a_split_of_the_whole_twin(tmp_path: Path):
     write_synthetic_log(SHAPES["gowalla"].scaled(0.02), tmp_path / "log.parquet", seed=0)
     (tmp_path / "split").mkdir()
-    summary = split_log(tmp_path / "log.parquet", tmp_path / "split", strategy="temporal")
+    summary = split_log(tmp_path / "log.parquet", tmp_path / "split", Split(strategy="temporal"))
     store = SequenceStore.open(tmp_path / "split" / "sequences" / "train.arrow")
     trained = int((store.lengths >= 2).sum())
     log = synthetic_split(POINT)

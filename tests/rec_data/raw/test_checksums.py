@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rec_data.config import Columns
 from rec_data.errors import DataError
 from rec_data.raw.checksums import check_pages
 from rec_data.raw.history_files import write_history_log
-from rec_data.schema import Columns
 from rec_data.sources.fetch import fetch_log
 
 NAMES = ("user_id", "item_id", "timestamp")

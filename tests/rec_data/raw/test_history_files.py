@@ -4,9 +4,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from rec_data.config import Columns
 from rec_data.errors import DataError
 from rec_data.raw.history_files import write_history_log
-from rec_data.schema import Columns
 from rec_data.sequences.histories import Histories, read_histories
 
 ITEMS = pa.array([10, 20, 30])
@@ -91,8 +91,8 @@ def test_a_file_of_lists_keeps_their_order_and_counts_the_empty_ones(tmp_path):
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ("user_id,thing", r"histories 'h.csv' has no column 'item_id' \(for item\); its columns are: user_id, thing"),
-        ("person,item_id", r"histories 'h.csv' has no column 'user_id' \(for user\)"),
+        ("user_id,thing", r"histories 'h.csv' has no column 'item_id'; its columns are: user_id, thing"),
+        ("person,item_id", r"histories 'h.csv' has no column 'user_id';"),
     ],
 )
 def test_a_missing_column_is_named(tmp_path, header, says):

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from rec_data.config import Columns, Download
 from rec_data.errors import DataError
-from rec_data.schema import Columns
 from rec_data.sources import demo
 from rec_data.sources.fetch import fetch_log, fingerprint
 
@@ -37,8 +37,8 @@ def test_parquet_keeps_row_order_and_values(tmp_path):
 def test_csv_with_bom_crlf_quotes_and_other_names(tmp_path):
     text = '\ufeffvisitor;sku;when;stars\r\n1;"a;b";2020-01-01 00:00:01;5\r\n2;c;2020-01-01T00:00:02;3\r\n'
     write_csv(tmp_path / "raw.csv", text)
-    columns = Columns("visitor", "sku", "when", "stars")
-    summary = fetch_log("raw.csv", tmp_path / "log.parquet", root=tmp_path, columns=columns, min_rating=4)
+    settings = Download(columns=Columns("visitor", "sku", "when", "stars"), min_rating=4)
+    summary = fetch_log("raw.csv", tmp_path / "log.parquet", root=tmp_path, settings=settings)
     assert pl.read_parquet(tmp_path / "log.parquet").rows() == [(1, "a;b", 1_577_836_801, 5.0)]
     assert (summary["rows_read"], summary["rows"]) == (2, 1)
 
@@ -164,4 +164,4 @@ def test_gzip_that_ends_early_is_refused(tmp_path):
 @pytest.mark.parametrize("dataset", ["demo", "twin:beauty@0.001", "beauty"])
 def test_columns_are_refused_where_they_would_be_ignored(tmp_path, dataset):
     with pytest.raises(DataError, match="has fixed columns"):
-        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, columns=Columns(user="visitor"))
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, settings=Download(columns=Columns(user="visitor")))

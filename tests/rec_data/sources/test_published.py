@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from rec_data.config import Download
 from rec_data.errors import DataError
 from rec_data.raw import formats
 from rec_data.raw.formats import READERS
@@ -75,9 +76,9 @@ def zipped(path, top, members, *, litter=False):
             archive.writestr(f"{top}/{name}", text.encode("latin-1"))
 
 
-def fetch(name, mirror, **arguments):
+def fetch(name, mirror, **settings):
     out = mirror.parent / "log.parquet"
-    summary = fetch_log(name, out, root=mirror.parent, mirror=mirror, **arguments)
+    summary = fetch_log(name, out, root=mirror.parent, settings=Download(mirror=str(mirror), **settings))
     assert {path.name for path in mirror.parent.iterdir()} == {"log.parquet", mirror.name}
     return pl.read_parquet(out).rows(), summary
 
@@ -208,13 +209,13 @@ def test_refusals(mirror):
     }
     for (name, folder), message in cases.items():
         with pytest.raises(DataError, match=message):
-            fetch_log(name, mirror.parent / "log.parquet", root=mirror, mirror=folder)
+            fetch_log(name, mirror.parent / "log.parquet", root=mirror, settings=Download(mirror=str(folder)))
 
 
 def test_pinned_checksum_guards_a_mirror(tmp_path):
     (tmp_path / "ml-20m.zip").write_bytes(b"not the real one")
     with pytest.raises(DataError, match=r"md5 .* expected cd245b17a1ae2cc31bb14903e1204af3.*; put the published file"):
-        fetch_log("movielens_20m", tmp_path / "log.parquet", root=tmp_path, mirror=tmp_path)
+        fetch_log("movielens_20m", tmp_path / "log.parquet", root=tmp_path, settings=Download(mirror=str(tmp_path)))
 
 
 def test_checksum_beside_the_file_of_a_mirror(mirror):

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from rec_data.config import Download
 from rec_data.errors import DataError
 from rec_data.sources.fetch import fetch_log, fingerprint
 from rec_data.sources.registry import SOURCES, RsDataset
@@ -37,10 +38,14 @@ def contents(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def fetch(name, tmp_path, **arguments):
+def settings_of(mirror):
+    return Download(mirror=None if mirror is None else str(mirror))
+
+
+def fetch(name, tmp_path, mirror=None):
     out = tmp_path / "log.parquet"
     before = {path.name for path in tmp_path.iterdir()} | {"log.parquet"}
-    fetch_log(name, out, root=tmp_path, **arguments)
+    fetch_log(name, out, root=tmp_path, settings=settings_of(mirror))
     assert {path.name for path in tmp_path.iterdir()} == before
     return pl.read_parquet(out).rows()
 
@@ -85,19 +90,22 @@ def test_mirror_that_lacks_the_file(mirror, tmp_path, name, wanted):
     (mirror / "yoochoose" / "yoochoose-clicks.dat").write_text("1,2014-04-07T10:51:09.277Z,214536502,0\n")
     (mirror / "netflix").mkdir()
     before = contents(mirror)
-    for ask in (lambda: fetch(name, tmp_path, mirror=mirror), lambda: fingerprint(name, root=tmp_path, mirror=mirror)):
+    for ask in (
+        lambda: fetch(name, tmp_path, mirror=mirror),
+        lambda: fingerprint(name, root=tmp_path, settings=settings_of(mirror)),
+    ):
         with pytest.raises(DataError, match=f"holds no file {wanted}, which dataset '{name}' is read from"):
             ask()
     assert contents(mirror) == before
 
 
 def test_fingerprint_knows_the_files_of_a_mirror(mirror, tmp_path):
-    first = fingerprint("amazon_games", root=tmp_path, mirror=mirror)
-    assert fingerprint("amazon_games", root=tmp_path, mirror=mirror) == first
+    first = fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror))
+    assert fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror)) == first
     (mirror / "amazon" / "games.csv").write_text(BEAUTY)
-    assert fingerprint("amazon_games", root=tmp_path, mirror=mirror) != first
+    assert fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror)) != first
     with pytest.raises(DataError, match="is not a folder"):
-        fingerprint("amazon_games", root=tmp_path, mirror=mirror / "none")
+        fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror / "none"))
 
 
 @before_312

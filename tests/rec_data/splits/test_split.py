@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.sequences.batches import SequenceStore
 from rec_data.splits.split import _chunks, split_log
@@ -23,7 +24,7 @@ def test_leave_one_out_by_hand(tmp_path):
     before = log.read_bytes()
     out = tmp_path / "split"
     out.mkdir()
-    summary = split_log(log, out, strategy="leave_one_out")
+    summary = split_log(log, out, Split(strategy="leave_one_out"))
     # a: 7 9 5 8 (5 before 8: a tie keeps the order of rows); items 5 7 8 9 -> 0 1 2 3
     assert pl.read_parquet(out / "train.parquet").rows() == [(0, [1, 3], [1, 2]), (1, [1, 0], [1, 2])]
     assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [1, 3], [1, 2], 0)]
@@ -41,39 +42,36 @@ def test_a_folder_that_is_missing_or_in_use_is_named(tmp_path):
     log = write_log(tmp_path / "log.parquet", [(user, item, item) for user in "ab" for item in (1, 2, 3)])
     out = tmp_path / "split"
     with pytest.raises(DataError, match="split is not a folder; allowed: an existing, empty one"):
-        split_log(log, out, strategy="leave_one_out")
+        split_log(log, out, Split(strategy="leave_one_out"))
     out.mkdir()
-    split_log(log, out, strategy="leave_one_out")
+    split_log(log, out, Split(strategy="leave_one_out"))
     with pytest.raises(DataError, match=r"split already holds 'items.parquet'; allowed: an existing, empty folder"):
-        split_log(log, out, strategy="leave_one_out")
+        split_log(log, out, Split(strategy="leave_one_out"))
 
 
 BAD = {
-    "seed": ({"seed": -1}, "seed -1; allowed: at least 0"),
-    "strategy": ({"strategy": "random"}, "split.strategy 'random'; allowed: temporal, leave_one_out"),
-    "fraction": ({"test_fraction": 1.0}, "split.test_fraction 1.0"),
-    "count": ({"min_item_count": "five"}, "split.min_item_count 'five'"),
-    "items gone": ({"min_item_count": 100}, "min_item_count 100 drops all 2 items"),
-    "users gone": ({"min_item_count": None, "min_user_count": 100}, "min_user_count 100 drops all 3 users"),
-    "no clock": ({"min_item_count": None, "min_user_count": None}, "no interaction lies before"),
-    "too short": ({"strategy": "leave_one_out"}, "no user has three interactions"),
+    "seed": ({}, {"seed": -1}, "seed -1; allowed: at least 0"),
+    "items gone": ({"min_item_count": 100}, {}, "min_item_count 100 drops all 2 items"),
+    "users gone": ({"min_item_count": None, "min_user_count": 100}, {}, "min_user_count 100 drops all 3 users"),
+    "no clock": ({"min_item_count": None, "min_user_count": None}, {}, "no interaction lies before"),
+    "too short": ({"strategy": "leave_one_out"}, {}, "no user has three interactions"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_split_is_refused(tmp_path, case):
-    arguments, message = BAD[case]
+    settings, arguments, message = BAD[case]
     log = write_log(tmp_path / "log.parquet", [(1, 1, 0), (1, 2, 0), (2, 1, 0), (3, 2, 0)])
     (tmp_path / "split").mkdir()
     with pytest.raises(DataError, match=message):
-        split_log(log, tmp_path / "split", **arguments)
+        split_log(log, tmp_path / "split", Split(**settings), **arguments)
     assert not list((tmp_path / "split").iterdir())
 
 
-def parts_of(tmp_path, rows, name, **arguments):
+def parts_of(tmp_path, rows, name, settings=None, **arguments):
     out = tmp_path / name
     out.mkdir()
-    split_log(write_log(tmp_path / f"{name}.parquet", rows), out, **arguments)
+    split_log(write_log(tmp_path / f"{name}.parquet", rows), out, settings, **arguments)
     return {path.name: pl.read_parquet(path) for path in sorted(out.glob("*.parquet"))}
 
 
@@ -87,7 +85,7 @@ def distinct_times(seed):
 def test_row_order_does_not_matter_where_times_differ(tmp_path, strategy):
     rows = distinct_times(0)
     shuffled = [rows[row] for row in np.random.default_rng(1).permutation(len(rows))]
-    one, other = (parts_of(tmp_path, r, n, strategy=strategy) for r, n in ((rows, "a"), (shuffled, "b")))
+    one, other = (parts_of(tmp_path, r, n, Split(strategy=strategy)) for r, n in ((rows, "a"), (shuffled, "b")))
     assert len(one["test.parquet"]) > 5
     for name, part in one.items():
         assert part.equals(other[name]), name
@@ -106,7 +104,7 @@ def test_ties_keep_row_order_in_a_log_of_many_row_groups(tmp_path):
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     frame.write_parquet(tmp_path / "log.parquet", row_group_size=97)
     (tmp_path / "split").mkdir()
-    split_log(tmp_path / "log.parquet", tmp_path / "split", strategy="leave_one_out")
+    split_log(tmp_path / "log.parquet", tmp_path / "split", Split(strategy="leave_one_out"))
     train = pl.read_parquet(tmp_path / "split" / "train.parquet")
     assert train["history"].to_list() == [list(range(198))] * 50
 
@@ -173,8 +171,8 @@ def test_paper_faithful_writes_who_lost_the_target(tmp_path):
     # Item 7 is met in the past by user 2 alone, who validates with this seed.
     rows = [(1, 1, 0), (1, 2, 1), (2, 1, 0), (2, 7, 1), (2, 2, 2), (3, 2, 0), (3, 1, 1), (1, 7, 8), (3, 2, 9)]
     seed = next(seed for seed in range(99) if np.random.default_rng(seed).choice([1, 2, 3], 1, replace=False) == 2)
-    counts = {"min_item_count": None, "min_user_count": None}
-    parts = parts_of(tmp_path, rows, "a", **counts, test_fraction=0.15, seed=seed, paper_faithful=True)
+    settings = Split(min_item_count=None, min_user_count=None, test_fraction=0.15)
+    parts = parts_of(tmp_path, rows, "a", settings, seed=seed, paper_faithful=True)
     assert parts["test.parquet"].rows() == [(2, [1, 0], [0, 1], 1)]
     assert parts["untargeted.parquet"].rows() == [(0, [0, 1], [0, 1])]
     store = SequenceStore.open(tmp_path / "a" / "sequences" / "untargeted.arrow")

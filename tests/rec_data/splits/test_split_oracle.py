@@ -9,6 +9,7 @@ import polars as pl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.splits.split import split_log
 
@@ -99,12 +100,12 @@ def many_rows(draw):
 logs = few_rows | many_rows()
 
 
-def run(rows: Rows, folder: Path, **arguments):
+def run(rows: Rows, folder: Path, settings: Split, **arguments):
     log, out = folder / "log.parquet", folder / "split"
     pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(log)
     out.mkdir()
     try:
-        split_log(log, out, **arguments)
+        split_log(log, out, settings, **arguments)
     except DataError:
         assert not list(out.iterdir())
         return None
@@ -117,7 +118,7 @@ def run(rows: Rows, folder: Path, **arguments):
     st.integers(1, 3),
     st.integers(1, 3),
     st.sampled_from([0.1, 0.3, 0.5]),
-    st.sampled_from([0, 0.05, 0.4]),
+    st.sampled_from([0.05, 0.2, 0.4]),
     st.booleans(),
 )
 @example([(u, "ab"[u % 2], t) for t in range(6) for u in (1, 2, 3)], 1, 1, 0.5, 0.05, False)
@@ -130,11 +131,12 @@ def test_temporal(rows, min_item, min_user, fraction, share, paper_faithful):
         found = run(
             rows,
             Path(folder),
-            strategy="temporal",
-            test_fraction=fraction,
-            validation_users=share,
-            min_item_count=min_item,
-            min_user_count=min_user,
+            Split(
+                test_fraction=fraction,
+                validation_users=share,
+                min_item_count=min_item,
+                min_user_count=min_user,
+            ),
             seed=7,
             paper_faithful=paper_faithful,
         )
@@ -152,7 +154,9 @@ def test_leave_one_out(rows, min_item, min_user):
     if len({user for user, _, _ in kept}) > 1 and len({item for _, item, _ in filter_rows(rows, min_item, 1)}) > 1:
         expected = leave_one_out(kept)
     with tempfile.TemporaryDirectory() as folder:
-        found = run(rows, Path(folder), strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user)
+        found = run(
+            rows, Path(folder), Split(strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user)
+        )
         assert (found is None) == (expected is None)
         if found is not None:
             assert found[0] == expected[:3]

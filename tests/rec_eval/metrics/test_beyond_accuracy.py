@@ -12,7 +12,7 @@ def ragged(rows, dtype=np.int64):
 
 def test_several_logs_count_as_one_and_blocks_change_nothing(monkeypatch):
     logs = [[[0, 1], [], [0, 2, 2], [3]], [[], [0, 1, 1]], [[]]]
-    whole = LogCounts.from_sequences(*ragged([history for log in logs for history in log]), num_items=5)
+    whole = LogCounts.from_logs([ragged([history for log in logs for history in log])], num_items=5)
     assert whole.num_users == 4
     for events in (1, 2, 3, 100):
         monkeypatch.setattr("rec_eval.metrics.beyond_accuracy._EVENTS_PER_BLOCK", events)
@@ -40,4 +40,4 @@ def test_bad_counts_are_named(counts, users, message):
 )
 def test_bad_sequences_are_named(offsets, items, message):
     with pytest.raises(ValueError, match=message):
-        LogCounts.from_sequences(np.array(offsets), np.array(items), 2)
+        LogCounts.from_logs([(np.array(offsets), np.array(items))], 2)

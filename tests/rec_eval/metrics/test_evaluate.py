@@ -32,7 +32,7 @@ def test_hand_worked_many_relevant():
 
 def test_hand_worked_reference():
     """Four users; item 0 known to all, 1 to two, 2 to one (twice), 3 to nobody."""
-    reference = LogCounts.from_sequences(*ragged([[0, 1], [0, 1], [0, 2, 2], [0], []]), num_items=5)
+    reference = LogCounts.from_logs([ragged([[0, 1], [0, 1], [0, 2, 2], [0], []])], num_items=5)
     assert reference.num_users == 4
     assert reference.user_counts.tolist() == [4, 2, 1, 0, 0]
     assert reference.self_information.tolist() == [0.0, 0.5, 1.0, 1.0, 1.0]
@@ -62,7 +62,7 @@ def runs(draw):
 @settings(max_examples=150, deadline=None)
 def test_agrees_with_plain_python(oracle, run):
     num_items, lists, relevant, log, ks = run
-    reference = LogCounts.from_sequences(*ragged(log), num_items=num_items)
+    reference = LogCounts.from_logs([ragged(log)], num_items)
     result = evaluate(np.array(lists, dtype=np.int32), ragged(relevant), ks, reference)
     for k in ks:
         expected = [oracle.accuracy(ranked, set(items), k) for ranked, items in zip(lists, relevant, strict=True)]
@@ -146,7 +146,7 @@ GOOD = {"recommended": np.array([[0, 1], [2, -1]]), "relevant": np.array([0, 1])
         ({"relevant": np.array([0, -1])}, "must not be negative"),
         ({"relevant": ([0, 0, 0], np.zeros(0, dtype=int))}, "empty for every user"),
         ({"relevant": ([0, 1], [1])}, r"users \+ 1 = 3"),
-        ({"relevant": ([0, 2, 1], [1])}, "ascending from 0"),
+        ({"relevant": ([0, 2, 1], [1])}, "ascend from 0"),
         ({"ks": [3]}, "ks must lie between 1 and the 2 places"),
         ({"ks": [0]}, "ks must lie"),
         ({"ks": []}, "ks must lie"),

@@ -4,10 +4,11 @@ Numpy converts every index array to 64 bits before it uses it. Working block by 
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 BLOCK = 1 << 22
 
@@ -49,15 +50,7 @@ def mark(ids: Int32s, size: int) -> Mask:
 
 
 def count_rows(mask: Mask, offsets: Int64s) -> Int64s:
-    """Count the marked rows of each segment.
-
-    Args:
-        mask: ``[rows]`` bool.
-        offsets: ``[n + 1]`` int64, ascending from 0 to rows; a segment may be empty.
-
-    Returns:
-        ``[n]`` int64.
-    """
+    """Count the marked rows of each segment, which may be empty: ``[rows]`` and ``[n + 1]`` offsets give ``[n]``."""
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
     filled = np.flatnonzero(np.diff(offsets))
     if filled.size:
@@ -66,13 +59,15 @@ def count_rows(mask: Mask, offsets: Int64s) -> Int64s:
 
 
 def spread(flags: Mask, offsets: Int64s) -> Mask:
-    """Repeat the flag of each segment on all of its rows.
-
-    Args:
-        flags: ``[n]`` bool.
-        offsets: ``[n + 1]`` int64, ascending from 0 to rows.
-
-    Returns:
-        ``[rows]`` bool.
-    """
+    """Repeat the flag of each segment on all of its rows: ``[n]`` and ``[n + 1]`` offsets give ``[rows]``."""
     return np.repeat(flags, np.diff(offsets))
+
+
+def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
+    """View ``[n]`` integers or floats of any type as an Arrow array without nulls.
+
+    ``pa.array`` would do the same, but imports pandas first, which takes longer than everything else that the demo
+    needs.
+    """
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])

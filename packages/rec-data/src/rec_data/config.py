@@ -11,25 +11,35 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Columns:
     """The column names of your own log."""
 
-    user: str = "user_id"
-    item: str = "item_id"
-    timestamp: str = "timestamp"
+    user: str = USER
+    """Integers or strings."""
+    item: str = ITEM
+    """Integers or strings."""
+    timestamp: str = TIMESTAMP
+    """Integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings."""
     rating: str | None = None
     """Null: the log has no rating, or it is not read."""
 
     def __post_init__(self) -> None:
-        names = [name for name in vars(self).values() if name is not None]
-        if len(set(names)) < len(names):
+        if len(set(self.by_key.values())) < len(self.by_key):
             raise ValueError("allowed: different column names")
+
+    @property
+    def by_key(self) -> dict[str, str]:
+        """The names of the columns that are read, by the column of the log that each becomes."""
+        names = {USER: self.user, ITEM: self.item, TIMESTAMP: self.timestamp}
+        return names if self.rating is None else {**names, RATING: self.rating}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,7 +49,7 @@ class Download:
     mirror: str | None = None
     """A directory that already holds the raw files, for machines without internet."""
     columns: Columns = field(default_factory=Columns)
-    min_rating: float | None = None
+    min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of your own log."""
 
 

@@ -1,14 +1,5 @@
-"""Describe a log: its size, lengths, popularity and times, and how much the order of items matters.
+"""Describe a log: its size, lengths, popularity and times, and how much the order of items matters."""
 
-Run::
-
-    python -m rec_data.describe demo
-    python -m rec_data.describe path/to/events.parquet --user visitor --out folder/for/pictures
-"""
-
-import argparse
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +8,8 @@ import numpy.typing as npt
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
-from rec_data.errors import DataError
 from rec_data.order_test import TOP, OrderTest, order_test
-from rec_data.raw.files import writing
 from rec_data.raw.timestamps import EARLIEST_CLOCK, UNITS, to_datetime, unit_of
-from rec_data.schema import Columns
-from rec_data.sources.fetch import fetch_log
 from rec_data.splits.encode import encode
 from rec_data.splits.strategies import SortedLog
 
@@ -31,14 +18,11 @@ _BLUE, _ORANGE, _GREY = "#2f5d8a", "#d9822b", "#8a8f98"
 
 
 def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Measure a log, without any filter.
+    """Measure a log, without any filter: facts that are ready for JSON, and that ``as_text`` prints.
 
     Args:
         log: The parquet file of ``fetch_log``.
         seed: Seed of the sample and the shuffling of the order test.
-
-    Returns:
-        Facts, ready for JSON; ``as_text`` prints them.
 
     Raises:
         DataError: The log cannot be read.
@@ -88,11 +72,7 @@ def count_repeats(log: SortedLog) -> int:
 
 
 def has_clock(times: Int64s) -> bool:
-    """Whether the times of a log are dates rather than positions: most of them are later than 1990.
-
-    Args:
-        times: ``[n]`` int64, in the unit that the largest one implies.
-    """
+    """Whether the times of a log are dates rather than positions: most of them are later than 1990."""
     ticks = UNITS[unit_of(int(times.max()))]
     return 2 * int(np.count_nonzero(times >= EARLIEST_CLOCK * ticks)) > len(times)
 
@@ -134,16 +114,9 @@ def drop_in_words(facts: dict[str, Any]) -> str:
 
 
 def draw(log: Path, out: Path, *, title: str, seed: int = 0) -> Path:
-    """Draw four panels: sequence lengths, item popularity, interactions over time, and the order test.
+    """Draw four panels as PNG: sequence lengths, item popularity, interactions over time, and the order test.
 
-    Args:
-        log: The parquet file of ``fetch_log``.
-        out: The PNG file to write.
-        title: The title of the picture.
-        seed: Seed of the order test.
-
-    Returns:
-        ``out``.
+    The log and the seed are those of ``describe``; ``out``, the file to write, is also returned.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -175,16 +148,10 @@ def _draw_lengths(axes: Any, lengths: Int64s) -> None:
     axes.legend(frameon=False)
 
 
-def users_per_doubling(
-    lengths: Int64s,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def users_per_doubling(lengths: Int64s) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Histogram of lengths for a logarithmic axis: areas are users, however many lengths a bin covers.
 
-    Args:
-        lengths: ``[users]`` int64, >= 1.
-
-    Returns:
-        ``[bins + 1]`` edges half way between integer lengths, and ``[bins]`` users per doubling of the length.
+    ``[users]`` lengths >= 1 give ``[bins + 1]`` edges half way between integers, and ``[bins]`` users per doubling.
     """
     edges: npt.NDArray[np.float64] = np.unique(np.geomspace(1, lengths.max() + 1, 30).round()) - 0.5
     users: npt.NDArray[np.float64] = np.histogram(lengths, bins=edges)[0] / np.diff(np.log2(edges))
@@ -218,45 +185,3 @@ def _draw_order(axes: Any, order: OrderTest) -> None:
     axes.set(title="Order: the last item predicted from the one before", ylabel=f"hit rate at {TOP}")
     axes.set(xlabel=f"difference: {low:.1f} to {high:.1f} points (95 % interval, {order.users:,} users)")
     axes.margins(y=0.15)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Describe a data set on the terminal, and in a picture if a folder is given.
-
-    Args:
-        arguments: The arguments of the command line; None means those of the process.
-
-    Returns:
-        0, or 1 after a line that says what is wrong.
-    """
-    names = Columns()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset")
-    for key, what in (("user", "user ids"), ("item", "item ids"), ("timestamp", "times")):
-        default = getattr(names, key)
-        parser.add_argument(f"--{key}", default=default, help=f"column of {what} (default {default})")
-    parser.add_argument("--mirror", type=Path, help="a folder that holds the raw files of published data sets")
-    parser.add_argument("--out", type=Path, help="a folder for describe.png")
-    given = parser.parse_args(arguments)
-    try:
-        if given.out is not None:
-            with writing(given.out):
-                given.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "log.parquet"
-            columns = Columns(given.user, given.item, given.timestamp)
-            fetch_log(given.dataset, log, root=Path.cwd(), columns=columns, mirror=given.mirror)
-            print(as_text(describe(log)))  # noqa: T201
-            if given.out is not None:
-                picture = given.out / "describe.png"
-                with writing(picture):
-                    draw(log, picture, title=Path(given.dataset).name)
-                print(f"picture: {picture}")  # noqa: T201
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

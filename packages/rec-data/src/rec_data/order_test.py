@@ -35,10 +35,6 @@ def order_test(log: SortedLog, *, seed: int) -> OrderTest:
     Successors are counted over all steps except each user's last; that one counts as a hit if its item is among the
     ``TOP`` most frequent successors of the item before it. Hits that remain after shuffling are due to popularity
     and taste, the difference to order. Each user is tested both ways, so the difference is one of paired proportions.
-
-    Args:
-        log: The log.
-        seed: Seed of the sample of users and of the shuffling.
     """
     rng = np.random.default_rng(seed)
     users = np.repeat(np.arange(log.num_users, dtype=np.int32), np.diff(log.offsets))
@@ -76,12 +72,8 @@ def paired_interval(won: int, lost: int, pairs: int) -> tuple[float, float]:
     """95 % interval of the difference of two paired proportions.
 
     Wald's interval after half a pair is added to each of the four outcomes, which makes it valid for few pairs too
-    (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005).
-
-    Args:
-        won: Pairs in which only the first was a hit.
-        lost: Pairs in which only the second was a hit.
-        pairs: All pairs.
+    (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005). Only the first of
+    a pair was a hit in ``won`` of them, only the second in ``lost``.
     """
     n = pairs + 2
     centre = (won - lost) / n

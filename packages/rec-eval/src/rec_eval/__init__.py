@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     public = importlib.import_module("rec_eval.public")
-    if name in public.__all__:
+    if hasattr(public, name):
         return getattr(public, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """What `from rec_eval import ...` finds; imported, with torch, at the first such import."""
 
+# mypy: implicit-reexport
+# ruff: noqa: F401
 from rec_eval.metrics.beyond_accuracy import LogCounts
 from rec_eval.metrics.bootstrap import Comparison, Interval, IntervalRow, compare, intervals, mean_interval
 from rec_eval.metrics.evaluate import Evaluation, Row, evaluate
@@ -17,31 +19,3 @@ from rec_eval.ranking.scores import Catalogue
 from rec_eval.ranking.sort_keys import TopK
 from rec_eval.ranking.target_ranks import rank_metrics, target_ranks
 from rec_eval.ranking.top_k import top_k
-
-__all__ = [
-    "Catalogue",
-    "Comparison",
-    "Evaluation",
-    "Interval",
-    "IntervalRow",
-    "LogCounts",
-    "PopularityRow",
-    "Row",
-    "SegmentRow",
-    "TopK",
-    "compare",
-    "evaluate",
-    "intervals",
-    "long_tail",
-    "mean_interval",
-    "metrics_by_segment",
-    "popularity_profile",
-    "popularity_top_k",
-    "rank_metrics",
-    "read_evaluation",
-    "segment_edges",
-    "target_ranks",
-    "top_k",
-    "write_evaluation",
-    "write_rows",
-]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rec_data.schema import Columns
 from rec_data.sources.fetch import fetch_log, fingerprint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cutrec.config import Config
 
 
@@ -22,7 +22,7 @@ def identify(config: Config, *, root: Path) -> dict[str, Any]:
     Raises:
         DataError: there is no such log.
     """
-    return fingerprint(config.dataset, root=root, mirror=_mirror(config, root))
+    return fingerprint(config.dataset, root=root, settings=config.download)
 
 
 def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
@@ -40,16 +40,4 @@ def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
     Raises:
         DataError: there is no such log, or it cannot be read.
     """
-    names = config.download.columns
-    return fetch_log(
-        config.dataset,
-        path,
-        root=root,
-        columns=Columns(names.user, names.item, names.timestamp, names.rating),
-        min_rating=config.download.min_rating,
-        mirror=_mirror(config, root),
-    )
-
-
-def _mirror(config: Config, root: Path) -> Path | None:
-    return root / config.download.mirror if config.download.mirror else None
+    return fetch_log(config.dataset, path, root=root, settings=config.download)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import torch
+from pydantic import ValidationError
 
 from cutrec.errors import StageError
 from cutrec.workflow.recommendations import RecommendationsWriter, ranked_batches
-from rec_data.schema import Columns
+from rec_data.config import Columns
 from rec_data.sequences.histories import read_histories
 from rec_models import inference
 
@@ -85,7 +86,12 @@ def read_file(
     from rec_data.raw.history_files import write_history_log  # needs polars, which ranking itself does not
 
     usual = config.download.columns
-    columns = Columns(user or usual.user, item or usual.item, timestamp or usual.timestamp)
+    names = (user or usual.user, item or usual.item, timestamp or usual.timestamp)
+    try:
+        columns = Columns(*names)
+    except ValidationError:
+        options = "--user-column, --item-column, --timestamp-column"
+        raise StageError(f"{options}: found {', '.join(names)}, allowed: different names") from None
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
         found = write_history_log(histories, log, root=root, columns=columns, needs_times=timestamp is not None)

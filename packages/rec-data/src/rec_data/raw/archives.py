@@ -21,14 +21,9 @@ _DAMAGE = (
 
 
 def extract(archive: Path, folder: Path) -> Path:
-    """Unpack an archive completely, or not at all.
+    """Unpack a zip archive, or a tar archive with any compression, completely or not at all, and return the folder.
 
-    Args:
-        archive: A zip archive, or a tar archive with any compression.
-        folder: Where to unpack. It is created by this call; if it exists, the archive has been unpacked before.
-
-    Returns:
-        ``folder``.
+    The folder is created by this call; if it exists, the archive has been unpacked before.
 
     Raises:
         DataError: The archive is damaged, or a member would leave the folder or is neither a file nor a folder.
@@ -49,12 +44,7 @@ def extract(archive: Path, folder: Path) -> Path:
 
 
 def is_litter(path: Path, folder: Path) -> bool:
-    """Whether an unpacked member is one of the files that macOS adds to archives.
-
-    Args:
-        path: The unpacked member.
-        folder: The folder that the archive was unpacked to.
-    """
+    """Whether ``path``, unpacked to ``folder``, is one of the files that macOS adds to archives."""
     return "__MACOSX" in path.relative_to(folder).parts or path.name == ".DS_Store" or path.name.startswith("._")
 
 
@@ -74,7 +64,10 @@ def _unpack(archive: Path, folder: Path) -> None:
             _check(member.name, archive)
             if not (member.isfile() or member.isdir()):
                 raise DataError(f"archive {archive}: {member.name!r} is neither file nor folder; nothing was unpacked")
-        _read_through(tarred)
+        if tarred.fileobj is not None:  # tarfile stops at a damaged header: read on, so that the checksum is verified
+            tarred.fileobj.seek(0)
+            while tarred.fileobj.read(1 << 20):
+                pass
         tarred.extractall(folder, filter="data")
 
 
@@ -84,14 +77,6 @@ def _is_tar(archive: Path) -> bool:
         return tarfile.is_tarfile(archive)
     except (EOFError, lzma.LZMAError, zlib.error):
         return False
-
-
-def _read_through(tarred: tarfile.TarFile) -> None:
-    """Read a compressed file to its end, so that its checksum is verified: tarfile stops at a damaged header."""
-    if tarred.fileobj is not None:
-        tarred.fileobj.seek(0)
-        while tarred.fileobj.read(1 << 20):
-            pass
 
 
 def _check(name: str, archive: Path) -> None:

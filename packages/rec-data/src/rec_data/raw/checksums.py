@@ -19,9 +19,7 @@ BATCH_ROWS = 1 << 18
 def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> None:
     """Decode columns of parquet files once and compare the checksums of their pages, where pages carry them.
 
-    Args:
-        paths: Parquet files.
-        columns: Names of the columns to check; names that a file lacks are ignored. None checks all columns.
+    All columns are checked by default; names that a file lacks are ignored.
 
     Raises:
         DataError: A file is not parquet, a page does not decode, or its bytes differ from its checksum.

@@ -3,7 +3,7 @@
 import csv
 import glob
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,15 +28,12 @@ def looks_like_path(dataset: str) -> bool:
 
 
 def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
-    """Find the files that ``dataset`` names.
+    """Find the files that a path or a glob names: at least one, none empty, sorted by name, all of one format.
 
     Args:
-        dataset: A path or a glob, absolute or relative to ``root``.
+        dataset: The path or glob, absolute or relative to ``root``.
         root: The folder that relative paths start from.
         what: What the files are, for messages.
-
-    Returns:
-        At least one existing, non-empty file, sorted by name; all of one format.
 
     Raises:
         DataError: No name, no such file, a folder, an unknown suffix, an empty file, or mixed formats.
@@ -73,12 +70,7 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFram
     All columns of text files are strings: types are decided from the whole column, not from its first rows. Parquet
     files are verified first (``rec_data.raw.checksums``).
 
-    Args:
-        paths: Files as ``find`` returns them.
-        columns: The columns that will be read, and are therefore verified; None means all.
-
-    Returns:
-        A lazy frame with the columns of the files.
+    Only ``columns`` are verified, which are those that will be read; None means all.
 
     Raises:
         DataError: A file cannot be read, or is damaged.
@@ -87,6 +79,14 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFram
         check_pages(paths, columns)
     frames = {path: _scan_one(path) for path in paths}
     return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
+
+
+def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: str) -> None:
+    """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for."""
+    for key, name in wanted.items():
+        if name not in present:
+            purpose = "" if key == name else f" (for {key})"
+            raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}")
 
 
 def _scan_one(path: Path) -> pl.LazyFrame:
@@ -114,8 +114,7 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
     kinds: dict[str, tuple[pl.DataType, Path]] = {}
     for name in present if columns is None else [name for name in present if name in columns]:
         for path, schema in schemas.items():
-            if name not in schema:
-                raise DataError(f"file {path} has no column {name!r}; its columns are: {', '.join(schema.names())}")
+            require_columns(schema, {name: name}, f"file {path}")
             kind = schema[name]
             known, first = kinds.setdefault(name, (kind, path))
             if kind.is_integer() and known.is_integer():
@@ -152,14 +151,14 @@ def reading(origin: str) -> Iterator[None]:
         raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
 
 
-def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Compute the SHA-256 of a file, or another digest, in hexadecimal digits."""
+    found = hashlib.new(algorithm)
     with path.open("rb") as file, progress(f"hash {path.name}", path.stat().st_size, "B") as bar:
         while block := file.read(1 << 22):
-            digest.update(block)
+            found.update(block)
             bar.update(len(block))
-    return digest.hexdigest()
+    return found.hexdigest()
 
 
 def _format(name: str) -> str | None:

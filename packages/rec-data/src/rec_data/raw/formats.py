@@ -112,10 +112,5 @@ def _lay_out(archive: Path, release: str, work: Path, names: tuple[str, ...]) ->
     folder = inside[0].rename(work / release)
     for name in names:
         if name.endswith(".dat") and (folder / name).is_file():
-            _replace_separator(folder / name)
+            (folder / name).write_bytes((folder / name).read_bytes().replace(b"::", b"\t"))
     return folder
-
-
-def _replace_separator(path: Path) -> None:
-    text = path.read_bytes().decode("latin-1")  # keeps every byte, whatever the encoding
-    path.write_bytes(text.replace("::", "\t").encode("latin-1"))

@@ -1,15 +1,17 @@
 """Files of histories to a log: the users that somebody wants recommendations for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
+from rec_data.config import Columns
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.normalise import write_log
 from rec_data.raw.rows import find_nulls, find_rows
-from rec_data.schema import Columns
+from rec_data.schema import ITEM, TIMESTAMP, USER
 
 
 class HistoryLog(NamedTuple):
@@ -42,14 +44,10 @@ def write_history_log(
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
-        frame = files.scan(paths, columns.present)
+        frame = files.scan(paths, list(columns.by_key.values()))
         schema = frame.collect_schema()
-    wanted = {"user": columns.user, "item": columns.item} | ({"timestamp": columns.timestamp} if needs_times else {})
-    for key, name in wanted.items():
-        if name not in schema:
-            raise DataError(
-                f"{origin} has no column {name!r} (for {key}); its columns are: {', '.join(schema.names())}"
-            )
+    wanted = {USER: columns.user, ITEM: columns.item} | ({TIMESTAMP: columns.timestamp} if needs_times else {})
+    files.require_columns(schema, wanted, origin)
     lists, empty = isinstance(schema[columns.item], pl.List), 0
     if lists:
         if needs_times:
@@ -65,17 +63,12 @@ def write_history_log(
     timed = columns.timestamp in frame.collect_schema()
     if not timed:
         frame = frame.with_row_index(columns.timestamp)
-    names = Columns(columns.user, columns.item, columns.timestamp)
-    write_log(frame, out, columns=names, min_rating=None, origin=origin)
+    write_log(frame, out, columns=replace(columns, rating=None), min_rating=None, origin=origin)
     return HistoryLog(empty, in_row_order=not (timed or lists))
 
 
 def _refuse_nulls_in_lists(frame: pl.LazyFrame, columns: Columns, origin: str) -> None:
-    """Refuse lists with empty values and lists without a user, before lists become rows.
-
-    Raises:
-        DataError: How many there are, and the first of them.
-    """
+    """Refuse lists with empty values and lists without a user, before lists become rows."""
     lists = pl.col(columns.item).list
     holed = (lists.drop_nulls().list.len() < lists.len()).fill_null(value=False)
     if found := find_rows(frame, holed, "1 list with an empty value", "lists with empty values"):

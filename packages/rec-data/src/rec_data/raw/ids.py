@@ -11,13 +11,7 @@ _EXACT_BITS: dict[pl.DataType, int] = {pl.Float32(): 24, pl.Float64(): 53}
 
 
 def strip_ids(frame: pl.LazyFrame, schema: pl.Schema, keys: tuple[str, ...]) -> pl.LazyFrame:
-    """Remove spaces at both ends of textual ids; blank ids become null.
-
-    Args:
-        frame: The raw table.
-        schema: Schema of ``frame``.
-        keys: The id columns.
-    """
+    """Remove spaces at both ends of textual ids; blank ids become null."""
     stripped = []
     for key in keys:
         if schema[key] == pl.String or isinstance(schema[key], pl.Categorical | pl.Enum):
@@ -27,17 +21,9 @@ def strip_ids(frame: pl.LazyFrame, schema: pl.Schema, keys: tuple[str, ...]) -> 
 
 
 def id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, integers: bool, where: str) -> pl.Expr:
-    """Build the expression that turns a raw column into the log's ids.
+    """Build the expression that turns a raw column, after ``strip_ids``, into the log's ids (integers or strings).
 
-    Args:
-        frame: The raw table, after ``strip_ids``.
-        key: The column.
-        kind: Its type.
-        integers: Whether every value of a text column is an integer.
-        where: The column, for messages.
-
-    Returns:
-        An expression of integers or strings.
+    ``integers`` says whether every value of a text column is an integer; ``where`` names the column in messages.
 
     Raises:
         DataError: The column has another type, or floats that are not integers or are too large to be exact.

@@ -5,31 +5,27 @@ Two streaming passes over the source: the first gathers the facts that decide ty
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from rec_data.config import Columns
 from rec_data.errors import DataError
 from rec_data.progress import progress
-from rec_data.raw.files import reading, writing
+from rec_data.raw.files import reading, require_columns, writing
 from rec_data.raw.ids import id_expression, strip_ids
-from rec_data.raw.rows import find_nulls, find_unparsed
+from rec_data.raw.rows import find_nulls, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
-from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER, Columns
+from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER
 
 
-@dataclass(frozen=True)
-class Normalised:
-    """What was written."""
+class Normalised(NamedTuple):
+    """What was written: the rows of the log and of the source, and the unit of the log's times (s, ms or us)."""
 
     rows: int
-    """Rows in the log."""
     rows_read: int
-    """Rows in the source."""
     timestamp_unit: str
-    """Unit of the log's times: "s", "ms" or "us"."""
 
 
 def write_log(
@@ -41,19 +37,15 @@ def write_log(
     origin: str,
     above: float | None = None,
 ) -> Normalised:
-    """Write the log's parquet file from a raw table.
+    """Write the log's parquet file: ``user_id``, ``item_id``, ``timestamp`` int64, and ``rating`` float64 if given.
 
     Args:
         frame: The raw table.
-        out: The parquet file to write: ``user_id``, ``item_id``, ``timestamp`` int64, and ``rating`` float64 if the
-            source has ratings.
+        out: The parquet file to write.
         columns: The raw table's column names.
         min_rating: Keep rows with a rating of at least this; None keeps all.
         origin: What is being read, for messages.
         above: Keep rows with a rating above this (the published filters say "rating > 3").
-
-    Returns:
-        Counts and the unit of time.
 
     Raises:
         DataError: A missing column, a wrong type, nulls, impossible times, an unreadable file, or no rows.
@@ -86,21 +78,8 @@ def write_log(
 
 def _select(frame: pl.LazyFrame, columns: Columns, origin: str) -> pl.LazyFrame:
     """Select the wanted columns under the log's names."""
-    wanted = _names(columns)
-    present = frame.collect_schema().names()
-    for key, name in wanted.items():
-        if name not in present:
-            raise DataError(f"{origin} has no column {name!r} (for {key}); its columns are: {', '.join(present)}")
-    if len(set(wanted.values())) < len(wanted):
-        given = ", ".join(f"{key}={name}" for key, name in wanted.items())
-        raise DataError(f"two columns of {origin} are given one name: {given}; allowed: different names")
-    return frame.select(pl.col(name).alias(key) for key, name in wanted.items())
-
-
-def _names(columns: Columns) -> dict[str, str]:
-    """The source's column names by those of the log."""
-    names = {USER: columns.user, ITEM: columns.item, TIMESTAMP: columns.timestamp}
-    return names if columns.rating is None else {**names, RATING: columns.rating}
+    require_columns(frame.collect_schema(), columns.by_key, origin)
+    return frame.select(pl.col(name).alias(key) for key, name in columns.by_key.items())
 
 
 def _expressions(frame: pl.LazyFrame, columns: Columns, origin: str) -> tuple[list[pl.Expr], int, str]:
@@ -109,7 +88,7 @@ def _expressions(frame: pl.LazyFrame, columns: Columns, origin: str) -> tuple[li
     facts = _facts(frame, schema)
     if facts["rows"] == 0:
         raise DataError(f"{origin} has no rows")
-    names = _names(columns)
+    names = columns.by_key
     for key, name in names.items():
         if facts[f"{key}.nulls"]:
             raise DataError(f"{origin}: column {name!r} has {find_nulls(frame, key)}; allowed: none")
@@ -144,8 +123,7 @@ def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, where: str) -> pl
     if kind != pl.String:
         raise DataError(f"{where} holds {kind}; allowed for ratings: numbers")
     parsed = pl.col(RATING).str.strip_chars().cast(pl.Float64, strict=False)
-    if found := find_unparsed(frame, RATING, parsed):
-        raise DataError(f"{where}: {found}; allowed: a number")
+    refuse_unparsed(frame, RATING, parsed, where=where, allowed="a number")
     return parsed
 
 

@@ -2,19 +2,14 @@
 
 import polars as pl
 
+from rec_data.errors import DataError
+
 
 def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show: str | None = None) -> str | None:
-    """Describe the rows for which ``wrong`` is true.
+    """Describe the rows for which ``wrong`` is true, or return None if there is none.
 
-    Args:
-        frame: The raw table.
-        wrong: A boolean expression, true for the rows to report.
-        one: What to say of one row, for example "1 value does not parse".
-        many: What follows the count of several rows, for example "values do not parse".
-        show: The column whose value in the first such row is part of the answer, if any.
-
-    Returns:
-        For example "2 values do not parse (first in row 5: 'soon')", rows counted from 1; None if no row is wrong.
+    With "1 value does not parse" as ``one``, "values do not parse" as ``many`` and a column to ``show``: "2 values do
+    not parse (first in row 5: 'soon')", rows counted from 1.
     """
     if not frame.select(wrong.any()).collect(engine="streaming").item():
         return None
@@ -27,9 +22,10 @@ def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show:
     return f"{one if count == 1 else f'{count} {many}'} ({place})"
 
 
-def find_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr) -> str | None:
-    """Describe the values of column ``key`` for which ``parsed`` is null, as ``find_rows`` does."""
-    return find_rows(frame, parsed.is_null(), "1 value does not parse", "values do not parse", show=key)
+def refuse_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr, *, where: str, allowed: str) -> None:
+    """Refuse values of column ``key`` for which ``parsed`` is null."""
+    if found := find_rows(frame, parsed.is_null(), "1 value does not parse", "values do not parse", show=key):
+        raise DataError(f"{where}: {found}; allowed: {allowed}")
 
 
 def find_nulls(frame: pl.LazyFrame, key: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rec_data.errors import DataError
-from rec_data.raw.rows import find_rows, find_unparsed
+from rec_data.raw.rows import find_rows, refuse_unparsed
 from rec_data.schema import TIMESTAMP
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -40,20 +40,8 @@ _CLOCKS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 
 
 def unit_of(largest: int) -> str:
-    """Infer the unit of a time column from its largest value.
-
-    Args:
-        largest: The largest value of the column, >= 0.
-
-    Returns:
-        One of the keys of ``UNITS``.
-    """
-    limit = UNIT_LIMIT
-    for unit in UNITS:
-        if largest < limit:
-            return unit
-        limit *= 1000
-    return "ns"
+    """Infer the unit of a time column, one of the keys of ``UNITS``, from its largest value (>= 0)."""
+    return next((unit for unit, ticks in UNITS.items() if largest < UNIT_LIMIT * ticks), "ns")
 
 
 def to_datetime(value: int) -> dt.datetime:
@@ -62,15 +50,7 @@ def to_datetime(value: int) -> dt.datetime:
 
 
 def check_range(smallest: float, largest: float, *, where: str) -> str:
-    """Check that the times of a column are possible, and infer their unit.
-
-    Args:
-        smallest: The smallest value of the column.
-        largest: The largest value of the column.
-        where: The column, for messages.
-
-    Returns:
-        One of the keys of ``UNITS``.
+    """Infer the unit of a column from its smallest and largest value.
 
     Raises:
         DataError: Negative times, times after the year 2200, or several units in one column.
@@ -94,7 +74,7 @@ def check_range(smallest: float, largest: float, *, where: str) -> str:
 def time_expression(
     frame: pl.LazyFrame, schema: pl.Schema, facts: dict[str, Any], name: str, origin: str
 ) -> tuple[pl.Expr, str]:
-    """Build the expression that turns a raw column into the log's times.
+    """Build the expression that turns a raw column into the log's times (int64), and find their unit.
 
     Args:
         frame: The raw table, its time column named ``timestamp``.
@@ -103,9 +83,6 @@ def time_expression(
             ``timestamp.numbers`` (how many are numbers), for a float column ``timestamp.finite`` (whether all are).
         name: The column's name in the source, for messages.
         origin: What is being read, for messages.
-
-    Returns:
-        The expression of the log's times, int64, and its unit.
 
     Raises:
         DataError: A wrong type, text that does not parse, or impossible times.
@@ -117,7 +94,7 @@ def time_expression(
             column = column.cast(pl.Int64)
         elif 2 * facts[f"{TIMESTAMP}.numbers"] > facts["rows"]:  # a few values of other text do not make it dates
             column = pl.when(column.str.contains(NUMBER)).then(column).cast(pl.Float64)
-            _refuse_unparsed(frame, column, where)
+            refuse_unparsed(frame, TIMESTAMP, column, where=where, allowed=ALLOWED_TIMES)
         else:
             column, known_unit = _parse_clock(frame, where), "us"
     elif kind == pl.Date or isinstance(kind, pl.Datetime):
@@ -149,11 +126,6 @@ def time_expression(
     unit = list(UNITS)[powers - coarser]
     _refuse_unclear_unit(int(found["max"]) // 1000**coarser, unit, where)
     return column.cast(pl.Int64) // 1000**coarser, unit
-
-
-def _refuse_unparsed(frame: pl.LazyFrame, parsed: pl.Expr, where: str) -> None:
-    if found := find_unparsed(frame, TIMESTAMP, parsed):
-        raise DataError(f"{where}: {found}; allowed: {ALLOWED_TIMES}")
 
 
 def _refuse_early(
@@ -196,5 +168,5 @@ def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:
         forms.append(text.str.to_date(_CLOCKS[2], strict=False).cast(pl.Datetime("us")))
         parsed = pl.coalesce(forms)
     ticks = parsed.dt.epoch("us")
-    _refuse_unparsed(frame, ticks, where)
+    refuse_unparsed(frame, TIMESTAMP, ticks, where=where, allowed=ALLOWED_TIMES)
     return ticks

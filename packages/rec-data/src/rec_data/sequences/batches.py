@@ -31,13 +31,10 @@ class Batch(NamedTuple):
 
     items: Tensor
     """[T] int64; T is the sum of the lengths."""
-
     offsets: Tensor
     """[B + 1] int64, from 0 to T; every sequence has at least one item."""
-
     targets: Tensor
     """[T] int64, -100 where nothing is predicted."""
-
     masked: Tensor | None = None
     """[T] bool, masked-item task only: the mask vector replaces the item here, and ``items`` holds 0."""
 
@@ -89,11 +86,8 @@ class TrainingBatches:
         """
         if task not in TASKS:
             raise DataError(f"task {task!r}; allowed: {', '.join(TASKS)}")
-        for name, value in (("batch_size", batch_size), ("max_seq_len", max_seq_len), ("world_size", world_size)):
-            if value < 1:
-                raise DataError(f"{name} {value}; allowed: at least 1")
-        if seed < 0:
-            raise DataError(f"seed {seed}; allowed: at least 0")
+        _check_at_least(1, batch_size=batch_size, max_seq_len=max_seq_len, world_size=world_size)
+        _check_at_least(0, seed=seed)
         if not 0 <= rank < world_size:
             raise DataError(f"rank {rank}; allowed: from 0 to world_size - 1 = {world_size - 1}")
         if task == "masked_item" and not 0 < mask_prob < 1:
@@ -125,21 +119,16 @@ class TrainingBatches:
         return num_batches(len(self.examples), batch_size=self.batch_size, world_size=self.world_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch.
+        """The batches ``start`` to ``len(self) - 1`` of one epoch and this rank.
 
         Args:
             epoch: Which epoch; each has its own order.
             start: Index of the first batch, to resume in mid-epoch.
 
-        Yields:
-            Batches ``start`` to ``len(self) - 1`` of this rank.
-
         Raises:
             DataError: An argument below 0.
         """
-        for name, value in (("epoch", epoch), ("start", start)):
-            if value < 0:
-                raise DataError(f"{name} {value}; allowed: at least 0")
+        _check_at_least(0, epoch=epoch, start=start)
         order = epoch_order(len(self.examples), seed=self.seed, epoch=epoch)
         for index in range(start, len(self)):
             place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
@@ -160,21 +149,13 @@ def inference_batches(
 ) -> Iterator[Batch]:
     """The histories of a store in order, each cut to its last ``max_seq_len`` items.
 
-    Args:
-        store: The histories to continue.
-        max_seq_len: Longest input.
-        batch_size: Histories per batch.
-        device: Where the batches should be.
-
     Yields:
-        Batches whose targets are -100 everywhere.
+        Batches of ``batch_size`` histories on the device, whose targets are -100 everywhere.
 
     Raises:
         DataError: An argument out of range, or an empty history.
     """
-    for name, value in (("batch_size", batch_size), ("max_seq_len", max_seq_len)):
-        if value < 1:
-            raise DataError(f"{name} {value}; allowed: at least 1")
+    _check_at_least(1, batch_size=batch_size, max_seq_len=max_seq_len)
     offsets = store.offsets.numpy()
     if len(store) and int(np.diff(offsets).min()) < 1:
         raise DataError("the store holds an empty history; allowed: at least one item each")
@@ -185,6 +166,12 @@ def inference_batches(
         part = slice(first, first + batch_size)
         items, cuts = gather(starts[part], ends[part] - starts[part])
         yield Batch(items, cuts, torch.full_like(items, IGNORE))
+
+
+def _check_at_least(smallest: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < smallest:
+            raise DataError(f"{name} {value}; allowed: at least {smallest}")
 
 
 def _check_items(store: SequenceStore, num_items: int) -> None:

@@ -23,12 +23,7 @@ class Examples:
 
 
 def last_windows(offsets: Int64s, span: int) -> Examples:
-    """One example per history of at least two items: its last ``span`` items.
-
-    Args:
-        offsets: [n + 1] int64 of the store.
-        span: Items of an example at most.
-    """
+    """One example per history of at least two items: its last ``span`` items. Offsets are [n + 1], of the store."""
     ends = offsets[1:]
     starts = np.maximum(offsets[:-1], ends - span)
     enough = ends - starts >= 2
@@ -40,13 +35,10 @@ def sliding_windows(offsets: Int64s, span: int, stride: int, *, full: bool = Fal
 
     Args:
         offsets: [n + 1] int64 of the store.
-        span: Items of an example at most.
+        span: Items of an example at most; examples of one item are left out.
         stride: Items from one example to the next.
         full: Make the oldest example of a history as long as the others, so that it overlaps the next one. Otherwise
             it holds the remaining items, which may be a single one; masked-item tasks cannot learn from that.
-
-    Returns:
-        Examples of at least two items.
     """
     sizes = np.diff(offsets)
     uncovered = np.maximum(sizes - span, 0)
@@ -72,27 +64,14 @@ def num_batches(size: int, *, batch_size: int, world_size: int) -> int:
     All ranks together take consecutive blocks of ``batch_size * world_size`` examples. The last block holds the
     remaining examples, shared evenly. If they are fewer than the ranks, they join the block before, some of whose
     batches then hold ``batch_size + 1`` examples. So every rank has the same number of batches, no batch is empty, and
-    every example is in exactly one batch.
-
-    Args:
-        size: Number of examples, at least ``world_size``.
-        batch_size: Examples per batch and rank.
-        world_size: Number of ranks.
+    every example is in exactly one batch. There are at least as many examples (``size``) as ranks (``world_size``).
     """
     blocks, rest = divmod(size, batch_size * world_size)
     return blocks + (rest >= world_size or blocks == 0)
 
 
 def shard(size: int, index: int, *, batch_size: int, rank: int, world_size: int) -> slice:
-    """The places of a rank's batch in the epoch's order.
-
-    Args:
-        size: Number of examples, at least ``world_size``.
-        index: Which batch, below ``num_batches``.
-        batch_size: Examples per batch and rank.
-        rank: Which rank.
-        world_size: Number of ranks.
-    """
+    """The places of a rank's batch ``index`` in the epoch's order; the other arguments are those of `num_batches`."""
     block = batch_size * world_size
     last = index == num_batches(size, batch_size=batch_size, world_size=world_size) - 1
     begin, end = index * block, size if last else (index + 1) * block

@@ -43,14 +43,10 @@ class Gather:
         return self._send(self._take(place)), self._send(offsets)
 
     def with_next(self, starts: Int64s, lengths: Int64s) -> tuple[Tensor, Tensor, Tensor]:
-        """Gathers rows, and for each of their items the one that follows it.
-
-        Args:
-            starts: [B] int64 first place of each row in the flat array.
-            lengths: [B] int64, >= 1; every row is followed by another item of the flat array.
+        """Gathers rows as above, each followed by a further item of the flat array.
 
         Returns:
-            items [T] int64, offsets [B + 1] int64, next items [T] int64, on the device.
+            items [T], offsets [B + 1], and for each item the next one [T], all int64, on the device.
         """
         place, offsets = self._places(starts, lengths)
         return self._send(self._take(place)), self._send(offsets), self._send(self._take(place + 1))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -47,13 +46,14 @@ class Histories:
     """Users without any known item, who have no history."""
 
 
-def read_histories(log: Path, item_names: pa.Array) -> Histories:
+def read_histories(log: Path, item_names: pa.Array, *, min_user_count: int = 1) -> Histories:
     """Read the histories of a log.
 
     Args:
         log: A parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers). The events
             of a user are sorted by time; ties keep the order of rows.
         item_names: ``[V]`` distinct original item ids by dense id.
+        min_user_count: Minimum number of events on known items that a user must have, at least 1.
 
     Raises:
         DataError: The file cannot be read, or lacks a column.
@@ -61,31 +61,31 @@ def read_histories(log: Path, item_names: pa.Array) -> Histories:
     users = _column(log, USER).dictionary_encode()
     names = users.dictionary
     events = _column(log, ITEM)
-    known = pc.index_in(_alike(events, item_names.type), value_set=item_names)
-    items = known.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
+    found = pc.index_in(_alike(events, item_names.type), value_set=item_names)
+    items = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
     rows = users.indices.to_numpy(zero_copy_only=False)  # [n] int32
-    kept = np.flatnonzero(items >= 0)
+    known = items >= 0
+    lengths = np.bincount(rows[known], minlength=len(names))
+    enough = lengths >= min_user_count
+    present, kept = np.flatnonzero(enough), np.flatnonzero(known & enough[rows])
     times = _column(log, TIMESTAMP).to_numpy(zero_copy_only=False)[kept]
     order = kept[np.lexsort((times, rows[kept]))]  # stable
-    lengths = np.bincount(rows[kept], minlength=len(names))
-    present = np.flatnonzero(lengths)
     store = SequenceStore(
         items=torch.from_numpy(items[order]),
         offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths[present])])),
         user_ids=torch.from_numpy(present.astype(np.int32)),
     )
-    return Histories(store, names, _unknown(events, items), _empty(names, rows, lengths))
+    unknown = events.filter(pa.array(~known)).unique()
+    unknown_items = Skipped(len(unknown), int((~known).sum()), unknown[:EXAMPLES].to_pylist())
+    empty = lengths == 0
+    examples = names.filter(pa.array(empty))[:EXAMPLES].to_pylist()
+    return Histories(store, names, unknown_items, Skipped(int(empty.sum()), int(empty[rows].sum()), examples))
 
 
 def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int | None) -> tuple[Histories, pa.Array]:
     """Read the histories of a log and the catalogue of its items, filtered as in a split.
 
-    First items with too few events are dropped, then users with too few remaining events.
-
-    Args:
-        log: As for ``read_histories``.
-        min_item_count: Minimum number of events of an item; None keeps all.
-        min_user_count: Minimum number of events of a user; None keeps all.
+    First items with too few events are dropped, then users with too few remaining events; None keeps all.
 
     Returns:
         The histories, and the ``[V]`` original item ids by dense id, sorted.
@@ -97,20 +97,13 @@ def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int
     names, counts = counted.field(0), counted.field(1)
     names = names.filter(pc.greater_equal(counts, min_item_count or 1))
     names = names.take(pc.array_sort_indices(names))
-    found = read_histories(log, names)
-    enough = (found.store.lengths >= (min_user_count or 1)).numpy()
-    if not enough.any():
+    found = read_histories(log, names, min_user_count=min_user_count or 1)
+    if len(found.store) == 0:
         raise DataError(
             f"log {log}: min_item_count {min_item_count} and min_user_count {min_user_count} leave no user; allowed: "
             "smaller ones"
         )
-    lengths = found.store.lengths.numpy()
-    store = SequenceStore(
-        items=found.store.items[torch.from_numpy(np.repeat(enough, lengths))],
-        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths[enough])])),
-        user_ids=found.store.user_ids[torch.from_numpy(enough)],
-    )
-    return Histories(store, found.user_names, found.unknown_items, found.empty_users), names
+    return found, names
 
 
 def _column(log: Path, name: str) -> pa.Array:
@@ -138,14 +131,3 @@ def _alike(events: pa.Array, wanted: pa.DataType) -> pa.Array:
         whole = pc.match_substring_regex(events, INTEGER)
         return pc.if_else(whole, events, pa.scalar(None, events.type)).cast(wanted)
     return events.cast(wanted)
-
-
-def _unknown(events: pa.Array, items: npt.NDArray[np.int32]) -> Skipped:
-    unknown = events.filter(pa.array(items < 0)).unique() if (items < 0).any() else events[:0]
-    return Skipped(len(unknown), int((items < 0).sum()), unknown[:EXAMPLES].to_pylist())
-
-
-def _empty(names: pa.Array, rows: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> Skipped:
-    empty = np.flatnonzero(lengths == 0)
-    events = int(np.bincount(rows, minlength=len(names))[empty].sum()) if len(empty) else 0
-    return Skipped(len(empty), events, [names[int(place)].as_py() for place in empty[:EXAMPLES]])

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from rec_data.arrays import Int32s, Int64s
+from rec_data.arrays import Int32s, Int64s, to_arrow
 from rec_data.errors import DataError
-from rec_data.schema import ITEMS, TARGET, USER, to_arrow
+from rec_data.schema import ITEMS, TARGET, USER
 
 if TYPE_CHECKING:
     import torch
@@ -30,23 +30,8 @@ _SCHEMA = pa.schema([(USER, pa.int32()), (ITEMS, pa.large_list(pa.int32()))])
 _TARGET = pa.field(TARGET, pa.int32())
 
 
-def write_store(
-    path: Path,
-    *,
-    items: Int32s,
-    offsets: Int64s,
-    user_ids: Int32s,
-    targets: Int32s | None = None,
-) -> None:
-    """Write a store's file.
-
-    Args:
-        path: The file.
-        items: ``[nnz]`` int32.
-        offsets: ``[n + 1]`` int64, from 0 to nnz.
-        user_ids: ``[n]`` int32.
-        targets: ``[n]`` int32, or None.
-    """
+def write_store(path: Path, *, items: Int32s, offsets: Int64s, user_ids: Int32s, targets: Int32s | None = None) -> None:
+    """Write a store's file: items ``[nnz]``, offsets ``[n + 1]`` from 0 to nnz, user ids and targets ``[n]``."""
     columns = {USER: to_arrow(user_ids), ITEMS: pa.LargeListArray.from_arrays(to_arrow(offsets), to_arrow(items))}
     if targets is not None:
         columns[TARGET] = to_arrow(targets)
@@ -118,16 +103,14 @@ class SequenceStore:
                 return torch.empty(0, dtype=dtype)
             return torch.frombuffer(mapped, dtype=dtype, count=count, offset=buffer.address - whole.address)
 
-        history = batch.column(ITEMS)
+        history, targets = batch.column(ITEMS), None
+        if TARGET in batch.schema.names:
+            targets = tensor(batch.column(TARGET).buffers()[1], torch.int32, len(batch))
         return cls(
             items=tensor(history.values.buffers()[1], torch.int32, len(history.values)),
             offsets=tensor(history.buffers()[1], torch.int64, len(history) + 1),
             user_ids=tensor(batch.column(USER).buffers()[1], torch.int32, len(batch)),
-            targets=(
-                tensor(batch.column(TARGET).buffers()[1], torch.int32, len(batch))
-                if TARGET in batch.schema.names
-                else None
-            ),
+            targets=targets,
         )
 
 

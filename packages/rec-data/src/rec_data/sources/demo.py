@@ -40,11 +40,9 @@ class DemoShape:
 
 
 def generate(seed: int, shape: DemoShape | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """Generate the demo log.
+    """Generate the demo log; equal seeds give equal logs.
 
-    Args:
-        seed: Equal seeds give equal logs.
-        shape: Its size; the default has 4,000 users, 1,000 items and about 90,000 interactions.
+    By default it has 4,000 users, 1,000 items and about 90,000 interactions.
 
     Returns:
         ``user_id``, ``item_id`` and ``timestamp`` (Unix seconds), int64 arrays of equal length, in order of time.
@@ -78,8 +76,7 @@ def _lengths(rng: np.random.Generator, shape: DemoShape) -> npt.NDArray[np.int64
 def _walk(rng: np.random.Generator, shape: DemoShape, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Simulate all users together, one step at a time.
 
-    Returns:
-        ``[users, max(lengths)]`` items (genre * items_per_genre + place), -1 after a user's last step.
+    Items, ``[users, max(lengths)]``, are ``genre * items_per_genre + place``, and -1 after a user's last step.
     """
     U, G, R = shape.users, shape.genres, shape.items_per_genre
     popularity = 1.0 / np.sqrt(1.0 + np.arange(G))

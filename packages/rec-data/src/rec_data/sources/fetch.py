@@ -3,15 +3,15 @@
 This module imports neither torch nor, unless a file has to be read, polars.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_data.arrays import to_arrow
+from rec_data.config import Columns, Download
 from rec_data.errors import DataError
-from rec_data.schema import Columns, to_arrow
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, is_generated, lookup
 
@@ -20,14 +20,7 @@ GENERATED_SEED = 0
 
 
 def fetch_log(
-    dataset: str,
-    out: Path,
-    *,
-    root: Path,
-    columns: Columns | None = None,
-    min_rating: float | None = None,
-    mirror: Path | None = None,
-    seed: int = GENERATED_SEED,
+    dataset: str, out: Path, *, root: Path, settings: Download | None = None, seed: int = GENERATED_SEED
 ) -> dict[str, Any]:
     """Write the log of a source: ``user_id``, ``item_id``, ``timestamp`` and, if the source has ratings, ``rating``.
 
@@ -38,10 +31,8 @@ def fetch_log(
         dataset: ``demo``, ``twin:<name>[@scale]``, a path or glob of parquet or CSV files, or a named source.
         out: The parquet file to write, which must not be one of the source's files. Its folder must exist.
         root: The folder that relative paths start from.
-        columns: Column names of the user's own files; other sources have fixed names.
-        min_rating: Keep rows with a rating of at least this. None keeps all rows of a file, and applies the published
-            filter to a named source.
-        mirror: A folder that already holds the raw files of named sources, for machines without internet.
+        settings: How the source is read; None means the defaults. Columns can only be given for the user's own files,
+            because other sources have fixed names.
         seed: Seed of ``demo`` and the synthetic logs; other sources have none.
 
     Returns:
@@ -50,36 +41,35 @@ def fetch_log(
     Raises:
         DataError: The name, the files, their columns, their values, or the output is wrong.
     """
-    if min_rating is not None and not math.isfinite(min_rating):
-        raise DataError(f"min_rating is {min_rating}; allowed: a number, or null for all")
+    settings = settings or Download()
     if out.is_dir():
         raise DataError(f"{out} cannot be written: it is a folder; allowed: a file")
     part = out.with_name(out.name + ".part")
     _refuse_unwritable(part, out)
     try:
         _refuse_overwriting(dataset, out, root=root)
-        if (is_generated(dataset) or dataset in SOURCES) and columns not in (None, Columns()):
+        if (is_generated(dataset) or dataset in SOURCES) and settings.columns != Columns():
             raise DataError(f"columns are given but dataset {dataset!r} has fixed columns; allowed: only for files")
         if is_generated(dataset):
-            if min_rating is not None:
-                raise DataError(f"min_rating is {min_rating:g} but dataset {dataset!r} has no ratings; allowed: null")
+            if settings.min_rating is not None:
+                raise DataError(
+                    f"min_rating is {settings.min_rating:g} but dataset {dataset!r} has no ratings; allowed: null"
+                )
             summary = _generate(dataset, part, seed=seed)
         else:
-            summary = _read(dataset, part, root=root, columns=columns, min_rating=min_rating, mirror=mirror)
+            summary = _read(dataset, part, root=root, settings=settings)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
     return {"dataset": dataset, **summary}
 
 
-def fingerprint(dataset: str, *, root: Path, mirror: Path | None = None, seed: int = GENERATED_SEED) -> dict[str, Any]:
+def fingerprint(
+    dataset: str, *, root: Path, settings: Download | None = None, seed: int = GENERATED_SEED
+) -> dict[str, Any]:
     """Return the identity of a source, ready for JSON; it differs whenever the source's log would.
 
-    Args:
-        dataset: As for ``fetch_log``.
-        root: The folder that relative paths start from.
-        mirror: As for ``fetch_log``.
-        seed: As for ``fetch_log``.
+    The arguments are those of ``fetch_log``; of the settings, only the mirror counts.
 
     Returns:
         For files their path, size and SHA-256; for generated logs the generator's name, version, sizes and seed.
@@ -99,12 +89,12 @@ def fingerprint(dataset: str, *, root: Path, mirror: Path | None = None, seed: i
         found = files.find(dataset, root=root)
         return {
             "kind": "file",
-            "files": [{"path": str(p), "size": p.stat().st_size, "sha256": files.sha256(p)} for p in found],
+            "files": [{"path": str(p), "size": p.stat().st_size, "sha256": files.digest(p)} for p in found],
         }
     source = lookup(dataset)
     from rec_data.sources.published import identity
 
-    return identity(dataset, source, mirror=mirror)
+    return identity(dataset, source, mirror=_mirror(settings or Download(), root))
 
 
 def _refuse_unwritable(part: Path, out: Path) -> None:
@@ -126,32 +116,34 @@ def _refuse_overwriting(dataset: str, out: Path, *, root: Path) -> None:
         raise DataError(f"{out} is a file that dataset {dataset!r} reads; allowed: another file to write")
 
 
-def _read(
-    dataset: str,
-    out: Path,
-    *,
-    root: Path,
-    columns: Columns | None,
-    min_rating: float | None,
-    mirror: Path | None,
-) -> dict[str, Any]:
+def _mirror(settings: Download, root: Path) -> Path | None:
+    if not settings.mirror:
+        return None
+    mirror = root / settings.mirror
+    if not mirror.is_dir():
+        raise DataError(f"download.mirror {mirror} is not a folder")
+    return mirror
+
+
+def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[str, Any]:
     """Write the log of files or of a published data set."""
     from rec_data.raw import files
     from rec_data.raw.normalise import write_log
 
+    columns, min_rating = settings.columns, settings.min_rating
     if files.looks_like_path(dataset):
-        kind, origin, names = "file", f"dataset {dataset!r}", columns or Columns()
+        kind, origin = "file", f"dataset {dataset!r}"
         paths = files.find(dataset, root=root)
         with files.reading(origin):
-            frame = files.scan(paths, names.present)
-        done = write_log(frame, out, columns=names, min_rating=min_rating, origin=origin)
+            frame = files.scan(paths, list(columns.by_key.values()))
+        done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
     else:
         source = lookup(dataset)
         from rec_data.sources.published import write_published
 
         kind = "published"
-        done = write_published(dataset, source, out, mirror=mirror, min_rating=min_rating)
-    return {"kind": kind, "rows": done.rows, "rows_read": done.rows_read, "timestamp_unit": done.timestamp_unit}
+        done = write_published(dataset, source, out, mirror=_mirror(settings, root), min_rating=min_rating)
+    return {"kind": kind, **done._asdict()}
 
 
 def _generate(dataset: str, out: Path, *, seed: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Download of one file over HTTP: resumed, retried, verified, and renamed only when complete."""
 
-import hashlib
 import json
 import re
 import time
@@ -13,6 +12,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from rec_data.errors import DataError
+from rec_data.raw.files import digest
 
 ATTEMPTS = 6
 """Requests for one answer, and transfers for one file."""
@@ -44,11 +44,8 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
 
     Args:
         url: The address of the file.
-        path: Where to store it; the folder is created.
+        path: Where to store it; the folder is created. Also returned.
         checksum: ``md5:<hex>`` or ``sha256:<hex>`` that the file must have, if known.
-
-    Returns:
-        ``path``.
 
     Raises:
         DataError: The server refuses or sends a web page, the network fails repeatedly, the first bytes do not fit the
@@ -114,7 +111,7 @@ def check(path: Path, checksum: str | None, *, advice: str = "delete it to downl
     if checksum is None:
         return
     algorithm, _, expected = checksum.lower().partition(":")
-    found = _digest(path, algorithm)
+    found = digest(path, algorithm)
     if found != expected:
         raise DataError(
             f"file {path.name} in {path.parent} has {algorithm} {found}, expected {expected}: damaged or replaced; "
@@ -125,14 +122,10 @@ def check(path: Path, checksum: str | None, *, advice: str = "delete it to downl
 def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
     """Give a complete file its final name, and record its checksum beside it.
 
-    Args:
-        complete: The file, in the folder of ``path`` or below it.
-        path: Its final place.
-        checksum: ``md5:<hex>`` or ``sha256:<hex>`` that the file must have, if known.
+    ``complete`` lies in the folder of ``path`` or below it; the checksum is as for ``download``.
 
     Raises:
-        DataError: The first bytes do not fit the suffix of ``path``, or the checksum differs. The file stays where it
-            is.
+        DataError: The first bytes do not fit the suffix of ``path``, or the checksum differs; nothing is moved then.
     """
     allowed = _MAGIC.get(path.suffix)
     with complete.open("rb") as file:
@@ -140,7 +133,7 @@ def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
     if allowed is not None and not begins.startswith(allowed):
         raise DataError(f"downloaded {path.name} begins with {begins!r}: not a {path.suffix} file; it was not kept")
     check(complete, checksum, advice="it was not kept")
-    _record(path).write_text(_digest(complete, "sha256") + "\n")
+    _record(path).write_text(digest(complete) + "\n")
     complete.replace(path)
 
 
@@ -151,11 +144,7 @@ def locked(path: Path) -> FileLock:
 
 
 def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -> str | None:
-    """Append to ``part`` what is missing of the file.
-
-    Returns:
-        None if the file is complete, otherwise the problem that another transfer may not have.
-    """
+    """Append to ``part`` what is missing; returns None if it is complete, else what another try may not meet."""
     state = json.loads(_state(part).read_text()) if part.exists() and _state(part).exists() else {}
     have = part.stat().st_size if state.get("url") == url and state.get("validator") else 0
     headers = {"Accept-Encoding": "identity"}
@@ -199,11 +188,6 @@ def _range(answer: requests.Response) -> tuple[int | None, int | None]:
     if found is None:
         return None, None
     return int(found[1]), int(found[2]) if found[2] else None
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _record(path: Path) -> Path:

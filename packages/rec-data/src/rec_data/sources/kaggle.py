@@ -17,13 +17,7 @@ _HELP = (
 def download(dataset: str, file: str, path: Path) -> Path:
     """Download one file of a Kaggle data set, unless it is there already. The client resumes interrupted transfers.
 
-    Args:
-        dataset: ``owner/name``.
-        file: The file's name in the data set.
-        path: Where to store it.
-
-    Returns:
-        ``path``.
+    The data set is named ``owner/name``; the result is ``path``.
 
     Raises:
         DataError: There are no credentials, Kaggle refuses, the first bytes do not fit the file's suffix, or a file

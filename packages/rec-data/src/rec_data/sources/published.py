@@ -27,15 +27,8 @@ def write_published(
 ) -> Normalised:
     """Download a published data set, unless it is there already, and write its log.
 
-    Args:
-        name: The name of the data set, for messages.
-        source: Its entry in the registry.
-        out: The parquet file to write.
-        mirror: A folder that already holds the raw file, so that nothing is downloaded.
-        min_rating: Keep ratings of at least this, instead of the published filter.
-
-    Returns:
-        Counts and the unit of time.
+    Nothing is downloaded if there is a ``mirror``, a folder that already holds the raw file. ``min_rating`` keeps
+    ratings of at least this, instead of the published filter.
 
     Raises:
         DataError: The raw file cannot be downloaded or read.
@@ -46,27 +39,24 @@ def write_published(
             frame = rs_datasets.read(name, source, mirror=mirror, cache=cache_folder() / "rs_datasets", work=work)
             origin = f"dataset {name!r}"
             return write_log(frame, out, columns=source.columns, min_rating=min_rating, origin=origin)
-        raw, path = _from_mirror(name, source, mirror) if mirror is not None else _fetch(source)
+        if mirror is not None:
+            raw, path = _from_mirror(name, source, mirror)
+        else:
+            raw, path = source.raws[0], cache_folder() / source.raws[0].file
+            FETCHERS[raw.fetcher or ""](raw, path)
         origin = f"dataset {name!r} ({path.name})"
         above = source.above if min_rating is None else None
         with files.reading(origin):
             frame = READERS[raw.reader](path, work)
             if raw.keep is not None:
                 column, value = raw.keep
-                present = frame.collect_schema().names()
-                if column not in present:
-                    raise DataError(f"{origin} has no column {column!r}; its columns are: {', '.join(present)}")
+                files.require_columns(frame.collect_schema(), {column: column}, origin)
                 frame = frame.filter(pl.col(column) == value)
             return write_log(frame, out, columns=raw.columns, min_rating=min_rating, above=above, origin=origin)
 
 
 def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any]:
     """Describe what the log of a published data set is made from, ready for JSON.
-
-    Args:
-        name: The name of the data set.
-        source: Its entry in the registry.
-        mirror: As for ``write_published``.
 
     Raises:
         DataError: The mirror lacks the raw file, or holds a damaged one.
@@ -75,11 +65,11 @@ def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any
     if isinstance(source, RsDataset):
         if mirror is None:
             return {"kind": "rs_datasets", **found}
-        hashes = {path.name: files.sha256(path) for path in rs_datasets.find_raw(name, source, mirror)}
+        hashes = {path.name: files.digest(path) for path in rs_datasets.find_raw(name, source, mirror)}
         return {"kind": "rs_datasets", **found, "files": hashes}
     if mirror is not None:
         _, path = _from_mirror(name, source, mirror)
-        return {"kind": "mirror", **found, "file": path.name, "sha256": files.sha256(path)}
+        return {"kind": "mirror", **found, "file": path.name, "sha256": files.digest(path)}
     raw = source.raws[0]
     return {"kind": "published", **found, "address": raw.address, "checksum": raw.checksum}
 
@@ -92,8 +82,6 @@ def cache_folder() -> Path:
 
 
 def _from_mirror(name: str, source: Published, mirror: Path) -> tuple[RawFile, Path]:
-    if not mirror.is_dir():
-        raise DataError(f"download.mirror {mirror} is not a folder")
     for raw in source.raws:
         path = mirror / raw.file
         if path.is_file():
@@ -107,13 +95,6 @@ def _from_mirror(name: str, source: Published, mirror: Path) -> tuple[RawFile, P
             raise DataError(f"download.mirror {mirror}: {raw.file} is a folder; expected the file of this name")
     wanted = " or ".join(raw.file for raw in source.raws)
     raise DataError(f"download.mirror {mirror} holds no {wanted}, which dataset {name!r} is read from")
-
-
-def _fetch(source: Published) -> tuple[RawFile, Path]:
-    raw = source.raws[0]
-    path = cache_folder() / raw.file
-    FETCHERS[raw.fetcher or ""](raw, path)
-    return raw, path
 
 
 def _from_yandex_disk(raw: RawFile, path: Path) -> None:

@@ -7,8 +7,8 @@ import difflib
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rec_data.config import Columns
 from rec_data.errors import DataError
-from rec_data.schema import Columns
 from rec_data.sources.synthetic import PREFIX, SHAPES
 
 DEMO = "demo"
@@ -58,18 +58,11 @@ class RsDataset:
     table: str
     """The attribute that holds the interactions."""
     columns: Columns
-
+    """The columns of that table."""
     files: tuple[tuple[str, ...], ...]
     """The files below its folder that the class reads, as groups of alternatives; the first that exists is used."""
     category: str | None = None
     """The category, for Amazon (2018)."""
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """A data set of rs_datasets that cannot become a log."""
-
-    reason: str
 
 
 Source: TypeAlias = Published | RsDataset
@@ -80,7 +73,7 @@ _AMAZON_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/ben
 _SNAP = "https://snap.stanford.edu/data/"
 _30MUSIC = Columns("user", "track", "time")
 _GOWALLA = Columns("user", "location", "time")
-_NO_TIMES = Unusable("it has no times, so there is no order to learn from")
+_NO_TIMES = "it has no times, so there is no order to learn from"
 
 
 def _http(folder: str, file: str, reader: str, columns: Columns, checksum: str | None = None) -> RawFile:
@@ -103,7 +96,7 @@ _AMAZON_2018 = (
     "musical instruments", "office", "garden", "pet", "pantry", "software", "sports", "tools", "toys", "games",
 )
 
-SOURCES: dict[str, Source | Unusable] = {
+SOURCES: dict[str, Source] = {
     "movielens_20m": _movielens("20m", "cd245b17a1ae2cc31bb14903e1204af3", above=3.0),
     "beauty": Published((
         _http(_AMAZON_2023, "Beauty_and_Personal_Care.csv.gz", "csv",
@@ -143,14 +136,16 @@ SOURCES: dict[str, Source | Unusable] = {
     "yoochoose": RsDataset("YooChoose", "yoochoose", "log", Columns("session_id", "item_id", "ts"), (
         ("yoochoose-clicks.dat",), ("yoochoose-buys.dat",), ("yoochoose-test.dat",),
     )),
-    **dict.fromkeys(
-        ("anime", "book_crossing", "epinions", "goodreads", "jester", "lastfm", "msd", "steam"), _NO_TIMES
-    ),
-    "diginetica": Unusable("its order is spread over two columns; make one time column and name the file instead"),
-    "rekko": Unusable("its times are obfuscated"),
-    "retail_rocket": Unusable("rs_datasets 0.5.1 cannot read it with pandas 2 or later; name its events.csv instead"),
 }
 # fmt: on
+
+UNUSABLE = {
+    **dict.fromkeys(("anime", "book_crossing", "epinions", "goodreads", "jester", "lastfm", "msd", "steam"), _NO_TIMES),
+    "diginetica": "its order is spread over two columns; make one time column and name the file instead",
+    "rekko": "its times are obfuscated",
+    "retail_rocket": "rs_datasets 0.5.1 cannot read it with pandas 2 or later; name its events.csv instead",
+}
+"""Why the other data sets of rs_datasets cannot become a log."""
 
 
 def is_generated(dataset: str) -> bool:
@@ -164,13 +159,11 @@ def lookup(dataset: str) -> Source:
     Raises:
         DataError: The name is unknown, or that of a data set that cannot be used.
     """
-    source = SOURCES.get(dataset)
-    if isinstance(source, Unusable):
-        raise DataError(f"dataset {dataset!r} cannot be used: {source.reason}")
-    if source is not None:
-        return source
-    usable = [name for name, found in SOURCES.items() if not isinstance(found, Unusable)]
-    known = [DEMO, *usable, *(PREFIX + name for name in SHAPES)]
+    if dataset in UNUSABLE:
+        raise DataError(f"dataset {dataset!r} cannot be used: {UNUSABLE[dataset]}")
+    if dataset in SOURCES:
+        return SOURCES[dataset]
+    known = [DEMO, *SOURCES, *(PREFIX + name for name in SHAPES)]
     close = difflib.get_close_matches(dataset, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     allowed = ", ".join(name for name in known if not name.startswith("amazon_"))

@@ -20,15 +20,7 @@ def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work:
 
     Processes that want one folder of the cache wait for each other. Nothing in a mirror is changed.
 
-    Args:
-        name: The name of the data set, for messages.
-        asked: Its entry in the registry.
-        mirror: A folder that holds the data set's own folder, or None.
-        cache: The folder of rs_datasets' downloads, with a folder per data set; created if necessary.
-        work: An empty folder.
-
-    Returns:
-        The interactions.
+    A mirror and the cache of rs_datasets' downloads hold a folder per data set; ``work`` is an empty folder.
 
     Raises:
         DataError: rs_datasets cannot be used, or cannot download or read the data set, or the mirror lacks a file.
@@ -56,16 +48,9 @@ def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work:
 def find_raw(name: str, asked: RsDataset, mirror: Path) -> list[Path]:
     """Find the files of a mirror that a data set is read from.
 
-    Args:
-        name: The name of the data set, for messages.
-        asked: Its entry in the registry.
-        mirror: A folder that holds the data set's own folder.
-
     Raises:
-        DataError: The mirror is not a folder, or lacks a file.
+        DataError: The mirror lacks a file.
     """
-    if not mirror.is_dir():
-        raise DataError(f"download.mirror {mirror} is not a folder")
     missing = _missing(asked, mirror / asked.folder)
     if missing is not None:
         wanted = " or ".join(f"{asked.folder}/{file}" for file in missing)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_data.arrays import Int32s, Int64s, to_arrow
 from rec_data.errors import DataError
 from rec_data.progress import progress
-from rec_data.schema import ITEM, TIMESTAMP, USER, to_arrow
+from rec_data.schema import ITEM, TIMESTAMP, USER
 
 KIND = "twin"
 PREFIX = f"{KIND}:"
@@ -77,13 +77,10 @@ SHAPES = {
 
 
 def parse(spec: str) -> tuple[str, LogShape]:
-    """Parse the name of a synthetic log.
+    """Parse the name of a synthetic log: the name without the scale, and the scaled shape.
 
     Args:
         spec: ``name`` or ``name@scale``, with or without ``PREFIX``.
-
-    Returns:
-        The name, and the scaled shape.
 
     Raises:
         DataError: An unknown name, or a scale that is not a positive number or gives more than ``MOST_INTERACTIONS``.
@@ -112,15 +109,10 @@ def parse(spec: str) -> tuple[str, LogShape]:
 
 
 def write_synthetic_log(shape: LogShape, out: Path, *, seed: int) -> int:
-    """Write a synthetic log, grouped by user, in time order within each user.
+    """Write a synthetic log, grouped by user, in time order within each user, and return the number of rows.
 
-    Args:
-        shape: The size of the log.
-        out: The parquet file to write: ``user_id`` int32, ``item_id`` int32, ``timestamp`` int64 (Unix seconds).
-        seed: Equal seeds give equal files.
-
-    Returns:
-        The number of rows.
+    The parquet file holds ``user_id`` int32, ``item_id`` int32 and ``timestamp`` int64 (Unix seconds). Equal seeds give
+    equal files.
     """
     rows = 0
     with (
@@ -135,15 +127,10 @@ def write_synthetic_log(shape: LogShape, out: Path, *, seed: int) -> int:
 
 
 _SCHEMA = pa.schema([(USER, pa.int32()), (ITEM, pa.int32()), (TIMESTAMP, pa.int64())])
-_Chunk = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
-def chunks(shape: LogShape, *, seed: int) -> Iterator[_Chunk]:
+def chunks(shape: LogShape, *, seed: int) -> Iterator[tuple[Int32s, Int32s, Int64s]]:
     """Generate a synthetic log, a few million rows at a time.
-
-    Args:
-        shape: The size of the log.
-        seed: Equal seeds give equal rows.
 
     Yields:
         ``(users int32, items int32, times int64)`` of equal length: whole users, in order of user, then time.
@@ -163,16 +150,8 @@ def chunks(shape: LogShape, *, seed: int) -> Iterator[_Chunk]:
         first = last
 
 
-def user_lengths(shape: LogShape, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw the interactions of every user: log-normal, at least three, with exactly the sum of the shape.
-
-    Args:
-        shape: The size of the log.
-        rng: The source of randomness.
-
-    Returns:
-        ``[users]`` int64.
-    """
+def user_lengths(shape: LogShape, rng: np.random.Generator) -> Int64s:
+    """Draw the interactions of every user, ``[users]``: log-normal, at least three, their sum that of the shape."""
     mean = shape.interactions / shape.users
     sigma = math.sqrt(2 * math.log(max(mean / shape.median_length, 1.01)))
     drawn = rng.lognormal(0.0, sigma, shape.users)
@@ -181,23 +160,18 @@ def user_lengths(shape: LogShape, rng: np.random.Generator) -> npt.NDArray[np.in
         factor = (low + high) / 2
         total = np.maximum(np.rint(drawn * factor), FEWEST_PER_USER).sum()
         low, high = (factor, high) if total < shape.interactions else (low, factor)
-    lengths: npt.NDArray[np.int64] = np.maximum(np.rint(drawn * low), FEWEST_PER_USER).astype(np.int64)
+    lengths: Int64s = np.maximum(np.rint(drawn * low), FEWEST_PER_USER).astype(np.int64)
     missing = shape.interactions - int(lengths.sum())
     lengths[: abs(missing) % shape.users] += 1 if missing > 0 else 0
     lengths += missing // shape.users if missing > 0 else 0
     return lengths
 
 
-def item_counts(shape: LogShape) -> npt.NDArray[np.int64]:
+def item_counts(shape: LogShape) -> Int64s:
     """Compute the interactions of every item: a minimum for all, the rest by a Zipf-Mandelbrot law with exponent 1.
 
-    The law's offset is chosen so that the most popular item has ``_TOP_ITEM_SHARE`` interactions per user.
-
-    Args:
-        shape: The size of the log.
-
-    Returns:
-        ``[items]`` int64 with exactly the sum of the shape; item 0 is the most popular.
+    The law's offset is chosen so that the most popular item has ``_TOP_ITEM_SHARE`` interactions per user. Returns
+    ``[items]`` int64 with exactly the sum of the shape; item 0 is the most popular.
     """
     floor = min(FEWEST_PER_ITEM, shape.interactions // shape.items)
     rest = shape.interactions - floor * shape.items
@@ -209,14 +183,14 @@ def item_counts(shape: LogShape) -> npt.NDArray[np.int64]:
         weight = 1.0 / (rank + offset)
         low, high = (low, offset) if weight[0] / weight.sum() < wanted else (offset, high)
     share = 1.0 / (rank + low)
-    edges: npt.NDArray[np.int64] = np.floor(np.cumsum(share / share.sum()) * rest + 0.5).astype(np.int64)
+    edges: Int64s = np.floor(np.cumsum(share / share.sum()) * rest + 0.5).astype(np.int64)
     edges[-1] = rest
     edges[1:] -= edges[:-1].copy()  # cumulative sums become counts
     edges += floor
     return edges
 
 
-def _times(shape: LogShape, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _times(shape: LogShape, lengths: Int64s, rng: np.random.Generator) -> Int64s:
     """Draw the times of some users, who arrive at random and stay for a random part of the remaining time."""
     span = shape.days * 86_400.0
     arrival = rng.random(lengths.size) * 0.9 * span
@@ -226,6 +200,6 @@ def _times(shape: LogShape, lengths: npt.NDArray[np.int64], rng: np.random.Gener
     begin = np.concatenate(([0.0], total[ends - 1][:-1]))
     before, whole = np.repeat(begin, lengths), np.repeat(total[ends - 1] - begin, lengths)
     along = (total - before) / whole  # in (0, 1], ascending within a user
-    times: npt.NDArray[np.int64] = (np.repeat(arrival, lengths) + np.repeat(stay, lengths) * along).astype(np.int64)
+    times: Int64s = (np.repeat(arrival, lengths) + np.repeat(stay, lengths) * along).astype(np.int64)
     times += START
     return times

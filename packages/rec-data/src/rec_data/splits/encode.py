@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from rec_data.errors import DataError
-from rec_data.raw.files import reading
+from rec_data.raw.files import reading, require_columns
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
 from rec_data.splits.strategies import SortedLog
 
@@ -41,9 +41,6 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
         path: A parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
         min_item_count: Minimum number of interactions of an item; None keeps all.
         min_user_count: Minimum number of interactions of a user; None keeps all.
-
-    Returns:
-        The sorted log.
 
     Raises:
         DataError: A missing file or column, a wrong type, nulls, no rows, or no rows left by the filters.
@@ -84,9 +81,7 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
 def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:
     """Check columns, types and nulls; returns the number of rows, the first time and the last."""
     schema = frame.collect_schema()
-    for key in (USER, ITEM, TIMESTAMP):
-        if key not in schema:
-            raise DataError(f"log {path} has no column {key!r}; its columns are: {', '.join(schema.names())}")
+    require_columns(schema, {key: key for key in (USER, ITEM, TIMESTAMP)}, f"log {path}")
     for key in (USER, ITEM):
         if not (schema[key].is_integer() or schema[key] == pl.String):
             raise DataError(f"log {path}: column {key!r} holds {schema[key]}; allowed: integers or strings")

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec_data import arrays
-from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.arrays import Int32s, Int64s, Mask, to_arrow
+from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.timestamps import unit_of
-from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER, to_arrow
+from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
 from rec_data.splits.encode import EncodedLog, encode
 from rec_data.splits.strategies import Partition, Subset, leave_one_out, temporal
 
-STRATEGIES = ("temporal", "leave_one_out")
-AUTO_COUNTS = {"temporal": (5, 3), "leave_one_out": (None, None)}
+AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
 """The minimum counts of items and of users that "auto" stands for."""
 
 EXPORT_ROWS = 4_000_000
@@ -31,12 +31,8 @@ EXPORT_ROWS = 4_000_000
 def split_log(
     log: Path,
     out: Path,
+    settings: Split | None = None,
     *,
-    strategy: str = "temporal",
-    test_fraction: float = 0.1,
-    validation_users: float = 0.05,
-    min_item_count: int | str | None = "auto",
-    min_user_count: int | str | None = "auto",
     seed: int = 42,
     filter_seen: bool = True,
     paper_faithful: bool = False,
@@ -46,11 +42,7 @@ def split_log(
     Args:
         log: The parquet file of ``fetch_log``.
         out: An existing, empty folder.
-        strategy: ``temporal`` or ``leave_one_out``.
-        test_fraction: Share of the interactions in the future (temporal).
-        validation_users: Share of the past's users that validate (temporal).
-        min_item_count: Minimum number of interactions of an item; "auto" is 5 (temporal) or no filter, None no filter.
-        min_user_count: Minimum number of interactions of a user; "auto" is 3 (temporal) or no filter, None no filter.
+        settings: The strategy, its shares and the filters; None means the defaults.
         seed: Seed of the choice of validation users.
         filter_seen: Whether ranking will leave out seen items, so that targets among them count as unreachable.
         paper_faithful: Follow the paper's code (``rec_data.splits.strategies.temporal``). The inputs of test users who
@@ -60,23 +52,24 @@ def split_log(
         The summary, as written to ``summary.json``.
 
     Raises:
-        DataError: Wrong arguments, a folder in use, or a log that cannot be split this way.
+        DataError: A negative seed, a folder in use, or a log that cannot be split this way.
     """
+    settings = settings or Split()
+    temporally = settings.strategy == "temporal"
     _check_folder(out)
     if seed < 0:
         raise DataError(f"seed {seed}; allowed: at least 0")
-    fewest_items, fewest_users = _check_arguments(
-        strategy, test_fraction, validation_users, min_item_count, min_user_count
-    )
+    given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
+    fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
     with progress("split", 7) as bar:
         encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users)
         bar.update()
         _refuse_trivial(encoded)
-        if strategy == "temporal":
+        if temporally:
             partition = temporal(
                 encoded.log,
-                test_fraction=test_fraction,
-                validation_users=validation_users,
+                test_fraction=settings.test_fraction,
+                validation_users=settings.validation_users,
                 seed=seed,
                 paper_faithful=paper_faithful,
             )
@@ -88,9 +81,9 @@ def split_log(
             kept_users[subset.users] = True
         counts = arrays.count(partition.train.items, encoded.log.num_items)[partition.catalogue]
         summary: dict[str, Any] = {
-            "strategy": strategy,
-            "test_fraction": test_fraction if strategy == "temporal" else None,
-            "validation_users": validation_users if strategy == "temporal" else None,
+            "strategy": settings.strategy,
+            "test_fraction": settings.test_fraction if temporally else None,
+            "validation_users": settings.validation_users if temporally else None,
             "min_item_count": fewest_items,
             "min_user_count": fewest_users,
             "seed": seed,
@@ -120,32 +113,6 @@ def _check_folder(out: Path) -> None:
     found = sorted(path.name for path in out.iterdir())
     if found:
         raise DataError(f"out {out} already holds {found[0]!r}; allowed: an existing, empty folder")
-
-
-def _check_arguments(
-    strategy: str,
-    test_fraction: float,
-    validation_users: float,
-    min_item_count: int | str | None,
-    min_user_count: int | str | None,
-) -> tuple[int | None, int | None]:
-    """Refuse arguments out of range; returns the two counts with "auto" resolved."""
-    if strategy not in STRATEGIES:
-        raise DataError(f"split.strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    if not 0 < test_fraction < 1:
-        raise DataError(f"split.test_fraction {test_fraction}; allowed: above 0 and below 1")
-    if not 0 <= validation_users < 1:
-        raise DataError(f"split.validation_users {validation_users}; allowed: at least 0 and below 1")
-    resolved = []
-    given = {"min_item_count": min_item_count, "min_user_count": min_user_count}
-    for (key, value), auto in zip(given.items(), AUTO_COUNTS[strategy], strict=True):
-        if value == "auto":
-            resolved.append(auto)
-        elif value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-            resolved.append(value)
-        else:
-            raise DataError(f"split.{key} {value!r}; allowed: an integer of at least 1, auto, or null for none")
-    return resolved[0], resolved[1]
 
 
 def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[str, Any]:

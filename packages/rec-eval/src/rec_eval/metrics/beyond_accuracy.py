@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rec_eval.metrics.hits import Floats, Ints, as_integers, user_blocks
+from rec_eval.checks import as_integers, check_ids, check_offsets
+from rec_eval.metrics.hits import Floats, Ints, added_places
 
 _EVENTS_PER_BLOCK = 1 << 22
 
@@ -38,42 +39,27 @@ class LogCounts:
             )
 
     @classmethod
-    def from_sequences(cls, offsets: Any, items: Any, num_items: int) -> "LogCounts":
-        """Count the distinct users of each item.
-
-        Args:
-            offsets: ``[n + 1]`` integers: user u consumed ``items[offsets[u]:offsets[u + 1]]``.
-            items: ``[nnz]`` integers in [0, num_items); repetitions by one user count once.
-            num_items: V.
-
-        Raises:
-            ValueError: the offsets do not fit, an id is outside the catalogue, or the log is too small.
-        """
-        return cls.from_logs([(offsets, items)], num_items)
-
-    @classmethod
     def from_logs(cls, logs: Sequence[tuple[Any, Any]], num_items: int) -> "LogCounts":
         """Count the distinct users of each item in several logs together; each user belongs to one of them.
 
         The logs are not concatenated, and each is read a few million events at a time.
 
         Args:
-            logs: (offsets, items) of each, as for ``from_sequences``.
+            logs: (offsets ``[n + 1]``, items ``[nnz]``) of each: user u consumed ``items[offsets[u]:offsets[u + 1]]``;
+                repetitions by one user count once.
             num_items: V.
 
         Raises:
-            ValueError: as for ``from_sequences``; the size limits apply to the logs together.
+            ValueError: the offsets do not fit, an id is outside the catalogue, or the logs are too small together.
         """
         counts = np.zeros(num_items, dtype=np.int64)
         num_users = 0
         for given_offsets, given_items in logs:
             offsets = as_integers("offsets", given_offsets, 1)
             items = as_integers("items", given_items, 1)
+            check_offsets("offsets", offsets, items.size)
+            check_ids("items", items, num_items)
             lengths = np.diff(offsets)
-            if offsets.size < 1 or offsets[0] != 0 or offsets[-1] != items.size or (lengths < 0).any():
-                raise ValueError(f"offsets must ascend from 0 to the {items.size} items")
-            if items.size and (items.min() < 0 or items.max() >= num_items):
-                raise ValueError(f"items must lie in [0, {num_items}), got ids from {items.min()} to {items.max()}")
             num_users += int((lengths > 0).sum())
             start = 0
             while start < lengths.size:
@@ -99,21 +85,14 @@ def coverage(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) -
     """Share of the log's distinct items that the lists recommend, at each k.
 
     Source: Herlocker et al., "Evaluating collaborative filtering recommender systems", ACM TOIS 22(1), 2004, section
-    5.1 (catalogue coverage).
-
-    Args:
-        recommended: ``[U, K]`` checked ids, -1 for an empty place.
-        log: counts of the log.
-        ks: lengths of the lists, at most K.
+    5.1 (catalogue coverage). The lists are ``[U, K]`` checked ids, -1 for an empty place; the cutoffs ascend.
     """
     known = log.user_counts > 0
     reached = np.zeros(known.size + 1, dtype=bool)  # the last element is for empty places (-1)
     shares: dict[int, float] = {}
-    done = 0
-    for k in sorted(ks):
-        for start, end in user_blocks(recommended.shape[0], k - done):
-            reached[recommended[start:end, done:k].ravel()] = True
-        done = k
+    for k, blocks in added_places(recommended, ks):
+        for _, places in blocks:
+            reached[places.ravel()] = True
         shares[k] = float((reached[:-1] & known).sum() / known.sum())
     return shares
 
@@ -123,21 +102,14 @@ def surprisal(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) 
 
     The self-information of item j is ``log2(U / u_j) / log2(U)``, so that 0 is an item that all users consumed and 1 an
     item that at most one user consumed. Source: Zhou et al., "Solving the apparent diversity-accuracy dilemma of
-    recommender systems", PNAS 107(10), 2010, normalized by its largest value.
-
-    Args:
-        recommended: ``[U, K]`` checked ids, -1 for an empty place, which adds nothing.
-        log: counts of the log.
-        ks: lengths of the lists, at most K.
+    recommender systems", PNAS 107(10), 2010, normalized by its largest value. The lists are ``[U, K]`` checked ids; an
+    empty place (-1) adds nothing. The cutoffs ascend.
     """
     weights = np.append(log.self_information, 0.0)  # index -1 is an empty place
-    ordered = sorted(ks)
-    sums = {k: np.empty(recommended.shape[0]) for k in ordered}
-    for start, end in user_blocks(recommended.shape[0], ordered[-1]):
-        total = np.zeros(end - start)
-        done = 0
-        for k in ordered:
-            total = total + weights[recommended[start:end, done:k]].sum(axis=1)
-            sums[k][start:end] = total / k
-            done = k
-    return sums
+    total = np.zeros(recommended.shape[0])
+    means: dict[int, Floats] = {}
+    for k, blocks in added_places(recommended, ks):
+        for rows, places in blocks:
+            total[rows] += weights[places].sum(axis=1)
+        means[k] = total / k
+    return means

@@ -83,12 +83,7 @@ def bootstrap_means(values: Floats, resamples: int, seed: int) -> Floats:
 
     The time is proportional to ``resamples`` times the number of distinct values. With more than ``MAX_GROUPS`` values,
     users are divided into that many random groups of nearly equal size, and groups are resampled: the variance of the
-    mean stays the same to within 2 %.
-
-    Args:
-        values: ``[U]`` float64 without NaN, U >= 1.
-        resamples: number of resamples.
-        seed: seed of the generator.
+    mean stays the same to within 2 %. Values are ``[U]`` float64 without NaN, U >= 1.
     """
     generator = np.random.default_rng(seed)
     distinct, counts = np.unique(values, return_counts=True)
@@ -137,14 +132,7 @@ def intervals(
 
     Coverage is a property of all lists together, so it has no interval and is left out.
 
-    Args:
-        evaluation: the run.
-        level: as for ``mean_interval``.
-        resamples: as for ``mean_interval``.
-        seed: as for ``mean_interval``.
-
-    Raises:
-        ValueError: as ``mean_interval``.
+    The other arguments and errors are those of ``mean_interval``.
     """
     rows = []
     for metric, k, _ in evaluation.rows():
@@ -174,15 +162,8 @@ def compare(
     consistent with the interval: it is below ``1 - level`` if the percentile interval excludes 0. It is never below
     ``2 / (resamples + 1)``. Comparing many metrics or runs needs a stricter level (Bonferroni: divide by their number).
 
-    Args:
-        run_a: first run, the baseline; rows are users.
-        run_b: second run, with the same users in the same order.
-        metric: a key of ``per_user``, such as "ndcg@10".
-        name_a: name of the first run.
-        name_b: name of the second run.
-        level: nominal coverage of the interval, between 0 and 1.
-        resamples: at least 100.
-        seed: equal seeds give equal results.
+    ``run_a`` is the baseline, and ``metric`` a key of ``per_user``; ``level``, ``resamples`` and ``seed`` are those of
+    ``mean_interval``.
 
     Raises:
         ValueError: a run lacks the metric, the users differ, fewer than two have a value in both, or an option is out

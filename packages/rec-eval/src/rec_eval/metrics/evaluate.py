@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rec_eval.metrics.accuracy import ACCURACY
 from rec_eval.metrics.beyond_accuracy import LogCounts, coverage, surprisal
-from rec_eval.metrics.hits import Floats, Relevant, check_recommended, find_hits
+from rec_eval.metrics.hits import Floats, Relevant, check_cutoffs, check_recommended, find_hits
 
 
 class Row(NamedTuple):
@@ -91,9 +91,7 @@ def evaluate(
         user_ids = np.asarray(user_ids.cpu() if hasattr(user_ids, "cpu") else user_ids)
         if user_ids.shape != lists.shape[:1]:
             raise ValueError(f"user_ids must hold {lists.shape[0]} ids, one per user, got shape {user_ids.shape}")
-    cuts = tuple(sorted(set(ks)))
-    if not cuts or cuts[0] < 1 or cuts[-1] > lists.shape[1]:
-        raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
+    cuts = check_cutoffs(ks, lists)
     hits = find_hits(lists, relevant, num_items)
     without = int((hits.relevant == 0).sum())
     if without == lists.shape[0]:

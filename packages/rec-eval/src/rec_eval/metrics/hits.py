@@ -3,10 +3,13 @@
 Relevant items are few and hits are fewer, so each metric is a sum over a short list of (user, rank) pairs.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from rec_eval.checks import as_integers, check_offsets
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -31,32 +34,8 @@ class Hits(NamedTuple):
     """Relevant items outside the catalogue, which no list can contain."""
 
 
-def as_integers(name: str, values: Any, ndim: int) -> npt.NDArray[Any]:
-    """Convert an array or tensor to a numpy array of integers, without a copy if it is on the CPU.
-
-    Args:
-        name: name of the values, for messages.
-        values: an array, or a tensor on any device.
-        ndim: required number of dimensions.
-
-    Raises:
-        ValueError: another type of values, or another number of dimensions.
-    """
-    array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
-    if array.ndim != ndim or array.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers in {ndim} dimension(s), got {array.dtype} of shape {array.shape}")
-    return array
-
-
 def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[Any]:
-    """Check recommended lists.
-
-    Args:
-        recommended: ``[U, K]`` integer ids, -1 for an empty place.
-        num_items: V, or None if unknown.
-
-    Returns:
-        The lists as an array, in their dtype.
+    """Check recommended lists ``[U, K]``, -1 for an empty place, and return them as an array, in their dtype.
 
     Raises:
         ValueError: not integers in two dimensions, an id below -1 or outside the catalogue, or an item twice in one
@@ -72,68 +51,70 @@ def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[An
             f"got ids from {array.min()} to {array.max()}"
         )
     narrow = np.int32 if array.max() <= np.iinfo(np.int32).max else np.int64  # numpy sorts int32 twice as fast as int64
-    for start, end in user_blocks(*array.shape):
-        ordered = np.sort(array[start:end].astype(narrow), axis=1)
+    for rows in user_blocks(*array.shape):
+        ordered = np.sort(array[rows].astype(narrow), axis=1)
         repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
         if repeated.any():
             row, column = np.argwhere(repeated)[0]
-            raise ValueError(f"recommended holds item {ordered[row, column]} twice in the list of row {start + row}")
+            found = f"item {ordered[row, column]} twice in the list of row {rows.start + row}"
+            raise ValueError(f"recommended holds {found}")
     return array
 
 
-def user_blocks(num_users: int, length: int) -> list[tuple[int, int]]:
-    """Divide users with lists of ``length`` places into ranges (first, one past the last) of a few million places.
+def check_cutoffs(ks: Sequence[int], lists: npt.NDArray[Any]) -> tuple[int, ...]:
+    """The distinct cutoffs in ascending order; a ValueError says if one is below 1 or above the length of the lists."""
+    cuts = tuple(sorted(set(ks)))
+    if not cuts or cuts[0] < 1 or cuts[-1] > lists.shape[1]:
+        raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
+    return cuts
 
-    This bounds temporary memory.
-    """
+
+def user_blocks(num_users: int, length: int) -> list[slice]:
+    """Divide users with lists of ``length`` places into blocks of a few million places, to bound temporary memory."""
     step = max(1, _CELLS_PER_BLOCK // max(length, 1))
-    return [(start, min(start + step, num_users)) for start in range(0, num_users, step)]
+    return [slice(start, min(start + step, num_users)) for start in range(0, num_users, step)]
+
+
+def added_places(
+    lists: npt.NDArray[Any], ks: Sequence[int]
+) -> Iterator[tuple[int, list[tuple[slice, npt.NDArray[Any]]]]]:
+    """For each of the ascending cutoffs, the places that it adds to the one before: blocks of users and their ids."""
+    done = 0
+    for k in ks:
+        yield k, [(rows, lists[rows, done:k]) for rows in user_blocks(len(lists), k - done)]
+        done = k
 
 
 def find_hits(recommended: npt.NDArray[Any], relevant: Relevant, num_items: int | None) -> Hits:
-    """Find the relevant items in checked lists ``[U, K]``.
-
-    Args:
-        recommended: what ``check_recommended`` returned.
-        relevant: one item per user, or ragged rows; repetitions in a row count once.
-        num_items: V, or None if unknown.
+    """Find the relevant items in checked lists ``[U, K]``; repetitions in a row of ``relevant`` count once.
 
     Raises:
         ValueError: the rows do not fit the users, or a relevant id is negative.
     """
     num_users = recommended.shape[0]
     if isinstance(relevant, tuple | list) and len(relevant) == 2 and np.ndim(relevant[0]) == 1:
-        users, items = _pairs(relevant[0], relevant[1], num_users)
+        offsets = as_integers("relevant offsets", relevant[0], 1).astype(np.int64)
+        items = as_integers("relevant items", relevant[1], 1).astype(np.int64)
+        check_offsets("relevant offsets", offsets, items.size)
+        if offsets.size != num_users + 1:
+            raise ValueError(f"relevant offsets must be users + 1 = {num_users + 1} numbers, got {offsets.size}")
+        users, items = _distinct(np.repeat(np.arange(num_users), np.diff(offsets)), items)
     else:
-        items = as_integers("relevant", relevant, 1)
+        items = as_integers("relevant", relevant, 1).astype(np.int64)
         if items.shape != (num_users,):
             raise ValueError(f"relevant must hold one item for each of the {num_users} users, got {items.shape[0]}")
-        _refuse_negative(items)
-        users, items = np.arange(num_users), items.astype(np.int64)
-    return _hits(recommended, users, items, num_items)
-
-
-def _refuse_negative(items: npt.NDArray[Any]) -> None:
+        users = np.arange(num_users)
     if items.size and items.min() < 0:
         raise ValueError(
             f"relevant ids must not be negative, got {items.min()}; use an empty row for a user without any"
         )
+    return _hits(recommended, users, items, num_items)
 
 
-def _pairs(offsets: Any, items: Any, num_users: int) -> tuple[Ints, Ints]:
-    """Find the distinct (user, item) pairs of ragged rows, in order of user, then item."""
-    offsets = as_integers("relevant offsets", offsets, 1).astype(np.int64)
-    items = as_integers("relevant items", items, 1)
-    lengths = np.diff(offsets)
-    if offsets.shape != (num_users + 1,) or offsets[0] != 0 or offsets[-1] != items.size or (lengths < 0).any():
-        raise ValueError(
-            f"relevant offsets must be users + 1 = {num_users + 1} numbers ascending from 0 to the {items.size} items, "
-            f"got {offsets.size} numbers"
-        )
-    _refuse_negative(items)
-    users = np.repeat(np.arange(num_users), lengths)
+def _distinct(users: Ints, items: Ints) -> tuple[Ints, Ints]:
+    """The distinct (user, item) pairs, in order of user, then item."""
     order = np.lexsort((items, users))
-    users, items = users[order], items[order].astype(np.int64)
+    users, items = users[order], items[order]
     first = np.ones(items.size, dtype=bool)
     first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
     return users[first], items[first]
@@ -143,14 +124,14 @@ def _hits(recommended: npt.NDArray[Any], users: Ints, items: Ints, num_items: in
     """Search each relevant item in the list of its user."""
     num_users, length = recommended.shape
     ranks = np.zeros(users.size, dtype=np.int64)  # 0: not in the list
-    for start, end in user_blocks(users.size, length):
-        # With one relevant item per user, the usual case, the rows are a slice and need no gather.
-        block = users[start:end]
+    for rows in user_blocks(users.size, length):
+        # With one relevant item per user, the usual case, the lists are a slice and need no gather.
+        block = users[rows]
         dense = block[-1] - block[0] == block.size - 1 and (np.diff(block) == 1).all()
         lists = recommended[block[0] : block[-1] + 1] if dense else recommended[block]
-        found = lists == items[start:end, None]  # [b, K]
+        found = lists == items[rows, None]  # [b, K]
         column = found.argmax(axis=1)
-        ranks[start:end] = np.where(found[np.arange(end - start), column], column + 1, 0)
+        ranks[rows] = np.where(found[np.arange(block.size), column], column + 1, 0)
     hit = ranks > 0
     hit_users, hit_ranks = users[hit], ranks[hit]
     order = np.lexsort((hit_ranks, hit_users))

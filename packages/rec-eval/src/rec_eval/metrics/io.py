@@ -19,22 +19,14 @@ _KEY = b"rec_eval"
 
 
 def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
-    """Write a run: one row per user, one float64 column per metric and k; NaN stays NaN.
+    """Write a run as parquet: one row per user, one float64 column per metric and k; NaN stays NaN.
 
-    Args:
-        evaluation: the run; its ``user_ids``, if any, become the column ``user_id``.
-        path: the parquet file to write.
+    The ids of the users, if any, become the column ``user_id``.
     """
     columns: dict[str, Any] = dict(evaluation.per_user)
     if evaluation.user_ids is not None:
         columns = {"user_id": evaluation.user_ids, **columns}
-    whole = {
-        "ks": evaluation.ks,
-        "catalogue": evaluation.catalogue,
-        "num_users": evaluation.num_users,
-        "num_without_relevant": evaluation.num_without_relevant,
-        "num_relevant_outside": evaluation.num_relevant_outside,
-    }
+    whole = {name: value for name, value in vars(evaluation).items() if name not in ("per_user", "user_ids")}
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(whole).encode()})
     pq.write_table(table, path, compression="zstd")
 
@@ -49,7 +41,8 @@ def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
     table = pq.read_table(path)
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
-        raise ValueError(f"{_name(path)} holds no evaluation; allowed: a file of write_evaluation")
+        name = path if isinstance(path, str | Path) else getattr(path, "name", "the file")
+        raise ValueError(f"{name} holds no evaluation; allowed: a file of write_evaluation")
     whole = json.loads(metadata[_KEY])
     columns = {name: np.array(table[name].to_numpy()) for name in table.column_names}
     user_ids = columns.pop("user_id", None)
@@ -57,16 +50,8 @@ def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
     return Evaluation(per_user=columns, user_ids=user_ids, **whole)
 
 
-def _name(path: str | Path | IO[bytes]) -> str:
-    return str(path) if isinstance(path, str | Path) else str(getattr(path, "name", "the file"))
-
-
 def write_rows(rows: Sequence[NamedTuple], path: str | Path) -> None:
-    """Write named tuples of one kind as CSV with a header line.
-
-    Args:
-        rows: at least one; the names of their fields are the header.
-        path: the file.
+    """Write named tuples of one kind as CSV with a header line, the names of their fields.
 
     Raises:
         ValueError: there are no rows, so the header is unknown.

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rec_eval.checks import as_integers, check_ids
 from rec_eval.metrics.bootstrap import mean_interval
 from rec_eval.metrics.evaluate import Evaluation
-from rec_eval.metrics.hits import Floats, as_integers, check_recommended, user_blocks
+from rec_eval.metrics.hits import Floats, added_places, check_cutoffs, check_recommended
 
 
 class PopularityRow(NamedTuple):
@@ -26,15 +27,11 @@ class PopularityRow(NamedTuple):
 
 
 def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[np.bool_]:
-    """Mark the items outside the head: ``[V]`` bool.
+    """Mark the items outside the head: ``[V]`` numbers of interactions give ``[V]`` bool.
 
     The head is the smallest set of most consumed items (lower id first among equals) that together hold at least
     ``head_share`` of all interactions: the Pareto cut as in Abdollahpouri, Burke and Mobasher, "Managing popularity
     bias in recommender systems with personalized re-ranking", FLAIRS 2019.
-
-    Args:
-        counts: ``[V]`` numbers of interactions.
-        head_share: share of all interactions that forms the head, between 0 and 1.
 
     Raises:
         ValueError: ``head_share`` is not between 0 and 1, or all counts are 0.
@@ -74,18 +71,13 @@ def popularity_profile(
     known = as_integers("counts", counts, 1)
     lists = check_recommended(recommended, known.size)
     events = as_integers("consumed", consumed, 1)
-    if events.size and (events.min() < 0 or events.max() >= known.size):
-        raise ValueError(f"consumed ids must lie in [0, {known.size}), got {events.min()} to {events.max()}")
-    if not ks or min(ks) < 1 or max(ks) > lists.shape[1]:
-        raise ValueError(f"ks must lie between 1 and the {lists.shape[1]} places of the lists, got {list(ks)}")
+    check_ids("consumed ids", events, known.size)
     tail = long_tail(known, head_share)
     rows = [_describe("consumed", 0, np.bincount(events, minlength=known.size), known, tail)]
     shown = np.zeros(known.size + 1, dtype=np.int64)  # element 0 counts empty places
-    done = 0
-    for k in sorted(set(ks)):
-        for start, end in user_blocks(lists.shape[0], k - done):
-            shown += np.bincount((lists[start:end, done:k] + 1).ravel(), minlength=shown.size)
-        done = k
+    for k, blocks in added_places(lists, check_cutoffs(ks, lists)):
+        for _, places in blocks:
+            shown += np.bincount((places + 1).ravel(), minlength=shown.size)
         rows.append(_describe("recommended", k, shown[1:], known, tail))
     return rows
 
@@ -112,13 +104,10 @@ def _describe(
 
 
 def gini(times: Floats) -> float:
-    """Gini index of non-negative amounts: 0 if all are equal, ``1 - 1 / V`` if one item has everything.
+    """Gini index of ``[V]`` amounts >= 0, not all zero: 0 if all are equal, ``1 - 1 / V`` if one item has everything.
 
     ``sum_i (2 i - V - 1) x_i / (V sum x)`` over the amounts in ascending order, i from 1. Source: Gini (1912) in the
     form of Sen, "On Economic Inequality", 1973.
-
-    Args:
-        times: ``[V]`` amounts in any order, not all zero.
     """
     ordered = np.sort(times)
     places = 2 * np.arange(1, times.size + 1) - times.size - 1
@@ -140,14 +129,9 @@ class SegmentRow(NamedTuple):
 
 
 def segment_edges(values: npt.NDArray[Any], segments: int = 5) -> list[int]:
-    """Choose the first value of each segment, so that segments have nearly equal sizes; equal values stay together.
+    """Choose the first value of each segment, ascending, so that segments of ``[U]`` values have nearly equal sizes.
 
-    Args:
-        values: ``[U]`` integers.
-        segments: desired number of segments, at least 1; ties can give fewer.
-
-    Returns:
-        Ascending first values, beginning with the smallest value.
+    Equal values stay together, so that ties can give fewer segments. The first value is the smallest one.
 
     Raises:
         ValueError: there are no values, or ``segments`` is below 1.
@@ -180,9 +164,9 @@ def metrics_by_segment(
         metrics: keys of ``per_user``.
         edges: first value of each segment, ascending; by default five segments of nearly equal sizes. Values below the
             first edge are refused.
-        level: as for ``mean_interval``.
-        resamples: as for ``mean_interval``.
-        seed: as for ``mean_interval``.
+        level: as for ``mean_interval``, like the next two.
+        resamples: at least 100.
+        seed: equal seeds give equal intervals.
 
     Returns:
         Rows in order of metric, then segment. Segments in which no user has a value are left out.
@@ -210,11 +194,7 @@ def metrics_by_segment(
             low = high = float("nan")
             if inside.size > 1:
                 _, low, high, _ = mean_interval(inside, level=level, resamples=resamples, seed=seed)
-            label = _label(start, starts[index + 1] if index + 1 < len(starts) else int(known.max()) + 1)
+            last = starts[index + 1] - 1 if index + 1 < len(starts) else int(known.max())
+            label = f"{start:,}" if last <= start else f"{start:,}-{last:,}"
             rows.append(SegmentRow(by, label, start, inside.size, metric, int(k), float(inside.mean()), low, high))
     return rows
-
-
-def _label(start: int, end: int) -> str:
-    """Name of the segment from start to end - 1: "3" or "3-5"."""
-    return f"{start:,}" if end - start <= 1 else f"{start:,}-{end - 1:,}"

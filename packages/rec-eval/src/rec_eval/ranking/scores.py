@@ -1,42 +1,34 @@
 """Scores of a tile of users against a tile of items, and the checks that guarantee that scores can be ordered."""
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True, eq=False)
 class Catalogue:
     """Item vectors that have been checked once, for ranking many batches of users.
 
     Nothing is copied: if the values change, create a new catalogue.
 
+    Args:
+        items: ``[V, D]`` float32, bfloat16 or float16, on CPU or CUDA.
+        bias: ``[V]`` floats on the same device, or None. ``-inf`` excludes an item from every list.
+
     Raises:
         ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
     """
 
-    items: Tensor
-    """``[V, D]`` float32, bfloat16 or float16, on CPU or CUDA."""
-    bias: Tensor | None = None
-    """``[V]`` floats on the same device, or None. ``-inf`` excludes an item from every list."""
-    largest: float = field(init=False)
-    """Largest absolute value of the items."""
-    shift: float = field(init=False)
-    """Largest finite absolute value of the bias; 0 without a bias."""
-
-    def __post_init__(self) -> None:
-        items, bias = self.items, self.bias
+    def __init__(self, items: Tensor, bias: Tensor | None = None) -> None:
         if items.ndim != 2:
             raise ValueError(f"items must be [items, dim], got {list(items.shape)}")
-        if items.shape[0] == 0 or items.shape[1] == 0:
+        if items.numel() == 0:
             raise ValueError(f"items must hold at least one item of at least one dimension, got {list(items.shape)}")
         if items.dtype not in _FLOATS:
             raise ValueError(f"queries and items must share one of float32, bfloat16, float16, got {items.dtype} items")
-        object.__setattr__(self, "largest", _largest("items", items))
-        object.__setattr__(self, "shift", 0.0 if bias is None else _shift(bias, items))
+        self.items, self.bias = items, bias
+        self.largest = _largest("items", items)
+        self.shift = 0.0 if bias is None else _shift(bias, items)
 
 
 def as_catalogue(items: Tensor | Catalogue, bias: Tensor | None) -> Catalogue:
@@ -53,11 +45,7 @@ def as_catalogue(items: Tensor | Catalogue, bias: Tensor | None) -> Catalogue:
 
 
 def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
-    """Refuse queries whose scores cannot be ordered.
-
-    Args:
-        queries: ``[U, D]``, with the dtype and device of the catalogue's items.
-        catalogue: the items to rank.
+    """Refuse queries ``[U, D]`` whose scores cannot be ordered.
 
     Returns:
         Whether scores of finite vectors could overflow float32, so that each tile of scores must be checked.
@@ -93,7 +81,7 @@ def _shift(bias: Tensor, items: Tensor) -> float:
 
 
 def _largest(name: str, values: Tensor) -> float:
-    """Largest absolute value of a matrix without NaN and infinities, in one pass with one synchronization."""
+    """Refuse NaN and infinities, and return the largest absolute value: one pass with one synchronization."""
     if values.numel() == 0:
         return 0.0
     largest = float(torch.stack(values.detach().aminmax()).abs().max())  # NaN propagates
@@ -105,14 +93,7 @@ def _largest(name: str, values: Tensor) -> float:
 def tile_scores(queries: Tensor, items: Tensor, bias: Tensor | None, check: bool) -> Tensor:
     """Compute scores ``q . w + b`` in float32; products of 16-bit inputs are summed in float32.
 
-    Args:
-        queries: ``[u, D]``.
-        items: ``[t, D]``.
-        bias: ``[t]`` or None.
-        check: whether to check the result for NaN and overflow.
-
-    Returns:
-        ``[u, t]`` float32.
+    Queries are ``[u, D]``, items ``[t, D]`` and the bias ``[t]``; the scores are ``[u, t]``.
 
     Raises:
         ValueError: ``check`` found a NaN or +inf.

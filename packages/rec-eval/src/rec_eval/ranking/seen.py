@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from rec_eval.checks import check_ids, check_offsets
+
 
 class SeenItems:
     """The seen items of all users, checked once.
@@ -20,10 +22,8 @@ class SeenItems:
     def __init__(self, offsets: Tensor | None, items: Tensor | None, num_users: int, num_items: int) -> None:
         if (offsets is None) != (items is None):
             raise ValueError("seen_offsets and seen_items must be given together, but one of them is None")
-        self.offsets: Tensor | None = None
-        self.items: Tensor | None = None
         if offsets is None or items is None:
-            return
+            offsets, items = torch.zeros(num_users + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
         if offsets.shape != (num_users + 1,) or offsets.is_floating_point():
             raise ValueError(
                 f"seen_offsets must hold users + 1 = {num_users + 1} integers, "
@@ -31,40 +31,22 @@ class SeenItems:
             )
         if items.ndim != 1 or items.is_floating_point():
             raise ValueError(f"seen_items must be one row of integers, got {list(items.shape)} {items.dtype}")
-        self.offsets = offsets.cpu().long()  # [U + 1]
-        lengths = self.offsets.diff()
-        if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != items.numel() or bool((lengths < 0).any()):
-            raise ValueError(f"seen_offsets must ascend from 0 to the {items.numel()} entries of seen_items")
-        if items.numel() and (int(items.min()) < 0 or int(items.max()) >= num_items):
-            raise ValueError(
-                f"seen_items must lie in [0, {num_items}), got ids from {int(items.min())} to {int(items.max())}"
-            )
-        self.items = items
+        self.offsets, self.items = offsets.cpu().long(), items
+        check_offsets("seen_offsets", self.offsets, items.numel())
+        check_ids("seen_items", items, num_items)
 
     def rows(self, start: int, end: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the (row, item) pairs of users ``start`` to ``end``; rows count from ``start``.
-
-        Returns:
-            Two ``[n]`` int64 tensors on ``device``; empty without seen items.
-        """
-        if self.offsets is None or self.items is None:
-            return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, dtype=torch.int64, device=device)
+        """Return the (row, item) pairs of users ``start`` to ``end``: two ``[n]`` int64; rows count from ``start``."""
         offsets = self.offsets[start : end + 1]
         items = self.items[int(offsets[0]) : int(offsets[-1])].to(device).long()
         rows = torch.repeat_interleave(offsets.diff().to(device), output_size=items.numel())
         return rows, items
 
     def tiles(self, start: int, end: int, bounds: list[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """Return the pairs of users ``start`` to ``end``, divided by item tile.
+        """Divide the pairs of users ``start`` to ``end`` by item tile.
 
-        Args:
-            start: first user.
-            end: one past the last user.
-            bounds: first item of each tile, and V at the end.
-            device: device of the result.
-
-        Returns:
-            (rows, columns) of each tile: ``[n]`` int64, columns counted from the tile's first item.
+        ``bounds`` are the first item of each tile, and V at the end. Returns (rows, columns) of each tile: ``[n]``
+        int64, columns counted from the tile's first item.
         """
         rows, items = self.rows(start, end, device)
         items, order = items.sort()

@@ -22,12 +22,7 @@ class TopK(NamedTuple):
 def encode_keys(scores: Tensor, ids: Tensor) -> Tensor:
     """Pack scores and ids into int64 keys: a greater key has a higher score, or the same score and a lower id.
 
-    Args:
-        scores: any shape, float32, not NaN.
-        ids: the same shape, integers in [0, 2^32).
-
-    Returns:
-        int64 in that shape.
+    Scores are float32 of any shape, without NaN, and ids integers in [0, 2^32).
     """
     bits = (scores + 0.0).view(torch.int32)  # -0.0 becomes 0.0, because they are equal scores
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # positive floats compare as integers; negative ones after a flip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rec_eval.checks import check_ids
 from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring, tile_scores
 from rec_eval.ranking.seen import SeenItems
 
@@ -53,10 +54,7 @@ def target_ranks(
     num_users, num_items = queries.shape[0], vectors.shape[0]
     if targets.shape != (num_users,) or targets.is_floating_point():
         raise ValueError(f"targets must be [{num_users}] integers, got {list(targets.shape)} {targets.dtype}")
-    if num_users and (int(targets.min()) < 0 or int(targets.max()) >= num_items):
-        raise ValueError(
-            f"targets must lie in [0, {num_items}), got ids from {int(targets.min())} to {int(targets.max())}"
-        )
+    check_ids("targets", targets, num_items)
     device = queries.device
     defaults = _DEFAULT_TILES.get(device.type, _DEFAULT_TILES["cpu"])
     item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)
@@ -98,14 +96,11 @@ def target_ranks(
 
 
 def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: int) -> None:
-    """Overwrite a tile of scores with 1 if the item ranks above the user's target, else 0.
+    """Overwrite a tile of scores ``[u, t]`` with 1 if the item ranks above the user's target, else 0.
 
-    Args:
-        scores: ``[u, t]`` float32.
-        own: ``[u, 1]`` scores of the targets.
-        columns: ``[u]`` column of the target, ascending.
-        low: the targets of users before this one lie before the tile, so only a higher score ranks above.
-        high: the targets of users from this one on lie after the tile, so an equal score ranks above too.
+    ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending. The targets of users
+    before ``low`` lie before the tile, so only a higher score ranks above; those of users from ``high`` on lie after
+    it, so an equal score ranks above too.
     """
     scores[:low].gt_(own[:low])
     scores[high:].ge_(own[high:])

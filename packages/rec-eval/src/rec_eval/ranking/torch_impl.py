@@ -11,13 +11,8 @@ from rec_eval.ranking.scores import tile_scores
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import EMPTY, decode_keys, encode_keys
 
-_DEFAULT_ITEM_TILE = {"cpu": 32768, "cuda": 65536}
-_DEFAULT_USER_TILE = {"cpu": 128, "cuda": 2048}
-
-
-def default_tiles(device: torch.device) -> tuple[int, int]:
-    """Default items and users per tile on a device."""
-    return _DEFAULT_ITEM_TILE.get(device.type, 4096), _DEFAULT_USER_TILE.get(device.type, 512)
+DEFAULT_TILES = {"cpu": (32768, 128), "cuda": (65536, 2048)}
+"""Items and users per tile on a type of device."""
 
 
 def rank_users(
@@ -47,15 +42,10 @@ def rank_users(
 
 
 def _above(scores: Tensor, floor: Tensor, limit: int) -> Tensor | None:
-    """Find the keys of all items above the floor, or None if a user has more than ``limit``.
+    """Find the keys of all items above the floor ``[u, 1]``, or None if a user has more than ``limit``.
 
-    Args:
-        scores: ``[u, t]`` float32, -inf for excluded items.
-        floor: ``[u, 1]`` float32.
-        limit: largest number of items per user.
-
-    Returns:
-        ``[u, c]`` int64, padded with empty keys, with ids counted from the tile's first item; or None.
+    Scores are ``[u, t]``, -inf for excluded items. Keys are ``[u, c]`` int64, padded with empty keys, with ids counted
+    from the tile's first item.
     """
     above = scores > floor  # [u, t]
     num_users = scores.shape[0]

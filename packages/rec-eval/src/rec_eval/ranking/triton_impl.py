@@ -67,16 +67,10 @@ def choose_tiles(dim: int, device: torch.device) -> "Tiles | None":
 def make_plan(num_items: int, k: int, tiles: "Tiles", capacity: int | None = None) -> Plan:
     """Divide the catalogue into passes whose survivors fit into the lists.
 
-    Args:
-        num_items: V.
-        k: length of the lists.
-        tiles: sizes of the kernel's tiles.
-        capacity: places of a survivor list; by default such that k keys and a full list fill the smallest power of two
-            that is above 4 k and at least 256. Short sorts in many passes, with tight floors, were fastest.
-
-    Returns:
-        The plan. The survivors of a pass over r n items after n have mean k r and standard deviation slightly above
-        sqrt(k) r (negative binomial); twelve of these fit, and longer lists need a second launch.
+    The default capacity of a survivor list is such that k keys and a full list fill the smallest power of two that is
+    above 4 k and at least 256: short sorts in many passes, with tight floors, were fastest. The survivors of a pass
+    over r n items after n have mean k r and standard deviation slightly above sqrt(k) r (negative binomial); twelve of
+    these fit, and longer lists need a second launch.
     """
     capacity = max(256, 1 << (4 * k).bit_length()) - k if capacity is None else capacity
     capacity = max(capacity, tiles.items)

@@ -145,23 +145,14 @@ def filter_items(
 ) -> Survivors:
     """Run the kernel over a range of visits to tiles of items.
 
-    Args:
-        queries: bfloat16 or float16, last dimension contiguous.
-        items: same dtype, last dimension contiguous.
-        bias: or None.
-        floor_scores: only items above them (higher score, or equal score and lower id) survive; -inf keeps all finite
-            scores.
-        floor_ids: ids of the floors.
-        visits: first visit and one past the last, out of ``cdiv(V, tiles.items)``.
-        visit_stride: coprime to the number of tiles.
-        capacity: places of each user's list; ``u * capacity < 2^31``.
-        tiles: sizes of the launch.
-        programs: desired total number of programs.
-        skip_empty: whether to check first if a tile has any survivor, which pays off if most tiles have none. Without
-            effect if threads write their own survivors, because they check anyway.
+    Items above the floor (higher score, or equal score and lower id) survive; a floor of -inf keeps all finite scores.
+    In the result, places from ``min(count, capacity)`` on are undefined. Vectors are bfloat16 or float16, their last
+    dimension contiguous.
 
-    Returns:
-        Counts and lists; places from ``min(count, capacity)`` on are undefined.
+    ``visits`` are the first visit and one past the last, out of ``cdiv(V, tiles.items)``, and their stride is coprime
+    to the number of tiles. A user's list has ``capacity`` places, ``u * capacity < 2^31``. With ``skip_empty`` a tile
+    is first checked for any survivor, which pays off if most tiles have none; it has no effect if threads write their
+    own survivors, because they check anyway.
     """
     num_users, dim = queries.shape
     device = queries.device

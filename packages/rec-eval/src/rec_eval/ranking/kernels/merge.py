@@ -68,14 +68,9 @@ def merge_survivors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the kernel.
 
-    Args:
-        keys: the k best so far, or empty keys.
-        found: survivors; the first ``counts`` of each row are read.
-        longest: the largest count; ``k + longest <= LONGEST``.
-        users: row of each user in the seen items.
-        seen_starts: start of each user's seen items.
-        seen_ids: seen items of all users.
-        longest_seen: largest number of seen items of one user.
+    The keys are the k best so far, or empty. Of the survivors the first ``counts`` of each row are read; ``longest`` is
+    the largest count, with ``k + longest <= LONGEST``, and ``longest_seen`` the most seen items of one user. ``users``
+    are the rows in the seen items.
 
     Returns:
         keys ``[u, k]`` int64 descending, and the floors: score ``[u]`` float32 and id ``[u]`` int32 of the last key.
