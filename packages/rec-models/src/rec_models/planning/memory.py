@@ -34,7 +34,7 @@ import torch
 
 from rec_models.config import ModelSettings
 from rec_models.encoders import build_encoder
-from rec_models.optim.build import kept_by
+from rec_models.optim.build import KEPT
 from rec_models.planning.calibration import Calibration
 from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
 
@@ -104,7 +104,7 @@ def worst_of(moments: Iterable[Moment], loss: str, calibration: Calibration) -> 
 def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
     """The moments that may be the peak, as the head of this file lists them; arguments as of `memory_of`."""
     model, items, rows = setup.model, sizes.items, sizes.rows
-    lazy = kept_by(setup.training.optimizer).sparse
+    lazy = KEPT[setup.training.optimizer].sparse
     places = filled(setup, tokens)
     size = loss_size(setup, sizes, places)
     loss = loss_cost(setup, size)
@@ -145,7 +145,7 @@ def parameter_count(model: ModelSettings, items: int) -> int:
 
 def state_bytes(setup: Setup, items: int) -> float:
     """Bytes of the parameters and of what the optimizer keeps of them."""
-    kept = kept_by(setup.training.optimizer)
+    kept = KEPT[setup.training.optimizer]
     of_table = (8 - kept.element_bytes) * items * setup.model.hidden - kept.row_bytes * items
     return 12.0 * parameter_count(setup.model, items) - of_table
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rec_models.optim.build import kept_by
+from rec_models.optim.build import KEPT
 from rec_models.planning.calibration import Calibration
 from rec_models.planning.memory import activation_bytes, network_of
 from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
@@ -118,7 +118,7 @@ def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> 
         "network_passes": activation_bytes(model) * places,
         **loss_cost(setup, loss_size(setup, sizes, places)).work,
     }
-    kept = kept_by(setup.training.optimizer)
+    kept = KEPT[setup.training.optimizer]
     # A sparse gradient leaves all rows but the few that the batch touched as they are.
     of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * sizes.items * width
     adam = 32.0 * network.parameters + of_table
