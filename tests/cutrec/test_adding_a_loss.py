@@ -11,14 +11,14 @@ from cutrec.reporting import tables
 from cutrec.workflow.plan import setup_of
 from rec_models.encoders import ENCODERS, build_encoder
 from rec_models.losses import LOSSES, SAMPLERS, LossSize, build_loss
+from rec_models.losses.registry import LossSpec
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossSpec
 from rec_models.planning.sizes import loss_cost
 from tests.rec_models import tiny_run
 from tests.small_log import ROOT
 
 FILE = '''
-from rec_models.losses.spec import LossCost
+from rec_models.losses.registry import LossCost
 
 def build(settings, item_counts):
     """Hinge loss against the highest other score."""

@@ -116,38 +116,27 @@ def recommend(
         )
     if unknown not in ("raise", "skip"):
         raise ValueError(f"unknown: found {unknown!r}, allowed: raise | skip")
-    if unknown == "skip":
-        return _recommend_known(encoder, histories, k, filter_seen=filter_seen)
     step = max(1, min(1024, _SCORES // encoder.num_items))
-    items, scores = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, k)]
+    items, scores = torch.full((len(histories), k), -1), torch.full((len(histories), k), -torch.inf)
+    skipped: list[int] = []
     for start in range(0, len(histories), step):
         given = enumerate(histories[start : start + step], start)
-        part = [_history(history, number, encoder.num_items) for number, history in given]
-        ranked = encode(encoder, part) @ encoder.item_table.T  # [u, V]
+        if unknown == "skip":
+            part = [_known(history, number, encoder.num_items, skipped) for number, history in given]
+        else:
+            part = [_history(history, number, encoder.num_items) for number, history in given]
+        rows = [row for row, history in enumerate(part) if history.numel()]
+        ranked = encode(encoder, [part[row] for row in rows]) @ encoder.item_table.T  # [u, V]
         if filter_seen:
-            for row, history in zip(ranked, part, strict=True):
-                row[history.to(row.device)] = -torch.inf
+            for row, vector in zip(rows, ranked, strict=True):
+                vector[part[row].to(vector.device)] = -torch.inf
         best = ranked.float().topk(k)
-        items.append(best.indices.masked_fill(best.values == -torch.inf, -1).cpu())
-        scores.append(best.values.cpu())
-    return Recommendations(torch.cat(items), torch.cat(scores))
-
-
-def _recommend_known(encoder: Encoder, histories: Sequence[History], k: int, *, filter_seen: bool) -> Recommendations:
-    """`recommend` for the known ids of each history, with a warning that counts the others."""
-    whole = [_ids(history, number) for number, history in enumerate(histories)]
-    is_known = [(ids >= 0) & (ids < encoder.num_items) for ids in whole]
-    known = [ids[there] for ids, there in zip(whole, is_known, strict=True)]
-    others = [item for ids, there in zip(whole, is_known, strict=True) for item in ids[~there].tolist()]
-    if others:
-        examples = ", ".join(str(item) for item in dict.fromkeys(others[:1000]))
+        items[start : start + step][rows] = best.indices.masked_fill(best.values == -torch.inf, -1).cpu()
+        scores[start : start + step][rows] = best.values.cpu()
+    if skipped:
+        examples = ", ".join(str(item) for item in dict.fromkeys(skipped[:1000]))
         examples = examples if len(examples) <= 40 else f"{examples[:40]}..."
-        warnings.warn(f"histories: {len(others)} unknown items are skipped: {examples}", stacklevel=4)
-    rows = [row for row, ids in enumerate(known) if ids.numel()]
-    items = torch.full((len(known), k), -1)
-    scores = torch.full((len(known), k), -torch.inf)
-    best = recommend(encoder, [known[row] for row in rows], k, filter_seen=filter_seen)
-    items[rows], scores[rows] = best
+        warnings.warn(f"histories: {len(skipped)} unknown items are skipped: {examples}", stacklevel=3)
     return Recommendations(items, scores)
 
 
@@ -178,6 +167,14 @@ def _ids(history: History, number: int) -> Tensor:
             f"histories: found {reprlib.repr(history)} at index {number}, allowed: a list of whole item ids"
         )
     return row.long()
+
+
+def _known(history: History, number: int, num_items: int, skipped: list[int]) -> Tensor:
+    """The ids of a history that are in the catalogue, [L] int64; the others are added to `skipped`."""
+    ids = _ids(history, number)
+    known = (ids >= 0) & (ids < num_items)
+    skipped += ids[~known].tolist()
+    return ids[known]
 
 
 def _history(history: History, number: int, num_items: int) -> Tensor:

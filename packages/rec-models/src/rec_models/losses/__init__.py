@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rec_models.losses.base import Loss, LossContext
-from rec_models.losses.registry import LOSSES, SAMPLERS
+from rec_models.losses.registry import LOSSES, SAMPLERS, LossCost, LossSize, LossSpec
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize, LossSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

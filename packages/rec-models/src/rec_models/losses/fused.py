@@ -22,9 +22,9 @@ from cce_kernels.full.tuning import MAX_PARTIAL_BYTES, MAX_SPLITS
 from cce_kernels.sampled.kernels.state import copy_pays
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.registry import LossCost, LossSize
 from rec_models.losses.sampling import sampler_of
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize
 
 
 def cce(settings: LossSettings, item_counts: Tensor | None) -> Loss:

@@ -17,10 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from rec_models.encoders import Encoder
 from rec_models.encoders.packing import layout_of
 from rec_models.losses.base import Loss, LossContext
-from rec_models.losses.registry import LOSSES
+from rec_models.losses.registry import LOSSES, LossCost, LossSize
 from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize
 
 
 def trains_padding(settings: LossSettings) -> bool:

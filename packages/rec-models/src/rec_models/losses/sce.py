@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.registry import LossCost, LossSize
 from rec_models.losses.sampling import gather, no_tokens, seeded_generator, target_scores
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:

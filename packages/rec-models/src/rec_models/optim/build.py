@@ -47,12 +47,6 @@ def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
     return num_items * hidden * (torch.float32.itemsize + gradient + kept.element_bytes)
 
 
-def leaner_optimizers(optimizer: str, num_items: int, hidden: int) -> dict[str, int]:
-    """The optimizers that work with any loss and need fewer bytes for an item table [V, D], and how many bytes."""
-    needed = {name: table_bytes(name, num_items, hidden) for name, kept in KEPT.items() if not kept.sparse}
-    return {name: count for name, count in needed.items() if count < table_bytes(optimizer, num_items, hidden)}
-
-
 def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Fused Adam, one kernel for all parameters; the item table is updated as `settings.optimizer` says.
 

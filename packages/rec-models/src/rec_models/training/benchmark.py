@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,16 +128,15 @@ class _Stopwatch:
             with torch.no_grad():
                 self.validate(done.encoder)
         each = [_milliseconds(first, second) for first, second in pairwise(self._marks)]
-        low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
-        tenths = statistics.quantiles(each, n=10, method="inclusive") if len(each) > 1 else each * 9
+        p10, low, median, high, p90 = np.percentile(each, (10, 25, 50, 75, 90)).tolist()
         self.times = StepTimes(
             warmup=self._done,
             steps=len(each),
             step_ms=median,
             low_ms=low,
             high_ms=high,
-            p10_ms=tenths[0],
-            p90_ms=tenths[-1],
+            p10_ms=p10,
+            p90_ms=p90,
             mean_ms=seconds * 1e3 / len(each),
             wait_share=waited / seconds,
             tokens=sum(self._places) / len(each),

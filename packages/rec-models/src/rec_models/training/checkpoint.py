@@ -45,18 +45,9 @@ class ModelCheckpoint:
 
     def save(self, path: Path) -> None:
         """Write to `path` under a temporary name, then rename: the final name never has a partial file."""
-        payload = {
-            "format": _MODEL_FORMAT,
-            "model": asdict(self.model),
-            "loss": asdict(self.loss),
-            "training": asdict(self.training),
-            "num_items": self.num_items,
-            "epoch": self.epoch,
-            "metrics": dict(self.metrics),
-            "weights": self.weights,
-            "batching": None if self.batching is None else asdict(self.batching),
-        }
-        save_atomically(payload, path)
+        parts: Any = {"model": self.model, "loss": self.loss, "training": self.training, "batching": self.batching}
+        settings = {name: asdict(part) for name, part in parts.items() if part is not None}
+        save_atomically({"format": _MODEL_FORMAT, **vars(self), **settings}, path)
 
     @classmethod
     def read(cls, path: Path, device: str | torch.device = "cpu") -> ModelCheckpoint:
@@ -73,27 +64,19 @@ class ModelCheckpoint:
         """
         payload = read_payload(path, _MODEL_FORMAT, device)
         try:
-            batching = payload.get("batching")
-            return cls(
-                model=ModelSettings(**payload["model"]),
-                loss=LossSettings(**payload["loss"]),
-                training=TrainingSettings(**payload["training"]),
-                num_items=payload["num_items"],
-                epoch=payload["epoch"],
-                metrics=payload["metrics"],
-                weights=payload["weights"],
-                batching=None if batching is None else BatchSettings(**batching),
-            )
+            model, loss = ModelSettings(**payload["model"]), LossSettings(**payload["loss"])
+            training, batching = TrainingSettings(**payload["training"]), payload.get("batching")
+            plain = {name: payload[name] for name in ("num_items", "epoch", "metrics", "weights")}
+            batching = None if batching is None else BatchSettings(**batching)
+            return cls(model, loss, training, **plain, batching=batching)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: of another version of rec_models: {in_short(error)}") from error
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
-    """Write with `torch.save` beside the target, flush to the disk, rename.
+    """Write tensors and plain values with `torch.save` beside the target, flush to the disk, rename.
 
-    Args:
-        payload: tensors and plain values, which ``weights_only=True`` can read.
-        path: the file; its folder is created.
+    The folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -108,12 +91,7 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
 
 
 def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read what `save_atomically` wrote.
-
-    Args:
-        path: the file.
-        expected_format: what its entry ``format`` must be.
-        device: where tensors go.
+    """Read what `save_atomically` wrote, with tensors on a device.
 
     Raises:
         CheckpointError: the file is damaged or of another format.

@@ -92,6 +92,7 @@ def fit(
     training.check_loss(loss)
     device = devices.device_of(training)
     precision: Precision = training.precision if device.type == "cuda" else "32-true"
+    settings = memory.Run(model, loss, training, num_items)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     identity |= {} if batching is None else {"batching": asdict(batching)}
     folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out))
@@ -100,7 +101,7 @@ def fit(
         fabric = devices.build_fabric(training, device, precision)
 
     with ExitStack() as contexts:
-        contexts.enter_context(memory.out_of_memory_errors(device, memory.Run(model, loss, training, num_items), shape))
+        contexts.enter_context(memory.out_of_memory_errors(device, settings, shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
@@ -110,7 +111,7 @@ def fit(
             stop = contexts.enter_context(stop_on_sigterm(getattr(fabric.strategy.launcher, "procs", [])))
             memory.reset_peak(device)
             if fabric.is_global_zero:
-                devices.announce(model, loss, training, num_items, device, precision)
+                devices.announce(settings, device, precision)
             torch.manual_seed(training.seed)
             encoder = (build or build_encoder)(model, num_items).to(fabric.device)
             encoder.autocast_dtype = devices.autocast_dtype(precision, device)
@@ -126,7 +127,7 @@ def fit(
                 num_items=num_items,
                 pin=device.type == "cuda",
             )
-            snapshot = partial(ModelCheckpoint, model, loss, training, num_items, batching=batching)
+            snapshot = partial(ModelCheckpoint, *settings, batching=batching)
             run = _Run(fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started)
             if resumed is not None:
                 run.restore(resumed)
@@ -236,8 +237,8 @@ class _Run:
         self.optimizer.load_state_dict(resumed.optimizer)
         if resumed.scaler:
             self.fabric.strategy.precision.load_state_dict(resumed.scaler)
-        state = self.state
-        self.progress.say(f"resuming from {resumed.path.name}: epoch {state.epoch + 1}, batch {state.index}")
+        place = f"epoch {self.state.epoch + 1}, batch {self.state.index}"
+        self.progress.say(f"resuming from {resumed.path.name}: {place}")
 
     def start_epoch(self) -> None:
         """Start the loop's clock, and count the loop's memory apart from what came before."""
@@ -365,10 +366,9 @@ class _Run:
             # A sum carries any NaN or infinity, and needs no second table to find it.
             if not all(bool(torch.isfinite(tensor.sum())) for tensor in weights.values()):
                 raise TrainingError(f"a weight is no longer finite after step {self.state.step}: {self._advice()}")
-            now = time.perf_counter()
-            self.state.whole_seconds += now - self._whole_started
+            before, self._whole_started = self._whole_started, time.perf_counter()
+            self.state.whole_seconds += self._whole_started - before
             self.state.peak_memory_gib = max(self.state.peak_memory_gib, memory.peak_gib(self.fabric.device))
-            self._whole_started = now
             if self._unsaved_best is not None:
                 self._unsaved_best.save(self.folder.best(self.state.best_epoch))
                 self._unsaved_best = None

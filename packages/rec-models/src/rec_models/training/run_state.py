@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rec_models.training.checkpoint import CheckpointError, read_payload, save_atomically
 
@@ -50,13 +50,8 @@ class RunState:
     def end_epoch(self, metrics: dict[str, float], score: float | None, validation_seconds: float) -> dict[str, float]:
         """Close the epoch in progress: add its row to the history and compare its score with the best so far.
 
-        Args:
-            metrics: of its validation.
-            score: the metric that decides; None: no validation, the last epoch is the best.
-            validation_seconds: how long the validation took.
-
-        Returns:
-            The row; `bad_epochs` is 0 if the epoch is the best so far.
+        The score is the metric of its validation that decides; None: there was none, the last epoch is the best.
+        Returns the row; `bad_epochs` is 0 if the epoch is the best so far.
         """
         row = {
             "epoch": self.epoch + 1,
@@ -72,15 +67,13 @@ class RunState:
             self.best_score, self.best_epoch, self.bad_epochs = score, self.epoch + 1, 0
         else:
             self.bad_epochs += 1
-        self.epoch += 1
-        self.index = 0
+        self.epoch, self.index = self.epoch + 1, 0
         self.loss_sum, self.loss_tokens, self.places, self.loop_seconds = 0.0, 0, 0, 0.0
         return row
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """A run that was read from disk."""
+class Resumed(NamedTuple):
+    """A run that was read from disk: what `RunFolder.save` wrote, and where it was."""
 
     state: RunState
     encoder: dict[str, Any]
@@ -120,20 +113,11 @@ class RunFolder:
     def save(self, state: RunState, encoder: dict[str, Any], optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
         """Write a state; the previous one stays as a fallback, with the best model that it refers to.
 
-        Args:
-            state: the counters.
-            encoder: state dict of the encoder.
-            optimizer: state dict of the optimizer.
-            scaler: state dict of the precision plugin; empty unless in 16-mixed.
+        Beside the counters these are the state dicts of encoder, optimizer and precision plugin (empty unless in
+        16-mixed).
         """
-        payload = {
-            "format": _RUN_FORMAT,
-            "identity": self._identity,
-            "state": asdict(state),
-            "encoder": encoder,
-            "optimizer": optimizer,
-            "scaler": scaler,
-        }
+        payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
+        payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler}
         self.path.mkdir(parents=True, exist_ok=True)
         if self._last_is_whole:
             self.last.replace(self.previous)
