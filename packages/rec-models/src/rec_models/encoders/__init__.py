@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def build_encoder(settings: ModelSettings, num_items: int) -> Encoder:
-    """A new encoder with random weights, drawn from torch's global generator.
-
-    Args:
-        settings: the network.
-        num_items: V, the rows of the item table.
+    """A new encoder of V items with random weights, drawn from torch's global generator.
 
     Raises:
         ValueError: V is below 2.

@@ -20,11 +20,7 @@ MakeLayout = Callable[[Tensor], Layout]
 
 
 class Encoder(nn.Module):
-    """A transformer over item ids.
-
-    Args:
-        settings: the network.
-        num_items: V, the rows of the item table.
+    """A transformer over item ids; `num_items` is V, the rows of the item table.
 
     Raises:
         ValueError: V is below 2.
@@ -111,13 +107,9 @@ class Encoder(nn.Module):
         return self.encode_ends(items, offsets[1:] - 1, offsets.diff(), layout_of)
 
     def encode_ends(self, items: Tensor, ends: Tensor, lengths: Tensor, make_layout: MakeLayout) -> Tensor:
-        """`encode_last` for histories in any layout.
+        """`encode_last` for items [T] int64 in any layout, which a model may ask to have longer histories.
 
-        Args:
-            items: [T] int64 item ids.
-            ends: [B] int64, the place of each history's last item among the T.
-            lengths: [B] int64.
-            make_layout: makes the layout of the items; a model may ask for longer histories.
+        `ends` [B] int64 has the place of each history's last item among the T, `lengths` is [B] int64.
         """
         return self._last_vectors(items, make_layout(lengths))
 

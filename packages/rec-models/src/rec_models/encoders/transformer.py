@@ -58,10 +58,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, 
 class Block(nn.Module):
     """Attention and a feed-forward net, each with a residual connection and a norm before or after it.
 
-    Args:
-        settings: the network.
-        causal: no place attends to a later one.
-        feed_factor: width of the inner layer of the feed-forward net, in D.
+    `causal`: no place attends to a later one; `feed_factor`: width of the feed-forward net's inner layer, in D.
     """
 
     def __init__(self, settings: ModelSettings, *, causal: bool, feed_factor: int) -> None:

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Loss:
-    """The loss that the settings describe.
-
-    Args:
-        settings: which loss, and its options.
-        item_counts: [V] int64, how often training saw each item; needed by popularity sampling only.
+    """The loss that the settings describe; `item_counts` ([V] int64, of the training data) is for popularity sampling.
 
     Raises:
         ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.

@@ -28,18 +28,10 @@ def trains_padding(settings: LossSettings) -> bool:
 
 
 def with_padding_targets(encoder: Encoder, tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Add the places that left padding to ``max_seq_len`` would have made, each with target 0.
+    """Add the P places that left padding to ``max_seq_len`` would have made, each with target 0.
 
-    A padded place sees padding only, so one history of nothing but item 0 gives the vectors of all of them.
-
-    Args:
-        encoder: the encoder.
-        tokens: [M, D] vectors of the real places.
-        targets: [M] int64.
-        lengths: [B] int64.
-
-    Returns:
-        [M + P, D] and [M + P], P the padded places of the batch.
+    A padded place sees padding only, so one history of nothing but item 0 gives the vectors of all of them. From tokens
+    [M, D] at the real places, targets [M] int64 and lengths [B] int64 to [M + P, D] and [M + P].
     """
     full = encoder.settings.max_seq_len
     padding = torch.zeros(full, dtype=torch.int64, device=lengths.device)

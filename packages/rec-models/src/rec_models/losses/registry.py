@@ -22,31 +22,21 @@ def load(path: str) -> Any:
 class LossSize:
     """What the memory and the work of a loss depend on."""
 
-    items: int
-    """V, the catalogue."""
-    width: int
-    """D, of hidden states and of the item table."""
-    tokens: float
-    """M, the targets of a batch (expected, so it may be fractional)."""
-    negatives: int
-    """N per token; 0 for a loss without negatives."""
-    groups: float
-    """Sets of negatives: M over the tokens that share one."""
-    options: Mapping[str, Any]
-    """The fields of `rec_models.losses.settings.LossSettings`, for example ``options["sce_buckets"]``."""
+    items: int  # V, the catalogue
+    width: int  # D, of hidden states and of the item table
+    tokens: float  # M, the targets of a batch (expected, so it may be fractional)
+    negatives: int  # N per token; 0 for a loss without negatives
+    groups: float  # sets of negatives: M over the tokens that share one
+    options: Mapping[str, Any]  # the fields of `LossSettings`, for example ``options["sce_buckets"]``
 
 
 class LossCost(NamedTuple):
     """Bytes that a loss adds on the GPU, without the fp32 gradient of the item table, and its work."""
 
-    forward: float
-    """Bytes at the end of its forward pass."""
-    backward: float
-    """Bytes at the worst moment of its backward pass."""
-    work: dict[str, float]
-    """Of both passes, by the rate of `rec_models.planning.seconds.RATES` that divides it."""
-    with_gradient: bool = True
-    """Whether the item table's gradient already exists at that moment of the backward pass."""
+    forward: float  # bytes at the end of its forward pass
+    backward: float  # bytes at the worst moment of its backward pass
+    work: dict[str, float]  # of both passes, by the rate of `rec_models.planning.seconds.RATES` that divides it
+    with_gradient: bool = True  # whether the item table's gradient already exists at that moment of the backward pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +94,9 @@ class LossSpec:
 class SamplerSpec:
     """Everything that others need to know about a distribution of negatives."""
 
-    build: str
-    """``file.function`` in this folder; settings and item counts to a `rec_models.losses.sampling.Sampler`."""
-    options: frozenset[str] = frozenset()
-    """Of ``alpha`` and ``logq``, those that it uses."""
-    needs_counts: bool = False
-    """Whether it needs how often training saw each item."""
+    build: str  # ``file.function`` in this folder; settings and item counts to a `rec_models.losses.sampling.Sampler`
+    options: frozenset[str] = frozenset()  # of ``alpha`` and ``logq``, those that it uses
+    needs_counts: bool = False  # whether it needs how often training saw each item
 
     def load(self) -> Any:
         """The function, its file imported."""

@@ -76,11 +76,7 @@ def in_batch(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
 
 
 def sampler_of(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
-    """The sampler of a sampled loss.
-
-    Args:
-        settings: sampling, alpha, logq.
-        item_counts: [V] int64; used by popularity sampling.
+    """The sampler of a sampled loss; `item_counts` ([V] int64) is for popularity sampling.
 
     Raises:
         ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
@@ -104,14 +100,9 @@ class Draws:
 
 
 def draw(settings: LossSettings, sampler: Sampler, targets: Tensor, num_items: int, context: LossContext) -> Draws:
-    """Draw with torch's own generators, as plain code does; with replacement, hits not removed.
+    """Draw with torch's own generators for targets [M] int64 (M at least 1); with replacement, hits not removed.
 
-    Args:
-        settings: num_negatives, sharing, tile_tokens.
-        sampler: the distribution.
-        targets: [M] int64, M at least 1.
-        num_items: V.
-        context: what the draws are a function of.
+    The draws are a function of the context.
     """
     num_tokens = targets.numel()
     group_tokens = {"none": 1, "tile": settings.tile_tokens or 1, "batch": num_tokens}[settings.sharing or "none"]
@@ -121,13 +112,7 @@ def draw(settings: LossSettings, sampler: Sampler, targets: Tensor, num_items: i
 
 
 def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
-    """A generator on a device that is a function of context and purpose alone: resuming needs no stored state.
-
-    Args:
-        device: where numbers are drawn.
-        context: its step is a number, not a tensor.
-        purpose: keeps streams of one step apart.
-    """
+    """A generator that is a function of context and purpose alone: resuming needs no stored state."""
     assert isinstance(context.step, int)
     seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
     return torch.Generator(device).manual_seed(seed)
@@ -141,13 +126,8 @@ def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
 def scores_of(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Scores of each token with its target, [M] fp32, and with its negatives, [M, N] fp32.
 
-    Rows of negatives are gathered once a group, then it is matrix products.
-
-    Args:
-        hidden: [M, D].
-        weight: [V, D].
-        targets: [M] int64.
-        draws: the negatives of the M tokens.
+    Hidden is [M, D], weight [V, D], targets [M] int64. Rows of negatives are gathered once per group, the rest is matrix
+    products.
     """
     num_tokens, width = hidden.shape
     groups = draws.ids.shape[0]

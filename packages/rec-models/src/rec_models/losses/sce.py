@@ -46,14 +46,9 @@ def _nearest(centres: Tensor, rows: Tensor, size: int) -> Tensor:
 
 
 def loss_of_buckets(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: Tensor, items: Tensor) -> Tensor:
-    """The loss for given buckets.
+    """The loss for buckets of tokens [B, X] (int64 rows of hidden) and items [B, Y] (int64 rows of weight).
 
-    Args:
-        hidden: [M, D].
-        weight: [V, D].
-        targets: [M] int64.
-        tokens: [B, X] int64 rows of hidden.
-        items: [B, Y] int64 rows of weight.
+    See `rec_models.losses.base.Loss` for the other arguments.
     """
     picked = hidden[tokens]  # [B, X, D]
     negatives, positives = gather(weight, items, targets)  # [B, Y, D], [M, D]

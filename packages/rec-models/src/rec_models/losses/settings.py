@@ -130,11 +130,7 @@ class LossSettings:
                     raise SettingsError(name, values[name], str(faithful), paper_faithful=True)
 
     def check_catalogue(self, num_items: int, num_counts: int | None) -> None:
-        """Refuse what contradicts the catalogue, before anything is trained.
-
-        Args:
-            num_items: V.
-            num_counts: how many item counts there are; None: no counts.
+        """Refuse what contradicts a catalogue of V items with so many item counts (None: no counts).
 
         Raises:
             SettingsError: gBCE with more negatives than other items, or popularity sampling without V counts.
@@ -149,10 +145,7 @@ class LossSettings:
     def pick(cls, loss: str, **options: Any) -> Self:
         """Keep what this loss uses of a full set of options: one command line can then sweep over losses.
 
-        Args:
-            loss: the loss.
-            options: any fields of this class; those that the loss (or its sampling or sharing) has no use for are
-                dropped.
+        The options are any fields of this class; those that the loss, its sampling or sharing does not use are dropped.
 
         Raises:
             ValueError: an unknown option, or a value out of range.

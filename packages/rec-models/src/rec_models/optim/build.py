@@ -18,8 +18,7 @@ class Kept(NamedTuple):
 
     moments: torch.dtype
     rowwise: bool = False
-    sparse: bool = False
-    """The table has no dense gradient."""
+    sparse: bool = False  # the table has no dense gradient
 
     @property
     def element_bytes(self) -> int:

@@ -27,13 +27,10 @@ class Measured(NamedTuple):
 
     setup: Setup
     sizes: Sizes
-    peak_gib: float
-    """Of the training loop."""
+    peak_gib: float  # of the training loop
     step_seconds: float
-    tokens: float | None = None
-    """Mean places of a measured step; None: those of `sizes`."""
-    most_tokens: float | None = None
-    """Places of the largest measured batch; None: as `sizes` expects it."""
+    tokens: float | None = None  # mean places of a measured step; None: those of `sizes`
+    most_tokens: float | None = None  # places of the largest measured batch; None: as `sizes` expects it
 
 
 def refit(measured: Sequence[Measured], start: Calibration, *, by: str) -> Calibration:
@@ -96,12 +93,7 @@ class Step(NamedTuple):
 
 
 def fit_seconds(steps: Sequence[Step], start: dict[str, float]) -> dict[str, float]:
-    """Rates of `rec_models.planning.seconds` that fit steps, as `refit` describes.
-
-    Args:
-        steps: measured on one kind of GPU.
-        start: rates that stay where no step depends on them.
-    """
+    """Rates that fit steps, as `refit` describes; those of `start` stay where no step depends on them."""
     rates = dict(start)
     for _ in range(ROUNDS):
         now = RATES | rates

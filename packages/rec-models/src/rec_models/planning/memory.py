@@ -47,18 +47,13 @@ _FLASH_ROWS = 128  # flash attention's backward keeps this many rows of fp32 sum
 class Memory(NamedTuple):
     """Predicted GiB of a training run."""
 
-    state: float
-    """Parameters and optimizer state."""
+    state: float  # parameters and optimizer state
     gradients: float
     activations: float
-    loss: float
-    """What the loss adds, including a 16-bit copy of the item table."""
-    constant: float
-    """What every run has: cuBLAS's workspaces, and what measured runs add to them."""
-    peak: float
-    """Of the training loop: the sum of the parts above, which are those of the worst moment."""
-    pool: float = 0.0
-    """What recordings hold in addition: a batch of a size not yet recorded is trained on beside their pool."""
+    loss: float  # what the loss adds, including a 16-bit copy of the item table
+    constant: float  # what every run has: cuBLAS's workspaces, and what measured runs add to them
+    peak: float  # of the training loop: the sum of the parts above, which are those of the worst moment
+    pool: float = 0.0  # what recordings hold in addition: batches of a size not yet recorded are trained on beside it
 
     def fits(self, gpu_gib: float) -> bool:
         """Whether a GPU of so many GiB holds it; 5 % and half a GiB are left for the CUDA context and fragmentation."""
@@ -79,14 +74,7 @@ class Moment(NamedTuple):
 
 
 def memory_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Memory:
-    """Predicted peak of the training loop.
-
-    Args:
-        setup: what is trained.
-        sizes: of the log and its batches.
-        calibration: factors of the parts.
-        tokens: T of the largest batch; None: as `sizes` expects it.
-    """
+    """Predicted peak of the training loop; `tokens` is T of the largest batch (None: as `sizes` expects it)."""
     moments = moments_of(setup, sizes, sizes.most_tokens if tokens is None else tokens)
     worst = worst_of(moments, setup.loss.loss, calibration)
     constant = WORKSPACES + calibration.constant_gib * GIB
@@ -122,10 +110,8 @@ def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
 class Network(NamedTuple):
     """What the predictions need to know about a network."""
 
-    parameters: int
-    """Without the item table."""
-    feed_factor: int
-    """Width of the feed-forward nets' inner layers, in D."""
+    parameters: int  # without the item table
+    feed_factor: int  # width of the feed-forward nets' inner layers, in D
     causal: bool
 
 

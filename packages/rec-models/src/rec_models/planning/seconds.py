@@ -59,8 +59,7 @@ MULTIPLIED = (*HOST[:2], "network_passes")
 class Seconds(NamedTuple):
     """Predicted seconds of an optimizer step."""
 
-    host: float
-    """Launches, or a replay and the preparation of its batch."""
+    host: float  # launches, or a replay and the preparation of its batch
     network: float
     loss: float
     adam: float
@@ -77,13 +76,9 @@ class Seconds(NamedTuple):
 
 
 def seconds_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Seconds:
-    """Predicted seconds of an optimizer step.
+    """Predicted seconds of an optimizer step, by `RATES` where the calibration has none.
 
-    Args:
-        setup: what is trained.
-        sizes: of the log and its batches.
-        calibration: rates; `RATES` where it has none.
-        tokens: places of a step, all its batches together; None: of mean batches.
+    `tokens` are the places of a step, all its batches together; None: of mean batches.
     """
     rates = RATES | calibration.seconds
     host = time_of(host_terms(setup, sizes, tokens=tokens), rates)

@@ -73,8 +73,7 @@ class StepBatch(NamedTuple):
     def in_one_buffer(self, *, pin: bool) -> StepBatch:
         """Copy all tensors into one buffer on the host, so that one copy brings them to a GPU.
 
-        Args:
-            pin: make the buffer page-locked: a copy to a GPU then does not block the host.
+        `pin` makes the buffer page-locked: a copy to a GPU then does not block the host.
         """
         # In NumPy: torch releases Python's lock at every operation, and this thread runs beside the training loop.
         tensors = self.tensors()

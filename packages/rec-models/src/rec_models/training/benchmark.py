@@ -34,7 +34,7 @@ class StepTimes:
     steps: int
     """Timed steps."""
     step_ms: float
-    """Median, between the ends of consecutive steps: on the GPU's own clock, the wall clock on a CPU."""
+    """Median, between the ends of consecutive steps: by the GPU's own clock, or the wall clock."""
     low_ms: float
     """First quartile."""
     high_ms: float
@@ -46,16 +46,15 @@ class StepTimes:
     mean_ms: float
     """Wall clock of all timed steps, divided by their number."""
     wait_share: float
-    """Share of the wall clock spent waiting for batches; on a GPU only waits at whose end it had no work left."""
+    """Share of it spent waiting for batches; on a GPU only waits at whose end it had no work left."""
     tokens: float
     """Mean number of input places per step."""
     most_tokens: int
     """Input places of the largest timed batch, which decides the peak of the loop."""
     loop_peak_gib: float
-    """Peak memory of the training loop with weights and optimizer (`rec_models.training.memory.peak_gib`). With CUDA
-    graphs, their recording counts too; it happens in the warm-up."""
+    """Of the training loop, with weights and optimizer, and of recording CUDA graphs in the warm-up."""
     fit_peak_gib: float
-    """The same with start, warm-up and, if asked for, a validation."""
+    """The same with start, warm-up and, if asked for, a validation; see `memory.peak_gib`."""
     loss: float
     """Of the last warm-up step: two ways to compute the same step must agree on it."""
 

@@ -34,14 +34,10 @@ class ModelCheckpoint:
     loss: LossSettings
     training: TrainingSettings
     num_items: int
-    epoch: int
-    """Epochs trained when these weights were best, from 1."""
-    metrics: dict[str, float]
-    """Validation metrics of that epoch; empty without validation."""
-    weights: dict[str, Tensor]
-    """The encoder's state dict."""
-    batching: BatchSettings | None = None
-    """What the batches held; None: not recorded, or the file is older than this field."""
+    epoch: int  # epochs trained when these weights were best, from 1
+    metrics: dict[str, float]  # validation metrics of that epoch; empty without validation
+    weights: dict[str, Tensor]  # the encoder's state dict
+    batching: BatchSettings | None = None  # what the batches held; None: not recorded, or an older file
 
     def save(self, path: Path) -> None:
         """Write to `path` under a temporary name, then rename: the final name never has a partial file."""

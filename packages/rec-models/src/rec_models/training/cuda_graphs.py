@@ -116,11 +116,8 @@ class GraphedSteps:
 
     The first batch of a size is launched kernel by kernel: that compiles what needs compiling, and allocates the
     optimizer's state. Dropout and negatives are the same as without a graph: torch gives a replay the generator's
-    current seed, and the step number that negatives depend on is read on the device.
-
-    Args:
-        step_loss: of an encoder on a GPU.
-        optimizer: one that never waits for the device.
+    current seed, and the step number that negatives depend on is read on the device. The encoder is on a GPU, and the
+    optimizer never waits for it.
     """
 
     def __init__(self, step_loss: StepLoss, optimizer: torch.optim.Optimizer) -> None:
@@ -134,14 +131,9 @@ class GraphedSteps:
         self._ends: deque[torch.cuda.Event] = deque()
 
     def run(self, batch: StepBatch, step: int) -> Tensor:
-        """One whole step, with the optimizer's.
+        """One whole step, from 0, with the optimizer's, on a host's batch of `prepare_filled`.
 
-        Args:
-            batch: on the host, from `prepare_filled`.
-            step: of the optimizer, from 0.
-
-        Returns:
-            The mean loss, fp32 scalar on the device.
+        Returns the mean loss, an fp32 scalar on the device.
         """
         if len(self._ends) == _AHEAD:
             self._ends.popleft().synchronize()

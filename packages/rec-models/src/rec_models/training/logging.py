@@ -13,13 +13,10 @@ from tqdm import tqdm
 
 
 class ResultsFolder:
-    """The folder ``out`` of `rec_models.training.loop.fit`.
+    """The folder ``out`` of `rec_models.training.loop.fit`, created when first written.
 
     Fabric's loggers would not do: its CSV logger chooses file name and column order and appends to what an earlier run
     left, and both would repeat the epochs before a resume.
-
-    Args:
-        path: created when first written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,12 +71,7 @@ _QUIET_SECONDS = 30.0
 
 
 class Progress:
-    """Progress on stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds.
-
-    Args:
-        max_epochs: the most epochs.
-        enabled: False on all ranks but the first.
-    """
+    """Progress on stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds; not on other ranks."""
 
     def __init__(self, max_epochs: int, *, enabled: bool) -> None:
         self._max_epochs = max_epochs

@@ -87,8 +87,7 @@ class Run(NamedTuple):
     model: ModelSettings
     loss: LossSettings
     training: TrainingSettings
-    num_items: int
-    """V."""
+    num_items: int  # V
 
 
 @contextmanager

@@ -108,14 +108,9 @@ def _check_ids(name: str, ids: Tensor, num_items: int) -> None:
 
 
 def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]:
-    """Iterate in a background thread; its errors are raised in the consumer.
+    """Iterate in a background thread that may be `depth` entries ahead; its errors are raised in the consumer.
 
-    Args:
-        source: iterated in the thread.
-        depth: how many entries it may be ahead.
-
-    Yields:
-        The entries of `source`, in order. Closing the generator ends the thread.
+    Closing the generator ends the thread.
     """
     ready: queue.Queue[_Entry | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()

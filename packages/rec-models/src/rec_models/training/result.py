@@ -21,12 +21,10 @@ class BatchDone(NamedTuple):
     """What `rec_models.training.loop.fit` passes to its ``on_batch``."""
 
     batch: StepBatch
-    mean: Tensor
-    """Its mean loss on the device; reading it waits for the device."""
+    mean: Tensor  # its mean loss on the device; reading it waits for the device
     encoder: Encoder
     prefetcher: Prefetcher
-    graphed: bool
-    """Whether the step was part of a CUDA graph."""
+    graphed: bool  # whether the step was part of a CUDA graph
 
 
 @dataclass(frozen=True)

@@ -16,36 +16,21 @@ _RUN_FORMAT = "rec_models.run/1"
 class RunState:
     """Counters of a run. Dropout and negatives are functions of (seed, step), so there is no generator state."""
 
-    epoch: int = 0
-    """The epoch in progress, from 0."""
-    index: int = 0
-    """Batches of that epoch that are done."""
-    step: int = 0
-    """Optimizer steps done in total."""
-    loss_sum: float = 0.0
-    """Sum of the loss over the tokens of the epoch in progress."""
-    loss_tokens: int = 0
-    """Tokens in that sum."""
-    places: int = 0
-    """Input places read in the epoch in progress."""
-    loop_seconds: float = 0.0
-    """Seconds of the training loop in the epoch in progress, without checkpoints and validation."""
-    whole_seconds: float = 0.0
-    """Seconds of the whole fit so far."""
-    peak_memory_gib: float = 0.0
-    """Peak memory of the whole fit so far."""
-    loop_peak_memory_gib: float = 0.0
-    """Peak memory of the training loop so far, with weights and optimizer, without validation."""
-    best_score: float | None = None
-    """Best validation score so far."""
-    best_epoch: int = 0
-    """The epoch, from 1, whose weights are kept; 0 before the first."""
-    bad_epochs: int = 0
-    """Epochs since the best one."""
-    finished: bool = False
-    """Training is over."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    """One row per epoch."""
+    epoch: int = 0  # the epoch in progress, from 0
+    index: int = 0  # batches of that epoch that are done
+    step: int = 0  # optimizer steps done in total
+    loss_sum: float = 0.0  # sum of the loss over the tokens of the epoch in progress
+    loss_tokens: int = 0  # tokens in that sum
+    places: int = 0  # input places read in the epoch in progress
+    loop_seconds: float = 0.0  # of the training loop in the epoch in progress, without checkpoints and validation
+    whole_seconds: float = 0.0  # seconds of the whole fit so far
+    peak_memory_gib: float = 0.0  # peak memory of the whole fit so far
+    loop_peak_memory_gib: float = 0.0  # of the training loop so far, with weights and optimizer, without validation
+    best_score: float | None = None  # best validation score so far
+    best_epoch: int = 0  # the epoch, from 1, whose weights are kept; 0 before the first
+    bad_epochs: int = 0  # epochs since the best one
+    finished: bool = False  # training is over
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
 
     def end_epoch(self, metrics: dict[str, float], score: float | None, validation_seconds: float) -> dict[str, float]:
         """Close the epoch in progress: add its row to the history and compare its score with the best so far.
@@ -85,9 +70,7 @@ class Resumed(NamedTuple):
 class RunFolder:
     """The folder of a run's checkpoints: the last two states, and the best model of each.
 
-    Args:
-        path: the folder; created when first written.
-        identity: plain values (settings, catalogue size) that a state must share to belong to this run.
+    The identity has plain values (settings, catalogue size) that a state must share to belong to this run.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:

@@ -20,12 +20,8 @@ from rec_models.training.batch import StepBatch
 class StepLoss(nn.Module):
     """The mean loss of a micro-batch; one module, so that DDP sees one forward pass.
 
-    Args:
-        encoder: on the device of the batches; its `lookup` is set.
-        loss: the loss.
-        training: compile, optimizer.
-        item_counts: [V] int64 on the encoder's device, for popularity sampling.
-        world_size: processes that train together.
+    The encoder is on the device of the batches, as are `item_counts` ([V] int64, for popularity sampling); its `lookup`
+    is set. `world_size` processes train together.
     """
 
     def __init__(

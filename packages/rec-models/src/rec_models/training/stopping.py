@@ -15,14 +15,10 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 @contextmanager
 def stop_on_sigterm(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Collect SIGTERM instead of dying; outside the main thread, where Python allows no handlers, nothing changes.
+    """Collect SIGTERM instead of dying, in a list; outside the main thread, where Python allows no handlers, do nothing.
 
-    Args:
-        children: processes that this one started. They receive the signal too, and are killed if this process fails:
-            they would wait for it forever.
-
-    Yields:
-        The signals received so far.
+    The children, processes that this one started, receive the signal too, and are killed if this process fails: they
+    would wait for it forever.
     """
     received: list[int] = []  # an Event has a lock, which a second signal during the first would wait for
 
