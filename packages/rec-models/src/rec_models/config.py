@@ -141,27 +141,9 @@ def _never_waits(loss: LossSettings) -> bool:
     return loss.impl is not None and loss.impl != "reference" and not loss.paper_faithful
 
 
+# fmt: off
 __all__ = [
-    "ENCODERS",
-    "LOSSES",
-    "OPTIMIZERS",
-    "Backbone",
-    "BatchSettings",
-    "Gbce",
-    "Impl",
-    "LossName",
-    "LossSettings",
-    "Losses",
-    "MaxSeqLen",
-    "ModelName",
-    "ModelSettings",
-    "Negatives",
-    "Optimizer",
-    "Precision",
-    "Sce",
-    "Seed",
-    "SettingsError",
-    "Train",
-    "TrainingSettings",
-    "options_of",
+    "ENCODERS", "LOSSES", "OPTIMIZERS", "Backbone", "BatchSettings", "Gbce", "Impl", "LossName", "LossSettings",
+    "Losses", "MaxSeqLen", "ModelName", "ModelSettings", "Negatives", "Optimizer", "Precision", "Sce", "Seed",
+    "SettingsError", "Train", "TrainingSettings", "options_of",
 ]

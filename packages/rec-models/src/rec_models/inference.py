@@ -26,10 +26,6 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
 
     On a GPU `Encoder.encode_last` computes in the precision of training, on a CPU in float32.
 
-    Args:
-        path: the file.
-        device: where the encoder should run.
-
     Raises:
         CheckpointError: the file is damaged or not a model.
         FileNotFoundError: there is no such file.

@@ -21,7 +21,7 @@ class LossContext:
     step: int | Tensor
     """Of the optimizer, from 0; losses of cce_kernels also take an int64 scalar on the device."""
     row_offset: int = 0
-    """Tokens of the step before this call's first: on lower ranks, in earlier micro-batches."""
+    """Tokens of the step before this call's: on lower ranks, in earlier micro-batches."""
     sparse_grad: bool = False
     """The table's gradient holds the touched rows only; for fused losses with sampled negatives."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rec_models.encoders import Encoder
 from rec_models.encoders.packing import layout_of
-from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.base import Builder, Loss, LossContext
 from rec_models.losses.registry import LOSSES, LossCost, LossSize
 from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
 from rec_models.losses.settings import LossSettings
@@ -47,16 +48,6 @@ _CHUNK_ELEMENTS = 1 << 27  # gathered values of a chunk of tokens: half a GiB in
 _EPSILON = 1e-6
 
 
-def cce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """See `rec_models.losses.base.Builder`."""
-    return _in_chunks(settings, item_counts, cce_neg_sum)
-
-
-def bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """BCE and BCE+; see `rec_models.losses.base.Builder`."""
-    return _in_chunks(settings, item_counts, bce_sum)
-
-
 def cce_neg_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
     """Sum of the paper's CCE- over tokens: hidden [M, D], weight [V, D], targets [M], ids [M, N]."""
     positive, scores = scores_of(hidden, weight, targets, Draws(ids, 1, None))  # [M], [M, N]
@@ -72,7 +63,7 @@ def bce_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Ten
     return -(torch.log(torch.sigmoid(positive) + _EPSILON) + rejected).sum()
 
 
-def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOfTokens) -> Loss:
+def _in_chunks(sum_of: SumOfTokens, settings: LossSettings, item_counts: Tensor | None) -> Loss:
     sampler = sampler_of(settings, item_counts)
 
     def mean(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
@@ -90,6 +81,10 @@ def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOf
         return total / targets.numel()
 
     return mean
+
+
+cce_neg: Builder = partial(_in_chunks, cce_neg_sum)
+bce: Builder = partial(_in_chunks, bce_sum)  # and BCE+
 
 
 def cost(size: LossSize) -> LossCost:

@@ -126,8 +126,7 @@ def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
 def scores_of(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Scores of each token with its target, [M] fp32, and with its negatives, [M, N] fp32.
 
-    Hidden is [M, D], weight [V, D], targets [M] int64. Rows of negatives are gathered once per group, the rest is matrix
-    products.
+    Hidden is [M, D], weight [V, D], targets [M] int64. Rows of negatives are gathered once per group.
     """
     num_tokens, width = hidden.shape
     groups = draws.ids.shape[0]

@@ -16,7 +16,7 @@ the sum, so that rare rows move several times less than with Adam.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,14 +76,14 @@ class TableAdam(torch.optim.Adam):
         state = self.state.get(self._table, {})
         if "last" not in state:
             return
-        rows = max(1, _CHUNK_ELEMENTS // self._table.shape[1])
-        for start in range(0, self._table.shape[0], rows):
-            table, first, second, last = (
-                tensor[start : start + rows]
-                for tensor in (self._table, state["exp_avg"], state["exp_avg_sq"], state["last"])
-            )
+        tensors = self._table, state["exp_avg"], state["exp_avg_sq"], state["last"]
+        for table, first, second, last in self._chunks(tensors):
             _go_without_gradient(table, first, second, last, state["step"] - last, self.param_groups[1])
         state["last"].copy_(state["step"].to(torch.int32).expand_as(state["last"]))
+
+    def _chunks(self, tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        rows = max(1, _CHUNK_ELEMENTS // self._table.shape[1])
+        return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
     def _state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[self._table]
@@ -108,9 +108,7 @@ class TableAdam(torch.optim.Adam):
 
             launch_adam_rows(self._table, grad.contiguous(), *moments, state["step"], group)
         else:
-            rows = max(1, _CHUNK_ELEMENTS // grad.shape[1])
-            for start in range(0, grad.shape[0], rows):
-                table, slope, first, second = (tensor[start : start + rows] for tensor in (self._table, grad, *moments))
+            for table, slope, first, second in self._chunks((self._table, grad, *moments)):
                 adam_rows(table, slope, first, second, state["step"], group)
 
 

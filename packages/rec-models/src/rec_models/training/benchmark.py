@@ -34,7 +34,7 @@ class StepTimes:
     steps: int
     """Timed steps."""
     step_ms: float
-    """Median, between the ends of consecutive steps: by the GPU's own clock, or the wall clock."""
+    """Median, between the ends of consecutive steps: by the GPU's clock, or a CPU's wall clock."""
     low_ms: float
     """First quartile."""
     high_ms: float
@@ -46,7 +46,7 @@ class StepTimes:
     mean_ms: float
     """Wall clock of all timed steps, divided by their number."""
     wait_share: float
-    """Share of it spent waiting for batches; on a GPU only waits at whose end it had no work left."""
+    """Share of it that waited for batches; on a GPU only waits at whose end it had no work left."""
     tokens: float
     """Mean number of input places per step."""
     most_tokens: int

@@ -15,7 +15,7 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 @contextmanager
 def stop_on_sigterm(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Collect SIGTERM instead of dying, in a list; outside the main thread, where Python allows no handlers, do nothing.
+    """Collect SIGTERM instead of dying; outside the main thread Python allows no handlers, and nothing changes.
 
     The children, processes that this one started, receive the signal too, and are killed if this process fails: they
     would wait for it forever.
