@@ -55,8 +55,7 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
         ValueError: a history that is empty or not a list of integer ids, an id outside the catalogue, or an encoder in
             train mode.
     """
-    _refuse_dropout(encoder)
-    _check_list(histories)
+    _check(encoder, histories)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size: found {batch_size!r}, allowed: a whole number from 1")
     device = encoder.item_table.device
@@ -103,13 +102,11 @@ def recommend(
     Raises:
         ValueError: as `encode`, or k is out of range.
     """
-    _refuse_dropout(encoder)
-    _check_list(histories)
+    _check(encoder, histories)
     is_whole = isinstance(k, Integral) and not isinstance(k, bool)
     if not (is_whole and 1 <= k <= encoder.num_items):
-        raise ValueError(
-            f"k: found {k}, allowed: a whole number from 1 to {encoder.num_items}, the size of the catalogue"
-        )
+        allowed = f"a whole number from 1 to {encoder.num_items}, the size of the catalogue"
+        raise ValueError(f"k: found {k}, allowed: {allowed}")
     if unknown not in ("raise", "skip"):
         raise ValueError(f"unknown: found {unknown!r}, allowed: raise | skip")
     step = max(1, min(1024, _SCORES // encoder.num_items))
@@ -136,15 +133,11 @@ def recommend(
     return Recommendations(items, scores)
 
 
-def _refuse_dropout(encoder: Encoder) -> None:
+def _check(encoder: Encoder, histories: Sequence[History]) -> None:
+    """Refuse an encoder in train mode, and anything but a list, array or tensor of histories."""
     if encoder.training:
-        raise ValueError(
-            "encoder: found train mode, allowed: eval mode (encoder.eval()), because dropout changes ranks"
-        )
-
-
-def _check_list(histories: Sequence[History]) -> None:
-    """Refuse anything but a list, array or tensor of histories."""
+        allowed = "eval mode (encoder.eval()), because dropout changes ranks"
+        raise ValueError(f"encoder: found train mode, allowed: {allowed}")
     is_list = hasattr(histories, "__len__") and hasattr(histories, "__getitem__")
     if not is_list or isinstance(histories, (str, bytes, Mapping)):
         raise ValueError(f"histories: found {reprlib.repr(histories)}, allowed: a list of histories, each of item ids")

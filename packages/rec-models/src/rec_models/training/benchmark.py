@@ -29,34 +29,20 @@ from rec_models.training.result import BatchDone
 class StepTimes:
     """Optimizer steps after a warm-up: data, forward, loss, backward and optimizer."""
 
-    warmup: int
-    """Steps before the timed ones."""
-    steps: int
-    """Timed steps."""
-    step_ms: float
-    """Median, between the ends of consecutive steps: by the GPU's clock, or a CPU's wall clock."""
-    low_ms: float
-    """First quartile."""
-    high_ms: float
-    """Third quartile."""
-    p10_ms: float
-    """First decile."""
-    p90_ms: float
-    """Last decile."""
-    mean_ms: float
-    """Wall clock of all timed steps, divided by their number."""
-    wait_share: float
-    """Share of it that waited for batches; on a GPU only waits at whose end it had no work left."""
-    tokens: float
-    """Mean number of input places per step."""
-    most_tokens: int
-    """Input places of the largest timed batch, which decides the peak of the loop."""
-    loop_peak_gib: float
-    """Of the training loop, with weights and optimizer, and of recording CUDA graphs in the warm-up."""
-    fit_peak_gib: float
-    """The same with start, warm-up and, if asked for, a validation; see `memory.peak_gib`."""
-    loss: float
-    """Of the last warm-up step: two ways to compute the same step must agree on it."""
+    warmup: int  # steps before the timed ones
+    steps: int  # timed steps
+    step_ms: float  # median, between the ends of consecutive steps: by the GPU's clock, or a CPU's wall clock
+    low_ms: float  # first quartile
+    high_ms: float  # third quartile
+    p10_ms: float  # first decile
+    p90_ms: float  # last decile
+    mean_ms: float  # wall clock of all timed steps, divided by their number
+    wait_share: float  # share of it spent waiting for batches; on a GPU only waits at whose end no work was left
+    tokens: float  # mean number of input places per step
+    most_tokens: int  # input places of the largest timed batch, which decides the peak of the loop
+    loop_peak_gib: float  # of the training loop, with weights and optimizer, and of recording graphs in the warm-up
+    fit_peak_gib: float  # the same with start, warm-up and, if asked for, a validation; see `memory.peak_gib`
+    loss: float  # of the last warm-up step: two ways to compute the same step must agree on it
 
 
 _COMPILING = 2

@@ -137,23 +137,21 @@ class GraphedSteps:
         """
         if len(self._ends) == _AHEAD:
             self._ends.popleft().synchronize()
-        mean = self._run(batch, step)
-        self._ends.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
-        self._ends[-1].record()
-        return mean
-
-    def _run(self, batch: StepBatch, step: int) -> Tensor:
         self._step.fill_(step)
         size = size_of(batch)
         known = self._graphs.get(size)
         if known is None:
             known = self._graphs[size] = _Graph(batch.to(self._device))
-            return self._launch(known.batch)
-        known.copy_in(batch)
-        if known.graph is None or known.mean is None:
-            known.graph, known.mean = self._record(known.batch)
-        known.graph.replay()
-        return known.mean.clone()
+            mean = self._launch(known.batch)
+        else:
+            known.copy_in(batch)
+            if known.graph is None or known.mean is None:
+                known.graph, known.mean = self._record(known.batch)
+            known.graph.replay()
+            mean = known.mean.clone()
+        self._ends.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+        self._ends[-1].record()
+        return mean
 
     def _launch(self, batch: StepBatch) -> Tensor:
         """Train on the stream that will record: torch ties gradients to the stream that first computed them."""

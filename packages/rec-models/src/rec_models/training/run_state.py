@@ -81,7 +81,6 @@ class RunFolder:
         self._kept_best = [0, 0]  # best epoch of the previous and of the last state
         self.newest: Path | None = None
         """The newest intact state of this run that this object saved or read; None: there is none yet."""
-        self._last_is_whole = False  # a damaged file never replaces an intact one
 
     def best(self, epoch: int) -> Path:
         """The model of the best epoch, from 1."""
@@ -102,10 +101,9 @@ class RunFolder:
         payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
         payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler}
         self.path.mkdir(parents=True, exist_ok=True)
-        if self._last_is_whole:
+        if self.newest == self.last:  # a damaged file never replaces an intact one
             self.last.replace(self.previous)
         save_atomically(payload, self.last)
-        self._last_is_whole = True
         self.newest = self.last
         self._kept_best = [self._kept_best[1], state.best_epoch]
         wanted = {self.best(epoch).name for epoch in self._kept_best}
@@ -131,7 +129,6 @@ class RunFolder:
                 if state.best_epoch and not self.best(state.best_epoch).is_file():
                     raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
                 self._kept_best = [state.best_epoch, state.best_epoch]
-                self._last_is_whole = path == self.last
                 self.newest = path
                 return Resumed(state, payload["encoder"], payload["optimizer"], payload["scaler"], path)
             except (CheckpointError, KeyError, TypeError) as error:
