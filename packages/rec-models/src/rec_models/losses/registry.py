@@ -41,29 +41,22 @@ class LossCost(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    """Everything that training, planning, reports and tables need to know about a loss."""
+    """Everything that training, planning, reports and tables need to know about a loss.
 
-    build: str
-    """``file.function`` in this folder. The function has the signature `rec_models.losses.base.Builder`; its file is
-    imported when the loss is built, so that reading the registry imports no torch."""
-    title: str
-    """As the paper writes it."""
-    colour: str
-    """In pictures."""
-    options: frozenset[str] = frozenset()
-    """The fields of `rec_models.losses.settings.LossSettings` that the loss uses."""
-    fixed_negatives: int | None = None
-    """Negatives per token of a sampled loss that leaves no choice."""
-    less_memory: str = ""
-    """What lowers its memory beside smaller batches, to be read behind "lower batch_size or max_seq_len, or"."""
-    faithful: str | None = None
-    """``file.function`` that repeats the defects of the paper's own code; None: its formula has none."""
-    faithful_padding: bool = False
-    """Whether the paper's code also trains padded places."""
-    cost: str | None = None
-    """``file.function`` from `LossSize` to `LossCost`; None: its memory and time cannot be predicted."""
-    faithful_cost: str | None = None
-    """The same for ``faithful``, if that costs something else."""
+    A function is named ``file.function``, in this folder. Its file is imported when it is used, so that reading the
+    registry imports no torch.
+    """
+
+    build: str  # a `rec_models.losses.base.Builder`
+    title: str  # as the paper writes it
+    colour: str  # in pictures
+    options: frozenset[str] = frozenset()  # the fields of `rec_models.losses.settings.LossSettings` that the loss uses
+    fixed_negatives: int | None = None  # negatives per token of a sampled loss that leaves no choice
+    less_memory: str = ""  # what lowers its memory too, to be read behind "lower batch_size or max_seq_len, or"
+    faithful: str | None = None  # the builder that repeats the defects of the paper's own code; None: it has none
+    faithful_padding: bool = False  # whether the paper's code also trains padded places
+    cost: str | None = None  # from `LossSize` to `LossCost`; None: its memory and time cannot be predicted
+    faithful_cost: str | None = None  # the same for ``faithful``, if that costs something else
 
     def load(self, *, paper_faithful: bool = False) -> Any:
         """The builder, its file imported: `rec_models.losses.base.Builder`."""
@@ -80,11 +73,6 @@ class LossSpec:
         return "num_negatives" in self.options
 
     @property
-    def corrects_logq(self) -> bool:
-        """Whether it can correct scores by log q."""
-        return "logq" in self.options
-
-    @property
     def fused(self) -> bool:
         """Whether cce_kernels computes it, which has several implementations."""
         return "impl" in self.options
@@ -94,13 +82,9 @@ class LossSpec:
 class SamplerSpec:
     """Everything that others need to know about a distribution of negatives."""
 
-    build: str  # ``file.function`` in this folder; settings and item counts to a `rec_models.losses.sampling.Sampler`
+    build: str  # ``file.function``: settings and item counts to a `rec_models.losses.sampling.Sampler`
     options: frozenset[str] = frozenset()  # of ``alpha`` and ``logq``, those that it uses
     needs_counts: bool = False  # whether it needs how often training saw each item
-
-    def load(self) -> Any:
-        """The function, its file imported."""
-        return load(self.build)
 
 
 NEGATIVES = frozenset({"num_negatives", "sampling", "alpha", "sharing", "tile_tokens"})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cce_kernels import InBatch, Popularity, Uniform
 from rec_models.losses.base import LossContext
-from rec_models.losses.registry import SAMPLERS
+from rec_models.losses.registry import SAMPLERS, load
 from rec_models.losses.settings import LossSettings
 from rec_models.randomness import mix_seed
 
@@ -82,7 +82,7 @@ def sampler_of(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
         ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
     """
     assert settings.sampling is not None
-    sampler: Sampler = SAMPLERS[settings.sampling].load()(settings, item_counts)
+    sampler: Sampler = load(SAMPLERS[settings.sampling].build)(settings, item_counts)
     return sampler
 
 

@@ -117,13 +117,9 @@ def adam_rows(
 ) -> None:
     """Update rows in place: ``w -= rate * m' / (sqrt(v') + epsilon)``, m' and v' corrected for their start at 0.
 
-    Args:
-        table: [R, D].
-        grad: [R, D].
-        first: [R, D] m, any float dtype.
-        second: [R, D] v, or [R, 1]: of the mean square of a row.
-        step: scalar on any device, of this update, from 1.
-        group: of the optimizer: ``lr``, ``betas``, ``eps`` and ``weight_decay`` (L2).
+    Table, gradient and `first` (m, any float dtype) are [R, D], `second` (v) is [R, D], or [R, 1]: of the mean square
+    of a row. `step` of this update, from 1, is a scalar on any device; `group` has ``lr``, ``betas``, ``eps`` and
+    ``weight_decay`` (L2).
     """
     betas = group["betas"]
     slope = grad.to(table.dtype).add(table, alpha=group["weight_decay"])  # [R, D]

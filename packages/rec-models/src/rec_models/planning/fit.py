@@ -43,10 +43,8 @@ def refit(measured: Sequence[Measured], start: Calibration, *, by: str) -> Calib
     own runs, until no run changes sides. Launches get the median, which tolerates outliers in half of the runs; the
     other rates are fitted with weights that minimize the sum of absolute instead of squared errors.
 
-    Args:
-        measured: on one kind of GPU.
-        start: constants that stay where nothing was measured, and all of them with fewer than `FEWEST` runs.
-        by: what the new constants were fitted to.
+    All runs are of one kind of GPU; `by` says what the new constants were fitted to. Those of `start` stay where
+    nothing was measured, and all of them with fewer than `FEWEST` runs.
     """
     if len(measured) < FEWEST:
         return start

@@ -49,10 +49,6 @@ class ModelCheckpoint:
     def read(cls, path: Path, device: str | torch.device = "cpu") -> ModelCheckpoint:
         """Read a file that `save` wrote; settings that are missing in an older file get their defaults.
 
-        Args:
-            path: the file.
-            device: where the weights go.
-
         Raises:
             CheckpointError: the file is damaged, not a model, or has settings that this version does not know.
             FileNotFoundError: there is no such file.
@@ -87,13 +83,7 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
 
 
 def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read what `save_atomically` wrote, with tensors on a device.
-
-    Raises:
-        CheckpointError: the file is damaged or of another format.
-        FileNotFoundError: there is no such file.
-        ValueError: there is no such device.
-    """
+    """Read what `save_atomically` wrote, with tensors on a device; errors as of `ModelCheckpoint.read`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     target = usable_device(device)

@@ -9,8 +9,6 @@ no two run at once and nothing in the pool but the loss outlives a step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,14 +45,8 @@ def prepare_filled(batch: Batch, width: int) -> StepBatch:
     of places and of targets.
 
     It is written in NumPy: torch releases Python's lock at every operation, and a thread that prepares batches beside a
-    training loop would wait for it each time.
-
-    Args:
-        batch: T places; best on the host, because a batch on a device is waited for and copied.
-        width: the longest history that the network takes: the same for all batches.
-
-    Returns:
-        The batch on the host.
+    training loop would wait for it each time. The result is on the host; so should the batch be, because one on a
+    device is waited for and copied. `width` is the longest history that the network takes: the same for all batches.
     """
     items, offsets, targets = (part.cpu().numpy() for part in (batch.items, batch.offsets, batch.targets))
     real = len(targets)
@@ -167,8 +159,16 @@ class GraphedSteps:
         graph = torch.cuda.CUDAGraph()
         # thread_local: the thread that prepares batches may allocate page-locked memory meanwhile.
         recorder = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
-        with _capturable(self._optimizer), recorder:
-            mean = self._train(batch)
+        groups = self._optimizer.param_groups
+        before = [group.get("capturable", False) for group in groups]
+        try:
+            for group in groups:  # outside a recording the flag would make torch's optimizers warn
+                group["capturable"] = True
+            with recorder:
+                mean = self._train(batch)
+        finally:
+            for group, value in zip(groups, before, strict=True):
+                group["capturable"] = value
         return graph, mean
 
     def _train(self, batch: StepBatch) -> Tensor:
@@ -180,16 +180,3 @@ class GraphedSteps:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return mean.detach()
-
-
-@contextmanager
-def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Tell torch's optimizers that they are being recorded; outside a recording the flag would make them warn."""
-    before = [group.get("capturable", False) for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
-        for group, value in zip(optimizer.param_groups, before, strict=True):
-            group["capturable"] = value

@@ -58,13 +58,9 @@ class ResultsFolder:
             for row in rows:
                 for name, value in row.items():
                     if name not in ("epoch", "step"):
-                        curves.add_scalar(_tag(name), value, int(row["epoch"]))
-
-
-def _tag(name: str) -> str:
-    """TensorBoard's name for a column: grouped by what it belongs to, without characters that it would replace."""
-    group, _, rest = name.partition("_")
-    return f"{group}/{rest}".replace("@", "_at_") if group in ("train", "validation") else f"train/{name}"
+                        group, _, rest = name.partition("_")
+                        tag = f"{group}/{rest}" if group in ("train", "validation") else f"train/{name}"
+                        curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
 
 
 _QUIET_SECONDS = 30.0
@@ -76,7 +72,6 @@ class Progress:
     def __init__(self, max_epochs: int, *, enabled: bool) -> None:
         self._max_epochs = max_epochs
         self._enabled = enabled
-        self._terminal = sys.stderr.isatty()
         self._bar: tqdm[None] | None = None
         self._last_line = time.monotonic()
         self._title = ""
@@ -91,7 +86,7 @@ class Progress:
     def start_epoch(self, epoch: int, done: int, total: int) -> None:
         """Start an epoch, from 0, of which `done` of `total` batches are done."""
         self._title = f"epoch {epoch + 1}/{self._max_epochs}"
-        if self._enabled and self._terminal:
+        if self._enabled and sys.stderr.isatty():
             self._bar = tqdm(desc=self._title, initial=done, total=total, unit="batch", leave=False, file=sys.stderr)
 
     def update(self, done: int, total: int, loss: float, tokens_per_second: float, memory_gib: float) -> None:

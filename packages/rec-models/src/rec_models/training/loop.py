@@ -199,11 +199,7 @@ def _train(
 
 @dataclass
 class _Run:
-    """What happens between steps, with the counters, clocks and files that belong to it.
-
-    Raises:
-        ValueError: there is no batch, or one rank has more batches than another and would wait for it forever.
-    """
+    """What happens between steps, with the counters, clocks and files that belong to it."""
 
     fabric: Fabric  # launched
     training: TrainingSettings
@@ -224,7 +220,7 @@ class _Run:
         self._whole_started = self._lap = self._read_at = self._saved_at = started
         gathered = self.fabric.all_gather(torch.tensor([self.num_batches], device=self.fabric.device))
         assert isinstance(gathered, Tensor)
-        counts = gathered.flatten().tolist()  # [ranks]; every rank raises the same, so that none is left waiting
+        counts = gathered.flatten().tolist()  # [ranks]; every rank raises the same: none waits for another forever
         if min(counts) == 0:
             raise ValueError("train_batches: found no batch, allowed: at least one")
         if len(set(counts)) > 1:
@@ -267,11 +263,7 @@ class _Run:
                 self.save()
 
     def read_losses(self) -> None:
-        """Add the pending losses to the epoch's sum: the only place where training waits for the device.
-
-        Raises:
-            TrainingError: a loss is not finite.
-        """
+        """Add the pending losses to the epoch's sum, if finite: the only place where training waits for the device."""
         state = self.state
         pending, self._pending = self._pending, []
         if pending:
@@ -297,11 +289,7 @@ class _Run:
         self.progress.update(state.index, self.num_batches, loss, speed, peak)
 
     def close_loop(self) -> None:
-        """Read what is left of an epoch, and bring the network up to date for validation.
-
-        Raises:
-            TrainingError: a loss is not finite, or no batch of the epoch had a target.
-        """
+        """Read what is left of an epoch, which must have had a target, and bring the network up to date."""
         self.read_losses()
         if self.state.loss_tokens == 0:
             raise TrainingError("train_batches: found no target in an epoch, allowed: at least one", on_every_rank=True)
@@ -313,11 +301,7 @@ class _Run:
             self.optimizer.catch_up()
 
     def measure(self, validate: Validate | None) -> tuple[dict[str, float], float]:
-        """Validation metrics, measured by the first rank and sent to the others, and the seconds that it took.
-
-        Raises:
-            TrainingError: ``ndcg@10`` is missing or not finite.
-        """
+        """Validation metrics, measured by the first rank and sent to the others, and the seconds that it took."""
         started = time.perf_counter()
         metrics: dict[str, float] = {}
         if validate is not None:
@@ -355,11 +339,7 @@ class _Run:
         return time.perf_counter() - self._saved_at > max(seconds, _SAVES_APART * self._save_seconds)
 
     def save(self) -> None:
-        """Write a checkpoint; the time that it takes does not count as the training loop's.
-
-        Raises:
-            TrainingError: a weight is not finite.
-        """
+        """Write a checkpoint, if all weights are finite; the time that it takes does not count as the loop's."""
         started = time.perf_counter()
         if self.fabric.is_global_zero:
             weights = self.encoder.state_dict()

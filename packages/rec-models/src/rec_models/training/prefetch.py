@@ -35,27 +35,21 @@ MakeBatches = Callable[[int, int], Batches]
 
 @dataclass
 class Prefetcher:
-    """Reads and prepares batches ahead of the training steps."""
+    """Reads and prepares batches ahead of the training steps.
 
-    batches: Batches
-    """Of this rank."""
-    accumulate: int
-    """Micro-batches per optimizer step."""
+    Filling (`rec_models.training.cuda_graphs`) is done on the host: batches on a device are copied there. Padding is
+    counted for losses that train it too (`rec_models.losses.paper`), and never together with filling.
+    """
+
+    batches: Batches  # of this rank
+    accumulate: int  # micro-batches per optimizer step
     _: KW_ONLY
-    pin: bool
-    """For a GPU: read and prepare batches in threads, into page-locked memory, so that neither delays the GPU."""
-    fill: int | None = None
-    """Fill every batch up to one of a few sizes, for histories of at most this many items
-    (`rec_models.training.cuda_graphs`). This is done on the host: batches on a device are copied there."""
-    pad_to: int | None = None
-    """Count the places that each history lacks to this length as targets, because the loss trains them too
-    (`rec_models.losses.paper`); never together with `fill`."""
-    num_items: int | None = None
-    """Refuse ids that are not below V with a `ValueError`: a GPU would stop without naming them. None: do not check."""
-    is_busy: Callable[[], bool] | None = None
-    """Whether the device still has work, so that waiting costs nothing; None: it never has."""
-    waited_seconds: float = 0.0
-    """Seconds spent waiting for batches, without waits at whose end the device was busy."""
+    pin: bool  # for a GPU: read and prepare in threads, into page-locked memory, so that neither delays the GPU
+    fill: int | None = None  # fill every batch up to one of a few sizes, for histories of at most this many items
+    pad_to: int | None = None  # count the places that each history lacks to this length as targets
+    num_items: int | None = None  # refuse ids that are not below V, a ValueError: a GPU would stop without naming them
+    is_busy: Callable[[], bool] | None = None  # whether the device still has work, so that waiting costs nothing
+    waited_seconds: float = 0.0  # spent waiting for batches, without waits at whose end the device was busy
 
     def epoch(self, epoch: int, start: int) -> Generator[StepBatch]:
         """The micro-batches of an epoch from index `start` on; closing the generator ends the threads."""

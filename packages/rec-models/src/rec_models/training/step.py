@@ -47,16 +47,11 @@ class StepLoss(nn.Module):
         )
 
     def forward(self, batch: StepBatch, step: int | Tensor, row_offset: int = 0) -> Tensor:
-        """Run the network and the loss.
+        """The mean over the tokens with a target, and over padded places where the loss trains them; 0 without any.
 
-        Args:
-            batch: on the encoder's device.
-            step: of the optimizer, from 0; for losses of cce_kernels also an int64 scalar on the device.
-            row_offset: tokens of the same step that come before this batch's first.
-
-        Returns:
-            fp32 scalar: the mean over the tokens with a target, and over padded places where the loss trains them; 0 if
-            there are none.
+        The batch is on the encoder's device; `step` is the optimizer's, from 0, for losses of cce_kernels also an int64
+        scalar on the device; `row_offset` counts the tokens of the same step before this batch's first. Returns an fp32
+        scalar.
 
         Raises:
             ValueError: a batch without masked places, for a model that learns from nothing else.
