@@ -72,10 +72,8 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
 class Recommendations(NamedTuple):
     """The best items of each history, best first."""
 
-    items: Tensor
-    """[U, k] int64 item ids; -1 where fewer than k items are left."""
-    scores: Tensor
-    """[U, k] fp32; -inf where there is no item."""
+    items: Tensor  # [U, k] int64 item ids; -1 where fewer than k items are left
+    scores: Tensor  # [U, k] fp32; -inf where there is no item
 
 
 @torch.no_grad()
@@ -152,9 +150,8 @@ def _ids(history: History, number: int) -> Tensor:
     kind = row.dtype
     fractions = kind.is_floating_point or kind.is_complex or kind == torch.bool
     if row.dim() != 1 or (fractions and row.numel()):  # an empty list makes a tensor of floats
-        raise ValueError(
-            f"histories: found {reprlib.repr(history)} at index {number}, allowed: a list of whole item ids"
-        )
+        found = f"{reprlib.repr(history)} at index {number}"
+        raise ValueError(f"histories: found {found}, allowed: a list of whole item ids")
     return row.long()
 
 
@@ -173,7 +170,6 @@ def _history(history: History, number: int, num_items: int) -> Tensor:
         raise ValueError(f"histories: found an empty history at index {number}, allowed: one item or more")
     wrong = row[(row < 0) | (row >= num_items)]
     if wrong.numel():
-        raise ValueError(
-            f"histories: found item {int(wrong[0])} in the history at index {number}, allowed: 0 to {num_items - 1}"
-        )
+        found = f"item {int(wrong[0])} in the history at index {number}"
+        raise ValueError(f"histories: found {found}, allowed: 0 to {num_items - 1}")
     return row

@@ -87,8 +87,7 @@ class SamplerSpec:
     needs_counts: bool = False  # whether it needs how often training saw each item
 
 
-NEGATIVES = frozenset({"num_negatives", "sampling", "alpha", "sharing", "tile_tokens"})
-"""The options of every sampled loss."""
+NEGATIVES = frozenset({"num_negatives", "sampling", "alpha", "sharing", "tile_tokens"})  # of every sampled loss
 SCE = frozenset({"sce_buckets", "sce_bucket_size_x", "sce_bucket_size_y", "sce_mix_x"})
 _FEWER = "num_negatives"
 

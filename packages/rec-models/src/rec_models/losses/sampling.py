@@ -48,10 +48,8 @@ def popularity(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
         raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
     least, most = (float(bound) for bound in item_counts.aminmax())  # on a GPU this waits for the device
     if not (least >= 0 and 0 < most < math.inf):
-        raise ValueError(
-            f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
-            "allowed: counts from 0, one of them above 0"
-        )
+        found = f"{least:g} to {most:g} for sampling=popularity"
+        raise ValueError(f"item_counts: found {found}, allowed: counts from 0, one of them above 0")
 
     def draw(shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator) -> Drawn:
         counts = item_counts.to(targets.device, torch.float64)
@@ -76,11 +74,7 @@ def in_batch(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
 
 
 def sampler_of(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
-    """The sampler of a sampled loss; `item_counts` ([V] int64) is for popularity sampling.
-
-    Raises:
-        ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
-    """
+    """The sampler of a sampled loss; see `popularity` for the item counts [V] int64."""
     assert settings.sampling is not None
     sampler: Sampler = load(SAMPLERS[settings.sampling].build)(settings, item_counts)
     return sampler

@@ -42,22 +42,17 @@ class Negatives:
 class Gbce:
     """Generalised binary cross-entropy."""
 
-    t: Calibration = 0.75
-    """Calibration from 0 (plain BCE) to 1 (fully calibrated)."""
+    t: Calibration = 0.75  # calibration from 0 (plain BCE) to 1 (fully calibrated)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Sce:
     """Sizes of the scalable cross-entropy."""
 
-    buckets: Count = 443
-    """Random bucket centres."""
-    bucket_size_x: Count = 443
-    """Tokens per bucket."""
-    bucket_size_y: Count = 512
-    """Items per bucket."""
-    mix_x: bool = True
-    """Bucket centres are random mixtures of the batch's tokens instead of plain noise."""
+    buckets: Count = 443  # random bucket centres
+    bucket_size_x: Count = 443  # tokens per bucket
+    bucket_size_y: Count = 512  # items per bucket
+    mix_x: bool = True  # bucket centres are random mixtures of the batch's tokens instead of plain noise
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -86,10 +81,8 @@ class LossSettings:
     of its section (but ``sharing`` none). `pick` takes all options and keeps those that the loss uses.
     """
 
-    loss: LossName = "cce_neg"
-    """A name of `rec_models.losses.LOSSES`."""
-    num_negatives: Count | None = None
-    """Negatives per token; ``bce`` takes 1."""
+    loss: LossName = "cce_neg"  # A name of `rec_models.losses.LOSSES`
+    num_negatives: Count | None = None  # negatives per token; ``bce`` takes 1
     sampling: Sampling | None = None
     alpha: NotNegative | None = None
     logq: bool | None = None
@@ -100,10 +93,8 @@ class LossSettings:
     sce_bucket_size_x: Count | None = None
     sce_bucket_size_y: Count | None = None
     sce_mix_x: bool | None = None
-    impl: Impl | None = None
-    """Losses of cce_kernels: which implementation; ``auto``: by device."""
-    paper_faithful: bool = False
-    """Repeat the known defects of the paper's own code, to compare with its tables."""
+    impl: Impl | None = None  # losses of cce_kernels: which implementation; ``auto``: by device
+    paper_faithful: bool = False  # repeat the known defects of the paper's own code, to compare with its tables
 
     @model_validator(mode="before")
     @classmethod

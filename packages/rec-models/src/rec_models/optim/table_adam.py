@@ -16,7 +16,7 @@ the sum, so that rare rows move several times less than with Adam.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,19 +46,15 @@ class TableAdam(torch.optim.Adam):
         self._moments = moments
         self._rowwise = rowwise
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Any = None) -> None:
         """One step of all parameters that have a gradient."""
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
+        assert closure is None
         grad, self._table.grad = self._table.grad, None  # torch's own step then leaves the table alone
         if grad is not None:
             with torch.no_grad():
                 self._update_table(grad)
         super().step()
         self._table.grad = grad
-        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Like torch's, which would convert the moments to the dtype of their parameter."""

@@ -23,11 +23,7 @@ class Calibration:
 
 
 def load(path: Path = PATH) -> Calibration:
-    """Read the constants in a file.
-
-    Raises:
-        ValueError: the file has an unknown key.
-    """
+    """Read the constants in a file; an unknown key is a `ValueError`."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     known = asdict(Calibration())
     unknown = set(values) - set(known)

@@ -16,10 +16,8 @@ from rec_models.planning.memory import GIB, WORKSPACES, moments_of, state_bytes,
 from rec_models.planning.seconds import MULTIPLIED, RATES, device_terms, host_terms, time_of
 from rec_models.planning.sizes import Setup, Sizes
 
-FEWEST = 4
-"""Measured runs of a loss that its own factor is fitted to; with fewer it stays 1."""
-ROUNDS = 12
-"""Of fits that depend on the fit before; they settle after a few."""
+FEWEST = 4  # measured runs of a loss that its own factor is fitted to; with fewer it stays 1
+ROUNDS = 12  # of fits that depend on the fit before; they settle after a few
 
 
 class Measured(NamedTuple):

@@ -50,10 +50,7 @@ those with `cce` or a compiled network took 1 to 2 ms more than others, and one 
 - ``bucket_elements``: not measured; taken as ``logit_elements``.
 """
 
-HOST = ("launched_ms", "recorded_ms", "ready_places")
-"""The rates of the host; all others are the GPU's."""
-MULTIPLIED = (*HOST[:2], "network_passes")
-"""Rates that work is multiplied by; it is divided by all others."""
+MULTIPLIED = ("launched_ms", "recorded_ms", "network_passes")  # work is multiplied by these, divided by all others
 
 
 class Seconds(NamedTuple):

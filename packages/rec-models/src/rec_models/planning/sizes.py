@@ -87,11 +87,7 @@ def loss_size(setup: Setup, sizes: Sizes, tokens: float) -> LossSize:
 
 
 def loss_cost(setup: Setup, size: LossSize) -> LossCost:
-    """Bytes and work of the loss.
-
-    Raises:
-        SettingsError: the loss states no cost.
-    """
+    """Bytes and work of the loss; a `SettingsError` if it states no cost."""
     cost = LOSSES[setup.loss.loss].load_cost(paper_faithful=setup.loss.paper_faithful)
     if cost is None:
         known = " | ".join(name for name, spec in LOSSES.items() if spec.cost)

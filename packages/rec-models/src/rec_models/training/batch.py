@@ -49,10 +49,7 @@ class StepBatch(NamedTuple):
 
     @property
     def num_targets(self) -> int:
-        """Tokens in this micro-batch's loss: without what filling adds, with padded places where the loss trains them.
-
-        It is the weight of its mean loss.
-        """
+        """The weight of its mean loss: its tokens without what filling adds, with padding where the loss trains it."""
         return self.window_counts[self.position]
 
     @property

@@ -45,8 +45,7 @@ class StepTimes:
     loss: float  # of the last warm-up step: two ways to compute the same step must agree on it
 
 
-_COMPILING = 2
-"""Steps at the start that compile kernels, and whose times say nothing about the others."""
+_COMPILING = 2  # steps at the start that compile kernels, and whose times say nothing about the others
 
 
 class _EnoughError(Exception):
@@ -152,25 +151,13 @@ def measure_steps(
 ) -> StepTimes:
     """Train for some steps and time them; nothing is kept.
 
-    Args:
-        model: the network.
-        loss: the loss.
-        training: the loop; its epochs, patience and checkpoints have no effect.
-        num_items: V.
-        train_batches: at least ``(warmup + steps) * training.accumulate`` in one epoch.
-        item_counts: [V] int64, for popularity sampling.
-        validate: called once, after the steps, so that its memory counts in `fit_peak_gib`.
-        warmup: optimizer steps before the clock starts, at least 1.
-        steps: optimizer steps that are timed.
-        max_seconds: of timed steps, after which `min_steps` are enough.
-        min_steps: timed even after `max_seconds`.
-        warmup_seconds: of warm-up, after which three steps of it are enough.
-        on_batch: called after each micro-batch, before the clock is read.
-        build: see `rec_models.training.loop.fit`.
+    Arguments and errors are those of `rec_models.training.loop.fit`, where epochs, patience and checkpoints have no
+    effect, and an epoch must have ``(warmup + steps) * training.accumulate`` batches, or this raises a `ValueError`.
+    `validate` is called once, after the steps, so that its memory counts in `fit_peak_gib`; `on_batch` after each
+    micro-batch, before the clock is read.
 
-    Raises:
-        ValueError: fewer batches than steps, or settings that contradict each other.
-        TrainingError: see `rec_models.training.loop.fit`; also when memory runs out.
+    `warmup` optimizer steps, at least 1, come before the timed `steps`. After `warmup_seconds`, three steps of warm-up
+    are enough; after `max_seconds` of timed steps, `min_steps` of them are.
     """
     for name, value in (("warmup", warmup), ("steps", steps)):
         if value < 1:

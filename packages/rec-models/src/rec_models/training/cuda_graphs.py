@@ -19,6 +19,8 @@ from rec_models.encoders.packing import Layout
 from rec_models.training.batch import IGNORED, Batch, StepBatch
 from rec_models.training.step import StepLoss
 
+_AHEAD = 2  # steps of the host before the GPU: enough to keep it busy, and few pinned buffers are in use
+
 
 def bucket_of(count: int) -> int:
     """The size that `count` is filled up to: the next of a few fixed sizes.
@@ -83,10 +85,6 @@ def prepare_filled(batch: Batch, width: int) -> StepBatch:
 def size_of(batch: StepBatch) -> tuple[int, ...]:
     """What the graph of a batch depends on: its number of histories, and the sizes of its tensors."""
     return batch.layout.rows, *(tensor.numel() for tensor in batch.tensors())
-
-
-_AHEAD = 2
-"""Steps by which the host may be ahead of the GPU: enough to keep it busy, and few pinned buffers are in use."""
 
 
 @dataclass

@@ -21,11 +21,7 @@ from rec_models.training.memory import Run
 
 
 def device_of(training: TrainingSettings) -> torch.device:
-    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``.
-
-    Raises:
-        ValueError: there is no such device, or there are fewer than requested.
-    """
+    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``; a `ValueError` if GPUs are missing."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
         return torch.device("cpu")
@@ -37,11 +33,7 @@ def device_of(training: TrainingSettings) -> torch.device:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device with this name.
-
-    Raises:
-        ValueError: torch does not know the device, or does not find it on this machine.
-    """
+    """The device with this name; a `ValueError` if torch does not know it, or does not find it on this machine."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device raises another

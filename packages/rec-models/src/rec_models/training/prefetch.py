@@ -29,8 +29,7 @@ class Batches(Protocol):
         """The batches of an epoch from index `start` on."""
 
 
-MakeBatches = Callable[[int, int], Batches]
-"""From (rank, world size) to the batches of that rank."""
+MakeBatches = Callable[[int, int], Batches]  # from (rank, world size) to the batches of that rank
 
 
 @dataclass
@@ -137,16 +136,10 @@ def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]
 
 
 def batches_of(train_batches: Batches | MakeBatches, rank: int, world_size: int) -> Batches:
-    """The batches of a rank.
-
-    Raises:
-        ValueError: there are several ranks, but batches for one process only.
-    """
+    """The batches of a rank; a `ValueError` if there are several ranks, but batches for one process only."""
     if callable(train_batches):
         return train_batches(rank, world_size)
     if world_size > 1:
-        raise ValueError(
-            f"train_batches: found one set of batches with {world_size} devices, "
-            "allowed: a function from (rank, world_size) to the batches of that rank"
-        )
+        allowed = "a function from (rank, world_size) to the batches of that rank"
+        raise ValueError(f"train_batches: found one set of batches with {world_size} devices, allowed: {allowed}")
     return train_batches

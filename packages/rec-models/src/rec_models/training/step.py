@@ -57,10 +57,9 @@ class StepLoss(nn.Module):
             ValueError: a batch without masked places, for a model that learns from nothing else.
         """
         if batch.masked is None and not self.encoder.causal:
-            raise ValueError(
-                "train_batches: found masked=None, allowed: masked places with "
-                f"model={self.encoder.settings.model}, which sees the targets themselves otherwise"
-            )
+            model = self.encoder.settings.model
+            allowed = f"masked places with model={model}, which sees the targets themselves otherwise"
+            raise ValueError(f"train_batches: found masked=None, allowed: {allowed}")
         context = LossContext(self._seed, step, row_offset, self._sparse_grad)
         x = self.encoder.embed(batch.items, batch.layout, batch.masked)
         hidden = self._network(x, batch.layout)  # [T, D]

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-EXIT_STATUS = 128 + signal.SIGTERM
-"""The exit status of a process that SIGTERM ended."""
+EXIT_STATUS = 128 + signal.SIGTERM  # of a process that SIGTERM ended
 
 
 @contextmanager
