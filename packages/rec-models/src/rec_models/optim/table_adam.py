@@ -46,7 +46,7 @@ class TableAdam(torch.optim.Adam):
         self._moments = moments
         self._rowwise = rowwise
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One step of all parameters that have a gradient."""
         assert closure is None
         grad, self._table.grad = self._table.grad, None  # torch's own step then leaves the table alone
