@@ -16,8 +16,7 @@ from rec_models.encoders import Encoder, build_encoder
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
 
-History = Sequence[int] | Tensor
-"""Item ids, oldest first; NumPy arrays work too."""
+History = Sequence[int] | Tensor  # item ids, oldest first; NumPy arrays work too
 _SCORES = 1 << 26  # scores in memory at a time: 256 MiB
 
 

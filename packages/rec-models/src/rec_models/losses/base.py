@@ -40,5 +40,4 @@ class Loss(Protocol):
         ...
 
 
-Builder = Callable[[LossSettings, "Tensor | None"], Loss]
-"""Settings and item counts [V] (int64, None without popularity sampling) to a loss."""
+Builder = Callable[[LossSettings, "Tensor | None"], Loss]  # of item counts [V] int64, None without popularity sampling

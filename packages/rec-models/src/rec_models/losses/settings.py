@@ -81,7 +81,7 @@ class LossSettings:
     of its section (but ``sharing`` none). `pick` takes all options and keeps those that the loss uses.
     """
 
-    loss: LossName = "cce_neg"  # A name of `rec_models.losses.LOSSES`
+    loss: LossName = "cce_neg"  # a name of `rec_models.losses.LOSSES`
     num_negatives: Count | None = None  # negatives per token; ``bce`` takes 1
     sampling: Sampling | None = None
     alpha: NotNegative | None = None

@@ -67,7 +67,7 @@ _QUIET_SECONDS = 30.0
 
 
 class Progress:
-    """Progress on stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds."""
+    """Progress on the first rank's stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds."""
 
     def __init__(self, max_epochs: int, *, enabled: bool) -> None:
         self._max_epochs = max_epochs

@@ -79,8 +79,7 @@ class RunFolder:
         self.previous = path / "previous.ckpt"
         self._identity = identity
         self._kept_best = [0, 0]  # best epoch of the previous and of the last state
-        self.newest: Path | None = None
-        """The newest intact state of this run that this object saved or read; None: there is none yet."""
+        self.newest: Path | None = None  # the newest intact state of this run that this object saved or read
 
     def best(self, epoch: int) -> Path:
         """The model of the best epoch, from 1."""
