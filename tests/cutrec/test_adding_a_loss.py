@@ -11,14 +11,14 @@ from cutrec.reporting import tables
 from cutrec.workflow.plan import setup_of
 from rec_models.encoders import ENCODERS, build_encoder
 from rec_models.losses import LOSSES, SAMPLERS, LossSize, build_loss
+from rec_models.losses.registry import LossSpec, load
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossSpec
 from rec_models.planning.sizes import loss_cost
 from tests.rec_models import tiny_run
 from tests.small_log import ROOT
 
 FILE = '''
-from rec_models.losses.spec import LossCost
+from rec_models.losses.registry import LossCost
 
 def build(settings, item_counts):
     """Hinge loss against the highest other score."""
@@ -72,7 +72,7 @@ def test_every_line_of_the_registries_can_be_built():
         for paper_faithful in (False, True):
             assert callable(build_loss(LossSettings.pick(name, num_negatives=2, paper_faithful=paper_faithful)))
     for sampler in SAMPLERS.values():
-        assert callable(sampler.load())
+        assert callable(load(sampler.build))
     for name in ENCODERS:
         model = dataclasses.replace(Config(), model=name)
         assert build_encoder(tiny_run.ModelSettings(model=model.model, hidden=8), 5).item_table.shape == (5, 8)

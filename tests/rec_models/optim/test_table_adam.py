@@ -50,7 +50,7 @@ def test_dense_updates_are_adams(optimizer, decay):
         for name, parameter in encoder.named_parameters():
             parameter.grad = grads[name][number].clone()
         made.step()
-    moments = KEPT[optimizer].moments if optimizer in KEPT else torch.float32
+    moments = KEPT[optimizer].moments
     for name, parameter in encoder.named_parameters():
         is_table = name == "item_table"
         rowwise = is_table and optimizer == "adam_rowwise"
@@ -134,7 +134,7 @@ def test_a_state_that_was_kept_goes_on_bit_for_bit(optimizer):
 
 
 # Bytes an element of the table, beyond the table and its gradient, and bytes a row, from the formula of each.
-KEPT_BYTES = {"adam_bf16": (4, 0), "adam_rowwise": (2, 4), "adam_lazy": (8, 4)}
+KEPT_BYTES = {"adam": (8, 0), "adam_bf16": (4, 0), "adam_rowwise": (2, 4), "adam_lazy": (8, 4)}
 
 
 @pytest.mark.parametrize("optimizer", sorted(KEPT))
@@ -164,11 +164,11 @@ def test_the_kernel_updates_as_plain_torch_does(width, rowwise, moments):
     second = torch.zeros(items, 1) if rowwise else torch.zeros(items, width, dtype=moments)
     plain = [tensor.clone() for tensor in (table, first, second)]
     on_device = [tensor.to(device) for tensor in (table, first, second)]
-    options = {"rate": RATE, "betas": BETAS, "epsilon": EPSILON, "decay": 0.1}
+    group = {"lr": RATE, "betas": BETAS, "eps": EPSILON, "weight_decay": 0.1}
     for count, grad in enumerate(some_grads(table, 3), 1):
         step = torch.tensor(float(count))
-        adam_rows(plain[0], grad, *plain[1:], step, **options)
-        launch_adam_rows(on_device[0], grad.to(device), *on_device[1:], step.to(device), **options)
+        adam_rows(plain[0], grad, *plain[1:], step, group)
+        launch_adam_rows(on_device[0], grad.to(device), *on_device[1:], step.to(device), group)
     # In bf16 a moment may be rounded the other way, which moves the next steps by a part of RATE.
     exact = moments == torch.float32
     torch.testing.assert_close(on_device[0].cpu(), plain[0], rtol=0, atol=1e-6 if exact else RATE * 2**-4)

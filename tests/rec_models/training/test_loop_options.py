@@ -7,6 +7,7 @@ from rec_models.config import BatchSettings, LossSettings, ModelSettings, Settin
 from rec_models.training import loop, memory
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import announce
+from rec_models.training.memory import Run
 
 
 def weights_of(folder):
@@ -119,7 +120,7 @@ def test_dropout_follows_seed_step_and_micro_batch(tiny, tmp_path, monkeypatch):
 def test_processes_that_share_cores_are_told_of(capfd):
     model, loss = ModelSettings(), LossSettings(loss="cce")
     for devices in (1, 2, 4096):
-        announce(model, loss, TrainingSettings(devices=devices), 5, torch.device("cpu"), "32-true")
+        announce(Run(model, loss, TrainingSettings(devices=devices), 5), torch.device("cpu"), "32-true")
     lines = capfd.readouterr().err.splitlines()
     told = [line.split(":")[0] for line in lines]
     assert told == [lines[0], lines[0], "devices=2 on a CPU", lines[0], "devices=4096 on a CPU"]
@@ -128,7 +129,7 @@ def test_processes_that_share_cores_are_told_of(capfd):
 
 def test_a_cpu_is_warned_of_many_buckets(capfd):
     for name in ("sce", "cce"):
-        announce(ModelSettings(), LossSettings(loss=name), TrainingSettings(), 5, torch.device("cpu"), "32-true")
+        announce(Run(ModelSettings(), LossSettings(loss=name), TrainingSettings(), 5), torch.device("cpu"), "32-true")
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("sce on a CPU")]
     assert len(told) == 1
     assert "443 x 443 x 512 scores a step" in told[0]

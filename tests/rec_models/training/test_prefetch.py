@@ -4,6 +4,7 @@ import time
 import pytest
 import torch
 
+from rec_models.training.batch import StepBatch
 from rec_models.training.prefetch import Prefetcher, batches_of, in_background
 
 
@@ -61,7 +62,7 @@ def test_the_thread_ends_with_its_consumer():
 @pytest.fixture
 def threaded(monkeypatch):
     """A prefetcher as for a GPU, without the page-locked memory that only a GPU's driver has."""
-    monkeypatch.setattr(Prefetcher, "_pinned", lambda self, step: step)
+    monkeypatch.setattr(StepBatch, "in_one_buffer", lambda self, *, pin: self)
     return lambda batches, accumulate=1: Prefetcher(batches, accumulate, pin=True)
 
 

@@ -120,11 +120,7 @@ class TrainingSettings(_Loop):
         return single and self.optimizer != "adam_lazy" and _never_waits(loss)
 
     def check_loss(self, loss: LossSettings) -> None:
-        """Refuse what contradicts the loss.
-
-        Raises:
-            SettingsError: CUDA graphs or lazy Adam with a loss that they cannot work with.
-        """
+        """Refuse CUDA graphs and lazy Adam with a loss that they cannot work with, by a `SettingsError`."""
         beside: dict[str, object] = {"paper_faithful": True} if loss.paper_faithful else {"loss": loss.loss}
         if self.cuda_graphs is True and not _never_waits(loss):
             if loss.impl is not None and not loss.paper_faithful:
@@ -141,27 +137,9 @@ def _never_waits(loss: LossSettings) -> bool:
     return loss.impl is not None and loss.impl != "reference" and not loss.paper_faithful
 
 
+# fmt: off
 __all__ = [
-    "ENCODERS",
-    "LOSSES",
-    "OPTIMIZERS",
-    "Backbone",
-    "BatchSettings",
-    "Gbce",
-    "Impl",
-    "LossName",
-    "LossSettings",
-    "Losses",
-    "MaxSeqLen",
-    "ModelName",
-    "ModelSettings",
-    "Negatives",
-    "Optimizer",
-    "Precision",
-    "Sce",
-    "Seed",
-    "SettingsError",
-    "Train",
-    "TrainingSettings",
-    "options_of",
+    "ENCODERS", "LOSSES", "OPTIMIZERS", "Backbone", "BatchSettings", "Gbce", "Impl", "LossName", "LossSettings",
+    "Losses", "MaxSeqLen", "ModelName", "ModelSettings", "Negatives", "Optimizer", "Precision", "Sce", "Seed",
+    "SettingsError", "Train", "TrainingSettings", "options_of",
 ]

@@ -6,9 +6,7 @@ from __future__ import annotations
 class TrainingError(RuntimeError):
     """Training cannot go on; the text is one line that says why and what to do.
 
-    Args:
-        text: the line.
-        on_every_rank: each process of the run raises the same: it is enough that the first one tells it.
+    `on_every_rank`: each process of the run raises the same, so it is enough that the first one tells it.
     """
 
     def __init__(self, text: str, *, on_every_rank: bool = False) -> None:

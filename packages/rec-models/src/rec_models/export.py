@@ -19,40 +19,32 @@ def export(encoder: Encoder, path: str | Path) -> None:
 
     The program takes inputs [B, max_seq_len] int64, right-padded, and lengths [B] int64, for any B, and returns the
     vectors [B, D] and the scores of the whole catalogue [B, V], in the dtype of the weights whatever the encoder's
-    precision. Read it with ``torch.export.load(path).module()``.
-
-    Args:
-        encoder: a trained encoder; it is not changed.
-        path: the file to write, under a temporary name until it is complete; its folder is created.
+    precision. Read it with ``torch.export.load(path).module()``. The file has a temporary name until it is complete,
+    and its folder is created. The encoder is not changed.
 
     Raises:
         ValueError: the path is a folder or cannot be written to; this is checked before the export starts.
     """
     target = Path(path)
     temporary = target.with_name(f"{target.name}.part{target.suffix}")
-    _refuse_place(target, temporary)
-    width = encoder.settings.max_seq_len
-    example = (torch.zeros(2, width, dtype=torch.int64), torch.tensor([1, width]))
-    batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad():
-        program = torch.export.export(_Ranker(encoder).cpu().eval(), example, dynamic_shapes=({0: batch}, {0: batch}))
-    try:
-        torch.export.save(program, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _refuse_place(target: Path, temporary: Path) -> None:
-    """Create the folder and try to write there, before the work."""
     if target.is_dir():
         raise ValueError(f"path: found {target}, a folder, allowed: a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-        temporary.unlink()
     except OSError as error:
         raise ValueError(f"path: found {target} ({error.strerror}), allowed: a file that can be written") from None
+    width = encoder.settings.max_seq_len
+    example = (torch.zeros(2, width, dtype=torch.int64), torch.tensor([1, width]))
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with torch.no_grad():
+            ranker = _Ranker(encoder).cpu().eval()
+            program = torch.export.export(ranker, example, dynamic_shapes=({0: batch}, {0: batch}))
+        torch.export.save(program, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class _Ranker(nn.Module):

@@ -39,14 +39,7 @@ def in_short(error: Exception) -> str:
 
 
 class SettingsError(ValueError):
-    """A setting contradicts another one.
-
-    Args:
-        name: of the setting.
-        found: its value.
-        allowed: what is allowed, in words.
-        beside: the other setting and its value.
-    """
+    """A setting contradicts another one: its name, the value found, what is allowed in words, and the other setting."""
 
     def __init__(self, name: str, found: object, allowed: str, **beside: object) -> None:
         self.name, self.found, self.allowed, self.beside = name, found, allowed, beside

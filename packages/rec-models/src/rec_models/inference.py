@@ -16,8 +16,7 @@ from rec_models.encoders import Encoder, build_encoder
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
 
-History = Sequence[int] | Tensor
-"""Item ids, oldest first; NumPy arrays work too."""
+History = Sequence[int] | Tensor  # item ids, oldest first; NumPy arrays work too
 _SCORES = 1 << 26  # scores in memory at a time: 256 MiB
 
 
@@ -25,10 +24,6 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """Load the encoder of a ``model.ckpt``, in eval mode, with its settings as ``encoder.settings``.
 
     On a GPU `Encoder.encode_last` computes in the precision of training, on a CPU in float32.
-
-    Args:
-        path: the file.
-        device: where the encoder should run.
 
     Raises:
         CheckpointError: the file is damaged or not a model.
@@ -59,8 +54,7 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
         ValueError: a history that is empty or not a list of integer ids, an id outside the catalogue, or an encoder in
             train mode.
     """
-    _refuse_dropout(encoder)
-    _check_list(histories)
+    _check(encoder, histories)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size: found {batch_size!r}, allowed: a whole number from 1")
     device = encoder.item_table.device
@@ -77,10 +71,8 @@ def encode(encoder: Encoder, histories: Sequence[History], batch_size: int = 102
 class Recommendations(NamedTuple):
     """The best items of each history, best first."""
 
-    items: Tensor
-    """[U, k] int64 item ids; -1 where fewer than k items are left."""
-    scores: Tensor
-    """[U, k] fp32; -inf where there is no item."""
+    items: Tensor  # [U, k] int64 item ids; -1 where fewer than k items are left
+    scores: Tensor  # [U, k] fp32; -inf where there is no item
 
 
 @torch.no_grad()
@@ -107,59 +99,42 @@ def recommend(
     Raises:
         ValueError: as `encode`, or k is out of range.
     """
-    _refuse_dropout(encoder)
-    _check_list(histories)
+    _check(encoder, histories)
     is_whole = isinstance(k, Integral) and not isinstance(k, bool)
     if not (is_whole and 1 <= k <= encoder.num_items):
-        raise ValueError(
-            f"k: found {k}, allowed: a whole number from 1 to {encoder.num_items}, the size of the catalogue"
-        )
+        allowed = f"a whole number from 1 to {encoder.num_items}, the size of the catalogue"
+        raise ValueError(f"k: found {k}, allowed: {allowed}")
     if unknown not in ("raise", "skip"):
         raise ValueError(f"unknown: found {unknown!r}, allowed: raise | skip")
-    if unknown == "skip":
-        return _recommend_known(encoder, histories, k, filter_seen=filter_seen)
     step = max(1, min(1024, _SCORES // encoder.num_items))
-    items, scores = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, k)]
+    items, scores = torch.full((len(histories), k), -1), torch.full((len(histories), k), -torch.inf)
+    skipped: list[int] = []
     for start in range(0, len(histories), step):
         given = enumerate(histories[start : start + step], start)
-        part = [_history(history, number, encoder.num_items) for number, history in given]
-        ranked = encode(encoder, part) @ encoder.item_table.T  # [u, V]
+        if unknown == "skip":
+            part = [_known(history, number, encoder.num_items, skipped) for number, history in given]
+        else:
+            part = [_history(history, number, encoder.num_items) for number, history in given]
+        rows = [row for row, history in enumerate(part) if history.numel()]
+        ranked = encode(encoder, [part[row] for row in rows]) @ encoder.item_table.T  # [u, V]
         if filter_seen:
-            for row, history in zip(ranked, part, strict=True):
-                row[history.to(row.device)] = -torch.inf
+            for row, vector in zip(rows, ranked, strict=True):
+                vector[part[row].to(vector.device)] = -torch.inf
         best = ranked.float().topk(k)
-        items.append(best.indices.masked_fill(best.values == -torch.inf, -1).cpu())
-        scores.append(best.values.cpu())
-    return Recommendations(torch.cat(items), torch.cat(scores))
-
-
-def _recommend_known(encoder: Encoder, histories: Sequence[History], k: int, *, filter_seen: bool) -> Recommendations:
-    """`recommend` for the known ids of each history, with a warning that counts the others."""
-    whole = [_ids(history, number) for number, history in enumerate(histories)]
-    is_known = [(ids >= 0) & (ids < encoder.num_items) for ids in whole]
-    known = [ids[there] for ids, there in zip(whole, is_known, strict=True)]
-    others = [item for ids, there in zip(whole, is_known, strict=True) for item in ids[~there].tolist()]
-    if others:
-        examples = ", ".join(str(item) for item in dict.fromkeys(others[:1000]))
+        items[start : start + step][rows] = best.indices.masked_fill(best.values == -torch.inf, -1).cpu()
+        scores[start : start + step][rows] = best.values.cpu()
+    if skipped:
+        examples = ", ".join(str(item) for item in dict.fromkeys(skipped[:1000]))
         examples = examples if len(examples) <= 40 else f"{examples[:40]}..."
-        warnings.warn(f"histories: {len(others)} unknown items are skipped: {examples}", stacklevel=4)
-    rows = [row for row, ids in enumerate(known) if ids.numel()]
-    items = torch.full((len(known), k), -1)
-    scores = torch.full((len(known), k), -torch.inf)
-    best = recommend(encoder, [known[row] for row in rows], k, filter_seen=filter_seen)
-    items[rows], scores[rows] = best
+        warnings.warn(f"histories: {len(skipped)} unknown items are skipped: {examples}", stacklevel=3)
     return Recommendations(items, scores)
 
 
-def _refuse_dropout(encoder: Encoder) -> None:
+def _check(encoder: Encoder, histories: Sequence[History]) -> None:
+    """Refuse an encoder in train mode, and anything but a list, array or tensor of histories."""
     if encoder.training:
-        raise ValueError(
-            "encoder: found train mode, allowed: eval mode (encoder.eval()), because dropout changes ranks"
-        )
-
-
-def _check_list(histories: Sequence[History]) -> None:
-    """Refuse anything but a list, array or tensor of histories."""
+        allowed = "eval mode (encoder.eval()), because dropout changes ranks"
+        raise ValueError(f"encoder: found train mode, allowed: {allowed}")
     is_list = hasattr(histories, "__len__") and hasattr(histories, "__getitem__")
     if not is_list or isinstance(histories, (str, bytes, Mapping)):
         raise ValueError(f"histories: found {reprlib.repr(histories)}, allowed: a list of histories, each of item ids")
@@ -174,10 +149,17 @@ def _ids(history: History, number: int) -> Tensor:
     kind = row.dtype
     fractions = kind.is_floating_point or kind.is_complex or kind == torch.bool
     if row.dim() != 1 or (fractions and row.numel()):  # an empty list makes a tensor of floats
-        raise ValueError(
-            f"histories: found {reprlib.repr(history)} at index {number}, allowed: a list of whole item ids"
-        )
+        found = f"{reprlib.repr(history)} at index {number}"
+        raise ValueError(f"histories: found {found}, allowed: a list of whole item ids")
     return row.long()
+
+
+def _known(history: History, number: int, num_items: int, skipped: list[int]) -> Tensor:
+    """The ids of a history that are in the catalogue, [L] int64; the others are added to `skipped`."""
+    ids = _ids(history, number)
+    known = (ids >= 0) & (ids < num_items)
+    skipped += ids[~known].tolist()
+    return ids[known]
 
 
 def _history(history: History, number: int, num_items: int) -> Tensor:
@@ -187,7 +169,6 @@ def _history(history: History, number: int, num_items: int) -> Tensor:
         raise ValueError(f"histories: found an empty history at index {number}, allowed: one item or more")
     wrong = row[(row < 0) | (row >= num_items)]
     if wrong.numel():
-        raise ValueError(
-            f"histories: found item {int(wrong[0])} in the history at index {number}, allowed: 0 to {num_items - 1}"
-        )
+        found = f"item {int(wrong[0])} in the history at index {number}"
+        raise ValueError(f"histories: found {found}, allowed: 0 to {num_items - 1}")
     return row

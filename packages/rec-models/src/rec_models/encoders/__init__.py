@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 
 
 def build_encoder(settings: ModelSettings, num_items: int) -> Encoder:
-    """A new encoder with random weights, drawn from torch's global generator.
-
-    Args:
-        settings: the network.
-        num_items: V, the rows of the item table.
-
-    Raises:
-        ValueError: V is below 2.
-    """
+    """A new encoder of V items, 2 or more, with random weights drawn from torch's global generator."""
     file, _, name = ENCODERS[settings.model].build.partition(".")
     encoder: Encoder = getattr(importlib.import_module(f"{__name__}.{file}"), name)(settings, num_items)
     return encoder

@@ -15,24 +15,14 @@ from rec_models.encoders.packing import Layout, layout_of
 from rec_models.encoders.settings import ModelSettings
 from rec_models.encoders.transformer import INIT_STD, Block
 
-MakeLayout = Callable[[Tensor], Layout]
-"""From the lengths of histories, [B] int64, to their layout."""
+MakeLayout = Callable[[Tensor], Layout]  # from the lengths of histories, [B] int64
 
 
 class Encoder(nn.Module):
-    """A transformer over item ids.
-
-    Args:
-        settings: the network.
-        num_items: V, the rows of the item table.
-
-    Raises:
-        ValueError: V is below 2.
-    """
+    """A transformer over item ids; `num_items` is V, the rows of the item table, 2 or more."""
 
     causal: ClassVar[bool]
-    feed_factor: ClassVar[int]
-    """Width of the inner layers of the feed-forward nets, in D: as each model was published."""
+    feed_factor: ClassVar[int]  # width of the inner layers of the feed-forward nets, in D, as each model was published
 
     def __init__(self, settings: ModelSettings, num_items: int) -> None:
         super().__init__()
@@ -47,8 +37,7 @@ class Encoder(nn.Module):
             Block(settings, causal=self.causal, feed_factor=self.feed_factor) for _ in range(settings.blocks)
         )
         self.norm = nn.LayerNorm(settings.hidden)  # norm=pre: of what the blocks return; post: of the embeddings
-        self.lookup: Lookup = lookup
-        """How rows of the item table are looked up; training chooses how their gradient is computed."""
+        self.lookup: Lookup = lookup  # of the item table; training chooses how its gradient is computed
         self.autocast_dtype: torch.dtype | None = None
         """The autocast dtype of matrix products in `encode_last`; None: as the caller has it. Training and loading set
         it on a GPU, so that ranking computes as training does, with the same kernels."""
@@ -72,11 +61,7 @@ class Encoder(nn.Module):
         return self.transform(self.embed(items, layout, masked), layout)
 
     def embed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
-        """Items and their positions as vectors, [T, D], scaled as the settings say; arguments as of `forward`.
-
-        Raises:
-            ValueError: as `forward`.
-        """
+        """Items and their positions as vectors, [T, D], scaled as the settings say; see `forward`."""
         if layout.width > self.settings.max_seq_len:
             raise ValueError(f"items: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
         # Counted from the end: the same distance to the prediction has the same row, whatever the length.
@@ -111,13 +96,9 @@ class Encoder(nn.Module):
         return self.encode_ends(items, offsets[1:] - 1, offsets.diff(), layout_of)
 
     def encode_ends(self, items: Tensor, ends: Tensor, lengths: Tensor, make_layout: MakeLayout) -> Tensor:
-        """`encode_last` for histories in any layout.
+        """`encode_last` for items [T] int64 in any layout, which a model may ask to have longer histories.
 
-        Args:
-            items: [T] int64 item ids.
-            ends: [B] int64, the place of each history's last item among the T.
-            lengths: [B] int64.
-            make_layout: makes the layout of the items; a model may ask for longer histories.
+        `ends` [B] int64 has the place of each history's last item among the T, `lengths` is [B] int64.
         """
         return self._last_vectors(items, make_layout(lengths))
 

@@ -46,11 +46,9 @@ class Layout(NamedTuple):
 
 
 def layout_of(lengths: Tensor, width: int | None = None) -> Layout:
-    """The layout of packed histories.
+    """The layout of packed histories of lengths [B] int64, at least 1; on a GPU this waits for the device.
 
-    Args:
-        lengths: [B] int64, at least 1; on a GPU this waits for the device.
-        width: L; None: the longest history.
+    The width is L; None: the longest history.
     """
     # Work grows with the real places, not with B x L: the host prepares batches while the GPU trains.
     rows, device = lengths.shape[0], lengths.device
@@ -67,9 +65,7 @@ def layout_of(lengths: Tensor, width: int | None = None) -> Layout:
 def padded_layout_of(lengths: Tensor, width: int) -> Layout:
     """A layout whose places include the padding: shapes then do not depend on values, as `torch.export` requires.
 
-    Args:
-        lengths: [B] int64, from 1 to L.
-        width: L.
+    The lengths are [B] int64, from 1 to L, the width.
     """
     rows = lengths.shape[0]
     columns = torch.arange(width, device=lengths.device)  # [L]

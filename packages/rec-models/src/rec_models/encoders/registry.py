@@ -6,15 +6,11 @@ from typing import NamedTuple
 
 
 class EncoderSpec(NamedTuple):
-    """What others need to know about a network."""
+    """What others need to know about a network; its file is imported when it is built, and torch with it."""
 
-    build: str
-    """``file.class`` in this folder; the class is a `rec_models.encoders.base.Encoder`. Its file is imported when the
-    network is built, so that reading the registry imports no torch."""
-    title: str
-    """As the paper writes it."""
-    masked: bool = False
-    """It learns to fill masked items in; otherwise it learns to predict the next item."""
+    build: str  # ``file.class`` in this folder, a `rec_models.encoders.base.Encoder`
+    title: str  # as the paper writes it
+    masked: bool = False  # it learns to fill masked items in; otherwise it learns to predict the next item
 
 
 ENCODERS: dict[str, EncoderSpec] = {

@@ -20,14 +20,9 @@ _HALF = (torch.bfloat16, torch.float16)
 def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
     """Scaled dot product attention within each history: torch's variable-length kernel if possible, padded otherwise.
 
-    Args:
-        qkv: [T, 3, H, d] queries, keys and values of packed histories.
-        layout: of the T places.
-        causal: no place attends to a later one.
-        dropout: share of attention weights set to zero, the others scaled up; above 0 histories are padded.
-
-    Returns:
-        [T, H * d].
+    From qkv [T, 3, H, d], the queries, keys and values of packed histories, to [T, H * d]. `causal`: no place attends
+    to a later one. `dropout`: share of attention weights set to zero, the others scaled up; above 0 histories are
+    padded.
     """
     if qkv.is_cuda and qkv.dtype in _HALF and dropout == 0:
         return _attend_packed(qkv, layout, causal=causal)
@@ -58,10 +53,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, 
 class Block(nn.Module):
     """Attention and a feed-forward net, each with a residual connection and a norm before or after it.
 
-    Args:
-        settings: the network.
-        causal: no place attends to a later one.
-        feed_factor: width of the inner layer of the feed-forward net, in D.
+    `causal`: no place attends to a later one; `feed_factor`: width of the feed-forward net's inner layer, in D.
     """
 
     def __init__(self, settings: ModelSettings, *, causal: bool, feed_factor: int) -> None:

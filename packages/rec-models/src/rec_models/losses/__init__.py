@@ -9,20 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rec_models.losses.base import Loss, LossContext
-from rec_models.losses.registry import LOSSES, SAMPLERS
+from rec_models.losses.registry import LOSSES, SAMPLERS, LossCost, LossSize, LossSpec
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize, LossSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def build_loss(settings: LossSettings, item_counts: Tensor | None = None) -> Loss:
-    """The loss that the settings describe.
-
-    Args:
-        settings: which loss, and its options.
-        item_counts: [V] int64, how often training saw each item; needed by popularity sampling only.
+    """The loss that the settings describe; `item_counts` ([V] int64, of the training data) is for popularity sampling.
 
     Raises:
         ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.

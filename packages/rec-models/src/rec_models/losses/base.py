@@ -16,14 +16,10 @@ if TYPE_CHECKING:
 class LossContext:
     """Where in the run a loss is computed: what its random draws are a function of."""
 
-    seed: int
-    """Of the run."""
-    step: int | Tensor
-    """Of the optimizer, from 0; losses of cce_kernels also take an int64 scalar on the device."""
-    row_offset: int = 0
-    """Tokens of the same step before this call's first: on lower ranks and in earlier micro-batches."""
-    sparse_grad: bool = False
-    """The table's gradient holds the touched rows only; for fused losses with sampled negatives."""
+    seed: int  # of the run
+    step: int | Tensor  # of the optimizer, from 0; losses of cce_kernels also take an int64 scalar on the device
+    row_offset: int = 0  # tokens of the step before this call's: on lower ranks, in earlier micro-batches
+    sparse_grad: bool = False  # the table's gradient holds touched rows only; for fused losses with sampled negatives
 
 
 class Loss(Protocol):
@@ -44,5 +40,4 @@ class Loss(Protocol):
         ...
 
 
-Builder = Callable[[LossSettings, "Tensor | None"], Loss]
-"""Settings and item counts [V] (int64, None without popularity sampling) to a loss."""
+Builder = Callable[[LossSettings, "Tensor | None"], Loss]  # of item counts [V] int64, None without popularity sampling

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ from cce_kernels import BCE, GBCE, Softmax, linear_cross_entropy, sampled_linear
 from cce_kernels.full.tuning import MAX_PARTIAL_BYTES, MAX_SPLITS
 from cce_kernels.sampled.kernels.state import copy_pays
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
-from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.base import Builder, Loss, LossContext
+from rec_models.losses.registry import LossCost, LossSize
 from rec_models.losses.sampling import sampler_of
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize
 
 
 def cce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
@@ -39,23 +40,13 @@ def cce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
     return cut_cross_entropy
 
 
-def cce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """See `rec_models.losses.base.Builder`."""
-    return _sampled(settings, item_counts, Softmax())
-
-
-def bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """BCE and BCE+; see `rec_models.losses.base.Builder`."""
-    return _sampled(settings, item_counts, BCE())
-
-
 def gbce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
     """See `rec_models.losses.base.Builder`."""
     assert settings.gbce_t is not None
-    return _sampled(settings, item_counts, GBCE(settings.gbce_t))
+    return _sampled(GBCE(settings.gbce_t), settings, item_counts)
 
 
-def _sampled(settings: LossSettings, item_counts: Tensor | None, objective: Any) -> Loss:
+def _sampled(objective: Any, settings: LossSettings, item_counts: Tensor | None) -> Loss:
     sampler = sampler_of(settings, item_counts).for_kernels()
     num_negatives, sharing, impl = settings.num_negatives, settings.sharing, settings.impl
     assert num_negatives is not None
@@ -82,6 +73,10 @@ def _sampled(settings: LossSettings, item_counts: Tensor | None, objective: Any)
         return loss
 
     return sampled
+
+
+cce_neg: Builder = partial(_sampled, Softmax())
+bce: Builder = partial(_sampled, BCE())  # and BCE+
 
 
 def cce_cost(size: LossSize) -> LossCost:

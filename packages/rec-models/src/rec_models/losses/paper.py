@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,11 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from rec_models.encoders import Encoder
 from rec_models.encoders.packing import layout_of
-from rec_models.losses.base import Loss, LossContext
-from rec_models.losses.registry import LOSSES
+from rec_models.losses.base import Builder, Loss, LossContext
+from rec_models.losses.registry import LOSSES, LossCost, LossSize
 from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize
 
 
 def trains_padding(settings: LossSettings) -> bool:
@@ -29,18 +29,10 @@ def trains_padding(settings: LossSettings) -> bool:
 
 
 def with_padding_targets(encoder: Encoder, tokens: Tensor, targets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Add the places that left padding to ``max_seq_len`` would have made, each with target 0.
+    """Add the P places that left padding to ``max_seq_len`` would have made, each with target 0.
 
-    A padded place sees padding only, so one history of nothing but item 0 gives the vectors of all of them.
-
-    Args:
-        encoder: the encoder.
-        tokens: [M, D] vectors of the real places.
-        targets: [M] int64.
-        lengths: [B] int64.
-
-    Returns:
-        [M + P, D] and [M + P], P the padded places of the batch.
+    A padded place sees padding only, so one history of nothing but item 0 gives the vectors of all of them. From tokens
+    [M, D] at the real places, targets [M] int64 and lengths [B] int64 to [M + P, D] and [M + P].
     """
     full = encoder.settings.max_seq_len
     padding = torch.zeros(full, dtype=torch.int64, device=lengths.device)
@@ -54,16 +46,6 @@ def with_padding_targets(encoder: Encoder, tokens: Tensor, targets: Tensor, leng
 SumOfTokens = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 _CHUNK_ELEMENTS = 1 << 27  # gathered values of a chunk of tokens: half a GiB in fp32
 _EPSILON = 1e-6
-
-
-def cce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """See `rec_models.losses.base.Builder`."""
-    return _in_chunks(settings, item_counts, cce_neg_sum)
-
-
-def bce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
-    """BCE and BCE+; see `rec_models.losses.base.Builder`."""
-    return _in_chunks(settings, item_counts, bce_sum)
 
 
 def cce_neg_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
@@ -81,7 +63,7 @@ def bce_sum(hidden: Tensor, weight: Tensor, targets: Tensor, ids: Tensor) -> Ten
     return -(torch.log(torch.sigmoid(positive) + _EPSILON) + rejected).sum()
 
 
-def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOfTokens) -> Loss:
+def _in_chunks(sum_of: SumOfTokens, settings: LossSettings, item_counts: Tensor | None) -> Loss:
     sampler = sampler_of(settings, item_counts)
 
     def mean(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
@@ -99,6 +81,10 @@ def _in_chunks(settings: LossSettings, item_counts: Tensor | None, sum_of: SumOf
         return total / targets.numel()
 
     return mean
+
+
+cce_neg: Builder = partial(_in_chunks, cce_neg_sum)
+bce: Builder = partial(_in_chunks, bce_sum)  # and BCE+
 
 
 def cost(size: LossSize) -> LossCost:

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.registry import LossCost, LossSize
 from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize
 
 
 def ce(settings: LossSettings, item_counts: Tensor | None) -> Loss:

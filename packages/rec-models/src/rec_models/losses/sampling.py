@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cce_kernels import InBatch, Popularity, Uniform
 from rec_models.losses.base import LossContext
-from rec_models.losses.registry import SAMPLERS
+from rec_models.losses.registry import SAMPLERS, load
 from rec_models.losses.settings import LossSettings
 from rec_models.randomness import mix_seed
 
@@ -48,10 +48,8 @@ def popularity(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
         raise ValueError("item_counts: found None, allowed: [V] counts, because sampling=popularity draws by them")
     least, most = (float(bound) for bound in item_counts.aminmax())  # on a GPU this waits for the device
     if not (least >= 0 and 0 < most < math.inf):
-        raise ValueError(
-            f"item_counts: found {least:g} to {most:g} for sampling=popularity, "
-            "allowed: counts from 0, one of them above 0"
-        )
+        found = f"{least:g} to {most:g} for sampling=popularity"
+        raise ValueError(f"item_counts: found {found}, allowed: counts from 0, one of them above 0")
 
     def draw(shape: tuple[int, int], targets: Tensor, num_items: int, generator: torch.Generator) -> Drawn:
         counts = item_counts.to(targets.device, torch.float64)
@@ -76,17 +74,9 @@ def in_batch(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
 
 
 def sampler_of(settings: LossSettings, item_counts: Tensor | None) -> Sampler:
-    """The sampler of a sampled loss.
-
-    Args:
-        settings: sampling, alpha, logq.
-        item_counts: [V] int64; used by popularity sampling.
-
-    Raises:
-        ValueError: popularity sampling without counts, or with counts that nothing can be drawn by.
-    """
+    """The sampler of a sampled loss; see `popularity` for the item counts [V] int64."""
     assert settings.sampling is not None
-    sampler: Sampler = SAMPLERS[settings.sampling].load()(settings, item_counts)
+    sampler: Sampler = load(SAMPLERS[settings.sampling].build)(settings, item_counts)
     return sampler
 
 
@@ -104,14 +94,9 @@ class Draws:
 
 
 def draw(settings: LossSettings, sampler: Sampler, targets: Tensor, num_items: int, context: LossContext) -> Draws:
-    """Draw with torch's own generators, as plain code does; with replacement, hits not removed.
+    """Draw with torch's own generators for targets [M] int64 (M at least 1); with replacement, hits not removed.
 
-    Args:
-        settings: num_negatives, sharing, tile_tokens.
-        sampler: the distribution.
-        targets: [M] int64, M at least 1.
-        num_items: V.
-        context: what the draws are a function of.
+    The draws are a function of the context.
     """
     num_tokens = targets.numel()
     group_tokens = {"none": 1, "tile": settings.tile_tokens or 1, "batch": num_tokens}[settings.sharing or "none"]
@@ -121,13 +106,7 @@ def draw(settings: LossSettings, sampler: Sampler, targets: Tensor, num_items: i
 
 
 def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
-    """A generator on a device that is a function of context and purpose alone: resuming needs no stored state.
-
-    Args:
-        device: where numbers are drawn.
-        context: its step is a number, not a tensor.
-        purpose: keeps streams of one step apart.
-    """
+    """A generator that is a function of context and purpose alone: resuming needs no stored state."""
     assert isinstance(context.step, int)
     seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
     return torch.Generator(device).manual_seed(seed)
@@ -141,13 +120,7 @@ def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
 def scores_of(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Scores of each token with its target, [M] fp32, and with its negatives, [M, N] fp32.
 
-    Rows of negatives are gathered once a group, then it is matrix products.
-
-    Args:
-        hidden: [M, D].
-        weight: [V, D].
-        targets: [M] int64.
-        draws: the negatives of the M tokens.
+    Hidden is [M, D], weight [V, D], targets [M] int64. Rows of negatives are gathered once per group.
     """
     num_tokens, width = hidden.shape
     groups = draws.ids.shape[0]

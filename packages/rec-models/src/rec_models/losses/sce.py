@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rec_models.losses.base import Loss, LossContext
+from rec_models.losses.registry import LossCost, LossSize
 from rec_models.losses.sampling import gather, no_tokens, seeded_generator, target_scores
 from rec_models.losses.settings import LossSettings
-from rec_models.losses.spec import LossCost, LossSize
 
 
 def build(settings: LossSettings, item_counts: Tensor | None) -> Loss:
@@ -46,14 +46,9 @@ def _nearest(centres: Tensor, rows: Tensor, size: int) -> Tensor:
 
 
 def loss_of_buckets(hidden: Tensor, weight: Tensor, targets: Tensor, tokens: Tensor, items: Tensor) -> Tensor:
-    """The loss for given buckets.
+    """The loss for buckets of tokens [B, X] (int64 rows of hidden) and items [B, Y] (int64 rows of weight).
 
-    Args:
-        hidden: [M, D].
-        weight: [V, D].
-        targets: [M] int64.
-        tokens: [B, X] int64 rows of hidden.
-        items: [B, Y] int64 rows of weight.
+    See `rec_models.losses.base.Loss` for the other arguments.
     """
     picked = hidden[tokens]  # [B, X, D]
     negatives, positives = gather(weight, items, targets)  # [B, Y, D], [M, D]

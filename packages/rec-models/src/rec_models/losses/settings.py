@@ -42,22 +42,17 @@ class Negatives:
 class Gbce:
     """Generalised binary cross-entropy."""
 
-    t: Calibration = 0.75
-    """Calibration from 0 (plain BCE) to 1 (fully calibrated)."""
+    t: Calibration = 0.75  # calibration from 0 (plain BCE) to 1 (fully calibrated)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Sce:
     """Sizes of the scalable cross-entropy."""
 
-    buckets: Count = 443
-    """Random bucket centres."""
-    bucket_size_x: Count = 443
-    """Tokens per bucket."""
-    bucket_size_y: Count = 512
-    """Items per bucket."""
-    mix_x: bool = True
-    """Bucket centres are random mixtures of the batch's tokens instead of plain noise."""
+    buckets: Count = 443  # random bucket centres
+    bucket_size_x: Count = 443  # tokens per bucket
+    bucket_size_y: Count = 512  # items per bucket
+    mix_x: bool = True  # bucket centres are random mixtures of the batch's tokens instead of plain noise
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -86,10 +81,8 @@ class LossSettings:
     of its section (but ``sharing`` none). `pick` takes all options and keeps those that the loss uses.
     """
 
-    loss: LossName = "cce_neg"
-    """A name of `rec_models.losses.LOSSES`."""
-    num_negatives: Count | None = None
-    """Negatives per token; ``bce`` takes 1."""
+    loss: LossName = "cce_neg"  # a name of `rec_models.losses.LOSSES`
+    num_negatives: Count | None = None  # negatives per token; ``bce`` takes 1
     sampling: Sampling | None = None
     alpha: NotNegative | None = None
     logq: bool | None = None
@@ -100,10 +93,8 @@ class LossSettings:
     sce_bucket_size_x: Count | None = None
     sce_bucket_size_y: Count | None = None
     sce_mix_x: bool | None = None
-    impl: Impl | None = None
-    """Losses of cce_kernels: which implementation; ``auto``: by device."""
-    paper_faithful: bool = False
-    """Repeat the known defects of the paper's own code, to compare with its tables."""
+    impl: Impl | None = None  # losses of cce_kernels: which implementation; ``auto``: by device
+    paper_faithful: bool = False  # repeat the known defects of the paper's own code, to compare with its tables
 
     @model_validator(mode="before")
     @classmethod
@@ -130,11 +121,7 @@ class LossSettings:
                     raise SettingsError(name, values[name], str(faithful), paper_faithful=True)
 
     def check_catalogue(self, num_items: int, num_counts: int | None) -> None:
-        """Refuse what contradicts the catalogue, before anything is trained.
-
-        Args:
-            num_items: V.
-            num_counts: how many item counts there are; None: no counts.
+        """Refuse what contradicts a catalogue of V items with so many item counts (None: no counts).
 
         Raises:
             SettingsError: gBCE with more negatives than other items, or popularity sampling without V counts.
@@ -149,10 +136,7 @@ class LossSettings:
     def pick(cls, loss: str, **options: Any) -> Self:
         """Keep what this loss uses of a full set of options: one command line can then sweep over losses.
 
-        Args:
-            loss: the loss.
-            options: any fields of this class; those that the loss (or its sampling or sharing) has no use for are
-                dropped.
+        The options are any fields of this class; those that the loss, its sampling or sharing does not use are dropped.
 
         Raises:
             ValueError: an unknown option, or a value out of range.

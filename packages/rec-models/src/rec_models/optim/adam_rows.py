@@ -8,6 +8,8 @@ in total.) FLOPs: about 15 per element, negligible beside the bytes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import triton
@@ -65,19 +67,10 @@ def adam_rows_kernel(
 
 
 def launch_adam_rows(
-    table: Tensor,
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    step: Tensor,
-    *,
-    rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
-    decay: float,
+    table: Tensor, grad: Tensor, first: Tensor, second: Tensor, step: Tensor, group: Mapping[str, Any]
 ) -> None:
     """Update in place; arguments as of `rec_models.optim.table_adam.adam_rows`, all contiguous, step on the device."""
-    items, dim = table.shape
+    betas, (items, dim) = group["betas"], table.shape
     block_dim = triton.next_power_of_2(dim)
     block_rows = max(1, _BLOCK_ELEMENTS // block_dim)
     with torch.cuda.device_of(table):
@@ -88,15 +81,12 @@ def launch_adam_rows(
             second,
             step,
             items,
-            rate,
-            betas[0],
-            betas[1],
-            1 - betas[0],
-            1 - betas[1],
-            math.log2(betas[0]),
-            math.log2(betas[1]),
-            epsilon,
-            decay,
+            group["lr"],
+            *betas,
+            *(1 - beta for beta in betas),
+            *(math.log2(beta) for beta in betas),
+            group["eps"],
+            group["weight_decay"],
             DIM=dim,
             BLOCK_DIM=block_dim,
             BLOCK_ROWS=block_rows,

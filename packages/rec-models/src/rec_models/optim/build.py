@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,8 +18,7 @@ class Kept(NamedTuple):
 
     moments: torch.dtype
     rowwise: bool = False
-    sparse: bool = False
-    """The table has no dense gradient."""
+    sparse: bool = False  # the table has no dense gradient
 
     @property
     def element_bytes(self) -> int:
@@ -33,48 +32,28 @@ class Kept(NamedTuple):
 
 
 KEPT: dict[str, Kept] = {
+    "adam": Kept(torch.float32),
     "adam_bf16": Kept(torch.bfloat16),
     "adam_rowwise": Kept(torch.bfloat16, rowwise=True),
     "adam_lazy": Kept(torch.float32, sparse=True),
 }
 
 
-def kept_by(optimizer: str) -> Kept:
-    """What an optimizer keeps of the item table."""
-    return KEPT.get(optimizer, Kept(torch.float32))
-
-
 def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
     """Bytes of the item table [V, D] in fp32, its gradient and its moments; single numbers per item not counted."""
-    kept = kept_by(optimizer)
+    kept = KEPT[optimizer]
     gradient = 0 if kept.sparse else torch.float32.itemsize
     return num_items * hidden * (torch.float32.itemsize + gradient + kept.element_bytes)
-
-
-def leaner_optimizers(optimizer: str, num_items: int, hidden: int) -> dict[str, int]:
-    """The optimizers that work with any loss and need fewer bytes for an item table [V, D], and how many bytes."""
-    needed = {name: table_bytes(name, num_items, hidden) for name, kept in KEPT.items() if not kept.sparse}
-    return {name: count for name, count in needed.items() if count < table_bytes(optimizer, num_items, hidden)}
 
 
 def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Fused Adam, one kernel for all parameters; the item table is updated as `settings.optimizer` says.
 
-    Args:
-        encoder: on the device where it will train.
-        settings: optimizer, learning rate, weight decay.
+    The encoder must be on the device where it will train.
     """
-    rate, decay = settings.learning_rate, settings.weight_decay
-    kept = KEPT.get(settings.optimizer)
-    if kept is None:
-        return torch.optim.Adam(encoder.parameters(), lr=rate, betas=_BETAS, weight_decay=decay, fused=True)
+    options: dict[str, Any] = {"lr": settings.learning_rate, "betas": _BETAS, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(encoder.parameters(), fused=True, **options)
+    kept = KEPT[settings.optimizer]
     others = [parameter for parameter in encoder.parameters() if parameter is not encoder.item_table]
-    return TableAdam(
-        others,
-        encoder.item_table,
-        moments=kept.moments,
-        rowwise=kept.rowwise,
-        lr=rate,
-        betas=_BETAS,
-        weight_decay=decay,
-    )
+    return TableAdam(others, encoder.item_table, moments=kept.moments, rowwise=kept.rowwise, **options)

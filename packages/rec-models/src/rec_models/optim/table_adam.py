@@ -16,7 +16,7 @@ the sum, so that rare rows move several times less than with Adam.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,42 +33,28 @@ class TableAdam(torch.optim.Adam):
         table: [V, D] the item table. Its gradient is dense, or always sparse: then only touched rows are updated.
         moments: dtype of the table's moments.
         rowwise: one second moment per row, in fp32.
-        lr: learning rate.
-        betas: decay of the first and of the second moment, both above 0.
-        weight_decay: L2 penalty, added to the gradient; it does not affect rows without a sparse gradient.
+        options: of `torch.optim.Adam`: ``lr``, ``betas`` (both above 0) and ``weight_decay`` (L2 penalty, added to the
+            gradient; it does not affect rows without a sparse gradient).
     """
 
     def __init__(
-        self,
-        others: Sequence[Tensor],
-        table: Tensor,
-        *,
-        moments: torch.dtype,
-        rowwise: bool,
-        lr: float,
-        betas: tuple[float, float],
-        weight_decay: float,
+        self, others: Sequence[Tensor], table: Tensor, *, moments: torch.dtype, rowwise: bool, **options: Any
     ) -> None:
-        groups = [{"params": list(others)}, {"params": [table]}]
-        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        super().__init__([{"params": list(others)}, {"params": [table]}], fused=True, **options)
         self._step_supports_amp_scaling = False  # a scaler then divides the gradients before the step
         self._table = table
         self._moments = moments
         self._rowwise = rowwise
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Any = None) -> Any:
         """One step of all parameters that have a gradient."""
-        result = None
-        if closure is not None:
-            with torch.enable_grad():
-                result = closure()
+        assert closure is None
         grad, self._table.grad = self._table.grad, None  # torch's own step then leaves the table alone
         if grad is not None:
             with torch.no_grad():
                 self._update_table(grad)
         super().step()
         self._table.grad = grad
-        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Like torch's, which would convert the moments to the dtype of their parameter."""
@@ -76,7 +62,7 @@ class TableAdam(torch.optim.Adam):
         state = self.state.get(self._table)
         if state:
             state["exp_avg"] = state["exp_avg"].to(self._moments)
-            state["exp_avg_sq"] = state["exp_avg_sq"].to(self._second_dtype())
+            state["exp_avg_sq"] = state["exp_avg_sq"].to(torch.float32 if self._rowwise else self._moments)
             if "last" in state:
                 state["last"] = state["last"].to(torch.int32)
 
@@ -86,82 +72,53 @@ class TableAdam(torch.optim.Adam):
         state = self.state.get(self._table, {})
         if "last" not in state:
             return
-        rows = max(1, _CHUNK_ELEMENTS // self._table.shape[1])
-        for start in range(0, self._table.shape[0], rows):
-            table, first, second, last = (
-                tensor[start : start + rows]
-                for tensor in (self._table, state["exp_avg"], state["exp_avg_sq"], state["last"])
-            )
-            _go_without_gradient(table, first, second, last, state["step"] - last, **self._options())
+        tensors = self._table, state["exp_avg"], state["exp_avg_sq"], state["last"]
+        for table, first, second, last in self._chunks(tensors):
+            _go_without_gradient(table, first, second, last, state["step"] - last, self.param_groups[1])
         state["last"].copy_(state["step"].to(torch.int32).expand_as(state["last"]))
 
-    def _options(self) -> dict[str, Any]:
-        group = self.param_groups[1]
-        return {
-            "rate": group["lr"],
-            "betas": group["betas"],
-            "epsilon": group["eps"],
-            "decay": group["weight_decay"],
-        }
-
-    def _second_dtype(self) -> torch.dtype:
-        return torch.float32 if self._rowwise else self._moments
+    def _chunks(self, tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        rows = max(1, _CHUNK_ELEMENTS // self._table.shape[1])
+        return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
     def _state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[self._table]
         if not state:
-            items, width = self._table.shape
-            shape = (items, 1 if self._rowwise else width)
-            state["step"] = torch.zeros((), dtype=torch.float32, device=self._table.device)
-            state["exp_avg"] = torch.zeros_like(self._table, dtype=self._moments)
-            state["exp_avg_sq"] = self._table.new_zeros(shape, dtype=self._second_dtype())
+            table = self._table
+            state["step"] = table.new_zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(table, dtype=self._moments)
+            kind = torch.float32 if self._rowwise else self._moments
+            state["exp_avg_sq"] = table.new_zeros(table.shape[0], 1 if self._rowwise else table.shape[1], dtype=kind)
         return state
 
     def _update_table(self, grad: Tensor) -> None:
-        state, options = self._state(), self._options()
+        state, group = self._state(), self.param_groups[1]
         state["step"] += 1
         moments = state["exp_avg"], state["exp_avg_sq"]
         if grad.is_sparse:
             if "last" not in state:  # the step that last updated a row
                 state["last"] = torch.zeros(self._table.shape[0], 1, dtype=torch.int32, device=self._table.device)
-            _adam_touched(self._table, grad.coalesce(), *moments, state["last"], state["step"], **options)
+            _adam_touched(self._table, grad.coalesce(), *moments, state["last"], state["step"], group)
         elif grad.is_cuda:
             from rec_models.optim.adam_rows import launch_adam_rows
 
-            launch_adam_rows(self._table, grad.contiguous(), *moments, state["step"], **options)
+            launch_adam_rows(self._table, grad.contiguous(), *moments, state["step"], group)
         else:
-            rows = max(1, _CHUNK_ELEMENTS // grad.shape[1])
-            for start in range(0, grad.shape[0], rows):
-                table, slope, first, second = (tensor[start : start + rows] for tensor in (self._table, grad, *moments))
-                adam_rows(table, slope, first, second, state["step"], **options)
+            for table, slope, first, second in self._chunks((self._table, grad, *moments)):
+                adam_rows(table, slope, first, second, state["step"], group)
 
 
 def adam_rows(
-    table: Tensor,
-    grad: Tensor,
-    first: Tensor,
-    second: Tensor,
-    step: Tensor,
-    *,
-    rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
-    decay: float,
+    table: Tensor, grad: Tensor, first: Tensor, second: Tensor, step: Tensor, group: Mapping[str, Any]
 ) -> None:
     """Update rows in place: ``w -= rate * m' / (sqrt(v') + epsilon)``, m' and v' corrected for their start at 0.
 
-    Args:
-        table: [R, D].
-        grad: [R, D].
-        first: [R, D] m, any float dtype.
-        second: [R, D] v, or [R, 1]: of the mean square of a row.
-        step: scalar on any device, of this update, from 1.
-        rate: learning rate.
-        betas: decay of m and of v.
-        epsilon: keeps the divisor above 0.
-        decay: weight decay, L2.
+    Table, gradient and `first` (m, any float dtype) are [R, D], `second` (v) is [R, D], or [R, 1]: of the mean square
+    of a row. `step` of this update, from 1, is a scalar on any device; `group` has ``lr``, ``betas``, ``eps`` and
+    ``weight_decay`` (L2).
     """
-    slope = grad.to(table.dtype).add(table, alpha=decay)  # [R, D]
+    betas = group["betas"]
+    slope = grad.to(table.dtype).add(table, alpha=group["weight_decay"])  # [R, D]
     square = slope.square()
     if second.shape[1] == 1:
         square = square.mean(1, keepdim=True)
@@ -169,41 +126,33 @@ def adam_rows(
     v = second.to(table.dtype).mul(betas[1]).add_(square, alpha=1 - betas[1])
     first.copy_(m)
     second.copy_(v)
-    divisor = v.div_(1 - betas[1] ** step).sqrt_().add_(epsilon)
-    table.sub_(m.div_(1 - betas[0] ** step).div_(divisor), alpha=rate)
+    divisor = v.div_(1 - betas[1] ** step).sqrt_().add_(group["eps"])
+    table.sub_(m.div_(1 - betas[0] ** step).div_(divisor), alpha=group["lr"])
 
 
 def _adam_touched(
-    table: Tensor, grad: Tensor, first: Tensor, second: Tensor, last: Tensor, step: Tensor, **options: Any
+    table: Tensor, grad: Tensor, first: Tensor, second: Tensor, last: Tensor, step: Tensor, group: Mapping[str, Any]
 ) -> None:
     """Apply missed steps, then `adam_rows`, to the rows of a coalesced sparse gradient; last is [V, 1] int32."""
     (rows,) = grad.indices()
     w, m, v, when = (tensor.index_select(0, rows) for tensor in (table, first, second, last))
-    _go_without_gradient(w, m, v, when, step - 1 - when, **options)
-    adam_rows(w, grad.values(), m, v, step, **options)
+    _go_without_gradient(w, m, v, when, step - 1 - when, group)
+    adam_rows(w, grad.values(), m, v, step, group)
     for tensor, part in ((table, w), (first, m), (second, v)):
         tensor.index_copy_(0, rows, part)
     last.index_copy_(0, rows, step.to(torch.int32).expand_as(when))
 
 
 def _go_without_gradient(
-    table: Tensor,
-    first: Tensor,
-    second: Tensor,
-    last: Tensor,
-    missed: Tensor,
-    *,
-    rate: float,
-    betas: tuple[float, float],
-    epsilon: float,
-    decay: float,
+    table: Tensor, first: Tensor, second: Tensor, last: Tensor, missed: Tensor, group: Mapping[str, Any]
 ) -> None:
     """Move rows [R, D] as Adam would in `missed` [R, 1] steps after step `last` [R, 1]; see the module's docstring."""
-    assert decay == 0
+    assert group["weight_decay"] == 0
+    betas = group["betas"]
     ratio = betas[0] / math.sqrt(betas[1])
     times = (1 - ratio**missed) * (ratio / (1 - ratio))  # [R, 1]
     since = last.clamp_min(1)  # m of an untouched row is 0
-    divisor = (second / (1 - betas[1] ** since)).sqrt_().add_(epsilon)
-    table.sub_(first / (1 - betas[0] ** since) / divisor * times, alpha=rate)
+    divisor = (second / (1 - betas[1] ** since)).sqrt_().add_(group["eps"])
+    table.sub_(first / (1 - betas[0] ** since) / divisor * times, alpha=group["lr"])
     first.mul_(betas[0] ** missed)
     second.mul_(betas[1] ** missed)

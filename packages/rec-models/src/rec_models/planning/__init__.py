@@ -2,22 +2,12 @@
 
 from rec_models.planning.calibration import PATH, Calibration, load, save
 from rec_models.planning.fit import Measured, refit
-from rec_models.planning.memory import GIB, Memory, memory_of
+from rec_models.planning.memory import Memory, memory_of
 from rec_models.planning.seconds import Seconds, seconds_of
 from rec_models.planning.sizes import Setup, Sizes
 
+# fmt: off
 __all__ = [
-    "GIB",
-    "PATH",
-    "Calibration",
-    "Measured",
-    "Memory",
-    "Seconds",
-    "Setup",
-    "Sizes",
-    "load",
-    "memory_of",
-    "refit",
-    "save",
-    "seconds_of",
+    "PATH", "Calibration", "Measured", "Memory", "Seconds", "Setup", "Sizes", "load", "memory_of",
+    "refit", "save", "seconds_of",
 ]

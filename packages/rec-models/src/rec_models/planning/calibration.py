@@ -14,26 +14,16 @@ PATH = Path(__file__).with_name("h100.json")
 class Calibration:
     """Factors of the memory model and rates of the time model."""
 
-    measured_on: str | None = None
-    """The runs that the factors were fitted to; None: they are 1, and memory is counted, not fitted."""
-    activations: float = 1.0
-    """Of the bytes kept for backward."""
-    loss: dict[str, float] = field(default_factory=dict)
-    """Of each loss's bytes, by its name; 1 where it is missing."""
-    constant_gib: float = 0.0
-    """Of every run, in addition to cuBLAS's workspaces."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Rates that replace those of `rec_models.planning.seconds.RATES`."""
-    time_measured_on: str | None = None
-    """The runs that ``seconds`` was fitted to."""
+    measured_on: str | None = None  # the runs that the factors were fitted to; None: they are 1, memory is counted only
+    activations: float = 1.0  # of the bytes kept for backward
+    loss: dict[str, float] = field(default_factory=dict)  # of each loss's bytes, by its name; 1 where it is missing
+    constant_gib: float = 0.0  # of every run, in addition to cuBLAS's workspaces
+    seconds: dict[str, float] = field(default_factory=dict)  # rates that replace those of `planning.seconds.RATES`
+    time_measured_on: str | None = None  # the runs that ``seconds`` was fitted to
 
 
 def load(path: Path = PATH) -> Calibration:
-    """Read the constants in a file.
-
-    Raises:
-        ValueError: the file has an unknown key.
-    """
+    """Read the constants in a file; an unknown key is a `ValueError`."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     known = asdict(Calibration())
     unknown = set(values) - set(known)

@@ -16,10 +16,8 @@ from rec_models.planning.memory import GIB, WORKSPACES, moments_of, state_bytes,
 from rec_models.planning.seconds import MULTIPLIED, RATES, device_terms, host_terms, time_of
 from rec_models.planning.sizes import Setup, Sizes
 
-FEWEST = 4
-"""Measured runs of a loss that its own factor is fitted to; with fewer it stays 1."""
-ROUNDS = 12
-"""Of fits that depend on the fit before; they settle after a few."""
+FEWEST = 4  # measured runs of a loss that its own factor is fitted to; with fewer it stays 1
+ROUNDS = 12  # of fits that depend on the fit before; they settle after a few
 
 
 class Measured(NamedTuple):
@@ -27,13 +25,10 @@ class Measured(NamedTuple):
 
     setup: Setup
     sizes: Sizes
-    peak_gib: float
-    """Of the training loop."""
+    peak_gib: float  # of the training loop
     step_seconds: float
-    tokens: float | None = None
-    """Mean places of a measured step; None: those of `sizes`."""
-    most_tokens: float | None = None
-    """Places of the largest measured batch; None: as `sizes` expects it."""
+    tokens: float | None = None  # mean places of a measured step; None: those of `sizes`
+    most_tokens: float | None = None  # places of the largest measured batch; None: as `sizes` expects it
 
 
 def refit(measured: Sequence[Measured], start: Calibration, *, by: str) -> Calibration:
@@ -46,10 +41,8 @@ def refit(measured: Sequence[Measured], start: Calibration, *, by: str) -> Calib
     own runs, until no run changes sides. Launches get the median, which tolerates outliers in half of the runs; the
     other rates are fitted with weights that minimize the sum of absolute instead of squared errors.
 
-    Args:
-        measured: on one kind of GPU.
-        start: constants that stay where nothing was measured, and all of them with fewer than `FEWEST` runs.
-        by: what the new constants were fitted to.
+    All runs are of one kind of GPU; `by` says what the new constants were fitted to. Those of `start` stay where
+    nothing was measured, and all of them with fewer than `FEWEST` runs.
     """
     if len(measured) < FEWEST:
         return start
@@ -96,12 +89,7 @@ class Step(NamedTuple):
 
 
 def fit_seconds(steps: Sequence[Step], start: dict[str, float]) -> dict[str, float]:
-    """Rates of `rec_models.planning.seconds` that fit steps, as `refit` describes.
-
-    Args:
-        steps: measured on one kind of GPU.
-        start: rates that stay where no step depends on them.
-    """
+    """Rates that fit steps, as `refit` describes; those of `start` stay where no step depends on them."""
     rates = dict(start)
     for _ in range(ROUNDS):
         now = RATES | rates

@@ -34,7 +34,7 @@ import torch
 
 from rec_models.config import ModelSettings
 from rec_models.encoders import build_encoder
-from rec_models.optim.build import kept_by
+from rec_models.optim.build import KEPT
 from rec_models.planning.calibration import Calibration
 from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
 
@@ -47,18 +47,13 @@ _FLASH_ROWS = 128  # flash attention's backward keeps this many rows of fp32 sum
 class Memory(NamedTuple):
     """Predicted GiB of a training run."""
 
-    state: float
-    """Parameters and optimizer state."""
+    state: float  # parameters and optimizer state
     gradients: float
     activations: float
-    loss: float
-    """What the loss adds, including a 16-bit copy of the item table."""
-    constant: float
-    """What every run has: cuBLAS's workspaces, and what measured runs add to them."""
-    peak: float
-    """Of the training loop: the sum of the parts above, which are those of the worst moment."""
-    pool: float = 0.0
-    """What recordings hold in addition: a batch of a size not yet recorded is trained on beside their pool."""
+    loss: float  # what the loss adds, including a 16-bit copy of the item table
+    constant: float  # what every run has: cuBLAS's workspaces, and what measured runs add to them
+    peak: float  # of the training loop: the sum of the parts above, which are those of the worst moment
+    pool: float = 0.0  # what recordings hold in addition: batches of a size not yet recorded are trained on beside it
 
     def fits(self, gpu_gib: float) -> bool:
         """Whether a GPU of so many GiB holds it; 5 % and half a GiB are left for the CUDA context and fragmentation."""
@@ -79,14 +74,7 @@ class Moment(NamedTuple):
 
 
 def memory_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Memory:
-    """Predicted peak of the training loop.
-
-    Args:
-        setup: what is trained.
-        sizes: of the log and its batches.
-        calibration: factors of the parts.
-        tokens: T of the largest batch; None: as `sizes` expects it.
-    """
+    """Predicted peak of the training loop; `tokens` is T of the largest batch (None: as `sizes` expects it)."""
     moments = moments_of(setup, sizes, sizes.most_tokens if tokens is None else tokens)
     worst = worst_of(moments, setup.loss.loss, calibration)
     constant = WORKSPACES + calibration.constant_gib * GIB
@@ -104,7 +92,7 @@ def worst_of(moments: Iterable[Moment], loss: str, calibration: Calibration) -> 
 def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
     """The moments that may be the peak, as the head of this file lists them; arguments as of `memory_of`."""
     model, items, rows = setup.model, sizes.items, sizes.rows
-    lazy = kept_by(setup.training.optimizer).sparse
+    lazy = KEPT[setup.training.optimizer].sparse
     places = filled(setup, tokens)
     size = loss_size(setup, sizes, places)
     loss = loss_cost(setup, size)
@@ -122,10 +110,8 @@ def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
 class Network(NamedTuple):
     """What the predictions need to know about a network."""
 
-    parameters: int
-    """Without the item table."""
-    feed_factor: int
-    """Width of the feed-forward nets' inner layers, in D."""
+    parameters: int  # without the item table
+    feed_factor: int  # width of the feed-forward nets' inner layers, in D
     causal: bool
 
 
@@ -145,7 +131,7 @@ def parameter_count(model: ModelSettings, items: int) -> int:
 
 def state_bytes(setup: Setup, items: int) -> float:
     """Bytes of the parameters and of what the optimizer keeps of them."""
-    kept = kept_by(setup.training.optimizer)
+    kept = KEPT[setup.training.optimizer]
     of_table = (8 - kept.element_bytes) * items * setup.model.hidden - kept.row_bytes * items
     return 12.0 * parameter_count(setup.model, items) - of_table
 

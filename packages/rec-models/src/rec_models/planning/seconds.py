@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rec_models.optim.build import kept_by
+from rec_models.optim.build import KEPT
 from rec_models.planning.calibration import Calibration
 from rec_models.planning.memory import activation_bytes, network_of
 from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
@@ -50,17 +50,13 @@ those with `cce` or a compiled network took 1 to 2 ms more than others, and one 
 - ``bucket_elements``: not measured; taken as ``logit_elements``.
 """
 
-HOST = ("launched_ms", "recorded_ms", "ready_places")
-"""The rates of the host; all others are the GPU's."""
-MULTIPLIED = (*HOST[:2], "network_passes")
-"""Rates that work is multiplied by; it is divided by all others."""
+MULTIPLIED = ("launched_ms", "recorded_ms", "network_passes")  # work is multiplied by these, divided by all others
 
 
 class Seconds(NamedTuple):
     """Predicted seconds of an optimizer step."""
 
-    host: float
-    """Launches, or a replay and the preparation of its batch."""
+    host: float  # launches, or a replay and the preparation of its batch
     network: float
     loss: float
     adam: float
@@ -77,13 +73,9 @@ class Seconds(NamedTuple):
 
 
 def seconds_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Seconds:
-    """Predicted seconds of an optimizer step.
+    """Predicted seconds of an optimizer step, by `RATES` where the calibration has none.
 
-    Args:
-        setup: what is trained.
-        sizes: of the log and its batches.
-        calibration: rates; `RATES` where it has none.
-        tokens: places of a step, all its batches together; None: of mean batches.
+    `tokens` are the places of a step, all its batches together; None: of mean batches.
     """
     rates = RATES | calibration.seconds
     host = time_of(host_terms(setup, sizes, tokens=tokens), rates)
@@ -118,7 +110,7 @@ def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> 
         "network_passes": activation_bytes(model) * places,
         **loss_cost(setup, loss_size(setup, sizes, places)).work,
     }
-    kept = kept_by(setup.training.optimizer)
+    kept = KEPT[setup.training.optimizer]
     # A sparse gradient leaves all rows but the few that the batch touched as they are.
     of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * sizes.items * width
     adam = 32.0 * network.parameters + of_table

@@ -30,20 +30,13 @@ class Setup(NamedTuple):
 class Sizes(NamedTuple):
     """Sizes of a log and of the batches that training makes of it."""
 
-    items: int
-    """V."""
-    rows: int
-    """B, sequences of a batch."""
-    tokens: float
-    """T, places of a mean batch without padding."""
-    most_tokens: float
-    """T of the largest batch of an epoch, as expected."""
-    targets_share: float
-    """M / T: the share of places that have a target."""
-    mean_length: float
-    """Of the histories that the network reads."""
-    steps: int
-    """Batches of an epoch."""
+    items: int  # V
+    rows: int  # B, sequences of a batch
+    tokens: float  # T, places of a mean batch without padding
+    most_tokens: float  # T of the largest batch of an epoch, as expected
+    targets_share: float  # M / T: the share of places that have a target
+    mean_length: float  # of the histories that the network reads
+    steps: int  # batches of an epoch
 
     @classmethod
     def of(
@@ -54,12 +47,8 @@ class Sizes(NamedTuple):
         The largest of n batches is expected sqrt(2 ln n) standard deviations above the mean batch: sums of many
         independent lengths are close to normal.
 
-        Args:
-            model: decides which places have a target.
-            batch: its batch size.
-            lengths: [n] int64, places that the network reads of each training example, or of a fair sample of them.
-            items: V.
-            examples: training examples of an epoch.
+        The lengths [n] int64 are the places that the network reads of each training example, or of a fair sample of
+        them; `items` is V, `examples` those of an epoch.
         """
         steps = math.ceil(examples / batch.batch_size)
         mean, deviation = float(lengths.mean()), float(lengths.std())
@@ -98,11 +87,7 @@ def loss_size(setup: Setup, sizes: Sizes, tokens: float) -> LossSize:
 
 
 def loss_cost(setup: Setup, size: LossSize) -> LossCost:
-    """Bytes and work of the loss.
-
-    Raises:
-        SettingsError: the loss states no cost.
-    """
+    """Bytes and work of the loss; a `SettingsError` if it states no cost."""
     cost = LOSSES[setup.loss.loss].load_cost(paper_faithful=setup.loss.paper_faithful)
     if cost is None:
         known = " | ".join(name for name, spec in LOSSES.items() if spec.cost)

@@ -49,10 +49,7 @@ class StepBatch(NamedTuple):
 
     @property
     def num_targets(self) -> int:
-        """Tokens in this micro-batch's loss: without what filling adds, with padded places where the loss trains them.
-
-        It is the weight of its mean loss.
-        """
+        """The weight of its mean loss: its tokens without what filling adds, with padding where the loss trains it."""
         return self.window_counts[self.position]
 
     @property
@@ -73,8 +70,7 @@ class StepBatch(NamedTuple):
     def in_one_buffer(self, *, pin: bool) -> StepBatch:
         """Copy all tensors into one buffer on the host, so that one copy brings them to a GPU.
 
-        Args:
-            pin: make the buffer page-locked: a copy to a GPU then does not block the host.
+        `pin` makes the buffer page-locked: a copy to a GPU then does not block the host.
         """
         # In NumPy: torch releases Python's lock at every operation, and this thread runs beside the training loop.
         tensors = self.tensors()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,39 +29,23 @@ from rec_models.training.result import BatchDone
 class StepTimes:
     """Optimizer steps after a warm-up: data, forward, loss, backward and optimizer."""
 
-    warmup: int
-    """Steps before the timed ones."""
-    steps: int
-    """Timed steps."""
-    step_ms: float
-    """Median, between the ends of consecutive steps: on the GPU's own clock, the wall clock on a CPU."""
-    low_ms: float
-    """First quartile."""
-    high_ms: float
-    """Third quartile."""
-    p10_ms: float
-    """First decile."""
-    p90_ms: float
-    """Last decile."""
-    mean_ms: float
-    """Wall clock of all timed steps, divided by their number."""
-    wait_share: float
-    """Share of the wall clock spent waiting for batches; on a GPU only waits at whose end it had no work left."""
-    tokens: float
-    """Mean number of input places per step."""
-    most_tokens: int
-    """Input places of the largest timed batch, which decides the peak of the loop."""
-    loop_peak_gib: float
-    """Peak memory of the training loop with weights and optimizer (`rec_models.training.memory.peak_gib`). With CUDA
-    graphs, their recording counts too; it happens in the warm-up."""
-    fit_peak_gib: float
-    """The same with start, warm-up and, if asked for, a validation."""
-    loss: float
-    """Of the last warm-up step: two ways to compute the same step must agree on it."""
+    warmup: int  # steps before the timed ones
+    steps: int  # timed steps
+    step_ms: float  # median, between the ends of consecutive steps: by the GPU's clock, or a CPU's wall clock
+    low_ms: float  # first quartile
+    high_ms: float  # third quartile
+    p10_ms: float  # first decile
+    p90_ms: float  # last decile
+    mean_ms: float  # wall clock of all timed steps, divided by their number
+    wait_share: float  # share of it spent waiting for batches; on a GPU only waits at whose end no work was left
+    tokens: float  # mean number of input places per step
+    most_tokens: int  # input places of the largest timed batch, which decides the peak of the loop
+    loop_peak_gib: float  # of the training loop, with weights and optimizer, and of recording graphs in the warm-up
+    fit_peak_gib: float  # the same with start, warm-up and, if asked for, a validation; see `memory.peak_gib`
+    loss: float  # of the last warm-up step: two ways to compute the same step must agree on it
 
 
-_COMPILING = 2
-"""Steps at the start that compile kernels, and whose times say nothing about the others."""
+_COMPILING = 2  # steps at the start that compile kernels, and whose times say nothing about the others
 
 
 class _EnoughError(Exception):
@@ -128,16 +112,15 @@ class _Stopwatch:
             with torch.no_grad():
                 self.validate(done.encoder)
         each = [_milliseconds(first, second) for first, second in pairwise(self._marks)]
-        low, median, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
-        tenths = statistics.quantiles(each, n=10, method="inclusive") if len(each) > 1 else each * 9
+        p10, low, median, high, p90 = np.percentile(each, (10, 25, 50, 75, 90)).tolist()
         self.times = StepTimes(
             warmup=self._done,
             steps=len(each),
             step_ms=median,
             low_ms=low,
             high_ms=high,
-            p10_ms=tenths[0],
-            p90_ms=tenths[-1],
+            p10_ms=p10,
+            p90_ms=p90,
             mean_ms=seconds * 1e3 / len(each),
             wait_share=waited / seconds,
             tokens=sum(self._places) / len(each),
@@ -168,25 +151,13 @@ def measure_steps(
 ) -> StepTimes:
     """Train for some steps and time them; nothing is kept.
 
-    Args:
-        model: the network.
-        loss: the loss.
-        training: the loop; its epochs, patience and checkpoints have no effect.
-        num_items: V.
-        train_batches: at least ``(warmup + steps) * training.accumulate`` in one epoch.
-        item_counts: [V] int64, for popularity sampling.
-        validate: called once, after the steps, so that its memory counts in `fit_peak_gib`.
-        warmup: optimizer steps before the clock starts, at least 1.
-        steps: optimizer steps that are timed.
-        max_seconds: of timed steps, after which `min_steps` are enough.
-        min_steps: timed even after `max_seconds`.
-        warmup_seconds: of warm-up, after which three steps of it are enough.
-        on_batch: called after each micro-batch, before the clock is read.
-        build: see `rec_models.training.loop.fit`.
+    Arguments and errors are those of `rec_models.training.loop.fit`, where epochs, patience and checkpoints have no
+    effect, and an epoch must have ``(warmup + steps) * training.accumulate`` batches, or this raises a `ValueError`.
+    `validate` is called once, after the steps, so that its memory counts in `fit_peak_gib`; `on_batch` after each
+    micro-batch, before the clock is read.
 
-    Raises:
-        ValueError: fewer batches than steps, or settings that contradict each other.
-        TrainingError: see `rec_models.training.loop.fit`; also when memory runs out.
+    `warmup` optimizer steps, at least 1, come before the timed `steps`. After `warmup_seconds`, three steps of warm-up
+    are enough; after `max_seconds` of timed steps, `min_steps` of them are.
     """
     for name, value in (("warmup", warmup), ("steps", steps)):
         if value < 1:

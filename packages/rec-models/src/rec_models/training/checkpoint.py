@@ -34,37 +34,20 @@ class ModelCheckpoint:
     loss: LossSettings
     training: TrainingSettings
     num_items: int
-    epoch: int
-    """Epochs trained when these weights were best, from 1."""
-    metrics: dict[str, float]
-    """Validation metrics of that epoch; empty without validation."""
-    weights: dict[str, Tensor]
-    """The encoder's state dict."""
-    batching: BatchSettings | None = None
-    """What the batches held; None: not recorded, or the file is older than this field."""
+    epoch: int  # epochs trained when these weights were best, from 1
+    metrics: dict[str, float]  # validation metrics of that epoch; empty without validation
+    weights: dict[str, Tensor]  # the encoder's state dict
+    batching: BatchSettings | None = None  # what the batches held; None: not recorded, or an older file
 
     def save(self, path: Path) -> None:
         """Write to `path` under a temporary name, then rename: the final name never has a partial file."""
-        payload = {
-            "format": _MODEL_FORMAT,
-            "model": asdict(self.model),
-            "loss": asdict(self.loss),
-            "training": asdict(self.training),
-            "num_items": self.num_items,
-            "epoch": self.epoch,
-            "metrics": dict(self.metrics),
-            "weights": self.weights,
-            "batching": None if self.batching is None else asdict(self.batching),
-        }
-        save_atomically(payload, path)
+        parts: Any = {"model": self.model, "loss": self.loss, "training": self.training, "batching": self.batching}
+        settings = {name: asdict(part) for name, part in parts.items() if part is not None}
+        save_atomically({"format": _MODEL_FORMAT, **vars(self), **settings}, path)
 
     @classmethod
     def read(cls, path: Path, device: str | torch.device = "cpu") -> ModelCheckpoint:
         """Read a file that `save` wrote; settings that are missing in an older file get their defaults.
-
-        Args:
-            path: the file.
-            device: where the weights go.
 
         Raises:
             CheckpointError: the file is damaged, not a model, or has settings that this version does not know.
@@ -73,27 +56,19 @@ class ModelCheckpoint:
         """
         payload = read_payload(path, _MODEL_FORMAT, device)
         try:
-            batching = payload.get("batching")
-            return cls(
-                model=ModelSettings(**payload["model"]),
-                loss=LossSettings(**payload["loss"]),
-                training=TrainingSettings(**payload["training"]),
-                num_items=payload["num_items"],
-                epoch=payload["epoch"],
-                metrics=payload["metrics"],
-                weights=payload["weights"],
-                batching=None if batching is None else BatchSettings(**batching),
-            )
+            model, loss = ModelSettings(**payload["model"]), LossSettings(**payload["loss"])
+            training, batching = TrainingSettings(**payload["training"]), payload.get("batching")
+            plain = {name: payload[name] for name in ("num_items", "epoch", "metrics", "weights")}
+            batching = None if batching is None else BatchSettings(**batching)
+            return cls(model, loss, training, **plain, batching=batching)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: of another version of rec_models: {in_short(error)}") from error
 
 
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
-    """Write with `torch.save` beside the target, flush to the disk, rename.
+    """Write tensors and plain values with `torch.save` beside the target, flush to the disk, rename.
 
-    Args:
-        payload: tensors and plain values, which ``weights_only=True`` can read.
-        path: the file; its folder is created.
+    The folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -108,18 +83,7 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
 
 
 def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read what `save_atomically` wrote.
-
-    Args:
-        path: the file.
-        expected_format: what its entry ``format`` must be.
-        device: where tensors go.
-
-    Raises:
-        CheckpointError: the file is damaged or of another format.
-        FileNotFoundError: there is no such file.
-        ValueError: there is no such device.
-    """
+    """Read what `save_atomically` wrote, with tensors on a device; errors as of `ModelCheckpoint.read`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     target = usable_device(device)

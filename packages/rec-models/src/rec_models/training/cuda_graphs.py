@@ -9,8 +9,6 @@ no two run at once and nothing in the pool but the loss outlives a step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +18,8 @@ from torch import Tensor
 from rec_models.encoders.packing import Layout
 from rec_models.training.batch import IGNORED, Batch, StepBatch
 from rec_models.training.step import StepLoss
+
+_AHEAD = 2  # steps of the host before the GPU: enough to keep it busy, and few pinned buffers are in use
 
 
 def bucket_of(count: int) -> int:
@@ -47,14 +47,8 @@ def prepare_filled(batch: Batch, width: int) -> StepBatch:
     of places and of targets.
 
     It is written in NumPy: torch releases Python's lock at every operation, and a thread that prepares batches beside a
-    training loop would wait for it each time.
-
-    Args:
-        batch: T places; best on the host, because a batch on a device is waited for and copied.
-        width: the longest history that the network takes: the same for all batches.
-
-    Returns:
-        The batch on the host.
+    training loop would wait for it each time. The result is on the host; so should the batch be, because one on a
+    device is waited for and copied. `width` is the longest history that the network takes: the same for all batches.
     """
     items, offsets, targets = (part.cpu().numpy() for part in (batch.items, batch.offsets, batch.targets))
     real = len(targets)
@@ -93,10 +87,6 @@ def size_of(batch: StepBatch) -> tuple[int, ...]:
     return batch.layout.rows, *(tensor.numel() for tensor in batch.tensors())
 
 
-_AHEAD = 2
-"""Steps by which the host may be ahead of the GPU: enough to keep it busy, and few pinned buffers are in use."""
-
-
 @dataclass
 class _Graph:
     batch: StepBatch  # the memory that the recorded kernels read
@@ -116,11 +106,8 @@ class GraphedSteps:
 
     The first batch of a size is launched kernel by kernel: that compiles what needs compiling, and allocates the
     optimizer's state. Dropout and negatives are the same as without a graph: torch gives a replay the generator's
-    current seed, and the step number that negatives depend on is read on the device.
-
-    Args:
-        step_loss: of an encoder on a GPU.
-        optimizer: one that never waits for the device.
+    current seed, and the step number that negatives depend on is read on the device. The encoder is on a GPU, and the
+    optimizer never waits for it.
     """
 
     def __init__(self, step_loss: StepLoss, optimizer: torch.optim.Optimizer) -> None:
@@ -134,34 +121,27 @@ class GraphedSteps:
         self._ends: deque[torch.cuda.Event] = deque()
 
     def run(self, batch: StepBatch, step: int) -> Tensor:
-        """One whole step, with the optimizer's.
+        """One whole step, from 0, with the optimizer's, on a host's batch of `prepare_filled`.
 
-        Args:
-            batch: on the host, from `prepare_filled`.
-            step: of the optimizer, from 0.
-
-        Returns:
-            The mean loss, fp32 scalar on the device.
+        Returns the mean loss, an fp32 scalar on the device.
         """
         if len(self._ends) == _AHEAD:
             self._ends.popleft().synchronize()
-        mean = self._run(batch, step)
-        self._ends.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
-        self._ends[-1].record()
-        return mean
-
-    def _run(self, batch: StepBatch, step: int) -> Tensor:
         self._step.fill_(step)
         size = size_of(batch)
         known = self._graphs.get(size)
         if known is None:
             known = self._graphs[size] = _Graph(batch.to(self._device))
-            return self._launch(known.batch)
-        known.copy_in(batch)
-        if known.graph is None or known.mean is None:
-            known.graph, known.mean = self._record(known.batch)
-        known.graph.replay()
-        return known.mean.clone()
+            mean = self._launch(known.batch)
+        else:
+            known.copy_in(batch)
+            if known.graph is None or known.mean is None:
+                known.graph, known.mean = self._record(known.batch)
+            known.graph.replay()
+            mean = known.mean.clone()
+        self._ends.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+        self._ends[-1].record()
+        return mean
 
     def _launch(self, batch: StepBatch) -> Tensor:
         """Train on the stream that will record: torch ties gradients to the stream that first computed them."""
@@ -177,8 +157,16 @@ class GraphedSteps:
         graph = torch.cuda.CUDAGraph()
         # thread_local: the thread that prepares batches may allocate page-locked memory meanwhile.
         recorder = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
-        with _capturable(self._optimizer), recorder:
-            mean = self._train(batch)
+        groups = self._optimizer.param_groups
+        before = [group.get("capturable", False) for group in groups]
+        try:
+            for group in groups:  # outside a recording the flag would make torch's optimizers warn
+                group["capturable"] = True
+            with recorder:
+                mean = self._train(batch)
+        finally:
+            for group, value in zip(groups, before, strict=True):
+                group["capturable"] = value
         return graph, mean
 
     def _train(self, batch: StepBatch) -> Tensor:
@@ -190,16 +178,3 @@ class GraphedSteps:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return mean.detach()
-
-
-@contextmanager
-def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Tell torch's optimizers that they are being recorded; outside a recording the flag would make them warn."""
-    before = [group.get("capturable", False) for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
-        for group, value in zip(optimizer.param_groups, before, strict=True):
-            group["capturable"] = value

@@ -16,15 +16,12 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
-from rec_models.config import LossSettings, ModelSettings, Precision, TrainingSettings
+from rec_models.config import Precision, TrainingSettings
+from rec_models.training.memory import Run
 
 
 def device_of(training: TrainingSettings) -> torch.device:
-    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``.
-
-    Raises:
-        ValueError: there is no such device, or there are fewer than requested.
-    """
+    """Where training runs: the CPU, or the GPU of this process's ``LOCAL_RANK``; a `ValueError` if GPUs are missing."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if training.accelerator == "cpu" or (training.accelerator == "auto" and not gpus):
         return torch.device("cpu")
@@ -36,11 +33,7 @@ def device_of(training: TrainingSettings) -> torch.device:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device with this name.
-
-    Raises:
-        ValueError: torch does not know the device, or does not find it on this machine.
-    """
+    """The device with this name; a `ValueError` if torch does not know it, or does not find it on this machine."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, ImportError, AssertionError) as error:  # each kind of device raises another
@@ -104,34 +97,25 @@ def seed_dropout(device: torch.device, seed: int) -> None:
     generator.manual_seed(seed)
 
 
-def announce(
-    model: ModelSettings,
-    loss: LossSettings,
-    training: TrainingSettings,
-    num_items: int,
-    device: torch.device,
-    precision: str,
-) -> None:
+def announce(run: Run, device: torch.device, precision: str) -> None:
     """Write one line about the run to stderr, and one for each thing that may surprise.
 
-    `precision` is the one that the device uses, which may differ from that of `training`.
+    `precision` is the one that the device uses, which may differ from that of the settings.
     """
+    model, loss, training, num_items = run
     why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
-    sys.stderr.write(
-        f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}\n"
-    )
+    lines = [f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cpu" and training.devices > 1:
         slower = ", which is slower than devices=1" if training.devices > cores else ""
-        sys.stderr.write(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}\n")
+        lines.append(f"devices={training.devices} on a CPU: the processes share {cores} cores{slower}")
     if device.type == "cpu" and loss.loss == "sce":
-        sizes = loss.sce_buckets, loss.sce_bucket_size_x, loss.sce_bucket_size_y
-        sys.stderr.write(
-            f"sce on a CPU: up to {' x '.join(map(str, sizes))} scores a step (buckets x tokens x items); "
-            "the paper takes 2 sqrt(batch_size x max_seq_len) for the first two\n"
-        )
+        scores = f"{loss.sce_buckets} x {loss.sce_bucket_size_x} x {loss.sce_bucket_size_y}"
+        paper = "the paper takes 2 sqrt(batch_size x max_seq_len) for the first two"
+        lines.append(f"sce on a CPU: up to {scores} scores a step (buckets x tokens x items); {paper}")
     if device.type == "cpu" and training.cuda_graphs is True:
-        sys.stderr.write("cuda_graphs has no effect on a CPU\n")
+        lines.append("cuda_graphs has no effect on a CPU")
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 def cpu_name() -> str:

@@ -13,13 +13,10 @@ from tqdm import tqdm
 
 
 class ResultsFolder:
-    """The folder ``out`` of `rec_models.training.loop.fit`.
+    """The folder ``out`` of `rec_models.training.loop.fit`, created when first written.
 
     Fabric's loggers would not do: its CSV logger chooses file name and column order and appends to what an earlier run
     left, and both would repeat the epochs before a resume.
-
-    Args:
-        path: created when first written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,30 +58,20 @@ class ResultsFolder:
             for row in rows:
                 for name, value in row.items():
                     if name not in ("epoch", "step"):
-                        curves.add_scalar(_tag(name), value, int(row["epoch"]))
-
-
-def _tag(name: str) -> str:
-    """TensorBoard's name for a column: grouped by what it belongs to, without characters that it would replace."""
-    group, _, rest = name.partition("_")
-    return f"{group}/{rest}".replace("@", "_at_") if group in ("train", "validation") else f"train/{name}"
+                        group, _, rest = name.partition("_")
+                        tag = f"{group}/{rest}" if group in ("train", "validation") else f"train/{name}"
+                        curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
 
 
 _QUIET_SECONDS = 30.0
 
 
 class Progress:
-    """Progress on stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds.
-
-    Args:
-        max_epochs: the most epochs.
-        enabled: False on all ranks but the first.
-    """
+    """Progress on the first rank's stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds."""
 
     def __init__(self, max_epochs: int, *, enabled: bool) -> None:
         self._max_epochs = max_epochs
         self._enabled = enabled
-        self._terminal = sys.stderr.isatty()
         self._bar: tqdm[None] | None = None
         self._last_line = time.monotonic()
         self._title = ""
@@ -99,7 +86,7 @@ class Progress:
     def start_epoch(self, epoch: int, done: int, total: int) -> None:
         """Start an epoch, from 0, of which `done` of `total` batches are done."""
         self._title = f"epoch {epoch + 1}/{self._max_epochs}"
-        if self._enabled and self._terminal:
+        if self._enabled and sys.stderr.isatty():
             self._bar = tqdm(desc=self._title, initial=done, total=total, unit="batch", leave=False, file=sys.stderr)
 
     def update(self, done: int, total: int, loss: float, tokens_per_second: float, memory_gib: float) -> None:

@@ -92,6 +92,7 @@ def fit(
     training.check_loss(loss)
     device = devices.device_of(training)
     precision: Precision = training.precision if device.type == "cuda" else "32-true"
+    settings = memory.Run(model, loss, training, num_items)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     identity |= {} if batching is None else {"batching": asdict(batching)}
     folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out))
@@ -100,7 +101,7 @@ def fit(
         fabric = devices.build_fabric(training, device, precision)
 
     with ExitStack() as contexts:
-        contexts.enter_context(memory.out_of_memory_errors(device, memory.Run(model, loss, training, num_items), shape))
+        contexts.enter_context(memory.out_of_memory_errors(device, settings, shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
@@ -110,7 +111,7 @@ def fit(
             stop = contexts.enter_context(stop_on_sigterm(getattr(fabric.strategy.launcher, "procs", [])))
             memory.reset_peak(device)
             if fabric.is_global_zero:
-                devices.announce(model, loss, training, num_items, device, precision)
+                devices.announce(settings, device, precision)
             torch.manual_seed(training.seed)
             encoder = (build or build_encoder)(model, num_items).to(fabric.device)
             encoder.autocast_dtype = devices.autocast_dtype(precision, device)
@@ -126,7 +127,7 @@ def fit(
                 num_items=num_items,
                 pin=device.type == "cuda",
             )
-            snapshot = partial(ModelCheckpoint, model, loss, training, num_items, batching=batching)
+            snapshot = partial(ModelCheckpoint, *settings, batching=batching)
             run = _Run(fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started)
             if resumed is not None:
                 run.restore(resumed)
@@ -198,11 +199,7 @@ def _train(
 
 @dataclass
 class _Run:
-    """What happens between steps, with the counters, clocks and files that belong to it.
-
-    Raises:
-        ValueError: there is no batch, or one rank has more batches than another and would wait for it forever.
-    """
+    """What happens between steps, with the counters, clocks and files that belong to it."""
 
     fabric: Fabric  # launched
     training: TrainingSettings
@@ -223,7 +220,7 @@ class _Run:
         self._whole_started = self._lap = self._read_at = self._saved_at = started
         gathered = self.fabric.all_gather(torch.tensor([self.num_batches], device=self.fabric.device))
         assert isinstance(gathered, Tensor)
-        counts = gathered.flatten().tolist()  # [ranks]; every rank raises the same, so that none is left waiting
+        counts = gathered.flatten().tolist()  # [ranks]; every rank raises the same: none waits for another forever
         if min(counts) == 0:
             raise ValueError("train_batches: found no batch, allowed: at least one")
         if len(set(counts)) > 1:
@@ -236,8 +233,8 @@ class _Run:
         self.optimizer.load_state_dict(resumed.optimizer)
         if resumed.scaler:
             self.fabric.strategy.precision.load_state_dict(resumed.scaler)
-        state = self.state
-        self.progress.say(f"resuming from {resumed.path.name}: epoch {state.epoch + 1}, batch {state.index}")
+        place = f"epoch {self.state.epoch + 1}, batch {self.state.index}"
+        self.progress.say(f"resuming from {resumed.path.name}: {place}")
 
     def start_epoch(self) -> None:
         """Start the loop's clock, and count the loop's memory apart from what came before."""
@@ -266,11 +263,7 @@ class _Run:
                 self.save()
 
     def read_losses(self) -> None:
-        """Add the pending losses to the epoch's sum: the only place where training waits for the device.
-
-        Raises:
-            TrainingError: a loss is not finite.
-        """
+        """Add the pending losses to the epoch's sum, if finite: the only place where training waits for the device."""
         state = self.state
         pending, self._pending = self._pending, []
         if pending:
@@ -296,11 +289,7 @@ class _Run:
         self.progress.update(state.index, self.num_batches, loss, speed, peak)
 
     def close_loop(self) -> None:
-        """Read what is left of an epoch, and bring the network up to date for validation.
-
-        Raises:
-            TrainingError: a loss is not finite, or no batch of the epoch had a target.
-        """
+        """Read what is left of an epoch, which must have had a target, and bring the network up to date."""
         self.read_losses()
         if self.state.loss_tokens == 0:
             raise TrainingError("train_batches: found no target in an epoch, allowed: at least one", on_every_rank=True)
@@ -312,11 +301,7 @@ class _Run:
             self.optimizer.catch_up()
 
     def measure(self, validate: Validate | None) -> tuple[dict[str, float], float]:
-        """Validation metrics, measured by the first rank and sent to the others, and the seconds that it took.
-
-        Raises:
-            TrainingError: ``ndcg@10`` is missing or not finite.
-        """
+        """Validation metrics, measured by the first rank and sent to the others, and the seconds that it took."""
         started = time.perf_counter()
         metrics: dict[str, float] = {}
         if validate is not None:
@@ -354,21 +339,16 @@ class _Run:
         return time.perf_counter() - self._saved_at > max(seconds, _SAVES_APART * self._save_seconds)
 
     def save(self) -> None:
-        """Write a checkpoint; the time that it takes does not count as the training loop's.
-
-        Raises:
-            TrainingError: a weight is not finite.
-        """
+        """Write a checkpoint, if all weights are finite; the time that it takes does not count as the loop's."""
         started = time.perf_counter()
         if self.fabric.is_global_zero:
             weights = self.encoder.state_dict()
             # A sum carries any NaN or infinity, and needs no second table to find it.
             if not all(bool(torch.isfinite(tensor.sum())) for tensor in weights.values()):
                 raise TrainingError(f"a weight is no longer finite after step {self.state.step}: {self._advice()}")
-            now = time.perf_counter()
-            self.state.whole_seconds += now - self._whole_started
+            before, self._whole_started = self._whole_started, time.perf_counter()
+            self.state.whole_seconds += self._whole_started - before
             self.state.peak_memory_gib = max(self.state.peak_memory_gib, memory.peak_gib(self.fabric.device))
-            self._whole_started = now
             if self._unsaved_best is not None:
                 self._unsaved_best.save(self.folder.best(self.state.best_epoch))
                 self._unsaved_best = None

@@ -9,14 +9,14 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import TrainingError
 from rec_models.losses import LOSSES
-from rec_models.optim.build import leaner_optimizers, table_bytes
+from rec_models.optim.build import KEPT, table_bytes
 
 GROWING_SEGMENTS = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 """What makes torch's allocator grow its segments instead of adding others: plain softmax over the catalogue needs it.
@@ -48,15 +48,12 @@ def peak_kind(device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, on a GPU or on the host, by an error of torch or one that led to it.
-
-    An error that ends the recording of a CUDA graph hides the one before: causes and contexts are looked at too.
-    """
+    """Whether memory ran out, on a GPU or on the host, by an error of torch or one that led to it."""
     return _memory_error(error) is not None
 
 
 def _memory_error(error: BaseException | None) -> BaseException | None:
-    """The first error of the chain that says so."""
+    """The first error that says so: one that ends the recording of a CUDA graph hides its causes and contexts."""
     ahead, seen = [error], set[int]()
     while ahead:
         link = ahead.pop()
@@ -84,25 +81,20 @@ def segments_can_grow() -> bool:
     return any("expandable_segments:True" in os.environ.get(name, "") for name in _ALLOCATOR_VARIABLES)
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """The settings that the memory of a run depends on."""
 
     model: ModelSettings
     loss: LossSettings
     training: TrainingSettings
-    num_items: int
-    """V."""
+    num_items: int  # V
 
 
 @contextmanager
 def out_of_memory_errors(device: torch.device, run: Run, shape: Sequence[int]) -> Iterator[None]:
     """Turn running out of memory into a `TrainingError` that says what to lower.
 
-    Args:
-        device: where memory may run out.
-        run: which run.
-        shape: rows and columns of the batch in work, looked at when memory runs out; empty before the first.
+    `shape` has the rows and columns of the batch in work; it is read when memory runs out, and empty before the first.
     """
     try:
         yield
@@ -113,22 +105,14 @@ def out_of_memory_errors(device: torch.device, run: Run, shape: Sequence[int]) -
 
 
 def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, shape: Sequence[int]) -> str:
-    """What was needed and what to lower, in one sentence.
-
-    Args:
-        error: one that `is_out_of_memory`.
-        device: where memory ran out.
-        run: which run.
-        shape: rows and columns of the batch in work; empty before the first.
-    """
+    """What was needed and what to lower, in one sentence; arguments as of `out_of_memory_errors`."""
     peak, total, limit = peak_gib(device), math.inf, ""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory / _GIB
         limit = f" of {total:.1f} GiB"
     asked, words = _asked_for(error)
     what = _of_table(run, min(peak + asked, total)) + "batch_size or max_seq_len"
-    less = LOSSES[run.loss.loss].less_memory
-    if less:
+    if less := LOSSES[run.loss.loss].less_memory:
         what += f", or {less}"
     if device.type == "cuda" and not segments_can_grow():
         what += f", or set {GROWING_SEGMENTS}, which keeps memory whole where batches differ in size"
@@ -139,11 +123,11 @@ def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, s
 
 def _of_table(run: Run, all_gib: float) -> str:
     """What makes the item table smaller, where that is most of all memory; empty where it is not."""
-    sizes = (run.num_items, run.model.hidden)
-    taken = table_bytes(run.training.optimizer, *sizes) / _GIB
+    gib = {name: table_bytes(name, run.num_items, run.model.hidden) / _GIB for name in KEPT}
+    taken = gib[run.training.optimizer]
     if taken <= all_gib / 2:
         return ""
-    leaner = leaner_optimizers(run.training.optimizer, *sizes)
-    names = " or ".join(f"{name} ({count / _GIB:.1f} GiB)" for name, count in leaner.items())
+    leaner = [name for name, kept in KEPT.items() if not kept.sparse and gib[name] < taken]  # with any loss
+    names = " or ".join(f"{name} ({gib[name]:.1f} GiB)" for name in leaner)
     other = f"or take optimizer={names}, " if names else ""
     return f"hidden, because the item table with its gradient and moments takes {taken:.1f} GiB, {other}or lower "

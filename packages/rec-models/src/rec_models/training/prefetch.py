@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -28,49 +29,30 @@ class Batches(Protocol):
         """The batches of an epoch from index `start` on."""
 
 
-MakeBatches = Callable[[int, int], Batches]
-"""From (rank, world size) to the batches of that rank."""
+MakeBatches = Callable[[int, int], Batches]  # from (rank, world size) to the batches of that rank
 
 
+@dataclass
 class Prefetcher:
     """Reads and prepares batches ahead of the training steps.
 
-    Args:
-        batches: of this rank.
-        accumulate: micro-batches per optimizer step.
-        fill: fill every batch up to one of a few sizes, for histories of at most this many items
-            (`rec_models.training.cuda_graphs`). This is done on the host: batches on a device are copied there.
-        pad_to: count the places that each history lacks to this length as targets, because the loss trains them too
-            (`rec_models.losses.paper`); never together with `fill`.
-        num_items: refuse ids that are not below V with a `ValueError`: a GPU would stop without naming them. None: do
-            not check.
-        pin: for a GPU: read and prepare batches in threads, into page-locked memory, so that neither delays the GPU.
+    Filling (`rec_models.training.cuda_graphs`) is done on the host: batches on a device are copied there. Padding is
+    counted for losses that train it too (`rec_models.losses.paper`), and never together with filling.
     """
 
-    def __init__(
-        self,
-        batches: Batches,
-        accumulate: int,
-        *,
-        fill: int | None = None,
-        pad_to: int | None = None,
-        num_items: int | None = None,
-        pin: bool,
-    ) -> None:
-        self.batches = batches
-        self._accumulate = accumulate
-        self._fill = fill
-        self._pad_to = pad_to
-        self._num_items = num_items
-        self._pin = pin
-        self.is_busy: Callable[[], bool] | None = None
-        """Whether the device still has work, so that waiting costs nothing; None: it never has."""
-        self.waited_seconds = 0.0
-        """Seconds spent waiting for batches, without waits at whose end the device was busy."""
+    batches: Batches  # of this rank
+    accumulate: int  # micro-batches per optimizer step
+    _: KW_ONLY
+    pin: bool  # for a GPU: read and prepare in threads, into page-locked memory, so that neither delays the GPU
+    fill: int | None = None  # fill every batch up to one of a few sizes, for histories of at most this many items
+    pad_to: int | None = None  # count the places that each history lacks to this length as targets
+    num_items: int | None = None  # refuse ids that are not below V, a ValueError: a GPU would stop without naming them
+    is_busy: Callable[[], bool] | None = None  # whether the device still has work, so that waiting costs nothing
+    waited_seconds: float = 0.0  # spent waiting for batches, without waits at whose end the device was busy
 
     def epoch(self, epoch: int, start: int) -> Generator[StepBatch]:
         """The micro-batches of an epoch from index `start` on; closing the generator ends the threads."""
-        source = in_background(self._steps(epoch, start)) if self._pin else self._steps(epoch, start)
+        source = in_background(self._steps(epoch, start)) if self.pin else self._steps(epoch, start)
         with closing(source):
             while True:
                 asked = time.perf_counter()
@@ -83,30 +65,28 @@ class Prefetcher:
 
     def _steps(self, epoch: int, start: int) -> Generator[StepBatch]:
         with closing(self._prepared(epoch, start)) as source:
-            while prepared := list(islice(source, self._accumulate)):
+            while prepared := list(islice(source, self.accumulate)):
                 counts = tuple(self._count(step) for step in prepared)
                 for position, step in enumerate(prepared):
-                    yield self._pinned(step._replace(window_counts=counts, position=position))
+                    placed = step._replace(window_counts=counts, position=position)
+                    yield placed.in_one_buffer(pin=True) if self.pin and not step.items.is_cuda else placed
 
     def _count(self, step: StepBatch) -> int:
         """The tokens that the loss of a micro-batch is the mean of."""
-        padding = 0 if self._pad_to is None else step.layout.rows * self._pad_to - step.num_places
+        padding = 0 if self.pad_to is None else step.layout.rows * self.pad_to - step.num_places
         return step.num_targets + padding
 
     def _prepared(self, epoch: int, start: int) -> Generator[StepBatch]:
         # Two threads, one reads batches and one prepares them: a small step takes less time than both together.
         batches = self.batches.epoch(epoch, start=start)
-        source = in_background(iter(batches)) if self._pin else (batch for batch in batches)
+        source = in_background(iter(batches)) if self.pin else (batch for batch in batches)
         with closing(source):
             for batch in source:
-                step = prepare(batch) if self._fill is None else prepare_filled(batch, self._fill)
-                if self._num_items is not None:
-                    _check_ids("items", step.items, self._num_items)
-                    _check_ids("targets", step.targets[: step.num_targets], self._num_items)
+                step = prepare(batch) if self.fill is None else prepare_filled(batch, self.fill)
+                if self.num_items is not None:
+                    _check_ids("items", step.items, self.num_items)
+                    _check_ids("targets", step.targets[: step.num_targets], self.num_items)
                 yield step
-
-    def _pinned(self, step: StepBatch) -> StepBatch:
-        return step.in_one_buffer(pin=True) if self._pin and not step.items.is_cuda else step
 
 
 def _check_ids(name: str, ids: Tensor, num_items: int) -> None:
@@ -121,24 +101,18 @@ def _check_ids(name: str, ids: Tensor, num_items: int) -> None:
 
 
 def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]:
-    """Iterate in a background thread; its errors are raised in the consumer.
+    """Iterate in a background thread that may be `depth` entries ahead; its errors are raised in the consumer.
 
-    Args:
-        source: iterated in the thread.
-        depth: how many entries it may be ahead.
-
-    Yields:
-        The entries of `source`, in order. Closing the generator ends the thread.
+    Closing the generator ends the thread.
     """
     ready: queue.Queue[_Entry | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 
     def hand_over(entry: _Entry | BaseException | None) -> None:
-        waiting = True
-        while waiting and not stopped.is_set():
+        while not stopped.is_set():
             with suppress(queue.Full):
                 ready.put(entry, timeout=0.1)
-                waiting = False
+                return
 
     def work() -> None:
         try:
@@ -162,16 +136,10 @@ def in_background(source: Iterator[_Entry], depth: int = 3) -> Generator[_Entry]
 
 
 def batches_of(train_batches: Batches | MakeBatches, rank: int, world_size: int) -> Batches:
-    """The batches of a rank.
-
-    Raises:
-        ValueError: there are several ranks, but batches for one process only.
-    """
+    """The batches of a rank; a `ValueError` if there are several ranks, but batches for one process only."""
     if callable(train_batches):
         return train_batches(rank, world_size)
     if world_size > 1:
-        raise ValueError(
-            f"train_batches: found one set of batches with {world_size} devices, "
-            "allowed: a function from (rank, world_size) to the batches of that rank"
-        )
+        allowed = "a function from (rank, world_size) to the batches of that rank"
+        raise ValueError(f"train_batches: found one set of batches with {world_size} devices, allowed: {allowed}")
     return train_batches

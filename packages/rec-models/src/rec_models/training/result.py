@@ -21,46 +21,30 @@ class BatchDone(NamedTuple):
     """What `rec_models.training.loop.fit` passes to its ``on_batch``."""
 
     batch: StepBatch
-    mean: Tensor
-    """Its mean loss on the device; reading it waits for the device."""
+    mean: Tensor  # its mean loss on the device; reading it waits for the device
     encoder: Encoder
     prefetcher: Prefetcher
-    graphed: bool
-    """Whether the step was part of a CUDA graph."""
+    graphed: bool  # whether the step was part of a CUDA graph
 
 
 @dataclass(frozen=True)
 class FitResult:
     """The outcome of `rec_models.training.loop.fit`."""
 
-    train_loss: float
-    """Mean loss per token in the best epoch."""
-    best_epoch: int
-    """The epoch, from 1, whose weights are in ``model.ckpt``."""
-    epochs: int
-    """Number of epochs trained."""
-    metrics: dict[str, float]
-    """Validation metrics of the best epoch; empty without validation."""
-    epoch_seconds: float
-    """Mean seconds per epoch in the training loop, with data loading, without validation and checkpoints."""
-    whole_epoch_seconds: float
-    """Seconds of the whole fit (start, validation and checkpoints included) per epoch, as the paper measured."""
-    peak_memory_gib: float
-    """Peak memory of the whole fit, as the paper measured."""
-    loop_peak_memory_gib: float
-    """Peak memory of the training loop alone, with weights and optimizer; on a CPU up to the first validation."""
-    peak_memory_kind: str
-    """What was measured: torch's allocator on a GPU, resident memory of the process on a CPU."""
-    tokens_per_second: float
-    """Input tokens (items of histories) read per second of the training loop."""
-    device: str
-    """Name of the device."""
-    precision: str
-    """The precision that was used."""
-    history: list[dict[str, float]]
-    """One row per epoch, as in ``history.csv``."""
-    is_first_rank: bool
-    """False in all processes but the first: they should not write results."""
+    train_loss: float  # mean loss per token in the best epoch
+    best_epoch: int  # the epoch, from 1, whose weights are in ``model.ckpt``
+    epochs: int  # number of epochs trained
+    metrics: dict[str, float]  # validation metrics of the best epoch; empty without validation
+    epoch_seconds: float  # mean per epoch in the training loop, with data loading, without validation and checkpoints
+    whole_epoch_seconds: float  # per epoch of the whole fit with start, validation, checkpoints; as the paper measured
+    peak_memory_gib: float  # peak memory of the whole fit, as the paper measured
+    loop_peak_memory_gib: float  # of the loop alone, with weights and optimizer; on a CPU up to the first validation
+    peak_memory_kind: str  # what was measured: torch's allocator on a GPU, a process's resident memory on a CPU
+    tokens_per_second: float  # input tokens (items of histories) read per second of the training loop
+    device: str  # name of the device
+    precision: str  # the precision that was used
+    history: list[dict[str, float]]  # one row per epoch, as in ``history.csv``
+    is_first_rank: bool  # false in all processes but the first: they should not write results
 
     @classmethod
     def of_state(cls, state: RunState, device: torch.device, precision: Precision, *, is_first_rank: bool) -> FitResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rec_models.training.checkpoint import CheckpointError, read_payload, save_atomically
 
@@ -16,47 +16,27 @@ _RUN_FORMAT = "rec_models.run/1"
 class RunState:
     """Counters of a run. Dropout and negatives are functions of (seed, step), so there is no generator state."""
 
-    epoch: int = 0
-    """The epoch in progress, from 0."""
-    index: int = 0
-    """Batches of that epoch that are done."""
-    step: int = 0
-    """Optimizer steps done in total."""
-    loss_sum: float = 0.0
-    """Sum of the loss over the tokens of the epoch in progress."""
-    loss_tokens: int = 0
-    """Tokens in that sum."""
-    places: int = 0
-    """Input places read in the epoch in progress."""
-    loop_seconds: float = 0.0
-    """Seconds of the training loop in the epoch in progress, without checkpoints and validation."""
-    whole_seconds: float = 0.0
-    """Seconds of the whole fit so far."""
-    peak_memory_gib: float = 0.0
-    """Peak memory of the whole fit so far."""
-    loop_peak_memory_gib: float = 0.0
-    """Peak memory of the training loop so far, with weights and optimizer, without validation."""
-    best_score: float | None = None
-    """Best validation score so far."""
-    best_epoch: int = 0
-    """The epoch, from 1, whose weights are kept; 0 before the first."""
-    bad_epochs: int = 0
-    """Epochs since the best one."""
-    finished: bool = False
-    """Training is over."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    """One row per epoch."""
+    epoch: int = 0  # the epoch in progress, from 0
+    index: int = 0  # batches of that epoch that are done
+    step: int = 0  # optimizer steps done in total
+    loss_sum: float = 0.0  # sum of the loss over the tokens of the epoch in progress
+    loss_tokens: int = 0  # tokens in that sum
+    places: int = 0  # input places read in the epoch in progress
+    loop_seconds: float = 0.0  # of the training loop in the epoch in progress, without checkpoints and validation
+    whole_seconds: float = 0.0  # seconds of the whole fit so far
+    peak_memory_gib: float = 0.0  # peak memory of the whole fit so far
+    loop_peak_memory_gib: float = 0.0  # of the training loop so far, with weights and optimizer, without validation
+    best_score: float | None = None  # best validation score so far
+    best_epoch: int = 0  # the epoch, from 1, whose weights are kept; 0 before the first
+    bad_epochs: int = 0  # epochs since the best one
+    finished: bool = False  # training is over
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
 
     def end_epoch(self, metrics: dict[str, float], score: float | None, validation_seconds: float) -> dict[str, float]:
         """Close the epoch in progress: add its row to the history and compare its score with the best so far.
 
-        Args:
-            metrics: of its validation.
-            score: the metric that decides; None: no validation, the last epoch is the best.
-            validation_seconds: how long the validation took.
-
-        Returns:
-            The row; `bad_epochs` is 0 if the epoch is the best so far.
+        The score is the metric of its validation that decides; None: there was none, the last epoch is the best.
+        Returns the row; `bad_epochs` is 0 if the epoch is the best so far.
         """
         row = {
             "epoch": self.epoch + 1,
@@ -72,15 +52,13 @@ class RunState:
             self.best_score, self.best_epoch, self.bad_epochs = score, self.epoch + 1, 0
         else:
             self.bad_epochs += 1
-        self.epoch += 1
-        self.index = 0
+        self.epoch, self.index = self.epoch + 1, 0
         self.loss_sum, self.loss_tokens, self.places, self.loop_seconds = 0.0, 0, 0, 0.0
         return row
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """A run that was read from disk."""
+class Resumed(NamedTuple):
+    """A run that was read from disk: what `RunFolder.save` wrote, and where it was."""
 
     state: RunState
     encoder: dict[str, Any]
@@ -92,9 +70,7 @@ class Resumed:
 class RunFolder:
     """The folder of a run's checkpoints: the last two states, and the best model of each.
 
-    Args:
-        path: the folder; created when first written.
-        identity: plain values (settings, catalogue size) that a state must share to belong to this run.
+    The identity has plain values (settings, catalogue size) that a state must share to belong to this run.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
@@ -103,9 +79,7 @@ class RunFolder:
         self.previous = path / "previous.ckpt"
         self._identity = identity
         self._kept_best = [0, 0]  # best epoch of the previous and of the last state
-        self.newest: Path | None = None
-        """The newest intact state of this run that this object saved or read; None: there is none yet."""
-        self._last_is_whole = False  # a damaged file never replaces an intact one
+        self.newest: Path | None = None  # the newest intact state of this run that this object saved or read
 
     def best(self, epoch: int) -> Path:
         """The model of the best epoch, from 1."""
@@ -120,25 +94,15 @@ class RunFolder:
     def save(self, state: RunState, encoder: dict[str, Any], optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
         """Write a state; the previous one stays as a fallback, with the best model that it refers to.
 
-        Args:
-            state: the counters.
-            encoder: state dict of the encoder.
-            optimizer: state dict of the optimizer.
-            scaler: state dict of the precision plugin; empty unless in 16-mixed.
+        Beside the counters these are the state dicts of encoder, optimizer and precision plugin (empty unless in
+        16-mixed).
         """
-        payload = {
-            "format": _RUN_FORMAT,
-            "identity": self._identity,
-            "state": asdict(state),
-            "encoder": encoder,
-            "optimizer": optimizer,
-            "scaler": scaler,
-        }
+        payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
+        payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler}
         self.path.mkdir(parents=True, exist_ok=True)
-        if self._last_is_whole:
+        if self.newest == self.last:  # a damaged file never replaces an intact one
             self.last.replace(self.previous)
         save_atomically(payload, self.last)
-        self._last_is_whole = True
         self.newest = self.last
         self._kept_best = [self._kept_best[1], state.best_epoch]
         wanted = {self.best(epoch).name for epoch in self._kept_best}
@@ -164,7 +128,6 @@ class RunFolder:
                 if state.best_epoch and not self.best(state.best_epoch).is_file():
                     raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
                 self._kept_best = [state.best_epoch, state.best_epoch]
-                self._last_is_whole = path == self.last
                 self.newest = path
                 return Resumed(state, payload["encoder"], payload["optimizer"], payload["scaler"], path)
             except (CheckpointError, KeyError, TypeError) as error:

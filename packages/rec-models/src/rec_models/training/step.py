@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rec_models.config import LossSettings, TrainingSettings
 from rec_models.encoders import Encoder
-from rec_models.encoders.embedding import Lookup, lookup, lookup_into_grad, sparse_lookup
+from rec_models.encoders.embedding import lookup, lookup_into_grad, sparse_lookup
 from rec_models.encoders.packing import Layout
 from rec_models.losses import LossContext, build_loss
 from rec_models.losses.paper import trains_padding, with_padding_targets
@@ -20,12 +20,8 @@ from rec_models.training.batch import StepBatch
 class StepLoss(nn.Module):
     """The mean loss of a micro-batch; one module, so that DDP sees one forward pass.
 
-    Args:
-        encoder: on the device of the batches; its `lookup` is set.
-        loss: the loss.
-        training: compile, optimizer.
-        item_counts: [V] int64 on the encoder's device, for popularity sampling.
-        world_size: processes that train together.
+    The encoder is on the device of the batches, as are `item_counts` ([V] int64, for popularity sampling); its `lookup`
+    is set. `world_size` processes train together.
     """
 
     def __init__(
@@ -38,9 +34,11 @@ class StepLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        encoder.lookup = self._lookup(training, world_size)
         self._seed = training.seed
         self._sparse_grad = training.optimizer == "adam_lazy"
+        # One gradient table instead of two, where that is safe: DDP must see every gradient in the graph.
+        dense_lookup = lookup_into_grad if world_size == 1 else lookup
+        encoder.lookup = sparse_lookup if self._sparse_grad else dense_lookup
         self._loss = build_loss(loss, item_counts)
         self._pads = trains_padding(loss)
         # The encoder itself is not compiled: validation has other shapes, which would be compiled too.
@@ -48,59 +46,38 @@ class StepLoss(nn.Module):
             torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
         )
 
-    @staticmethod
-    def _lookup(training: TrainingSettings, world_size: int) -> Lookup:
-        """One gradient table instead of two, where that is safe: DDP must see every gradient in the graph."""
-        if training.optimizer == "adam_lazy":
-            return sparse_lookup
-        return lookup_into_grad if world_size == 1 else lookup
-
     def forward(self, batch: StepBatch, step: int | Tensor, row_offset: int = 0) -> Tensor:
-        """Run the network and the loss.
+        """The mean over the tokens with a target, and over padded places where the loss trains them; 0 without any.
 
-        Args:
-            batch: on the encoder's device.
-            step: of the optimizer, from 0; for losses of cce_kernels also an int64 scalar on the device.
-            row_offset: tokens of the same step that come before this batch's first.
-
-        Returns:
-            fp32 scalar: the mean over the tokens with a target, and over padded places where the loss trains them; 0 if
-            there are none.
+        The batch is on the encoder's device; `step` is the optimizer's, from 0, for losses of cce_kernels also an int64
+        scalar on the device; `row_offset` counts the tokens of the same step before this batch's first. Returns an fp32
+        scalar.
 
         Raises:
             ValueError: a batch without masked places, for a model that learns from nothing else.
         """
         if batch.masked is None and not self.encoder.causal:
-            raise ValueError(
-                "train_batches: found masked=None, allowed: masked places with "
-                f"model={self.encoder.settings.model}, which sees the targets themselves otherwise"
-            )
+            model = self.encoder.settings.model
+            allowed = f"masked places with model={model}, which sees the targets themselves otherwise"
+            raise ValueError(f"train_batches: found masked=None, allowed: {allowed}")
         context = LossContext(self._seed, step, row_offset, self._sparse_grad)
         x = self.encoder.embed(batch.items, batch.layout, batch.masked)
         hidden = self._network(x, batch.layout)  # [T, D]
-        tokens = _compute_dtype(hidden if batch.rows is None else hidden.index_select(0, batch.rows))  # [M, D]
+        tokens = hidden if batch.rows is None else hidden.index_select(0, batch.rows)  # [M, D]
+        # Under autocast the last norm returns fp32, but the loss computes in the dtype of matrix products.
+        if torch.is_autocast_enabled(kind := hidden.device.type):
+            tokens = tokens.to(torch.get_autocast_dtype(kind))
         targets = batch.targets
         if self._pads:
             tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.layout.starts.diff().long())
         return self._loss(tokens, self.encoder.item_table, targets, context)
 
 
-def _compute_dtype(hidden: Tensor) -> Tensor:
-    """Under autocast the last norm returns fp32, but the loss computes in the dtype of matrix products."""
-    device = hidden.device.type
-    return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
-
-
 def count_tokens(fabric: Fabric, counts: tuple[int, ...]) -> tuple[int, list[int]]:
-    """How the tokens of an optimizer step are spread over micro-batches and ranks.
+    """The tokens of an optimizer step on all ranks, from those of each micro-batch of this rank.
 
-    Args:
-        fabric: of the ranks.
-        counts: tokens of each micro-batch of this rank.
-
-    Returns:
-        The tokens of the step on all ranks, and for each micro-batch those before this rank's part, in the order in
-        which one process would see them.
+    Beside them, for each micro-batch the tokens before this rank's part, in the order in which one process would see
+    them.
     """
     table = [list(counts)]  # [ranks, micro-batches]
     if fabric.world_size > 1:

@@ -9,20 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-EXIT_STATUS = 128 + signal.SIGTERM
-"""The exit status of a process that SIGTERM ended."""
+EXIT_STATUS = 128 + signal.SIGTERM  # of a process that SIGTERM ended
 
 
 @contextmanager
 def stop_on_sigterm(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Collect SIGTERM instead of dying; outside the main thread, where Python allows no handlers, nothing changes.
+    """Collect SIGTERM instead of dying; outside the main thread Python allows no handlers, and nothing changes.
 
-    Args:
-        children: processes that this one started. They receive the signal too, and are killed if this process fails:
-            they would wait for it forever.
-
-    Yields:
-        The signals received so far.
+    The children, processes that this one started, receive the signal too, and are killed if this process fails: they
+    would wait for it forever.
     """
     received: list[int] = []  # an Event has a lock, which a second signal during the first would wait for
 
