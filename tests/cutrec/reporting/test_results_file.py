@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from cutrec.config import from_mapping
-from cutrec.device import environment
-from cutrec.environment import revision
+from cutrec.environment import environment, revision
 from cutrec.reporting.result import KEY
 from cutrec.reporting.results_file import (
     COLUMNS,

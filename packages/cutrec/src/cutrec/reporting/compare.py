@@ -6,10 +6,9 @@ import io
 from pathlib import Path
 from typing import IO
 
-from tabulate import tabulate
-
 from cutrec.errors import StageError
 from cutrec.paths import PER_USER
+from cutrec.reporting.text_table import render
 from rec_eval import Comparison, Evaluation, compare, read_evaluation
 
 WORKSPACE = "workspace"
@@ -79,15 +78,15 @@ def compare_runs(
     level: float = 0.95,
     resamples: int = 10_000,
 ) -> list[Comparison]:
-    """Compare all metrics at one k, and one further metric.
+    """Compare two runs by all metrics at one k, and by one further metric, such as ``ndcg@10``.
 
     Args:
         run_a: the first run.
         run_b: the second run, tested on the same users.
         names: of the runs, for the sentences and messages.
-        metric: compared too, as ``ndcg@10``.
+        metric: compared too.
         k: of the other metrics.
-        level: of the intervals, between 0 and 1.
+        level: of the bootstrap intervals, between 0 and 1.
         resamples: of the bootstrap.
 
     Raises:
@@ -132,5 +131,4 @@ def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) 
     if coverage in run_a.catalogue and coverage in run_b.catalogue:
         a, b = run_a.catalogue[coverage], run_b.catalogue[coverage]
         lines.append((coverage, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}", "", ""))
-    alignment = ("left", *["right"] * (len(header) - 1))
-    return str(tabulate(lines, header, tablefmt="pipe", colalign=alignment, disable_numparse=True))
+    return render(header, lines)

@@ -3,7 +3,7 @@
 A program that measures appends each `Result` as soon as it has it, so a killed run keeps its rows and the next one asks
 `done` what is left. `pipelines.paper.tables` merges any number of such files with the experiments that DVC knows.
 
-    result = Result.of(point, "training", **cutrec.device.environment(), steps_timed=30, step_ms=3.4)
+    result = Result.of(point, "training", **cutrec.environment.environment(), steps_timed=30, step_ms=3.4)
     append(Path("results/h100.csv"), result)
 
 A field that was not measured is an empty cell.
