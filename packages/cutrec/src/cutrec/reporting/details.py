@@ -13,7 +13,6 @@ The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the s
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from cutrec.outputs import write_csv
 from rec_eval import IntervalRow, compare, intervals, metrics_by_segment, popularity_profile, write_rows
 
 if TYPE_CHECKING:
@@ -125,11 +125,9 @@ def with_certain_bounds(row: Bounded) -> Bounded:
 
 def _write_named(tables: Mapping[str, Sequence[Any]], path: Path) -> None:
     """Write tables of one kind as one CSV whose first column names the ranking; NaN becomes an empty cell."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["ranking", *next(iter(tables.values()))[0]._fields])
-        for name, rows in tables.items():
-            writer.writerows([name, *("" if value != value else value for value in row)] for row in rows)
+    header = ["ranking", *next(iter(tables.values()))[0]._fields]
+    named = [(name, *row) for name, rows in tables.items() for row in rows]
+    write_csv(path, header, (["" if value != value else value for value in row] for row in named))
 
 
 def _write_concentration(rankings: Rankings, path: Path) -> None:
@@ -141,10 +139,8 @@ def _write_concentration(rankings: Rankings, path: Path) -> None:
     for name, ids in events.items():
         times = np.bincount((ids + 1).ravel(), minlength=order.size + 1)[1:]  # place 0 counts the empty places
         curves[name] = np.cumsum(times[order])[places - 1] / times.sum()
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["items", *curves])
-        writer.writerows(zip(places.tolist(), *(np.round(curve, 6).tolist() for curve in curves.values()), strict=True))
+    columns = [places.tolist(), *(np.round(curve, 6).tolist() for curve in curves.values())]
+    write_csv(path, ["items", *curves], zip(*columns, strict=True))
 
 
 def examples(rankings: Rankings) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from cutrec.outputs import atomic_folder, write_json
+from cutrec.outputs import atomic_folder, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
-from cutrec.workflow.recommendations import RecommendationsWriter, ranked_batches
+from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.sequences.store import SequenceStore
 from rec_eval import Evaluation, LogCounts, popularity_top_k, write_evaluation
 from rec_eval import evaluate as compute_metrics
@@ -76,7 +75,7 @@ def _rank(
     recommended = np.empty((len(store), max(config.evaluate.k)), dtype=np.int32)  # [U, K]
     memory.reset_peak(device)
     started = time.perf_counter()
-    batches = ranked_batches(
+    ranked = ranked_batches(
         encoder,
         store,
         recommended.shape[1],
@@ -84,11 +83,10 @@ def _rank(
         filter_seen=config.evaluate.filter_seen,
         title="rank",
     )
-    with RecommendationsWriter(out / "recommendations.parquet", users, item_names) as writer:
-        for start, lists in batches:
-            end = start + len(lists.ids)
-            recommended[start:end] = lists.ids.cpu().numpy()
-            writer.write(store.user_ids[start:end].numpy(), lists)
+    start = 0
+    for ids in write_recommendations(out / "recommendations.parquet", ranked, users, item_names):
+        recommended[start : start + len(ids)] = ids
+        start += len(ids)
     seconds = time.perf_counter() - started
     peak = {"peak_gib": round(memory.peak_gib(device), 3), "kind": memory.peak_kind(device)}
     write_json(out / "details" / "memory.json", peak)
@@ -160,10 +158,7 @@ def write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...])
         for row in result.rows()
     }
     names = list(dict.fromkeys(name for name, _ in values))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["k", *names])
-        writer.writerows([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks))
+    write_csv(path, ["k", *names], ([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks)))
 
 
 def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cutrec.errors import StageError
-from cutrec.workflow.recommendations import RecommendationsWriter, ranked_batches
+from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.schema import Columns
 from rec_data.sequences.histories import read_histories
 from rec_models import inference
@@ -71,7 +71,7 @@ def read_file(
     """Read the histories of a file of events or of lists.
 
     Args:
-        config: ``download.columns`` name the columns that the arguments leave open.
+        config: ``download.columns`` name the columns that the last three arguments leave open.
         histories: a path or glob of parquet or CSV files.
         root: the folder that a relative path starts from.
         item_names: ``[V]`` original item ids by dense id.
@@ -100,14 +100,12 @@ def read_file(
 def unusable(found: Histories) -> list[str]:
     """What of the histories could not be used, one line each."""
     lines = []
-    if found.unknown_items.count:
-        left = found.unknown_items
+    if (left := found.unknown_items).count:
         line = f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}"
         if any(isinstance(item, str) and re.fullmatch(r"-?\d+\.0*", item) for item in left.examples):
             line += "; ids of text files are compared as text: write 7 and not 7.0"
         lines.append(line)
-    if found.empty_users.count:
-        left = found.empty_users
+    if (left := found.empty_users).count:
         lines.append(f"users without any known item get no list: {left.count:,}: {_examples(left)}")
     return lines
 
@@ -147,15 +145,12 @@ def recommend(
     if len(histories.store) == 0:
         raise StageError("nobody has an item that the model knows, so there is nothing to recommend from")
     part = out.with_name(f"{out.name}.part")
-    rows = 0
-    batches = ranked_batches(
+    ranked = ranked_batches(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
     try:
-        with RecommendationsWriter(part, histories.user_names, item_names) as writer:
-            for start, lists in batches:
-                writer.write(histories.store.user_ids[start : start + len(lists.ids)].numpy(), lists)
-                rows += int((lists.ids >= 0).sum())
+        written = write_recommendations(part, ranked, histories.user_names, item_names)
+        rows = sum(int((ids >= 0).sum()) for ids in written)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
