@@ -12,6 +12,7 @@ import math
 
 from cutrec import config
 from cutrec.nested import as_yaml, flatten
+from rec_models.config import Sce
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
@@ -39,10 +40,10 @@ def standard(point: config.Config) -> config.Config:
     )
 
 
-def sce_sizes(batch_size: int, max_seq_len: int) -> config.Sce:
+def sce_sizes(batch_size: int, max_seq_len: int) -> Sce:
     """The paper's rule for SCE: the number of buckets equals the tokens per bucket, 2 sqrt(B L)."""
     buckets = int(2 * math.sqrt(batch_size * max_seq_len))
-    return config.Sce(buckets=buckets, bucket_size_x=buckets)
+    return Sce(buckets=buckets, bucket_size_x=buckets)
 
 
 def options(point: config.Config) -> str | None:

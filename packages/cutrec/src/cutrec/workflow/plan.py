@@ -10,13 +10,13 @@ import numpy as np
 
 from cutrec.config import (
     Config,
-    ConfigError,
     batch_settings,
     loss_settings,
     model_settings,
     refuse_contradictions,
     training_settings,
 )
+from cutrec.errors import ConfigError
 from cutrec.outputs import read_json
 from cutrec.paths import DATA
 from cutrec.workflow import synthetic_split

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cutrec.config import Config, ConfigError, Split
+from cutrec.config import Config
+from cutrec.errors import ConfigError
+from rec_data.config import Split
 
 if TYPE_CHECKING:
     from rec_data.sequences.store import SequenceStore
