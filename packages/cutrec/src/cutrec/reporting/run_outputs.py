@@ -17,19 +17,6 @@ TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
 
 
 @dataclass(frozen=True)
-class Details:
-    """The files that `cutrec.reporting.details` writes: one mapping of column names to texts per row."""
-
-    intervals: list[dict[str, str]]
-    comparison: list[dict[str, str]]
-    bands: list[dict[str, str]]
-    """Of the segments of users."""
-    popularity: list[dict[str, str]]
-    concentration: list[dict[str, str]]
-    examples: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class RunOutputs:
     """The configuration of a run and the outputs of its stages."""
 
@@ -42,25 +29,20 @@ class RunOutputs:
     evaluation: dict[str, Any]
     memory: dict[str, Any]
     """Peak memory of ranking."""
-    details: Details | None
-    """None for a synthetic log."""
+    details: dict[str, list[dict[str, Any]]] | None
+    """The rows of `TABLES` (column names to texts) and the ``examples``, by name; None for a synthetic log."""
     code: Code
 
 
 def read_outputs(config: Config, data: Path) -> RunOutputs:
-    """Read the outputs of the stages.
-
-    Args:
-        config: of the run.
-        data: the folder ``data`` with a folder per stage.
-    """
+    """Read the outputs of a run from the folder ``data`` with a folder per stage."""
     evaluation = read_json(data / "evaluate" / "metrics.json")
     folder = data / "evaluate" / "details"
-    details = None
+    details: dict[str, list[dict[str, Any]]] | None = None
     if "ndcg@10" in evaluation:
         paths = {name: folder / f"{name}.csv" for name in TABLES}
-        found = {name: _read_csv(path) if path.exists() else [] for name, path in paths.items()}
-        details = Details(**found, examples=json.loads((folder / "examples.json").read_text(encoding="utf-8")))
+        details = {name: _read_csv(path) if path.exists() else [] for name, path in paths.items()}
+        details["examples"] = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     return RunOutputs(
         config=config,
         source=read_json(data / "source" / "fingerprint.json"),
