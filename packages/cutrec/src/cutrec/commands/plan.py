@@ -16,9 +16,9 @@ from cutrec.config import from_mapping, read_yaml
 from cutrec.errors import StageError
 from cutrec.nested import merged, parse_overrides
 from cutrec.reporting.text_table import number, render
-from cutrec.workflow.plan import Plan, plan
 
 if TYPE_CHECKING:
+    from cutrec.workflow.plan import Plan
     from rec_models.planning import Calibration
 
 
@@ -35,18 +35,17 @@ def run(options: Namespace) -> None:
     """Read params.yaml, apply the changes and print the predictions."""
     if options.gpu <= 0:
         raise StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
+    from cutrec.workflow.plan import plan
     from rec_models.planning import load
 
     values = merged(read_yaml(Path("params.yaml")), parse_overrides(options.changes, "change"))
     named = [{"dataset": dataset} for dataset in options.dataset or []]
     configs = [from_mapping(merged(values, dataset)) for dataset in named or [{}]]
     calibration = load()
-    plans = {
-        f"{config.dataset}: {config.model}, {config.loss}, {config.batch_size} x {config.max_seq_len}": plan(
-            config, calibration
-        )
-        for config in configs
-    }
+    plans = {}
+    for config in configs:
+        name = f"{config.dataset}: {config.model}, {config.loss}, {config.batch_size} x {config.max_seq_len}"
+        plans[name] = plan(config, calibration)
     print(table_of(plans, options.gpu))
     print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
 
@@ -58,12 +57,7 @@ HEADER = (
 
 
 def table_of(plans: Mapping[str, Plan], gpu_gib: float) -> str:
-    """Plans as a table.
-
-    Args:
-        plans: by the name in the first column.
-        gpu_gib: memory of the GPU.
-    """
+    """Plans by the name in the first column as a table, for a GPU with so much memory."""
     rows = []
     for name, planned in plans.items():
         memory, seconds = planned.memory, planned.seconds

@@ -159,13 +159,6 @@ class Result:
         """The point and the kind: equal for two measurements of the same thing on any machine and revision."""
         return tuple(getattr(self, name) for name in KEY)
 
-    @property
-    def dataset_label(self) -> str:
-        """The data set as params.yaml names it."""
-        if self.twin is None:
-            return self.dataset
-        return f"twin:{self.dataset}" + ("" if self.twin == 1 else f"@{self.twin:g}")
-
 
 COLUMNS = tuple(entry.name for entry in fields(Result))
 KEY = COLUMNS[: COLUMNS.index("options") + 1]
@@ -208,7 +201,7 @@ def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str,
         evaluation: the content of ``data/evaluate/metrics.json``.
         where: revision, measured_at, versions.
     """
-    where = {"device": training["device"], "precision": training["precision"], **where}
+    where = {**{name: training[name] for name in ("device", "precision", "epochs")}, **where}
     trained = Result.of(
         point,
         "training",
@@ -218,7 +211,6 @@ def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str,
         epoch_basis="measured",
         peak_loop_gib=training.get("loop_peak_memory_gib"),
         peak_fit_gib=training["peak_memory_gib"],
-        epochs=training["epochs"],
     )
     if "ndcg@10" not in evaluation:
         return [trained]
@@ -227,7 +219,6 @@ def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str,
         point,
         "accuracy",
         **where,
-        epochs=training["epochs"],
         best_epoch=training["best_epoch"],
         train_loss=training.get("train_loss"),
         validation_ndcg_at_10=training.get("validation_ndcg@10"),

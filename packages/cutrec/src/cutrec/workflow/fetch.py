@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def identify(config: Config, *, root: Path) -> dict[str, Any]:
-    """The identity of the log that ``dataset`` names: the hash of its files.
+    """The identity of the log that ``dataset`` and ``download`` name: the hash of its files.
 
     Args:
-        config: ``dataset`` and ``download`` name the log.
+        config: of the run.
         root: the folder that relative paths start from.
 
     Raises:

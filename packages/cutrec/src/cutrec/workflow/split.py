@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
@@ -41,17 +41,10 @@ def split(config: Config, log: Path, out: Path) -> None:
             filter_seen=config.evaluate.filter_seen,
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
         )
-        _refuse_positions(summary)
-
-
-def _refuse_positions(summary: dict[str, Any]) -> None:
-    """Refuse a temporal split of a log whose times are positions in each user's sequence.
-
-    Positions cannot be compared between users, so the split would be meaningless. They are recognized by their size: no
-    log of interactions ends in 1970.
-    """
-    if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:
-        raise StageError(
-            f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and not "
-            "Unix seconds, allowed: leave_one_out, or a timestamp column that holds a clock"
-        )
+        # Positions in each user's sequence cannot be compared between users, so their temporal split would be
+        # meaningless. They are recognized by their size: no log of interactions ends in 1970.
+        if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:
+            raise StageError(
+                f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and "
+                "not Unix seconds, allowed: leave_one_out, or a timestamp column that holds a clock"
+            )
