@@ -3,8 +3,6 @@
 Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``summary.json`` into ``data/download``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, LOG, live_checkout

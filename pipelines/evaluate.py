@@ -4,8 +4,6 @@ Reads ``evaluate`` of params.yaml, ``data/split/`` and ``data/train/model.ckpt``
 ``data/evaluate/``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import DATA, MODEL, SPLIT
 from pipelines import stage

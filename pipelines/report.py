@@ -4,8 +4,6 @@ Reads params.yaml and the outputs of the other stages; writes ``report.html``, i
 ``data/report/``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import DATA
 from pipelines import stage

@@ -4,8 +4,6 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``data/source/fingerpr
 depends on. It always runs, and takes the time that hashing the files takes.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, live_checkout

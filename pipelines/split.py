@@ -3,8 +3,6 @@
 Reads ``split`` and ``seed`` of params.yaml and ``data/download/log.parquet``; writes ``data/split/``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import LOG, SPLIT
 from pipelines import stage

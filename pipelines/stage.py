@@ -1,7 +1,5 @@
 """How a stage of the pipeline runs as a process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NoReturn
 

@@ -4,8 +4,6 @@ Reads params.yaml and ``data/split/``; writes ``data/train/``. If training is ki
 checkpoint. Checkpoints are kept in ``.checkpoints/``, because DVC deletes the outputs of a stage before it runs.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import DATA, SPLIT, checkpoint_folder
 from pipelines import stage

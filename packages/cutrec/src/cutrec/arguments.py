@@ -1,7 +1,5 @@
 """Command lines: parsers whose errors are one line."""
 
-from __future__ import annotations
-
 import re
 from argparse import ArgumentError, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The command line ``cutrec``. A command is a module of `cutrec.commands` and one entry of `COMMANDS`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from cutrec.arguments import make_parser, parse

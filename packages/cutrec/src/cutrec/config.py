@@ -5,8 +5,6 @@ and `rec_eval.config`. `load` reads the file; a wrong one raises `ConfigError`, 
 key, says what was found and what is allowed. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, field
 from pathlib import Path

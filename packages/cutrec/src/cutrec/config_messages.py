@@ -1,7 +1,5 @@
 """What pydantic found wrong with a configuration, as one line: the key, what was found and what is allowed."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import types

@@ -1,7 +1,5 @@
 """What all commands share: exit codes, errors of one line, and checks of the place for an output."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

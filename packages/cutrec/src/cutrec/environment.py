@@ -1,7 +1,5 @@
 """The machine, the versions, the revision of the code and the time that a result belongs to."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

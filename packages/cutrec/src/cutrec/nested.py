@@ -1,7 +1,5 @@
 """Nested settings and their one-line forms: dotted keys, and values as YAML and ``-S KEY=VALUE`` write them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Folders of outputs that are complete or absent, and JSON and CSV files."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

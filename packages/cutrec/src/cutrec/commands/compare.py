@@ -5,8 +5,6 @@ outputs as they are in ``data/``; or a folder that holds ``data/evaluate/per_use
 Differences are B - A, as in ``dvc metrics diff A B``: positive means that B is better.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace

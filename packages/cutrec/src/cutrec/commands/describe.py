@@ -4,8 +4,6 @@ The log is the one that ``dataset`` and ``download`` of params.yaml name, with t
 ``dvc exp run -S``). Prints a table, and writes ``describe.json`` and ``describe.png``.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

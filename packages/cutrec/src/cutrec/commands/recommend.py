@@ -4,8 +4,6 @@ Every user of ``data/download/log.parquet`` gets a list that follows their whole
 split held out from training. The output is a parquet of user_id, item_id, rank, score, with the ids of the log.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Compare two runs user by user. Differences are second minus first."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import IO

@@ -11,25 +11,27 @@ The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the s
 - ``examples.json``: ten users drawn at random, ids as in the raw log
 """
 
-from __future__ import annotations
-
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from cutrec.outputs import write_csv
-from rec_eval import IntervalRow, compare, intervals, metrics_by_segment, popularity_profile, write_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from rec_eval import Evaluation, SegmentRow
+from rec_eval import (
+    Evaluation,
+    IntervalRow,
+    SegmentRow,
+    compare,
+    intervals,
+    metrics_by_segment,
+    popularity_profile,
+    write_rows,
+)
 
 Bounded = TypeVar("Bounded", "IntervalRow", "SegmentRow")
 

@@ -1,23 +1,18 @@
 """The page of the report, its pictures, and how to repeat the run."""
 
-from __future__ import annotations
-
 import dataclasses
 import platform
 import shlex
 from base64 import b64encode
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jinja2
 
+from cutrec.config import Config
 from cutrec.environment import Code, version
 from cutrec.nested import as_yaml
 from cutrec.reporting import tables
 from cutrec.reporting.run_outputs import RunOutputs, numbers
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 COMMAND_WIDTH = 100

@@ -1,7 +1,5 @@
 """What is measured of a point: the fields of a result, which are the columns of a results file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 

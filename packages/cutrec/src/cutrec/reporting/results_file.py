@@ -9,8 +9,6 @@ A program that measures appends each `Result` as soon as it has it, so a killed 
 A field that was not measured is an empty cell.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os

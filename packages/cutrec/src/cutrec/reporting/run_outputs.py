@@ -1,7 +1,5 @@
 """The outputs of a run's stages, as the report reads them."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ other settings that differ from the standard ones. The standard settings are the
 three that the paper's tables are trained with and that a test compares with every point of ``grid`` in params.yaml.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

@@ -1,17 +1,13 @@
 """The sentences and tables of the report, from the outputs of the stages. Needs the standard library only."""
 
-from __future__ import annotations
-
 import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cutrec.config import Config
 from cutrec.nested import flatten
-
-if TYPE_CHECKING:
-    from cutrec.reporting.run_outputs import RunOutputs
+from cutrec.reporting.run_outputs import RunOutputs
 
 ACCURACY = {
     "ndcg": "NDCG",

@@ -1,17 +1,17 @@
 """Rank the whole catalogue for every test user, by the model and by popularity, and measure both rankings."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from cutrec.config import Config
 from cutrec.outputs import atomic_folder, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
@@ -21,11 +21,6 @@ from rec_eval import evaluate as compute_metrics
 from rec_models.inference import load
 from rec_models.training import memory
 from rec_models.training.devices import cpu_name
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from cutrec.config import Config
 
 SUMMARY_K = 10
 

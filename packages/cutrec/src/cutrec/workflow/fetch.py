@@ -1,15 +1,11 @@
 """The raw log of a configuration: its identity, and its events as one parquet."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cutrec.config import Config
 from rec_data.schema import Columns
 from rec_data.sources.fetch import fetch_log, fingerprint
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
 
 
 def identify(config: Config, *, root: Path) -> dict[str, Any]:

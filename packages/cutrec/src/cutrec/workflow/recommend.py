@@ -1,27 +1,20 @@
 """Recommend items for histories: the top k of the whole catalogue for each user, written as a parquet."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.schema import Columns
-from rec_data.sequences.histories import read_histories
+from rec_data.sequences.histories import Histories, Skipped, read_histories
 from rec_models import inference
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from cutrec.config import Config
-    from rec_data.sequences.histories import Histories, Skipped
-    from rec_models.encoders import Encoder
+from rec_models.encoders import Encoder
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,24 +1,19 @@
 """Ranked lists batch by batch, and the parquet that stores them with the ids of the raw log."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from cutrec.workflow.ranking import user_batches
+from rec_data.sequences.store import SequenceStore
 from rec_eval import TopK, top_k
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from rec_data.sequences.store import SequenceStore
-    from rec_models.encoders import Encoder
+from rec_models.encoders import Encoder
 
 
 def ranked_batches(

@@ -1,17 +1,12 @@
 """Write the page that explains a run to a reader who was not there."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cutrec.config import Config
 from cutrec.outputs import atomic_folder
 from cutrec.reporting import results_file
 from cutrec.reporting.page import draw, write_page
 from cutrec.reporting.run_outputs import read_outputs
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
 
 
 def report(config: Config, data: Path, out: Path) -> None:

@@ -1,18 +1,13 @@
 """The identity of a training run: the settings that training reads, the split and the code."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cutrec.config import Config
+from cutrec.config import Config
 
 PACKAGES = ("cce_kernels", "cutrec", "rec_data", "rec_eval", "rec_models")
 NOT_READ = ("cutrec/commands/", "cutrec/reporting/")

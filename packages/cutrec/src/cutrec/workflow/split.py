@@ -1,16 +1,11 @@
 """Split a log into train, validation and test sequences over dense ids."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
 from rec_data.splits.split import split_log
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
 
 YEAR = 365 * 86_400
 """Seconds."""

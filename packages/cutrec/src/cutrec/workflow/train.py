@@ -1,7 +1,5 @@
 """Train a model on a split."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
@@ -9,11 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import torch
 
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.workflow import training_inputs as inputs
@@ -21,10 +19,7 @@ from cutrec.workflow.run_hash import run_hash
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 from rec_models.training.loop import fit
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
-    from rec_models.training.result import FitResult
+from rec_models.training.result import FitResult
 
 
 def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
@@ -92,12 +87,7 @@ def _is_first_process() -> bool:
 
 
 def notes(result: FitResult, popularity: float) -> list[str]:
-    """Remarks on a trained model that its user should read.
-
-    Args:
-        result: of the training.
-        popularity: validation NDCG@10 of the ranking by popularity.
-    """
+    """Remarks that the user should read, given the validation NDCG@10 of the ranking by popularity."""
     found = result.metrics["ndcg@10"]
     if found > popularity:
         return []
