@@ -9,10 +9,8 @@ from cutrec.paths import DATA, LOG, live_checkout
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Fetch the log and write it as parquet."""
-    settings = config.load()
-
     from cutrec.workflow.fetch import fetch
 
     with atomic_folder(DATA / "download") as out:

@@ -9,10 +9,8 @@ from cutrec.paths import DATA, MODEL, SPLIT
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Rank, measure and write the results."""
-    settings = config.load()
-
     from cutrec.workflow.evaluate import evaluate
 
     evaluate(settings, SPLIT, MODEL, DATA / "evaluate")

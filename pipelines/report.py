@@ -9,10 +9,8 @@ from cutrec.paths import DATA
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Draw the pictures and write the page."""
-    settings = config.load()
-
     from cutrec.workflow.report import report
 
     report(settings, DATA, DATA / "report")

@@ -10,10 +10,8 @@ from cutrec.paths import DATA, live_checkout
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Compute the fingerprint of the log that ``dataset`` names."""
-    settings = config.load()
-
     from cutrec.workflow.fetch import identify
 
     with atomic_folder(DATA / "source") as out:

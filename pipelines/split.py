@@ -8,10 +8,8 @@ from cutrec.paths import LOG, SPLIT
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Filter and split the log."""
-    settings = config.load()
-
     from cutrec.workflow.split import split
 
     split(settings, LOG, SPLIT)

@@ -9,10 +9,8 @@ from cutrec.paths import DATA, SPLIT, checkpoint_folder
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Train, or resume an interrupted training."""
-    settings = config.load()
-
     from cutrec.workflow.train import train
 
     train(settings, SPLIT, DATA / "train", checkpoints=checkpoint_folder())

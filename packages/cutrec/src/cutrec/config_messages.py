@@ -14,15 +14,15 @@ from rec_models.fields import SettingsError
 
 
 def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys: Collection[str]) -> str:
-    """The first thing that is wrong.
+    """The first thing that is wrong with the nested `values` as the user wrote them.
 
     A ValueError raised by a validator of a package reads ``allowed: ...``; a `SettingsError` names the settings that
     contradict each other.
 
     Args:
-        error: of validating `values`.
-        values: the nested mapping as the user wrote it.
-        root: the dataclass that it was validated against.
+        error: of validating `values` against the dataclass `root`.
+        values: a nested mapping.
+        root: a dataclass.
         keys: all dotted keys there are.
     """
     first = error.errors(include_url=False)[0]

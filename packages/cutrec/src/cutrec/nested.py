@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from cutrec.errors import ConfigError
 
 
@@ -55,9 +58,6 @@ def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
     Raises:
         ConfigError: a text without a key or without ``=``, a value that is no YAML, a key both value and section.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     flat: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")

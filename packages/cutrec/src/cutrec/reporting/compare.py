@@ -67,14 +67,7 @@ def _open_revision(name: str) -> IO[bytes]:
 
 
 def compare_runs(
-    run_a: Evaluation,
-    run_b: Evaluation,
-    *,
-    names: tuple[str, str],
-    metric: str,
-    k: int,
-    level: float = 0.95,
-    resamples: int = 10_000,
+    run_a: Evaluation, run_b: Evaluation, *, names: tuple[str, str], metric: str, k: int, level: float, resamples: int
 ) -> list[Comparison]:
     """Compare two runs by all metrics at one k, and by one further metric, such as ``ndcg@10``.
 

@@ -188,8 +188,11 @@ def size_rows(split: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def data_rows(run: RunOutputs) -> list[tuple[str, str]]:
     """Where the log comes from and what the split did, without counts of zero and unset values."""
-    split = {key: value for key, value in with_dates(run.split).items() if key not in SIZES}
-    split.pop("dropped", None)
+    split = {key: value for key, value in run.split.items() if key not in (*SIZES, "dropped")}
+    boundary, unit = split.pop("boundary_time", None), split.pop("timestamp_unit", "s")
+    if boundary is not None:
+        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]
+        split["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
     dropped = {name.replace("_", " "): count for name, count in run.split.get("dropped", {}).items() if count}
     rows = [*flat({"source": run.source}), *flat({"download": run.download}), *flat({"split": split})]
     rows += [(f"dropped: {name}", f"{count:,}") for name, count in dropped.items()]
@@ -208,17 +211,6 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
         )
     parts.append(f"{test['targets_unseen_in_train']:,} of their targets never occur in training")
     return "; ".join(parts) + ". All of these count as misses."
-
-
-def with_dates(split: dict[str, Any]) -> dict[str, Any]:
-    """The summary of the split with the boundary of a temporal split as a date."""
-    shown = dict(split)
-    boundary = shown.pop("boundary_time", None)
-    unit = shown.pop("timestamp_unit", "s")
-    if boundary is not None:
-        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]
-        shown["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
-    return shown
 
 
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:

@@ -22,8 +22,6 @@ from rec_models.inference import load
 from rec_models.training import memory
 from rec_models.training.devices import cpu_name
 
-SUMMARY_K = 10
-
 
 def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
     """Rank, measure and write the results.
@@ -50,8 +48,7 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
         if config.dataset.startswith("twin:"):
             pq.write_table(pa.table({"user_id": user_names}), folder / "per_user.parquet")
         else:
-            reference = reference_log(config, split, len(items))
-            rankings = _measure(config, store, recommended, user_names, items, reference)
+            rankings = _measure(config, split, store, recommended, user_names, items)
             results = rankings.results
             write_evaluation(results["model"], folder / "per_user.parquet")
             write_details(rankings, folder / "details")
@@ -70,13 +67,9 @@ def _rank(
     recommended = np.empty((len(store), max(config.evaluate.k)), dtype=np.int32)  # [U, K]
     memory.reset_peak(device)
     started = time.perf_counter()
+    how = config.evaluate
     ranked = ranked_batches(
-        encoder,
-        store,
-        recommended.shape[1],
-        batch_users=config.evaluate.batch_users,
-        filter_seen=config.evaluate.filter_seen,
-        title="rank",
+        encoder, store, max(how.k), batch_users=how.batch_users, filter_seen=how.filter_seen, title="rank"
     )
     start = 0
     for ids in write_recommendations(out / "recommendations.parquet", ranked, users, item_names):
@@ -94,26 +87,16 @@ def _rank(
 
 
 def _measure(
-    config: Config,
-    store: SequenceStore,
-    recommended: npt.NDArray[np.int32],
-    user_names: Any,
-    items: pa.Table,
-    reference: LogCounts,
+    config: Config, split: Path, store: SequenceStore, recommended: npt.NDArray[np.int32], users: Any, items: pa.Table
 ) -> Rankings:
     """Compute every metric of the model's lists ``[U, K]`` and of the ranking by popularity."""
     assert store.targets is not None
     targets = store.targets.numpy()
     counts = items["count"].to_numpy()  # [V] int64, interactions in training
-    popular = popularity_top_k(
-        torch.tensor(counts),
-        recommended.shape[1],
-        num_users=len(store),
-        seen_offsets=store.offsets if config.evaluate.filter_seen else None,
-        seen_items=store.items if config.evaluate.filter_seen else None,
-    )
+    seen = {"seen_offsets": store.offsets, "seen_items": store.items} if config.evaluate.filter_seen else {}
+    popular = popularity_top_k(torch.tensor(counts), recommended.shape[1], num_users=len(store), **seen)
     lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
-    names = user_names.to_numpy(zero_copy_only=False)
+    reference, names = reference_log(config, split, len(items)), users.to_numpy(zero_copy_only=False)
     return Rankings(
         lists=lists,
         results={
@@ -124,7 +107,7 @@ def _measure(
         offsets=store.offsets.numpy(),
         history=store.items.numpy(),
         counts=counts,
-        user_names=user_names,
+        user_names=users,
         item_names=items["original_id"].combine_chunks(),
     )
 
@@ -142,7 +125,7 @@ def reference_log(config: Config, split: Path, num_items: int) -> LogCounts:
 
 
 def _summary(result: Evaluation) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in result.summary().items() if name.endswith(f"@{SUMMARY_K}")}
+    return {name: round(value, 6) for name, value in result.summary().items() if name.endswith("@10")}
 
 
 def write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...]) -> None:

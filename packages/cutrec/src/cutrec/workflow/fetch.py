@@ -36,12 +36,11 @@ def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
     Raises:
         DataError: there is no such log, or it cannot be read.
     """
-    names = config.download.columns
     return fetch_log(
         config.dataset,
         path,
         root=root,
-        columns=Columns(names.user, names.item, names.timestamp, names.rating),
+        columns=Columns(**vars(config.download.columns)),
         min_rating=config.download.min_rating,
         mirror=_mirror(config, root),
     )

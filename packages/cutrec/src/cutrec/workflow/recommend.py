@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.schema import Columns
@@ -52,36 +51,25 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
 
 
 def read_file(
-    config: Config,
-    histories: str,
-    root: Path,
-    item_names: pa.Array,
-    *,
-    user: str | None = None,
-    item: str | None = None,
-    timestamp: str | None = None,
+    histories: str, item_names: pa.Array, *, root: Path, columns: Columns, needs_times: bool
 ) -> tuple[Histories, list[str]]:
     """Read the histories of a file of events or of lists.
 
     Args:
-        config: ``download.columns`` name the columns that the last three arguments leave open.
         histories: a path or glob of parquet or CSV files.
-        root: the folder that a relative path starts from.
         item_names: ``[V]`` original item ids by dense id.
-        user: the column of users.
-        item: the column of items.
-        timestamp: the column of times; if it is named, the file must have it.
+        root: the folder that a relative path starts from.
+        columns: names of the columns.
+        needs_times: whether the file must have the column of times.
 
     Returns:
         The histories, and notes on how the file was read.
     """
     from rec_data.raw.history_files import write_history_log  # needs polars, which ranking itself does not
 
-    usual = config.download.columns
-    columns = Columns(user or usual.user, item or usual.item, timestamp or usual.timestamp)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        found = write_history_log(histories, log, root=root, columns=columns, needs_times=timestamp is not None)
+        found = write_history_log(histories, log, root=root, columns=columns, needs_times=needs_times)
         notes = []
         if found.in_row_order:
             notes.append(f"no column {columns.timestamp!r}: events of a user are taken in the order of rows")
@@ -109,21 +97,14 @@ def _examples(left: Skipped) -> str:
 
 
 def recommend(
-    encoder: Encoder,
-    histories: Histories,
-    item_names: pa.Array,
-    out: Path,
-    *,
-    k: int,
-    batch_users: int,
-    keep_seen: bool = False,
+    encoder: Encoder, histories: Histories, items: pa.Array, out: Path, *, k: int, batch_users: int, keep_seen: bool
 ) -> int:
     """Rank the catalogue for each history, batch by batch.
 
     Args:
         encoder: in eval mode.
         histories: of the users.
-        item_names: ``[V]`` original item ids by dense id.
+        items: ``[V]`` original item ids by dense id.
         out: the parquet of user_id, item_id, rank, score; it has another name until it is complete.
         k: items per user, at most V.
         batch_users: users per batch.
@@ -142,7 +123,7 @@ def recommend(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
     try:
-        written = write_recommendations(part, ranked, histories.user_names, item_names)
+        written = write_recommendations(part, ranked, histories.user_names, items)
         rows = sum(int((ids >= 0).sum()) for ids in written)
         part.replace(out)
     finally:

@@ -27,11 +27,7 @@ def split(config: Config, log: Path, out: Path) -> None:
         summary = split_log(
             log,
             folder,
-            strategy=config.split.strategy,
-            test_fraction=config.split.test_fraction,
-            validation_users=config.split.validation_users,
-            min_item_count=config.split.min_item_count,
-            min_user_count=config.split.min_user_count,
+            **vars(config.split),
             seed=config.seed,
             filter_seen=config.evaluate.filter_seen,
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",

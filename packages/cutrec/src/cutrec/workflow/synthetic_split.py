@@ -59,13 +59,7 @@ class SyntheticSplit:
         return np.searchsorted(edges, places, side="right").astype(np.int32)
 
     def train_store(self, users: int, span: int, seed: int) -> SequenceStore:
-        """Histories to train on.
-
-        Args:
-            users: how many.
-            span: longest history; older items would never be read.
-            seed: the same seed gives the same histories.
-        """
+        """Histories to train on, none longer than `span`; the same seed gives the same histories."""
         return self._store(users, span, seed, with_targets=False)
 
     def validation_store(self, users: int, span: int, seed: int) -> SequenceStore:
