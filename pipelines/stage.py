@@ -9,13 +9,7 @@ from cutrec.console import run_and_exit
 
 
 def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn:
-    """Run a stage with the settings of params.yaml and end the process. It takes no argument except ``--help``.
-
-    Args:
-        name: of the stage.
-        description: printed by ``--help``.
-        main: the stage.
-    """
+    """Run a stage with the settings of params.yaml and end the process. It takes no argument except ``--help``."""
 
     def checked() -> None:
         parse(make_parser(description, prog=f"python -m pipelines.{name}"), None)

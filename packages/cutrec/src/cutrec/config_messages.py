@@ -18,12 +18,7 @@ def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys
 
     A ValueError raised by a validator of a package reads ``allowed: ...``; a `SettingsError` names the settings that
     contradict each other.
-
-    Args:
-        error: of validating `values` against the dataclass `root`.
-        values: a nested mapping.
-        root: a dataclass.
-        keys: all dotted keys there are.
+    The error is of validating them against the dataclass `root`; `keys` are all dotted keys there are.
     """
     first = error.errors(include_url=False)[0]
     if first["type"] == "unexpected_keyword_argument":

@@ -16,9 +16,6 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
     The directory is created beside ``final``, on the same file system, so that each entry moves by one rename. Entries
     of ``final`` that the block did not write stay. Leftovers of a killed run are removed at the start.
-
-    Args:
-        final: the folder that receives the entries; it is created if missing.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".tmp-{final.name}-"

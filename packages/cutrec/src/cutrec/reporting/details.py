@@ -22,18 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cutrec.outputs import write_csv
-from rec_eval import (
-    Evaluation,
-    IntervalRow,
-    SegmentRow,
-    compare,
-    intervals,
-    metrics_by_segment,
-    popularity_profile,
-    write_rows,
-)
+from rec_eval import Evaluation, IntervalRow, SegmentRow, compare, intervals, metrics_by_segment, popularity_profile
 
-Bounded = TypeVar("Bounded", "IntervalRow", "SegmentRow")
+Bounded = TypeVar("Bounded", IntervalRow, SegmentRow)
 
 EXAMPLES = 10
 SHOWN = 10
@@ -76,7 +67,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
         model, baseline = rankings.results["model"], rankings.results["popularity"]
         names = [name for name in model.per_user if name.endswith("@10")]
         rows = [compare(baseline, model, name, name_a="popularity", name_b="model") for name in names]
-        write_rows(rows, folder / "comparison.csv")
+        write_csv(folder / "comparison.csv", rows[0]._fields, rows)
     properties = {"history": np.diff(rankings.offsets), "popularity": rankings.counts[rankings.targets]}
     bands = {
         name: [
@@ -156,8 +147,7 @@ def examples(rankings: Rankings) -> list[dict[str, Any]]:
     lists = rankings.lists["model"]
 
     def names(ids: npt.NDArray[Any]) -> list[Any]:
-        found: list[Any] = rankings.item_names.take(ids[ids >= 0]).to_pylist()
-        return found
+        return list(rankings.item_names.take(ids[ids >= 0]).to_pylist())
 
     rows = []
     for user in chosen.tolist():

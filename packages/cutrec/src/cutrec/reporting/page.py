@@ -29,17 +29,11 @@ def draw(run: RunOutputs, out: Path) -> None:
     if found is not None:
         figures.draw_metrics(found["intervals"], out / "metrics_at_k.png")
         figures.draw_segments(found["bands"], out / "bands.png")
-        concentration = [numbers(row) for row in found["concentration"]]
-        figures.draw_popularity(concentration, found["popularity"], out / "popularity.png")
+        figures.draw_popularity(numbers(found["concentration"]), found["popularity"], out / "popularity.png")
 
 
 def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
-    """The page as HTML that needs no other file.
-
-    Args:
-        run: a run.
-        pictures: PNG files by name.
-    """
+    """The page as HTML that needs no other file, with its PNG pictures by name."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,

@@ -143,13 +143,7 @@ class Result:
 
     @classmethod
     def of(cls, point: config.Config, kind: Kind, **values: Any) -> Self:
-        """A result of a point.
-
-        Args:
-            point: what was measured; for a loss without negatives the fields of negatives stay empty.
-            kind: training or accuracy.
-            values: the other fields; they override what comes from the point (``precision`` as trained).
-        """
+        """A result of a point; `values` override what comes from the point (``precision`` as trained)."""
         return cls(**(point_fields(point) | {"kind": kind} | values))
 
     @property
@@ -163,7 +157,7 @@ KEY = COLUMNS[: COLUMNS.index("options") + 1]
 
 
 def point_fields(point: config.Config) -> dict[str, Any]:
-    """The fields of a `Result` that come from the point."""
+    """The fields of a `Result` that come from the point; those of negatives are None for a loss without them."""
     twin = None
     dataset = point.dataset
     if dataset.startswith("twin:"):

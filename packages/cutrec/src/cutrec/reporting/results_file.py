@@ -89,13 +89,9 @@ def read(path: Path) -> list[Result]:
 
 
 def merge(groups: Iterable[Iterable[Result]]) -> list[Result]:
-    """One result for each key and device: the one measured last.
+    """One result for each key and device, in order of first appearance: the one measured last.
 
-    Args:
-        groups: results of several files; of two without a date, the later in order counts.
-
-    Returns:
-        In order of first appearance.
+    Of two without a date, the later in order counts.
     """
     kept: dict[tuple[object, ...], Result] = {}
     for group in groups:

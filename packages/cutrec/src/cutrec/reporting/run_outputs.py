@@ -47,7 +47,7 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
         download=read_json(data / "download" / "summary.json"),
         split=read_json(data / "split" / "summary.json"),
         training=read_json(data / "train" / "metrics.json"),
-        history=[numbers(row) for row in _read_csv(data / "train" / "history.csv")],
+        history=numbers(_read_csv(data / "train" / "history.csv")),
         evaluation=evaluation,
         memory=read_json(folder / "memory.json"),
         details=details,
@@ -55,9 +55,9 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     )
 
 
-def numbers(row: dict[str, str]) -> dict[str, float]:
-    """A row of a CSV as numbers; NaN for an empty cell."""
-    return {key: float(value) if value else float("nan") for key, value in row.items()}
+def numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    """The rows of a CSV as numbers; NaN for an empty cell."""
+    return [{key: float(value or "nan") for key, value in row.items()} for row in rows]
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

@@ -4,13 +4,7 @@ from collections.abc import Sequence
 
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A markdown table with aligned columns.
-
-    Args:
-        header: names of the columns.
-        rows: cells as text.
-        left: so many first columns are left-aligned, the others right-aligned.
-    """
+    """A markdown table with aligned columns: the first `left` of them to the left, the others to the right."""
     widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if place < left else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
     aligned = [

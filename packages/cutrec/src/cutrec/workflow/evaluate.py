@@ -24,17 +24,11 @@ from rec_models.training.devices import cpu_name
 
 
 def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
-    """Rank, measure and write the results.
+    """Rank, measure and write the results into the folder `out`.
 
     Writes ``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``details/`` (see
     `cutrec.reporting.details`), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
-
-    Args:
-        config: for ``evaluate`` and for the choice of the reference log.
-        split: the folder of the split.
-        model: a checkpoint.
-        out: the folder for the results.
     """
     store = SequenceStore.open(split / "sequences" / "test.arrow")
     items = pq.read_table(split / "items.parquet").combine_chunks()

@@ -35,11 +35,7 @@ class Plan:
 
 
 def plan(point: Config, calibration: Calibration | None = None) -> Plan:
-    """Predict memory and time of a point.
-
-    Args:
-        point: what to train.
-        calibration: constants of the predictions; None: the shipped ones.
+    """Predict memory and time of a point, with the shipped constants or those of a calibration.
 
     Raises:
         ConfigError: settings contradict each other, or the sizes of its log are not known yet.

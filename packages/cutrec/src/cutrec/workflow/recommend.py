@@ -28,11 +28,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
-    """Load a model and the ids of its items.
-
-    Args:
-        model: a checkpoint; ``items.parquet`` beside it holds the catalogue.
-        device: where the encoder is placed.
+    """Load a checkpoint, and the ids of its items from ``items.parquet`` beside it.
 
     Returns:
         The encoder in eval mode, and ``[V]`` the original item ids by dense id.
@@ -99,13 +95,13 @@ def _examples(left: Skipped) -> str:
 def recommend(
     encoder: Encoder, histories: Histories, items: pa.Array, out: Path, *, k: int, batch_users: int, keep_seen: bool
 ) -> int:
-    """Rank the catalogue for each history, batch by batch.
+    """Rank the catalogue for each history, batch by batch, and write a parquet of user_id, item_id, rank, score.
 
     Args:
         encoder: in eval mode.
         histories: of the users.
         items: ``[V]`` original item ids by dense id.
-        out: the parquet of user_id, item_id, rank, score; it has another name until it is complete.
+        out: the parquet; it has another name until it is complete.
         k: items per user, at most V.
         batch_users: users per batch.
         keep_seen: recommend items of the history too.

@@ -10,14 +10,10 @@ from cutrec.reporting.run_outputs import read_outputs
 
 
 def report(config: Config, data: Path, out: Path) -> None:
-    """Write ``report.html``, which needs no other file, its pictures, and ``results.csv``.
+    """Write ``report.html``, which needs no other file, its pictures, and ``results.csv`` into the folder `out`.
 
-    This imports no torch: the stage ``evaluate`` has measured everything already.
-
-    Args:
-        config: of the run.
-        data: the folder with the outputs of the other stages.
-        out: the folder for the report. ``results.csv`` has the schema of `cutrec.reporting.results_file`.
+    It reads the outputs of the other stages in the folder `data`. ``results.csv`` has the schema of
+    `cutrec.reporting.results_file`. This imports no torch: the stage ``evaluate`` has measured everything already.
     """
     run = read_outputs(config, data)
     with atomic_folder(out) as folder:

@@ -15,12 +15,9 @@ NOT_READ = ("cutrec/commands/", "cutrec/reporting/")
 
 
 def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None) -> str:
-    """The name of the folder that the checkpoints of a run are kept in.
+    """The name of the folder that the checkpoints of a run are kept in; `code` holds files by name.
 
-    Args:
-        config: sections that reach training only through the files of the split are left out.
-        split: the folder of the split.
-        code: source files by name; None takes `training_code`.
+    Sections of the configuration that reach training only through the files of the split are left out.
     """
     settings = dataclasses.asdict(config)
     for section in ("dataset", "download", "split"):

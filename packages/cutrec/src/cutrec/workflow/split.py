@@ -12,12 +12,7 @@ YEAR = 365 * 86_400
 
 
 def split(config: Config, log: Path, out: Path) -> None:
-    """Filter and split a log.
-
-    Args:
-        config: for ``split``, ``seed``, ``evaluate.filter_seen`` and ``paper_faithful``.
-        log: parquet of user_id, item_id, timestamp.
-        out: the folder for the sequences, the items, the users and ``summary.json``.
+    """Filter and split a parquet of user_id, item_id, timestamp into sequences, items, users and ``summary.json``.
 
     Raises:
         DataError: the filters leave too little.

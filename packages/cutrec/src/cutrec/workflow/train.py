@@ -4,8 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -43,7 +42,11 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
     train_store = SequenceStore.open(split / "sequences" / "train.arrow")
     validation_store = SequenceStore.open(split / "sequences" / "validation.arrow")
     state = checkpoints / run_hash(config, split)
-    with _output_folder(out) as folder:
+    # Training starts one more process for each further device (train.devices), which keeps no results.
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
+    with place as name:
+        folder = Path(name)
         try:
             result = fit(
                 model=inputs.model_settings(config),
@@ -58,7 +61,7 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
                 batching=inputs.batch_settings(config),
             )
         except TrainingError as error:
-            if error.on_every_rank and not _is_first_process():
+            if error.on_every_rank and not first:
                 sys.exit(1)
             raise StageError(str(error)) from error
         if result.is_first_rank and not config.dataset.startswith("twin:"):
@@ -68,22 +71,6 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
         write_json(folder / "metrics.json", summary(config, result))
     if result.is_first_rank:
         shutil.rmtree(state, ignore_errors=True)
-
-
-@contextmanager
-def _output_folder(out: Path) -> Iterator[Path]:
-    """The results of the first of several processes (``train.devices``); a temporary folder for the others."""
-    if _is_first_process():
-        with atomic_folder(out) as folder:
-            yield folder
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-
-
-def _is_first_process() -> bool:
-    """Whether the user started this process; training starts one more for each further device."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def notes(result: FitResult, popularity: float) -> list[str]:

@@ -42,10 +42,8 @@ def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], 
     targets = store.targets
 
     def validate(encoder: Encoder) -> dict[str, float]:
-        how = point.evaluate
-        batches = user_batches(
-            encoder, store, batch_users=how.batch_users, filter_seen=how.filter_seen, title="validate"
-        )
+        users, seen = point.evaluate.batch_users, point.evaluate.filter_seen
+        batches = user_batches(encoder, store, batch_users=users, filter_seen=seen, title="validate")
         ranks = [
             target_ranks(
                 batch.queries,
@@ -62,13 +60,7 @@ def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], 
 
 
 def popularity_ndcg(point: Config, store: SequenceStore, counts: Tensor) -> float:
-    """NDCG@10 of the ranking by popularity, where `make_validation` has the model's.
-
-    Args:
-        point: for ``evaluate.filter_seen``.
-        store: the validation histories and their targets.
-        counts: [V] int64, how often training saw each item.
-    """
+    """NDCG@10 of the ranking by the counts [V] int64 of training, where `make_validation` has the model's."""
     assert store.targets is not None
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if point.evaluate.filter_seen else {}
     lists = popularity_top_k(counts, 10, num_users=len(store), **seen)
