@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from cutrec.workflow.plan import Plan
     from rec_models.planning import Calibration
 
+HEADER = (
+    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
+    "step ms", "epoch s",
+)  # fmt: skip
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
@@ -50,29 +55,17 @@ def run(options: Namespace) -> None:
     print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
 
 
-HEADER = (
-    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
-    "step ms", "epoch s",
-)  # fmt: skip
-
-
 def table_of(plans: Mapping[str, Plan], gpu_gib: float) -> str:
     """Plans by the name in the first column as a table, for a GPU with so much memory."""
     rows = []
     for name, planned in plans.items():
-        memory, seconds = planned.memory, planned.seconds
+        sizes, memory, seconds = planned.sizes, planned.memory, planned.seconds
         parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
-        rows.append(
-            [
-                name,
-                f"{planned.sizes.items:,}",
-                f"{planned.sizes.tokens:,.0f}",
-                *(number(part) for part in parts),
-                "yes" if memory.fits(gpu_gib) else "NO",
-                *(number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)),
-                number(planned.epoch_seconds),
-            ]
-        )
+        gib = [number(part) for part in parts]
+        milliseconds = [number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)]
+        fits = "yes" if memory.fits(gpu_gib) else "NO"
+        first = (name, f"{sizes.items:,}", f"{sizes.tokens:,.0f}")
+        rows.append([*first, *gib, fits, *milliseconds, number(planned.epoch_seconds)])
     return render(HEADER, rows)
 
 
