@@ -1,7 +1,5 @@
 """Old names of commands: they work for one more release."""
 
-from __future__ import annotations
-
 import sys
 from typing import NoReturn
 

@@ -3,18 +3,14 @@
 Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``summary.json`` into ``data/download``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, LOG, live_checkout
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Fetch the log and write it as parquet."""
-    settings = config.load()
-
     from cutrec.workflow.fetch import fetch
 
     with atomic_folder(DATA / "download") as out:

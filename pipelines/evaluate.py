@@ -4,17 +4,13 @@ Reads ``evaluate`` of params.yaml, ``data/split/`` and ``data/train/model.ckpt``
 ``data/evaluate/``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import DATA, MODEL, SPLIT
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Rank, measure and write the results."""
-    settings = config.load()
-
     from cutrec.workflow.evaluate import evaluate
 
     evaluate(settings, SPLIT, MODEL, DATA / "evaluate")

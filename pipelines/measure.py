@@ -25,7 +25,7 @@ from typing import Any
 
 from cutrec import config
 from cutrec.console import prepare_output_file, run_and_exit
-from cutrec.device import environment
+from cutrec.environment import environment
 from cutrec.errors import StageError
 from cutrec.nested import parse_overrides
 from cutrec.reporting import results_file as results

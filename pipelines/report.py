@@ -4,17 +4,13 @@ Reads params.yaml and the outputs of the other stages; writes ``report.html``, i
 ``data/report/``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import DATA
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Draw the pictures and write the page."""
-    settings = config.load()
-
     from cutrec.workflow.report import report
 
     report(settings, DATA, DATA / "report")

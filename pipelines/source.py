@@ -4,18 +4,14 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``data/source/fingerpr
 depends on. It always runs, and takes the time that hashing the files takes.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, live_checkout
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Compute the fingerprint of the log that ``dataset`` names."""
-    settings = config.load()
-
     from cutrec.workflow.fetch import identify
 
     with atomic_folder(DATA / "source") as out:

@@ -3,17 +3,13 @@
 Reads ``split`` and ``seed`` of params.yaml and ``data/download/log.parquet``; writes ``data/split/``.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import LOG, SPLIT
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Filter and split the log."""
-    settings = config.load()
-
     from cutrec.workflow.split import split
 
     split(settings, LOG, SPLIT)

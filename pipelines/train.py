@@ -4,17 +4,13 @@ Reads params.yaml and ``data/split/``; writes ``data/train/``. If training is ki
 checkpoint. Checkpoints are kept in ``.checkpoints/``, because DVC deletes the outputs of a stage before it runs.
 """
 
-from __future__ import annotations
-
 from cutrec import config
 from cutrec.paths import DATA, SPLIT, checkpoint_folder
 from pipelines import stage
 
 
-def main() -> None:
+def main(settings: config.Config) -> None:
     """Train, or resume an interrupted training."""
-    settings = config.load()
-
     from cutrec.workflow.train import train
 
     train(settings, SPLIT, DATA / "train", checkpoints=checkpoint_folder())

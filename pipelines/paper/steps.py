@@ -43,7 +43,7 @@ def measure(point: config.Config, effort: Effort, where: dict[str, Any]) -> resu
     Args:
         point: of a synthetic log.
         effort: how many steps.
-        where: fields of the result that `cutrec.device` returns.
+        where: fields of the result that `cutrec.environment` returns.
 
     Returns:
         The result; its status tells whether memory ran out or the training failed.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutrec.device import environment
+from cutrec.environment import environment
 from cutrec.reporting.results_file import lock
 from pipelines.study.trials import Row, Trial
 

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from cutrec.config import load
 from cutrec.console import run_and_exit
 from pipelines import download, source, split
 from tests.small_log import small_log
@@ -18,7 +19,7 @@ def run_until_it_fails(capsys: pytest.CaptureFixture[str]) -> str:
     """Run the stages that read the log, as DVC would; return the line that the failing one printed."""
     for module in (source, download, split):
         with pytest.raises(SystemExit) as caught:
-            run_and_exit(module.main)
+            run_and_exit(lambda stage=module: stage.main(load()))
         name = module.__name__.split(".")[-1]
         left = [path for path in Path("data").rglob("*") if path.is_file()] if Path("data").exists() else []
         if caught.value.code == 1:

@@ -2,20 +2,71 @@
 
 import ast
 import re
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from cutrec.config import Config, read_yaml
 from cutrec.reporting.page import TEMPLATE
-from cutrec.workflow.source_code import reached
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = read_yaml(ROOT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
-PACKAGES = ("cce-kernels", "cutrec", "rec-data", "rec-eval", "rec-models")
-SETTINGS = ("cutrec.config", "cutrec.nested", "cutrec.strict")
-"""Modules that read params.yaml for all stages."""
+FOLLOWED = ("cutrec", "pipelines")
+"""Packages whose modules count one by one."""
+PACKAGES = ("cce_kernels", "rec_data", "rec_eval", "rec_models")
+"""Packages that count as a whole: an import of one module is an import of all."""
+SETTINGS = "cutrec.config"
+"""The modules that read params.yaml for every stage have names that start with this.
+
+They import what declares and checks the settings of all stages. That alone does not make a stage depend on this code:
+DVC compares the values of the settings by itself. Only their neighbours in ``cutrec`` are followed.
+"""
+
+
+def reached(start: Path) -> tuple[dict[str, Path], set[str]]:
+    """The modules of `FOLLOWED` by name, and the `PACKAGES`, that a file imports, directly or not.
+
+    Imports inside functions count, imports for type checking do not.
+    """
+    modules: dict[str, Path] = {}
+    packages: set[str] = set()
+    waiting = [("", start)]
+    while waiting:
+        importer, path = waiting.pop()
+        for name in imported_names(ast.parse(path.read_text(encoding="utf-8"))):
+            package = name.split(".")[0]
+            if importer.startswith(SETTINGS) and name.rpartition(".")[0] != "cutrec":
+                continue
+            if package in PACKAGES:
+                packages |= {package, "cce_kernels"} if package == "rec_models" else {package}
+            elif package in FOLLOWED and name not in modules:
+                file = folder_of(package).parent / f"{name.replace('.', '/')}.py"
+                if file.is_file():
+                    modules[name] = file
+                    waiting.append((name, file))
+    return modules, packages
+
+
+def imported_names(node: ast.AST) -> Iterator[str]:
+    """The names of modules, and perhaps of things in them, that code imports when it runs."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (str(child.module), *(f"{child.module}.{alias.name}" for alias in child.names))
+        elif not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from imported_names(child)
+
+
+def folder_of(package: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def script(name: str) -> Path:
@@ -43,8 +94,8 @@ def test_packages_that_are_followed_by_module_hold_no_code_themselves():
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_a_stage_lists_the_params_it_reads(name: str):
     modules, _ = reached(script(name))
-    files = [script(name), *(path for module, path in modules.items() if module not in SETTINGS)]
-    text = "".join(path.read_text() for path in files)
+    own = [path for module, path in modules.items() if not module.startswith((SETTINGS, "cutrec.nested"))]
+    text = "".join(path.read_text() for path in [script(name), *own])
     read = set(re.findall(r"\b(?:config|point)\.([a-z_]+)", text)) & set(vars(Config()))
     listed = {key.split(".")[0] for key in STAGES[name]["params"]}
     assert read <= listed
@@ -54,7 +105,7 @@ def test_a_stage_lists_the_params_it_reads(name: str):
 def test_the_copy_of_a_queued_experiment_comes_first_on_the_path(name: str):
     assert STAGES[name]["cmd"] == f"${{python}} -m pipelines.{name}"
     path = re.search(r"PYTHONPATH=(\S+)", PIPELINE["vars"][0]["python"]).group(1).split(":")
-    assert sorted(path) == [f"packages/{package}/src" for package in PACKAGES]
+    assert sorted(path) == [f"packages/{name.replace('_', '-')}/src" for name in sorted(("cutrec", *PACKAGES))]
 
 
 def test_metrics_live_in_git_and_everything_else_in_the_cache():
@@ -62,3 +113,33 @@ def test_metrics_live_in_git_and_everything_else_in_the_cache():
         for metric in stage.get("metrics", []):
             assert next(iter(metric.values())) == {"cache": False}, name
         assert all(isinstance(out, str) for out in stage["outs"]), name
+
+
+FILES = {
+    "stage.py": "from cutrec.a import f\nimport json",
+    "cutrec/__init__.py": "",
+    "cutrec/a.py": "def f():\n    from cutrec.deep import b\n    from cutrec import config",
+    "cutrec/deep/__init__.py": "",
+    "cutrec/deep/b.py": "import cutrec.a\nif TYPE_CHECKING:\n    import cutrec.types",
+    "cutrec/types.py": "",
+    "cutrec/unused.py": "",
+    "cutrec/config.py": "import rec_eval\nfrom cutrec.nested import x\nfrom cutrec.deep.c import y",
+    "cutrec/nested.py": "",
+    "cutrec/deep/c.py": "",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sys.modules[__name__], "folder_of", lambda package: tmp_path / package)
+    return tmp_path
+
+
+def test_imports_are_followed_but_not_those_for_types_and_not_those_of_settings(folder: Path):
+    modules, packages = reached(folder / "stage.py")
+    assert sorted(modules) == ["cutrec.a", "cutrec.config", "cutrec.deep.b", "cutrec.nested"]
+    assert modules["cutrec.deep.b"] == folder / "cutrec/deep/b.py"
+    assert packages == set()

@@ -136,5 +136,11 @@ def test_what_the_interpreter_leaves_in_a_module_is_not_a_kernel(bench, monkeypa
 
 def test_every_kernel_of_the_losses_belongs_to_the_group_loss(bench):
     names = set().union(*(launched(path) for path in Path(cce_kernels.__file__).parent.rglob("*.py")))
-    assert {"_mean", "later_draws_kernel", "split_parts_kernel", "shared_backward_kernel", "full_forward_kernel"} <= names
+    assert {
+        "_mean",
+        "later_draws_kernel",
+        "split_parts_kernel",
+        "shared_backward_kernel",
+        "full_forward_kernel",
+    } <= names
     assert {sys.modules["step_profile"].group_of(name) for name in names} == {"loss"}

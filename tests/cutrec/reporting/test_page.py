@@ -17,7 +17,7 @@ from cutrec.config import Backbone, Config, Evaluate
 from cutrec.environment import Code, read_code
 from cutrec.reporting import figures, page, results_file, tables
 from cutrec.reporting.details import Rankings, write_details
-from cutrec.reporting.reproduce import commands
+from cutrec.reporting.page import commands
 from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 from cutrec.workflow.report import report
 from tests.cutrec.reporting.test_details import make_rankings

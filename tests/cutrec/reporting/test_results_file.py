@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from cutrec.config import from_mapping
-from cutrec.device import environment
-from cutrec.environment import revision
+from cutrec.environment import environment, revision
 from cutrec.reporting.result import KEY
 from cutrec.reporting.results_file import (
     COLUMNS,
@@ -55,8 +54,7 @@ def test_a_point_fills_the_key_and_nothing_else():
         "training", "gowalla", 0.5, "sasrec", "cce_neg", "uniform", "tile", 511, 128, 64, 64, 42, False, "bf16-mixed",
         "reference=train",
     )  # fmt: skip
-    assert MEASURED.dataset_label == "twin:gowalla@0.5"
-    assert Result.of(from_mapping({"dataset": "twin:beauty"}), "training", device="x").dataset_label == "twin:beauty"
+    assert (Result.of(from_mapping({"dataset": "twin:beauty"}), "training", device="x").twin) == 1.0
     assert len(KEY) == 15
 
 

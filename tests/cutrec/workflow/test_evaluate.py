@@ -12,7 +12,7 @@ import torch
 
 from cutrec.config import Config, Evaluate, Split
 from cutrec.workflow import evaluate
-from cutrec.workflow.recommendations import RecommendationsWriter
+from cutrec.workflow.recommendations import write_recommendations
 from rec_data.sequences.store import write_store
 from rec_data.splits.split import split_log
 from rec_eval import TopK, read_evaluation
@@ -26,10 +26,11 @@ from tests.small_log import small_log
 
 def test_recommendations_hold_raw_ids_ranks_from_1_and_no_empty_places(tmp_path: Path):
     users, items = pa.array(["ann", "bob", "cid"]), pa.array([100, 200, 300])
-    with RecommendationsWriter(tmp_path / "r.parquet", users, items) as writer:
-        first = TopK(torch.tensor([[2, 0], [1, -1]]), torch.tensor([[0.5, 0.25], [1.0, float("-inf")]]))
-        writer.write(np.array([2, 0]), first)
-        writer.write(np.array([1]), TopK(torch.tensor([[0, 1]]), torch.tensor([[3.0, 2.0]])))
+    first = TopK(torch.tensor([[2, 0], [1, -1]]), torch.tensor([[0.5, 0.25], [1.0, float("-inf")]]))
+    second = TopK(torch.tensor([[0, 1]]), torch.tensor([[3.0, 2.0]]))
+    ranked = [(torch.tensor([2, 0]), first), (torch.tensor([1]), second)]
+    found = list(write_recommendations(tmp_path / "r.parquet", ranked, users, items))
+    assert [ids.tolist() for ids in found] == [[[2, 0], [1, -1]], [[0, 1]]]
     assert pl.read_parquet(tmp_path / "r.parquet").rows() == [
         ("cid", 300, 1, 0.5),
         ("cid", 100, 2, 0.25),

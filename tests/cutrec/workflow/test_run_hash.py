@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cutrec.config import Config, Evaluate, Negatives, Split, Train
-from cutrec.workflow.run_hash import run_hash
+from cutrec.workflow.run_hash import run_hash, training_code
 
 NAMES = ("split/sequences/train.arrow", "split/items.parquet", "code.py")
 
@@ -54,5 +54,12 @@ def test_another_split_or_other_code_is_another_run(folder: Path, name: str):
     assert hashed(folder) != before
 
 
-def test_the_code_of_a_run_is_that_of_training(folder: Path):
-    assert run_hash(Config(), folder / "split") != hashed(folder)
+def test_training_reads_the_kernels_and_no_reporting(folder: Path):
+    assert (
+        run_hash(Config(), folder / "split") == run_hash(Config(), folder / "split", training_code()) != hashed(folder)
+    )
+    code = training_code()
+    for name in ("cutrec/workflow/ranking", "rec_models/config.py", "cce_kernels/api.py", "rec_eval/", "rec_data/"):
+        assert any(module.startswith(name) for module in code), name
+    assert not [name for name in code if name.startswith(("cutrec/reporting", "cutrec/commands"))]
+    assert all(path.is_file() for path in code.values())

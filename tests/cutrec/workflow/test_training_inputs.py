@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from cutrec.config import Config, Gbce, Losses, Negatives, Train
+from cutrec.config import Config, Losses, Negatives, Train
 from cutrec.workflow import training_inputs as of_point
+from rec_models.config import Gbce
 from rec_models.losses import LOSSES
 from tests.cutrec.test_config import SHIPPED
 

@@ -1,7 +1,5 @@
 """Command lines: parsers whose errors are one line."""
 
-from __future__ import annotations
-
 import re
 from argparse import ArgumentError, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -13,22 +11,13 @@ from cutrec.errors import UsageError
 
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:
-    """A parser whose help keeps the line breaks of the description and whose errors are exceptions.
-
-    Args:
-        description: a docstring; its double backquotes are removed.
-        options: passed on to the parser.
-    """
+    """A parser whose help keeps the line breaks of a docstring and whose errors are exceptions."""
     text = description.replace("``", "").strip()
     return ArgumentParser(description=text, formatter_class=RawDescriptionHelpFormatter, exit_on_error=False, **options)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
-    """Parse a command line.
-
-    Args:
-        parser: of `make_parser`.
-        arguments: None takes those of the process.
+    """Parse a command line with a parser of `make_parser`; None takes the arguments of the process.
 
     Raises:
         UsageError: one line that names the argument.

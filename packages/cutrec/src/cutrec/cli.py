@@ -1,7 +1,5 @@
 """The command line ``cutrec``. A command is a module of `cutrec.commands` and one entry of `COMMANDS`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from cutrec.arguments import make_parser, parse
@@ -22,10 +20,7 @@ def main() -> None:
 
 
 def execute(arguments: Sequence[str] | None = None) -> None:
-    """Run a command.
-
-    Args:
-        arguments: the name of a command and its options; None takes those of the process.
+    """Run a command, given its name and its options; None takes those of the process.
 
     Raises:
         UsageError: the command line is wrong.

@@ -5,8 +5,6 @@ and `rec_eval.config`. `load` reads the file; a wrong one raises `ConfigError`, 
 key, says what was found and what is allowed. This module imports no torch.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, field
 from pathlib import Path
@@ -14,16 +12,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from cutrec.config_messages import full_names, one_line
-from cutrec.errors import ConfigError
+from cutrec.errors import ConfigError as ConfigError
 from cutrec.nested import flatten, merged, nest
-from rec_data.config import Columns, Download, Split
+from rec_data.config import Download, Split
 from rec_eval.config import Evaluate
 from rec_models.config import (
     Backbone,
     BatchSettings,
-    Gbce,
     Impl,
     Losses,
     LossName,
@@ -32,7 +31,6 @@ from rec_models.config import (
     ModelName,
     ModelSettings,
     Negatives,
-    Sce,
     Seed,
     SettingsError,
     Train,
@@ -41,46 +39,12 @@ from rec_models.config import (
 )
 from rec_models.fields import STRICT, Count
 
-__all__ = [
-    "NO_PRESET",
-    "PRESET_KEYS",
-    "Backbone",
-    "Columns",
-    "Config",
-    "ConfigError",
-    "Download",
-    "Evaluate",
-    "Gbce",
-    "Losses",
-    "Negatives",
-    "Sce",
-    "Split",
-    "Train",
-    "batch_settings",
-    "from_mapping",
-    "load",
-    "loss_settings",
-    "model_settings",
-    "preset_values",
-    "read_yaml",
-    "refuse_contradictions",
-    "training_settings",
-]
-
 NO_PRESET = "none"
 """The preset that is always there and sets nothing."""
 
 PRESET_KEYS = (
-    "model",
-    "loss",
-    "batch_size",
-    "max_seq_len",
-    "num_negatives",
-    "negatives",
-    "backbone",
-    "losses",
-    "train",
-)
+    "model", "loss", "batch_size", "max_seq_len", "num_negatives", "negatives", "backbone", "losses", "train",
+)  # fmt: skip
 """What a preset may set: what training reads and no stage before it."""
 
 
@@ -141,9 +105,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, is no YAML, or holds no mapping.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -160,10 +121,7 @@ def from_mapping(values: dict[str, Any]) -> Config:
 
     The preset that ``preset`` names decides the keys that it holds. DVC hands over final values only, so nobody can
     tell a value that was set from one that was always there: a key with its default makes room for the preset's value,
-    and a third value is refused rather than silently dropped.
-
-    Args:
-        values: the mapping. ``grid`` is passed over: it holds other points.
+    and a third value is refused rather than silently dropped. ``grid`` is passed over: it holds other points.
 
     Raises:
         ConfigError: naming the key, what was found and what is allowed.
@@ -182,11 +140,7 @@ def from_mapping(values: dict[str, Any]) -> Config:
 
 
 def preset_values(name: str, preset: object) -> dict[str, Any]:
-    """What a preset sets, flat: dotted key to value.
-
-    Args:
-        name: of the preset, for messages.
-        preset: a mapping, nested like params.yaml.
+    """What the preset with this name sets, flat: dotted key to value.
 
     Raises:
         ConfigError: a preset of another form, or one that sets what it may not.

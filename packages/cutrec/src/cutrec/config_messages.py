@@ -1,7 +1,5 @@
 """What pydantic found wrong with a configuration, as one line: the key, what was found and what is allowed."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import types
@@ -16,16 +14,11 @@ from rec_models.fields import SettingsError
 
 
 def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys: Collection[str]) -> str:
-    """The first thing that is wrong.
+    """The first thing that is wrong with the nested `values` as the user wrote them.
 
     A ValueError raised by a validator of a package reads ``allowed: ...``; a `SettingsError` names the settings that
     contradict each other.
-
-    Args:
-        error: of validating `values`.
-        values: the nested mapping as the user wrote it.
-        root: the dataclass that it was validated against.
-        keys: all dotted keys there are.
+    The error is of validating them against the dataclass `root`; `keys` are all dotted keys there are.
     """
     first = error.errors(include_url=False)[0]
     if first["type"] == "unexpected_keyword_argument":

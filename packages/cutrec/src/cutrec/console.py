@@ -1,7 +1,5 @@
 """What all commands share: exit codes, errors of one line, and checks of the place for an output."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable
@@ -36,11 +34,7 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
 
 
 def prepare_output_folder(option: str, folder: Path) -> None:
-    """Create the folder for an output, so that a bad place is reported before the work starts.
-
-    Args:
-        option: the option that names the folder, for the message.
-        folder: created with its parents if missing.
+    """Create the folder that an option names for an output, so that a bad place is reported before the work starts.
 
     Raises:
         StageError: the path is taken by something else, or is not writable.

@@ -1,9 +1,8 @@
-"""The versions, the revision of the code and the time that a result belongs to."""
-
-from __future__ import annotations
+"""The machine, the versions, the revision of the code and the time that a result belongs to."""
 
 import os
 import platform
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
@@ -30,14 +29,26 @@ class Code(NamedTuple):
 
 def read_code() -> Code:
     """Ask git for the revision; without git or outside a checkout it is unknown."""
-    try:
-        revision = _git("rev-parse", "HEAD")
-        status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN)
-    except FileNotFoundError:
+    if shutil.which("git") is None:
         return Code("", [], "git is not installed here")
+    revision = _printed("git", "rev-parse", "HEAD")
+    status = _printed("git", "status", "--porcelain", "--untracked-files=no", "--", ".", *WRITTEN)
     if revision is None or status is None:
         return Code("", [], "the page was not written in a git checkout")
-    return Code(revision.strip(), [line[3:] for line in status.splitlines()])
+    return Code(revision, [line[3:] for line in status.splitlines()])
+
+
+def environment() -> dict[str, str | None]:
+    """The device (named as training names it), its driver and the `versions`, as fields of a result."""
+    import torch
+
+    from rec_models.training.devices import cpu_name
+
+    where = {**versions(), "device": cpu_name(), "driver": None, "torch": torch.__version__}
+    if torch.cuda.is_available():
+        drivers = _printed("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        where |= {"device": torch.cuda.get_device_name(), "driver": drivers.split()[0] if drivers else None}
+    return where
 
 
 def versions() -> dict[str, str | None]:
@@ -62,18 +73,8 @@ def revision() -> str | None:
     """
     if given := os.environ.get("CUTREC_REVISION"):
         return given
-    commit = printed("git", "rev-parse", "--short", "HEAD")
+    commit = _printed("git", "rev-parse", "--short", "HEAD")
     return f"{commit}+" if commit and read_code().changed else commit
-
-
-def printed(*command: str) -> str | None:
-    """The first line that a command prints; None if it fails or is not installed."""
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        return None
-    lines = ran.stdout.strip().splitlines()
-    return lines[0] if ran.returncode == 0 and lines else None
 
 
 def version(package: str) -> str | None:
@@ -84,7 +85,9 @@ def version(package: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
-    """What git prints; None if it fails."""
-    ran = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    return ran.stdout if ran.returncode == 0 else None
+def _printed(*command: str) -> str | None:
+    """What a command prints; None if it fails or is not installed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip()  # noqa: S603
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None

@@ -1,9 +1,11 @@
 """Nested settings and their one-line forms: dotted keys, and values as YAML and ``-S KEY=VALUE`` write them."""
 
-from __future__ import annotations
-
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from cutrec.errors import ConfigError
 
@@ -48,18 +50,11 @@ def merged(*mappings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
-    """Nested values from ``key=value`` texts, the values read as YAML.
-
-    Args:
-        texts: as ``dvc exp run -S`` takes them.
-        option: what the messages call them.
+    """Nested values from ``key=value`` texts as ``dvc exp run -S`` takes them, the values read as YAML.
 
     Raises:
         ConfigError: a text without a key or without ``=``, a value that is no YAML, a key both value and section.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     flat: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -77,10 +72,8 @@ def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
 
 def as_yaml(value: object) -> str:
     """A scalar or a list of scalars on one line, as YAML and ``-S`` read it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(as_yaml(entry) for entry in value) + "]"
     return str(value)

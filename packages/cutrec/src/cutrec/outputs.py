@@ -1,11 +1,10 @@
-"""Folders of outputs that are complete or absent, and JSON files."""
+"""Folders of outputs that are complete or absent, and JSON and CSV files."""
 
-from __future__ import annotations
-
+import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
     The directory is created beside ``final``, on the same file system, so that each entry moves by one rename. Entries
     of ``final`` that the block did not write stay. Leftovers of a killed run are removed at the start.
-
-    Args:
-        final: the folder that receives the entries; it is created if missing.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".tmp-{final.name}-"
@@ -47,3 +43,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write an object as indented JSON with a trailing newline; keys keep their order."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write rows as CSV with a header line."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])

@@ -1,7 +1,5 @@
 """Where a checkout keeps the outputs of its stages and the files that relative paths refer to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 DATA = Path("data")

@@ -5,8 +5,6 @@ outputs as they are in ``data/``; or a folder that holds ``data/evaluate/per_use
 Differences are B - A, as in ``dvc metrics diff A B``: positive means that B is better.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -35,10 +33,9 @@ def run(options: Namespace) -> None:
     from cutrec.reporting.compare import compare_runs, read_run, table
     from rec_eval import write_rows
 
-    runs = {name: read_run(name) for name in (options.a, options.b)}
-    run_a, run_b = runs[options.a], runs[options.b]
-    settings = {"level": options.level, "resamples": options.resamples}
-    rows = compare_runs(run_a, run_b, names=(options.a, options.b), metric=options.metric, k=options.k, **settings)
+    run_a, run_b = read_run(options.a), read_run(options.b)
+    settings = {name: options[name] for name in ("metric", "k", "level", "resamples")}
+    rows = compare_runs(run_a, run_b, names=(options.a, options.b), **settings)
     print(table(rows, run_a, run_b, options.k))
     print()
     print(next(row for row in rows if row.metric == options.metric).sentence)

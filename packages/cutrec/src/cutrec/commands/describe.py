@@ -4,15 +4,13 @@ The log is the one that ``dataset`` and ``download`` of params.yaml name, with t
 ``dvc exp run -S``). Prints a table, and writes ``describe.json`` and ``describe.png``.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.config import Config, from_mapping, read_yaml
+from cutrec.config import from_mapping, read_yaml
 from cutrec.console import prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import merged, parse_overrides
@@ -34,8 +32,22 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Read params.yaml, apply the changes and describe the log."""
-    prepare_output_folder("--out", options.out)
-    describe(from_mapping(changed(read_yaml(Path("params.yaml")), options.changes)), options.out)
+    out = options.out
+    prepare_output_folder("--out", out)
+    config = from_mapping(changed(read_yaml(Path("params.yaml")), options.changes))
+
+    from cutrec.workflow.fetch import fetch
+    from rec_data import describe
+
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.parquet"
+        fetch(config, log, root=live_checkout())
+        found = describe.describe(log)
+        print(describe.as_text(found))
+        with atomic_folder(out) as fresh:
+            write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
+            describe.draw(log, fresh / "describe.png", title=Path(config.dataset).name)
+    print(f"picture: {out / 'describe.png'}")
 
 
 def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
@@ -50,24 +62,3 @@ def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
         if not sign or key.split(".")[0] not in SECTIONS:
             raise StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
     return merged(values, parse_overrides(changes, "change"))
-
-
-def describe(config: Config, out: Path) -> None:
-    """Fetch a log, then print and write its description.
-
-    Args:
-        config: its ``dataset`` and ``download`` name the log.
-        out: the folder for ``describe.json`` and ``describe.png``.
-    """
-    from cutrec.workflow.fetch import fetch
-    from rec_data import describe as description
-
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.parquet"
-        fetch(config, log, root=live_checkout())
-        found = description.describe(log)
-        print(description.as_text(found))
-        with atomic_folder(out) as fresh:
-            write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
-            description.draw(log, fresh / "describe.png", title=Path(config.dataset).name)
-    print(f"picture: {out / 'describe.png'}")

@@ -16,10 +16,15 @@ from cutrec.config import from_mapping, read_yaml
 from cutrec.errors import StageError
 from cutrec.nested import merged, parse_overrides
 from cutrec.reporting.text_table import number, render
-from cutrec.workflow.plan import Plan, plan
 
 if TYPE_CHECKING:
+    from cutrec.workflow.plan import Plan
     from rec_models.planning import Calibration
+
+HEADER = (
+    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
+    "step ms", "epoch s",
+)  # fmt: skip
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,50 +40,32 @@ def run(options: Namespace) -> None:
     """Read params.yaml, apply the changes and print the predictions."""
     if options.gpu <= 0:
         raise StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
+    from cutrec.workflow.plan import plan
     from rec_models.planning import load
 
     values = merged(read_yaml(Path("params.yaml")), parse_overrides(options.changes, "change"))
     named = [{"dataset": dataset} for dataset in options.dataset or []]
     configs = [from_mapping(merged(values, dataset)) for dataset in named or [{}]]
     calibration = load()
-    plans = {
-        f"{config.dataset}: {config.model}, {config.loss}, {config.batch_size} x {config.max_seq_len}": plan(
-            config, calibration
-        )
-        for config in configs
-    }
+    plans = {}
+    for config in configs:
+        name = f"{config.dataset}: {config.model}, {config.loss}, {config.batch_size} x {config.max_seq_len}"
+        plans[name] = plan(config, calibration)
     print(table_of(plans, options.gpu))
     print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
 
 
-HEADER = (
-    "point", "items", "tokens", "state", "gradients", "activations", "loss", "peak GiB", "fits", "host ms", "GPU ms",
-    "step ms", "epoch s",
-)  # fmt: skip
-
-
 def table_of(plans: Mapping[str, Plan], gpu_gib: float) -> str:
-    """Plans as a table.
-
-    Args:
-        plans: by the name in the first column.
-        gpu_gib: memory of the GPU.
-    """
+    """Plans by the name in the first column as a table, for a GPU with so much memory."""
     rows = []
     for name, planned in plans.items():
-        memory, seconds = planned.memory, planned.seconds
+        sizes, memory, seconds = planned.sizes, planned.memory, planned.seconds
         parts = (memory.state, memory.gradients, memory.activations, memory.loss, memory.peak)
-        rows.append(
-            [
-                name,
-                f"{planned.sizes.items:,}",
-                f"{planned.sizes.tokens:,.0f}",
-                *(number(part) for part in parts),
-                "yes" if memory.fits(gpu_gib) else "NO",
-                *(number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)),
-                number(planned.epoch_seconds),
-            ]
-        )
+        gib = [number(part) for part in parts]
+        milliseconds = [number(1e3 * part) for part in (seconds.host, seconds.device, seconds.step)]
+        fits = "yes" if memory.fits(gpu_gib) else "NO"
+        first = (name, f"{sizes.items:,}", f"{sizes.tokens:,.0f}")
+        rows.append([*first, *gib, fits, *milliseconds, number(planned.epoch_seconds)])
     return render(HEADER, rows)
 
 

@@ -4,8 +4,6 @@ Every user of ``data/download/log.parquet`` gets a list that follows their whole
 split held out from training. The output is a parquet of user_id, item_id, rank, score, with the ids of the log.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from cutrec.errors import StageError
 from cutrec.paths import DATA, LOG, MODEL, SPLIT, STAGES, checkpoint_folder, live_checkout
 
 OUT = DATA / "recommend" / "recommendations.parquet"
+COLUMNS = ("user", "item", "timestamp")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,21 +34,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "users per batch (default: evaluate.batch_users)"
     parser.add_argument("--batch-users", type=positive_int, help=text)
     parser.add_argument("--keep-seen", action="store_true", help="recommend items of the history too")
-    for name in ("user", "item", "timestamp"):
+    for name in COLUMNS:
         text = f"column of --histories (default: download.columns.{name} of params.yaml)"
         parser.add_argument(f"--{name}-column", type=str | None, help=text)
 
 
 def run(options: Namespace) -> None:
     """Check the options, read params.yaml, recommend and say what could not be used."""
-    columns = {name: getattr(options, f"{name}_column") for name in ("user", "item", "timestamp")}
-    for name, column in columns.items():
-        if column is not None and options.histories is None:
+    for name in COLUMNS:
+        if options[f"{name}_column"] is not None and options.histories is None:
             raise StageError(f"--{name}-column: it names a column of --histories, which is not given")
-    refuse_stage_output(options.out)
+    for name in STAGES:
+        if options.out.resolve().is_relative_to((DATA / name).resolve()):
+            allowed = f"allowed: {OUT.parent} or elsewhere"
+            raise StageError(f"--out: found {options.out}, but {DATA / name} belongs to the pipeline, {allowed}")
     config = load()
 
+    from pydantic import ValidationError
+
     from cutrec.workflow import recommend
+    from rec_data.config import Columns
     from rec_data.sequences.histories import read_histories
 
     device = recommend.choose_device(options.device)
@@ -71,30 +75,21 @@ def run(options: Namespace) -> None:
     if options.histories is None:
         histories = read_histories(LOG, item_names)
     else:
-        histories, notes = recommend.read_file(config, options.histories, live_checkout(), item_names, **columns)
+        usual = config.download.columns
+        names = {name: options[f"{name}_column"] or getattr(usual, name) for name in COLUMNS}
+        try:
+            columns = Columns(**names)
+        except ValidationError:
+            used = ", ".join(f"--{name}-column" for name in COLUMNS)
+            raise StageError(f"{used}: found {', '.join(names.values())}, allowed: different names") from None
+        needs_times = options.timestamp_column is not None
+        histories, notes = recommend.read_file(
+            options.histories, item_names, root=live_checkout(), columns=columns, needs_times=needs_times
+        )
     for note in [*notes, *recommend.unusable(histories)]:
         print(f"note: {note}", file=sys.stderr)
+    batch_users = options.batch_users or config.evaluate.batch_users
     rows = recommend.recommend(
-        encoder,
-        histories,
-        item_names,
-        options.out,
-        k=options.k,
-        batch_users=options.batch_users or config.evaluate.batch_users,
-        keep_seen=options.keep_seen,
+        encoder, histories, item_names, options.out, k=options.k, batch_users=batch_users, keep_seen=options.keep_seen
     )
     print(f"{options.out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
-
-
-def refuse_stage_output(out: Path) -> None:
-    """Refuse to write into the folder of a stage.
-
-    Raises:
-        StageError: ``out`` is in such a folder.
-    """
-    place = out.resolve()
-    for name in STAGES:
-        if place.is_relative_to((DATA / name).resolve()):
-            raise StageError(
-                f"--out: found {out}, but {DATA / name} belongs to the pipeline, allowed: {OUT.parent} or elsewhere"
-            )

@@ -1,15 +1,14 @@
 """Compare two runs user by user. Differences are second minus first."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import IO
 
-from tabulate import tabulate
+import numpy as np
 
 from cutrec.errors import StageError
 from cutrec.paths import PER_USER
+from cutrec.reporting.text_table import render
 from rec_eval import Comparison, Evaluation, compare, read_evaluation
 
 WORKSPACE = "workspace"
@@ -70,33 +69,17 @@ def _open_revision(name: str) -> IO[bytes]:
 
 
 def compare_runs(
-    run_a: Evaluation,
-    run_b: Evaluation,
-    *,
-    names: tuple[str, str],
-    metric: str,
-    k: int,
-    level: float = 0.95,
-    resamples: int = 10_000,
+    run_a: Evaluation, run_b: Evaluation, *, names: tuple[str, str], metric: str, k: int, level: float, resamples: int
 ) -> list[Comparison]:
-    """Compare all metrics at one k, and one further metric.
+    """Compare two runs over the same users by all metrics at one k, and by one further metric, such as ``ndcg@10``.
 
-    Args:
-        run_a: the first run.
-        run_b: the second run, tested on the same users.
-        names: of the runs, for the sentences and messages.
-        metric: compared too, as ``ndcg@10``.
-        k: of the other metrics.
-        level: of the intervals, between 0 and 1.
-        resamples: of the bootstrap.
+    `level` (between 0 and 1) and `resamples` are those of the bootstrap intervals.
 
     Raises:
         StageError: the runs were not tested on the same users, or lack the metric or the k.
     """
-    same = run_a.num_users == run_b.num_users and (
-        run_a.user_ids is None or run_b.user_ids is None or bool((run_a.user_ids == run_b.user_ids).all())
-    )
-    if not same:
+    unnamed = run_a.user_ids is None or run_b.user_ids is None
+    if run_a.num_users != run_b.num_users or not (unnamed or np.all(run_a.user_ids == run_b.user_ids)):
         raise StageError(
             f"{names[0]} and {names[1]}: found different test users ({run_a.num_users:,} and {run_b.num_users:,}), "
             "allowed: two runs over one data set and one split"
@@ -125,12 +108,10 @@ def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) 
     header = ("metric", first.name_a, first.name_b, "difference", f"{first.level:.0%} interval", "p")
     lines = []
     for row in rows:
-        interval = f"{row.low:+.4f} to {row.high:+.4f}"
-        numbers = (f"{row.mean_a:.4f}", f"{row.mean_b:.4f}", f"{row.difference:+.4f}", interval, f"{row.p_value:.2g}")
-        lines.append((row.metric, *numbers))
+        means = (f"{row.mean_a:.4f}", f"{row.mean_b:.4f}", f"{row.difference:+.4f}")
+        lines.append((row.metric, *means, f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_value:.2g}"))
     coverage = f"coverage@{k}"
     if coverage in run_a.catalogue and coverage in run_b.catalogue:
         a, b = run_a.catalogue[coverage], run_b.catalogue[coverage]
         lines.append((coverage, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}", "", ""))
-    alignment = ("left", *["right"] * (len(header) - 1))
-    return str(tabulate(lines, header, tablefmt="pipe", colalign=alignment, disable_numparse=True))
+    return render(header, lines)

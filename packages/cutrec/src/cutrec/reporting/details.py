@@ -11,27 +11,20 @@ The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the s
 - ``examples.json``: ten users drawn at random, ids as in the raw log
 """
 
-from __future__ import annotations
-
-import csv
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from rec_eval import IntervalRow, compare, intervals, metrics_by_segment, popularity_profile, write_rows
+from cutrec.outputs import write_csv
+from rec_eval import Evaluation, IntervalRow, SegmentRow, compare, intervals, metrics_by_segment, popularity_profile
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from rec_eval import Evaluation, SegmentRow
-
-Bounded = TypeVar("Bounded", "IntervalRow", "SegmentRow")
+Bounded = TypeVar("Bounded", IntervalRow, SegmentRow)
 
 EXAMPLES = 10
 SHOWN = 10
@@ -74,7 +67,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
         model, baseline = rankings.results["model"], rankings.results["popularity"]
         names = [name for name in model.per_user if name.endswith("@10")]
         rows = [compare(baseline, model, name, name_a="popularity", name_b="model") for name in names]
-        write_rows(rows, folder / "comparison.csv")
+        write_csv(folder / "comparison.csv", rows[0]._fields, rows)
     properties = {"history": np.diff(rankings.offsets), "popularity": rankings.counts[rankings.targets]}
     bands = {
         name: [
@@ -125,11 +118,9 @@ def with_certain_bounds(row: Bounded) -> Bounded:
 
 def _write_named(tables: Mapping[str, Sequence[Any]], path: Path) -> None:
     """Write tables of one kind as one CSV whose first column names the ranking; NaN becomes an empty cell."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["ranking", *next(iter(tables.values()))[0]._fields])
-        for name, rows in tables.items():
-            writer.writerows([name, *("" if value != value else value for value in row)] for row in rows)
+    header = ["ranking", *next(iter(tables.values()))[0]._fields]
+    named = [(name, *row) for name, rows in tables.items() for row in rows]
+    write_csv(path, header, (["" if value != value else value for value in row] for row in named))
 
 
 def _write_concentration(rankings: Rankings, path: Path) -> None:
@@ -141,10 +132,8 @@ def _write_concentration(rankings: Rankings, path: Path) -> None:
     for name, ids in events.items():
         times = np.bincount((ids + 1).ravel(), minlength=order.size + 1)[1:]  # place 0 counts the empty places
         curves[name] = np.cumsum(times[order])[places - 1] / times.sum()
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["items", *curves])
-        writer.writerows(zip(places.tolist(), *(np.round(curve, 6).tolist() for curve in curves.values()), strict=True))
+    columns = [places.tolist(), *(np.round(curve, 6).tolist() for curve in curves.values())]
+    write_csv(path, ["items", *curves], zip(*columns, strict=True))
 
 
 def examples(rankings: Rankings) -> list[dict[str, Any]]:
@@ -158,8 +147,7 @@ def examples(rankings: Rankings) -> list[dict[str, Any]]:
     lists = rankings.lists["model"]
 
     def names(ids: npt.NDArray[Any]) -> list[Any]:
-        found: list[Any] = rankings.item_names.take(ids[ids >= 0]).to_pylist()
-        return found
+        return list(rankings.item_names.take(ids[ids >= 0]).to_pylist())
 
     rows = []
     for user in chosen.tolist():

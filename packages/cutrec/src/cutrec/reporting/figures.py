@@ -1,15 +1,11 @@
 """The pictures of the report, each a PNG. Needs matplotlib only."""
 
-from __future__ import annotations
+from collections.abc import Sequence
+from pathlib import Path
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 Row = dict[str, float]
 Named = dict[str, str]
@@ -22,8 +18,6 @@ SEGMENTS = {"history": "items in the user's history", "popularity": "interaction
 
 def draw_training(history: list[Row], best_epoch: int, path: Path, *, accuracy: bool = True) -> None:
     """Training loss over epochs, and validation NDCG@10 with the best epoch marked, or the seconds per epoch."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator
-
     figure = _figure(9, 3.2)
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
@@ -113,8 +107,6 @@ def draw_popularity(concentration: list[Row], popularity: Sequence[Named], path:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 

@@ -1,48 +1,49 @@
-"""The page of the report and its pictures."""
-
-from __future__ import annotations
+"""The page of the report, its pictures, and how to repeat the run."""
 
 import dataclasses
+import platform
+import shlex
 from base64 import b64encode
 from pathlib import Path
 
 import jinja2
 
-from cutrec.reporting import figures, reproduce, tables
+from cutrec.config import Config
+from cutrec.environment import Code, version
+from cutrec.nested import as_yaml
+from cutrec.reporting import tables
 from cutrec.reporting.run_outputs import RunOutputs, numbers
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
+COMMAND_WIDTH = 100
+"""Characters of a command before it is split over several lines."""
+LIBRARIES = ("torch", "triton", "lightning", "numpy", "pyarrow", "polars", "dvc")
 
 
 def draw(run: RunOutputs, out: Path) -> None:
-    """Draw the pictures that the run has data for.
+    """Draw the pictures that the run has data for into an existing folder."""
+    from cutrec.reporting import figures
 
-    Args:
-        run: a run.
-        out: an existing folder.
-    """
     found = run.details
     figures.draw_training(run.history, run.training["best_epoch"], out / "training.png", accuracy=found is not None)
     if found is not None:
-        figures.draw_metrics(found.intervals, out / "metrics_at_k.png")
-        figures.draw_segments(found.bands, out / "bands.png")
-        concentration = [numbers(row) for row in found.concentration]
-        figures.draw_popularity(concentration, found.popularity, out / "popularity.png")
+        figures.draw_metrics(found["intervals"], out / "metrics_at_k.png")
+        figures.draw_segments(found["bands"], out / "bands.png")
+        figures.draw_popularity(numbers(found["concentration"]), found["popularity"], out / "popularity.png")
 
 
 def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
-    """The page as HTML that needs no other file.
-
-    Args:
-        run: a run.
-        pictures: PNG files by name.
-    """
-    loader = jinja2.FileSystemLoader(TEMPLATE.parent)
+    """The page as HTML that needs no other file, with its PNG pictures by name."""
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["show"] = tables.show
     found = run.details
+    installed = [f"{name} {number}" for name in LIBRARIES if (number := version(name))]
     return environment.get_template(TEMPLATE.name).render(
         run=run,
         pictures={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in pictures.items()},
@@ -50,15 +51,26 @@ def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
         labels=tables.labels(run.config),
         headline=tables.headline(run),
         numbers=tables.key_numbers(run),
-        metrics=tables.metric_rows(found.intervals) if found else [],
-        beyond=tables.beyond_rows(found.intervals, found.popularity) if found else [],
-        segments=tables.segment_tables(found.bands) if found else [],
+        ks=tables.cutoffs(found["intervals"]) if found else [],
+        metrics=tables.metric_rows(found["intervals"]) if found else [],
+        beyond=tables.beyond_rows(found["intervals"], found["popularity"]) if found else [],
+        segments=tables.segment_tables(found["bands"]) if found else [],
         resources=tables.resource_rows(run),
         sizes=tables.size_rows(run.split),
         data_rows=tables.data_rows(run),
         reachable=tables.reachable(run.config, run.split),
         changed=tables.changed_settings(run.config),
         settings=tables.flat(dataclasses.asdict(run.config)),
-        commands=reproduce.commands(run.config, run.code),
-        versions=reproduce.versions(),
+        commands=commands(run.config, run.code),
+        versions=", ".join([f"Python {platform.python_version()}", *installed]),
     )
+
+
+def commands(config: Config, code: Code) -> list[str]:
+    """The commands that repeat a run in a clone of the repository."""
+    # The values of a preset are among the settings, so the preset itself is not named.
+    changed = [(key, value) for key, value, _ in tables.changed_settings(config) if key != "preset"]
+    words = ["uv run dvc exp run", *(f"-S {shlex.quote(f'{key}={as_yaml(value)}')}" for key, value in changed)]
+    run = " ".join(words) if changed else "uv run dvc repro"
+    run = run if len(run) <= COMMAND_WIDTH else " \\\n    ".join(words)
+    return [*([f"git checkout {code.revision}"] if code.revision else []), run]

@@ -1,7 +1,5 @@
 """What is measured of a point: the fields of a result, which are the columns of a results file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
@@ -145,13 +143,7 @@ class Result:
 
     @classmethod
     def of(cls, point: config.Config, kind: Kind, **values: Any) -> Self:
-        """A result of a point.
-
-        Args:
-            point: what was measured; for a loss without negatives the fields of negatives stay empty.
-            kind: training or accuracy.
-            values: the other fields; they override what comes from the point (``precision`` as trained).
-        """
+        """A result of a point; `values` override what comes from the point (``precision`` as trained)."""
         return cls(**(point_fields(point) | {"kind": kind} | values))
 
     @property
@@ -159,20 +151,13 @@ class Result:
         """The point and the kind: equal for two measurements of the same thing on any machine and revision."""
         return tuple(getattr(self, name) for name in KEY)
 
-    @property
-    def dataset_label(self) -> str:
-        """The data set as params.yaml names it."""
-        if self.twin is None:
-            return self.dataset
-        return f"twin:{self.dataset}" + ("" if self.twin == 1 else f"@{self.twin:g}")
-
 
 COLUMNS = tuple(entry.name for entry in fields(Result))
 KEY = COLUMNS[: COLUMNS.index("options") + 1]
 
 
 def point_fields(point: config.Config) -> dict[str, Any]:
-    """The fields of a `Result` that come from the point."""
+    """The fields of a `Result` that come from the point; those of negatives are None for a loss without them."""
     twin = None
     dataset = point.dataset
     if dataset.startswith("twin:"):
@@ -208,7 +193,7 @@ def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str,
         evaluation: the content of ``data/evaluate/metrics.json``.
         where: revision, measured_at, versions.
     """
-    where = {"device": training["device"], "precision": training["precision"], **where}
+    where = {**{name: training[name] for name in ("device", "precision", "epochs")}, **where}
     trained = Result.of(
         point,
         "training",
@@ -218,7 +203,6 @@ def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str,
         epoch_basis="measured",
         peak_loop_gib=training.get("loop_peak_memory_gib"),
         peak_fit_gib=training["peak_memory_gib"],
-        epochs=training["epochs"],
     )
     if "ndcg@10" not in evaluation:
         return [trained]
@@ -227,7 +211,6 @@ def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str,
         point,
         "accuracy",
         **where,
-        epochs=training["epochs"],
         best_epoch=training["best_epoch"],
         train_loss=training.get("train_loss"),
         validation_ndcg_at_10=training.get("validation_ndcg@10"),

@@ -3,13 +3,11 @@
 A program that measures appends each `Result` as soon as it has it, so a killed run keeps its rows and the next one asks
 `done` what is left. `pipelines.paper.tables` merges any number of such files with the experiments that DVC knows.
 
-    result = Result.of(point, "training", **cutrec.device.environment(), steps_timed=30, step_ms=3.4)
+    result = Result.of(point, "training", **cutrec.environment.environment(), steps_timed=30, step_ms=3.4)
     append(Path("results/h100.csv"), result)
 
 A field that was not measured is an empty cell.
 """
-
-from __future__ import annotations
 
 import csv
 import io
@@ -91,13 +89,9 @@ def read(path: Path) -> list[Result]:
 
 
 def merge(groups: Iterable[Iterable[Result]]) -> list[Result]:
-    """One result for each key and device: the one measured last.
+    """One result for each key and device, in order of first appearance: the one measured last.
 
-    Args:
-        groups: results of several files; of two without a date, the later in order counts.
-
-    Returns:
-        In order of first appearance.
+    Of two without a date, the later in order counts.
     """
     kept: dict[tuple[object, ...], Result] = {}
     for group in groups:

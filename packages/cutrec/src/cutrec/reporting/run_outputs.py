@@ -1,7 +1,5 @@
 """The outputs of a run's stages, as the report reads them."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import dataclass
@@ -17,19 +15,6 @@ TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
 
 
 @dataclass(frozen=True)
-class Details:
-    """The files that `cutrec.reporting.details` writes: one mapping of column names to texts per row."""
-
-    intervals: list[dict[str, str]]
-    comparison: list[dict[str, str]]
-    bands: list[dict[str, str]]
-    """Of the segments of users."""
-    popularity: list[dict[str, str]]
-    concentration: list[dict[str, str]]
-    examples: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
 class RunOutputs:
     """The configuration of a run and the outputs of its stages."""
 
@@ -42,32 +27,27 @@ class RunOutputs:
     evaluation: dict[str, Any]
     memory: dict[str, Any]
     """Peak memory of ranking."""
-    details: Details | None
-    """None for a synthetic log."""
+    details: dict[str, list[dict[str, Any]]] | None
+    """The rows of `TABLES` (column names to texts) and the ``examples``, by name; None for a synthetic log."""
     code: Code
 
 
 def read_outputs(config: Config, data: Path) -> RunOutputs:
-    """Read the outputs of the stages.
-
-    Args:
-        config: of the run.
-        data: the folder ``data`` with a folder per stage.
-    """
+    """Read the outputs of a run from the folder ``data`` with a folder per stage."""
     evaluation = read_json(data / "evaluate" / "metrics.json")
     folder = data / "evaluate" / "details"
-    details = None
+    details: dict[str, list[dict[str, Any]]] | None = None
     if "ndcg@10" in evaluation:
         paths = {name: folder / f"{name}.csv" for name in TABLES}
-        found = {name: _read_csv(path) if path.exists() else [] for name, path in paths.items()}
-        details = Details(**found, examples=json.loads((folder / "examples.json").read_text(encoding="utf-8")))
+        details = {name: _read_csv(path) if path.exists() else [] for name, path in paths.items()}
+        details["examples"] = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     return RunOutputs(
         config=config,
         source=read_json(data / "source" / "fingerprint.json"),
         download=read_json(data / "download" / "summary.json"),
         split=read_json(data / "split" / "summary.json"),
         training=read_json(data / "train" / "metrics.json"),
-        history=[numbers(row) for row in _read_csv(data / "train" / "history.csv")],
+        history=numbers(_read_csv(data / "train" / "history.csv")),
         evaluation=evaluation,
         memory=read_json(folder / "memory.json"),
         details=details,
@@ -75,9 +55,9 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     )
 
 
-def numbers(row: dict[str, str]) -> dict[str, float]:
-    """A row of a CSV as numbers; NaN for an empty cell."""
-    return {key: float(value) if value else float("nan") for key, value in row.items()}
+def numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    """The rows of a CSV as numbers; NaN for an empty cell."""
+    return [{key: float(value or "nan") for key, value in row.items()} for row in rows]
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

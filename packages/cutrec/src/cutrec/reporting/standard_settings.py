@@ -5,13 +5,12 @@ other settings that differ from the standard ones. The standard settings are the
 three that the paper's tables are trained with and that a test compares with every point of ``grid`` in params.yaml.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
 from cutrec import config
 from cutrec.nested import as_yaml, flatten
+from rec_models.config import Sce
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
@@ -39,10 +38,10 @@ def standard(point: config.Config) -> config.Config:
     )
 
 
-def sce_sizes(batch_size: int, max_seq_len: int) -> config.Sce:
+def sce_sizes(batch_size: int, max_seq_len: int) -> Sce:
     """The paper's rule for SCE: the number of buckets equals the tokens per bucket, 2 sqrt(B L)."""
     buckets = int(2 * math.sqrt(batch_size * max_seq_len))
-    return config.Sce(buckets=buckets, bucket_size_x=buckets)
+    return Sce(buckets=buckets, bucket_size_x=buckets)
 
 
 def options(point: config.Config) -> str | None:

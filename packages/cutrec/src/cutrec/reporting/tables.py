@@ -1,17 +1,13 @@
 """The sentences and tables of the report, from the outputs of the stages. Needs the standard library only."""
 
-from __future__ import annotations
-
 import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cutrec.config import Config
 from cutrec.nested import flatten
-
-if TYPE_CHECKING:
-    from cutrec.reporting.run_outputs import RunOutputs
+from cutrec.reporting.run_outputs import RunOutputs
 
 ACCURACY = {
     "ndcg": "NDCG",
@@ -34,10 +30,10 @@ SEGMENTS = {"history": "Items in the user's history", "popularity": "Interaction
 
 
 class Cell(NamedTuple):
-    """A number with its interval; the texts are empty where there is none."""
+    """A number and its interval as texts; the interval is empty where there is none."""
 
     value: str
-    interval: str = ""
+    interval: str
 
 
 def title(config: Config) -> str:
@@ -73,9 +69,8 @@ def headline(run: RunOutputs) -> str:
         return f"A twin has the shape of a real log and nothing to learn: no accuracy is reported. {cost}"
     model, baseline = evaluation["ndcg@10"], evaluation["popularity"]["ndcg@10"]
     times = f", {model / baseline:.1f} times that of the ranking by popularity ({baseline:.4f})" if baseline else ""
-    rows = run.details.comparison if run.details else []
     paired = ""
-    for row in rows:
+    for row in run.details["comparison"] if run.details else []:
         if row["metric"] == "ndcg@10":
             low, high, users = float(row["low"]), float(row["high"]), int(row["users"])
             paired = f" User by user the difference is {float(row['difference']):+.4f} (95 % interval {low:+.4f} to "
@@ -88,7 +83,7 @@ def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
     training, evaluation = run.training, run.evaluation
     found = []
     if run.details:
-        for row in run.details.intervals:
+        for row in run.details["intervals"]:
             if row["ranking"] == "model" and row["k"] == "10" and row["metric"] in ("ndcg", "hitrate", "coverage"):
                 name = {**ACCURACY, "coverage": "Coverage"}[row["metric"]]
                 baseline = evaluation["popularity"][f"{row['metric']}@10"]
@@ -109,41 +104,37 @@ def cell(row: dict[str, str]) -> Cell:
     return Cell(f"{float(row['value']):.4f}", interval)
 
 
+def cutoffs(intervals: list[dict[str, str]]) -> list[str]:
+    """The k of the metrics."""
+    return list(dict.fromkeys(row["k"] for row in intervals))
+
+
 def metric_rows(intervals: list[dict[str, str]]) -> list[tuple[str, str, list[Cell]]]:
-    """Metric, ranking, and a cell for each k; the first row is (metric, ranking) with the k as cells."""
-    ks = _ks(intervals)
-    rows = [("metric", "ranking", [Cell(f"@{k}") for k in ks])]
-    for metric, name in ACCURACY.items():
-        for ranking in ("model", "popularity"):
-            chosen = {row["k"]: cell(row) for row in intervals if (row["metric"], row["ranking"]) == (metric, ranking)}
-            rows.append((name, ranking, [chosen[k] for k in ks]))
-    return rows
+    """Metric, ranking, and a cell for each k."""
+    cells = {(row["metric"], row["ranking"], row["k"]): cell(row) for row in intervals}
+    return [
+        (name, ranking, [cells[metric, ranking, k] for k in cutoffs(intervals)])
+        for metric, name in ACCURACY.items()
+        for ranking in ("model", "popularity")
+    ]
 
 
-def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]]) -> list[list[Cell]]:
+def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]]) -> list[list[Cell | str]]:
     """Coverage, Surprisal and popularity at each k of both rankings, after those of what the test users chose."""
     known = {(row["ranking"], row["metric"], row["k"]): cell(row) for row in intervals}
-    rows = []
+    rows: list[list[Cell | str]] = []
     for row in popularity:
-        consumed = row["what"] == "consumed"
         k, ranking = row["k"], row["ranking"]
-        rows.append(
-            [
-                Cell("the targets" if consumed else ranking),
-                Cell("" if consumed else k),
-                Cell("") if consumed else known[ranking, "coverage", k],
-                Cell("") if consumed else known[ranking, "surprisal", k],
-                Cell(f"{float(row['mean_count']):,.1f}"),
-                Cell(f"{float(row['median_count']):,.0f}"),
-                Cell(f"{float(row['tail_share']):.1%}"),
-                Cell(f"{int(row['distinct_items']):,}"),
-                Cell(f"{float(row['gini']):.3f}"),
-            ]
-        )
+        first: list[Cell | str] = ["the targets", "", "", ""]
+        if row["what"] != "consumed":
+            first = [ranking, k, known[ranking, "coverage", k], known[ranking, "surprisal", k]]
+        mean, median, tail, gini = (float(row[n]) for n in ("mean_count", "median_count", "tail_share", "gini"))
+        distinct = f"{int(row['distinct_items']):,}"
+        rows.append([*first, f"{mean:,.1f}", f"{median:,.0f}", f"{tail:.1%}", distinct, f"{gini:.3f}"])
     return rows
 
 
-def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell]]]]:
+def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell | str]]]]:
     """For each property its name and its rows: segment, users, then NDCG@10 and hit rate of model and popularity."""
     tables = []
     for by, name in SEGMENTS.items():
@@ -151,8 +142,8 @@ def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cel
         cells = {(row["band"], row["metric"], row["ranking"]): cell(row) for row in chosen}
         users = {row["band"]: int(row["users"]) for row in chosen}
         columns = [(metric, ranking) for metric in ("ndcg", "hitrate") for ranking in ("model", "popularity")]
-        rows = [
-            [Cell(band), Cell(f"{number:,}"), *(cells[band, metric, ranking] for metric, ranking in columns)]
+        rows: list[list[Cell | str]] = [
+            [band, f"{number:,}", *(cells[band, metric, ranking] for metric, ranking in columns)]
             for band, number in users.items()
         ]
         tables.append((name, rows))
@@ -197,8 +188,11 @@ def size_rows(split: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def data_rows(run: RunOutputs) -> list[tuple[str, str]]:
     """Where the log comes from and what the split did, without counts of zero and unset values."""
-    split = {key: value for key, value in with_dates(run.split).items() if key not in SIZES}
-    split.pop("dropped", None)
+    split = {key: value for key, value in run.split.items() if key not in (*SIZES, "dropped")}
+    boundary, unit = split.pop("boundary_time", None), split.pop("timestamp_unit", "s")
+    if boundary is not None:
+        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]
+        split["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
     dropped = {name.replace("_", " "): count for name, count in run.split.get("dropped", {}).items() if count}
     rows = [*flat({"source": run.source}), *flat({"download": run.download}), *flat({"split": split})]
     rows += [(f"dropped: {name}", f"{count:,}") for name, count in dropped.items()]
@@ -219,17 +213,6 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
     return "; ".join(parts) + ". All of these count as misses."
 
 
-def with_dates(split: dict[str, Any]) -> dict[str, Any]:
-    """The summary of the split with the boundary of a temporal split as a date."""
-    shown = dict(split)
-    boundary = shown.pop("boundary_time", None)
-    unit = shown.pop("timestamp_unit", "s")
-    if boundary is not None:
-        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]
-        shown["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
-    return shown
-
-
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:
     """Key, value and default of every setting that differs from the default."""
     defaults, values = (flatten(dataclasses.asdict(found)) for found in (Config(), config))
@@ -239,10 +222,6 @@ def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:
 def flat(values: dict[str, Any]) -> list[tuple[str, str]]:
     """Nested values as dotted keys and texts."""
     return [(key, show(value)) for key, value in flatten(values).items()]
-
-
-def _ks(intervals: list[dict[str, str]]) -> list[str]:
-    return list(dict.fromkeys(row["k"] for row in intervals))
 
 
 def show(value: object) -> str:

@@ -1,21 +1,17 @@
 """Markdown tables that are also readable in a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A markdown table with aligned columns.
-
-    Args:
-        header: names of the columns.
-        rows: cells as text.
-        left: so many first columns are left-aligned, the others right-aligned.
-    """
-    widths = [max(3, *(len(row[place]) for row in (header, *rows))) for place in range(len(header))]
+    """A markdown table with aligned columns: the first `left` of them to the left, the others to the right."""
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if place < left else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
-    return "\n".join(_line(row, widths, left) for row in (header, rule, *rows))
+    aligned = [
+        [cell.ljust(widths[place]) if place < left else cell.rjust(widths[place]) for place, cell in enumerate(row)]
+        for row in (header, rule, *rows)
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in aligned)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -28,11 +24,3 @@ def number(value: float | None, digits: int = 3) -> str:
     if "e" in text or abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}" if abs(value) >= 1 else f"{value:.6f}"
     return text
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
-    padded = [
-        cell.ljust(width) if place < left else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "| " + " | ".join(padded) + " |"

@@ -1,21 +1,20 @@
 """Rank the whole catalogue for every test user, by the model and by popularity, and measure both rankings."""
 
-from __future__ import annotations
-
-import csv
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from cutrec.outputs import atomic_folder, write_json
+from cutrec.config import Config
+from cutrec.outputs import atomic_folder, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
-from cutrec.workflow.recommendations import RecommendationsWriter, ranked_batches
+from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.sequences.store import SequenceStore
 from rec_eval import Evaluation, LogCounts, popularity_top_k, write_evaluation
 from rec_eval import evaluate as compute_metrics
@@ -23,26 +22,13 @@ from rec_models.inference import load
 from rec_models.training import memory
 from rec_models.training.devices import cpu_name
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from cutrec.config import Config
-
-SUMMARY_K = 10
-
 
 def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
-    """Rank, measure and write the results.
+    """Rank, measure and write the results into the folder `out`.
 
     Writes ``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``details/`` (see
     `cutrec.reporting.details`), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
-
-    Args:
-        config: for ``evaluate`` and for the choice of the reference log.
-        split: the folder of the split.
-        model: a checkpoint.
-        out: the folder for the results.
     """
     store = SequenceStore.open(split / "sequences" / "test.arrow")
     items = pq.read_table(split / "items.parquet").combine_chunks()
@@ -56,8 +42,7 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
         if config.dataset.startswith("twin:"):
             pq.write_table(pa.table({"user_id": user_names}), folder / "per_user.parquet")
         else:
-            reference = reference_log(config, split, len(items))
-            rankings = _measure(config, store, recommended, user_names, items, reference)
+            rankings = _measure(config, split, store, recommended, user_names, items)
             results = rankings.results
             write_evaluation(results["model"], folder / "per_user.parquet")
             write_details(rankings, folder / "details")
@@ -76,19 +61,14 @@ def _rank(
     recommended = np.empty((len(store), max(config.evaluate.k)), dtype=np.int32)  # [U, K]
     memory.reset_peak(device)
     started = time.perf_counter()
-    batches = ranked_batches(
-        encoder,
-        store,
-        recommended.shape[1],
-        batch_users=config.evaluate.batch_users,
-        filter_seen=config.evaluate.filter_seen,
-        title="rank",
+    how = config.evaluate
+    ranked = ranked_batches(
+        encoder, store, max(how.k), batch_users=how.batch_users, filter_seen=how.filter_seen, title="rank"
     )
-    with RecommendationsWriter(out / "recommendations.parquet", users, item_names) as writer:
-        for start, lists in batches:
-            end = start + len(lists.ids)
-            recommended[start:end] = lists.ids.cpu().numpy()
-            writer.write(store.user_ids[start:end].numpy(), lists)
+    start = 0
+    for ids in write_recommendations(out / "recommendations.parquet", ranked, users, item_names):
+        recommended[start : start + len(ids)] = ids
+        start += len(ids)
     seconds = time.perf_counter() - started
     peak = {"peak_gib": round(memory.peak_gib(device), 3), "kind": memory.peak_kind(device)}
     write_json(out / "details" / "memory.json", peak)
@@ -101,26 +81,16 @@ def _rank(
 
 
 def _measure(
-    config: Config,
-    store: SequenceStore,
-    recommended: npt.NDArray[np.int32],
-    user_names: Any,
-    items: pa.Table,
-    reference: LogCounts,
+    config: Config, split: Path, store: SequenceStore, recommended: npt.NDArray[np.int32], users: Any, items: pa.Table
 ) -> Rankings:
     """Compute every metric of the model's lists ``[U, K]`` and of the ranking by popularity."""
     assert store.targets is not None
     targets = store.targets.numpy()
     counts = items["count"].to_numpy()  # [V] int64, interactions in training
-    popular = popularity_top_k(
-        torch.tensor(counts),
-        recommended.shape[1],
-        num_users=len(store),
-        seen_offsets=store.offsets if config.evaluate.filter_seen else None,
-        seen_items=store.items if config.evaluate.filter_seen else None,
-    )
+    seen = {"seen_offsets": store.offsets, "seen_items": store.items} if config.evaluate.filter_seen else {}
+    popular = popularity_top_k(torch.tensor(counts), recommended.shape[1], num_users=len(store), **seen)
     lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
-    names = user_names.to_numpy(zero_copy_only=False)
+    reference, names = reference_log(config, split, len(items)), users.to_numpy(zero_copy_only=False)
     return Rankings(
         lists=lists,
         results={
@@ -131,7 +101,7 @@ def _measure(
         offsets=store.offsets.numpy(),
         history=store.items.numpy(),
         counts=counts,
-        user_names=user_names,
+        user_names=users,
         item_names=items["original_id"].combine_chunks(),
     )
 
@@ -149,7 +119,7 @@ def reference_log(config: Config, split: Path, num_items: int) -> LogCounts:
 
 
 def _summary(result: Evaluation) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in result.summary().items() if name.endswith(f"@{SUMMARY_K}")}
+    return {name: round(value, 6) for name, value in result.summary().items() if name.endswith("@10")}
 
 
 def write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...]) -> None:
@@ -160,10 +130,7 @@ def write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...])
         for row in result.rows()
     }
     names = list(dict.fromkeys(name for name, _ in values))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["k", *names])
-        writer.writerows([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks))
+    write_csv(path, ["k", *names], ([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks)))
 
 
 def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:

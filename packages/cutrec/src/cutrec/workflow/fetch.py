@@ -1,23 +1,16 @@
 """The raw log of a configuration: its identity, and its events as one parquet."""
 
-from __future__ import annotations
+from pathlib import Path
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
-
+from cutrec.config import Config
 from rec_data.sources.fetch import fetch_log, fingerprint
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cutrec.config import Config
 
 
 def identify(config: Config, *, root: Path) -> dict[str, Any]:
-    """The identity of the log that ``dataset`` names: the hash of its files.
+    """The identity of the log that ``dataset`` and ``download`` name: the hash of its files.
 
-    Args:
-        config: ``dataset`` and ``download`` name the log.
-        root: the folder that relative paths start from.
+    Relative paths start from `root`.
 
     Raises:
         DataError: there is no such log.
@@ -28,11 +21,8 @@ def identify(config: Config, *, root: Path) -> dict[str, Any]:
 def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
     """Fetch a log and write it as one parquet of user_id, item_id, timestamp[, rating].
 
-    Args:
-        config: ``dataset`` and ``download`` say which log, and how to read it. ``seed`` has no influence: the demo and
-            the synthetic logs are data sets like others.
-        path: the parquet.
-        root: the folder that relative paths start from.
+    ``dataset`` and ``download`` say which log, and how to read it; relative paths start from `root`. ``seed`` has no
+    influence: the demo and the synthetic logs are data sets like others.
 
     Returns:
         The summary of what was read, as returned by `rec_data.sources.fetch.fetch_log`.

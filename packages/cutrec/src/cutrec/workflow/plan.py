@@ -1,29 +1,22 @@
 """Memory and time of a training run, predicted from its configuration and the sizes of its log."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from cutrec.config import (
-    Config,
-    ConfigError,
-    batch_settings,
-    loss_settings,
-    model_settings,
-    refuse_contradictions,
-    training_settings,
-)
+from cutrec import config
+from cutrec.config import Config
+from cutrec.errors import ConfigError
 from cutrec.outputs import read_json
-from cutrec.paths import DATA
+from cutrec.paths import DATA, SPLIT
 from cutrec.workflow import synthetic_split
-from rec_models.encoders import ENCODERS
-
-if TYPE_CHECKING:
-    from rec_models.planning import Calibration, Memory, Seconds, Setup, Sizes
+from rec_data.sequences.examples import sliding_windows
+from rec_data.sequences.store import SequenceStore
+from rec_data.sources.synthetic import SHAPES
+from rec_models.encoders.registry import ENCODERS
+from rec_models.planning import Calibration, Memory, Seconds, Setup, Sizes, load, memory_of, seconds_of
 
 
 @dataclass(frozen=True)
@@ -42,17 +35,11 @@ class Plan:
 
 
 def plan(point: Config, calibration: Calibration | None = None) -> Plan:
-    """Predict memory and time of a point.
-
-    Args:
-        point: what to train.
-        calibration: constants of the predictions; None: the shipped ones.
+    """Predict memory and time of a point, with the shipped constants or those of a calibration.
 
     Raises:
         ConfigError: settings contradict each other, or the sizes of its log are not known yet.
     """
-    from rec_models.planning import load, memory_of, seconds_of
-
     constants = calibration or load()
     setup, sizes = setup_of(point), sizes_of(point)
     return Plan(point, sizes, memory_of(setup, sizes, constants), seconds_of(setup, sizes, constants))
@@ -64,12 +51,10 @@ def setup_of(point: Config) -> Setup:
     Raises:
         ConfigError: settings contradict each other.
     """
-    from rec_models.planning import Setup
-
     try:
-        return Setup(model_settings(point), loss_settings(point), training_settings(point))
+        return Setup(config.model_settings(point), config.loss_settings(point), config.training_settings(point))
     except ValueError:
-        refuse_contradictions(point)  # the same error, in the words of params.yaml
+        config.refuse_contradictions(point)  # the same error, in the words of params.yaml
         raise
 
 
@@ -83,31 +68,22 @@ def sizes_of(point: Config) -> Sizes:
         ConfigError: another log, which is not split yet.
         DataError: no synthetic log has this name.
     """
-    from rec_data.sources.synthetic import SHAPES
-
     name = point.dataset
-    if name in SHAPES:
-        name = f"twin:{name}"
-    if name.startswith("twin:"):
+    if name in SHAPES or name.startswith("twin:"):
         split = synthetic_split.split_of(name.removeprefix("twin:"), point.split)
         return sizes_from(point, split.lengths, split.num_items, split.train_users)
-    folder = DATA / "split"
     known = f"{', '.join(SHAPES)}, twin:NAME or twin:NAME@SCALE of one of them"
     other = "any other once `dvc exp run split -S dataset=...` has split it"
-    if not (folder / "summary.json").is_file():
+    if not (SPLIT / "summary.json").is_file():
         raise ConfigError(f"dataset: found {name!r}, allowed: {known}; {other}")
     downloaded = read_json(DATA / "download" / "summary.json")["dataset"]
     if downloaded != name:
         raise ConfigError(
-            f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {folder}; {other}"
+            f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {SPLIT}; {other}"
         )
-    import pyarrow.parquet as pq
-
-    from rec_data.sequences.store import SequenceStore
-
-    lengths = SequenceStore.open(folder / "sequences" / "train.arrow").lengths.numpy()
+    lengths = SequenceStore.open(SPLIT / "sequences" / "train.arrow").lengths.numpy()
     usable = lengths[lengths >= 2]
-    return sizes_from(point, usable, pq.read_metadata(folder / "items.parquet").num_rows, len(usable))
+    return sizes_from(point, usable, pq.read_metadata(SPLIT / "items.parquet").num_rows, len(usable))
 
 
 def sizes_from(point: Config, lengths: synthetic_split.Int64s, items: int, users: int) -> Sizes:
@@ -119,15 +95,11 @@ def sizes_from(point: Config, lengths: synthetic_split.Int64s, items: int, users
         items: V.
         users: training histories.
     """
-    from rec_models.planning import Sizes
-
     shift = 0 if ENCODERS[point.model].masked else 1  # a next-item example reads all but its last item
     if point.train.window is None:
         read = np.minimum(lengths - shift, point.max_seq_len)
     else:
-        from rec_data.sequences.examples import sliding_windows
-
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         read = sliding_windows(offsets, point.max_seq_len + shift, point.train.window).lengths - shift
     examples = max(1, round(users * len(read) / len(lengths)))
-    return Sizes.of(model_settings(point), batch_settings(point), read, items=items, examples=examples)
+    return Sizes.of(config.model_settings(point), config.batch_settings(point), read, items=items, examples=examples)

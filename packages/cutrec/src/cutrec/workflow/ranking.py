@@ -3,22 +3,17 @@
 All rank by the same numbers, so that the epoch that validation chooses is the best one for the test.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from rec_data.sequences.batches import inference_batches
+from rec_data.sequences.store import SequenceStore
 from rec_eval import Catalogue
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rec_data.sequences.store import SequenceStore
-    from rec_models.encoders import Encoder
+from rec_models.encoders import Encoder
 
 
 class UserBatch(NamedTuple):
@@ -65,13 +60,7 @@ def user_batches(
                 queries = encoder.encode_last(batch.items, batch.offsets).to(dtype)  # [u, D]
             offsets = store.offsets[start : end + 1]
             seen_items = store.items[offsets[0] : offsets[-1]]
-            yield UserBatch(
-                start,
-                end,
-                queries,
-                items,
-                seen_offsets=offsets - offsets[0] if filter_seen else None,
-                seen_items=seen_items if filter_seen else None,
-            )
+            seen = (offsets - offsets[0], seen_items) if filter_seen else (None, None)
+            yield UserBatch(start, end, queries, items, *seen)
             progress.update(end - start)
             start = end

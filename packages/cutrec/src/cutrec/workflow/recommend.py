@@ -1,28 +1,19 @@
 """Recommend items for histories: the top k of the whole catalogue for each user, written as a parquet."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import ValidationError
 
 from cutrec.errors import StageError
-from cutrec.workflow.recommendations import RecommendationsWriter, ranked_batches
+from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.config import Columns
-from rec_data.sequences.histories import read_histories
+from rec_data.sequences.histories import Histories, Skipped, read_histories
 from rec_models import inference
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from cutrec.config import Config
-    from rec_data.sequences.histories import Histories, Skipped
-    from rec_models.encoders import Encoder
+from rec_models.encoders import Encoder
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,11 +28,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
-    """Load a model and the ids of its items.
-
-    Args:
-        model: a checkpoint; ``items.parquet`` beside it holds the catalogue.
-        device: where the encoder is placed.
+    """Load a checkpoint, and the ids of its items from ``items.parquet`` beside it.
 
     Returns:
         The encoder in eval mode, and ``[V]`` the original item ids by dense id.
@@ -60,41 +47,25 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
 
 
 def read_file(
-    config: Config,
-    histories: str,
-    root: Path,
-    item_names: pa.Array,
-    *,
-    user: str | None = None,
-    item: str | None = None,
-    timestamp: str | None = None,
+    histories: str, item_names: pa.Array, *, root: Path, columns: Columns, needs_times: bool
 ) -> tuple[Histories, list[str]]:
     """Read the histories of a file of events or of lists.
 
     Args:
-        config: ``download.columns`` name the columns that the arguments leave open.
         histories: a path or glob of parquet or CSV files.
-        root: the folder that a relative path starts from.
         item_names: ``[V]`` original item ids by dense id.
-        user: the column of users.
-        item: the column of items.
-        timestamp: the column of times; if it is named, the file must have it.
+        root: the folder that a relative path starts from.
+        columns: names of the columns.
+        needs_times: whether the file must have the column of times.
 
     Returns:
         The histories, and notes on how the file was read.
     """
     from rec_data.raw.history_files import write_history_log  # needs polars, which ranking itself does not
 
-    usual = config.download.columns
-    names = (user or usual.user, item or usual.item, timestamp or usual.timestamp)
-    try:
-        columns = Columns(*names)
-    except ValidationError:
-        options = "--user-column, --item-column, --timestamp-column"
-        raise StageError(f"{options}: found {', '.join(names)}, allowed: different names") from None
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        found = write_history_log(histories, log, root=root, columns=columns, needs_times=timestamp is not None)
+        found = write_history_log(histories, log, root=root, columns=columns, needs_times=needs_times)
         notes = []
         if found.in_row_order:
             notes.append(f"no column {columns.timestamp!r}: events of a user are taken in the order of rows")
@@ -106,14 +77,12 @@ def read_file(
 def unusable(found: Histories) -> list[str]:
     """What of the histories could not be used, one line each."""
     lines = []
-    if found.unknown_items.count:
-        left = found.unknown_items
+    if (left := found.unknown_items).count:
         line = f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}"
         if any(isinstance(item, str) and re.fullmatch(r"-?\d+\.0*", item) for item in left.examples):
             line += "; ids of text files are compared as text: write 7 and not 7.0"
         lines.append(line)
-    if found.empty_users.count:
-        left = found.empty_users
+    if (left := found.empty_users).count:
         lines.append(f"users without any known item get no list: {left.count:,}: {_examples(left)}")
     return lines
 
@@ -124,22 +93,15 @@ def _examples(left: Skipped) -> str:
 
 
 def recommend(
-    encoder: Encoder,
-    histories: Histories,
-    item_names: pa.Array,
-    out: Path,
-    *,
-    k: int,
-    batch_users: int,
-    keep_seen: bool = False,
+    encoder: Encoder, histories: Histories, items: pa.Array, out: Path, *, k: int, batch_users: int, keep_seen: bool
 ) -> int:
-    """Rank the catalogue for each history, batch by batch.
+    """Rank the catalogue for each history, batch by batch, and write a parquet of user_id, item_id, rank, score.
 
     Args:
         encoder: in eval mode.
         histories: of the users.
-        item_names: ``[V]`` original item ids by dense id.
-        out: the parquet of user_id, item_id, rank, score; it has another name until it is complete.
+        items: ``[V]`` original item ids by dense id.
+        out: the parquet; it has another name until it is complete.
         k: items per user, at most V.
         batch_users: users per batch.
         keep_seen: recommend items of the history too.
@@ -153,15 +115,12 @@ def recommend(
     if len(histories.store) == 0:
         raise StageError("nobody has an item that the model knows, so there is nothing to recommend from")
     part = out.with_name(f"{out.name}.part")
-    rows = 0
-    batches = ranked_batches(
+    ranked = ranked_batches(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
     try:
-        with RecommendationsWriter(part, histories.user_names, item_names) as writer:
-            for start, lists in batches:
-                writer.write(histories.store.user_ids[start : start + len(lists.ids)].numpy(), lists)
-                rows += int((lists.ids >= 0).sum())
+        written = write_recommendations(part, ranked, histories.user_names, items)
+        rows = sum(int((ids >= 0).sum()) for ids in written)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)

@@ -5,30 +5,26 @@ stopping, so training takes as many epochs as the best epoch of that model. The 
 it; all remaining items are in the catalogue, including those that the training part of the split does not contain.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.run_hash import run_hash
 from rec_data.sequences.histories import read_catalogue
+from rec_models.config import TrainingSettings
 from rec_models.errors import TrainingError
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.loop import fit
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
-    from rec_models.config import TrainingSettings
 
 
 def refit(

@@ -1,28 +1,19 @@
 """Write the page that explains a run to a reader who was not there."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cutrec.config import Config
 from cutrec.outputs import atomic_folder
 from cutrec.reporting import results_file
 from cutrec.reporting.page import draw, write_page
 from cutrec.reporting.run_outputs import read_outputs
 
-if TYPE_CHECKING:
-    from cutrec.config import Config
-
 
 def report(config: Config, data: Path, out: Path) -> None:
-    """Write ``report.html``, which needs no other file, its pictures, and ``results.csv``.
+    """Write ``report.html``, which needs no other file, its pictures, and ``results.csv`` into the folder `out`.
 
-    This imports no torch: the stage ``evaluate`` has measured everything already.
-
-    Args:
-        config: of the run.
-        data: the folder with the outputs of the other stages.
-        out: the folder for the report. ``results.csv`` has the schema of `cutrec.reporting.results_file`.
+    It reads the outputs of the other stages in the folder `data`. ``results.csv`` has the schema of
+    `cutrec.reporting.results_file`. This imports no torch: the stage ``evaluate`` has measured everything already.
     """
     run = read_outputs(config, data)
     with atomic_folder(out) as folder:

@@ -1,37 +1,39 @@
 """The identity of a training run: the settings that training reads, the split and the code."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cutrec.workflow.source_code import source_files
+from cutrec.config import Config
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cutrec.config import Config
+PACKAGES = ("cce_kernels", "cutrec", "rec_data", "rec_eval", "rec_models")
+NOT_READ = ("cutrec/commands/", "cutrec/reporting/")
+"""The code of the packages that training does not read."""
 
 
 def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None) -> str:
-    """The name of the folder that the checkpoints of a run are kept in.
+    """The name of the folder that the checkpoints of a run are kept in; `code` holds files by name.
 
-    Args:
-        config: sections that reach training only through the files of the split are left out.
-        split: the folder of the split.
-        code: source files by name; None takes those that training imports.
+    Sections of the configuration that reach training only through the files of the split are left out.
     """
     settings = dataclasses.asdict(config)
     for section in ("dataset", "download", "split"):
         del settings[section]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    code = source_files(Path(__file__).with_name("train.py")) if code is None else code
+    code = training_code() if code is None else code
     data = {path.name: path for path in [*sorted((split / "sequences").iterdir()), split / "items.parquet"]}
     for name, path in [*sorted(code.items()), *data.items()]:
         with path.open("rb") as file:
             digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]
+
+
+def training_code() -> dict[str, Path]:
+    """The source files of all packages by name, except those that training does not read."""
+    folders = [Path(str(files(package))) for package in PACKAGES]
+    code = {path.relative_to(folder.parent).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+    return {name: path for name, path in code.items() if not name.startswith(NOT_READ)}

@@ -1,28 +1,18 @@
 """Split a log into train, validation and test sequences over dense ids."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
 from rec_data.splits.split import split_log
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
 
 YEAR = 365 * 86_400
 """Seconds."""
 
 
 def split(config: Config, log: Path, out: Path) -> None:
-    """Filter and split a log.
-
-    Args:
-        config: for ``split``, ``seed``, ``evaluate.filter_seen`` and ``paper_faithful``.
-        log: parquet of user_id, item_id, timestamp.
-        out: the folder for the sequences, the items, the users and ``summary.json``.
+    """Filter and split a parquet of user_id, item_id, timestamp into sequences, items, users and ``summary.json``.
 
     Raises:
         DataError: the filters leave too little.
@@ -37,17 +27,10 @@ def split(config: Config, log: Path, out: Path) -> None:
             filter_seen=config.evaluate.filter_seen,
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
         )
-        _refuse_positions(summary)
-
-
-def _refuse_positions(summary: dict[str, Any]) -> None:
-    """Refuse a temporal split of a log whose times are positions in each user's sequence.
-
-    Positions cannot be compared between users, so the split would be meaningless. They are recognized by their size: no
-    log of interactions ends in 1970.
-    """
-    if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:
-        raise StageError(
-            f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and not "
-            "Unix seconds, allowed: leave_one_out, or a timestamp column that holds a clock"
-        )
+        # Positions in each user's sequence cannot be compared between users, so their temporal split would be
+        # meaningless. They are recognized by their size: no log of interactions ends in 1970.
+        if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:
+            raise StageError(
+                f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and "
+                "not Unix seconds, allowed: leave_one_out, or a timestamp column that holds a clock"
+            )

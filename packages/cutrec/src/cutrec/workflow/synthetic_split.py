@@ -11,20 +11,18 @@ a sample of the synthetic log's users, and only as many histories are made as st
 numpy and torch only.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from cutrec.config import Config, ConfigError, Split
-
-if TYPE_CHECKING:
-    from rec_data.sequences.store import SequenceStore
-    from rec_data.sources.synthetic import LogShape
+from cutrec.config import Config
+from cutrec.errors import ConfigError
+from rec_data.config import Split
+from rec_data.sequences.store import SequenceStore
+from rec_data.sources import synthetic
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
@@ -45,15 +43,13 @@ class SyntheticSplit:
     """Users of the full log that validation ranks for."""
     lengths: Int64s
     """[n] int64, items before t* of a sample of the users that have at least two."""
-    shape: LogShape
+    shape: synthetic.LogShape
     """Of the full log."""
 
     @cached_property
     def item_counts(self) -> Int64s:
         """[V] int64, interactions of each item in the full log."""
-        from rec_data.sources.synthetic import item_counts
-
-        return item_counts(self.shape)
+        return synthetic.item_counts(self.shape)
 
     @cached_property
     def pool(self) -> Int32s:
@@ -63,13 +59,7 @@ class SyntheticSplit:
         return np.searchsorted(edges, places, side="right").astype(np.int32)
 
     def train_store(self, users: int, span: int, seed: int) -> SequenceStore:
-        """Histories to train on.
-
-        Args:
-            users: how many.
-            span: longest history; older items would never be read.
-            seed: the same seed gives the same histories.
-        """
+        """Histories to train on, none longer than `span`; the same seed gives the same histories."""
         return self._store(users, span, seed, with_targets=False)
 
     def validation_store(self, users: int, span: int, seed: int) -> SequenceStore:
@@ -77,10 +67,6 @@ class SyntheticSplit:
         return self._store(users, span, seed, with_targets=True)
 
     def _store(self, users: int, span: int, seed: int, *, with_targets: bool) -> SequenceStore:
-        import torch
-
-        from rec_data.sequences.store import SequenceStore
-
         rng = np.random.default_rng([seed, users, span, with_targets])
         lengths = np.minimum(rng.choice(self.lengths, users) - with_targets, span)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -108,17 +94,11 @@ def synthetic_split(point: Config) -> SyntheticSplit:
 
 @lru_cache
 def split_of(spec: str, split: Split) -> SyntheticSplit:
-    """The temporal split of a synthetic log.
-
-    Args:
-        spec: name and scale, the part of ``dataset`` after ``twin:``.
-        split: the shares of the temporal split.
+    """The temporal split of a synthetic log, whose name and scale are written as behind ``twin:`` in ``dataset``.
 
     Raises:
         DataError: no synthetic log has this name.
     """
-    from rec_data.sources import synthetic
-
     _, shape = synthetic.parse(spec)
     sample = shape.scaled(min(1.0, _SAMPLE_ROWS / shape.interactions))
     parts = [(users, times) for users, _, times in synthetic.chunks(sample, seed=0)]

@@ -1,19 +1,16 @@
 """Train a model on a split."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import torch
 
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.workflow import training_inputs as inputs
@@ -21,10 +18,7 @@ from cutrec.workflow.run_hash import run_hash
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 from rec_models.training.loop import fit
-
-if TYPE_CHECKING:
-    from cutrec.config import Config
-    from rec_models.training.result import FitResult
+from rec_models.training.result import FitResult
 
 
 def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
@@ -48,7 +42,11 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
     train_store = SequenceStore.open(split / "sequences" / "train.arrow")
     validation_store = SequenceStore.open(split / "sequences" / "validation.arrow")
     state = checkpoints / run_hash(config, split)
-    with _output_folder(out) as folder:
+    # Training starts one more process for each further device (train.devices), which keeps no results.
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
+    with place as name:
+        folder = Path(name)
         try:
             result = fit(
                 model=inputs.model_settings(config),
@@ -63,7 +61,7 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
                 batching=inputs.batch_settings(config),
             )
         except TrainingError as error:
-            if error.on_every_rank and not _is_first_process():
+            if error.on_every_rank and not first:
                 sys.exit(1)
             raise StageError(str(error)) from error
         if result.is_first_rank and not config.dataset.startswith("twin:"):
@@ -75,29 +73,8 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
         shutil.rmtree(state, ignore_errors=True)
 
 
-@contextmanager
-def _output_folder(out: Path) -> Iterator[Path]:
-    """The results of the first of several processes (``train.devices``); a temporary folder for the others."""
-    if _is_first_process():
-        with atomic_folder(out) as folder:
-            yield folder
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-
-
-def _is_first_process() -> bool:
-    """Whether the user started this process; training starts one more for each further device."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def notes(result: FitResult, popularity: float) -> list[str]:
-    """Remarks on a trained model that its user should read.
-
-    Args:
-        result: of the training.
-        popularity: validation NDCG@10 of the ranking by popularity.
-    """
+    """Remarks that the user should read, given the validation NDCG@10 of the ranking by popularity."""
     found = result.metrics["ndcg@10"]
     if found > popularity:
         return []

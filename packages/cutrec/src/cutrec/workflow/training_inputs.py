@@ -1,35 +1,23 @@
 """What `rec_models.training.loop.fit` takes, of a point: its network, loss, loop, batches and validation."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
-from rec_models.encoders.registry import ENCODERS
+from cutrec.workflow.ranking import user_batches
+from rec_data.sequences.batches import TrainingBatches
+from rec_data.sequences.store import SequenceStore
+from rec_eval import popularity_top_k, rank_metrics, target_ranks
+from rec_models.encoders import ENCODERS, Encoder
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
-    from rec_data.sequences.batches import TrainingBatches
-    from rec_data.sequences.store import SequenceStore
-    from rec_models.encoders import Encoder
-
-__all__ = [
-    "batch_settings",
-    "loss_settings",
-    "make_batches",
-    "make_validation",
-    "model_settings",
-    "popularity_ndcg",
-    "training_settings",
-]
+__all__ = ["batch_settings", "loss_settings", "make_batches", "make_validation", "model_settings", "popularity_ndcg",
+           "training_settings"]  # fmt: skip
 
 
 def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:
     """The training batches of each rank."""
-    from rec_data.sequences.batches import TrainingBatches
 
     def make(rank: int, world_size: int) -> TrainingBatches:
         return TrainingBatches(
@@ -50,22 +38,12 @@ def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callabl
 
 def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], dict[str, float]]:
     """Exact ranks of the validation targets in the whole catalogue, as the test will rank."""
-    import torch
-
-    from cutrec.workflow import ranking
-    from rec_eval import rank_metrics, target_ranks
-
     assert store.targets is not None
     targets = store.targets
 
     def validate(encoder: Encoder) -> dict[str, float]:
-        batches = ranking.user_batches(
-            encoder,
-            store,
-            batch_users=point.evaluate.batch_users,
-            filter_seen=point.evaluate.filter_seen,
-            title="validate",
-        )
+        users, seen = point.evaluate.batch_users, point.evaluate.filter_seen
+        batches = user_batches(encoder, store, batch_users=users, filter_seen=seen, title="validate")
         ranks = [
             target_ranks(
                 batch.queries,
@@ -82,17 +60,7 @@ def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], 
 
 
 def popularity_ndcg(point: Config, store: SequenceStore, counts: Tensor) -> float:
-    """NDCG@10 of the ranking by popularity, where `make_validation` has the model's.
-
-    Args:
-        point: for ``evaluate.filter_seen``.
-        store: the validation histories and their targets.
-        counts: [V] int64, how often training saw each item.
-    """
-    import torch
-
-    from rec_eval import popularity_top_k, rank_metrics
-
+    """NDCG@10 of the ranking by the counts [V] int64 of training, where `make_validation` has the model's."""
     assert store.targets is not None
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if point.evaluate.filter_seen else {}
     lists = popularity_top_k(counts, 10, num_users=len(store), **seen)
