@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from cutrec.config import from_mapping
 from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder
+from cutrec.outputs import atomic_folder, read_json
 from cutrec.paths import live_checkout
 from pipelines.study import runs
 from pipelines.study.scheduler import Scheduler
@@ -67,18 +68,20 @@ def prepare(logs: Sequence[str], data: Path) -> None:
     Raises:
         StageError: a text is not ``NAME=LOG``.
     """
-    from rec_data.sources.fetch import fetch_log
-    from rec_data.splits.split import split_log
+    from cutrec.workflow.fetch import fetch
+    from cutrec.workflow.split import split
 
     for text in logs:
         name, equals, log = text.partition("=")
         if not name or not equals:
             raise StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
+        point = from_mapping({"dataset": log, "split": {"strategy": "leave_one_out"}})
         with atomic_folder(data / name) as out, tempfile.TemporaryDirectory() as folder:
-            fetch_log(log, Path(folder) / "log.parquet", root=live_checkout())
-            summary = split_log(Path(folder) / "log.parquet", out, strategy="leave_one_out")
+            fetch(point, Path(folder) / "log.parquet", root=live_checkout())
+            split(point, Path(folder) / "log.parquet", out)
             for part in ("train", "validation", "test"):
                 (out / f"{part}.parquet").unlink()  # the export for other programs; this folder is copied to machines
+            summary = read_json(out / "summary.json")
             print(f"{name}: {summary['users']:,} users, {summary['items']:,} items")
 
 
