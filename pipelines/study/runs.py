@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutrec.device import environment
 from cutrec.outputs import read_json
 from cutrec.reporting.results_file import lock
 from pipelines.study.trials import Row, Trial
@@ -32,6 +31,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108
 
 def run(trial: Trial, data: Path) -> Row:
     """Run a trial; an error becomes a row as well."""
+    from cutrec.device import environment
+
     row: Row = trial.row | environment()
     started = time.perf_counter()
     try:

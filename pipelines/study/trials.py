@@ -9,8 +9,8 @@ candidates, hence the same number of trials. This module does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from cutrec import config
@@ -52,13 +52,7 @@ class Trial:
     @property
     def row(self) -> Row:
         """The fields of its row that say what was run."""
-        return {
-            "kind": self.kind,
-            "dataset": self.dataset,
-            "contender": self.contender,
-            "settings": json.loads(self.settings),
-            "seed": self.seed,
-        }
+        return asdict(self) | {"settings": json.loads(self.settings)}
 
     @property
     def point(self) -> config.Config:
@@ -96,9 +90,10 @@ class TradeOff:
     """The contender."""
     points: dict[str, Settings]
 
-    def base_settings(self, rows: Sequence[Row]) -> Settings | None:
-        """The settings that were chosen for the contender; None until its search is complete."""
-        return chosen(rows, self.search, self.base)
+    def settings(self, rows: Sequence[Row]) -> dict[str, Settings]:
+        """The settings of each point; empty until the search of the contender is complete."""
+        base = chosen(rows, self.search, self.base)
+        return {} if base is None else {name: base | point for name, point in self.points.items()}
 
 
 def _width(hidden: int, heads: int, dropout: float, **more: Any) -> Settings:
@@ -198,9 +193,9 @@ def pending(
 
     Args:
         rows: of earlier runs.
-        kinds: which kinds of runs.
-        datasets: which data sets.
-        contenders: which contenders and points of the trade-offs; all if empty.
+        kinds: kinds of runs.
+        datasets: data sets.
+        contenders: contenders and points of the trade-offs; all if empty.
     """
     succeeded = {key_of(row) for row in rows if row["status"] == "ok"}
     found: dict[tuple[object, ...], Trial] = {}
@@ -227,39 +222,41 @@ def runs_of(rows: Sequence[Row], kind: Kind, dataset: str, settings: Settings, *
 
 
 def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | None:
-    """The candidate with the best validation NDCG@10, its keys sorted.
-
-    Failed runs have no score and are passed over.
+    """The candidate with the best validation NDCG@10, its keys sorted; the first one of several.
 
     Returns:
-        None if a candidate has not been run yet, or if all candidates failed.
+        None if a candidate has not been run yet, or if all candidates failed: failed runs have no score.
     """
-    best: tuple[float, Settings] | None = None
+    found: list[tuple[float, Settings]] = []
     for settings in search.settings(contender):
         runs = runs_of(rows, "search", search.dataset, settings)
-        scores = [row["validation_ndcg_at_10"] for row in runs if row.get("validation_ndcg_at_10") is not None]
         if not runs:
             return None
-        if scores and (best is None or scores[0] > best[0]):
-            best = scores[0], dict(sorted(settings.items()))
-    return best and best[1]
+        scores = [row["validation_ndcg_at_10"] for row in runs if row.get("validation_ndcg_at_10") is not None]
+        found += [(score, settings) for score in scores[:1]]
+    return dict(sorted(max(found, key=lambda pair: pair[0])[1].items())) if found else None
+
+
+def winners(rows: Sequence[Row]) -> Iterator[tuple[Search, str, Settings]]:
+    """Each search and contender whose search is complete, with the settings that were chosen."""
+    for search in SEARCHES:
+        for contender in search.contenders:
+            if (best := chosen(rows, search, contender)) is not None:
+                yield search, contender, best
 
 
 def _all(rows: Sequence[Row]) -> list[Trial]:
     """Every trial that can be known by now: search and finals of each data set, then the trade-offs."""
+    found = list(winners(rows))
     trials: list[Trial] = []
     for search in SEARCHES:
         for candidates in zip(*map(search.settings, search.contenders), strict=True):
             for contender, settings in zip(search.contenders, candidates, strict=True):
                 trials.append(Trial.of("search", search.dataset, contender, settings, SEARCH_SEED))
-        for contender in search.contenders:
-            best = chosen(rows, search, contender)
-            if best is not None:
-                trials += [Trial.of("final", search.dataset, contender, best, seed) for seed in FINAL_SEEDS]
-    bases = [(trade_off, trade_off.base_settings(rows)) for trade_off in TRADE_OFFS]
+        finals = [(contender, best) for of_search, contender, best in found if of_search is search]
+        trials += [Trial.of("final", search.dataset, *final, seed) for final in finals for seed in FINAL_SEEDS]
+    points = [(trade_off.search.dataset, trade_off.settings(rows)) for trade_off in TRADE_OFFS]
     order: list[tuple[Kind, int]] = [("final", FINAL_SEEDS[0]), ("time", SEARCH_SEED)]
     for kind, seed in order + [("final", seed) for seed in FINAL_SEEDS[1:]]:
-        for trade_off, base in bases:
-            for name, point in trade_off.points.items() if base is not None else ():
-                trials.append(Trial.of(kind, trade_off.search.dataset, name, (base or {}) | point, seed))
+        trials += [Trial.of(kind, dataset, *point, seed) for dataset, named in points for point in named.items()]
     return trials
