@@ -10,10 +10,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from cutrec.reporting.results_file import Result
+from cutrec.config import Config
+from cutrec.errors import StageError
+from cutrec.reporting import results_file
+from cutrec.reporting.results_file import Result, Status
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
-from pipelines.paper.points import GridPoint
 from pipelines.paper.settings import is_the_papers_point
 from rec_models.planning import Calibration
 
@@ -97,6 +99,19 @@ def read_paper(path: Path = PAPER) -> list[PaperRow]:
     return [parse(row | {"values": {name: row[column] for name, column in MEASURES.items()}}) for row in rows]
 
 
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """The rows of results files, the newest of each point.
+
+    Raises:
+        StageError: a file is missing.
+    """
+    for path in paths:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
+    return results_file.merge(results_file.read(path) for path in paths)
+
+
 def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calibration | None = None) -> list[Line]:
     """Every row of the paper with our results for it; two rows that repeat one point get the same results.
 
@@ -115,7 +130,9 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     for paper, (key, point) in zip(read_paper(), _points(file), strict=True):
         ours = _grouped(by_key.get(key, []))
         if calibration is not None and not any("peak_gib" in row.values and row.draws_as_the_paper for row in ours):
-            ours = [*ours, _predicted(point, calibration)]
+            planned = plan(point, calibration)
+            values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
+            ours.append(OurRow(Result.of(point, "training", device="planner"), values, predicted=True))
         found.append(Line(paper, tuple(ours)))
     return found
 
@@ -135,18 +152,16 @@ def without_row(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
     return found
 
 
-def _points(file: dict[str, Any]) -> list[tuple[object, GridPoint]]:
+def _points(file: dict[str, Any]) -> list[tuple[object, Config]]:
     """The points of all rows with their keys, in the order of the tables."""
-    grid = points.table_points(file, twin=True)
-    return [(_key(Result.of(point.params, "training", device="")), point) for point in grid]
+    found = [point.params for point in points.table_points(file, twin=True)]
+    return [(_key(Result.of(point, "training", device="")), point) for point in found]
 
 
 def _key(result: Result) -> object:
     """What a row of the paper says about a point."""
-    return (
-        result.dataset, result.model, result.loss, result.sampling, result.num_negatives, result.batch_size,
-        result.max_seq_len, result.hidden,
-    )  # fmt: skip
+    sizes = (result.num_negatives, result.batch_size, result.max_seq_len, result.hidden)
+    return (result.dataset, result.model, result.loss, result.sampling, *sizes)
 
 
 def _grouped(results: Sequence[Result]) -> list[OurRow]:
@@ -161,19 +176,13 @@ def _grouped(results: Sequence[Result]) -> list[OurRow]:
 
 
 def _our_row(kinds: dict[str, Result]) -> OurRow:
-    first = next(iter(kinds.values()))
-    training, accuracy = kinds.get("training"), kinds.get("accuracy")
     values: dict[str, float | None] = {}
-    if accuracy is not None:
+    status: Status = "ok"
+    if (accuracy := kinds.get("accuracy")) is not None:
         values |= {name: getattr(accuracy, name) for name in list(MEASURES)[:3]}
-    if training is not None:
+    if (training := kinds.get("training")) is not None:
         values |= {"peak_gib": training.peak_fit_gib, "epoch_seconds": training.whole_epoch_seconds}
+        status = training.status
     revisions = dict.fromkeys(result.revision for result in kinds.values() if result.revision)
-    shown = replace(first, status=training.status if training is not None else "ok", revision=" ".join(revisions))
+    shown = replace(next(iter(kinds.values())), status=status, revision=" ".join(revisions))
     return OurRow(shown, {name: value for name, value in values.items() if value is not None})
-
-
-def _predicted(point: GridPoint, calibration: Calibration) -> OurRow:
-    planned = plan(point.params, calibration)
-    values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
-    return OurRow(Result.of(point.params, "training", device="planner"), values, predicted=True)

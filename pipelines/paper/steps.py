@@ -51,9 +51,17 @@ def measure(point: config.Config, effort: Effort, where: dict[str, Any]) -> resu
     Raises:
         ValueError: the settings contradict each other.
     """
-    fields = {**where, "precision": trained_precision(point), **_note(), **_tried(point, effort)}
-    fields["measured_at"] = results.now()
+    fields = _note() | _tried(point, effort)
     _forget(point, fields.get("status"))
+    return result_of(point, where, **fields)
+
+
+def result_of(point: config.Config, where: dict[str, Any], **fields: Any) -> results.Result:
+    """A result of now, in the precision in which this machine trains the point; arguments as of `measure`."""
+    import torch
+
+    precision = point.train.precision if torch.cuda.is_available() else "32-true"
+    fields = where | {"precision": precision, "measured_at": results.now()} | fields
     return results.Result.of(point, "training", **fields)
 
 
@@ -65,12 +73,6 @@ def _note() -> dict[str, str]:
     notes = [f"{held:.1f} GiB of points before were still held"] if held > 0.1 else []
     notes += [GROWING_SEGMENTS] if segments_can_grow() else []
     return {"note": "; ".join(notes)} if notes else {}
-
-
-def not_tried(point: config.Config, where: dict[str, Any], reason: str) -> results.Result:
-    """The result of a point that certainly does not fit."""
-    fields = {**where, "precision": trained_precision(point), "measured_at": results.now()}
-    return results.Result.of(point, "training", **fields, status="out of memory", note=f"not tried: {reason}")
 
 
 def _tried(point: config.Config, effort: Effort) -> dict[str, Any]:
@@ -214,10 +216,3 @@ def _now(device: Any) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def trained_precision(point: config.Config) -> str:
-    """The precision in which this machine trains a point."""
-    import torch
-
-    return point.train.precision if torch.cuda.is_available() else "32-true"

@@ -57,21 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(files: Sequence[Path], *, dvc: bool) -> tuple[list[results.Result], list[str]]:
     """The results of files and of DVC's experiments, and remarks on experiments that give none."""
-    for path in files:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
-    groups = [results.read(path) for path in files]
-    remarks: list[str] = []
-    if dvc:
-        if importlib.util.find_spec("dvc") is None:
-            raise StageError("DVC is not installed here: --no-dvc reads results files only")
-        from pipelines.paper import experiments
+    measured = rows.read_results(files)
+    if not dvc:
+        return measured, []
+    if importlib.util.find_spec("dvc") is None:
+        raise StageError("DVC is not installed here: --no-dvc reads results files only")
+    from pipelines.paper import experiments
 
-        with experiments.repository() as repo:
-            found, remarks = experiments.results_of(experiments.list_experiments(repo))
-        groups.append(found)
-    return results.merge(groups), remarks
+    with experiments.repository() as repo:
+        found, remarks = experiments.results_of(experiments.list_experiments(repo))
+    return results.merge([measured, found]), remarks
 
 
 def _results_files(folder: Path) -> list[Path]:
