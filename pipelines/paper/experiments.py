@@ -83,11 +83,9 @@ def list_experiments(repo: Repo) -> list[Experiment]:
     baselines = {repo.scm.get_rev(), *exp_refs_by_baseline(repo.scm), *queued}
     shown = repo.experiments.show(revs=sorted(baselines), hide_workspace=True)
     best: dict[tuple[str, str], Experiment] = {}
-    for experiment in parse([commit.dumpd() for commit in shown]):
-        key = (experiment.name, experiment.baseline)
-        other = best.get(key)
-        if other is None or STATES.index(experiment.state) < STATES.index(other.state):
-            best[key] = experiment
+    found = parse([commit.dumpd() for commit in shown])
+    for experiment in sorted(found, key=lambda experiment: STATES.index(experiment.state)):
+        best.setdefault((experiment.name, experiment.baseline), experiment)
     return [replace(found, edited=found.state == "finished" and is_edited(found)) for found in best.values()]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from cutrec.nested import as_yaml, flatten
 from cutrec.reporting.result import point_fields
 from cutrec.reporting.standard_settings import is_used
 from pipelines.paper.settings import Choices, with_paper_settings
-from pipelines.paper.settings import Sharing as Sharing
 from rec_models.losses.registry import LOSSES
 
 _NAMED = frozenset(
@@ -40,8 +39,8 @@ class GridPoint:
     """Nested overrides of params.yaml."""
     dataset: str = ""
     """The data set's name in the table, also if a synthetic log replaces it."""
-    extra: tuple[str, ...] = ()
-    """The overrides of the command line, as ``-S`` takes them."""
+    extra: dict[str, Any] = field(hash=False, default_factory=dict)
+    """The overrides of the command line, nested."""
 
     @cached_property
     def params(self) -> config.Config:
@@ -58,15 +57,15 @@ class GridPoint:
         return experiment_name(self.params, self.extra)
 
 
-def experiment_name(point: config.Config, extra: Sequence[str] = ()) -> str:
+def experiment_name(point: config.Config, extra: Mapping[str, Any] | None = None) -> str:
     """A name that DVC accepts: git does not allow ``:`` and some other characters in the names of references.
 
     Args:
         point: the point to name, for example ``sasrec-cce_neg-uniform-none-twin_gowalla-1024x320-n511``.
-        extra: ``key=value`` texts to append, unless the name contains the key anyway.
+        extra: nested overrides to append, unless the name contains the key anyway.
     """
-    settings = [text.partition("=") for text in extra]
-    appended = [f"{key.rpartition('.')[2]}_{value}" for key, _, value in settings if key not in _NAMED]
+    settings = {key: as_yaml(value) for key, value in flatten(extra or {}).items() if key not in _NAMED}
+    appended = [f"{key.rpartition('.')[2]}_{value}" for key, value in settings.items()]
     fields = point_fields(point)
     dataset = fields["dataset"] if fields["twin"] is None else f"twin_{fields['dataset']}"
     if fields["twin"] not in (None, 1.0):
@@ -162,7 +161,7 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
 
 def overrides(point: GridPoint) -> list[str]:
     """The point as ``-S`` takes it: ``key=value`` with dotted keys."""
-    return _as_overrides(point.values)
+    return [f"{key}={as_yaml(value)}" for key, value in flatten(point.values).items()]
 
 
 def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[str]:
@@ -174,9 +173,8 @@ def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[s
     """
     lines = []
     for key, value in flatten(extra).items():
-        idle = [point for point in found if not is_used(key, point)]
-        if idle:
-            kinds = ", ".join(dict.fromkeys(_kind(point) for point in idle))
+        if idle := [point for point in found if not is_used(key, point)]:
+            kinds = ", ".join(dict.fromkeys(map(_kind, idle)))
             of = f"{len(idle)} of {len(found)} points"
             lines.append(f"-S {key}={as_yaml(value)} changes nothing in {of}: those of {kinds}")
     return lines
@@ -212,10 +210,6 @@ def _kind(point: config.Config) -> str:
     return "-".join(fields[key] for key in ("model", "loss", "sampling") if fields[key])
 
 
-def _as_overrides(nested: dict[str, Any]) -> list[str]:
-    return [f"{key}={as_yaml(value)}" for key, value in flatten(nested).items()]
-
-
 def _read_line(number: int, line: str) -> dict[str, Any]:
     found = re.fullmatch(r"(\S+) (\d+)x(\d+)(?: (\d+))?", line)
     if found is None:
@@ -226,12 +220,7 @@ def _read_line(number: int, line: str) -> dict[str, Any]:
 
 
 def _point(values: dict[str, Any], table: int, row: dict[str, Any], choices: Choices) -> GridPoint:
-    """A row with the paper's settings and the options of the command.
-
-    Raises:
-        ConfigError: the point contradicts itself.
-    """
-    extra = tuple(_as_overrides(choices.get("extra", {})))
-    point = GridPoint(table, with_paper_settings(values, row, choices), row["dataset"], extra)
+    """A row with the paper's settings and the options of the command."""
+    point = GridPoint(table, with_paper_settings(values, row, choices), row["dataset"], choices.get("extra", {}))
     point.params  # noqa: B018  # finds contradictions now
     return point
