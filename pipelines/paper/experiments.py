@@ -146,15 +146,5 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
     return results, remarks
 
 
-def queue(repo: Repo, name: str, overrides: Sequence[str]) -> None:
-    """``dvc exp run --queue --name NAME -S ...``, without starting DVC for each experiment."""
-    repo.experiments.run(queue=True, name=name, params=list(overrides))
-
-
-def forget_failed(repo: Repo, name: str) -> None:
-    """``dvc queue remove NAME`` for a task that failed, so that it can be queued again."""
-    repo.experiments.celery_queue.remove([name])
-
-
 def _line(error: object) -> str:
     return " ".join(str(error).split())[:300]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -25,11 +24,9 @@ from cutrec.errors import StageError, UsageError
 from cutrec.nested import flatten, parse_overrides
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
+from pipelines.paper.experiments import STATES, Experiment, list_experiments, repository
 from pipelines.paper.points import GridPoint
 from pipelines.paper.settings import Choices, Sharing
-
-if TYPE_CHECKING:
-    from pipelines.paper.experiments import Experiment
 
 VERDICTS = {
     "queue": ("queued", ""),
@@ -47,12 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = wanted_points(options, twin=options.scale or options.twin)[share(options.part)]
     too_large = {} if options.anyway else misfits(wanted, options.gpu)
 
-    from pipelines.paper import experiments
-
     counted: Counter[str] = Counter()
-    with experiments.repository() as repo:
+    with repository() as repo:
         known: dict[str, list[Experiment]] = {}
-        for experiment in experiments.list_experiments(repo):
+        for experiment in list_experiments(repo):
             known.setdefault(experiment.name, []).append(experiment)
         _note_edits()
         for line in points.without_use([point.params for point in wanted], options.extra):
@@ -64,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             counted[verdict] += 1
             if verdict == "queue" and not options.dry_run:
                 if why:
-                    experiments.forget_failed(repo, point.name)
-                experiments.queue(repo, point.name, points.overrides(point))
+                    repo.experiments.celery_queue.remove([point.name])  # a name can be queued once
+                repo.experiments.run(queue=True, name=point.name, params=points.overrides(point))
             done = "would queue" if verdict == "queue" and options.dry_run else VERDICTS[verdict][0]
             print(f"{done:<12} {point.name}{why and f': {why}'}", flush=True)
             if options.dry_run and options.verbose:
@@ -149,32 +144,26 @@ def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
 
 
 def decide(point: GridPoint, known: Sequence[Experiment], *, retry: bool) -> tuple[str, str]:
-    """What happens to a point, and why.
+    """What happens to a point: a key of `VERDICTS`, and a reason or an empty text.
 
     Args:
         point: the point to queue.
         known: the experiments of its name, at any commit.
         retry: queue failed experiments again.
 
-    Returns:
-        A key of `VERDICTS`, and a reason or an empty text.
-
     Raises:
         StageError: an experiment of this name has other settings: DVC would silently keep only one of the two.
     """
-    for state in ("finished", "running", "queued", "failed"):
-        for experiment in known:
-            if experiment.state != state:
-                continue
-            if state != "failed":  # a failed task may have failed because of its settings
-                _refuse_other_settings(point, experiment)
-            if state == "finished" and not experiment.has_metrics:
-                return "broken", f"it finished without metrics; `uv run dvc exp remove {point.name}`, then again"
-            if state == "failed":
-                why = f"it failed before; `uv run dvc queue logs {point.name}` says why"
-                return ("queue", why) if retry else ("failed", f"{why}, --retry queues it again")
-            return "known", f"{state}, commit {experiment.baseline[:7]}"
-    return "queue", ""
+    if not known:
+        return "queue", ""
+    first = min(known, key=lambda experiment: STATES.index(experiment.state))
+    if first.state == "failed":
+        why = f"it failed before; `uv run dvc queue logs {point.name}` says why"
+        return ("queue", why) if retry else ("failed", f"{why}, --retry queues it again")
+    _refuse_other_settings(point, first)  # a failed task may have failed because of its settings
+    if first.state == "finished" and not first.has_metrics:
+        return "broken", f"it finished without metrics; `uv run dvc exp remove {point.name}`, then again"
+    return "known", f"{first.state}, commit {first.baseline[:7]}"
 
 
 def summary(counted: Counter[str], *, dry_run: bool) -> str:

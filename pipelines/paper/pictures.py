@@ -22,10 +22,10 @@ CURVES = ("ce", "ce_neg", "cce", "cce_neg")
 def draw_all(lines: Sequence[Line], folder: Path) -> list[Path]:
     """Draw the three pictures of all tables into a folder; their paths."""
     paths = [folder / name for name in ("memory_by_loss.png", "epoch_time_by_loss.png", "accuracy_by_memory.png")]
-    main = [line for line in lines if line.paper.table in (1, 2, 3, 4)]
+    main = [line for line in lines if line.point.table in (1, 2, 3, 4)]
     _by_loss(main, "peak_gib", "peak memory, GiB", paths[0])
     _by_loss(main, "epoch_seconds", "seconds of an epoch", paths[1])
-    _accuracy([line for line in lines if line.paper.model == "sasrec"], paths[2])
+    _accuracy([line for line in lines if line.point.params.model == "sasrec"], paths[2])
     return paths
 
 
@@ -39,9 +39,9 @@ def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> Non
         for step, loss in enumerate(CURVES):
             x = place + (step - 1.5) * 0.2
             for line in lines:
-                if (line.paper.dataset, line.paper.loss) != (dataset, loss):
+                if (line.point.dataset, line.point.params.loss) != (dataset, loss):
                     continue
-                printed = line.paper.values[measure]
+                printed = line.paper[measure]
                 axes.plot(x, printed, "o", markersize=8, markerfacecolor="none", color=LOSSES[loss].colour)
                 for ours in _shown(line.ours, (measure,)):
                     value = ours.values[measure]
@@ -75,13 +75,13 @@ def _accuracy(lines: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(12, 6.6), layout="constrained", dpi=150)
     both = ("peak_gib", "ndcg_at_10")
     for axes, dataset in zip(figure.subplots(2, 3, sharex=True).flat, DATASETS, strict=True):
-        of_dataset = [line for line in lines if line.paper.dataset == dataset]
+        of_dataset = [line for line in lines if line.point.dataset == dataset]
         for line in of_dataset:
-            colour = LOSSES[line.paper.loss].colour
-            axes.plot(*(line.paper.values[name] for name in both), "o", markerfacecolor="none", color=colour)
+            colour = LOSSES[line.point.params.loss].colour
+            axes.plot(*(line.paper[name] for name in both), "o", markerfacecolor="none", color=colour)
             for ours in _shown(line.ours, both):
                 axes.plot(*(ours.values[name] for name in both), _marker(ours), color=colour)
-        heights = [line.paper.values["ndcg_at_10"] for line in of_dataset]
+        heights = [line.paper["ndcg_at_10"] for line in of_dataset]
         heights += [ours.values["ndcg_at_10"] for line in of_dataset for ours in _shown(line.ours, both)]
         axes.set(xscale="log", xlim=(0.4, 120), ylim=(0, 1.1 * max(heights, default=1.0)), title=dataset)
         axes.xaxis.set_major_formatter(_plain_number)
@@ -93,7 +93,7 @@ def _accuracy(lines: Sequence[Line], path: Path) -> None:
         axes.set_ylabel("NDCG@10")
     if not any(_shown(line.ours, both) for line in lines):
         figure.supxlabel("None of ours yet: synthetic logs have no accuracy", fontsize="small")
-    there = {line.paper.loss for line in lines}
+    there = {line.point.params.loss for line in lines}
     _legend(figure, [loss for loss in LOSSES if loss in there], lines, both)
     figure.savefig(path)
 

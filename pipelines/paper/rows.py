@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.reporting import results_file
 from cutrec.reporting.results_file import Result, Status
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
+from pipelines.paper.points import GridPoint
 from pipelines.paper.settings import is_the_papers_point
 from rec_models.planning import Calibration
 
@@ -28,22 +26,6 @@ MEASURES = {
     "epoch_seconds": "epoch_seconds",
 }
 """What the paper prints in a row, by its column in `PAPER`. Memory and seconds are of the whole fit with validation."""
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """A row as printed in the paper."""
-
-    table: int
-    model: str
-    loss: str
-    sampling: str | None
-    dataset: str
-    batch_size: int
-    max_seq_len: int
-    num_negatives: int | None
-    values: dict[str, float]
-    """By the names of `MEASURES`."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +59,21 @@ class OurRow:
         ]
         return ", ".join(word for word in words if word) or "the data itself"
 
-    @property
-    def draws_as_the_paper(self) -> bool:
-        """Whether every token drew its own negatives, without the defects of the paper's code."""
-        return self.result.sharing in (None, "none") and not self.result.paper_faithful
-
 
 @dataclass(frozen=True)
 class Line:
     """A row of the paper, and our rows for it."""
 
-    paper: PaperRow
+    point: GridPoint
+    paper: dict[str, float]
+    """As printed, by the names of `MEASURES`."""
     ours: tuple[OurRow, ...]
 
 
-def read_paper(path: Path = PAPER) -> list[PaperRow]:
-    """The paper's rows, in the order of its tables."""
-    parse = TypeAdapter(PaperRow).validate_python
+def read_paper(path: Path = PAPER) -> list[dict[str, float]]:
+    """The measures of the paper's rows by the names of `MEASURES`, in the order of its tables."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: text or None for name, text in row.items()} for row in csv.DictReader(file)]
-    return [parse(row | {"values": {name: row[column] for name, column in MEASURES.items()}}) for row in rows]
+        return [{name: float(row[column]) for name, column in MEASURES.items()} for row in csv.DictReader(file)]
 
 
 def read_results(paths: Sequence[Path]) -> list[Result]:
@@ -119,21 +96,25 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
         results: results of the data sets and of their twins. Those of scaled twins, and those that were trained with
             other settings than the paper's, belong to no row.
         file: the mapping of params.yaml, for its grid.
-        calibration: the planner's constants, to predict rows whose memory was not measured with the paper's negatives;
-            None leaves them empty.
+        calibration: the planner's constants, to predict rows whose memory was not measured as the paper draws: each
+            token its own negatives, without the defects of the paper's code. None leaves them empty.
     """
     by_key: dict[object, list[Result]] = {}
     for result in results:
         if result.twin in (None, 1.0) and is_the_papers_point(result.options):
             by_key.setdefault(_key(result), []).append(result)
     found = []
-    for paper, (key, point) in zip(read_paper(), _points(file), strict=True):
+    for printed, (key, point) in zip(read_paper(), _points(file), strict=True):
         ours = _grouped(by_key.get(key, []))
-        if calibration is not None and not any("peak_gib" in row.values and row.draws_as_the_paper for row in ours):
-            planned = plan(point, calibration)
+        measured = any(
+            "peak_gib" in row.values and row.result.sharing in (None, "none") and not row.result.paper_faithful
+            for row in ours
+        )
+        if calibration is not None and not measured:
+            planned = plan(point.params, calibration)
             values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
-            ours.append(OurRow(Result.of(point, "training", device="planner"), values, predicted=True))
-        found.append(Line(paper, tuple(ours)))
+            ours.append(OurRow(Result.of(point.params, "training", device="planner"), values, predicted=True))
+        found.append(Line(point, printed, tuple(ours)))
     return found
 
 
@@ -152,10 +133,10 @@ def without_row(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
     return found
 
 
-def _points(file: dict[str, Any]) -> list[tuple[object, Config]]:
+def _points(file: dict[str, Any]) -> list[tuple[object, GridPoint]]:
     """The points of all rows with their keys, in the order of the tables."""
-    found = [point.params for point in points.table_points(file, twin=True)]
-    return [(_key(Result.of(point, "training", device="")), point) for point in found]
+    found = points.table_points(file, twin=True)
+    return [(_key(Result.of(point.params, "training", device="")), point) for point in found]
 
 
 def _key(result: Result) -> object:

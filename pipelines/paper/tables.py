@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibration = planning.load() if options.predict else None
     lines = rows.lines(measured, values, calibration=calibration)
     for table in tables:
-        of_table = [line for line in lines if line.paper.table == table]
+        of_table = [line for line in lines if line.point.table == table]
         print(f"\n{pages.title(of_table[0])}\n\n{pages.markdown_table(of_table)}")
     (options.out / "tables.md").write_text(pages.markdown(lines), encoding="utf-8")
     pages.write_csv(lines, options.out / "tables.csv")

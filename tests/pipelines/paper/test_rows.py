@@ -39,13 +39,13 @@ ACCURATE = Result.of(point(4, "beauty"), "accuracy", device=REAL.device, revisio
 
 
 def beauty(found: list[table_rows.Line], table: int = 4) -> list[table_rows.Line]:
-    return [line for line in found if (line.paper.table, line.paper.dataset) == (table, "beauty")]
+    return [line for line in found if (line.point.table, line.point.dataset) == (table, "beauty")]
 
 
 def test_the_papers_rows_are_read_as_printed():
     rows = read_paper()
     assert len(rows) == 92
-    assert rows[22].values == {
+    assert rows[22] == {
         "ndcg_at_10": 0.0116, "coverage_at_10": 0.1813, "surprisal_at_10": 0.5069, "peak_gib": 2.3,
         "epoch_seconds": 23.0,
     }  # fmt: skip
