@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cutrec import config
 from cutrec.console import prepare_output_file, run_and_exit
 from cutrec.device import environment
@@ -59,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in points.without_use(todo, options.extra):
         say(f"note: {line}")
     say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
-    _freeze_modules()
+    gc.collect()
+    gc.freeze()  # the imported modules: garbage collection runs for each point and each recording
     started = time.perf_counter()
     for place, point in enumerate(missing, start=1):
         left = options.minutes - (time.perf_counter() - started) / 60
@@ -96,18 +99,8 @@ def _measured(point: config.Config, effort: Effort, where: dict[str, Any], minut
     return measure(point, effort, where)
 
 
-def _freeze_modules() -> None:
-    """Exclude the imported modules from garbage collection, which runs for each point and each recording."""
-    import rec_models.training.loop  # noqa: F401  # brings Lightning, most of the objects
-
-    gc.collect()
-    gc.freeze()
-
-
 def _gpu_gib() -> float:
     """Memory of the GPU in GiB; 0 without one."""
-    import torch
-
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
 
 
@@ -160,8 +153,6 @@ def _check_device() -> None:
     Raises:
         StageError: the GPU fails, for example after an illegal access, or memory is still allocated.
     """
-    import torch
-
     if not torch.cuda.is_available():
         return
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOURS = {"cce": "#222222", "none": "#d9822b", "tile": "#2f5d8a", "batch": "#5a9a5a"}
 GREY = "#777777"
@@ -37,13 +38,9 @@ def draw(table: Sequence[dict[str, Any]], path: Path, machine: str) -> Path:
         path: of the PNG.
         machine: the machine that the steps were timed on.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     points = [entry for entry in table if entry["step_ms_p10"] is not None and entry["ndcg_at_10"] is not None]
     datasets = list(dict.fromkeys(entry["dataset"] for entry in points))
     figure = Figure(figsize=(6.2 * len(datasets), 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
     for panel, dataset in zip(figure.subfigures(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         _panel(panel, dataset, [entry for entry in points if entry["dataset"] == dataset])
     figure.legend(handles=_handles(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
@@ -91,8 +88,6 @@ def _uncorrected(entry: dict[str, Any]) -> bool:
 
 def _handles() -> list[Any]:
     """Colors show which tokens share negatives, shapes how they are drawn; the numbers in the picture are N."""
-    from matplotlib.lines import Line2D
-
     styles = [("*" if name == "cce" else "o", COLOURS[name], COLOURS[name], text) for name, text in SHARINGS.items()]
     styles += [(mark[0], GREY, "white" if mark == "o " else GREY, text) for mark, text in SAMPLINGS.items()]
     return [
