@@ -107,10 +107,6 @@ def _gpu_gib() -> float:
 def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[config.Config]:
     """The points of the selected tables, in the given order, each once.
 
-    Args:
-        values: the mapping of params.yaml.
-        options: tables, datasets, sharing, scale, faithful, extra.
-
     Raises:
         ConfigError: an unknown table or data set, or a point that contradicts itself.
     """

@@ -103,10 +103,6 @@ def parse_points(parser: ArgumentParser, arguments: Sequence[str] | None) -> Nam
 def wanted_points(options: Namespace, *, twin: bool | float = False) -> list[GridPoint]:
     """The points of a command line, each once.
 
-    Args:
-        options: of `parse_points`.
-        twin: see `Choices`.
-
     Raises:
         ConfigError: an unknown table or data set, or a point that contradicts itself.
     """
@@ -146,10 +142,7 @@ def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
 def decide(point: GridPoint, known: Sequence[Experiment], *, retry: bool) -> tuple[str, str]:
     """What happens to a point: a key of `VERDICTS`, and a reason or an empty text.
 
-    Args:
-        point: the point to queue.
-        known: the experiments of its name, at any commit.
-        retry: queue failed experiments again.
+    ``known`` are the experiments of its name, at any commit.
 
     Raises:
         StageError: an experiment of this name has other settings: DVC would silently keep only one of the two.

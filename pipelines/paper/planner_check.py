@@ -50,11 +50,7 @@ class Check(NamedTuple):
 
 
 def refit(paths: Sequence[Path], calibration: Calibration) -> str:
-    """Fit the constants to measured runs and save them.
-
-    Args:
-        paths: results files.
-        calibration: constants that stay where nothing was measured.
+    """Fit the constants to the runs of results files and save them; constants stay where nothing was measured.
 
     Returns:
         What was done, in lines.

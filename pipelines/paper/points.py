@@ -122,13 +122,6 @@ def search_points(
 ) -> list[GridPoint]:
     """The paper's search grid: all batch sizes x all lengths and, for a sampled loss, x all numbers of negatives.
 
-    Args:
-        values: the mapping of params.yaml, with its ``grid``.
-        model: of all points.
-        loss: of all points.
-        dataset: of all points.
-        choices: see `Choices`.
-
     Raises:
         ConfigError: an unknown data set, or a point that contradicts itself.
     """
@@ -165,12 +158,7 @@ def overrides(point: GridPoint) -> list[str]:
 
 
 def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[str]:
-    """A line for each override of the command line that has no effect at some points, such as negatives with CE.
-
-    Args:
-        found: the points, with the overrides.
-        extra: the overrides, nested.
-    """
+    """A line for each (nested) override that has no effect at some of the points, such as negatives with CE."""
     lines = []
     for key, value in flatten(extra).items():
         if idle := [point for point in found if not is_used(key, point)]:

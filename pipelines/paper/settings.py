@@ -37,7 +37,7 @@ def with_paper_settings(file: Mapping[str, Any], row: Mapping[str, Any], choices
     Args:
         file: the mapping of params.yaml, with its ``grid`` and its presets.
         row: what the table names: model, loss, data set, sizes, negatives, sampling.
-        choices: options of the command.
+        choices: see `Choices`.
 
     Raises:
         ConfigError: negatives are to be shared in the paper's own code, or a value is not allowed.
@@ -64,9 +64,5 @@ def with_paper_settings(file: Mapping[str, Any], row: Mapping[str, Any], choices
 
 
 def is_the_papers_point(options: str | None) -> bool:
-    """Whether the options of a result say only how it was computed, so that it trains what the paper trains.
-
-    Args:
-        options: of `cutrec.reporting.result.Result`.
-    """
+    """Whether the options of a result say only how it was computed, so that it trains what the paper trains."""
     return all(entry.partition("=")[0] in _WAYS for entry in (options or "").split(";") if entry)

@@ -31,12 +31,8 @@ LABEL_PLACES = {"cce": (8, -6, "left"), "none": (7, 2, "left"), "tile": (-4, 5, 
 def draw(table: Sequence[dict[str, Any]], path: Path, machine: str) -> Path:
     """Test NDCG@10 against the time of a step: one panel per data set, one marker per setting, bars of one deviation.
 
-    Settings without the logQ correction are far below the others and get a strip of their own.
-
-    Args:
-        table: entries of `pipelines.study.tables.trade_off_table`.
-        path: of the PNG.
-        machine: the machine that the steps were timed on.
+    Settings without the logQ correction are far below the others and get a strip of their own. The entries are those
+    of `pipelines.study.tables.trade_off_table`.
     """
     points = [entry for entry in table if entry["step_ms_p10"] is not None and entry["ndcg_at_10"] is not None]
     datasets = list(dict.fromkeys(entry["dataset"] for entry in points))

@@ -169,19 +169,18 @@ SMALL = Search(  # a thousand users: with larger batches an epoch would have a h
 
 SEARCHES: tuple[Search, ...] = (DENSE, *SPARSE, SMALL)
 
+POPULARITY = {"negatives.sampling": "popularity"}
+IN_BATCH = {"negatives.sampling": "in_batch"}
+UNCORRECTED = {"negatives.logq": False}
 SAMPLING_POINTS: dict[str, Settings] = {
     "cce": {"loss": "cce"},
     **{f"none {n}": _sampled("cce_neg", n, "none") for n in (64, 256, 1024)},
     **{f"tile {n}": _sampled("cce_neg", n, "tile") for n in (256, 1024, 2048)},
     **{f"batch {n}": _sampled("cce_neg", n, "batch") for n in (256, 2048)},
-    "tile 1024 popularity": _sampled("cce_neg", 1024, "tile", **{"negatives.sampling": "popularity"}),
-    "tile 1024 popularity, no logQ": _sampled(
-        "cce_neg", 1024, "tile", **{"negatives.sampling": "popularity", "negatives.logq": False}
-    ),
-    "batch 1024 in_batch": _sampled("cce_neg", 1024, "batch", **{"negatives.sampling": "in_batch"}),
-    "batch 1024 in_batch, no logQ": _sampled(
-        "cce_neg", 1024, "batch", **{"negatives.sampling": "in_batch", "negatives.logq": False}
-    ),
+    "tile 1024 popularity": _sampled("cce_neg", 1024, "tile", **POPULARITY),
+    "tile 1024 popularity, no logQ": _sampled("cce_neg", 1024, "tile", **POPULARITY, **UNCORRECTED),
+    "batch 1024 in_batch": _sampled("cce_neg", 1024, "batch", **IN_BATCH),
+    "batch 1024 in_batch, no logQ": _sampled("cce_neg", 1024, "batch", **IN_BATCH, **UNCORRECTED),
 }
 TRADE_OFFS = (TradeOff(DENSE, "cce", SAMPLING_POINTS), TradeOff(SPARSE[0], "cce", SAMPLING_POINTS))
 
@@ -191,11 +190,7 @@ def pending(
 ) -> list[Trial]:
     """The trials that have not succeeded yet, the most important first.
 
-    Args:
-        rows: of earlier runs.
-        kinds: kinds of runs.
-        datasets: data sets.
-        contenders: contenders and points of the trade-offs; all if empty.
+    ``contenders`` are names of contenders and of points of the trade-offs; all if empty.
     """
     succeeded = {key_of(row) for row in rows if row["status"] == "ok"}
     found: dict[tuple[object, ...], Trial] = {}
