@@ -144,19 +144,14 @@ def describe(result: results.Result) -> str:
 
 
 def _check_device() -> None:
-    """Check that the GPU still works and that the last point's memory is free, which the next peak would include.
-
-    Raises:
-        StageError: the GPU fails, for example after an illegal access, or memory is still allocated.
-    """
+    """Refuse to go on if the GPU fails or the last point's memory is not free, which the next peak would include."""
     if not torch.cuda.is_available():
         return
     try:
         torch.cuda.synchronize()
     except RuntimeError as error:
         raise StageError(f"the GPU no longer answers ({error}): start again, the rows so far are kept") from None
-    held = held_gib()
-    if held > HELD_GIB:
+    if (held := held_gib()) > HELD_GIB:
         raise StageError(f"{held:.1f} GiB of the last point are still held: start again, the rows so far are kept")
 
 

@@ -129,9 +129,7 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
     """Results of the finished experiments, and a line for each finished one that gives none."""
     results: list[Result] = []
     remarks = []
-    for experiment in experiments:
-        if experiment.state != "finished":
-            continue
+    for experiment in (experiment for experiment in experiments if experiment.state == "finished"):
         if not experiment.has_metrics:
             remarks.append(f"{experiment.name}: finished without metrics, `uv run dvc exp remove {experiment.name}`")
             continue

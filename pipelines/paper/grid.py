@@ -27,6 +27,7 @@ from pipelines.paper import points
 from pipelines.paper.experiments import STATES, Experiment, list_experiments, repository
 from pipelines.paper.points import GridPoint
 from pipelines.paper.settings import Choices, Sharing
+from rec_models.encoders.registry import ENCODERS
 
 VERDICTS = {
     "queue": ("queued", ""),
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def add_point_options(parser: ArgumentParser) -> None:
     """Declare the options that narrow or change the points of ``--table`` and ``--search``."""
     parser.add_argument("--dataset", action="append", help="only this; may be given several times")
-    parser.add_argument("--model", choices=["sasrec", "bert4rec"], help="of the search: sasrec")
+    parser.add_argument("--model", choices=list(ENCODERS), help="of the search: sasrec")
     parser.add_argument("--loss", help="of the search: cce_neg")
     parser.add_argument("--sharing", choices=["none", "tile", "batch"], help="which tokens share negatives: none")
     parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
@@ -142,14 +143,14 @@ def misfits(wanted: Sequence[GridPoint], gpu_gib: float) -> dict[str, str]:
 def decide(point: GridPoint, known: Sequence[Experiment], *, retry: bool) -> tuple[str, str]:
     """What happens to a point: a key of `VERDICTS`, and a reason or an empty text.
 
-    ``known`` are the experiments of its name, at any commit.
+    The experiments of its name, at any commit, decide; of several the first state of `STATES`.
 
     Raises:
         StageError: an experiment of this name has other settings: DVC would silently keep only one of the two.
     """
-    if not known:
+    first = min(known, key=lambda experiment: STATES.index(experiment.state), default=None)
+    if first is None:
         return "queue", ""
-    first = min(known, key=lambda experiment: STATES.index(experiment.state))
     if first.state == "failed":
         why = f"it failed before; `uv run dvc queue logs {point.name}` says why"
         return ("queue", why) if retry else ("failed", f"{why}, --retry queues it again")

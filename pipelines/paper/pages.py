@@ -8,16 +8,11 @@ from pathlib import Path
 
 from cutrec.reporting.text_table import number, render
 from pipelines.paper.rows import MEASURES, Line, OurRow
+from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
-MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec"}
-TITLES = {
-    "ndcg_at_10": "NDCG@10",
-    "coverage_at_10": "Coverage@10",
-    "surprisal_at_10": "Surprisal@10",
-    "peak_gib": "peak GiB",
-    "epoch_seconds": "epoch s",
-}
+TITLES = ("NDCG@10", "Coverage@10", "Surprisal@10", "peak GiB", "epoch s")
+"""Of the columns of `MEASURES`."""
 NOTES = """\
 Each measure has the paper's figure, then ours, and in brackets ours over the paper's. Peak GiB and seconds are of the
 whole fit: validation included, as the paper measured. Empty: not run. "twin" is a synthetic log of the data set's
@@ -34,7 +29,7 @@ def title(line: Line) -> str:
     """The title of a line's table."""
     point = line.point.params
     sampling = "" if _sampling(line) in (None, "uniform") else f", negatives by {_sampling(line)}"
-    return f"Table {line.point.table}: {MODELS[point.model]} with {LOSSES[point.loss].title}{sampling}"
+    return f"Table {line.point.table}: {ENCODERS[point.model].title} with {LOSSES[point.loss].title}{sampling}"
 
 
 def _sampling(line: Line) -> str | None:
@@ -54,10 +49,8 @@ def markdown(lines: Sequence[Line]) -> str:
 
 def markdown_table(lines: Sequence[Line]) -> str:
     """One table with a line for each of our rows; the first one has the paper's figures."""
-    header = ["data set", "BS x SL", "N", "ours"]
-    for name in MEASURES:
-        header += [TITLES[name], "ours"]
-    header += ["GPU", "revision"]
+    measures = [column for measure in TITLES for column in (measure, "ours")]
+    header = ["data set", "BS x SL", "N", "ours", *measures, "GPU", "revision"]
     rows = []
     for line in lines:
         point = line.point.params

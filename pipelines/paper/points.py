@@ -10,7 +10,6 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -37,28 +36,18 @@ class GridPoint:
     """Number of the paper's table; 0 for the search grid."""
     values: dict[str, Any] = field(hash=False)
     """Nested overrides of params.yaml."""
-    dataset: str = ""
+    dataset: str
     """The data set's name in the table, also if a synthetic log replaces it."""
-    extra: dict[str, Any] = field(hash=False, default_factory=dict)
-    """The overrides of the command line, nested."""
-
-    @cached_property
-    def params(self) -> config.Config:
-        """The point's overrides on top of the defaults.
-
-        Raises:
-            ConfigError: the point contradicts itself.
-        """
-        return config.from_mapping(self.values)
-
-    @cached_property
-    def name(self) -> str:
-        """Readable and unique among points: model, loss, sampling, sharing, data set, sizes, negatives, extras."""
-        return experiment_name(self.params, self.extra)
+    params: config.Config
+    """The overrides on top of the defaults."""
+    name: str
+    """Readable and unique among points, see `experiment_name`."""
 
 
 def experiment_name(point: config.Config, extra: Mapping[str, Any] | None = None) -> str:
     """A name that DVC accepts: git does not allow ``:`` and some other characters in the names of references.
+
+    It consists of model, loss, sampling, sharing, data set, sizes, negatives and extras.
 
     Args:
         point: the point to name, for example ``sasrec-cce_neg-uniform-none-twin_gowalla-1024x320-n511``.
@@ -209,6 +198,6 @@ def _read_line(number: int, line: str) -> dict[str, Any]:
 
 def _point(values: dict[str, Any], table: int, row: dict[str, Any], choices: Choices) -> GridPoint:
     """A row with the paper's settings and the options of the command."""
-    point = GridPoint(table, with_paper_settings(values, row, choices), row["dataset"], choices.get("extra", {}))
-    point.params  # noqa: B018  # finds contradictions now
-    return point
+    overrides = with_paper_settings(values, row, choices)
+    params = config.from_mapping(overrides)
+    return GridPoint(table, overrides, row["dataset"], params, experiment_name(params, choices.get("extra")))

@@ -46,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         which = (options.kinds, options.datasets, options.contenders)
         Scheduler(options.data, options.rows, options.minutes, options.jobs, *which).run()
     elif options.verb == "trial":
-        runs.append(options.rows, runs.run(_trial(options.trial), options.data))
+        try:
+            trial = Trial(**json.loads(options.trial))
+            json.loads(trial.settings)
+        except (TypeError, ValueError):
+            allowed = "allowed: JSON of a trial, as `run` passes it"
+            raise StageError(f"trial: found {options.trial!r}, {allowed}") from None
+        runs.append(options.rows, runs.run(trial, options.data))
     else:
         from pipelines.study.summary import summarise
 
@@ -99,16 +105,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     summarise.add_argument("--out", type=Path, required=True, help="a folder")
     summarise.add_argument("--page", type=Path, help="a page whose table of accuracy is brought up to date")
     return parser.parse_args(arguments)
-
-
-def _trial(text: str) -> Trial:
-    """The trial of its JSON."""
-    try:
-        trial = Trial(**json.loads(text))
-        json.loads(trial.settings)
-    except (TypeError, ValueError):
-        raise StageError(f"trial: found {text!r}, allowed: JSON of a trial, as `run` passes it") from None
-    return trial
 
 
 if __name__ == "__main__":

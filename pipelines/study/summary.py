@@ -83,9 +83,8 @@ def with_accuracy(page: str, table: Sequence[dict[str, Any]]) -> str:
 def _write(path: Path, table: Sequence[dict[str, Any]], notes: Sequence[str]) -> list[Path]:
     """A table as Markdown, with the notes below it, and as CSV, where a spread takes three columns."""
     page, sheet = path.with_suffix(".md"), path.with_suffix(".csv")
-    parts = [_markdown(table, list(table[0]))] if table else []
-    parts += ["\n".join(notes)] * bool(notes)
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    parts = [_markdown(table, list(table[0])) if table else "", "\n".join(notes)]
+    page.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     flat = []
     for entry in table:
         line: dict[str, Any] = {}
@@ -102,10 +101,9 @@ def _write(path: Path, table: Sequence[dict[str, Any]], notes: Sequence[str]) ->
 
 
 def _markdown(table: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    rows = [[HEADINGS.get(name, name) for name in names]]
-    rows += [[_cell(entry[name]) for name in names] for entry in table]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(names), *lines[1:]])
+    rows = [[HEADINGS.get(name, name) for name in names], *([_cell(entry[name]) for name in names] for entry in table)]
+    header, *lines = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([header, "|" + "---|" * len(names), *lines])
 
 
 def _cell(value: object) -> str:
@@ -135,8 +133,7 @@ def _write_results(path: Path, rows: Sequence[Row]) -> list[Path]:
 def _write_presets(path: Path, rows: Sequence[Row]) -> Path:
     from ruamel.yaml import YAML
 
-    with path.open("w", encoding="utf-8") as file:
-        yaml = YAML()
-        yaml.default_flow_style = False
-        yaml.dump(json.loads(json.dumps(tables.presets(rows))), file)
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(json.loads(json.dumps(tables.presets(rows))), path)
     return path

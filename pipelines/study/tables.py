@@ -64,9 +64,9 @@ def accuracy_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:
-    """A line for each search that has begun and is not complete; one line if nothing was run."""
-    if not rows:
-        return ["Nothing has been run yet."]
+    """A line for each search that has begun and is not complete; one line if no search was run."""
+    if not any(row["kind"] == "search" for row in rows):
+        return ["No search has been run yet." if rows else "Nothing has been run yet."]
     found = []
     for search in SEARCHES:
         for contender in search.contenders:
@@ -75,7 +75,7 @@ def unfinished(rows: Sequence[Row]) -> list[str]:
                 found.append(f"Not complete: {search.dataset} {contender}, {run} of {planned} trials.")
             elif run and chosen(rows, search, contender) is None:
                 found.append(f"Failed: {search.dataset} {contender}, all of {run} trials.")
-    return found or ([] if any(row["kind"] == "search" for row in rows) else ["No search has been run yet."])
+    return found
 
 
 def trade_off_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
