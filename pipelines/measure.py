@@ -33,7 +33,7 @@ from cutrec.reporting import results_file as results
 from cutrec.workflow.plan import plan
 from pipelines.arguments import positive, some_of
 from pipelines.paper import points
-from pipelines.paper.settings import Choices, Sharing
+from pipelines.paper.points import Choices, Sharing
 from pipelines.paper.steps import GIB, Effort, held_gib, measure, result_of
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)

@@ -25,8 +25,7 @@ from cutrec.nested import flatten, parse_overrides
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.experiments import STATES, Experiment, list_experiments, repository
-from pipelines.paper.points import GridPoint
-from pipelines.paper.settings import Choices, Sharing
+from pipelines.paper.points import Choices, GridPoint, Sharing
 from rec_models.encoders.registry import ENCODERS
 
 VERDICTS = {

@@ -15,8 +15,8 @@ from cutrec.reporting.result import Result
 from cutrec.reporting.text_table import number, render
 from cutrec.workflow.plan import plan, setup_of, sizes_of
 from pipelines.paper import points
+from pipelines.paper.points import Choices, Sharing
 from pipelines.paper.rows import read_results
-from pipelines.paper.settings import Choices, Sharing
 from rec_models import planning
 from rec_models.planning import Calibration, Measured, memory_of, seconds_of
 from rec_models.planning.fit import FEWEST

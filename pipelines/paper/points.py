@@ -11,14 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from cutrec import config
 from cutrec.config import ConfigError
-from cutrec.nested import as_yaml, flatten
+from cutrec.nested import as_yaml, flatten, merged
 from cutrec.reporting.result import point_fields
-from cutrec.reporting.standard_settings import is_used
-from pipelines.paper.settings import Choices, with_paper_settings
+from cutrec.reporting.standard_settings import is_used, sce_sizes
 from rec_models.losses.registry import LOSSES
 
 _NAMED = frozenset(
@@ -26,6 +25,24 @@ _NAMED = frozenset(
      "num_negatives", "paper_faithful"}
 )  # fmt: skip
 """Keys that the name of an experiment always contains."""
+
+
+Sharing = Literal["none", "tile", "batch"]
+_DERIVED_FROM = ("model", "loss", "batch_size", "max_seq_len")
+"""The paper derives other settings from these."""
+
+
+class Choices(TypedDict, total=False):
+    """What a command may change about the points of the paper's tables."""
+
+    twin: bool | float
+    """Take synthetic logs of the data sets' published shapes; a number is their scale."""
+    sharing: Sharing
+    """Which tokens share negatives; in the paper each token has its own."""
+    paper_faithful: bool
+    """Repeat the defects of the paper's code."""
+    extra: dict[str, Any]
+    """Nested values that override everything else."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +215,33 @@ def _read_line(number: int, line: str) -> dict[str, Any]:
 
 def _point(values: dict[str, Any], table: int, row: dict[str, Any], choices: Choices) -> GridPoint:
     """A row with the paper's settings and the options of the command."""
-    overrides = with_paper_settings(values, row, choices)
-    params = config.from_mapping(overrides)
-    return GridPoint(table, overrides, row["dataset"], params, experiment_name(params, choices.get("extra")))
+    nested = _with_paper_settings(values, row, choices)
+    params = config.from_mapping(nested)
+    return GridPoint(table, nested, row["dataset"], params, experiment_name(params, choices.get("extra")))
+
+
+def _with_paper_settings(file: Mapping[str, Any], row: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
+    """A row of a table as the nested overrides of params.yaml that train it as the paper does.
+
+    Raises:
+        ConfigError: negatives are to be shared in the paper's own code, or a value is not allowed.
+    """
+    sharing, faithful = choices.get("sharing", "none"), choices.get("paper_faithful", False)
+    extra, twin = choices.get("extra", {}), choices.get("twin", False)
+    # What the paper derives from these follows the values of the command line.
+    named = config.from_mapping({key: extra.get(key, row[key]) for key in _DERIVED_FROM})
+    # The preset's values are written out, and the preset is switched off: another one in the params.yaml of the
+    # checkout would contradict the point.
+    settings = merged(file["grid"]["settings"], {"preset": config.NO_PRESET}, file["presets"][f"paper_{named.model}"])
+    options: dict[str, Any] = {"paper_faithful": faithful}
+    if LOSSES[named.loss].sampled:
+        if faithful and sharing != "none":
+            raise ConfigError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
+        options["negatives"] = {"sampling": "uniform", "sharing": sharing}
+    if named.loss == "sce":
+        sizes = sce_sizes(named.batch_size, named.max_seq_len)
+        options["losses"] = {"sce": {"buckets": sizes.buckets, "bucket_size_x": sizes.bucket_size_x}}
+    dataset = row["dataset"]
+    if twin:
+        dataset = f"twin:{dataset}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
+    return merged(settings, options, row, {"dataset": dataset}, extra)

@@ -14,7 +14,6 @@ from cutrec.reporting.results_file import Result, Status
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
-from pipelines.paper.settings import is_the_papers_point
 from rec_models.planning import Calibration
 
 PAPER = Path(__file__).parents[1] / "reference" / "paper_tables.csv"
@@ -26,6 +25,10 @@ MEASURES = {
     "epoch_seconds": "epoch_seconds",
 }
 """What the paper prints in a row, by its column in `PAPER`. Memory and seconds are of the whole fit with validation."""
+
+
+_WAYS = frozenset({"compile", "cuda_graphs", "impl", "optimizer"})
+"""Options of a result that say how it was computed; the others say what was trained and tested."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,11 @@ def without_row(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
     if strangers:
         found.append(f"{len(strangers)} results are of no point of the paper's tables, or of a twin of another scale")
     return found
+
+
+def is_the_papers_point(options: str | None) -> bool:
+    """Whether the options of a result say only how it was computed, so that it trains what the paper trains."""
+    return all(entry.partition("=")[0] in _WAYS for entry in (options or "").split(";") if entry)
 
 
 def _points(file: dict[str, Any]) -> list[tuple[object, GridPoint]]:

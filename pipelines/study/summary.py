@@ -51,9 +51,10 @@ def summarise(rows: Sequence[Row], out: Path, page: Path | None = None) -> list[
     out.mkdir(parents=True, exist_ok=True)
     accuracy = tables.accuracy_table(rows)
     trade_off = tables.trade_off_table(rows)
+    nothing = [] if rows else ["Nothing has been run yet."]
     paths = [
-        *_write(out / "accuracy", accuracy, tables.unfinished(rows)),
-        *_write(out / "trade_off", trade_off, tables.unfinished_trade_offs(rows)),
+        *_write(out / "accuracy", accuracy, nothing or tables.unfinished(rows)),
+        *_write(out / "trade_off", trade_off, nothing or tables.unfinished_trade_offs(rows)),
         *_write_results(out / "results.csv", rows),
         _write_presets(out / "presets.yaml", rows),
     ]

@@ -66,7 +66,7 @@ def accuracy_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def unfinished(rows: Sequence[Row]) -> list[str]:
     """A line for each search that has begun and is not complete; one line if no search was run."""
     if not any(row["kind"] == "search" for row in rows):
-        return ["No search has been run yet." if rows else "Nothing has been run yet."]
+        return ["No search has been run yet."]
     found = []
     for search in SEARCHES:
         for contender in search.contenders:
@@ -98,8 +98,6 @@ def trade_off_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
     """A line for each trade-off that waits for its search or has no runs, and for points that were not timed."""
-    if not rows:
-        return ["Nothing has been run yet."]
     table = trade_off_table(rows)
     found = []
     for trade_off in TRADE_OFFS:
