@@ -108,10 +108,12 @@ def table_points(
     Raises:
         ConfigError: a table, a data set or a line that does not exist, or a point that contradicts itself.
     """
-    grid = values["grid"]
+    known = values["grid"]["tables"]
     rows = []
-    for number in tables or grid["tables"]:
-        table = grid["tables"][checked_table(values, number)]
+    for number in tables or known:
+        if number not in known:
+            raise ConfigError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
+        table = known[number]
         shared: dict[str, Any] = {"model": table["model"], "loss": table["loss"]}
         if "sampling" in table:
             shared["negatives"] = {"sampling": table["sampling"]}
@@ -172,18 +174,6 @@ def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[s
             of = f"{len(idle)} of {len(found)} points"
             lines.append(f"-S {key}={as_yaml(value)} changes nothing in {of}: those of {kinds}")
     return lines
-
-
-def checked_table(values: dict[str, Any], number: int) -> int:
-    """The number of a table, if ``grid`` has it.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    known = values["grid"]["tables"]
-    if number not in known:
-        raise ConfigError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
-    return number
 
 
 def load(path: Path = Path("params.yaml")) -> dict[str, Any]:

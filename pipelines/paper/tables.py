@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Gather the results, print the tables and write the files."""
     options = _parse(arguments)
     values = points.load()
-    tables = [points.checked_table(values, table) for table in options.table or values["grid"]["tables"]]
+    tables = dict.fromkeys(point.table for point in points.table_points(values, options.table))
     prepare_output_folder("--out", options.out)
     measured, remarks = _measured(options.results or _results_files(OUT), dvc=options.dvc)
     calibration = planning.load() if options.predict else None
