@@ -25,8 +25,6 @@ TITLE = (
     "# The planner beside measured runs\n\nPredicted for the batches that were measured. "
     "`pipelines.plan` counts the largest batch of a whole epoch, which takes up to a fifth more in CE."
 )
-
-
 Pair = tuple[config.Config, Result]
 """A point of the paper's tables and a result that measured it."""
 

@@ -40,7 +40,7 @@ def recorded_sizes(batches: TrainingBatches) -> list[tuple[int, ...]]:
 
 
 def warm_up_order(sizes: Sequence[Hashable], fewest: int) -> list[int]:
-    """Indices of at least so many batches for a warm-up: the first one of each size twice, then all in turn."""
+    """Indices of a warm-up's batches, at least ``fewest``: the first one of each size twice, then all in turn."""
     first = {size: sizes.index(size) for size in sizes}
     order = [index for index in first.values() for _ in range(2)]
     return order + [index % len(sizes) for index in range(fewest - len(order))]

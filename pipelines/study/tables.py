@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from cutrec.config import PRESET_KEYS
 from cutrec.nested import nest
-from pipelines.study.trials import FINAL_SEEDS, SEARCHES, TRADE_OFFS, Row, Search, Trial, chosen, runs_of, winners
+from pipelines.study import trials
+from pipelines.study.trials import Row, Search, Trial, chosen, runs_of, trade_off, winners
 
 PUBLISHED = Path(__file__).parents[1] / "reference" / "published_leave_one_out.csv"
 METRICS = ("ndcg_at_10", "recall_at_10", "coverage_at_10")
@@ -27,7 +28,7 @@ class Spread(NamedTuple):
         """As tables write it."""
         if self.seeds == 1:
             return f"{self.mean:.4f} (one seed)"
-        few = f" ({self.seeds} seeds)" if self.seeds < len(FINAL_SEEDS) else ""
+        few = f" ({self.seeds} seeds)" if self.seeds < len(trials.FINAL_SEEDS) else ""
         return f"{self.mean:.4f} +- {self.std:.4f}{few}"
 
 
@@ -42,7 +43,7 @@ def accuracy_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One entry for each data set and contender whose search is complete."""
     table = []
     for search, contender, best in winners(rows):
-        point = Trial.of("final", search.dataset, contender, best, FINAL_SEEDS[0]).point
+        point = Trial.of("final", search.dataset, contender, best, trials.FINAL_SEEDS[0]).point
         metrics = _metrics(rows, search.dataset, best)
         ndcg = metrics["ndcg_at_10"]
         known = published(search.dataset, point.model, point.loss, point.num_negatives)
@@ -68,7 +69,7 @@ def unfinished(rows: Sequence[Row]) -> list[str]:
     if not any(row["kind"] == "search" for row in rows):
         return ["No search has been run yet."]
     found = []
-    for search in SEARCHES:
+    for search in trials.SEARCHES:
         for contender in search.contenders:
             run, planned = _trials_run(rows, search, contender), len(search.candidates)
             if 0 < run < planned:
@@ -85,14 +86,13 @@ def trade_off_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ``step_ms_p10`` shows the steps that are replayed.
     """
     table = []
-    for trade_off in TRADE_OFFS:
-        dataset = trade_off.search.dataset
-        for name, settings in trade_off.settings(rows).items():
-            timed = runs_of(rows, "time", dataset, settings, "ok")
-            metrics = _metrics(rows, dataset, settings)
+    for search in trials.TRADE_OFFS:
+        for name, settings in trade_off(rows, search).items():
+            timed = runs_of(rows, "time", search.dataset, settings, "ok")
+            metrics = _metrics(rows, search.dataset, settings)
             if timed or metrics["ndcg_at_10"]:
                 time = {name: timed[-1][name] if timed else None for name in ("step_ms", "step_ms_p10")}
-                table.append({"dataset": dataset, "point": name, **time, **metrics})
+                table.append({"dataset": search.dataset, "point": name, **time, **metrics})
     return table
 
 
@@ -100,16 +100,16 @@ def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
     """A line for each trade-off that waits for its search or has no runs, and for points that were not timed."""
     table = trade_off_table(rows)
     found = []
-    for trade_off in TRADE_OFFS:
-        dataset, planned = trade_off.search.dataset, len(trade_off.search.candidates)
+    for search in trials.TRADE_OFFS:
+        dataset, planned = search.dataset, len(search.candidates)
         entries = [entry for entry in table if entry["dataset"] == dataset]
-        run = _trials_run(rows, trade_off.search, trade_off.base)
+        run = _trials_run(rows, search, trials.BASE)
         if run < planned:
-            found.append(f"Not begun: {dataset} waits for the search of {trade_off.base}, {run} of {planned} trials.")
-        elif not trade_off.settings(rows):
-            found.append(f"Not begun: {dataset}, the search of {trade_off.base} failed.")
+            found.append(f"Not begun: {dataset} waits for the search of {trials.BASE}, {run} of {planned} trials.")
+        elif not trade_off(rows, search):
+            found.append(f"Not begun: {dataset}, the search of {trials.BASE} failed.")
         elif not entries:
-            found.append(f"Not begun: {dataset}, none of {len(trade_off.points)} points.")
+            found.append(f"Not begun: {dataset}, none of {len(trials.SAMPLING_POINTS)} points.")
         untimed = [entry["point"] for entry in entries if entry["step_ms"] is None]
         if untimed:
             found.append(f"Not timed, so not in the picture: {dataset}, {'; '.join(untimed)}.")

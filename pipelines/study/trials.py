@@ -81,21 +81,6 @@ class Search:
         return [self.shared | candidate | fixed for candidate in self.candidates]
 
 
-@dataclass(frozen=True)
-class TradeOff:
-    """Ways to sample negatives, applied to the settings that a search chose for one contender."""
-
-    search: Search
-    base: str
-    """The contender."""
-    points: dict[str, Settings]
-
-    def settings(self, rows: Sequence[Row]) -> dict[str, Settings]:
-        """The settings of each point; empty until the search of the contender is complete."""
-        base = chosen(rows, self.search, self.base)
-        return {} if base is None else {name: base | point for name, point in self.points.items()}
-
-
 def _width(hidden: int, heads: int, dropout: float, **more: Any) -> Settings:
     return {"backbone.hidden": hidden, "backbone.heads": heads, "backbone.dropout": dropout, **more}
 
@@ -182,7 +167,9 @@ SAMPLING_POINTS: dict[str, Settings] = {
     "batch 1024 in_batch": _sampled("cce_neg", 1024, "batch", **IN_BATCH),
     "batch 1024 in_batch, no logQ": _sampled("cce_neg", 1024, "batch", **IN_BATCH, **UNCORRECTED),
 }
-TRADE_OFFS = (TradeOff(DENSE, "cce", SAMPLING_POINTS), TradeOff(SPARSE[0], "cce", SAMPLING_POINTS))
+"""Ways to sample negatives, applied to the settings that a search chose for `BASE`."""
+BASE = "cce"
+TRADE_OFFS = (DENSE, SPARSE[0])
 
 
 def pending(
@@ -232,6 +219,12 @@ def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | No
     return dict(sorted(max(found, key=lambda pair: pair[0])[1].items())) if found else None
 
 
+def trade_off(rows: Sequence[Row], search: Search) -> dict[str, Settings]:
+    """The settings of each of the `SAMPLING_POINTS`; empty until the search of `BASE` is complete."""
+    base = chosen(rows, search, BASE)
+    return {} if base is None else {name: base | point for name, point in SAMPLING_POINTS.items()}
+
+
 def winners(rows: Sequence[Row]) -> Iterator[tuple[Search, str, Settings]]:
     """Each search and contender whose search is complete, with the settings that were chosen."""
     for search in SEARCHES:
@@ -250,7 +243,7 @@ def _all(rows: Sequence[Row]) -> list[Trial]:
                 trials.append(Trial.of("search", search.dataset, contender, settings, SEARCH_SEED))
         finals = [(contender, best) for of_search, contender, best in found if of_search is search]
         trials += [Trial.of("final", search.dataset, *final, seed) for final in finals for seed in FINAL_SEEDS]
-    points = [(trade_off.search.dataset, trade_off.settings(rows)) for trade_off in TRADE_OFFS]
+    points = [(search.dataset, trade_off(rows, search)) for search in TRADE_OFFS]
     order: list[tuple[Kind, int]] = [("final", FINAL_SEEDS[0]), ("time", SEARCH_SEED)]
     for kind, seed in order + [("final", seed) for seed in FINAL_SEEDS[1:]]:
         trials += [Trial.of(kind, dataset, *point, seed) for dataset, named in points for point in named.items()]
