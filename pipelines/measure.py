@@ -16,12 +16,13 @@ from __future__ import annotations
 import argparse  # not jsonargparse: this command runs on rented GPU machines with torch and few other packages
 import gc
 import math
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cutrec import config
 from cutrec.console import prepare_output_file, run_and_exit
@@ -29,9 +30,11 @@ from cutrec.environment import environment
 from cutrec.errors import StageError
 from cutrec.nested import parse_overrides
 from cutrec.reporting import results_file as results
-from cutrec.workflow.plan import Plan, plan
+from cutrec.workflow.plan import plan
+from pipelines.arguments import positive, some_of
 from pipelines.paper import points
-from pipelines.paper.steps import GIB, Effort, held_gib, measure, not_tried, trained_precision
+from pipelines.paper.points import Choices, Sharing
+from pipelines.paper.steps import GIB, Effort, held_gib, measure, result_of
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 """The tables, the most informative ones for time and memory first."""
@@ -42,44 +45,39 @@ HELD_GIB = 1.0
 """What may stay allocated on the GPU from point to point; above a tenth of it the next row has a note."""
 START_SECONDS = 5.0
 """Estimated time of a point before its first step."""
+say = partial(print, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the points that have no row yet."""
     options = _parse(arguments)
-    if options.scale <= 0:
-        raise StageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
     prepare_output_file("--out", options.out)
     todo = wanted_points(points.load(), options)
     where = environment()
-    effort = Effort(
-        steps=options.steps,
-        fewest=min(options.steps, Effort.fewest),
-        warmup=options.warmup,
-        seconds=options.seconds,
-    )
+    fewest = min(options.steps, Effort.fewest)
+    effort = Effort(steps=options.steps, fewest=fewest, warmup=options.warmup, seconds=options.seconds)
     known = results.done(options.out, str(where["device"]))
-    missing = [point for point in todo if _key(point, where) not in known]
+    missing = [point for point in todo if result_of(point, where).key not in known]
     for line in points.without_use(todo, options.extra):
-        _say(f"note: {line}")
-    _say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
+        say(f"note: {line}")
+    say(f"{len(todo)} points, {len(todo) - len(missing)} of them already in {options.out}")
+    gc.collect()
+    gc.freeze()  # the imported modules: garbage collection runs for each point and each recording
     started = time.perf_counter()
-    with _frozen_modules():
-        for place, point in enumerate(missing, start=1):
-            left = options.minutes - (time.perf_counter() - started) / 60
-            if left < 0:
-                _say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
-                return
-            name = f"[{place}/{len(missing)}] {points.experiment_name(point)}"
-            try:
-                result = _measured(point, effort, where, left)
-            except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
-                _say(f"{name}: passed over: {error}")
-                continue
-            if result is None:
-                continue
+    for place, point in enumerate(missing, start=1):
+        left = options.minutes - (time.perf_counter() - started) / 60
+        if left < 0:
+            say(f"{options.minutes:g} minutes are over: {len(missing) - place + 1} points are left, start again")
+            return
+        name = f"[{place}/{len(missing)}] {points.experiment_name(point)}"
+        try:
+            result = _measured(point, effort, where, left)
+        except ValueError as error:  # settings in contradiction, such as CUDA graphs with a loss in plain torch
+            say(f"{name}: passed over: {error}")
+            continue
+        if result is not None:
             results.append(options.out, result)
-            _say(f"{name}: {describe(result)} ({(time.perf_counter() - started) / 60:.1f} min)")
+            say(f"{name}: {describe(result)} ({(time.perf_counter() - started) / 60:.1f} min)")
             _check_device()
 
 
@@ -91,71 +89,47 @@ def _measured(point: config.Config, effort: Effort, where: dict[str, Any], minut
     planned = plan(point)
     if planned.memory.peak > SURELY * gpu_gib:
         reason = f"the planner counts {planned.memory.peak:.0f} GiB, the GPU has {gpu_gib:.0f}"
-        return not_tried(point, where, reason)
-    needed = _needed_seconds(planned, effort)
+        return result_of(point, where, status="out of memory", note=f"not tried: {reason}")
+    step = planned.seconds.step
+    steps = effort.warmup + min(effort.steps, max(effort.fewest, effort.seconds / step))
+    needed = START_SECONDS + step * steps
     if needed > 60 * minutes:
-        _say(f"left for another call: {points.experiment_name(point)} takes some {needed:.0f} s")
+        say(f"left for another call: {points.experiment_name(point)} takes some {needed:.0f} s")
         return None
     return measure(point, effort, where)
 
 
-@contextmanager
-def _frozen_modules() -> Iterator[None]:
-    """Exclude the imported modules from garbage collection, which runs for each point and each recording."""
-    import rec_models.training.loop  # noqa: F401  # brings Lightning, most of the objects
-
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def _gpu_gib() -> float:
     """Memory of the GPU in GiB; 0 without one."""
-    import torch
-
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
-
-
-def _needed_seconds(planned: Plan, effort: Effort) -> float:
-    """Estimated seconds to measure a point: its start, its warm-up, its timed steps."""
-    step = planned.seconds.step
-    return START_SECONDS + step * (effort.warmup + min(effort.steps, max(effort.fewest, effort.seconds / step)))
 
 
 def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[config.Config]:
     """The points of the selected tables, in the given order, each once.
 
-    Args:
-        values: the mapping of params.yaml.
-        options: tables, datasets, sharing, scale, faithful, extra.
-
     Raises:
         ConfigError: an unknown table or data set, or a point that contradicts itself.
     """
     points.table_points(values, options.tables, datasets=options.datasets)  # names what is unknown
-    sharings: list[points.Sharing] = ["none"] if options.faithful else options.sharing
-    found: dict[str, config.Config] = {}
-    for table in options.tables:
-        for sharing in sharings:
-            rows = points.table_points(
-                values,
-                [table],
-                twin=options.scale,
-                sharing=sharing,
-                paper_faithful=options.faithful,
-                extra=options.extra,
-            )
-            kept = [row for row in rows if not options.datasets or row.dataset in options.datasets]
-            found |= {row.name: row.params for row in kept if row.name not in found}
-    for point in found.values():
+    sharings: list[Sharing] = ["none"] if options.faithful else options.sharing
+    choices = [
+        Choices(twin=options.scale, sharing=sharing, paper_faithful=options.faithful, extra=options.extra)
+        for sharing in sharings
+    ]
+    rows = [
+        row
+        for table in options.tables
+        for choice in choices
+        for row in points.table_points(values, [table], **choice)
+        if not options.datasets or row.dataset in options.datasets
+    ]
+    found = [row.params for row in points.distinct(rows)]
+    for point in found:
         if point.train.window is not None:
             raise config.ConfigError(
                 f"train.window: found {point.train.window}, allowed: null, a twin's histories end at their last window"
             )
-    return list(found.values())
+    return found
 
 
 def describe(result: results.Result) -> str:
@@ -169,68 +143,38 @@ def describe(result: results.Result) -> str:
     )
 
 
-def _key(point: config.Config, where: dict[str, Any]) -> tuple[object, ...]:
-    return results.Result.of(point, "training", **{**where, "precision": trained_precision(point)}).key
-
-
 def _check_device() -> None:
-    """Check that the GPU still works and that the last point's memory is free, which the next peak would include.
-
-    Raises:
-        StageError: the GPU fails, for example after an illegal access, or memory is still allocated.
-    """
-    import torch
-
+    """Refuse to go on if the GPU fails or the last point's memory is not free, which the next peak would include."""
     if not torch.cuda.is_available():
         return
     try:
         torch.cuda.synchronize()
     except RuntimeError as error:
         raise StageError(f"the GPU no longer answers ({error}): start again, the rows so far are kept") from None
-    held = held_gib()
-    if held > HELD_GIB:
+    if (held := held_gib()) > HELD_GIB:
         raise StageError(f"{held:.1f} GiB of the last point are still held: start again, the rows so far are kept")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.measure", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--tables", type=_numbers, default=list(ORDER), help="which, in this order")
-    parser.add_argument("--datasets", type=_names, default=[], help="only these")
-    parser.add_argument("--sharing", type=_sharings, default=["none", "tile"], help="who shares negatives: none,tile")
+    sharings = some_of(("none", "tile", "batch"))
+    parser.add_argument("--tables", type=some_of(ORDER), default=list(ORDER), help="which, in this order")
+    parser.add_argument("--datasets", type=lambda text: text.split(","), default=[], help="only these")
+    parser.add_argument("--sharing", type=sharings, default=["none", "tile"], help="who shares negatives: none,tile")
     parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the twins; only 1 says something about the paper")
+    text = "of the twins; only 1 says something about the paper"
+    parser.add_argument("--scale", type=positive(float), default=1.0, help=text)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no point after this")
     parser.add_argument("--steps", type=int, default=Effort.steps, help="timed steps of a point at most")
-    parser.add_argument("--warmup", type=int, default=Effort.warmup, help="steps before them")
+    parser.add_argument("--warmup", type=positive(int), default=Effort.warmup, help="steps before them")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="of timed steps, from 10 steps on")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the point")
     options = parser.parse_args(arguments)
-    if options.steps < 2 or options.warmup < 1:
-        parser.error("--steps: allowed: from 2, and --warmup from 1")
+    if options.steps < 2:
+        parser.error(f"--steps: found {options.steps}, allowed: 2 or more")
     options.extra = parse_overrides(options.extra)
     return options
-
-
-def _numbers(text: str) -> list[int]:
-    if not all(part.isdigit() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: numbers of tables by commas, as 4,3")
-    return [int(part) for part in text.split(",")]
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _sharings(text: str) -> list[str]:
-    found = text.split(",")
-    if not set(found) <= {"none", "tile", "batch"}:
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: none, tile, batch, by commas")
-    return found
-
-
-def _say(line: str) -> None:
-    print(line, flush=True, file=sys.stdout)
 
 
 if __name__ == "__main__":

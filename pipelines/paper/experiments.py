@@ -83,11 +83,9 @@ def list_experiments(repo: Repo) -> list[Experiment]:
     baselines = {repo.scm.get_rev(), *exp_refs_by_baseline(repo.scm), *queued}
     shown = repo.experiments.show(revs=sorted(baselines), hide_workspace=True)
     best: dict[tuple[str, str], Experiment] = {}
-    for experiment in parse([commit.dumpd() for commit in shown]):
-        key = (experiment.name, experiment.baseline)
-        other = best.get(key)
-        if other is None or STATES.index(experiment.state) < STATES.index(other.state):
-            best[key] = experiment
+    found = parse([commit.dumpd() for commit in shown])
+    for experiment in sorted(found, key=lambda experiment: STATES.index(experiment.state)):
+        best.setdefault((experiment.name, experiment.baseline), experiment)
     return [replace(found, edited=found.state == "finished" and is_edited(found)) for found in best.values()]
 
 
@@ -131,9 +129,7 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
     """Results of the finished experiments, and a line for each finished one that gives none."""
     results: list[Result] = []
     remarks = []
-    for experiment in experiments:
-        if experiment.state != "finished":
-            continue
+    for experiment in (experiment for experiment in experiments if experiment.state == "finished"):
         if not experiment.has_metrics:
             remarks.append(f"{experiment.name}: finished without metrics, `uv run dvc exp remove {experiment.name}`")
             continue
@@ -146,16 +142,6 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
         where = {"revision": revision, "measured_at": experiment.finished_at}
         results += of_run(point, experiment.training, experiment.evaluation, **where)
     return results, remarks
-
-
-def queue(repo: Repo, name: str, overrides: Sequence[str]) -> None:
-    """``dvc exp run --queue --name NAME -S ...``, without starting DVC for each experiment."""
-    repo.experiments.run(queue=True, name=name, params=list(overrides))
-
-
-def forget_failed(repo: Repo, name: str) -> None:
-    """``dvc queue remove NAME`` for a task that failed, so that it can be queued again."""
-    repo.experiments.celery_queue.remove([name])
 
 
 def _line(error: object) -> str:

@@ -8,16 +8,11 @@ from pathlib import Path
 
 from cutrec.reporting.text_table import number, render
 from pipelines.paper.rows import MEASURES, Line, OurRow
+from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
-MODELS = {"sasrec": "SASRec", "bert4rec": "BERT4Rec"}
-TITLES = {
-    "ndcg_at_10": "NDCG@10",
-    "coverage_at_10": "Coverage@10",
-    "surprisal_at_10": "Surprisal@10",
-    "peak_gib": "peak GiB",
-    "epoch_seconds": "epoch s",
-}
+TITLES = ("NDCG@10", "Coverage@10", "Surprisal@10", "peak GiB", "epoch s")
+"""Of the columns of `MEASURES`."""
 NOTES = """\
 Each measure has the paper's figure, then ours, and in brackets ours over the paper's. Peak GiB and seconds are of the
 whole fit: validation included, as the paper measured. Empty: not run. "twin" is a synthetic log of the data set's
@@ -32,35 +27,38 @@ a catalogue of about 3 million items by their memory, the twin has the published
 
 def title(line: Line) -> str:
     """The title of a line's table."""
-    paper = line.paper
-    sampling = "" if paper.sampling in (None, "uniform") else f", negatives by {paper.sampling}"
-    return f"Table {paper.table}: {MODELS[paper.model]} with {LOSSES[paper.loss].title}{sampling}"
+    point = line.point.params
+    sampling = "" if _sampling(line) in (None, "uniform") else f", negatives by {_sampling(line)}"
+    return f"Table {line.point.table}: {ENCODERS[point.model].title} with {LOSSES[point.loss].title}{sampling}"
+
+
+def _sampling(line: Line) -> str | None:
+    """How negatives are drawn; None for a loss that draws none."""
+    point = line.point.params
+    return point.negatives.sampling if LOSSES[point.loss].sampled else None
 
 
 def markdown(lines: Sequence[Line]) -> str:
     """All tables as one page, in the order of the lines."""
     parts = ["# The paper's tables, ours beside them", NOTES.strip()]
-    for table in dict.fromkeys(line.paper.table for line in lines):
-        rows = [line for line in lines if line.paper.table == table]
+    for table in dict.fromkeys(line.point.table for line in lines):
+        rows = [line for line in lines if line.point.table == table]
         parts += [f"## {title(rows[0])}", markdown_table(rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(lines: Sequence[Line]) -> str:
     """One table with a line for each of our rows; the first one has the paper's figures."""
-    header = ["data set", "BS x SL", "N", "ours"]
-    for name in MEASURES:
-        header += [TITLES[name], "ours"]
-    header += ["GPU", "revision"]
+    measures = [column for measure in TITLES for column in (measure, "ours")]
+    header = ["data set", "BS x SL", "N", "ours", *measures, "GPU", "revision"]
     rows = []
     for line in lines:
-        paper = line.paper
-        negatives = "" if paper.num_negatives is None else str(paper.num_negatives)
-        point = [paper.dataset, f"{paper.batch_size} x {paper.max_seq_len}", negatives]
+        point = line.point.params
+        size, negatives = f"{point.batch_size} x {point.max_seq_len}", line.point.values.get("num_negatives", "")
+        first = [line.point.dataset, size, str(negatives)]
         for place, ours in enumerate(line.ours or (None,)):
-            cells = [*(point if place == 0 else ["", "", ""]), "" if ours is None else ours.label]
-            for name in MEASURES:
-                printed = paper.values[name]
+            cells = [*(first if place == 0 else ["", "", ""]), "" if ours is None else ours.label]
+            for name, printed in line.paper.items():
                 cells += [number(printed) if place == 0 else "", _ours(ours, name, printed)]
             cells += ["", ""] if ours is None else [_short(ours.result.device), ours.result.revision or ""]
             rows.append(cells)
@@ -80,19 +78,20 @@ def _short(device: str) -> str:
 
 def write_csv(lines: Sequence[Line], path: Path) -> None:
     """One CSV row for each row of the paper and of ours, with the ratio of each measure; empty if nothing was run."""
-    point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
+    of_point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
     of_row = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "options", "device", "revision"]
     measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "ratio")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*point, *of_row, *measures])
+        writer.writerow([*of_point, *of_row, *measures])
         for line in lines:
+            point, negatives = line.point.params, line.point.values.get("num_negatives")
+            sizes = [line.point.dataset, point.batch_size, point.max_seq_len, negatives]
             for ours in line.ours or (None,):
-                cells: list[object] = [getattr(line.paper, name) for name in point]
                 how = {} if ours is None else vars(ours.result) | {"twin": ours.twin, "predicted": ours.predicted}
-                cells += [how.get(name) for name in of_row]
-                for name in MEASURES:
-                    printed, value = line.paper.values[name], None if ours is None else ours.values.get(name)
+                cells = [line.point.table, point.model, point.loss, _sampling(line), *sizes, *map(how.get, of_row)]
+                for name, printed in line.paper.items():
+                    value = None if ours is None else ours.values.get(name)
                     ratio = None if value is None or printed == 0 else float(f"{value / printed:.4g}")
                     cells += [printed, None if value is None else float(f"{value:.6g}"), ratio]
-                writer.writerow(["" if cell is None else cell for cell in cells])
+                writer.writerow(cells)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pipelines.paper.rows import Line, OurRow
 from rec_models.losses.registry import LOSSES
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 DATASETS = ("beauty", "movielens_20m", "gowalla", "30music", "zvuk", "megamarket")
 CURVES = ("ce", "ce_neg", "cce", "cce_neg")
@@ -22,31 +21,27 @@ CURVES = ("ce", "ce_neg", "cce", "cce_neg")
 def draw_all(lines: Sequence[Line], folder: Path) -> list[Path]:
     """Draw the three pictures of all tables into a folder; their paths."""
     paths = [folder / name for name in ("memory_by_loss.png", "epoch_time_by_loss.png", "accuracy_by_memory.png")]
-    main = [line for line in lines if line.paper.table in (1, 2, 3, 4)]
+    main = [line for line in lines if line.point.table in (1, 2, 3, 4)]
     _by_loss(main, "peak_gib", "peak memory, GiB", paths[0])
     _by_loss(main, "epoch_seconds", "seconds of an epoch", paths[1])
-    _accuracy([line for line in lines if line.paper.model == "sasrec"], paths[2])
+    _accuracy([line for line in lines if line.point.params.model == "sasrec"], paths[2])
     return paths
 
 
 def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> None:
     """SASRec's four main losses on six data sets; markers are hollow for the paper, filled for ours."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(11, 5), layout="constrained", dpi=150)
     axes = figure.subplots()
-    for place, dataset in enumerate(DATASETS):
-        for step, loss in enumerate(CURVES):
-            x = place + (step - 1.5) * 0.2
-            for line in lines:
-                if (line.paper.dataset, line.paper.loss) != (dataset, loss):
-                    continue
-                printed = line.paper.values[measure]
-                axes.plot(x, printed, "o", markersize=8, markerfacecolor="none", color=LOSSES[loss].colour)
-                for ours in _shown(line.ours, (measure,)):
-                    value = ours.values[measure]
-                    axes.plot([x, x], [printed, value], color=LOSSES[loss].colour, linewidth=1, alpha=0.5)
-                    axes.plot(x, value, _marker(ours), markersize=8, color=LOSSES[loss].colour)
+    for line in lines:
+        if (dataset := line.point.dataset) not in DATASETS:
+            continue
+        loss, printed = line.point.params.loss, line.paper[measure]
+        colour, x = LOSSES[loss].colour, DATASETS.index(dataset) + (CURVES.index(loss) - 1.5) * 0.2
+        axes.plot(x, printed, "o", markersize=8, markerfacecolor="none", color=colour)
+        for ours in _shown(line.ours, (measure,)):
+            value = ours.values[measure]
+            axes.plot([x, x], [printed, value], color=colour, linewidth=1, alpha=0.5)
+            axes.plot(x, value, _marker(ours), markersize=8, color=colour)
     axes.set(yscale="log", ylabel=label, xlim=(-0.6, len(DATASETS) - 0.4))
     axes.set_xticks(range(len(DATASETS)), DATASETS)
     axes.yaxis.set_major_formatter(_plain_number)
@@ -70,18 +65,16 @@ def _caption(lines: Sequence[Line], measure: str) -> str:
 
 def _accuracy(lines: Sequence[Line], path: Path) -> None:
     """NDCG@10 against peak memory, one panel per data set; markers are hollow for the paper, filled for ours."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(12, 6.6), layout="constrained", dpi=150)
     both = ("peak_gib", "ndcg_at_10")
     for axes, dataset in zip(figure.subplots(2, 3, sharex=True).flat, DATASETS, strict=True):
-        of_dataset = [line for line in lines if line.paper.dataset == dataset]
+        of_dataset = [line for line in lines if line.point.dataset == dataset]
         for line in of_dataset:
-            colour = LOSSES[line.paper.loss].colour
-            axes.plot(*(line.paper.values[name] for name in both), "o", markerfacecolor="none", color=colour)
+            colour = LOSSES[line.point.params.loss].colour
+            axes.plot(*(line.paper[name] for name in both), "o", markerfacecolor="none", color=colour)
             for ours in _shown(line.ours, both):
                 axes.plot(*(ours.values[name] for name in both), _marker(ours), color=colour)
-        heights = [line.paper.values["ndcg_at_10"] for line in of_dataset]
+        heights = [line.paper["ndcg_at_10"] for line in of_dataset]
         heights += [ours.values["ndcg_at_10"] for line in of_dataset for ours in _shown(line.ours, both)]
         axes.set(xscale="log", xlim=(0.4, 120), ylim=(0, 1.1 * max(heights, default=1.0)), title=dataset)
         axes.xaxis.set_major_formatter(_plain_number)
@@ -93,7 +86,7 @@ def _accuracy(lines: Sequence[Line], path: Path) -> None:
         axes.set_ylabel("NDCG@10")
     if not any(_shown(line.ours, both) for line in lines):
         figure.supxlabel("None of ours yet: synthetic logs have no accuracy", fontsize="small")
-    there = {line.paper.loss for line in lines}
+    there = {line.point.params.loss for line in lines}
     _legend(figure, [loss for loss in LOSSES if loss in there], lines, both)
     figure.savefig(path)
 
@@ -122,17 +115,13 @@ def _marker(ours: OurRow) -> str:
 
 def _legend(figure: Figure, losses: Sequence[str], lines: Sequence[Line], measures: Sequence[str]) -> None:
     """The colors of the losses, and the markers that occur in the picture."""
-    from matplotlib.lines import Line2D
-
     used = {_marker(row) for line in lines for row in _shown(line.ours, measures)}
     kinds = {"o": "ours", "^": "ours, negatives shared by tile", "x": "ours, predicted"}
-    handles = [
-        Line2D([], [], marker="s", linestyle="", color=LOSSES[loss].colour, label=LOSSES[loss].title) for loss in losses
-    ]
-    handles.append(Line2D([], [], marker="o", linestyle="", color="black", markerfacecolor="none", label="the paper's"))
-    for marker, label in kinds.items():
-        if marker in used:
-            handles.append(Line2D([], [], marker=marker, linestyle="", color="black", label=label))
+    handles = [Line2D([], [], marker="s", color=LOSSES[loss].colour, label=LOSSES[loss].title) for loss in losses]
+    handles.append(Line2D([], [], marker="o", color="black", markerfacecolor="none", label="the paper's"))
+    handles += [Line2D([], [], marker=kind, color="black", label=kinds[kind]) for kind in kinds if kind in used]
+    for handle in handles:
+        handle.set_linestyle("")
     figure.legend(handles=handles, frameon=False, ncols=len(handles), loc="outside upper center", columnspacing=1.2)
 
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from cutrec import config
 from cutrec.config import ConfigError
-from cutrec.nested import as_yaml, flatten
+from cutrec.nested import as_yaml, flatten, merged
 from cutrec.reporting.result import point_fields
-from cutrec.reporting.standard_settings import is_used
-from pipelines.paper.settings import Choices, with_paper_settings
-from pipelines.paper.settings import Sharing as Sharing
+from cutrec.reporting.standard_settings import is_used, sce_sizes
 from rec_models.losses.registry import LOSSES
 
 _NAMED = frozenset(
@@ -28,6 +25,24 @@ _NAMED = frozenset(
      "num_negatives", "paper_faithful"}
 )  # fmt: skip
 """Keys that the name of an experiment always contains."""
+
+
+Sharing = Literal["none", "tile", "batch"]
+_DERIVED_FROM = ("model", "loss", "batch_size", "max_seq_len")
+"""The paper derives other settings from these."""
+
+
+class Choices(TypedDict, total=False):
+    """What a command may change about the points of the paper's tables."""
+
+    twin: bool | float
+    """Take synthetic logs of the data sets' published shapes; a number is their scale."""
+    sharing: Sharing
+    """Which tokens share negatives; in the paper each token has its own."""
+    paper_faithful: bool
+    """Repeat the defects of the paper's code."""
+    extra: dict[str, Any]
+    """Nested values that override everything else."""
 
 
 @dataclass(frozen=True)
@@ -38,35 +53,25 @@ class GridPoint:
     """Number of the paper's table; 0 for the search grid."""
     values: dict[str, Any] = field(hash=False)
     """Nested overrides of params.yaml."""
-    dataset: str = ""
+    dataset: str
     """The data set's name in the table, also if a synthetic log replaces it."""
-    extra: tuple[str, ...] = ()
-    """The overrides of the command line, as ``-S`` takes them."""
-
-    @cached_property
-    def params(self) -> config.Config:
-        """The point's overrides on top of the defaults.
-
-        Raises:
-            ConfigError: the point contradicts itself.
-        """
-        return config.from_mapping(self.values)
-
-    @cached_property
-    def name(self) -> str:
-        """Readable and unique among points: model, loss, sampling, sharing, data set, sizes, negatives, extras."""
-        return experiment_name(self.params, self.extra)
+    params: config.Config
+    """The overrides on top of the defaults."""
+    name: str
+    """Readable and unique among points, see `experiment_name`."""
 
 
-def experiment_name(point: config.Config, extra: Sequence[str] = ()) -> str:
+def experiment_name(point: config.Config, extra: Mapping[str, Any] | None = None) -> str:
     """A name that DVC accepts: git does not allow ``:`` and some other characters in the names of references.
+
+    It consists of model, loss, sampling, sharing, data set, sizes, negatives and extras.
 
     Args:
         point: the point to name, for example ``sasrec-cce_neg-uniform-none-twin_gowalla-1024x320-n511``.
-        extra: ``key=value`` texts to append, unless the name contains the key anyway.
+        extra: nested overrides to append, unless the name contains the key anyway.
     """
-    settings = [text.partition("=") for text in extra]
-    appended = [f"{key.rpartition('.')[2]}_{value}" for key, _, value in settings if key not in _NAMED]
+    settings = {key: as_yaml(value) for key, value in flatten(extra or {}).items() if key not in _NAMED}
+    appended = [f"{key.rpartition('.')[2]}_{value}" for key, value in settings.items()]
     fields = point_fields(point)
     dataset = fields["dataset"] if fields["twin"] is None else f"twin_{fields['dataset']}"
     if fields["twin"] not in (None, 1.0):
@@ -103,10 +108,12 @@ def table_points(
     Raises:
         ConfigError: a table, a data set or a line that does not exist, or a point that contradicts itself.
     """
-    grid = values["grid"]
+    known = values["grid"]["tables"]
     rows = []
-    for number in tables or grid["tables"]:
-        table = grid["tables"][checked_table(values, number)]
+    for number in tables or known:
+        if number not in known:
+            raise ConfigError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
+        table = known[number]
         shared: dict[str, Any] = {"model": table["model"], "loss": table["loss"]}
         if "sampling" in table:
             shared["negatives"] = {"sampling": table["sampling"]}
@@ -122,13 +129,6 @@ def search_points(
     values: dict[str, Any], *, model: str, loss: str, dataset: str, **choices: Unpack[Choices]
 ) -> list[GridPoint]:
     """The paper's search grid: all batch sizes x all lengths and, for a sampled loss, x all numbers of negatives.
-
-    Args:
-        values: the mapping of params.yaml, with its ``grid``.
-        model: of all points.
-        loss: of all points.
-        dataset: of all points.
-        choices: see `Choices`.
 
     Raises:
         ConfigError: an unknown data set, or a point that contradicts itself.
@@ -162,36 +162,18 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
 
 def overrides(point: GridPoint) -> list[str]:
     """The point as ``-S`` takes it: ``key=value`` with dotted keys."""
-    return _as_overrides(point.values)
+    return [f"{key}={as_yaml(value)}" for key, value in flatten(point.values).items()]
 
 
 def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[str]:
-    """A line for each override of the command line that has no effect at some points, such as negatives with CE.
-
-    Args:
-        found: the points, with the overrides.
-        extra: the overrides, nested.
-    """
+    """A line for each (nested) override that has no effect at some of the points, such as negatives with CE."""
     lines = []
     for key, value in flatten(extra).items():
-        idle = [point for point in found if not is_used(key, point)]
-        if idle:
-            kinds = ", ".join(dict.fromkeys(_kind(point) for point in idle))
+        if idle := [point for point in found if not is_used(key, point)]:
+            kinds = ", ".join(dict.fromkeys(map(_kind, idle)))
             of = f"{len(idle)} of {len(found)} points"
             lines.append(f"-S {key}={as_yaml(value)} changes nothing in {of}: those of {kinds}")
     return lines
-
-
-def checked_table(values: dict[str, Any], number: int) -> int:
-    """The number of a table, if ``grid`` has it.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    known = values["grid"]["tables"]
-    if number not in known:
-        raise ConfigError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
-    return number
 
 
 def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
@@ -212,10 +194,6 @@ def _kind(point: config.Config) -> str:
     return "-".join(fields[key] for key in ("model", "loss", "sampling") if fields[key])
 
 
-def _as_overrides(nested: dict[str, Any]) -> list[str]:
-    return [f"{key}={as_yaml(value)}" for key, value in flatten(nested).items()]
-
-
 def _read_line(number: int, line: str) -> dict[str, Any]:
     found = re.fullmatch(r"(\S+) (\d+)x(\d+)(?: (\d+))?", line)
     if found is None:
@@ -226,12 +204,34 @@ def _read_line(number: int, line: str) -> dict[str, Any]:
 
 
 def _point(values: dict[str, Any], table: int, row: dict[str, Any], choices: Choices) -> GridPoint:
-    """A row with the paper's settings and the options of the command.
+    """A row with the paper's settings and the options of the command."""
+    nested = _with_paper_settings(values, row, choices)
+    params = config.from_mapping(nested)
+    return GridPoint(table, nested, row["dataset"], params, experiment_name(params, choices.get("extra")))
+
+
+def _with_paper_settings(file: Mapping[str, Any], row: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
+    """A row of a table as the nested overrides of params.yaml that train it as the paper does.
 
     Raises:
-        ConfigError: the point contradicts itself.
+        ConfigError: negatives are to be shared in the paper's own code, or a value is not allowed.
     """
-    extra = tuple(_as_overrides(choices.get("extra", {})))
-    point = GridPoint(table, with_paper_settings(values, row, choices), row["dataset"], extra)
-    point.params  # noqa: B018  # finds contradictions now
-    return point
+    sharing, faithful = choices.get("sharing", "none"), choices.get("paper_faithful", False)
+    extra, twin = choices.get("extra", {}), choices.get("twin", False)
+    # What the paper derives from these follows the values of the command line.
+    named = config.from_mapping({key: extra.get(key, row[key]) for key in _DERIVED_FROM})
+    # The preset's values are written out, and the preset is switched off: another one in the params.yaml of the
+    # checkout would contradict the point.
+    settings = merged(file["grid"]["settings"], {"preset": config.NO_PRESET}, file["presets"][f"paper_{named.model}"])
+    options: dict[str, Any] = {"paper_faithful": faithful}
+    if LOSSES[named.loss].sampled:
+        if faithful and sharing != "none":
+            raise ConfigError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
+        options["negatives"] = {"sampling": "uniform", "sharing": sharing}
+    if named.loss == "sce":
+        sizes = sce_sizes(named.batch_size, named.max_seq_len)
+        options["losses"] = {"sce": {"buckets": sizes.buckets, "bucket_size_x": sizes.bucket_size_x}}
+    dataset = row["dataset"]
+    if twin:
+        dataset = f"twin:{dataset}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
+    return merged(settings, options, row, {"dataset": dataset}, extra)

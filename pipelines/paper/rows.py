@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from cutrec.reporting.results_file import Result
+from cutrec.errors import StageError
+from cutrec.reporting import results_file
+from cutrec.reporting.results_file import Result, Status
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
-from pipelines.paper.settings import is_the_papers_point
 from rec_models.planning import Calibration
 
 PAPER = Path(__file__).parents[1] / "reference" / "paper_tables.csv"
@@ -28,20 +27,8 @@ MEASURES = {
 """What the paper prints in a row, by its column in `PAPER`. Memory and seconds are of the whole fit with validation."""
 
 
-@dataclass(frozen=True)
-class PaperRow:
-    """A row as printed in the paper."""
-
-    table: int
-    model: str
-    loss: str
-    sampling: str | None
-    dataset: str
-    batch_size: int
-    max_seq_len: int
-    num_negatives: int | None
-    values: dict[str, float]
-    """By the names of `MEASURES`."""
+_WAYS = frozenset({"compile", "cuda_graphs", "impl", "optimizer"})
+"""Options of a result that say how it was computed; the others say what was trained and tested."""
 
 
 @dataclass(frozen=True)
@@ -75,26 +62,34 @@ class OurRow:
         ]
         return ", ".join(word for word in words if word) or "the data itself"
 
-    @property
-    def draws_as_the_paper(self) -> bool:
-        """Whether every token drew its own negatives, without the defects of the paper's code."""
-        return self.result.sharing in (None, "none") and not self.result.paper_faithful
-
 
 @dataclass(frozen=True)
 class Line:
     """A row of the paper, and our rows for it."""
 
-    paper: PaperRow
+    point: GridPoint
+    paper: dict[str, float]
+    """As printed, by the names of `MEASURES`."""
     ours: tuple[OurRow, ...]
 
 
-def read_paper(path: Path = PAPER) -> list[PaperRow]:
-    """The paper's rows, in the order of its tables."""
-    parse = TypeAdapter(PaperRow).validate_python
+def read_paper(path: Path = PAPER) -> list[dict[str, float]]:
+    """The measures of the paper's rows by the names of `MEASURES`, in the order of its tables."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: text or None for name, text in row.items()} for row in csv.DictReader(file)]
-    return [parse(row | {"values": {name: row[column] for name, column in MEASURES.items()}}) for row in rows]
+        return [{name: float(row[column]) for name, column in MEASURES.items()} for row in csv.DictReader(file)]
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """The rows of results files, the newest of each point.
+
+    Raises:
+        StageError: a file is missing.
+    """
+    for path in paths:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
+    return results_file.merge(results_file.read(path) for path in paths)
 
 
 def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calibration | None = None) -> list[Line]:
@@ -104,19 +99,25 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
         results: results of the data sets and of their twins. Those of scaled twins, and those that were trained with
             other settings than the paper's, belong to no row.
         file: the mapping of params.yaml, for its grid.
-        calibration: the planner's constants, to predict rows whose memory was not measured with the paper's negatives;
-            None leaves them empty.
+        calibration: the planner's constants, to predict rows whose memory was not measured as the paper draws: each
+            token its own negatives, without the defects of the paper's code. None leaves them empty.
     """
     by_key: dict[object, list[Result]] = {}
     for result in results:
         if result.twin in (None, 1.0) and is_the_papers_point(result.options):
             by_key.setdefault(_key(result), []).append(result)
     found = []
-    for paper, (key, point) in zip(read_paper(), _points(file), strict=True):
+    for printed, (key, point) in zip(read_paper(), _points(file), strict=True):
         ours = _grouped(by_key.get(key, []))
-        if calibration is not None and not any("peak_gib" in row.values and row.draws_as_the_paper for row in ours):
-            ours = [*ours, _predicted(point, calibration)]
-        found.append(Line(paper, tuple(ours)))
+        measured = any(
+            "peak_gib" in row.values and row.result.sharing in (None, "none") and not row.result.paper_faithful
+            for row in ours
+        )
+        if calibration is not None and not measured:
+            planned = plan(point.params, calibration)
+            values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
+            ours.append(OurRow(Result.of(point.params, "training", device="planner"), values, predicted=True))
+        found.append(Line(point, printed, tuple(ours)))
     return found
 
 
@@ -135,18 +136,21 @@ def without_row(results: Sequence[Result], file: dict[str, Any]) -> list[str]:
     return found
 
 
+def is_the_papers_point(options: str | None) -> bool:
+    """Whether the options of a result say only how it was computed, so that it trains what the paper trains."""
+    return all(entry.partition("=")[0] in _WAYS for entry in (options or "").split(";") if entry)
+
+
 def _points(file: dict[str, Any]) -> list[tuple[object, GridPoint]]:
     """The points of all rows with their keys, in the order of the tables."""
-    grid = points.table_points(file, twin=True)
-    return [(_key(Result.of(point.params, "training", device="")), point) for point in grid]
+    found = points.table_points(file, twin=True)
+    return [(_key(Result.of(point.params, "training", device="")), point) for point in found]
 
 
 def _key(result: Result) -> object:
     """What a row of the paper says about a point."""
-    return (
-        result.dataset, result.model, result.loss, result.sampling, result.num_negatives, result.batch_size,
-        result.max_seq_len, result.hidden,
-    )  # fmt: skip
+    sizes = (result.num_negatives, result.batch_size, result.max_seq_len, result.hidden)
+    return (result.dataset, result.model, result.loss, result.sampling, *sizes)
 
 
 def _grouped(results: Sequence[Result]) -> list[OurRow]:
@@ -161,19 +165,13 @@ def _grouped(results: Sequence[Result]) -> list[OurRow]:
 
 
 def _our_row(kinds: dict[str, Result]) -> OurRow:
-    first = next(iter(kinds.values()))
-    training, accuracy = kinds.get("training"), kinds.get("accuracy")
     values: dict[str, float | None] = {}
-    if accuracy is not None:
+    status: Status = "ok"
+    if (accuracy := kinds.get("accuracy")) is not None:
         values |= {name: getattr(accuracy, name) for name in list(MEASURES)[:3]}
-    if training is not None:
+    if (training := kinds.get("training")) is not None:
         values |= {"peak_gib": training.peak_fit_gib, "epoch_seconds": training.whole_epoch_seconds}
+        status = training.status
     revisions = dict.fromkeys(result.revision for result in kinds.values() if result.revision)
-    shown = replace(first, status=training.status if training is not None else "ok", revision=" ".join(revisions))
+    shown = replace(next(iter(kinds.values())), status=status, revision=" ".join(revisions))
     return OurRow(shown, {name: value for name, value in values.items() if value is not None})
-
-
-def _predicted(point: GridPoint, calibration: Calibration) -> OurRow:
-    planned = plan(point.params, calibration)
-    values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
-    return OurRow(Result.of(point.params, "training", device="planner"), values, predicted=True)

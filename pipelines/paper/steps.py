@@ -6,15 +6,21 @@ import gc
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from cutrec import config
 from cutrec.reporting import results_file as results
-
-if TYPE_CHECKING:
-    from rec_models.config import ModelSettings
-    from rec_models.encoders import Encoder
-    from rec_models.training.benchmark import StepTimes
+from cutrec.workflow import training_inputs as of_point
+from cutrec.workflow.plan import setup_of
+from cutrec.workflow.synthetic_split import synthetic_split
+from pipelines.paper import warm_up
+from rec_models.config import ModelSettings
+from rec_models.encoders import Encoder, build_encoder
+from rec_models.errors import TrainingError
+from rec_models.training import memory
+from rec_models.training.benchmark import StepTimes, measure_steps
 
 GIB = 2**30
 VALIDATION_USERS = 4096
@@ -51,46 +57,39 @@ def measure(point: config.Config, effort: Effort, where: dict[str, Any]) -> resu
     Raises:
         ValueError: the settings contradict each other.
     """
-    fields = {**where, "precision": trained_precision(point), **_note(), **_tried(point, effort)}
-    fields["measured_at"] = results.now()
+    fields = _note() | _tried(point, effort)
     _forget(point, fields.get("status"))
+    return result_of(point, where, **fields)
+
+
+def result_of(point: config.Config, where: dict[str, Any], **fields: Any) -> results.Result:
+    """A result of now, in the precision in which this machine trains the point; arguments as of `measure`."""
+    precision = point.train.precision if torch.cuda.is_available() else "32-true"
+    fields = where | {"precision": precision, "measured_at": results.now()} | fields
     return results.Result.of(point, "training", **fields)
 
 
 def _note() -> dict[str, str]:
     """What a reader of the peak has to know; a point that runs out of memory gets another note."""
-    from rec_models.training.memory import GROWING_SEGMENTS, segments_can_grow
-
     held = held_gib()
     notes = [f"{held:.1f} GiB of points before were still held"] if held > 0.1 else []
-    notes += [GROWING_SEGMENTS] if segments_can_grow() else []
+    notes += [memory.GROWING_SEGMENTS] if memory.segments_can_grow() else []
     return {"note": "; ".join(notes)} if notes else {}
-
-
-def not_tried(point: config.Config, where: dict[str, Any], reason: str) -> results.Result:
-    """The result of a point that certainly does not fit."""
-    fields = {**where, "precision": trained_precision(point), "measured_at": results.now()}
-    return results.Result.of(point, "training", **fields, status="out of memory", note=f"not tried: {reason}")
 
 
 def _tried(point: config.Config, effort: Effort) -> dict[str, Any]:
     """Fields of the result. Returning drops the exception, whose frames keep the tensors of the step alive."""
-    from rec_models.errors import TrainingError
-    from rec_models.training.memory import is_out_of_memory
-
     try:
         return _train(point, effort)
     except TrainingError as error:
-        short, note = is_out_of_memory(error.__cause__), str(error)
+        short, note = memory.is_out_of_memory(error.__cause__), str(error)
     except (RuntimeError, MemoryError) as error:
-        short, note = is_out_of_memory(error), f"{type(error).__name__}: {str(error)[:300]}"
+        short, note = memory.is_out_of_memory(error), f"{type(error).__name__}: {str(error)[:300]}"
     return {"status": "out of memory" if short else "failed", "note": note}
 
 
 def _forget(point: config.Config, status: str | None) -> None:
     """Free the memory of a point and the code that torch.compile made for it."""
-    import torch
-
     gc.collect()  # Fabric and its strategy refer to each other
     if point.train.compile:
         torch._dynamo.reset()
@@ -102,20 +101,11 @@ def _forget(point: config.Config, status: str | None) -> None:
 
 def held_gib() -> float:
     """GiB that torch has allocated on the GPU; 0 without one."""
-    import torch
-
     return torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else 0.0
 
 
 def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
     """Time and memory of a point, as fields of a result."""
-    import torch
-
-    from cutrec.workflow import training_inputs as of_point
-    from cutrec.workflow.synthetic_split import synthetic_split
-    from pipelines.paper.warm_up import WarmUpBatches, recorded_sizes, warm_up_order
-    from rec_models.training.benchmark import measure_steps
-
     log = synthetic_split(point)
     recorded = _is_recorded(point)
     different = min(effort.different, effort.steps)
@@ -124,17 +114,16 @@ def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
     make = of_point.make_batches(point, store, log.num_items)
     warm_up_batches = [index % different for index in range(effort.warmup * point.train.accumulate)]
     if recorded:
-        warm_up_batches = warm_up_order(recorded_sizes(make(0, 1)), effort.warmup)
-    timed = [index % different for index in range(effort.steps * point.train.accumulate)]
-    order = [*warm_up_batches, *timed]
+        warm_up_batches = warm_up.warm_up_order(warm_up.recorded_sizes(make(0, 1)), effort.warmup)
+    order = warm_up_batches + [index % different for index in range(effort.steps * point.train.accumulate)]
     ranked = min(VALIDATION_USERS, log.validation_users)
     held_out = log.validation_store(ranked, point.max_seq_len, point.seed)
-    warm_up = log.validation_store(min(ranked, point.evaluate.batch_users), point.max_seq_len, point.seed + 1)
+    first = log.validation_store(min(ranked, point.evaluate.batch_users), point.max_seq_len, point.seed + 1)
     seconds: list[float] = []
 
     def validate(encoder: Encoder) -> dict[str, float]:
         device = encoder.item_table.device
-        of_point.make_validation(point, warm_up)(encoder)
+        of_point.make_validation(point, first)(encoder)
         started = _now(device)
         of_point.make_validation(point, held_out)(encoder)
         seconds.append(_now(device) - started)
@@ -145,7 +134,7 @@ def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
         loss=of_point.loss_settings(point),
         training=of_point.training_settings(point),
         num_items=log.num_items,
-        train_batches=lambda rank, world_size: WarmUpBatches(make(rank, world_size), order),
+        train_batches=lambda rank, world_size: warm_up.WarmUpBatches(make(rank, world_size), order),
         item_counts=torch.from_numpy(log.item_counts),
         validate=validate,
         warmup=len(warm_up_batches) // point.train.accumulate,
@@ -191,33 +180,16 @@ def step_fields(times: StepTimes) -> dict[str, float | int]:
 
 def _is_recorded(point: config.Config) -> bool:
     """Whether this machine records steps of the point."""
-    import torch
-
-    from cutrec.workflow.plan import setup_of
-
     return torch.cuda.is_available() and setup_of(point).recorded
 
 
 def _on_gpu(settings: ModelSettings, num_items: int) -> Encoder:
     """A new network with weights drawn on the GPU, which saves seconds for millions of items."""
-    import torch
-
-    from rec_models.encoders import build_encoder
-
     with torch.device("cuda"):
         return build_encoder(settings, num_items)
 
 
 def _now(device: Any) -> float:
-    import torch
-
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def trained_precision(point: config.Config) -> str:
-    """The precision in which this machine trains a point."""
-    import torch
-
-    return point.train.precision if torch.cuda.is_available() else "32-true"

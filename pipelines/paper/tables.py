@@ -28,13 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Gather the results, print the tables and write the files."""
     options = _parse(arguments)
     values = points.load()
-    tables = [points.checked_table(values, table) for table in options.table or values["grid"]["tables"]]
+    tables = dict.fromkeys(point.table for point in points.table_points(values, options.table))
     prepare_output_folder("--out", options.out)
     measured, remarks = _measured(options.results or _results_files(OUT), dvc=options.dvc)
     calibration = planning.load() if options.predict else None
     lines = rows.lines(measured, values, calibration=calibration)
     for table in tables:
-        of_table = [line for line in lines if line.paper.table == table]
+        of_table = [line for line in lines if line.point.table == table]
         print(f"\n{pages.title(of_table[0])}\n\n{pages.markdown_table(of_table)}")
     (options.out / "tables.md").write_text(pages.markdown(lines), encoding="utf-8")
     pages.write_csv(lines, options.out / "tables.csv")
@@ -57,21 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(files: Sequence[Path], *, dvc: bool) -> tuple[list[results.Result], list[str]]:
     """The results of files and of DVC's experiments, and remarks on experiments that give none."""
-    for path in files:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise StageError(f"{path}: {what}, allowed: results of `python -m pipelines.measure`")
-    groups = [results.read(path) for path in files]
-    remarks: list[str] = []
-    if dvc:
-        if importlib.util.find_spec("dvc") is None:
-            raise StageError("DVC is not installed here: --no-dvc reads results files only")
-        from pipelines.paper import experiments
+    measured = rows.read_results(files)
+    if not dvc:
+        return measured, []
+    if importlib.util.find_spec("dvc") is None:
+        raise StageError("DVC is not installed here: --no-dvc reads results files only")
+    from pipelines.paper import experiments
 
-        with experiments.repository() as repo:
-            found, remarks = experiments.results_of(experiments.list_experiments(repo))
-        groups.append(found)
-    return results.merge(groups), remarks
+    with experiments.repository() as repo:
+        found, remarks = experiments.results_of(experiments.list_experiments(repo))
+    return results.merge([measured, found]), remarks
 
 
 def _results_files(folder: Path) -> list[Path]:

@@ -8,19 +8,13 @@ only. The sizes of batches are computed here in the way training computes them, 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rec_data.sequences.batches import Batch, TrainingBatches
+from rec_data.sequences.batches import Batch, TrainingBatches
+from rec_models.training.cuda_graphs import prepare_filled, size_of
 
 
 class WarmUpBatches:
-    """A few batches in a given order.
-
-    Args:
-        batches: their first epoch holds them.
-        order: their indices from 0; a batch may occur several times.
-    """
+    """Batches of the first epoch in the given order of their indices; a batch may occur several times."""
 
     def __init__(self, batches: TrainingBatches, order: Sequence[int]) -> None:
         self._batches = batches
@@ -41,23 +35,12 @@ class WarmUpBatches:
 
 
 def recorded_sizes(batches: TrainingBatches) -> list[tuple[int, ...]]:
-    """The size of each batch, by which recordings are distinguished.
-
-    Args:
-        batches: their first epoch.
-    """
-    from rec_models.training.cuda_graphs import prepare_filled, size_of
-
+    """The size of each batch of the first epoch, by which recordings are distinguished."""
     return [size_of(prepare_filled(batch, batches.max_seq_len)) for batch in batches.epoch(0)]
 
 
 def warm_up_order(sizes: Sequence[Hashable], fewest: int) -> list[int]:
-    """Indices of the batches of a warm-up: the first batch of each size twice, then all batches in turn.
-
-    Args:
-        sizes: of each batch.
-        fewest: length of the warm-up at least.
-    """
+    """Indices of a warm-up's batches, at least ``fewest``: the first one of each size twice, then all in turn."""
     first = {size: sizes.index(size) for size in sizes}
     order = [index for index in first.values() for _ in range(2)]
     return order + [index % len(sizes) for index in range(fewest - len(order))]

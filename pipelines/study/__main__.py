@@ -14,14 +14,15 @@ import argparse
 import json
 import math
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
+from cutrec.config import from_mapping
 from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder
+from cutrec.outputs import atomic_folder, read_json
 from cutrec.paths import live_checkout
+from pipelines.arguments import positive, some_of
 from pipelines.study import runs
 from pipelines.study.scheduler import Scheduler
 from pipelines.study.trials import KINDS, SEARCHES, Trial
@@ -45,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         which = (options.kinds, options.datasets, options.contenders)
         Scheduler(options.data, options.rows, options.minutes, options.jobs, *which).run()
     elif options.verb == "trial":
-        runs.append(options.rows, runs.run(_trial(options.trial), options.data))
+        try:
+            trial = Trial(**json.loads(options.trial))
+            json.loads(trial.settings)
+        except (TypeError, ValueError):
+            allowed = "allowed: JSON of a trial, as `run` passes it"
+            raise StageError(f"trial: found {options.trial!r}, {allowed}") from None
+        runs.append(options.rows, runs.run(trial, options.data))
     else:
         from pipelines.study.summary import summarise
 
@@ -58,28 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(logs: Sequence[str], data: Path) -> None:
-    """Split logs leave-one-out, each into a folder of its name.
-
-    Args:
-        logs: ``NAME=LOG`` texts; LOG is anything that ``dataset`` of params.yaml takes.
-        data: the folder for the splits.
+    """Split logs leave-one-out, each into a folder of its name; a log is what ``dataset`` of params.yaml takes.
 
     Raises:
         StageError: a text is not ``NAME=LOG``.
     """
-    from rec_data.config import Split
-    from rec_data.sources.fetch import fetch_log
-    from rec_data.splits.split import split_log
+    from cutrec.workflow.fetch import fetch
+    from cutrec.workflow.split import split
 
     for text in logs:
         name, equals, log = text.partition("=")
         if not name or not equals:
             raise StageError(f"prepare: found {text!r}, allowed: NAME=LOG")
+        point = from_mapping({"dataset": log, "split": {"strategy": "leave_one_out"}})
         with atomic_folder(data / name) as out, tempfile.TemporaryDirectory() as folder:
-            fetch_log(log, Path(folder) / "log.parquet", root=live_checkout())
-            summary = split_log(Path(folder) / "log.parquet", out, Split(strategy="leave_one_out"))
+            fetch(point, Path(folder) / "log.parquet", root=live_checkout())
+            split(point, Path(folder) / "log.parquet", out)
             for part in ("train", "validation", "test"):
                 (out / f"{part}.parquet").unlink()  # the export for other programs; this folder is copied to machines
+            summary = read_json(out / "summary.json")
             print(f"{name}: {summary['users']:,} users, {summary['items']:,} items")
 
 
@@ -93,54 +97,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--data", type=Path, required=True, help="a folder with a split a data set")
     for command in (run, trial, summarise):
         command.add_argument("--rows", type=Path, required=True, help="the file of rows, JSON lines")
-    minutes, jobs = _positive(float, "a number above 0"), _positive(int, "a whole number from 1")
-    run.add_argument("--minutes", type=minutes, default=math.inf, help="kill what still runs after this")
-    run.add_argument("--jobs", type=jobs, default=1, help="trainings at once")
-    for name, known, default in (
-        ("--kinds", KINDS, KINDS), ("--datasets", DATASETS, DATASETS), ("--contenders", CONTENDERS, ())
-    ):  # fmt: skip
-        run.add_argument(name, type=_some_of(known), default=list(default), help=",".join(known))
+    run.add_argument("--minutes", type=positive(float), default=math.inf, help="kill what still runs after this")
+    run.add_argument("--jobs", type=positive(int), default=1, help="trainings at once")
+    for name, known in (("kinds", KINDS), ("datasets", DATASETS), ("contenders", CONTENDERS)):
+        default = [] if name == "contenders" else list(known)
+        run.add_argument(f"--{name}", type=some_of(known), default=default, help=",".join(known))
     summarise.add_argument("--out", type=Path, required=True, help="a folder")
     summarise.add_argument("--page", type=Path, help="a page whose table of accuracy is brought up to date")
     return parser.parse_args(arguments)
-
-
-def _trial(text: str) -> Trial:
-    """The trial of its JSON.
-
-    Raises:
-        StageError: the text is not the JSON of a trial.
-    """
-    try:
-        trial = Trial(**json.loads(text))
-        json.loads(trial.settings)
-    except (TypeError, ValueError):
-        raise StageError(f"trial: found {text!r}, allowed: JSON of a trial, as `run` passes it") from None
-    return trial
-
-
-def _positive(kind: type[int] | type[float], words: str) -> Callable[[str], float]:
-    """A converter of numbers above 0; infinity is one of them."""
-
-    def convert(text: str) -> float:
-        with suppress(ValueError):
-            if (value := kind(text)) > 0:
-                return value
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: {words}")
-
-    return convert
-
-
-def _some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """A converter of known names that are separated by commas."""
-
-    def convert(text: str) -> list[str]:
-        names = text.split(",")
-        if not set(names) <= set(known):
-            raise argparse.ArgumentTypeError(f"found {text!r}, allowed: {', '.join(known)}, by commas")
-        return names
-
-    return convert
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOURS = {"cce": "#222222", "none": "#d9822b", "tile": "#2f5d8a", "batch": "#5a9a5a"}
 GREY = "#777777"
@@ -30,20 +31,12 @@ LABEL_PLACES = {"cce": (8, -6, "left"), "none": (7, 2, "left"), "tile": (-4, 5, 
 def draw(table: Sequence[dict[str, Any]], path: Path, machine: str) -> Path:
     """Test NDCG@10 against the time of a step: one panel per data set, one marker per setting, bars of one deviation.
 
-    Settings without the logQ correction are far below the others and get a strip of their own.
-
-    Args:
-        table: entries of `pipelines.study.tables.trade_off_table`.
-        path: of the PNG.
-        machine: the machine that the steps were timed on.
+    Settings without the logQ correction are far below the others and get a strip of their own. The entries are those
+    of `pipelines.study.tables.trade_off_table`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     points = [entry for entry in table if entry["step_ms_p10"] is not None and entry["ndcg_at_10"] is not None]
     datasets = list(dict.fromkeys(entry["dataset"] for entry in points))
     figure = Figure(figsize=(6.2 * len(datasets), 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
     for panel, dataset in zip(figure.subfigures(1, len(datasets), squeeze=False)[0], datasets, strict=True):
         _panel(panel, dataset, [entry for entry in points if entry["dataset"] == dataset])
     figure.legend(handles=_handles(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
@@ -56,8 +49,7 @@ def draw(table: Sequence[dict[str, Any]], path: Path, machine: str) -> Path:
 def _panel(panel: Any, dataset: str, entries: Sequence[dict[str, Any]]) -> None:
     parts = [[entry for entry in entries if _uncorrected(entry) == without] for without in (False, True)]
     rows = [part for part in parts if part]
-    heights = [4, 1] if len(rows) == 2 else [1]
-    all_axes = panel.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    all_axes = panel.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=[4, 1][: len(rows)])[:, 0]
     for axes, row in zip(all_axes, rows, strict=True):
         for entry in row:
             _point(axes, entry)
@@ -76,30 +68,14 @@ def _panel(panel: Any, dataset: str, entries: Sequence[dict[str, Any]]) -> None:
 
 def _point(axes: Axes, entry: dict[str, Any]) -> None:
     sharing, _, rest = entry["point"].partition(" ")
-    ndcg, colour = entry["ndcg_at_10"], COLOURS[sharing]
+    time, ndcg, colour = entry["step_ms_p10"], entry["ndcg_at_10"], COLOURS[sharing]
     marker = "*" if sharing == "cce" else "^" if "popularity" in rest else "s" if "in_batch" in rest else "o"
-    axes.errorbar(
-        entry["step_ms_p10"],
-        ndcg.mean,
-        ndcg.std,
-        fmt=marker,
-        color=colour,
-        markerfacecolor="white" if _uncorrected(entry) else colour,
-        markersize=11 if marker == "*" else 7,
-        capsize=2,
-        elinewidth=0.8,
-    )
+    size, inside = 11 if marker == "*" else 7, "white" if _uncorrected(entry) else colour
+    style: dict[str, Any] = {"color": colour, "markerfacecolor": inside, "markersize": size}
+    axes.errorbar(time, ndcg.mean, ndcg.std, fmt=marker, capsize=2, elinewidth=0.8, **style)
     right, up, side = LABEL_PLACES[sharing]
-    label = "exact" if sharing == "cce" else rest.split()[0]
-    axes.annotate(
-        label,
-        (entry["step_ms_p10"], ndcg.mean),
-        (right, up),
-        textcoords="offset points",
-        ha=side,
-        size=8,
-        color=colour,
-    )
+    label, place = "exact" if sharing == "cce" else rest.split()[0], (time, ndcg.mean)
+    axes.annotate(label, place, (right, up), textcoords="offset points", ha=side, size=8, color=colour)
 
 
 def _uncorrected(entry: dict[str, Any]) -> bool:
@@ -108,18 +84,9 @@ def _uncorrected(entry: dict[str, Any]) -> bool:
 
 def _handles() -> list[Any]:
     """Colors show which tokens share negatives, shapes how they are drawn; the numbers in the picture are N."""
-    from matplotlib.lines import Line2D
-
-    def handle(marker: str, colour: str, inside: str, label: str) -> Line2D:
-        return Line2D(
-            [], [], linestyle="", marker=marker, markersize=7, color=colour, markerfacecolor=inside, label=label
-        )
-
-    shared = [
-        handle("*" if name == "cce" else "o", COLOURS[name], COLOURS[name], label) for name, label in SHARINGS.items()
+    styles = [("*" if name == "cce" else "o", COLOURS[name], COLOURS[name], text) for name, text in SHARINGS.items()]
+    styles += [(mark[0], GREY, "white" if mark == "o " else GREY, text) for mark, text in SAMPLINGS.items()]
+    return [
+        Line2D([], [], linestyle="", marker=marker, markersize=7, color=colour, markerfacecolor=inside, label=text)
+        for marker, colour, inside, text in styles
     ]
-    drawn = [
-        handle(marker.strip(), GREY, "white" if marker.endswith(" ") else GREY, label)
-        for marker, label in SAMPLINGS.items()
-    ]
-    return shared + drawn

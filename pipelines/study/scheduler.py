@@ -41,8 +41,7 @@ class Scheduler:
 
     def run(self) -> None:
         """Start runs and wait for them; at the end of the time, or on an error, those still running are killed."""
-        started = time.perf_counter()
-        minutes = 0.0
+        started, minutes = time.perf_counter(), 0.0
         self.before = len(runs.read(self.rows))
         try:
             while minutes < self.minutes:
@@ -89,17 +88,13 @@ class Scheduler:
             if process.poll() is None:
                 continue
             del self.running[trial]
-            row = self._row(trial)
+            ended = [row for row in runs.read(self.rows)[self.before :] if key_of(row) == trial.key]
+            row = ended[-1] if ended else None
             if row is None and process.returncode:
                 note = f"the process ended with {process.returncode}, see {self._log(trial)}"
                 row = trial.row | {"status": "failed", "note": note}
                 runs.append(self.rows, row)
             print(f"[{minutes:.1f} min] {_describe(trial, row)}", flush=True)
-
-    def _row(self, trial: Trial) -> Row | None:
-        """The last row of a trial that this call has started."""
-        new = runs.read(self.rows)[self.before :]
-        return next((row for row in reversed(new) if key_of(row) == trial.key), None)
 
     def _log(self, trial: Trial) -> Path:
         number = zlib.crc32(trial.settings.encode())

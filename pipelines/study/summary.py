@@ -12,7 +12,7 @@ from typing import Any
 from cutrec.reporting import results_file as results
 from pipelines.study import tables
 from pipelines.study.picture import draw
-from pipelines.study.trials import SEARCHES, Row, Trial, chosen, runs_of
+from pipelines.study.trials import Row, Trial, runs_of, winners
 
 HEADINGS = {
     "dataset": "data set",
@@ -51,9 +51,10 @@ def summarise(rows: Sequence[Row], out: Path, page: Path | None = None) -> list[
     out.mkdir(parents=True, exist_ok=True)
     accuracy = tables.accuracy_table(rows)
     trade_off = tables.trade_off_table(rows)
+    nothing = [] if rows else ["Nothing has been run yet."]
     paths = [
-        *_write(out / "accuracy", accuracy, tables.unfinished(rows)),
-        *_write(out / "trade_off", trade_off, tables.unfinished_trade_offs(rows)),
+        *_write(out / "accuracy", accuracy, nothing or tables.unfinished(rows)),
+        *_write(out / "trade_off", trade_off, nothing or tables.unfinished_trade_offs(rows)),
         *_write_results(out / "results.csv", rows),
         _write_presets(out / "presets.yaml", rows),
     ]
@@ -82,30 +83,28 @@ def with_accuracy(page: str, table: Sequence[dict[str, Any]]) -> str:
 
 def _write(path: Path, table: Sequence[dict[str, Any]], notes: Sequence[str]) -> list[Path]:
     """A table as Markdown, with the notes below it, and as CSV, where a spread takes three columns."""
+    page, sheet = path.with_suffix(".md"), path.with_suffix(".csv")
+    parts = [_markdown(table, list(table[0])) if table else "", "\n".join(notes)]
+    page.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
     flat = []
     for entry in table:
         line: dict[str, Any] = {}
         for name, value in entry.items():
+            line[name] = value.mean if isinstance(value, tables.Spread) else value
             if name in tables.METRICS:
-                line |= {name: value and value.mean, f"{name}_std": value and value.std, "seeds": value and value.seeds}
-            else:
-                line[name] = value
+                line |= {f"{name}_std": value and value.std, "seeds": value and value.seeds}
         flat.append(line)
-    parts = [_markdown(table, list(table[0]))] if table else []
-    parts += ["\n".join(notes)] * bool(notes)
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+    with sheet.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(flat[0]) if flat else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
-    return [path.with_suffix(".md"), path.with_suffix(".csv")]
+    return [page, sheet]
 
 
 def _markdown(table: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    rows = [[HEADINGS.get(name, name) for name in names]]
-    rows += [[_cell(entry[name]) for name in names] for entry in table]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(names), *lines[1:]])
+    rows = [[HEADINGS.get(name, name) for name in names], *([_cell(entry[name]) for name in names] for entry in table)]
+    header, *lines = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([header, "|" + "---|" * len(names), *lines])
 
 
 def _cell(value: object) -> str:
@@ -119,29 +118,23 @@ def _cell(value: object) -> str:
 def _write_results(path: Path, rows: Sequence[Row]) -> list[Path]:
     """The final runs of the contenders as a results file; no file if there are none."""
     found = []
-    for search in SEARCHES:
-        for contender in search.contenders:
-            best = chosen(rows, search, contender)
-            finals = runs_of(rows, "final", search.dataset, best, "ok") if best is not None else []
-            found += [_result(row, tables.in_words(row["settings"], search)) for row in finals]
+    for search, contender, best in winners(rows):
+        note = tables.in_words(best, search)
+        for row in runs_of(rows, "final", search.dataset, best, "ok"):
+            shared = {name: row[name] for name in results.COLUMNS if name in row.keys() - {"kind", "dataset", "seed"}}
+            fields = shared | {"peak_fit_gib": row["peak_memory_gib"], "reference": "train", "note": note}
+            point = Trial.of("final", search.dataset, contender, best, row["seed"]).point
+            found.append(results.Result.of(point, "accuracy", **fields))
     path.unlink(missing_ok=True)
     if found:
         results.write(path, found)
     return [path] if found else []
 
 
-def _result(row: Row, note: str) -> results.Result:
-    trial = Trial.of("final", row["dataset"], row["contender"], row["settings"], row["seed"])
-    shared = {name: row[name] for name in results.COLUMNS if name in row and name not in ("kind", "dataset", "seed")}
-    fields = {**shared, "peak_fit_gib": row["peak_memory_gib"], "reference": "train", "note": note}
-    return results.Result.of(trial.point, "accuracy", **fields)
-
-
 def _write_presets(path: Path, rows: Sequence[Row]) -> Path:
     from ruamel.yaml import YAML
 
-    with path.open("w", encoding="utf-8") as file:
-        yaml = YAML()
-        yaml.default_flow_style = False
-        yaml.dump(json.loads(json.dumps(tables.presets(rows))), file)
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(json.loads(json.dumps(tables.presets(rows))), path)
     return path

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from cutrec.config import PRESET_KEYS
 from cutrec.nested import nest
-from pipelines.study.trials import FINAL_SEEDS, SEARCHES, TRADE_OFFS, Row, Search, Settings, Trial, chosen, runs_of
+from pipelines.study import trials
+from pipelines.study.trials import Row, Search, Trial, chosen, runs_of, trade_off, winners
 
 PUBLISHED = Path(__file__).parents[1] / "reference" / "published_leave_one_out.csv"
 METRICS = ("ndcg_at_10", "recall_at_10", "coverage_at_10")
@@ -27,7 +28,7 @@ class Spread(NamedTuple):
         """As tables write it."""
         if self.seeds == 1:
             return f"{self.mean:.4f} (one seed)"
-        few = f" ({self.seeds} seeds)" if self.seeds < len(FINAL_SEEDS) else ""
+        few = f" ({self.seeds} seeds)" if self.seeds < len(trials.FINAL_SEEDS) else ""
         return f"{self.mean:.4f} +- {self.std:.4f}{few}"
 
 
@@ -41,45 +42,41 @@ def spread(values: Sequence[float]) -> Spread | None:
 def accuracy_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One entry for each data set and contender whose search is complete."""
     table = []
-    for search in SEARCHES:
-        for contender in search.contenders:
-            best = chosen(rows, search, contender)
-            if best is None:
-                continue
-            point = Trial.of("final", search.dataset, contender, best, FINAL_SEEDS[0]).point
-            metrics = _metrics(rows, search.dataset, best)
-            ndcg = metrics["ndcg_at_10"]
-            known = published(search.dataset, point.model, point.loss, point.num_negatives)
-            searched = runs_of(rows, "search", search.dataset, best, "ok")
-            table.append(
-                {
-                    "dataset": search.dataset,
-                    "contender": contender,
-                    "trials": _trials_run(rows, search, contender, "ok"),
-                    "chosen": in_words(best, search),
-                    "validation_ndcg_at_10": searched[-1]["validation_ndcg_at_10"] if searched else None,
-                    **metrics,
-                    "published_ndcg_at_10": known and known[0],
-                    "published_by": known and known[1],
-                    "reached": None if ndcg is None or known is None else ndcg.mean + ndcg.std >= known[0],
-                }
-            )
+    for search, contender, best in winners(rows):
+        point = Trial.of("final", search.dataset, contender, best, trials.FINAL_SEEDS[0]).point
+        metrics = _metrics(rows, search.dataset, best)
+        ndcg = metrics["ndcg_at_10"]
+        known = published(search.dataset, point.model, point.loss, point.num_negatives)
+        searched = runs_of(rows, "search", search.dataset, best, "ok")
+        table.append(
+            {
+                "dataset": search.dataset,
+                "contender": contender,
+                "trials": _trials_run(rows, search, contender, "ok"),
+                "chosen": in_words(best, search),
+                "validation_ndcg_at_10": searched[-1]["validation_ndcg_at_10"] if searched else None,
+                **metrics,
+                "published_ndcg_at_10": known and known[0],
+                "published_by": known and known[1],
+                "reached": None if ndcg is None or known is None else ndcg.mean + ndcg.std >= known[0],
+            }
+        )
     return table
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:
-    """A line for each search that has begun and is not complete; one line if nothing was run."""
-    if not rows:
-        return ["Nothing has been run yet."]
+    """A line for each search that has begun and is not complete; one line if no search was run."""
+    if not any(row["kind"] == "search" for row in rows):
+        return ["No search has been run yet."]
     found = []
-    for search in SEARCHES:
+    for search in trials.SEARCHES:
         for contender in search.contenders:
             run, planned = _trials_run(rows, search, contender), len(search.candidates)
             if 0 < run < planned:
                 found.append(f"Not complete: {search.dataset} {contender}, {run} of {planned} trials.")
             elif run and chosen(rows, search, contender) is None:
                 found.append(f"Failed: {search.dataset} {contender}, all of {run} trials.")
-    return found or ([] if any(row["kind"] == "search" for row in rows) else ["No search has been run yet."])
+    return found
 
 
 def trade_off_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -89,34 +86,30 @@ def trade_off_table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ``step_ms_p10`` shows the steps that are replayed.
     """
     table = []
-    for trade_off in TRADE_OFFS:
-        dataset, base = trade_off.search.dataset, trade_off.base_settings(rows)
-        for name, point in trade_off.points.items() if base is not None else ():
-            settings = {**(base or {}), **point}
-            timed = runs_of(rows, "time", dataset, settings, "ok")
-            metrics = _metrics(rows, dataset, settings)
+    for search in trials.TRADE_OFFS:
+        for name, settings in trade_off(rows, search).items():
+            timed = runs_of(rows, "time", search.dataset, settings, "ok")
+            metrics = _metrics(rows, search.dataset, settings)
             if timed or metrics["ndcg_at_10"]:
                 time = {name: timed[-1][name] if timed else None for name in ("step_ms", "step_ms_p10")}
-                table.append({"dataset": dataset, "point": name, **time, **metrics})
+                table.append({"dataset": search.dataset, "point": name, **time, **metrics})
     return table
 
 
 def unfinished_trade_offs(rows: Sequence[Row]) -> list[str]:
     """A line for each trade-off that waits for its search or has no runs, and for points that were not timed."""
-    if not rows:
-        return ["Nothing has been run yet."]
     table = trade_off_table(rows)
     found = []
-    for trade_off in TRADE_OFFS:
-        dataset, planned = trade_off.search.dataset, len(trade_off.search.candidates)
+    for search in trials.TRADE_OFFS:
+        dataset, planned = search.dataset, len(search.candidates)
         entries = [entry for entry in table if entry["dataset"] == dataset]
-        run = _trials_run(rows, trade_off.search, trade_off.base)
+        run = _trials_run(rows, search, trials.BASE)
         if run < planned:
-            found.append(f"Not begun: {dataset} waits for the search of {trade_off.base}, {run} of {planned} trials.")
-        elif trade_off.base_settings(rows) is None:
-            found.append(f"Not begun: {dataset}, the search of {trade_off.base} failed.")
+            found.append(f"Not begun: {dataset} waits for the search of {trials.BASE}, {run} of {planned} trials.")
+        elif not trade_off(rows, search):
+            found.append(f"Not begun: {dataset}, the search of {trials.BASE} failed.")
         elif not entries:
-            found.append(f"Not begun: {dataset}, none of {len(trade_off.points)} points.")
+            found.append(f"Not begun: {dataset}, none of {len(trials.SAMPLING_POINTS)} points.")
         untimed = [entry["point"] for entry in entries if entry["step_ms"] is None]
         if untimed:
             found.append(f"Not timed, so not in the picture: {dataset}, {'; '.join(untimed)}.")
@@ -136,7 +129,7 @@ def published(dataset: str, model: str, loss: str, num_negatives: int) -> tuple[
     return max(found, default=None)
 
 
-def in_words(settings: Settings, search: Search) -> str:
+def in_words(settings: dict[str, Any], search: Search) -> str:
     """The values that the search chose, of the keys that its candidates vary."""
     own = dict.fromkeys(key for candidate in search.candidates for key in candidate)
     return ", ".join(f"{key.split('.')[-1]} {settings[key]}" for key in own if key in settings)
@@ -145,17 +138,14 @@ def in_words(settings: Settings, search: Search) -> str:
 def presets(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """What the searches chose, as the section ``presets`` of params.yaml takes it, keys in that file's order."""
     found: dict[str, dict[str, Any]] = {}
-    for search in SEARCHES:
-        for contender in search.contenders:
-            best = chosen(rows, search, contender)
-            if best is not None:
-                nested = nest({key: best[key] for key in best if key.split(".")[0] in PRESET_KEYS})
-                name = f"{search.dataset}_{contender}".replace(" ", "_")
-                found[name] = {key: nested[key] for key in PRESET_KEYS if key in nested}
+    for search, contender, best in winners(rows):
+        nested = nest(best)
+        name = f"{search.dataset}_{contender}".replace(" ", "_")
+        found[name] = {key: nested[key] for key in PRESET_KEYS if key in nested}
     return found
 
 
-def _metrics(rows: Sequence[Row], dataset: str, settings: Settings) -> dict[str, Spread | None]:
+def _metrics(rows: Sequence[Row], dataset: str, settings: dict[str, Any]) -> dict[str, Spread | None]:
     """Each test metric over the seeds of the final runs."""
     finals = runs_of(rows, "final", dataset, settings, "ok")
     return {metric: spread([row[metric] for row in finals]) for metric in METRICS}

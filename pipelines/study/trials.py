@@ -9,8 +9,8 @@ candidates, hence the same number of trials. This module does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from cutrec import config
@@ -52,13 +52,7 @@ class Trial:
     @property
     def row(self) -> Row:
         """The fields of its row that say what was run."""
-        return {
-            "kind": self.kind,
-            "dataset": self.dataset,
-            "contender": self.contender,
-            "settings": json.loads(self.settings),
-            "seed": self.seed,
-        }
+        return asdict(self) | {"settings": json.loads(self.settings)}
 
     @property
     def point(self) -> config.Config:
@@ -85,20 +79,6 @@ class Search:
         """The candidates of a contender."""
         fixed = self.contenders[contender]
         return [self.shared | candidate | fixed for candidate in self.candidates]
-
-
-@dataclass(frozen=True)
-class TradeOff:
-    """Ways to sample negatives, applied to the settings that a search chose for one contender."""
-
-    search: Search
-    base: str
-    """The contender."""
-    points: dict[str, Settings]
-
-    def base_settings(self, rows: Sequence[Row]) -> Settings | None:
-        """The settings that were chosen for the contender; None until its search is complete."""
-        return chosen(rows, self.search, self.base)
 
 
 def _width(hidden: int, heads: int, dropout: float, **more: Any) -> Settings:
@@ -174,21 +154,22 @@ SMALL = Search(  # a thousand users: with larger batches an epoch would have a h
 
 SEARCHES: tuple[Search, ...] = (DENSE, *SPARSE, SMALL)
 
+POPULARITY = {"negatives.sampling": "popularity"}
+IN_BATCH = {"negatives.sampling": "in_batch"}
+UNCORRECTED = {"negatives.logq": False}
 SAMPLING_POINTS: dict[str, Settings] = {
     "cce": {"loss": "cce"},
     **{f"none {n}": _sampled("cce_neg", n, "none") for n in (64, 256, 1024)},
     **{f"tile {n}": _sampled("cce_neg", n, "tile") for n in (256, 1024, 2048)},
     **{f"batch {n}": _sampled("cce_neg", n, "batch") for n in (256, 2048)},
-    "tile 1024 popularity": _sampled("cce_neg", 1024, "tile", **{"negatives.sampling": "popularity"}),
-    "tile 1024 popularity, no logQ": _sampled(
-        "cce_neg", 1024, "tile", **{"negatives.sampling": "popularity", "negatives.logq": False}
-    ),
-    "batch 1024 in_batch": _sampled("cce_neg", 1024, "batch", **{"negatives.sampling": "in_batch"}),
-    "batch 1024 in_batch, no logQ": _sampled(
-        "cce_neg", 1024, "batch", **{"negatives.sampling": "in_batch", "negatives.logq": False}
-    ),
+    "tile 1024 popularity": _sampled("cce_neg", 1024, "tile", **POPULARITY),
+    "tile 1024 popularity, no logQ": _sampled("cce_neg", 1024, "tile", **POPULARITY, **UNCORRECTED),
+    "batch 1024 in_batch": _sampled("cce_neg", 1024, "batch", **IN_BATCH),
+    "batch 1024 in_batch, no logQ": _sampled("cce_neg", 1024, "batch", **IN_BATCH, **UNCORRECTED),
 }
-TRADE_OFFS = (TradeOff(DENSE, "cce", SAMPLING_POINTS), TradeOff(SPARSE[0], "cce", SAMPLING_POINTS))
+"""Ways to sample negatives, applied to the settings that a search chose for `BASE`."""
+BASE = "cce"
+TRADE_OFFS = (DENSE, SPARSE[0])
 
 
 def pending(
@@ -196,11 +177,7 @@ def pending(
 ) -> list[Trial]:
     """The trials that have not succeeded yet, the most important first.
 
-    Args:
-        rows: of earlier runs.
-        kinds: which kinds of runs.
-        datasets: which data sets.
-        contenders: which contenders and points of the trade-offs; all if empty.
+    ``contenders`` are names of contenders and of points of the trade-offs; all if empty.
     """
     succeeded = {key_of(row) for row in rows if row["status"] == "ok"}
     found: dict[tuple[object, ...], Trial] = {}
@@ -227,39 +204,47 @@ def runs_of(rows: Sequence[Row], kind: Kind, dataset: str, settings: Settings, *
 
 
 def chosen(rows: Sequence[Row], search: Search, contender: str) -> Settings | None:
-    """The candidate with the best validation NDCG@10, its keys sorted.
-
-    Failed runs have no score and are passed over.
+    """The candidate with the best validation NDCG@10, its keys sorted; the first one of several.
 
     Returns:
-        None if a candidate has not been run yet, or if all candidates failed.
+        None if a candidate has not been run yet, or if all candidates failed: failed runs have no score.
     """
-    best: tuple[float, Settings] | None = None
+    found: list[tuple[float, Settings]] = []
     for settings in search.settings(contender):
         runs = runs_of(rows, "search", search.dataset, settings)
-        scores = [row["validation_ndcg_at_10"] for row in runs if row.get("validation_ndcg_at_10") is not None]
         if not runs:
             return None
-        if scores and (best is None or scores[0] > best[0]):
-            best = scores[0], dict(sorted(settings.items()))
-    return best and best[1]
+        scores = [row["validation_ndcg_at_10"] for row in runs if row.get("validation_ndcg_at_10") is not None]
+        found += [(score, settings) for score in scores[:1]]
+    return dict(sorted(max(found, key=lambda pair: pair[0])[1].items())) if found else None
+
+
+def trade_off(rows: Sequence[Row], search: Search) -> dict[str, Settings]:
+    """The settings of each of the `SAMPLING_POINTS`; empty until the search of `BASE` is complete."""
+    base = chosen(rows, search, BASE)
+    return {} if base is None else {name: base | point for name, point in SAMPLING_POINTS.items()}
+
+
+def winners(rows: Sequence[Row]) -> Iterator[tuple[Search, str, Settings]]:
+    """Each search and contender whose search is complete, with the settings that were chosen."""
+    for search in SEARCHES:
+        for contender in search.contenders:
+            if (best := chosen(rows, search, contender)) is not None:
+                yield search, contender, best
 
 
 def _all(rows: Sequence[Row]) -> list[Trial]:
     """Every trial that can be known by now: search and finals of each data set, then the trade-offs."""
+    found = list(winners(rows))
     trials: list[Trial] = []
     for search in SEARCHES:
         for candidates in zip(*map(search.settings, search.contenders), strict=True):
             for contender, settings in zip(search.contenders, candidates, strict=True):
                 trials.append(Trial.of("search", search.dataset, contender, settings, SEARCH_SEED))
-        for contender in search.contenders:
-            best = chosen(rows, search, contender)
-            if best is not None:
-                trials += [Trial.of("final", search.dataset, contender, best, seed) for seed in FINAL_SEEDS]
-    bases = [(trade_off, trade_off.base_settings(rows)) for trade_off in TRADE_OFFS]
+        finals = [(contender, best) for of_search, contender, best in found if of_search is search]
+        trials += [Trial.of("final", search.dataset, *final, seed) for final in finals for seed in FINAL_SEEDS]
+    points = [(search.dataset, trade_off(rows, search)) for search in TRADE_OFFS]
     order: list[tuple[Kind, int]] = [("final", FINAL_SEEDS[0]), ("time", SEARCH_SEED)]
     for kind, seed in order + [("final", seed) for seed in FINAL_SEEDS[1:]]:
-        for trade_off, base in bases:
-            for name, point in trade_off.points.items() if base is not None else ():
-                trials.append(Trial.of(kind, trade_off.search.dataset, name, (base or {}) | point, seed))
+        trials += [Trial.of(kind, dataset, *point, seed) for dataset, named in points for point in named.items()]
     return trials

@@ -15,7 +15,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "says"),
     [
         ("--table 99", "table: found 99, allowed: 1, 2"),
-        ("--gpu 0 --table 1", "--gpu: found 0, allowed: GiB above 0"),
+        ("--gpu 0 --table 1", "--gpu: found 0, allowed: a number above 0"),
         ("--gpu much", "gpu"),
         ("--refit no.csv", "no.csv: no such file"),
         ("--table 1 -S loss=cee", "loss: found 'cee'"),
@@ -25,7 +25,7 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--faithful", "--faithful: allowed with --table or --search; -S paper_faithful=... changes a point"),
         ("--table 1 --search", "not allowed with argument"),
         ("--table 1 --page x.md", "--page: allowed with --check"),
-        ("--search --dataset beauty --dataset zvuk", "--dataset: found 2 of them, allowed: one with --search"),
+        ("--search --dataset beauty --dataset zvuk", "--dataset: found 2 with --search, allowed: one"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: str, says: str):

@@ -86,7 +86,7 @@ def test_overrides_that_points_have_no_use_for_are_told():
 
 def test_parts_are_every_point_once():
     wanted = points.distinct(points.table_points(SHIPPED))
-    shares = [grid.part_of(wanted, part, 4) for part in (1, 2, 3, 4)]
+    shares = [wanted[grid.share(f"{part}/4")] for part in (1, 2, 3, 4)]
     assert sorted(point.name for share in shares for point in share) == sorted(point.name for point in wanted)
     assert [len(share) for share in shares] == [23, 23, 22, 22]
 
@@ -149,7 +149,7 @@ def test_experiments_are_read_with_their_own_metrics_only(state: str, last: dict
         ("--table 4 --sharing tile --faithful", "error: sharing: found 'tile', allowed: none with --faithful"),
         ("--table 4 -S backbone.hidden=7", "error: backbone.hidden: found 7 with backbone.heads=2"),
         ("--table 4 --part 3/2", "--part: found '3/2', allowed: I/N with I from 1 to N"),
-        ("--table 4 --scale -1", "--scale: allowed: a number above 0"),
+        ("--table 4 --scale -1", "--scale: found -1, allowed: a number above 0"),
         ("--search --dataset netflix", "error: dataset: found 'netflix', allowed: 30music"),
         ("--search", "error: --dataset: found 0 with --search, allowed: one"),
         ("--search --dataset beauty --loss cee", "error: loss: found 'cee', allowed: ce | ce_neg"),

@@ -9,6 +9,7 @@ import pytest
 
 from cutrec.reporting.results_file import Result, append
 from pipelines.paper import planner_check, points
+from pipelines.paper.rows import read_results
 from rec_models import planning
 from tests.small_log import ROOT
 
@@ -19,7 +20,7 @@ VALUES = points.load(ROOT / "params.yaml")
 @lru_cache
 def measured() -> tuple[Result, ...]:
     """The H100's rows of the three data sets whose sizes are known soonest, as the paper draws negatives."""
-    found = planner_check.on_gpus(planner_check.read([ROOT / "results/training.csv"]))
+    found = planner_check.on_gpus(read_results([ROOT / "results/training.csv"]))
     return tuple(row for row in found if row.dataset in DATASETS and row.sharing in (None, "none"))
 
 
@@ -35,26 +36,29 @@ def file_of(folder: Path, *rows: Result) -> list[Path]:
 
 
 def test_measured_rows_are_predicted_and_hold_each_other_out():
-    rows = planner_check.rows_of(planner_check.with_points(measured()))
-    assert len(rows) > 30
-    checked = planner_check.check(rows, planning.load())
+    pairs = planner_check.with_points(measured())
+    assert len(pairs) > 30
+    checked = planner_check.check(pairs, planning.load())
     assert np.median(np.abs(checked.memory)) < 0.03
     assert np.median(np.abs(checked.time)) < 0.15
     assert "| sasrec-sce-twin_beauty-1024x32 " in checked.table
-    held_out = planner_check.held_out(rows)
-    assert len(held_out.memory) == len(rows)
+    held_out = planner_check.held_out(pairs)
+    assert len(held_out.memory) == len(pairs)
     assert np.median(np.abs(held_out.memory)) < 0.06
 
 
 def test_a_held_out_data_set_has_no_say_in_its_own_constants():
-    rows = planner_check.rows_of(planner_check.with_points(measured()))
-    own = rows[0].dataset
+    pairs = planner_check.with_points(measured())
+    own = pairs[0][1].dataset
 
     def errors(factor: float) -> list[float]:
-        changed = [row.run._replace(peak_gib=row.run.peak_gib * (factor if row.dataset == own else 1)) for row in rows]
-        found = planner_check.held_out([row._replace(run=run) for row, run in zip(rows, changed, strict=True)])
-        at = sum(row.dataset < own for row in rows)  # data sets in alphabetical order
-        return found.memory[at : at + sum(row.dataset == own for row in rows)]
+        changed = []
+        for point, row in pairs:
+            peak = row.peak_loop_gib * (factor if row.dataset == own else 1)
+            changed.append((point, dataclasses.replace(row, peak_loop_gib=peak)))
+        found = planner_check.held_out(changed)
+        at = sum(row.dataset < own for _, row in pairs)  # data sets in alphabetical order
+        return found.memory[at : at + sum(row.dataset == own for _, row in pairs)]
 
     for one, two in zip(errors(1), errors(2), strict=True):
         assert two + 1 == pytest.approx((one + 1) / 2)
@@ -90,9 +94,9 @@ def test_refitting_takes_one_kind_of_gpu_and_enough_points(tmp_path: Path):
 
 
 def test_a_run_with_other_options_is_no_point_of_a_table():
-    index = planner_check.PointIndex(VALUES)
     (row, *_) = points.table_points(VALUES, [3], twin=True)
     result = Result.of(row.params, "training", device="a GPU")
-    assert index.find(result) == row.params
-    assert index.find(dataclasses.replace(result, precision="32-true")) == row.params
-    assert index.find(dataclasses.replace(result, options="optimizer=adam_rowwise")) is None
+    other_precision = dataclasses.replace(result, precision="32-true")
+    other_optimizer = dataclasses.replace(result, options="optimizer=adam_rowwise")
+    found = planner_check.with_points([result, other_precision, other_optimizer])
+    assert found == [(row.params, result), (row.params, other_precision)]

@@ -11,7 +11,7 @@ from pipelines.paper import points
 from pipelines.paper import rows as table_rows
 from pipelines.paper.experiments import Experiment, results_of
 from pipelines.paper.pages import markdown_table, write_csv
-from pipelines.paper.rows import lines, read_paper
+from pipelines.paper.rows import is_the_papers_point, lines, read_paper
 from rec_models import planning
 from tests.small_log import ROOT
 
@@ -39,13 +39,13 @@ ACCURATE = Result.of(point(4, "beauty"), "accuracy", device=REAL.device, revisio
 
 
 def beauty(found: list[table_rows.Line], table: int = 4) -> list[table_rows.Line]:
-    return [line for line in found if (line.paper.table, line.paper.dataset) == (table, "beauty")]
+    return [line for line in found if (line.point.table, line.point.dataset) == (table, "beauty")]
 
 
 def test_the_papers_rows_are_read_as_printed():
     rows = read_paper()
     assert len(rows) == 92
-    assert rows[22].values == {
+    assert rows[22] == {
         "ndcg_at_10": 0.0116, "coverage_at_10": 0.1813, "surprisal_at_10": 0.5069, "peak_gib": 2.3,
         "epoch_seconds": 23.0,
     }  # fmt: skip
@@ -182,3 +182,9 @@ def test_experiments_that_give_nothing_are_named():
     _, remarks = results_of([finished(name="a", evaluation={}), finished(name="b", params={"los": 1})])
     assert remarks[0] == "a: finished without metrics, `uv run dvc exp remove a`"
     assert remarks[1].startswith("b: of a commit with other parameters (los: unknown key")
+
+
+def test_ways_of_computing_leave_a_point_where_it_is():
+    assert is_the_papers_point(None)
+    assert is_the_papers_point("cuda_graphs=true;optimizer=adam_bf16")
+    assert not is_the_papers_point("cuda_graphs=true;dropout=0.3")

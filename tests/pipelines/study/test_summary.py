@@ -11,7 +11,7 @@ from cutrec.reporting import results_file as results
 from pipelines.study import runs, tables
 from pipelines.study.summary import MARKS, summarise, with_accuracy
 from pipelines.study.tables import Spread, published, spread
-from pipelines.study.trials import SEARCHES, TRADE_OFFS, Trial
+from pipelines.study.trials import SAMPLING_POINTS, SEARCHES, Trial
 from tests.small_log import ROOT
 
 
@@ -59,7 +59,7 @@ def rows_of_a_study() -> list[dict[str, object]]:
     found = {"recall_at_10": 0.3, "coverage_at_10": 0.5, "validation_ndcg_at_10": 0.2}
     for seed, ndcg in zip((1, 2, 3), (0.18, 0.19, 0.2), strict=True):
         add(Trial.of("final", "ml_1m", "cce", best, seed), ndcg_at_10=ndcg, **found)
-    for name, point in list(TRADE_OFFS[0].points.items())[:4]:
+    for name, point in list(SAMPLING_POINTS.items())[:4]:
         add(Trial.of("time", "ml_1m", name, best | point, 0), step_ms=2.0 + len(name), step_ms_p10=1.5)
         if name != "cce":
             add(Trial.of("final", "ml_1m", name, best | point, 1), ndcg_at_10=0.17, **found)

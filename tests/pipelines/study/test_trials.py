@@ -9,8 +9,8 @@ from cutrec.workflow import training_inputs as of_point
 from pipelines.study.trials import (
     FINAL_SEEDS,
     KINDS,
+    SAMPLING_POINTS,
     SEARCHES,
-    TRADE_OFFS,
     Search,
     Trial,
     chosen,
@@ -129,7 +129,7 @@ def test_a_setting_of_two_names_is_trained_once():
     keys = [trial.key for trial in pending(rows, ["final"], ["ml_1m"])]
     assert len(keys) == len(set(keys))
     seeds = len(FINAL_SEEDS)
-    assert len(keys) == seeds * (len(SEARCHES[0].contenders) + len(TRADE_OFFS[0].points) - 1)  # both hold cce
+    assert len(keys) == seeds * (len(SEARCHES[0].contenders) + len(SAMPLING_POINTS) - 1)  # both hold cce
 
 
 def test_what_is_there_is_not_run_again():
