@@ -101,6 +101,12 @@ def test_wrong_tensors_are_named(inputs, monkeypatch):
         GBCE(1.5)
 
 
+def test_auto_takes_the_reference_on_a_cpu(inputs, monkeypatch):
+    monkeypatch.setattr(validation, "check_triton", lambda *_: pytest.fail("Triton was asked"))
+    linear_cross_entropy(*inputs)
+    sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1)
+
+
 def test_check_looks_at_values(inputs):
     hidden, weight, targets = inputs
     options = {"num_negatives": 3, "seed": 1, "check": True}

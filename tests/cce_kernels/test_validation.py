@@ -57,6 +57,8 @@ def refused(call, name):
         ("Popularity.counts", lambda: Popularity(np.ones(2))),
         ("Popularity.counts", lambda: Popularity(torch.ones(2, dtype=torch.complex64))),
         ("Popularity.counts", lambda: Popularity(torch.zeros(2))),
+        ("Popularity.counts", lambda: Popularity(torch.tensor([-1.0, 5.0]))),
+        ("Popularity.counts", lambda: Popularity(torch.tensor([float("nan"), 5.0]))),
         ("Popularity.alpha", lambda: Popularity(torch.ones(2), alpha=None)),
         ("Popularity.alpha", lambda: Popularity(torch.ones(2), alpha="x")),
         ("Popularity.alpha", lambda: Popularity(torch.ones(2), alpha=float("inf"))),

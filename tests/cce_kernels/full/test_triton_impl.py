@@ -322,6 +322,23 @@ def test_a_mean_rounds_the_gradient_of_bf16_once(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_one_gradient_for_all_tokens_reaches_the_kernel_as_one_number(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient per token is only read, and in fp16 rescaled, where the tokens differ."""
+    from cce_kernels.full import triton_impl
+
+    seen, launch = [], triton_impl.launch_backward
+    monkeypatch.setattr(triton_impl, "launch_backward", lambda *args: seen.append(args[3].dim()) or launch(*args))
+    inputs = make(Case(9, 20, 16), device)
+    for reduction in ("none", "sum", "mean"):
+        loss, _ = linear_cross_entropy_triton(inputs.hidden, inputs.weight, inputs.targets, reduction=reduction)
+        loss.sum().backward()
+    (linear_cross_entropy_triton(inputs.hidden, inputs.weight, inputs.targets)[0] * inputs.grad).sum().backward()
+    assert seen == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_public_function_hands_every_option_on(device: str) -> None:
     inputs = make(Case(9, 20, 16, FP32, bias=True, scores="peaked", ignore_index=2), device)
     tensors, leaves = (inputs.hidden, inputs.weight, inputs.targets), inputs.leaves()

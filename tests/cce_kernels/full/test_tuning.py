@@ -20,7 +20,7 @@ def test_dimension_limit_is_named(dtype: torch.dtype, limit: int) -> None:
 
 @pytest.mark.parametrize(("dim", "expected"), [(16, (16, 0)), (20, (32, 0)), (64, (64, 0)), (100, (128, 0)),
                                                (128, (128, 0)), (192, (128, 64)), (320, (256, 64)), (512, (512, 0)),
-                                               (1, (16, 0))])  # fmt: skip
+                                               (1, (16, 0)), (80, (64, 16))])  # fmt: skip
 def test_dimensions_are_split_with_little_padding(dim: int, expected: tuple[int, int]) -> None:
     assert split_dimension(dim) == expected
 

@@ -155,6 +155,7 @@ def test_bad_ids(tmp_path, case):
 
 EARLY = {
     "seconds": ([SECONDS, 0, 3, SECONDS, SECONDS], r"holds 2 times before 1980 \(first in row 2: 0\) among real times"),
+    "seconds, 1980 itself": ([SECONDS, 315_532_800, 0, SECONDS, SECONDS], r"holds 1 time before 1980 \(row 3: 0\)"),
     "milliseconds": ([SECONDS * 1000, SECONDS * 1000, 0], r"holds 1 time before 1980 \(row 3: 0\)"),
     "text": ([str(SECONDS), "0", str(SECONDS)], r"holds 1 time before 1980 \(row 2: '0'\)"),
     "floats": ([SECONDS + 0.5, 0.5, SECONDS], r"holds 1 time before 1980 \(row 2: 0.5\)"),

@@ -38,6 +38,19 @@ def test_leave_one_out_by_hand(tmp_path):
     assert log.read_bytes() == before
 
 
+def test_the_summary_counts_what_the_filters_drop(tmp_path):
+    rows = [(user, item, item) for user in "ab" for item in (1, 2, 4)] + [("c", 1, 1), ("c", 3, 2)]
+    (tmp_path / "split").mkdir()
+    log = write_log(tmp_path / "log.parquet", rows)
+    summary = split_log(log, tmp_path / "split", strategy="leave_one_out", min_item_count=2, min_user_count=2)
+    assert summary["dropped"] == {
+        "items_below_min_count": 1,  # item 3
+        "users_below_min_count": 1,  # user c, who then has one interaction
+        "interactions_by_filters": 2,
+        "users_only_training": 0,
+    }
+
+
 def test_a_folder_that_is_missing_or_in_use_is_named(tmp_path):
     log = write_log(tmp_path / "log.parquet", [(user, item, item) for user in "ab" for item in (1, 2, 3)])
     out = tmp_path / "split"

@@ -67,6 +67,7 @@ def test_one_usable_event_is_not_enough_to_validate(monkeypatch):
     parts = temporal(log, test_fraction=0.2, validation_users=0.5, seed=0)
     assert as_dict(parts.validation) == {2: ([1], 0)}
     assert parts.dropped["validation_users_too_short"] == 1
+    assert parts.dropped["future_interactions_of_validation_users"] == 1
     assert as_dict(parts.test) == {0: ([0, 1], 0)}
 
 

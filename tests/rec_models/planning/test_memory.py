@@ -7,7 +7,7 @@ from rec_models.config import LOSSES, ModelSettings
 from rec_models.encoders import build_encoder
 from rec_models.encoders.packing import layout_of
 from rec_models.planning import Calibration, memory_of
-from rec_models.planning.memory import activation_bytes, parameter_count
+from rec_models.planning.memory import activation_bytes, parameter_count, state_bytes
 from rec_models.planning.sizes import loss_cost, loss_size
 from tests.rec_models.planning.cases import SIZES, setup_of
 
@@ -24,6 +24,17 @@ def test_counting_parameters_leaves_the_random_numbers_alone():
     before = torch.get_rng_state()
     parameter_count(ModelSettings(hidden=6, max_seq_len=17), 500)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_state_of_each_optimizer_is_counted():
+    def state(optimizer: str) -> float:
+        return state_bytes(setup_of(optimizer=optimizer, model={"hidden": 64}), 500)
+
+    adam = 12 * parameter_count(ModelSettings(hidden=64), 500)
+    assert state("adam") == adam
+    assert state("adam_lazy") == adam + 4 * 500
+    assert state("adam_bf16") == adam - 4 * 500 * 64
+    assert state("adam_rowwise") == adam - 6 * 500 * 64 + 4 * 500
 
 
 @pytest.mark.parametrize("model", ["sasrec", "bert4rec"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint
 
 NONE, TILES = {"sharing": "none"}, {"sharing": "tile", "tile_tokens": 8}  # tiles that span ranks
@@ -22,6 +23,19 @@ UNEVEN = [
 @pytest.mark.slow
 def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path):
     assert_two_ranks_are_one(tiny, tiny_script, tmp_path, [{"loss_options": NONE}, {"loss_options": TILES}])
+
+
+def test_a_second_rank_with_the_same_batches_changes_nothing(tiny, tmp_path, monkeypatch):
+    """In one process: what the other rank would send is a copy, and averaging equal gradients is left out."""
+    options = {"dropout": 0.0, "max_epochs": 1, "micro": 2}
+    alone = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
+    monkeypatch.setattr(Fabric, "world_size", 2)
+    monkeypatch.setattr(Fabric, "all_gather", lambda self, ours: torch.stack((ours, ours)))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda table: table.mul_(2))
+    monkeypatch.setattr(loop, "batches_of", lambda make, rank, world_size: make(0, 1))
+    beside = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
+    assert beside.train_loss == pytest.approx(alone.train_loss, rel=1e-6)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.parametrize(("counts", "message"), UNEVEN)
@@ -82,12 +96,16 @@ def assert_two_ranks_are_one(tiny, script, tmp_path, runs):
         for ours, expected in zip(halves["history"], whole.history, strict=True):
             assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
             assert (ours["step"], ours["tokens"]) == (expected["step"], expected["tokens"])
-        first, second = (ModelCheckpoint.read(tmp_path / f"{name}{number}" / "model.ckpt").weights for name in "ab")
-        for name, expected in first.items():
-            found = second[name]
-            if name.endswith("query_key_value.bias"):  # softmax cancels the keys' bias: its gradient is only rounding
-                found, expected = (torch.cat((bias.chunk(3)[0], bias.chunk(3)[2])) for bias in (found, expected))
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
+        assert_same_weights(tmp_path / f"a{number}", tmp_path / f"b{number}")
+
+
+def assert_same_weights(expected_folder, found_folder):
+    first, second = (ModelCheckpoint.read(folder / "model.ckpt").weights for folder in (expected_folder, found_folder))
+    for name, expected in first.items():
+        found = second[name]
+        if name.endswith("query_key_value.bias"):  # softmax cancels the keys' bias: its gradient is only rounding
+            found, expected = (torch.cat((bias.chunk(3)[0], bias.chunk(3)[2])) for bias in (found, expected))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
 
 
 def run_two_ranks(script, tmp_path, runs):
