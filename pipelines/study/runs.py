@@ -31,7 +31,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108
 
 def run(trial: Trial, data: Path) -> Row:
     """Run a trial; an error becomes a row as well."""
-    from cutrec.device import environment
+    from cutrec.environment import environment
 
     row: Row = trial.row | environment()
     started = time.perf_counter()
