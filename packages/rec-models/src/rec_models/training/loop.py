@@ -103,6 +103,7 @@ def fit(
     with ExitStack() as contexts:
         contexts.enter_context(memory.out_of_memory_errors(device, settings, shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
+        contexts.callback(fabric.strategy.teardown)  # frees cuBLAS's workspaces: they would count in the next run
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
         if not state.finished:
