@@ -86,19 +86,18 @@ def _expressions(frame: pl.LazyFrame, columns: Columns, origin: str) -> tuple[li
     facts = _facts(frame, schema)
     if facts["rows"] == 0:
         raise DataError(f"{origin} has no rows")
-    names = columns.by_key
-    for key, name in names.items():
+    where = {key: f"{origin}: column {name!r}" for key, name in columns.by_key.items()}
+    for key in where:
         if facts[f"{key}.nulls"]:
-            raise DataError(f"{origin}: column {name!r} has {find_nulls(frame, key)}; allowed: none")
+            raise DataError(f"{where[key]} has {find_nulls(frame, key)}; allowed: none")
     selected = []
     for key in (USER, ITEM):
         integers = facts.get(f"{key}.integers", False)
-        where = f"{origin}: column {names[key]!r}"
-        selected.append(_id_expression(frame, key, schema[key], integers=integers, where=where))
-    time, unit = time_expression(frame, schema, facts, names[TIMESTAMP], origin)
+        selected.append(_id_expression(frame, key, schema[key], integers=integers, where=where[key]))
+    time, unit = time_expression(frame, schema[TIMESTAMP], facts, where[TIMESTAMP])
     selected.append(time.alias(TIMESTAMP))
-    if columns.rating is not None:
-        selected.append(_rating_expression(frame, schema[RATING], f"{origin}: column {columns.rating!r}"))
+    if RATING in where:
+        selected.append(_rating_expression(frame, schema[RATING], where[RATING]))
     return selected, int(facts["rows"]), unit
 
 
