@@ -20,8 +20,10 @@ class Catalogue:
     """
 
     def __init__(self, items: Tensor, bias: Tensor | None = None) -> None:
-        if items.ndim != 2 or items.numel() == 0:
-            raise ValueError(f"items must be [items, dim], at least 1 each, got {list(items.shape)}")
+        if items.ndim != 2:
+            raise ValueError(f"items must be [items, dim], got {list(items.shape)}")
+        if items.numel() == 0:
+            raise ValueError(f"items must hold at least one item of at least one dimension, got {list(items.shape)}")
         if items.dtype not in _FLOATS:
             raise ValueError(f"queries and items must share one of float32, bfloat16, float16, got {items.dtype} items")
         self.items, self.bias = items, bias
