@@ -26,3 +26,8 @@ def test_segments(segments):
     assert arrays.count_rows(mask, offsets).tolist() == [sum(segment) for segment in segments]
     flags = np.array([len(segment) > 2 for segment in segments], dtype=bool)
     assert arrays.spread(flags, offsets).tolist() == [len(segment) > 2 for segment in segments for _ in segment]
+
+
+def test_chunks_count_beyond_32_bits():
+    offsets = np.array([0, 2, 3 * 2**31, 3 * 2**31 + 1, 3 * 2**31 + 2])
+    assert list(arrays.chunks(offsets, 4_000_000)) == [slice(0, 1), slice(1, 2), slice(2, 4)]

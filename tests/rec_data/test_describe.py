@@ -6,7 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from rec_data import order_test
-from rec_data.describe import as_text, describe, draw, drop_in_words, gini, users_per_doubling
+from rec_data.describe import as_text, describe, drop_in_words, gini, users_per_doubling
 from rec_data.order_test import paired_interval
 
 
@@ -110,6 +110,6 @@ def test_activity_shows_every_interaction(tmp_path, monkeypatch, first):
     times = [first + 86_400 * day for day in (*range(99), 99, 99, 99)]
     log = pl.DataFrame({"user_id": np.arange(102) % 7, "item_id": np.arange(102) % 11, "timestamp": times})
     log.write_parquet(tmp_path / "log.parquet")
-    draw(log_path := tmp_path / "log.parquet", tmp_path / "describe.png", title=log_path.name)
+    describe(tmp_path / "log.parquet", picture=tmp_path / "describe.png", title="log")
     _, (height, edges) = drawn
     assert (height.sum(), height[-1], len(edges)) == (102, 4, 81)

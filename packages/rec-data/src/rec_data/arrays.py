@@ -63,6 +63,15 @@ def spread(flags: Mask, offsets: Int64s) -> Mask:
     return np.repeat(flags, np.diff(offsets))
 
 
+def chunks(offsets: Int64s, rows: int) -> Iterator[slice]:
+    """Divide the segments of ``[n + 1]`` offsets into runs of at most ``rows`` rows, or of one longer segment."""
+    start = 0
+    while start < len(offsets) - 1:
+        stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + rows, side="right")) - 1)
+        yield slice(start, stop)
+        start = stop
+
+
 def to_arrow(values: npt.NDArray[Any]) -> pa.Array:
     """View ``[n]`` integers or floats of any type as an Arrow array without nulls.
 

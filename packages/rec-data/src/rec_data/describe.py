@@ -17,12 +17,14 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BLUE, _ORANGE, _GREY = "#2f5d8a", "#d9822b", "#8a8f98"
 
 
-def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
+def describe(log: Path, *, seed: int = 0, picture: Path | None = None, title: str = "") -> dict[str, Any]:
     """Measure a log, without any filter: facts that are ready for JSON, and that ``as_text`` prints.
 
     Args:
         log: The parquet file of ``fetch_log``.
         seed: Seed of the sample and the shuffling of the order test.
+        picture: A PNG to write: sequence lengths, item popularity, interactions over time, and the order test.
+        title: What the title of the picture begins with.
 
     Raises:
         DataError: The log cannot be read.
@@ -31,6 +33,8 @@ def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
     lengths, counts = np.diff(rows.offsets), arrays.count(rows.items, rows.num_items)
     order = order_test(rows, seed=seed)
     repeats = count_repeats(rows)
+    if picture is not None:
+        _draw(rows, order, picture, title)
     return {
         "users": rows.num_users,
         "items": rows.num_items,
@@ -50,13 +54,10 @@ def describe(log: Path, *, seed: int = 0) -> dict[str, Any]:
 
 
 def gini(counts: Int64s) -> float:
-    """Gini coefficient of counts: 0 if all are equal, near 1 if one has everything.
+    """Gini coefficient of ``[n]`` counts, not all 0: 0 if all are equal, near 1 if one has everything.
 
     ``2 sum_i i x_i / (n sum x) - (n + 1) / n`` over the counts in ascending order, i from 1 (Sen, "On Economic
     Inequality", 1973).
-
-    Args:
-        counts: ``[n]`` int64, not all 0.
     """
     ranked = np.sort(counts).astype(np.float64)
     n = len(ranked)
@@ -113,15 +114,10 @@ def drop_in_words(facts: dict[str, Any]) -> str:
     return f"a drop of {100 * low:.1f} to {100 * high:.1f} points (95 % interval, {users:,} users)"
 
 
-def draw(log: Path, out: Path, *, title: str, seed: int = 0) -> Path:
-    """Draw four panels as PNG: sequence lengths, item popularity, interactions over time, and the order test.
-
-    The log and the seed are those of ``describe``; ``out``, the file to write, is also returned.
-    """
+def _draw(rows: SortedLog, order: OrderTest, out: Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = encode(log, min_item_count=None, min_user_count=None).log
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
@@ -131,11 +127,10 @@ def draw(log: Path, out: Path, *, title: str, seed: int = 0) -> Path:
     _draw_lengths(panels[0, 0], np.diff(rows.offsets))
     _draw_popularity(panels[0, 1], np.sort(arrays.count(rows.items, rows.num_items))[::-1])
     _draw_times(panels[1, 0], rows.times)
-    _draw_order(panels[1, 1], order_test(rows, seed=seed))
+    _draw_order(panels[1, 1], order)
     for axes in panels.flat:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(out, dpi=110)
-    return out
 
 
 def _draw_lengths(axes: Any, lengths: Int64s) -> None:

@@ -42,11 +42,10 @@ def run(options: Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
         fetch(config, log, root=live_checkout())
-        found = describe.describe(log)
-        print(describe.as_text(found))
         with atomic_folder(out) as fresh:
+            found = describe.describe(log, picture=fresh / "describe.png", title=Path(config.dataset).name)
+            print(describe.as_text(found))
             write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
-            describe.draw(log, fresh / "describe.png", title=Path(config.dataset).name)
     print(f"picture: {out / 'describe.png'}")
 
 

@@ -1,4 +1,4 @@
-"""The user's own files: finding them and opening them."""
+"""The user's own files: finding, verifying and opening them."""
 
 import csv
 import glob
@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rec_data.errors import DataError
 from rec_data.progress import progress
-from rec_data.raw.checksums import check_pages
 
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt")
 COMPRESSION = (".gz", ".zst")
 SEPARATORS = ("\t", ";", "|", ",")
 """Separators that are looked for in the header line; a header without any of them has one column."""
+
+_BATCH_ROWS = 1 << 18
+"""Rows of a parquet file that are decoded at a time to verify it."""
 
 _ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
 
@@ -30,10 +34,7 @@ def looks_like_path(dataset: str) -> bool:
 def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
     """Find the files that a path or a glob names: at least one, none empty, sorted by name, all of one format.
 
-    Args:
-        dataset: The path or glob, absolute or relative to ``root``.
-        root: The folder that relative paths start from.
-        what: What the files are, for messages.
+    Relative paths start from the folder ``root``. Messages call the files ``what``.
 
     Raises:
         DataError: No name, no such file, a folder, an unknown suffix, an empty file, or mixed formats.
@@ -68,9 +69,7 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFram
     """Open files of one format, in the given order, as a lazy frame.
 
     All columns of text files are strings: types are decided from the whole column, not from its first rows. Parquet
-    files are verified first (``rec_data.raw.checksums``).
-
-    Only ``columns`` are verified, which are those that will be read; None means all.
+    files are verified first, but only the ``columns`` that will be read; None means all.
 
     Raises:
         DataError: A file cannot be read, or is damaged.
@@ -79,6 +78,27 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFram
         check_pages(paths, columns)
     frames = {path: _scan_one(path) for path in paths}
     return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
+
+
+def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> None:
+    """Decode columns of parquet files once and compare the CRC-32 of their pages, which polars ignores.
+
+    Pages without a checksum must only decode, so changed bytes can stay unnoticed there. All columns are checked by
+    default; names that a file lacks are ignored.
+
+    Raises:
+        DataError: A file is not parquet, a page does not decode, or its bytes differ from its checksum.
+    """
+    for path in paths:
+        try:
+            with (
+                pq.ParquetFile(path, page_checksum_verification=True) as file,
+                progress(f"check {path.name}", file.metadata.num_rows, "rows") as bar,
+            ):
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                    bar.update(len(batch))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: str) -> None:

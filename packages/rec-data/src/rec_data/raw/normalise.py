@@ -14,10 +14,13 @@ from rec_data.config import Columns
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns, writing
-from rec_data.raw.ids import id_expression, strip_ids
-from rec_data.raw.rows import find_nulls, refuse_unparsed
+from rec_data.raw.rows import find_nulls, find_rows, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER
+
+_ALLOWED_IDS = "allowed for ids: integers or strings"
+_EXACT_BITS: dict[pl.DataType, int] = {pl.Float32(): 24, pl.Float64(): 53}
+"""Floats represent every integer exactly whose magnitude is below two to this power."""
 
 
 class Normalised(NamedTuple):
@@ -51,12 +54,13 @@ def write_log(
         DataError: A missing column, a wrong type, nulls, impossible times, an unreadable file, or no rows.
     """
     with reading(origin), progress(f"read {origin}", 2) as bar:
-        frame = _select(frame, columns, origin)
+        require_columns(frame.collect_schema(), columns.by_key, origin)
+        frame = frame.select(pl.col(name).alias(key) for key, name in columns.by_key.items())
         if min_rating is not None and columns.rating is None:
             raise DataError(
                 f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"
             )
-        frame = strip_ids(frame, frame.collect_schema(), (USER, ITEM))
+        frame = _strip_ids(frame)
         selected, rows_read, unit = _expressions(frame, columns, origin)
         bar.update()
         log = frame.select(selected)
@@ -76,31 +80,24 @@ def write_log(
     return Normalised(rows=rows, rows_read=rows_read, timestamp_unit=unit)
 
 
-def _select(frame: pl.LazyFrame, columns: Columns, origin: str) -> pl.LazyFrame:
-    """Select the wanted columns under the log's names."""
-    require_columns(frame.collect_schema(), columns.by_key, origin)
-    return frame.select(pl.col(name).alias(key) for key, name in columns.by_key.items())
-
-
 def _expressions(frame: pl.LazyFrame, columns: Columns, origin: str) -> tuple[list[pl.Expr], int, str]:
     """Build the expressions of the log's columns; also returns the number of rows and the unit of time."""
     schema = frame.collect_schema()
     facts = _facts(frame, schema)
     if facts["rows"] == 0:
         raise DataError(f"{origin} has no rows")
-    names = columns.by_key
-    for key, name in names.items():
+    where = {key: f"{origin}: column {name!r}" for key, name in columns.by_key.items()}
+    for key in where:
         if facts[f"{key}.nulls"]:
-            raise DataError(f"{origin}: column {name!r} has {find_nulls(frame, key)}; allowed: none")
+            raise DataError(f"{where[key]} has {find_nulls(frame, key)}; allowed: none")
     selected = []
     for key in (USER, ITEM):
         integers = facts.get(f"{key}.integers", False)
-        where = f"{origin}: column {names[key]!r}"
-        selected.append(id_expression(frame, key, schema[key], integers=integers, where=where))
-    time, unit = time_expression(frame, schema, facts, names[TIMESTAMP], origin)
+        selected.append(_id_expression(frame, key, schema[key], integers=integers, where=where[key]))
+    time, unit = time_expression(frame, schema[TIMESTAMP], facts, where[TIMESTAMP])
     selected.append(time.alias(TIMESTAMP))
-    if columns.rating is not None:
-        selected.append(_rating_expression(frame, schema[RATING], f"{origin}: column {columns.rating!r}"))
+    if RATING in where:
+        selected.append(_rating_expression(frame, schema[RATING], where[RATING]))
     return selected, int(facts["rows"]), unit
 
 
@@ -115,6 +112,36 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema) -> dict[str, Any]:
         elif kind.is_float():
             asked.append(pl.col(key).is_finite().all().alias(f"{key}.finite"))
     return frame.select(asked).collect(engine="streaming").row(0, named=True)
+
+
+def _strip_ids(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Remove spaces at both ends of textual ids; blank ids become null."""
+    schema, stripped = frame.collect_schema(), []
+    for key in (USER, ITEM):
+        if schema[key] == pl.String or isinstance(schema[key], pl.Categorical | pl.Enum):
+            text = pl.col(key).cast(pl.String).str.strip_chars()
+            stripped.append(pl.when(text != "").then(text).alias(key))
+    return frame.with_columns(stripped)
+
+
+def _id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, integers: bool, where: str) -> pl.Expr:
+    """Ids as integers or strings; floats must be exact. ``integers``: whether all values of a text column are that."""
+    column = pl.col(key)
+    if kind.is_integer():
+        return column
+    if kind == pl.String:
+        return column.cast(pl.Int64) if integers else column
+    if kind not in _EXACT_BITS:
+        raise DataError(f"{where} holds {kind}; {_ALLOWED_IDS}")
+    # Integers that passed through a tool which stores missing values as NaN.
+    bits = _EXACT_BITS[kind]
+    broken = ~(column.is_finite() & (column == column.floor()))
+    if found := find_rows(frame, broken, "1 value is not a whole number", "values are not whole numbers", show=key):
+        raise DataError(f"{where} holds {kind}, and {found}; {_ALLOWED_IDS}")
+    if found := find_rows(frame, column.abs() >= 2**bits, "1 value is too large", "values are too large", show=key):
+        reason = f"{kind} does not represent every integer from 2^{bits} on"
+        raise DataError(f"{where} holds {kind}, and {found}: {reason}; {_ALLOWED_IDS}")
+    return column.cast(pl.Int64)
 
 
 def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, where: str) -> pl.Expr:

@@ -71,23 +71,20 @@ def check_range(smallest: float, largest: float, *, where: str) -> str:
     return unit
 
 
-def time_expression(
-    frame: pl.LazyFrame, schema: pl.Schema, facts: dict[str, Any], name: str, origin: str
-) -> tuple[pl.Expr, str]:
+def time_expression(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str) -> tuple[pl.Expr, str]:
     """Build the expression that turns a raw column into the log's times (int64), and find their unit.
 
     Args:
         frame: The raw table, its time column named ``timestamp``.
-        schema: Schema of ``frame``.
+        kind: The type of the time column.
         facts: ``rows``; for a string column ``timestamp.integers`` (whether all values are integers) and
             ``timestamp.numbers`` (how many are numbers), for a float column ``timestamp.finite`` (whether all are).
-        name: The column's name in the source, for messages.
-        origin: What is being read, for messages.
+        where: What is being read and the column's name in it, for messages.
 
     Raises:
         DataError: A wrong type, text that does not parse, or impossible times.
     """
-    column, kind, where = pl.col(TIMESTAMP), schema[TIMESTAMP], f"{origin}: column {name!r}"
+    column = pl.col(TIMESTAMP)
     known_unit = None  # of integers that come from a calendar, not from a bare number
     if kind == pl.String:
         if facts[f"{TIMESTAMP}.integers"]:

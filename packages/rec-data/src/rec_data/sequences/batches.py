@@ -119,11 +119,7 @@ class TrainingBatches:
         return num_batches(len(self.examples), batch_size=self.batch_size, world_size=self.world_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches ``start`` to ``len(self) - 1`` of one epoch and this rank.
-
-        Args:
-            epoch: Which epoch; each has its own order.
-            start: Index of the first batch, to resume in mid-epoch.
+        """The batches ``start`` to ``len(self) - 1`` of an epoch on this rank; each epoch has its own order.
 
         Raises:
             DataError: An argument below 0.

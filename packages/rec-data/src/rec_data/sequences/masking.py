@@ -25,15 +25,9 @@ _LAST_ONLY_SLOT = 1 << 20
 def mask_items(
     items: Tensor, offsets: Tensor, examples: Tensor, *, prob: float, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hides some items behind the mask.
+    """Hides each of [T] int64 items, B sequences end to end, behind the mask with probability ``prob``.
 
-    Args:
-        items: [T] int64, B sequences end to end.
-        offsets: [B + 1] int64, where each sequence starts.
-        examples: [B] int64 ids of the examples.
-        prob: Probability that a place is masked.
-        seed: Of the masks.
-        epoch: Of the masks.
+    ``offsets`` [B + 1] int64 say where each sequence starts; ``examples`` [B] int64 are their ids.
 
     Returns:
         items [T] with 0 at masked places, targets [T] (-100 where not masked), masked [T] bool.

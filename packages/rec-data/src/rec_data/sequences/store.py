@@ -67,12 +67,9 @@ class SequenceStore:
 
     @classmethod
     def open(cls, path: Path | str) -> SequenceStore:
-        """Map a store's file into memory.
+        """Map a file that ``write_store`` wrote into memory.
 
         The mapping is private: writing to a tensor changes this process's copy of the page, never the file.
-
-        Args:
-            path: A file that ``write_store`` wrote.
 
         Raises:
             DataError: The file does not exist, or is not a sequence store.

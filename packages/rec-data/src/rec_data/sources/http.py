@@ -36,16 +36,13 @@ _MAGIC = {
 
 
 def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
-    """Download a file, unless it is there already.
+    """Download a file to ``path``, which is also returned, unless it is there already. The folder is created.
 
     An incomplete file is called ``<name>.part``; a later call resumes it if the server still has the same file. The
     SHA-256 of a complete file is kept in ``<name>.sha256`` and checked by every later call. TLS certificates are
     verified, and the proxies of the environment are used. Processes that want the same file wait for each other.
 
-    Args:
-        url: The address of the file.
-        path: Where to store it; the folder is created. Also returned.
-        checksum: ``md5:<hex>`` or ``sha256:<hex>`` that the file must have, if known.
+    The file must have the ``checksum``, ``md5:<hex>`` or ``sha256:<hex>``, if it is known.
 
     Raises:
         DataError: The server refuses or sends a web page, the network fails repeatedly, the first bytes do not fit the
@@ -93,11 +90,8 @@ def session() -> requests.Session:
 def check(path: Path, checksum: str | None, *, advice: str = "delete it to download it again") -> None:
     """Compare a file with the checksum that it must have, or had when it was downloaded.
 
-    Args:
-        path: The file.
-        checksum: ``md5:<hex>`` or ``sha256:<hex>``; None means the SHA-256 recorded in ``<name>.sha256`` beside the
-            file, if any, as sha256sum writes it or only its digits.
-        advice: What to do if they differ, for the message.
+    The checksum is ``md5:<hex>`` or ``sha256:<hex>``; None means the SHA-256 recorded in ``<name>.sha256`` beside the
+    file, if any, as sha256sum writes it or only its digits. ``advice`` is what to do if they differ, for the message.
 
     Raises:
         DataError: They differ, or ``<name>.sha256`` holds no SHA-256.

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_data import arrays
 from rec_data.arrays import Int32s, Int64s, to_arrow
 from rec_data.errors import DataError
 from rec_data.progress import progress
@@ -77,10 +78,7 @@ SHAPES = {
 
 
 def parse(spec: str) -> tuple[str, LogShape]:
-    """Parse the name of a synthetic log: the name without the scale, and the scaled shape.
-
-    Args:
-        spec: ``name`` or ``name@scale``, with or without ``PREFIX``.
+    """Parse ``name`` or ``name@scale``, with or without ``PREFIX``: the name without the scale, and the scaled shape.
 
     Raises:
         DataError: An unknown name, or a scale that is not a positive number or gives more than ``MOST_INTERACTIONS``.
@@ -139,15 +137,10 @@ def chunks(shape: LogShape, *, seed: int) -> Iterator[tuple[Int32s, Int32s, Int6
     lengths = user_lengths(shape, rng)
     items = np.repeat(np.arange(shape.items, dtype=np.int32), item_counts(shape))
     rng.shuffle(items)
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < shape.users:
-        done = int(ends[first] - lengths[first])
-        last = max(first + 1, int(np.searchsorted(ends, done + CHUNK_ROWS, side="right")))
-        chosen = lengths[first:last]
-        users = np.repeat(np.arange(first, last, dtype=np.int32), chosen)
-        yield users, items[done : int(ends[last - 1])], _times(shape, chosen, rng)
-        first = last
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    for run in arrays.chunks(offsets, CHUNK_ROWS):
+        users = np.repeat(np.arange(run.start, run.stop, dtype=np.int32), lengths[run])
+        yield users, items[offsets[run.start] : offsets[run.stop]], _times(shape, lengths[run], rng)
 
 
 def user_lengths(shape: LogShape, rng: np.random.Generator) -> Int64s:

@@ -35,12 +35,9 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
     """Read, filter, encode and sort a log.
 
     The filters are applied once and count rows: first items with fewer than ``min_item_count`` interactions are
-    dropped, then users with fewer than ``min_user_count`` of the remaining interactions.
+    dropped, then users with fewer than ``min_user_count`` of the remaining interactions. None keeps all.
 
-    Args:
-        path: A parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
-        min_item_count: Minimum number of interactions of an item; None keeps all.
-        min_user_count: Minimum number of interactions of a user; None keeps all.
+    The log is a parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
 
     Raises:
         DataError: A missing file or column, a wrong type, nulls, no rows, or no rows left by the filters.
@@ -51,18 +48,10 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
         frame = pl.scan_parquet(path)
         rows, first, last = _check(frame, path)
         item_counts = frame.group_by(ITEM).len().collect(engine="streaming")
-        items = _names(item_counts, ITEM, min_item_count)
-        if items.is_empty():
-            raise DataError(
-                f"min_item_count {min_item_count} drops all {len(item_counts)} items; allowed: a smaller one"
-            )
+        items = _names(item_counts, ITEM, "item", min_item_count)
         kept = _keep(frame, items, ITEM, "item")
         user_counts = kept.group_by(USER).len().collect(engine="streaming")
-        users = _names(user_counts, USER, min_user_count)
-        if users.is_empty():
-            raise DataError(
-                f"min_user_count {min_user_count} drops all {len(user_counts)} users; allowed: a smaller one"
-            )
+        users = _names(user_counts, USER, "user", min_user_count)
         raw_users = len(user_counts)
         if len(items) < len(item_counts):
             raw_users = int(frame.select(pl.col(USER).n_unique()).collect(engine="streaming").item())
@@ -99,11 +88,12 @@ def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:
     return rows, first, last
 
 
-def _names(counts: pl.DataFrame, key: str, fewest: int | None) -> pl.DataFrame:
-    """The ids that are kept, sorted."""
-    if fewest is not None:
-        counts = counts.filter(pl.col("len") >= fewest)
-    return counts.select(key).sort(key)
+def _names(counts: pl.DataFrame, key: str, what: str, fewest: int | None) -> pl.DataFrame:
+    """The ids that are kept, at least one, sorted."""
+    kept = counts if fewest is None else counts.filter(pl.col("len") >= fewest)
+    if kept.is_empty():
+        raise DataError(f"min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one")
+    return kept.select(key).sort(key)
 
 
 def _keep(frame: pl.LazyFrame, names: pl.DataFrame, key: str, code: str) -> pl.LazyFrame:

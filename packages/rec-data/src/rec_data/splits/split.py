@@ -1,6 +1,5 @@
 """A log to train, validation and test sequences, by one of two strategies."""
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -163,11 +162,10 @@ def _describe(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str,
     if subset.targets is None:
         return facts
     matches = subset.items == np.repeat(subset.targets, subset.lengths)
-    repeated = arrays.count_rows(matches, subset.offsets) > 0
-    unseen = counts[subset.targets] == 0
-    facts["targets_already_in_history"] = int(repeated.sum())
-    facts["unreachable_targets"] = int(repeated.sum()) if filter_seen else 0
-    facts["targets_unseen_in_train"] = int(unseen.sum())
+    repeated = int(np.count_nonzero(arrays.count_rows(matches, subset.offsets)))
+    facts["targets_already_in_history"] = repeated
+    facts["unreachable_targets"] = repeated if filter_seen else 0
+    facts["targets_unseen_in_train"] = int((counts[subset.targets] == 0).sum())
     return facts
 
 
@@ -188,7 +186,7 @@ def _write_histories(subset: Subset, out: Path, name: str) -> None:
     with pq.ParquetWriter(
         out / f"{name}.parquet", schema, compression="zstd", use_dictionary=False, column_encoding=encoding
     ) as writer:
-        for rows in _chunks(subset.offsets):
+        for rows in arrays.chunks(subset.offsets, EXPORT_ROWS):
             begin, end = int(subset.offsets[rows.start]), int(subset.offsets[rows.stop])
             offsets = to_arrow((subset.offsets[rows.start : rows.stop + 1] - begin).astype(np.int32))
             columns = [
@@ -199,15 +197,6 @@ def _write_histories(subset: Subset, out: Path, name: str) -> None:
             if subset.targets is not None:
                 columns.append(to_arrow(subset.targets[rows]))
             writer.write_table(pa.table(columns, schema=schema))
-
-
-def _chunks(offsets: Int64s) -> list[slice]:
-    """Divide the users into runs with about ``EXPORT_ROWS`` interactions each."""
-    cuts = [0]
-    while cuts[-1] < len(offsets) - 1:
-        wanted = offsets[cuts[-1]] + EXPORT_ROWS
-        cuts.append(max(cuts[-1] + 1, int(np.searchsorted(offsets, wanted, side="right")) - 1))
-    return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
 
 def _write_names(encoded: EncodedLog, kept_users: Mask, partition: Partition, counts: Int64s, out: Path) -> None:

@@ -128,14 +128,12 @@ def temporal(
             f"split.validation_users {validation_users:g} leaves no validation user with two interactions on items of "
             f"train; allowed: a {'larger' if validation_users < 0.5 else 'smaller'} share"
         )
-    if test.users.size == 0 and np.any(
-        (past_counts > 0) & (arrays.count_rows(~past & _known(log, past), log.offsets) > 0)
-    ):
-        raise DataError(
-            f"split.validation_users {validation_users:g} leaves no test user: those with interactions after "
-            f"t* = {boundary} validate, or share no item with the few training users; allowed: a smaller share"
-        )
     if test.users.size == 0:
+        if np.any((past_counts > 0) & (arrays.count_rows(~past & _known(log, past), log.offsets) > 0)):
+            raise DataError(
+                f"split.validation_users {validation_users:g} leaves no test user: those with interactions after "
+                f"t* = {boundary} validate, or share no item with the few training users; allowed: a smaller share"
+            )
         raise DataError(
             f"split.test_fraction {test_fraction:g} leaves no test user; needed: a user with interactions on items of "
             f"train both before and after t* = {boundary}"

@@ -117,11 +117,10 @@ def mean_interval(values: Floats, *, level: float = 0.95, resamples: int = 2000,
     Raises:
         ValueError: fewer than two users have a value, or an option is out of range.
     """
-    _check_options(level, resamples)
     known = values[~np.isnan(values)]
     if known.size < 2:
         raise ValueError(f"an interval needs at least 2 users with a value, got {known.size}")
-    low, high = _percentiles(bootstrap_means(known, resamples, seed), level)
+    _, low, high = _resample(known, level, resamples, seed)
     return Interval(float(known.mean()), low, high, known.size)
 
 
@@ -169,7 +168,6 @@ def compare(
         ValueError: a run lacks the metric, the users differ, fewer than two have a value in both, or an option is out
             of range.
     """
-    _check_options(level, resamples)
     for name, run in ((name_a, run_a), (name_b, run_b)):
         if metric not in run.per_user:
             raise ValueError(f"{name} has no {metric} per user; it has {', '.join(run.per_user)}")
@@ -185,8 +183,7 @@ def compare(
     if users < 2:
         raise ValueError(f"a comparison needs at least 2 users with a value in both runs, got {users}")
     differences = values_b[both] - values_a[both]
-    means = bootstrap_means(differences, resamples, seed)
-    low, high = _percentiles(means, level)
+    means, low, high = _resample(differences, level, resamples, seed)
     against = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Comparison(
         metric=metric,
@@ -204,13 +201,12 @@ def compare(
     )
 
 
-def _percentiles(means: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _check_options(level: float, resamples: int) -> None:
+def _resample(values: Floats, level: float, resamples: int, seed: int) -> tuple[Floats, float, float]:
+    """Compute the means of resampled users, and their percentile interval."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     if resamples < 100:
         raise ValueError(f"resamples must be at least 100, got {resamples}")
+    means = bootstrap_means(values, resamples, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return means, float(low), float(high)

@@ -75,9 +75,6 @@ def evaluate(
         num_items: V, to check ids against; taken from ``log`` if that is given.
         user_ids: ``[U]`` ids of the users, kept in the result, or None.
 
-    Returns:
-        Values per user and their means.
-
     Raises:
         ValueError: an item twice in one list, an id outside the catalogue, a k below 1 or above K, shapes that do not
             fit, or no user with a relevant item.

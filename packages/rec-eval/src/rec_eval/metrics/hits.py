@@ -56,8 +56,8 @@ def check_recommended(recommended: Any, num_items: int | None) -> npt.NDArray[An
         repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
         if repeated.any():
             row, column = np.argwhere(repeated)[0]
-            found = f"item {ordered[row, column]} twice in the list of row {rows.start + row}"
-            raise ValueError(f"recommended holds {found}")
+            item = ordered[row, column]
+            raise ValueError(f"recommended holds item {item} twice in the list of row {rows.start + row}")
     return array
 
 

@@ -42,10 +42,10 @@ def popularity_top_k(
         raise ValueError(f"counts must not be negative, got {int(counts.min())}")
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    if seen_offsets is not None:
-        num_users = seen_offsets.numel() - 1 if num_users is None else num_users
     if num_users is None:
-        raise ValueError("num_users is None; allowed: the number of users, if seen_offsets is None")
+        if seen_offsets is None:
+            raise ValueError("num_users is None; allowed: the number of users, if seen_offsets is None")
+        num_users = seen_offsets.numel() - 1
     num_items = counts.numel()
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
     order = torch.argsort(counts.long(), descending=True, stable=True)  # [V] item at each place

@@ -28,18 +28,10 @@ def target_ranks(
 ) -> Tensor:
     """Rank each user's target among the items not yet seen, with the tie rule of ``top_k`` (lower id first).
 
+    The targets are ``[U]`` integers in [0, V); the other arguments, with their shapes, are those of ``top_k``.
+
     Memory in addition to inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)``
     bytes and the seen items of a user tile.
-
-    Args:
-        queries: ``[U, D]`` float32, bfloat16 or float16.
-        items: ``[V, D]``, same dtype and device; or a ``Catalogue`` of them, which is checked once for all calls.
-        targets: ``[U]`` integers in [0, V).
-        bias: ``[V]`` or None; ``-inf`` excludes an item. A ``Catalogue`` has its own.
-        seen_offsets: ``[U + 1]`` integers or None, as in ``top_k``.
-        seen_items: ``[nnz]`` integers or None.
-        item_tile: items per tile (the default depends on the device).
-        user_tile: users per tile (the default depends on the device).
 
     Returns:
         ``[U]`` int64 on the device of ``queries``, from 1. A target that the user has seen, or whose bias is -inf,
@@ -134,11 +126,8 @@ def _own_scores(
 def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
     """Compute NDCG, HitRate and MRR at each k from the ranks of single targets.
 
-    With one relevant item the ideal DCG is 1, so NDCG@k is the mean of ``1 / log2(rank + 1)`` over ranks up to k.
-
-    Args:
-        ranks: ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss.
-        ks: cutoffs, at least 1 each.
+    With one relevant item the ideal DCG is 1, so NDCG@k is the mean of ``1 / log2(rank + 1)`` over ranks up to k. The
+    ranks are ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss.
 
     Returns:
         ``{"ndcg@10": ..., "hitrate@10": ..., "mrr@10": ...}`` for each k.

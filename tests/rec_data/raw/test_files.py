@@ -7,7 +7,7 @@ import pytest
 
 from rec_data.config import Columns
 from rec_data.errors import DataError
-from rec_data.raw.checksums import check_pages
+from rec_data.raw.files import check_pages
 from rec_data.raw.history_files import write_history_log
 from rec_data.sources.fetch import fetch_log
 
