@@ -33,15 +33,9 @@ def _mean(loss, targets, mean, count, num_tokens, ignore_index, BLOCK: tl.conste
 
 
 def launch_mean(loss: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Compute the mean over the tokens that count.
+    """Compute the mean over the tokens that count, and what it was divided by, fp32 scalars.
 
-    Args:
-        loss: fp32 [M], contiguous; 0 for tokens that do not count.
-        targets: int64 [M], contiguous.
-        ignore_index: the target of tokens that do not count.
-
-    Returns:
-        The mean and what it was divided by, fp32 scalars.
+    From contiguous losses fp32 [M], 0 for tokens that do not count, and targets int64 [M].
     """
     mean, count = (torch.empty((), dtype=torch.float32, device=loss.device) for _ in range(2))
     _mean[(1,)](loss, targets, mean, count, loss.shape[0], ignore_index, BLOCK=_BLOCK, num_warps=32)

@@ -12,18 +12,9 @@ from cce_kernels.sampled.call import SampledCall
 
 # Sizes that differ from batch to batch: no kernel is compiled again for another value.
 UNSPECIALIZED = [
-    "size",
-    "num_tokens",
-    "num_items",
-    "num_negatives",
-    "first_row",
-    "ignore_index",
-    "group_shift",
-    "row_stride",
-    "first_unit",
-    "first_token",
-    "num_draws",
-]
+    "size", "num_tokens", "num_items", "num_negatives", "first_row", "ignore_index", "group_shift", "row_stride",
+    "first_unit", "first_token", "num_draws",
+]  # fmt: skip
 
 
 def padded(width: int) -> int:
@@ -65,6 +56,18 @@ def dot_precision(hidden: Tensor) -> str:
     if is_interpreted(hidden.device):
         return "upcast"
     return "tf32x3" if hidden.dtype == torch.float32 else "as they are"
+
+
+def forward_arguments(call: SampledCall, outputs: SampledOutputs, constant_rest: float) -> dict[str, Any]:
+    """What both forwards take, by the name of their argument."""
+    return {
+        **kernel_arguments(call, outputs.shift, outputs.pull),
+        "log_rest": outputs.pull if call.log_rest is None else call.log_rest,
+        "loss": outputs.loss,
+        "dhidden": outputs.dhidden if call.with_dhidden else call.hidden,
+        "constant_rest": constant_rest,
+        "WITH_GRAD": call.with_dhidden,
+    }
 
 
 def kernel_arguments(call: SampledCall, shift: Tensor, pull: Tensor) -> dict[str, Any]:

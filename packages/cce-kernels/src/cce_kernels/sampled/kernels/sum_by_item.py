@@ -102,12 +102,7 @@ def mark_bounds_kernel(keys, starts, stops, num_draws, num_items, BLOCK: tl.cons
 
 
 def sort_draws(keys: Tensor, num_items: int) -> SortedDraws:
-    """Sort draws by item.
-
-    Args:
-        keys: int32 [K], ids; a key of `num_items` stands for no item.
-        num_items: V.
-    """
+    """Sort draws by item: keys are ids, int32 [K], and a key of `num_items` stands for no item."""
     ordered, order = torch.sort(keys, stable=True)
     starts, stops = keys.new_zeros(2, num_items)
     grid = (-(-keys.numel() // _MARK_BLOCK),)
