@@ -146,12 +146,8 @@ def prepare(sampler: Sampler, targets: Tensor, ignore_index: int, num_items: int
         _, _, safe = masks(targets, ignore_index, num_items)
         log_rest = torch.log1p(-log_q[safe].double().exp()).float()
         return Source(num_items, table, True, log_q, log_rest)
-    valid, _, safe = masks(targets, ignore_index, num_items)
-    return _pool(sampler, safe, valid, num_items, correct=correct)
-
-
-def _pool(sampler: InBatch, targets: Tensor, valid: Tensor, num_items: int, *, correct: bool) -> Source:
-    """The pool of valid targets: they come first, the invalid ones after them are never drawn."""
+    valid, _, targets = masks(targets, ignore_index, num_items)
+    # The pool of valid targets: they come first, the invalid ones after them are never drawn.
     order = torch.sort(valid, descending=True, stable=True).indices
     table = targets[order]  # [M]
     size = valid.sum().clamp(min=1)  # 0-dim; with no valid token nothing that is drawn counts

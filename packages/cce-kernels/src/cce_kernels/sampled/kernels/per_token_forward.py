@@ -121,7 +121,5 @@ def launch_per_token_forward(
     """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
     per_token_forward_kernel[(call.hidden.shape[0],)](
         **forward_arguments(call, outputs, constant_rest),
-        BLOCK_N=tiles.block_n,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-    )
+        BLOCK_N=tiles.block_n, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip

@@ -79,33 +79,18 @@ def kernel_arguments(call: SampledCall, shift: Tensor, pull: Tensor) -> dict[str
     """
     hidden, terms = call.hidden, call.terms
     return {
-        "hidden": hidden,
-        "weight": call.weight,
-        "bias": pull if call.bias is None else call.bias,
-        "targets": call.targets,
-        "shift": shift,
-        "pull": pull,
-        "log_q": pull if call.log_q is None else call.log_q,
-        "seed_ptr": call.seed,
-        "step_ptr": call.step,
+        "hidden": hidden, "weight": call.weight, "bias": pull if call.bias is None else call.bias,
+        "targets": call.targets, "shift": shift, "pull": pull, "log_q": pull if call.log_q is None else call.log_q,
+        "seed_ptr": call.seed, "step_ptr": call.step,
         "size_ptr": call.seed if call.size_tensor is None else call.size_tensor,
         "id_table": call.targets if call.id_table is None else call.id_table,
-        "size": call.size,
-        "num_tokens": hidden.shape[0],
-        "num_items": call.weight.shape[0],
-        "num_negatives": call.num_negatives,
-        "first_row": call.first_row,
-        "ignore_index": call.ignore_index,
-        "positive_weight": terms.positive_weight,
-        "scale": terms.scale,
-        "D": hidden.shape[1],
-        "BLOCK_D": padded(hidden.shape[1]),
-        "SOFTMAX": terms.softmax,
-        "TABLE": table_kind(call),
-        "HAS_LOGQ": call.log_q is not None,
-        "HAS_BIAS": call.bias is not None,
+        "size": call.size, "num_tokens": hidden.shape[0], "num_items": call.weight.shape[0],
+        "num_negatives": call.num_negatives, "first_row": call.first_row, "ignore_index": call.ignore_index,
+        "positive_weight": terms.positive_weight, "scale": terms.scale,
+        "D": hidden.shape[1], "BLOCK_D": padded(hidden.shape[1]), "SOFTMAX": terms.softmax, "TABLE": table_kind(call),
+        "HAS_LOGQ": call.log_q is not None, "HAS_BIAS": call.bias is not None,
         "enable_fp_fusion": True,  # explicit, because newer Triton leaves it off
-    }
+    }  # fmt: skip
 
 
 def table_kind(call: SampledCall) -> int:
