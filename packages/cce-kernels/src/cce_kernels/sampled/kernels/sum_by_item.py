@@ -20,6 +20,7 @@ from cce_kernels.sampled.kernels.draw import draw_ids, read_size
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, WeightGradient, padded, table_kind
 
 _SLOTS = 256
+_MARK_BLOCK = 1024
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
@@ -53,7 +54,7 @@ def launch_draw_keys(
     call: SampledCall, out: Tensor, num_negatives: int, first: int, rows: int, *,
     with_target: bool = False, mark: bool = False,
 ) -> None:  # fmt: skip
-    """Write the ids that `rows` tokens or groups from `first` on draw into `out` int32 [rows, num_negatives].
+    """Write the ids that `rows` tokens or groups from `first` on draw into `out` [rows, num_negatives], integers.
 
     `with_target` (of tokens): the keys [rows, num_negatives + 1], V where nothing is added. `mark`: `out` is int32 [V],
     and 1 is written at every item drawn.
@@ -65,9 +66,6 @@ def launch_draw_keys(
         call.first_row, call.row_stride, call.ignore_index, first,
         TABLE=table_kind(call), SLOTS=_SLOTS, WITH_TARGET=with_target, MARK=mark, num_warps=4,
     )  # fmt: skip
-
-
-_MARK_BLOCK = 1024
 
 
 class SortedDraws(NamedTuple):
