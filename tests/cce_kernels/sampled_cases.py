@@ -144,10 +144,10 @@ def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], 
 
 def drawn_ids(call: SampledCall) -> torch.Tensor:
     """The ids int64 [G, N] of every group, written out by the kernels' own code."""
-    from cce_kernels.sampled.kernels.sum_by_item import launch_group_ids
+    from cce_kernels.sampled.kernels.sum_by_item import launch_draw_keys
 
     ids = torch.empty(call.num_groups, call.num_negatives, dtype=torch.int64, device=call.hidden.device)
-    launch_group_ids(call, ids)
+    launch_draw_keys(call, ids, call.num_negatives, 0, call.num_groups)
     return ids
 
 

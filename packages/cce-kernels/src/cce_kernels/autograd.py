@@ -87,13 +87,7 @@ class CustomLoss:
         self.forward_operator.register_autograd(self._operator_backward, setup_context=self._setup_operator)
 
     def __call__(self, call: Any, reduction: str, *, eager_backward: Callable[..., Gradients] | None = None) -> Any:
-        """The reduced loss, then the other values for the user.
-
-        Args:
-            call: all arguments.
-            reduction: `none`, `sum` or `mean`.
-            eager_backward: replaces `backward`; it breaks torch.compile's graph.
-        """
+        """The reduced loss, then the other values; `eager_backward` replaces `backward` and breaks a compiled graph."""
         if torch.compiler.is_compiling() and eager_backward is None:
             outputs = self.forward_operator(*call)
             loss, *others = (outputs,) if isinstance(outputs, Tensor) else outputs

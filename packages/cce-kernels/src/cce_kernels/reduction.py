@@ -5,28 +5,14 @@ from torch import Tensor
 
 
 def masks(targets: Tensor, ignore_index: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Classify targets.
-
-    Args:
-        targets: int64 [M].
-        ignore_index: the target of tokens that do not count.
-        num_items: V.
-
-    Returns:
-        bool [M] of tokens with a valid target, bool [M] of tokens whose target is out of range, and int64 [M], targets
-        that are safe as an index.
-    """
+    """Classify targets int64 [M]: valid, bool [M]; out of range, bool [M]; and int64 [M] that are safe as an index."""
     inside = (targets >= 0) & (targets < num_items)
     counted = targets != ignore_index
     return inside & counted, counted & ~inside, torch.where(inside & counted, targets, 0)
 
 
 def reduce_loss(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str) -> tuple[Tensor, Tensor | None]:
-    """Reduce losses [M]; tokens that do not count hold 0.
-
-    Returns:
-        The result, and for a mean the number that it was divided by (fp32 scalar, at least 1), else None.
-    """
+    """Reduce losses [M], 0 at tokens that do not count; for a mean also its divisor (fp32 scalar >= 1), else None."""
     if reduction == "none":
         return loss, None
     if reduction == "sum":

@@ -26,13 +26,7 @@ def check_shared_options(reduction: str, impl: str, ignore_index: int) -> None:
 
 
 def check_common(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    bias: Tensor | None,
-    reduction: str,
-    impl: str,
-    ignore_index: int,
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, reduction: str, impl: str, ignore_index: int
 ) -> None:
     """Shapes, dtypes and devices that both losses demand."""
     check_shared_options(reduction, impl, ignore_index)
@@ -99,11 +93,7 @@ def check_full(softcap: float | None, filter_eps: float | None) -> None:
 
 
 def check_values(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> None:
-    """Check the values, which only the device knows: one synchronization.
-
-    Raises:
-        ValueError: a target out of range, or a NaN or infinity in hidden, weight or bias.
-    """
+    """Refuse targets out of range, and NaN or infinity in hidden, weight or bias: one synchronization."""
     bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= weight.shape[0]))).any()
     named = [("hidden", hidden), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
     # aminmax carries NaN through and needs no [V, D] of booleans.

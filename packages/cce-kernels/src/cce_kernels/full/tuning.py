@@ -23,11 +23,8 @@ class FullTiles:
     block_v: int
     num_warps: int
     num_stages: int
-    max_registers: int | None = None
-    """Cap of registers a thread, so that more programs share a multiprocessor."""
-
-    tma: bool = False
-    """Stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it."""
+    max_registers: int | None = None  # cap of registers a thread, so that more programs share a multiprocessor
+    tma: bool = False  # stream tiles by tensor descriptor (Hopper's copy engine) where the matrix allows it
 
     def options(self) -> dict[str, int]:
         """Launch options for Triton; multiply-add fusion is explicit because 3.10 switches it off by default."""
@@ -80,15 +77,7 @@ def widest(dtype: torch.dtype) -> int:
 
 
 def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[FullTiles, FullTiles]:
-    """Look up the tiles of the full loss.
-
-    Args:
-        device: where it runs; the CPU means Triton's interpreter.
-        dtype: of the hidden vectors.
-        dim: of the hidden vectors.
-
-    Returns:
-        Tiles of the forward and of the backward.
+    """Tiles of the forward and of the backward for hidden vectors of a dtype and dimension.
 
     Raises:
         ValueError: `dim` is above `widest(dtype)`.
@@ -107,18 +96,11 @@ def full_tiles(device: torch.device, dtype: torch.dtype, dim: int) -> tuple[Full
 
 @lru_cache(maxsize=1024)
 def full_splits(device: torch.device, programs: int, streamed: int, num_warps: int, partial_bytes: int) -> int:
-    """Number of splits of the streamed side with which the programs fill the chip.
+    """Number of splits of the streamed side, 1 to 16, that leaves the least of the chip idle.
 
-    Args:
-        device: where it runs.
-        programs: tiles of the side that is held.
-        streamed: tiles of the side that is streamed.
-        num_warps: warps of a program; a multiprocessor holds 8 warps that use all registers.
-        partial_bytes: size of the fp32 sums of one split.
-
-    Returns:
-        The number of splits, 1 to 16, that leaves the least of the chip idle. Merging costs time, so ties go to few
-        splits; all sums together stay within 48 MiB.
+    `programs` and `streamed` count the tiles of the side that is held and of the one that is streamed. A multiprocessor
+    holds 8 warps that use all registers. Merging costs time, so ties go to few splits; the fp32 sums of all splits,
+    `partial_bytes` each, stay within 48 MiB.
     """
     if hardware.is_interpreted(device):
         return 1

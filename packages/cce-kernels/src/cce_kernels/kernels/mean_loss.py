@@ -32,26 +32,12 @@ def _mean(loss, targets, mean, count, num_tokens, ignore_index, BLOCK: tl.conste
     tl.store(mean, tl.sum(sums, axis=0) / divisor)
 
 
-def launch_mean(loss: Tensor, targets: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Compute the mean over the tokens that count.
-
-    Args:
-        loss: fp32 [M], contiguous; 0 for tokens that do not count.
-        targets: int64 [M], contiguous.
-        ignore_index: the target of tokens that do not count.
-
-    Returns:
-        The mean and what it was divided by, fp32 scalars.
-    """
-    mean, count = (torch.empty((), dtype=torch.float32, device=loss.device) for _ in range(2))
-    _mean[(1,)](loss, targets, mean, count, loss.shape[0], ignore_index, BLOCK=_BLOCK, num_warps=32)
-    return mean, count
-
-
 def reduce_in_one_launch(
     loss: Tensor, targets: Tensor, ignore_index: int, reduction: str
 ) -> tuple[Tensor, Tensor | None]:
-    """What `reduction.reduce_loss` does, a mean in one launch."""
-    if reduction == "mean":
-        return launch_mean(loss, targets, ignore_index)
-    return reduce_loss(loss, targets, ignore_index, reduction)
+    """What `reduction.reduce_loss` does for contiguous losses fp32 [M] and targets int64 [M], a mean in one launch."""
+    if reduction != "mean":
+        return reduce_loss(loss, targets, ignore_index, reduction)
+    mean, count = (torch.empty((), dtype=torch.float32, device=loss.device) for _ in range(2))
+    _mean[(1,)](loss, targets, mean, count, loss.shape[0], ignore_index, BLOCK=_BLOCK, num_warps=32)
+    return mean, count

@@ -55,20 +55,10 @@ class SampledCall(NamedTuple):
 
 
 def sampled_call(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    sampler: Sampler,
-    objective: Objective,
-    seed: Tensor | int,
-    step: Tensor | int,
-    *,
-    num_negatives: int,
-    groups: Groups,
-    ignore_index: int,
-    deterministic: bool,
-) -> SampledCall:
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
+    sampler: Sampler, objective: Objective, seed: Tensor | int, step: Tensor | int, *,
+    num_negatives: int, groups: Groups, ignore_index: int, deterministic: bool,
+) -> SampledCall:  # fmt: skip
     """Prepare the sampler for a batch and flatten all arguments."""
     terms = objective.terms(num_negatives, weight.shape[0])
     source = prepare(sampler, targets, ignore_index, weight.shape[0], correct=terms.softmax)

@@ -24,17 +24,9 @@ STREAM_NEGATIVES = 0  # the fourth counter: one value for each purpose that rand
 
 
 def philox_4x32(key: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32.
+    """Ten rounds of Philox4x32: four int64 tensors of words in [0, 2**32).
 
-    Args:
-        key: int64 scalar, the 64 bits of the key.
-        c0: int64, values in [0, 2**32); the counters broadcast against each other.
-        c1: as `c0`.
-        c2: as `c0`.
-        c3: as `c0`.
-
-    Returns:
-        Four int64 tensors of words in [0, 2**32).
+    The key is an int64 scalar, all 64 bits of it; the counters are int64 in [0, 2**32), broadcast against each other.
     """
     k0, k1 = key & MASK32, (key >> 32) & MASK32
     for _ in range(_ROUNDS):
@@ -53,15 +45,8 @@ def scaled_draws(seed: Tensor, step: Tensor, rows: Tensor, num_slots: int, bound
     The integer part (`>> 32`) is uniform over [0, bound) with a bias below `bound / 2**64`; the fraction
     (`& MASK32`) is uniform given the integer part, and serves as the coin of an alias table.
 
-    Args:
-        seed: int64 scalar.
-        step: int64 scalar.
-        rows: int64 [R], the row or tile counters, in [0, 2**32).
-        num_slots: draws per row.
-        bound: in [1, 2**31).
-
-    Returns:
-        int64 [R, num_slots].
+    Returns int64 [R, num_slots] for `rows` int64 [R], the row or tile counters in [0, 2**32), and a `bound` in
+    [1, 2**31). `seed` and `step` are int64 scalars.
     """
     pairs = torch.arange((num_slots + 1) // 2, device=rows.device)
     zero = torch.zeros((), dtype=torch.int64, device=rows.device)

@@ -122,14 +122,9 @@ def _forward(call: SampledCall) -> tuple[Tensor]:
 
 
 def _backward(
-    grad_loss: Tensor,
-    call: SampledCall,
-    kept: Sequence[Tensor],
-    with_hidden: bool,
-    with_weight: bool,
-    *,
+    grad_loss: Tensor, call: SampledCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool, *,
     sparse: bool = False,
-) -> Gradients:
+) -> Gradients:  # fmt: skip
     """DH [M, D], dW [V, D] and db [V], each in the dtype of its tensor.
 
     With `c_mn = g_m dL/ds_n` of the negatives and `-pull_m = g_m dL/ds_t` of the target (formulas at the head):

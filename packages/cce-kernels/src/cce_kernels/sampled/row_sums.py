@@ -12,14 +12,9 @@ from cce_kernels.reduction import sparse_rows
 
 
 def sums_by_id(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Add up the rows of each id; synchronises once a round, of which there are log2 of the most rows of an id.
+    """Add up the rows [R, D] of each of the ids int64 [R]: the ids that occur, ascending [U], and their sums [U, D].
 
-    Args:
-        ids: int64 [R].
-        rows: [R, D].
-
-    Returns:
-        The ids that occur, ascending [U], and their sums [U, D].
+    Synchronises once a round, of which there are log2 of the most rows of an id.
     """
     ids, order = torch.sort(ids, stable=True)
     rows = rows.index_select(0, order)

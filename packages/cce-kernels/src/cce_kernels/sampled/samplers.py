@@ -21,14 +21,10 @@ _SCALE = 1 << 32
 
 
 def build_alias_table(probabilities: Tensor) -> Tensor:
-    """Pack thresholds and aliases of a distribution into one int64 a bucket.
+    """Pack thresholds and aliases of a distribution, float64 [V], sum 1, V < 2**31, into one int64 a bucket.
 
-    Args:
-        probabilities: float64 [V], not negative, sum 1, V < 2**31.
-
-    Returns:
-        int64 [V]: the alias in the high 32 bits, the threshold (in units of 2**-32) in the low 32. A draw takes a
-        uniform bucket j and a uniform 32-bit coin: the item is j where `coin < threshold`, else the alias.
+    The alias is in the high 32 bits, the threshold (in units of 2**-32) in the low 32. A draw takes a uniform bucket j
+    and a uniform 32-bit coin: the item is j where `coin < threshold`, else the alias.
     """
     size = probabilities.numel()
     weights = probabilities * size
@@ -137,14 +133,9 @@ Sampler = Uniform | Popularity | InBatch
 
 
 def prepare(sampler: Sampler, targets: Tensor, ignore_index: int, num_items: int, *, correct: bool) -> Source:
-    """Make a sampler ready for one batch, without a synchronisation.
+    """Make a sampler ready for one batch of targets (int64 [M], any value), without a synchronisation.
 
-    Args:
-        sampler: the sampler.
-        targets: int64 [M], any value.
-        ignore_index: the target of tokens that do not count.
-        num_items: V.
-        correct: the objective corrects scores by log q (where the sampler agrees).
+    `correct`: the objective corrects scores by log q, where the sampler agrees.
     """
     if isinstance(sampler, Uniform):
         return Source(num_items, None, False, None, None)
@@ -155,12 +146,8 @@ def prepare(sampler: Sampler, targets: Tensor, ignore_index: int, num_items: int
         _, _, safe = masks(targets, ignore_index, num_items)
         log_rest = torch.log1p(-log_q[safe].double().exp()).float()
         return Source(num_items, table, True, log_q, log_rest)
-    valid, _, safe = masks(targets, ignore_index, num_items)
-    return _pool(sampler, safe, valid, num_items, correct=correct)
-
-
-def _pool(sampler: InBatch, targets: Tensor, valid: Tensor, num_items: int, *, correct: bool) -> Source:
-    """The pool of valid targets: they come first, the invalid ones after them are never drawn."""
+    valid, _, targets = masks(targets, ignore_index, num_items)
+    # The pool of valid targets: they come first, the invalid ones after them are never drawn.
     order = torch.sort(valid, descending=True, stable=True).indices
     table = targets[order]  # [M]
     size = valid.sum().clamp(min=1)  # 0-dim; with no valid token nothing that is drawn counts

@@ -24,7 +24,7 @@ from cce_kernels.sampled.kernels.per_token_forward import launch_per_token_forwa
 from cce_kernels.sampled.kernels.shared_backward import Scratch, launch_shared_backward
 from cce_kernels.sampled.kernels.shared_forward import launch_shared_forward
 from cce_kernels.sampled.kernels.state import SampledOutputs, Upstream, WeightGradient, copy_pays
-from cce_kernels.sampled.kernels.sum_by_item import launch_mark_items, launch_sum_rows, launch_token_keys, sort_draws
+from cce_kernels.sampled.kernels.sum_by_item import launch_draw_keys, launch_sum_rows, sort_draws
 
 
 def _keeps_copy(call: SampledCall) -> bool:
@@ -62,14 +62,9 @@ def _forward(call: SampledCall) -> SampledOutputs:
 
 
 def _backward(
-    grad: Tensor,
-    call: SampledCall,
-    kept: Sequence[Tensor],
-    with_hidden: bool,
-    with_weight: bool,
-    *,
+    grad: Tensor, call: SampledCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool, *,
     sparse: bool = False,
-) -> Gradients:
+) -> Gradients:  # fmt: skip
     dhidden, shift, pull, copied = kept
     weight, bias = call.weight, call.bias
     # Whatever arrives for an ignored token must not make a NaN. A scalar, or [M] dense: the kernels rely on it.
@@ -92,7 +87,7 @@ def _backward(
 def _touched_items(call: SampledCall) -> tuple[Tensor, Tensor]:
     """Items that the batch draws or has as targets, int64 [R] ascending, and their rows int32 [V]."""
     touched = torch.zeros(call.weight.shape[0], dtype=torch.int32, device=call.hidden.device)
-    launch_mark_items(call, touched)
+    launch_draw_keys(call, touched, call.num_negatives, 0, call.num_groups, mark=True)
     valid, _, safe = masks(call.targets, call.ignore_index, call.weight.shape[0])
     touched.scatter_reduce_(0, safe, valid.to(torch.int32), "amax")
     return touched.nonzero().squeeze(1), (touched.cumsum(0) - 1).to(torch.int32)
@@ -138,7 +133,7 @@ def _add_tokens(call: SampledCall, upstream: Upstream, num_negatives: int, into:
     for first in range(0, num_tokens, chunk):
         number = min(chunk, num_tokens - first)
         keys = call.targets.new_empty(number * draws_per_token, dtype=torch.int32)
-        launch_token_keys(call, keys, num_negatives, first, number)
+        launch_draw_keys(call, keys, num_negatives, first, number, with_target=True)
         draws = sort_draws(keys, num_items)
         launch_per_token_backward(call, upstream, draws, draws_per_token, first, into, tiles)
         del keys, draws  # before the next chunk allocates its own

@@ -39,14 +39,9 @@ def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
 
 
 def check_sampling(
-    num_items: int,
-    num_negatives: int,
-    row_offset: int,
-    num_tokens: int,
-    sampler: Sampler,
-    sharing: str,
-    tile_tokens: int,
-) -> None:
+    num_items: int, num_negatives: int, row_offset: int, num_tokens: int,
+    sampler: Sampler, sharing: str, tile_tokens: int,
+) -> None:  # fmt: skip
     """What drawing needs, whatever the objective."""
     check_sharing(num_negatives, sharing, tile_tokens)
     check_integer("row_offset", row_offset, 0, MAX_COUNTER)
@@ -81,18 +76,9 @@ def check_objective(objective: Objective, sampler: Sampler) -> None:
 
 
 def check_draw(
-    num_tokens: int,
-    num_items: int,
-    num_negatives: int,
-    seed: Tensor | int,
-    step: Tensor | int,
-    row_offset: int,
-    sampler: Sampler,
-    sharing: str,
-    tile_tokens: int,
-    targets: Tensor | None,
-    ignore_index: int,
-) -> None:
+    num_tokens: int, num_items: int, num_negatives: int, seed: Tensor | int, step: Tensor | int, row_offset: int,
+    sampler: Sampler, sharing: str, tile_tokens: int, targets: Tensor | None, ignore_index: int,
+) -> None:  # fmt: skip
     """Arguments of `draw_negatives`."""
     check_integer("num_tokens", num_tokens, 0, MAX_COUNTER + 1)
     check_integer("num_items", num_items, 1, MAX_ITEMS + 1)

@@ -218,18 +218,10 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
 def launch_backward(
     call: FullCall, lse2: Tensor, others: Tensor, grad: Tensor, tiles: FullTiles, splits: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute the gradients of weight and bias.
+    """Compute dW [V, D] and db [V] or None, in the dtypes of weight and bias.
 
-    Args:
-        call: inputs of the forward.
-        lse2: [M] fp32 from the forward, and so is `others`.
-        others: [M] fp32.
-        grad: upstream gradient fp32, [M] or a scalar for all tokens.
-        tiles: tile sizes.
-        splits: runs of the tokens that are computed side by side, at least 1; their gradients are added in order.
-
-    Returns:
-        dW [V, D] in the weight's dtype, and db [V] in the bias' dtype or None.
+    `lse2` and `others`, fp32 [M], come from the forward; `grad` is the upstream gradient, fp32, [M] or a scalar for all
+    tokens. `splits`, at least 1, runs of the tokens are computed side by side; their gradients are added in order.
     """
     hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape

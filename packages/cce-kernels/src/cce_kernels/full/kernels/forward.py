@@ -219,14 +219,10 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
 
 
 def launch_forward(call: FullCall, outputs: FullOutputs, scale: float, tiles: FullTiles, splits: int) -> None:
-    """Write loss, log-sum-exp and dH of every token into `outputs`.
+    """Write loss, log-sum-exp and dH (times `scale`) of every token into `outputs`.
 
-    Args:
-        call: inputs; the weight, or its copy in hidden's dtype.
-        outputs: where the results go.
-        scale: factor that dH is stored with.
-        tiles: tile sizes.
-        splits: runs of the vocabulary that are computed side by side, at least 1.
+    The weight of `call` is the table or its copy in hidden's dtype. `splits`, at least 1, runs of the vocabulary are
+    computed side by side.
     """
     hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape

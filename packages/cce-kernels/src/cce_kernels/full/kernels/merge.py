@@ -71,15 +71,9 @@ def full_merge_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, oth
 def launch_merge(
     call: FullCall, outputs: FullOutputs, scale: float, partial_sum: Tensor, partial_base: Tensor, partial_acc: Tensor
 ) -> None:
-    """Write the final numbers of a split forward into `outputs`.
+    """Write the final numbers of a split forward into `outputs`, dH times `scale`.
 
-    Args:
-        call: inputs of the forward.
-        outputs: where the results go.
-        scale: factor that dH is stored with.
-        partial_sum: [S, M] fp32.
-        partial_base: [S, M] fp32, log2 units.
-        partial_acc: [S, M, D] fp32, or empty without dH.
+    The partial numbers are fp32: sums [S, M], bases [S, M] in log2 units, and A [S, M, D], empty without dH.
     """
     hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape

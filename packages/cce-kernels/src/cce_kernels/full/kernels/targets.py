@@ -66,14 +66,9 @@ def add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, oth
 
 
 def sort_by_tile(targets: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Sort tokens by the tile of items that holds their target; a stable sort keeps their order inside a tile.
+    """Sort tokens by the tile of `block` items that holds their target; a stable sort keeps their order inside a tile.
 
-    Args:
-        targets: [M] int64, any values.
-        block: items a tile.
-
-    Returns:
-        Tokens [M] int64 in that order, and the tile of each, ascending, [M] int32.
+    From targets int64 [M], of any values, to the tokens int64 [M] in that order and the tile of each, ascending int32.
     """
     # Half the bits of int64 keys: half the passes of the sort. An id past 32 bits may wrap into a tile: its token has
     # no gradient there or anywhere.

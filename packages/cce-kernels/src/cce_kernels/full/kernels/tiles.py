@@ -53,12 +53,8 @@ BELOW_HALF_RANGE = tl.constexpr(1.0e18)  # a sum of unnormalised probabilities u
 def split_dimension(dim: int, widest: int = 512) -> tuple[int, int]:
     """Split a vector dimension into the two block widths (DIM0, DIM1) that the kernels read.
 
-    Args:
-        dim: columns of the item table, at least 1.
-        widest: largest width of a block, a power of two of at least half of `dim`.
-
-    Returns:
-        Two widths, powers of two of at least 16 (the second may be 0), that cover `dim` with the least padding.
+    They are powers of two of at least 16 (the second may be 0) that cover `dim` with the least padding. `widest` is the
+    largest width of a block, a power of two of at least half of `dim`.
     """
     whole = max(16, 1 << (dim - 1).bit_length())
     first = max(16, whole // 2)

@@ -137,24 +137,12 @@ def per_token_backward_kernel(
 
 
 def launch_per_token_backward(
-    call: SampledCall,
-    upstream: Upstream,
-    draws: SortedDraws,
-    draws_per_token: int,
-    first_token: int,
-    into: WeightGradient,
-    tiles: PerTokenTiles,
-) -> None:
-    """Add the gradients of the draws of a chunk of tokens to `into`.
+    call: SampledCall, upstream: Upstream, draws: SortedDraws, draws_per_token: int, first_token: int,
+    into: WeightGradient, tiles: PerTokenTiles,
+) -> None:  # fmt: skip
+    """Add the gradients of the draws of a chunk of tokens, the first of which is `first_token`, to `into`.
 
-    Args:
-        call: the call.
-        upstream: what arrives from the forward and from the loss.
-        draws: those of the chunk, each token's target last, sorted by item.
-        draws_per_token: N + 1, or 1 for the targets alone.
-        first_token: the first token of the chunk.
-        into: where the gradients go.
-        tiles: tile sizes.
+    A token has `draws_per_token` of the draws, its target last: N + 1, or 1 for the targets alone.
     """
     names = (
         "hidden", "weight", "bias", "shift", "pull", "log_q", "scale", "D", "BLOCK_D", "SOFTMAX", "HAS_LOGQ",
@@ -163,28 +151,16 @@ def launch_per_token_backward(
     arguments, grad = kernel_arguments(call, upstream.shift, upstream.pull), upstream.grad
     pieces = -(-draws.order.numel() // tuning.PIECE)
     piece_rows = into.weight.new_empty(pieces, call.hidden.shape[1])
-    shared = {
+    shared = dict(
         **{name: arguments[name] for name in names},
-        "grad": grad,
-        "order": draws.order,
-        "starts": draws.starts,
-        "stops": draws.stops,
-        "piece_rows": piece_rows,
-        "piece_scalars": piece_rows if into.bias is None else into.bias.new_empty(pieces),
-        "first_token": first_token,
-        "BLOCK_K": tiles.block_n,
-        "DRAWS": draws_per_token,
-        "PIECE": tuning.PIECE,
-        "GRAD_STRIDE": grad.dim(),
-        "num_warps": tiles.num_warps,
-        "num_stages": tiles.num_stages,
-    }
+        grad=grad, order=draws.order, starts=draws.starts, stops=draws.stops, piece_rows=piece_rows,
+        piece_scalars=piece_rows if into.bias is None else into.bias.new_empty(pieces), first_token=first_token,
+        BLOCK_K=tiles.block_n, DRAWS=draws_per_token, PIECE=tuning.PIECE, GRAD_STRIDE=grad.dim(),
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip
     num_items = call.weight.shape[0]
     later_draws_kernel[(pieces,)](ordered=draws.ordered, num_items=num_items, **shared)
     per_token_backward_kernel[(num_items,)](
-        row_map=draws.starts if into.row_map is None else into.row_map,
-        dweight=into.weight,
-        dbias=into.weight if into.bias is None else into.bias,
-        HAS_MAP=into.row_map is not None,
-        **shared,
-    )
+        row_map=draws.starts if into.row_map is None else into.row_map, HAS_MAP=into.row_map is not None,
+        dweight=into.weight, dbias=into.weight if into.bias is None else into.bias, **shared,
+    )  # fmt: skip

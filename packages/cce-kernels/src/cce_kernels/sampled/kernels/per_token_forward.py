@@ -17,7 +17,7 @@ import triton.language as tl
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_ids, read_size
 from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, kernel_arguments
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, forward_arguments
 from cce_kernels.sampled.tuning import PerTokenTiles
 
 _DRAWS = tl.constexpr(64)  # ids drawn at once, two by each thread of a warp; tiles get theirs by shuffles
@@ -120,13 +120,6 @@ def launch_per_token_forward(
 ) -> None:
     """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
     per_token_forward_kernel[(call.hidden.shape[0],)](
-        **kernel_arguments(call, outputs.shift, outputs.pull),
-        log_rest=outputs.pull if call.log_rest is None else call.log_rest,
-        loss=outputs.loss,
-        dhidden=outputs.dhidden if call.with_dhidden else call.hidden,
-        constant_rest=constant_rest,
-        BLOCK_N=tiles.block_n,
-        WITH_GRAD=call.with_dhidden,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-    )
+        **forward_arguments(call, outputs, constant_rest),
+        BLOCK_N=tiles.block_n, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip

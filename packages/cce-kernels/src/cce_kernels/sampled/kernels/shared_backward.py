@@ -128,12 +128,7 @@ def launch_shared_backward(
 ) -> None:
     """Add to `into` by fp32 atomics (the order of the sums differs from run to run), or write to the scratch.
 
-    Args:
-        call: the call.
-        upstream: what arrives from the forward and from the loss.
-        into: dW and db; with a scratch the negatives' rows of some groups, [units N, D] and [units N].
-        tiles: tile sizes.
-        scratch: the groups, and where the ids of the rows go.
+    `into` is dW and db; with a scratch the negatives' rows of its groups, [units N, D] and [units N].
     """
     ids, first_group, num_groups = scratch or (None, 0, call.num_groups)
     programs = tiles.programs(call.group_tokens)
@@ -141,24 +136,12 @@ def launch_shared_backward(
     grad, pull = upstream.grad, upstream.pull
     shared_backward_kernel[(num_groups * programs, -(-blocks // tiles.steps))](
         **kernel_arguments(call, upstream.shift, pull),
-        grad=grad,
-        dweight=into.weight,
-        dbias=pull if into.bias is None else into.bias,
+        grad=grad, dweight=into.weight, dbias=pull if into.bias is None else into.bias,
         row_map=call.targets if into.row_map is None else into.row_map,
         scratch_ids=call.targets if ids is None else ids,
-        group_shift=call.group_shift,
-        row_stride=call.row_stride,
-        first_unit=first_group * programs,
-        BLOCK_N=tiles.block_n,
-        BLOCK_T=tiles.block_t,
-        STEPS=tiles.steps,
-        GROUP_TOKENS=call.group_tokens,
-        PROGRAMS=programs,
-        HAS_MAP=into.row_map is not None,
-        SCRATCH=ids is not None,
-        PRECISION=dot_precision(call.hidden),
-        HALF=call.hidden.dtype == torch.float16,
-        GRAD_STRIDE=grad.dim(),
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-    )
+        group_shift=call.group_shift, row_stride=call.row_stride, first_unit=first_group * programs,
+        BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, STEPS=tiles.steps,
+        GROUP_TOKENS=call.group_tokens, PROGRAMS=programs, HAS_MAP=into.row_map is not None, SCRATCH=ids is not None,
+        PRECISION=dot_precision(call.hidden), HALF=call.hidden.dtype == torch.float16, GRAD_STRIDE=grad.dim(),
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip

@@ -25,7 +25,7 @@ from cce_kernels.kernels.dot import dot
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_once, read_size
 from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, dot_precision, kernel_arguments
+from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, dot_precision, forward_arguments
 from cce_kernels.sampled.tuning import SharedTiles
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -170,22 +170,10 @@ def shared_forward_kernel(
 def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_rest: float, tiles: SharedTiles) -> None:
     """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
     programs = tiles.programs(call.group_tokens)
-    arguments = kernel_arguments(call, outputs.shift, outputs.pull)
+    arguments = forward_arguments(call, outputs, constant_rest)
+    online = call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"]
     shared_forward_kernel[(call.num_groups * programs,)](
-        **arguments,
-        log_rest=outputs.pull if call.log_rest is None else call.log_rest,
-        loss=outputs.loss,
-        dhidden=outputs.dhidden if call.with_dhidden else call.hidden,
-        constant_rest=constant_rest,
-        group_shift=call.group_shift,
-        row_stride=call.row_stride,
-        BLOCK_N=tiles.block_n,
-        BLOCK_T=tiles.block_t,
-        GROUP_TOKENS=call.group_tokens,
-        PROGRAMS=programs,
-        WITH_GRAD=call.with_dhidden,
-        PRECISION=dot_precision(call.hidden),
-        ONLINE=call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"],
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-    )
+        **arguments, group_shift=call.group_shift, row_stride=call.row_stride,
+        BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, GROUP_TOKENS=call.group_tokens, PROGRAMS=programs,
+        PRECISION=dot_precision(call.hidden), ONLINE=online, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+    )  # fmt: skip

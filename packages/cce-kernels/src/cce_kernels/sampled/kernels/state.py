@@ -12,18 +12,9 @@ from cce_kernels.sampled.call import SampledCall
 
 # Sizes that differ from batch to batch: no kernel is compiled again for another value.
 UNSPECIALIZED = [
-    "size",
-    "num_tokens",
-    "num_items",
-    "num_negatives",
-    "first_row",
-    "ignore_index",
-    "group_shift",
-    "row_stride",
-    "first_unit",
-    "first_token",
-    "num_draws",
-]
+    "size", "num_tokens", "num_items", "num_negatives", "first_row", "ignore_index", "group_shift", "row_stride",
+    "first_unit", "first_token", "num_draws",
+]  # fmt: skip
 
 
 def padded(width: int) -> int:
@@ -67,6 +58,18 @@ def dot_precision(hidden: Tensor) -> str:
     return "tf32x3" if hidden.dtype == torch.float32 else "as they are"
 
 
+def forward_arguments(call: SampledCall, outputs: SampledOutputs, constant_rest: float) -> dict[str, Any]:
+    """What both forwards take, by the name of their argument."""
+    return {
+        **kernel_arguments(call, outputs.shift, outputs.pull),
+        "log_rest": outputs.pull if call.log_rest is None else call.log_rest,
+        "loss": outputs.loss,
+        "dhidden": outputs.dhidden if call.with_dhidden else call.hidden,
+        "constant_rest": constant_rest,
+        "WITH_GRAD": call.with_dhidden,
+    }
+
+
 def kernel_arguments(call: SampledCall, shift: Tensor, pull: Tensor) -> dict[str, Any]:
     """What the kernels take of a call, by the name of their argument; an absent tensor is one that is never read.
 
@@ -76,33 +79,18 @@ def kernel_arguments(call: SampledCall, shift: Tensor, pull: Tensor) -> dict[str
     """
     hidden, terms = call.hidden, call.terms
     return {
-        "hidden": hidden,
-        "weight": call.weight,
-        "bias": pull if call.bias is None else call.bias,
-        "targets": call.targets,
-        "shift": shift,
-        "pull": pull,
-        "log_q": pull if call.log_q is None else call.log_q,
-        "seed_ptr": call.seed,
-        "step_ptr": call.step,
+        "hidden": hidden, "weight": call.weight, "bias": pull if call.bias is None else call.bias,
+        "targets": call.targets, "shift": shift, "pull": pull, "log_q": pull if call.log_q is None else call.log_q,
+        "seed_ptr": call.seed, "step_ptr": call.step,
         "size_ptr": call.seed if call.size_tensor is None else call.size_tensor,
         "id_table": call.targets if call.id_table is None else call.id_table,
-        "size": call.size,
-        "num_tokens": hidden.shape[0],
-        "num_items": call.weight.shape[0],
-        "num_negatives": call.num_negatives,
-        "first_row": call.first_row,
-        "ignore_index": call.ignore_index,
-        "positive_weight": terms.positive_weight,
-        "scale": terms.scale,
-        "D": hidden.shape[1],
-        "BLOCK_D": padded(hidden.shape[1]),
-        "SOFTMAX": terms.softmax,
-        "TABLE": table_kind(call),
-        "HAS_LOGQ": call.log_q is not None,
-        "HAS_BIAS": call.bias is not None,
+        "size": call.size, "num_tokens": hidden.shape[0], "num_items": call.weight.shape[0],
+        "num_negatives": call.num_negatives, "first_row": call.first_row, "ignore_index": call.ignore_index,
+        "positive_weight": terms.positive_weight, "scale": terms.scale,
+        "D": hidden.shape[1], "BLOCK_D": padded(hidden.shape[1]), "SOFTMAX": terms.softmax, "TABLE": table_kind(call),
+        "HAS_LOGQ": call.log_q is not None, "HAS_BIAS": call.bias is not None,
         "enable_fp_fusion": True,  # explicit, because newer Triton leaves it off
-    }
+    }  # fmt: skip
 
 
 def table_kind(call: SampledCall) -> int:

@@ -20,6 +20,7 @@ from cce_kernels.sampled.kernels.draw import draw_ids, read_size
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, WeightGradient, padded, table_kind
 
 _SLOTS = 256
+_MARK_BLOCK = 1024
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
@@ -49,9 +50,15 @@ def draw_keys_kernel(
         tl.store(out + local.to(tl.int64) * width + slots, ids.to(out.dtype.element_ty), mask=slots < width)
 
 
-def _launch(
-    call: SampledCall, out: Tensor, num_negatives: int, first: int, rows: int, *, with_target: bool, mark: bool
-) -> None:
+def launch_draw_keys(
+    call: SampledCall, out: Tensor, num_negatives: int, first: int, rows: int, *,
+    with_target: bool = False, mark: bool = False,
+) -> None:  # fmt: skip
+    """Write the ids that `rows` tokens or groups from `first` on draw into `out` [rows, num_negatives], integers.
+
+    `with_target` (of tokens): the keys [rows, num_negatives + 1], V where nothing is added. `mark`: `out` is int32 [V],
+    and 1 is written at every item drawn.
+    """
     keys = num_negatives + int(with_target)
     draw_keys_kernel[(rows, -(-keys // _SLOTS))](
         out, call.targets, call.seed, call.step, call.seed if call.size_tensor is None else call.size_tensor,
@@ -59,24 +66,6 @@ def _launch(
         call.first_row, call.row_stride, call.ignore_index, first,
         TABLE=table_kind(call), SLOTS=_SLOTS, WITH_TARGET=with_target, MARK=mark, num_warps=4,
     )  # fmt: skip
-
-
-def launch_token_keys(call: SampledCall, keys: Tensor, num_negatives: int, first_token: int, num_tokens: int) -> None:
-    """Write `keys` int32 [num_tokens, num_negatives + 1] of tokens; V where nothing is added."""
-    _launch(call, keys, num_negatives, first_token, num_tokens, with_target=True, mark=False)
-
-
-def launch_group_ids(call: SampledCall, ids: Tensor) -> None:
-    """Write the ids [G, N] of all groups, for tests: what the kernels draw, by their own code."""
-    _launch(call, ids, call.num_negatives, 0, call.num_groups, with_target=False, mark=False)
-
-
-def launch_mark_items(call: SampledCall, touched: Tensor) -> None:
-    """Set `touched` int32 [V] to 1 at every item that a group draws."""
-    _launch(call, touched, call.num_negatives, 0, call.num_groups, with_target=False, mark=True)
-
-
-_MARK_BLOCK = 1024
 
 
 class SortedDraws(NamedTuple):
@@ -102,12 +91,7 @@ def mark_bounds_kernel(keys, starts, stops, num_draws, num_items, BLOCK: tl.cons
 
 
 def sort_draws(keys: Tensor, num_items: int) -> SortedDraws:
-    """Sort draws by item.
-
-    Args:
-        keys: int32 [K], ids; a key of `num_items` stands for no item.
-        num_items: V.
-    """
+    """Sort draws by item: keys are ids, int32 [K], and a key of `num_items` stands for no item."""
     ordered, order = torch.sort(keys, stable=True)
     starts, stops = keys.new_zeros(2, num_items)
     grid = (-(-keys.numel() // _MARK_BLOCK),)
