@@ -42,8 +42,7 @@ def test_the_summary_counts_what_the_filters_drop(tmp_path):
     rows = [(user, item, item) for user in "ab" for item in (1, 2, 4)] + [("c", 1, 1), ("c", 3, 2)]
     (tmp_path / "split").mkdir()
     log = write_log(tmp_path / "log.parquet", rows)
-    settings = Split(strategy="leave_one_out", min_item_count=2, min_user_count=2)
-    summary = split_log(log, tmp_path / "split", settings)
+    summary = split_log(log, tmp_path / "split", Split(strategy="leave_one_out", min_item_count=2, min_user_count=2))
     assert summary["dropped"] == {
         "items_below_min_count": 1,  # item 3
         "users_below_min_count": 1,  # user c, who then has one interaction
