@@ -1,7 +1,5 @@
 """Converters of options for argparse, which commands on rented machines use in place of jsonargparse."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterable
 from contextlib import suppress

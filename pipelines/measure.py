@@ -11,8 +11,6 @@ point that needs more than the remaining minutes is left out in favor of shorter
 extrapolated: mean step x steps of the full split, and in the same way for validation.
 """
 
-from __future__ import annotations
-
 import argparse  # not jsonargparse: this command runs on rented GPU machines with torch and few other packages
 import gc
 import math

@@ -9,8 +9,6 @@
 ``cutrec plan`` predicts a point of your own. `rec_models.planning` describes the model of memory and time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Deprecated: use ``python -m pipelines.paper.tables``."""
 
-from __future__ import annotations
-
 import sys
 
 from cutrec.console import run_and_exit

@@ -9,8 +9,6 @@ any commit, are passed over, and so are points that the planner predicts not to 
 negatives, as in the paper; ``--sharing tile`` shares them among neighbors.
 """
 
-from __future__ import annotations
-
 import subprocess
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The paper's tables with our results beside them, as markdown and as CSV."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pictures of the tables: memory by loss, seconds per epoch by loss, accuracy against memory."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

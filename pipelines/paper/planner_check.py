@@ -1,7 +1,5 @@
 """Predictions beside measured rows of the paper's tables, and constants fitted to those rows."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from functools import cache

@@ -4,8 +4,6 @@ A point is the nested mapping that `cutrec.config.from_mapping` takes. It holds 
 own settings determine, and nothing else. This module does not import torch.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping, Sequence

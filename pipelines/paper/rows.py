@@ -1,7 +1,5 @@
 """The rows of the paper's tables with our results for each: what `pipelines.paper.tables` prints, draws and writes."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

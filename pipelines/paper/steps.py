@@ -1,7 +1,5 @@
 """Time and memory of training a point on a synthetic log, measured on some steps and a validation."""
 
-from __future__ import annotations
-
 import gc
 import math
 import time

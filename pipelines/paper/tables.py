@@ -7,8 +7,6 @@ Our results are the finished experiments that DVC knows and the rows of results 
 seconds, and marks them.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import importlib.util

@@ -5,8 +5,6 @@ recorded for the second, and replayed from then on. An epoch has thousands of re
 only. The sizes of batches are computed here in the way training computes them, on the host.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator, Sequence
 
 from rec_data.sequences.batches import Batch, TrainingBatches

@@ -8,8 +8,6 @@
 again: delete a row to repeat its trial. The search uses only validation targets.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

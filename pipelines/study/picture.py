@@ -1,7 +1,5 @@
 """The picture of the accuracy study: accuracy against time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Small trainings share a GPU that way, and one that dies does not affect the others.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The files that show what the accuracy study found: tables, results, presets, a picture, a table in a page."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

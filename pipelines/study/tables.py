@@ -1,7 +1,5 @@
 """What the accuracy study found, as numbers: accuracy beside published figures, the trade-off of sampling, presets."""
 
-from __future__ import annotations
-
 import csv
 import statistics
 from collections.abc import Sequence
