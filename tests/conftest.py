@@ -1,4 +1,4 @@
-"""How the suite runs: as a whole on several processes; a chosen part of it, or the tests of a GPU, in one."""
+"""How the suite runs: the fast tests on several processes, a chosen part of the suite in one."""
 
 import os
 
@@ -12,13 +12,16 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Spread the whole suite over processes, unless `-n` says otherwise. Without pytest-xdist, one does it."""
+    """Spread the fast suite over processes, unless `-n` says otherwise. Without pytest-xdist, one does it.
+
+    The slow tests need `--dist loadgroup` on the command line, which keeps the end-to-end story in one process.
+    """
     if hasattr(config, "workerinput"):
         return  # one of the processes itself
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and "not gpu" in config.option.markexpr
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and "not slow" in config.option.markexpr
     if whole and getattr(config.option, "numprocesses", 0) is None and not config.option.usepdb:
         config.option.numprocesses = min(os.cpu_count() or 1, MOST_PROCESSES)
-        config.option.dist = "loadgroup"  # test by test, and those of one `xdist_group` in one process
+        config.option.maxschedchunk = 1  # one by one: tests take from a millisecond to ten seconds
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process per core
 
 
@@ -30,9 +33,3 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the tests, the slow ones start first, so that none is left alone at the end."""
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
