@@ -12,7 +12,7 @@ test: ## Run the fast tests that need no GPU
 	uv run pytest
 
 test-slow: ## Run the tests that take more than ten seconds each
-	OMP_NUM_THREADS=1 uv run pytest -m "slow and not gpu" -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 uv run pytest -m "slow and not gpu" -n 2 --dist loadfile
 
 test-gpu: ## Run the tests that need a CUDA device
 	uv run pytest -m gpu

@@ -14,7 +14,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Spread the fast suite over processes, unless `-n` says otherwise. Without pytest-xdist, one does it.
 
-    The slow tests need `--dist loadgroup` on the command line, which keeps the end-to-end story in one process.
+    The slow tests need `--dist loadfile` on the command line, which keeps the end-to-end story in one process.
     """
     if hasattr(config, "workerinput"):
         return  # one of the processes itself

@@ -1,7 +1,6 @@
 """The dependency arrows of the packages, no cycles between files or folders, and what each package may import."""
 
 import ast
-import subprocess
 import sys
 import tomllib
 from collections import defaultdict
@@ -136,19 +135,3 @@ def test_training_and_ranking_run_without_polars():
             todo += [*imports(known[module]), module.rpartition(".")[0]]  # importing a module runs its package
     assert reached >= set(TRAINING_MODULES)
     assert [module for module in sorted(reached) if "polars" in top_level(known[module])] == []
-
-
-def test_cutrec_imports_without_dvc_and_git():
-    """Every module of it: what needs DVC or git asks for it in the function that does."""
-    code = (
-        "import sys, importlib\n"
-        "for name in ('dvc', 'git', 'scmrepo', 'dulwich', 'pygit2'): sys.modules[name] = None\n"
-        "for name in sys.argv[1:]: importlib.import_module(name)"
-    )
-    paths = ":".join(str(path) for path in sorted((ROOT / "packages").glob("*/src")))
-    done = subprocess.run(
-        [sys.executable, "-c", code, *sorted(name for name in package("cutrec") if not name.endswith("__main__"))],
-        env={"PYTHONPATH": paths, "PATH": "/nowhere"},
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr

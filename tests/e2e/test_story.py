@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 
 from tests.e2e.conftest import ROOT, Clone, small_log, write_visits
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("story")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STAGES = ["source", "download", "split", "train", "evaluate", "report"]
 LONGER = {"max_epochs: 2": "max_epochs: 8", "patience: 4": "patience: 30", "batch_size: 32": "batch_size: 4"}
