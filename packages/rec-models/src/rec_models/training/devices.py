@@ -56,6 +56,12 @@ def build_fabric(training: TrainingSettings, device: torch.device, precision: Pr
     return Fabric(accelerator=accelerator, strategy=strategy, devices=training.devices, precision=precision)
 
 
+def free_earlier_memory(fabric: Fabric) -> None:
+    """Free cached memory and cuBLAS's workspaces that earlier work in this process left: they are not this run's."""
+    assert fabric.strategy.accelerator is not None
+    fabric.strategy.accelerator.teardown()
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's notes on hardware and its uses of deprecated torch functions."""

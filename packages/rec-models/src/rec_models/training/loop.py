@@ -103,13 +103,13 @@ def fit(
     with ExitStack() as contexts:
         contexts.enter_context(memory.out_of_memory_errors(device, settings, shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
-        contexts.callback(fabric.strategy.teardown)  # frees cuBLAS's workspaces: they would count in the next run
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
         if not state.finished:
             with devices.quiet_lightning():
                 fabric.launch()  # starts the other processes and waits until all of them have come this far
             stop = contexts.enter_context(stop_on_sigterm(getattr(fabric.strategy.launcher, "procs", [])))
+            devices.free_earlier_memory(fabric)
             memory.reset_peak(device)
             if fabric.is_global_zero:
                 devices.announce(settings, device, precision)
