@@ -92,13 +92,14 @@ def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: in
 
     ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending. The targets of users
     before ``low`` lie before the tile, so only a higher score ranks above; those of users from ``high`` on lie after
-    it, so an equal score ranks above too.
+    it, so an equal score ranks above too. No target ranks above itself: on some CPUs a score's rounding depends on its
+    column.
     """
     scores[:low].gt_(own[:low])
     scores[high:].ge_(own[high:])
     middle = scores[low:high]
-    before = torch.arange(scores.shape[1], device=scores.device) < columns[low:high, None]
-    middle.copy_((middle > own[low:high]) | ((middle == own[low:high]) & before))
+    place = torch.arange(scores.shape[1], device=scores.device) - columns[low:high, None]  # 0: the target itself
+    middle.copy_(((middle > own[low:high]) & (place != 0)) | ((middle == own[low:high]) & (place < 0)))
 
 
 def _own_scores(
