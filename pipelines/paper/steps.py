@@ -10,7 +10,7 @@ import torch
 
 from cutrec import config
 from cutrec.reporting import results_file as results
-from cutrec.workflow import training_inputs as of_point
+from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.plan import setup_of
 from cutrec.workflow.synthetic_split import synthetic_split
 from pipelines.paper import warm_up
@@ -109,7 +109,7 @@ def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
     different = min(effort.different, effort.steps)
     users = point.batch_size * point.train.devices * different
     store = log.train_store(users, point.max_seq_len + 1, point.seed)
-    make = of_point.make_batches(point, store, log.num_items)
+    make = inputs.make_batches(point, store, log.num_items)
     warm_up_batches = [index % different for index in range(effort.warmup * point.train.accumulate)]
     if recorded:
         warm_up_batches = warm_up.warm_up_order(warm_up.recorded_sizes(make(0, 1)), effort.warmup)
@@ -121,16 +121,16 @@ def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
 
     def validate(encoder: Encoder) -> dict[str, float]:
         device = encoder.item_table.device
-        of_point.make_validation(point, first)(encoder)
+        inputs.make_validation(point, first)(encoder)
         started = _now(device)
-        of_point.make_validation(point, held_out)(encoder)
+        inputs.make_validation(point, held_out)(encoder)
         seconds.append(_now(device) - started)
         return {}
 
     times = measure_steps(
-        model=of_point.model_settings(point),
-        loss=of_point.loss_settings(point),
-        training=of_point.training_settings(point),
+        model=inputs.model_settings(point),
+        loss=inputs.loss_settings(point),
+        training=inputs.training_settings(point),
         num_items=log.num_items,
         train_batches=lambda rank, world_size: warm_up.WarmUpBatches(make(rank, world_size), order),
         item_counts=torch.from_numpy(log.item_counts),

@@ -69,19 +69,19 @@ def time_steps(point: config.Config, split: Path) -> Row:
     import pyarrow.parquet as pq
     import torch
 
-    from cutrec.workflow import training_inputs as of_point
+    from cutrec.workflow import training_inputs as inputs
     from pipelines.paper.steps import step_fields
     from rec_data.sequences.store import SequenceStore
     from rec_models.training.benchmark import measure_steps
 
     counts = torch.tensor(pq.read_table(split / "items.parquet", columns=["count"])["count"].to_numpy())
     store = SequenceStore.open(split / "sequences" / "train.arrow")
-    make = of_point.make_batches(point, store, len(counts))
+    make = inputs.make_batches(point, store, len(counts))
     steps = len(make(0, point.train.devices)) // point.train.accumulate
     times = measure_steps(
-        model=of_point.model_settings(point),
-        loss=of_point.loss_settings(point),
-        training=of_point.training_settings(point),
+        model=inputs.model_settings(point),
+        loss=inputs.loss_settings(point),
+        training=inputs.training_settings(point),
         num_items=len(counts),
         train_batches=make,
         item_counts=counts,

@@ -11,7 +11,7 @@ from cutrec.config import from_mapping
 from cutrec.nested import flatten, nest
 from cutrec.reporting.result import Result
 from cutrec.reporting.standard_settings import options
-from cutrec.workflow import training_inputs as of_point
+from cutrec.workflow import training_inputs as inputs
 from pipelines.paper import points
 from rec_models.losses.registry import LOSSES
 from tests.small_log import ROOT
@@ -65,7 +65,7 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
     sampled = [name for name, loss in LOSSES.items() if loss.sampled]
     ways = itertools.product(sampled, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
     cases = [*ways, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
-    makers = (of_point.loss_settings, of_point.model_settings, of_point.training_settings)
+    makers = (inputs.loss_settings, inputs.model_settings, inputs.training_settings)
     for loss, sampling, sharing, faithful in cases:
         base = {
             "loss": loss, "paper_faithful": faithful, "negatives.sampling": sampling, "negatives.sharing": sharing,

@@ -9,7 +9,7 @@ import torch
 
 from cutrec.config import Config, Evaluate
 from cutrec.workflow import ranking
-from cutrec.workflow import training_inputs as of_point
+from cutrec.workflow import training_inputs as inputs
 from rec_data.sequences.store import SequenceStore, write_store
 from rec_eval import rank_metrics, target_ranks, top_k
 from rec_models.config import ModelSettings
@@ -91,5 +91,5 @@ def test_validation_is_the_ndcg_of_one_pass_over_all_users(encoder: Encoder, sto
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if filter_seen else {}
     ranks = target_ranks(whole, encoder.item_table, torch.tensor(TARGETS), **seen)
     expected = rank_metrics(ranks, [10])["ndcg@10"]
-    assert of_point.make_validation(point, store)(encoder)["ndcg@10"] == pytest.approx(expected)
+    assert inputs.make_validation(point, store)(encoder)["ndcg@10"] == pytest.approx(expected)
     assert 0 < expected < 1

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cutrec.config import ConfigError
-from cutrec.workflow import training_inputs as of_point
+from cutrec.workflow import training_inputs as inputs
 from pipelines.study.trials import (
     FINAL_SEEDS,
     KINDS,
@@ -45,10 +45,10 @@ def test_every_trial_is_a_point_that_can_be_trained():
     assert len({trial.key for trial in trials}) == len(trials)
     for trial in trials:
         point = trial.point
-        loss = of_point.loss_settings(point)
+        loss = inputs.loss_settings(point)
         assert loss.loss == json.loads(trial.settings)["loss"]
-        of_point.model_settings(point)
-        of_point.training_settings(point)
+        inputs.model_settings(point)
+        inputs.training_settings(point)
         assert (point.dataset, point.seed) == (trial.dataset, trial.seed)
         assert point.train.window is None or point.train.window <= point.max_seq_len
         if point.loss == "bce":
