@@ -119,6 +119,8 @@ def test_wrong_presets_are_named(presets: Any, says: str):
         ({"train": {"epochs": 3}}, "train.epochs: unknown key (did you mean train.max_epochs?)"),
         ({"learning_rate": 0.1}, "learning_rate: unknown key (did you mean train.learning_rate?)"),
         ({"train": {"learningrate": 0.1}}, "train.learningrate: unknown key (did you mean train.learning_rate?)"),
+        ({"train": {"lr": 0.1}}, "train.lr: unknown key (did you mean train.learning_rate?)"),
+        ({"lr": 0.1}, "lr: unknown key (did you mean train.learning_rate?)"),
         ({"trian": {}}, "trian: unknown key (did you mean train?)"),
         ({"train": {"zzz": 1}}, "train.zzz: unknown key, allowed: train.max_epochs, train.patience"),
         ({"train": 3}, "train: found 3, allowed: a section with the keys max_epochs"),

@@ -97,7 +97,6 @@ def test_what_can_be_wrong_is_one_line(save: Callable[..., str], capsys: pytest.
     assert "--metric: found 'ndgc@10', allowed: METRIC@K with a metric of ndcg" in failing(
         capsys, a, a, "--metric", "ndgc@10"
     )
-    assert "level must lie between 0 and 1, got 95.0" in failing(capsys, a, a, "--level", "95")
     (tmp_path / "empty").mkdir()
     assert "empty: found no data/evaluate/per_user.parquet in it" in failing(capsys, a, "empty")
     assert "data/evaluate/per_user.parquet: no such file, run dvc repro" in failing(capsys, "workspace", a)

@@ -14,9 +14,10 @@ Value = TypeVar("Value")
 
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:
-    """A parser whose help keeps the line breaks of a docstring and whose errors are exceptions."""
+    """A parser whose help keeps the line breaks of a docstring, and whose errors are exceptions; no abbreviations."""
     text = description.replace("``", "").strip()
-    return ArgumentParser(description=text, formatter_class=RawDescriptionHelpFormatter, exit_on_error=False, **options)
+    options |= {"exit_on_error": False, "allow_abbrev": False}
+    return ArgumentParser(description=text, formatter_class=RawDescriptionHelpFormatter, **options)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
@@ -52,6 +53,14 @@ def positive_float(value: str | float) -> float:
         if (number := float(value)) > 0:
             return number
     raise ArgumentTypeError(f"found {value}, allowed: a number above 0")
+
+
+def share(value: str | float) -> float:
+    """The type of an option that takes a number between 0 and 1, both excluded."""
+    with suppress(ValueError):
+        if 0 < (number := float(value)) < 1:
+            return number
+    raise ArgumentTypeError(f"found {value}, allowed: a number between 0 and 1")
 
 
 def some_of(known: Iterable[Value]) -> Callable[[str], list[Value]]:

@@ -94,8 +94,12 @@ def load(path: Path = Path("params.yaml")) -> Config:
     Raises:
         ConfigError: the file is missing, is no YAML, or holds something that is not allowed.
     """
-    point = from_mapping(read_yaml(path))
+    values = read_yaml(path)
+    point = from_mapping(values)
     refuse_contradictions(point)
+    for name, preset in values.get("presets", {}).items():
+        if preset_values(name, preset) and name == NO_PRESET:
+            raise ConfigError(f"presets.{name}: found {preset!r}, allowed: an empty section")
     return point
 
 

@@ -48,8 +48,10 @@ def _unknown(name: str, keys: Collection[str]) -> str:
     parents = {key.rpartition(".")[0] for key in keys} - {"", section}
 
     def likeness(key: str) -> tuple[float, float]:
-        whole = difflib.SequenceMatcher(None, name, key).ratio()
-        return max(whole, difflib.SequenceMatcher(None, last, key.rpartition(".")[2]).ratio()), whole
+        own = key.rpartition(".")[2]
+        initials = "".join(word[:1] for word in own.split("_"))  # lr
+        alike = max(difflib.SequenceMatcher(None, last, own).ratio(), float(last == initials))
+        return alike, difflib.SequenceMatcher(None, name, key).ratio()
 
     nearest = max([*keys, *parents], key=likeness)
     guess = f" (did you mean {nearest}?)" if likeness(nearest)[0] >= 0.6 else ""

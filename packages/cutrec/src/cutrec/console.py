@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cutrec.errors import StageError, UsageError
+from cutrec.paths import DATA, STAGES
 
 
 def run_and_exit(main: Callable[[], object]) -> NoReturn:
@@ -37,8 +38,11 @@ def prepare_output_folder(option: str, folder: Path) -> None:
     """Create the folder that an option names for an output, so that a bad place is reported before the work starts.
 
     Raises:
-        StageError: the path is taken by something else, or is not writable.
+        StageError: the path is taken by something else, belongs to the pipeline, or is not writable.
     """
+    for stage in STAGES:
+        if folder.resolve().is_relative_to((DATA / stage).resolve()):
+            raise StageError(f"{option}: found {folder}, allowed: outside of {DATA / stage}, which the pipeline writes")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -51,7 +55,7 @@ def prepare_output_file(option: str, path: Path) -> None:
     """Create the folder of an output file, so that a bad place is reported before the work starts.
 
     Raises:
-        StageError: the path is a folder, or its folder is not writable.
+        StageError: the path is a folder, or its folder belongs to the pipeline or is not writable.
     """
     if path.is_dir():
         raise StageError(f"{option}: found {path}, a folder, allowed: a file")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.arguments import positive_int
+from cutrec.arguments import positive_int, share
 from cutrec.console import prepare_output_file
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", type=str, help="the same, for the second run")
     parser.add_argument("--metric", default="ndcg@10", help="the metric of the sentence (default: ndcg@10)")
     parser.add_argument("--k", type=positive_int, default=10, help="the k of the table (default: 10)")
-    parser.add_argument("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    parser.add_argument("--level", type=share, default=0.95, help="of the intervals (default: 0.95)")
     text = "samples of the bootstrap (default: 10000)"
     parser.add_argument("--resamples", type=positive_int, default=10_000, help=text)
     parser.add_argument("--out", type=Path | None, help="write the table there as CSV too")

@@ -13,7 +13,7 @@ from cutrec.arguments import positive_int
 from cutrec.config import load
 from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, STAGES, checkpoint_folder, live_checkout
+from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
 
 OUT = DATA / "recommend" / "recommendations.parquet"
 COLUMNS = ("user", "item", "timestamp")
@@ -44,10 +44,6 @@ def run(options: Namespace) -> None:
     for name in COLUMNS:
         if options[f"{name}_column"] is not None and options.histories is None:
             raise StageError(f"--{name}-column: it names a column of --histories, which is not given")
-    for name in STAGES:
-        if options.out.resolve().is_relative_to((DATA / name).resolve()):
-            allowed = f"allowed: {OUT.parent} or elsewhere"
-            raise StageError(f"--out: found {options.out}, but {DATA / name} belongs to the pipeline, {allowed}")
     config = load()
 
     from pydantic import ValidationError

@@ -39,9 +39,11 @@ def plan(point: Config, calibration: Calibration | None = None) -> Plan:
 
     Raises:
         ConfigError: settings contradict each other, or the sizes of its log are not known yet.
+        SettingsError: settings contradict the catalogue.
     """
     constants = calibration or load()
     setup, sizes = setup_of(point), sizes_of(point)
+    setup.loss.check_catalogue(sizes.items, sizes.items)
     return Plan(point, sizes, memory_of(setup, sizes, constants), seconds_of(setup, sizes, constants))
 
 
@@ -51,11 +53,8 @@ def setup_of(point: Config) -> Setup:
     Raises:
         ConfigError: settings contradict each other.
     """
-    try:
-        return Setup(config.model_settings(point), config.loss_settings(point), config.training_settings(point))
-    except ValueError:
-        config.refuse_contradictions(point)  # the same error, in the words of params.yaml
-        raise
+    config.refuse_contradictions(point)
+    return Setup(config.model_settings(point), config.loss_settings(point), config.training_settings(point))
 
 
 def sizes_of(point: Config) -> Sizes:
