@@ -47,11 +47,11 @@ def test_a_twin_has_no_accuracy_in_its_metrics(dataset: str, shown: list[str]):
 
 
 def test_a_model_that_popularity_matches_is_told():
-    assert train.notes(RESULT, 0.2) == []
-    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0394}), 0.0412)
+    assert train.notes(RESULT, 0.2, 0.0) == []
+    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0394}), 0.0412, 0.0)
     said = "the best validation ndcg@10, 0.0394, is not above that of the ranking by popularity, 0.0412: "
     assert line.startswith(said)
-    assert len(train.notes(RESULT, 0.25)) == 1
+    assert len(train.notes(RESULT, 0.25, 0.0)) == 1
 
 
 @pytest.mark.parametrize(("filter_seen", "ranks"), [(True, [1, 2, None]), (False, [2, 3, None])])

@@ -25,7 +25,7 @@ def by_user(found: Histories) -> dict[object, list[int]]:
 
 
 def test_histories_are_in_time_order_ties_in_row_order_and_without_unknown_items(tmp_path):
-    found = read_histories(write(tmp_path / "log.parquet", ROWS), ITEMS)
+    found = read_histories(write(tmp_path / "log.parquet", ROWS), ITEMS, tie_seed=None)
     assert by_user(found) == {"bob": [1, 2, 0], "ann": [1, 0]}
     assert (found.unknown_items.count, found.unknown_items.events, found.unknown_items.examples) == (1, 2, [77])
     assert (found.empty_users.count, found.empty_users.events, found.empty_users.examples) == (1, 1, ["cid"])
@@ -42,30 +42,30 @@ def test_histories_are_in_time_order_ties_in_row_order_and_without_unknown_items
 )
 def test_ids_are_compared_in_the_type_of_the_catalogue(tmp_path, ids, names):
     log = write(tmp_path / "log.parquet", [("u", item, time) for time, item in enumerate(ids)])
-    found = read_histories(log, names)
+    found = read_histories(log, names, tie_seed=None)
     assert by_user(found) == {"u": [names.to_pylist().index(10 if names.type == pa.int64() else "10")]}
     assert found.unknown_items.count == 2
 
 
 def test_nobody_known_is_no_error(tmp_path):
-    found = read_histories(write(tmp_path / "log.parquet", ROWS), pa.array([1]))
+    found = read_histories(write(tmp_path / "log.parquet", ROWS), pa.array([1]), tie_seed=None)
     assert len(found.store) == 0
     assert found.empty_users.count == 3
 
 
 def test_a_catalogue_of_its_own_filters_items_first_then_users(tmp_path):
     log = write(tmp_path / "log.parquet", ROWS)
-    found, names = read_catalogue(log, min_item_count=2, min_user_count=2)
+    found, names = read_catalogue(log, min_item_count=2, min_user_count=2, tie_seed=None)
     assert names.to_pylist() == [10, 20, 77]
     assert by_user(found) == {"bob": [1, 0], "ann": [1, 2, 0]}  # cid has one event left
-    everything, names = read_catalogue(log, min_item_count=None, min_user_count=None)
+    everything, names = read_catalogue(log, min_item_count=None, min_user_count=None, tie_seed=None)
     assert names.to_pylist() == [10, 20, 30, 77]
     assert by_user(everything)["cid"] == [3]
 
 
 def test_filters_that_leave_nobody_are_named(tmp_path):
     with pytest.raises(DataError, match="min_item_count 1 and min_user_count 9 leave no user"):
-        read_catalogue(write(tmp_path / "log.parquet", ROWS), min_item_count=1, min_user_count=9)
+        read_catalogue(write(tmp_path / "log.parquet", ROWS), min_item_count=1, min_user_count=9, tie_seed=None)
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_filters_that_leave_nobody_are_named(tmp_path):
 def test_a_log_that_is_none_is_named(tmp_path, make, says):
     make(tmp_path / "log.parquet")
     with pytest.raises(DataError, match=says):
-        read_histories(tmp_path / "log.parquet", ITEMS)
+        read_histories(tmp_path / "log.parquet", ITEMS, tie_seed=None)

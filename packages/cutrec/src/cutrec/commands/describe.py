@@ -43,7 +43,12 @@ def run(options: Namespace) -> None:
         log = Path(folder) / "log.parquet"
         fetch(config, log, root=live_checkout())
         with atomic_folder(out) as fresh:
-            found = describe.describe(log, picture=fresh / "describe.png", title=Path(config.dataset).name)
+            found = describe.describe(
+                log,
+                ties=config.download.ties,
+                picture=fresh / "describe.png",
+                title=Path(config.dataset).name,
+            )
             print(describe.as_text(found))
             write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
     print(f"picture: {out / 'describe.png'}")

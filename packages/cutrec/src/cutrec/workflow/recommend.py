@@ -47,7 +47,7 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
 
 
 def read_file(
-    histories: str, item_names: pa.Array, *, root: Path, columns: Columns, needs_times: bool
+    histories: str, item_names: pa.Array, *, root: Path, columns: Columns, needs_times: bool, tie_seed: int | None
 ) -> tuple[Histories, list[str]]:
     """Read the histories of a file of events or of lists.
 
@@ -57,6 +57,7 @@ def read_file(
         root: the folder that a relative path starts from.
         columns: names of the columns.
         needs_times: whether the file must have the column of times.
+        tie_seed: seed of the order of events with equal times; None keeps the order of rows.
 
     Returns:
         The histories, and notes on how the file was read.
@@ -71,7 +72,7 @@ def read_file(
             notes.append(f"no column {columns.timestamp!r}: events of a user are taken in the order of rows")
         if found.empty_users:
             notes.append(f"users with an empty history get no list: {found.empty_users:,}")
-        return read_histories(log, item_names), notes
+        return read_histories(log, item_names, tie_seed=tie_seed), notes
 
 
 def unusable(found: Histories) -> list[str]:
