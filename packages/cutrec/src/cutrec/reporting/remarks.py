@@ -19,9 +19,10 @@ def split_remarks(config: Config, split: dict[str, Any]) -> list[str]:
 
 
 def _duplicates(split: dict[str, Any]) -> str:
-    count, total, copies = split["duplicate_interactions"], split["filtered"]["interactions"], _copies(split)
+    count, total = split["duplicate_interactions"], split["filtered"]["interactions"]
     if count == 0:
         return ""
+    copies = split["copies_of_every_row"]
     often = f"every row is there {copies} times or more, and " if copies > 1 else ""
     return (
         f"{often}{count:,} of {total:,} interactions ({count / total:.1%}) repeat the user, item and time of another: "
@@ -45,21 +46,20 @@ def _future(split: dict[str, Any]) -> str:
     if taken is None or taken <= (1 + TOLERANCE) * asked:
         return ""
     at_once = round(split["boundary_share"] * split["filtered"]["interactions"])
-    why = f"{split['boundary_share']:.0%} of them are at its first moment" if at_once > 1 else "the log is so small"
-    return f"split.test_fraction={asked:g}, but {taken:.0%} of the interactions are in the future, because {why}"
+    why = "the log is so small"
+    if at_once > 1:
+        why = f"{at_once:,} interactions ({split['boundary_share']:.1%}) have the time at which it begins"
+    return f"split.test_fraction={asked:g}, but {taken:.1%} of the interactions are in the future, because {why}"
 
 
 def _unreachable(split: dict[str, Any]) -> str:
     test, total = split["test"]["unreachable_targets"], split["test"]["users"]
     if test < NOTABLE * total:
         return ""
-    cure = "download.duplicates=drop" if _copies(split) > 1 else "evaluate.filter_seen=false"
+    cure = "evaluate.filter_seen=false ranks them"
+    if split["copies_of_every_row"] > 1:
+        cure = "download.duplicates=drop removes the copies that cause it"
     return (
         f"{test:,} of {total:,} test targets are in the history of their user already, and evaluate.filter_seen=true "
-        f"keeps such items out of every list: {cure} makes them count"
+        f"keeps seen items out of every list: {cure}"
     )
-
-
-def _copies(split: dict[str, Any]) -> int:
-    """How often every row of the log occurs, at least."""
-    return int(split["copies_of_every_row"])
