@@ -1,11 +1,14 @@
 """Histories of a log over a catalogue: hand-worked rows."""
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.sequences.histories import Histories, read_catalogue, read_histories
+from rec_data.splits.split import split_log
 
 ROWS = [("bob", 30, 5), ("ann", 10, 9), ("bob", 20, 1), ("ann", 77, 3), ("ann", 20, 2), ("cid", 77, 1), ("bob", 10, 5)]
 ITEMS = pa.array([10, 20, 30])
@@ -29,6 +32,29 @@ def test_histories_are_in_time_order_ties_in_row_order_and_without_unknown_items
     assert by_user(found) == {"bob": [1, 2, 0], "ann": [1, 0]}
     assert (found.unknown_items.count, found.unknown_items.events, found.unknown_items.examples) == (1, 2, [77])
     assert (found.empty_users.count, found.empty_users.events, found.empty_users.examples) == (1, 1, ["cid"])
+
+
+def test_tied_events_have_the_order_of_the_split_whatever_the_order_of_rows(tmp_path):
+    """And whichever other users and items are there: the log has some that the split drops."""
+    rng = np.random.default_rng(0)
+    rows = [(f"u{user}", int(item), day) for user in range(30) for day in (1, 2) for item in rng.permutation(9)[:6]]
+    log = write(tmp_path / "log.parquet", [*rows, ("rare", 99, 1), ("u1", 98, 9)])
+    (tmp_path / "split").mkdir()
+    settings = Split(strategy="leave_one_out", min_item_count=2)
+    split_log(log, tmp_path / "split", settings, seed=5)
+    items = pl.read_parquet(tmp_path / "split" / "items.parquet")["original_id"]
+    users = pl.read_parquet(tmp_path / "split" / "users.parquet")["original_id"]
+    test = pl.read_parquet(tmp_path / "split" / "test.parquet")
+    whole = {users[user]: [*history, target] for user, history, _, target in test.rows()}
+    shuffled = write(tmp_path / "shuffled.parquet", [rows[row] for row in rng.permutation(len(rows))])
+    for path in (log, shuffled):
+        found = by_user(read_histories(path, items.to_arrow(), tie_seed=5))
+        assert found == whole
+    catalogue = pa.array([*items.to_list(), 120])  # a refit has other items too
+    assert by_user(read_histories(log, catalogue, tie_seed=5)) == whole
+    refit, _ = read_catalogue(log, min_item_count=2, min_user_count=None, tie_seed=5)
+    assert by_user(refit) == whole
+    assert by_user(read_histories(log, items.to_arrow(), tie_seed=6)) != whole
 
 
 @pytest.mark.parametrize(
