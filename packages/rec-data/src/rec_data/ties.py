@@ -15,7 +15,7 @@ from rec_data.arrays import Int32s, Int64s
 
 UInt64s = npt.NDArray[np.uint64]
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _GOLDEN = 0x9E3779B97F4A7C15
 _BASE = np.uint64(0xD1342543DE82EF95)
 """Odd, so that no power of it is 0 modulo 2^64."""
@@ -62,15 +62,15 @@ def resolve_ties(
             copies = 1
         if len(rows) == 0:
             continue
-        groups, found = np.cumsum(~again[:-1])[rows], items[begin:end][rows]
+        groups, found = np.cumsum(~again[rows]), items[begin + rows]
         if seed is None:
             ranks = _mix(found.astype(np.uint64))  # only to bring duplicates together
         else:
             if keys is None:
                 keys = _mix(hash_ids(users) + np.uint64(seed * _GOLDEN % 2**64)), hash_ids(catalogue)
                 items = items.copy()
-            of_user = np.repeat(keys[0][chunk], np.diff(offsets[chunk.start : chunk.stop + 1]))
-            ranks = _mix(of_user[rows] ^ keys[1][found])
+            per_user = np.diff(np.searchsorted(rows, offsets[chunk.start : chunk.stop + 1] - begin))
+            ranks = _mix(np.repeat(keys[0][chunk], per_user) ^ keys[1][found])
         found = found[_order(groups, ranks, found)]  # the groups are sorted already
         if seed is not None:
             items[begin + rows] = found
@@ -98,7 +98,7 @@ def _order(groups: Int64s, ranks: UInt64s, items: Int32s) -> Int64s:
 def hash_ids(names: pa.Array) -> UInt64s:
     """Hash ``[n]`` original ids, integers or strings, to ``[n]`` 64 bits, the same on every machine."""
     if pa.types.is_integer(names.type):
-        return _mix(names.to_numpy(zero_copy_only=False).astype(np.uint64))
+        return _mix(np.from_dlpack(names).astype(np.uint64))  # to_numpy would import pandas
     text = names.cast(pa.large_binary())
     offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
     data = np.frombuffer(text.buffers()[2], np.uint8)
