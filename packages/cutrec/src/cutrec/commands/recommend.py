@@ -90,6 +90,7 @@ def run(options: Namespace) -> None:
             root=live_checkout(),
             columns=columns,
             needs_times=needs_times,
+            settings=config.download,
             tie_seed=tie_seed,
         )
     for note in [*notes, *recommend.unusable(histories)]:
