@@ -51,7 +51,9 @@ def run(options: Namespace) -> None:
             )
             print(describe.as_text(found))
             for name, values in read.get("columns_of_events", {}).items():
-                print(f"{'events':16} column {name!r} holds {values}; download.events keeps some of them")
+                print(
+                    f"{'events':16} column {name!r} holds {values}: download.events.column and .keep keep some of them"
+                )
             write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
     print(f"picture: {out / 'describe.png'}")
 
