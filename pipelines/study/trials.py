@@ -61,7 +61,8 @@ class Trial:
         Raises:
             ConfigError: settings that params.yaml would not allow.
         """
-        return config.from_mapping(nest({**json.loads(self.settings), "dataset": self.dataset, "seed": self.seed}))
+        of_log = {"dataset": self.dataset, "download.ties": "row_order"}  # published sequences are in order
+        return config.from_mapping(nest({**json.loads(self.settings), **of_log, "seed": self.seed}))
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,40 @@ def test_order_is_found_and_lost_by_shuffling(tmp_path):
     assert "no effect of order can be shown with 300 users" in as_text(facts)
 
 
+def test_ties_are_no_order(tmp_path):
+    """Baskets whose rows are sorted by item, each user with two days: a successor is only known within a basket."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(300):
+        for day in (1, 2):
+            start = int(rng.integers(0, 190))
+            rows += [(user, start + place, 20_000 * 86_400 + day * 86_400) for place in range(6)]
+    log = write(tmp_path / "baskets.parquet", rows)
+    facts = describe(log)
+    assert (facts["tied_share"], facts["duplicate_share"], facts["dates_only"]) == (1.0, 0.0, True)
+    assert facts["markov_users"] == 0
+    text = as_text(facts)
+    assert "order            cannot be tested: no user has three items, the last one later than the one before" in text
+    assert "100.0% of the interactions share user and time with one on another item" in text
+    assert "(1 days, dates without a time of day)" in text
+    facts = describe(log, ties="row_order")  # the user knows that the rows are in order
+    assert facts["markov_hit_rate"] > 0.9
+    assert "on another item; their order is that of the rows" in as_text(facts)
+    one_later = [*rows, *((user, int(rng.integers(0, 190)), 20_003 * 86_400) for user in range(300))]
+    facts = describe(write(tmp_path / "log.parquet", one_later))
+    assert facts["markov_users"] == 300
+    assert facts["markov_drop_interval"][0] <= 0
+
+
+def test_duplicates_are_counted(tmp_path):
+    rows = [(user, item, 1_700_000_000 + item) for user in range(3) for item in range(4)] * 2
+    facts = describe(write(tmp_path / "log.parquet", rows))
+    assert (facts["duplicate_share"], facts["copies_of_every_row"], facts["tied_share"]) == (0.5, 2, 0.0)
+    assert "50.0% of the interactions repeat user, item and time of another; every row is there 2 times" in as_text(
+        facts
+    )
+
+
 def test_what_order_does_is_said_with_its_interval():
     low, high = paired_interval(60, 20, 400)  # 40 / 402, and 1.96 * sqrt(81 - 402 * 0.0995 ** 2) / 402
     assert (low, high) == (pytest.approx(0.05671, abs=1e-5), pytest.approx(0.14229, abs=1e-5))

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from cutrec.cli import execute
@@ -15,7 +16,8 @@ def test_any_data_set_is_described(workplace, form: str, capsys: pytest.CaptureF
     log = small_log(users=30)
     if form == "a file":
         workplace({"dataset": "log.csv"})
-        log.rename({"user_id": "visitor"}).write_csv("log.csv")
+        events = pl.Series("event", ["view", "buy"] * len(log))[: len(log)]
+        log.rename({"user_id": "visitor"}).with_columns(events).write_csv("log.csv")
         execute(["describe", "download.columns.user=visitor"])
         folder, dataset = Path("data/describe"), "log.csv"
     else:
@@ -27,7 +29,23 @@ def test_any_data_set_is_described(workplace, form: str, capsys: pytest.CaptureF
     assert found["dataset"] == dataset
     if form == "a file":
         assert (found["users"], found["interactions"]) == (30, len(log))
-    for word in ("users", "items", "density", "length", "popularity Gini", "repeats", "time", "order"):
+        assert "column 'event' holds buy, view: download.events.column and .keep keep some of them" in said
+        execute(
+            ["describe", "download.columns.user=visitor", "download.events.column=event", "download.events.keep=[buy]"]
+        )
+        assert read_json(folder / "describe.json")["interactions"] == len(log) // 2
+    for word in (
+        "users",
+        "items",
+        "density",
+        "length",
+        "popularity Gini",
+        "repeats",
+        "duplicates",
+        "time",
+        "ties",
+        "order",
+    ):
         assert f"{word} " in said
     assert (folder / "describe.png").read_bytes().startswith(b"\x89PNG")
 

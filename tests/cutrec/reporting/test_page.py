@@ -37,6 +37,14 @@ TRAINING = {
 SPLIT = {
     "strategy": "temporal",
     "test_fraction": 0.1,
+    "future_share": 0.1001,
+    "boundary_share": 0.0001,
+    "ties": "shuffle",
+    "tied_interactions": 540,
+    "duplicate_interactions": 0,
+    "copies_of_every_row": 1,
+    "dates_only": False,
+    "filtered": {"users": 1200, "items": 5, "interactions": 59990},
     "log": {"users": 1200, "items": 5, "interactions": 60000},
     "train": {"users": 1000, "interactions": 54321},
     "test": {"users": 4, "interactions": 16, "unreachable_targets": 7, "targets_unseen_in_train": 3},
@@ -158,6 +166,19 @@ def test_targets_that_no_list_can_hold_are_counted():
     assert "7 of their targets are in their own history, so no list can hold them; 3 of their targets never" in text
     kept = dataclasses.replace(Config(), evaluate=Evaluate(filter_seen=False))
     assert "own history" not in tables.reachable(kept, SPLIT)
+
+
+def test_what_a_reader_must_know_of_the_split_stands_above_the_numbers(make: Make):
+    run = make()
+    split = {**run.split, "test": {**run.split["test"], "unreachable_targets": 0}}
+    assert '<ul class="remarks">' not in html_of(dataclasses.replace(run, split=split))
+    text = Text(
+        html_of(dataclasses.replace(run, split={**split, "tied_interactions": 59_990, "dates_only": True}))
+    ).text
+    remark = "59,990 of 59,990 interactions (100.0%) share user and time with another (the dates have no time of day)"
+    assert text.index(remark) < text.index("Accuracy Beyond accuracy")
+    assert "split.tied_interactions 59,990" in text
+    assert "split.future_share 0.1001" in text
 
 
 def test_a_twin_reports_no_accuracy(make: Make, tmp_path: Path):

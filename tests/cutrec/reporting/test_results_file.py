@@ -52,7 +52,7 @@ def test_committed_results_are_read_and_written_as_they_are(tmp_path: Path, name
 def test_a_point_fills_the_key_and_nothing_else():
     assert MEASURED.key == (
         "training", "gowalla", 0.5, "sasrec", "cce_neg", "uniform", "tile", 511, 128, 64, 64, 42, False, "bf16-mixed",
-        "reference=train",
+        "reference=train;ties=shuffle",
     )  # fmt: skip
     assert (Result.of(from_mapping({"dataset": "twin:beauty"}), "training", device="x").twin) == 1.0
     assert len(KEY) == 15

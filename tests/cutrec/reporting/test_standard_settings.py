@@ -43,6 +43,7 @@ def test_every_point_of_the_tables_has_the_standard_settings():
             "filter_seen=false;strategy=leave_one_out",
         ),
         ({"evaluate.reference": "train", "impl": "reference"}, "impl=reference;reference=train"),
+        ({"download.ties": "shuffle", "download.duplicates": "drop"}, "duplicates=drop;ties=shuffle"),
         ({"model": "bert4rec"}, "weight_decay=0.0"),
         ({"model": "bert4rec", "train.weight_decay": 1e-5, "backbone.mask_prob": 0.2}, "mask_prob=0.2"),
         ({"loss": "gbce", "losses.gbce.t": 0.5}, "gbce.t=0.5"),
@@ -51,7 +52,8 @@ def test_every_point_of_the_tables_has_the_standard_settings():
     ],
 )
 def test_settings_that_differ_are_named(changed: dict[str, Any], told: str | None):
-    assert options(point({"evaluate.reference": "test_input", **changed})) == told
+    usual = {"evaluate.reference": "test_input", "download.ties": "row_order"}
+    assert options(point({**usual, **changed})) == told
 
 
 def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():

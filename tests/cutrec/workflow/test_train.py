@@ -12,7 +12,7 @@ import torch
 from cutrec.config import Config, Evaluate
 from cutrec.console import run_and_exit
 from cutrec.workflow import train
-from cutrec.workflow.training_inputs import popularity_ndcg
+from cutrec.workflow.training_inputs import popularity_ndcg, unreachable_share
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 from rec_models.training.result import FitResult
@@ -47,11 +47,27 @@ def test_a_twin_has_no_accuracy_in_its_metrics(dataset: str, shown: list[str]):
 
 
 def test_a_model_that_popularity_matches_is_told():
-    assert train.notes(RESULT, 0.2) == []
-    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0394}), 0.0412)
+    assert train.notes(RESULT, 0.2, 0.0) == []
+    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0394}), 0.0412, 0.0)
     said = "the best validation ndcg@10, 0.0394, is not above that of the ranking by popularity, 0.0412: "
     assert line.startswith(said)
-    assert len(train.notes(RESULT, 0.25)) == 1
+    assert len(train.notes(RESULT, 0.25, 0.0)) == 1
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_no_patience_is_advised_where_targets_cannot_be_reached(filter_seen: bool):
+    store = SequenceStore(
+        items=torch.tensor([0, 1, 2, 3, 4], dtype=torch.int32),
+        offsets=torch.tensor([0, 2, 4, 5]),
+        user_ids=torch.arange(3, dtype=torch.int32),
+        targets=torch.tensor([0, 1, 4], dtype=torch.int32),
+    )
+    share = unreachable_share(Config(evaluate=Evaluate(filter_seen=filter_seen)), store)
+    assert share == (pytest.approx(2 / 3) if filter_seen else 0)
+    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0}), 0.0, share)
+    assert ("patience" in line) == (not filter_seen)
+    if filter_seen:
+        assert "67% of the validation targets are in the history of their user already" in line
 
 
 @pytest.mark.parametrize(("filter_seen", "ranks"), [(True, [1, 2, None]), (False, [2, 3, None])])

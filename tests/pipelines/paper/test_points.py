@@ -62,6 +62,7 @@ def test_every_point_has_the_papers_settings():
             assert holder == value, key
         assert found.backbone.hidden == {"sasrec": 256, "bert4rec": 320}[found.model]
         assert (found.evaluate.reference, found.split.strategy, found.seed) == ("test_input", "temporal", 42)
+        assert found.download.ties == "row_order"  # as the paper's code sorts
         assert found.negatives.sharing == "none" or point.params.loss in ("ce", "cce", "sce")
 
 

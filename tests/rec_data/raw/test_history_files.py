@@ -28,7 +28,8 @@ def by_user(found: Histories) -> dict[object, list[int]]:
 def from_file(folder, columns=Columns(), **options):  # noqa: B008
     (path,) = [path for path in folder.iterdir() if path.stem == "h"]
     found = write_history_log(path.name, folder / "log.parquet", root=folder, columns=columns, **options)
-    return by_user(read_histories(folder / "log.parquet", ITEMS)), *found
+    histories = read_histories(folder / "log.parquet", ITEMS, tie_seed=0)
+    return by_user(histories), found.empty_users, found.in_row_order
 
 
 def test_a_file_of_events_without_times_is_in_row_order(tmp_path):

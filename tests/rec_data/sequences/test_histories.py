@@ -1,11 +1,14 @@
 """Histories of a log over a catalogue: hand-worked rows."""
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.sequences.histories import Histories, read_catalogue, read_histories
+from rec_data.splits.split import split_log
 
 ROWS = [("bob", 30, 5), ("ann", 10, 9), ("bob", 20, 1), ("ann", 77, 3), ("ann", 20, 2), ("cid", 77, 1), ("bob", 10, 5)]
 ITEMS = pa.array([10, 20, 30])
@@ -25,10 +28,33 @@ def by_user(found: Histories) -> dict[object, list[int]]:
 
 
 def test_histories_are_in_time_order_ties_in_row_order_and_without_unknown_items(tmp_path):
-    found = read_histories(write(tmp_path / "log.parquet", ROWS), ITEMS)
+    found = read_histories(write(tmp_path / "log.parquet", ROWS), ITEMS, tie_seed=None)
     assert by_user(found) == {"bob": [1, 2, 0], "ann": [1, 0]}
     assert (found.unknown_items.count, found.unknown_items.events, found.unknown_items.examples) == (1, 2, [77])
     assert (found.empty_users.count, found.empty_users.events, found.empty_users.examples) == (1, 1, ["cid"])
+
+
+def test_tied_events_have_the_order_of_the_split_whatever_the_order_of_rows(tmp_path):
+    """And whichever other users and items are there: the log has some that the split drops."""
+    rng = np.random.default_rng(0)
+    rows = [(f"u{user}", int(item), day) for user in range(30) for day in (1, 2) for item in rng.permutation(9)[:6]]
+    log = write(tmp_path / "log.parquet", [*rows, ("rare", 99, 1), ("u1", 98, 9)])
+    (tmp_path / "split").mkdir()
+    settings = Split(strategy="leave_one_out", min_item_count=2)
+    split_log(log, tmp_path / "split", settings, seed=5)
+    items = pl.read_parquet(tmp_path / "split" / "items.parquet")["original_id"]
+    users = pl.read_parquet(tmp_path / "split" / "users.parquet")["original_id"]
+    test = pl.read_parquet(tmp_path / "split" / "test.parquet")
+    whole = {users[user]: [*history, target] for user, history, _, target in test.rows()}
+    shuffled = write(tmp_path / "shuffled.parquet", [rows[row] for row in rng.permutation(len(rows))])
+    for path in (log, shuffled):
+        found = by_user(read_histories(path, items.to_arrow(), tie_seed=5))
+        assert found == whole
+    catalogue = pa.array([*items.to_list(), 120])  # a refit has other items too
+    assert by_user(read_histories(log, catalogue, tie_seed=5)) == whole
+    refit, _ = read_catalogue(log, min_item_count=2, min_user_count=None, tie_seed=5)
+    assert by_user(refit) == whole
+    assert by_user(read_histories(log, items.to_arrow(), tie_seed=6)) != whole
 
 
 @pytest.mark.parametrize(
@@ -42,30 +68,30 @@ def test_histories_are_in_time_order_ties_in_row_order_and_without_unknown_items
 )
 def test_ids_are_compared_in_the_type_of_the_catalogue(tmp_path, ids, names):
     log = write(tmp_path / "log.parquet", [("u", item, time) for time, item in enumerate(ids)])
-    found = read_histories(log, names)
+    found = read_histories(log, names, tie_seed=None)
     assert by_user(found) == {"u": [names.to_pylist().index(10 if names.type == pa.int64() else "10")]}
     assert found.unknown_items.count == 2
 
 
 def test_nobody_known_is_no_error(tmp_path):
-    found = read_histories(write(tmp_path / "log.parquet", ROWS), pa.array([1]))
+    found = read_histories(write(tmp_path / "log.parquet", ROWS), pa.array([1]), tie_seed=None)
     assert len(found.store) == 0
     assert found.empty_users.count == 3
 
 
 def test_a_catalogue_of_its_own_filters_items_first_then_users(tmp_path):
     log = write(tmp_path / "log.parquet", ROWS)
-    found, names = read_catalogue(log, min_item_count=2, min_user_count=2)
+    found, names = read_catalogue(log, min_item_count=2, min_user_count=2, tie_seed=None)
     assert names.to_pylist() == [10, 20, 77]
     assert by_user(found) == {"bob": [1, 0], "ann": [1, 2, 0]}  # cid has one event left
-    everything, names = read_catalogue(log, min_item_count=None, min_user_count=None)
+    everything, names = read_catalogue(log, min_item_count=None, min_user_count=None, tie_seed=None)
     assert names.to_pylist() == [10, 20, 30, 77]
     assert by_user(everything)["cid"] == [3]
 
 
 def test_filters_that_leave_nobody_are_named(tmp_path):
     with pytest.raises(DataError, match="min_item_count 1 and min_user_count 9 leave no user"):
-        read_catalogue(write(tmp_path / "log.parquet", ROWS), min_item_count=1, min_user_count=9)
+        read_catalogue(write(tmp_path / "log.parquet", ROWS), min_item_count=1, min_user_count=9, tie_seed=None)
 
 
 @pytest.mark.parametrize(
@@ -79,4 +105,4 @@ def test_filters_that_leave_nobody_are_named(tmp_path):
 def test_a_log_that_is_none_is_named(tmp_path, make, says):
     make(tmp_path / "log.parquet")
     with pytest.raises(DataError, match=says):
-        read_histories(tmp_path / "log.parquet", ITEMS)
+        read_histories(tmp_path / "log.parquet", ITEMS, tie_seed=None)

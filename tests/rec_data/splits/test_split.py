@@ -24,7 +24,7 @@ def test_leave_one_out_by_hand(tmp_path):
     before = log.read_bytes()
     out = tmp_path / "split"
     out.mkdir()
-    summary = split_log(log, out, Split(strategy="leave_one_out"))
+    summary = split_log(log, out, Split(strategy="leave_one_out"), ties="row_order")
     # a: 7 9 5 8 (5 before 8: a tie keeps the order of rows); items 5 7 8 9 -> 0 1 2 3
     assert pl.read_parquet(out / "train.parquet").rows() == [(0, [1, 3], [1, 2]), (1, [1, 0], [1, 2])]
     assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [1, 3], [1, 2], 0)]
@@ -39,7 +39,7 @@ def test_leave_one_out_by_hand(tmp_path):
 
 
 def test_the_summary_counts_what_the_filters_drop(tmp_path):
-    rows = [(user, item, item) for user in "ab" for item in (1, 2, 4)] + [("c", 1, 1), ("c", 3, 2)]
+    rows = [(user, item, item) for user in "ab" for item in (1, 2, 4, 5)] + [("c", 1, 1), ("c", 3, 2)]
     (tmp_path / "split").mkdir()
     log = write_log(tmp_path / "log.parquet", rows)
     summary = split_log(log, tmp_path / "split", Split(strategy="leave_one_out", min_item_count=2, min_user_count=2))
@@ -52,7 +52,7 @@ def test_the_summary_counts_what_the_filters_drop(tmp_path):
 
 
 def test_a_folder_that_is_missing_or_in_use_is_named(tmp_path):
-    log = write_log(tmp_path / "log.parquet", [(user, item, item) for user in "ab" for item in (1, 2, 3)])
+    log = write_log(tmp_path / "log.parquet", [(user, item, item) for user in "ab" for item in (1, 2, 3, 4)])
     out = tmp_path / "split"
     with pytest.raises(DataError, match="split is not a folder; allowed: an existing, empty one"):
         split_log(log, out, Split(strategy="leave_one_out"))
@@ -69,6 +69,41 @@ BAD = {
     "no clock": ({"min_item_count": None, "min_user_count": None}, {}, "no interaction lies before"),
     "too short": ({"strategy": "leave_one_out"}, {}, "no user has three interactions"),
 }
+
+UNTRAINABLE = {
+    "three each": (
+        {"strategy": "leave_one_out"},
+        [(user, item, item) for user in range(5) for item in (1, 2, 3)],
+        "leave_one_out leaves nothing to train on: it holds out two interactions of each user, and no user has four",
+    ),
+    "three or one": (
+        {"strategy": "leave_one_out"},
+        [*((user, item, item) for user in range(5) for item in (1, 2, 3)), (9, 1, 1)],
+        "and no user has four; allowed: a log with longer histories",
+    ),
+    "one in the past": (
+        {"test_fraction": 0.3, "min_item_count": None, "min_user_count": None},
+        [(user, 1, time) for time in (1, 2) for user in range(3)] + [(4, 1, 1), (4, 1, 1), (4, 2, 1)],
+        "temporal leaves nothing to train on: no user outside validation has two interactions before t",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNTRAINABLE)
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path, case, monkeypatch):
+    monkeypatch.setattr("rec_data.splits.strategies._choose", lambda users, share, seed: np.array([3]))
+    settings, rows, message = UNTRAINABLE[case]
+    log = write_log(tmp_path / "log.parquet", rows)
+    (tmp_path / "split").mkdir()
+    with pytest.raises(DataError, match=message):
+        split_log(log, tmp_path / "split", Split(**settings))
+    assert not list((tmp_path / "split").iterdir())
+
+
+def test_two_interactions_of_a_user_are_enough_to_train(tmp_path):
+    rows = [*((user, item, item) for user in range(5) for item in (1, 2, 3)), (9, 1, 1), (9, 2, 2)]
+    parts = parts_of(tmp_path, rows, "a", Split(strategy="leave_one_out"))
+    assert parts["train.parquet"]["history"].to_list() == [[0]] * 5 + [[0, 1]]
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -94,14 +129,69 @@ def distinct_times(seed):
     return list(zip(users.tolist(), items.tolist(), rng.permutation(400).tolist(), strict=True))
 
 
+@pytest.mark.parametrize("names", ["integers", "text"])
 @pytest.mark.parametrize("strategy", ["temporal", "leave_one_out"])
-def test_row_order_does_not_matter_where_times_differ(tmp_path, strategy):
-    rows = distinct_times(0)
+def test_the_order_of_rows_does_not_matter(tmp_path, strategy, names):
+    """With ties and duplicates: nine interactions share each time."""
+    rows = [(user, item, time // 9) for user, item, time in distinct_times(0)]
+    if names == "text":
+        rows = [("näme " * (user % 3) + str(user), f"{item}", time) for user, item, time in rows]
     shuffled = [rows[row] for row in np.random.default_rng(1).permutation(len(rows))]
     one, other = (parts_of(tmp_path, r, n, Split(strategy=strategy)) for r, n in ((rows, "a"), (shuffled, "b")))
     assert len(one["test.parquet"]) > 5
     for name, part in one.items():
         assert part.equals(other[name]), name
+
+
+def test_tied_times_are_shuffled_by_seed_and_user(tmp_path):
+    rows = [(user, item, time) for user in range(40) for time in (1, 2) for item in range(8 * time, 8 * time + 8)]
+    settings = Split(strategy="leave_one_out")
+    kept = parts_of(tmp_path, rows, "a", settings, ties="row_order")["train.parquet"]["history"].to_list()
+    assert kept == [list(range(14))] * 40
+    one, other = (
+        parts_of(tmp_path, rows, name, settings, seed=seed)["train.parquet"]["history"].to_list()
+        for name, seed in (("b", 1), ("c", 2))
+    )
+    for history in one:
+        assert sorted(history[:8]) == list(range(8))  # the first time comes first
+    assert len({tuple(history) for history in one}) == 40  # each user has an order of its own
+    assert one != other
+    firsts = np.bincount([history[0] for history in one + other], minlength=8)
+    assert firsts.min() > 0  # 10 of each are expected of 80; none with p = 8 (7 / 8) ** 80 = 0.0002
+    without = [row for row in rows if row[0] not in (3, 7)]  # other users have no influence
+    fewer = parts_of(tmp_path, without, "d", settings, seed=1)["train.parquet"]["history"].to_list()
+    assert fewer == [history for user, history in enumerate(one) if user not in (3, 7)]
+
+
+def test_the_summary_has_the_share_that_a_bulk_import_gives_to_the_future(tmp_path):
+    past = [(user, item, 1000 + 2 * user + item) for user in range(20) for item in (0, 1)]
+    (tmp_path / "split").mkdir()
+    log = write_log(tmp_path / "log.parquet", [*past, *((user, item, 2000) for user in range(20) for item in range(3))])
+    summary = split_log(log, tmp_path / "split", Split(min_item_count=None, min_user_count=None))
+    assert (summary["test_fraction"], summary["boundary_time"]) == (0.1, 2000)
+    assert (summary["future_share"], summary["boundary_share"]) == (0.6, 0.6)
+
+
+def test_the_summary_counts_ties_and_duplicates(tmp_path):
+    day = 86_400
+    rows = [(1, 1, 20_000), (1, 2, 20_000), (1, 1, 20_000), (2, 1, 20_001), (2, 1, 20_001), (2, 2, 20_002),
+            (2, 3, 20_003), (1, 4, 20_003), (1, 2, 20_003), (3, 1, 20_001)]  # fmt: skip
+    rows = [(user, item, time * day) for user, item, time in rows]
+    (tmp_path / "split").mkdir()
+    summary = split_log(write_log(tmp_path / "log.parquet", rows), tmp_path / "split", Split(strategy="leave_one_out"))
+    # User 1 has three tied interactions on two items and two more; of user 2, the tie is a duplicate.
+    assert (summary["tied_interactions"], summary["duplicate_interactions"]) == (5, 2)
+    assert (summary["copies_of_every_row"], summary["dates_only"]) == (1, True)
+
+
+def test_a_log_that_was_written_three_times_is_recognised(tmp_path):
+    rows = [(user, item, 1_700_000_001 + item) for user in range(9) for item in range(6)] * 3 + [(0, 0, 1_700_000_001)]
+    (tmp_path / "split").mkdir()
+    log = write_log(tmp_path / "log.parquet", rows)
+    summary = split_log(log, tmp_path / "split", Split(strategy="leave_one_out"))
+    assert (summary["tied_interactions"], summary["duplicate_interactions"]) == (0, 2 * 54 + 1)
+    assert (summary["copies_of_every_row"], summary["dates_only"], summary["future_share"]) == (3, False, None)
+    assert summary["test"]["unreachable_targets"] == 9
 
 
 def test_times_too_wide_for_one_sort_key(tmp_path):
@@ -117,7 +207,7 @@ def test_ties_keep_row_order_in_a_log_of_many_row_groups(tmp_path):
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     frame.write_parquet(tmp_path / "log.parquet", row_group_size=97)
     (tmp_path / "split").mkdir()
-    split_log(tmp_path / "log.parquet", tmp_path / "split", Split(strategy="leave_one_out"))
+    split_log(tmp_path / "log.parquet", tmp_path / "split", Split(strategy="leave_one_out"), ties="row_order")
     train = pl.read_parquet(tmp_path / "split" / "train.parquet")
     assert train["history"].to_list() == [list(range(198))] * 50
 

@@ -58,6 +58,12 @@ def count_rows(mask: Mask, offsets: Int64s) -> Int64s:
     return counts
 
 
+def count_repeated(targets: Int32s, items: Int32s, offsets: Int64s) -> int:
+    """Count the segments whose target is among their own items: ``[n]``, ``[rows]`` and ``[n + 1]`` offsets."""
+    matches = items == np.repeat(targets, np.diff(offsets))
+    return int(np.count_nonzero(count_rows(matches, offsets)))
+
+
 def spread(flags: Mask, offsets: Int64s) -> Mask:
     """Repeat the flag of each segment on all of its rows: ``[n]`` and ``[n + 1]`` offsets give ``[rows]``."""
     return np.repeat(flags, np.diff(offsets))

@@ -15,6 +15,7 @@ from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
+TieOrder = Literal["shuffle", "row_order"]
 MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
 
 
@@ -43,6 +44,20 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Events:
+    """The kinds of events that are kept of your own log, if a column names them, as in ``view``, ``cart``, ``buy``."""
+
+    column: str | None = None
+    """Integers or strings. Null: all rows are kept."""
+    keep: tuple[str | int, ...] = ()
+    """Values of that column."""
+
+    def __post_init__(self) -> None:
+        if (self.column is None) != (len(self.keep) == 0):
+            raise ValueError("allowed: a column together with the values to keep, as [purchase], or neither")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Download:
     """Where the raw log comes from and how it is read."""
 
@@ -51,6 +66,16 @@ class Download:
     columns: Columns = field(default_factory=Columns)
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of your own log."""
+    events: Events = field(default_factory=Events)
+    ties: TieOrder = "shuffle"
+    """Events of a user with equal times: ``shuffle`` orders them by a hash of seed, user and item, so that the order of
+    rows has no influence; ``row_order`` keeps the order of rows."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """``drop`` keeps the first of the rows that have the same user, item and time."""
+
+    def tie_seed(self, seed: int) -> int | None:
+        """The seed that shuffles ties; None in row order."""
+        return seed if self.ties == "shuffle" else None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

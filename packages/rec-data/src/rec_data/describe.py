@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
+from rec_data.config import TieOrder
 from rec_data.order_test import TOP, OrderTest, order_test
-from rec_data.raw.timestamps import EARLIEST_CLOCK, UNITS, to_datetime, unit_of
+from rec_data.raw.timestamps import UNITS, to_datetime, unit_of
+from rec_data.splits.clock import dates_only, has_clock
 from rec_data.splits.encode import encode
 from rec_data.splits.strategies import SortedLog
 
@@ -17,21 +19,26 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BLUE, _ORANGE, _GREY = "#2f5d8a", "#d9822b", "#8a8f98"
 
 
-def describe(log: Path, *, seed: int = 0, picture: Path | None = None, title: str = "") -> dict[str, Any]:
+def describe(
+    log: Path, *, seed: int = 0, ties: TieOrder = "shuffle", picture: Path | None = None, title: str = ""
+) -> dict[str, Any]:
     """Measure a log, without any filter: facts that are ready for JSON, and that ``as_text`` prints.
 
     Args:
         log: The parquet file of ``fetch_log``.
         seed: Seed of the sample and the shuffling of the order test.
+        ties: Whether the order of rows is that of interactions with equal times; otherwise they have no order.
         picture: A PNG to write: sequence lengths, item popularity, interactions over time, and the order test.
         title: What the title of the picture begins with.
 
     Raises:
         DataError: The log cannot be read.
     """
-    rows = encode(log, min_item_count=None, min_user_count=None).log
+    in_row_order = ties == "row_order"
+    encoded = encode(log, min_item_count=None, min_user_count=None, tie_seed=None if in_row_order else seed)
+    rows = encoded.log
     lengths, counts = np.diff(rows.offsets), arrays.count(rows.items, rows.num_items)
-    order = order_test(rows, seed=seed)
+    order = order_test(rows, seed=seed, ties_are_ordered=in_row_order)
     repeats = count_repeats(rows)
     if picture is not None:
         _draw(rows, order, picture, title)
@@ -45,6 +52,10 @@ def describe(log: Path, *, seed: int = 0, picture: Path | None = None, title: st
         "items_below_5": int((counts < 5).sum()),
         "popularity_gini": gini(counts),
         "repeat_share": repeats / len(rows.items),
+        "duplicate_share": encoded.ties.duplicates / len(rows.items),
+        "copies_of_every_row": encoded.ties.copies,
+        "ties": ties,
+        "tied_share": encoded.ties.tied / len(rows.items),
         **_time_facts(rows.times),
         "markov_hit_rate": order.ordered,
         "markov_hit_rate_shuffled": order.shuffled,
@@ -72,24 +83,26 @@ def count_repeats(log: SortedLog) -> int:
     return int(np.count_nonzero(pairs[1:] == pairs[:-1]))
 
 
-def has_clock(times: Int64s) -> bool:
-    """Whether the times of a log are dates rather than positions: most of them are later than 1990."""
-    ticks = UNITS[unit_of(int(times.max()))]
-    return 2 * int(np.count_nonzero(times >= EARLIEST_CLOCK * ticks)) > len(times)
-
-
 def _time_facts(times: Int64s) -> dict[str, Any]:
     first, last = int(times.min()), int(times.max())
     if not has_clock(times):
-        return {"clock": False, "first": first, "last": last, "days": None}
+        return {"clock": False, "first": first, "last": last, "days": None, "dates_only": False}
     days = (last - first) / UNITS[unit_of(last)] / 86_400
-    return {"clock": True, "first": to_datetime(first).isoformat(), "last": to_datetime(last).isoformat(), "days": days}
+    first_date, last_date = to_datetime(first).isoformat(), to_datetime(last).isoformat()
+    return {"clock": True, "first": first_date, "last": last_date, "days": days, "dates_only": dates_only(times)}
 
 
 def as_text(facts: dict[str, Any]) -> str:
     """Format the facts as a small table for the terminal."""
     lengths = ", ".join(f"{float(q):.0%} {value:,.0f}" for q, value in facts["length_quantiles"].items())
     clock = f"{facts['days']:,.0f} days" if facts["clock"] else "positions, not dates: do not use a temporal split"
+    clock += ", dates without a time of day" if facts["dates_only"] else ""
+    duplicates = f"{facts['duplicate_share']:.1%} of the interactions repeat user, item and time of another"
+    if facts["copies_of_every_row"] > 1:
+        duplicates += f"; every row is there {facts['copies_of_every_row']} times or more"
+    tied = f"{facts['tied_share']:.1%} of the interactions share user and time with one on another item"
+    if facts["ties"] == "row_order":
+        tied += "; their order is that of the rows"
     ordered, shuffled = facts["markov_hit_rate"], facts["markov_hit_rate_shuffled"]
     lines = {
         "users": f"{facts['users']:,}",
@@ -99,10 +112,15 @@ def as_text(facts: dict[str, Any]) -> str:
         "length": f"mean {facts['length_mean']:.1f}; {lengths}",
         "popularity Gini": f"{facts['popularity_gini']:.3f}",
         "repeats": f"{facts['repeat_share']:.1%} of the interactions",
+        "duplicates": duplicates,
         "time": f"{facts['first']} to {facts['last']} ({clock})",
+        "ties": tied,
         "order": f"guessing the last item from the one before it hits {ordered:.1%} in the top {TOP}",
         "": f"in shuffled order {shuffled:.1%}: {drop_in_words(facts)}",
     }
+    if facts["markov_users"] == 0:
+        del lines[""]
+        lines["order"] = "cannot be tested: no user has three items, the last one later than the one before it"
     return "\n".join(f"{name:16} {value}" for name, value in lines.items())
 
 

@@ -24,42 +24,49 @@ class OrderTest(NamedTuple):
     shuffled: float
     """The same with each user's items shuffled."""
     users: int
-    """Tested users: those with at least three items."""
+    """Tested users: those with at least three items, and a last step whose order is known."""
     drop_interval: tuple[float, float]
     """95 % interval of ``ordered - shuffled``."""
 
 
-def order_test(log: SortedLog, *, seed: int) -> OrderTest:
+def order_test(log: SortedLog, *, seed: int, ties_are_ordered: bool = False) -> OrderTest:
     """Predict each user's last item by the most frequent successors of the item before it, in true and shuffled order.
 
     Successors are counted over all steps except each user's last; that one counts as a hit if its item is among the
     ``TOP`` most frequent successors of the item before it. Hits that remain after shuffling are due to popularity
     and taste, the difference to order. Each user is tested both ways, so the difference is one of paired proportions.
+
+    Steps between equal times are neither counted nor tested unless ``ties_are_ordered``: they show which items go
+    together, and nothing about order.
     """
     rng = np.random.default_rng(seed)
     users = np.repeat(np.arange(log.num_users, dtype=np.int32), np.diff(log.offsets))
-    items = log.items
+    items, times = log.items, log.times
     if len(items) > SAMPLE_ROWS:
         chosen = arrays.spread(rng.random(log.num_users) < SAMPLE_ROWS / len(items), log.offsets)
-        users, items = users[chosen], items[chosen]
+        users, items, times = users[chosen], items[chosen], times[chosen]
+    ordered = np.full(len(items) - 1, True) if ties_are_ordered else times[1:] != times[:-1]
     shuffled = items[np.lexsort((rng.random(len(items)), users))]
-    hits, hits_shuffled = _hits(users, items, log.num_items), _hits(users, shuffled, log.num_items)
+    hits, hits_shuffled = (_hits(users, order, ordered, log.num_items) for order in (items, shuffled))
     if len(hits) == 0:
         return OrderTest(0.0, 0.0, 0, (-1.0, 1.0))
     won, lost = int((hits & ~hits_shuffled).sum()), int((hits_shuffled & ~hits).sum())
     return OrderTest(float(hits.mean()), float(hits_shuffled.mean()), len(hits), paired_interval(won, lost, len(hits)))
 
 
-def _hits(users: Int32s, items: Int32s, num_items: int) -> Mask:
-    """Whether the last item of each user with at least three items is predicted, in order of user."""
+def _hits(users: Int32s, items: Int32s, ordered: Mask, num_items: int) -> Mask:
+    """Whether the last item of each user with at least three items is predicted, in order of user.
+
+    Rows ``i`` and ``i + 1`` are a step if they are of one user and ``ordered[i]``.
+    """
     step = users[1:] == users[:-1]  # rows that are followed by a row of the same user
     last = step & np.append(users[2:] != users[1:-1], True)
     before = np.concatenate(([False], step[:-1]))
-    asked = last & before  # the last step of users with at least two
+    asked = last & before & ordered  # the last step of users with at least two
     pairs = items[:-1].astype(np.int64) * num_items + items[1:]
     if not asked.any():
         return np.zeros(0, dtype=bool)
-    steps, counts = np.unique(pairs[step & ~last], return_counts=True)
+    steps, counts = np.unique(pairs[step & ~last & ordered], return_counts=True)
     first = steps // num_items
     order = np.lexsort((-counts, first))
     start = np.searchsorted(first[order], first[order])

@@ -41,10 +41,19 @@ def run(options: Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        fetch(config, log, root=live_checkout())
+        read = fetch(config, log, root=live_checkout())
         with atomic_folder(out) as fresh:
-            found = describe.describe(log, picture=fresh / "describe.png", title=Path(config.dataset).name)
+            found = describe.describe(
+                log,
+                ties=config.download.ties,
+                picture=fresh / "describe.png",
+                title=Path(config.dataset).name,
+            )
             print(describe.as_text(found))
+            for name, values in read.get("columns_of_events", {}).items():
+                print(
+                    f"{'events':16} column {name!r} holds {values}: download.events.column and .keep keep some of them"
+                )
             write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
     print(f"picture: {out / 'describe.png'}")
 

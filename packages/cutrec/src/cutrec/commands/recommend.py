@@ -68,8 +68,9 @@ def run(options: Namespace) -> None:
     if options.k > len(item_names):
         raise StageError(f"--k: found {options.k}, allowed: 1 to {len(item_names)}, the size of the catalogue")
     notes: list[str] = []
+    tie_seed = config.download.tie_seed(config.seed)
     if options.histories is None:
-        histories = read_histories(LOG, item_names)
+        histories = read_histories(LOG, item_names, tie_seed=tie_seed)
     else:
         usual = config.download.columns
         names = {name: options[f"{name}_column"] or getattr(usual, name) for name in COLUMNS}
@@ -80,7 +81,13 @@ def run(options: Namespace) -> None:
             raise StageError(f"{used}: found {', '.join(names.values())}, allowed: different names") from None
         needs_times = options.timestamp_column is not None
         histories, notes = recommend.read_file(
-            options.histories, item_names, root=live_checkout(), columns=columns, needs_times=needs_times
+            options.histories,
+            item_names,
+            root=live_checkout(),
+            columns=columns,
+            needs_times=needs_times,
+            settings=config.download,
+            tie_seed=tie_seed,
         )
     for note in [*notes, *recommend.unusable(histories)]:
         print(f"note: {note}", file=sys.stderr)

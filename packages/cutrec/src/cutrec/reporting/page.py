@@ -12,6 +12,7 @@ from cutrec.config import Config
 from cutrec.environment import Code, version
 from cutrec.nested import as_yaml
 from cutrec.reporting import tables
+from cutrec.reporting.remarks import split_remarks
 from cutrec.reporting.run_outputs import RunOutputs, numbers
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
@@ -49,6 +50,7 @@ def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
         pictures={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in pictures.items()},
         title=tables.title(run.config),
         labels=tables.labels(run.config),
+        remarks=split_remarks(run.config, run.split),
         headline=tables.headline(run),
         numbers=tables.key_numbers(run),
         ks=tables.cutoffs(found["intervals"]) if found else [],

@@ -2,7 +2,7 @@
 
 A result has columns for model, loss, sampling, data set, sizes and negatives; one more column, `options`, lists the
 other settings that differ from the standard ones. The standard settings are the defaults of params.yaml, except for
-three that the paper's tables are trained with and that a test compares with every point of ``grid`` in params.yaml.
+four that the paper's tables are trained with and that a test compares with every point of ``grid`` in params.yaml.
 """
 
 import dataclasses
@@ -35,6 +35,7 @@ def standard(point: config.Config) -> config.Config:
         losses=dataclasses.replace(base.losses, sce=sce_sizes(point.batch_size, point.max_seq_len)),
         train=dataclasses.replace(base.train, weight_decay=1e-5 if point.model == "bert4rec" else 0.0),
         evaluate=dataclasses.replace(base.evaluate, reference="test_input"),
+        download=dataclasses.replace(base.download, ties="row_order"),
     )
 
 

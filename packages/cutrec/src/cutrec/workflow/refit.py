@@ -53,7 +53,10 @@ def refit(
         raise StageError(f"--refit: found no {split / 'summary.json'}, which says how the log was filtered (dvc repro)")
     summary = read_json(split / "summary.json")
     found, names = read_catalogue(
-        log, min_item_count=summary["min_item_count"], min_user_count=summary["min_user_count"]
+        log,
+        min_item_count=summary["min_item_count"],
+        min_user_count=summary["min_user_count"],
+        tie_seed=config.download.tie_seed(config.seed),
     )
     # One process takes the batches that all processes of the model's run took together.
     whole = dataclasses.replace(config, batch_size=config.batch_size * checkpoint.training.devices)

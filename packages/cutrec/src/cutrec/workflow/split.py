@@ -1,10 +1,12 @@
 """Split a log into train, validation and test sequences over dense ids."""
 
+import sys
 from pathlib import Path
 
 from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
+from cutrec.reporting.remarks import split_remarks
 from rec_data.splits.split import split_log
 
 YEAR = 365 * 86_400
@@ -13,6 +15,8 @@ YEAR = 365 * 86_400
 
 def split(config: Config, log: Path, out: Path) -> None:
     """Filter and split a parquet of user_id, item_id, timestamp into sequences, items, users and ``summary.json``.
+
+    Prints what the reader of the metrics must know, such as ties in time and targets that no list can hold.
 
     Raises:
         DataError: the filters leave too little.
@@ -26,6 +30,7 @@ def split(config: Config, log: Path, out: Path) -> None:
             seed=config.seed,
             filter_seen=config.evaluate.filter_seen,
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
+            ties=config.download.ties,
         )
         # Positions in each user's sequence cannot be compared between users, so their temporal split would be
         # meaningless. They are recognized by their size: no log of interactions ends in 1970.
@@ -34,3 +39,5 @@ def split(config: Config, log: Path, out: Path) -> None:
                 f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and "
                 "not Unix seconds, allowed: leave_one_out, or a timestamp column that holds a clock"
             )
+        for line in split_remarks(config, summary):
+            print(f"note: {line}", file=sys.stderr)

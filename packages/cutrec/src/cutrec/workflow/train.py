@@ -20,6 +20,9 @@ from rec_models.errors import TrainingError
 from rec_models.training.loop import fit
 from rec_models.training.result import FitResult
 
+MANY_UNREACHABLE = 0.1
+"""Share of unreachable validation targets from which on longer training is not advised."""
+
 
 def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
     """Train, or resume the training that was interrupted.
@@ -65,7 +68,8 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
                 sys.exit(1)
             raise StageError(str(error)) from error
         if result.is_first_rank and not config.dataset.startswith("twin:"):
-            for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts)):
+            unreachable = inputs.unreachable_share(config, validation_store)
+            for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts), unreachable):
                 print(f"note: {line}", file=sys.stderr)
         shutil.copyfile(catalogue, folder / "items.parquet")
         write_json(folder / "metrics.json", summary(config, result))
@@ -73,14 +77,26 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
         shutil.rmtree(state, ignore_errors=True)
 
 
-def notes(result: FitResult, popularity: float) -> list[str]:
-    """Remarks that the user should read, given the validation NDCG@10 of the ranking by popularity."""
+def notes(result: FitResult, popularity: float, unreachable: float) -> list[str]:
+    """Remarks that the user should read.
+
+    Args:
+        result: of the training.
+        popularity: validation NDCG@10 of the ranking by popularity.
+        unreachable: share of the validation targets that no list can hold, because their user has seen them.
+    """
     found = result.metrics["ndcg@10"]
     if found > popularity:
         return []
+    advice = "more train.patience and train.max_epochs (pointwise losses start slowly), or another loss, may help"
+    if unreachable >= MANY_UNREACHABLE:
+        advice = (
+            f"{unreachable:.0%} of the validation targets are in the history of their user already, and "
+            "evaluate.filter_seen=true keeps such items out of every list; the notes of the split stage name the cure"
+        )
     return [
         f"the best validation ndcg@10, {found:.4f}, is not above that of the ranking by popularity, {popularity:.4f}: "
-        "more train.patience and train.max_epochs (pointwise losses start slowly), or another loss, may help"
+        f"{advice}"
     ]
 
 

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.workflow.ranking import user_batches
+from rec_data.arrays import count_repeated
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
 from rec_eval import popularity_top_k, rank_metrics, target_ranks
 from rec_models.encoders import ENCODERS, Encoder
 
 __all__ = ["batch_settings", "loss_settings", "make_batches", "make_validation", "model_settings", "popularity_ndcg",
-           "training_settings"]  # fmt: skip
+           "training_settings", "unreachable_share"]  # fmt: skip
 
 
 def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:
@@ -67,3 +68,12 @@ def popularity_ndcg(point: Config, store: SequenceStore, counts: Tensor) -> floa
     hits = lists.ids == store.targets[:, None]  # [U, 10]
     ranks = torch.where(hits.any(dim=1), hits.int().argmax(dim=1) + 1, 11)
     return rank_metrics(ranks, [10])["ndcg@10"]
+
+
+def unreachable_share(point: Config, store: SequenceStore) -> float:
+    """Share of the targets of a store that no list can hold, because they are in the history of their user."""
+    assert store.targets is not None
+    if not point.evaluate.filter_seen:
+        return 0.0
+    found = count_repeated(store.targets.numpy(), store.items.numpy(), store.offsets.numpy())
+    return found / len(store)

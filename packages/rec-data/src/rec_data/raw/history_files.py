@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import polars as pl
 
-from rec_data.config import Columns
+from rec_data.config import Columns, Download
 from rec_data.errors import DataError
 from rec_data.raw import files
-from rec_data.raw.normalise import write_log
+from rec_data.raw.events import keep_events
+from rec_data.raw.normalise import drop_duplicates, write_log
 from rec_data.raw.rows import find_nulls, find_rows
 from rec_data.schema import ITEM, TIMESTAMP, USER
 
@@ -21,10 +22,18 @@ class HistoryLog(NamedTuple):
     """Users whose list is empty; they are not in the log."""
     in_row_order: bool
     """Whether rows are events without times, so that the events of a user are in row order."""
+    other_events: int
+    """Rows of kinds of events that are not kept."""
 
 
 def write_history_log(
-    histories: str, out: Path, *, root: Path, columns: Columns, needs_times: bool = False
+    histories: str,
+    out: Path,
+    *,
+    root: Path,
+    columns: Columns,
+    needs_times: bool = False,
+    settings: Download | None = None,
 ) -> HistoryLog:
     """Write the log of a file of histories, with the checks of ``rec_data.sources.fetch.fetch_log``.
 
@@ -37,6 +46,7 @@ def write_history_log(
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.
         needs_times: Whether the user named the column of times, so that a file without it is refused.
+        settings: How duplicates, and kinds of events if the file has their column, are treated; None: the defaults.
 
     Raises:
         DataError: The files, their columns or their values are wrong.
@@ -44,10 +54,16 @@ def write_history_log(
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
-        frame = files.scan(paths, list(columns.by_key.values()))
+        settings = settings or Download()
+        wanted_names = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
+        frame = files.scan(paths, wanted_names)
         schema = frame.collect_schema()
     wanted = {USER: columns.user, ITEM: columns.item} | ({TIMESTAMP: columns.timestamp} if needs_times else {})
     files.require_columns(schema, wanted, origin)
+    dropped = None
+    if settings.events.column in schema:
+        with files.reading(origin):
+            frame, dropped, origin = keep_events(frame, settings.events, origin, all_occur=False)
     lists, empty = isinstance(schema[columns.item], pl.List), 0
     if lists:
         if needs_times:
@@ -64,7 +80,9 @@ def write_history_log(
     if not timed:
         frame = frame.with_row_index(columns.timestamp)
     write_log(frame, out, columns=replace(columns, rating=None), min_rating=None, origin=origin)
-    return HistoryLog(empty, in_row_order=not (timed or lists))
+    if settings.duplicates == "drop":
+        drop_duplicates(out)
+    return HistoryLog(empty, in_row_order=not (timed or lists), other_events=dropped or 0)
 
 
 def _refuse_nulls_in_lists(frame: pl.LazyFrame, columns: Columns, origin: str) -> None:

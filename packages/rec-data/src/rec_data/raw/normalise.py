@@ -29,6 +29,12 @@ class Normalised(NamedTuple):
     rows: int
     rows_read: int
     timestamp_unit: str
+    rows_of_other_events: int | None = None
+    """Of the rows that were read; None if all kinds of events are kept."""
+
+    def with_other_events(self, dropped: int | None) -> "Normalised":
+        """Count rows that were dropped before the others were written."""
+        return self._replace(rows_read=self.rows_read + (dropped or 0), rows_of_other_events=dropped)
 
 
 def write_log(
@@ -161,3 +167,21 @@ def _sink(log: pl.LazyFrame, out: Path) -> None:
         if os.strerror(errno.ENOSPC) in str(error):
             raise DataError(f"{out} cannot be written: {os.strerror(errno.ENOSPC)}") from error
         raise
+
+
+def drop_duplicates(log: Path) -> int:
+    """Keep the first of the rows of a log with the same user, item and time; returns how many rows are dropped.
+
+    Needs memory for the user, item and time of every row that is kept.
+    """
+    frame = pl.scan_parquet(log)
+    out = log.with_name(f"{log.name}.distinct")
+    try:
+        with writing(out), out.open("wb"):
+            pass
+        _sink(frame.unique([USER, ITEM, TIMESTAMP], keep="first", maintain_order=True), out)
+        before, after = (pl.scan_parquet(path).select(pl.len()).collect().item() for path in (log, out))
+        out.replace(log)
+    finally:
+        out.unlink(missing_ok=True)
+    return int(before - after)

@@ -15,6 +15,7 @@ import torch
 from rec_data.errors import DataError
 from rec_data.schema import INTEGER, ITEM, TIMESTAMP, USER
 from rec_data.sequences.store import SequenceStore
+from rec_data.ties import resolve_ties
 
 EXAMPLES = 5
 """How many of the skipped items and users are listed."""
@@ -46,13 +47,15 @@ class Histories:
     """Users without any known item, who have no history."""
 
 
-def read_histories(log: Path, item_names: pa.Array, *, min_user_count: int = 1) -> Histories:
+def read_histories(log: Path, item_names: pa.Array, *, tie_seed: int | None, min_user_count: int = 1) -> Histories:
     """Read the histories of a log.
 
     Args:
         log: A parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers). The events
-            of a user are sorted by time; ties keep the order of rows.
+            of a user are sorted by time.
         item_names: ``[V]`` distinct original item ids by dense id.
+        tie_seed: Seed of the order of events with equal times, as in a split (``rec_data.ties``); None keeps the order
+            of rows.
         min_user_count: Minimum number of events on known items that a user must have, at least 1.
 
     Raises:
@@ -69,10 +72,15 @@ def read_histories(log: Path, item_names: pa.Array, *, min_user_count: int = 1) 
     enough = lengths >= min_user_count
     present, kept = np.flatnonzero(enough), np.flatnonzero(known & enough[rows])
     times = _column(log, TIMESTAMP).to_numpy(zero_copy_only=False)[kept]
-    order = kept[np.lexsort((times, rows[kept]))]  # stable
+    by_time = np.lexsort((times, rows[kept]))  # stable
+    offsets = np.concatenate([[0], np.cumsum(lengths[present])])
+    of_users = names.take(pa.array(present))
+    ordered, _ = resolve_ties(
+        items[kept[by_time]], offsets, times[by_time], users=of_users, catalogue=item_names, seed=tie_seed
+    )
     store = SequenceStore(
-        items=torch.from_numpy(items[order]),
-        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths[present])])),
+        items=torch.from_numpy(ordered),
+        offsets=torch.from_numpy(offsets),
         user_ids=torch.from_numpy(present.astype(np.int32)),
     )
     unknown = events.filter(pa.array(~known)).unique()
@@ -82,7 +90,9 @@ def read_histories(log: Path, item_names: pa.Array, *, min_user_count: int = 1) 
     return Histories(store, names, unknown_items, Skipped(int(empty.sum()), int(empty[rows].sum()), examples))
 
 
-def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int | None) -> tuple[Histories, pa.Array]:
+def read_catalogue(
+    log: Path, *, min_item_count: int | None, min_user_count: int | None, tie_seed: int | None
+) -> tuple[Histories, pa.Array]:
     """Read the histories of a log and the catalogue of its items, filtered as in a split.
 
     First items with too few events are dropped, then users with too few remaining events; None keeps all.
@@ -97,7 +107,7 @@ def read_catalogue(log: Path, *, min_item_count: int | None, min_user_count: int
     names, counts = counted.field(0), counted.field(1)
     names = names.filter(pc.greater_equal(counts, min_item_count or 1))
     names = names.take(pc.array_sort_indices(names))
-    found = read_histories(log, names, min_user_count=min_user_count or 1)
+    found = read_histories(log, names, tie_seed=tie_seed, min_user_count=min_user_count or 1)
     if len(found.store) == 0:
         raise DataError(
             f"log {log}: min_item_count {min_item_count} and min_user_count {min_user_count} leave no user; allowed: "

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec_data.arrays import to_arrow
-from rec_data.config import Columns, Download
+from rec_data.config import Columns, Download, Events
 from rec_data.errors import DataError
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, is_generated, lookup
@@ -36,7 +36,9 @@ def fetch_log(
         seed: Seed of ``demo`` and the synthetic logs; other sources have none.
 
     Returns:
-        What was written, ready for JSON: ``dataset``, ``kind``, ``rows``, ``rows_read``, ``timestamp_unit``.
+        What was written, ready for JSON: ``dataset``, ``kind``, ``rows``, ``rows_read``, ``timestamp_unit``; where
+        rows were dropped, ``rows_of_other_events`` and ``duplicates_dropped``; ``columns_of_events`` are those of your
+        own file that ``download.events`` may be meant for, with their values.
 
     Raises:
         DataError: The name, the files, their columns, their values, or the output is wrong.
@@ -48,8 +50,13 @@ def fetch_log(
     _refuse_unwritable(part, out)
     try:
         _refuse_overwriting(dataset, out, root=root)
-        if (is_generated(dataset) or dataset in SOURCES) and settings.columns != Columns():
-            raise DataError(f"columns are given but dataset {dataset!r} has fixed columns; allowed: only for files")
+        if is_generated(dataset) or dataset in SOURCES:
+            if settings.columns != Columns():
+                raise DataError(f"columns are given but dataset {dataset!r} has fixed columns; allowed: only for files")
+            if settings.events != Events():
+                raise DataError(
+                    f"download.events is given but dataset {dataset!r} has fixed ones; allowed: only for files"
+                )
         if is_generated(dataset):
             if settings.min_rating is not None:
                 raise DataError(
@@ -58,6 +65,11 @@ def fetch_log(
             summary = _generate(dataset, part, seed=seed)
         else:
             summary = _read(dataset, part, root=root, settings=settings)
+        if settings.duplicates == "drop":
+            from rec_data.raw.normalise import drop_duplicates
+
+            summary["duplicates_dropped"] = drop_duplicates(part)
+            summary["rows"] -= summary["duplicates_dropped"]
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
@@ -128,22 +140,29 @@ def _mirror(settings: Download, root: Path) -> Path | None:
 def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[str, Any]:
     """Write the log of files or of a published data set."""
     from rec_data.raw import files
+    from rec_data.raw.events import find_events, keep_events
     from rec_data.raw.normalise import write_log
 
-    columns, min_rating = settings.columns, settings.min_rating
+    columns, min_rating, hints = settings.columns, settings.min_rating, {}
     if files.looks_like_path(dataset):
         kind, origin = "file", f"dataset {dataset!r}"
         paths = files.find(dataset, root=root)
         with files.reading(origin):
-            frame = files.scan(paths, list(columns.by_key.values()))
+            wanted = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
+            frame = files.scan(paths, wanted)
+            if settings.events.column is None:
+                hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
+            frame, dropped, origin = keep_events(frame, settings.events, origin)
         done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
+        done = done.with_other_events(dropped)
     else:
         source = lookup(dataset)
         from rec_data.sources.published import write_published
 
         kind = "published"
         done = write_published(dataset, source, out, mirror=_mirror(settings, root), min_rating=min_rating)
-    return {"kind": kind, **done._asdict()}
+    facts = {name: value for name, value in done._asdict().items() if value is not None}
+    return {"kind": kind, **facts, **hints}
 
 
 def _generate(dataset: str, out: Path, *, seed: int) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import polars as pl
 import requests
 
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
+from rec_data.raw.events import keep_events
 from rec_data.raw.formats import READERS
 from rec_data.raw.normalise import Normalised, write_log
 from rec_data.sources import http, kaggle, rs_datasets
@@ -48,11 +48,9 @@ def write_published(
         above = source.above if min_rating is None else None
         with files.reading(origin):
             frame = READERS[raw.reader](path, work)
-            if raw.keep is not None:
-                column, value = raw.keep
-                files.require_columns(frame.collect_schema(), {column: column}, origin)
-                frame = frame.filter(pl.col(column) == value)
-            return write_log(frame, out, columns=raw.columns, min_rating=min_rating, above=above, origin=origin)
+            frame, dropped, origin = keep_events(frame, raw.events, origin)
+            done = write_log(frame, out, columns=raw.columns, min_rating=min_rating, above=above, origin=origin)
+            return done.with_other_events(dropped)
 
 
 def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any]:

@@ -4,10 +4,10 @@ A new data set is one entry of ``SOURCES``. Its format is one of ``rec_data.raw.
 """
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from rec_data.config import Columns
+from rec_data.config import Columns, Events
 from rec_data.errors import DataError
 from rec_data.sources.synthetic import PREFIX, SHAPES
 
@@ -33,8 +33,8 @@ class RawFile:
     """URL, public key, or ``owner/name`` of the Kaggle data set."""
     checksum: str | None = None
     """``md5:<hex>`` or ``sha256:<hex>`` if its publisher states one; otherwise recorded at the first download."""
-    keep: tuple[str, int] | None = None
-    """Keep only the rows in which this column has this value."""
+    events: Events = field(default_factory=Events)
+    """The kinds of events that are kept."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ SOURCES: dict[str, Source] = {
     )),
     "megamarket": Published((
         RawFile("megamarket.parquet", "parquet", Columns("user_id", "item_id", "datetime"),
-                "kaggle", "alexxl/megamarket", keep=("event", 2)),
+                "kaggle", "alexxl/megamarket", events=Events(column="event", keep=(2,))),
     )),
     "30music": Published((
         RawFile("30music.parquet", "parquet", Columns("user_id", "item_id", "timestamp"),

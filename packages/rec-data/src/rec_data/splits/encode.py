@@ -4,7 +4,7 @@ Polars counts, filters and encodes in streaming passes over the file, holding 16
 Dense ids follow the order of the original ids, so they do not depend on the order of rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from rec_data.errors import DataError
 from rec_data.raw.files import reading, require_columns
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
 from rec_data.splits.strategies import SortedLog
+from rec_data.ties import Ties, resolve_ties
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,18 @@ class EncodedLog:
     """Users, items and interactions before filtering."""
     dropped: dict[str, int]
     """What the filters dropped, by reason."""
+    ties: Ties
+    """How many of the interactions have equal times or are duplicates."""
 
 
-def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None) -> EncodedLog:
+def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None, tie_seed: int | None) -> EncodedLog:
     """Read, filter, encode and sort a log.
 
     The filters are applied once and count rows: first items with fewer than ``min_item_count`` interactions are
     dropped, then users with fewer than ``min_user_count`` of the remaining interactions. None keeps all.
+
+    The interactions of a user that have equal times are shuffled (``rec_data.ties``); without a ``tie_seed`` they keep
+    the order of rows.
 
     The log is a parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
 
@@ -59,12 +65,21 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
         coded = _keep(kept, users, USER, "user")
         log = _sort(coded, first, last, num_users=len(users), num_items=len(items))
     user_names, item_names = users[USER].rename(ORIGINAL_ID), items[ITEM].rename(ORIGINAL_ID)
+    ordered, ties = resolve_ties(
+        log.items,
+        log.offsets,
+        log.times,
+        users=user_names.to_arrow(),
+        catalogue=item_names.to_arrow(),
+        seed=tie_seed,
+    )
+    log = replace(log, items=ordered)
     dropped = {
         "items_below_min_count": raw["items"] - len(item_names),
         "users_below_min_count": raw["users"] - len(user_names),
         "interactions_by_filters": rows - len(log.items),
     }
-    return EncodedLog(log, user_names, item_names, raw, dropped)
+    return EncodedLog(log, user_names, item_names, raw, dropped, ties)
 
 
 def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 
 from rec_data import arrays
 from rec_data.arrays import Int32s, Int64s, Mask, to_arrow
-from rec_data.config import Split
+from rec_data.config import Split, TieOrder
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
+from rec_data.splits.clock import dates_only
 from rec_data.splits.encode import EncodedLog, encode
 from rec_data.splits.strategies import Partition, Subset, leave_one_out, temporal
 
@@ -35,6 +36,7 @@ def split_log(
     seed: int = 42,
     filter_seen: bool = True,
     paper_faithful: bool = False,
+    ties: TieOrder = "shuffle",
 ) -> dict[str, Any]:
     """Split a log and write the files.
 
@@ -42,10 +44,11 @@ def split_log(
         log: The parquet file of ``fetch_log``.
         out: An existing, empty folder.
         settings: The strategy, its shares and the filters; None means the defaults.
-        seed: Seed of the choice of validation users.
+        seed: Seed of the choice of validation users, and of shuffled ties.
         filter_seen: Whether ranking will leave out seen items, so that targets among them count as unreachable.
         paper_faithful: Follow the paper's code (``rec_data.splits.strategies.temporal``). The inputs of test users who
             lost their target are then written as ``untargeted``: the paper's Coverage and Surprisal count them.
+        ties: The order of a user's interactions with equal times (``rec_data.config.Download``).
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -61,7 +64,8 @@ def split_log(
     given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
     fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
     with progress("split", 7) as bar:
-        encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users)
+        tie_seed = seed if ties == "shuffle" else None
+        encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users, tie_seed=tie_seed)
         bar.update()
         _refuse_trivial(encoded)
         if temporally:
@@ -74,6 +78,7 @@ def split_log(
             )
         else:
             partition = leave_one_out(encoded.log)
+        _refuse_untrainable(partition.train, settings.strategy)
         bar.update()
         kept_users = np.zeros(encoded.log.num_users, dtype=bool)
         for subset in (partition.train, partition.validation, partition.test):
@@ -88,6 +93,7 @@ def split_log(
             "seed": seed,
             "filter_seen": filter_seen,
             "paper_faithful": paper_faithful,
+            "ties": ties,
             **_facts(encoded, partition, kept_users),
         }
         dense_user, dense_item = _dense(kept_users), _dense(partition.catalogue)
@@ -116,10 +122,16 @@ def _check_folder(out: Path) -> None:
 
 def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[str, Any]:
     """Summarise the log as a whole."""
-    log = encoded.log
+    log, boundary = encoded.log, partition.boundary_time
     return {
         "timestamp_unit": unit_of(int(log.times.max())),
-        "boundary_time": partition.boundary_time,
+        "boundary_time": boundary,
+        "future_share": None if boundary is None else float((log.times >= boundary).mean()),
+        "boundary_share": None if boundary is None else float((log.times == boundary).mean()),
+        "dates_only": dates_only(log.times),
+        "tied_interactions": encoded.ties.tied,
+        "duplicate_interactions": encoded.ties.duplicates,
+        "copies_of_every_row": encoded.ties.copies,
         "users": int(kept_users.sum()),
         "items": int(partition.catalogue.sum()),
         "log": encoded.raw,
@@ -142,6 +154,18 @@ def _refuse_trivial(encoded: EncodedLog) -> None:
             )
 
 
+def _refuse_untrainable(train: Subset, strategy: str) -> None:
+    """Refuse a split whose training histories are all too short: an example needs an item and the one after it."""
+    if (train.lengths >= 2).any():
+        return
+    reason = "no user outside validation has two interactions before t*"
+    if strategy == "leave_one_out":
+        reason = "it holds out two interactions of each user, and no user has four"
+    raise DataError(
+        f"split.strategy {strategy} leaves nothing to train on: {reason}; allowed: a log with longer histories"
+    )
+
+
 def _dense(kept: Mask) -> Int32s:
     """Number the kept ids in their order; the others get -1."""
     ids = np.cumsum(kept, dtype=np.int32) - 1
@@ -161,8 +185,7 @@ def _describe(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str,
     facts = {"users": len(subset.users), "interactions": len(subset.items)}
     if subset.targets is None:
         return facts
-    matches = subset.items == np.repeat(subset.targets, subset.lengths)
-    repeated = int(np.count_nonzero(arrays.count_rows(matches, subset.offsets)))
+    repeated = arrays.count_repeated(subset.targets, subset.items, subset.offsets)
     facts["targets_already_in_history"] = repeated
     facts["unreachable_targets"] = repeated if filter_seen else 0
     facts["targets_unseen_in_train"] = int((counts[subset.targets] == 0).sum())

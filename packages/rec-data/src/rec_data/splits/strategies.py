@@ -1,6 +1,6 @@
 """The two split strategies, on a log that is already encoded and sorted.
 
-Everything here is numpy on flat arrays. Rows are sorted by user, then by time; ties keep the order of the raw log.
+Everything here is numpy on flat arrays. Rows are sorted by user, then by time; ``rec_data.ties`` has ordered the ties.
 """
 
 from dataclasses import dataclass, field

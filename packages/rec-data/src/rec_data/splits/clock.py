@@ -1,0 +1,18 @@
+"""Whether the times of a log are dates, and whether these have a time of day."""
+
+from rec_data import arrays
+from rec_data.arrays import Int64s
+from rec_data.raw.timestamps import EARLIEST_CLOCK, UNITS, unit_of
+
+
+def has_clock(times: Int64s) -> bool:
+    """Whether the times of a log are dates rather than positions: most of them are later than 1990."""
+    ticks = UNITS[unit_of(int(times.max()))]
+    later = sum(int((times[block] >= EARLIEST_CLOCK * ticks).sum()) for block in arrays.blocks(len(times)))
+    return 2 * later > len(times)
+
+
+def dates_only(times: Int64s) -> bool:
+    """Whether the times of a log are dates of which none has a time of day."""
+    day = 86_400 * UNITS[unit_of(int(times.max()))]
+    return all(not (times[block] % day).any() for block in arrays.blocks(len(times))) and has_clock(times)

@@ -1,0 +1,40 @@
+"""The stage ``split`` tells the user what the metrics will depend on."""
+
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from cutrec.config import Config, Download, Split
+from cutrec.outputs import read_json
+from cutrec.workflow.split import split
+
+
+def write(path: Path, rows: list[tuple[int, int, int]]) -> Path:
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(path)
+    return path
+
+
+def test_a_log_of_dates_is_told_and_its_rows_may_be_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [(user, item, 86_400 * (20_000 + item // 3)) for user in range(5) for item in range(6)]
+    log = write(tmp_path / "log.parquet", rows)
+    leave_one_out = dataclasses.replace(Config(), split=Split(strategy="leave_one_out"))
+    split(leave_one_out, log, tmp_path / "shuffled")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
+    assert line == (
+        "note: 30 of 30 interactions (100.0%) share user and time with another (the dates have no time of day): their "
+        "order is random; if the rows are in order, set download.ties=row_order"
+    )
+    in_order = dataclasses.replace(leave_one_out, download=Download(ties="row_order"))
+    split(in_order, log, tmp_path / "in_order")
+    assert "they keep the order of rows (download.ties=row_order)" in capsys.readouterr().err
+    histories = pl.read_parquet(tmp_path / "in_order" / "train.parquet")["history"].to_list()
+    assert histories == [[0, 1, 2, 3]] * 5
+    assert read_json(tmp_path / "shuffled" / "summary.json")["ties"] == "shuffle"
+
+
+def test_a_log_without_anything_odd_is_split_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [(user, (user + step) % 20, 1_700_000_000 + 1000 * step + user) for user in range(100) for step in range(12)]
+    split(Config(), write(tmp_path / "log.parquet", rows), tmp_path / "split")
+    assert "note" not in capsys.readouterr().err
