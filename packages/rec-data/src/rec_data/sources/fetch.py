@@ -136,14 +136,14 @@ def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[st
         paths = files.find(dataset, root=root)
         with files.reading(origin):
             frame = files.scan(paths, list(columns.by_key.values()))
-        done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
+        facts = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)._asdict()
     else:
         source = lookup(dataset)
         from rec_data.sources.published import write_published
 
         kind = "published"
-        done = write_published(dataset, source, out, mirror=_mirror(settings, root), min_rating=min_rating)
-    return {"kind": kind, **done._asdict()}
+        facts = write_published(dataset, source, out, mirror=_mirror(settings, root), min_rating=min_rating)
+    return {"kind": kind, **facts}
 
 
 def _generate(dataset: str, out: Path, *, seed: int) -> dict[str, Any]:
