@@ -1,6 +1,7 @@
 """A local HTTP server that misbehaves on request."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,6 +22,9 @@ class Server:
     ranges: bool = True
     etag: str = '"v1"'
     content_type: str | None = None
+    encoding: str | None = None
+    pause: float = 0
+    """Seconds between two pieces of an answer."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range) of every request."""
 
@@ -54,11 +58,17 @@ def make_handler(server):
                 self.send_header("Content-Range", place)
             if server.content_type:
                 self.send_header("Content-Type", server.content_type)
+            if server.encoding:
+                self.send_header("Content-Encoding", server.encoding)
             self.send_header("Content-Length", str(len(body)))
             if server.etag:
                 self.send_header("ETag", server.etag)
             self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if truncate else body)
+            sent = body[: len(body) // 2] if truncate else body
+            piece = 1 << 18 if server.pause else len(sent) or 1
+            for start in range(0, len(sent), piece):
+                self.wfile.write(sent[start : start + piece])
+                time.sleep(server.pause)
             if truncate:
                 self.wfile.flush()
                 self.close_connection = True

@@ -153,15 +153,6 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Turn an ``OSError`` while ``out`` is written into a ``DataError`` of one line."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
 def reading(origin: str) -> Iterator[None]:
     """Turn an error of the reader while ``origin`` is read into a ``DataError`` of one line."""
     try:

@@ -3,17 +3,15 @@
 Two streaming passes over the source: the first gathers the facts that decide types and units, the second writes.
 """
 
-import errno
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from rec_data.config import Columns
-from rec_data.errors import DataError
+from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
-from rec_data.raw.files import reading, require_columns, writing
+from rec_data.raw.files import reading, require_columns
 from rec_data.raw.rows import find_nulls, find_rows, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER
@@ -158,6 +156,5 @@ def _sink(log: pl.LazyFrame, out: Path) -> None:
     try:
         log.sink_parquet(out, compression="zstd", maintain_order=True)
     except (OSError, pl.exceptions.PolarsError) as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise DataError(f"{out} cannot be written: {os.strerror(errno.ENOSPC)}") from error
+        refuse_if_full(out, error)
         raise

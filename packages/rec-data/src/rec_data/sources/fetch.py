@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from rec_data.arrays import to_arrow
 from rec_data.config import Columns, Download
-from rec_data.errors import DataError
+from rec_data.errors import DataError, writing
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, is_generated, lookup
 
@@ -55,7 +55,8 @@ def fetch_log(
                 raise DataError(
                     f"min_rating is {settings.min_rating:g} but dataset {dataset!r} has no ratings; allowed: null"
                 )
-            summary = _generate(dataset, part, seed=seed)
+            with writing(part):
+                summary = _generate(dataset, part, seed=seed)
         else:
             summary = _read(dataset, part, root=root, settings=settings)
         part.replace(out)

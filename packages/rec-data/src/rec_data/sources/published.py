@@ -140,8 +140,11 @@ def _from_yandex_disk(raw: RawFile, path: Path) -> None:
                 answer = requester.get(question, timeout=http.TIMEOUT)
             answer.raise_for_status()
             href = str(answer.json()["href"])
+            http.refuse_downgrade(question, href)
+        except DataError:
+            raise
         except (requests.RequestException, KeyError, ValueError) as error:
-            raise DataError(f"{raw.address}: its disk gives no download address: {error}") from error
+            raise DataError(f"{raw.address}: its disk gives no download address: {error}; {http.OTHERWISE}") from error
         shared = http.download(href, path.with_name(path.name + ".shared"), checksum=raw.checksum)
         found = shared
         if zipfile.is_zipfile(shared):
