@@ -366,6 +366,22 @@ def test_yandex_disk_that_shares_something_else(server, tmp_path, monkeypatch):
     assert not (tmp_path / "cache" / "30music.parquet.shared").exists()
 
 
+def test_yandex_disk_that_shares_another_archive_after_a_wrong_one(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
+    key = "https%3A%2F%2Fdisk.yandex.ru%2Fd%2FXwRRFVuJG-ECng"
+    server.files["/ask?public_key=" + key] = json.dumps({"href": server.url + "/there"}).encode()
+    pl.DataFrame(THIRTY).write_parquet(tmp_path / "30music.parquet")
+    for content in ("<html>", (tmp_path / "30music.parquet").read_bytes().decode("latin-1")):
+        zipped(tmp_path / "shared.zip", "shared", {"interactions.parquet": content})
+        server.files["/there"] = (tmp_path / "shared.zip").read_bytes()
+        if content == "<html>":
+            with pytest.raises(DataError, match=r"30music\.parquet begins with b'<htm'"):
+                fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+    fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+    assert pl.read_parquet(tmp_path / "log.parquet").rows() == [(1, 2, 1390231051)]
+
+
 def test_yandex_disk_without_an_answer(server, tmp_path, monkeypatch):
     monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")

@@ -1,6 +1,7 @@
 """From a published data set of the registry to its log."""
 
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -146,18 +147,21 @@ def _from_yandex_disk(raw: RawFile, path: Path) -> None:
         except (requests.RequestException, KeyError, ValueError) as error:
             raise DataError(f"{raw.address}: its disk gives no download address: {error}; {http.OTHERWISE}") from error
         shared = http.download(href, path.with_name(path.name + ".shared"), checksum=raw.checksum)
-        found = shared
-        if zipfile.is_zipfile(shared):
-            folder = extract(shared, path.with_name(path.name + ".unpacked"))
-            inside = sorted(found for found in folder.rglob("*" + path.suffix) if not is_litter(found, folder))
-            if len(inside) != 1:
-                raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
-            found = inside[0]
+        folder = path.with_name(path.name + ".unpacked")
         try:
+            found = shared
+            if zipfile.is_zipfile(shared):
+                extract(shared, folder)
+                inside = sorted(found for found in folder.rglob("*" + path.suffix) if not is_litter(found, folder))
+                if len(inside) != 1:
+                    raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
+                found = inside[0]
             http.keep(found, path)
         except DataError:
-            shared.unlink()
+            shared.unlink(missing_ok=True)  # there is nothing to resume from
             raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # another download must not meet what this one unpacked to
 
 
 FETCHERS: dict[str, Callable[[RawFile, Path], object]] = {
