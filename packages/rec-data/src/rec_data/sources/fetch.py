@@ -13,7 +13,7 @@ from rec_data.arrays import to_arrow
 from rec_data.config import Columns, Download
 from rec_data.errors import DataError, writing
 from rec_data.sources import demo, synthetic
-from rec_data.sources.registry import DEMO, SOURCES, is_generated, lookup
+from rec_data.sources.registry import DEMO, SOURCES, UNUSABLE, is_generated, lookup
 
 GENERATED_SEED = 0
 """Default seed of the demo and the synthetic logs, so that a name always means the same log."""
@@ -28,7 +28,8 @@ def fetch_log(
     milliseconds or microseconds if the source is finer than a second (``rec_data.raw.timestamps``).
 
     Args:
-        dataset: ``demo``, ``twin:<name>[@scale]``, a path or glob of parquet or CSV files, or a named source.
+        dataset: ``demo``, ``twin:<name>[@scale]``, a path, a glob or an address (``s3://bucket/log.parquet``) of
+            parquet or CSV files, or a named source.
         out: The parquet file to write, which must not be one of the source's files. Its folder must exist.
         root: The folder that relative paths start from.
         settings: How the source is read; None means the defaults. Columns can only be given for the user's own files,
@@ -86,16 +87,24 @@ def fingerprint(
         return {"kind": synthetic.KIND, "name": name, "version": synthetic.VERSION, **sizes, "seed": seed}
     from rec_data.raw import files
 
-    if files.looks_like_path(dataset):
-        found = files.find(dataset, root=root)
-        return {
-            "kind": "file",
-            "files": [{"path": str(p), "size": p.stat().st_size, "sha256": files.digest(p)} for p in found],
-        }
+    if _names_files(dataset, root):
+        from rec_data.sources.remote import located
+
+        with located(dataset, root=root) as found:
+            facts = [{"path": name, "size": p.stat().st_size, "sha256": files.digest(p)} for name, p in found.items()]
+        return {"kind": "file", "files": facts}
     source = lookup(dataset)
     from rec_data.sources.published import identity
 
     return identity(dataset, source, mirror=_mirror(settings or Download(), root))
+
+
+def _names_files(dataset: str, root: Path) -> bool:
+    """Whether a data set is the user's own: it looks like a path, or only a file or a folder has this name."""
+    from rec_data.raw import files
+
+    named = dataset in SOURCES or dataset in UNUSABLE
+    return files.looks_like_path(dataset) or (not named and (root / dataset).exists())
 
 
 def _refuse_unwritable(part: Path, out: Path) -> None:
@@ -109,11 +118,11 @@ def _refuse_unwritable(part: Path, out: Path) -> None:
 
 def _refuse_overwriting(dataset: str, out: Path, *, root: Path) -> None:
     """Refuse an output that is one of the files to read."""
-    if is_generated(dataset) or not out.exists():
+    if is_generated(dataset) or not out.exists() or not _names_files(dataset, root):
         return
     from rec_data.raw import files
 
-    if files.looks_like_path(dataset) and any(path.samefile(out) for path in files.find(dataset, root=root)):
+    if not files.is_address(dataset) and any(path.samefile(out) for path in files.find(dataset, root=root)):
         raise DataError(f"{out} is a file that dataset {dataset!r} reads; allowed: another file to write")
 
 
@@ -132,12 +141,14 @@ def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[st
     from rec_data.raw.normalise import write_log
 
     columns, min_rating = settings.columns, settings.min_rating
-    if files.looks_like_path(dataset):
+    if _names_files(dataset, root):
+        from rec_data.sources.remote import located
+
         kind, origin = "file", f"dataset {dataset!r}"
-        paths = files.find(dataset, root=root)
-        with files.reading(origin):
-            frame = files.scan(paths, list(columns.by_key.values()))
-        facts = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)._asdict()
+        with located(dataset, root=root, folder=out.parent) as paths:
+            with files.reading(origin):
+                frame = files.scan(list(paths.values()), list(columns.by_key.values()))
+            facts = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)._asdict()
     else:
         source = lookup(dataset)
         from rec_data.sources.published import write_published
