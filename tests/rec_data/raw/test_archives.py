@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import resource
 import shutil
+import sys
 import tarfile
 import tempfile
 import tracemalloc
@@ -201,6 +202,7 @@ def test_archive_that_does_not_fit_on_the_disk(tmp_path, monkeypatch):
 
 
 def unpack_with_limit(archive, out, answers):
+    sys.dont_write_bytecode = True  # Python keeps a cut-off .pyc file
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
         extract(archive, out)

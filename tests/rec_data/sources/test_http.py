@@ -9,6 +9,7 @@ import resource
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -211,6 +212,7 @@ def test_encoded_answer_is_refused_where_the_name_has_no_compression(served, tmp
 
 def limited(size, url, path, answers):
     """Download where files may have no more than ``size`` bytes, as after ``ulimit -f``."""
+    sys.dont_write_bytecode = True  # Python keeps a cut-off .pyc file
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
         answers.put(str(download(url, path)))

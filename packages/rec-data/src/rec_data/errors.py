@@ -20,7 +20,7 @@ class DataError(ValueError):
 def refuse_if_full(path: Path, error: Exception) -> None:
     """Raise a ``DataError`` that names ``path`` if an error of any library says that it was too large to be written."""
     for code in FULL:
-        if os.strerror(code) in str(error):
+        if os.strerror(code) in str(error) and not isinstance(error, DataError):
             raise DataError(f"{path} cannot be written: {os.strerror(code)} (in {path.parent})") from error
 
 

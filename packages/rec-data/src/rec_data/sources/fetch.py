@@ -137,25 +137,29 @@ def _mirror(settings: Download, root: Path) -> Path | None:
 
 def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[str, Any]:
     """Write the log of files or of a published data set."""
+    if _names_files(dataset, root):
+        from rec_data.sources.remote import located
+
+        with located(dataset, root=root, folder=out.parent) as paths:
+            return _read_files(dataset, list(paths.values()), out, settings=settings)
+    source = lookup(dataset)
+    from rec_data.sources.published import write_published
+
+    mirror = _mirror(settings, root)
+    return {"kind": "published"} | write_published(dataset, source, out, mirror=mirror, min_rating=settings.min_rating)
+
+
+def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Download) -> dict[str, Any]:
+    """Write the log of files."""
     from rec_data.raw import files
     from rec_data.raw.normalise import write_log
 
     columns, min_rating = settings.columns, settings.min_rating
-    if _names_files(dataset, root):
-        from rec_data.sources.remote import located
-
-        kind, origin = "file", f"dataset {dataset!r}"
-        with located(dataset, root=root, folder=out.parent) as paths:
-            with files.reading(origin):
-                frame = files.scan(list(paths.values()), list(columns.by_key.values()))
-            facts = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)._asdict()
-    else:
-        source = lookup(dataset)
-        from rec_data.sources.published import write_published
-
-        kind = "published"
-        facts = write_published(dataset, source, out, mirror=_mirror(settings, root), min_rating=min_rating)
-    return {"kind": kind, **facts}
+    origin = f"dataset {dataset!r}"
+    with files.reading(origin):
+        frame = files.scan(paths, list(columns.by_key.values()))
+    done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
+    return {"kind": "file", **done._asdict()}
 
 
 def _generate(dataset: str, out: Path, *, seed: int) -> dict[str, Any]:
