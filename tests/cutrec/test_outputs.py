@@ -56,11 +56,17 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", [OSError, RuntimeError])
 def test_full_disk_names_the_folder(tmp_path: Path, kind: type[Exception]):
-    def fill() -> None:
-        with atomic_folder(tmp_path / "split"):
-            reason = os.strerror(errno.ENOSPC)
-            raise OSError(errno.ENOSPC, reason) if kind is OSError else kind(f"IO error: {reason} (os error 28)")
+    reason = os.strerror(errno.ENOSPC)
 
+    def fill(*name: str) -> None:
+        with atomic_folder(tmp_path / "split"):
+            raise OSError(errno.ENOSPC, reason, *name) if kind is OSError else kind(f"IO error: {reason} (os error 28)")
+
+    if kind is OSError:
+        with pytest.raises(
+            DataError, match=r"^/other/last\.ckpt cannot be written: No space left on device \(in /other\)"
+        ):
+            fill("/other/last.ckpt")
     with pytest.raises(
         DataError, match=rf"^{tmp_path}/split cannot be written: No space left on device \(in {tmp_path}\)"
     ):

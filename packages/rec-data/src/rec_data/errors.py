@@ -18,9 +18,10 @@ class DataError(ValueError):
 
 
 def refuse_if_full(path: Path, error: Exception) -> None:
-    """Raise a ``DataError`` that names ``path`` if an error of any library says that it was too large to be written."""
+    """Raise a ``DataError`` if an error of any library says that there is no space; a file that it names precedes."""
     for code in FULL:
         if os.strerror(code) in str(error) and not isinstance(error, DataError):
+            path = Path(getattr(error, "filename", None) or path)
             raise DataError(f"{path} cannot be written: {os.strerror(code)} (in {path.parent})") from error
 
 
