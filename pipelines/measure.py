@@ -11,7 +11,6 @@ point that needs more than the remaining minutes is left out in favor of shorter
 extrapolated: mean step x steps of the full split, and in the same way for validation.
 """
 
-import argparse  # not jsonargparse: this command runs on rented GPU machines with torch and few other packages
 import gc
 import math
 import time
@@ -21,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 
 from cutrec import config
+from cutrec.arguments import make_parser, parse, positive_float, positive_int, some_of, whole_from
 from cutrec.console import prepare_output_file, run_and_exit
 from cutrec.environment import environment
 from cutrec.errors import StageError
 from cutrec.nested import parse_overrides
 from cutrec.reporting import results_file as results
 from cutrec.workflow.plan import plan
-from pipelines.arguments import positive, some_of
 from pipelines.paper import points
 from pipelines.paper.points import Choices, Sharing
 from pipelines.paper.steps import GIB, Effort, held_gib, measure, result_of
@@ -102,7 +102,7 @@ def _gpu_gib() -> float:
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
 
 
-def wanted_points(values: dict[str, Any], options: argparse.Namespace) -> list[config.Config]:
+def wanted_points(values: dict[str, Any], options: Namespace) -> list[config.Config]:
     """The points of the selected tables, in the given order, each once.
 
     Raises:
@@ -153,25 +153,24 @@ def _check_device() -> None:
         raise StageError(f"{held:.1f} GiB of the last point are still held: start again, the rows so far are kept")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.measure", description=str(__doc__).splitlines()[0])
+def _parse(arguments: Sequence[str] | None) -> Namespace:
+    parser = make_parser(str(__doc__), prog="python -m pipelines.measure")
     sharings = some_of(("none", "tile", "batch"))
     parser.add_argument("--tables", type=some_of(ORDER), default=list(ORDER), help="which, in this order")
-    parser.add_argument("--datasets", type=lambda text: text.split(","), default=[], help="only these")
+    parser.add_argument("--datasets", help="only these, separated by commas")
     parser.add_argument("--sharing", type=sharings, default=["none", "tile"], help="who shares negatives: none,tile")
     parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
     text = "of the twins; only 1 says something about the paper"
-    parser.add_argument("--scale", type=positive(float), default=1.0, help=text)
+    parser.add_argument("--scale", type=positive_float, default=1.0, help=text)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no point after this")
-    parser.add_argument("--steps", type=int, default=Effort.steps, help="timed steps of a point at most")
-    parser.add_argument("--warmup", type=positive(int), default=Effort.warmup, help="steps before them")
+    parser.add_argument("--steps", type=whole_from(2), default=Effort.steps, help="most timed steps of a point")
+    parser.add_argument("--warmup", type=positive_int, default=Effort.warmup, help="steps before them")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="of timed steps, from 10 steps on")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("-S", dest="extra", action="append", default=[], metavar="KEY=VALUE", help="over the point")
-    options = parser.parse_args(arguments)
-    if options.steps < 2:
-        parser.error(f"--steps: found {options.steps}, allowed: 2 or more")
-    options.extra = parse_overrides(options.extra)
+    parser.add_argument("-S", dest="extra", action="append", metavar="KEY=VALUE", help="over the point")
+    options = parse(parser, arguments)
+    options.datasets = options.datasets.split(",") if options.datasets else []
+    options.extra = parse_overrides(options.extra or [])
     return options
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec import config
-from cutrec.arguments import make_parser, parse
+from cutrec.arguments import make_parser, parse, positive_float
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError, UsageError
 from cutrec.nested import flatten, parse_overrides
@@ -74,7 +74,7 @@ def add_point_options(parser: ArgumentParser) -> None:
     parser.add_argument("--sharing", choices=["none", "tile", "batch"], help="which tokens share negatives: none")
     parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
     parser.add_argument("-S", dest="extra", action="append", metavar="KEY=VALUE", help="over the points")
-    parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU (default: 80)")
+    parser.add_argument("--gpu", type=positive_float, default=80.0, help="GiB of the GPU (default: 80)")
 
 
 def parse_points(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
@@ -85,15 +85,10 @@ def parse_points(parser: ArgumentParser, arguments: Sequence[str] | None) -> Nam
         ConfigError: the same, of ``-S``.
     """
     options = parse(parser, arguments)
-    for text in options.table or []:  # jsonargparse leaves the values of an option that is given several times as text
-        if not text.isdigit():
-            raise UsageError(f"--table: found {text!r}, allowed: a whole number")
     for name in ("model", "loss"):
         if options[name] and not options.search:
             raise UsageError(f"--{name}: allowed with --search; -S {name}=... changes a point")
-    if not options.gpu > 0:
-        raise UsageError(f"--gpu: found {options.gpu:g}, allowed: a number above 0")
-    options.table, options.dataset = [int(text) for text in options.table or []], options.dataset or []
+    options.table, options.dataset = points.table_numbers(options.table), options.dataset or []
     options.extra = parse_overrides(options.extra or [])
     return options
 
@@ -191,16 +186,13 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss and --dataset")
     add_point_options(parser)
     parser.add_argument("--twin", action="store_true", help="synthetic twins in place of the data")
-    parser.add_argument("--scale", type=float, help="twins of another size, 1 is the published one")
+    parser.add_argument("--scale", type=positive_float, help="twins of another size, 1 is the published one")
     parser.add_argument("--anyway", action="store_true", help="also what is predicted not to fit")
     parser.add_argument("--retry", action="store_true", help="also what failed before")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N machines' shares")
     parser.add_argument("--dry-run", action="store_true", help="say what would be queued")
     parser.add_argument("--verbose", action="store_true", help="with --dry-run: the settings of each point")
-    options = parse_points(parser, arguments)
-    if options.scale is not None and not options.scale > 0:
-        raise UsageError(f"--scale: found {options.scale:g}, allowed: a number above 0")
-    return options
+    return parse_points(parser, arguments)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from cutrec import config
 from cutrec.config import ConfigError
+from cutrec.errors import UsageError
 from cutrec.nested import as_yaml, flatten, merged
 from cutrec.reporting.result import point_fields
 from cutrec.reporting.standard_settings import is_used, sce_sizes
@@ -84,6 +85,18 @@ def experiment_name(point: config.Config, extra: Mapping[str, Any] | None = None
         *appended,
     ]
     return re.sub(r"[^A-Za-z0-9.-]+|\.\.+", "_", "-".join(str(part) for part in parts if part)).strip("._-")
+
+
+def table_numbers(texts: Sequence[str] | None) -> list[int]:
+    """The values of ``--table``; jsonargparse leaves those of an option that is given several times as text.
+
+    Raises:
+        UsageError: one of them is no number.
+    """
+    for text in texts or []:
+        if not text.isdigit():
+            raise UsageError(f"--table: found {text!r}, allowed: a whole number")
+    return [int(text) for text in texts or []]
 
 
 def table_points(

@@ -7,12 +7,14 @@ Our results are the finished experiments that DVC knows and the rows of results 
 seconds, and marks them.
 """
 
-import argparse
 import csv
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse import Namespace
+
+from cutrec.arguments import make_parser, parse
 from cutrec.console import prepare_output_folder, run_and_exit
 from cutrec.errors import StageError
 from cutrec.reporting import results_file as results
@@ -77,14 +79,16 @@ def _results_files(folder: Path) -> list[Path]:
     return found
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.paper.tables", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--table", type=int, action="append", default=[], help="print only this; several times: these")
+def _parse(arguments: Sequence[str] | None) -> Namespace:
+    parser = make_parser(str(__doc__), prog="python -m pipelines.paper.tables")
+    parser.add_argument("--table", action="append", help="print only this; several times: these")
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="results files; default: those in results/")
     parser.add_argument("--no-dvc", dest="dvc", action="store_false", help="results files only")
     parser.add_argument("--predict", action="store_true", help="the planner's figures where nothing was measured")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the page, the CSV and the pictures")
-    return parser.parse_args(arguments)
+    options = parse(parser, arguments)
+    options.table = points.table_numbers(options.table)
+    return options
 
 
 if __name__ == "__main__":

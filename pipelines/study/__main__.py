@@ -8,19 +8,20 @@
 again: delete a row to repeat its trial. The search uses only validation targets.
 """
 
-import argparse
 import json
 import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse import Namespace
+
+from cutrec.arguments import make_parser, parse, positive_float, positive_int, some_of
 from cutrec.config import from_mapping
 from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json
 from cutrec.paths import live_checkout
-from pipelines.arguments import positive, some_of
 from pipelines.study import runs
 from pipelines.study.scheduler import Scheduler
 from pipelines.study.trials import KINDS, SEARCHES, Trial
@@ -85,24 +86,29 @@ def prepare(logs: Sequence[str], data: Path) -> None:
             print(f"{name}: {summary['users']:,} users, {summary['items']:,} items")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.study", description=str(__doc__).splitlines()[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    prepare, run, trial, summarise = map(verbs.add_parser, ("prepare", "run", "trial", "summarise"))
+def _parse(arguments: Sequence[str] | None) -> Namespace:
+    """The options of the chosen command, and its name as ``verb``."""
+    parser = make_parser(str(__doc__), prog="python -m pipelines.study")
+    prepare, run, trial, summarise = commands = [make_parser("") for _ in range(4)]
     prepare.add_argument("logs", nargs="+", metavar="NAME=LOG")
     trial.add_argument("trial", help="JSON of a Trial")
     for command in (prepare, run, trial):
         command.add_argument("--data", type=Path, required=True, help="a folder with a split a data set")
     for command in (run, trial, summarise):
         command.add_argument("--rows", type=Path, required=True, help="the file of rows, JSON lines")
-    run.add_argument("--minutes", type=positive(float), default=math.inf, help="kill what still runs after this")
-    run.add_argument("--jobs", type=positive(int), default=1, help="trainings at once")
+    run.add_argument("--minutes", type=positive_float, default=math.inf, help="kill what still runs after this")
+    run.add_argument("--jobs", type=positive_int, default=1, help="trainings at once")
     for name, known in (("kinds", KINDS), ("datasets", DATASETS), ("contenders", CONTENDERS)):
         default = [] if name == "contenders" else list(known)
         run.add_argument(f"--{name}", type=some_of(known), default=default, help=",".join(known))
     summarise.add_argument("--out", type=Path, required=True, help="a folder")
     summarise.add_argument("--page", type=Path, help="a page whose table of accuracy is brought up to date")
-    return parser.parse_args(arguments)
+    subcommands = parser.add_subcommands(dest="verb", required=True)
+    for name, command in zip(("prepare", "run", "trial", "summarise"), commands, strict=True):
+        subcommands.add_subcommand(name, command)
+    options = parse(parser, arguments)
+    options.update(options.pop(options.verb))
+    return options
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cutrec.reporting import results_file as results
+from cutrec.reporting.text_table import render
 from pipelines.study import tables
 from pipelines.study.picture import draw
 from pipelines.study.trials import Row, Trial, runs_of, winners
@@ -100,9 +101,8 @@ def _write(path: Path, table: Sequence[dict[str, Any]], notes: Sequence[str]) ->
 
 
 def _markdown(table: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    rows = [[HEADINGS.get(name, name) for name in names], *([_cell(entry[name]) for name in names] for entry in table)]
-    header, *lines = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([header, "|" + "---|" * len(names), *lines])
+    rows = [[_cell(entry[name]) for name in names] for entry in table]
+    return render([HEADINGS.get(name, name) for name in names], rows, left=2)
 
 
 def _cell(value: object) -> str:

@@ -312,7 +312,7 @@ CHECKS: dict[str, Callable[[Clone, str], None]] = {
     "plots": plots,
     "queue start": queue,
     "exp show": experiments,
-    "pipelines.tables": tables,
+    "paper.tables": tables,
     "dvc pull": pull,
     "tensorboard": serve,
 }

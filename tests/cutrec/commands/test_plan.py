@@ -1,5 +1,6 @@
 """``cutrec plan``: the point of params.yaml with changes, on one log or several."""
 
+from argparse import ArgumentError
 from typing import Any
 
 import pytest
@@ -38,5 +39,5 @@ def test_what_does_not_fit_is_marked(run: Any):
 def test_what_is_wrong_is_named(run: Any):
     with pytest.raises(ValueError, match="loss: found 'cee'"):
         run("loss=cee")
-    with pytest.raises(ValueError, match="--gpu: found 0, allowed: GiB above 0"):
+    with pytest.raises(ArgumentError, match="--gpu: found 0, allowed: a number above 0"):
         run("--gpu", "0")

@@ -1,6 +1,7 @@
 """Tables, presets and a picture made of rows of the study."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,11 @@ def rows_of_a_study() -> list[dict[str, object]]:
     return rows
 
 
+def cells(page: str) -> str:
+    """A page without the spaces that align its columns."""
+    return re.sub(" *\\| *", "|", page)
+
+
 def test_tables_results_presets_and_a_picture_come_of_rows(tmp_path: Path):
     paths = {path.name: path for path in summarise(rows_of_a_study(), tmp_path)}
     assert set(paths) == {
@@ -77,7 +83,7 @@ def test_tables_results_presets_and_a_picture_come_of_rows(tmp_path: Path):
     accuracy = paths["accuracy.md"].read_text().splitlines()
     assert len(accuracy) == 2 + len(SEARCHES[0].contenders)
     assert "0.1900 +- 0.0100" in accuracy[2]
-    assert "0.1821 | antklen/sasrec-bert4rec-recsys23 README | yes |" in accuracy[2]
+    assert "|0.1821|antklen/sasrec-bert4rec-recsys23 README|yes|" in cells(accuracy[2])
     assert paths["trade_off.md"].read_text().count("0.1700 (one seed)") == 3
     assert [row.ndcg_at_10 for row in results.read(paths["results.csv"])] == [0.18, 0.19, 0.2]
     presets = read_yaml(paths["presets.yaml"])
@@ -94,7 +100,7 @@ def test_a_point_without_a_time_is_named_below_the_table(tmp_path: Path):
     summarise([row for row in rows if row is not dropped], tmp_path)
     said = (tmp_path / "trade_off.md").read_text()
     assert "Not timed, so not in the picture: ml_1m, none 256.\n" in said
-    assert "| ml_1m | none 256 |  |  | 0.1700 (one seed) |" in said
+    assert "|ml_1m|none 256|||0.1700 (one seed)|" in cells(said)
 
 
 def test_the_committed_pages_are_those_of_the_committed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -105,7 +111,7 @@ def test_the_committed_pages_are_those_of_the_committed_rows(tmp_path: Path, mon
         if path.suffix != ".png" and path != page:
             assert path.read_text() == (ROOT / "results/study" / path.name).read_text(), path.name
     text = page.read_text()
-    assert text.startswith(f"# A page\n\n{MARKS[0]}\n| data set |")
+    assert text.startswith(f"# A page\n\n{MARKS[0]}\n| data set ")
     assert text.endswith(f"|\n{MARKS[1]}\n\nThe rest.\n")
     table = text.removeprefix("# A page\n\n").removesuffix("\n\nThe rest.\n")
     assert table in (ROOT / "docs/accuracy.md").read_text()
@@ -141,7 +147,7 @@ def test_a_search_with_fewer_trials_than_planned_says_how_many(tmp_path: Path):
     rows = [row for row in rows_of_a_study() if row["kind"] == "search" and row["contender"] in ("cce", "bce 1")]
     summarise(rows[:1] + [row for row in rows if row["contender"] == "bce 1"], tmp_path)
     accuracy = (tmp_path / "accuracy.md").read_text()
-    assert "| ml_1m | bce 1 |" in accuracy
+    assert "|ml_1m|bce 1|" in cells(accuracy)
     assert accuracy.endswith("|\n\nNot complete: ml_1m cce, 1 of 7 trials.\n")
     assert "Not begun: ml_1m waits for the search of cce, 1 of 7 trials.\n" in (tmp_path / "trade_off.md").read_text()
     summarise(rows, tmp_path)

@@ -2,12 +2,15 @@
 
 import re
 from argparse import ArgumentError, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.errors import UsageError
+
+Value = TypeVar("Value")
 
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:
@@ -29,8 +32,39 @@ def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
         raise UsageError(f"{message}; --help lists the options") from None
 
 
-def positive_int(value: str | int) -> int:
-    """The type of an option that takes a whole number from 1."""
-    if not re.fullmatch(r"0*[1-9][0-9]*", str(value)):
-        raise ArgumentTypeError(f"found {value}, allowed: 1 or more")
-    return int(value)
+def whole_from(least: int) -> Callable[[str | int], int]:
+    """The type of an option that takes a whole number from `least`."""
+
+    def convert(value: str | int) -> int:
+        if not re.fullmatch(r"[0-9]+", str(value)) or int(value) < least:
+            raise ArgumentTypeError(f"found {value}, allowed: {least} or more")
+        return int(value)
+
+    return convert
+
+
+positive_int = whole_from(1)
+
+
+def positive_float(value: str | float) -> float:
+    """The type of an option that takes a number above 0; infinity is one."""
+    with suppress(ValueError):
+        if (number := float(value)) > 0:
+            return number
+    raise ArgumentTypeError(f"found {value}, allowed: a number above 0")
+
+
+def some_of(known: Iterable[Value]) -> Callable[[str], list[Value]]:
+    """The type of an option that takes some of the known values, separated by commas."""
+    by_name = {str(value): value for value in known}
+
+    def convert(text: str | list[Value]) -> list[Value]:
+        if isinstance(text, list):  # the default
+            return text
+        try:
+            return [by_name[name] for name in text.split(",")]
+        except KeyError:
+            allowed = f"{', '.join(by_name)}, separated by commas"
+            raise ArgumentTypeError(f"found {text!r}, allowed: {allowed}") from None
+
+    return convert

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
+from cutrec.arguments import positive_float
 from cutrec.config import from_mapping, read_yaml
-from cutrec.errors import StageError
 from cutrec.nested import merged, parse_overrides
 from cutrec.reporting.text_table import number, render
 
@@ -31,15 +31,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     text = "changes of params.yaml: loss=..., batch_size=..., ..."
     parser.add_argument("changes", nargs="*", default=[], metavar="KEY=VALUE", help=text)
-    parser.add_argument("--gpu", type=float, default=80.0, help="GiB of the GPU (default: 80)")
+    parser.add_argument("--gpu", type=positive_float, default=80.0, help="GiB of the GPU (default: 80)")
     text = "the log; may be given several times (default: that of params.yaml)"
     parser.add_argument("--dataset", action="append", help=text)
 
 
 def run(options: Namespace) -> None:
     """Read params.yaml, apply the changes and print the predictions."""
-    if options.gpu <= 0:
-        raise StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
     from cutrec.workflow.plan import plan
     from rec_models.planning import load
 

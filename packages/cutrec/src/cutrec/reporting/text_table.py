@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 
+from tabulate import tabulate
+
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """A markdown table with aligned columns: the first `left` of them to the left, the others to the right."""
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width if place < left else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
-    aligned = [
-        [cell.ljust(widths[place]) if place < left else cell.rjust(widths[place]) for place, cell in enumerate(row)]
-        for row in (header, rule, *rows)
-    ]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in aligned)
+    alignment = ["left" if place < left else "right" for place in range(len(header))]
+    return str(tabulate(rows, header, tablefmt="pipe", colalign=alignment, disable_numparse=True))
 
 
 def number(value: float | None, digits: int = 3) -> str:
