@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rec_data.config import Download
 from rec_data.errors import DataError
@@ -387,3 +389,33 @@ def test_yandex_disk_without_an_answer(server, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
     with pytest.raises(DataError, match="gives no download address"):
         fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cut=st.none() | st.floats(0, 1),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=2),
+)
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("gowalla", "loc-gowalla_totalCheckins.txt.gz", CHECKINS * 40),
+        ("30music", "events.idomaar.gz", EVENTS * 20),
+    ],
+)
+def test_damaged_archives_give_the_whole_log_or_one_line(mirror, name, file, text, cut, flips):
+    content = gzip.compress(text.encode(), mtime=0)
+    (mirror / file).write_bytes(content)
+    whole, _ = fetch(name, mirror)
+    damaged = bytearray(content if cut is None else content[: int(cut * len(content))])
+    for place, mask in flips:
+        if damaged:
+            damaged[int(place * len(damaged))] ^= mask
+    (mirror / file).write_bytes(damaged)
+    message, found = "", whole
+    try:
+        found, _ = fetch(name, mirror)
+    except DataError as error:
+        message = str(error)
+    assert found == whole
+    assert "\n" not in message
