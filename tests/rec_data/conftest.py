@@ -16,8 +16,10 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     """One per request, used up in order: "500", "429", "truncate", and for what is asked as a range "shift" (another
-    range comes), "less" (100 bytes of it) or "unplaced" (no Content-Range); afterwards all is well.
+    range comes), "less" (100 bytes of it) or "unplaced" (no Content-Range), and "replace" (from now on the file is the
+    next of the versions); afterwards all is well.
     """
+    versions: list[bytes] = field(default_factory=list)
 
     ranges: bool = True
     etag: str = '"v1"'
@@ -39,6 +41,10 @@ def make_handler(server):
             fault = server.faults.pop(0) if server.faults else None
             if fault in ("500", "429"):
                 return self.answer(int(fault), b"")
+            if fault == "replace":
+                server.versions.pop(0)
+                server.files[self.path] = server.versions[0]
+                server.etag = server.etag and f'"{len(server.versions)}"'
             body = server.files.get(self.path)
             if body is None:
                 return self.answer(404, b"")
@@ -48,7 +54,7 @@ def make_handler(server):
                 if start >= len(body):
                     return self.answer(416, b"")
             start -= 100 if start and fault == "shift" else 0
-            end = start + 100 if fault == "less" else len(body)
+            end = start + 100 if start and fault == "less" else len(body)
             place = f"bytes {start}-{end - 1}/{len(body)}" if start and fault != "unplaced" else None
             return self.answer(206 if start else 200, body[start:end], place=place, truncate=fault == "truncate")
 

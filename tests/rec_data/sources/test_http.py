@@ -1,6 +1,7 @@
 """Downloads over HTTP, against a server that misbehaves."""
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -18,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rec_data.errors import DataError
 from rec_data.sources import http
@@ -189,6 +192,30 @@ def test_part_longer_than_the_file(served, tmp_path):
     with (tmp_path / "raw.bin.part").open("ab") as part:
         part.write(BODY)
     assert download(served.url + "/raw.bin", tmp_path / "raw.bin", checksum=SHA256).read_bytes() == BODY
+
+
+FAULTS = st.lists(
+    st.sampled_from(["truncate", "500", "429", "shift", "less", "unplaced", "replace", "ok"]), max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(faults=FAULTS, ranges=st.booleans(), etags=st.booleans())
+def test_whatever_fails_a_file_is_one_version_and_whole(served, tmp_path_factory, faults, ranges, etags):
+    versions = [bytes([number]) * 50_000 for number in range(20)]
+    served.requests.clear()
+    served.ranges, served.faults, served.versions = ranges, list(faults), list(versions)
+    served.etag = '"v0"' if etags else ""
+    served.files["/raw.bin"] = versions[0]
+    folder = tmp_path_factory.mktemp("faults")
+    for _ in range(4):
+        with contextlib.suppress(DataError):
+            download(served.url + "/raw.bin", folder / "raw.bin")
+        if (folder / "raw.bin").exists():
+            break
+        assert not (folder / "raw.bin.sha256").exists()
+    assert (folder / "raw.bin").read_bytes() in versions
+    assert names(folder) == {"raw.bin", "raw.bin.sha256"}
 
 
 @pytest.mark.parametrize("written", ["", "{", "[]", "null"])

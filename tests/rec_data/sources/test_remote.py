@@ -151,7 +151,7 @@ def test_objects_of_a_bucket(options, place, path, rows, keys):
         ("s3://shop", r"is a folder; name a file or a glob such as s3://shop/\*\.csv"),
         ("s3://shop/**/p.parquet", r"holds '\*\*'; allowed"),
         ("s3://shop/../x.csv", r"holds '\.\.'; allowed"),
-        ("s3://me:secret@shop/log.parquet", "^a s3 address holds a password; allowed: credentials in the environment"),
+        ("s3://me:secret@shop/log.parquet", r"^dataset s3://\.\.\. holds a password; allowed: credentials"),
         ("zz://shop/log.parquet", r"'zz://shop/log\.parquet' cannot be read: .*install the extra rec-data\[remote\]"),
     ],
 )

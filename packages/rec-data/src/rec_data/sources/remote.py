@@ -48,7 +48,7 @@ def parse(dataset: str) -> Address | None:
     authority, _, path = rest.partition("/")
     address = Address(scheme.lower(), authority, path.lstrip("/"), options)
     if ":" in address.authority.rpartition("@")[0]:
-        raise DataError(f"a {address.scheme} address holds a password; allowed: credentials in the environment")
+        raise DataError(f"dataset {address.scheme}://... holds a password; allowed: credentials in the environment")
     if ".." in PurePosixPath(address.authority, address.path).parts:
         raise DataError(f"dataset {dataset!r} holds '..'; allowed: an address without it")
     return address
