@@ -1,10 +1,13 @@
 """Output folders are complete or absent."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from cutrec.outputs import atomic_folder
+from rec_data.errors import DataError
 
 
 def test_every_entry_moves_when_the_block_ends(tmp_path: Path):
@@ -49,3 +52,22 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path):
     with atomic_folder(tmp_path / "split") as out:
         (out / "b.txt").write_text("whole")
     assert [entry.name for entry in tmp_path.iterdir()] == ["split"]
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_full_disk_names_the_folder(tmp_path: Path, kind: type[Exception]):
+    reason = os.strerror(errno.ENOSPC)
+
+    def fill(*name: str) -> None:
+        with atomic_folder(tmp_path / "split"):
+            raise OSError(errno.ENOSPC, reason, *name) if kind is OSError else kind(f"IO error: {reason} (os error 28)")
+
+    if kind is OSError:
+        with pytest.raises(
+            DataError, match=r"^/other/last\.ckpt cannot be written: No space left on device \(in /other\)"
+        ):
+            fill("/other/last.ckpt")
+    with pytest.raises(
+        DataError, match=rf"^{tmp_path}/split cannot be written: No space left on device \(in {tmp_path}\)"
+    ):
+        fill()

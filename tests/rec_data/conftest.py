@@ -1,6 +1,7 @@
 """A local HTTP server that misbehaves on request."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,12 +16,17 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     """One per request, used up in order: "500", "429", "truncate", and for what is asked as a range "shift" (another
-    range comes), "less" (100 bytes of it) or "unplaced" (no Content-Range); afterwards all is well.
+    range comes), "less" (100 bytes of it) or "unplaced" (no Content-Range), and "replace" (from now on the file is the
+    next of the versions); afterwards all is well.
     """
+    versions: list[bytes] = field(default_factory=list)
 
     ranges: bool = True
     etag: str = '"v1"'
     content_type: str | None = None
+    encoding: str | None = None
+    pause: float = 0
+    """Seconds between two pieces of an answer."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range) of every request."""
 
@@ -35,6 +41,10 @@ def make_handler(server):
             fault = server.faults.pop(0) if server.faults else None
             if fault in ("500", "429"):
                 return self.answer(int(fault), b"")
+            if fault == "replace":
+                server.versions.pop(0)
+                server.files[self.path] = server.versions[0]
+                server.etag = server.etag and f'"{len(server.versions)}"'
             body = server.files.get(self.path)
             if body is None:
                 return self.answer(404, b"")
@@ -44,7 +54,7 @@ def make_handler(server):
                 if start >= len(body):
                     return self.answer(416, b"")
             start -= 100 if start and fault == "shift" else 0
-            end = start + 100 if fault == "less" else len(body)
+            end = start + 100 if start and fault == "less" else len(body)
             place = f"bytes {start}-{end - 1}/{len(body)}" if start and fault != "unplaced" else None
             return self.answer(206 if start else 200, body[start:end], place=place, truncate=fault == "truncate")
 
@@ -54,11 +64,17 @@ def make_handler(server):
                 self.send_header("Content-Range", place)
             if server.content_type:
                 self.send_header("Content-Type", server.content_type)
+            if server.encoding:
+                self.send_header("Content-Encoding", server.encoding)
             self.send_header("Content-Length", str(len(body)))
             if server.etag:
                 self.send_header("ETag", server.etag)
             self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if truncate else body)
+            sent = body[: len(body) // 2] if truncate else body
+            piece = 1 << 18 if server.pause else len(sent) or 1
+            for start in range(0, len(sent), piece):
+                self.wfile.write(sent[start : start + piece])
+                time.sleep(server.pause)
             if truncate:
                 self.wfile.flush()
                 self.close_connection = True

@@ -1,8 +1,13 @@
 """Any source to one parquet, and what is refused."""
 
 import gzip
+import multiprocessing
+import re
+import resource
+import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -132,7 +137,7 @@ BAD_NAMES = {
     "twin:zvuk@1000": "scale '1000' makes 2.4e.11 interactions; allowed: scales up to 8.822",
     "missing.parquet": "no file",
     "*.parquet": "no file matches",
-    "folder/": "is a folder",
+    "folder/": "'folder/' is a folder without files that can be read; allowed: .parquet",
     "raw.xlsx/": "no file",
 }
 
@@ -146,6 +151,66 @@ def test_bad_name_is_refused_in_one_line(tmp_path, dataset):
     ):
         with pytest.raises(DataError, match=BAD_NAMES[dataset]):
             refuses()
+
+
+FOLDERS = {
+    "parts": (["a.csv", "b.csv", "c.parquet", "readme.md"], "parts", r"parts/\*\.csv"),
+    "parts/": (["A.CSV.GZ", "readme.md"], "parts", r"parts/\*\.csv\.gz"),
+    "log.parquet": (["part-0.parquet", "_SUCCESS"], "log.parquet", r"log\.parquet/\*\.parquet"),
+    "by_day": (["day=1/a.parquet", "readme.md"], "by_day", r"by_day/\*\*/\*\.parquet"),
+    "beauty_2": (["part-0.pq"], "beauty_2", r"beauty_2/\*\.pq"),
+}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("dataset", FOLDERS)
+def test_folder_is_told_the_glob_that_reads_it(tmp_path, dataset, absolute):
+    names, folder, glob = FOLDERS[dataset]
+    (tmp_path / folder).mkdir()
+    for name in names:
+        (tmp_path / folder / name).parent.mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(HEADER)
+    asked = f"{tmp_path}/{dataset}" if absolute else dataset
+    for refuses in (
+        lambda: fetch_log(asked, tmp_path / "log.out", root=tmp_path),
+        lambda: fingerprint(asked, root=tmp_path),
+    ):
+        with pytest.raises(DataError, match=rf"'{asked}' is a folder; name a file or a glob such as .*{glob}$"):
+            refuses()
+
+
+def test_names_of_files_without_a_suffix_and_of_sources(tmp_path):
+    write_csv(tmp_path / "events", HEADER + "1,2,3\n")
+    with pytest.raises(DataError, match=r"dataset file .*/events: unknown suffix; allowed: \.parquet"):
+        fetch_log("events", tmp_path / "log.parquet", root=tmp_path)
+    (tmp_path / "steam").mkdir()
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(DataError, match="dataset 'steam' cannot be used: it has no times"):
+        fetch_log("steam", tmp_path / "log.parquet", root=tmp_path)
+    assert fetch_log("demo", tmp_path / "log.parquet", root=tmp_path)["kind"] == "demo"
+
+
+def fetch_with_limit(dataset, place, answers):
+    sys.dont_write_bytecode = True  # Python keeps a cut-off .pyc file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        fetch_log(dataset, place / "log.parquet", root=place)
+    except DataError as error:
+        answers.put(str(error))
+
+
+@pytest.mark.parametrize("dataset", ["raw.csv", "demo", "twin:beauty@0.01"])
+def test_limit_on_the_size_of_files_is_not_the_sources_fault(tmp_path, dataset):
+    numbers = np.random.default_rng(0).integers(0, 10**9, (9_000, 3))
+    write_csv(tmp_path / "raw.csv", HEADER + "".join(f"{user},{item},{time}\n" for user, item, time in numbers))
+    context = multiprocessing.get_context("spawn")  # polars' threads do not survive a fork
+    answers = context.Queue()
+    process = context.Process(target=fetch_with_limit, args=(dataset, tmp_path, answers))
+    process.start()
+    message = rf"{tmp_path}/log\.parquet\S* cannot be written: File too large \(in {tmp_path}\)"
+    assert re.fullmatch(message, answers.get(timeout=60))
+    process.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.csv"]
 
 
 @pytest.mark.parametrize("dataset", ["demo", "twin:beauty@0.001"])

@@ -1,16 +1,29 @@
 """Downloads over HTTP, against a server that misbehaves."""
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
+import multiprocessing
+import resource
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import time
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rec_data.errors import DataError
+from rec_data.sources import http
 from rec_data.sources.http import ATTEMPTS, check, download
 
 BODY = bytes(range(256)) * 5000
@@ -179,3 +192,174 @@ def test_part_longer_than_the_file(served, tmp_path):
     with (tmp_path / "raw.bin.part").open("ab") as part:
         part.write(BODY)
     assert download(served.url + "/raw.bin", tmp_path / "raw.bin", checksum=SHA256).read_bytes() == BODY
+
+
+FAULTS = st.lists(
+    st.sampled_from(["truncate", "500", "429", "shift", "less", "unplaced", "replace", "ok"]), max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(faults=FAULTS, ranges=st.booleans(), etags=st.booleans())
+def test_whatever_fails_a_file_is_one_version_and_whole(served, tmp_path_factory, faults, ranges, etags):
+    versions = [bytes([number]) * 50_000 for number in range(20)]
+    served.requests.clear()
+    served.ranges, served.faults, served.versions = ranges, list(faults), list(versions)
+    served.etag = '"v0"' if etags else ""
+    served.files["/raw.bin"] = versions[0]
+    folder = tmp_path_factory.mktemp("faults")
+    for _ in range(4):
+        with contextlib.suppress(DataError):
+            download(served.url + "/raw.bin", folder / "raw.bin")
+        if (folder / "raw.bin").exists():
+            break
+        assert not (folder / "raw.bin.sha256").exists()
+    assert (folder / "raw.bin").read_bytes() in versions
+    assert names(folder) == {"raw.bin", "raw.bin.sha256"}
+
+
+@pytest.mark.parametrize("written", ["", "{", "[]", "null"])
+def test_damaged_record_of_a_partial_file_starts_again(served, tmp_path, written):
+    served.faults = ["truncate"] + ["500"] * ATTEMPTS
+    with pytest.raises(DataError):
+        download(served.url + "/raw.bin", tmp_path / "raw.bin")
+    (tmp_path / "raw.bin.part.json").write_text(written)
+    assert download(served.url + "/raw.bin", tmp_path / "raw.bin", checksum=SHA256).read_bytes() == BODY
+    assert served.requests[-1][1] is None
+
+
+def test_encoded_answer_is_refused_where_the_name_has_no_compression(served, tmp_path):
+    served.encoding = "gzip"
+    with pytest.raises(DataError, match="sent it with encoding gzip; allowed: identity"):
+        download(served.url + "/raw.bin", tmp_path / "raw.bin")
+    assert not names(tmp_path)
+    served.files["/raw.gz"] = gzip.compress(BODY)  # some servers describe the file itself so
+    assert download(served.url + "/raw.gz", tmp_path / "raw.gz").read_bytes() == served.files["/raw.gz"]
+
+
+def limited(size, url, path, answers):
+    """Download where files may have no more than ``size`` bytes, as after ``ulimit -f``."""
+    sys.dont_write_bytecode = True  # Python keeps a cut-off .pyc file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        answers.put(str(download(url, path)))
+    except DataError as error:
+        answers.put(f"refused: {error}")
+
+
+def run(target, *arguments, processes=1):
+    """Call a function with arguments and a queue in other processes, and return what they put there."""
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    running = [context.Process(target=target, args=(*arguments, answers)) for _ in range(processes)]
+    for process in running:
+        process.start()
+    found = [answers.get(timeout=60) for _ in running]
+    for process in running:
+        process.join()
+    return found
+
+
+def test_limit_on_the_size_of_files_names_the_file_and_its_folder(served, tmp_path):
+    [answer] = run(limited, 100_000, served.url + "/raw.bin", tmp_path / "raw.bin")
+    assert answer == f"refused: {tmp_path / 'raw.bin.part'} cannot be written: File too large (in {tmp_path})"
+    assert names(tmp_path) == {"raw.bin.part", "raw.bin.part.json"}
+    assert download(served.url + "/raw.bin", tmp_path / "raw.bin", checksum=SHA256).read_bytes() == BODY
+    assert served.requests[-1][1] == "bytes=100000-"
+
+
+def test_processes_that_want_the_same_file_transfer_it_once(served, tmp_path):
+    served.faults = ["truncate", "truncate"]
+    answers = run(limited, -1, served.url + "/raw.bin", tmp_path / "raw.bin", processes=4)
+    assert answers == [str(tmp_path / "raw.bin")] * 4
+    assert (tmp_path / "raw.bin").read_bytes() == BODY
+    assert len(served.requests) == 3
+    assert names(tmp_path) == {"raw.bin", "raw.bin.sha256"}
+
+
+def test_killed_process_leaves_what_the_next_one_continues(served, tmp_path):
+    served.pause = 0.02
+    served.files["/raw.bin"] = BODY * 10
+    context = multiprocessing.get_context("fork")
+    part, path = tmp_path / "raw.bin.part", tmp_path / "raw.bin"
+    for _ in range(3):
+        before = part.stat().st_size if part.exists() else 0
+        process = context.Process(target=download, args=(served.url + "/raw.bin", path))
+        process.start()
+        until = time.monotonic() + 30
+        while time.monotonic() < until and not (part.exists() and part.stat().st_size > before):
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+        assert not path.exists()
+    served.pause = 0
+    assert download(served.url + "/raw.bin", path).read_bytes() == BODY * 10
+    assert served.requests[-1][1] is not None
+    assert names(tmp_path) == {"raw.bin", "raw.bin.sha256"}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A key and a certificate of localhost that nobody has signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    command = [*make.split(), "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def secure(served, certificate, monkeypatch):
+    """The address of a server with TLS that redirects to what a test names, and how often it was connected to."""
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    state = {"to": served.url + "/raw.bin", "connections": 0}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", state["to"])
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def get_request(self):
+            state["connections"] += 1
+            return super().get_request()
+
+        def handle_error(self, request, client_address):
+            pass
+
+    listener = Server(("localhost", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    listener.socket = context.wrap_socket(listener.socket, server_side=True)
+    threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
+    state["url"] = f"https://localhost:{listener.server_port}"
+    yield state
+    listener.shutdown()
+    listener.server_close()
+
+
+def test_redirect_from_https_to_http_is_refused(secure, served, tmp_path, certificate, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate / "cert.pem"))
+    with pytest.raises(
+        DataError, match=rf"{secure['url']}/x leads to {served.url}/raw\.bin, without TLS; allowed: https"
+    ):
+        download(secure["url"] + "/x", tmp_path / "raw.bin")
+    assert not served.requests
+    assert not names(tmp_path)
+
+
+def test_certificate_that_is_not_valid_is_final_and_names_the_mirror(secure, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "BACKOFF", 10.0)
+    with pytest.raises(
+        DataError, match=r"certificate of localhost is not valid: self.signed .*name its folder in down"
+    ):
+        download(secure["url"] + "/x", tmp_path / "raw.bin")
+    assert secure["connections"] == 1
+    assert not names(tmp_path)

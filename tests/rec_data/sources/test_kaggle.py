@@ -101,6 +101,15 @@ def test_file_that_comes_zipped(kaggle, home):
     assert path.read_bytes() == b"PAR1 content"
 
 
+def test_archive_without_the_file(kaggle, home):
+    with zipfile.ZipFile(home / "z", "w") as archive:
+        archive.writestr("other.parquet", "PAR1 content")
+    kaggle["raw.parquet.zip"] = (home / "z").read_bytes()
+    with pytest.raises(DataError, match=r"file raw\.parquet: its archive does not hold the file"):
+        module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
+    assert {found.name for found in (home / "cache").iterdir()} == {"raw.parquet.lock"}
+
+
 def test_something_else_than_parquet(kaggle, home):
     kaggle["raw.parquet"] = b"<html>"
     with pytest.raises(DataError, match=r"raw\.parquet begins with b'<htm'"):

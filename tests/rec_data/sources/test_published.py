@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rec_data.config import Download
 from rec_data.errors import DataError
@@ -64,6 +66,7 @@ CHECKINS = (
     "0\t2010-10-19T23:55:27Z\t30.2359091167\t-97.7951395833\t22847\n"
     "0\t2010-10-18T22:17:43Z\t30.2691029532\t-97.7493953705\t420315\n"
 )
+GAMES = "0439381673,A21ROB,2.0,1449619200\n0700026657,A3G8U1,5.0,1449561600\n"
 REVIEWS = "user_id,parent_asin,rating,timestamp\nAGKH,B07PNNCSP9,5.0,1614052372123\nAGKH,B08TWDN8WL,3.0,1588687728923\n"
 
 
@@ -122,6 +125,16 @@ def test_movielens(mirror, monkeypatch, name, with_rs_datasets):
     assert fetch(name, mirror)[0] == expected
 
 
+@pytest.mark.parametrize("name", MOVIELENS)
+def test_movielens_as_its_archive_unpacks(mirror, name):
+    top, members, expected = MOVIELENS[name]
+    (mirror / top).mkdir()
+    for file, text in members.items():
+        (mirror / top / file).write_text(text, encoding="latin-1")
+    assert fetch(name, mirror)[0] == expected
+    assert fingerprint(name, root=mirror, settings=Download(mirror=str(mirror)))["file"].startswith(f"{top}/")
+
+
 @pytest.mark.parametrize(
     ("name", "ratings"), [("ml_20m", "ratings.csv"), ("ml_1m", "ratings.dat"), ("ml_100k", "u.data")]
 )
@@ -149,13 +162,57 @@ def test_movielens_that_rs_datasets_cannot_read(mirror):
     assert "raw-" not in str(caught.value)
 
 
-def test_beauty(mirror):
-    (mirror / "Beauty_and_Personal_Care.csv.gz").write_bytes(gzip.compress(REVIEWS.encode()))
+@pytest.mark.parametrize("file", ["Beauty_and_Personal_Care.csv.gz", "Beauty_and_Personal_Care.csv"])
+def test_beauty(mirror, file):
+    (mirror / file).write_bytes(gzip.compress(REVIEWS.encode()) if file.endswith(".gz") else REVIEWS.encode())
     rows, summary = fetch("beauty", mirror)
     assert rows == [("AGKH", "B07PNNCSP9", 1614052372123, 5.0)]
     assert summary["timestamp_unit"] == "ms"
     assert (summary["rows_read"], summary["rows"]) == (2, 1)
-    assert len(fetch("beauty", mirror, min_rating=3)[0]) == 2
+    both = [("AGKH", "B07PNNCSP9", 1614052372123, 5.0), ("AGKH", "B08TWDN8WL", 1588687728923, 3.0)]
+    assert fetch("beauty", mirror, min_rating=3)[0] == both
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("amazon_games", "amazon/games.csv"),
+        ("amazon_games", "amazon/Video_Games.csv"),
+        ("amazon_games", "Video_Games.csv"),
+        ("amazon_musical_instruments", "amazon/musical instruments.csv"),
+        ("amazon_fashion", "AMAZON_FASHION.csv"),
+    ],
+)
+def test_amazon_has_the_item_first(mirror, name, file):
+    (mirror / file).parent.mkdir(exist_ok=True)
+    (mirror / file).write_text(GAMES)
+    expected = [("A21ROB", "0439381673", 1449619200, 2.0), ("A3G8U1", "0700026657", 1449561600, 5.0)]
+    assert fetch(name, mirror)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A21ROB,0439381673,2.0,1449619200\n", "line 1 is A21ROB,0439381673.*the user before the item, as in .* 2014"),
+        ("item,user,rating,timestamp\n" + GAMES, r"'timestamp': 1 value does not parse \(row 1: 'timestamp'\)"),
+        (GAMES + "0700026657,A3G8U1,5.0\n", r"'timestamp' has 1 empty value \(row 3\)"),
+        (GAMES + "0700026657,A3G8U1,5.0,1449561600,7\n", r"has 1 empty value \(row 3\)"),
+    ],
+)
+def test_other_files_under_the_name_of_amazons(mirror, text, message):
+    (mirror / "Video_Games.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        fetch("amazon_games", mirror)
+
+
+def test_every_amazon_category_has_a_name_and_a_file():
+    categories = pytest.importorskip("rs_datasets.amazon").categories
+    found = {name: source.raws for name, source in SOURCES.items() if name.startswith("amazon_")}
+    assert found.keys() == {f"amazon_{category.replace(' ', '_')}" for category in categories}
+    for category, file in categories.items():
+        raws = found[f"amazon_{category.replace(' ', '_')}"]
+        assert [raw.file for raw in raws] == [f"amazon/{category}.csv", f"amazon/{file}", file]
+        assert raws[0].address.endswith(f"/{file}")
 
 
 def test_zvuk_and_megamarket(mirror):
@@ -170,23 +227,49 @@ def test_zvuk_and_megamarket(mirror):
     assert fetch("megamarket", mirror)[0] == [(1, 3, 1672617600), (3, 5, 1672617600)]
 
 
-def test_30music(mirror):
-    (mirror / "events.idomaar").write_text(EVENTS)
-    expected = [(7, 44, 1390231051), (7, 46, 1390231050)]
-    assert fetch("30music", mirror)[0] == expected
-    pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": [1390231051], "playtime": [3]}).write_parquet(
-        mirror / "30music.parquet"
-    )
-    assert fetch("30music", mirror)[0] == [(1, 2, 1390231051)]
+THIRTY = {"user_id": [1], "item_id": [2], "timestamp": [1390231051], "playtime": [3]}
+CHECKED_IN = {"userId": [1], "locationId": [2], "checkInTime": ["2010-10-19T23:55:27Z"], "relevant": [1]}
 
 
-def test_gowalla(mirror):
-    (mirror / "loc-gowalla_totalCheckins.txt.gz").write_bytes(gzip.compress(CHECKINS.encode()))
-    assert fetch("gowalla", mirror)[0] == [(0, 22847, 1287532527), (0, 420315, 1287440263)]
-    (mirror / "loc-gowalla_totalCheckins.txt.gz").unlink()
-    frame = {"userId": [1], "locationId": [2], "checkInTime": ["2010-10-19T23:55:27Z"], "relevant": [1]}
-    pl.DataFrame(frame).write_parquet(mirror / "gowalla.parquet")
-    assert fetch("gowalla", mirror)[0] == [(1, 2, 1287532527)]
+@pytest.mark.parametrize(
+    ("name", "content", "files"),
+    [
+        ("30music", EVENTS, ["events.idomaar", "relations/events.idomaar", "ThirtyMusic/relations/events.idomaar"]),
+        ("30music", EVENTS, ["events.idomaar.gz", "ThirtyMusic/relations/events.idomaar.gz"]),
+        ("30music", THIRTY, ["30music.parquet", "30music/interactions.parquet"]),
+        ("gowalla", CHECKINS, ["loc-gowalla_totalCheckins.txt", "Gowalla_totalCheckins.txt"]),
+        ("gowalla", CHECKINS.replace("\n", "\r\n"), ["loc-gowalla_totalCheckins.txt.gz"]),
+        ("gowalla", CHECKED_IN, ["gowalla.parquet", "gowalla/interactions.parquet"]),
+    ],
+)
+def test_30music_and_gowalla_as_their_archives_unpack(mirror, name, content, files):
+    expected = {
+        "30music": [(7, 44, 1390231051), (7, 46, 1390231050)],
+        "gowalla": [(0, 22847, 1287532527), (0, 420315, 1287440263)],
+    }[name]
+    for file in files:
+        path = mirror / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, dict):
+            pl.DataFrame(content).write_parquet(path)
+            expected = [(1, 2, 1390231051 if name == "30music" else 1287532527)]
+        else:
+            path.write_bytes(gzip.compress(content.encode()) if file.endswith(".gz") else content.encode())
+        assert fetch(name, mirror)[0] == expected
+        path.unlink()
+
+
+def test_incomplete_lines_of_gowalla_are_dropped_and_counted(mirror):
+    lines = CHECKINS * 2000 + "0\t2010-10-12T19:56:49Z\t30.2\t-97.7\n0\t2010-1\n\n\n"
+    (mirror / "loc-gowalla_totalCheckins.txt").write_text(lines)
+    rows, summary = fetch("gowalla", mirror)
+    assert rows == [(0, 22847, 1287532527), (0, 420315, 1287440263)] * 2000
+    assert (summary["rows_read"], summary["rows"], summary["rows_incomplete"]) == (4002, 4000, 2)
+    (mirror / "loc-gowalla_totalCheckins.txt").write_text(lines + "1\t2010-10-12T19:56:49Z\t30.2\n" * 3)
+    with pytest.raises(
+        DataError, match=r"has 5 lines without user, item or time \(first in row 4001\) among 4005; all"
+    ):
+        fetch("gowalla", mirror)
 
 
 def test_every_source_has_a_reader_and_a_fetcher():
@@ -201,8 +284,11 @@ def test_every_source_has_a_reader_and_a_fetcher():
 
 def test_refusals(mirror):
     cases = {
-        ("movielens_20m", mirror): "holds no ml-20m.zip, which dataset 'movielens_20m' is read from",
-        ("gowalla", mirror): "totalCheckins.txt.gz or loc-gowalla_totalCheckins.txt or gowalla.parquet",
+        (
+            "movielens_20m",
+            mirror,
+        ): "holds no ml-20m.zip or ml-20m/ratings.csv, which dataset 'movielens_20m' is read from",
+        ("gowalla", mirror): "totalCheckins.txt.gz or loc-gowalla_totalCheckins.txt or Gowalla_.* or gowalla.parquet",
         ("beauty", mirror / "none"): "is not a folder",
         ("lastfm", mirror): "has no times",
         ("beuty", mirror): "did you mean 'beauty'",
@@ -282,8 +368,54 @@ def test_yandex_disk_that_shares_something_else(server, tmp_path, monkeypatch):
     assert not (tmp_path / "cache" / "30music.parquet.shared").exists()
 
 
+def test_yandex_disk_that_shares_another_archive_after_a_wrong_one(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
+    key = "https%3A%2F%2Fdisk.yandex.ru%2Fd%2FXwRRFVuJG-ECng"
+    server.files["/ask?public_key=" + key] = json.dumps({"href": server.url + "/there"}).encode()
+    pl.DataFrame(THIRTY).write_parquet(tmp_path / "30music.parquet")
+    for content in ("<html>", (tmp_path / "30music.parquet").read_bytes().decode("latin-1")):
+        zipped(tmp_path / "shared.zip", "shared", {"interactions.parquet": content})
+        server.files["/there"] = (tmp_path / "shared.zip").read_bytes()
+        if content == "<html>":
+            with pytest.raises(DataError, match=r"30music\.parquet begins with b'<htm'"):
+                fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+    fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+    assert pl.read_parquet(tmp_path / "log.parquet").rows() == [(1, 2, 1390231051)]
+
+
 def test_yandex_disk_without_an_answer(server, tmp_path, monkeypatch):
     monkeypatch.setenv("REC_DATA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(published, "YANDEX_DISK", server.url + "/ask?public_key=")
     with pytest.raises(DataError, match="gives no download address"):
         fetch_log("30music", tmp_path / "log.parquet", root=tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cut=st.none() | st.floats(0, 1),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=2),
+)
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [
+        ("gowalla", "loc-gowalla_totalCheckins.txt.gz", CHECKINS * 40),
+        ("30music", "events.idomaar.gz", EVENTS * 20),
+    ],
+)
+def test_damaged_archives_give_the_whole_log_or_one_line(mirror, name, file, text, cut, flips):
+    content = gzip.compress(text.encode(), mtime=0)
+    (mirror / file).write_bytes(content)
+    whole, _ = fetch(name, mirror)
+    damaged = bytearray(content if cut is None else content[: int(cut * len(content))])
+    for place, mask in flips:
+        if damaged:
+            damaged[int(place * len(damaged))] ^= mask
+    (mirror / file).write_bytes(damaged)
+    message, found = "", whole
+    try:
+        found, _ = fetch(name, mirror)
+    except DataError as error:
+        message = str(error)
+    assert found == whole
+    assert "\n" not in message

@@ -10,21 +10,40 @@ import pytest
 from rec_data.config import Download
 from rec_data.errors import DataError
 from rec_data.sources.fetch import fetch_log, fingerprint
-from rec_data.sources.registry import SOURCES, RsDataset
 
-GAMES = "0439381673,A21ROB,2.0,1449619200\n0700026657,A3G8U1,5.0,1449561600\n"
-BEAUTY = "0439381673,A21ROB,3.0,1449619200\n"
+CLICKS = (
+    "1,2014-04-07T10:51:09.277Z,214536502,0\n1,2014-04-07T10:54:09.868Z,214536500,S\n2,2014-04-07T13:56:37.614Z,9,7\n"
+)
+YOOCHOOSE = {
+    "yoochoose-clicks.dat": CLICKS,
+    "yoochoose-buys.dat": "420374,2014-04-06T18:44:58.314Z,214537888,12462,1\n",
+    "yoochoose-test.dat": "5,2014-04-07T17:13:46.713Z,214530776,0\n",
+}
+NETFLIX = {
+    "movies.csv": "1\t2003\tDinosaur Planet\n2\t2004\tIsle of Man\n",
+    "test.csv": "1,1046323,2005-12-19\n2,1080030,2005-12-23\n",
+    "train.csv": "1,1488844,3,2005-09-06\n2,822109,5,2005-05-13\n",
+}
+LOGS = {
+    "yoochoose": [(1, 214536502, 1396867869277), (1, 214536500, 1396868049868), (2, 9, 1396878997614)],
+    "netflix": [(1488844, 1, 1125964800, 3.0), (822109, 2, 1115942400, 5.0)],
+}
 
 before_312 = pytest.mark.skipif(sys.version_info >= (3, 12), reason="rs_datasets needs Python 3.11")
 
 
+def write(folder, files):
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
 @pytest.fixture
 def mirror(tmp_path):
-    """A mirror with one Amazon category."""
-    folder = tmp_path / "mirror"
-    (folder / "amazon").mkdir(parents=True)
-    (folder / "amazon" / "games.csv").write_text(GAMES)
-    return folder
+    """A mirror with both sets, in the formats that rs_datasets' downloads leave."""
+    write(tmp_path / "mirror" / "yoochoose", YOOCHOOSE)
+    write(tmp_path / "mirror" / "netflix" / "clean", NETFLIX)
+    return tmp_path / "mirror"
 
 
 @pytest.fixture
@@ -53,42 +72,27 @@ def fetch(name, tmp_path, mirror=None):
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="rs_datasets is used here")
 def test_python_that_rs_datasets_does_not_know(mirror, tmp_path):
     with pytest.raises(DataError, match=r"needs Python 3\.11"):
-        fetch("amazon_games", tmp_path, mirror=mirror)
+        fetch("netflix", tmp_path, mirror=mirror)
 
 
 @before_312
-def test_amazon(mirror, tmp_path):
-    rows = fetch("amazon_games", tmp_path, mirror=mirror)
-    assert [row[2:] for row in rows] == [(1449619200, 2.0), (1449561600, 5.0)]
-    (mirror / "amazon" / "musical instruments.csv").write_text(BEAUTY)
-    assert [row[2:] for row in fetch("amazon_musical_instruments", tmp_path, mirror=mirror)] == [(1449619200, 3.0)]
-
-
-@before_312
-def test_netflix_leaves_its_mirror_as_it_is(tmp_path):
-    folder = tmp_path / "mirror" / "netflix" / "clean"
-    folder.mkdir(parents=True)
-    (folder / "movies.csv").write_text("1\t2003\tDinosaur Planet\n2\t2004\tIsle of Man\n")
-    (folder / "test.csv").write_text("1,1046323,2005-12-19\n2,1080030,2005-12-23\n")
-    (folder / "train.csv").write_text("1,1488844,3,2005-09-06\n2,822109,5,2005-05-13\n")
-    rows = fetch("netflix", tmp_path, mirror=tmp_path / "mirror")
-    assert [(row[0], row[1], row[3]) for row in rows] == [(1488844, 1, 3.0), (822109, 2, 5.0)]
-    assert contents(folder) == {"movies.csv", "test.csv", "train.csv"}
+@pytest.mark.parametrize("name", LOGS)
+def test_all_columns_from_a_mirror_that_stays_as_it_is(mirror, tmp_path, name):
+    before = contents(mirror)
+    assert fetch(name, tmp_path, mirror=mirror) == LOGS[name]
+    assert contents(mirror) == before
 
 
 @before_312
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "lost", "wanted"),
     [
-        ("amazon_beauty", "amazon/beauty.csv"),
-        ("netflix", "netflix/clean/train.parquet or netflix/clean/train.csv"),
-        ("yoochoose", "yoochoose/yoochoose-buys.dat"),
+        ("netflix", "netflix/clean/train.csv", "netflix/clean/train.parquet or netflix/clean/train.csv"),
+        ("yoochoose", "yoochoose/yoochoose-buys.dat", "yoochoose/yoochoose-buys.dat"),
     ],
 )
-def test_mirror_that_lacks_the_file(mirror, tmp_path, name, wanted):
-    (mirror / "yoochoose").mkdir()
-    (mirror / "yoochoose" / "yoochoose-clicks.dat").write_text("1,2014-04-07T10:51:09.277Z,214536502,0\n")
-    (mirror / "netflix").mkdir()
+def test_mirror_that_lacks_the_file(mirror, tmp_path, name, lost, wanted):
+    (mirror / lost).unlink()
     before = contents(mirror)
     for ask in (
         lambda: fetch(name, tmp_path, mirror=mirror),
@@ -100,53 +104,41 @@ def test_mirror_that_lacks_the_file(mirror, tmp_path, name, wanted):
 
 
 def test_fingerprint_knows_the_files_of_a_mirror(mirror, tmp_path):
-    first = fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror))
-    assert fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror)) == first
-    (mirror / "amazon" / "games.csv").write_text(BEAUTY)
-    assert fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror)) != first
+    first = fingerprint("yoochoose", root=tmp_path, settings=settings_of(mirror))
+    assert fingerprint("yoochoose", root=tmp_path, settings=settings_of(mirror)) == first
+    (mirror / "yoochoose" / "yoochoose-clicks.dat").write_text(CLICKS[:-20])
+    assert fingerprint("yoochoose", root=tmp_path, settings=settings_of(mirror)) != first
     with pytest.raises(DataError, match="is not a folder"):
-        fingerprint("amazon_games", root=tmp_path, settings=settings_of(mirror / "none"))
+        fingerprint("yoochoose", root=tmp_path, settings=settings_of(mirror / "none"))
 
 
 @before_312
 def test_download_into_the_cache(cache, tmp_path, monkeypatch):
-    from rs_datasets import amazon
+    from rs_datasets import yoochoose
 
     asked = []
 
-    def bring(url, path):
+    def bring(url, archive):
         asked.append(url)
-        Path(path).write_text(BEAUTY)
+        write(Path(archive).with_suffix(""), YOOCHOOSE)
 
-    monkeypatch.setattr(amazon, "download_url", bring)
+    monkeypatch.setattr(yoochoose, "download_dataset", bring)
     cache.mkdir(parents=True)
     for _ in range(2):
-        assert [row[2:] for row in fetch("amazon_beauty", tmp_path)] == [(1449619200, 3.0)]
+        assert fetch("yoochoose", tmp_path) == LOGS["yoochoose"]
     assert len(asked) == 1
-    assert contents(cache) == {"amazon/beauty.csv", "amazon.lock"}
+    assert contents(cache) == {*(f"yoochoose/{name}" for name in YOOCHOOSE), "yoochoose.lock"}
 
 
 @before_312
-def test_failed_download_leaves_the_other_sets(cache, tmp_path, monkeypatch):
-    from rs_datasets import amazon
+def test_failed_download_leaves_what_is_there(cache, tmp_path, monkeypatch):
+    from rs_datasets import yoochoose
 
-    def refuse(url, path):
+    def refuse(url, archive):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(amazon, "download_url", refuse)
-    (cache / "amazon").mkdir(parents=True)
-    (cache / "amazon" / "games.csv").write_text(GAMES)
-    with pytest.raises(DataError, match=r"'amazon_beauty': rs_datasets cannot load it: .*no network"):
-        fetch("amazon_beauty", tmp_path)
-    assert contents(cache) == {"amazon/games.csv", "amazon.lock"}
-
-
-def test_every_amazon_category_has_a_name():
-    if sys.version_info >= (3, 12):
-        assert "amazon_musical_instruments" in SOURCES
-        return
-    from rs_datasets.amazon import categories
-
-    found = {source.category for source in SOURCES.values() if isinstance(source, RsDataset) and source.category}
-    assert found == set(categories)
-    assert all(" " not in name for name in SOURCES)
+    monkeypatch.setattr(yoochoose, "download_dataset", refuse)
+    write(cache / "yoochoose", {"yoochoose-clicks.dat": CLICKS})
+    with pytest.raises(DataError, match=r"'yoochoose': rs_datasets cannot load it: .*no network"):
+        fetch("yoochoose", tmp_path)
+    assert contents(cache) == {"yoochoose/yoochoose-clicks.dat", "yoochoose.lock"}

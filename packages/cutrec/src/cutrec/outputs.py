@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rec_data.errors import refuse_if_full
+
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
@@ -16,6 +18,9 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
     The directory is created beside ``final``, on the same file system, so that each entry moves by one rename. Entries
     of ``final`` that the block did not write stay. Leftovers of a killed run are removed at the start.
+
+    Raises:
+        DataError: There is no space for the folder, in words of whatever library noticed it.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".tmp-{final.name}-"
@@ -30,6 +35,9 @@ def atomic_folder(final: Path) -> Iterator[Path]:
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             entry.replace(target)
+    except Exception as error:
+        refuse_if_full(final, error)
+        raise
     finally:
         shutil.rmtree(temporary)
 

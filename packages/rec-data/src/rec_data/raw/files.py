@@ -3,9 +3,13 @@
 import csv
 import glob
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from urllib.request import url2pathname
 
 import polars as pl
 import pyarrow as pa
@@ -23,6 +27,9 @@ SEPARATORS = ("\t", ";", "|", ",")
 _BATCH_ROWS = 1 << 18
 """Rows of a parquet file that are decoded at a time to verify it."""
 
+_MOST_LISTED = 10_000
+"""Files of a folder that are looked at to name a glob."""
+
 _ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
 
 
@@ -31,38 +38,77 @@ def looks_like_path(dataset: str) -> bool:
     return any(mark in dataset for mark in "/\\*?[") or _format(dataset) is not None
 
 
+def is_address(dataset: str) -> bool:
+    """Whether ``dataset`` is an address (``s3://bucket/log.parquet``) that is not one of a local file."""
+    scheme, mark, _ = dataset.strip().partition("://")
+    return bool(mark) and scheme.lower() != "file" and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) is not None
+
+
 def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
-    """Find the files that a path or a glob names: at least one, none empty, sorted by name, all of one format.
+    """Find the files that a path, a glob or a ``file://`` address names: sorted by name, checked as ``check`` does.
 
     Relative paths start from the folder ``root``. Messages call the files ``what``.
 
     Raises:
-        DataError: No name, no such file, a folder, an unknown suffix, an empty file, or mixed formats.
+        DataError: No name, no such file, a folder, an address elsewhere, or what ``check`` refuses.
     """
     if not dataset.strip():
         raise DataError(f"{what}: found {dataset!r}, allowed: a path or a glob")
-    full = Path(dataset).expanduser()
+    if is_address(dataset):
+        raise DataError(f"{what} {dataset!r} is an address; allowed: a path or a glob (copy the file here first)")
+    local = re.match(r"\s*file://(localhost)?(?=/)", dataset, re.IGNORECASE)
+    full = Path(url2pathname(dataset[local.end() :].strip())) if local else Path(dataset).expanduser()
     full = full if full.is_absolute() else root / full
     if any(mark in dataset for mark in "*?[") and not full.exists():
         paths = sorted(Path(found) for found in glob.glob(str(full), recursive=True))  # noqa: PTH207 (takes absolute globs)
         if not paths:
             raise DataError(f"{what} {dataset!r}: no file matches {full}")
     elif full.is_dir():
-        raise DataError(
-            f"{what} {dataset!r} is a folder; name a file or a glob such as {dataset.rstrip('/')}/*.parquet"
-        )
+        below = islice(full.rglob("*"), _MOST_LISTED)
+        raise is_folder(dataset, {"": map(str, full.iterdir()), "**/": map(str, below)}, what=what)
     elif not full.exists():
         raise DataError(f"{what} {dataset!r}: no file {full}")
     else:
         paths = [full]
+    check(paths, dataset, what=what)
+    return paths
+
+
+def check(paths: Sequence[Path], dataset: str, *, what: str = "dataset") -> None:
+    """Refuse a file with an unknown suffix, an empty one, and files of different formats.
+
+    Raises:
+        DataError: There is such a file.
+    """
     for path in paths:
-        if _format(path.name) is None:
-            raise DataError(f"{what} file {path}: unknown suffix; allowed: {_ALLOWED}")
+        check_suffix(path, what=what)
         if path.stat().st_size == 0:
             raise DataError(f"{what} file {path} is empty")
     if len({_format(path.name) for path in paths}) > 1:
         raise DataError(f"{what} {dataset!r} mixes parquet and text files; name one kind")
-    return paths
+
+
+def check_suffix(path: Path, *, what: str = "dataset") -> None:
+    """Refuse a file with an unknown suffix.
+
+    Raises:
+        DataError: The suffix is unknown.
+    """
+    if _format(path.name) is None:
+        raise DataError(f"{what} file {path}: unknown suffix; allowed: {_ALLOWED}")
+
+
+def is_folder(dataset: str, names: Mapping[str, Iterable[str]], *, what: str = "dataset") -> DataError:
+    """Build the error for a folder, which names a glob with the suffix that most of its files have.
+
+    The values of ``names`` are names of files, the keys what the glob needs before ``*`` to find them; the first that
+    has files counts.
+    """
+    for start, found in names.items():
+        if endings := Counter(ending for name in found if (ending := _ending(name))).most_common(1):
+            files_of = f"{dataset.rstrip('/')}/{start}*{endings[0][0]}"
+            return DataError(f"{what} {dataset!r} is a folder; name a file or a glob such as {files_of}")
+    return DataError(f"{what} {dataset!r} is a folder without files that can be read; allowed: {_ALLOWED}")
 
 
 def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFrame:
@@ -153,15 +199,6 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Turn an ``OSError`` while ``out`` is written into a ``DataError`` of one line."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
 def reading(origin: str) -> Iterator[None]:
     """Turn an error of the reader while ``origin`` is read into a ``DataError`` of one line."""
     try:
@@ -182,12 +219,17 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def _format(name: str) -> str | None:
+    ending = _ending(name)
+    return None if ending is None else "parquet" if ending in PARQUET else "text"
+
+
+def _ending(name: str) -> str | None:
+    """The suffix of a file that can be read, in small letters, with that of its compression."""
     lowered = name.lower()
-    if lowered.endswith(PARQUET):
-        return "parquet"
-    for compression in COMPRESSION:
-        lowered = lowered.removesuffix(compression)
-    return "text" if lowered.endswith(TEXT) else None
+    packed = next((suffix for suffix in COMPRESSION if lowered.endswith(suffix)), "")
+    kinds = TEXT if packed else (*PARQUET, *TEXT)
+    found = next((suffix for suffix in kinds if lowered.removesuffix(packed).endswith(suffix)), None)
+    return None if found is None else found + packed
 
 
 def _header(path: Path) -> str:

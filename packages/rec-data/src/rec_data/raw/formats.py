@@ -32,12 +32,28 @@ def read_table(path: Path, work: Path) -> pl.LazyFrame:
     return files.scan([path])
 
 
+def read_amazon(path: Path, work: Path) -> pl.LazyFrame:
+    """Read ratings of the Amazon reviews of 2018: item, user, rating and Unix time, separated by commas, no header.
+
+    rs_datasets 0.5.1 takes the first column for the user, as it is in the release of 2014.
+
+    Raises:
+        DataError: The first line has the user before the item, as the files of 2014.
+    """
+    frame = _fields(path, ",", ("item_id", "user_id", "rating", "timestamp"))
+    with files.reading(f"file {path}"):
+        first = frame.head(1).collect().rows()
+    if first and None not in first[0] and first[0][0].startswith("A") and not first[0][1].startswith("A"):
+        raise DataError(
+            f"file {path}: line 1 is {','.join(first[0])}, with the user before the item, as in the release of 2014; "
+            "allowed: item,user,rating,timestamp, as in the release of 2018"
+        )
+    return frame
+
+
 def read_checkins(path: Path, work: Path) -> pl.LazyFrame:
     """Read SNAP check-ins: user, ISO time with Z, latitude, longitude and location, separated by tabs, no header."""
-    names = ["user", "time", "latitude", "longitude", "location"]
-    return pl.scan_csv(
-        path, has_header=False, separator="\t", quote_char=None, infer_schema=False, new_columns=names, glob=False
-    )
+    return _fields(path, "\t", ("user", "time", "latitude", "longitude", "location"))
 
 
 def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
@@ -45,18 +61,19 @@ def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
 
     The fields are extracted from the whole line, because releases differ in the separator before the last one.
     """
-    lines = pl.scan_csv(
-        path, has_header=False, separator="\x01", quote_char=None, infer_schema=False, new_columns=["line"], glob=False
-    )
     line = pl.col("line")
 
     def linked(kind: str) -> pl.Expr:
         return line.str.extract(rf'"type"\s*:\s*"{kind}"\s*,\s*"id"\s*:\s*"?([0-9]+)')
 
-    return lines.filter(line.str.starts_with("event.play")).select(
-        linked("user").alias("user"),
-        linked("track").alias("track"),
-        line.str.extract(r"^event\.play\s+[0-9]+\s+([0-9]+)").alias("time"),
+    return (
+        _lines(path)
+        .filter(line.str.starts_with("event.play"))
+        .select(
+            linked("user").alias("user"),
+            linked("track").alias("track"),
+            line.str.extract(r"^event\.play\s+[0-9]+\s+([0-9]+)").alias("time"),
+        )
     )
 
 
@@ -71,7 +88,10 @@ def read_movielens(path: Path, work: Path) -> pl.LazyFrame:
     names = _MOVIELENS_FILES.get(release, _LATER_FILES)
     folder = _lay_out(path, release, work, names)
     if sys.version_info >= (3, 12) or not all((folder / name).is_file() for name in names):
-        return read_ratings(folder)
+        return read_ratings(folder / names[0], work)
+    for name in names:
+        if name.endswith(".dat"):
+            (folder / name).write_bytes((folder / name).read_bytes().replace(b"::", b"\t"))
     from rs_datasets import MovieLens
 
     version = release.removeprefix("ml-").removeprefix("latest-")
@@ -83,34 +103,48 @@ def read_movielens(path: Path, work: Path) -> pl.LazyFrame:
     return pl.from_pandas(ratings).lazy()
 
 
-def read_ratings(folder: Path) -> pl.LazyFrame:
-    """Read the ratings of an unpacked MovieLens archive without rs_datasets."""
-    names = ["user_id", "item_id", "rating", "timestamp"]
-    for name in ("u.data", "ratings.dat"):
-        if (path := folder / name).exists():
-            return pl.scan_csv(path, has_header=False, separator="\t", new_columns=names, infer_schema=False)
-    return pl.scan_csv(folder / "ratings.csv", infer_schema=False, with_column_names=lambda _: names)
+def read_ratings(path: Path, work: Path) -> pl.LazyFrame:
+    """Read the file of ratings of an unpacked MovieLens archive (``_MOVIELENS_FILES``) without rs_datasets."""
+    if path.suffix == ".csv":
+        return files.scan([path]).rename({"userId": "user_id", "movieId": "item_id"}, strict=False)
+    return _fields(path, "::" if path.suffix == ".dat" else "\t", ("user_id", "item_id", "rating", "timestamp"))
 
 
 READERS: dict[str, Reader] = {
     "parquet": read_table,
     "csv": read_table,
+    "amazon": read_amazon,
     "checkins": read_checkins,
     "idomaar": read_idomaar,
     "movielens": read_movielens,
+    "ratings": read_ratings,
 }
 
 
+def _lines(path: Path) -> pl.LazyFrame:
+    """Open a text file as a column ``line``, without line ends and empty lines; quotes mean nothing."""
+    lines = pl.scan_csv(
+        path, has_header=False, separator="\x01", quote_char=None, infer_schema=False, new_columns=["line"], glob=False
+    )
+    return lines.select(pl.col("line").str.strip_chars_end("\r")).filter(pl.col("line") != "")
+
+
+def _fields(path: Path, separator: str, names: tuple[str, ...]) -> pl.LazyFrame:
+    """Open a text file without header and quotes as columns of strings; a line with more fields has only nulls."""
+    split = _lines(path).select(pl.col("line").str.split_exact(separator, len(names)))
+    fits = pl.col("line").struct.field(f"field_{len(names)}").is_null()
+    return split.select(
+        pl.when(fits).then(pl.col("line").struct.field(f"field_{place}")).alias(name)
+        for place, name in enumerate(names)
+    )
+
+
 def _lay_out(archive: Path, release: str, work: Path, names: tuple[str, ...]) -> Path:
-    """Unpack a MovieLens archive as rs_datasets expects it: folder ``ml-<version>``, fields separated by tabs."""
+    """Unpack a MovieLens archive to the folder ``ml-<version>``, where rs_datasets expects it."""
     raw = extract(archive, work / "raw")
     inside = [found for found in raw.iterdir() if found.is_dir() and not is_litter(found, raw)]
     if len(inside) != 1:
         raise DataError(f"archive {archive} holds {len(inside)} folders; allowed: one, as in every MovieLens release")
     if not (inside[0] / names[0]).is_file():
         raise DataError(f"archive {archive} holds no {inside[0].name}/{names[0]}, the ratings of this release")
-    folder = inside[0].rename(work / release)
-    for name in names:
-        if name.endswith(".dat") and (folder / name).is_file():
-            (folder / name).write_bytes((folder / name).read_bytes().replace(b"::", b"\t"))
-    return folder
+    return inside[0].rename(work / release)

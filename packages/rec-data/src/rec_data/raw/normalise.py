@@ -3,17 +3,15 @@
 Two streaming passes over the source: the first gathers the facts that decide types and units, the second writes.
 """
 
-import errno
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from rec_data.config import Columns
-from rec_data.errors import DataError
+from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
-from rec_data.raw.files import reading, require_columns, writing
+from rec_data.raw.files import reading, require_columns
 from rec_data.raw.rows import find_nulls, find_rows, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER
@@ -35,6 +33,11 @@ class Normalised(NamedTuple):
     def with_other_events(self, dropped: int | None) -> "Normalised":
         """Count rows that were dropped before the others were written."""
         return self._replace(rows_read=self.rows_read + (dropped or 0), rows_of_other_events=dropped)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields that are known, ready for JSON."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def write_log(
@@ -164,8 +167,7 @@ def _sink(log: pl.LazyFrame, out: Path) -> None:
     try:
         log.sink_parquet(out, compression="zstd", maintain_order=True)
     except (OSError, pl.exceptions.PolarsError) as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise DataError(f"{out} cannot be written: {os.strerror(errno.ENOSPC)}") from error
+        refuse_if_full(out, error)
         raise
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from rec_data.arrays import to_arrow
 from rec_data.config import Columns, Download, Events
-from rec_data.errors import DataError
+from rec_data.errors import DataError, writing
 from rec_data.sources import demo, synthetic
-from rec_data.sources.registry import DEMO, SOURCES, is_generated, lookup
+from rec_data.sources.registry import DEMO, SOURCES, UNUSABLE, is_generated, lookup
 
 GENERATED_SEED = 0
 """Default seed of the demo and the synthetic logs, so that a name always means the same log."""
@@ -28,7 +28,8 @@ def fetch_log(
     milliseconds or microseconds if the source is finer than a second (``rec_data.raw.timestamps``).
 
     Args:
-        dataset: ``demo``, ``twin:<name>[@scale]``, a path or glob of parquet or CSV files, or a named source.
+        dataset: ``demo``, ``twin:<name>[@scale]``, a path, a glob or an address (``s3://bucket/log.parquet``) of
+            parquet or CSV files, or a named source.
         out: The parquet file to write, which must not be one of the source's files. Its folder must exist.
         root: The folder that relative paths start from.
         settings: How the source is read; None means the defaults. Columns can only be given for the user's own files,
@@ -62,7 +63,8 @@ def fetch_log(
                 raise DataError(
                     f"min_rating is {settings.min_rating:g} but dataset {dataset!r} has no ratings; allowed: null"
                 )
-            summary = _generate(dataset, part, seed=seed)
+            with writing(part):
+                summary = _generate(dataset, part, seed=seed)
         else:
             summary = _read(dataset, part, root=root, settings=settings)
         if settings.duplicates == "drop":
@@ -97,16 +99,24 @@ def fingerprint(
         return {"kind": synthetic.KIND, "name": name, "version": synthetic.VERSION, **sizes, "seed": seed}
     from rec_data.raw import files
 
-    if files.looks_like_path(dataset):
-        found = files.find(dataset, root=root)
-        return {
-            "kind": "file",
-            "files": [{"path": str(p), "size": p.stat().st_size, "sha256": files.digest(p)} for p in found],
-        }
+    if _names_files(dataset, root):
+        from rec_data.sources.remote import located
+
+        with located(dataset, root=root) as found:
+            facts = [{"path": name, "size": p.stat().st_size, "sha256": files.digest(p)} for name, p in found.items()]
+        return {"kind": "file", "files": facts}
     source = lookup(dataset)
     from rec_data.sources.published import identity
 
     return identity(dataset, source, mirror=_mirror(settings or Download(), root))
+
+
+def _names_files(dataset: str, root: Path) -> bool:
+    """Whether a data set is the user's own: it looks like a path, or only a file or a folder has this name."""
+    from rec_data.raw import files
+
+    named = dataset in SOURCES or dataset in UNUSABLE
+    return files.looks_like_path(dataset) or (not named and (root / dataset).exists())
 
 
 def _refuse_unwritable(part: Path, out: Path) -> None:
@@ -120,11 +130,11 @@ def _refuse_unwritable(part: Path, out: Path) -> None:
 
 def _refuse_overwriting(dataset: str, out: Path, *, root: Path) -> None:
     """Refuse an output that is one of the files to read."""
-    if is_generated(dataset) or not out.exists():
+    if is_generated(dataset) or not out.exists() or not _names_files(dataset, root):
         return
     from rec_data.raw import files
 
-    if files.looks_like_path(dataset) and any(path.samefile(out) for path in files.find(dataset, root=root)):
+    if not files.is_address(dataset) and any(path.samefile(out) for path in files.find(dataset, root=root)):
         raise DataError(f"{out} is a file that dataset {dataset!r} reads; allowed: another file to write")
 
 
@@ -139,30 +149,34 @@ def _mirror(settings: Download, root: Path) -> Path | None:
 
 def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[str, Any]:
     """Write the log of files or of a published data set."""
+    if _names_files(dataset, root):
+        from rec_data.sources.remote import located
+
+        with located(dataset, root=root, folder=out.parent) as paths:
+            return _read_files(dataset, list(paths.values()), out, settings=settings)
+    source = lookup(dataset)
+    from rec_data.sources.published import write_published
+
+    mirror = _mirror(settings, root)
+    return {"kind": "published"} | write_published(dataset, source, out, mirror=mirror, min_rating=settings.min_rating)
+
+
+def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Download) -> dict[str, Any]:
+    """Write the log of files."""
     from rec_data.raw import files
     from rec_data.raw.events import find_events, keep_events
     from rec_data.raw.normalise import write_log
 
     columns, min_rating, hints = settings.columns, settings.min_rating, {}
-    if files.looks_like_path(dataset):
-        kind, origin = "file", f"dataset {dataset!r}"
-        paths = files.find(dataset, root=root)
-        with files.reading(origin):
-            wanted = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
-            frame = files.scan(paths, wanted)
-            if settings.events.column is None:
-                hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
-            frame, dropped, origin = keep_events(frame, settings.events, origin)
-        done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
-        done = done.with_other_events(dropped)
-    else:
-        source = lookup(dataset)
-        from rec_data.sources.published import write_published
-
-        kind = "published"
-        done = write_published(dataset, source, out, mirror=_mirror(settings, root), min_rating=min_rating)
-    facts = {name: value for name, value in done._asdict().items() if value is not None}
-    return {"kind": kind, **facts, **hints}
+    origin = f"dataset {dataset!r}"
+    with files.reading(origin):
+        wanted = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
+        frame = files.scan(paths, wanted)
+        if settings.events.column is None:
+            hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
+        frame, others, origin = keep_events(frame, settings.events, origin)
+    done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
+    return {"kind": "file", **done.with_other_events(others).facts, **hints}
 
 
 def _generate(dataset: str, out: Path, *, seed: int) -> dict[str, Any]:

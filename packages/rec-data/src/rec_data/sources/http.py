@@ -2,8 +2,11 @@
 
 import json
 import re
+import ssl
 import time
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -11,7 +14,7 @@ from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from rec_data.errors import DataError
+from rec_data.errors import DataError, writing
 from rec_data.raw.files import digest
 
 ATTEMPTS = 6
@@ -23,6 +26,9 @@ BACKOFF = 1.0
 CHUNK = 1 << 20
 TIMEOUT = (15, 60)
 """Seconds to connect, and between two pieces of the answer."""
+
+OTHERWISE = "get the file in another way, and name its folder in download.mirror (or your own file in dataset)"
+"""What to do if a server cannot be reached safely."""
 
 _MAGIC = {
     ".gz": (b"\x1f\x8b",),
@@ -40,13 +46,15 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
 
     An incomplete file is called ``<name>.part``; a later call resumes it if the server still has the same file. The
     SHA-256 of a complete file is kept in ``<name>.sha256`` and checked by every later call. TLS certificates are
-    verified, and the proxies of the environment are used. Processes that want the same file wait for each other.
+    verified, redirects from https to http are refused, and the proxies of the environment are used. Processes that
+    want the same file wait for each other.
 
     The file must have the ``checksum``, ``md5:<hex>`` or ``sha256:<hex>``, if it is known.
 
     Raises:
-        DataError: The server refuses or sends a web page, the network fails repeatedly, the first bytes do not fit the
-            file's suffix, or the checksum differs.
+        DataError: The server refuses or sends a web page, its certificate is not valid, it redirects to http, the
+            network fails repeatedly, the first bytes do not fit the file's suffix, the checksum differs, or there is no
+            space for the file.
     """
     with locked(path):
         if path.exists():
@@ -72,16 +80,38 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
     return path
 
 
+class _Session(requests.Session):
+    """A session that does not leave https."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return the address that an answer redirects to."""
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            refuse_downgrade(resp.url, urljoin(resp.url, target))
+        return target
+
+
+def refuse_downgrade(url: str, target: str) -> None:
+    """Refuse an address without TLS that an address with TLS led to.
+
+    Raises:
+        DataError: ``url`` is https, ``target`` is not.
+    """
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+        raise DataError(f"download of {url} leads to {target}, without TLS; allowed: https, once an address has it")
+
+
 def session() -> requests.Session:
     """Create a session that repeats requests after connection errors and temporary HTTP errors."""
     retry = urllib3.Retry(
         ATTEMPTS - 1,
+        other=0,  # errors of TLS: a certificate stays what it is
         status_forcelist=(429, 500, 502, 503, 504),
         backoff_factor=BACKOFF,
         raise_on_status=False,
         respect_retry_after_header=False,
     )
-    made = requests.Session()
+    made = _Session()
     for scheme in ("http://", "https://"):
         made.mount(scheme, HTTPAdapter(max_retries=retry))
     return made
@@ -127,8 +157,9 @@ def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
     if allowed is not None and not begins.startswith(allowed):
         raise DataError(f"downloaded {path.name} begins with {begins!r}: not a {path.suffix} file; it was not kept")
     check(complete, checksum, advice="it was not kept")
-    _record(path).write_text(digest(complete) + "\n")
-    complete.replace(path)
+    with writing(path):
+        _record(path).write_text(digest(complete) + "\n")
+        complete.replace(path)
 
 
 def locked(path: Path) -> FileLock:
@@ -139,13 +170,18 @@ def locked(path: Path) -> FileLock:
 
 def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -> str | None:
     """Append to ``part`` what is missing; returns None if it is complete, else what another try may not meet."""
-    state = json.loads(_state(part).read_text()) if part.exists() and _state(part).exists() else {}
+    state = _read_state(part)
     have = part.stat().st_size if state.get("url") == url and state.get("validator") else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": state["validator"]}
     try:
         answer = requester.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.exceptions.SSLError as error:
+        if (refused := _certificate_error(error)) is not None:
+            found = f"the certificate of {urlsplit(url).hostname} is not valid: {refused.verify_message}"
+            raise DataError(f"download of {url}: {found}; {OTHERWISE}") from error
+        return " ".join(str(error).split())
     except requests.RequestException as error:
         raise DataError(f"download of {url} failed: {' '.join(str(error).split())}") from error
     with answer:
@@ -157,13 +193,18 @@ def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -
             raise DataError(f"download of {url}: HTTP {answer.status_code} {answer.reason}")
         if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/html":
             raise DataError(f"download of {url}: the server sent a web page (text/html) instead of the file")
+        encoding = answer.headers.get("Content-Encoding", "identity").lower()
+        if encoding != "identity" and Path(name).suffix not in _MAGIC:
+            raise DataError(f"download of {url}: the server sent it with encoding {encoding}; allowed: identity")
         validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        _state(part).write_text(json.dumps({"url": url, "validator": validator}))
         try:
             with (
+                writing(part),
                 part.open("ab" if start else "wb") as file,
                 tqdm(total=total, initial=start or 0, desc=name, unit="B", unit_scale=True, mininterval=1) as bar,
             ):
+                # After the file was emptied: other content must never be continued under this validator.
+                _state(part).write_text(json.dumps({"url": url, "validator": validator}))
                 for piece in answer.raw.stream(CHUNK, decode_content=False):
                     file.write(piece)
                     bar.update(len(piece))
@@ -182,6 +223,25 @@ def _range(answer: requests.Response) -> tuple[int | None, int | None]:
     if found is None:
         return None, None
     return int(found[1]), int(found[2]) if found[2] else None
+
+
+def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """Find the refusal of a certificate among the errors that an error of requests or urllib3 wraps."""
+    causes: list[Any] = [error]
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause
+        causes += [*getattr(cause, "args", ()), *filter(None, [getattr(cause, "reason", None)])]
+    return None
+
+
+def _read_state(part: Path) -> dict[str, Any]:
+    """What is known about a partial file; nothing if it, or the record beside it, is missing or damaged."""
+    try:
+        state = json.loads(_state(part).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return state if isinstance(state, dict) and part.exists() else {}
 
 
 def _record(path: Path) -> Path:

@@ -32,10 +32,12 @@ def download(dataset: str, file: str, path: Path) -> Path:
         folder = path.with_name(path.name + ".kaggle")
         folder.mkdir(exist_ok=True)
         _ask_client(dataset, file, folder)
-        found = folder / file
-        if not found.exists():  # Kaggle compresses some files for the transfer
-            found = extract(folder / (file + ".zip"), folder / "unpacked") / file
+        found, zipped = folder / file, folder / (file + ".zip")
         try:
+            if not found.exists():  # Kaggle compresses some files for the transfer
+                found = extract(zipped, folder / "unpacked") / file
+            if not found.is_file():
+                raise DataError(f"Kaggle data set {dataset}, file {file}: its archive does not hold the file")
             keep(found, path)
         finally:
             shutil.rmtree(folder)  # a file that is not kept cannot be resumed either

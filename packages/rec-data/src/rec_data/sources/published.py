@@ -1,6 +1,7 @@
 """From a published data set of the registry to its log."""
 
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import polars as pl
 import requests
 
 from rec_data.errors import DataError
@@ -15,20 +17,28 @@ from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
 from rec_data.raw.events import keep_events
 from rec_data.raw.formats import READERS
-from rec_data.raw.normalise import Normalised, write_log
+from rec_data.raw.normalise import write_log
+from rec_data.raw.rows import find_rows
 from rec_data.sources import http, kaggle, rs_datasets
 from rec_data.sources.registry import VERSION, Published, RawFile, RsDataset, Source
 
 YANDEX_DISK = "https://cloud-api.yandex.net/v1/disk/public/resources/download?public_key="
 
+MOST_INCOMPLETE = 0.001
+"""The largest share of lines that may be dropped because they lack a value."""
+
 
 def write_published(
     name: str, source: Source, out: Path, *, mirror: Path | None, min_rating: float | None
-) -> Normalised:
+) -> dict[str, Any]:
     """Download a published data set, unless it is there already, and write its log.
 
     Nothing is downloaded if there is a ``mirror``, a folder that already holds the raw file. ``min_rating`` keeps
     ratings of at least this, instead of the published filter.
+
+    Returns:
+        The facts of ``write_log`` and, for a source whose file is known to hold some, ``rows_incomplete``: lines
+        without user, item or time, which are dropped.
 
     Raises:
         DataError: The raw file cannot be downloaded or read.
@@ -38,7 +48,7 @@ def write_published(
         if isinstance(source, RsDataset):
             frame = rs_datasets.read(name, source, mirror=mirror, cache=cache_folder() / "rs_datasets", work=work)
             origin = f"dataset {name!r}"
-            return write_log(frame, out, columns=source.columns, min_rating=min_rating, origin=origin)
+            return write_log(frame, out, columns=source.columns, min_rating=min_rating, origin=origin)._asdict()
         if mirror is not None:
             raw, path = _from_mirror(name, source, mirror)
         else:
@@ -48,9 +58,15 @@ def write_published(
         above = source.above if min_rating is None else None
         with files.reading(origin):
             frame = READERS[raw.reader](path, work)
-            frame, dropped, origin = keep_events(frame, raw.events, origin)
+            frame, others, origin = keep_events(frame, raw.events, origin)
+            incomplete = 0
+            if raw.incomplete:
+                frame, incomplete = _without_incomplete(frame, raw, origin)
             done = write_log(frame, out, columns=raw.columns, min_rating=min_rating, above=above, origin=origin)
-            return done.with_other_events(dropped)
+        facts = done.with_other_events(others).facts
+        if raw.incomplete:
+            facts |= {"rows_read": facts["rows_read"] + incomplete, "rows_incomplete": incomplete}
+        return facts
 
 
 def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any]:
@@ -66,8 +82,8 @@ def identity(name: str, source: Source, *, mirror: Path | None) -> dict[str, Any
         hashes = {path.name: files.digest(path) for path in rs_datasets.find_raw(name, source, mirror)}
         return {"kind": "rs_datasets", **found, "files": hashes}
     if mirror is not None:
-        _, path = _from_mirror(name, source, mirror)
-        return {"kind": "mirror", **found, "file": path.name, "sha256": files.digest(path)}
+        raw, path = _from_mirror(name, source, mirror)
+        return {"kind": "mirror", **found, "file": raw.file, "sha256": files.digest(path)}
     raw = source.raws[0]
     return {"kind": "published", **found, "address": raw.address, "checksum": raw.checksum}
 
@@ -77,6 +93,24 @@ def cache_folder() -> Path:
     if folder := os.environ.get("REC_DATA_CACHE"):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rec_data"
+
+
+def _without_incomplete(frame: pl.LazyFrame, raw: RawFile, origin: str) -> tuple[pl.LazyFrame, int]:
+    """Drop the lines that lack a value, and count them.
+
+    Raises:
+        DataError: There are more than ``MOST_INCOMPLETE`` of them.
+    """
+    whole = pl.all_horizontal(
+        pl.col(name).str.strip_chars().fill_null("") != "" for name in raw.columns.by_key.values()
+    )
+    rows, dropped = frame.select(pl.len(), (~whole).sum()).collect(engine="streaming").row(0)
+    if dropped > max(1, MOST_INCOMPLETE * rows):
+        found = find_rows(frame, ~whole, "1 line without user, item or time", "lines without user, item or time")
+        raise DataError(
+            f"{origin} has {found} among {rows}; allowed: {MOST_INCOMPLETE:.1%}, as its publisher's file has"
+        )
+    return frame.filter(whole), dropped
 
 
 def _from_mirror(name: str, source: Published, mirror: Path) -> tuple[RawFile, Path]:
@@ -107,21 +141,27 @@ def _from_yandex_disk(raw: RawFile, path: Path) -> None:
                 answer = requester.get(question, timeout=http.TIMEOUT)
             answer.raise_for_status()
             href = str(answer.json()["href"])
+            http.refuse_downgrade(question, href)
+        except DataError:
+            raise
         except (requests.RequestException, KeyError, ValueError) as error:
-            raise DataError(f"{raw.address}: its disk gives no download address: {error}") from error
+            raise DataError(f"{raw.address}: its disk gives no download address: {error}; {http.OTHERWISE}") from error
         shared = http.download(href, path.with_name(path.name + ".shared"), checksum=raw.checksum)
-        found = shared
-        if zipfile.is_zipfile(shared):
-            folder = extract(shared, path.with_name(path.name + ".unpacked"))
-            inside = sorted(found for found in folder.rglob("*" + path.suffix) if not is_litter(found, folder))
-            if len(inside) != 1:
-                raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
-            found = inside[0]
+        folder = path.with_name(path.name + ".unpacked")
         try:
+            found = shared
+            if zipfile.is_zipfile(shared):
+                extract(shared, folder)
+                inside = sorted(found for found in folder.rglob("*" + path.suffix) if not is_litter(found, folder))
+                if len(inside) != 1:
+                    raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
+                found = inside[0]
             http.keep(found, path)
         except DataError:
-            shared.unlink()
+            shared.unlink(missing_ok=True)  # there is nothing to resume from
             raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # another download must not meet what this one unpacked to
 
 
 FETCHERS: dict[str, Callable[[RawFile, Path], object]] = {

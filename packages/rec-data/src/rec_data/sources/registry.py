@@ -13,7 +13,7 @@ from rec_data.sources.synthetic import PREFIX, SHAPES
 
 DEMO = "demo"
 
-VERSION = 1
+VERSION = 2
 """To be raised whenever the same raw file would give another log."""
 
 
@@ -22,7 +22,7 @@ class RawFile:
     """One raw file that a data set can be read from."""
 
     file: str
-    """Its name in the cache and in a mirror."""
+    """Its name in the cache and in a mirror, with the folder that its archive unpacks to, if there is one."""
     reader: str
     """One of ``rec_data.raw.formats.READERS``."""
     columns: Columns
@@ -35,6 +35,8 @@ class RawFile:
     """``md5:<hex>`` or ``sha256:<hex>`` if its publisher states one; otherwise recorded at the first download."""
     events: Events = field(default_factory=Events)
     """The kinds of events that are kept."""
+    incomplete: bool = False
+    """Whether the publisher's file is known to hold a few lines without all values: they are dropped and counted."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,6 @@ class RsDataset:
     """The columns of that table."""
     files: tuple[tuple[str, ...], ...]
     """The files below its folder that the class reads, as groups of alternatives; the first that exists is used."""
-    category: str | None = None
-    """The category, for Amazon (2018)."""
 
 
 Source: TypeAlias = Published | RsDataset
@@ -70,9 +70,11 @@ Source: TypeAlias = Published | RsDataset
 _RATINGS = Columns("user_id", "item_id", "timestamp", "rating")
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 _AMAZON_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/benchmark/5core/rating_only/"
+_AMAZON_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/"
 _SNAP = "https://snap.stanford.edu/data/"
-_30MUSIC = Columns("user", "track", "time")
-_GOWALLA = Columns("user", "location", "time")
+_AMAZON_2023_COLUMNS = Columns("user_id", "parent_asin", "timestamp", "rating")
+_30MUSIC = Columns("user_id", "item_id", "timestamp")
+_GOWALLA = Columns("userId", "locationId", "checkInTime")
 _NO_TIMES = "it has no times, so there is no order to learn from"
 
 
@@ -80,27 +82,42 @@ def _http(folder: str, file: str, reader: str, columns: Columns, checksum: str |
     return RawFile(file, reader, columns, "http", folder + file, checksum)
 
 
-def _movielens(version: str, md5: str | None = None, *, above: float | None = None) -> Published:
-    checksum = None if md5 is None else f"md5:{md5}"
-    return Published((_http(_GROUPLENS, f"ml-{version}.zip", "movielens", _RATINGS, checksum),), above)
+def _movielens(
+    version: str, ratings: str, md5: str | None = None, *, unpacked: str = "", above: float | None = None
+) -> Published:
+    """A release, whose archive unpacks to ``ml-<version>`` (or ``unpacked``) with a file of ``ratings``."""
+    archive = _http(_GROUPLENS, f"ml-{version}.zip", "movielens", _RATINGS, None if md5 is None else f"md5:{md5}")
+    return Published((archive, RawFile(f"{unpacked or f'ml-{version}'}/{ratings}", "ratings", _RATINGS)), above)
 
 
-def _amazon_2018(category: str) -> RsDataset:
-    return RsDataset("Amazon", "amazon", "ratings", _RATINGS, ((f"{category}.csv",),), category)
+def _amazon(category: str, file: str) -> Published:
+    """A category of the Amazon reviews of 2018; a mirror holds it as rs_datasets names it, or as its publisher does."""
+    first = RawFile(f"amazon/{category}.csv", "amazon", _RATINGS, "http", f"{_AMAZON_2018}{file}.csv")
+    return Published((first, *(RawFile(f"{folder}{file}.csv", "amazon", _RATINGS) for folder in ("amazon/", ""))))
+
+
+def _gowalla(file: str, fetcher: str | None = None) -> RawFile:
+    return RawFile(file, "checkins", Columns("user", "location", "time"), fetcher, _SNAP + file, incomplete=True)
 
 
 # fmt: off
-_AMAZON_2018 = (
-    "fashion", "beauty", "appliances", "arts", "automotive", "books", "cds", "phones", "clothing", "music",
-    "electronics", "cards", "grocery", "kitchen", "scientific", "kindle", "luxury", "subscriptions", "movies",
-    "musical instruments", "office", "garden", "pet", "pantry", "software", "sports", "tools", "toys", "games",
-)
+_AMAZON_CATEGORIES = {  # as rs_datasets names them, and the publisher's files
+    "fashion": "AMAZON_FASHION", "beauty": "All_Beauty", "appliances": "Appliances", "arts": "Arts_Crafts_and_Sewing",
+    "automotive": "Automotive", "books": "Books", "cds": "CDs_and_Vinyl", "phones": "Cell_Phones_and_Accessories",
+    "clothing": "Clothing_Shoes_and_Jewelry", "music": "Digital_Music", "electronics": "Electronics",
+    "cards": "Gift_Cards", "grocery": "Grocery_and_Gourmet_Food", "kitchen": "Home_and_Kitchen",
+    "scientific": "Industrial_and_Scientific", "kindle": "Kindle_Store", "luxury": "Luxury_Beauty",
+    "subscriptions": "Magazine_Subscriptions", "movies": "Movies_and_TV", "musical instruments": "Musical_Instruments",
+    "office": "Office_Products", "garden": "Patio_Lawn_and_Garden", "pet": "Pet_Supplies", "pantry": "Prime_Pantry",
+    "software": "Software", "sports": "Sports_and_Outdoors", "tools": "Tools_and_Home_Improvement",
+    "toys": "Toys_and_Games", "games": "Video_Games",
+}
 
 SOURCES: dict[str, Source] = {
-    "movielens_20m": _movielens("20m", "cd245b17a1ae2cc31bb14903e1204af3", above=3.0),
+    "movielens_20m": _movielens("20m", "ratings.csv", "cd245b17a1ae2cc31bb14903e1204af3", above=3.0),
     "beauty": Published((
-        _http(_AMAZON_2023, "Beauty_and_Personal_Care.csv.gz", "csv",
-              Columns("user_id", "parent_asin", "timestamp", "rating")),
+        _http(_AMAZON_2023, "Beauty_and_Personal_Care.csv.gz", "csv", _AMAZON_2023_COLUMNS),
+        RawFile("Beauty_and_Personal_Care.csv", "csv", _AMAZON_2023_COLUMNS),
     ), above=3.0),
     "zvuk": Published((
         RawFile("zvuk-interactions.parquet", "parquet", Columns("user_id", "track_id", "datetime"),
@@ -111,25 +128,27 @@ SOURCES: dict[str, Source] = {
                 "kaggle", "alexxl/megamarket", events=Events(column="event", keep=(2,))),
     )),
     "30music": Published((
-        RawFile("30music.parquet", "parquet", Columns("user_id", "item_id", "timestamp"),
-                "yandex_disk", "https://disk.yandex.ru/d/XwRRFVuJG-ECng"),
-        RawFile("events.idomaar", "idomaar", _30MUSIC),
-        RawFile("events.idomaar.gz", "idomaar", _30MUSIC),
+        RawFile("30music.parquet", "parquet", _30MUSIC, "yandex_disk", "https://disk.yandex.ru/d/XwRRFVuJG-ECng"),
+        RawFile("30music/interactions.parquet", "parquet", _30MUSIC),
+        *(RawFile(f"{folder}events.idomaar{suffix}", "idomaar", Columns("user", "track", "time"))
+          for folder in ("", "relations/", "ThirtyMusic/relations/") for suffix in ("", ".gz")),
     )),
     "gowalla": Published((
-        _http(_SNAP, "loc-gowalla_totalCheckins.txt.gz", "checkins", _GOWALLA),
-        RawFile("loc-gowalla_totalCheckins.txt", "checkins", _GOWALLA),
-        RawFile("gowalla.parquet", "parquet", Columns("userId", "locationId", "checkInTime"),
-                "yandex_disk", "https://disk.yandex.ru/d/PaPpcpwkWcHRHg"),
+        _gowalla("loc-gowalla_totalCheckins.txt.gz", "http"),
+        _gowalla("loc-gowalla_totalCheckins.txt"),
+        _gowalla("Gowalla_totalCheckins.txt"),  # the name that the archive itself holds
+        RawFile("gowalla.parquet", "parquet", _GOWALLA, "yandex_disk", "https://disk.yandex.ru/d/PaPpcpwkWcHRHg"),
+        RawFile("gowalla/interactions.parquet", "parquet", _GOWALLA),
     )),
-    "ml_100k": _movielens("100k", "0e33842e24a9c977be4e0107933c0723"),
-    "ml_1m": _movielens("1m", "c4d9eecfca2ab87c1945afe126590906"),
-    "ml_10m": _movielens("10m", "ce571fd55effeba0271552578f2648bd"),
-    "ml_20m": _movielens("20m", "cd245b17a1ae2cc31bb14903e1204af3"),
-    "ml_25m": _movielens("25m", "6b51fb2759a8657d3bfcbfc42b592ada"),
-    "ml_latest_small": _movielens("latest-small"),  # its publisher replaces this one and the next from time to time
-    "ml_latest": _movielens("latest"),
-    **{f"amazon_{category.replace(' ', '_')}": _amazon_2018(category) for category in _AMAZON_2018},
+    "ml_100k": _movielens("100k", "u.data", "0e33842e24a9c977be4e0107933c0723"),
+    "ml_1m": _movielens("1m", "ratings.dat", "c4d9eecfca2ab87c1945afe126590906"),
+    "ml_10m": _movielens("10m", "ratings.dat", "ce571fd55effeba0271552578f2648bd", unpacked="ml-10M100K"),
+    "ml_20m": _movielens("20m", "ratings.csv", "cd245b17a1ae2cc31bb14903e1204af3"),
+    "ml_25m": _movielens("25m", "ratings.csv", "6b51fb2759a8657d3bfcbfc42b592ada"),
+    # Their publisher replaces these two from time to time.
+    "ml_latest_small": _movielens("latest-small", "ratings.csv"),
+    "ml_latest": _movielens("latest", "ratings.csv"),
+    **{f"amazon_{name.replace(' ', '_')}": _amazon(name, file) for name, file in _AMAZON_CATEGORIES.items()},
     "netflix": RsDataset("Netflix", "netflix", "train", _RATINGS, (
         ("clean/train.parquet", "clean/train.csv"), ("clean/movies.csv",), ("clean/test.csv",),
     )),

@@ -79,9 +79,8 @@ def _link(paths: list[Path], source: Path, target: Path) -> None:
 def _load(name: str, asked: RsDataset, folder: Path) -> pl.LazyFrame:
     import rs_datasets
 
-    arguments = {} if asked.category is None else {"category": asked.category}
     try:
-        loaded = getattr(rs_datasets, asked.loader)(path=str(folder), **arguments)
+        loaded = getattr(rs_datasets, asked.loader)(path=str(folder))
     except Exception as error:  # its downloader and its readers raise errors of many types
         reason = " ".join(str(error).replace(f"{folder}/", "").split())[:300]
         raise DataError(f"dataset {name!r}: rs_datasets cannot load it: {reason}") from error

@@ -68,7 +68,7 @@ class ModelCheckpoint:
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values with `torch.save` beside the target, flush to the disk, rename.
 
-    The folder is created.
+    The folder is created. An ``OSError`` names the file: those of writing, such as a full disk, do not by themselves.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -78,6 +78,8 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
