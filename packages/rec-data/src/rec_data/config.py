@@ -8,38 +8,94 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
+Position = Annotated[int, Field(ge=1)]
 MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
+
+
+NO_CHARACTER = "none"
+CHARACTERS = {"tab": "\t", "space": " "}
+"""Characters that are hard to write in a shell, by name."""
+
+
+def _check_character(found: str) -> str:
+    if found not in ("auto", NO_CHARACTER, *CHARACTERS) and not (
+        len(found) == 1 and "\t" <= found <= "~" and found not in "\r\n"
+    ):
+        raise ValueError(f"allowed: auto, {NO_CHARACTER}, {', '.join(CHARACTERS)}, or one ASCII character")
+    return found
+
+
+def _check_encoding(found: str) -> str:
+    try:
+        if found != "auto":
+            "".encode(found)
+    except LookupError:
+        raise ValueError("allowed: auto, or an encoding such as utf-8, utf-16, latin-1, cp1252") from None
+    return found
+
+
+def character(name: str) -> str | None:
+    """The character that a key of the section ``format`` names, or None for ``none``."""
+    return None if name == NO_CHARACTER else CHARACTERS.get(name, name)
+
+
+Character = Annotated[str, AfterValidator(_check_character)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Columns:
-    """The column names of your own log."""
+    """The column names of your own log, or the positions of columns (from 1) where a text file has no header."""
 
-    user: str = USER
+    user: str | Position = USER
     """Integers or strings."""
-    item: str = ITEM
+    item: str | Position = ITEM
     """Integers or strings."""
-    timestamp: str = TIMESTAMP
-    """Integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings."""
-    rating: str | None = None
+    timestamp: str | Position | None = TIMESTAMP
+    """Integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings. Null: the log has no
+    times, and its rows are in order."""
+    rating: str | Position | None = None
     """Null: the log has no rating, or it is not read."""
 
     def __post_init__(self) -> None:
-        if len(set(self.by_key.values())) < len(self.by_key):
+        if len(set(self.by_key.values())) < sum(found is not None for found in vars(self).values()):
             raise ValueError("allowed: different column names")
 
     @property
     def by_key(self) -> dict[str, str]:
         """The names of the columns that are read, by the column of the log that each becomes."""
-        names = {USER: self.user, ITEM: self.item, TIMESTAMP: self.timestamp}
-        return names if self.rating is None else {**names, RATING: self.rating}
+        named = {USER: self.user, ITEM: self.item, TIMESTAMP: self.timestamp, RATING: self.rating}
+        return {key: str(name) for key, name in named.items() if name is not None}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Format:
+    """How text files are written. ``auto`` is decided from the whole file, and refused if several answers fit."""
+
+    separator: Character = "auto"
+    """Of fields: ``tab``, ``space`` or one character."""
+    quote: Character = "auto"
+    """Around fields: one character, or ``none`` if quotes are text."""
+    escape: Character = "auto"
+    """Before a character that is text: one character, or ``none``."""
+    header: bool | Literal["auto"] = "auto"
+    """False: there is none, and columns are given by their position. ``auto``: the first line, unless it looks like
+    data."""
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = "auto"
+    """A name that Python knows. ``auto``: UTF-8, or what a byte order mark says."""
+
+    def __post_init__(self) -> None:
+        if self.separator == NO_CHARACTER:
+            raise ValueError("separator: found none, allowed: auto, tab, space, or one ASCII character")
+        given = [mark for mark in (self.separator, self.quote, self.escape) if mark not in ("auto", NO_CHARACTER)]
+        if len({character(mark) for mark in given}) < len(given):
+            raise ValueError("allowed: different characters for separator, quote and escape")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -49,8 +105,20 @@ class Download:
     mirror: str | None = None
     """A directory that already holds the raw files, for machines without internet."""
     columns: Columns = field(default_factory=Columns)
+    format: Format = field(default_factory=Format)
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of your own log."""
+
+    def __post_init__(self) -> None:
+        for key, found in vars(self.columns).items():
+            if isinstance(found, int) and self.format.header is not False:
+                raise ValueError(
+                    f"columns.{key}: found {found}, allowed: a name, or a position with format.header: false"
+                )
+            if isinstance(found, str) and self.format.header is False:
+                raise ValueError(
+                    f"columns.{key}: found {found!r}, allowed with format.header: false: a position (from 1)"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,28 +1,29 @@
 """The user's own files: finding, verifying and opening them."""
 
-import csv
 import glob
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_data.config import Columns, Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
+from rec_data.raw import text_files
 
 PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".tsv", ".txt")
+TEXT = (".csv", ".tsv", ".txt", ".inter")
 COMPRESSION = (".gz", ".zst")
-SEPARATORS = ("\t", ";", "|", ",")
-"""Separators that are looked for in the header line; a header without any of them has one column."""
 
 _BATCH_ROWS = 1 << 18
 """Rows of a parquet file that are decoded at a time to verify it."""
 
+_POSITION = "position of the row"
 _ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
 
 
@@ -65,18 +66,18 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
     return paths
 
 
-def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFrame:
+def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: Format | None = None) -> pl.LazyFrame:
     """Open files of one format, in the given order, as a lazy frame.
 
-    All columns of text files are strings: types are decided from the whole column, not from its first rows. Parquet
-    files are verified first, but only the ``columns`` that will be read; None means all.
+    All columns of text files are strings: types are decided from the whole column, not from its first rows. Files are
+    verified first: parquet files only in the ``columns`` that will be read (None means all), text files in all records.
 
     Raises:
         DataError: A file cannot be read, or is damaged.
     """
     if _format(paths[0].name) == "parquet":
         check_pages(paths, columns)
-    frames = {path: _scan_one(path) for path in paths}
+    frames = {path: _scan_one(path, columns, text_format or Format()) for path in paths}
     return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
 
 
@@ -109,16 +110,20 @@ def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: s
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}")
 
 
-def _scan_one(path: Path) -> pl.LazyFrame:
+def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Columns]:
+    """Add the position of each row as its time, to a log without times whose rows are in order.
+
+    Returns:
+        The columns that are read and that of positions; and the names of the columns.
+    """
+    return frame.select(columns.by_key.values()).with_row_index(_POSITION), replace(columns, timestamp=_POSITION)
+
+
+def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) -> pl.LazyFrame:
     if _format(path.name) == "parquet":
         return pl.scan_parquet(path, glob=False)
-    header = _header(path)
-    separator = _separator(header)
-    names = next(csv.reader([header], delimiter=separator))
-    twice = [name for place, name in enumerate(names) if name and name in names[:place]]
-    if twice:
-        raise DataError(f"file {path} names column {twice[0]!r} twice in its header; allowed: different names")
-    return pl.scan_csv(path, infer_schema=False, separator=separator, glob=False)
+    with reading(f"file {path}"):
+        return text_files.scan(path, columns, text_format)
 
 
 def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
@@ -166,7 +171,7 @@ def reading(origin: str) -> Iterator[None]:
     """Turn an error of the reader while ``origin`` is read into a ``DataError`` of one line."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError) as error:
         reason = " ".join(str(error).partition("\n\n")[0].split())  # the rest is advice for callers of polars
         raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
 
@@ -188,20 +193,3 @@ def _format(name: str) -> str | None:
     for compression in COMPRESSION:
         lowered = lowered.removesuffix(compression)
     return "text" if lowered.endswith(TEXT) else None
-
-
-def _header(path: Path) -> str:
-    header = pl.scan_csv(
-        path, has_header=False, infer_schema=False, separator="\x01", quote_char=None, n_rows=1, glob=False
-    )
-    with reading(f"dataset file {path}"):
-        line = str(header.collect().item(0, 0))
-    if "\r" in line.rstrip("\r"):
-        raise DataError(f"file {path} ends its lines with carriage returns only; allowed: line feeds, or both")
-    return line
-
-
-def _separator(line: str) -> str:
-    counts = {mark: line.count(mark) for mark in SEPARATORS}
-    best = max(counts, key=lambda mark: counts[mark])
-    return best if counts[best] else ","

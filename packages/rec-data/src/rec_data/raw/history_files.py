@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from rec_data.config import Columns
+from rec_data.config import Columns, Format
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.normalise import write_log
@@ -24,7 +24,13 @@ class HistoryLog(NamedTuple):
 
 
 def write_history_log(
-    histories: str, out: Path, *, root: Path, columns: Columns, needs_times: bool = False
+    histories: str,
+    out: Path,
+    *,
+    root: Path,
+    columns: Columns,
+    needs_times: bool = False,
+    text_format: Format | None = None,
 ) -> HistoryLog:
     """Write the log of a file of histories, with the checks of ``rec_data.sources.fetch.fetch_log``.
 
@@ -37,6 +43,7 @@ def write_history_log(
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.
         needs_times: Whether the user named the column of times, so that a file without it is refused.
+        text_format: How text files are written; None means that everything is decided from the file.
 
     Raises:
         DataError: The files, their columns or their values are wrong.
@@ -44,10 +51,13 @@ def write_history_log(
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
-        frame = files.scan(paths, list(columns.by_key.values()))
+        frame = files.scan(paths, list(columns.by_key.values()), text_format)
         schema = frame.collect_schema()
-    wanted = {USER: columns.user, ITEM: columns.item} | ({TIMESTAMP: columns.timestamp} if needs_times else {})
-    files.require_columns(schema, wanted, origin)
+    columns = Columns(str(columns.user), str(columns.item), columns.by_key.get(TIMESTAMP))
+    timed = columns.timestamp in schema
+    if not (timed or needs_times):
+        columns = replace(columns, timestamp=None)
+    files.require_columns(schema, columns.by_key, origin)
     lists, empty = isinstance(schema[columns.item], pl.List), 0
     if lists:
         if needs_times:
@@ -60,10 +70,10 @@ def write_history_log(
             empty = int(frame.select((~filled).sum()).collect().item())
             frame = frame.filter(filled).select(columns.user, columns.item).explode(columns.item)
         origin = f"{origin}, each item of a list as a row"
-    timed = columns.timestamp in frame.collect_schema()
+        timed = False
     if not timed:
-        frame = frame.with_row_index(columns.timestamp)
-    write_log(frame, out, columns=replace(columns, rating=None), min_rating=None, origin=origin)
+        frame, columns = files.number_rows(frame, replace(columns, timestamp=None))
+    write_log(frame, out, columns=columns, min_rating=None, origin=origin)
     return HistoryLog(empty, in_row_order=not (timed or lists))
 
 

@@ -135,7 +135,10 @@ def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[st
         kind, origin = "file", f"dataset {dataset!r}"
         paths = files.find(dataset, root=root)
         with files.reading(origin):
-            frame = files.scan(paths, list(columns.by_key.values()))
+            frame = files.scan(paths, list(columns.by_key.values()), settings.format)
+            if columns.timestamp is None:
+                files.require_columns(frame.collect_schema(), columns.by_key, origin)
+                frame, columns = files.number_rows(frame, columns)
         done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
     else:
         source = lookup(dataset)
