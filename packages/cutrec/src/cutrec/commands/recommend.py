@@ -5,6 +5,7 @@ split held out from training. The output is a parquet of user_id, item_id, rank,
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -75,16 +76,23 @@ def run(options: Namespace) -> None:
     if options.histories is None:
         histories = read_histories(LOG, item_names)
     else:
-        usual = config.download.columns
-        names = {name: options[f"{name}_column"] or getattr(usual, name) for name in COLUMNS}
+        usual, text_format = config.download.columns, config.download.format
+        given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
+        names = {name: getattr(usual, name) for name in COLUMNS} | given
         try:
             columns = Columns(**names)
         except ValidationError:
             used = ", ".join(f"--{name}-column" for name in COLUMNS)
-            raise StageError(f"{used}: found {', '.join(names.values())}, allowed: different names") from None
-        needs_times = options.timestamp_column is not None
+            raise StageError(f"{used}: found {', '.join(map(str, names.values()))}, allowed: different names") from None
+        if given and text_format.header is False:  # the log has positions, but this file has names
+            text_format = replace(text_format, header="auto")
         histories, notes = recommend.read_file(
-            options.histories, item_names, root=live_checkout(), columns=columns, needs_times=needs_times
+            options.histories,
+            item_names,
+            root=live_checkout(),
+            columns=columns,
+            needs_times="timestamp" in given,
+            text_format=text_format,
         )
     for note in [*notes, *recommend.unusable(histories)]:
         print(f"note: {note}", file=sys.stderr)

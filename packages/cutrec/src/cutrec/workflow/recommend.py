@@ -10,7 +10,7 @@ import torch
 
 from cutrec.errors import StageError
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
-from rec_data.config import Columns
+from rec_data.config import Columns, Format
 from rec_data.sequences.histories import Histories, Skipped, read_histories
 from rec_models import inference
 from rec_models.encoders import Encoder
@@ -47,7 +47,13 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
 
 
 def read_file(
-    histories: str, item_names: pa.Array, *, root: Path, columns: Columns, needs_times: bool
+    histories: str,
+    item_names: pa.Array,
+    *,
+    root: Path,
+    columns: Columns,
+    needs_times: bool,
+    text_format: Format | None = None,
 ) -> tuple[Histories, list[str]]:
     """Read the histories of a file of events or of lists.
 
@@ -57,6 +63,7 @@ def read_file(
         root: the folder that a relative path starts from.
         columns: names of the columns.
         needs_times: whether the file must have the column of times.
+        text_format: how text files are written; None means that everything is decided from the file.
 
     Returns:
         The histories, and notes on how the file was read.
@@ -65,10 +72,13 @@ def read_file(
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        found = write_history_log(histories, log, root=root, columns=columns, needs_times=needs_times)
+        found = write_history_log(
+            histories, log, root=root, columns=columns, needs_times=needs_times, text_format=text_format
+        )
         notes = []
         if found.in_row_order:
-            notes.append(f"no column {columns.timestamp!r}: events of a user are taken in the order of rows")
+            what = "no times" if columns.timestamp is None else f"no column {columns.timestamp!r}"
+            notes.append(f"{what}: events of a user are taken in the order of rows")
         if found.empty_users:
             notes.append(f"users with an empty history get no list: {found.empty_users:,}")
         return read_histories(log, item_names), notes

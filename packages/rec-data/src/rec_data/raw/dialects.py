@@ -1,7 +1,7 @@
 r"""The grammar of delimited text, as regular expressions over bytes.
 
-A record is a number of fields with a separator between them and a line end (``\n`` or ``\r\n``) after them. A field that
-begins with the quote is quoted: it ends with a quote, and two quotes inside it stand for one. Quotes inside other
+A record is a number of fields with a separator between them and a line end (``\n`` or ``\r\n``) after them. A field
+that begins with the quote is quoted: it ends with a quote, and two quotes inside it stand for one. Quotes inside other
 fields are text. The escape character turns the character after it into text. ``pyarrow.csv`` reads exactly this, but
 it also accepts text after a closing quote, which a well-formed record does not have.
 """
@@ -48,12 +48,12 @@ _LINE_END = re.compile(rb"\r?\n")
 
 
 class Grammar:
-    """The patterns of a dialect.
+    r"""The patterns of a dialect.
 
     Args:
         dialect: The special characters.
         strict: Positions of the fields in which only special characters may be escaped, because programs disagree on
-            what other escapes mean (``\\N`` is N or a missing value).
+            what other escapes mean (``\N`` is N or a missing value).
         sure: Whether the escape character is known. If not, it may not escape itself in strict fields that are not
             quoted, where some programs write it as text.
     """

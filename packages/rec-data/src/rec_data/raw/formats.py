@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from rec_data.config import Format
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
@@ -34,10 +35,7 @@ def read_table(path: Path, work: Path) -> pl.LazyFrame:
 
 def read_checkins(path: Path, work: Path) -> pl.LazyFrame:
     """Read SNAP check-ins: user, ISO time with Z, latitude, longitude and location, separated by tabs, no header."""
-    names = ["user", "time", "latitude", "longitude", "location"]
-    return pl.scan_csv(
-        path, has_header=False, separator="\t", quote_char=None, infer_schema=False, new_columns=names, glob=False
-    )
+    return _read_tabs(path, ["user", "time", "latitude", "longitude", "location"])
 
 
 def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
@@ -88,8 +86,9 @@ def read_ratings(folder: Path) -> pl.LazyFrame:
     names = ["user_id", "item_id", "rating", "timestamp"]
     for name in ("u.data", "ratings.dat"):
         if (path := folder / name).exists():
-            return pl.scan_csv(path, has_header=False, separator="\t", new_columns=names, infer_schema=False)
-    return pl.scan_csv(folder / "ratings.csv", infer_schema=False, with_column_names=lambda _: names)
+            return _read_tabs(path, names)
+    ratings = files.scan([folder / "ratings.csv"])
+    return ratings.rename(dict(zip(ratings.collect_schema(), names, strict=True)))
 
 
 READERS: dict[str, Reader] = {
@@ -99,6 +98,12 @@ READERS: dict[str, Reader] = {
     "idomaar": read_idomaar,
     "movielens": read_movielens,
 }
+
+
+def _read_tabs(path: Path, names: list[str]) -> pl.LazyFrame:
+    """Read fields separated by tabs, without header and quotes."""
+    table = files.scan([path], text_format=Format(separator="tab", quote="none", escape="none", header=False))
+    return table.rename(dict(zip(table.collect_schema(), names, strict=True)))
 
 
 def _lay_out(archive: Path, release: str, work: Path, names: tuple[str, ...]) -> Path:

@@ -1,6 +1,5 @@
 """Files of histories to a log: the users that somebody wants recommendations for."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.normalise import write_log
 from rec_data.raw.rows import find_nulls, find_rows
-from rec_data.schema import ITEM, TIMESTAMP, USER
+from rec_data.schema import TIMESTAMP
 
 
 class HistoryLog(NamedTuple):
@@ -53,35 +52,34 @@ def write_history_log(
     with files.reading(origin):
         frame = files.scan(paths, list(columns.by_key.values()), text_format)
         schema = frame.collect_schema()
-    columns = Columns(str(columns.user), str(columns.item), columns.by_key.get(TIMESTAMP))
-    timed = columns.timestamp in schema
-    if not (timed or needs_times):
-        columns = replace(columns, timestamp=None)
+    user, item, time = str(columns.user), str(columns.item), columns.by_key.get(TIMESTAMP)
+    timed = time in schema
+    columns = Columns(user, item, time if timed or needs_times else None)
     files.require_columns(schema, columns.by_key, origin)
-    lists, empty = isinstance(schema[columns.item], pl.List), 0
+    lists, empty = isinstance(schema[item], pl.List), 0
     if lists:
         if needs_times:
             raise DataError(
                 f"{origin} holds lists, oldest item first; a column of times is only allowed if rows are events"
             )
         with files.reading(origin):
-            _refuse_nulls_in_lists(frame, columns, origin)
-            filled = pl.col(columns.item).list.len().fill_null(0) > 0
+            _refuse_nulls_in_lists(frame, user, item, origin)
+            filled = pl.col(item).list.len().fill_null(0) > 0
             empty = int(frame.select((~filled).sum()).collect().item())
-            frame = frame.filter(filled).select(columns.user, columns.item).explode(columns.item)
+            frame = frame.filter(filled).select(user, item).explode(item)
         origin = f"{origin}, each item of a list as a row"
         timed = False
     if not timed:
-        frame, columns = files.number_rows(frame, replace(columns, timestamp=None))
+        frame, columns = files.number_rows(frame, Columns(user, item, None))
     write_log(frame, out, columns=columns, min_rating=None, origin=origin)
     return HistoryLog(empty, in_row_order=not (timed or lists))
 
 
-def _refuse_nulls_in_lists(frame: pl.LazyFrame, columns: Columns, origin: str) -> None:
+def _refuse_nulls_in_lists(frame: pl.LazyFrame, user: str, item: str, origin: str) -> None:
     """Refuse lists with empty values and lists without a user, before lists become rows."""
-    lists = pl.col(columns.item).list
+    lists = pl.col(item).list
     holed = (lists.drop_nulls().list.len() < lists.len()).fill_null(value=False)
     if found := find_rows(frame, holed, "1 list with an empty value", "lists with empty values"):
-        raise DataError(f"{origin}: column {columns.item!r} has {found}; allowed: none")
-    if found := find_nulls(frame, columns.user):
-        raise DataError(f"{origin}: column {columns.user!r} has {found}; allowed: none")
+        raise DataError(f"{origin}: column {item!r} has {found}; allowed: none")
+    if found := find_nulls(frame, user):
+        raise DataError(f"{origin}: column {user!r} has {found}; allowed: none")
