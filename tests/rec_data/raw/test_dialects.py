@@ -11,7 +11,7 @@ from rec_data.config import Format
 from rec_data.errors import DataError
 from rec_data.raw import text_check, text_files
 
-FILES = 2000
+FILES = 400
 WORDS = ("p1", "ann", "170", "7.50", "x y", "é", "München", "日本", " pad ", "it's", "#", "-", "")
 QUOTES = ('12" mix', '"Best of', 'Live"', 'the "old" way', '"', 'a"b"c', '"Quiet" nights')
 MARKS = (",", ";", "\t", "|", " ")
@@ -127,18 +127,19 @@ def peers(text, separator):
     yield frame.to_numpy().tolist()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
 def test_what_is_written_is_read_or_refused(tmp_path, monkeypatch, seed):
     rng = random.Random(seed)
     counts = Counter()
     path = tmp_path / "raw.csv"
-    for number in range(FILES // 4):
+    for number in range(FILES):
         kind, separator, names, rows, records, text = make(rng)
         mark = "\ufeff" if rng.random() < 0.2 else ""
         path.write_bytes((mark + text).encode())
-        monkeypatch.setattr(text_check, "_CHECKED", rng.choice((100, 1 << 22)))
+        chunk = rng.choice((100, 1 << 20))
         for module in (text_check, text_files):
-            monkeypatch.setattr(module, "BLOCK", rng.choice((5000, 1 << 20)))
+            monkeypatch.setattr(module, "CHUNK", chunk)
+            monkeypatch.setattr(module, "LONGEST", rng.choice((5000, 1 << 20)))
         has_slash = any("\\" in cell for row in rows for cell in row)
         form = Format(escape="\\" if kind == "escaped" and has_slash else "auto")
         columns = ["user_id", "item_id", "timestamp"] if rng.random() < 0.5 else None
@@ -153,14 +154,16 @@ def test_what_is_written_is_read_or_refused(tmp_path, monkeypatch, seed):
             assert "line " in error, where
             counts[kind, "refused"] += 1
             if kind in ("doubled", "escaped"):
-                assert two_ways(records[1:], separator, len(names)), where
+                assert two_ways(records[1:], separator, len(names)) or "escape=none" in error, where
         else:
             counts[kind, "read"] += 1
             if kind == "broken":  # its quotes mean nothing, but nothing else may differ
                 found, rows = ([[cell.replace('"', "") for cell in row] for row in table] for table in (found, rows))
-            if kind == "shifted":  # an empty line is no record, so a line end after the last field is nothing
-                rows = [[cell.rstrip("\r\n") for cell in row] for row in rows]
+            if kind == "shifted":  # an empty line is no record, so line ends around a line are nothing
+                rows = [[cell.strip("\r\n") for cell in row] for row in rows]
             assert found == rows, where
         if kind == "doubled" and columns is None:
             for peer in peers(text, separator):
                 assert peer == rows, where
+    for kind in ("doubled", "escaped"):
+        assert counts[kind, "refused"] <= counts[kind, "read"] / 20

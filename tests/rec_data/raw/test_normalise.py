@@ -270,12 +270,6 @@ def test_zstd_and_tabs(tmp_path):
     assert fetch(tmp_path, name="raw.tsv.zst")[0].rows() == [(1, "x,y", 3)]
 
 
-def test_text_that_is_not_utf8(tmp_path):
-    (tmp_path / "raw.csv").write_bytes("user_id,item_id,timestamp\n1,caf\u00e9,3\n".encode("latin-1"))
-    with pytest.raises(DataError, match="cannot be read"):
-        fetch(tmp_path, name="raw.csv")
-
-
 @pytest.mark.parametrize("name", ["raw.csv", "raw.parquet"])
 def test_the_first_of_many_bad_rows_is_named(tmp_path, name):
     rows = np.arange(100_000)

@@ -124,24 +124,24 @@ class Grammar:
         escape = b"" if self._escape is None else re.escape(self._escape)
         quote = b"" if self._quote is None else re.escape(self._quote)
         lines = b"" if Use.LINES in uses else rb"\r\n"
-        inside = outside = b""  # the alternatives of a character that are escapes
+        inside = outside = b""  # escapes in quoted and in other fields
         if escape and not strict:
-            inside = outside = rb"|%s[^\r%s]" % (escape, lines)
+            inside = outside = rb"%s[^\r%s]" % (escape, lines)
         elif escape:
             special = quote + separator + (b"" if lines else rb"\n")
-            inside = rb"|%s[%s%s]" % (escape, special, escape)
-            outside = inside if self._sure else rb"|%s[%s]" % (escape, special)
-        plain = rb"[^%s\r\n%s" % (separator, escape)
+            inside = rb"%s[%s%s]" % (escape, special, escape)
+            outside = inside if self._sure else rb"%s[%s]" % (escape, special)
         if quote and Use.BARE in uses:
-            text = rb"(?:(?:%s%s]%s)(?:%s]++%s)*+)?+" % (plain, quote, outside, plain, outside)
-        elif escape:
-            text = rb"(?:%s%s]++%s)*+" % (plain, quote, outside)
+            first = rb"[^%s\r\n%s%s]" % (separator, escape, quote)
+            rest = _run(rb"[^%s\r\n%s]" % (separator, escape), outside)
+            text = rb"(?:%s%s)?+" % (rb"(?:%s|%s)" % (first, outside) if escape else first, rest)
         else:
-            text = rb"%s%s]*+" % (plain, quote)
+            text = _run(rb"[^%s\r\n%s%s]" % (separator, escape, quote), outside)
         if not quote or Use.QUOTED not in uses:
             return text
-        quoted = rb"%s(?:[^%s%s%s]++|%s%s%s)*+%s" % (quote, quote, escape, lines, quote, quote, inside, quote)
-        return rb"(?:%s|%s)" % (quoted, text)
+        doubled = quote * 2
+        quoted = _run(rb"[^%s%s%s]" % (quote, escape, lines), rb"%s|%s" % (doubled, inside) if escape else doubled)
+        return rb"(?:%s%s%s|%s)" % (quote, quoted, quote, text)
 
     def _without_escapes(self, field: bytes) -> bytes:
         return field if self._escape is None else re.sub(re.escape(self._escape) + rb"(?s:.)", b"", field)
@@ -155,3 +155,8 @@ class Grammar:
         if found == b"\r":
             return "a carriage return without a line feed"
         return f"an opening quote of {place} that is not closed"
+
+
+def _run(plain: bytes, special: bytes) -> bytes:
+    """The pattern of any number of plain characters and special sequences; it never gives back what it matched."""
+    return rb"%s*+(?:(?:%s)%s*+)*+" % (plain, special, plain) if special else plain + b"*+"

@@ -12,10 +12,10 @@ from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.dialects import Dialect, Grammar, Use
 
-BLOCK = 1 << 20
-"""Bytes that pyarrow parses at a time. It reads no record that is longer."""
+LONGEST = 1 << 20
+"""Bytes of the longest record. A longer one is refused, since pyarrow reads none that is longer than its blocks."""
 
-_CHECKED = 1 << 22
+CHUNK = 1 << 20
 """Bytes that are checked at a time."""
 
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -64,7 +64,7 @@ class TextFile:
     def first_line(self) -> bytes:
         """The first line that is not empty, up to its line feed."""
         with self.open() as stream:
-            beginning = stream.read(BLOCK)
+            beginning = stream.read(LONGEST)
         return bytes(beginning[_blank(beginning) :].partition(b"\n")[0]) + b"\n"
 
 
@@ -103,7 +103,7 @@ class Reading:
         path, buffer, ended = self._file.path, b"", False
         with self._file.open() as stream, progress(f"check {path.name}", path.stat().st_size, "B") as bar:
             while not ended and self.fault is None:
-                block = stream.read(_CHECKED)
+                block = stream.read(CHUNK)
                 bar.update(len(block))
                 ended = not block
                 self.backslashes = self.backslashes or b"\\" in block
@@ -111,11 +111,12 @@ class Reading:
                 if ended and buffer and not buffer.endswith(b"\n"):
                     buffer += b"\n"
                 place = self._match(buffer)
-                self._refuse_other_encodings(buffer[:place])
+                if not buffer.isascii():
+                    self._refuse_other_encodings(buffer[:place])
                 self.checked += place
                 self._line += buffer.count(b"\n", 0, place)
                 buffer = buffer[place:]
-                if buffer and (ended or len(buffer) > BLOCK):
+                if buffer and (ended or len(buffer) > LONGEST):
                     self._refuse_other_encodings(buffer.partition(b"\n")[0])
                     self.fault = self.fault or self._explain(buffer)
 
@@ -173,8 +174,8 @@ class Reading:
                 f"line {line}: found {len(record.fields)} fields, allowed: {width} as in the first line, separated by "
                 f"{mark} (a field that holds it is quoted; another one: -S download.format.separator=';')"
             )
-        if record.fault is None:
-            return f"line {line}: found a record of more than {BLOCK:,} bytes, allowed: at most that"
+        if record.fault is None or record.end == len(buffer):
+            return f"line {line}: found a record of more than {LONGEST:,} bytes, allowed: at most that"
         line += buffer.count(b"\n", 0, record.end)
         if "carriage" in record.fault:
             return f"line {line}: found {record.fault}, allowed: line ends of line feeds, or both"
@@ -189,8 +190,6 @@ class Reading:
         )
 
     def _refuse_other_encodings(self, buffer: bytes) -> None:
-        if buffer.isascii():
-            return
         try:
             buffer.decode()
         except UnicodeDecodeError as error:

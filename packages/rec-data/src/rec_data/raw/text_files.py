@@ -17,7 +17,7 @@ from pyarrow import csv
 from rec_data.config import CHARACTERS, Format, character
 from rec_data.errors import DataError
 from rec_data.raw.dialects import Dialect, Grammar, Use
-from rec_data.raw.text_check import BLOCK, Reading, TextFile
+from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
 
 SEPARATORS = ("\t", ";", "|", ",", " ")
 """Separators that are looked for in the first line. A space is one only where there is no other."""
@@ -47,7 +47,7 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
     twice = [name for place, name in enumerate(names) if name and name in names[:place]]
     if twice:
         raise DataError(f"file {path} names column {twice[0]!r} twice in its header; allowed: different names")
-    places = {name: names.index(name) for name in names}
+    places = {name: names.index(name) for name in names if name}
 
     def read(
         chosen: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
@@ -72,7 +72,9 @@ def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterato
         stream.read(reading.start)
         batches = csv.open_csv(
             stream,
-            csv.ReadOptions(column_names=[str(place) for place in range(len(reading.names))], block_size=BLOCK),
+            csv.ReadOptions(
+                column_names=[str(place) for place in range(len(reading.names))], block_size=CHUNK + LONGEST
+            ),
             csv.ParseOptions(
                 delimiter=dialect.separator,
                 quote_char=dialect.quote or False,
