@@ -122,6 +122,19 @@ def test_times_that_are_not_there_are_told_if_nobody_named_them(trained: Path, c
         execute(["recommend", "--histories", "h.csv", "--timestamp-column", "user_id"])
 
 
+def test_histories_are_read_with_the_format_of_the_log(trained: Path):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    columns = {"user": 2, "item": 1, "timestamp": None}
+    keys = {f"download.columns.{key}": value for key, value in columns.items()}
+    write_params(trained, SETTINGS | keys | {"download.format.header": False, "download.format.quote": "'"})
+    Path("h.txt").write_text(f"{names[3]} 'ann'\n{names[1]} 'ann'\n")
+    wanted = expected({"ann": [names[3], names[1]]}, 4)
+    assert run("--histories", "h.txt", "--k", "4").drop("score").rows() == wanted
+    Path("h.csv").write_text(f"who,item_id\n'ann',{names[3]}\n'ann',{names[1]}\n")
+    found = run("--histories", "h.csv", "--k", "4", "--user-column", "who", "--item-column", "item_id")
+    assert found.drop("score").rows() == wanted
+
+
 def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n")

@@ -46,7 +46,14 @@ def character(name: str) -> str | None:
     return None if name == NO_CHARACTER else CHARACTERS.get(name, name)
 
 
+def _check_separator(found: str) -> str:
+    if found == NO_CHARACTER:
+        raise ValueError(f"allowed: auto, {', '.join(CHARACTERS)}, or one ASCII character")
+    return _check_character(found)
+
+
 Character = Annotated[str, AfterValidator(_check_character)]
+Separator = Annotated[str, AfterValidator(_check_separator)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -78,7 +85,7 @@ class Columns:
 class Format:
     """How text files are written. ``auto`` is decided from the whole file, and refused if several answers fit."""
 
-    separator: Character = "auto"
+    separator: Separator = "auto"
     """Of fields: ``tab``, ``space`` or one character."""
     quote: Character = "auto"
     """Around fields: one character, or ``none`` if quotes are text."""
@@ -91,8 +98,6 @@ class Format:
     """A name that Python knows. ``auto``: UTF-8, or what a byte order mark says."""
 
     def __post_init__(self) -> None:
-        if self.separator == NO_CHARACTER:
-            raise ValueError("separator: found none, allowed: auto, tab, space, or one ASCII character")
         given = [mark for mark in (self.separator, self.quote, self.escape) if mark not in ("auto", NO_CHARACTER)]
         if len({character(mark) for mark in given}) < len(given):
             raise ValueError("allowed: different characters for separator, quote and escape")
@@ -110,15 +115,12 @@ class Download:
     """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of your own log."""
 
     def __post_init__(self) -> None:
+        headless = self.format.header is False
         for key, found in vars(self.columns).items():
-            if isinstance(found, int) and self.format.header is not False:
-                raise ValueError(
-                    f"columns.{key}: found {found}, allowed: a name, or a position with format.header: false"
-                )
-            if isinstance(found, str) and self.format.header is False:
-                raise ValueError(
-                    f"columns.{key}: found {found!r}, allowed with format.header: false: a position (from 1)"
-                )
+            if found is not None and isinstance(found, int) != headless:
+                wanted = "positions from 1, because format.header is false" if headless else "names"
+                more = "" if headless else "; positions need format.header: false"
+                raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
