@@ -227,6 +227,18 @@ def test_records_that_are_too_long_are_refused(tmp_path, monkeypatch):
     assert message.startswith("raw.csv, line 4: found an opening quote of field 4 that is not closed")
 
 
+def test_line_ends_at_the_end_of_a_block(tmp_path, monkeypatch):
+    for module in (text_check, text_files):
+        monkeypatch.setattr(module, "LONGEST", 40)
+        monkeypatch.setattr(module, "CHUNK", 30)
+    path = tmp_path / "raw.csv"
+    for begin in range(8):
+        rows = [("x" * begin, 'a\r\nb, "', "c\r\n")] * 60
+        cells = [['"' + cell.replace('"', '""') + '"' for cell in row] for row in [("a", "b", "c"), *rows]]
+        path.write_bytes("\r\n".join(map(",".join, cells)).encode())
+        assert text_files.scan(path, None, Format()).collect().rows() == rows
+
+
 def test_what_polars_leaves_to_the_reader(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text("a,b,,\n" + "".join(f"{row},{row % 7},x,\n" for row in range(200_000)))

@@ -67,11 +67,13 @@ def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterato
     if reading.empty:
         return
     dialect = reading.dialect
+    joins = Use.LINES in reading.uses or reading.doubt is not None
+    block = (CHUNK + LONGEST) * (2 if joins else 1)  # _WholeLineEnds reads half of it
     included = [str(place) for place in places.values()]
     with file.open() as stream:
         stream.read(reading.start)
         batches = csv.open_csv(
-            stream,
+            pa.PythonFile(_WholeLineEnds(stream), "r") if joins else stream,
             csv.ReadOptions(
                 column_names=[str(place) for place in range(len(reading.names))], block_size=CHUNK + LONGEST
             ),
@@ -79,7 +81,7 @@ def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterato
                 delimiter=dialect.separator,
                 quote_char=dialect.quote or False,
                 escape_char=dialect.escape or False,
-                newlines_in_values=Use.LINES in reading.uses or reading.doubt is not None,
+                newlines_in_values=joins,
             ),
             csv.ConvertOptions(
                 include_columns=included,
@@ -91,6 +93,24 @@ def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterato
         )
         for batch in batches:
             yield pl.DataFrame(pl.from_arrow(batch.rename_columns(list(places))))
+
+
+class _WholeLineEnds:
+    """A stream that never ends a block between the characters of a line end.
+
+    Where a block begins with a line feed after a carriage return, pyarrow drops it, in quoted fields too.
+    """
+
+    closed = False
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        block = self._stream.read(size // 2)
+        while block.endswith(b"\r") and len(block) < size and (more := self._stream.read(1)):
+            block += more
+        return bytes(block)
 
 
 def _decide(file: TextFile) -> Reading:
