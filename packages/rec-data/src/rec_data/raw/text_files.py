@@ -74,9 +74,7 @@ def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterato
         stream.read(reading.start)
         batches = csv.open_csv(
             pa.PythonFile(_WholeLineEnds(stream), "r") if joins else stream,
-            csv.ReadOptions(
-                column_names=[str(place) for place in range(len(reading.names))], block_size=CHUNK + LONGEST
-            ),
+            csv.ReadOptions(column_names=[str(place) for place in range(len(reading.names))], block_size=block),
             csv.ParseOptions(
                 delimiter=dialect.separator,
                 quote_char=dialect.quote or False,
