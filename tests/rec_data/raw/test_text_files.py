@@ -45,7 +45,7 @@ READ = {
     "inch marks": table(TEXTS),
     "leading quotes": table(('"Best of', "a", '"Live at home', '"Quiet" nights, live', "", '"Best of'), **TABS),
     "backslashes": table([text.replace('"', '\\"') for text in TEXTS], **QUOTED_BEFORE),
-    "inch marks beside quoted texts": table(('"a, b"', '12" mix', '"c\n""d"""', "e", "f", "g")),
+    "inch marks beside quoted texts": table(('"a, b"', '12" mix', '"c ""d"""', "e", "f", "g")),
     "quoted well": table(("a, b", '40"" wide', "two\nlines", "\r\n", "", ",,,"), **QUOTED_BEFORE),
     "folders": table(("C:\\music", '"C:\\"', "\\N", "a", "b", "c")),
     "empty lines": table(TEXTS).replace("\n", "\n\n"),
@@ -86,9 +86,12 @@ def test_records_that_are_not_well_formed_are_refused_with_their_line(tmp_path, 
 
 def test_quotes_that_may_join_lines_need_the_key(tmp_path):
     content = table(('"Best of', "a", 'Live"', "b", "c", "d"), **TABS)
-    assert refused(tmp_path, content).startswith("raw.csv, line 2: found quotes around line ends, but these lines")
+    assert refused(tmp_path, content).startswith("raw.csv, line 2: found quotes around line ends that may be text")
     assert read(tmp_path, content, quote="none") == EVENTS
     assert read(tmp_path, content, quote='"') == [("ann", "p4", 3), *EVENTS[3:]]
+    content = table(('"a, b\n"', '12" mix', "c", "d", "e", "f"))
+    assert refused(tmp_path, content).startswith("raw.csv, line 4: found quotes around line ends that may be text")
+    assert read(tmp_path, content, quote='"') == EVENTS
 
 
 def test_quotes_that_may_be_text_need_the_key_where_they_are_read(tmp_path):

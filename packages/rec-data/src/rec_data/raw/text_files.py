@@ -115,7 +115,7 @@ def _decide(file: TextFile) -> Reading:
     """Choose the dialect in which all of the file is well-formed.
 
     If there are several, a well quoted file (RFC 4180, or with escapes) is read as such; otherwise all have to give
-    the same values. Quotes that only join lines which are records of their own are refused.
+    the same values. Quotes join lines only in a well quoted file, and not if those lines look like records.
     """
     separator = _separator(file)
     preferred, *others = [Dialect(separator, *marks) for marks in _marks(file.form)]
@@ -129,10 +129,11 @@ def _decide(file: TextFile) -> Reading:
         furthest = max(readings, key=lambda reading: reading.checked)
         raise DataError(f"file {file.path}, {furthest.fault}")
     chosen, *rivals = fitting
-    if chosen.doubt is not None and file.form.quote == "auto":
+    doubt = chosen.doubt or (chosen.uses_line if Use.BARE | Use.LINES in chosen.uses else None)
+    if doubt is not None and file.form.quote == "auto":
         raise DataError(
-            f"file {file.path}, line {chosen.doubt}: found quotes around line ends, but these lines could be records "
-            f"too; allowed: -S 'download.format.quote={chosen.dialect.quote}' or -S download.format.quote=none"
+            f"file {file.path}, line {doubt}: found quotes around line ends that may be text, so that each line is a "
+            f"record; allowed: -S 'download.format.quote={chosen.dialect.quote}' or -S download.format.quote=none"
         )
     for rival in rivals:
         if Use.BARE in chosen.uses and not _same(file, chosen, rival):
