@@ -183,7 +183,11 @@ def test_rows_in_order_need_no_times(tmp_path):
     assert read(tmp_path, content, columns=Columns(timestamp=None)) == [(1, 10, 0), (1, 20, 1)]
     (tmp_path / "raw.csv").write_text("1 10\n2 20\n")
     found = write_history_log(
-        "raw.csv", tmp_path / "h.parquet", root=tmp_path, columns=columns, text_format=Format(header=False)
+        "raw.csv",
+        tmp_path / "h.parquet",
+        root=tmp_path,
+        columns=columns,
+        settings=Download(columns=columns, format=Format(header=False)),
     )
     assert found.in_row_order
     assert pl.read_parquet(tmp_path / "h.parquet").rows() == [(1, 10, 0), (2, 20, 1)]

@@ -76,23 +76,24 @@ def run(options: Namespace) -> None:
     if options.histories is None:
         histories = read_histories(LOG, item_names)
     else:
-        usual, text_format = config.download.columns, config.download.format
         given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
+        usual = config.download.columns
         names = {name: getattr(usual, name) for name in COLUMNS} | given
+        text_format = config.download.format
+        if given and text_format.header is False:  # the log has positions, but this file has names
+            names, text_format = {"timestamp": None} | given, replace(text_format, header="auto")
         try:
             columns = Columns(**names)
         except ValidationError:
             used = ", ".join(f"--{name}-column" for name in COLUMNS)
             raise StageError(f"{used}: found {', '.join(map(str, names.values()))}, allowed: different names") from None
-        if given and text_format.header is False:  # the log has positions, but this file has names
-            text_format = replace(text_format, header="auto")
         histories, notes = recommend.read_file(
             options.histories,
             item_names,
             root=live_checkout(),
             columns=columns,
             needs_times="timestamp" in given,
-            text_format=text_format,
+            settings=replace(config.download, columns=columns, format=text_format),
         )
     for note in [*notes, *recommend.unusable(histories)]:
         print(f"note: {note}", file=sys.stderr)

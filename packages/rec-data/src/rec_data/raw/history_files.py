@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from rec_data.config import Columns, Format
+from rec_data.config import Columns, Download
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.normalise import write_log
@@ -29,7 +29,7 @@ def write_history_log(
     root: Path,
     columns: Columns,
     needs_times: bool = False,
-    text_format: Format | None = None,
+    settings: Download | None = None,
 ) -> HistoryLog:
     """Write the log of a file of histories, with the checks of ``rec_data.sources.fetch.fetch_log``.
 
@@ -42,15 +42,16 @@ def write_history_log(
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.
         needs_times: Whether the user named the column of times, so that a file without it is refused.
-        text_format: How text files are written; None means that everything is decided from the file.
+        settings: How text files are written, as the log is; None means the defaults.
 
     Raises:
         DataError: The files, their columns or their values are wrong.
     """
+    settings = settings or Download()
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
-        frame = files.scan(paths, list(columns.by_key.values()), text_format)
+        frame = files.scan(paths, list(columns.by_key.values()), settings.format)
         schema = frame.collect_schema()
     user, item, time = str(columns.user), str(columns.item), columns.by_key.get(TIMESTAMP)
     timed = time in schema
