@@ -84,7 +84,12 @@ def run(options: Namespace) -> None:
             raise StageError(f"{used}: found {', '.join(names.values())}, allowed: different names") from None
         needs_times = options.timestamp_column is not None
         histories, notes = recommend.read_file(
-            options.histories, item_names, root=live_checkout(), columns=columns, needs_times=needs_times
+            options.histories,
+            item_names,
+            root=live_checkout(),
+            columns=columns,
+            needs_times=needs_times,
+            settings=config.download,
         )
     for note in [*notes, *recommend.unusable(histories)]:
         print(f"note: {note}", file=sys.stderr)

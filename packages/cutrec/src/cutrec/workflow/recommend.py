@@ -10,7 +10,7 @@ import torch
 
 from cutrec.errors import StageError
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
-from rec_data.config import Columns
+from rec_data.config import Columns, Download
 from rec_data.sequences.histories import Histories, Skipped, read_histories
 from rec_models import inference
 from rec_models.encoders import Encoder
@@ -47,7 +47,7 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
 
 
 def read_file(
-    histories: str, item_names: pa.Array, *, root: Path, columns: Columns, needs_times: bool
+    histories: str, item_names: pa.Array, *, root: Path, columns: Columns, needs_times: bool, settings: Download
 ) -> tuple[Histories, list[str]]:
     """Read the histories of a file of events or of lists.
 
@@ -57,6 +57,7 @@ def read_file(
         root: the folder that a relative path starts from.
         columns: names of the columns.
         needs_times: whether the file must have the column of times.
+        settings: how times and missing ids are written.
 
     Returns:
         The histories, and notes on how the file was read.
@@ -65,7 +66,9 @@ def read_file(
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        found = write_history_log(histories, log, root=root, columns=columns, needs_times=needs_times)
+        found = write_history_log(
+            histories, log, root=root, columns=columns, needs_times=needs_times, settings=settings
+        )
         notes = []
         if found.in_row_order:
             notes.append(f"no column {columns.timestamp!r}: events of a user are taken in the order of rows")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from rec_data.config import Columns
+from rec_data.config import Columns, Download
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.normalise import write_log
@@ -24,7 +24,13 @@ class HistoryLog(NamedTuple):
 
 
 def write_history_log(
-    histories: str, out: Path, *, root: Path, columns: Columns, needs_times: bool = False
+    histories: str,
+    out: Path,
+    *,
+    root: Path,
+    columns: Columns,
+    needs_times: bool = False,
+    settings: Download | None = None,
 ) -> HistoryLog:
     """Write the log of a file of histories, with the checks of ``rec_data.sources.fetch.fetch_log``.
 
@@ -37,6 +43,7 @@ def write_history_log(
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.
         needs_times: Whether the user named the column of times, so that a file without it is refused.
+        settings: How times and missing ids are written, as in the log; None means the defaults.
 
     Raises:
         DataError: The files, their columns or their values are wrong.
@@ -48,22 +55,36 @@ def write_history_log(
         schema = frame.collect_schema()
     wanted = {USER: columns.user, ITEM: columns.item} | ({TIMESTAMP: columns.timestamp} if needs_times else {})
     files.require_columns(schema, wanted, origin)
-    lists, empty = isinstance(schema[columns.item], pl.List), 0
+    settings = settings or Download()
+    kind = schema[columns.item]
+    lists, empty = isinstance(kind, pl.List | pl.Array), 0
     if lists:
         if needs_times:
             raise DataError(
                 f"{origin} holds lists, oldest item first; a column of times is only allowed if rows are events"
             )
         with files.reading(origin):
+            if isinstance(kind, pl.Array):
+                frame = frame.with_columns(pl.col(columns.item).cast(pl.List(kind.inner)))
             _refuse_nulls_in_lists(frame, columns, origin)
             filled = pl.col(columns.item).list.len().fill_null(0) > 0
-            empty = int(frame.select((~filled).sum()).collect().item())
+            users, empty = frame.select(pl.len(), (~filled).sum().alias("empty")).collect().row(0)
+            if users == empty:
+                raise DataError(f"{origin}: all lists are empty ({users}); allowed: at least one with items")
             frame = frame.filter(filled).select(columns.user, columns.item).explode(columns.item)
         origin = f"{origin}, each item of a list as a row"
     timed = columns.timestamp in frame.collect_schema()
     if not timed:
         frame = frame.with_row_index(columns.timestamp)
-    write_log(frame, out, columns=replace(columns, rating=None), min_rating=None, origin=origin)
+    write_log(
+        frame,
+        out,
+        columns=replace(columns, rating=None),
+        min_rating=None,
+        origin=origin,
+        time_format=settings.time_format if timed else None,
+        null_values=settings.missing_ids,
+    )
     return HistoryLog(empty, in_row_order=not (timed or lists))
 
 
