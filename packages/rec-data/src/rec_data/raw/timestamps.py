@@ -116,11 +116,13 @@ def time_expression(
     else:
         columns = [_numbers(frame, kind, facts, where)]
     for column in columns:
-        found = _bounds(frame, column, calendar=known_unit is not None)
+        found = _bounds(frame, column, integers=known_unit is not None or kind.is_integer())
         if not found["nulls"]:
             break
     else:
         refuse_unparsed(frame, TIMESTAMP, column, where=where, allowed=allowed)
+    if kind == pl.String and known_unit is None and not facts[f"{TIMESTAMP}.integers"]:
+        _refuse_cut_digits(frame, where)
 
     _refuse_early(frame, column, found, known_unit, where)
     if known_unit is None:
@@ -143,9 +145,9 @@ def time_expression(
     return column.cast(pl.Int64) // 1000**coarser, unit
 
 
-def _bounds(frame: pl.LazyFrame, column: pl.Expr, *, calendar: bool) -> dict[str, Any]:
+def _bounds(frame: pl.LazyFrame, column: pl.Expr, *, integers: bool) -> dict[str, Any]:
     """Gather in one pass how many times are missing, their range, and what divides them."""
-    whole = pl.lit(True) if calendar else (column % 1 == 0).all()
+    whole = pl.lit(True) if integers else (column % 1 == 0).all()
     divisible = [(column % 1000**power == 0).all().alias(f"{power}") for power in (1, 2, 3)]
     asked = [column.min().alias("min"), column.max().alias("max"), whole.alias("whole"), *divisible]
     asked.append(column.null_count().alias("nulls"))
@@ -156,8 +158,6 @@ def _numbers(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], wher
     """Numbers of any type, without loss; null where 64 bits do not hold them, or where text is no number."""
     column = pl.col(TIMESTAMP)
     if kind == pl.String and not facts[f"{TIMESTAMP}.integers"]:
-        _refuse_cut_digits(frame, where)
-        column = pl.when(column.str.contains(NUMBER)).then(column)
         return column.cast(pl.Decimal(38, _NANOSECONDS), strict=False)
     if kind == pl.String or kind.is_integer():
         return column.cast(pl.Int64, strict=False)
@@ -175,6 +175,8 @@ def _numbers(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], wher
 def _refuse_cut_digits(frame: pl.LazyFrame, where: str) -> None:
     """Refuse text such as 1.70E+12, which has fewer digits than the number."""
     text = pl.col(TIMESTAMP).str
+    if not frame.select(text.contains("[eE]").any()).collect(engine="streaming").item():
+        return
     decimals = text.extract(r"\.([0-9]*)[eE]").str.len_bytes().fill_null(0)
     exponent = text.extract(r"[eE]\+?([0-9]+)$").cast(pl.Int64, strict=False).fill_null(0)
     one, many = "1 number whose last digits were cut", "numbers whose last digits were cut"
