@@ -1,6 +1,7 @@
 """Integers and times in every representation: what is read equals what was written, or the column is refused."""
 
 import datetime as dt
+import math
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -83,7 +84,7 @@ def write(folder: Path, kind: str, **columns: pa.Array) -> str:
     return "raw.parquet"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(INTEGERS, min_size=1, max_size=4),
     st.sampled_from(sorted(EXACT | FLOATS.keys())),
@@ -99,8 +100,8 @@ def test_ids(values, kind, key):
     with TemporaryDirectory() as name:
         folder = Path(name)
         file = write(folder, kind, **{key: represent(kind, values)})
-        if max(map(abs, values)) >= FLOATS.get(kind, 2**64):
-            with pytest.raises(DataError, match="too large|whole number"):  # infinity is no whole number
+        if max(map(abs, values)) >= FLOATS.get(kind, math.inf):
+            with pytest.raises(DataError, match=r"too large|whole number"):  # infinity is no whole number
                 fetch_log(file, folder / "log.parquet", root=folder)
             return
         fetch_log(file, folder / "log.parquet", root=folder)
@@ -110,7 +111,7 @@ def test_ids(values, kind, key):
         assert read.dtype.is_integer() is in_64_bits
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(INTEGERS, min_size=1, max_size=5, unique=True),
     st.sampled_from(sorted(EXACT)),
@@ -150,10 +151,11 @@ def test_histories_with_ids_of_many_digits(tmp_path, huge):
     assert found.store.items.tolist() == [1, 0, 0]
 
 
-TIMES = st.integers(1_000_000_000, 7_000_000_000)
+TIMES = st.integers(1_000_000_000, 4_600_000_000)
+"""Seconds up to 2115: later nanoseconds are too large for the microseconds of a float64."""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(TIMES, min_size=1, max_size=4),
     st.lists(st.integers(0, 10**9 - 1), min_size=4, max_size=4),
@@ -232,7 +234,7 @@ def spell(moment: dt.datetime, minutes: int, zone: str, places: int, *, gap: str
     return clock + fraction + suffix
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(MOMENTS, OFFSETS), min_size=1, max_size=4),
     st.lists(
@@ -265,7 +267,7 @@ def test_iso_8601(moments, forms, zoned):
         assert (parsed - EPOCH) // dt.timedelta(microseconds=1) == value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(MOMENTS, min_size=1, max_size=4),
     st.sampled_from(

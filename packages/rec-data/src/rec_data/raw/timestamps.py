@@ -138,7 +138,7 @@ def time_expression(
     coarser = max((power for power in range(1, powers + 1) if found[f"{power}"]), default=0)
     if unit == "ns":
         coarser = max(coarser, 1)
-        if kind.is_float():  # a float of this size is up to 128 ns off
+        if kind.is_float():  # a float of this size is up to 256 ns off (512 ns from 2116 on)
             column = (column / 1000).round().cast(pl.Int64) * 1000
     unit = list(UNITS)[powers - coarser]
     _refuse_unclear_unit(int(found["max"]) // 1000**coarser, unit, where)
