@@ -66,28 +66,6 @@ def to_datetime(value: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(value / UNITS[unit_of(value)], tz=dt.UTC)
 
 
-def check_range(smallest: float, largest: float, *, where: str) -> str:
-    """Infer the unit of a column from its smallest and largest value.
-
-    Raises:
-        DataError: Negative times, times after the year 2200, or several units in one column.
-    """
-    if smallest < 0:
-        raise DataError(f"{where} holds negative times (smallest {smallest:g}); allowed: Unix times from 1970 on")
-    unit = unit_of(int(largest))
-    if largest / UNITS[unit] > LATEST_SECOND:
-        raise DataError(
-            f"{where} holds {largest:.0f}; allowed: times before the year 2200 in seconds, milliseconds, microseconds "
-            "or nanoseconds"
-        )
-    if unit != "s" and unit_of(int(smallest)) != unit:
-        raise DataError(
-            f"{where} mixes units: its times run from {smallest:.0f} to {largest:.0f}; allowed: one of seconds, "
-            "milliseconds, microseconds or nanoseconds for the whole column"
-        )
-    return unit
-
-
 def time_expression(
     frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str, time_format: str | None = None
 ) -> tuple[pl.Expr, str]:
@@ -104,32 +82,26 @@ def time_expression(
     Raises:
         DataError: A wrong type, text that does not parse, or impossible times.
     """
-    known_unit = None  # of integers that come from a calendar, not from a bare number
     allowed = ALLOWED_TIMES
+    calendar = True  # whether times come from a calendar, in microseconds, and not from bare numbers
     if time_format is not None:
-        columns, known_unit = [_formatted(kind, time_format, where)], "us"
+        columns = [_formatted(kind, time_format, where)]
         allowed = f"times in the form of download.time_format, found {time_format!r}; null recognizes ISO 8601"
     elif kind == pl.String and 2 * facts[f"{TIMESTAMP}.numbers"] <= facts["rows"]:
-        columns, known_unit = _clocks(frame), "us"  # a few numbers do not make other text numbers
+        columns = _clocks(frame)  # a few numbers do not make other text numbers
     elif kind == pl.Date or isinstance(kind, pl.Datetime):
-        columns, known_unit = [pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("us")], "us"
+        columns = [pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("us")]
     else:
-        columns = [_numbers(frame, kind, facts, where)]
+        columns, calendar = [_numbers(frame, kind, facts, where)], False
     for column in columns:
-        found = _bounds(frame, column, integers=known_unit is not None or kind.is_integer())
+        found = _bounds(frame, column, integers=calendar or kind.is_integer())
         if not found["nulls"]:
             break
     else:
         refuse_unparsed(frame, TIMESTAMP, column, where=where, allowed=allowed)
-    if kind == pl.String and known_unit is None and not facts[f"{TIMESTAMP}.integers"]:
+    if kind == pl.String and not (calendar or facts[f"{TIMESTAMP}.integers"]):
         _refuse_cut_digits(frame, where)
-
-    _refuse_early(frame, column, found, known_unit, where)
-    if known_unit is None:
-        unit = check_range(found["min"], found["max"], where=where)
-    else:
-        check_range(found["min"] // 10**6, found["max"] // 10**6, where=where)
-        unit = known_unit
+    unit = _find_unit(frame, column, found, calendar=calendar, where=where)
     if not found["whole"] and unit != "ns":
         finer = UNITS["us"] // UNITS[unit]
         _refuse_unclear_unit(int(found["max"] * finer), "us", where)
@@ -184,25 +156,41 @@ def _refuse_cut_digits(frame: pl.LazyFrame, where: str) -> None:
         raise DataError(f"{where} has {found}; allowed: all digits, such as 1700000000123; export the column as text")
 
 
-def _refuse_early(
-    frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], known_unit: str | None, where: str
-) -> None:
-    """Refuse zeros and similar values among real times. If most times are later than 1990, the column is a clock."""
+def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, calendar: bool, where: str) -> str:
+    """The unit of a column, whose times must be possible and all of this unit; ``calendar``: it is microseconds.
+
+    Raises:
+        DataError: Negative times, times after the year 2200, several units in one column, or zeros and similar values
+            among real times.
+    """
     smallest, largest = found["min"], found["max"]
-    unit = known_unit or unit_of(int(largest))
+    unit = "us" if calendar else unit_of(int(largest))
     ticks = UNITS[unit]
-    if smallest < 0 or largest > LATEST_SECOND * ticks:
-        return  # check_range refuses these
-    # A time of another unit only counts as early if it is early in seconds too; otherwise units are mixed.
-    earliest = EARLIEST_TIME * (ticks if known_unit or unit_of(int(smallest)) == unit else 1)
-    if smallest >= earliest:
-        return
+    if smallest < 0:
+        negative = find_rows(frame, column < 0, "1 time before 1970", "times before 1970", show=TIMESTAMP)
+        raise DataError(f"{where} holds {negative}; allowed: none, negative numbers are no Unix times")
+    if largest > LATEST_SECOND * ticks:
+        one, many = "1 time after the year 2200", "times after the year 2200"
+        late = find_rows(frame, column > LATEST_SECOND * ticks, one, many, show=TIMESTAMP)
+        raise DataError(
+            f"{where} holds {late}; allowed: times before the year 2200 in seconds, milliseconds, microseconds or "
+            "nanoseconds; dates such as 20240131120000 by -S download.time_format=%Y%m%d%H%M%S"
+        )
+    same_unit = calendar or unit_of(int(smallest)) == unit
+    # If most times are later than 1990, the column is a clock. A time of another unit is early only in seconds too.
+    earliest = EARLIEST_TIME * (ticks if same_unit else 1)
     mostly = (column >= EARLIEST_CLOCK * ticks).mean() > 0.5
-    if frame.select(mostly).collect(engine="streaming").item():
+    if smallest < earliest and frame.select(mostly).collect(engine="streaming").item():
         early = find_rows(frame, column < earliest, "1 time before 1980", "times before 1980", show=TIMESTAMP)
         raise DataError(
             f"{where} holds {early} among real times; allowed: none before 1980 if most times are later than 1990"
         )
+    if unit != "s" and not same_unit:
+        raise DataError(
+            f"{where} mixes units: its times run from {smallest:.0f} to {largest:.0f}; allowed: one of seconds, "
+            "milliseconds, microseconds or nanoseconds for the whole column"
+        )
+    return unit
 
 
 def _refuse_unclear_unit(largest: int, unit: str, where: str) -> None:
