@@ -5,6 +5,7 @@ This module imports neither torch nor polars.
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -17,6 +18,9 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 Position = Annotated[int, Field(ge=1)]
 MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
+
+NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N")
+"""What pandas, polars, R, JSON, SQL and Hive write for a missing value."""
 
 
 NO_CHARACTER = "none"
@@ -65,8 +69,8 @@ class Columns:
     item: str | Position = ITEM
     """Integers or strings."""
     timestamp: str | Position | None = TIMESTAMP
-    """Integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings. Null: the log has no
-    times, and its rows are in order."""
+    """Numbers (seconds, milliseconds, microseconds or nanoseconds), dates, ISO 8601 strings, or strings in the form of
+    ``time_format``. Null: the log has no times, and its rows are in order."""
     rating: str | Position | None = None
     """Null: the log has no rating, or it is not read."""
 
@@ -103,6 +107,16 @@ class Format:
             raise ValueError("allowed: different characters for separator, quote and escape")
 
 
+def _check_time_format(found: str) -> str:
+    if not re.search(r"%[YyGgFDscx+]", found):
+        raise ValueError(f"found {found!r}, allowed: a strftime format with a year, such as %d.%m.%Y %H:%M")
+    if "%Z" in found:
+        raise ValueError(f"found {found!r}, allowed: %z (an offset such as +0100), or the zone's name, taken as UTC")
+    if re.search(r"(?<!\.)%f", found):
+        raise ValueError(f"found {found!r}, allowed: fractions of a second as %.f right after %S")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Download:
     """Where the raw log comes from and how it is read."""
@@ -113,6 +127,17 @@ class Download:
     format: Format = field(default_factory=Format)
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of your own log."""
+    time_format: Annotated[str, AfterValidator(_check_time_format)] | None = None
+    """The strftime format of times that are text in your own log, such as ``%d.%m.%Y %H:%M``. Null: Unix times, dates
+    and ISO 8601 are recognized."""
+    null_values: Literal["auto"] | tuple[str, ...] = "auto"
+    """Texts that stand for a missing id in your own log; they are refused as empty ids are. ``auto``: `NULL_VALUES`;
+    ``[]`` takes all texts as ids."""
+
+    @property
+    def missing_ids(self) -> tuple[str, ...]:
+        """The texts that stand for a missing id."""
+        return NULL_VALUES if self.null_values == "auto" else self.null_values
 
     def __post_init__(self) -> None:
         headless = self.format.header is False

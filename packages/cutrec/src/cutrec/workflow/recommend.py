@@ -57,7 +57,7 @@ def read_file(
         root: the folder that a relative path starts from.
         columns: names of the columns.
         needs_times: whether the file must have the column of times.
-        settings: how the file is written.
+        settings: how the file, its times and missing ids are written.
 
     Returns:
         The histories, and notes on how the file was read.

@@ -127,7 +127,7 @@ def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) ->
 
 
 def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
-    """Concatenate the wanted columns of several files, by name; integers and floats are widened where widths differ.
+    """Concatenate the wanted columns of several files, by name; types that differ become one that holds all values.
 
     A column that no file has is ignored.
     """
@@ -141,20 +141,45 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
         for path, schema in schemas.items():
             require_columns(schema, {name: name}, f"file {path}")
             kind = schema[name]
-            known, first = kinds.setdefault(name, (kind, path))
-            if kind.is_integer() and known.is_integer():
-                kinds[name] = (known if kind == known else pl.Int64(), first)
-            elif kind.is_float() and known.is_float():
-                kinds[name] = (known if kind == known else pl.Float64(), first)
-            elif kind != known:
+            known, first = kinds.get(name, (pl.Null(), path))
+            both = _common_type(known, kind)
+            if both is None:
                 raise DataError(
                     f"file {path}: column {name!r} holds {kind}, but {known} in {first.name}; allowed: one type in all "
                     "files"
                 )
+            kinds[name] = (both, path if known == pl.Null() else first)
     chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
     if not chosen:
         return next(iter(frames.values()))
     return pl.concat([frame.select(chosen) for frame in frames.values()])
+
+
+def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """The type that holds the values of both exactly; None if they are of different kinds."""
+    if one == other or other == pl.Null():
+        return one
+    if one == pl.Null():
+        return other
+    kinds = (one, other)
+    if all(kind.is_integer() for kind in kinds):
+        if pl.UInt64() not in kinds:
+            return pl.Int64()
+        return pl.UInt64() if all(kind.is_unsigned_integer() for kind in kinds) else pl.Int128()
+    if all(kind.is_integer() or kind.is_decimal() for kind in kinds):
+        return pl.Decimal(38, max(kind.scale for kind in kinds if isinstance(kind, pl.Decimal)))
+    if all(kind.is_float() for kind in kinds):
+        return pl.Float64()
+    if all(isinstance(kind, pl.String | pl.Categorical | pl.Enum) for kind in kinds):
+        return pl.String()
+    if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime):  # a log holds microseconds at most
+        same_kind = (one.time_zone is None) == (other.time_zone is None)
+        return pl.Datetime("us", one.time_zone and "UTC") if same_kind else None
+    if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List | pl.Array):
+        inner = [kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner() for kind in (one, other)]
+        both = _common_type(*inner)
+        return None if both is None else pl.List(both)
+    return None
 
 
 @contextmanager

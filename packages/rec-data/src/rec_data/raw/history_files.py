@@ -42,7 +42,7 @@ def write_history_log(
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.
         needs_times: Whether the user named the column of times, so that a file without it is refused.
-        settings: How text files are written, as the log is; None means the defaults.
+        settings: How text files, times and missing ids are written, as in the log; None means the defaults.
 
     Raises:
         DataError: The files, their columns or their values are wrong.
@@ -57,22 +57,35 @@ def write_history_log(
     timed = time in schema
     columns = Columns(user, item, time if timed or needs_times else None)
     files.require_columns(schema, columns.by_key, origin)
-    lists, empty = isinstance(schema[item], pl.List), 0
+    kind = schema[item]
+    lists, empty = isinstance(kind, pl.List | pl.Array), 0
     if lists:
         if needs_times:
             raise DataError(
                 f"{origin} holds lists, oldest item first; a column of times is only allowed if rows are events"
             )
         with files.reading(origin):
+            if isinstance(kind, pl.Array):
+                frame = frame.with_columns(pl.col(item).cast(pl.List(kind.inner)))
             _refuse_nulls_in_lists(frame, user, item, origin)
             filled = pl.col(item).list.len().fill_null(0) > 0
-            empty = int(frame.select((~filled).sum()).collect().item())
+            users, empty = frame.select(pl.len(), (~filled).sum().alias("empty")).collect().row(0)
+            if users == empty:
+                raise DataError(f"{origin}: all lists are empty ({users}); allowed: at least one with items")
             frame = frame.filter(filled).select(user, item).explode(item)
         origin = f"{origin}, each item of a list as a row"
         timed = False
     if not timed:
         frame, columns = files.number_rows(frame, Columns(user, item, None))
-    write_log(frame, out, columns=columns, min_rating=None, origin=origin)
+    write_log(
+        frame,
+        out,
+        columns=columns,
+        min_rating=None,
+        origin=origin,
+        time_format=settings.time_format if timed else None,
+        null_values=settings.missing_ids,
+    )
     return HistoryLog(empty, in_row_order=not (timed or lists))
 
 

@@ -50,6 +50,8 @@ def fetch_log(
         _refuse_overwriting(dataset, out, root=root)
         if (is_generated(dataset) or dataset in SOURCES) and settings.columns != Columns():
             raise DataError(f"columns are given but dataset {dataset!r} has fixed columns; allowed: only for files")
+        if (is_generated(dataset) or dataset in SOURCES) and settings.time_format is not None:
+            raise DataError(f"time_format is given but dataset {dataset!r} has fixed times; allowed: only for files")
         if is_generated(dataset):
             if settings.min_rating is not None:
                 raise DataError(
@@ -139,7 +141,15 @@ def _read(dataset: str, out: Path, *, root: Path, settings: Download) -> dict[st
             if columns.timestamp is None:
                 files.require_columns(frame.collect_schema(), columns.by_key, origin)
                 frame, columns = files.number_rows(frame, columns)
-        done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
+        done = write_log(
+            frame,
+            out,
+            columns=columns,
+            min_rating=min_rating,
+            origin=origin,
+            time_format=settings.time_format,
+            null_values=settings.missing_ids,
+        )
     else:
         source = lookup(dataset)
         from rec_data.sources.published import write_published
