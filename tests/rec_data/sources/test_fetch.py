@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rec_data.config import Columns, Download
+from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
 from rec_data.sources import demo
 from rec_data.sources.fetch import fetch_log, fingerprint
@@ -165,3 +165,5 @@ def test_gzip_that_ends_early_is_refused(tmp_path):
 def test_columns_are_refused_where_they_would_be_ignored(tmp_path, dataset):
     with pytest.raises(DataError, match="has fixed columns"):
         fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, settings=Download(columns=Columns(user="visitor")))
+    with pytest.raises(DataError, match="has a fixed format"):
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, settings=Download(format=Format(quote="none")))

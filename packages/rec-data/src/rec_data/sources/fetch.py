@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec_data.arrays import to_arrow
-from rec_data.config import Columns, Download
+from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, is_generated, lookup
@@ -52,6 +52,8 @@ def fetch_log(
             raise DataError(f"columns are given but dataset {dataset!r} has fixed columns; allowed: only for files")
         if (is_generated(dataset) or dataset in SOURCES) and settings.time_format is not None:
             raise DataError(f"time_format is given but dataset {dataset!r} has fixed times; allowed: only for files")
+        if (is_generated(dataset) or dataset in SOURCES) and settings.format != Format():
+            raise DataError(f"format is given but dataset {dataset!r} has a fixed format; allowed: only for files")
         if is_generated(dataset):
             if settings.min_rating is not None:
                 raise DataError(
