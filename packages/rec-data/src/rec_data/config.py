@@ -24,14 +24,16 @@ NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N")
 
 
 NO_CHARACTER = "none"
-CHARACTERS = {"tab": "\t", "space": " "}
-"""Characters that are hard to write in a shell, by name."""
+CHARACTERS = {
+    "tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|",
+    "double": '"', "single": "'", "backslash": "\\",
+}  # fmt: skip
+"""Names of special characters, because few of them can be written in a shell and in DVC's ``-S key=value``."""
 
 
 def _check_character(found: str) -> str:
-    if found not in ("auto", NO_CHARACTER, *CHARACTERS) and not (
-        len(found) == 1 and "\t" <= found <= "~" and found not in "\r\n"
-    ):
+    single = len(found) == 1 and "\t" <= found <= "~" and found not in "\r\n"
+    if found not in ("auto", NO_CHARACTER, *CHARACTERS) and not single:
         raise ValueError(f"allowed: auto, {NO_CHARACTER}, {', '.join(CHARACTERS)}, or one ASCII character")
     return found
 
@@ -48,6 +50,11 @@ def _check_encoding(found: str) -> str:
 def character(name: str) -> str | None:
     """The character that a key of the section ``format`` names, or None for ``none``."""
     return None if name == NO_CHARACTER else CHARACTERS.get(name, name)
+
+
+def character_name(mark: str | None) -> str:
+    """The name of a special character, as `character` takes it."""
+    return next((name for name, known in CHARACTERS.items() if known == mark), mark or NO_CHARACTER)
 
 
 def _check_separator(found: str) -> str:
@@ -90,11 +97,11 @@ class Format:
     """How text files are written. ``auto`` is decided from the whole file, and refused if several answers fit."""
 
     separator: Separator = "auto"
-    """Of fields: ``tab``, ``space`` or one character."""
+    """Of fields: ``tab``, ``space``, ``comma``, ``semicolon``, ``pipe``, or one character."""
     quote: Character = "auto"
-    """Around fields: one character, or ``none`` if quotes are text."""
+    """Around fields: ``double``, ``single`` or one character, or ``none`` if quotes are text."""
     escape: Character = "auto"
-    """Before a character that is text: one character, or ``none``."""
+    """Before a character that is text: ``backslash`` or one character, or ``none``."""
     header: bool | Literal["auto"] = "auto"
     """False: there is none, and columns are given by their position. ``auto``: the first line, unless it looks like
     data."""

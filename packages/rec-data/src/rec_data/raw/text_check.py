@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rec_data.config import CHARACTERS, Format
+from rec_data.config import Format, character_name
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw.dialects import Dialect, Grammar, Use
@@ -168,11 +168,10 @@ class Reading:
         """Why the record at the beginning of the buffer is not well-formed."""
         record, width, line = self._grammar.split(buffer, 0), len(self.names), self._line
         if record.fault is None and len(record.fields) != width:
-            mark = self.dialect.separator
-            mark = next((name for name, known in CHARACTERS.items() if known == mark), repr(mark))
+            mark = character_name(self.dialect.separator)
             return (
                 f"line {line}: found {len(record.fields)} fields, allowed: {width} as in the first line, separated by "
-                f"{mark} (a field that holds it is quoted; another one: -S download.format.separator=';')"
+                f"{mark} (a field that holds it is quoted; another one: -S download.format.separator=semicolon)"
             )
         if record.fault is None or record.end == len(buffer):
             return f"line {line}: found a record of more than {LONGEST:,} bytes, allowed: at most that"
@@ -182,7 +181,7 @@ class Reading:
         if "quote" in record.fault:
             return (
                 f"line {line}: found {record.fault}, allowed: doubled quotes inside quoted fields; if quotes are text: "
-                "-S download.format.quote=none; if they are escaped: -S 'download.format.escape=\\'"
+                "-S download.format.quote=none; if they are escaped: -S download.format.escape=backslash"
             )
         return (
             f"line {line}: found {record.fault}, allowed: escaped quotes, separators, line ends and escapes; if it is "

@@ -14,7 +14,7 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 from pyarrow import csv
 
-from rec_data.config import CHARACTERS, Format, character
+from rec_data.config import CHARACTERS, Format, character, character_name
 from rec_data.errors import DataError
 from rec_data.raw.dialects import Dialect, Grammar, Use
 from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
@@ -133,15 +133,16 @@ def _decide(file: TextFile) -> Reading:
     if doubt is not None and file.form.quote == "auto":
         raise DataError(
             f"file {file.path}, line {doubt}: found quotes around line ends that may be text, so that each line is a "
-            f"record; allowed: -S 'download.format.quote={chosen.dialect.quote}' or -S download.format.quote=none"
+            f"record; allowed: -S download.format.quote={character_name(chosen.dialect.quote)} or "
+            "-S download.format.quote=none"
         )
     for rival in rivals:
         if Use.BARE in chosen.uses and not _same(file, chosen, rival):
             key = "quote" if rival.dialect.quote != chosen.dialect.quote else "escape"
-            ways = [getattr(way.dialect, key) or "none" for way in (chosen, rival)]
+            ways = [character_name(getattr(way.dialect, key)) for way in (chosen, rival)]
             raise DataError(
                 f"file {file.path}, line {chosen.uses_line}: found {key} characters that can mean two things, and the "
-                f"values differ; allowed: -S 'download.format.{key}={ways[0]}' or -S 'download.format.{key}={ways[1]}'"
+                f"values differ; allowed: -S download.format.{key}={ways[0]} or -S download.format.{key}={ways[1]}"
             )
     return chosen
 
@@ -179,10 +180,10 @@ def _separator(file: TextFile) -> str:
     if best[1] == 1:
         return ","
     if len(likely) > 1:
-        found = " and ".join(repr(mark) for mark in likely)
+        found = [character_name(mark) for mark in likely]
         raise DataError(
-            f"file {file.path}, line 1: found {found} equally often, allowed: one separator "
-            f"(-S 'download.format.separator={likely[0]}')"
+            f"file {file.path}, line 1: found {' and '.join(found)} equally often, allowed: one separator "
+            f"(-S download.format.separator={found[0]})"
         )
     return likely[0]
 
