@@ -83,8 +83,11 @@ BAD_TEXT = {
     "short row": (HEADER + "1,2\n", r"raw\.csv, line 2: found 2 fields, allowed: 3"),
     "long row": (HEADER + "1,2,3,4\n", r"raw\.csv, line 2: found 4 fields, allowed: 3"),
     "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 value does not parse \(row 2: 'soon'\); allowed"),
-    "negative time": (HEADER + "1,2,-5\n", "negative times"),
-    "absurd time": (HEADER + "1,2,99999999999\n", "holds 99999999999; allowed: times before the year 2200"),
+    "negative time": (HEADER + "1,2,-5\n", r"holds 1 time before 1970 \(row 1: '-5'\)"),
+    "absurd time": (
+        HEADER + "1,2,99999999999\n",
+        r"holds 1 time after the year 2200 \(row 1: '99999999999'\); allowed: times before",
+    ),
     "bare carriage returns": (
         HEADER.replace("\n", "\r") + "1,2,3\r4,5,6\r",
         "line 1: found a carriage return without a line feed, allowed: line ends of line feeds, or both",
