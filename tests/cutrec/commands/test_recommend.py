@@ -285,3 +285,21 @@ def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
     workplace({})
     with pytest.raises(StageError, match=r"--model: found no data/train/model\.ckpt"):
         execute(["recommend"])
+
+
+def test_ids_that_the_type_of_the_catalogue_does_not_hold_are_unknown(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    known = pl.read_parquet("data/train/items.parquet")["original_id"][0]
+    huge = [-1, 2**63, 2**64 - 1, 10**25]
+    text = "".join(f"7,{item},{row}\n" for row, item in enumerate([known, *huge]))
+    Path("h.csv").write_text(f"user_id,item_id,timestamp\n{text}")
+    assert run("--histories", "h.csv", "--k", "2")["user_id"].to_list() == [7, 7]
+    assert f"unknown items are skipped: 4 in 4 events: '-1', '{2**63}'" in capsys.readouterr().err
+
+
+def test_histories_are_read_with_the_settings_of_the_log(trained: Path):
+    write_params(trained, {**SETTINGS, "download.time_format": "%d.%m.%Y", "download.null_values": []})
+    known = pl.read_parquet("data/train/items.parquet")["original_id"][:2].to_list()
+    Path("h.csv").write_text(f"user_id,item_id,timestamp\nNA,{known[0]},31.01.2024\nNA,{known[1]},01.02.2024\n")
+    assert run("--histories", "h.csv", "--k", "2")["user_id"].to_list() == ["NA", "NA"]

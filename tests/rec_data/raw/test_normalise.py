@@ -478,6 +478,23 @@ def test_one_bad_time_among_unix_seconds(tmp_path, bad):
             fetch(tmp_path, name="raw.csv")
 
 
+@pytest.mark.parametrize(
+    ("usual", "other", "seconds"),
+    [
+        ("2024-01-31", "2024-01-31 12:00", SECONDS),
+        ("2024-01-31T12:00:00", "2024-01-31T12:00:01,000", SECONDS + 1),
+        ("2024-01-31 12:00:00Z", "2024-01-31T13:00 +0100", SECONDS),
+        ("2024-01-31 12:00:00 UTC", "20240131T120001Z", SECONDS + 1),
+        ("2024-01-31 12:00:00.000", "2024-01-31 12:00:01", SECONDS + 1),
+    ],
+)
+def test_another_form_after_the_first_rows(tmp_path, usual, other, seconds):
+    times = [usual] * 1500 + [other]
+    log, _ = fetch(tmp_path, {"user_id": range(1501), "item_id": range(1501), "timestamp": times})
+    assert log["timestamp"][-1] == seconds
+    assert log["timestamp"][0] in (SECONDS, SECONDS - 43_200)
+
+
 @pytest.mark.parametrize("zone", ["", "Z"])
 def test_one_bad_time_among_dates(tmp_path, zone):
     times = [f"2024-01-31T12:00:{row % 60:02}{zone}" for row in range(300)]

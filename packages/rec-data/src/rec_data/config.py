@@ -116,11 +116,11 @@ class Format:
 
 def _check_time_format(found: str) -> str:
     if not re.search(r"%[YyGgFDscx+]", found):
-        raise ValueError(f"found {found!r}, allowed: a strftime format with a year, such as %d.%m.%Y %H:%M")
+        raise ValueError("allowed: a strftime format with a year, such as %d.%m.%Y %H:%M")
     if "%Z" in found:
-        raise ValueError(f"found {found!r}, allowed: %z (an offset such as +0100), or the zone's name, taken as UTC")
+        raise ValueError("allowed: %z for offsets such as +0100, or the zone's name itself; times are then read as UTC")
     if re.search(r"(?<!\.)%f", found):
-        raise ValueError(f"found {found!r}, allowed: fractions of a second as %.f right after %S")
+        raise ValueError("allowed: fractions of a second as %.f right after %S")
     return found
 
 
