@@ -122,6 +122,19 @@ def test_times_that_are_not_there_are_told_if_nobody_named_them(trained: Path, c
         execute(["recommend", "--histories", "h.csv", "--timestamp-column", "user_id"])
 
 
+def test_histories_are_read_with_the_format_of_the_log(trained: Path):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    columns = {"user": 2, "item": 1, "timestamp": None}
+    keys = {f"download.columns.{key}": value for key, value in columns.items()}
+    write_params(trained, SETTINGS | keys | {"download.format.header": False, "download.format.quote": "'"})
+    Path("h.txt").write_text(f"{names[3]} 'ann'\n{names[1]} 'ann'\n")
+    wanted = expected({"ann": [names[3], names[1]]}, 4)
+    assert run("--histories", "h.txt", "--k", "4").drop("score").rows() == wanted
+    Path("h.csv").write_text(f"who,item_id\n'ann',{names[3]}\n'ann',{names[1]}\n")
+    found = run("--histories", "h.csv", "--k", "4", "--user-column", "who", "--item-column", "item_id")
+    assert found.drop("score").rows() == wanted
+
+
 def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n")
@@ -275,3 +288,21 @@ def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
     workplace({})
     with pytest.raises(StageError, match=r"--model: found no data/train/model\.ckpt"):
         execute(["recommend"])
+
+
+def test_ids_that_the_type_of_the_catalogue_does_not_hold_are_unknown(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    known = pl.read_parquet("data/train/items.parquet")["original_id"][0]
+    huge = [-1, 2**63, 2**64 - 1, 10**25]
+    text = "".join(f"7,{item},{row}\n" for row, item in enumerate([known, *huge]))
+    Path("h.csv").write_text(f"user_id,item_id,timestamp\n{text}")
+    assert run("--histories", "h.csv", "--k", "2")["user_id"].to_list() == [7, 7]
+    assert f"unknown items are skipped: 4 in 4 events: '-1', '{2**63}'" in capsys.readouterr().err
+
+
+def test_histories_are_read_with_the_settings_of_the_log(trained: Path):
+    write_params(trained, {**SETTINGS, "download.time_format": "%d.%m.%Y", "download.null_values": []})
+    known = pl.read_parquet("data/train/items.parquet")["original_id"][:2].to_list()
+    Path("h.csv").write_text(f"user_id,item_id,timestamp\nNA,{known[0]},31.01.2024\nNA,{known[1]},01.02.2024\n")
+    assert run("--histories", "h.csv", "--k", "2")["user_id"].to_list() == ["NA", "NA"]

@@ -2,9 +2,10 @@
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from rec_data.config import Columns
+from rec_data.config import Columns, Download
 from rec_data.errors import DataError
 from rec_data.raw.history_files import write_history_log
 from rec_data.sequences.histories import Histories, read_histories
@@ -87,6 +88,45 @@ def test_a_file_of_lists_keeps_their_order_and_counts_the_empty_ones(tmp_path):
     rows = [("a", [30, 10, 99]), ("b", []), ("c", None), ("d", [20])]
     write(tmp_path / "h.parquet", rows, ("user_id", "item_id"))
     assert from_file(tmp_path) == ({"a": [2, 0], "d": [1]}, 2, False)
+
+
+@pytest.mark.parametrize("kind", [pa.int16(), pa.int64(), pa.string(), pa.decimal128(38, 0)], ids=str)
+def test_lists_of_a_fixed_size(tmp_path, kind):
+    items = pa.array([[30, 10], [99, 20]], pa.list_(pa.int64())).flatten()
+    items = pa.FixedSizeListArray.from_arrays(items.cast(kind), 2)
+    pq.write_table(pa.table({"user_id": [1, 2], "item_id": items}), tmp_path / "h.parquet")
+    assert from_file(tmp_path) == ({1: [2, 0], 2: [1]}, 0, False)
+
+
+def test_lists_in_parts_of_different_types(tmp_path):
+    wide = pa.array([[30, 10]], pa.list_(pa.int64()))
+    parts = (wide, pa.array([[20]], pa.list_(pa.int8())), pa.array([[30]], pa.list_(pa.int64(), 1)), wide[:0])
+    for number, items in enumerate(parts):
+        users = pa.array([number] * len(items))
+        pq.write_table(pa.table({"user_id": users, "item_id": items}), tmp_path / f"{number}.parquet")
+    write_history_log("?.parquet", tmp_path / "log.parquet", root=tmp_path, columns=Columns())
+    assert by_user(read_histories(tmp_path / "log.parquet", ITEMS)) == {0: [2, 0], 1: [1], 2: [2]}
+
+
+def test_lists_that_are_all_empty(tmp_path):
+    pq.write_table(
+        pa.table({"user_id": [1, 2], "item_id": pa.array([[], None], pa.list_(pa.int64()))}), tmp_path / "h.parquet"
+    )
+    with pytest.raises(DataError, match=r"all lists are empty \(2\); allowed: at least one with items"):
+        from_file(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["NaN", "None"])
+def test_texts_for_a_missing_id_are_refused_as_in_a_log(tmp_path, text):
+    (tmp_path / "h.csv").write_text(f"user_id,item_id\n1,10\n{text},20\n")
+    with pytest.raises(DataError, match=rf"'user_id' has 1 text that stands for a missing id \(row 2: '{text}'\)"):
+        from_file(tmp_path)
+    assert from_file(tmp_path, settings=Download(null_values=())) == ({"1": [0], text: [1]}, 0, True)
+
+
+def test_times_in_the_format_of_the_log(tmp_path):
+    (tmp_path / "h.csv").write_text("user_id,item_id,timestamp\n1,10,02.01.2024\n1,20,01.02.2023\n")
+    assert from_file(tmp_path, settings=Download(time_format="%d.%m.%Y")) == ({1: [1, 0]}, 0, False)
 
 
 @pytest.mark.parametrize(

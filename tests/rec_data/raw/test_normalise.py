@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -58,6 +59,29 @@ TIMES = {
     "text, no seconds": (["2024-01-31 12:00", "2024-01-31 12:01"], [SECONDS, SECONDS + 60], "s"),
     "text, numbers": ([str(SECONDS), str(SECONDS + 1)], [SECONDS, SECONDS + 1], "s"),
     "text, floats": ([f"{SECONDS}.0", f"{SECONDS + 1}"], [SECONDS, SECONDS + 1], "s"),
+    "text, spaces around": ([f" {SECONDS}", f"{SECONDS + 1}\t"], [SECONDS, SECONDS + 1], "s"),
+    "text, all digits": (["1.706702400123E+12", "1.706702400000E12"], [1706702400123, SECONDS * 1000], "ms"),
+    "text, nanoseconds": (
+        [f"{SECONDS}{part}" for part in ("123456789", "123457789")],
+        [SECONDS * 10**6 + 123_456, SECONDS * 10**6 + 123_457],
+        "us",
+    ),
+    "float positions": (pl.Series([2**24 - 1, 2**24 - 2], dtype=pl.Float32), [2**24 - 1, 2**24 - 2], "s"),
+    "decimals": (
+        [Decimal(f"{SECONDS}.000"), Decimal(f"{SECONDS}.250")],
+        [SECONDS * 10**6, SECONDS * 10**6 + 250_000],
+        "us",
+    ),
+    "categories": (pl.Series(["2024-01-31", "2024-01-31"], dtype=pl.Categorical), [SECONDS - 43_200] * 2, "s"),
+    "Postgres": (["2024-01-31 12:00:00+00", "2024-01-31 12:00:00.5-03:30"], [SECONDS * 1000, 1706715000500], "ms"),
+    "BigQuery": (
+        ["2024-01-31 12:00:00 UTC", "2024-01-31 12:00:00.123456 UTC"],
+        [SECONDS * 10**6, 1706702400123456],
+        "us",
+    ),
+    "minutes, zoned": (["2024-01-31T12:00Z", "2024-01-31T12:01+0000"], [SECONDS, SECONDS + 60], "s"),
+    "comma": (["2024-01-31 12:00:00,250", "2024-01-31 12:00"], [SECONDS * 1000 + 250, SECONDS * 1000], "ms"),
+    "basic": (["20240131T120000Z", "20240131T1201Z"], [SECONDS, SECONDS + 60], "s"),
 }
 
 
@@ -71,9 +95,24 @@ def test_times(tmp_path, case):
 
 
 BAD_TIMES = {
-    "negative": ([-1, 5], "holds negative times"),
-    "before 1970": ([dt.datetime(1969, 1, 1), NOON], "holds negative times"),
-    "absurd": ([5, 10**10], "allowed: times before the year 2200"),
+    "negative": ([-1, 5], r"holds 1 time before 1970 \(row 1: -1\); allowed: none"),
+    "before 1970": ([NOON, dt.datetime(1969, 1, 1)], r"holds 1 time before 1970 \(row 2: 1969-01-01"),
+    "no date": ([NOON, dt.datetime(9999, 12, 31)], r"holds 1 time after the year 2200 \(row 2: 9999-12-31"),
+    "uint64": (pl.Series([5, 2**63], dtype=pl.UInt64), r"1 value does not parse \(row 2: 9223372036854775808\)"),
+    "short floats": (
+        pl.Series([SECONDS, 5], dtype=pl.Float32),
+        r"holds Float32, and 1 value is too large \(row 1: 1706702336.0\): Float32 does not .* 2\^24 on; allowed for",
+    ),
+    "cut digits": (
+        ["1.70E+12", "1.706702400123E+12", "1.7067024001E+12"],
+        r"has 2 numbers whose last digits were cut \(first in row 1: '1.70E\+12'\); allowed: all digits",
+    ),
+    "huge text": (["5", "9" * 30], "1 value does not parse"),
+    "huge decimals": ([Decimal("9" * 30), Decimal(5)], "1 value does not parse"),
+    "time of day": ([dt.time(12), dt.time(13)], "holds Time; allowed for times"),
+    "duration": ([dt.timedelta(1), dt.timedelta(2)], "holds Duration.*; allowed for times"),
+    "binary": ([b"5", b"6"], "holds Binary; allowed for times"),
+    "absurd": ([5, 10**10], r"after the year 2200 \(row 2: 10000000000\); allowed: times before the year 2200"),
     "absurd ms": ([5, 8 * 10**12], "allowed: times before the year 2200"),
     "mixed units": ([SECONDS, SECONDS * 1000], "mixes units: its times run from 1706702400 to 1706702400000"),
     "nan": ([1.0, float("nan")], "holds NaN or infinite times"),
@@ -92,8 +131,9 @@ BAD_TIMES = {
 @pytest.mark.parametrize("case", BAD_TIMES)
 def test_bad_times(tmp_path, case):
     given, message = BAD_TIMES[case]
+    rows = range(len(given))
     with pytest.raises(DataError, match=message) as caught:
-        fetch(tmp_path, {"timestamp": given})
+        fetch(tmp_path, {"user_id": rows, "item_id": rows, "timestamp": given})
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "log.parquet").exists()
 
@@ -103,6 +143,12 @@ IDS = {
     "numbers as strings": (["12", "-3"], [12, -3], pl.Int64),
     "leading zero": (["12", "03"], ["12", "03"], pl.String),
     "mixed text": (["12", "b"], ["12", "b"], pl.String),
+    "19 digits": (["7100000000000000011", "-1"], [7100000000000000011, -1], pl.Int64),
+    "beyond Int64": (["9223372036854775808", "1"], [2**63, 1], pl.UInt64),
+    "beyond both": (["9223372036854775808", "-1"], ["9223372036854775808", "-1"], pl.String),
+    "decimals": ([Decimal("7.00"), Decimal(-1)], [7, -1], pl.Int64),
+    "long decimals": ([Decimal("9" * 30), Decimal(1)], ["9" * 30, "1"], pl.String),
+    "no scientific notation": (["1E5", "e+10"], ["1E5", "e+10"], pl.String),
     "longer than an integer": (["12", "123456789012345678901"], ["12", "123456789012345678901"], pl.String),
     "small integers": (pl.Series([1, 2], dtype=pl.UInt8), [1, 2], pl.UInt8),
     "whole floats": ([1.0, 2.0], [1, 2], pl.Int64),
@@ -138,7 +184,13 @@ BAD_IDS = {
     "large short floats": (pl.Series([1, 2**24], dtype=pl.Float32), r"holds Float32, and 1 value is too large"),
     "boolean": ([True, False], "holds Boolean; allowed for ids"),
     "lists": ([[1], [2]], "holds List"),
-    "decimals": ([Decimal("1.5"), Decimal(2)], "holds Decimal"),
+    "decimals": ([Decimal("1.5"), Decimal(2)], r"holds Decimal.*, and 1 value is not a whole number \(row 1: 1.5\)"),
+    "scientific notation": (
+        ["12", "7.1E+18"],
+        r"has 1 number in scientific notation \(row 2: '7.1E\+18'\), which may lack digits; allowed for ids",
+    ),
+    "binary": ([b"5", b"6"], "holds Binary; allowed for ids"),
+    "time of day": ([dt.time(12), dt.time(13)], "holds Time; allowed for ids"),
     "null": ([None, "a"], r"has 1 empty value \(row 1\)"),
     "empty text": (["a", ""], r"has 1 empty value \(row 2\)"),
     "blank text": ([" ", "\t"], r"has 2 empty values \(first in row 1\)"),
@@ -236,6 +288,132 @@ def test_a_column_named_twice(tmp_path):
         fetch(tmp_path, name="raw.csv")
 
 
+@pytest.mark.parametrize("text", ["NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N", " None "])
+@pytest.mark.parametrize("key", ["user_id", "item_id"])
+def test_texts_for_a_missing_id(tmp_path, text, key):
+    given = pl.Series(["12", text], dtype=pl.Categorical if key == "item_id" else pl.String)
+    message = f"'{key}' has 1 text that stands for a missing id (row 2: {text.strip()!r}); allowed: none"
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        fetch(tmp_path, {key: given})
+    assert "-S 'download.null_values=[]'" in str(caught.value)
+    kept = Download(null_values=())
+    fetch_log("raw.parquet", tmp_path / "log.parquet", root=tmp_path, settings=kept)
+    assert pl.read_parquet(tmp_path / "log.parquet")[key].to_list() == ["12", text.strip()]
+
+
+def test_texts_that_the_user_names_as_missing(tmp_path):
+    (tmp_path / "raw.csv").write_text("user_id,item_id,timestamp\nNA,1,1\n?,1,2\n-,1,3\n")
+    with pytest.raises(DataError, match=r"2 texts that stand for a missing id \(first in row 2: '\?'\)"):
+        fetch_log("raw.csv", tmp_path / "log.parquet", root=tmp_path, settings=Download(null_values=("?", "-")))
+
+
+@pytest.mark.parametrize(
+    ("given", "form", "expected"),
+    [
+        (["31.01.2024 12:00", " 31.01.2024 12:01 "], "%d.%m.%Y %H:%M", [SECONDS, SECONDS + 60]),
+        ([20240131, 20240201], "%Y%m%d", [SECONDS - 43_200, SECONDS + 43_200]),
+        (["2024-01-31 13:00:00 +0100", "2024-01-31 12:00:01 +0000"], "%Y-%m-%d %H:%M:%S %z", [SECONDS, SECONDS + 1]),
+    ],
+)
+def test_a_format_of_times(tmp_path, given, form, expected):
+    fetch(tmp_path, {"timestamp": [5, 6]})
+    pl.DataFrame({"user_id": [1, 2], "item_id": [3, 4], "timestamp": given}).write_parquet(tmp_path / "raw.parquet")
+    fetch_log("raw.parquet", tmp_path / "log.parquet", root=tmp_path, settings=Download(time_format=form))
+    assert pl.read_parquet(tmp_path / "log.parquet")["timestamp"].to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "form", "message"),
+    [
+        (
+            ["31.01.2024", "2024-01-31"],
+            "%d.%m.%Y",
+            "1 value does not parse (row 2: '2024-01-31'); allowed: times in the form of download.time_format, found "
+            "'%d.%m.%Y'",
+        ),
+        (
+            ["1", "2"],
+            "%Q%Y",
+            "2 values do not parse (first in row 1: '1'); allowed: times in the form of download.time",
+        ),
+        (["31.01.2024 12"] * 2, "%d.%m.%Y %H", "Please either specify both hour and minute, or neither"),
+        ([NOON, NOON], "%Y", "holds Datetime(time_unit='us', time_zone=None), but download.time_format is given"),
+        ([1.5, 2.5], "%Y", "holds Float64, but download.time_format is given"),
+    ],
+)
+def test_times_that_do_not_have_the_format(tmp_path, given, form, message):
+    pl.DataFrame({"user_id": [1, 2], "item_id": [3, 4], "timestamp": given}).write_parquet(tmp_path / "raw.parquet")
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        fetch_log("raw.parquet", tmp_path / "log.parquet", root=tmp_path, settings=Download(time_format=form))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("%d.%m %H:%M", "a strftime format with a year"),
+        ("iso", "a strftime format with a year"),
+        ("%Y-%m-%d %H:%M %Z", "allowed: %z"),
+        ("%Y-%m-%d %H:%M:%S,%f", r"fractions of a second as %\.f"),
+    ],
+)
+def test_formats_that_would_be_misread(form, message):
+    with pytest.raises(ValidationError, match=message):
+        Download(time_format=form)
+
+
+def test_only_files_have_a_format_of_times(tmp_path):
+    with pytest.raises(
+        DataError, match="time_format is given but dataset 'demo' has fixed times; allowed: only for files"
+    ):
+        fetch_log("demo", tmp_path / "log.parquet", root=tmp_path, settings=Download(time_format="%Y"))
+
+
+MOMENT = 1_700_000_000_250
+PARTS = {
+    "no rows": ([pa.array(["a"]), pa.array([], pa.null())], ["a"], pl.String),
+    "no rows first": ([pa.array([], pa.null()), pa.array([7], pa.int8())], [7], pl.Int8),
+    "dictionary": ([pa.array(["a"]).dictionary_encode(), pa.array(["b"])], ["a", "b"], pl.String),
+    "widths": ([pa.array([-1], pa.int8()), pa.array([2**31], pa.uint32())], [-1, 2**31], pl.Int64),
+    "int32 with uint64": ([pa.array([1], pa.int32()), pa.array([2**63], pa.uint64())], [1, 2**63], pl.UInt64),
+    "int64 with uint64": ([pa.array([-1]), pa.array([2**63 - 1], pa.uint64())], [-1, 2**63 - 1], pl.Int64),
+    "beyond both": ([pa.array([-1]), pa.array([2**63], pa.uint64())], ["-1", str(2**63)], pl.String),
+    "decimals": ([pa.array([Decimal(1)], pa.decimal128(38, 0)), pa.array([2])], [1, 2], pl.Int64),
+    "precisions": (
+        [pa.array([Decimal(1)], pa.decimal128(3, 0)), pa.array([Decimal(2)], pa.decimal128(5, 2))],
+        [1, 2],
+        pl.Int64,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_parts_of_different_types(tmp_path, case):
+    parts, expected, kind = PARTS[case]
+    for name, part in zip("ab", parts, strict=True):
+        times = pa.array([5] * len(part)) if len(part) else pa.array([], pa.null())
+        pq.write_table(pa.table({"user_id": times, "item_id": part, "timestamp": times}), tmp_path / f"{name}.parquet")
+    log, _ = fetch(tmp_path, name="?.parquet")
+    assert log["item_id"].to_list() == expected
+    assert log["item_id"].dtype == kind
+
+
+@pytest.mark.parametrize(
+    "units", [("ms", "us"), ("us", "ms"), ("ns", "ms"), ("us", "ns")], ids=lambda units: "-".join(units)
+)
+def test_parts_with_times_in_different_units(tmp_path, units):
+    for name, unit, zone in zip("ab", units, ("Asia/Tokyo", "UTC"), strict=True):
+        times = pl.Series([MOMENT]).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(zone).dt.cast_time_unit(unit)
+        frame = pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": times})
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    log, summary = fetch(tmp_path, name="?.parquet")
+    assert log["timestamp"].to_list() == [MOMENT, MOMENT]
+    assert summary["timestamp_unit"] == "ms"
+    frame.with_columns(pl.col("timestamp").dt.replace_time_zone(None)).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet: column 'timestamp' holds Datetime.*, but Datetime"):
+        fetch(tmp_path, name="?.parquet")
+
+
 def test_parquet_files_that_differ(tmp_path):
     pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame({"user_id": ["x"], "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / "b.parquet")
@@ -270,12 +448,6 @@ def test_zstd_and_tabs(tmp_path):
     assert fetch(tmp_path, name="raw.tsv.zst")[0].rows() == [(1, "x,y", 3)]
 
 
-def test_text_that_is_not_utf8(tmp_path):
-    (tmp_path / "raw.csv").write_bytes("user_id,item_id,timestamp\n1,caf\u00e9,3\n".encode("latin-1"))
-    with pytest.raises(DataError, match="cannot be read"):
-        fetch(tmp_path, name="raw.csv")
-
-
 @pytest.mark.parametrize("name", ["raw.csv", "raw.parquet"])
 def test_the_first_of_many_bad_rows_is_named(tmp_path, name):
     rows = np.arange(100_000)
@@ -304,6 +476,23 @@ def test_one_bad_time_among_unix_seconds(tmp_path, bad):
         )
         with pytest.raises(DataError, match=re.escape(f"column 'timestamp': {says}; allowed: a Unix time")):
             fetch(tmp_path, name="raw.csv")
+
+
+@pytest.mark.parametrize(
+    ("usual", "other", "seconds"),
+    [
+        ("2024-01-31", "2024-01-31 12:00", SECONDS),
+        ("2024-01-31T12:00:00", "2024-01-31T12:00:01,000", SECONDS + 1),
+        ("2024-01-31 12:00:00Z", "2024-01-31T13:00 +0100", SECONDS),
+        ("2024-01-31 12:00:00 UTC", "20240131T120001Z", SECONDS + 1),
+        ("2024-01-31 12:00:00.000", "2024-01-31 12:00:01", SECONDS + 1),
+    ],
+)
+def test_another_form_after_the_first_rows(tmp_path, usual, other, seconds):
+    times = [usual] * 1500 + [other]
+    log, _ = fetch(tmp_path, {"user_id": range(1501), "item_id": range(1501), "timestamp": times})
+    assert log["timestamp"][-1] == seconds
+    assert log["timestamp"][0] in (SECONDS, SECONDS - 43_200)
 
 
 @pytest.mark.parametrize("zone", ["", "Z"])

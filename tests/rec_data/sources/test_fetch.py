@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rec_data.config import Columns, Download
+from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
 from rec_data.sources import demo
 from rec_data.sources.fetch import fetch_log, fingerprint
@@ -85,14 +85,17 @@ BAD_TEXT = {
     "header only": (HEADER, "has no rows"),
     "missing column": ("user_id,item,timestamp\n1,2,3\n", "has no column 'item_id'.*user_id, item, timestamp"),
     "null user": (HEADER + "1,2,3\n,2,3\n", r"column 'user_id' has 1 empty value \(row 2\)"),
-    "short row": (HEADER + "1,2\n", "column 'timestamp' has 1 empty value"),
-    "long row": (HEADER + "1,2,3,4\n", "cannot be read"),
+    "short row": (HEADER + "1,2\n", r"raw\.csv, line 2: found 2 fields, allowed: 3"),
+    "long row": (HEADER + "1,2,3,4\n", r"raw\.csv, line 2: found 4 fields, allowed: 3"),
     "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 value does not parse \(row 2: 'soon'\); allowed"),
-    "negative time": (HEADER + "1,2,-5\n", "negative times"),
-    "absurd time": (HEADER + "1,2,99999999999\n", "holds 99999999999; allowed: times before the year 2200"),
+    "negative time": (HEADER + "1,2,-5\n", r"holds 1 time before 1970 \(row 1: '-5'\)"),
+    "absurd time": (
+        HEADER + "1,2,99999999999\n",
+        r"holds 1 time after the year 2200 \(row 1: '99999999999'\); allowed: times before",
+    ),
     "bare carriage returns": (
         HEADER.replace("\n", "\r") + "1,2,3\r4,5,6\r",
-        "ends its lines with carriage returns only",
+        "line 1: found a carriage return without a line feed, allowed: line ends of line feeds, or both",
     ),
     "mixed units": (HEADER + "1,2,1700000000\n1,2,1700000000000\n", "mixes units"),
 }
@@ -230,3 +233,5 @@ def test_gzip_that_ends_early_is_refused(tmp_path):
 def test_columns_are_refused_where_they_would_be_ignored(tmp_path, dataset):
     with pytest.raises(DataError, match="has fixed columns"):
         fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, settings=Download(columns=Columns(user="visitor")))
+    with pytest.raises(DataError, match="has a fixed format"):
+        fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path, settings=Download(format=Format(quote="none")))

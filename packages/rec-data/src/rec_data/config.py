@@ -5,10 +5,11 @@ This module imports neither torch nor polars.
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
@@ -16,31 +17,112 @@ from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 TieOrder = Literal["shuffle", "row_order"]
+Position = Annotated[int, Field(ge=1)]
 MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
+
+NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N")
+"""What pandas, polars, R, JSON, SQL and Hive write for a missing value."""
+
+
+NO_CHARACTER = "none"
+CHARACTERS = {
+    "tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|",
+    "double": '"', "single": "'", "backslash": "\\",
+}  # fmt: skip
+"""Names of special characters, because few of them can be written in a shell and in DVC's ``-S key=value``."""
+
+
+def _check_character(found: str) -> str:
+    single = len(found) == 1 and "\t" <= found <= "~" and found not in "\r\n"
+    if found not in ("auto", NO_CHARACTER, *CHARACTERS) and not single:
+        raise ValueError(f"allowed: auto, {NO_CHARACTER}, {', '.join(CHARACTERS)}, or one ASCII character")
+    return found
+
+
+def _check_encoding(found: str) -> str:
+    try:
+        if found != "auto":
+            "".encode(found)
+    except LookupError:
+        raise ValueError("allowed: auto, or an encoding such as utf-8, utf-16, latin-1, cp1252") from None
+    return found
+
+
+def character(name: str) -> str | None:
+    """The character that a key of the section ``format`` names, or None for ``none``."""
+    return None if name == NO_CHARACTER else CHARACTERS.get(name, name)
+
+
+def character_name(mark: str | None) -> str:
+    """The name of a special character, as `character` takes it."""
+    return next((name for name, known in CHARACTERS.items() if known == mark), mark or NO_CHARACTER)
+
+
+def _check_separator(found: str) -> str:
+    if found == NO_CHARACTER:
+        raise ValueError(f"allowed: auto, {', '.join(CHARACTERS)}, or one ASCII character")
+    return _check_character(found)
+
+
+Character = Annotated[str, AfterValidator(_check_character)]
+Separator = Annotated[str, AfterValidator(_check_separator)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Columns:
-    """The column names of your own log."""
+    """The column names of your own log, or the positions of columns (from 1) where a text file has no header."""
 
-    user: str = USER
+    user: str | Position = USER
     """Integers or strings."""
-    item: str = ITEM
+    item: str | Position = ITEM
     """Integers or strings."""
-    timestamp: str = TIMESTAMP
-    """Integers or floats (seconds, milliseconds or microseconds), dates, or ISO 8601 strings."""
-    rating: str | None = None
+    timestamp: str | Position | None = TIMESTAMP
+    """Numbers (seconds, milliseconds, microseconds or nanoseconds), dates, ISO 8601 strings, or strings in the form of
+    ``time_format``. Null: the log has no times, and its rows are in order."""
+    rating: str | Position | None = None
     """Null: the log has no rating, or it is not read."""
 
     def __post_init__(self) -> None:
-        if len(set(self.by_key.values())) < len(self.by_key):
+        if len(set(self.by_key.values())) < sum(found is not None for found in vars(self).values()):
             raise ValueError("allowed: different column names")
 
     @property
     def by_key(self) -> dict[str, str]:
         """The names of the columns that are read, by the column of the log that each becomes."""
-        names = {USER: self.user, ITEM: self.item, TIMESTAMP: self.timestamp}
-        return names if self.rating is None else {**names, RATING: self.rating}
+        named = {USER: self.user, ITEM: self.item, TIMESTAMP: self.timestamp, RATING: self.rating}
+        return {key: str(name) for key, name in named.items() if name is not None}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Format:
+    """How text files are written. ``auto`` is decided from the whole file, and refused if several answers fit."""
+
+    separator: Separator = "auto"
+    """Of fields: ``tab``, ``space``, ``comma``, ``semicolon``, ``pipe``, or one character."""
+    quote: Character = "auto"
+    """Around fields: ``double``, ``single`` or one character, or ``none`` if quotes are text."""
+    escape: Character = "auto"
+    """Before a character that is text: ``backslash`` or one character, or ``none``."""
+    header: bool | Literal["auto"] = "auto"
+    """False: there is none, and columns are given by their position. ``auto``: the first line, unless it looks like
+    data."""
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = "auto"
+    """A name that Python knows. ``auto``: UTF-8, or what a byte order mark says."""
+
+    def __post_init__(self) -> None:
+        given = [mark for mark in (self.separator, self.quote, self.escape) if mark not in ("auto", NO_CHARACTER)]
+        if len({character(mark) for mark in given}) < len(given):
+            raise ValueError("allowed: different characters for separator, quote and escape")
+
+
+def _check_time_format(found: str) -> str:
+    if not re.search(r"%[YyGgFDscx+]", found):
+        raise ValueError("allowed: a strftime format with a year, such as %d.%m.%Y %H:%M")
+    if "%Z" in found:
+        raise ValueError("allowed: %z for offsets such as +0100, or the zone's name itself; times are then read as UTC")
+    if re.search(r"(?<!\.)%f", found):
+        raise ValueError("allowed: fractions of a second as %.f right after %S")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -64,6 +146,7 @@ class Download:
     mirror: str | None = None
     """A directory that already holds the raw files, for machines without internet."""
     columns: Columns = field(default_factory=Columns)
+    format: Format = field(default_factory=Format)
     min_rating: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Keep ratings of at least this. Null: the data set's own rule (the paper: above 3), all of your own log."""
     events: Events = field(default_factory=Events)
@@ -72,10 +155,29 @@ class Download:
     rows has no influence; ``row_order`` keeps the order of rows."""
     duplicates: Literal["keep", "drop"] = "keep"
     """``drop`` keeps the first of the rows that have the same user, item and time."""
+    time_format: Annotated[str, AfterValidator(_check_time_format)] | None = None
+    """The strftime format of times that are text in your own log, such as ``%d.%m.%Y %H:%M``. Null: Unix times, dates
+    and ISO 8601 are recognized."""
+    null_values: Literal["auto"] | tuple[str, ...] = "auto"
+    """Texts that stand for a missing id in your own log; they are refused as empty ids are. ``auto``: `NULL_VALUES`;
+    ``[]`` takes all texts as ids."""
+
+    @property
+    def missing_ids(self) -> tuple[str, ...]:
+        """The texts that stand for a missing id."""
+        return NULL_VALUES if self.null_values == "auto" else self.null_values
 
     def tie_seed(self, seed: int) -> int | None:
         """The seed that shuffles ties; None in row order."""
         return seed if self.ties == "shuffle" else None
+
+    def __post_init__(self) -> None:
+        headless = self.format.header is False
+        for key, found in vars(self.columns).items():
+            if found is not None and isinstance(found, int) != headless:
+                wanted = "positions from 1, because format.header is false" if headless else "names"
+                more = "" if headless else "; positions need format.header: false"
+                raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

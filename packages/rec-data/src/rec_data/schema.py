@@ -14,6 +14,3 @@ COUNT = "count"
 
 ITEMS = "items"
 """The flat item ids of the sequence store (a list column there)."""
-
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-"""Text that is read as an integer: at most 18 digits, which fit into 64 bits, and no leading zero ("007" is text)."""

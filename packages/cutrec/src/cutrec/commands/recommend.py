@@ -5,6 +5,7 @@ split held out from training. The output is a parquet of user_id, item_id, rank,
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -72,21 +73,24 @@ def run(options: Namespace) -> None:
     if options.histories is None:
         histories = read_histories(LOG, item_names, tie_seed=tie_seed)
     else:
+        given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
         usual = config.download.columns
-        names = {name: options[f"{name}_column"] or getattr(usual, name) for name in COLUMNS}
+        names = {name: getattr(usual, name) for name in COLUMNS} | given
+        text_format = config.download.format
+        if given and text_format.header is False:  # the log has positions, but this file has names
+            names, text_format = {"timestamp": None} | given, replace(text_format, header="auto")
         try:
             columns = Columns(**names)
         except ValidationError:
             used = ", ".join(f"--{name}-column" for name in COLUMNS)
-            raise StageError(f"{used}: found {', '.join(names.values())}, allowed: different names") from None
-        needs_times = options.timestamp_column is not None
+            raise StageError(f"{used}: found {', '.join(map(str, names.values()))}, allowed: different names") from None
         histories, notes = recommend.read_file(
             options.histories,
             item_names,
             root=live_checkout(),
             columns=columns,
-            needs_times=needs_times,
-            settings=config.download,
+            needs_times="timestamp" in given,
+            settings=replace(config.download, columns=columns, format=text_format),
             tie_seed=tie_seed,
         )
     for note in [*notes, *recommend.unusable(histories)]:

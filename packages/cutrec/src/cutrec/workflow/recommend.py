@@ -64,7 +64,7 @@ def read_file(
         root: the folder that a relative path starts from.
         columns: names of the columns.
         needs_times: whether the file must have the column of times.
-        settings: how duplicates and kinds of events are treated.
+        settings: how the file, its times and missing ids are written; how duplicates and kinds of events are treated.
         tie_seed: seed of the order of events with equal times; None keeps the order of rows.
 
     Returns:
@@ -82,7 +82,8 @@ def read_file(
             kept = ", ".join(map(str, settings.events.keep))
             notes.append(f"events other than {kept} (download.events.keep) are skipped: {found.other_events:,}")
         if found.in_row_order:
-            notes.append(f"no column {columns.timestamp!r}: events of a user are taken in the order of rows")
+            what = "no times" if columns.timestamp is None else f"no column {columns.timestamp!r}"
+            notes.append(f"{what}: events of a user are taken in the order of rows")
         if found.empty_users:
             notes.append(f"users with an empty history get no list: {found.empty_users:,}")
         return read_histories(log, item_names, tie_seed=tie_seed), notes

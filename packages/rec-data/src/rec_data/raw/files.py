@@ -1,12 +1,12 @@
 """The user's own files: finding, verifying and opening them."""
 
-import csv
 import glob
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from urllib.request import url2pathname
@@ -15,14 +15,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_data.config import Columns, Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
+from rec_data.raw import text_files
 
 PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".tsv", ".txt")
+TEXT = (".csv", ".tsv", ".txt", ".inter")
 COMPRESSION = (".gz", ".zst")
-SEPARATORS = ("\t", ";", "|", ",")
-"""Separators that are looked for in the header line; a header without any of them has one column."""
 
 _BATCH_ROWS = 1 << 18
 """Rows of a parquet file that are decoded at a time to verify it."""
@@ -30,6 +30,7 @@ _BATCH_ROWS = 1 << 18
 _MOST_LISTED = 10_000
 """Files of a folder that are looked at to name a glob."""
 
+_POSITION = "position of the row"
 _ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
 
 
@@ -111,18 +112,18 @@ def is_folder(dataset: str, names: Mapping[str, Iterable[str]], *, what: str = "
     return DataError(f"{what} {dataset!r} is a folder without files that can be read; allowed: {_ALLOWED}")
 
 
-def scan(paths: list[Path], columns: Sequence[str] | None = None) -> pl.LazyFrame:
+def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: Format | None = None) -> pl.LazyFrame:
     """Open files of one format, in the given order, as a lazy frame.
 
-    All columns of text files are strings: types are decided from the whole column, not from its first rows. Parquet
-    files are verified first, but only the ``columns`` that will be read; None means all.
+    All columns of text files are strings: types are decided from the whole column, not from its first rows. Files are
+    verified first: parquet files only in the ``columns`` that will be read (None means all), text files in all records.
 
     Raises:
         DataError: A file cannot be read, or is damaged.
     """
     if _format(paths[0].name) == "parquet":
         check_pages(paths, columns)
-    frames = {path: _scan_one(path) for path in paths}
+    frames = {path: _scan_one(path, columns, text_format or Format()) for path in paths}
     return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
 
 
@@ -155,20 +156,24 @@ def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: s
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}")
 
 
-def _scan_one(path: Path) -> pl.LazyFrame:
+def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Columns]:
+    """Add the position of each row as its time, to a log without times whose rows are in order.
+
+    Returns:
+        The columns that are read and that of positions; and the names of the columns.
+    """
+    return frame.select(columns.by_key.values()).with_row_index(_POSITION), replace(columns, timestamp=_POSITION)
+
+
+def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) -> pl.LazyFrame:
     if _format(path.name) == "parquet":
         return pl.scan_parquet(path, glob=False)
-    header = _header(path)
-    separator = _separator(header)
-    names = next(csv.reader([header], delimiter=separator))
-    twice = [name for place, name in enumerate(names) if name and name in names[:place]]
-    if twice:
-        raise DataError(f"file {path} names column {twice[0]!r} twice in its header; allowed: different names")
-    return pl.scan_csv(path, infer_schema=False, separator=separator, glob=False)
+    with reading(f"file {path}"):
+        return text_files.scan(path, columns, text_format)
 
 
 def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
-    """Concatenate the wanted columns of several files, by name; integers and floats are widened where widths differ.
+    """Concatenate the wanted columns of several files, by name; types that differ become one that holds all values.
 
     A column that no file has is ignored.
     """
@@ -182,20 +187,45 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
         for path, schema in schemas.items():
             require_columns(schema, {name: name}, f"file {path}")
             kind = schema[name]
-            known, first = kinds.setdefault(name, (kind, path))
-            if kind.is_integer() and known.is_integer():
-                kinds[name] = (known if kind == known else pl.Int64(), first)
-            elif kind.is_float() and known.is_float():
-                kinds[name] = (known if kind == known else pl.Float64(), first)
-            elif kind != known:
+            known, first = kinds.get(name, (pl.Null(), path))
+            both = _common_type(known, kind)
+            if both is None:
                 raise DataError(
                     f"file {path}: column {name!r} holds {kind}, but {known} in {first.name}; allowed: one type in all "
                     "files"
                 )
+            kinds[name] = (both, path if known == pl.Null() else first)
     chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
     if not chosen:
         return next(iter(frames.values()))
     return pl.concat([frame.select(chosen) for frame in frames.values()])
+
+
+def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """The type that holds the values of both exactly; None if they are of different kinds."""
+    if one == other or other == pl.Null():
+        return one
+    if one == pl.Null():
+        return other
+    kinds = (one, other)
+    if all(kind.is_integer() for kind in kinds):
+        if pl.UInt64() not in kinds:
+            return pl.Int64()
+        return pl.UInt64() if all(kind.is_unsigned_integer() for kind in kinds) else pl.Int128()
+    if all(kind.is_integer() or kind.is_decimal() for kind in kinds):
+        return pl.Decimal(38, max(kind.scale for kind in kinds if isinstance(kind, pl.Decimal)))
+    if all(kind.is_float() for kind in kinds):
+        return pl.Float64()
+    if all(isinstance(kind, pl.String | pl.Categorical | pl.Enum) for kind in kinds):
+        return pl.String()
+    if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime):  # a log holds microseconds at most
+        same_kind = (one.time_zone is None) == (other.time_zone is None)
+        return pl.Datetime("us", one.time_zone and "UTC") if same_kind else None
+    if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List | pl.Array):
+        inner = [kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner() for kind in (one, other)]
+        both = _common_type(*inner)
+        return None if both is None else pl.List(both)
+    return None
 
 
 @contextmanager
@@ -203,7 +233,7 @@ def reading(origin: str) -> Iterator[None]:
     """Turn an error of the reader while ``origin`` is read into a ``DataError`` of one line."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError) as error:
         reason = " ".join(str(error).partition("\n\n")[0].split())  # the rest is advice for callers of polars
         raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
 
@@ -230,20 +260,3 @@ def _ending(name: str) -> str | None:
     kinds = TEXT if packed else (*PARQUET, *TEXT)
     found = next((suffix for suffix in kinds if lowered.removesuffix(packed).endswith(suffix)), None)
     return None if found is None else found + packed
-
-
-def _header(path: Path) -> str:
-    header = pl.scan_csv(
-        path, has_header=False, infer_schema=False, separator="\x01", quote_char=None, n_rows=1, glob=False
-    )
-    with reading(f"dataset file {path}"):
-        line = str(header.collect().item(0, 0))
-    if "\r" in line.rstrip("\r"):
-        raise DataError(f"file {path} ends its lines with carriage returns only; allowed: line feeds, or both")
-    return line
-
-
-def _separator(line: str) -> str:
-    counts = {mark: line.count(mark) for mark in SEPARATORS}
-    best = max(counts, key=lambda mark: counts[mark])
-    return best if counts[best] else ","

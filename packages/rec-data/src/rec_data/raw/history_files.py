@@ -1,6 +1,5 @@
 """Files of histories to a log: the users that somebody wants recommendations for."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from rec_data.raw import files
 from rec_data.raw.events import keep_events
 from rec_data.raw.normalise import drop_duplicates, write_log
 from rec_data.raw.rows import find_nulls, find_rows
-from rec_data.schema import ITEM, TIMESTAMP, USER
+from rec_data.schema import TIMESTAMP
 
 
 class HistoryLog(NamedTuple):
@@ -46,50 +45,66 @@ def write_history_log(
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.
         needs_times: Whether the user named the column of times, so that a file without it is refused.
-        settings: How duplicates, and kinds of events if the file has their column, are treated; None: the defaults.
+        settings: How text files, times and missing ids are written, as in the log, and how duplicates, and kinds of
+            events if the file has their column, are treated; None means the defaults.
 
     Raises:
         DataError: The files, their columns or their values are wrong.
     """
+    settings = settings or Download()
     paths = files.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
-        settings = settings or Download()
-        wanted_names = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
-        frame = files.scan(paths, wanted_names)
+        wanted = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
+        frame = files.scan(paths, wanted, settings.format)
         schema = frame.collect_schema()
-    wanted = {USER: columns.user, ITEM: columns.item} | ({TIMESTAMP: columns.timestamp} if needs_times else {})
-    files.require_columns(schema, wanted, origin)
+    user, item, time = str(columns.user), str(columns.item), columns.by_key.get(TIMESTAMP)
+    timed = time in schema
+    columns = Columns(user, item, time if timed or needs_times else None)
+    files.require_columns(schema, columns.by_key, origin)
     dropped = None
     if settings.events.column in schema:
         with files.reading(origin):
             frame, dropped, origin = keep_events(frame, settings.events, origin, all_occur=False)
-    lists, empty = isinstance(schema[columns.item], pl.List), 0
+    kind = schema[item]
+    lists, empty = isinstance(kind, pl.List | pl.Array), 0
     if lists:
         if needs_times:
             raise DataError(
                 f"{origin} holds lists, oldest item first; a column of times is only allowed if rows are events"
             )
         with files.reading(origin):
-            _refuse_nulls_in_lists(frame, columns, origin)
-            filled = pl.col(columns.item).list.len().fill_null(0) > 0
-            empty = int(frame.select((~filled).sum()).collect().item())
-            frame = frame.filter(filled).select(columns.user, columns.item).explode(columns.item)
+            if isinstance(kind, pl.Array):
+                frame = frame.with_columns(pl.col(item).cast(pl.List(kind.inner)))
+            _refuse_nulls_in_lists(frame, user, item, origin)
+            filled = pl.col(item).list.len().fill_null(0) > 0
+            users, empty = frame.select(pl.len(), (~filled).sum().alias("empty")).collect().row(0)
+            if users == empty:
+                raise DataError(f"{origin}: all lists are empty ({users}); allowed: at least one with items")
+            frame = frame.filter(filled).select(user, item).explode(item)
         origin = f"{origin}, each item of a list as a row"
-    timed = columns.timestamp in frame.collect_schema()
+        timed = False
     if not timed:
-        frame = frame.with_row_index(columns.timestamp)
-    write_log(frame, out, columns=replace(columns, rating=None), min_rating=None, origin=origin)
+        frame, columns = files.number_rows(frame, Columns(user, item, None))
+    write_log(
+        frame,
+        out,
+        columns=columns,
+        min_rating=None,
+        origin=origin,
+        time_format=settings.time_format if timed else None,
+        null_values=settings.missing_ids,
+    )
     if settings.duplicates == "drop":
         drop_duplicates(out)
     return HistoryLog(empty, in_row_order=not (timed or lists), other_events=dropped or 0)
 
 
-def _refuse_nulls_in_lists(frame: pl.LazyFrame, columns: Columns, origin: str) -> None:
+def _refuse_nulls_in_lists(frame: pl.LazyFrame, user: str, item: str, origin: str) -> None:
     """Refuse lists with empty values and lists without a user, before lists become rows."""
-    lists = pl.col(columns.item).list
+    lists = pl.col(item).list
     holed = (lists.drop_nulls().list.len() < lists.len()).fill_null(value=False)
     if found := find_rows(frame, holed, "1 list with an empty value", "lists with empty values"):
-        raise DataError(f"{origin}: column {columns.item!r} has {found}; allowed: none")
-    if found := find_nulls(frame, columns.user):
-        raise DataError(f"{origin}: column {columns.user!r} has {found}; allowed: none")
+        raise DataError(f"{origin}: column {item!r} has {found}; allowed: none")
+    if found := find_nulls(frame, user):
+        raise DataError(f"{origin}: column {user!r} has {found}; allowed: none")

@@ -3,6 +3,7 @@
 Two streaming passes over the source: the first gathers the facts that decide types and units, the second writes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +13,18 @@ from rec_data.config import Columns
 from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
-from rec_data.raw.rows import find_nulls, find_rows, refuse_unparsed
+from rec_data.raw.rows import find_nulls, find_rows, refuse_inexact, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
-from rec_data.schema import INTEGER, ITEM, RATING, TIMESTAMP, USER
+from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+
+INTEGER = r"^(0|-?[1-9][0-9]*)$"
+"""Text that is read as an integer if 64 bits hold it. There is no leading zero, because "007" is a name."""
 
 _ALLOWED_IDS = "allowed for ids: integers or strings"
-_EXACT_BITS: dict[pl.DataType, int] = {pl.Float32(): 24, pl.Float64(): 53}
-"""Floats represent every integer exactly whose magnitude is below two to this power."""
+_SHORT = 18
+"""Every integer of at most this many characters fits into Int64."""
+_SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE]\+?|[eE]\+)[0-9]+$"
+"""Text that is a number in the notation that programs choose for large numbers, usually with fewer digits."""
 
 
 class Normalised(NamedTuple):
@@ -48,6 +54,8 @@ def write_log(
     min_rating: float | None,
     origin: str,
     above: float | None = None,
+    time_format: str | None = None,
+    null_values: Sequence[str] = (),
 ) -> Normalised:
     """Write the log's parquet file: ``user_id``, ``item_id``, ``timestamp`` int64, and ``rating`` float64 if given.
 
@@ -58,6 +66,8 @@ def write_log(
         min_rating: Keep rows with a rating of at least this; None keeps all.
         origin: What is being read, for messages.
         above: Keep rows with a rating above this (the published filters say "rating > 3").
+        time_format: The strftime format of times that are text; None recognizes Unix times and ISO 8601.
+        null_values: Texts that stand for a missing id; they are refused as empty ids are.
 
     Raises:
         DataError: A missing column, a wrong type, nulls, impossible times, an unreadable file, or no rows.
@@ -69,8 +79,8 @@ def write_log(
             raise DataError(
                 f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"
             )
-        frame = _strip_ids(frame)
-        selected, rows_read, unit = _expressions(frame, columns, origin)
+        frame = _strip_text(frame)
+        selected, rows_read, unit = _expressions(frame, columns, origin, time_format, null_values)
         bar.update()
         log = frame.select(selected)
         rated = pl.col(RATING).is_not_nan()  # polars orders NaN above all numbers
@@ -89,10 +99,12 @@ def write_log(
     return Normalised(rows=rows, rows_read=rows_read, timestamp_unit=unit)
 
 
-def _expressions(frame: pl.LazyFrame, columns: Columns, origin: str) -> tuple[list[pl.Expr], int, str]:
+def _expressions(
+    frame: pl.LazyFrame, columns: Columns, origin: str, time_format: str | None, null_values: Sequence[str]
+) -> tuple[list[pl.Expr], int, str]:
     """Build the expressions of the log's columns; also returns the number of rows and the unit of time."""
     schema = frame.collect_schema()
-    facts = _facts(frame, schema)
+    facts = _facts(frame, schema, null_values)
     if facts["rows"] == 0:
         raise DataError(f"{origin} has no rows")
     where = {key: f"{origin}: column {name!r}" for key, name in columns.by_key.items()}
@@ -101,55 +113,94 @@ def _expressions(frame: pl.LazyFrame, columns: Columns, origin: str) -> tuple[li
             raise DataError(f"{where[key]} has {find_nulls(frame, key)}; allowed: none")
     selected = []
     for key in (USER, ITEM):
-        integers = facts.get(f"{key}.integers", False)
-        selected.append(_id_expression(frame, key, schema[key], integers=integers, where=where[key]))
-    time, unit = time_expression(frame, schema[TIMESTAMP], facts, where[TIMESTAMP])
+        if schema[key] == pl.String:
+            _refuse_texts(frame, key, facts, null_values, where[key])
+            selected.append(_textual_id(frame, key, facts))
+        else:
+            selected.append(_id_expression(frame, key, schema[key], where=where[key]))
+    time, unit = time_expression(frame, schema[TIMESTAMP], facts, where[TIMESTAMP], time_format)
     selected.append(time.alias(TIMESTAMP))
     if RATING in where:
         selected.append(_rating_expression(frame, schema[RATING], where[RATING]))
     return selected, int(facts["rows"]), unit
 
 
-def _facts(frame: pl.LazyFrame, schema: pl.Schema) -> dict[str, Any]:
+def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -> dict[str, Any]:
     """Gather in one pass what types and units depend on."""
     asked = [pl.len().alias("rows")]
     for key, kind in schema.items():
         asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
         if kind == pl.String:
             asked.append(pl.col(key).str.contains(INTEGER).all().alias(f"{key}.integers"))
-            asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
+            asked.append(pl.col(key).str.len_bytes().max().alias(f"{key}.longest"))
+            if key == TIMESTAMP:
+                asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
+            else:
+                asked.append(pl.col(key).str.contains(_SCIENTIFIC).any().alias(f"{key}.scientific"))
+                asked.append(pl.col(key).is_in(list(null_values)).any().alias(f"{key}.missing"))
         elif kind.is_float():
             asked.append(pl.col(key).is_finite().all().alias(f"{key}.finite"))
     return frame.select(asked).collect(engine="streaming").row(0, named=True)
 
 
-def _strip_ids(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Remove spaces at both ends of textual ids; blank ids become null."""
-    schema, stripped = frame.collect_schema(), []
-    for key in (USER, ITEM):
-        if schema[key] == pl.String or isinstance(schema[key], pl.Categorical | pl.Enum):
+def _strip_text(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Remove spaces at both ends of texts, of categories too; blank ones become null."""
+    stripped = []
+    for key, kind in frame.collect_schema().items():
+        if kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
             text = pl.col(key).cast(pl.String).str.strip_chars()
             stripped.append(pl.when(text != "").then(text).alias(key))
     return frame.with_columns(stripped)
 
 
-def _id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, integers: bool, where: str) -> pl.Expr:
-    """Ids as integers or strings; floats must be exact. ``integers``: whether all values of a text column are that."""
+def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_values: Sequence[str], where: str) -> None:
+    """Refuse texts that are no ids: words for a missing one, and numbers whose digits were cut."""
+    text = pl.col(key)
+    if facts[f"{key}.missing"]:
+        one, many = "1 text that stands for a missing id", "texts that stand for a missing id"
+        found = find_rows(frame, text.is_in(list(null_values)), one, many, show=key)
+        raise DataError(
+            f"{where} has {found}; allowed: none: remove these rows, or take such texts as ids by "
+            "-S 'download.null_values=[]'"
+        )
+    if facts[f"{key}.scientific"]:
+        one, many = "1 number in scientific notation", "numbers in scientific notation"
+        found = find_rows(frame, text.str.contains(_SCIENTIFIC), one, many, show=key)
+        raise DataError(f"{where} has {found}, which may lack digits; allowed for ids: strings, or integers in full")
+
+
+def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any]) -> pl.Expr:
+    """Text as integers if every value is one that 64 bits hold, otherwise as it is."""
+    column = pl.col(key)
+    if not facts[f"{key}.integers"]:
+        return column
+    return column.cast(pl.Int64) if facts[f"{key}.longest"] <= _SHORT else _narrow(frame, column)
+
+
+def _narrow(frame: pl.LazyFrame, column: pl.Expr) -> pl.Expr:
+    """Integers of any size, or their text, as the first of Int64, UInt64 and text that holds all of them exactly."""
+    kinds = (pl.Int64, pl.UInt64)
+    fits = frame.select(column.cast(kind, strict=False).is_not_null().all().alias(str(kind)) for kind in kinds)
+    for kind, fit in zip(kinds, fits.collect(engine="streaming").row(0), strict=True):
+        if fit:
+            return column.cast(kind)
+    return column.cast(pl.String)
+
+
+def _id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, where: str) -> pl.Expr:
+    """Numbers as integers; floats and decimals must hold whole numbers, floats only such as their type tells apart."""
     column = pl.col(key)
     if kind.is_integer():
-        return column
-    if kind == pl.String:
-        return column.cast(pl.Int64) if integers else column
-    if kind not in _EXACT_BITS:
+        return _narrow(frame, column) if kind in (pl.Int128, pl.UInt128) else column
+    if not (kind.is_float() or kind.is_decimal()):
         raise DataError(f"{where} holds {kind}; {_ALLOWED_IDS}")
-    # Integers that passed through a tool which stores missing values as NaN.
-    bits = _EXACT_BITS[kind]
-    broken = ~(column.is_finite() & (column == column.floor()))
+    # Integers that passed through a tool which stores missing values as NaN, or that has no other type for numbers.
+    broken = ~(column.is_finite() & (column == column.floor())) if kind.is_float() else column % 1 != 0
     if found := find_rows(frame, broken, "1 value is not a whole number", "values are not whole numbers", show=key):
         raise DataError(f"{where} holds {kind}, and {found}; {_ALLOWED_IDS}")
-    if found := find_rows(frame, column.abs() >= 2**bits, "1 value is too large", "values are too large", show=key):
-        reason = f"{kind} does not represent every integer from 2^{bits} on"
-        raise DataError(f"{where} holds {kind}, and {found}: {reason}; {_ALLOWED_IDS}")
+    if kind.is_decimal():
+        return _narrow(frame, column.cast(pl.Decimal(38, 0)))
+    refuse_inexact(frame, key, kind, where=where, allowed=_ALLOWED_IDS)
     return column.cast(pl.Int64)
 
 
@@ -158,7 +209,7 @@ def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, where: str) -> pl
         return pl.col(RATING).cast(pl.Float64)
     if kind != pl.String:
         raise DataError(f"{where} holds {kind}; allowed for ratings: numbers")
-    parsed = pl.col(RATING).str.strip_chars().cast(pl.Float64, strict=False)
+    parsed = pl.col(RATING).cast(pl.Float64, strict=False)
     refuse_unparsed(frame, RATING, parsed, where=where, allowed="a number")
     return parsed
 

@@ -4,6 +4,9 @@ import polars as pl
 
 from rec_data.errors import DataError
 
+EXACT_BITS: dict[pl.DataType, int] = {pl.Float16(): 11, pl.Float32(): 24, pl.Float64(): 53}
+"""Floats represent every integer exactly whose magnitude is below two to this power."""
+
 
 def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show: str | None = None) -> str | None:
     """Describe the rows for which ``wrong`` is true, or return None if there is none.
@@ -26,6 +29,15 @@ def refuse_unparsed(frame: pl.LazyFrame, key: str, parsed: pl.Expr, *, where: st
     """Refuse values of column ``key`` for which ``parsed`` is null."""
     if found := find_rows(frame, parsed.is_null(), "1 value does not parse", "values do not parse", show=key):
         raise DataError(f"{where}: {found}; allowed: {allowed}")
+
+
+def refuse_inexact(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, where: str, allowed: str) -> None:
+    """Refuse values of a float column ``key`` that are so large that its type does not tell integers apart."""
+    bits = EXACT_BITS[kind]
+    large = pl.col(key).cast(pl.Float64).abs() >= 2**bits
+    if found := find_rows(frame, large, "1 value is too large", "values are too large", show=key):
+        reason = f"{kind} does not represent every integer from 2^{bits} on"
+        raise DataError(f"{where} holds {kind}, and {found}: {reason}; {allowed}")
 
 
 def find_nulls(frame: pl.LazyFrame, key: str) -> str | None:

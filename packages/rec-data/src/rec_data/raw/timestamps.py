@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from rec_data.errors import DataError
-from rec_data.raw.rows import find_rows, refuse_unparsed
+from rec_data.raw.rows import EXACT_BITS, find_rows, refuse_inexact, refuse_unparsed
 from rec_data.schema import TIMESTAMP
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -33,10 +33,27 @@ UNIT_LIMIT = 10**11
 NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 """Text that is a number."""
 
-ALLOWED_TIMES = "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone); one kind in the whole column"
-_ZONE = r":.*(Z|z|[+-][0-9]{2}:?[0-9]{2})$"
+ALLOWED_TIMES = (
+    "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone), one kind in the whole column; another form "
+    "by its format, such as -S 'download.time_format=%d.%m.%Y %H:%M'"
+)
+_ZONE = r"[Tt ][0-9].*([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _FIRST_ROWS = 1000
-_CLOCKS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+_FORMS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y%m%dT%H%M%S%.f", "%Y%m%dT%H%M")
+"""The forms of ISO 8601 once `_canonical` has unified them; `_OFFSET` follows where there are zones."""
+_OFFSET = "%#z"
+_QUICK = (
+    "%Y-%m-%d",
+    *(
+        f"%Y-%m-%d{gap}%H:%M:%S{fraction}{zone}"
+        for fraction in ("", ".%3f", ".%6f", "%.f")
+        for zone in ("", "Z", "+00:00", "+00", " UTC", _OFFSET)
+        for gap in "T "
+    ),
+)
+"""Forms that polars parses several times faster alone than all forms of ISO 8601."""
+_NANOSECONDS = 9
+"""Decimal places of seconds."""
 
 
 def unit_of(largest: int) -> str:
@@ -49,70 +66,43 @@ def to_datetime(value: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(value / UNITS[unit_of(value)], tz=dt.UTC)
 
 
-def check_range(smallest: float, largest: float, *, where: str) -> str:
-    """Infer the unit of a column from its smallest and largest value.
-
-    Raises:
-        DataError: Negative times, times after the year 2200, or several units in one column.
-    """
-    if smallest < 0:
-        raise DataError(f"{where} holds negative times (smallest {smallest:g}); allowed: Unix times from 1970 on")
-    unit = unit_of(int(largest))
-    if largest / UNITS[unit] > LATEST_SECOND:
-        raise DataError(
-            f"{where} holds {largest:.0f}; allowed: times before the year 2200 in seconds, milliseconds, microseconds "
-            "or nanoseconds"
-        )
-    if unit != "s" and unit_of(int(smallest)) != unit:
-        raise DataError(
-            f"{where} mixes units: its times run from {smallest:.0f} to {largest:.0f}; allowed: one of seconds, "
-            "milliseconds, microseconds or nanoseconds for the whole column"
-        )
-    return unit
-
-
-def time_expression(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str) -> tuple[pl.Expr, str]:
+def time_expression(
+    frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str, time_format: str | None = None
+) -> tuple[pl.Expr, str]:
     """Build the expression that turns a raw column into the log's times (int64), and find their unit.
 
     Args:
-        frame: The raw table, its time column named ``timestamp``.
+        frame: The raw table, its time column named ``timestamp``, text without spaces at its ends.
         kind: The type of the time column.
         facts: ``rows``; for a string column ``timestamp.integers`` (whether all values are integers) and
             ``timestamp.numbers`` (how many are numbers), for a float column ``timestamp.finite`` (whether all are).
         where: What is being read and the column's name in it, for messages.
+        time_format: The strftime format of the column; None recognizes Unix times and ISO 8601.
 
     Raises:
         DataError: A wrong type, text that does not parse, or impossible times.
     """
-    column = pl.col(TIMESTAMP)
-    known_unit = None  # of integers that come from a calendar, not from a bare number
-    if kind == pl.String:
-        if facts[f"{TIMESTAMP}.integers"]:
-            column = column.cast(pl.Int64)
-        elif 2 * facts[f"{TIMESTAMP}.numbers"] > facts["rows"]:  # a few values of other text do not make it dates
-            column = pl.when(column.str.contains(NUMBER)).then(column).cast(pl.Float64)
-            refuse_unparsed(frame, TIMESTAMP, column, where=where, allowed=ALLOWED_TIMES)
-        else:
-            column, known_unit = _parse_clock(frame, where), "us"
+    allowed = ALLOWED_TIMES
+    calendar = True  # whether times come from a calendar, in microseconds, and not from bare numbers
+    if time_format is not None:
+        columns = [_formatted(kind, time_format, where)]
+        allowed = f"times in the form of download.time_format, found {time_format!r}; null recognizes ISO 8601"
+    elif kind == pl.String and 2 * facts[f"{TIMESTAMP}.numbers"] <= facts["rows"]:
+        columns = _clocks(frame)  # a few numbers do not make other text numbers
     elif kind == pl.Date or isinstance(kind, pl.Datetime):
-        column, known_unit = column.cast(pl.Datetime("us")).dt.epoch("us"), "us"
-    elif not (kind.is_integer() or kind.is_float()):
-        raise DataError(f"{where} holds {kind}; allowed for times: integers, floats, dates, or ISO 8601 strings")
-    if kind.is_float() and not facts[f"{TIMESTAMP}.finite"]:
-        raise DataError(f"{where} holds NaN or infinite times; allowed: numbers")
-
-    whole = (column == column.floor()).all() if known_unit is None else pl.lit(True)
-    divisible = [(column % 1000**power == 0).all().alias(f"{power}") for power in (1, 2, 3)]
-    asked = [column.min().alias("min"), column.max().alias("max"), whole.alias("whole"), *divisible]
-    found = frame.select(asked).collect(engine="streaming").row(0, named=True)
-
-    _refuse_early(frame, column, found, known_unit, where)
-    if known_unit is None:
-        unit = check_range(found["min"], found["max"], where=where)
+        columns = [pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("us")]
     else:
-        check_range(found["min"] // 10**6, found["max"] // 10**6, where=where)
-        unit = known_unit
-    if not found["whole"]:
+        columns, calendar = [_numbers(frame, kind, facts, where)], False
+    for column in columns:
+        found = _bounds(frame, column, integers=calendar or kind.is_integer())
+        if not found["nulls"]:
+            break
+    else:
+        refuse_unparsed(frame, TIMESTAMP, column, where=where, allowed=allowed)
+    if kind == pl.String and not (calendar or facts[f"{TIMESTAMP}.integers"]):
+        _refuse_cut_digits(frame, where)
+    unit = _find_unit(frame, column, found, calendar=calendar, where=where)
+    if not found["whole"] and unit != "ns":
         finer = UNITS["us"] // UNITS[unit]
         _refuse_unclear_unit(int(found["max"] * finer), "us", where)
         return (column * finer).round().cast(pl.Int64), "us"
@@ -120,30 +110,87 @@ def time_expression(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any
     coarser = max((power for power in range(1, powers + 1) if found[f"{power}"]), default=0)
     if unit == "ns":
         coarser = max(coarser, 1)
+        if kind.is_float():  # a float of this size is up to 256 ns off (512 ns from 2116 on)
+            column = (column / 1000).round().cast(pl.Int64) * 1000
     unit = list(UNITS)[powers - coarser]
     _refuse_unclear_unit(int(found["max"]) // 1000**coarser, unit, where)
     return column.cast(pl.Int64) // 1000**coarser, unit
 
 
-def _refuse_early(
-    frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], known_unit: str | None, where: str
-) -> None:
-    """Refuse zeros and similar values among real times. If most times are later than 1990, the column is a clock."""
-    smallest, largest = found["min"], found["max"]
-    unit = known_unit or unit_of(int(largest))
-    ticks = UNITS[unit]
-    if smallest < 0 or largest > LATEST_SECOND * ticks:
-        return  # check_range refuses these
-    # A time of another unit only counts as early if it is early in seconds too; otherwise units are mixed.
-    earliest = EARLIEST_TIME * (ticks if known_unit or unit_of(int(smallest)) == unit else 1)
-    if smallest >= earliest:
+def _bounds(frame: pl.LazyFrame, column: pl.Expr, *, integers: bool) -> dict[str, Any]:
+    """Gather in one pass how many times are missing, their range, and what divides them."""
+    whole = pl.lit(True) if integers else (column % 1 == 0).all()
+    divisible = [(column % 1000**power == 0).all().alias(f"{power}") for power in (1, 2, 3)]
+    asked = [column.min().alias("min"), column.max().alias("max"), whole.alias("whole"), *divisible]
+    asked.append(column.null_count().alias("nulls"))
+    return frame.select(asked).collect(engine="streaming").row(0, named=True)
+
+
+def _numbers(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str) -> pl.Expr:
+    """Numbers of any type, without loss; null where 64 bits do not hold them, or where text is no number."""
+    column = pl.col(TIMESTAMP)
+    if kind == pl.String and not facts[f"{TIMESTAMP}.integers"]:
+        return column.cast(pl.Decimal(38, _NANOSECONDS), strict=False)
+    if kind == pl.String or kind.is_integer():
+        return column.cast(pl.Int64, strict=False)
+    if kind.is_decimal():
+        return column.cast(pl.Decimal(38, _NANOSECONDS), strict=False)
+    if not kind.is_float():
+        raise DataError(f"{where} holds {kind}; allowed for times: integers, floats, dates, or ISO 8601 strings")
+    if not facts[f"{TIMESTAMP}.finite"]:
+        raise DataError(f"{where} holds NaN or infinite times; allowed: numbers")
+    if EXACT_BITS[kind] < EXACT_BITS[pl.Float64()]:
+        refuse_inexact(frame, TIMESTAMP, kind, where=where, allowed="allowed for times: integers, float64 or dates")
+    return column.cast(pl.Float64)
+
+
+def _refuse_cut_digits(frame: pl.LazyFrame, where: str) -> None:
+    """Refuse text such as 1.70E+12, which has fewer digits than the number."""
+    text = pl.col(TIMESTAMP).str
+    if not frame.select(text.contains("[eE]").any()).collect(engine="streaming").item():
         return
+    decimals = text.extract(r"\.([0-9]*)[eE]").str.len_bytes().fill_null(0)
+    exponent = text.extract(r"[eE]\+?([0-9]+)$").cast(pl.Int64, strict=False).fill_null(0)
+    one, many = "1 number whose last digits were cut", "numbers whose last digits were cut"
+    if found := find_rows(frame, exponent > decimals, one, many, show=TIMESTAMP):
+        raise DataError(f"{where} has {found}; allowed: all digits, such as 1700000000123; export the column as text")
+
+
+def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, calendar: bool, where: str) -> str:
+    """The unit of a column, whose times must be possible and all of this unit; ``calendar``: it is microseconds.
+
+    Raises:
+        DataError: Negative times, times after the year 2200, several units in one column, or zeros and similar values
+            among real times.
+    """
+    smallest, largest = found["min"], found["max"]
+    unit = "us" if calendar else unit_of(int(largest))
+    ticks = UNITS[unit]
+    if smallest < 0:
+        negative = find_rows(frame, column < 0, "1 time before 1970", "times before 1970", show=TIMESTAMP)
+        raise DataError(f"{where} holds {negative}; allowed: none, negative numbers are no Unix times")
+    if largest > LATEST_SECOND * ticks:
+        one, many = "1 time after the year 2200", "times after the year 2200"
+        late = find_rows(frame, column > LATEST_SECOND * ticks, one, many, show=TIMESTAMP)
+        raise DataError(
+            f"{where} holds {late}; allowed: times before the year 2200 in seconds, milliseconds, microseconds or "
+            "nanoseconds; dates such as 20240131120000 by -S download.time_format=%Y%m%d%H%M%S"
+        )
+    same_unit = calendar or unit_of(int(smallest)) == unit
+    # If most times are later than 1990, the column is a clock. A time of another unit is early only in seconds too.
+    earliest = EARLIEST_TIME * (ticks if same_unit else 1)
     mostly = (column >= EARLIEST_CLOCK * ticks).mean() > 0.5
-    if frame.select(mostly).collect(engine="streaming").item():
+    if smallest < earliest and frame.select(mostly).collect(engine="streaming").item():
         early = find_rows(frame, column < earliest, "1 time before 1980", "times before 1980", show=TIMESTAMP)
         raise DataError(
             f"{where} holds {early} among real times; allowed: none before 1980 if most times are later than 1990"
         )
+    if unit != "s" and not same_unit:
+        raise DataError(
+            f"{where} mixes units: its times run from {smallest:.0f} to {largest:.0f}; allowed: one of seconds, "
+            "milliseconds, microseconds or nanoseconds for the whole column"
+        )
+    return unit
 
 
 def _refuse_unclear_unit(largest: int, unit: str, where: str) -> None:
@@ -152,18 +199,34 @@ def _refuse_unclear_unit(largest: int, unit: str, where: str) -> None:
         raise DataError(f"{where} holds fractions of a second but no time after 1973; allowed: whole seconds")
 
 
-def _parse_clock(frame: pl.LazyFrame, where: str) -> pl.Expr:
-    """Parse ISO 8601 text to microseconds; the majority of the first rows decides whether times carry zones."""
-    text = pl.col(TIMESTAMP).str.strip_chars()
-    zones = frame.head(_FIRST_ROWS).select(text.str.contains(_ZONE).mean())
-    text = text.str.replace(" ", "T", literal=True)
-    if float(zones.collect(engine="streaming").item()) > 0.5:
-        utc = text.str.replace(r"[zZ]$", "+00:00")
-        parsed = utc.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC")
+def _clocks(frame: pl.LazyFrame) -> list[pl.Expr]:
+    """Ways to parse ISO 8601 text to microseconds, the quickest first; the last one parses all forms.
+
+    The majority of the first rows decides whether times carry zones.
+    """
+    text = pl.col(TIMESTAMP)
+    head = frame.head(_FIRST_ROWS).select(text).collect(engine="streaming")
+    zoned = float(head.select(text.str.contains(_ZONE).mean()).item()) > 0.5
+    quick = (_parse(text, form) for form in _QUICK)
+    ways = [next((way for way in quick if head.select(way.is_not_null().all()).item()), None)]
+    canonical = text.str.replace(r"^([0-9]{4}-?[0-9]{2}-?[0-9]{2})[Tt ]", "${1}T").str.replace(",", ".", literal=True)
+    if zoned:
+        canonical = canonical.str.replace(r" *([Zz]|UTC|GMT)$", "Z").str.replace(r" +([+-])", "${1}")
+        forms = [form + _OFFSET for form in _FORMS]
     else:
-        forms = [text.str.to_datetime(clock, strict=False, time_unit="us") for clock in _CLOCKS[:2]]
-        forms.append(text.str.to_date(_CLOCKS[2], strict=False).cast(pl.Datetime("us")))
-        parsed = pl.coalesce(forms)
-    ticks = parsed.dt.epoch("us")
-    refuse_unparsed(frame, TIMESTAMP, ticks, where=where, allowed=ALLOWED_TIMES)
-    return ticks
+        forms = [*_FORMS, "%Y-%m-%d"]
+    ways.append(pl.coalesce(_parse(canonical, form) for form in forms))
+    return [way for way in ways if way is not None]
+
+
+def _parse(text: pl.Expr, form: str) -> pl.Expr:
+    """Microseconds of text in a strftime format; null where it does not parse."""
+    return text.str.to_datetime(form, strict=False, time_unit="us").dt.epoch("us")
+
+
+def _formatted(kind: pl.DataType, time_format: str, where: str) -> pl.Expr:
+    """Parse a column of text, or of numbers such as 20240131, by the user's format."""
+    if not (kind == pl.String or kind.is_integer()):
+        raise DataError(f"{where} holds {kind}, but download.time_format is given; allowed: text, or no time_format")
+    form = time_format.replace(".%f", "%.f")  # Python's notation; %f of polars would count nanoseconds
+    return _parse(pl.col(TIMESTAMP).cast(pl.String), form)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rec_data.errors import DataError
-from rec_data.schema import INTEGER, ITEM, TIMESTAMP, USER
+from rec_data.schema import ITEM, TIMESTAMP, USER
 from rec_data.sequences.store import SequenceStore
 from rec_data.ties import resolve_ties
 
@@ -64,7 +64,8 @@ def read_histories(log: Path, item_names: pa.Array, *, tie_seed: int | None, min
     users = _column(log, USER).dictionary_encode()
     names = users.dictionary
     events = _column(log, ITEM)
-    found = pc.index_in(_alike(events, item_names.type), value_set=item_names)
+    kind = _common_type(events.type, item_names.type)
+    found = pc.index_in(events.cast(kind), value_set=item_names.cast(kind))
     items = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
     rows = users.indices.to_numpy(zero_copy_only=False)  # [n] int32
     known = items >= 0
@@ -132,12 +133,11 @@ def _column(log: Path, name: str) -> pa.Array:
     return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
 
 
-def _alike(events: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Convert item ids to the catalogue's type; ids that cannot be of that type become null."""
-    if events.type == wanted:
-        return events
-    text = pa.types.is_large_string(events.type)
-    if pa.types.is_integer(wanted) and text:
-        whole = pc.match_substring_regex(events, INTEGER)
-        return pc.if_else(whole, events, pa.scalar(None, events.type)).cast(wanted)
-    return events.cast(wanted)
+def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type in which ids of both types, integers or strings, can be compared without loss."""
+    kinds = (one, other)
+    if not all(pa.types.is_integer(kind) for kind in kinds):
+        return pa.large_string()
+    if one == other:
+        return one
+    return pa.decimal128(20) if pa.uint64() in kinds else pa.int64()

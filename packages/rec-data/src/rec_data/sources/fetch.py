@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec_data.arrays import to_arrow
-from rec_data.config import Columns, Download, Events
+from rec_data.config import Columns, Download, Events, Format
 from rec_data.errors import DataError, writing
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, UNUSABLE, is_generated, lookup
@@ -52,12 +52,16 @@ def fetch_log(
     try:
         _refuse_overwriting(dataset, out, root=root)
         if is_generated(dataset) or dataset in SOURCES:
-            if settings.columns != Columns():
-                raise DataError(f"columns are given but dataset {dataset!r} has fixed columns; allowed: only for files")
-            if settings.events != Events():
-                raise DataError(
-                    f"download.events is given but dataset {dataset!r} has fixed ones; allowed: only for files"
-                )
+            for name, usual in (
+                ("columns", Columns()),
+                ("events", Events()),
+                ("format", Format()),
+                ("time_format", None),
+            ):
+                if getattr(settings, name) != usual:
+                    raise DataError(
+                        f"download.{name} is given but dataset {dataset!r} has fixed {name}; allowed: only for files"
+                    )
         if is_generated(dataset):
             if settings.min_rating is not None:
                 raise DataError(
@@ -171,11 +175,23 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
     origin = f"dataset {dataset!r}"
     with files.reading(origin):
         wanted = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
-        frame = files.scan(paths, wanted)
+        frame = files.scan(paths, wanted, settings.format)
         if settings.events.column is None:
             hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
+        if columns.timestamp is None:
+            files.require_columns(frame.collect_schema(), columns.by_key, origin)
         frame, others, origin = keep_events(frame, settings.events, origin)
-    done = write_log(frame, out, columns=columns, min_rating=min_rating, origin=origin)
+        if columns.timestamp is None:
+            frame, columns = files.number_rows(frame, columns)
+    done = write_log(
+        frame,
+        out,
+        columns=columns,
+        min_rating=min_rating,
+        origin=origin,
+        time_format=settings.time_format,
+        null_values=settings.missing_ids,
+    )
     return {"kind": "file", **done.with_other_events(others).facts, **hints}
 
 

@@ -1,0 +1,215 @@
+"""Check a whole text file against a dialect: is every record well-formed, with as many fields as the first one?"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from rec_data.config import Format, character_name
+from rec_data.errors import DataError
+from rec_data.progress import progress
+from rec_data.raw.dialects import Dialect, Grammar, Use
+
+LONGEST = 1 << 20
+"""Bytes of the longest record. A longer one is refused, since pyarrow reads none that is longer than its blocks."""
+
+CHUNK = 1 << 20
+"""Bytes that are checked at a time."""
+
+_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A text file as a stream of bytes in UTF-8, and what is asked of it."""
+
+    path: Path
+    form: Format
+    columns: Sequence[str] | None
+    """The names of the columns that will be read; None means all."""
+
+    def open(self) -> pa.NativeFile:
+        """Open the file, decompressed and in UTF-8."""
+        with self.path.open("rb") as file:
+            mark = file.read(4)
+        compression = next((kind for magic, kind in _COMPRESSION.items() if mark.startswith(magic)), None)
+        encoding, stream = self.form.encoding, pa.input_stream(str(self.path), compression=compression)
+        if encoding == "auto":
+            beginning = stream.read(256)
+            if b"\0" in beginning and not beginning.startswith(_UTF16_MARKS):
+                raise DataError(
+                    f"file {self.path}, line 1: found zero bytes, as in UTF-16 without a byte order mark; allowed: "
+                    "UTF-8, or the encoding by name (-S download.format.encoding=utf-16-le)"
+                )
+            encoding = "utf-16" if beginning.startswith(_UTF16_MARKS) else "utf-8"
+            stream = pa.input_stream(str(self.path), compression=compression)
+        return stream if is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
+
+    def wants(self, name: str) -> bool:
+        """Whether the column will be read."""
+        return self.columns is None or name in self.columns
+
+    def names(self, fields: Sequence[str]) -> list[str]:
+        """The names of the columns from the fields of the first line."""
+        if self.form.header is False:
+            return [str(place) for place in range(1, len(fields) + 1)]
+        if ".inter" in self.path.suffixes:  # RecBole: user_id:token
+            fields = [re.sub(r":(token|float)(_seq)?\s*$", "", field) for field in fields]
+        return [field if self.columns and field in self.columns else field.strip() for field in fields]
+
+    def first_line(self) -> bytes:
+        """The first line that is not empty, up to its line feed."""
+        with self.open() as stream:
+            beginning = stream.read(LONGEST)
+        return bytes(beginning[_blank(beginning) :].partition(b"\n")[0]) + b"\n"
+
+
+class Reading:
+    """A file as one dialect reads it, up to the first record that is not well-formed.
+
+    A header that lacks one of the ``needed`` columns is a fault too.
+    """
+
+    def __init__(self, file: TextFile, dialect: Dialect, needed: Sequence[str] = ()) -> None:
+        self.dialect = dialect
+        self.names: list[str] = []
+        self.start = 0
+        """The byte at which the first record of data begins."""
+        self.uses = Use.NOTHING
+        self.uses_line = 1
+        """The line from which on ``uses`` is as it is."""
+        self.doubt: int | None = None
+        """The line of a record whose quotes join lines that could be records of their own. It is forgotten as soon as
+        quotes are seen to join other lines, as in any file with texts of several lines."""
+        self.backslashes = False
+        self.empty = True
+        """Whether there are no records of data."""
+        self.checked = 0
+        """The number of bytes that are well-formed."""
+        self.fault: str | None = None
+        """The line that is not well-formed, and why."""
+        self._file = file
+        self._needed = needed
+        self._grammar = Grammar(dialect)
+        self._records: re.Pattern[bytes] | None = None
+        self._line = 1
+        self._check()
+
+    def _check(self) -> None:
+        path, buffer, ended = self._file.path, b"", False
+        with self._file.open() as stream, progress(f"check {path.name}", path.stat().st_size, "B") as bar:
+            while not ended and self.fault is None:
+                block = stream.read(CHUNK)
+                bar.update(len(block))
+                ended = not block
+                self.backslashes = self.backslashes or b"\\" in block
+                buffer += block
+                if ended and buffer and not buffer.endswith(b"\n"):
+                    buffer += b"\n"
+                place = self._match(buffer)
+                if not buffer.isascii():
+                    self._refuse_other_encodings(buffer[:place])
+                self.checked += place
+                self._line += buffer.count(b"\n", 0, place)
+                buffer = buffer[place:]
+                if buffer and (ended or len(buffer) > LONGEST):
+                    self._refuse_other_encodings(buffer.partition(b"\n")[0])
+                    self.fault = self.fault or self._explain(buffer)
+
+    def _match(self, buffer: bytes) -> int:
+        """Match the records at the beginning of the buffer; returns the position of the first that is not complete."""
+        place = 0
+        if self._records is None:
+            place = _blank(buffer)
+            record = self._grammar.split(buffer, place)
+            if record.fault is not None:
+                return 0
+            self.names = self._file.names([self._grammar.text(field) for field in record.fields])
+            if lacking := [name for name in self._needed if name not in self.names]:
+                self.fault = f"line 1: found no column {lacking[0]!r}"
+                return 0
+            strict = [at for at, name in enumerate(self.names) if self._file.wants(name)]
+            self._grammar = Grammar(self.dialect, strict, sure=self._file.form.escape != "auto")
+            place = self.start = place if self._file.form.header is False else record.end
+            self._records = self._grammar.records(len(self.names), self.uses)
+        begin = place
+        while (place := _end(self._records, buffer, place)) < len(buffer):
+            record = self._grammar.split(buffer, place)
+            if record.fault is not None or len(record.fields) != len(self.names):
+                break
+            line = self._line + buffer.count(b"\n", 0, place)
+            uses = self.uses | self._grammar.uses(record.fields)
+            if Use.LINES in uses and self._are_lines(buffer[place : record.end]):
+                uses ^= Use.LINES
+                self.doubt, place = self.doubt or line, record.end
+            elif Use.LINES in uses:
+                self.doubt = None
+            elif uses == self.uses:  # never so: the record would have matched
+                break
+            if uses != self.uses:
+                self.uses, self.uses_line = uses, line
+                self._records = self._grammar.records(len(self.names), uses)
+        self.empty = self.empty and not buffer[begin:place].strip(b"\r\n")
+        return place
+
+    def _are_lines(self, record: bytes) -> bool:
+        """Whether most lines of a record could be records if quotes were text. Once some could not, none is asked."""
+        if Use.LINES in self.uses:
+            return False
+        lines = record.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
+        separator, others = self.dialect.separator.encode(), len(self.names) - 1
+        return sum(b"\r" not in line and line.count(separator) == others for line in lines) * 2 > len(lines)
+
+    def _explain(self, buffer: bytes) -> str:
+        """Why the record at the beginning of the buffer is not well-formed."""
+        record, width, line = self._grammar.split(buffer, 0), len(self.names), self._line
+        if record.fault is None and len(record.fields) != width:
+            mark = character_name(self.dialect.separator)
+            return (
+                f"line {line}: found {len(record.fields)} fields, allowed: {width} as in the first line, separated by "
+                f"{mark} (a field that holds it is quoted; another one: -S download.format.separator=semicolon)"
+            )
+        if record.fault is None or record.end == len(buffer):
+            return f"line {line}: found a record of more than {LONGEST:,} bytes, allowed: at most that"
+        line += buffer.count(b"\n", 0, record.end)
+        if "carriage" in record.fault:
+            return f"line {line}: found {record.fault}, allowed: line ends of line feeds, or both"
+        if "quote" in record.fault:
+            return (
+                f"line {line}: found {record.fault}, allowed: doubled quotes inside quoted fields; if quotes are text: "
+                "-S download.format.quote=none; if they are escaped: -S download.format.escape=backslash"
+            )
+        return (
+            f"line {line}: found {record.fault}, allowed: escaped quotes, separators, line ends and escapes; if it is "
+            "text: -S download.format.escape=none"
+        )
+
+    def _refuse_other_encodings(self, buffer: bytes) -> None:
+        try:
+            buffer.decode()
+        except UnicodeDecodeError as error:
+            line = self._line + buffer.count(b"\n", 0, error.start)
+            raise DataError(
+                f"file {self._file.path}, line {line}: found bytes that are not UTF-8, allowed: UTF-8, or the encoding "
+                "by name (-S download.format.encoding=latin-1)"
+            ) from None
+
+
+def is_utf8(encoding: str) -> bool:
+    """Whether the name is one of UTF-8."""
+    return encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+
+def _blank(buffer: bytes) -> int:
+    """The number of bytes of the byte order mark and the empty lines at the beginning."""
+    begin = len(_UTF8_MARK) if buffer.startswith(_UTF8_MARK) else 0
+    return len(buffer) - len(buffer[begin:].lstrip(b"\r\n"))
+
+
+def _end(records: re.Pattern[bytes], buffer: bytes, place: int) -> int:
+    found = records.match(buffer, place)
+    return place if found is None else found.end()
