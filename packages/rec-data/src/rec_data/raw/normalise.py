@@ -121,7 +121,7 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -
     asked = [pl.len().alias("rows")]
     for key, kind in schema.items():
         asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
-        if kind == pl.String:
+        if kind == pl.String and key != RATING:
             asked.append(pl.col(key).str.contains(INTEGER).all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.len_bytes().max().alias(f"{key}.longest"))
             if key == TIMESTAMP:
