@@ -83,8 +83,8 @@ BAD_TEXT = {
     "short row": (HEADER + "1,2\n", "column 'timestamp' has 1 empty value"),
     "long row": (HEADER + "1,2,3,4\n", "cannot be read"),
     "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 value does not parse \(row 2: 'soon'\); allowed"),
-    "negative time": (HEADER + "1,2,-5\n", "negative times"),
-    "absurd time": (HEADER + "1,2,99999999999\n", "holds 99999999999; allowed: times before the year 2200"),
+    "negative time": (HEADER + "1,2,-5\n", r"holds 1 time before 1970 \(row 1: '-5'\)"),
+    "absurd time": (HEADER + "1,2,99999999999\n", r"\(row 1: '99999999999'\); allowed: times before the year 2200"),
     "bare carriage returns": (
         HEADER.replace("\n", "\r") + "1,2,3\r4,5,6\r",
         "ends its lines with carriage returns only",
