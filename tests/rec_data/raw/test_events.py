@@ -95,13 +95,6 @@ def test_a_column_that_is_a_kind_of_event_is_found(tmp_path):
     )
 
 
-def test_named_data_sets_have_their_own(tmp_path):
-    settings = Download(events=Events(column="event", keep=("buy",)))
-    for name in ("demo", "ml_1m"):
-        with pytest.raises(DataError, match=f"download.events is given but dataset '{name}' has fixed ones"):
-            fetch_log(name, tmp_path / "out.parquet", root=tmp_path, settings=settings)
-
-
 @pytest.mark.parametrize("events", [{"column": "event"}, {"keep": ("buy",)}])
 def test_column_and_values_go_together(events):
     with pytest.raises(ValueError, match="a column together with the values to keep"):

@@ -132,7 +132,7 @@ def test_histories_find_exactly_the_items_of_the_catalogue(catalogue, log_kind, 
         names = pq.read_table(folder / "log.parquet", columns=["item_id"])["item_id"].combine_chunks()
         file = write(folder, kind, item_id=represent(kind, items), user_id=pa.array([1] * len(items)))
         write_history_log(file, folder / "histories.parquet", root=folder, columns=Columns())
-        found = read_histories(folder / "histories.parquet", names)
+        found = read_histories(folder / "histories.parquet", names, tie_seed=None)
     assert found.store.items.tolist() == [catalogue.index(item) for item in items if item in catalogue]
     unknown = [item for item in items if item not in catalogue]
     assert (found.unknown_items.count, found.unknown_items.events) == (len(set(unknown)), len(unknown))
@@ -144,10 +144,10 @@ def test_histories_with_ids_of_many_digits(tmp_path, huge):
     (tmp_path / "h.csv").write_text(f"user_id,item_id\n1,{huge}\n1,2\n{huge},2\n")
     write_history_log("h.csv", tmp_path / "log.parquet", root=tmp_path, columns=Columns())
     for catalogue in (pa.array([1, 2], pa.int16()), pa.array([2**64 - 1, 2], pa.uint64())):
-        found = read_histories(tmp_path / "log.parquet", catalogue)
+        found = read_histories(tmp_path / "log.parquet", catalogue, tie_seed=None)
         assert found.store.items.tolist() == [1, 1]
         assert found.unknown_items.examples == [huge]
-    found = read_histories(tmp_path / "log.parquet", pa.array(["2", huge]))
+    found = read_histories(tmp_path / "log.parquet", pa.array(["2", huge]), tie_seed=None)
     assert found.store.items.tolist() == [1, 0, 0]
 
 

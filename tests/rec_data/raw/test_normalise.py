@@ -362,13 +362,6 @@ def test_formats_that_would_be_misread(form, message):
         Download(time_format=form)
 
 
-def test_only_files_have_a_format_of_times(tmp_path):
-    with pytest.raises(
-        DataError, match="time_format is given but dataset 'demo' has fixed times; allowed: only for files"
-    ):
-        fetch_log("demo", tmp_path / "log.parquet", root=tmp_path, settings=Download(time_format="%Y"))
-
-
 MOMENT = 1_700_000_000_250
 PARTS = {
     "no rows": ([pa.array(["a"]), pa.array([], pa.null())], ["a"], pl.String),

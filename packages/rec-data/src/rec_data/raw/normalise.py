@@ -130,14 +130,15 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -
     asked = [pl.len().alias("rows")]
     for key, kind in schema.items():
         asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
-        if kind == pl.String:
+        if kind == pl.String and key == TIMESTAMP:
+            whole = pl.col(key).cast(pl.Int64, strict=False)
+            asked.append(whole.is_not_null().all().alias(f"{key}.integers"))
+            asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
+        elif kind == pl.String and key in (USER, ITEM):
             asked.append(pl.col(key).str.contains(INTEGER).all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.len_bytes().max().alias(f"{key}.longest"))
-            if key == TIMESTAMP:
-                asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
-            else:
-                asked.append(pl.col(key).str.contains(_SCIENTIFIC).any().alias(f"{key}.scientific"))
-                asked.append(pl.col(key).is_in(list(null_values)).any().alias(f"{key}.missing"))
+            asked.append(pl.col(key).str.contains(_SCIENTIFIC).any().alias(f"{key}.scientific"))
+            asked.append(pl.col(key).is_in(list(null_values)).any().alias(f"{key}.missing"))
         elif kind.is_float():
             asked.append(pl.col(key).is_finite().all().alias(f"{key}.finite"))
     return frame.select(asked).collect(engine="streaming").row(0, named=True)

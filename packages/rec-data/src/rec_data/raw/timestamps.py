@@ -74,7 +74,7 @@ def time_expression(
     Args:
         frame: The raw table, its time column named ``timestamp``, text without spaces at its ends.
         kind: The type of the time column.
-        facts: ``rows``; for a string column ``timestamp.integers`` (whether all values are integers) and
+        facts: ``rows``; for a string column ``timestamp.integers`` (whether all values are Int64) and
             ``timestamp.numbers`` (how many are numbers), for a float column ``timestamp.finite`` (whether all are).
         where: What is being read and the column's name in it, for messages.
         time_format: The strftime format of the column; None recognizes Unix times and ISO 8601.

@@ -60,7 +60,7 @@ def fetch_log(
             ):
                 if getattr(settings, name) != usual:
                     raise DataError(
-                        f"download.{name} is given but dataset {dataset!r} has fixed {name}; allowed: only for files"
+                        f"download.{name} is given but dataset {dataset!r} has its own; allowed: only for files"
                     )
         if is_generated(dataset):
             if settings.min_rating is not None:
@@ -189,7 +189,7 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
         columns=columns,
         min_rating=min_rating,
         origin=origin,
-        time_format=settings.time_format,
+        time_format=None if settings.columns.timestamp is None else settings.time_format,
         null_values=settings.missing_ids,
     )
     return {"kind": "file", **done.with_other_events(others).facts, **hints}
