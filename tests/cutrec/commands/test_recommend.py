@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from cutrec.cli import execute
 from cutrec.errors import StageError
 from cutrec.workflow import refit
 from cutrec.workflow import training_inputs as inputs
+from rec_data.ids import read_ids
 from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
@@ -45,6 +48,7 @@ def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         metrics={"ndcg@10": 0.1},
         weights=encoder.state_dict(),
         batching=inputs.batch_settings(point),
+        catalogue=read_ids(folder / "data/split/items.parquet").hash,
     ).save(folder / "data/train/model.ckpt")
     shutil.copyfile(folder / "data/split/items.parquet", folder / "data/train/items.parquet")
     return folder
@@ -253,6 +257,37 @@ def test_a_catalogue_of_another_size_is_refused(trained: Path):
     pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
     with pytest.raises(StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
         execute(["recommend"])
+
+
+def test_a_catalogue_of_equal_length_with_other_ids_is_refused(trained: Path):
+    items = pl.read_parquet("data/train/items.parquet")
+    items.with_columns(pl.col("original_id").reverse()).write_parquet("data/train/items.parquet")
+    says = r"^data/train/items.parquet is not the catalogue that data/train/model.ckpt was trained with: found ids with"
+    with pytest.raises(StageError, match=says):
+        execute(["recommend"])
+
+
+def test_the_same_ids_written_by_another_tool_are_the_same_catalogue(trained: Path):
+    before = run("--k", "3")
+    ids = pl.read_parquet("data/train/items.parquet")["original_id"].cast(pl.Int16)
+    pq.write_table(pa.table({"original_id": ids.to_arrow()}), "data/train/items.parquet", compression="gzip")
+    assert run("--k", "3").rows() == before.rows()
+
+
+def test_a_model_that_does_not_know_its_catalogue_works_with_a_note(trained: Path, capsys: pytest.CaptureFixture[str]):
+    before = run("--k", "3")
+    model = Path("data/train/model.ckpt")
+    dataclasses.replace(ModelCheckpoint.read(model), catalogue=None).save(model)
+    capsys.readouterr()
+    assert run("--k", "3").equals(before)
+    assert "note: data/train/model.ckpt is of an earlier version, which did not record" in capsys.readouterr().err
+
+
+def test_a_refit_after_another_split_is_refused(trained: Path):
+    items = pl.read_parquet("data/split/items.parquet")
+    items.with_columns(pl.col("original_id").reverse()).write_parquet("data/split/items.parquet")
+    with pytest.raises(StageError, match=r"^data/split/items.parquet is not the catalogue that data/train/model.ckpt"):
+        execute(["recommend", "--refit"])
 
 
 def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Path):

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,19 @@ from rec_data.errors import DataError
 from rec_data.schema import ORIGINAL_ID
 
 
-def read_ids(path: Path) -> pa.Array:
-    """Read the original ids ``[n]`` by dense id from an ``items.parquet`` or ``users.parquet``.
+class Ids(NamedTuple):
+    """The original ids of items or users."""
+
+    path: Path
+    """The file that they were read from."""
+    names: pa.Array
+    """``[n]`` by dense id."""
+    hash: str
+    """By ``hash_ids``."""
+
+
+def read_ids(path: Path) -> Ids:
+    """Read the original ids of an ``items.parquet`` or ``users.parquet``.
 
     Raises:
         DataError: The file does not exist, is damaged, or does not hold ids.
@@ -32,7 +44,7 @@ def read_ids(path: Path) -> pa.Array:
     if ids.null_count or not (pa.types.is_integer(ids.type) or _is_text(ids.type)):
         raise DataError(f"{path}: column {ORIGINAL_ID!r} holds {ids.type} with {ids.null_count} empty values; "
                         "allowed: integers or strings, none empty")  # fmt: skip
-    return ids
+    return Ids(path, ids, hash_ids(ids))
 
 
 def hash_ids(ids: pa.Array) -> str:
@@ -42,16 +54,16 @@ def hash_ids(ids: pa.Array) -> str:
     """
     digest = hashlib.sha256()
     for block in blocks(len(ids)):
-        part = ids[block]
+        part = ids.slice(block.start, block.stop - block.start)
         if _is_text(ids.type):
             text = part.cast(pa.large_string())
             _, places, data = text.buffers()
             offsets = np.frombuffer(places, np.int64)[text.offset :][: len(text) + 1]
-            digest.update(np.diff(offsets).astype("<i8"))
+            digest.update(np.diff(offsets).astype("<i8").tobytes())
             digest.update(memoryview(data or b"")[offsets[0] : offsets[-1]])
         else:
             values = part.to_numpy(zero_copy_only=False)
-            digest.update(values.astype("<i8", copy=False))
+            digest.update(values.astype("<i8").tobytes())
     # From 2^63 on an unsigned id has the bytes of a negative one, so the sign of the smallest id is hashed too.
     kind = "text" if _is_text(ids.type) else f"integers, {len(ids) > 0 and pc.min(ids).as_py() < 0}"
     digest.update(f"{len(ids)} {kind}".encode())

@@ -5,14 +5,13 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from cutrec.errors import StageError
+from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.config import Columns
 from rec_data.sequences.histories import Histories, Skipped, read_histories
-from rec_models import inference
 from rec_models.encoders import Encoder
 
 
@@ -39,11 +38,8 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     path = model.parent / "items.parquet"
     if not path.is_file():
         raise StageError(f"--model: found no {path}, which says what items {model} ranks; keep the two together")
-    encoder = inference.load(model, device)
-    names = pq.read_table(path, columns=["original_id"])["original_id"].combine_chunks()
-    if len(names) != encoder.num_items:
-        raise StageError(f"--model: {model} ranks {encoder.num_items} items, but {path} holds {len(names)}")
-    return encoder, names
+    encoder, catalogue = load_encoder(model, path, device)
+    return encoder, catalogue.names
 
 
 def read_file(

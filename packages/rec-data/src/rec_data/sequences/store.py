@@ -3,7 +3,7 @@
 On disk a store is one uncompressed Arrow IPC file with one record batch: ``user_id`` int32, ``items``
 large_list<int32>, and for evaluation ``target`` int32. A list column *is* a flat array plus offsets, so opening a
 store copies nothing: the tensors view the mapped file, and pages are read when they are accessed. Any Arrow reader can
-open the file. Its metadata hold a checksum of all that, and the hashes of the original ids that the dense ids stand for.
+open the file. Its metadata hold a checksum of all that, and the hashes of the original ids of its items and users.
 
 Opening a store needs torch; writing one needs only numpy and pyarrow, so that splitting a log does not import torch.
 """
@@ -162,7 +162,7 @@ def _checksum(
     value = zlib.crc32(repr(sorted(hashes.items())).encode())
     for column in (user_ids, offsets, items, targets):
         value = zlib.crc32(str(None if column is None else len(column)).encode(), value)
-        value = value if column is None else zlib.crc32(np.ascontiguousarray(column), value)
+        value = value if column is None else zlib.crc32(np.ascontiguousarray(column).data, value)
     return f"{value:08x}".encode()
 
 
