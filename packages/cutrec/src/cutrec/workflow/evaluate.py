@@ -104,10 +104,11 @@ def _measure(
     popular = popularity_top_k(torch.tensor(counts), recommended.shape[1], num_users=len(store), **seen)
     lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
     names = users.to_numpy(zero_copy_only=False)
+    target_names = items.take(pa.array(targets)).to_numpy(zero_copy_only=False)
     return Rankings(
         lists=lists,
         results={
-            name: compute_metrics(ids, targets, config.evaluate.k, reference, user_ids=names)
+            name: compute_metrics(ids, targets, config.evaluate.k, reference, user_ids=names, targets=target_names)
             for name, ids in lists.items()
         },
         targets=targets,
