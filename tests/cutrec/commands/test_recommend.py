@@ -224,9 +224,11 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--k", "0"], "--k: found 0, allowed: 1 or more; --help"),
-        (["--k", "two"], "--k: found two, allowed: 1 or more; --help"),
-        (["--batch-users", "-1"], "--batch-users: found -1, allowed: 1 or more"),
+        (["--k", "0"], "--k: found 0, allowed: 1 to 1,000,000; --help"),
+        (["--k", "two"], "--k: found two, allowed: 1 to 1,000,000; --help"),
+        (["--batch-users", "-1"], "--batch-users: found -1, allowed: 1 to 1,000,000"),
+        (["--k", "1" + 5000 * "0"], "allowed: 1 to 1,000,000; --help"),
+        (["--batch-users", "100000000000000000000"], "--batch-users: found 100000000000000000000, allowed: 1 to 1,0"),
         (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
         (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
         (["--histories", "none.csv"], "histories 'none.csv': no file"),

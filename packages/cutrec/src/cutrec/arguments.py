@@ -9,6 +9,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.errors import UsageError
 
+MOST = 1_000_000
+"""Of items per list, of users in a batch, of resamples."""
+
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:
     """A parser whose help keeps the line breaks of a docstring and whose errors are exceptions."""
@@ -30,7 +33,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
 
 
 def positive_int(value: str | int) -> int:
-    """The type of an option that takes a whole number from 1."""
-    if not re.fullmatch(r"0*[1-9][0-9]*", str(value)):
-        raise ArgumentTypeError(f"found {value}, allowed: 1 or more")
+    """The type of an option that takes a whole number from 1 to `MOST`."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", str(value), re.ASCII) or int(value) > MOST:
+        raise ArgumentTypeError(f"found {value}, allowed: 1 to {MOST:,}")
     return int(value)

@@ -15,7 +15,7 @@ from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
-MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
+MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
 
 @dataclass(frozen=True, config=STRICT)
