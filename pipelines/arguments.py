@@ -7,7 +7,6 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 Number = TypeVar("Number", int, float)
-MOST = 1_000_000_000
 
 
 def some_of(known: Iterable[Value]) -> Callable[[str], list[Value]]:
@@ -25,13 +24,13 @@ def some_of(known: Iterable[Value]) -> Callable[[str], list[Value]]:
 
 
 def positive(kind: type[Number]) -> Callable[[str], Number]:
-    """A converter of numbers above 0, whole ones up to a billion; infinity is one of the others."""
+    """A converter of numbers above 0; infinity is one of them."""
 
     def convert(text: str) -> Number:
         with suppress(ValueError):
-            if (value := kind(text)) > 0 and (kind is float or value <= MOST):
+            if (value := kind(text)) > 0:
                 return value
-        words = f"a whole number from 1 to {MOST}" if kind is int else "a number above 0"
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: {words}")
+        words = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed: {words} above 0")
 
     return convert

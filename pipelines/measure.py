@@ -163,7 +163,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = "of the twins; only 1 says something about the paper"
     parser.add_argument("--scale", type=positive(float), default=1.0, help=text)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no point after this")
-    parser.add_argument("--steps", type=positive(int), default=Effort.steps, help="timed steps of a point at most")
+    parser.add_argument("--steps", type=int, default=Effort.steps, help="timed steps of a point at most")
     parser.add_argument("--warmup", type=positive(int), default=Effort.warmup, help="steps before them")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="of timed steps, from 10 steps on")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -10,6 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import positive_int
+from cutrec.checksums import verified
 from cutrec.config import load
 from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
@@ -60,8 +61,10 @@ def run(options: Namespace) -> None:
     prepare_output_file("--out", options.out)
     if not options.model.is_file():
         raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
-    if not LOG.is_file() and (options.refit or options.histories is None):
-        raise StageError(f"found no {LOG}, which the download stage writes (dvc repro)")
+    if options.refit or options.histories is None:
+        if not LOG.is_file():
+            raise StageError(f"found no {LOG}, which the download stage writes (dvc repro)")
+        verified(LOG)
     model = options.model
     if options.refit:
         from cutrec.workflow.refit import refit

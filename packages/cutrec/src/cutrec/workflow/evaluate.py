@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from cutrec.checksums import write_checksums
 from cutrec.config import Config
 from cutrec.outputs import atomic_folder, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
@@ -59,6 +60,7 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
         write_json(folder / "metrics.json", metrics)
         write_table(folder / "metrics_at_k.csv", results, config.evaluate.k)
         _write_tensorboard(folder / "tensorboard", results)
+        write_checksums(folder, "metrics.json", "details/*")
 
 
 def _rank(

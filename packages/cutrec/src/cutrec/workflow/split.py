@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cutrec.checksums import verified, write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
@@ -16,17 +17,18 @@ def split(config: Config, log: Path, out: Path) -> None:
 
     Raises:
         DataError: the filters leave too little.
-        StageError: a temporal split of a log whose times are positions.
+        StageError: a damaged log, or a temporal split of a log whose times are positions.
     """
     with atomic_folder(out) as folder:
         summary = split_log(
-            log,
+            verified(log),
             folder,
             config.split,
             seed=config.seed,
             filter_seen=config.evaluate.filter_seen,
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
         )
+        write_checksums(folder, "summary.json")
         # Positions in each user's sequence cannot be compared between users, so their temporal split would be
         # meaningless. They are recognized by their size: no log of interactions ends in 1970.
         if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:

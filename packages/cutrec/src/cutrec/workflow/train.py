@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from cutrec.checksums import write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
@@ -72,6 +73,7 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
                 print(f"note: {line}", file=sys.stderr)
         shutil.copyfile(catalogue.path, folder / "items.parquet")
         write_json(folder / "metrics.json", summary(config, result))
+        write_checksums(folder, "history.csv", "metrics.json")
     if result.is_first_rank:
         shutil.rmtree(state, ignore_errors=True)
 
