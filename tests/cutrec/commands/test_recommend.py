@@ -133,6 +133,21 @@ def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytes
     assert f"'{names[1]}.0'; ids of text files are compared as text: write 7 and not 7.0" in capsys.readouterr().err
 
 
+def test_the_suffix_decides_what_is_written(trained: Path):
+    items = pl.read_parquet("data/train/items.parquet")
+    named = items.with_columns(pl.format('{} "b", c', "original_id").alias("original_id"))
+    named.write_parquet("data/train/items.parquet")
+    model = Path("data/train/model.ckpt")
+    dataclasses.replace(ModelCheckpoint.read(model), catalogue=None).save(model)
+    rows = pl.DataFrame({"user_id": ["a,b", "c"], "item_id": named["original_id"][:2]})
+    rows.write_parquet("h.parquet")
+    expected = run("--histories", "h.parquet", "--k", "4", "--batch-users", "1")
+    execute(["recommend", "--histories", "h.parquet", "--k", "4", "--batch-users", "1", "--out", "out/top.csv"])
+    found = pl.read_csv("out/top.csv", schema=expected.schema)
+    assert found.drop("score").rows() == expected.drop("score").rows()
+    assert found["score"].to_list() == pytest.approx(expected["score"].to_list())
+
+
 def test_seen_items_come_back_on_request(trained: Path):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     pl.DataFrame({"user_id": [1], "item_id": [names[:5]]}).write_parquet("h.parquet")
@@ -236,6 +251,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
         (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
         (["--device", "tpu"], "device"),
         (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),
+        (["--out", "lists.xlsx"], "--out: found lists.xlsx, allowed: a file whose name ends in .parquet or .csv"),
         (["--out", "data/split/top.parquet"], "found data/split/top.parquet, but data/split belongs to the pipeline"),
         (
             ["--refit", "--out", "data/split/../train/top.parquet"],

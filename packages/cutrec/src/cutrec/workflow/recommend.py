@@ -91,13 +91,13 @@ def _examples(left: Skipped) -> str:
 def recommend(
     encoder: Encoder, histories: Histories, items: pa.Array, out: Path, *, k: int, batch_users: int, keep_seen: bool
 ) -> int:
-    """Rank the catalogue for each history, batch by batch, and write a parquet of user_id, item_id, rank, score.
+    """Rank the catalogue for each history, batch by batch, and write a file of user_id, item_id, rank, score.
 
     Args:
         encoder: in eval mode.
         histories: of the users.
         items: ``[V]`` original item ids by dense id.
-        out: the parquet; it has another name until it is complete.
+        out: the file, CSV if it ends in ``.csv`` and parquet otherwise; it has another name until it is complete.
         k: items per user, at most V.
         batch_users: users per batch.
         keep_seen: recommend items of the history too.
@@ -115,7 +115,8 @@ def recommend(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
     try:
-        written = write_recommendations(part, ranked, histories.user_names, items)
+        as_csv = out.suffix == ".csv"
+        written = write_recommendations(part, ranked, histories.user_names, items, as_csv=as_csv)
         rows = sum(int((ids >= 0).sum()) for ids in written)
         part.replace(out)
     finally:
