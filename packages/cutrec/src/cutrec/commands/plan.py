@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Read params.yaml, apply the changes and print the predictions."""
-    if not options.gpu > 0:  # NaN is neither
+    if options.gpu <= 0:
         raise StageError(f"--gpu: found {options.gpu:g}, allowed: GiB above 0")
     from cutrec.workflow.plan import plan
     from rec_models.planning import load
