@@ -37,7 +37,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     try:
         encoder.load_state_dict(checkpoint.weights, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights are not those of its settings: {str(error).split()[0]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: its weights are not those of its settings: {reason}") from error
     encoder.catalogue = checkpoint.catalogue
     encoder.autocast_dtype = autocast_dtype(checkpoint.training.precision, torch.device(device))
     return encoder.eval().requires_grad_(False)
