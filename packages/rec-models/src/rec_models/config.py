@@ -52,7 +52,7 @@ class _Loop:
     """L2 penalty that Adam adds to the gradient."""
     precision: Precision = "bf16-mixed"
     """On a GPU. A CPU trains in 32-true, where mixed precision measured slower."""
-    devices: Annotated[int, Field(ge=1, le=64)] = 1
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes of one device each, through Lightning's DDP."""
     accumulate: Count = 1
     """Batches per optimizer step; the loss is the mean over the tokens of all of them."""
