@@ -4,6 +4,7 @@ Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``
 """
 
 from cutrec import config
+from cutrec.checksums import write_checksums
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, LOG, live_checkout
 from pipelines import stage
@@ -15,6 +16,7 @@ def main(settings: config.Config) -> None:
 
     with atomic_folder(DATA / "download") as out:
         write_json(out / "summary.json", fetch(settings, out / LOG.name, root=live_checkout()))
+        write_checksums(out, LOG.name, "summary.json")
 
 
 if __name__ == "__main__":

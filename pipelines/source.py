@@ -5,6 +5,7 @@ depends on. It always runs, and takes the time that hashing the files takes.
 """
 
 from cutrec import config
+from cutrec.checksums import write_checksums
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, live_checkout
 from pipelines import stage
@@ -16,6 +17,7 @@ def main(settings: config.Config) -> None:
 
     with atomic_folder(DATA / "source") as out:
         write_json(out / "fingerprint.json", identify(settings, root=live_checkout()))
+        write_checksums(out, "fingerprint.json")
 
 
 if __name__ == "__main__":

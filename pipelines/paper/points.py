@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from cutrec import config
 from cutrec.config import ConfigError
 from cutrec.errors import UsageError
-from cutrec.nested import as_yaml, flatten, merged
+from cutrec.nested import as_override, as_yaml, flatten, merged
 from cutrec.reporting.result import point_fields
 from cutrec.reporting.standard_settings import is_used, sce_sizes
 from rec_models.losses.registry import LOSSES
@@ -173,7 +173,7 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
 
 def overrides(point: GridPoint) -> list[str]:
     """The point as ``-S`` takes it: ``key=value`` with dotted keys."""
-    return [f"{key}={as_yaml(value)}" for key, value in flatten(point.values).items()]
+    return [f"{key}={as_override(value)}" for key, value in flatten(point.values).items()]
 
 
 def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[str]:

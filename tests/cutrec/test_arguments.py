@@ -7,7 +7,8 @@ from cutrec.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--k", "0"], ["--k", "two"], ["--k", "-1"], ["--kk", "1"], ["more"], ["--ba", "2"]]
+    "arguments",
+    [["--k", "0"], ["--k", "two"], ["--k", "-1"], ["--k", "1000001"], ["--kk", "1"], ["more"], ["--ba", "2"]],
 )
 def test_a_wrong_command_line_is_one_line(arguments: list[str]):
     parser = make_parser("Do ``something``.")
@@ -15,7 +16,9 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str]):
     parser.add_argument("--batch-users", type=positive_int, default=10)
     assert parser.description == "Do something."
     assert parse(parser, ["--k", "007"]).k == 7
-    with pytest.raises(UsageError, match=r"^(--k: found .*, allowed: 1 or more|unrecognized .*); --help lists the opt"):
+    with pytest.raises(
+        UsageError, match=r"^(--k: found .*, allowed: 1 to 1,000,000|unrecognized .*); --help lists the opt"
+    ):
         parse(parser, arguments)
 
 

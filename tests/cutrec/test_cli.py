@@ -49,7 +49,7 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], says: str):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["compare", "a", "b", "--out", "file/x.csv"], ["describe", "--out", "file"], ["recommend", "--out", "file/x"]],
+    [["compare", "a", "b", "--out", "file/x.csv"], ["describe", "--out", "file"], ["recommend", "--out", "file/x.csv"]],
     ids=lambda arguments: arguments[0],
 )
 def test_a_bad_place_for_the_output_is_found_before_the_work(arguments: list[str], workplace):

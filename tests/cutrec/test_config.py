@@ -1,5 +1,7 @@
 """params.yaml: the shipped file parses, the grid is the paper's, and every wrong input gets one clear line."""
 
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from cutrec.config import (
     read_yaml,
     refuse_contradictions,
 )
-from cutrec.nested import flatten
+from cutrec.nested import flatten, nest
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +32,6 @@ def test_the_shipped_file_holds_every_default_and_nothing_else():
 
 
 def test_the_shipped_file_writes_out_every_key():
-    from dataclasses import asdict
-
     own = {key: value for key, value in SHIPPED.items() if key not in ("grid", "presets")}
     assert set(flatten(own)) == set(flatten(asdict(Config())))
 
@@ -144,16 +144,16 @@ def test_wrong_presets_are_named(presets: Any, says: str):
         ({"split": {"test_fraction": 1.0}}, "split.test_fraction: found 1.0, allowed: a number between 0 and 1"),
         (
             {"split": {"min_item_count": "five"}},
-            "split.min_item_count: found 'five', allowed: a whole number from 1 or",
+            "split.min_item_count: found 'five', allowed: a whole number from 1 to 1000000000 or",
         ),
-        ({"split": {"min_user_count": 0}}, "split.min_user_count: found 0, allowed: a whole number from 1 or"),
+        ({"split": {"min_user_count": 0}}, "split.min_user_count: found 0, allowed: a whole number from 1 to"),
         ({"split": {"strategy": "random"}}, "split.strategy: found 'random', allowed: temporal | leave_one_out"),
         ({"backbone": {"hidden": 65}}, "backbone.hidden: found 65 with backbone.heads=2, allowed: a multiple of 2"),
         ({"backbone": {"dropout": 1.0}}, "backbone.dropout: found 1.0, allowed: a number from 0 to below 1"),
         ({"losses": {"gbce": {"t": 1.5}}}, "losses.gbce.t: found 1.5, allowed: a number from 0 to 1"),
         ({"losses": {"sce": {"buckets": 0}}}, "losses.sce.buckets: found 0, allowed: a whole number from 1"),
         ({"train": {"learning_rate": "fast"}}, "train.learning_rate: found 'fast', allowed: a finite number above 0"),
-        ({"train": {"window": 0}}, "train.window: found 0, allowed: a whole number from 1 or null"),
+        ({"train": {"window": 0}}, "train.window: found 0, allowed: a whole number from 1 to 1000000 or null"),
         ({"train": {"precision": "fp8"}}, "train.precision: found 'fp8', allowed: bf16-mixed | 16-mixed | 32-true"),
         ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: found inf, allowed: a finite number"),
         ({"train": {"weight_decay": float("inf")}}, "train.weight_decay: found inf, allowed: a finite number from 0"),
@@ -172,6 +172,29 @@ def test_wrong_values_are_named_with_what_is_allowed(values: dict, says: str):
         from_mapping(values)
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = [
+    *(key for key, value in flatten(asdict(Config())).items() if type(value) in (int, float)),
+    "train.window", "split.min_item_count", "split.min_user_count", "evaluate.k", "download.min_rating",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_is_so_large_that_something_fails_later(key: str):
+    """Whole numbers have an upper limit, and so have numbers that training computes with; all are finite."""
+    usual = flatten(asdict(Config()))[key]
+    enormous = [2**63 - 1, 2**63, 10**11, 10**20, 10**400, 1e308, float("inf"), float("-inf"), float("nan")]
+    for value in enormous if key != "download.min_rating" else enormous[-3:]:
+        with pytest.raises(ConfigError) as caught:
+            from_mapping(nest({key: [10, value] if key == "evaluate.k" else value}))
+        assert str(caught.value).startswith(f"{key}: found ")
+        assert ", allowed: " in str(caught.value)
+        assert "\n" not in str(caught.value)
+    for value in (5e-324, 1e-320, -0.0):
+        if isinstance(usual, float) and value >= 0:
+            with suppress(ConfigError):  # a share above 0 is none at 0
+                assert flatten(asdict(from_mapping(nest({key: value}))))[key] == value
 
 
 LAZY, RECORDED = {"optimizer": "adam_lazy"}, {"cuda_graphs": True}
@@ -235,8 +258,6 @@ def test_whole_numbers_serve_as_numbers():
 
 def test_the_last_parts_of_keys_are_unique():
     """Contradictions name settings by them: `cutrec.config_messages.full_names`."""
-    from dataclasses import asdict
-
     keys = flatten(asdict(Config()))
     assert len({key.rpartition(".")[2] for key in keys}) == len(keys)
 

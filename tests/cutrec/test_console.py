@@ -16,10 +16,11 @@ from cutrec.errors import StageError, UsageError
         (StageError("split.strategy:\n  found a,\n  allowed: b"), 1, "error: split.strategy: found a, allowed: b\n"),
         (UsageError("--k: found 0"), 2, "error: --k: found 0\n"),
         (FileNotFoundError(2, "No such file", "a.csv"), 1, "error: [Errno 2] No such file: 'a.csv'\n"),
+        (MemoryError(), 1, "error: out of memory\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
         (None, 0, ""),
     ],
-    ids=["input", "command line", "file", "ctrl-c", "success"],
+    ids=["input", "command line", "file", "memory", "ctrl-c", "success"],
 )
 def test_exit_codes(error: BaseException | None, code: int, line: str, capsys: pytest.CaptureFixture[str]):
     def main() -> None:

@@ -22,7 +22,26 @@ def test_the_last_mapping_lies_on_top():
     assert below == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
-@pytest.mark.parametrize("value", [None, True, 1, 0.0003, 1e-5, "twin:beauty@0.5", [1, 5, 10]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        1,
+        0.0003,
+        1e-5,
+        "twin:beauty@0.5",
+        [1, 5, 10],
+        "123",
+        "null",
+        "a: b",
+        " a",
+        "it's",
+        'a\\"',
+        "a\nb",
+        "é",
+    ],
+)
 def test_what_is_written_for_a_command_line_is_read_again(value: object):
     assert parse_overrides([f"a.b={as_yaml(value)}"]) == {"a": {"b": value}}
 

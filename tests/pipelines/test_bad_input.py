@@ -111,6 +111,7 @@ def test_a_good_log_passes(workplace: Make, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(AssertionError, match="nothing failed"):
         run_until_it_fails(capsys)
     assert {path.name for path in (folder / "data" / "split").iterdir()} == {
+        "SHA256SUMS",
         "items.parquet",
         "sequences",
         "summary.json",

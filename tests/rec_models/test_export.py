@@ -42,7 +42,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(make_encoder,
 
 
 def test_an_export_that_fails_leaves_nothing(make_encoder, tmp_path, monkeypatch):
-    def break_off(program, path):
+    def break_off(program, path, **options):
         path.write_bytes(b"half")
         raise RuntimeError("no space")
 
@@ -51,3 +51,13 @@ def test_an_export_that_fails_leaves_nothing(make_encoder, tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match="no space"):
         export(make_encoder("sasrec").float(), tmp_path / "encoder.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("catalogue", [None, "5f3a"])
+def test_the_program_says_which_catalogue_it_ranks(make_encoder, tmp_path, catalogue):
+    encoder = make_encoder("sasrec").float()
+    encoder.catalogue = catalogue
+    export(encoder, tmp_path / "encoder.pt2")
+    extra = {"catalogue": ""}
+    torch.export.load(tmp_path / "encoder.pt2", extra_files=extra)
+    assert extra == {"catalogue": catalogue or ""}

@@ -128,6 +128,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         load(tmp_path / "broken.ckpt")
 
 
+def test_weights_of_another_network_are_refused_in_one_line(saved):
+    path, _, checkpoint = saved
+    dataclasses.replace(checkpoint, num_items=checkpoint.num_items + 1).save(path)
+    with pytest.raises(CheckpointError, match="its weights are not those of its settings: Error") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_histories_of_any_length_are_encoded_in_batches(saved):
     _, encoder, _ = saved
     histories = [[1, 2, 3], [4], list(range(20)), [7, 7]]

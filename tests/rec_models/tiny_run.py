@@ -94,6 +94,7 @@ def run(
     micro=1,
     counts=(6,),
     batching=None,
+    catalogue=None,
     loss_options=None,
     **training,
 ) -> FitResult:
@@ -125,6 +126,7 @@ def run(
         out=Path(out),
         checkpoint_dir=Path(checkpoints),
         batching=batching,
+        catalogue=catalogue,
     )
 
 

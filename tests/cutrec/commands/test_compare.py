@@ -17,12 +17,14 @@ from rec_eval import Evaluation, LogCounts, evaluate, write_evaluation
 USERS = 40
 
 
-def run(rank: int, *, users: int = USERS, first_id: int = 0, ks: tuple[int, ...] = (1, 10)) -> Evaluation:
+def run(
+    rank: int, *, users: int = USERS, first_id: int = 0, ks: tuple[int, ...] = (1, 10), names: list[str] | None = None
+) -> Evaluation:
     """The first half of the users has the target at rank 1, the others at this rank."""
     lists = np.tile(np.arange(12), (users, 1))
     targets = np.where(np.arange(users) < users // 2, 0, rank - 1)
     reference = LogCounts(np.full(12, 2), 4)
-    return evaluate(lists, targets, ks, reference, user_ids=np.arange(users) + first_id)
+    return evaluate(lists, targets, ks, reference, user_ids=np.arange(users) + first_id, targets=names)
 
 
 @pytest.fixture
@@ -105,6 +107,26 @@ def test_what_can_be_wrong_is_one_line(save: Callable[..., str], capsys: pytest.
     assert "twin: found users without values: a twin, which has no accuracy" in failing(capsys, "twin", a)
     one = run(2, users=1)
     assert "at least 2 users" in failing(capsys, save("one", one), "one")
+
+
+def test_the_same_users_with_other_targets_are_refused(save: Callable[..., str], capsys: pytest.CaptureFixture[str]):
+    first, later = [f"item {user}" for user in range(USERS)], [f"item {user + user % 4}" for user in range(USERS)]
+    a, b, c = save("a", run(2, names=first)), save("b", run(4, names=later)), save("c", run(4, names=first))
+    assert failing(capsys, a, b) == (
+        "error: a and b: found the same test users with other targets (30 of 40), allowed: two runs over one data set "
+        "and one split"
+    )
+    execute(["compare", a, c, "--resamples", "100"])  # another model over one split
+    printed = capsys.readouterr()
+    assert ("c is worse by 0.1001" in printed.out, printed.err) == (True, "")
+    execute(["compare", a, save("old", run(4)), "--resamples", "100"])
+    assert "note: old does not record its targets, as earlier versions: nobody can tell" in capsys.readouterr().err
+
+
+def test_a_damaged_run_is_named(save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    a, path = save("a", run(2)), tmp_path / "a" / "data" / "evaluate" / "per_user.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert failing(capsys, a, a).startswith("error: a: its data/evaluate/per_user.parquet is damaged (")
 
 
 @pytest.fixture

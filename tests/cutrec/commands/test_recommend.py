@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from cutrec.cli import execute
 from cutrec.errors import StageError
 from cutrec.workflow import refit
 from cutrec.workflow import training_inputs as inputs
+from rec_data.ids import read_ids
 from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
@@ -45,6 +48,7 @@ def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         metrics={"ndcg@10": 0.1},
         weights=encoder.state_dict(),
         batching=inputs.batch_settings(point),
+        catalogue=read_ids(folder / "data/split/items.parquet").hash,
     ).save(folder / "data/train/model.ckpt")
     shutil.copyfile(folder / "data/split/items.parquet", folder / "data/train/items.parquet")
     return folder
@@ -142,6 +146,21 @@ def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytes
     assert f"'{names[1]}.0'; ids of text files are compared as text: write 7 and not 7.0" in capsys.readouterr().err
 
 
+def test_the_suffix_decides_what_is_written(trained: Path):
+    items = pl.read_parquet("data/train/items.parquet")
+    named = items.with_columns(pl.format('{} "b", c', "original_id").alias("original_id"))
+    named.write_parquet("data/train/items.parquet")
+    model = Path("data/train/model.ckpt")
+    dataclasses.replace(ModelCheckpoint.read(model), catalogue=None).save(model)
+    rows = pl.DataFrame({"user_id": ["a,b", "c"], "item_id": named["original_id"][:2]})
+    rows.write_parquet("h.parquet")
+    expected = run("--histories", "h.parquet", "--k", "4", "--batch-users", "1")
+    execute(["recommend", "--histories", "h.parquet", "--k", "4", "--batch-users", "1", "--out", "out/top.csv"])
+    found = pl.read_csv("out/top.csv", schema=expected.schema)
+    assert found.drop("score").rows() == expected.drop("score").rows()
+    assert found["score"].to_list() == pytest.approx(expected["score"].to_list())
+
+
 def test_seen_items_come_back_on_request(trained: Path):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     pl.DataFrame({"user_id": [1], "item_id": [names[:5]]}).write_parquet("h.parquet")
@@ -233,9 +252,11 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--k", "0"], "--k: found 0, allowed: 1 or more; --help"),
-        (["--k", "two"], "--k: found two, allowed: 1 or more; --help"),
-        (["--batch-users", "-1"], "--batch-users: found -1, allowed: 1 or more"),
+        (["--k", "0"], "--k: found 0, allowed: 1 to 1,000,000; --help"),
+        (["--k", "two"], "--k: found two, allowed: 1 to 1,000,000; --help"),
+        (["--batch-users", "-1"], "--batch-users: found -1, allowed: 1 to 1,000,000"),
+        (["--k", "1" + 5000 * "0"], "allowed: 1 to 1,000,000; --help"),
+        (["--batch-users", "100000000000000000000"], "--batch-users: found 100000000000000000000, allowed: 1 to 1,0"),
         (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
         (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
         (["--histories", "none.csv"], "histories 'none.csv': no file"),
@@ -247,6 +268,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
             ["--out", "data/split/top.parquet"],
             "found data/split, allowed: outside of data/split, which the pipeline writes",
         ),
+        (["--out", "lists.xlsx"], "--out: found lists.xlsx, allowed: a file whose name ends in .parquet or .csv"),
         (
             ["--refit", "--out", "data/split/../train/top.parquet"],
             "allowed: outside of data/train, which the pipeline writes",
@@ -269,6 +291,37 @@ def test_a_catalogue_of_another_size_is_refused(trained: Path):
     pl.DataFrame({"original_id": [1, 2]}).write_parquet("data/train/items.parquet")
     with pytest.raises(StageError, match=r"ranks 40 items, but data/train/items.parquet holds 2"):
         execute(["recommend"])
+
+
+def test_a_catalogue_of_equal_length_with_other_ids_is_refused(trained: Path):
+    items = pl.read_parquet("data/train/items.parquet")
+    items.with_columns(pl.col("original_id").reverse()).write_parquet("data/train/items.parquet")
+    says = r"^data/train/items.parquet is not the catalogue that data/train/model.ckpt was trained with: found ids with"
+    with pytest.raises(StageError, match=says):
+        execute(["recommend"])
+
+
+def test_the_same_ids_written_by_another_tool_are_the_same_catalogue(trained: Path):
+    before = run("--k", "3")
+    ids = pl.read_parquet("data/train/items.parquet")["original_id"].cast(pl.Int16)
+    pq.write_table(pa.table({"original_id": ids.to_arrow()}), "data/train/items.parquet", compression="gzip")
+    assert run("--k", "3").rows() == before.rows()
+
+
+def test_a_model_that_does_not_know_its_catalogue_works_with_a_note(trained: Path, capsys: pytest.CaptureFixture[str]):
+    before = run("--k", "3")
+    model = Path("data/train/model.ckpt")
+    dataclasses.replace(ModelCheckpoint.read(model), catalogue=None).save(model)
+    capsys.readouterr()
+    assert run("--k", "3").equals(before)
+    assert "note: data/train/model.ckpt is of an earlier version, which did not record" in capsys.readouterr().err
+
+
+def test_a_refit_after_another_split_is_refused(trained: Path):
+    items = pl.read_parquet("data/split/items.parquet")
+    items.with_columns(pl.col("original_id").reverse()).write_parquet("data/split/items.parquet")
+    with pytest.raises(StageError, match=r"^data/split/items.parquet is not the catalogue that data/train/model.ckpt"):
+        execute(["recommend", "--refit"])
 
 
 def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Path):

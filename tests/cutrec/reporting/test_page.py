@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -11,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, settings
+from hypothesis import given as for_all
+from hypothesis import strategies as some
 from matplotlib.figure import Figure
+from ruamel.yaml import YAML
 
-from cutrec.config import Backbone, Config, Evaluate
+from cutrec.config import Backbone, Config, Evaluate, from_mapping, read_yaml
 from cutrec.environment import Code, read_code
+from cutrec.nested import merged
 from cutrec.reporting import figures, page, results_file, tables
 from cutrec.reporting.details import Rankings, write_details
-from cutrec.reporting.page import commands
+from cutrec.reporting.page import steps
 from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 from cutrec.workflow.report import report
 from tests.cutrec.reporting.test_details import make_rankings
@@ -217,15 +223,58 @@ def test_settings_that_differ_stand_before_all_of_them(make: Make):
 
 
 def test_the_commands_give_the_run_again():
-    assert commands(Config(), Code("abc", [])) == ["git checkout abc", "uv run dvc repro"]
+    assert steps(Config(), Code("abc", [])) == [("", "git checkout abc"), ("", "uv run dvc repro")]
     point = dataclasses.replace(
         Config(), dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
     )
-    assert commands(point, Code("", [])) == [
-        "uv run dvc exp run -S 'dataset=/my logs/a.csv' -S paper_faithful=true -S 'evaluate.k=[1,10]'"
+    assert steps(point, Code("", [])) == [
+        ("", "uv run dvc exp run -S 'dataset=\"/my logs/a.csv\"' -S paper_faithful=true -S 'evaluate.k=[1,10]'")
     ]
-    (long,) = commands(dataclasses.replace(point, dataset="a" * 80), Code("", []))
+    ((_, long),) = steps(dataclasses.replace(point, dataset="a" * 80), Code("", []))
     assert long.split(" \\\n    ")[1:] == [f"-S dataset={'a' * 80}", "-S paper_faithful=true", "-S 'evaluate.k=[1,10]'"]
+
+
+def given(shown: list[tuple[str, str]], folder: Path) -> dict[str, Any]:
+    """The parameters after the steps of a page: what DVC makes of its command, or the lines for params.yaml."""
+    from dvc.utils.cli_parse import to_path_overrides
+    from dvc.utils.hydra import apply_overrides
+
+    *lines, (_, command) = shown
+    with (folder / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(json.loads(json.dumps(dataclasses.asdict(Config()))), file)
+    words = shlex.split(command.replace(" \\\n", " "))
+    assert words[:5] == ["uv", "run", "dvc", "exp", "run"]
+    assert set(words[5::2]) <= {"-S"}
+    for name, overrides in to_path_overrides(words[6::2]).items():
+        apply_overrides(folder / name, overrides)
+    written = [YAML(typ="safe").load(text) for _, text in lines]
+    return merged(read_yaml(folder / "params.yaml"), *written)
+
+
+ODD = [
+    "spring, a=b [1].csv", "user,id", "арт", "2024", "{a}", "it's", '"', "#", ": ", "null", "True", "1e5", "~", " a",
+    "a ", "${x}", "$x", "a\\", "a\\'\"", "\\${x}", "a\nb", "\x85", "", "-", "- a", "a:", ".5", ".inf", "0x1f", "[",
+    "b;c", "*", "&a", "!t", "%", "@", "`", "yes", "2024-01-31", "choice(1,2)", "é", "😀", "params.yaml:x=1",
+]  # fmt: skip
+NAMES = some.one_of(some.sampled_from(ODD), some.text(some.characters(codec="utf-8"), max_size=12))
+
+
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(["demo", *ODD[:4]], 0.001, 1e300)
+@for_all(some.lists(NAMES, min_size=5, max_size=5, unique=True), some.floats(1e-300, 1.0), some.floats(-1e300, 1e300))
+def test_the_commands_carry_every_name(tmp_path: Path, names: list[str], rate: float, rating: float):
+    """Through DVC's own parser, whatever files and columns are called."""
+    dataset, user, item, mirror, timestamp = names
+    columns = {"user": user, "item": item, "timestamp": timestamp}
+    point = from_mapping(
+        {
+            "dataset": f"x{dataset}" if not dataset.strip() else dataset,
+            "download": {"columns": columns, "mirror": mirror, "min_rating": rating},
+            "train": {"learning_rate": rate},
+            "evaluate": {"k": [10, 3]},
+        }
+    )
+    assert from_mapping(given(steps(point, Code("", [])), tmp_path)) == point
 
 
 def test_code_that_differs_from_its_revision_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make):

@@ -119,7 +119,9 @@ def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
     monkeypatch.setattr(train, "fit", fit)
     split = split_once / "data/split"
     train.train(Config(), split, tmp_path / "train", checkpoints=tmp_path / "state")
-    assert {path.name for path in (tmp_path / "train").iterdir()} == {"model.ckpt", "items.parquet", "metrics.json"}
+    assert {path.name for path in (tmp_path / "train").iterdir()} == {
+        "model.ckpt", "items.parquet", "metrics.json", "SHA256SUMS",
+    }  # fmt: skip
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
     assert list((tmp_path / "state").iterdir()) == []
     assert "note: the best validation ndcg@10, 0.0000, is not above that of the ranking by" in capsys.readouterr().err

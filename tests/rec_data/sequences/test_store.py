@@ -9,13 +9,14 @@ from rec_data.errors import DataError
 from rec_data.sequences.store import SequenceStore, write_store
 
 
-def write(path, *, targets=None, histories=((3, 1), (), (2,))):
+def write(path, *, targets=None, histories=((3, 1), (), (2,)), **options):
     write_store(
         path,
         items=np.array([item for history in histories for item in history], dtype=np.int32),
         offsets=np.cumsum([0, *map(len, histories)]),
         user_ids=np.arange(len(histories), dtype=np.int32) + 7,
         targets=targets,
+        **options,
     )
     return path
 
@@ -97,3 +98,60 @@ def test_other_arrow_file_is_refused(tmp_path):
         writer.write_table(table)
     with pytest.raises(DataError, match="is not a sequence store: its columns are a"):
         SequenceStore.open(tmp_path / "s.arrow")
+
+
+def test_a_store_belongs_to_its_ids(tmp_path):
+    path = write(tmp_path / "s.arrow", hashes={"items": "5f3a", "users": "77aa"})
+    for hashes in (None, {"items": "5f3a"}, {"items": "5f3a", "users": "77aa"}):
+        assert len(SequenceStore.open(path, hashes=hashes)) == 3
+    with pytest.raises(DataError, match=r"s.arrow belongs to other users than users.parquet: found ids with the hash"):
+        SequenceStore.open(path, hashes={"items": "5f3a", "users": "0000"})
+    assert len(SequenceStore.open(write(tmp_path / "any.arrow"), hashes={"items": "5f3a"})) == 3
+
+
+def test_a_file_without_a_checksum_is_refused(tmp_path):
+    batch = pa.record_batch([pa.array(I32[name], kind) for name, kind in KINDS.items()], names=list(KINDS))
+    with pa.ipc.new_file(str(tmp_path / "s.arrow"), batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(DataError, match=r"is not a sequence store: it has no checksum; allowed: .*\(dvc repro\)"):
+        SequenceStore.open(tmp_path / "s.arrow")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"offsets": [0, 4, 3]}, "found offsets out of order, allowed: ascending from 0 to 3"),
+        ({"items": [1, -2, 3]}, "column items: found -2, allowed: ids from 0"),
+        ({"user_ids": [-1, 0]}, "column user_id: found -1"),
+        ({"targets": [0, -100]}, "column target: found -100"),
+    ],
+)
+def test_values_out_of_range_are_refused(tmp_path, changed, says):
+    values = {"items": [1, 2, 3], "offsets": [0, 2, 3], "user_ids": [0, 1], "targets": [4, 5]} | changed
+    arrays = {name: np.array(value, np.int64 if name == "offsets" else np.int32) for name, value in values.items()}
+    write_store(tmp_path / "s.arrow", **arrays)
+    with pytest.raises(DataError, match=says):
+        SequenceStore.open(tmp_path / "s.arrow")
+
+
+def test_every_bit_counts(tmp_path):
+    """A flipped bit is refused in one line or changes nothing that is read; so is a file that was cut off."""
+    targets = np.array([4, 5, 6], dtype=np.int32)
+    path = write(tmp_path / "s.arrow", targets=targets, hashes={"items": "5f3a", "users": "77aa"})
+    whole, store = path.read_bytes(), SequenceStore.open(path)
+    random = np.random.default_rng(0)
+    places = [*random.choice(8 * len(whole), 1500, replace=False).tolist()]
+    cuts = random.choice(len(whole), 60, replace=False).tolist()
+    for number, place in enumerate([*places, *cuts]):
+        damaged = bytearray(whole[: place if number >= len(places) else None])
+        if number < len(places):
+            damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = SequenceStore.open(path, hashes={"items": "5f3a", "users": "77aa"})
+        except DataError as error:
+            refused = str(error)
+        else:
+            refused = ""
+            assert all(torch.equal(getattr(found, name), getattr(store, name)) for name in vars(store)), place
+        assert "\n" not in refused

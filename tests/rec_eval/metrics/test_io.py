@@ -25,6 +25,40 @@ def test_a_run_comes_back_from_its_file(tmp_path):
     assert read_evaluation(tmp_path / "unnamed.parquet").user_ids is None
 
 
+@pytest.mark.parametrize(("users", "targets"), [(["a", "b", "c", "d"], [7, 7, 9, 8]), ([1, 2, 3, 4], list("xyxy"))])
+def test_every_bit_counts(tmp_path, users, targets):
+    """A flipped bit or a cut is refused in one line, or changes nothing that is read."""
+    path = tmp_path / "run.parquet"
+    kept = {"user_ids": np.array(users), "targets": np.array(targets)}
+    write_evaluation(evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2], num_items=4, **kept), path)
+    whole, result = path.read_bytes(), read_evaluation(path)
+    assert (result.user_ids.tolist(), result.targets.tolist()) == (users, targets)
+    random = np.random.default_rng(0)
+    flips = random.choice(8 * len(whole), 300, replace=False)
+    damaged = [whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in flips]
+    for content in [*damaged, *(whole[:end] for end in random.choice(len(whole), 30, replace=False))]:
+        path.write_bytes(content)
+        try:
+            back = read_evaluation(path)
+        except ValueError as error:
+            refused = str(error)
+        else:
+            refused = ""
+            assert back.rows() == result.rows()
+            for name in kept:
+                np.testing.assert_array_equal(getattr(back, name), getattr(result, name))
+        assert "\n" not in refused
+
+
+def test_a_run_of_an_earlier_version_has_no_checksum_and_no_targets(tmp_path):
+    write_evaluation(RESULT, tmp_path / "run.parquet")
+    table = pq.read_table(tmp_path / "run.parquet")
+    own = {b"rec_eval": table.schema.metadata[b"rec_eval"]}
+    pq.write_table(table.replace_schema_metadata(own), tmp_path / "run.parquet")
+    back = read_evaluation(tmp_path / "run.parquet")
+    assert (back.rows(), back.targets) == (RESULT.rows(), None)
+
+
 def test_a_foreign_file_is_refused(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="holds no evaluation"):

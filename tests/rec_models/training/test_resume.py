@@ -229,3 +229,12 @@ def test_a_killed_process_goes_on_where_it_was(tiny, uninterrupted, tiny_script,
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     whole, whole_out = uninterrupted(**options)
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
+
+
+def test_a_run_on_other_ids_is_not_resumed_and_the_model_knows_its_own(tiny, folders, capsys):
+    tiny.run(**folders, max_epochs=1, catalogue="5f3a")
+    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").catalogue == "5f3a"
+    capsys.readouterr()
+    tiny.run(**folders, max_epochs=1, catalogue="77aa")
+    assert "not resuming from this checkpoint" in capsys.readouterr().err
+    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").catalogue == "77aa"

@@ -11,6 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 from cutrec.errors import UsageError
 
 Value = TypeVar("Value")
+MOST = 1_000_000
+"""Of items per list, of users in a batch, of resamples, of steps."""
 
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:
@@ -34,11 +36,11 @@ def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
 
 
 def whole_from(least: int) -> Callable[[str | int], int]:
-    """The type of an option that takes a whole number from `least`."""
+    """The type of an option that takes a whole number from `least` to `MOST`."""
 
     def convert(value: str | int) -> int:
-        if not re.fullmatch(r"[0-9]+", str(value)) or int(value) < least:
-            raise ArgumentTypeError(f"found {value}, allowed: {least} or more")
+        if not re.fullmatch(r"0*[0-9]{1,9}", str(value), re.ASCII) or not least <= int(value) <= MOST:
+            raise ArgumentTypeError(f"found {value}, allowed: {least} to {MOST:,}")
         return int(value)
 
     return convert

@@ -14,8 +14,8 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
     """Run a command and end the process.
 
     The exit code is 0 on success, 1 with one line on stderr if the input is at fault, and 2 if the command line is.
-    Errors that a user can correct are ``ValueError`` (of settings, data, models) and ``OSError``. Any other exception
-    is a defect of the program and keeps its traceback; ``CUTREC_TRACEBACK=1`` keeps the traceback of all.
+    Errors that a user can correct are ``ValueError`` (of settings, data, models), ``OSError`` and ``MemoryError``. Any
+    other exception is a defect of the program and keeps its traceback; ``CUTREC_TRACEBACK=1`` keeps that of all.
     """
     try:
         main()
@@ -23,10 +23,10 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when it flushes at exit
         sys.exit(1)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("CUTREC_TRACEBACK"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

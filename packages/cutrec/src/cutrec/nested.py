@@ -1,7 +1,8 @@
 """Nested settings and their one-line forms: dotted keys, and values as YAML and ``-S KEY=VALUE`` write them."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -71,9 +72,43 @@ def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
 
 
 def as_yaml(value: object) -> str:
-    """A scalar or a list of scalars on one line, as YAML and ``-S`` read it."""
+    """A scalar or a list of scalars on one line, as YAML reads it."""
+    return _in_line(value, _quoted_for_yaml)
+
+
+def as_override(value: object) -> str:
+    """A scalar or a list of scalars as ``dvc exp run -S KEY=`` reads it: in the grammar of Hydra's overrides.
+
+    Raises:
+        ValueError: a text that Hydra changes: one with ``${`` (an interpolation) or with characters of control.
+    """
+    return _in_line(value, _quoted_for_hydra)
+
+
+def _quoted_for_yaml(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in escaped) + '"'
+
+
+def _quoted_for_hydra(text: str) -> str:
+    if "${" in text or not text.isprintable():
+        raise ValueError(f"found {text!r}, allowed for -S: printable text without '${{'")
+    # A backslash only needs another one where a quote follows: there it would escape the quote.
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def _in_line(value: object, quote: Callable[[str], str]) -> str:
+    """A value on one line; texts that could be read as something else are quoted."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(as_yaml(entry) for entry in value) + "]"
+        return "[" + ",".join(_in_line(entry, quote) for entry in value) + "]"
+    if isinstance(value, str) and not (_PLAIN.fullmatch(value) and value.lower() not in _WORDS):
+        return quote(value)
     return str(value)
+
+
+_PLAIN = re.compile(r"[A-Za-z_/](?:[A-Za-z0-9_./:@-]*[A-Za-z0-9_./@-])?")
+"""Texts that YAML and Hydra read as they are written."""
+_WORDS = ("null", "true", "false", "nan", "inf")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cutrec.checksums import verified
+from cutrec.errors import StageError
 from rec_data.errors import refuse_if_full
 
 
@@ -43,8 +45,17 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file."""
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """Read the object in a JSON file.
+
+    Raises:
+        StageError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    text = verified(path).read_bytes()
+    try:
+        values: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise StageError(f"{path}: found no valid JSON ({error}), allowed: the file that its stage wrote") from error
     return values
 
 

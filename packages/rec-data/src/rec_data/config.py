@@ -17,8 +17,8 @@ from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 TieOrder = Literal["shuffle", "row_order"]
-Position = Annotated[int, Field(ge=1)]
-MinCount = Annotated[int, Field(ge=1)] | Literal["auto"] | None
+Position = Annotated[int, Field(ge=1, le=1_000_000)]
+MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
 NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N")
 """What pandas, polars, R, JSON, SQL and Hive write for a missing value."""

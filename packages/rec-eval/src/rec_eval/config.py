@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-Count = Annotated[int, Field(ge=1)]
+Cutoff = Annotated[int, Field(ge=1, le=10_000)]
 
 
 def _check_cutoffs(k: tuple[int, ...]) -> tuple[int, ...]:
@@ -22,11 +22,11 @@ def _check_cutoffs(k: tuple[int, ...]) -> tuple[int, ...]:
 class Evaluate:
     """Ranking the catalogue and measuring the ranking."""
 
-    k: Annotated[tuple[Count, ...], AfterValidator(_check_cutoffs)] = (1, 5, 10, 20, 100)
+    k: Annotated[tuple[Cutoff, ...], AfterValidator(_check_cutoffs)] = (1, 5, 10, 20, 100)
     """Lengths of the lists that are measured."""
     filter_seen: bool = True
     """Leave items of the user's own history out of the ranking."""
     reference: Literal["train", "test_input"] = "train"
     """The log that Coverage and Surprisal count in. ``test_input`` is the paper's choice."""
-    batch_users: Count = 1024
+    batch_users: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Users ranked at once."""

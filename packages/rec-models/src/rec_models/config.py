@@ -46,13 +46,13 @@ class _Loop:
     """Epochs at most."""
     patience: Count = 4
     """Epochs without a better validation NDCG@10 before training stops."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1e-3
     """Of Adam, constant."""
     weight_decay: NotNegative = 0.0
     """L2 penalty that Adam adds to the gradient."""
     precision: Precision = "bf16-mixed"
     """On a GPU. A CPU trains in 32-true, where mixed precision measured slower."""
-    devices: Count = 1
+    devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes of one device each, through Lightning's DDP."""
     accumulate: Count = 1
     """Batches per optimizer step; the loss is the mean over the tokens of all of them."""

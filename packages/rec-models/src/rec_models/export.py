@@ -19,7 +19,8 @@ def export(encoder: Encoder, path: str | Path) -> None:
 
     The program takes inputs [B, max_seq_len] int64, right-padded, and lengths [B] int64, for any B, and returns the
     vectors [B, D] and the scores of the whole catalogue [B, V], in the dtype of the weights whatever the encoder's
-    precision. Read it with ``torch.export.load(path).module()``. The file has a temporary name until it is complete,
+    precision. The extra file ``catalogue`` in it has ``encoder.catalogue``, the hash of the items' ids, if that is
+    known. Read it with ``torch.export.load(path).module()``. The file has a temporary name until it is complete,
     and its folder is created. The encoder is not changed.
 
     Raises:
@@ -41,7 +42,7 @@ def export(encoder: Encoder, path: str | Path) -> None:
         with torch.no_grad():
             ranker = _Ranker(encoder).cpu().eval()
             program = torch.export.export(ranker, example, dynamic_shapes=({0: batch}, {0: batch}))
-        torch.export.save(program, temporary)
+        torch.export.save(program, temporary, extra_files={"catalogue": encoder.catalogue or ""})
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,9 +13,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Far above what anybody trains with, and far below what overflows the sizes of tensors or takes a step for ever."""
 Share = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 
 def one_of(names: Collection[str]) -> BeforeValidator:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rec_models.encoders import Encoder, build_encoder
-from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.checkpoint import CheckpointError, ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
 
 History = Sequence[int] | Tensor  # item ids, oldest first; NumPy arrays work too
@@ -23,7 +23,8 @@ _SCORES = 1 << 26  # scores in memory at a time: 256 MiB
 def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """Load the encoder of a ``model.ckpt``, in eval mode, with its settings as ``encoder.settings``.
 
-    On a GPU `Encoder.encode_last` computes in the precision of training, on a CPU in float32.
+    On a GPU `Encoder.encode_last` computes in the precision of training, on a CPU in float32. ``encoder.catalogue`` is
+    the hash of the catalogue that `fit` was given, None in older files: compare it with that of the ids you rank.
 
     Raises:
         CheckpointError: the file is damaged or not a model.
@@ -33,7 +34,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     checkpoint = ModelCheckpoint.read(Path(path), device)
     with torch.device("meta"):
         encoder = build_encoder(checkpoint.model, checkpoint.num_items)
-    encoder.load_state_dict(checkpoint.weights, assign=True)
+    try:
+        encoder.load_state_dict(checkpoint.weights, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: its weights are not those of its settings: {reason}") from error
+    encoder.catalogue = checkpoint.catalogue
     encoder.autocast_dtype = autocast_dtype(checkpoint.training.precision, torch.device(device))
     return encoder.eval().requires_grad_(False)
 

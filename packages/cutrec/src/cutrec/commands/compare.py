@@ -5,6 +5,7 @@ outputs as they are in ``data/``; or a folder that holds ``data/evaluate/per_use
 Differences are B - A, as in ``dvc metrics diff A B``: positive means that B is better.
 """
 
+import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -36,6 +37,10 @@ def run(options: Namespace) -> None:
     run_a, run_b = read_run(options.a), read_run(options.b)
     settings = {name: options[name] for name in ("metric", "k", "level", "resamples")}
     rows = compare_runs(run_a, run_b, names=(options.a, options.b), **settings)
+    for name, found in ((options.a, run_a), (options.b, run_b)):
+        if found.targets is None:
+            text = "does not record its targets, as earlier versions: nobody can tell whether both runs had the same"
+            print(f"note: {name} {text}", file=sys.stderr)
     print(table(rows, run_a, run_b, options.k))
     print()
     print(next(row for row in rows if row.metric == options.metric).sentence)

@@ -1,7 +1,7 @@
 """Recommend items: the top k for every user of the log, or for the histories in a file.
 
 Every user of ``data/download/log.parquet`` gets a list that follows their whole history, including the events that the
-split held out from training. The output is a parquet of user_id, item_id, rank, score, with the ids of the log.
+split held out from training. The output is a parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
 """
 
 import sys
@@ -11,12 +11,14 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import positive_int
+from cutrec.checksums import verified
 from cutrec.config import load
 from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
 from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
 
 OUT = DATA / "recommend" / "recommendations.parquet"
+SUFFIXES = (".parquet", ".csv")
 COLUMNS = ("user", "item", "timestamp")
 
 
@@ -25,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--k", type=positive_int, default=10, help="items per user (default: 10)")
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
     parser.add_argument("--histories", type=str | None, help=text)
-    parser.add_argument("--out", type=Path, default=OUT, help=f"the parquet to write (default: {OUT})")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"the .parquet or .csv to write (default: {OUT})")
     text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
     parser.add_argument("--model", type=Path, default=MODEL, help=text)
     text = "train on the whole log first; the model is kept in OUT.refit/"
@@ -45,6 +47,8 @@ def run(options: Namespace) -> None:
     for name in COLUMNS:
         if options[f"{name}_column"] is not None and options.histories is None:
             raise StageError(f"--{name}-column: it names a column of --histories, which is not given")
+    if options.out.suffix not in SUFFIXES:
+        raise StageError(f"--out: found {options.out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}")
     config = load()
 
     from pydantic import ValidationError
@@ -57,8 +61,10 @@ def run(options: Namespace) -> None:
     prepare_output_file("--out", options.out)
     if not options.model.is_file():
         raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
-    if not LOG.is_file() and (options.refit or options.histories is None):
-        raise StageError(f"found no {LOG}, which the download stage writes (dvc repro)")
+    if options.refit or options.histories is None:
+        if not LOG.is_file():
+            raise StageError(f"found no {LOG}, which the download stage writes (dvc repro)")
+        verified(LOG)
     model = options.model
     if options.refit:
         from cutrec.workflow.refit import refit

@@ -2,14 +2,14 @@
 
 import io
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-import numpy as np
+import numpy.typing as npt
 
 from cutrec.errors import StageError
 from cutrec.paths import PER_USER
 from cutrec.reporting.text_table import render
-from rec_eval import Comparison, Evaluation, compare, read_evaluation
+from rec_eval import Comparison, DamagedError, Evaluation, compare, read_evaluation
 
 WORKSPACE = "workspace"
 
@@ -35,6 +35,8 @@ def read_run(name: str) -> Evaluation:
         source = _open_revision(name)
     try:
         return read_evaluation(source)
+    except DamagedError as error:
+        raise StageError(f"{name}: its {PER_USER} is damaged ({error}); make it again (dvc repro)") from error
     except ValueError as error:
         raise StageError(
             f"{name}: found users without values: a twin, which has no accuracy to compare, or another file"
@@ -76,13 +78,17 @@ def compare_runs(
     `level` (between 0 and 1) and `resamples` are those of the bootstrap intervals.
 
     Raises:
-        StageError: the runs were not tested on the same users, or lack the metric or the k.
+        StageError: the runs were not tested on the same users and targets, or lack the metric or the k.
     """
-    unnamed = run_a.user_ids is None or run_b.user_ids is None
-    if run_a.num_users != run_b.num_users or not (unnamed or np.all(run_a.user_ids == run_b.user_ids)):
+    if run_a.num_users != run_b.num_users or _differing(run_a.user_ids, run_b.user_ids):
         raise StageError(
             f"{names[0]} and {names[1]}: found different test users ({run_a.num_users:,} and {run_b.num_users:,}), "
             "allowed: two runs over one data set and one split"
+        )
+    if others := _differing(run_a.targets, run_b.targets):
+        raise StageError(
+            f"{names[0]} and {names[1]}: found the same test users with other targets ({others:,} of "
+            f"{run_a.num_users:,}), allowed: two runs over one data set and one split"
         )
     shared = [name for name in run_a.per_user if name in run_b.per_user]
     ks = [each for each in run_a.ks if each in run_b.ks]
@@ -97,6 +103,11 @@ def compare_runs(
     chosen = [name for name in shared if name.endswith(f"@{k}")]
     options = {"name_a": names[0], "name_b": names[1], "level": level, "resamples": resamples}
     return [compare(run_a, run_b, name, **options) for name in dict.fromkeys([*chosen, metric])]  # type: ignore[arg-type]
+
+
+def _differing(ids_a: npt.NDArray[Any] | None, ids_b: npt.NDArray[Any] | None) -> int:
+    """How many of equally many ids differ; 0 if one run does not record them."""
+    return 0 if ids_a is None or ids_b is None else sum(a != b for a, b in zip(ids_a, ids_b, strict=True))
 
 
 def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) -> str:

@@ -4,13 +4,15 @@ import dataclasses
 import platform
 import shlex
 from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from cutrec.config import Config
 from cutrec.environment import Code, version
-from cutrec.nested import as_yaml
+from cutrec.nested import as_override, as_yaml, nest
 from cutrec.reporting import tables
 from cutrec.reporting.remarks import split_remarks
 from cutrec.reporting.run_outputs import RunOutputs, numbers
@@ -63,16 +65,30 @@ def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
         reachable=tables.reachable(run.config, run.split),
         changed=tables.changed_settings(run.config),
         settings=tables.flat(dataclasses.asdict(run.config)),
-        commands=commands(run.config, run.code),
+        steps=steps(run.config, run.code),
         versions=", ".join([f"Python {platform.python_version()}", *installed]),
     )
 
 
-def commands(config: Config, code: Code) -> list[str]:
-    """The commands that repeat a run in a clone of the repository."""
+def steps(config: Config, code: Code) -> list[tuple[str, str]]:
+    """How to repeat a run in a clone of the repository: sentences, and what is typed or written after each."""
     # The values of a preset are among the settings, so the preset itself is not named.
-    changed = [(key, value) for key, value, _ in tables.changed_settings(config) if key != "preset"]
-    words = ["uv run dvc exp run", *(f"-S {shlex.quote(f'{key}={as_yaml(value)}')}" for key, value in changed)]
-    run = " ".join(words) if changed else "uv run dvc repro"
-    run = run if len(run) <= COMMAND_WIDTH else " \\\n    ".join(words)
-    return [*([f"git checkout {code.revision}"] if code.revision else []), run]
+    changed = {key: value for key, value, _ in tables.changed_settings(config) if key != "preset"}
+    found = [("", f"git checkout {code.revision}")] if code.revision else []
+    try:
+        words = [f"-S {shlex.quote(f'{key}={as_override(value)}')}" for key, value in changed.items()]
+    except ValueError:  # with such a value in params.yaml, no other one can be set by -S either
+        text = "Set these values in params.yaml; -S cannot carry all of them:"
+        return [*found, (text, "\n".join(params_lines(nest(changed)))), ("Then run:", "uv run dvc exp run")]
+    run = " ".join(["uv run dvc exp run", *words]) if changed else "uv run dvc repro"
+    return [*found, ("", run if len(run) <= COMMAND_WIDTH else " \\\n    ".join(["uv run dvc exp run", *words]))]
+
+
+def params_lines(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Nested values as lines of params.yaml."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:"
+            yield from params_lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {as_yaml(value)}"

@@ -22,9 +22,9 @@ Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _semicolons(text: str) -> str:
-    """Options as they are written now: earlier files have blanks between them."""
+    """Options as they are written now: earlier files have blanks between them, and no quoted texts."""
     parts = text.split()
-    return ";".join(sorted(parts)) if all("=" in part for part in parts) else text
+    return ";".join(sorted(parts)) if '"' not in text and all("=" in part for part in parts) else text
 
 
 Options = Annotated[str, AfterValidator(_semicolons)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cutrec.checksums import verified
 from cutrec.config import Config
 from cutrec.environment import Code, read_code
 from cutrec.outputs import read_json
@@ -40,7 +41,7 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     if "ndcg@10" in evaluation:
         paths = {name: folder / f"{name}.csv" for name in TABLES}
         details = {name: _read_csv(path) if path.exists() else [] for name, path in paths.items()}
-        details["examples"] = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+        details["examples"] = json.loads(verified(folder / "examples.json").read_text(encoding="utf-8"))
     return RunOutputs(
         config=config,
         source=read_json(data / "source" / "fingerprint.json"),
@@ -61,5 +62,5 @@ def numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with verified(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -1,6 +1,7 @@
 """Rank the whole catalogue for every test user, by the model and by popularity, and measure both rankings."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from cutrec.checksums import write_checksums
 from cutrec.config import Config
 from cutrec.outputs import atomic_folder, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
+from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
+from rec_data import arrays
+from rec_data.ids import read_ids
 from rec_data.sequences.store import SequenceStore
 from rec_eval import Evaluation, LogCounts, popularity_top_k, write_evaluation
 from rec_eval import evaluate as compute_metrics
-from rec_models.inference import load
+from rec_models.encoders import Encoder
 from rec_models.training import memory
 from rec_models.training.devices import cpu_name
 
@@ -30,19 +35,24 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
     `cutrec.reporting.details`), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
     """
-    store = SequenceStore.open(split / "sequences" / "test.arrow")
-    items = pq.read_table(split / "items.parquet").combine_chunks()
-    users = pq.read_table(split / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder, items = load_encoder(model, split / "items.parquet", device)
+    users = read_ids(split / "users.parquet")
+    hashes = {"items": items.hash, "users": users.hash}
+    store = SequenceStore.open(split / "sequences" / "test.arrow", hashes=hashes)
     with atomic_folder(out) as folder:
         (folder / "details").mkdir()
-        recommended, costs = _rank(config, model, store, users, items["original_id"].combine_chunks(), folder)
+        recommended, costs = _rank(config, encoder, store, users.names, items.names, folder)
         metrics: dict[str, object] = {**costs, "reference": config.evaluate.reference}
-        user_names = users.take(pa.array(store.user_ids.numpy()))
+        user_names = users.names.take(pa.array(store.user_ids.numpy()))
         results: dict[str, Evaluation] = {}
         if config.dataset.startswith("twin:"):
             pq.write_table(pa.table({"user_id": user_names}), folder / "per_user.parquet")
         else:
-            rankings = _measure(config, split, store, recommended, user_names, items)
+            train = SequenceStore.open(split / "sequences" / "train.arrow", hashes=hashes)
+            counts = arrays.count(train.items.numpy(), len(items.names))  # [V]
+            reference = reference_log(config, split, len(counts), hashes)
+            rankings = _measure(config, store, recommended, user_names, items.names, counts, reference)
             results = rankings.results
             write_evaluation(results["model"], folder / "per_user.parquet")
             write_details(rankings, folder / "details")
@@ -50,14 +60,14 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
         write_json(folder / "metrics.json", metrics)
         write_table(folder / "metrics_at_k.csv", results, config.evaluate.k)
         _write_tensorboard(folder / "tensorboard", results)
+        write_checksums(folder, "metrics.json", "details/*")
 
 
 def _rank(
-    config: Config, model: Path, store: SequenceStore, users: Any, item_names: Any, out: Path
+    config: Config, encoder: Encoder, store: SequenceStore, users: Any, item_names: Any, out: Path
 ) -> tuple[npt.NDArray[np.int32], dict[str, object]]:
     """Write the lists of the model and ``details/memory.json``; return the lists ``[U, K]`` and their cost."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = load(model, device)
+    device = encoder.item_table.device
     recommended = np.empty((len(store), max(config.evaluate.k)), dtype=np.int32)  # [U, K]
     memory.reset_peak(device)
     started = time.perf_counter()
@@ -81,20 +91,26 @@ def _rank(
 
 
 def _measure(
-    config: Config, split: Path, store: SequenceStore, recommended: npt.NDArray[np.int32], users: Any, items: pa.Table
+    config: Config,
+    store: SequenceStore,
+    recommended: npt.NDArray[np.int32],
+    users: Any,
+    items: pa.Array,
+    counts: arrays.Int64s,
+    reference: LogCounts,
 ) -> Rankings:
-    """Compute every metric of the model's lists ``[U, K]`` and of the ranking by popularity."""
+    """Compute every metric of the model's lists ``[U, K]`` and of the ranking by ``counts`` [V], that of training."""
     assert store.targets is not None
     targets = store.targets.numpy()
-    counts = items["count"].to_numpy()  # [V] int64, interactions in training
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if config.evaluate.filter_seen else {}
     popular = popularity_top_k(torch.tensor(counts), recommended.shape[1], num_users=len(store), **seen)
     lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
-    reference, names = reference_log(config, split, len(items)), users.to_numpy(zero_copy_only=False)
+    names = users.to_numpy(zero_copy_only=False)
+    target_names = items.take(pa.array(targets)).to_numpy(zero_copy_only=False)
     return Rankings(
         lists=lists,
         results={
-            name: compute_metrics(ids, targets, config.evaluate.k, reference, user_ids=names)
+            name: compute_metrics(ids, targets, config.evaluate.k, reference, user_ids=names, targets=target_names)
             for name, ids in lists.items()
         },
         targets=targets,
@@ -102,19 +118,19 @@ def _measure(
         history=store.items.numpy(),
         counts=counts,
         user_names=users,
-        item_names=items["original_id"].combine_chunks(),
+        item_names=items,
     )
 
 
-def reference_log(config: Config, split: Path, num_items: int) -> LogCounts:
-    """The log that Coverage and Surprisal count in.
+def reference_log(config: Config, split: Path, num_items: int, hashes: Mapping[str, str] | None = None) -> LogCounts:
+    """The log that Coverage and Surprisal count in, of the ids with these hashes.
 
     With ``test_input`` the paper also counts the inputs of users whose target was removed, stored as ``untargeted``.
     """
     names = ["train"] if config.evaluate.reference == "train" else ["test"]
     if config.paper_faithful and config.evaluate.reference == "test_input" and config.split.strategy == "temporal":
         names.append("untargeted")
-    logs = [SequenceStore.open(split / "sequences" / f"{name}.arrow") for name in names]
+    logs = [SequenceStore.open(split / "sequences" / f"{name}.arrow", hashes=hashes) for name in names]
     return LogCounts.from_logs([(log.offsets, log.items) for log in logs], num_items)
 
 

@@ -1,19 +1,26 @@
-"""The loop that validation, test and recommending share: batches of users, their vectors and their seen items.
+"""Loading a model with its catalogue, and the loop that validation, test and recommending share.
 
-All rank by the same numbers, so that the epoch that validation chooses is the best one for the test.
+The loop yields batches of users, their vectors and their seen items. All three rank by the same numbers, so that the
+epoch that validation chooses is the best one for the test.
 """
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cutrec.errors import StageError
+from rec_data.ids import Ids, read_ids
 from rec_data.sequences.batches import inference_batches
 from rec_data.sequences.store import SequenceStore
 from rec_eval import Catalogue
+from rec_models import inference
 from rec_models.encoders import Encoder
+from rec_models.training.checkpoint import ModelCheckpoint
 
 
 class UserBatch(NamedTuple):
@@ -29,6 +36,37 @@ class UserBatch(NamedTuple):
     """[u + 1] int64 on the CPU, from 0; None where seen items stay in the ranking."""
     seen_items: Tensor | None
     """[n] int32 on the CPU."""
+
+
+def load_encoder(model: Path, items: Path, device: torch.device) -> tuple[Encoder, Ids]:
+    """Load a checkpoint in eval mode, and the original ids of its catalogue from an ``items.parquet``.
+
+    Raises:
+        StageError: the model was trained with another catalogue.
+        ValueError: one of the files is damaged.
+    """
+    encoder, catalogue = inference.load(model, device), read_ids(items)
+    refuse_other_catalogue(model, encoder, catalogue)
+    return encoder, catalogue
+
+
+def refuse_other_catalogue(model: Path, trained: Encoder | ModelCheckpoint, catalogue: Ids) -> None:
+    """Refuse a model with a catalogue that it was not trained with; a note if the model does not say.
+
+    Raises:
+        StageError: naming both files.
+    """
+    found = len(catalogue.names)
+    if found != trained.num_items:
+        raise StageError(f"{model} ranks {trained.num_items} items, but {catalogue.path} holds {found}")
+    if trained.catalogue is None:
+        print(f"note: {model} is of an earlier version, which did not record the ids of its items", file=sys.stderr)
+    elif trained.catalogue != catalogue.hash:
+        raise StageError(
+            f"{catalogue.path} is not the catalogue that {model} was trained with: found ids with the hash "
+            f"{catalogue.hash[:12]}, allowed: {trained.catalogue[:12]}; keep a model and its items.parquet together, "
+            "or train again (dvc repro)"
+        )
 
 
 def scoring_dtype(device: torch.device) -> torch.dtype:

@@ -5,14 +5,13 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from cutrec.errors import StageError
+from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.config import Columns, Download
 from rec_data.sequences.histories import Histories, Skipped, read_histories
-from rec_models import inference
 from rec_models.encoders import Encoder
 
 
@@ -39,11 +38,8 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     path = model.parent / "items.parquet"
     if not path.is_file():
         raise StageError(f"--model: found no {path}, which says what items {model} ranks; keep the two together")
-    encoder = inference.load(model, device)
-    names = pq.read_table(path, columns=["original_id"])["original_id"].combine_chunks()
-    if len(names) != encoder.num_items:
-        raise StageError(f"--model: {model} ranks {encoder.num_items} items, but {path} holds {len(names)}")
-    return encoder, names
+    encoder, catalogue = load_encoder(model, path, device)
+    return encoder, catalogue.names
 
 
 def read_file(
@@ -110,13 +106,13 @@ def _examples(left: Skipped) -> str:
 def recommend(
     encoder: Encoder, histories: Histories, items: pa.Array, out: Path, *, k: int, batch_users: int, keep_seen: bool
 ) -> int:
-    """Rank the catalogue for each history, batch by batch, and write a parquet of user_id, item_id, rank, score.
+    """Rank the catalogue for each history, batch by batch, and write a file of user_id, item_id, rank, score.
 
     Args:
         encoder: in eval mode.
         histories: of the users.
         items: ``[V]`` original item ids by dense id.
-        out: the parquet; it has another name until it is complete.
+        out: the file, CSV if it ends in ``.csv`` and parquet otherwise; it has another name until it is complete.
         k: items per user, at most V.
         batch_users: users per batch.
         keep_seen: recommend items of the history too.
@@ -134,7 +130,8 @@ def recommend(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
     try:
-        written = write_recommendations(part, ranked, histories.user_names, items)
+        as_csv = out.suffix == ".csv"
+        written = write_recommendations(part, ranked, histories.user_names, items, as_csv=as_csv)
         rows = sum(int((ids >= 0).sum()) for ids in written)
         part.replace(out)
     finally:

@@ -1,4 +1,4 @@
-"""Ranked lists batch by batch, and the parquet that stores them with the ids of the raw log."""
+"""Ranked lists batch by batch, and the parquet or CSV that stores them with the ids of the raw log."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 from torch import Tensor
 
 from cutrec.workflow.ranking import user_batches
@@ -30,22 +31,23 @@ def ranked_batches(
 
 
 def write_recommendations(
-    path: Path, ranked: Iterable[tuple[Tensor, TopK]], users: pa.Array, items: pa.Array
+    path: Path, ranked: Iterable[tuple[Tensor, TopK]], users: pa.Array, items: pa.Array, *, as_csv: bool = False
 ) -> Iterator[npt.NDArray[Any]]:
-    """Stream rankings into one parquet: user_id, item_id (both as in the raw log), rank from 1, score.
+    """Stream rankings into one file: user_id, item_id (both as in the raw log), rank from 1, score.
 
     Args:
-        path: the parquet; it is complete when the iterator ends.
+        path: the file; it is complete when the iterator ends.
         ranked: dense ids of users and their lists; empty places (-1: fewer candidates than k) are left out.
         users: original ids by dense id.
         items: original ids by dense id.
+        as_csv: write CSV with a header line in place of parquet.
 
     Yields:
         The item ids ``[u, k]`` of each batch, -1 in empty places.
     """
     fields = {"user_id": users.type, "item_id": items.type, "rank": pa.int32(), "score": pa.float32()}
     schema = pa.schema(list(fields.items()))
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with csv.CSVWriter(path, schema) if as_csv else pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for user_ids, lists in ranked:
             ids, scores = lists.ids.cpu().numpy(), lists.scores.cpu().numpy()
             rows, places = np.nonzero(ids >= 0)

@@ -19,7 +19,9 @@ from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json
 from cutrec.workflow import training_inputs as inputs
+from cutrec.workflow.ranking import refuse_other_catalogue
 from cutrec.workflow.run_hash import run_hash
+from rec_data.ids import hash_ids, read_ids
 from rec_data.sequences.histories import read_catalogue
 from rec_models.config import TrainingSettings
 from rec_models.errors import TrainingError
@@ -45,10 +47,11 @@ def refit(
         The new checkpoint.
 
     Raises:
-        StageError: the configuration is not the model's, the split is missing, or training failed.
+        StageError: the configuration or the split is not the model's, the split is missing, or training failed.
     """
     checkpoint = ModelCheckpoint.read(model)
     refuse_other_config(config, checkpoint)
+    refuse_other_catalogue(model, checkpoint, read_ids(split / "items.parquet"))
     if not (split / "summary.json").is_file():
         raise StageError(f"--refit: found no {split / 'summary.json'}, which says how the log was filtered (dvc repro)")
     summary = read_json(split / "summary.json")
@@ -76,6 +79,7 @@ def refit(
                 out=folder,
                 checkpoint_dir=state,
                 item_counts=torch.bincount(found.store.items, minlength=len(names)),
+                catalogue=hash_ids(names),
             )
         except TrainingError as error:
             raise StageError(str(error)) from error

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from cutrec.checksums import verified, write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
@@ -20,11 +21,11 @@ def split(config: Config, log: Path, out: Path) -> None:
 
     Raises:
         DataError: the filters leave too little.
-        StageError: a temporal split of a log whose times are positions.
+        StageError: a damaged log, or a temporal split of a log whose times are positions.
     """
     with atomic_folder(out) as folder:
         summary = split_log(
-            log,
+            verified(log),
             folder,
             config.split,
             seed=config.seed,
@@ -32,6 +33,7 @@ def split(config: Config, log: Path, out: Path) -> None:
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
             ties=config.download.ties,
         )
+        write_checksums(folder, "summary.json")
         # Positions in each user's sequence cannot be compared between users, so their temporal split would be
         # meaningless. They are recognized by their size: no log of interactions ends in 1970.
         if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:

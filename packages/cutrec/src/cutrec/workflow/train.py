@@ -7,14 +7,16 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 
+from cutrec.checksums import write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.run_hash import run_hash
+from rec_data import arrays
+from rec_data.ids import read_ids
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 from rec_models.training.loop import fit
@@ -40,10 +42,11 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
     Raises:
         StageError: training failed.
     """
-    catalogue = split / "items.parquet"
-    counts = torch.tensor(pq.read_table(catalogue, columns=["count"])["count"].to_numpy())  # [V] int64
-    train_store = SequenceStore.open(split / "sequences" / "train.arrow")
-    validation_store = SequenceStore.open(split / "sequences" / "validation.arrow")
+    catalogue = read_ids(split / "items.parquet")
+    hashes = {"items": catalogue.hash}
+    train_store = SequenceStore.open(split / "sequences" / "train.arrow", hashes=hashes)
+    validation_store = SequenceStore.open(split / "sequences" / "validation.arrow", hashes=hashes)
+    counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
     state = checkpoints / run_hash(config, split)
     # Training starts one more process for each further device (train.devices), which keeps no results.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -62,6 +65,7 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
                 checkpoint_dir=state,
                 item_counts=counts,
                 batching=inputs.batch_settings(config),
+                catalogue=catalogue.hash,
             )
         except TrainingError as error:
             if error.on_every_rank and not first:
@@ -71,8 +75,9 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
             unreachable = inputs.unreachable_share(config, validation_store)
             for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts), unreachable):
                 print(f"note: {line}", file=sys.stderr)
-        shutil.copyfile(catalogue, folder / "items.parquet")
+        shutil.copyfile(catalogue.path, folder / "items.parquet")
         write_json(folder / "metrics.json", summary(config, result))
+        write_checksums(folder, "history.csv", "metrics.json")
     if result.is_first_rank:
         shutil.rmtree(state, ignore_errors=True)
 

@@ -123,7 +123,7 @@ def _column(log: Path, name: str) -> pa.Array:
         column = pq.read_table(log, columns=[name])[name]
     except FileNotFoundError:
         raise DataError(f"no log {log}") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError) as error:
         raise DataError(f"log {log} cannot be read: {' '.join(str(error).split())[:300]}") from error
     except KeyError:
         raise DataError(f"log {log} has no column {name!r}") from None

@@ -13,6 +13,7 @@ from rec_data import arrays
 from rec_data.arrays import Int32s, Int64s, Mask, to_arrow
 from rec_data.config import Split, TieOrder
 from rec_data.errors import DataError
+from rec_data.ids import hash_ids
 from rec_data.progress import progress
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
@@ -97,15 +98,15 @@ def split_log(
             **_facts(encoded, partition, kept_users),
         }
         dense_user, dense_item = _dense(kept_users), _dense(partition.catalogue)
+        hashes = _write_names(encoded, kept_users, partition, counts, out)
         (out / "sequences").mkdir()
         for name in ("train", "validation", "test", "untargeted"):
             found: Subset | None = getattr(partition, name)
             if found is not None:
                 subset = _renumber(found, dense_user, dense_item)
-                _write_histories(subset, out, name)
+                _write_histories(subset, out, name, hashes)
                 summary[name] = _describe(subset, counts, filter_seen=filter_seen)
             bar.update()
-        _write_names(encoded, kept_users, partition, counts, out)
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         bar.update()
     return summary
@@ -192,7 +193,7 @@ def _describe(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str,
     return facts
 
 
-def _write_histories(subset: Subset, out: Path, name: str) -> None:
+def _write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]) -> None:
     """Write the sequence store, and its export as parquet, a few million interactions at a time."""
     write_store(
         out / "sequences" / f"{name}.arrow",
@@ -200,6 +201,7 @@ def _write_histories(subset: Subset, out: Path, name: str) -> None:
         offsets=subset.offsets,
         user_ids=subset.users,
         targets=subset.targets,
+        hashes=hashes,
     )
     fields = [(USER, pa.int32()), (HISTORY, pa.list_(pa.int32())), (TIMESTAMPS, pa.list_(pa.int64()))]
     if subset.targets is not None:
@@ -222,10 +224,13 @@ def _write_histories(subset: Subset, out: Path, name: str) -> None:
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def _write_names(encoded: EncodedLog, kept_users: Mask, partition: Partition, counts: Int64s, out: Path) -> None:
-    """Write the original ids of users and items, and how often train holds each item."""
+def _write_names(
+    encoded: EncodedLog, kept_users: Mask, partition: Partition, counts: Int64s, out: Path
+) -> dict[str, str]:
+    """Write the original ids of users and items, and how often train holds each item; return the hashes of the ids."""
     users = encoded.user_names.filter(pl.Series(kept_users))
     items = encoded.item_names.filter(pl.Series(partition.catalogue))
     user_ids, item_ids = np.arange(len(users), dtype=np.int32), np.arange(len(items), dtype=np.int32)
     pl.DataFrame({USER: user_ids, ORIGINAL_ID: users}).write_parquet(out / "users.parquet")
     pl.DataFrame({ITEM: item_ids, ORIGINAL_ID: items, COUNT: counts}).write_parquet(out / "items.parquet")
+    return {"users": hash_ids(users.to_arrow()), "items": hash_ids(items.to_arrow())}

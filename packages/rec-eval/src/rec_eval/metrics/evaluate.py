@@ -38,6 +38,8 @@ class Evaluation:
     """Number of relevant items outside the catalogue, which count as misses."""
     user_ids: npt.NDArray[Any] | None = None
     """``[U]`` ids of the users, or None. Two runs with ids can only be compared if these agree."""
+    targets: npt.NDArray[Any] | None = None
+    """``[U]`` ids of the one relevant item of each user, or None. Two runs can only be compared if these agree."""
 
     def summary(self) -> dict[str, float]:
         """Means over users, and catalogue metrics, as ``{"ndcg@1": ..., ..., "surprisal@100": ...}``."""
@@ -63,6 +65,7 @@ def evaluate(
     *,
     num_items: int | None = None,
     user_ids: Any = None,
+    targets: Any = None,
 ) -> Evaluation:
     """Compute every accuracy metric at each k, and Coverage and Surprisal if a log is given.
 
@@ -74,6 +77,7 @@ def evaluate(
         log: counts of the log that Coverage and Surprisal are relative to, or None to leave these out.
         num_items: V, to check ids against; taken from ``log`` if that is given.
         user_ids: ``[U]`` ids of the users, kept in the result, or None.
+        targets: ``[U]`` names of the one relevant item of each user, kept in the result, or None.
 
     Raises:
         ValueError: an item twice in one list, an id outside the catalogue, a k below 1 or above K, shapes that do not
@@ -84,10 +88,7 @@ def evaluate(
             raise ValueError(f"num_items is {num_items}, but the log has {log.user_counts.size} items")
         num_items = log.user_counts.size
     lists = check_recommended(recommended, num_items)
-    if user_ids is not None:
-        user_ids = np.asarray(user_ids.cpu() if hasattr(user_ids, "cpu") else user_ids)
-        if user_ids.shape != lists.shape[:1]:
-            raise ValueError(f"user_ids must hold {lists.shape[0]} ids, one per user, got shape {user_ids.shape}")
+    user_ids, targets = _one_per_user("user_ids", user_ids, lists), _one_per_user("targets", targets, lists)
     cuts = check_cutoffs(ks, lists)
     hits = find_hits(lists, relevant, num_items)
     without = int((hits.relevant == 0).sum())
@@ -98,4 +99,14 @@ def evaluate(
     if log is not None:
         catalogue = {f"coverage@{k}": value for k, value in coverage(lists, log, cuts).items()}
         per_user |= {f"surprisal@{k}": values for k, values in surprisal(lists, log, cuts).items()}
-    return Evaluation(cuts, per_user, catalogue, lists.shape[0], without, hits.outside, user_ids)
+    return Evaluation(cuts, per_user, catalogue, lists.shape[0], without, hits.outside, user_ids, targets)
+
+
+def _one_per_user(name: str, ids: Any, lists: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Ids as an array, one for each list."""
+    if ids is None:
+        return None
+    found = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+    if found.shape != lists.shape[:1]:
+        raise ValueError(f"{name} must hold {lists.shape[0]} ids, one per user, got shape {found.shape}")
+    return found

@@ -1,33 +1,42 @@
 """Write the values per user of a run to a parquet file, so that two runs can be compared later; and rows to CSV.
 
-Values that are not per user (k, coverage, counts) are in the metadata of the parquet file.
+Values that are not per user (k, coverage, counts) are in the metadata of the parquet file, with a checksum of all.
 """
 
 import csv
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rec_eval.metrics.evaluate import Evaluation
 
 _KEY = b"rec_eval"
+_CHECKSUM = b"sha256"
+_IDS = {"user_id": "user_ids", "target": "targets"}
+"""The fields of an evaluation that hold ids, by the name of their column."""
+
+
+class DamagedError(ValueError):
+    """A file is not as it was written."""
 
 
 def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
     """Write a run as parquet: one row per user, one float64 column per metric and k; NaN stays NaN.
 
-    The ids of the users, if any, become the column ``user_id``.
+    The ids of the users and of their targets, if any, become the columns ``user_id`` and ``target``.
     """
-    columns: dict[str, Any] = dict(evaluation.per_user)
-    if evaluation.user_ids is not None:
-        columns = {"user_id": evaluation.user_ids, **columns}
-    whole = {name: value for name, value in vars(evaluation).items() if name not in ("per_user", "user_ids")}
-    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(whole).encode()})
+    ids = {column: getattr(evaluation, name) for column, name in _IDS.items()}
+    columns = {name: values for name, values in ids.items() if values is not None} | dict(evaluation.per_user)
+    kept = ("per_user", *_IDS.values())
+    whole = json.dumps({name: value for name, value in vars(evaluation).items() if name not in kept}).encode()
+    table = pa.table(columns).replace_schema_metadata({_KEY: whole, _CHECKSUM: _checksum(columns, whole)})
     pq.write_table(table, path, compression="zstd")
 
 
@@ -36,18 +45,35 @@ def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
 
     Raises:
         FileNotFoundError: there is no such file.
+        DamagedError: it is damaged; files of earlier versions have no checksum, so not all damage is found in them.
         ValueError: ``write_evaluation`` did not write the file.
     """
-    table = pq.read_table(path)
-    metadata = table.schema.metadata or {}
+    name = path if isinstance(path, str | Path) else getattr(path, "name", "the file")
+    try:
+        table = pq.read_table(path)
+        metadata = table.schema.metadata or {}
+        columns = {column: np.array(table[column].to_numpy()) for column in table.column_names}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in the reader, as an error of any type
+        raise DamagedError(f"{name} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     if _KEY not in metadata:
-        name = path if isinstance(path, str | Path) else getattr(path, "name", "the file")
         raise ValueError(f"{name} holds no evaluation; allowed: a file of write_evaluation")
-    whole = json.loads(metadata[_KEY])
-    columns = {name: np.array(table[name].to_numpy()) for name in table.column_names}
-    user_ids = columns.pop("user_id", None)
-    whole["ks"] = tuple(whole["ks"])
-    return Evaluation(per_user=columns, user_ids=user_ids, **whole)
+    if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(columns, metadata[_KEY]):
+        raise DamagedError(f"{name} is damaged: it does not have its own checksum")
+    ids: dict[str, Any] = {field: columns.pop(column, None) for column, field in _IDS.items()}
+    rest = json.loads(metadata[_KEY]) | ids
+    rest["ks"] = tuple(rest["ks"])
+    return Evaluation(per_user=columns, **rest)
+
+
+def _checksum(columns: dict[str, npt.NDArray[Any]], whole: bytes) -> bytes:
+    """The SHA-256 of all values; of ids as text."""
+    digest = hashlib.sha256(whole)
+    for name, values in columns.items():
+        digest.update(f"{name} {len(values)}".encode())
+        digest.update(json.dumps(values.tolist(), default=str).encode() if name in _IDS else values.tobytes())
+    return digest.hexdigest().encode()
 
 
 def write_rows(rows: Sequence[NamedTuple], path: str | Path) -> None:

@@ -41,6 +41,8 @@ class Encoder(nn.Module):
         self.autocast_dtype: torch.dtype | None = None
         """The autocast dtype of matrix products in `encode_last`; None: as the caller has it. Training and loading set
         it on a GPU, so that ranking computes as training does, with the same kernels."""
+        self.catalogue: str | None = None
+        """The hash of the items' ids that this was trained with; None: not known. Loading sets it, export keeps it."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 

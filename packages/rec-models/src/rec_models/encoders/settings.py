@@ -8,21 +8,21 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rec_models.encoders.registry import ENCODERS
-from rec_models.fields import STRICT, Count, SettingsError, Share, one_of
+from rec_models.fields import STRICT, SettingsError, Share, one_of
 
 ModelName = Annotated[str, one_of(ENCODERS)]
-MaxSeqLen = Annotated[int, Field(ge=2)]
+MaxSeqLen = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Backbone:
     """The network that turns a history into a vector."""
 
-    blocks: Count = 2
+    blocks: Annotated[int, Field(ge=1, le=1000)] = 2
     """Transformer blocks."""
-    heads: Count = 2
+    heads: Annotated[int, Field(ge=1, le=1000)] = 2
     """Attention heads of a block."""
-    hidden: Count = 64
+    hidden: Annotated[int, Field(ge=1, le=16_384)] = 64
     """Width of the network and of the item table."""
     dropout: Share = 0.1
     """Share of activations that training sets to zero: of the embeddings, and of what each half of a block adds."""

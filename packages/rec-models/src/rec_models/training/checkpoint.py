@@ -38,12 +38,14 @@ class ModelCheckpoint:
     metrics: dict[str, float]  # validation metrics of that epoch; empty without validation
     weights: dict[str, Tensor]  # the encoder's state dict
     batching: BatchSettings | None = None  # what the batches held; None: not recorded, or an older file
+    catalogue: str | None = None  # the hash of the items' ids that `fit` was given; None: not recorded, or older
 
     def save(self, path: Path) -> None:
         """Write to `path` under a temporary name, then rename: the final name never has a partial file."""
         parts: Any = {"model": self.model, "loss": self.loss, "training": self.training, "batching": self.batching}
         settings = {name: asdict(part) for name, part in parts.items() if part is not None}
-        save_atomically({"format": _MODEL_FORMAT, **vars(self), **settings}, path)
+        fields = {name: value for name, value in vars(self).items() if name != "catalogue" or value is not None}
+        save_atomically({"format": _MODEL_FORMAT, **fields, **settings}, path)
 
     @classmethod
     def read(cls, path: Path, device: str | torch.device = "cpu") -> ModelCheckpoint:
@@ -60,7 +62,7 @@ class ModelCheckpoint:
             training, batching = TrainingSettings(**payload["training"]), payload.get("batching")
             plain = {name: payload[name] for name in ("num_items", "epoch", "metrics", "weights")}
             batching = None if batching is None else BatchSettings(**batching)
-            return cls(model, loss, training, **plain, batching=batching)
+            return cls(model, loss, training, **plain, batching=batching, catalogue=payload.get("catalogue"))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: of another version of rec_models: {in_short(error)}") from error
 

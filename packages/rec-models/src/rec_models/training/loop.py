@@ -57,6 +57,7 @@ def fit(
     checkpoint_dir: str | Path,
     item_counts: Tensor | None = None,
     batching: BatchSettings | None = None,
+    catalogue: str | None = None,
     on_batch: Callable[[BatchDone], object] | None = None,
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> FitResult:
@@ -79,6 +80,8 @@ def fit(
         checkpoint_dir: folder for the state of this run and no other.
         item_counts: [V] int64, how often each item occurs in the training data; for popularity sampling.
         batching: what ``train_batches`` holds. It is kept in ``model.ckpt`` for training again; None: not recorded.
+        catalogue: a hash of the items' ids. It is kept in ``model.ckpt``, so that nobody pairs the model with other
+            ids, and a state of a run on other ids is not resumed; None: not recorded.
         on_batch: called after each micro-batch, for benchmarks.
         build: makes a new network from its settings and V, on any device; None: `build_encoder`.
 
@@ -95,6 +98,7 @@ def fit(
     settings = memory.Run(model, loss, training, num_items)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     identity |= {} if batching is None else {"batching": asdict(batching)}
+    identity |= {} if catalogue is None else {"catalogue": catalogue}
     folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out))
     shape: list[int] = []  # rows and columns of the batch in work, for a message about memory
     with devices.quiet_lightning():
@@ -128,7 +132,7 @@ def fit(
                 num_items=num_items,
                 pin=device.type == "cuda",
             )
-            snapshot = partial(ModelCheckpoint, *settings, batching=batching)
+            snapshot = partial(ModelCheckpoint, *settings, batching=batching, catalogue=catalogue)
             run = _Run(fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started)
             if resumed is not None:
                 run.restore(resumed)

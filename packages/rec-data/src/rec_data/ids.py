@@ -1,0 +1,74 @@
+"""The original ids of a split by dense id, and their hash: what models and sequence stores know their catalogue by."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rec_data.arrays import blocks
+from rec_data.errors import DataError
+from rec_data.schema import ORIGINAL_ID
+
+
+class Ids(NamedTuple):
+    """The original ids of items or users."""
+
+    path: Path
+    """The file that they were read from."""
+    names: pa.Array
+    """``[n]`` by dense id."""
+    hash: str
+    """By ``hash_ids``."""
+
+
+def read_ids(path: Path) -> Ids:
+    """Read the original ids of an ``items.parquet`` or ``users.parquet``.
+
+    Raises:
+        DataError: The file does not exist, is damaged, or does not hold ids.
+    """
+    try:
+        column = pq.read_table(path, columns=[ORIGINAL_ID])[ORIGINAL_ID].combine_chunks()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged file can fail anywhere in the reader, as an error of any type
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        raise DataError(f"{path} is damaged, or has no column {ORIGINAL_ID!r}: {reason}") from error
+    ids = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.dictionary_decode()
+    if ids.null_count or not (pa.types.is_integer(ids.type) or _is_text(ids.type)):
+        raise DataError(f"{path}: column {ORIGINAL_ID!r} holds {ids.type} with {ids.null_count} empty values; "
+                        "allowed: integers or strings, none empty")  # fmt: skip
+    return Ids(path, ids, hash_ids(ids))
+
+
+def hash_ids(ids: pa.Array) -> str:
+    """The SHA-256 of ``[n]`` integers or strings in their order, block by block, without a copy of all.
+
+    It depends on the values alone: not on the width of the integers, the kind of strings, or the file that held them.
+    """
+    digest = hashlib.sha256()
+    for block in blocks(len(ids)):
+        part = ids.slice(block.start, block.stop - block.start)
+        if _is_text(ids.type):
+            text = part.cast(pa.large_string())
+            _, places, data = text.buffers()
+            offsets = np.frombuffer(places, np.int64)[text.offset :][: len(text) + 1]
+            digest.update(np.diff(offsets).astype("<i8").tobytes())
+            digest.update(memoryview(data or b"")[offsets[0] : offsets[-1]])
+        else:
+            values = part.to_numpy(zero_copy_only=False)
+            digest.update(values.astype("<i8").tobytes())
+    # From 2^63 on an unsigned id has the bytes of a negative one, so the sign of the smallest id is hashed too.
+    kind = "text" if _is_text(ids.type) else f"integers, {len(ids) > 0 and pc.min(ids).as_py() < 0}"
+    digest.update(f"{len(ids)} {kind}".encode())
+    return digest.hexdigest()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
