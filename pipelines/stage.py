@@ -1,11 +1,29 @@
-"""How a stage of the pipeline runs as a process."""
+"""How a stage of the pipeline runs as a process, and how it notices that params.yaml changed meanwhile.
 
+DVC checks params.yaml when it decides which stages to run, and reads it again when a stage has ended, to record what
+the stage ran with. A second ``dvc exp run`` writes to the file before DVC refuses it, as an edit does. So a stage
+refuses to run with other parameters than those that the run began with, and to end if those that it read have changed.
+"""
+
+import json
+import os
 from collections.abc import Callable
-from typing import NoReturn
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
 
 from cutrec.arguments import make_parser, parse
-from cutrec.config import Config, load
+from cutrec.config import Config, load, read_yaml
 from cutrec.console import run_and_exit
+from cutrec.errors import StageError
+from cutrec.nested import as_yaml, flatten
+from cutrec.outputs import atomic_file, read_json, write_json
+from cutrec.paths import DATA
+
+FIRST = "source"
+"""The stage that every run of the pipeline begins with."""
+RECORD = DATA / ".run.json"
+"""The parameters that the newest run began with, and the process group of its DVC command."""
 
 
 def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn:
@@ -13,6 +31,61 @@ def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn
 
     def checked() -> None:
         parse(make_parser(description, prog=f"python -m pipelines.{name}"), None)
-        main(load())
+        settings = load()
+        if name == FIRST:
+            begin(settings)
+        else:
+            refuse_other_run(settings)
+        main(settings)
+        refuse_edit(name, settings)
 
     run_and_exit(checked)
+
+
+def begin(settings: Config) -> None:
+    """Record the parameters that a run of the pipeline by DVC begins with."""
+    if "DVC_STAGE" in os.environ:
+        with atomic_file(RECORD) as path:
+            write_json(path, {"group": os.getpgrp(), "parameters": _flat(settings)})
+
+
+def refuse_other_run(settings: Config) -> None:
+    """Refuse parameters that are not those that this run of the pipeline began with.
+
+    A stage that is run by hand, or by a DVC command that leaves out the first stage, belongs to no run.
+
+    Raises:
+        StageError: naming the parameters that changed.
+    """
+    if "DVC_STAGE" in os.environ and RECORD.is_file():
+        record = read_json(RECORD)
+        if record["group"] == os.getpgrp():
+            _refuse(record["parameters"], _flat(settings), "this run")
+
+
+def refuse_edit(name: str, settings: Config) -> None:
+    """Refuse to end a stage if the parameters that it read, as dvc.yaml lists them, have changed: DVC would record them.
+
+    Raises:
+        StageError: naming the parameters that changed.
+    """
+    if "DVC_STAGE" in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":  # once, with train.devices
+        read = tuple(f"{key}." for key in read_yaml(Path("dvc.yaml"))["stages"][name]["params"])
+        began = {key: value for key, value in _flat(settings).items() if f"{key}.".startswith(read)}
+        _refuse(began, _flat(load()), "this stage")
+
+
+def _flat(settings: Config) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(flatten(asdict(settings))))
+    return values
+
+
+def _refuse(began: dict[str, Any], now: dict[str, Any], what: str) -> None:
+    changed = [f"{key}={as_yaml(now[key])} (was {as_yaml(began[key])})" for key in began if now.get(key) != began[key]]
+    if changed:
+        more = "" if len(changed) <= 3 else f" and {len(changed) - 3} more"
+        raise StageError(
+            f"params.yaml: found {', '.join(changed[:3])}{more}, allowed: what {what} began with; an edit or another dvc "
+            "exp run changed it (use dvc exp run --queue while a run is in progress): set the parameters and start "
+            "again, finished work is kept"
+        )

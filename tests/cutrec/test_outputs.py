@@ -43,7 +43,7 @@ def test_nothing_is_left_of_a_failed_block(tmp_path: Path):
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path):
-    leftover = tmp_path / ".tmp-split-dead"
+    leftover = tmp_path / ".tmp-split"
     leftover.mkdir()
     (leftover / "a.txt").write_text("half")
     with atomic_folder(tmp_path / "split") as out:

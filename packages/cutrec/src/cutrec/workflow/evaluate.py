@@ -12,7 +12,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from cutrec.config import Config
-from cutrec.outputs import atomic_folder, write_csv, write_json
+from cutrec.outputs import atomic_folder, unchanged, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.sequences.store import SequenceStore
@@ -30,10 +30,10 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
     `cutrec.reporting.details`), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
     """
-    store = SequenceStore.open(split / "sequences" / "test.arrow")
-    items = pq.read_table(split / "items.parquet").combine_chunks()
-    users = pq.read_table(split / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
-    with atomic_folder(out) as folder:
+    with unchanged(split), atomic_folder(out) as folder:
+        store = SequenceStore.open(split / "sequences" / "test.arrow")
+        items = pq.read_table(split / "items.parquet").combine_chunks()
+        users = pq.read_table(split / "users.parquet", columns=["original_id"])["original_id"].combine_chunks()
         (folder / "details").mkdir()
         recommended, costs = _rank(config, model, store, users, items["original_id"].combine_chunks(), folder)
         metrics: dict[str, object] = {**costs, "reference": config.evaluate.reference}

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from cutrec.errors import StageError
+from cutrec.outputs import atomic_file
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.config import Columns
 from rec_data.sequences.histories import Histories, Skipped, read_histories
@@ -114,14 +115,9 @@ def recommend(
     """
     if len(histories.store) == 0:
         raise StageError("nobody has an item that the model knows, so there is nothing to recommend from")
-    part = out.with_name(f"{out.name}.part")
     ranked = ranked_batches(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
-    try:
+    with atomic_file(out) as part:
         written = write_recommendations(part, ranked, histories.user_names, items)
-        rows = sum(int((ids >= 0).sum()) for ids in written)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    return rows
+        return sum(int((ids >= 0).sum()) for ids in written)

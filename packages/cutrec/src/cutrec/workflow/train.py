@@ -4,7 +4,8 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,8 +13,9 @@ import torch
 
 from cutrec.config import Config
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, write_json
+from cutrec.outputs import atomic_folder, unchanged, write_json
 from cutrec.workflow import training_inputs as inputs
+from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
@@ -21,11 +23,14 @@ from rec_models.training.loop import fit
 from rec_models.training.result import FitResult
 
 
-def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
+def train(
+    config: Config, split: Path, out: Path, *, checkpoints: Path, confirm: Callable[[], None] = lambda: None
+) -> None:
     """Train, or resume the training that was interrupted.
 
     Writes ``model.ckpt`` (the epoch of the best validation NDCG@10), ``items.parquet`` (the catalogue that it ranks: a
-    model and its ids stay together), ``history.csv`` (one row per epoch), ``metrics.json`` and ``tensorboard/``.
+    model and its ids stay together), ``history.csv`` (one row per epoch), ``metrics.json`` and ``tensorboard/``. If
+    another process trains the same, this one waits for it and takes its model.
 
     Args:
         config: the model, the loss and the training loop.
@@ -33,20 +38,25 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
         out: the folder for the results.
         checkpoints: the folder for the state of interrupted runs. Each run has a folder of its own there, named by the
             hash of its settings, its split and its code, and removed when the run is complete.
+        confirm: called when training is complete; if it raises, there are no results and the next call resumes.
 
     Raises:
-        StageError: training failed.
+        StageError: training failed, or another process replaced the split while it was read.
     """
-    catalogue = split / "items.parquet"
-    counts = torch.tensor(pq.read_table(catalogue, columns=["count"])["count"].to_numpy())  # [V] int64
-    train_store = SequenceStore.open(split / "sequences" / "train.arrow")
-    validation_store = SequenceStore.open(split / "sequences" / "validation.arrow")
-    state = checkpoints / run_hash(config, split)
-    # Training starts one more process for each further device (train.devices), which keeps no results.
+    # Training starts one more process for each further device (train.devices), which keeps no results and no locks.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
-    with place as name:
-        folder = Path(name)
+    with ExitStack() as places:
+        with unchanged(split):
+            state = checkpoints / run_hash(config, split)
+            if first:
+                places.enter_context(run_folder(checkpoints, state.name))
+            place = atomic_folder(out) if first else tempfile.TemporaryDirectory()
+            folder = Path(places.enter_context(place))
+            catalogue = folder / "items.parquet"
+            shutil.copyfile(split / "items.parquet", catalogue)
+            counts = torch.tensor(pq.read_table(catalogue, columns=["count"])["count"].to_numpy())  # [V] int64
+            train_store = SequenceStore.open(split / "sequences" / "train.arrow")
+            validation_store = SequenceStore.open(split / "sequences" / "validation.arrow")
         try:
             result = fit(
                 model=inputs.model_settings(config),
@@ -67,10 +77,9 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
         if result.is_first_rank and not config.dataset.startswith("twin:"):
             for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts)):
                 print(f"note: {line}", file=sys.stderr)
-        shutil.copyfile(catalogue, folder / "items.parquet")
         write_json(folder / "metrics.json", summary(config, result))
-    if result.is_first_rank:
-        shutil.rmtree(state, ignore_errors=True)
+        if first:
+            confirm()
 
 
 def notes(result: FitResult, popularity: float) -> list[str]:
