@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 from cutrec.arguments import make_parser, parse
 from cutrec.config import Config, load, read_yaml
 from cutrec.console import run_and_exit
@@ -20,10 +22,12 @@ from cutrec.nested import as_yaml, flatten
 from cutrec.outputs import atomic_file, read_json, write_json
 from cutrec.paths import DATA
 
+STAGE = "DVC_STAGE"
+"""The environment variable that DVC sets for a stage."""
 FIRST = "source"
 """The stage that every run of the pipeline begins with."""
-RECORD = DATA / ".run.json"
-"""The parameters that the newest run began with, and the process group of its DVC command."""
+RECORD = ".run-{}.json"
+"""In `cutrec.paths.DATA`, by the process of DVC: the parameters that its run began with."""
 
 
 def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn:
@@ -43,10 +47,14 @@ def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn
 
 
 def begin(settings: Config) -> None:
-    """Record the parameters that a run of the pipeline by DVC begins with."""
-    if "DVC_STAGE" in os.environ:
-        with atomic_file(RECORD) as path:
-            write_json(path, {"group": os.getpgrp(), "parameters": _flat(settings)})
+    """Record the parameters that a run of the pipeline by DVC begins with, and remove the records of ended runs."""
+    if (dvc := _dvc()) is None:
+        return
+    for path in DATA.glob(RECORD.format("*")):
+        if not psutil.pid_exists(int(path.stem.rpartition("-")[2])):
+            path.unlink(missing_ok=True)
+    with atomic_file(DATA / RECORD.format(dvc.pid)) as path:
+        write_json(path, {"started": dvc.create_time(), "parameters": _flat(settings)})
 
 
 def refuse_other_run(settings: Config) -> None:
@@ -57,22 +65,33 @@ def refuse_other_run(settings: Config) -> None:
     Raises:
         StageError: naming the parameters that changed.
     """
-    if "DVC_STAGE" in os.environ and RECORD.is_file():
-        record = read_json(RECORD)
-        if record["group"] == os.getpgrp():
-            _refuse(record["parameters"], _flat(settings), "this run")
+    if (dvc := _dvc()) is None or not (path := DATA / RECORD.format(dvc.pid)).is_file():
+        return
+    record = read_json(path)
+    if abs(record["started"] - dvc.create_time()) < 5:  # seconds; no other process with this number
+        _refuse(record["parameters"], _flat(settings), "this run")
 
 
 def refuse_edit(name: str, settings: Config) -> None:
-    """Refuse to end a stage if the parameters that it read, as dvc.yaml lists them, have changed: DVC would record them.
+    """Refuse to end a stage if parameters that it read, as dvc.yaml lists them, have changed: DVC would record them.
 
     Raises:
         StageError: naming the parameters that changed.
     """
-    if "DVC_STAGE" in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":  # once, with train.devices
+    if STAGE in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":  # once, with train.devices
         read = tuple(f"{key}." for key in read_yaml(Path("dvc.yaml"))["stages"][name]["params"])
         began = {key: value for key, value in _flat(settings).items() if f"{key}.".startswith(read)}
         _refuse(began, _flat(load()), "this stage")
+
+
+def _dvc() -> psutil.Process | None:
+    """The process of DVC that runs this stage: the first one above that has not the variable of its stages."""
+    if STAGE not in os.environ:
+        return None
+    try:
+        return next((process for process in psutil.Process().parents() if STAGE not in process.environ()), None)
+    except psutil.Error:  # a system that hides other processes
+        return None
 
 
 def _flat(settings: Config) -> dict[str, Any]:
@@ -85,7 +104,7 @@ def _refuse(began: dict[str, Any], now: dict[str, Any], what: str) -> None:
     if changed:
         more = "" if len(changed) <= 3 else f" and {len(changed) - 3} more"
         raise StageError(
-            f"params.yaml: found {', '.join(changed[:3])}{more}, allowed: what {what} began with; an edit or another dvc "
-            "exp run changed it (use dvc exp run --queue while a run is in progress): set the parameters and start "
-            "again, finished work is kept"
+            f"params.yaml: found {', '.join(changed[:3])}{more}, allowed: what {what} began with; an edit or another "
+            "`dvc exp run` changed it (during a run use `dvc exp run --queue`): set the parameters and start again, "
+            "what is finished is kept"
         )

@@ -19,7 +19,6 @@ KEPT = 10
 """Interrupted trainings that are kept; the oldest ones beyond that are removed."""
 KEPT_DAYS = 30
 """How long an interrupted training is kept after its last checkpoint."""
-GIB = 1024**3
 _NAME = re.compile(r"[0-9a-f]{16}(-refit-\d+)?")
 """Names of the folders, as of `cutrec.workflow.run_hash`; nothing else in the folder is ever removed."""
 
@@ -63,19 +62,15 @@ def expire(checkpoints: Path, own: Path) -> None:
         oldest = time.time() - KEPT_DAYS * 86_400
         stay = [each for each in left[:KEPT] if each.written >= oldest]
         for each in left[len(stay) :]:
-            with (
-                suppress(Timeout),
-                FileLock(lock_file(each.path)).acquire(blocking=False),
-            ):  # unless it has just started
+            lock = FileLock(lock_file(each.path))
+            with suppress(Timeout), lock.acquire(blocking=False):  # unless it has just been started
                 shutil.rmtree(each.path, ignore_errors=True)
                 lock_file(each.path).unlink(missing_ok=True)
     if left:
+        gib = sum(each.bytes for each in stay) / 1024**3
         since = f", the oldest of {datetime.fromtimestamp(stay[-1].written, UTC):%Y-%m-%d}" if stay else ""
-        print(
-            f"note: {checkpoints} holds {len(stay)} interrupted trainings with {sum(each.bytes for each in stay) / GIB:.2f} "
-            f"GiB{since}; {len(left) - len(stay)} expired and were removed",
-            file=sys.stderr,
-        )
+        text = f"{checkpoints} holds {len(stay)} interrupted trainings ({gib:.2f} GiB{since})"
+        print(f"note: {text}; {len(left) - len(stay)} expired ones were removed", file=sys.stderr)
 
 
 def _measured(path: Path) -> _Left:

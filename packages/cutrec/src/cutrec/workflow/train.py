@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,7 +50,7 @@ def train(
             state = checkpoints / run_hash(config, split)
             if first:
                 places.enter_context(run_folder(checkpoints, state.name))
-            place = atomic_folder(out) if first else tempfile.TemporaryDirectory()
+            place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
             folder = Path(places.enter_context(place))
             catalogue = folder / "items.parquet"
             shutil.copyfile(split / "items.parquet", catalogue)
