@@ -15,7 +15,8 @@ import pytest
 from cutrec.config import ConfigError, load
 from cutrec.errors import StageError
 from pipelines import stage
-from tests.small_log import ROOT, write_params
+from tests.e2e.conftest import copy_repository
+from tests.small_log import ROOT, small_log, write_params
 
 Make = Callable[[dict[str, Any]], Path]
 
@@ -127,3 +128,40 @@ def test_the_process_of_dvc_is_the_first_one_above_that_is_no_stage():
         assert found.stdout == f"{os.getpid()}\n"
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout == "None\n"
+
+
+@pytest.mark.slow
+def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
+    """DVC refuses the second one after it has changed params.yaml; the first one then keeps what it trained."""
+    copy_repository(tmp_path)
+    (tmp_path / "dvc.lock").unlink(missing_ok=True)
+    small = {"max_seq_len": 8, "backbone.hidden": 16, "train.max_epochs": 30, "train.patience": 30}
+    write_params(tmp_path, {"dataset": "log.parquet", **small})
+    small_log().write_parquet(tmp_path / "log.parquet")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh", "OMP_NUM_THREADS": "1"}
+
+    def start(command: str) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(["sh", "-c", command], cwd=tmp_path, env=environment, text=True, **pipes)
+
+    identity = "git config user.name test && git config user.email test@localhost"
+    assert start(f"git init -q && {identity} && git add -A && git commit -qm start").wait() == 0
+    first = start("dvc exp run -n first -S evaluate.batch_users=11")
+    while not list(tmp_path.glob(".checkpoints/*/last.ckpt")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.1)
+    second = start("dvc exp run -n second -S loss=cce -S evaluate.batch_users=13")
+    printed, _ = second.communicate()
+    assert second.returncode != 0
+    assert "is busy" in printed
+    printed, _ = first.communicate()
+    assert first.returncode != 0
+    (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: params.yaml: found loss=cce (was cce_neg), allowed: what this stage began with; ")
+    assert not (tmp_path / "data/train/model.ckpt").exists()
+
+    again = start("git checkout -q params.yaml && dvc exp run -n first -S evaluate.batch_users=11")
+    printed, _ = again.communicate()
+    assert again.returncode == 0, printed
+    assert "epoch 1/" not in printed  # the training was complete
