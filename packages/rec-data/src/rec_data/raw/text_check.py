@@ -1,5 +1,6 @@
 """Check a whole text file against a dialect: is every record well-formed, with as many fields as the first one?"""
 
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,27 @@ class TextFile:
             stream = pa.input_stream(str(self.path), compression=compression)
         return stream if is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
 
+    def is_plain(self, marks: Sequence[str | None]) -> bool:
+        """Whether the file holds none of these quotes and escapes, and only UTF-8 and whole line ends.
+
+        All dialects read such a file alike, so that only the number of fields can be wrong.
+        """
+        special = [mark.encode() for mark in marks if mark is not None]
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        with self.open() as stream, progress(f"check {self.path.name}", self.path.stat().st_size, "B") as bar:
+            while block := stream.read(CHUNK):
+                bar.update(len(block))
+                if block.endswith(b"\r"):
+                    block += stream.read(1)
+                if any(mark in block for mark in special) or block.count(b"\r") != block.count(b"\r\n"):
+                    return False
+                try:
+                    if not block.isascii() or decoder.getstate()[0]:
+                        decoder.decode(block)
+                except UnicodeDecodeError:
+                    return False
+        return decoder.getstate()[0] == b""
+
     def wants(self, name: str) -> bool:
         """Whether the column will be read."""
         return self.columns is None or name in self.columns
@@ -71,11 +93,13 @@ class TextFile:
 class Reading:
     """A file as one dialect reads it, up to the first record that is not well-formed.
 
-    A header that lacks one of the ``needed`` columns is a fault too.
+    A header that lacks one of the ``needed`` columns is a fault too. Without ``whole``, only the beginning of the file
+    is matched.
     """
 
-    def __init__(self, file: TextFile, dialect: Dialect, needed: Sequence[str] = ()) -> None:
+    def __init__(self, file: TextFile, dialect: Dialect, needed: Sequence[str] = (), *, whole: bool = True) -> None:
         self.dialect = dialect
+        self.whole = whole
         self.names: list[str] = []
         self.start = 0
         """The byte at which the first record of data begins."""
@@ -102,7 +126,7 @@ class Reading:
     def _check(self) -> None:
         path, buffer, ended = self._file.path, b"", False
         with self._file.open() as stream, progress(f"check {path.name}", path.stat().st_size, "B") as bar:
-            while not ended and self.fault is None:
+            while not ended and self.fault is None and (self.whole or self.empty):
                 block = stream.read(CHUNK)
                 bar.update(len(block))
                 ended = not block

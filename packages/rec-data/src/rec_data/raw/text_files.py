@@ -63,9 +63,22 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
 
 
 def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterator[pl.DataFrame]:
-    """Read the columns at these places, block by block."""
+    """Read the columns at these places, block by block.
+
+    Raises:
+        DataError: A record of a file that was not checked as a whole has another number of fields.
+    """
     if reading.empty:
         return
+    try:
+        yield from _blocks(file, reading, places)
+    except pa.ArrowInvalid:
+        if reading.whole or (fault := Reading(file, reading.dialect).fault) is None:
+            raise
+        raise DataError(f"file {file.path}, {fault}") from None
+
+
+def _blocks(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterator[pl.DataFrame]:
     dialect = reading.dialect
     joins = Use.LINES in reading.uses or reading.doubt is not None
     block = (CHUNK + LONGEST) * (2 if joins else 1)  # _WholeLineEnds reads half of it
@@ -117,8 +130,12 @@ def _decide(file: TextFile) -> Reading:
     If there are several, a well quoted file (RFC 4180, or with escapes) is read as such; otherwise all have to give
     the same values. Quotes join lines only in a well quoted file, and not if those lines look like records.
     """
-    separator = _separator(file)
-    preferred, *others = [Dialect(separator, *marks) for marks in _marks(file.form)]
+    separator, ways = _separator(file), _marks(file.form)
+    preferred, *others = [Dialect(separator, *marks) for marks in ways]
+    if file.is_plain([mark for way in ways for mark in way]):
+        plain = Reading(file, preferred, whole=False)
+        if plain.fault is None:
+            return plain
     first = Reading(file, preferred)
     if first.fault is None:
         others = [other for other in others if _can_differ(first, other)]
@@ -139,10 +156,10 @@ def _decide(file: TextFile) -> Reading:
     for rival in rivals:
         if Use.BARE in chosen.uses and not _same(file, chosen, rival):
             key = "quote" if rival.dialect.quote != chosen.dialect.quote else "escape"
-            ways = [character_name(getattr(way.dialect, key)) for way in (chosen, rival)]
+            names = [character_name(getattr(way.dialect, key)) for way in (chosen, rival)]
             raise DataError(
                 f"file {file.path}, line {chosen.uses_line}: found {key} characters that can mean two things, and the "
-                f"values differ; allowed: -S download.format.{key}={ways[0]} or -S download.format.{key}={ways[1]}"
+                f"values differ; allowed: -S download.format.{key}={names[0]} or -S download.format.{key}={names[1]}"
             )
     return chosen
 
