@@ -180,7 +180,7 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
             hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
         if columns.timestamp is None:
             files.require_columns(frame.collect_schema(), columns.by_key, origin)
-        frame, others, origin = keep_events(frame, settings.events, origin)
+        frame, others = keep_events(frame, settings.events, origin)
         if columns.timestamp is None:
             frame, columns = files.number_rows(frame, columns)
     done = write_log(
