@@ -19,7 +19,7 @@ from rec_data.config import Columns, Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw import text_files
-from rec_data.raw.rows import COUNT, PLACES, numbered, placed
+from rec_data.raw.rows import PLACE, numbered, placed
 
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt", ".inter")
@@ -118,7 +118,7 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: F
 
     All columns of text files are strings: types are decided from the whole column, not from its first rows. Files are
     verified first: parquet files only in the ``columns`` that will be read (None means all), text files in all records.
-    The columns ``rec_data.raw.rows.PLACES`` say where each row comes from.
+    The column ``rec_data.raw.rows.PLACE`` says where each row comes from.
 
     Raises:
         DataError: A file cannot be read, or is damaged.
@@ -152,7 +152,7 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: str) -> None:
     """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for."""
-    present = [name for name in present if name not in PLACES]
+    present = [name for name in present if name != PLACE]
     for key, name in wanted.items():
         if name not in present:
             purpose = "" if key == name else f" (for {key})"
@@ -163,17 +163,17 @@ def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Co
     """Add the position of each row as its time, to a log without times whose rows are in order.
 
     Returns:
-        The columns that are read, that of positions and ``PLACES``; and the names of the columns.
+        The columns that are read, that of positions and ``PLACE``; and the names of the columns.
     """
-    kept = numbered(frame).select(*columns.by_key.values(), *PLACES)
+    kept = numbered(frame).select(*columns.by_key.values(), PLACE)
     return kept.with_row_index(_POSITION), replace(columns, timestamp=_POSITION)
 
 
 def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) -> pl.LazyFrame:
     if _format(path.name) == "parquet":
-        return placed(pl.scan_parquet(path, glob=False, row_index_name=COUNT), f"{path}, row")
+        return placed(pl.scan_parquet(path, glob=False, row_index_name=PLACE), f"{path}, row ")
     with reading(f"file {path}"):
-        return placed(text_files.scan(path, columns, text_format), f"{path}, line")
+        return text_files.scan(path, columns, text_format)
 
 
 def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
@@ -185,7 +185,7 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
     for path, frame in frames.items():
         with reading(f"file {path}"):
             schemas[path] = frame.collect_schema()
-    present = list(dict.fromkeys(name for schema in schemas.values() for name in schema if name not in PLACES))
+    present = list(dict.fromkeys(name for schema in schemas.values() for name in schema if name != PLACE))
     kinds: dict[str, tuple[pl.DataType, Path]] = {}
     for name in present if columns is None else [name for name in present if name in columns]:
         for path, schema in schemas.items():
@@ -202,7 +202,7 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
     chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
     if not chosen:
         return next(iter(frames.values()))
-    return pl.concat([frame.select(*chosen, *PLACES) for frame in frames.values()])
+    return pl.concat([frame.select(*chosen, PLACE) for frame in frames.values()])
 
 
 def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:

@@ -12,7 +12,7 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
-from rec_data.raw.rows import COUNT, PLACES, placed
+from rec_data.raw.rows import PLACE, placed
 
 Reader = Callable[[Path, Path], pl.LazyFrame]
 """Takes a raw file and an empty work folder that lives as long as the frame. Columns of text files are strings."""
@@ -75,7 +75,7 @@ def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
             linked("user").alias("user"),
             linked("track").alias("track"),
             line.str.extract(r"^event\.play\s+[0-9]+\s+([0-9]+)").alias("time"),
-            *PLACES,
+            PLACE,
         )
     )
 
@@ -134,9 +134,9 @@ def _lines(path: Path) -> pl.LazyFrame:
         infer_schema=False,
         new_columns=["line"],
         glob=False,
-        row_index_name=COUNT,
+        row_index_name=PLACE,
     )
-    lines = placed(lines.with_columns(pl.col("line").str.strip_chars_end("\r")), f"{path}, line")
+    lines = placed(lines.with_columns(pl.col("line").str.strip_chars_end("\r")), f"{path}, line ")
     return lines.filter(pl.col("line") != "")
 
 
@@ -149,7 +149,7 @@ def _fields(path: Path, separator: str, names: tuple[str, ...]) -> pl.LazyFrame:
             pl.when(fits).then(pl.col("line").struct.field(f"field_{place}")).alias(name)
             for place, name in enumerate(names)
         ),
-        *PLACES,
+        PLACE,
     )
 
 

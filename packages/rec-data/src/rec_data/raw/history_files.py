@@ -10,7 +10,7 @@ from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.events import keep_events
 from rec_data.raw.normalise import drop_duplicates, write_log
-from rec_data.raw.rows import PLACES, find_nulls, find_rows
+from rec_data.raw.rows import PLACE, find_nulls, find_rows
 from rec_data.schema import TIMESTAMP
 
 
@@ -81,7 +81,7 @@ def write_history_log(
             users, empty = frame.select(pl.len(), (~filled).sum().alias("empty")).collect().row(0)
             if users == empty:
                 raise DataError(f"{origin}: all lists are empty ({users}); allowed: at least one with items")
-            frame = frame.filter(filled).select(user, item, *PLACES).explode(item)
+            frame = frame.filter(filled).select(user, item, PLACE).explode(item)
         timed = False
     if not timed:
         frame, columns = files.number_rows(frame, Columns(user, item, None))

@@ -13,7 +13,7 @@ from rec_data.config import Columns
 from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
-from rec_data.raw.rows import PLACES, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
+from rec_data.raw.rows import PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
@@ -75,7 +75,7 @@ def write_log(
     with reading(origin), progress(f"read {origin}", 2) as bar:
         require_columns(frame.collect_schema(), columns.by_key, origin)
         keys = [pl.col(name).alias(key) for key, name in columns.by_key.items()]
-        frame = numbered(frame).select(*keys, *PLACES)
+        frame = numbered(frame).select(*keys, PLACE)
         if min_rating is not None and columns.rating is None:
             raise DataError(
                 f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"

@@ -106,7 +106,7 @@ class Reading:
         return Use.LINES in self.uses or self.doubt is not None
 
     def lines(self) -> Iterator[int]:
-        """The numbers of the lines, from 0, at which the records of data begin. The file must be well-formed."""
+        """The numbers of the lines at which the records of data begin. The file must be well-formed."""
         records = self._grammar.records(len(self.names), self.uses | Use.LINES)
         with self._file.open() as stream:
             begin, record = stream.read(self.start).count(b"\n"), b""
@@ -117,7 +117,7 @@ class Reading:
                         continue
                 record += line if line.endswith(b"\n") else line + b"\n"
                 if not self.joins or records.fullmatch(record):
-                    yield begin
+                    yield begin + 1
                     record = b""
 
     def _check(self) -> None:

@@ -18,7 +18,7 @@ from pyarrow import csv
 from rec_data.config import CHARACTERS, Format, character, character_name
 from rec_data.errors import DataError
 from rec_data.raw.dialects import Dialect, Grammar, Use
-from rec_data.raw.rows import COUNT
+from rec_data.raw.rows import PLACE
 from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
 
 SEPARATORS = ("\t", ";", "|", ",", " ")
@@ -34,7 +34,7 @@ _DATUM = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?|\d{4}-\d\d-\d\d.*", re.IGNORE
 def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFrame:
     """Open a text file as a lazy frame of strings; empty fields that are not quoted are null.
 
-    The column ``COUNT`` holds the numbers of the lines at which the records begin, from 0.
+    The column ``PLACE`` names the line at which each record begins.
 
     Args:
         path: The file, which may be compressed with gzip or zstd.
@@ -57,18 +57,17 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
         chosen: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
         names = list(schema) if chosen is None else chosen
-        lines = reading.lines()
-        for frame in _frames(file, reading, {name: places[name] for name in names if name != COUNT}):
-            if COUNT in names:
-                numbers = pl.Series(COUNT, list(islice(lines, len(frame))), dtype=schema[COUNT])
-                frame = frame.with_columns(numbers).select(names)
+        lines = (f"{path}, line {number}" for number in reading.lines())
+        for frame in _frames(file, reading, {name: places[name] for name in names if name != PLACE}):
+            if PLACE in names:
+                frame = frame.with_columns(pl.Series(PLACE, list(islice(lines, len(frame))))).select(names)
             kept = frame if predicate is None else frame.filter(predicate)
             kept = kept if rows is None else kept.head(rows)
             yield kept
             if rows is not None and (rows := rows - len(kept)) == 0:
                 return
 
-    schema: dict[str, pl.DataType] = {**dict.fromkeys(places, pl.String()), COUNT: pl.UInt32()}
+    schema = dict.fromkeys([*places, PLACE], pl.String())
     return register_io_source(read, schema=schema)
 
 
