@@ -4,6 +4,8 @@ Reads params.yaml and ``data/split/``; writes ``data/train/``. If training is ki
 checkpoint. Checkpoints are kept in ``.checkpoints/``, because DVC deletes the outputs of a stage before it runs.
 """
 
+from functools import partial
+
 from cutrec import config
 from cutrec.paths import DATA, SPLIT, checkpoint_folder
 from pipelines import stage
@@ -13,7 +15,8 @@ def main(settings: config.Config) -> None:
     """Train, or resume an interrupted training."""
     from cutrec.workflow.train import train
 
-    train(settings, SPLIT, DATA / "train", checkpoints=checkpoint_folder())
+    confirm = partial(stage.refuse_edit, "train", settings)
+    train(settings, SPLIT, DATA / "train", checkpoints=checkpoint_folder(), confirm=confirm)
 
 
 if __name__ == "__main__":

@@ -129,12 +129,16 @@ def test_a_damaged_run_is_named(save: Callable[..., str], capsys: pytest.Capture
     assert failing(capsys, a, a).startswith("error: a: its data/evaluate/per_user.parquet is damaged (")
 
 
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A DVC repository whose commits ``first`` and ``second`` (tags) hold runs of other models; ``none`` holds none."""
-    monkeypatch.chdir(tmp_path)
-    output = tmp_path / "data" / "evaluate" / "per_user.parquet"
+@pytest.fixture(params=["", "team/project"], ids=["of its own", "in a sub-folder"])
+def repository(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository whose commits ``first`` and ``second`` (tags) hold runs of other models; ``none`` holds none.
+
+    It has a git repository of its own, or lies in a sub-folder of one.
+    """
+    root = tmp_path / request.param
+    output = root / "data" / "evaluate" / "per_user.parquet"
     output.parent.mkdir(parents=True)
+    monkeypatch.chdir(root)
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     from dvc.repo import Repo
 
@@ -142,8 +146,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         subprocess.run(["git", *identity, *command], check=True, capture_output=True)
 
-    git("init", "-q")
-    with Repo.init(".") as repo:
+    git("init", "-q", str(tmp_path))
+    with Repo.init(".", subdir=root != tmp_path) as repo:
         git("commit", "-qam", "none")
         git("tag", "none")
         for name, rank in (("first", 2), ("second", 4)):
@@ -153,7 +157,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             git("commit", "-qm", name)
             git("tag", name)
     output.unlink()
-    return tmp_path
+    return root
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")

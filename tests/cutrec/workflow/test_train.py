@@ -11,6 +11,7 @@ import torch
 
 from cutrec.config import Config, Evaluate
 from cutrec.console import run_and_exit
+from cutrec.errors import StageError
 from cutrec.workflow import train
 from cutrec.workflow.training_inputs import popularity_ndcg, unreachable_share
 from rec_data.sequences.store import SequenceStore
@@ -125,3 +126,24 @@ def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
     assert list((tmp_path / "state").iterdir()) == []
     assert "note: the best validation ndcg@10, 0.0000, is not above that of the ranking by" in capsys.readouterr().err
+
+
+def test_a_training_that_is_not_confirmed_keeps_its_checkpoints_and_writes_nothing(
+    split_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fit(*, out: Path, checkpoint_dir: Path, **_: object) -> FitResult:
+        checkpoint_dir.mkdir(parents=True)
+        (checkpoint_dir / "last.ckpt").write_text("state")
+        (out / "model.ckpt").write_text("weights")
+        return RESULT
+
+    def refuse() -> None:
+        raise StageError("params.yaml")
+
+    monkeypatch.setattr(train, "fit", fit)
+    with pytest.raises(StageError, match=r"params\.yaml"):
+        train.train(
+            Config(), split_once / "data/split", tmp_path / "train", checkpoints=tmp_path / "state", confirm=refuse
+        )
+    assert [path.name for path in (tmp_path / "state").glob("*/*")] == ["last.ckpt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]

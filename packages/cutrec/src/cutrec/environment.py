@@ -38,6 +38,11 @@ def read_code() -> Code:
     return Code(revision, [line[3:] for line in status.splitlines()])
 
 
+def checkout_prefix() -> str:
+    """The current folder as a path from the root of its git repository: ``""``, or ``team/project/``."""
+    return _printed("git", "rev-parse", "--show-prefix") or ""
+
+
 def environment() -> dict[str, str | None]:
     """The device (named as training names it), its driver and the `versions`, as fields of a result."""
     import torch

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,36 +11,73 @@ from typing import Any
 from cutrec.checksums import verified
 from cutrec.errors import StageError
 from rec_data.errors import refuse_if_full
+from rec_data.locks import locked
 
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Yield a temporary directory whose entries move to ``final`` when the block ends, and are deleted if it fails.
 
-    The directory is created beside ``final``, on the same file system, so that each entry moves by one rename. Entries
-    of ``final`` that the block did not write stay. Leftovers of a killed run are removed at the start.
+    The directory is ``.tmp-<name>`` beside ``final``, on the same file system, so that each entry moves by one rename.
+    Entries of ``final`` that the block did not write stay. Processes that write the same folder wait for each other, so
+    what is in the temporary directory at the start was left by one that was killed, and is removed.
 
     Raises:
         DataError: There is no space for the folder, in words of whatever library noticed it.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".tmp-{final.name}-"
-    for leftover in final.parent.glob(f"{prefix}*"):
-        shutil.rmtree(leftover)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
-    try:
-        yield temporary
-        final.mkdir(exist_ok=True)
-        for entry in sorted(temporary.iterdir()):
-            target = final / entry.name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            entry.replace(target)
-    except Exception as error:
-        refuse_if_full(final, error)
-        raise
-    finally:
-        shutil.rmtree(temporary)
+    with locked(final):
+        temporary = final.parent / f".tmp-{final.name}"
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        try:
+            yield temporary
+            final.mkdir(exist_ok=True)
+            for entry in sorted(temporary.iterdir()):
+                target = final / entry.name
+                if target.is_dir() and not target.is_symlink():
+                    shutil.rmtree(target)
+                entry.replace(target)
+        except Exception as error:
+            refuse_if_full(final, error)
+            raise
+        finally:
+            shutil.rmtree(temporary)
+
+
+@contextmanager
+def atomic_file(final: Path) -> Iterator[Path]:
+    """Yield ``<name>.part`` beside ``final``, which gets the final name when the block ends and is deleted if it fails.
+
+    Processes that write the same file wait for each other.
+    """
+    with locked(final):
+        part = final.with_name(f"{final.name}.part")
+        try:
+            yield part
+            part.replace(final)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def unchanged(*paths: Path) -> Iterator[None]:
+    """Read files and folders of files that belong together.
+
+    Raises:
+        StageError: another process replaced one of them during the block.
+    """
+    before = [_identity(path) for path in paths]
+    yield
+    for path, identity in zip(paths, before, strict=True):
+        if _identity(path) != identity:
+            raise StageError(f"{path}: found that another process wrote it while it was read; run this again")
+
+
+def _identity(path: Path) -> list[tuple[Path, int, int, int]]:
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = [(file, file.stat()) for file in files if file.is_file()]
+    return [(file, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in found]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def export(encoder: Encoder, path: str | Path) -> None:
         ValueError: the path is a folder or cannot be written to; this is checked before the export starts.
     """
     target = Path(path)
-    temporary = target.with_name(f"{target.name}.part{target.suffix}")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.part{target.suffix}")
     if target.is_dir():
         raise ValueError(f"path: found {target}, a folder, allowed: a file")
     try:

@@ -6,6 +6,7 @@ from typing import IO, Any
 
 import numpy.typing as npt
 
+from cutrec.environment import checkout_prefix
 from cutrec.errors import StageError
 from cutrec.paths import PER_USER
 from cutrec.reporting.text_table import render
@@ -56,7 +57,8 @@ def _open_revision(name: str) -> IO[bytes]:
         ) from None
 
     try:
-        return io.BytesIO(dvc.api.read(str(PER_USER), rev=name, mode="rb"))
+        path = f"{checkout_prefix()}{PER_USER}"  # of a revision, DVC reads the whole git repository
+        return io.BytesIO(dvc.api.read(path, rev=name, mode="rb"))
     except SCMError as error:
         raise StageError(
             f"{name}: found no folder, experiment or revision of this name; `dvc exp show` lists the experiments"

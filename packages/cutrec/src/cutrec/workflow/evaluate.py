@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cutrec.checksums import write_checksums
 from cutrec.config import Config
-from cutrec.outputs import atomic_folder, write_csv, write_json
+from cutrec.outputs import atomic_folder, unchanged, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
@@ -36,11 +36,11 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder, items = load_encoder(model, split / "items.parquet", device)
-    users = read_ids(split / "users.parquet")
-    hashes = {"items": items.hash, "users": users.hash}
-    store = SequenceStore.open(split / "sequences" / "test.arrow", hashes=hashes)
-    with atomic_folder(out) as folder:
+    with unchanged(split), atomic_folder(out) as folder:
+        encoder, items = load_encoder(model, split / "items.parquet", device)
+        users = read_ids(split / "users.parquet")
+        hashes = {"items": items.hash, "users": users.hash}
+        store = SequenceStore.open(split / "sequences" / "test.arrow", hashes=hashes)
         (folder / "details").mkdir()
         recommended, costs = _rank(config, encoder, store, users.names, items.names, folder)
         metrics: dict[str, object] = {**costs, "reference": config.evaluate.reference}

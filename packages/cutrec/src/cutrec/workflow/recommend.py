@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from cutrec.errors import StageError
+from cutrec.outputs import atomic_file
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.config import Columns, Download
@@ -125,15 +126,10 @@ def recommend(
     """
     if len(histories.store) == 0:
         raise StageError("nobody has an item that the model knows, so there is nothing to recommend from")
-    part = out.with_name(f"{out.name}.part")
     ranked = ranked_batches(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
-    try:
+    with atomic_file(out) as part:
         as_csv = out.suffix == ".csv"
         written = write_recommendations(part, ranked, histories.user_names, items, as_csv=as_csv)
-        rows = sum(int((ids >= 0).sum()) for ids in written)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    return rows
+        return sum(int((ids >= 0).sum()) for ids in written)

@@ -6,7 +6,6 @@ it; all remaining items are in the catalogue, including those that the training 
 """
 
 import dataclasses
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,9 @@ import torch
 
 from cutrec.config import Config
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, read_json
+from cutrec.outputs import atomic_folder, read_json, unchanged
 from cutrec.workflow import training_inputs as inputs
+from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.ranking import refuse_other_catalogue
 from cutrec.workflow.run_hash import run_hash
 from rec_data.ids import hash_ids, read_ids
@@ -54,19 +54,20 @@ def refit(
     refuse_other_catalogue(model, checkpoint, read_ids(split / "items.parquet"))
     if not (split / "summary.json").is_file():
         raise StageError(f"--refit: found no {split / 'summary.json'}, which says how the log was filtered (dvc repro)")
-    summary = read_json(split / "summary.json")
-    found, names = read_catalogue(
-        log,
-        min_item_count=summary["min_item_count"],
-        min_user_count=summary["min_user_count"],
-        tie_seed=config.download.tie_seed(config.seed),
-    )
+    with unchanged(log, split):
+        summary = read_json(split / "summary.json")
+        found, names = read_catalogue(
+            log,
+            min_item_count=summary["min_item_count"],
+            min_user_count=summary["min_user_count"],
+            tie_seed=config.download.tie_seed(config.seed),
+        )
+        name = f"{run_hash(config, split)}-refit-{checkpoint.epoch}"
     # One process takes the batches that all processes of the model's run took together.
     whole = dataclasses.replace(config, batch_size=config.batch_size * checkpoint.training.devices)
-    state = checkpoints / f"{run_hash(config, split)}-refit-{checkpoint.epoch}"
     print(f"refit: {checkpoint.epoch} epochs on {len(found.store):,} users and {len(names):,} items")
     catalogue = pa.table({"item_id": pa.array(range(len(names)), pa.int32()), "original_id": names})
-    with atomic_folder(out) as folder:
+    with run_folder(checkpoints, name) as state, atomic_folder(out) as folder:
         try:
             fit(
                 model=checkpoint.model,
@@ -87,7 +88,6 @@ def refit(
         # The files move one by one, items.parquet before model.ckpt. A kill in between leaves no model instead of a
         # model with the ids of another one.
         (out / "model.ckpt").unlink(missing_ok=True)
-    shutil.rmtree(state, ignore_errors=True)
     return out / "model.ckpt"
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from cutrec.config import Config
-from cutrec.outputs import atomic_folder
+from cutrec.outputs import atomic_folder, unchanged
+from cutrec.paths import STAGES
 from cutrec.reporting import results_file
 from cutrec.reporting.page import draw, write_page
 from cutrec.reporting.run_outputs import read_outputs
@@ -15,7 +16,8 @@ def report(config: Config, data: Path, out: Path) -> None:
     It reads the outputs of the other stages in the folder `data`. ``results.csv`` has the schema of
     `cutrec.reporting.results_file`. This imports no torch: the stage ``evaluate`` has measured everything already.
     """
-    run = read_outputs(config, data)
+    with unchanged(*(data / name for name in STAGES if name != "report")):
+        run = read_outputs(config, data)
     with atomic_folder(out) as folder:
         draw(run, folder)
         pictures = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}

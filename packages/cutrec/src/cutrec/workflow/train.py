@@ -4,7 +4,8 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ import torch
 from cutrec.checksums import write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, write_json
+from cutrec.outputs import atomic_folder, unchanged, write_json
 from cutrec.workflow import training_inputs as inputs
+from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
 from rec_data import arrays
 from rec_data.ids import read_ids
@@ -26,11 +28,14 @@ MANY_UNREACHABLE = 0.1
 """Share of unreachable validation targets from which on longer training is not advised."""
 
 
-def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
+def train(
+    config: Config, split: Path, out: Path, *, checkpoints: Path, confirm: Callable[[], None] = lambda: None
+) -> None:
     """Train, or resume the training that was interrupted.
 
     Writes ``model.ckpt`` (the epoch of the best validation NDCG@10), ``items.parquet`` (the catalogue that it ranks: a
-    model and its ids stay together), ``history.csv`` (one row per epoch), ``metrics.json`` and ``tensorboard/``.
+    model and its ids stay together), ``history.csv`` (one row per epoch), ``metrics.json`` and ``tensorboard/``. If
+    another process trains the same, this one waits for it and takes its model.
 
     Args:
         config: the model, the loss and the training loop.
@@ -38,21 +43,26 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
         out: the folder for the results.
         checkpoints: the folder for the state of interrupted runs. Each run has a folder of its own there, named by the
             hash of its settings, its split and its code, and removed when the run is complete.
+        confirm: called when training is complete; if it raises, there are no results and the next call resumes.
 
     Raises:
-        StageError: training failed.
+        StageError: training failed, or another process replaced the split while it was read.
     """
-    catalogue = read_ids(split / "items.parquet")
-    hashes = {"items": catalogue.hash}
-    train_store = SequenceStore.open(split / "sequences" / "train.arrow", hashes=hashes)
-    validation_store = SequenceStore.open(split / "sequences" / "validation.arrow", hashes=hashes)
-    counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
-    state = checkpoints / run_hash(config, split)
-    # Training starts one more process for each further device (train.devices), which keeps no results.
+    # Training starts one more process for each further device (train.devices), which keeps no results and no locks.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
-    with place as name:
-        folder = Path(name)
+    with ExitStack() as places:
+        with unchanged(split):
+            state = checkpoints / run_hash(config, split)
+            if first:
+                places.enter_context(run_folder(checkpoints, state.name))
+            place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
+            folder = Path(places.enter_context(place))
+            catalogue = read_ids(split / "items.parquet")
+            shutil.copyfile(catalogue.path, folder / "items.parquet")
+            hashes = {"items": catalogue.hash}
+            train_store = SequenceStore.open(split / "sequences" / "train.arrow", hashes=hashes)
+            validation_store = SequenceStore.open(split / "sequences" / "validation.arrow", hashes=hashes)
+            counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
         try:
             result = fit(
                 model=inputs.model_settings(config),
@@ -75,11 +85,10 @@ def train(config: Config, split: Path, out: Path, *, checkpoints: Path) -> None:
             unreachable = inputs.unreachable_share(config, validation_store)
             for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts), unreachable):
                 print(f"note: {line}", file=sys.stderr)
-        shutil.copyfile(catalogue.path, folder / "items.parquet")
         write_json(folder / "metrics.json", summary(config, result))
         write_checksums(folder, "history.csv", "metrics.json")
-    if result.is_first_rank:
-        shutil.rmtree(state, ignore_errors=True)
+        if first:
+            confirm()
 
 
 def notes(result: FitResult, popularity: float, unreachable: float) -> list[str]:

@@ -3,6 +3,7 @@
 This module imports neither torch nor, unless a file has to be read, polars.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def fetch_log(
     settings = settings or Download()
     if out.is_dir():
         raise DataError(f"{out} cannot be written: it is a folder; allowed: a file")
-    part = out.with_name(out.name + ".part")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")  # no other process writes or removes it
     _refuse_unwritable(part, out)
     try:
         _refuse_overwriting(dataset, out, root=root)

@@ -4,8 +4,8 @@ When it fails, it deletes the folder of the data set with everything in it, and 
 that they read. It therefore gets its own folder, in which the raw files are links.
 """
 
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import polars as pl
@@ -35,13 +35,18 @@ def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work:
         if _missing(asked, kept) is None:
             _link(_present(asked, kept), kept, work / asked.folder)
             return _load(name, asked, work)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as fresh:  # on the same disk, so files can move
-            loaded = _load(name, asked, Path(fresh))
-            downloaded = Path(fresh) / asked.folder
+        fresh = cache / f"{asked.folder}.part"  # on the same disk, so files can move
+        shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+        try:
+            fresh.mkdir()
+            loaded = _load(name, asked, fresh)
+            downloaded = fresh / asked.folder
             for path in _present(asked, downloaded):
                 target = kept / path.relative_to(downloaded)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
+        finally:
+            shutil.rmtree(fresh)
     return loaded
 
 

@@ -1,0 +1,169 @@
+"""A stage refuses parameters that changed since its run began, and nothing else."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cutrec.config import ConfigError, load
+from cutrec.errors import StageError
+from pipelines import stage
+from tests.e2e.conftest import copy_repository
+from tests.small_log import ROOT, small_log, write_params
+
+Make = Callable[[dict[str, Any]], Path]
+
+
+@pytest.fixture
+def project(workplace: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where DVC, which is this process, runs a stage."""
+    folder = workplace({"loss": "cce_neg"})
+    (folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.setattr(stage, "_dvc", lambda: psutil.Process())
+    monkeypatch.setattr(stage, "PATIENCE", 0.0)
+    return folder
+
+
+def test_parameters_that_changed_since_the_run_began_are_refused(project: Path):
+    stage.begin(load())
+    assert stage.load_of_run() == load()
+    write_params(project, {"loss": "cce", "evaluate.batch_users": 13})
+    with pytest.raises(StageError) as caught:
+        stage.load_of_run()
+    text = str(caught.value)
+    assert "found loss=cce (was cce_neg), evaluate.batch_users=13 (was 1024), allowed: what this run began with" in text
+    stage.begin(load())
+    assert stage.load_of_run().loss == "cce"
+
+
+def test_what_leaves_the_parameters_alone_is_no_change(project: Path):
+    stage.begin(load())
+    write_params(project, {"loss": "cce_neg", "presets.toys_cce.batch_size": 7, "grid.settings.seed": 3})
+    stage.load_of_run()
+
+
+def test_a_stage_by_hand_and_one_of_another_command_belong_to_no_run(project: Path, monkeypatch: pytest.MonkeyPatch):
+    stage.begin(load())
+    write_params(project, {"loss": "cce"})
+    other = psutil.Process(1)
+    monkeypatch.setattr(stage, "_dvc", lambda: other)
+    assert stage.load_of_run().loss == "cce"
+    monkeypatch.setattr(stage, "_dvc", lambda: None)
+    assert stage.load_of_run().loss == "cce"
+    monkeypatch.delenv("DVC_STAGE")
+    stage.refuse_edit("train", load())
+
+
+def test_records_of_ended_runs_are_removed(project: Path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (project / "data").mkdir()
+    record = project / "data" / stage.RECORD.format(ended.pid)
+    record.write_text("{}")
+    stage.begin(load())
+    assert [path.name for path in record.parent.iterdir()] == [stage.RECORD.format(os.getpid())]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "refused"),
+    [
+        ("train", {"train.max_epochs": 3}, True),
+        ("train", {"evaluate.filter_seen": False}, True),
+        ("train", {"evaluate.batch_users": 3}, False),
+        ("evaluate", {"evaluate.batch_users": 3}, True),
+        ("evaluate", {"train.max_epochs": 3}, False),
+        ("download", {"download.min_rating": 3.0}, True),
+        ("split", {"split.strategy": "leave_one_out"}, True),
+        ("report", {"seed": 1}, True),
+    ],
+)
+def test_a_stage_does_not_end_if_what_it_read_has_changed(project: Path, name: str, change: dict, refused: bool):
+    """DVC would record the new values as those that the stage ran with."""
+    settings = load()
+    write_params(project, {"loss": "cce_neg", **change})
+    if refused:
+        with pytest.raises(StageError, match=r"^params.yaml: found .* allowed: what this stage began with; "):
+            stage.refuse_edit(name, settings)
+    else:
+        stage.refuse_edit(name, settings)
+
+
+def test_a_file_that_is_put_back_in_time_is_unchanged(project: Path, monkeypatch: pytest.MonkeyPatch):
+    """``dvc exp run --queue`` empties the file, writes its own parameters and restores it, within about a second."""
+    stage.begin(load())
+    before = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text("")
+    with pytest.raises(ConfigError):
+        stage.load_of_run()
+    monkeypatch.setattr(stage, "PATIENCE", 30.0)
+
+    def restore() -> None:
+        time.sleep(0.3)
+        write_params(project, {"loss": "cce"})
+        time.sleep(0.3)
+        (project / "params.yaml").write_text(before)
+
+    thread = threading.Thread(target=restore)
+    thread.start()
+    assert stage.load_of_run().loss == "cce_neg"
+    thread.join()
+
+
+def test_the_process_of_dvc_is_the_first_one_above_that_is_no_stage():
+    code = "import pipelines.stage as s; print(s._dvc() and s._dvc().pid)"
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    inside = {**environment, "DVC_STAGE": "train"}
+    for shell in ([], ["sh", "-c", '"$@"; true', "sh"]):  # a shell that stays, and none
+        command = [*shell, sys.executable, "-c", code]
+        found = subprocess.run(command, env=inside, capture_output=True, text=True, check=True)
+        assert found.stdout == f"{os.getpid()}\n"
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout == "None\n"
+
+
+@pytest.mark.slow
+def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
+    """DVC refuses the second one after it has changed params.yaml; the first one then keeps what it trained."""
+    copy_repository(tmp_path)
+    (tmp_path / "dvc.lock").unlink(missing_ok=True)
+    small = {"max_seq_len": 8, "backbone.hidden": 16, "train.max_epochs": 30, "train.patience": 30}
+    write_params(tmp_path, {"dataset": "log.parquet", **small})
+    small_log().write_parquet(tmp_path / "log.parquet")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "SHELL": "/bin/sh", "OMP_NUM_THREADS": "1"}
+
+    def start(command: str) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(["sh", "-c", command], cwd=tmp_path, env=environment, text=True, **pipes)
+
+    identity = "git config user.name test && git config user.email test@localhost"
+    assert start(f"git init -q && {identity} && git add -A && git commit -qm start").wait() == 0
+    first = start("dvc exp run -n first -S evaluate.batch_users=11")
+    while not list(tmp_path.glob(".checkpoints/*/last.ckpt")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.1)
+    second = start("dvc exp run -n second -S loss=cce -S evaluate.batch_users=13")
+    printed, _ = second.communicate()
+    assert second.returncode != 0
+    assert "is busy" in printed
+    printed, _ = first.communicate()
+    assert first.returncode != 0
+    (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: params.yaml: found loss=cce (was cce_neg), allowed: what this stage began with; ")
+    assert not (tmp_path / "data/train/model.ckpt").exists()
+
+    assert list(tmp_path.glob(".checkpoints/*/last.ckpt"))
+
+    again = start("git show HEAD:params.yaml > params.yaml && dvc exp run -n first -S evaluate.batch_users=11")
+    printed, _ = again.communicate()
+    assert again.returncode == 0, printed
+    assert not list(tmp_path.glob(".checkpoints/*"))
