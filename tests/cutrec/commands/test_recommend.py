@@ -260,7 +260,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
         (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
         (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
         (["--histories", "none.csv"], "histories 'none.csv': no file"),
-        (["--histories", ""], "histories: found '', allowed: a path or a glob"),
+        (["--histories", ""], "histories: found '', allowed: a path, a folder or a glob"),
         (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
         (["--device", "tpu"], "device"),
         (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),

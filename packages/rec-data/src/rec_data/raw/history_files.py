@@ -40,7 +40,7 @@ def write_history_log(
     items, oldest first; text files hold no lists. Without times, the events of a user are in row order.
 
     Args:
-        histories: A path or glob of parquet or CSV files.
+        histories: A path, folder or glob of parquet or CSV files.
         out: The parquet file to write.
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.

@@ -29,8 +29,8 @@ def fetch_log(
     milliseconds or microseconds if the source is finer than a second (``rec_data.raw.timestamps``).
 
     Args:
-        dataset: ``demo``, ``twin:<name>[@scale]``, a path, a glob or an address (``s3://bucket/log.parquet``) of
-            parquet or CSV files, or a named source.
+        dataset: ``demo``, ``twin:<name>[@scale]``, a path, a folder, a glob or an address (``s3://bucket/log.parquet``)
+            of parquet or CSV files, or a named source.
         out: The parquet file to write, which must not be one of the source's files. Its folder must exist.
         root: The folder that relative paths start from.
         settings: How the source is read; None means the defaults. Columns can only be given for the user's own files,
