@@ -149,5 +149,5 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_no_name_is_no_folder(tmp_path, name):
-    with pytest.raises(DataError, match=f"histories: found '{name}', allowed: a path or a glob"):
+    with pytest.raises(DataError, match=f"histories: found '{name}', allowed: a path, a folder or a glob"):
         write_history_log(name, tmp_path / "log.parquet", root=tmp_path, columns=Columns())

@@ -242,5 +242,5 @@ def test_address_of_a_local_file(place):
 
 
 def test_histories_behind_an_address_are_refused(place):
-    with pytest.raises(DataError, match=r"histories 's3://shop/log\.parquet' is an address; allowed: a path or a glob"):
+    with pytest.raises(DataError, match=r"histories 's3://shop/log\.parquet' is an address; allowed: a path, a folder"):
         write_history_log("s3://shop/log.parquet", place / "log.parquet", root=place, columns=Columns())

@@ -59,7 +59,7 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
     if not dataset.strip():
         raise DataError(f"{what}: found {dataset!r}, allowed: a path, a folder or a glob")
     if is_address(dataset):
-        raise DataError(f"{what} {dataset!r} is an address; allowed: a path or a glob (copy the file here first)")
+        raise DataError(f"{what} {dataset!r} is an address; allowed: a path, a folder or a glob (copy it here first)")
     local = re.match(r"\s*file://(localhost)?(?=/)", dataset, re.IGNORECASE)
     full = Path(url2pathname(dataset[local.end() :].strip())) if local else Path(dataset).expanduser()
     full = full if full.is_absolute() else root / full

@@ -47,9 +47,10 @@ def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
     """
     name = path if isinstance(path, str | Path) else getattr(path, "name", "the file")
     try:
-        # Without threads: those that read a Python file need Python's lock, so a process that ends soon after an error
-        # would abort if one of them still ran.
-        with pq.ParquetFile(path) as file:
+        # Arrow gets neither a Python file nor threads: threads that read one need Python's lock, so a process that ends
+        # soon after an error would abort if one of them still ran.
+        source = path if isinstance(path, str | Path) else pa.BufferReader(path.read())
+        with pq.ParquetFile(source) as file:
             table = file.read(use_threads=False)
         metadata = table.schema.metadata or {}
         columns = {column: np.array(table[column].to_numpy()) for column in table.column_names}
