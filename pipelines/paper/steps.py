@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cutrec import config
+from cutrec.config import loss_settings, model_settings, training_settings
 from cutrec.reporting import results_file as results
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.plan import setup_of
@@ -128,9 +129,9 @@ def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
         return {}
 
     times = measure_steps(
-        model=inputs.model_settings(point),
-        loss=inputs.loss_settings(point),
-        training=inputs.training_settings(point),
+        model=model_settings(point),
+        loss=loss_settings(point),
+        training=training_settings(point),
         num_items=log.num_items,
         train_batches=lambda rank, world_size: warm_up.WarmUpBatches(make(rank, world_size), order),
         item_counts=torch.from_numpy(log.item_counts),

@@ -69,6 +69,7 @@ def time_steps(point: config.Config, split: Path) -> Row:
     import pyarrow.parquet as pq
     import torch
 
+    from cutrec.config import loss_settings, model_settings, training_settings
     from cutrec.workflow import training_inputs as inputs
     from pipelines.paper.steps import step_fields
     from rec_data.sequences.store import SequenceStore
@@ -79,9 +80,9 @@ def time_steps(point: config.Config, split: Path) -> Row:
     make = inputs.make_batches(point, store, len(counts))
     steps = len(make(0, point.train.devices)) // point.train.accumulate
     times = measure_steps(
-        model=inputs.model_settings(point),
-        loss=inputs.loss_settings(point),
-        training=inputs.training_settings(point),
+        model=model_settings(point),
+        loss=loss_settings(point),
+        training=training_settings(point),
         num_items=len(counts),
         train_batches=make,
         item_counts=counts,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -9,7 +10,7 @@ import pytest
 
 from cutrec.config import load
 from cutrec.console import run_and_exit
-from pipelines import download, source, split
+from pipelines import download, evaluate, report, source, split, train
 from tests.small_log import small_log
 
 Make = Callable[[dict[str, Any]], Path]
@@ -120,3 +121,26 @@ def test_a_good_log_passes(workplace: Make, capsys: pytest.CaptureFixture[str]):
         "users.parquet",
         "validation.parquet",
     }
+
+
+MISSING = {
+    split: ["download/log.parquet"],
+    train: ["split/items.parquet", "split/sequences/train.arrow", "split/sequences/validation.arrow"],
+    evaluate: ["train/model.ckpt"],
+    report: ["evaluate/metrics.json"],
+}
+
+
+@pytest.mark.parametrize("module", MISSING, ids=lambda module: module.__name__)
+def test_an_input_that_is_missing_is_named_with_the_stage_that_writes_it(
+    module: ModuleType, workplace: Make, capsys: pytest.CaptureFixture[str]
+):
+    workplace({"dataset": "demo"})
+    for name in MISSING[module]:
+        with pytest.raises(SystemExit):
+            run_and_exit(lambda: module.main(load()))
+        stage = name.partition("/")[0]
+        expected = f"error: data/{name}: no such file, the stage {stage} writes it (dvc repro)\n"
+        assert capsys.readouterr().err == expected
+        (Path("data") / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path("data") / name).touch()

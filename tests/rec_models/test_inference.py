@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rec_models.config import BatchSettings, LossSettings, TrainingSettings
+from rec_models.errors import CheckpointError
 from rec_models.inference import encode, load, recommend
-from rec_models.training.checkpoint import CheckpointError, ModelCheckpoint
+from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from rec_models.config import LOSSES, BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.config import LOSSES, BatchSettings, LossSettings, ModelSettings, TrainingSettings
+from rec_models.errors import CheckpointError, SettingsError
 from rec_models.training import checkpoint
 
 EVERYTHING = {
@@ -263,6 +264,6 @@ def test_a_setting_that_an_old_file_lacks_has_its_default_and_an_unknown_one_is_
     for settings, name in (({"model": "sasrec"}, "old"), ({"model": "sasrec", "rotary": True}, "newer")):
         torch.save({**OLD, "format": checkpoint._MODEL_FORMAT, "model": settings}, tmp_path / name)
     assert checkpoint.ModelCheckpoint.read(tmp_path / "old").model == ModelSettings()
-    with pytest.raises(checkpoint.CheckpointError, match="rotary") as caught:
+    with pytest.raises(CheckpointError, match="rotary") as caught:
         checkpoint.ModelCheckpoint.read(tmp_path / "newer")
     assert "\n" not in str(caught.value)

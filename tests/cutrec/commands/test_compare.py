@@ -101,7 +101,9 @@ def test_what_can_be_wrong_is_one_line(save: Callable[..., str], capsys: pytest.
     )
     (tmp_path / "empty").mkdir()
     assert "empty: found no data/evaluate/per_user.parquet in it" in failing(capsys, a, "empty")
-    assert "data/evaluate/per_user.parquet: no such file, run dvc repro" in failing(capsys, "workspace", a)
+    assert "data/evaluate/per_user.parquet: no such file, the stage evaluate writes it (dvc repro)" in failing(
+        capsys, "workspace", a
+    )
     (tmp_path / "twin").mkdir()
     pq.write_table(pa.table({"user_id": [1, 2]}), tmp_path / "twin" / "per_user.parquet")
     assert "twin: found users without values: a twin, which has no accuracy" in failing(capsys, "twin", a)

@@ -14,9 +14,9 @@ import torch
 
 from cutrec import config
 from cutrec.cli import execute
+from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
 from cutrec.workflow import refit
-from cutrec.workflow import training_inputs as inputs
 from rec_data.ids import read_ids
 from rec_models.encoders import build_encoder
 from rec_models.inference import load
@@ -36,18 +36,18 @@ def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     point = config.load(folder / "params.yaml")
     num_items = len(pl.read_parquet(folder / "data/split/items.parquet"))
     torch.manual_seed(0)
-    encoder = build_encoder(inputs.model_settings(point), num_items)
+    encoder = build_encoder(model_settings(point), num_items)
     torch.nn.init.normal_(encoder.item_table)
     (folder / "data/train").mkdir()
     ModelCheckpoint(
         model=encoder.settings,
-        loss=inputs.loss_settings(point),
-        training=inputs.training_settings(point),
+        loss=loss_settings(point),
+        training=training_settings(point),
         num_items=num_items,
         epoch=1,
         metrics={"ndcg@10": 0.1},
         weights=encoder.state_dict(),
-        batching=inputs.batch_settings(point),
+        batching=batch_settings(point),
         catalogue=read_ids(folder / "data/split/items.parquet").hash,
     ).save(folder / "data/train/model.ckpt")
     shutil.copyfile(folder / "data/split/items.parquet", folder / "data/train/items.parquet")
@@ -180,7 +180,7 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     assert sorted(catalogue["original_id"]) == sorted({*log["item_id"], 9})
     checkpoint = ModelCheckpoint.read(Path("out/top.refit/model.ckpt"))
     assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
-    assert checkpoint.loss == inputs.loss_settings(point)
+    assert checkpoint.loss == loss_settings(point)
     again = run("--model", "out/top.refit/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
     assert again.drop("score").rows() == found.drop("score").rows()
 
@@ -260,7 +260,7 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
         (["--k", "41"], "--k: found 41, allowed: 1 to 40, the size of the catalogue"),
         (["--model", "none.ckpt"], "--model: found no none.ckpt, allowed: what the train stage wrote (dvc repro)"),
         (["--histories", "none.csv"], "histories 'none.csv': no file"),
-        (["--histories", ""], "histories: found '', allowed: a path or a glob"),
+        (["--histories", ""], "histories: found '', allowed: a path, a folder or a glob"),
         (["--kk", "3"], "unrecognized arguments: --kk 3; --help lists the options"),
         (["--device", "tpu"], "device"),
         (["--user-column", "visitor"], "--user-column: it names a column of --histories, which is not given"),

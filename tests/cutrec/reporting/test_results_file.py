@@ -10,11 +10,11 @@ import torch
 
 from cutrec.config import from_mapping
 from cutrec.environment import environment, revision
+from cutrec.errors import ResultsError
 from cutrec.reporting.result import KEY
 from cutrec.reporting.results_file import (
     COLUMNS,
     Result,
-    ResultsError,
     append,
     done,
     merge,

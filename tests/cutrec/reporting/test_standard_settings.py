@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from cutrec import config
-from cutrec.config import from_mapping
+from cutrec.config import from_mapping, loss_settings, model_settings, training_settings
 from cutrec.nested import flatten, nest
 from cutrec.reporting.result import Result
 from cutrec.reporting.standard_settings import options
-from cutrec.workflow import training_inputs as inputs
 from pipelines.paper import points
 from rec_models.losses.registry import LOSSES
 from tests.small_log import ROOT
@@ -67,7 +66,7 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
     sampled = [name for name, loss in LOSSES.items() if loss.sampled]
     ways = itertools.product(sampled, ("uniform", "popularity", "in_batch"), ("none", "tile"), (False, True))
     cases = [*ways, *((loss, "uniform", "tile", False) for loss in ("ce", "cce", "sce"))]
-    makers = (inputs.loss_settings, inputs.model_settings, inputs.training_settings)
+    makers = (loss_settings, model_settings, training_settings)
     for loss, sampling, sharing, faithful in cases:
         base = {
             "loss": loss, "paper_faithful": faithful, "negatives.sampling": sampling, "negatives.sharing": sharing,

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from cutrec.config import Config, Losses, Negatives, Train
-from cutrec.workflow import training_inputs as inputs
+from cutrec.config import Config, Losses, Negatives, Train, loss_settings, model_settings, training_settings
 from rec_models.config import Gbce
 from rec_models.losses import LOSSES
 from tests.cutrec.test_config import SHIPPED
@@ -13,7 +12,7 @@ from tests.cutrec.test_config import SHIPPED
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_takes_what_it_uses_of_one_set_of_params(loss: str):
-    settings = inputs.loss_settings(dataclasses.replace(Config(), loss=loss))
+    settings = loss_settings(dataclasses.replace(Config(), loss=loss))
     assert settings.loss == loss
     assert settings.num_negatives == {"ce": None, "cce": None, "sce": None, "bce": 1}.get(loss, 512)
     assert settings.sharing == (None if loss in ("ce", "cce", "sce") else "tile")
@@ -31,7 +30,7 @@ def test_settings_come_from_the_keys_that_name_them():
         seed=9,
         max_seq_len=12,
     )
-    loss = inputs.loss_settings(point)
+    loss = loss_settings(point)
     assert (loss.num_negatives, loss.sampling, loss.alpha, loss.sharing, loss.gbce_t) == (
         7,
         "popularity",
@@ -39,7 +38,7 @@ def test_settings_come_from_the_keys_that_name_them():
         "batch",
         0.25,
     )
-    loop = inputs.training_settings(point)
+    loop = training_settings(point)
     assert (loop.max_epochs, loop.patience, loop.learning_rate, loop.weight_decay, loop.precision, loop.seed) == (
         3,
         2,
@@ -48,7 +47,7 @@ def test_settings_come_from_the_keys_that_name_them():
         "32-true",
         9,
     )
-    model = inputs.model_settings(point)
+    model = model_settings(point)
     assert (model.model, model.hidden, model.max_seq_len) == ("sasrec", 64, 12)
 
 
@@ -57,4 +56,4 @@ def test_every_grid_point_makes_settings():
 
     for faithful in (False, True):
         for point in table_points(SHIPPED, paper_faithful=faithful):
-            inputs.loss_settings(point.params)
+            loss_settings(point.params)

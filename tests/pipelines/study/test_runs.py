@@ -48,7 +48,7 @@ def test_a_final_run_measures_the_test_and_a_timed_one_the_steps(data: Path):
 def test_what_fails_is_a_row_with_the_reason(data: Path):
     row = study_trial.run(Trial.of("search", "none", "cce", SETTINGS, 0), data)
     assert (row["status"], row["kind"]) == ("failed", "search")
-    assert row["note"].startswith("FileNotFoundError: ")
+    assert row["note"].startswith("StageError: ")
 
 
 def test_rows_survive_a_line_that_was_cut_off(tmp_path: Path):

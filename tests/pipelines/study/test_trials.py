@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from cutrec.config import ConfigError
-from cutrec.workflow import training_inputs as inputs
+from cutrec.config import ConfigError, loss_settings, model_settings, training_settings
 from pipelines.study.trials import (
     FINAL_SEEDS,
     KINDS,
@@ -45,10 +44,10 @@ def test_every_trial_is_a_point_that_can_be_trained():
     assert len({trial.key for trial in trials}) == len(trials)
     for trial in trials:
         point = trial.point
-        loss = inputs.loss_settings(point)
+        loss = loss_settings(point)
         assert loss.loss == json.loads(trial.settings)["loss"]
-        inputs.model_settings(point)
-        inputs.training_settings(point)
+        model_settings(point)
+        training_settings(point)
         assert (point.dataset, point.seed) == (trial.dataset, trial.seed)
         assert point.train.window is None or point.train.window <= point.max_seq_len
         if point.loss == "bce":

@@ -8,12 +8,14 @@ import csv
 import io
 import random
 from collections import Counter
+from itertools import accumulate
 
 import pytest
 
 from rec_data.config import Format
 from rec_data.errors import DataError
 from rec_data.raw import text_check, text_files
+from rec_data.raw.rows import PLACE
 
 FILES = 400
 WORDS = ("p1", "ann", "170", "7.50", "x y", "é", "München", "日本", " pad ", "it's", "#", "-", "")
@@ -114,13 +116,14 @@ def two_ways(records, separator, width):
 
 
 def outcome(path, names, columns, form):
-    """The rows that are read, with nothing in place of null, or the error."""
+    """The rows that are read, with nothing in place of null, and their lines; or the error."""
     try:
         frame = text_files.scan(path, columns, form).collect()
     except DataError as error:
-        return None, str(error)
-    assert frame.columns == names
-    return [[cell or "" for cell in row] for row in frame.rows()], ""
+        return None, [], str(error)
+    assert frame.columns == [*names, PLACE]
+    lines = [int(place.removeprefix(f"{path}, line ")) for place in frame[PLACE]]
+    return [[cell or "" for cell in row[:-1]] for row in frame.rows()], lines, ""
 
 
 def peers(text, separator):
@@ -147,7 +150,7 @@ def test_what_is_written_is_read_or_refused(tmp_path, monkeypatch, seed):
         has_slash = any("\\" in cell for row in rows for cell in row)
         form = Format(escape="\\" if kind == "escaped" and has_slash else "auto")
         columns = ["user_id", "item_id", "timestamp"] if rng.random() < 0.5 else None
-        found, error = outcome(path, names, columns, form)
+        found, lines, error = outcome(path, names, columns, form)
         where = f"{kind}, seed {seed}, file {number}: {error}\n{text[:3000]}"
         if columns is not None and found is not None:
             keep = [names.index(name) for name in columns]
@@ -166,6 +169,9 @@ def test_what_is_written_is_read_or_refused(tmp_path, monkeypatch, seed):
             if kind == "shifted":  # an empty line is no record, so line ends around a line are nothing
                 rows = [[cell.strip("\r\n") for cell in row] for row in rows]
             assert found == rows, where
+            if kind in ("doubled", "escaped"):
+                ends = list(accumulate(record.count("\n") + 1 for record in records))
+                assert lines == [end + 1 for end in ends[:-1]], where
         if kind == "doubled" and columns is None:
             for peer in peers(text, separator):
                 assert peer == rows, where

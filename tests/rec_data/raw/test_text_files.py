@@ -13,6 +13,7 @@ from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
 from rec_data.raw import text_check, text_files
 from rec_data.raw.history_files import write_history_log
+from rec_data.raw.rows import PLACE
 from rec_data.sources.fetch import fetch_log
 
 EVENTS = [("ann", "p1", 1), ("ben", "p6", 2), ("cas", "p4", 3), ("ann", "p2", 4), ("ben", "p7", 5), ("cas", "p5", 6)]
@@ -248,16 +249,17 @@ def test_line_ends_at_the_end_of_a_block(tmp_path, monkeypatch):
         rows = [("x" * begin, 'a\r\nb, "', "c\r\n")] * 60
         cells = [['"' + cell.replace('"', '""') + '"' for cell in row] for row in [("a", "b", "c"), *rows]]
         path.write_bytes("\r\n".join(map(",".join, cells)).encode())
-        assert text_files.scan(path, None, Format()).collect().rows() == rows
+        expected = [(*row, f"{path}, line {2 + 3 * place}") for place, row in enumerate(rows)]
+        assert text_files.scan(path, None, Format()).collect().rows() == expected
 
 
 def test_what_polars_leaves_to_the_reader(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text("a,b,,\n" + "".join(f"{row},{row % 7},x,\n" for row in range(200_000)))
     frame = text_files.scan(path, None, Format())
-    assert frame.collect_schema() == {"a": pl.String(), "b": pl.String()}
+    assert frame.collect_schema() == dict.fromkeys(["a", "b", PLACE], pl.String())
     assert frame.select(pl.len()).collect().item() == 200_000
-    assert frame.head(3).collect().rows() == [("0", "0"), ("1", "1"), ("2", "2")]
+    assert frame.head(3).collect().rows() == [(f"{row}", f"{row}", f"{path}, line {row + 2}") for row in range(3)]
     assert frame.filter(pl.col("b") == "6").select("a").head(2).collect()["a"].to_list() == ["6", "13"]
     rows = frame.with_row_index("row").filter(pl.col("a") == "150000").collect(engine="streaming")
     assert rows["row"].to_list() == [150_000]

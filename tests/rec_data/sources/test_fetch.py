@@ -13,6 +13,7 @@ import pytest
 
 from rec_data.config import Columns, Download, Events, Format
 from rec_data.errors import DataError
+from rec_data.raw.history_files import write_history_log
 from rec_data.sources import demo
 from rec_data.sources.fetch import fetch_log, fingerprint
 
@@ -84,12 +85,12 @@ BAD_TEXT = {
     "empty": ("", "is empty"),
     "header only": (HEADER, "has no rows"),
     "missing column": ("user_id,item,timestamp\n1,2,3\n", "has no column 'item_id'.*user_id, item, timestamp"),
-    "null user": (HEADER + "1,2,3\n,2,3\n", r"column 'user_id' has 1 empty value \(row 2\)"),
+    "null user": (HEADER + "1,2,3\n,2,3\n", r"column 'user_id' has 1 empty value \(.*/raw.csv, line 3\)"),
     "short row": (HEADER + "1,2\n", r"raw\.csv, line 2: found 2 fields, allowed: 3"),
     "long row": (HEADER + "1,2,3,4\n", r"raw\.csv, line 2: found 4 fields, allowed: 3"),
-    "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 value does not parse \(row 2: 'soon'\); allowed"),
-    "negative time": (HEADER + "1,2,-5\n", r"holds 1 time before 1970 \(row 1: '-5'\)"),
-    "absurd time": (HEADER + "1,2,99999999999\n", r"\(row 1: '99999999999'\); allowed: times before the year 2200"),
+    "unparsable time": (HEADER + "1,2,2020-01-01\n1,2,soon\n", r"1 value does not parse \(.*line 3: 'soon'\); allowed"),
+    "negative time": (HEADER + "1,2,-5\n", r"holds 1 time before 1970 \(.*/raw.csv, line 2: '-5'\)"),
+    "absurd time": (HEADER + "1,2,99999999999\n", r"\(.*line 2: '99999999999'\); allowed: times before the year 2200"),
     "bare carriage returns": (
         HEADER.replace("\n", "\r") + "1,2,3\r4,5,6\r",
         "line 1: found a carriage return without a line feed, allowed: line ends of line feeds, or both",
@@ -153,30 +154,76 @@ def test_bad_name_is_refused_in_one_line(tmp_path, dataset):
             refuses()
 
 
+def fill(folder, names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        text = f"{HEADER}{number},2,3\n"
+        if name.endswith(".parquet"):
+            pl.read_csv(text.encode()).write_parquet(folder / name)
+        else:
+            content = gzip.compress(text.encode()) if name.lower().endswith(".gz") else text.encode()
+            (folder / name).write_bytes(content)
+
+
 FOLDERS = {
-    "parts": (["a.csv", "b.csv", "c.parquet", "readme.md"], "parts", r"parts/\*\.csv"),
-    "parts/": (["A.CSV.GZ", "readme.md"], "parts", r"parts/\*\.csv\.gz"),
-    "log.parquet": (["part-0.parquet", "_SUCCESS"], "log.parquet", r"log\.parquet/\*\.parquet"),
-    "by_day": (["day=1/a.parquet", "readme.md"], "by_day", r"by_day/\*\*/\*\.parquet"),
-    "beauty_2": (["part-0.pq"], "beauty_2", r"beauty_2/\*\.pq"),
+    "my_parts": ["b.csv", "a.csv"],
+    "my_parts/": ["A.CSV.GZ", ".hidden.csv", "_SUCCESS", ".A.CSV.GZ.crc", "_committed_17", "_temporary/0/c.csv"],
+    "log.parquet": ["part-1.parquet", "part-0.parquet", "_SUCCESS", "day=1/old.parquet"],
+    "beauty_2/": ["only.inter"],
 }
+"""Folders and their files, the first two of which are data if they are not hidden."""
 
 
 @pytest.mark.parametrize("absolute", [False, True])
 @pytest.mark.parametrize("dataset", FOLDERS)
-def test_folder_is_told_the_glob_that_reads_it(tmp_path, dataset, absolute):
-    names, folder, glob = FOLDERS[dataset]
-    (tmp_path / folder).mkdir()
-    for name in names:
-        (tmp_path / folder / name).parent.mkdir(exist_ok=True)
-        (tmp_path / folder / name).write_text(HEADER)
+def test_folder_is_its_files_sorted_by_name(tmp_path, dataset, absolute):
+    fill(tmp_path / dataset, FOLDERS[dataset])
     asked = f"{tmp_path}/{dataset}" if absolute else dataset
-    for refuses in (
-        lambda: fetch_log(asked, tmp_path / "log.out", root=tmp_path),
-        lambda: fingerprint(asked, root=tmp_path),
+    fetch_log(asked, tmp_path / "out", root=tmp_path)
+    parts = [name for name in FOLDERS[dataset][:2] if not name.startswith(".")]
+    assert pl.read_parquet(tmp_path / "out")["user_id"].to_list() == sorted(range(len(parts)), reverse=True)
+    facts = fingerprint(asked, root=tmp_path)["files"]
+    assert [fact["path"] for fact in facts] == [str(tmp_path / dataset / name) for name in sorted(parts)]
+    write_history_log(asked, tmp_path / "histories", root=tmp_path, columns=Columns())
+    assert pl.read_parquet(tmp_path / "histories").height == len(parts)
+
+
+BAD_FOLDERS = {
+    "mixed": (["a.csv", "b.csv", "c.parquet", "readme.md"], r"several formats \(.*\); .* such as {}/\*\.csv$"),
+    "packed twice/": (["a.csv", "a.csv.gz"], r"several formats \(a\.csv, a\.csv\.gz\); .* such as {}/\*\.csv$"),
+    "by_day": (["day=1/a.parquet", "day=2/_x.csv"], r"in sub-folders; .* such as {}/\*\*/\*\.parquet \(columns in"),
+    "delta": (["a.parquet", "_delta_log/0.json"], r"is a table with a log of its changes \(_delta_log\)"),
+    "texts": (["a.json", "sub/_b.csv"], r"is a folder without files that can be read; allowed: \.parquet"),
+}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("dataset", BAD_FOLDERS)
+def test_folder_that_is_not_clear_is_told_the_glob(tmp_path, dataset, absolute):
+    names, message = BAD_FOLDERS[dataset]
+    fill(tmp_path / dataset, names)
+    asked = f"{tmp_path}/{dataset}" if absolute else dataset
+    for refuses, what in (
+        (lambda: fetch_log(asked, tmp_path / "out", root=tmp_path), "dataset"),
+        (lambda: fingerprint(asked, root=tmp_path), "dataset"),
+        (lambda: write_history_log(asked, tmp_path / "out", root=tmp_path, columns=Columns()), "histories"),
     ):
-        with pytest.raises(DataError, match=rf"'{asked}' is a folder; name a file or a glob such as .*{glob}$"):
+        with pytest.raises(DataError, match=f"^{what} {asked!r}.*" + message.format(asked.rstrip("/"))):
             refuses()
+
+
+def test_glob_does_not_pass_over_a_folder(tmp_path):
+    fill(tmp_path, ["a.parquet", "b.parquet/part-0.parquet"])
+    with pytest.raises(DataError, match=r"dataset '\*.parquet' matches the folder .*/b.parquet; allowed: files"):
+        fetch_log("*.parquet", tmp_path / "out", root=tmp_path)
+
+
+def test_empty_part_is_not_taken_for_one_without_rows(tmp_path):
+    fill(tmp_path / "parts", ["a.csv"])
+    (tmp_path / "parts" / "b.csv").touch()
+    for dataset in ("parts", "parts/*.csv"):
+        with pytest.raises(DataError, match=r"parts/b\.csv is empty: found 0 bytes, as of a copy that was cut off"):
+            fetch_log(dataset, tmp_path / "out", root=tmp_path)
 
 
 def test_names_of_files_without_a_suffix_and_of_sources(tmp_path):

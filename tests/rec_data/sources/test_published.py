@@ -194,9 +194,9 @@ def test_amazon_has_the_item_first(mirror, name, file):
     ("text", "message"),
     [
         ("A21ROB,0439381673,2.0,1449619200\n", "line 1 is A21ROB,0439381673.*the user before the item, as in .* 2014"),
-        ("item,user,rating,timestamp\n" + GAMES, r"'timestamp': 1 value does not parse \(row 1: 'timestamp'\)"),
-        (GAMES + "0700026657,A3G8U1,5.0\n", r"'timestamp' has 1 empty value \(row 3\)"),
-        (GAMES + "0700026657,A3G8U1,5.0,1449561600,7\n", r"has 1 empty value \(row 3\)"),
+        ("item,user,rating,timestamp\n" + GAMES, r"'timestamp': 1 value does not parse \(.*, line 1: 'timestamp'\)"),
+        (GAMES + "0700026657,A3G8U1,5.0\n", r"'timestamp' has 1 empty value \(.*, line 3\)"),
+        (GAMES + "0700026657,A3G8U1,5.0,1449561600,7\n", r"has 1 empty value \(.*, line 3\)"),
     ],
 )
 def test_other_files_under_the_name_of_amazons(mirror, text, message):
@@ -267,7 +267,8 @@ def test_incomplete_lines_of_gowalla_are_dropped_and_counted(mirror):
     assert (summary["rows_read"], summary["rows"], summary["rows_incomplete"]) == (4002, 4000, 2)
     (mirror / "loc-gowalla_totalCheckins.txt").write_text(lines + "1\t2010-10-12T19:56:49Z\t30.2\n" * 3)
     with pytest.raises(
-        DataError, match=r"has 5 lines without user, item or time \(first in row 4001\) among 4005; all"
+        DataError,
+        match=r"5 lines without user, item or time \(first in .*Checkins.txt, line 4001\) among 4005; all",
     ):
         fetch("gowalla", mirror)
 

@@ -120,6 +120,8 @@ def fetch(dataset, place):
         ("log.parquet", ROWS, ["log.parquet"]),
         ("parts/*/p.parquet", ROWS, ["parts/a=1/p.parquet", "parts/a=2/p.parquet"]),
         ("parts/a=[2]/*.parquet", ROWS[2:], ["parts/a=2/p.parquet"]),
+        ("parts/a=1", ROWS[:2], ["parts/a=1/p.parquet"]),
+        ("parts/a=1/", ROWS[:2], ["parts/a=1/p.parquet"]),
         ("my file [1] ü%20.csv.gz", [(1, 2, 3)], ["my file [1] ü%20.csv.gz"]),
     ],
 )
@@ -147,8 +149,8 @@ def test_objects_of_a_bucket(options, place, path, rows, keys):
         ("s3://shop/no*.csv", r"^dataset 's3://shop/no\*\.csv': no file matches"),
         ("s3://private/log.parquet", r"^dataset 's3://private/log\.parquet' cannot be read: .*ACCESS_DENIED"),
         ("s3://other/log.parquet", r"^dataset 's3://other/log\.parquet': no such file"),
-        ("s3://shop/parts/a=1", r"is a folder; name a file or a glob such as s3://shop/parts/a=1/\*\.parquet"),
-        ("s3://shop", r"is a folder; name a file or a glob such as s3://shop/\*\.csv"),
+        ("s3://shop/parts/", r"in sub-folders; allowed: a glob such as s3://shop/parts/\*/\*\.parquet"),
+        ("s3://shop", r"is a folder with files of several formats \(.*\); .* such as s3://shop/\*\.csv"),
         ("s3://shop/**/p.parquet", r"holds '\*\*'; allowed"),
         ("s3://shop/../x.csv", r"holds '\.\.'; allowed"),
         ("s3://me:secret@shop/log.parquet", r"^dataset s3://\.\.\. holds a password; allowed: credentials"),
@@ -240,5 +242,5 @@ def test_address_of_a_local_file(place):
 
 
 def test_histories_behind_an_address_are_refused(place):
-    with pytest.raises(DataError, match=r"histories 's3://shop/log\.parquet' is an address; allowed: a path or a glob"):
+    with pytest.raises(DataError, match=r"histories 's3://shop/log\.parquet' is an address; allowed: a path, a folder"):
         write_history_log("s3://shop/log.parquet", place / "log.parquet", root=place, columns=Columns())

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rec_models.config import BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+from rec_models.errors import SettingsError
 from rec_models.training import loop, memory
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import announce

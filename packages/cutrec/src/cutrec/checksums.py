@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 
 from cutrec.errors import StageError
+from cutrec.paths import STAGES
 
 NAME = "SHA256SUMS"
 
@@ -23,10 +24,12 @@ def verified(path: Path) -> Path:
     """The path of a file that has its checksum, or of one that has none, as outputs of earlier versions.
 
     Raises:
-        StageError: the file was changed since it was written.
+        StageError: there is no such file, or it was changed since it was written.
     """
+    if not path.is_file():
+        raise missing(path)
     for folder in (path.parent, path.parent.parent):
-        if path.is_file() and (folder / NAME).is_file():
+        if (folder / NAME).is_file():
             text = (folder / NAME).read_bytes().decode(errors="replace")
             known = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
             own = known.get(path.relative_to(folder).as_posix())
@@ -37,6 +40,12 @@ def verified(path: Path) -> Path:
                     "(dvc repro)"
                 )
     return path
+
+
+def missing(path: Path) -> StageError:
+    """The error for an output of a stage that is not there, which names the stage."""
+    stage = next((parent.name for parent in path.parents if parent.name in STAGES), None)
+    return StageError(f"{path}: no such file" + (f", the stage {stage} writes it (dvc repro)" if stage else ""))
 
 
 def _sha256(path: Path) -> str:

@@ -32,11 +32,11 @@ from rec_models.config import (
     ModelSettings,
     Negatives,
     Seed,
-    SettingsError,
     Train,
     TrainingSettings,
     options_of,
 )
+from rec_models.errors import SettingsError
 from rec_models.fields import STRICT, Count
 
 NO_PRESET = "none"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from rec_models.fields import SettingsError
+from rec_models.errors import SettingsError
 
 
 def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys: Collection[str]) -> str:

@@ -11,3 +11,7 @@ class StageError(ValueError):
 
 class UsageError(StageError):
     """The command line is wrong: an unknown option, or a value that an option does not take."""
+
+
+class ResultsError(ValueError):
+    """A results file that cannot be read; the text is one line with the file, the line and the column."""

@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file.
 
     Raises:
-        StageError: the file is damaged.
+        StageError: there is no such file, or it is damaged.
         OSError: it cannot be read.
     """
     text = verified(path).read_bytes()

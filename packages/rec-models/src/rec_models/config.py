@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from rec_models.encoders.registry import ENCODERS
 from rec_models.encoders.settings import Backbone, MaxSeqLen, ModelName, ModelSettings
-from rec_models.fields import STRICT, Count, NotNegative, SettingsError
+from rec_models.errors import SettingsError
+from rec_models.fields import STRICT, Count, NotNegative
 from rec_models.losses.registry import LOSSES
 from rec_models.losses.settings import Gbce, Impl, Losses, LossName, LossSettings, Negatives, Sce, options_of
 
@@ -141,5 +142,5 @@ def _never_waits(loss: LossSettings) -> bool:
 __all__ = [
     "ENCODERS", "LOSSES", "OPTIMIZERS", "Backbone", "BatchSettings", "Gbce", "Impl", "LossName", "LossSettings",
     "Losses", "MaxSeqLen", "ModelName", "ModelSettings", "Negatives", "Optimizer", "Precision", "Sce", "Seed",
-    "SettingsError", "Train", "TrainingSettings", "options_of",
+    "Train", "TrainingSettings", "options_of",
 ]

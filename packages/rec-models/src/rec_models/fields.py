@@ -6,7 +6,7 @@ Strict means: no text for a number, no bool for a whole number, no None where th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
@@ -37,17 +37,3 @@ def in_short(error: Exception) -> str:
     first = error.errors(include_url=False)[0]
     said = str(first.get("ctx", {}).get("error", first["msg"]))
     return f"{first['loc'][0]}: found {first['input']!r}, {said}" if first["loc"] else said
-
-
-class SettingsError(ValueError):
-    """A setting contradicts another one: its name, the value found, what is allowed in words, and the other setting."""
-
-    def __init__(self, name: str, found: object, allowed: str, **beside: object) -> None:
-        self.name, self.found, self.allowed, self.beside = name, found, allowed, beside
-        super().__init__(self.with_keys({}))
-
-    def with_keys(self, keys: Mapping[str, str]) -> str:
-        """The message in one line, with another name for each setting that `keys` has one for."""
-        pairs = " and ".join(f"{keys.get(name, name)}={value}" for name, value in self.beside.items())
-        place = f" with {pairs}" if pairs else ""
-        return f"{keys.get(self.name, self.name)}: found {self.found!r}{place}, allowed: {self.allowed}"

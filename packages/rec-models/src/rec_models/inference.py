@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rec_models.encoders import Encoder, build_encoder
-from rec_models.training.checkpoint import CheckpointError, ModelCheckpoint
+from rec_models.errors import CheckpointError
+from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
 
 History = Sequence[int] | Tensor  # item ids, oldest first; NumPy arrays work too

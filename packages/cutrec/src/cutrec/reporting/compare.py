@@ -6,6 +6,7 @@ from typing import IO, Any
 
 import numpy.typing as npt
 
+from cutrec.checksums import missing
 from cutrec.environment import checkout_prefix
 from cutrec.errors import StageError
 from cutrec.paths import PER_USER
@@ -29,7 +30,7 @@ def read_run(name: str) -> Evaluation:
     if found:
         source: Path | IO[bytes] = found[0]
     elif name == WORKSPACE:
-        raise StageError(f"{PER_USER}: no such file, run dvc repro")
+        raise missing(PER_USER)
     elif folder.is_dir():
         raise StageError(f"{name}: found no {PER_USER} in it")
     else:

@@ -20,17 +20,14 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from cutrec.environment import now, versions
+from cutrec.errors import ResultsError
 from cutrec.reporting.result import COLUMNS, Kind, Result, Status, of_run
 
-__all__ = ["COLUMNS", "Kind", "Result", "ResultsError", "Status", "append", "done", "lock", "merge", "now", "of_run",
+__all__ = ["COLUMNS", "Kind", "Result", "Status", "append", "done", "lock", "merge", "now", "of_run",
            "read", "versions", "write"]  # fmt: skip
 
 SCHEMA = f"{Result.__module__}.{Result.__qualname__}"
 _ROW = TypeAdapter(Result)
-
-
-class ResultsError(ValueError):
-    """A results file that cannot be read; the text is one line with the file, the line and the column."""
 
 
 def lock(path: Path) -> FileLock:

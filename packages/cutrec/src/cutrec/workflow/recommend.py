@@ -56,7 +56,7 @@ def read_file(
     """Read the histories of a file of events or of lists.
 
     Args:
-        histories: a path or glob of parquet or CSV files.
+        histories: a path, folder or glob of parquet or CSV files.
         item_names: ``[V]`` original item ids by dense id.
         root: the folder that a relative path starts from.
         columns: names of the columns.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cutrec.config import Config
+from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged
 from cutrec.workflow import training_inputs as inputs
@@ -75,7 +75,7 @@ def refit(
                 training=loop_settings(checkpoint, device),
                 num_items=len(names),
                 train_batches=inputs.make_batches(whole, found.store, len(names)),
-                batching=inputs.batch_settings(whole),
+                batching=batch_settings(whole),
                 validate=None,
                 out=folder,
                 checkpoint_dir=state,
@@ -106,9 +106,9 @@ def refuse_other_config(config: Config, checkpoint: ModelCheckpoint) -> None:
         StageError: naming the first setting in which params.yaml and the model differ.
     """
     pairs: list[tuple[Any, Any]] = [
-        (inputs.model_settings(config), checkpoint.model),
-        (inputs.loss_settings(config), checkpoint.loss),
-        (inputs.training_settings(config), checkpoint.training),
+        (model_settings(config), checkpoint.model),
+        (loss_settings(config), checkpoint.loss),
+        (training_settings(config), checkpoint.training),
     ]
     if checkpoint.batching is None:
         print(
@@ -117,7 +117,7 @@ def refuse_other_config(config: Config, checkpoint: ModelCheckpoint) -> None:
             file=sys.stderr,
         )
     else:
-        pairs.append((inputs.batch_settings(config), checkpoint.batching))
+        pairs.append((batch_settings(config), checkpoint.batching))
     for asked, trained in pairs:
         own = dataclasses.asdict(trained)
         for name, value in dataclasses.asdict(asked).items():

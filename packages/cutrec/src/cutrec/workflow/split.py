@@ -21,7 +21,7 @@ def split(config: Config, log: Path, out: Path) -> None:
 
     Raises:
         DataError: the filters leave too little.
-        StageError: a damaged log, or a temporal split of a log whose times are positions.
+        StageError: a missing or damaged log, or a temporal split of a log whose times are positions.
     """
     with atomic_folder(out) as folder:
         summary = split_log(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from cutrec.checksums import write_checksums
-from cutrec.config import Config
+from cutrec.checksums import verified, write_checksums
+from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged, write_json
 from cutrec.workflow import training_inputs as inputs
@@ -46,8 +46,11 @@ def train(
         confirm: called when training is complete; if it raises, there are no results and the next call resumes.
 
     Raises:
-        StageError: training failed, or another process replaced the split while it was read.
+        StageError: a file of the split is missing, training failed, or another process replaced the split while it was
+            read.
     """
+    for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
+        verified(split / name)
     # Training starts one more process for each further device (train.devices), which keeps no results and no locks.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with ExitStack() as places:
@@ -65,16 +68,16 @@ def train(
             counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
         try:
             result = fit(
-                model=inputs.model_settings(config),
-                loss=inputs.loss_settings(config),
-                training=inputs.training_settings(config),
+                model=model_settings(config),
+                loss=loss_settings(config),
+                training=training_settings(config),
                 num_items=len(counts),
                 train_batches=inputs.make_batches(config, train_store, len(counts)),
                 validate=inputs.make_validation(config, validation_store),
                 out=folder,
                 checkpoint_dir=state,
                 item_counts=counts,
-                batching=inputs.batch_settings(config),
+                batching=batch_settings(config),
                 catalogue=catalogue.hash,
             )
         except TrainingError as error:

@@ -1,20 +1,17 @@
-"""What `rec_models.training.loop.fit` takes, of a point: its network, loss, loop, batches and validation."""
+"""What `rec_models.training.loop.fit` takes, of a point: its batches and validation."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import Config
 from cutrec.workflow.ranking import user_batches
 from rec_data.arrays import count_repeated
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
 from rec_eval import popularity_top_k, rank_metrics, target_ranks
 from rec_models.encoders import ENCODERS, Encoder
-
-__all__ = ["batch_settings", "loss_settings", "make_batches", "make_validation", "model_settings", "popularity_ndcg",
-           "training_settings", "unreachable_share"]  # fmt: skip
 
 
 def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:

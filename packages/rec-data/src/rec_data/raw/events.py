@@ -27,8 +27,6 @@ class KeptEvents(NamedTuple):
     frame: pl.LazyFrame
     dropped: int | None
     """Rows of other kinds; None if all kinds are kept."""
-    origin: str
-    """What is read now, for messages that count rows."""
 
 
 def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: bool = True) -> KeptEvents:
@@ -40,7 +38,7 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
         DataError: The column is missing or holds neither integers nor strings, or never holds one of the values.
     """
     if events.column is None:
-        return KeptEvents(frame, None, origin)
+        return KeptEvents(frame, None)
     column, keep = events.column, [str(value) for value in events.keep]
     schema = frame.collect_schema()
     require_columns(schema, {"download.events.column": column}, origin)
@@ -59,8 +57,7 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
                 f"{origin}: column {column!r} never holds {value!r} of download.events.keep; it holds {held}"
             )
     dropped = sum(found.values()) - sum(found.get(value, 0) for value in set(keep))
-    rows = f"{origin}, of the rows whose {column!r} is {' or '.join(map(repr, keep))}"
-    return KeptEvents(frame.filter(text.is_in(keep)), dropped, rows)
+    return KeptEvents(frame.filter(text.is_in(keep)), dropped)
 
 
 def find_events(frame: pl.LazyFrame, *, besides: Collection[str]) -> dict[str, str]:

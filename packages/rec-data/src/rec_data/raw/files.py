@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from rec_data.config import Columns, Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw import text_files
+from rec_data.raw.rows import PLACE, numbered, placed
 
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt", ".inter")
@@ -48,15 +50,16 @@ def is_address(dataset: str) -> bool:
 def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
     """Find the files that a path, a glob or a ``file://`` address names: sorted by name, checked as ``check`` does.
 
+    A folder stands for the files directly inside it (``parts_of``).
     Relative paths start from the folder ``root``. Messages call the files ``what``.
 
     Raises:
-        DataError: No name, no such file, a folder, an address elsewhere, or what ``check`` refuses.
+        DataError: No name, no such file, an address elsewhere, or what ``parts_of`` or ``check`` refuse.
     """
     if not dataset.strip():
-        raise DataError(f"{what}: found {dataset!r}, allowed: a path or a glob")
+        raise DataError(f"{what}: found {dataset!r}, allowed: a path, a folder or a glob")
     if is_address(dataset):
-        raise DataError(f"{what} {dataset!r} is an address; allowed: a path or a glob (copy the file here first)")
+        raise DataError(f"{what} {dataset!r} is an address; allowed: a path, a folder or a glob (copy it here first)")
     local = re.match(r"\s*file://(localhost)?(?=/)", dataset, re.IGNORECASE)
     full = Path(url2pathname(dataset[local.end() :].strip())) if local else Path(dataset).expanduser()
     full = full if full.is_absolute() else root / full
@@ -64,9 +67,14 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
         paths = sorted(Path(found) for found in glob.glob(str(full), recursive=True))  # noqa: PTH207 (takes absolute globs)
         if not paths:
             raise DataError(f"{what} {dataset!r}: no file matches {full}")
+        if folders := [path for path in paths if path.is_dir()]:
+            raise DataError(f"{what} {dataset!r} matches the folder {folders[0]}; allowed: files, or one folder")
     elif full.is_dir():
-        below = islice(full.rglob("*"), _MOST_LISTED)
-        raise is_folder(dataset, {"": map(str, full.iterdir()), "**/": map(str, below)}, what=what)
+        with os.scandir(full) as entries:
+            inside = {entry.name: entry.is_dir() for entry in entries}
+        names = [name for name, is_folder in inside.items() if not is_folder]
+        below = (path.relative_to(full).as_posix() for path in islice(full.rglob("*"), _MOST_LISTED) if path.is_file())
+        paths = [full / name for name in parts_of(dataset, names, inside.keys() - set(names), below, what=what)]
     elif not full.exists():
         raise DataError(f"{what} {dataset!r}: no file {full}")
     else:
@@ -84,7 +92,10 @@ def check(paths: Sequence[Path], dataset: str, *, what: str = "dataset") -> None
     for path in paths:
         check_suffix(path, what=what)
         if path.stat().st_size == 0:
-            raise DataError(f"{what} file {path} is empty")
+            raise DataError(
+                f"{what} file {path} is empty: found 0 bytes, as of a copy that was cut off; copy it again, or remove "
+                "it if it never had rows"
+            )
     if len({_format(path.name) for path in paths}) > 1:
         raise DataError(f"{what} {dataset!r} mixes parquet and text files; name one kind")
 
@@ -99,17 +110,58 @@ def check_suffix(path: Path, *, what: str = "dataset") -> None:
         raise DataError(f"{what} file {path}: unknown suffix; allowed: {_ALLOWED}")
 
 
-def is_folder(dataset: str, names: Mapping[str, Iterable[str]], *, what: str = "dataset") -> DataError:
-    """Build the error for a folder, which names a glob with the suffix that most of its files have.
+def parts_of(
+    dataset: str,
+    files: Iterable[str],
+    folders: Iterable[str],
+    below: Iterable[str],
+    *,
+    what: str = "dataset",
+    recursive: bool = True,
+) -> list[str]:
+    """Choose the files directly inside the folder ``dataset`` that hold its data.
 
-    The values of ``names`` are names of files, the keys what the glob needs before ``*`` to find them; the first that
-    has files counts.
+    Names that begin with a dot or an underscore, such as ``_SUCCESS``, are passed over, as Spark does.
+
+    Args:
+        dataset: The folder, for messages.
+        files: The names of the files directly inside it.
+        folders: The names of the folders directly inside it.
+        below: Paths of files at any depth, relative to the folder. They are only used for messages.
+        what: What messages call the files.
+        recursive: Whether a glob may hold ``**``.
+
+    Returns:
+        Their names, sorted.
+
+    Raises:
+        DataError: The files have several formats, or are all in sub-folders; the message names a glob.
     """
-    for start, found in names.items():
-        if endings := Counter(ending for name in found if (ending := _ending(name))).most_common(1):
-            files_of = f"{dataset.rstrip('/')}/{start}*{endings[0][0]}"
-            return DataError(f"{what} {dataset!r} is a folder; name a file or a glob such as {files_of}")
-    return DataError(f"{what} {dataset!r} is a folder without files that can be read; allowed: {_ALLOWED}")
+    if logs := {"_delta_log", ".hoodie"} & set(folders):
+        raise DataError(
+            f"{what} {dataset!r} is a table with a log of its changes ({logs.pop()}), whose files also hold deleted "
+            "rows; allowed: an export of the table"
+        )
+    inside = sorted(name for name in files if not name.startswith((".", "_")))
+    found = {_ending(name): name for name in reversed(inside)}
+    if len(found) == 1 and None not in found:
+        return inside
+    folder = dataset.rstrip("/")
+    if common := _most_common_ending(inside):
+        shown = ", ".join(sorted(found.values()))
+        raise DataError(
+            f"{what} {dataset!r} is a folder with files of several formats ({shown}); allowed: one format, or a glob "
+            f"such as {folder}/*{common}"
+        )
+    deeper = [path for path in below if not path.rpartition("/")[2].startswith((".", "_"))]
+    if common := _most_common_ending(deeper):
+        depth = next(path for path in deeper if _ending(path) == common).count("/")
+        start = "**/" if recursive else "*/" * depth
+        raise DataError(
+            f"{what} {dataset!r} is a folder whose files are in sub-folders; allowed: a glob such as "
+            f"{folder}/{start}*{common} (columns in the names of folders, such as day=2024-01-31, are not read)"
+        )
+    raise DataError(f"{what} {dataset!r} is a folder without files that can be read; allowed: {_ALLOWED}")
 
 
 def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: Format | None = None) -> pl.LazyFrame:
@@ -117,6 +169,7 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: F
 
     All columns of text files are strings: types are decided from the whole column, not from its first rows. Files are
     verified first: parquet files only in the ``columns`` that will be read (None means all), text files in all records.
+    The column ``rec_data.raw.rows.PLACE`` says where each row comes from.
 
     Raises:
         DataError: A file cannot be read, or is damaged.
@@ -150,6 +203,7 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: str) -> None:
     """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for."""
+    present = [name for name in present if name != PLACE]
     for key, name in wanted.items():
         if name not in present:
             purpose = "" if key == name else f" (for {key})"
@@ -160,14 +214,15 @@ def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Co
     """Add the position of each row as its time, to a log without times whose rows are in order.
 
     Returns:
-        The columns that are read and that of positions; and the names of the columns.
+        The columns that are read, that of positions and ``PLACE``; and the names of the columns.
     """
-    return frame.select(columns.by_key.values()).with_row_index(_POSITION), replace(columns, timestamp=_POSITION)
+    kept = numbered(frame).select(*columns.by_key.values(), PLACE)
+    return kept.with_row_index(_POSITION), replace(columns, timestamp=_POSITION)
 
 
 def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) -> pl.LazyFrame:
     if _format(path.name) == "parquet":
-        return pl.scan_parquet(path, glob=False)
+        return placed(pl.scan_parquet(path, glob=False, row_index_name=PLACE), f"{path}, row ")
     with reading(f"file {path}"):
         return text_files.scan(path, columns, text_format)
 
@@ -181,7 +236,7 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
     for path, frame in frames.items():
         with reading(f"file {path}"):
             schemas[path] = frame.collect_schema()
-    present = list(dict.fromkeys(name for schema in schemas.values() for name in schema))
+    present = list(dict.fromkeys(name for schema in schemas.values() for name in schema if name != PLACE))
     kinds: dict[str, tuple[pl.DataType, Path]] = {}
     for name in present if columns is None else [name for name in present if name in columns]:
         for path, schema in schemas.items():
@@ -198,7 +253,7 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
     chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
     if not chosen:
         return next(iter(frames.values()))
-    return pl.concat([frame.select(chosen) for frame in frames.values()])
+    return pl.concat([frame.select(*chosen, PLACE) for frame in frames.values()])
 
 
 def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
@@ -251,6 +306,12 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 def _format(name: str) -> str | None:
     ending = _ending(name)
     return None if ending is None else "parquet" if ending in PARQUET else "text"
+
+
+def _most_common_ending(names: Iterable[str]) -> str | None:
+    """The suffix that most of the files have, of those that can be read."""
+    endings = Counter(ending for name in names if (ending := _ending(name)))
+    return endings.most_common(1)[0][0] if endings else None
 
 
 def _ending(name: str) -> str | None:

@@ -12,6 +12,7 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
+from rec_data.raw.rows import PLACE, placed
 
 Reader = Callable[[Path, Path], pl.LazyFrame]
 """Takes a raw file and an empty work folder that lives as long as the frame. Columns of text files are strings."""
@@ -40,9 +41,10 @@ def read_amazon(path: Path, work: Path) -> pl.LazyFrame:
     Raises:
         DataError: The first line has the user before the item, as the files of 2014.
     """
-    frame = _fields(path, ",", ("item_id", "user_id", "rating", "timestamp"))
+    names = ("item_id", "user_id", "rating", "timestamp")
+    frame = _fields(path, ",", names)
     with files.reading(f"file {path}"):
-        first = frame.head(1).collect().rows()
+        first = frame.select(names).head(1).collect().rows()
     if first and None not in first[0] and first[0][0].startswith("A") and not first[0][1].startswith("A"):
         raise DataError(
             f"file {path}: line 1 is {','.join(first[0])}, with the user before the item, as in the release of 2014; "
@@ -73,6 +75,7 @@ def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
             linked("user").alias("user"),
             linked("track").alias("track"),
             line.str.extract(r"^event\.play\s+[0-9]+\s+([0-9]+)").alias("time"),
+            PLACE,
         )
     )
 
@@ -124,18 +127,29 @@ READERS: dict[str, Reader] = {
 def _lines(path: Path) -> pl.LazyFrame:
     """Open a text file as a column ``line``, without line ends and empty lines; quotes mean nothing."""
     lines = pl.scan_csv(
-        path, has_header=False, separator="\x01", quote_char=None, infer_schema=False, new_columns=["line"], glob=False
+        path,
+        has_header=False,
+        separator="\x01",
+        quote_char=None,
+        infer_schema=False,
+        new_columns=["line"],
+        glob=False,
+        row_index_name=PLACE,
     )
-    return lines.select(pl.col("line").str.strip_chars_end("\r")).filter(pl.col("line") != "")
+    lines = placed(lines.with_columns(pl.col("line").str.strip_chars_end("\r")), f"{path}, line ")
+    return lines.filter(pl.col("line") != "")
 
 
 def _fields(path: Path, separator: str, names: tuple[str, ...]) -> pl.LazyFrame:
     """Open a text file without header and quotes as columns of strings; a line with more fields has only nulls."""
-    split = _lines(path).select(pl.col("line").str.split_exact(separator, len(names)))
+    split = _lines(path).with_columns(pl.col("line").str.split_exact(separator, len(names)))
     fits = pl.col("line").struct.field(f"field_{len(names)}").is_null()
     return split.select(
-        pl.when(fits).then(pl.col("line").struct.field(f"field_{place}")).alias(name)
-        for place, name in enumerate(names)
+        *(
+            pl.when(fits).then(pl.col("line").struct.field(f"field_{place}")).alias(name)
+            for place, name in enumerate(names)
+        ),
+        PLACE,
     )
 
 

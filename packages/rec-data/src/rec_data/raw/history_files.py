@@ -10,7 +10,7 @@ from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.events import keep_events
 from rec_data.raw.normalise import drop_duplicates, write_log
-from rec_data.raw.rows import find_nulls, find_rows
+from rec_data.raw.rows import PLACE, find_nulls, find_rows
 from rec_data.schema import TIMESTAMP
 
 
@@ -40,7 +40,7 @@ def write_history_log(
     items, oldest first; text files hold no lists. Without times, the events of a user are in row order.
 
     Args:
-        histories: A path or glob of parquet or CSV files.
+        histories: A path, folder or glob of parquet or CSV files.
         out: The parquet file to write.
         root: The folder that relative paths start from.
         columns: The column names; the rating is ignored.
@@ -65,7 +65,7 @@ def write_history_log(
     dropped = None
     if settings.events.column in schema:
         with files.reading(origin):
-            frame, dropped, origin = keep_events(frame, settings.events, origin, all_occur=False)
+            frame, dropped = keep_events(frame, settings.events, origin, all_occur=False)
     kind = schema[item]
     lists, empty = isinstance(kind, pl.List | pl.Array), 0
     if lists:
@@ -81,8 +81,7 @@ def write_history_log(
             users, empty = frame.select(pl.len(), (~filled).sum().alias("empty")).collect().row(0)
             if users == empty:
                 raise DataError(f"{origin}: all lists are empty ({users}); allowed: at least one with items")
-            frame = frame.filter(filled).select(user, item).explode(item)
-        origin = f"{origin}, each item of a list as a row"
+            frame = frame.filter(filled).select(user, item, PLACE).explode(item)
         timed = False
     if not timed:
         frame, columns = files.number_rows(frame, Columns(user, item, None))

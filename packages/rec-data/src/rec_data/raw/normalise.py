@@ -13,7 +13,7 @@ from rec_data.config import Columns
 from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
-from rec_data.raw.rows import find_nulls, find_rows, refuse_inexact, refuse_unparsed
+from rec_data.raw.rows import PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
@@ -74,12 +74,13 @@ def write_log(
     """
     with reading(origin), progress(f"read {origin}", 2) as bar:
         require_columns(frame.collect_schema(), columns.by_key, origin)
-        frame = frame.select(pl.col(name).alias(key) for key, name in columns.by_key.items())
+        keys = [pl.col(name).alias(key) for key, name in columns.by_key.items()]
+        frame = numbered(frame).select(*keys, PLACE)
         if min_rating is not None and columns.rating is None:
             raise DataError(
                 f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"
             )
-        frame = _strip_text(frame)
+        frame = _strip_text(frame, list(columns.by_key))
         selected, rows_read, unit = _expressions(frame, columns, origin, time_format, null_values)
         bar.update()
         log = frame.select(selected)
@@ -103,7 +104,7 @@ def _expressions(
     frame: pl.LazyFrame, columns: Columns, origin: str, time_format: str | None, null_values: Sequence[str]
 ) -> tuple[list[pl.Expr], int, str]:
     """Build the expressions of the log's columns; also returns the number of rows and the unit of time."""
-    schema = frame.collect_schema()
+    schema = pl.Schema({key: frame.collect_schema()[key] for key in columns.by_key})
     facts = _facts(frame, schema, null_values)
     if facts["rows"] == 0:
         raise DataError(f"{origin} has no rows")
@@ -144,10 +145,11 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -
     return frame.select(asked).collect(engine="streaming").row(0, named=True)
 
 
-def _strip_text(frame: pl.LazyFrame) -> pl.LazyFrame:
+def _strip_text(frame: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
     """Remove spaces at both ends of texts, of categories too; blank ones become null."""
-    stripped = []
-    for key, kind in frame.collect_schema().items():
+    schema, stripped = frame.collect_schema(), []
+    for key in keys:
+        kind = schema[key]
         if kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
             text = pl.col(key).cast(pl.String).str.strip_chars()
             stripped.append(pl.when(text != "").then(text).alias(key))

@@ -1,4 +1,8 @@
-"""Rows of a raw table that hold a forbidden value: how many there are, and where the first one is."""
+"""Rows of a raw table that hold a forbidden value: how many there are, and where the first one is.
+
+A column of lazy frames says where a row comes from. It is not computed unless an error message asks for it, because
+polars leaves out columns that are not selected.
+"""
 
 import polars as pl
 
@@ -8,19 +12,32 @@ EXACT_BITS: dict[pl.DataType, int] = {pl.Float16(): 11, pl.Float32(): 24, pl.Flo
 """Floats represent every integer exactly whose magnitude is below two to this power."""
 
 
+PLACE = "place of the row"
+"""The column of the file and of the line or row in it: "log.csv, line 5"."""
+
+
+def placed(frame: pl.LazyFrame, start: str) -> pl.LazyFrame:
+    """Turn the column ``PLACE`` of numbers from 0 into text: ``start`` and the number from 1."""
+    return frame.with_columns(pl.concat_str(pl.lit(start), pl.col(PLACE) + 1).alias(PLACE))
+
+
+def numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Add the column ``PLACE`` to a frame whose reader did not: its own rows are counted."""
+    return frame if PLACE in frame.collect_schema() else placed(frame.with_row_index(PLACE), "row ")
+
+
 def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show: str | None = None) -> str | None:
     """Describe the rows for which ``wrong`` is true, or return None if there is none.
 
     With "1 value does not parse" as ``one``, "values do not parse" as ``many`` and a column to ``show``: "2 values do
-    not parse (first in row 5: 'soon')", rows counted from 1.
+    not parse (first in log.csv, line 5: 'soon')". The frame has the column ``PLACE``.
     """
     if not frame.select(wrong.any()).collect(engine="streaming").item():
         return None
-    bad = frame.select(wrong.alias("wrong")).with_row_index("row").filter("wrong")
-    count, row = bad.select(pl.len(), pl.col("row").min()).collect(engine="streaming").row(0)
-    place = f"row {row + 1}" if count == 1 else f"first in row {row + 1}"
-    if show is not None:
-        value = frame.select(show).slice(row, 1).collect(engine="streaming").item()
+    asked = [pl.len(), *(pl.col(name).first() for name in [PLACE, *([] if show is None else [show])])]
+    count, place, *values = frame.filter(wrong).select(asked).collect(engine="streaming").row(0)
+    place = f"{'' if count == 1 else 'first in '}{place}"
+    for value in values:
         place += f": {value!r}" if isinstance(value, str) else f": {value}"
     return f"{one if count == 1 else f'{count} {many}'} ({place})"
 

@@ -1,8 +1,9 @@
 """Check a whole text file against a dialect: is every record well-formed, with as many fields as the first one?"""
 
 import codecs
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +123,26 @@ class Reading:
         self._records: re.Pattern[bytes] | None = None
         self._line = 1
         self._check()
+
+    @property
+    def joins(self) -> bool:
+        """Whether there are records of several lines."""
+        return Use.LINES in self.uses or self.doubt is not None
+
+    def lines(self) -> Iterator[int]:
+        """The numbers of the lines at which the records of data begin. The file must be well-formed."""
+        records = self._grammar.records(len(self.names), self.uses | Use.LINES)
+        with self._file.open() as stream:
+            begin, record = stream.read(self.start).count(b"\n"), b""
+            for number, line in enumerate(io.BufferedReader(stream), begin):
+                if not record:
+                    begin = number
+                    if not line.strip(b"\r\n"):
+                        continue
+                record += line if line.endswith(b"\n") else line + b"\n"
+                if not self.joins or records.fullmatch(record):
+                    yield begin + 1
+                    record = b""
 
     def _check(self) -> None:
         path, buffer, ended = self._file.path, b"", False

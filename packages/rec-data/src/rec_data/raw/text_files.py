@@ -7,6 +7,7 @@ have as many fields as the first one. Then pyarrow reads the file in blocks, whe
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ from pyarrow import csv
 from rec_data.config import CHARACTERS, Format, character, character_name
 from rec_data.errors import DataError
 from rec_data.raw.dialects import Dialect, Grammar, Use
+from rec_data.raw.rows import PLACE
 from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
 
 SEPARATORS = ("\t", ";", "|", ",", " ")
@@ -31,6 +33,8 @@ _DATUM = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?|\d{4}-\d\d-\d\d.*", re.IGNORE
 
 def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFrame:
     """Open a text file as a lazy frame of strings; empty fields that are not quoted are null.
+
+    The column ``PLACE`` names the line at which each record begins.
 
     Args:
         path: The file, which may be compressed with gzip or zstd.
@@ -52,14 +56,19 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
     def read(
         chosen: list[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
-        for frame in _frames(file, reading, places if chosen is None else {name: places[name] for name in chosen}):
+        names = list(schema) if chosen is None else chosen
+        lines = (f"{path}, line {number}" for number in reading.lines())
+        for frame in _frames(file, reading, {name: places[name] for name in names if name != PLACE}):
+            if PLACE in names:
+                frame = frame.with_columns(pl.Series(PLACE, list(islice(lines, len(frame))))).select(names)
             kept = frame if predicate is None else frame.filter(predicate)
             kept = kept if rows is None else kept.head(rows)
             yield kept
             if rows is not None and (rows := rows - len(kept)) == 0:
                 return
 
-    return register_io_source(read, schema=dict.fromkeys(places, pl.String()))
+    schema = dict.fromkeys([*places, PLACE], pl.String())
+    return register_io_source(read, schema=schema)
 
 
 def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterator[pl.DataFrame]:
@@ -80,19 +89,18 @@ def _frames(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterato
 
 def _blocks(file: TextFile, reading: Reading, places: dict[str, int]) -> Iterator[pl.DataFrame]:
     dialect = reading.dialect
-    joins = Use.LINES in reading.uses or reading.doubt is not None
-    block = (CHUNK + LONGEST) * (2 if joins else 1)  # _WholeLineEnds reads half of it
+    block = (CHUNK + LONGEST) * (2 if reading.joins else 1)  # _WholeLineEnds reads half of it
     included = [str(place) for place in places.values()]
     with file.open() as stream:
         stream.read(reading.start)
         batches = csv.open_csv(
-            pa.PythonFile(_WholeLineEnds(stream), "r") if joins else stream,
+            pa.PythonFile(_WholeLineEnds(stream), "r") if reading.joins else stream,
             csv.ReadOptions(column_names=[str(place) for place in range(len(reading.names))], block_size=block),
             csv.ParseOptions(
                 delimiter=dialect.separator,
                 quote_char=dialect.quote or False,
                 escape_char=dialect.escape or False,
-                newlines_in_values=joins,
+                newlines_in_values=reading.joins,
             ),
             csv.ConvertOptions(
                 include_columns=included,

@@ -29,8 +29,8 @@ def fetch_log(
     milliseconds or microseconds if the source is finer than a second (``rec_data.raw.timestamps``).
 
     Args:
-        dataset: ``demo``, ``twin:<name>[@scale]``, a path, a glob or an address (``s3://bucket/log.parquet``) of
-            parquet or CSV files, or a named source.
+        dataset: ``demo``, ``twin:<name>[@scale]``, a path, a folder, a glob or an address (``s3://bucket/log.parquet``)
+            of parquet or CSV files, or a named source.
         out: The parquet file to write, which must not be one of the source's files. Its folder must exist.
         root: The folder that relative paths start from.
         settings: How the source is read; None means the defaults. Columns can only be given for the user's own files,
@@ -181,7 +181,7 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
             hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
         if columns.timestamp is None:
             files.require_columns(frame.collect_schema(), columns.by_key, origin)
-        frame, others, origin = keep_events(frame, settings.events, origin)
+        frame, others = keep_events(frame, settings.events, origin)
         if columns.timestamp is None:
             frame, columns = files.number_rows(frame, columns)
     done = write_log(

@@ -18,7 +18,7 @@ from rec_data.raw.archives import extract, is_litter
 from rec_data.raw.events import keep_events
 from rec_data.raw.formats import READERS
 from rec_data.raw.normalise import write_log
-from rec_data.raw.rows import find_rows
+from rec_data.raw.rows import find_rows, numbered
 from rec_data.sources import http, kaggle, rs_datasets
 from rec_data.sources.registry import VERSION, Published, RawFile, RsDataset, Source
 
@@ -57,8 +57,8 @@ def write_published(
         origin = f"dataset {name!r} ({path.name})"
         above = source.above if min_rating is None else None
         with files.reading(origin):
-            frame = READERS[raw.reader](path, work)
-            frame, others, origin = keep_events(frame, raw.events, origin)
+            frame = numbered(READERS[raw.reader](path, work))
+            frame, others = keep_events(frame, raw.events, origin)
             incomplete = 0
             if raw.incomplete:
                 frame, incomplete = _without_incomplete(frame, raw, origin)

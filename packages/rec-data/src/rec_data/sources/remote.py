@@ -145,8 +145,8 @@ def _open(address: Address) -> tuple[fs.FileSystem, str]:
 
 
 def _list(system: fs.FileSystem, base: str, address: Address) -> list[Any]:
-    """Find the objects of an address, which may hold ``*`` and ``[``, sorted by name."""
-    path = f"{base.rstrip('/')}/{address.path}"
+    """Find the objects of an address, which may hold ``*`` and ``[`` or be a folder, sorted by name."""
+    path = f"{base.rstrip('/')}/{address.path}".rstrip("/") or "/"
     [info] = system.get_file_info([path])
     if info.type == fs.FileType.File:
         return [info]
@@ -159,13 +159,25 @@ def _list(system: fs.FileSystem, base: str, address: Address) -> list[Any]:
     selector = fs.FileSelector(
         str(PurePosixPath(*parts[:fixed])), allow_not_found=True, recursive=len(parts) > fixed + 1
     )
-    below = sorted((info for info in system.get_file_info(selector) if info.is_file), key=lambda info: info.path)
+    found = system.get_file_info(selector)
+    below = sorted((info for info in found if info.is_file), key=lambda info: info.path)
     if info.type == fs.FileType.Directory:
-        raise files.is_folder(str(address), {"": [info.path for info in below]})
+        folders = {info.base_name for info in found} - {info.base_name for info in below}
+        names = files.parts_of(
+            str(address), [info.base_name for info in below], folders, _below(system, path), recursive=False
+        )
+        return [info for info in below if info.base_name in names]
     matching = [info for info in below if PurePosixPath("/", info.path).match(str(PurePosixPath("/", path)))]
     if not matching:
         raise DataError(f"dataset {str(address)!r}: no file matches")
     return matching
+
+
+def _below(system: fs.FileSystem, path: str) -> Iterator[str]:
+    """Paths of all files in a folder and its sub-folders, relative to it."""
+    for info in system.get_file_info(fs.FileSelector(path, recursive=True)):
+        if info.is_file:
+            yield info.path.removeprefix(path).lstrip("/")
 
 
 @contextmanager

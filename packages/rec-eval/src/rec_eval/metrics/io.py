@@ -15,16 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rec_eval.errors import DamagedError
 from rec_eval.metrics.evaluate import Evaluation
 
 _KEY = b"rec_eval"
 _CHECKSUM = b"sha256"
 _IDS = {"user_id": "user_ids", "target": "targets"}
 """The fields of an evaluation that hold ids, by the name of their column."""
-
-
-class DamagedError(ValueError):
-    """A file is not as it was written."""
 
 
 def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
@@ -50,7 +47,11 @@ def read_evaluation(path: str | Path | IO[bytes]) -> Evaluation:
     """
     name = path if isinstance(path, str | Path) else getattr(path, "name", "the file")
     try:
-        table = pq.read_table(path)
+        # Arrow gets neither a Python file nor threads: threads that read one need Python's lock, so a process that ends
+        # soon after an error would abort if one of them still ran.
+        source = path if isinstance(path, str | Path) else pa.BufferReader(path.read())
+        with pq.ParquetFile(source) as file:
+            table = file.read(use_threads=False)
         metadata = table.schema.metadata or {}
         columns = {column: np.array(table[column].to_numpy()) for column in table.column_names}
     except FileNotFoundError:

@@ -8,7 +8,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from rec_models.encoders.registry import ENCODERS
-from rec_models.fields import STRICT, SettingsError, Share, one_of
+from rec_models.errors import SettingsError
+from rec_models.fields import STRICT, Share, one_of
 
 ModelName = Annotated[str, one_of(ENCODERS)]
 MaxSeqLen = Annotated[int, Field(ge=2, le=1_000_000)]

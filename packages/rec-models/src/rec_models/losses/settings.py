@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
-from rec_models.fields import STRICT, Count, NotNegative, SettingsError, one_of
+from rec_models.errors import SettingsError
+from rec_models.fields import STRICT, Count, NotNegative, one_of
 from rec_models.losses.registry import LOSSES, SAMPLERS
 
 LossName = Annotated[str, one_of(LOSSES)]

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rec_models.config import ENCODERS, BatchSettings, LossSettings, ModelSettings, SettingsError, TrainingSettings
+from rec_models.config import ENCODERS, BatchSettings, LossSettings, ModelSettings, TrainingSettings
+from rec_models.errors import SettingsError
 from rec_models.losses import LOSSES, LossCost, LossSize
 from rec_models.losses.paper import trains_padding
 from rec_models.training.cuda_graphs import bucket_of

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor
 
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
+from rec_models.errors import CheckpointError
 from rec_models.fields import in_short
 from rec_models.training.devices import usable_device
 from rec_models.training.memory import is_out_of_memory
 
 _MODEL_FORMAT = "rec_models.model/1"
-
-
-class CheckpointError(ValueError):
-    """A file is damaged or not a checkpoint of this package."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rec_models.training.checkpoint import CheckpointError, read_payload, save_atomically
+from rec_models.errors import CheckpointError
+from rec_models.training.checkpoint import read_payload, save_atomically
 
 _RUN_FORMAT = "rec_models.run/1"
 
