@@ -1,5 +1,6 @@
 """Copies of a user's data that `cutrec.workflow.forget` does not rewrite, and the commands that remove them."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ def find_copies(config: Config, users: Users, root: Path) -> Copies:
     where.append(source)
     if found:
         cures.append("rm -r .checkpoints")
+    if refits := sorted({str(path.parent) for path in models[1:]}):
+        cures.append(f"rm -r {' '.join(map(shlex.quote, refits))}   # cutrec recommend --refit trains again")
     if (root / ".dvc").is_dir():
         more, commands = _in_dvc(root)
         where, cures = where + more, cures + commands
