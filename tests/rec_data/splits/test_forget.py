@@ -68,7 +68,11 @@ def test_leave_one_out_by_hand(tmp_path):
     assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [2, 3], [1, 2], 0), (1, [0, 2], [1, 2], 3)]
     assert pl.read_parquet(out / "test.parquet").rows() == [(0, [2, 3, 0], [1, 2, 3], 4), (1, [0, 2, 3], [1, 2, 3], 4)]
     store = SequenceStore.open(out / "sequences" / "test.arrow", hashes={"users": read_ids(out / "users.parquet").hash})
-    assert (store.user_ids.tolist(), store.items.tolist(), store.targets.tolist()) == ([0, 1], [2, 3, 0, 0, 2, 3], [4, 4])
+    assert (store.user_ids.tolist(), store.items.tolist(), store.targets.tolist()) == (
+        [0, 1],
+        [2, 3, 0, 0, 2, 3],
+        [4, 4],
+    )
     assert json.loads((out / "summary.json").read_text()) == summary
     assert (summary["users"], summary["forgotten_users"], summary["train"]) == (2, 1, {"users": 2, "interactions": 4})
     assert summary["test"] == {
@@ -87,8 +91,11 @@ def test_temporal_by_hand(tmp_path):
     split = split_of(tmp_path, rows, how)
     before = histories(split)
     [validating], trained, tested = before["validation"], set(before["train"]), set(before["test"])
-    assert trained == {0, 1, 2, 3} - {validating} and tested <= trained
-    for number, user in enumerate(sorted(tested)[:-1]):  # one after the other, each from the split that the last one left
+    assert trained == {0, 1, 2, 3} - {validating}
+    assert tested <= trained
+    for number, user in enumerate(
+        sorted(tested)[:-1]
+    ):  # one after the other, each from the split that the last one left
         (out := tmp_path / f"out{number}").mkdir()
         summary = forget_users(split, out, pa.array([user]))
         expected = {part: {who: row for who, row in rows.items() if who != user} for part, rows in before.items()}

@@ -1,4 +1,4 @@
-"""Forget users: rewrite the log, the split and the lists in ``data/`` without them, and say what else holds their data.
+"""Forget users: rewrite log, split and lists without them, and say what else holds their data.
 
 Ids are compared exactly as the log holds them. Models keep working, but were trained on the users' events; the source
 and DVC's cache still hold them, and ``dvc repro`` alone would bring them back. The printed commands, in their order,

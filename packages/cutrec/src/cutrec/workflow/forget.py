@@ -158,7 +158,9 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
             summary = forget_users(split, fresh, users.of_type(read_ids(split / "users.parquet").names.type))
             write_checksums(fresh, "summary.json")
         lines.append(f"{split}: {summary['users']:,} users left; dense ids of users have changed, those of items not")
-        lines += [f"{split}: nobody is left for {part}" for part in ("validation", "test") if not summary[part]["users"]]
+        lines += [
+            f"{split}: nobody is left for {part}" for part in ("validation", "test") if not summary[part]["users"]
+        ]
     if "download" in folders:
         log = data / "download" / LOG.name
         verified(log)
