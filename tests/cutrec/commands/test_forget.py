@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,24 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     Path("events.csv").write_text("\n".join(kept))
     execute(["forget", "--user", user])
     assert "- dataset 'events.csv' no longer holds them\n" in capsys.readouterr().out
+    Path("events.csv").rename("moved.csv")
+    execute(["forget", "--user", shown_users()[0]])
+    assert "- dataset 'events.csv', which was not searched: dataset 'events.csv': no file" in capsys.readouterr().out
+
+
+def test_the_copies_of_dvc_are_named(checkout, capsys):
+    for arguments in (["init", "--no-scm", "--quiet"], ["remote", "add", "store", "elsewhere", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True)
+    Path(".dvc/tmp/exps/tmp1").mkdir(parents=True)
+    Path(".dvc/tmp/exps/tmp1/dvc.yaml").touch()
+    execute(["forget", "--user", shown_users()[0]])
+    text = capsys.readouterr().out
+    assert f"these files: {Path.cwd() / '.dvc/cache'}\n" in text
+    assert "- copies of queued experiments: .dvc/tmp/exps/tmp1\n" in text
+    assert "- DVC's remote 'store', if anything was pushed\n" in text
+    cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
+    assert cures[2:] == ["3. rm -r .dvc/tmp/exps/tmp1", "4. dvc gc --workspace",
+                         "5. dvc gc --workspace --cloud --remote store"]  # fmt: skip
 
 
 @pytest.mark.parametrize("dataset", ["demo", "ml_1m"])

@@ -93,9 +93,7 @@ def test_temporal_by_hand(tmp_path):
     [validating], trained, tested = before["validation"], set(before["train"]), set(before["test"])
     assert trained == {0, 1, 2, 3} - {validating}
     assert tested <= trained
-    for number, user in enumerate(
-        sorted(tested)[:-1]
-    ):  # one after the other, each from the split that the last one left
+    for number, user in enumerate(sorted(tested)[:-1]):  # each from the split that the last one left
         (out := tmp_path / f"out{number}").mkdir()
         summary = forget_users(split, out, pa.array([user]))
         expected = {part: {who: row for who, row in rows.items() if who != user} for part, rows in before.items()}

@@ -12,6 +12,7 @@ from cutrec.config import Config
 from cutrec.paths import DATA, MODEL
 from cutrec.workflow.forget import Users
 from rec_data.raw import files
+from rec_data.schema import USER
 from rec_data.sources.published import cache_folder
 from rec_data.sources.registry import SOURCES, is_generated
 
@@ -27,11 +28,7 @@ class Copies(NamedTuple):
 
 
 def find_copies(config: Config, users: Users, root: Path) -> Copies:
-    """Look for copies of users' data in the checkout `root` (the current directory) and the source of its log.
-
-    Raises:
-        ValueError: A file of the source cannot be read.
-    """
+    """Look for copies of users' data in the checkout `root` (the current directory) and the source of its log."""
     where = []
     models = [MODEL, *sorted((DATA / "recommend").rglob("*.ckpt"))]
     if found := [str(path) for path in models if (root / path).is_file()]:
@@ -64,20 +61,31 @@ def _source(config: Config, users: Users, root: Path) -> tuple[str, list[str]]:
         return f"the raw file of dataset {dataset!r} ({place})", _without_the_source()
     if files.is_address(dataset):
         return f"{dataset} (not searched)", [f"remove their rows from {dataset}", _RUN_AGAIN]
+    try:
+        rows = _rows_by_file(config, users, root)
+    except ValueError as error:
+        return f"dataset {dataset!r}, which was not searched: {error}", [
+            f"remove their rows from {dataset}",
+            _RUN_AGAIN,
+        ]
+    if not rows:
+        return f"dataset {dataset!r} no longer holds them", [_RUN_AGAIN]
+    listed = ", ".join(f"{path} ({count:,} rows)" for path, count in rows.items())
+    return f"the source, which the next run reads again: {listed}", [f"remove their rows from {listed}", _RUN_AGAIN]
+
+
+def _rows_by_file(config: Config, users: Users, root: Path) -> dict[Path, int]:
+    """The rows of the users in each file of the log that has some."""
     column = str(config.download.columns.user)
-    places = []
-    for path in files.find(dataset, root=root):
-        names = pl.col(column)
-        frame = files.scan([path], [column], config.download.format)
+    rows = {}
+    for path in files.find(config.dataset, root=root):
+        frame, names = files.scan([path], [column], config.download.format), pl.col(column)
+        files.require_columns(frame.collect_schema(), {USER: column}, str(path))
         if frame.collect_schema()[column].is_float():
             names = names.cast(pl.Int64, strict=False)
         texts = names.cast(pl.String).str.strip_chars()
-        if rows := int(frame.select(texts.is_in(sorted(users.ids)).sum()).collect(engine="streaming").item()):
-            places.append(f"{path} ({rows:,} rows)")
-    if not places:
-        return f"dataset {dataset!r} no longer holds them", [_RUN_AGAIN]
-    listed = ", ".join(places)
-    return f"the source, which the next run reads again: {listed}", [f"remove their rows from {listed}", _RUN_AGAIN]
+        rows[path] = int(frame.select(texts.is_in(sorted(users.ids)).sum()).collect(engine="streaming").item())
+    return {path: count for path, count in rows.items() if count}
 
 
 _RUN_AGAIN = "dvc repro   # reads the source, splits and trains without them"
@@ -102,7 +110,7 @@ def _in_dvc(root: Path) -> tuple[list[str], list[str]]:
         cures.append("dvc exp remove --all-commits   # and --git-remote NAME, where they were pushed")
     if copies := sorted(path.parent for path in (root / ".dvc/tmp/exps").glob("**/dvc.yaml")):
         where.append(f"copies of queued experiments: {', '.join(str(path.relative_to(root)) for path in copies)}")
-        cures.append(f"rm -r {' '.join(str(path.relative_to(root)) for path in copies)}")
+        cures.append(f"rm -r {' '.join(str(path.relative_to(root)) for path in copies)}   # when none of them runs")
     cures.append("dvc gc --workspace   # deletes what is not in the workspace, also that of other branches and commits")
     for remote in (line.split()[0] for line in _dvc("remote", "list", root=root)):
         where.append(f"DVC's remote {remote!r}, if anything was pushed")
