@@ -1,5 +1,6 @@
 """Copies of a user's data that `cutrec.workflow.forget` does not rewrite, and the commands that remove them."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -121,5 +122,6 @@ def _in_dvc(root: Path) -> tuple[list[str], list[str]]:
 def _dvc(*arguments: str, root: Path) -> list[str]:
     """The lines that a command of DVC prints; none if it fails, or if DVC is not installed."""
     command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    unwrapped = os.environ | {"COLUMNS": "10000"}  # DVC breaks lines at the width of the terminal
+    done = subprocess.run(command, cwd=root, env=unwrapped, capture_output=True, text=True, check=False)  # noqa: S603
     return [line for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
