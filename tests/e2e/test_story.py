@@ -283,6 +283,17 @@ def pull(clone: Clone, command: str) -> None:
     assert ran(clone.run("uv run dvc repro")) == ["source"]
 
 
+def forget(clone: Clone, command: str) -> None:
+    """Users are gone from the outputs; `dvc repro` alone brings them back, as the README says."""
+    log = clone.data / "download" / "log.parquet"
+    before = pl.read_parquet(log)
+    first, second = before["user_id"].unique().sort()[:2]
+    clone.run(command.replace("4711", str(first)).replace("4712", str(second)))
+    assert pl.read_parquet(log).equals(before.filter(~pl.col("user_id").is_in([first, second])))
+    clone.run("uv run python -m pipelines.evaluate && uv run python -m pipelines.report && uv run dvc repro")
+    assert pl.read_parquet(log).equals(before)
+
+
 def serve(clone: Clone, command: str) -> None:
     """TensorBoard answers and knows the runs; on a free port, since 6006 may be taken."""
     with socket.socket() as free:
@@ -314,6 +325,7 @@ CHECKS: dict[str, Callable[[Clone, str], None]] = {
     "exp show": experiments,
     "paper.tables": tables,
     "dvc pull": pull,
+    "cutrec forget": forget,
     "tensorboard": serve,
 }
 """What is checked at a command of the README that holds these words."""

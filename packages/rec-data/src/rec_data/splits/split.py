@@ -25,6 +25,9 @@ from rec_data.splits.strategies import Partition, Subset, leave_one_out, tempora
 AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
 """The minimum counts of items and of users that "auto" stands for."""
 
+SUBSETS = ("train", "validation", "test", "untargeted")
+"""Parts of a split; the last one is only there if the split follows the paper's code."""
+
 EXPORT_ROWS = 4_000_000
 """Interactions per row group of the exported parquet files."""
 
@@ -98,14 +101,15 @@ def split_log(
             **_facts(encoded, partition, kept_users),
         }
         dense_user, dense_item = _dense(kept_users), _dense(partition.catalogue)
-        hashes = _write_names(encoded, kept_users, partition, counts, out)
+        users = encoded.user_names.filter(pl.Series(kept_users))
+        hashes = write_names(users, encoded.item_names.filter(pl.Series(partition.catalogue)), counts, out)
         (out / "sequences").mkdir()
-        for name in ("train", "validation", "test", "untargeted"):
+        for name in SUBSETS:
             found: Subset | None = getattr(partition, name)
             if found is not None:
                 subset = _renumber(found, dense_user, dense_item)
-                _write_histories(subset, out, name, hashes)
-                summary[name] = _describe(subset, counts, filter_seen=filter_seen)
+                write_histories(subset, out, name, hashes)
+                summary[name] = describe_subset(subset, counts, filter_seen=filter_seen)
             bar.update()
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         bar.update()
@@ -181,7 +185,7 @@ def _renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
     return Subset(dense_user[subset.users], subset.offsets, items, subset.times, targets)
 
 
-def _describe(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
+def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
     """Summarise a subset: its size, and for evaluation the targets that no model can hit."""
     facts = {"users": len(subset.users), "interactions": len(subset.items)}
     if subset.targets is None:
@@ -193,7 +197,7 @@ def _describe(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str,
     return facts
 
 
-def _write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]) -> None:
+def write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]) -> None:
     """Write the sequence store, and its export as parquet, a few million interactions at a time."""
     write_store(
         out / "sequences" / f"{name}.arrow",
@@ -224,12 +228,8 @@ def _write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def _write_names(
-    encoded: EncodedLog, kept_users: Mask, partition: Partition, counts: Int64s, out: Path
-) -> dict[str, str]:
+def write_names(users: pl.Series, items: pl.Series, counts: Int64s, out: Path) -> dict[str, str]:
     """Write the original ids of users and items, and how often train holds each item; return the hashes of the ids."""
-    users = encoded.user_names.filter(pl.Series(kept_users))
-    items = encoded.item_names.filter(pl.Series(partition.catalogue))
     user_ids, item_ids = np.arange(len(users), dtype=np.int32), np.arange(len(items), dtype=np.int32)
     pl.DataFrame({USER: user_ids, ORIGINAL_ID: users}).write_parquet(out / "users.parquet")
     pl.DataFrame({ITEM: item_ids, ORIGINAL_ID: items, COUNT: counts}).write_parquet(out / "items.parquet")

@@ -1,0 +1,127 @@
+"""Copies of a user's data that `cutrec.workflow.forget` does not rewrite, and the commands that remove them."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from cutrec.config import Config
+from cutrec.paths import DATA, MODEL
+from cutrec.workflow.forget import Users
+from rec_data.raw import files
+from rec_data.schema import USER
+from rec_data.sources.published import cache_folder
+from rec_data.sources.registry import SOURCES, is_generated
+
+_TRAIN_AGAIN = " && ".join(f"python -m pipelines.{stage}" for stage in ("train", "evaluate", "report"))
+
+
+class Copies(NamedTuple):
+    """What still holds data of users, and what to do about it; one line each."""
+
+    where: list[str]
+    cures: list[str]
+    """In the order in which they have to be done."""
+
+
+def find_copies(config: Config, users: Users, root: Path) -> Copies:
+    """Look for copies of users' data in the checkout `root` (the current directory) and the source of its log."""
+    where = []
+    models = [MODEL, *sorted((DATA / "recommend").rglob("*.ckpt"))]
+    if found := [str(path) for path in models if (root / path).is_file()]:
+        where.append(f"models that may be trained on their events: {', '.join(found)}")
+    if found := sorted(path.name for path in (root / ".checkpoints").glob("*") if path.is_dir()):
+        where.append(f"states of unfinished trainings: .checkpoints/ ({', '.join(found)})")
+    source, cures = _source(config, users, root)
+    where.append(source)
+    if found:
+        cures.append("rm -r .checkpoints")
+    if refits := sorted({str(path.parent) for path in models[1:]}):
+        cures.append(f"rm -r {' '.join(map(shlex.quote, refits))}   # cutrec recommend --refit trains again")
+    if (root / ".dvc").is_dir():
+        more, commands = _in_dvc(root)
+        where, cures = where + more, cures + commands
+    where.append(
+        "what this checkout does not know: other clones and backups, lists and models that were written or copied "
+        "elsewhere"
+    )
+    return Copies(where, cures)
+
+
+def _source(config: Config, users: Users, root: Path) -> tuple[str, list[str]]:
+    """What the next run would read again, and how to go on without the users."""
+    dataset = config.dataset
+    if is_generated(dataset):
+        return f"dataset {dataset!r} is generated with them", _without_the_source()
+    if dataset in SOURCES and not (root / dataset).exists():
+        place = config.download.mirror or f"its publisher's, and in {cache_folder()}"
+        return f"the raw file of dataset {dataset!r} ({place})", _without_the_source()
+    if files.is_address(dataset):
+        return f"{dataset} (not searched)", [f"remove their rows from {dataset}", _RUN_AGAIN]
+    try:
+        rows = _rows_by_file(config, users, root)
+    except ValueError as error:
+        return f"dataset {dataset!r}, which was not searched: {error}", [
+            f"remove their rows from {dataset}",
+            _RUN_AGAIN,
+        ]
+    if not rows:
+        return f"dataset {dataset!r} no longer holds them", [_RUN_AGAIN]
+    listed = ", ".join(f"{path} ({count:,} rows)" for path, count in rows.items())
+    return f"the source, which the next run reads again: {listed}", [f"remove their rows from {listed}", _RUN_AGAIN]
+
+
+def _rows_by_file(config: Config, users: Users, root: Path) -> dict[Path, int]:
+    """The rows of the users in each file of the log that has some."""
+    column = str(config.download.columns.user)
+    rows = {}
+    for path in files.find(config.dataset, root=root):
+        frame, names = files.scan([path], [column], config.download.format), pl.col(column)
+        files.require_columns(frame.collect_schema(), {USER: column}, str(path))
+        if frame.collect_schema()[column].is_float():
+            names = names.cast(pl.Int64, strict=False)
+        texts = names.cast(pl.String).str.strip_chars()
+        rows[path] = int(frame.select(texts.is_in(sorted(users.ids)).sum()).collect(engine="streaming").item())
+    return {path: count for path, count in rows.items() if count}
+
+
+_RUN_AGAIN = "dvc repro   # reads the source, splits and trains without them"
+
+
+def _without_the_source() -> list[str]:
+    return [
+        _TRAIN_AGAIN,
+        "dvc commit --force   # dvc repro then keeps these files; when dataset, download or their code change, the "
+        "users are read again: forget them again",
+    ]
+
+
+def _in_dvc(root: Path) -> tuple[list[str], list[str]]:
+    """The copies that DVC keeps, and the commands that delete them."""
+    cache = "".join(_dvc("cache", "dir", root=root)) or ".dvc/cache"
+    where = [f"DVC's cache, which holds every earlier version of these files: {cache}"]
+    cures = []
+    if experiments := _dvc("exp", "list", "--all-commits", "--name-only", root=root):
+        names = ", ".join(experiments[:5]) + (", ..." if len(experiments) > 5 else "")
+        where.append(f"experiments: {len(experiments):,} ({names})")
+        cures.append("dvc exp remove --all-commits   # and --git-remote NAME, where they were pushed")
+    if copies := sorted(path.parent for path in (root / ".dvc/tmp/exps").glob("**/dvc.yaml")):
+        where.append(f"copies of queued experiments: {', '.join(str(path.relative_to(root)) for path in copies)}")
+        cures.append(f"rm -r {' '.join(str(path.relative_to(root)) for path in copies)}   # when none of them runs")
+    cures.append("dvc gc --workspace   # deletes what is not in the workspace, also that of other branches and commits")
+    for remote in (line.split()[0] for line in _dvc("remote", "list", root=root)):
+        where.append(f"DVC's remote {remote!r}, if anything was pushed")
+        cures.append(f"dvc gc --workspace --cloud --remote {remote}   # the same there; then dvc push")
+    return where, cures
+
+
+def _dvc(*arguments: str, root: Path) -> list[str]:
+    """The lines that a command of DVC prints; none if it fails, or if DVC is not installed."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    unwrapped = os.environ | {"COLUMNS": "10000"}  # DVC breaks lines at the width of the terminal
+    done = subprocess.run(command, cwd=root, env=unwrapped, capture_output=True, text=True, check=False)  # noqa: S603
+    return [line for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []

@@ -1,0 +1,316 @@
+"""Forgetting users: nothing below data/ names them, everything else stays, and a kill loses nothing."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cutrec import config
+from cutrec.cli import execute
+from cutrec.errors import StageError, UsageError
+from cutrec.workflow import forget
+from cutrec.workflow.forget import Users, find_users, remove_users
+from pipelines import download, evaluate, report, source, split, train
+from rec_data.errors import DataError
+from rec_data.sequences.store import SequenceStore
+from rec_data.splits.split import split_log
+from rec_eval import read_evaluation
+from tests.small_log import small_log, write_params
+
+SETTINGS = {"dataset": "events.csv", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce", "train.max_epochs": 1}
+SETTINGS |= {"split.strategy": "leave_one_out"}  # everybody is tested
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after all stages and two calls of recommend; users are called ``user <number>!``."""
+    folder = tmp_path_factory.mktemp("run")
+    small_log().with_columns(pl.format("user {}!", "user_id").alias("user_id")).write_csv(folder / "events.csv")
+    write_params(folder, SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in (source, download, split, train, evaluate, report):
+            stage.main(config.load())
+        for name in ("top.parquet", "top.csv"):
+            execute(["recommend", "--k", "3", "--out", f"data/recommend/{name}"])
+    return folder
+
+
+@pytest.fixture
+def checkout(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current directory."""
+    monkeypatch.chdir(shutil.copytree(run_once, tmp_path / "checkout"))
+    return Path("data")
+
+
+def decoded(path: Path) -> str:
+    """All that a file says, as text."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        return f"{table.to_pydict()} {table.schema.metadata}"
+    if path.suffix == ".arrow":
+        with pa.ipc.open_file(path) as reader:
+            return f"{reader.read_all().to_pydict()} {reader.schema.metadata}"
+    return path.read_bytes().decode(errors="replace")
+
+
+def naming(folder: Path, user: str) -> list[str]:
+    return [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and user in decoded(path)]
+
+
+def shown_users() -> list[str]:
+    return [example["user"] for example in json.loads(Path("data/evaluate/details/examples.json").read_text())]
+
+
+def lists_of(path: Path) -> pl.DataFrame:
+    return pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
+
+
+def test_nothing_below_data_names_them_and_metrics_are_those_of_the_others(checkout, capsys):
+    gone = shown_users()[:2]
+    others = ~pl.col("user_id").is_in(gone)
+    paths = [checkout / name for name in ("evaluate/recommendations.parquet", "recommend/top.csv",
+                                          "recommend/top.parquet", "download/log.parquet")]  # fmt: skip
+    before = {path: lists_of(path) for path in paths}
+    run = read_evaluation(checkout / "evaluate/per_user.parquet")
+    catalogue = pl.read_parquet(checkout / "split/items.parquet")
+    assert len(naming(checkout, gone[0])) == 8  # log, users, lists x3, per_user, examples, report
+    execute(["forget", "--user", gone[0], "--user", gone[1], "--user", "nobody"])
+    printed = capsys.readouterr()
+    assert printed.err == "note: unknown users are skipped: 1: 'nobody'\n"
+    assert not any(user in printed.out for user in gone)
+    assert [naming(checkout, user) for user in gone] == [[], []]
+    for path, lists in before.items():
+        assert lists_of(path).equals(lists.filter(others))
+    assert not list(checkout.glob(".tmp*"))
+    after = pl.read_parquet(checkout / "split/items.parquet")
+    assert after["original_id"].equals(catalogue["original_id"])
+    assert (after["count"] <= catalogue["count"]).all()
+
+    keep = ~np.isin(run.user_ids, gone)
+    for again in (False, True):  # what forget left, and what the stages make of the rewritten split
+        if again:
+            evaluate.main(config.load())
+            report.main(config.load())
+        found = read_evaluation(checkout / "evaluate/per_user.parquet")
+        assert (found.num_users, found.user_ids.tolist()) == (int(keep.sum()), run.user_ids[keep].tolist())
+        assert found.targets.tolist() == run.targets[keep].tolist()
+        for name, values in run.per_user.items():
+            if again and name.startswith("surprisal"):  # relative to train, which lost events
+                continue
+            np.testing.assert_array_equal(found.per_user[name], values[keep], err_msg=name)
+    metrics = json.loads((checkout / "evaluate/metrics.json").read_text())
+    assert metrics["users"] == int(keep.sum())
+    assert metrics["ndcg@10"] == pytest.approx(run.per_user["ndcg@10"][keep].mean(), abs=1e-6)
+    assert [naming(checkout, user) for user in gone] == [[], []]
+
+
+def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys):
+    user = shown_users()[0]
+    rows = pl.read_csv("events.csv").filter(pl.col("user_id") == user).height
+    Path("data/recommend/top.refit").mkdir()
+    Path("data/recommend/top.refit/model.ckpt").touch()
+    Path(".checkpoints/0123").mkdir(parents=True)
+    before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    execute(["forget", "--user", user, "--dry-run"])
+    assert before == {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    counted = capsys.readouterr().out
+    assert f"data/download/log.parquet: {rows} rows\n" in counted
+    execute(["forget", "--user", user])
+    text = capsys.readouterr().out
+    place = f"events.csv ({rows} rows)"
+    assert "data/train/model.ckpt, data/recommend/top.refit/model.ckpt" in text
+    assert ".checkpoints/ (0123)" in text
+    assert f"- the source, which the next run reads again: {place}\n" in text
+    cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
+    assert cures == [f"1. remove their rows from {place}", "2. dvc repro", "3. rm -r .checkpoints",
+                     "4. rm -r data/recommend/top.refit"]  # fmt: skip
+    assert counted.partition("Still there")[2] == text.partition("Still there")[2]
+    user = shown_users()[0]
+    kept = [line for line in Path("events.csv").read_text().splitlines() if not line.startswith(f"{user},")]
+    Path("events.csv").write_text("\n".join(kept))
+    execute(["forget", "--user", user])
+    assert "- dataset 'events.csv' no longer holds them\n" in capsys.readouterr().out
+    Path("events.csv").rename("moved.csv")
+    execute(["forget", "--user", shown_users()[0]])
+    assert "- dataset 'events.csv', which was not searched: dataset 'events.csv': no file" in capsys.readouterr().out
+
+
+def test_the_copies_of_dvc_are_named(checkout, capsys):
+    for arguments in (["init", "--no-scm", "--quiet"], ["remote", "add", "store", "elsewhere", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True)
+    Path(".dvc/tmp/exps/tmp1").mkdir(parents=True)
+    Path(".dvc/tmp/exps/tmp1/dvc.yaml").touch()
+    execute(["forget", "--user", shown_users()[0]])
+    text = capsys.readouterr().out
+    assert f"these files: {Path.cwd() / '.dvc/cache'}\n" in text
+    assert "- copies of queued experiments: .dvc/tmp/exps/tmp1\n" in text
+    assert "- DVC's remote 'store', if anything was pushed\n" in text
+    cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
+    assert cures[2:] == ["3. rm -r .dvc/tmp/exps/tmp1", "4. dvc gc --workspace",
+                         "5. dvc gc --workspace --cloud --remote store"]  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", ["demo", "ml_1m"])
+def test_a_source_that_cannot_be_edited_is_kept_out_by_a_commit(checkout, dataset: str, capsys):
+    user = shown_users()[0]
+    write_params(Path(), SETTINGS | {"dataset": dataset})
+    execute(["forget", "--user", user])
+    text = capsys.readouterr().out
+    assert f"dataset {dataset!r}" in text
+    assert (
+        "1. python -m pipelines.train && python -m pipelines.evaluate && python -m pipelines.report\n2. dvc commit"
+        in text
+    )
+
+
+def test_unknown_users_write_nothing(checkout):
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in checkout.rglob("*")}
+    with pytest.raises(StageError, match=r"^found nobody with the id 'user 1', 'x' in the log") as caught:
+        execute(["forget", "--user", "x", "--user", "user 1"])
+    assert "\n" not in str(caught.value)
+    assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in checkout.rglob("*")}
+
+
+def test_somebody_must_be_named(checkout):
+    with pytest.raises(UsageError, match="found no user, allowed: --user ID, or --users FILE"):
+        execute(["forget"])
+
+
+LARGE = 7_100_000_000_000_000_000
+IDS: dict[str, tuple[Callable[[int], Any], Any]] = {
+    "int64": (lambda user: LARGE + user, pl.Int64),
+    "negative": (lambda user: -user, pl.Int32),
+    "uint64": (lambda user: 2**63 + user, pl.UInt64),
+    "text": (lambda user: {3: "null", 4: "1e3"}.get(user, f"0{user}"), pl.String),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+@pytest.mark.parametrize("form", ["option", "txt", "csv", "parquet"])
+def test_ids_are_compared_exactly(kind: str, form: str, tmp_path, monkeypatch, capsys):
+    name, dtype = IDS[kind]
+    write_params(tmp_path, {"dataset": "demo"})
+    monkeypatch.chdir(tmp_path)
+    for folder in ("download", "split"):
+        Path("data", folder).mkdir(parents=True)
+    log = small_log(users=60)
+    log = log.with_columns(pl.Series("user_id", [name(user) for user in log["user_id"]], dtype))
+    log.write_parquet("data/download/log.parquet")
+    split_log(Path("data/download/log.parquet"), Path("data/split"))
+    users = pl.read_parquet("data/split/users.parquet")["original_id"]
+    asked, strangers = [name(3), name(4)], ["03", f"{name(5)}.0", f" {name(6)}_", 2**70]
+    if form == "option":
+        execute(["forget", *(f"--user={each}" for each in (*asked, *strangers))])
+        assert "unknown users are skipped: 4:" in capsys.readouterr().err
+    else:
+        frame = pl.DataFrame({"shop": [1, 1], "user_id": pl.Series(asked, dtype=dtype)})
+        if form == "txt":
+            Path("ids.txt").write_text("user_id\r\n" + "\r\n".join(map(str, asked)) + "\r\n\r\n")
+        elif form == "csv":
+            frame.write_csv("ids.csv")
+        else:
+            frame.write_parquet("ids.parquet")
+        execute(["forget", "--users", f"ids.{form}"])
+    assert pl.read_parquet("data/download/log.parquet").equals(log.filter(~pl.col("user_id").is_in(asked)))
+    left = pl.read_parquet("data/split/users.parquet")["original_id"]
+    assert left.equals(users.filter(~users.is_in(asked)))
+    assert len(left) < len(users)
+
+
+def test_a_file_without_ids_is_refused(checkout):
+    Path("empty.txt").write_text("\n\n")
+    with pytest.raises(StageError, match=r"^--users: found no ids in .*empty.txt, allowed: at least one"):
+        execute(["forget", "--users", "empty.txt"])
+    Path("two.csv").write_text("shop,name\na,b\n")
+    with pytest.raises(DataError, match=r"^--users 'two.csv' has no column 'user_id' .*: shop, name$"):
+        execute(["forget", "--users", "two.csv"])
+    with pytest.raises(DataError, match="no file"):
+        execute(["forget", "--users", "none.txt"])
+
+
+def test_other_lines_of_a_csv_stay_byte_by_byte(tmp_path):
+    (folder := tmp_path / "recommend").mkdir()
+    lines = ['"user_id","item_id","rank","score"\n', '"a","x",1,0.50\n', '"b\n""c""","x",1,1\n', 'a,"y\nz",2,0\n']
+    (folder / "top.csv").write_text("".join(lines))
+    users = Users(["a"])
+    found = find_users(users, tmp_path)
+    assert {path.name: counts for path, counts in found.items()} == {"top.csv": {"a": 2}}
+    remove_users(users, found, tmp_path)
+    assert (folder / "top.csv").read_text() == lines[0] + lines[2]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing on the disk changes any more."""
+
+
+@pytest.fixture
+def kill() -> Callable[[int], Any]:
+    """After ``kill(n)`` the n-th change of a name is the last one that succeeds."""
+
+    def arm(left: int) -> pytest.MonkeyPatch:
+        patch = pytest.MonkeyPatch()
+        state = {"left": left}
+
+        def guarded(change: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*values: Any, **options: Any) -> Any:
+                if state["left"] <= 0:
+                    raise Killed
+                state["left"] -= 1
+                return change(*values, **options)
+
+            return call
+
+        for place, name in ((Path, "rename"), (Path, "replace"), (Path, "unlink"), (forget.shutil, "rmtree")):
+            patch.setattr(place, name, guarded(getattr(place, name)))
+        return patch
+
+    return arm
+
+
+def test_a_kill_leaves_either_state_and_the_same_call_does_the_rest(run_once, tmp_path, kill):
+    data = Path(shutil.copytree(run_once, tmp_path / "whole")) / "data"
+    shown = [each["user"] for each in json.loads((data / "evaluate/details/examples.json").read_text())]
+    users = Users(shown[:1])
+
+    def contents(folder: Path) -> dict[str, str]:
+        return {str(path.relative_to(folder)): decoded(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    parts = ("download", "split", "evaluate", "recommend")
+    old = {part: contents(data / part) for part in parts}
+    remove_users(users, find_users(users, data), data)
+    new = {part: contents(data / part) for part in parts}
+    for changes in range(100):
+        data = Path(shutil.copytree(run_once, tmp_path / str(changes))) / "data"
+        found = find_users(users, data)
+        patch = kill(changes)
+        try:
+            remove_users(users, found, data)
+            break
+        except Killed:
+            pass
+        finally:
+            patch.undo()
+        assert all((data / part).is_dir() or (data / f".tmp-forget-{part}/old").is_dir() for part in parts)
+        found = find_users(users, data)
+        for part in ("download", "split", "evaluate"):
+            assert contents(data / part) in (old[part], new[part])
+        for path in (data / "recommend").iterdir():
+            if path.suffix != ".part":
+                assert decoded(path) in (old["recommend"][path.name], new["recommend"][path.name])
+        if found:
+            remove_users(users, found, data)
+        for part in parts:
+            assert contents(data / part) == new[part]
+        assert not naming(data, shown[0])
+    assert changes > 8
+    SequenceStore.open(data / "split/sequences/train.arrow")
