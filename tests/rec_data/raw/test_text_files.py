@@ -100,6 +100,38 @@ def test_quotes_that_may_join_lines_need_the_key(tmp_path):
     assert read(tmp_path, content, quote='"') == EVENTS
 
 
+VANISHING = """user_id,text,item_id,timestamp
+a,"two
+lines",p1,1700000000
+a,"Best of,p2,1700000001
+b,Live",p3,1700000002
+b,x,p4,1700000003
+"""
+
+
+def test_lines_that_could_be_records_need_the_key_beside_texts_of_several_lines(tmp_path):
+    for content in (VANISHING, VANISHING.replace("b,x,p4", 'b,"x\ny, z",p4'), VANISHING.replace("\n", "\r\n")):
+        says = "raw.csv, line 4: found quotes around line ends that may be text, so that each line is a record"
+        assert refused(tmp_path, content).startswith(says)
+        assert [row[1] for row in read(tmp_path, content, quote="double")] == ["p1", "p3", "p4"]
+    beside_quoted = VANISHING.replace("text,", "text,more,").replace(",p2", ",u,p2").replace(",p", ',"u, v",p')
+    beside_quoted = beside_quoted.replace('u,"u, v",p2', "u,p2")
+    assert refused(tmp_path, beside_quoted).startswith(says)
+
+
+def test_texts_of_several_lines_are_read(tmp_path):
+    """Lines with as many fields as the file are no records if they have no number where the record has some."""
+    texts = [f"Line {row}, one\nand, in, all, four\n\n{row}, fine" for row in range(6)]
+    assert (
+        read(
+            tmp_path,
+            table([f'"{text}"' for text in texts], **QUOTED_BEFORE | {"write": "{user},{text},{item},{time}\n"}),
+        )
+        == EVENTS
+    )
+    assert read(tmp_path, table(['"fine\nand, in, all, four"'] * 6)) == EVENTS
+
+
 def test_quotes_that_may_be_text_need_the_key_where_they_are_read(tmp_path):
     content = table(("a", 'x"', "b", "c", "d", "e")).replace("p1", '"p1"')
     message = refused(tmp_path, content)

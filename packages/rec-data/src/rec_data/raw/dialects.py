@@ -65,12 +65,15 @@ class Grammar:
         self._separator = dialect.separator.encode()
         self._quote = None if dialect.quote is None else dialect.quote.encode()
         self._escape = None if dialect.escape is None else dialect.escape.encode()
+        quote, separator = re.escape(self._quote or b""), re.escape(self._separator)
+        quoted = rb"%s(?:[^%s]|%s%s)*+%s(?=%s|\Z)|" % ((quote,) * 5 + (separator,)) if quote else b""
+        self._quoted_or_text = re.compile(rb"(?:\A|%s)(%s[^%s]*+)" % (separator, quoted, separator))
         self._any = {strict: re.compile(self._field(~Use.NOTHING, strict=strict)) for strict in (False, True)}
 
-    def records(self, width: int, uses: Use) -> re.Pattern[bytes]:
+    def records(self, width: int, uses: Use, *, most: int | None = None) -> re.Pattern[bytes]:
         """Match as many records as possible that have ``width`` fields and make no other use than ``uses``.
 
-        Empty lines are passed over.
+        Empty lines are passed over. ``most`` limits the number of records and empty lines.
         """
         separator = re.escape(self._separator)
         if self._escape is None:
@@ -78,7 +81,8 @@ class Grammar:
             record = rb"(?:%s%s){%d}+%s" % (field, separator, width - 1, field)
         else:
             record = separator.join(self._field(uses, strict=place in self._strict) for place in range(width))
-        return re.compile(rb"(?:%s\r?\n|\r?\n)*+" % record)
+        times = b"*+" if most is None else rb"{0,%d}+" % most
+        return re.compile(rb"(?:%s\r?\n|\r?\n)%s" % (record, times))
 
     def split(self, buffer: bytes, at: int) -> Record:
         """Split the record that begins at a position of the buffer, whatever its number of fields."""
@@ -95,6 +99,13 @@ class Grammar:
                 return Record(fields, end.end(), None)
             else:
                 return Record(fields, at, self._fault(buffer, at, fields))
+
+    def split_line(self, line: bytes, width: int) -> list[bytes] | None:
+        """Split a line into ``width`` fields, with or without quotes around some; None if it has another number."""
+        fields = line.split(self._separator)
+        if len(fields) > width and self._quote is not None:
+            fields = self._quoted_or_text.findall(line)
+        return fields if len(fields) == width else None
 
     def uses(self, fields: Sequence[bytes]) -> Use:
         """What well-formed fields make use of."""

@@ -24,6 +24,9 @@ _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 
+_NUMERIC = re.compile(rb"[+-]?\d[\dTZ:/. +-]*+")
+"""A field that may be a number or a time."""
+
 
 @dataclass(frozen=True)
 class TextFile:
@@ -49,7 +52,7 @@ class TextFile:
                 )
             encoding = "utf-16" if beginning.startswith(_UTF16_MARKS) else "utf-8"
             stream = pa.input_stream(str(self.path), compression=compression)
-        return stream if is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
+        return stream if _is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
 
     def is_plain(self, marks: Sequence[str | None]) -> bool:
         """Whether the file holds none of these quotes and escapes, and only UTF-8 and whole line ends.
@@ -107,9 +110,6 @@ class Reading:
         self.uses = Use.NOTHING
         self.uses_line = 1
         """The line from which on ``uses`` is as it is."""
-        self.doubt: int | None = None
-        """The line of a record whose quotes join lines that could be records of their own. It is forgotten as soon as
-        quotes are seen to join other lines, as in any file with texts of several lines."""
         self.backslashes = False
         self.empty = True
         """Whether there are no records of data."""
@@ -121,6 +121,10 @@ class Reading:
         self._needed = needed
         self._grammar = Grammar(dialect)
         self._records: re.Pattern[bytes] | None = None
+        self._joined: re.Pattern[bytes] | None = None
+        self._asks = file.form.quote == "auto"
+        self._all_lines: int | None = None
+        self._most_lines: int | None = None
         self._line = 1
         self._check()
 
@@ -128,6 +132,16 @@ class Reading:
     def joins(self) -> bool:
         """Whether there are records of several lines."""
         return Use.LINES in self.uses or self.doubt is not None
+
+    @property
+    def doubt(self) -> int | None:
+        """The line of a record whose quotes join lines that could be records of their own, if quotes were text.
+
+        One record is enough if all of its lines could be records. If only most of them could, the record is only
+        doubtful in a file without other records of several lines, because texts of several lines are then unusual.
+        Nothing is doubtful where the quote is given.
+        """
+        return self._all_lines or (None if Use.LINES in self.uses else self._most_lines)
 
     def lines(self) -> Iterator[int]:
         """The numbers of the lines at which the records of data begin. The file must be well-formed."""
@@ -180,34 +194,55 @@ class Reading:
             strict = [at for at, name in enumerate(self.names) if self._file.wants(name)]
             self._grammar = Grammar(self.dialect, strict, sure=self._file.form.escape != "auto")
             place = self.start = place if self._file.form.header is False else record.end
-            self._records = self._grammar.records(len(self.names), self.uses)
+            self._compile()
         begin = place
         while (place := _end(self._records, buffer, place)) < len(buffer):
+            if self._joined is not None and (end := _end(self._joined, buffer, place)) > place:
+                if self._all_lines is None and self._share_of_records(buffer[place:end]) == 1:
+                    self._all_lines = self._line + buffer.count(b"\n", 0, place)
+                place = end
+                continue
             record = self._grammar.split(buffer, place)
             if record.fault is not None or len(record.fields) != len(self.names):
                 break
             line = self._line + buffer.count(b"\n", 0, place)
             uses = self.uses | self._grammar.uses(record.fields)
-            if Use.LINES in uses and self._are_lines(buffer[place : record.end]):
-                uses ^= Use.LINES
-                self.doubt, place = self.doubt or line, record.end
-            elif Use.LINES in uses:
-                self.doubt = None
-            elif uses == self.uses:  # never so: the record would have matched
-                break
+            if self._asks and Use.LINES in uses and Use.LINES not in self.uses:
+                share = self._share_of_records(buffer[place : record.end])
+                if share > 0.5:
+                    self._most_lines = self._most_lines or line
+                    self._all_lines = self._all_lines or (line if share == 1 else None)
+                    uses, place = uses ^ Use.LINES, record.end
+            assert uses != self.uses or place == record.end, "the patterns match every record without new uses"
             if uses != self.uses:
                 self.uses, self.uses_line = uses, line
-                self._records = self._grammar.records(len(self.names), uses)
+                self._compile()
         self.empty = self.empty and not buffer[begin:place].strip(b"\r\n")
         return place
 
-    def _are_lines(self, record: bytes) -> bool:
-        """Whether most lines of a record could be records if quotes were text. Once some could not, none is asked."""
-        if Use.LINES in self.uses:
-            return False
-        lines = record.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
-        separator, others = self.dialect.separator.encode(), len(self.names) - 1
-        return sum(b"\r" not in line and line.count(separator) == others for line in lines) * 2 > len(lines)
+    def _compile(self) -> None:
+        """Compile the patterns for the uses so far; records of several lines are matched one by one to be asked."""
+        width = len(self.names)
+        if self._asks and Use.LINES in self.uses:
+            self._records = self._grammar.records(width, self.uses ^ Use.LINES)
+            self._joined = self._grammar.records(width, self.uses, most=1)
+        else:
+            self._records = self._grammar.records(width, self.uses)
+
+    def _share_of_records(self, record: bytes) -> float:
+        """The share of the lines of a record that could be records of their own, if some quotes were text.
+
+        Such a line has as many fields as the file. Where the record has numbers or times, it has at least one, too.
+        """
+        lines = [line for line in record.replace(b"\r\n", b"\n").split(b"\n") if line]
+        width, quotes = len(self.names), (self.dialect.quote or "").encode()
+        rows = [row for line in lines if b"\r" not in line and (row := self._grammar.split_line(line, width))]
+        if len(rows) * 2 <= len(lines):
+            return 0
+        fields = self._grammar.split(record, 0).fields
+        places = [place for place, field in enumerate(fields) if _NUMERIC.fullmatch(field.strip(quotes))]
+        alike = [not places or any(_NUMERIC.fullmatch(row[place].strip(quotes)) for place in places) for row in rows]
+        return sum(alike) / len(lines)
 
     def _explain(self, buffer: bytes) -> str:
         """Why the record at the beginning of the buffer is not well-formed."""
@@ -244,7 +279,7 @@ class Reading:
             ) from None
 
 
-def is_utf8(encoding: str) -> bool:
+def _is_utf8(encoding: str) -> bool:
     """Whether the name is one of UTF-8."""
     return encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
 
