@@ -4,12 +4,14 @@ import glob
 import hashlib
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.request import url2pathname
 
 import polars as pl
@@ -48,7 +50,7 @@ def is_address(dataset: str) -> bool:
 
 
 def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
-    """Find the files that a path, a glob or a ``file://`` address names: sorted by name, checked as ``check`` does.
+    """Find the files that a path, a glob or a ``file://`` address names, in ``natural_order``, as ``check`` keeps them.
 
     A folder stands for the files directly inside it (``parts_of``).
     Relative paths start from the folder ``root``. Messages call the files ``what``.
@@ -64,7 +66,8 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
     full = Path(url2pathname(dataset[local.end() :].strip())) if local else Path(dataset).expanduser()
     full = full if full.is_absolute() else root / full
     if any(mark in dataset for mark in "*?[") and not full.exists():
-        paths = sorted(Path(found) for found in glob.glob(str(full), recursive=True))  # noqa: PTH207 (takes absolute globs)
+        found = glob.glob(str(full), recursive=True)  # noqa: PTH207 (takes absolute globs)
+        paths = [Path(name) for name in sorted(found, key=natural_order)]
         if not paths:
             raise DataError(f"{what} {dataset!r}: no file matches {full}")
         if folders := [path for path in paths if path.is_dir()]:
@@ -79,25 +82,43 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
         raise DataError(f"{what} {dataset!r}: no file {full}")
     else:
         paths = [full]
-    check(paths, dataset, what=what)
-    return paths
+    return check(paths, dataset, what=what)
 
 
-def check(paths: Sequence[Path], dataset: str, *, what: str = "dataset") -> None:
-    """Refuse a file with an unknown suffix, an empty one, and files of different formats.
+def natural_order(name: str) -> tuple[list[list[str | int]], str]:
+    """A key that sorts paths folder by folder, and names with numbers by the numbers: 2.csv before 10.csv."""
+    parts = [re.split("([0-9]+)", part) for part in PurePath(name).parts]
+    return [[int(text) if at % 2 else text for at, text in enumerate(part)] for part in parts], name
+
+
+def check(paths: Sequence[Path], dataset: str, *, what: str = "dataset") -> list[Path]:
+    """Refuse a file with an unknown suffix and files of different formats; pass over files of 0 bytes with a note.
+
+    Returns:
+        The files that have bytes.
 
     Raises:
-        DataError: There is such a file.
+        DataError: Files have other formats, or no file has bytes.
     """
     for path in paths:
         check_suffix(path, what=what)
-        if path.stat().st_size == 0:
-            raise DataError(
-                f"{what} file {path} is empty: found 0 bytes, as of a copy that was cut off; copy it again, or remove "
-                "it if it never had rows"
-            )
+    kept = [path for path in paths if path.stat().st_size > 0]
+    if not kept:
+        raise DataError(
+            f"{what} file {paths[0]} is empty: found 0 bytes, as of a copy that was cut off; copy it again, or name "
+            "files with rows"
+        )
+    if empty := [path.name for path in paths if path not in kept]:
+        _note(f"{what} {dataset!r}: files of 0 bytes are passed over: {len(empty):,} of {len(paths):,} ({empty[0]})")
     if len({_format(path.name) for path in paths}) > 1:
         raise DataError(f"{what} {dataset!r} mixes parquet and text files; name one kind")
+    return kept
+
+
+@cache
+def _note(text: str) -> None:
+    """Print a note once, however often the files are looked for."""
+    sys.stderr.write(f"note: {text}\n")
 
 
 def check_suffix(path: Path, *, what: str = "dataset") -> None:
@@ -132,7 +153,7 @@ def parts_of(
         recursive: Whether a glob may hold ``**``.
 
     Returns:
-        Their names, sorted.
+        Their names, in ``natural_order``.
 
     Raises:
         DataError: The files have several formats, or are all in sub-folders; the message names a glob.
@@ -142,7 +163,7 @@ def parts_of(
             f"{what} {dataset!r} is a table with a log of its changes ({logs.pop()}), whose files also hold deleted "
             "rows; allowed: an export of the table"
         )
-    inside = sorted(name for name in files if not name.startswith((".", "_")))
+    inside = sorted((name for name in files if not name.startswith((".", "_"))), key=natural_order)
     found = {_ending(name): name for name in reversed(inside)}
     if len(found) == 1 and None not in found:
         return inside

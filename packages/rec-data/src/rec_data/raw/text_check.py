@@ -194,7 +194,7 @@ class Reading:
             strict = [at for at, name in enumerate(self.names) if self._file.wants(name)]
             self._grammar = Grammar(self.dialect, strict, sure=self._file.form.escape != "auto")
             place = self.start = place if self._file.form.header is False else record.end
-            self._compile()
+            self._records = self._compile()
         begin = place
         while (place := _end(self._records, buffer, place)) < len(buffer):
             if self._joined is not None and (end := _end(self._joined, buffer, place)) > place:
@@ -216,18 +216,17 @@ class Reading:
             assert uses != self.uses or place == record.end, "the patterns match every record without new uses"
             if uses != self.uses:
                 self.uses, self.uses_line = uses, line
-                self._compile()
+                self._records = self._compile()
         self.empty = self.empty and not buffer[begin:place].strip(b"\r\n")
         return place
 
-    def _compile(self) -> None:
+    def _compile(self) -> re.Pattern[bytes]:
         """Compile the patterns for the uses so far; records of several lines are matched one by one to be asked."""
         width = len(self.names)
         if self._asks and Use.LINES in self.uses:
-            self._records = self._grammar.records(width, self.uses ^ Use.LINES)
             self._joined = self._grammar.records(width, self.uses, most=1)
-        else:
-            self._records = self._grammar.records(width, self.uses)
+            return self._grammar.records(width, self.uses ^ Use.LINES)
+        return self._grammar.records(width, self.uses)
 
     def _share_of_records(self, record: bytes) -> float:
         """The share of the lines of a record that could be records of their own, if some quotes were text.

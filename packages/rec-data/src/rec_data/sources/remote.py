@@ -79,8 +79,8 @@ def located(dataset: str, *, root: Path, folder: Path | None = None) -> Iterator
             copies = (
                 _download(address, Path(work)) if address.scheme in ("http", "https") else _copy(address, Path(work))
             )
-            files.check(list(copies.values()), dataset)
-            yield copies
+            kept = files.check(list(copies.values()), dataset)
+            yield {name: path for name, path in copies.items() if path in kept}
         except DataError as error:
             raise DataError(str(error).replace(f"{work}/", f"{address.scheme}://")) from error
 
@@ -145,7 +145,7 @@ def _open(address: Address) -> tuple[fs.FileSystem, str]:
 
 
 def _list(system: fs.FileSystem, base: str, address: Address) -> list[Any]:
-    """Find the objects of an address, which may hold ``*`` and ``[`` or be a folder, sorted by name."""
+    """Find the objects of an address, which may hold ``*`` and ``[`` or be a folder, in natural order."""
     path = f"{base.rstrip('/')}/{address.path}".rstrip("/") or "/"
     [info] = system.get_file_info([path])
     if info.type == fs.FileType.File:
@@ -160,7 +160,7 @@ def _list(system: fs.FileSystem, base: str, address: Address) -> list[Any]:
         str(PurePosixPath(*parts[:fixed])), allow_not_found=True, recursive=len(parts) > fixed + 1
     )
     found = system.get_file_info(selector)
-    below = sorted((info for info in found if info.is_file), key=lambda info: info.path)
+    below = sorted((info for info in found if info.is_file), key=lambda info: files.natural_order(info.path))
     if info.type == fs.FileType.Directory:
         folders = {info.base_name for info in found} - {info.base_name for info in below}
         names = files.parts_of(
