@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import NamedTuple
 
+SEPARATORS = ("\t", ";", "|", ",", " ")
+"""Separators that are looked for in the first line. A space is one only where there is no other."""
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -99,6 +102,10 @@ class Grammar:
                 return Record(fields, end.end(), None)
             else:
                 return Record(fields, at, self._fault(buffer, at, fields))
+
+    def is_spaced(self, field: bytes) -> bool:
+        """Whether a quote stands after spaces at the beginning of a field, which makes it text."""
+        return self._quote is not None and field.startswith(b" ") and field.lstrip(b" ").startswith(self._quote)
 
     def split_line(self, line: bytes, width: int) -> list[bytes] | None:
         """Split a line into ``width`` fields, with or without quotes around some; None if it has another number."""

@@ -1,5 +1,6 @@
 """The user's own files: finding, verifying and opening them."""
 
+import difflib
 import glob
 import hashlib
 import os
@@ -222,13 +223,31 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
             raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
-def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: str) -> None:
-    """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for."""
+def require_columns(
+    present: Iterable[str], wanted: Mapping[str, str], origin: str, *, flags: Mapping[str, str] | None = None
+) -> None:
+    """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for.
+
+    ``flags`` are what names each column on the command line, such as ``--user-column ``.
+
+    Raises:
+        DataError: A column is missing. The message shows the flag with the most similar name that the table has.
+    """
     present = [name for name in present if name != PLACE]
     for key, name in wanted.items():
         if name not in present:
             purpose = "" if key == name else f" (for {key})"
-            raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}")
+            cure = ""
+            if flag := (flags or {}).get(key):
+                others = {_letters(other): other for other in present if other not in wanted.values()}
+                close = difflib.get_close_matches(_letters(name), others, 1, cutoff=0.4)
+                example = next((others[like] for like in close if re.fullmatch(r"[^\W\d]\w*", others[like])), "NAME")
+                cure = f"; allowed: another name for it ({flag}{example})"
+            raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Columns]:

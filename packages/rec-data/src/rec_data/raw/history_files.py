@@ -61,7 +61,8 @@ def write_history_log(
     user, item, time = str(columns.user), str(columns.item), columns.by_key.get(TIMESTAMP)
     timed = time in schema
     columns = Columns(user, item, time if timed or needs_times else None)
-    files.require_columns(schema, columns.by_key, origin)
+    flags = {key: f"--{key.removesuffix('_id')}-column " for key in columns.by_key}
+    files.require_columns(schema, columns.by_key, origin, flags=flags)
     dropped = None
     if settings.events.column in schema:
         with files.reading(origin):

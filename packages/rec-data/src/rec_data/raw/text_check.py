@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rec_data.config import Format, character_name
+from rec_data.config import Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
+from rec_data.raw import text_faults
 from rec_data.raw.dialects import Dialect, Grammar, Use
 
 LONGEST = 1 << 20
@@ -21,8 +22,17 @@ CHUNK = 1 << 20
 """Bytes that are checked at a time."""
 
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_UTF8_MARK = b"\xef\xbb\xbf"
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8",
+}
+"""Byte order marks. The longer ones come first."""
+
+_BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?[\r\n]*(?:"?sep=([\t !#-~])"?\r?\n[\r\n]*)?')
+"""A byte order mark, empty lines, and the line in which Excel is told the separator."""
 
 _NUMERIC = re.compile(rb"[+-]?\d[\dTZ:/. +-]*+")
 """A field that may be a number or a time."""
@@ -41,16 +51,16 @@ class TextFile:
         """Open the file, decompressed and in UTF-8."""
         with self.path.open("rb") as file:
             mark = file.read(4)
+        if fault := text_faults.other_format(mark):
+            raise DataError(f"file {self.path}: {fault}")
         compression = next((kind for magic, kind in _COMPRESSION.items() if mark.startswith(magic)), None)
         encoding, stream = self.form.encoding, pa.input_stream(str(self.path), compression=compression)
         if encoding == "auto":
             beginning = stream.read(256)
-            if b"\0" in beginning and not beginning.startswith(_UTF16_MARKS):
-                raise DataError(
-                    f"file {self.path}, line 1: found zero bytes, as in UTF-16 without a byte order mark; allowed: "
-                    "UTF-8, or the encoding by name (-S download.format.encoding=utf-16-le)"
-                )
-            encoding = "utf-16" if beginning.startswith(_UTF16_MARKS) else "utf-8"
+            marked = next((kind for mark, kind in _MARKS.items() if beginning.startswith(mark)), None)
+            if marked is None and b"\0" in beginning:
+                raise DataError(f"file {self.path}, {text_faults.zero_bytes(beginning)}")
+            encoding = marked or "utf-8"
             stream = pa.input_stream(str(self.path), compression=compression)
         return stream if _is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
 
@@ -79,6 +89,10 @@ class TextFile:
         """Whether the column will be read."""
         return self.columns is None or name in self.columns
 
+    def lacks(self, names: Sequence[str]) -> bool:
+        """Whether a column that will be read is not among the names."""
+        return self.columns is not None and not set(self.columns) <= set(names)
+
     def names(self, fields: Sequence[str]) -> list[str]:
         """The names of the columns from the fields of the first line."""
         if self.form.header is False:
@@ -87,11 +101,17 @@ class TextFile:
             fields = [re.sub(r":(token|float)(_seq)?\s*$", "", field) for field in fields]
         return [field if self.columns and field in self.columns else field.strip() for field in fields]
 
-    def first_line(self) -> bytes:
-        """The first line that is not empty, up to its line feed."""
+    def first_lines(self) -> bytes:
+        """The lines at the beginning, without empty ones before the first."""
         with self.open() as stream:
             beginning = stream.read(LONGEST)
-        return bytes(beginning[_blank(beginning) :].partition(b"\n")[0]) + b"\n"
+        return bytes(beginning[_blank(beginning) :])
+
+    def given_separator(self) -> str | None:
+        """The separator that the file itself names in a line ``sep=;`` before the others, as Excel reads it."""
+        with self.open() as stream:
+            found = _BEGINNING.match(stream.read(256))
+        return None if found is None or found[1] is None else bytes(found[1]).decode()
 
 
 class Reading:
@@ -110,6 +130,8 @@ class Reading:
         self.uses = Use.NOTHING
         self.uses_line = 1
         """The line from which on ``uses`` is as it is."""
+        self.spaced: int | None = None
+        """The line of a record with a quote after a space, in a column that will be read."""
         self.backslashes = False
         self.empty = True
         """Whether there are no records of data."""
@@ -188,6 +210,8 @@ class Reading:
             if record.fault is not None:
                 return 0
             self.names = self._file.names([self._grammar.text(field) for field in record.fields])
+            if self._file.lacks(self.names) and any(map(self._grammar.is_spaced, record.fields)):
+                self.spaced = 1
             if lacking := [name for name in self._needed if name not in self.names]:
                 self.fault = f"line 1: found no column {lacking[0]!r}"
                 return 0
@@ -214,6 +238,11 @@ class Reading:
                     self._all_lines = self._all_lines or (line if share == 1 else None)
                     uses, place = uses ^ Use.LINES, record.end
             assert uses != self.uses or place == record.end, "the patterns match every record without new uses"
+            if Use.BARE in uses and Use.BARE not in self.uses:
+                wanted = [
+                    field for name, field in zip(self.names, record.fields, strict=True) if self._file.wants(name)
+                ]
+                self.spaced = self.spaced or (line if any(map(self._grammar.is_spaced, wanted)) else None)
             if uses != self.uses:
                 self.uses, self.uses_line = uses, line
                 self._records = self._compile()
@@ -247,11 +276,11 @@ class Reading:
         """Why the record at the beginning of the buffer is not well-formed."""
         record, width, line = self._grammar.split(buffer, 0), len(self.names), self._line
         if record.fault is None and len(record.fields) != width:
-            mark = character_name(self.dialect.separator)
-            return (
-                f"line {line}: found {len(record.fields)} fields, allowed: {width} as in the first line, separated by "
-                f"{mark} (a field that holds it is quoted; another one: -S download.format.separator=semicolon)"
-            )
+            if any(map(self._grammar.is_spaced, record.fields)):
+                return text_faults.spaced_quotes(line)
+            first, found = self._file.first_lines(), len(record.fields)
+            after = buffer if self.empty else None
+            return text_faults.wrong_width(found, width, line, self.dialect, first, after)
         if record.fault is None or record.end == len(buffer):
             return f"line {line}: found a record of more than {LONGEST:,} bytes, allowed: at most that"
         line += buffer.count(b"\n", 0, record.end)
@@ -272,10 +301,7 @@ class Reading:
             buffer.decode()
         except UnicodeDecodeError as error:
             line = self._line + buffer.count(b"\n", 0, error.start)
-            raise DataError(
-                f"file {self._file.path}, line {line}: found bytes that are not UTF-8, allowed: UTF-8, or the encoding "
-                "by name (-S download.format.encoding=latin-1)"
-            ) from None
+            raise DataError(f"file {self._file.path}, {text_faults.not_utf8(line)}") from None
 
 
 def _is_utf8(encoding: str) -> bool:
@@ -284,9 +310,8 @@ def _is_utf8(encoding: str) -> bool:
 
 
 def _blank(buffer: bytes) -> int:
-    """The number of bytes of the byte order mark and the empty lines at the beginning."""
-    begin = len(_UTF8_MARK) if buffer.startswith(_UTF8_MARK) else 0
-    return len(buffer) - len(buffer[begin:].lstrip(b"\r\n"))
+    """The number of bytes at the beginning that are no record."""
+    return _end(_BEGINNING, buffer, 0)
 
 
 def _end(records: re.Pattern[bytes], buffer: bytes, place: int) -> int:
