@@ -50,7 +50,7 @@ class TextFile:
     def open(self) -> pa.NativeFile:
         """Open the file, decompressed and in UTF-8."""
         with self.path.open("rb") as file:
-            mark = file.read(4)
+            mark = file.read(8)
         if fault := text_faults.other_format(mark):
             raise DataError(f"file {self.path}: {fault}")
         compression = next((kind for magic, kind in _COMPRESSION.items() if mark.startswith(magic)), None)
@@ -250,11 +250,11 @@ class Reading:
         return place
 
     def _compile(self) -> re.Pattern[bytes]:
-        """Compile the patterns for the uses so far; records of several lines are matched one by one to be asked."""
+        """Compile the patterns for the uses so far; doubtful records of several lines are matched one by one."""
         width = len(self.names)
         if self._asks and Use.LINES in self.uses:
             self._joined = self._grammar.records(width, self.uses, most=1)
-            return self._grammar.records(width, self.uses ^ Use.LINES)
+            return self._grammar.records(width, self.uses, unlike_lines=True)
         return self._grammar.records(width, self.uses)
 
     def _share_of_records(self, record: bytes) -> float:

@@ -17,7 +17,7 @@ _RATING = re.compile(r"\d{1,2}(\.\d*)?")
 _OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive, as of an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
-    b"PAR1": "a parquet file",
+    b"PAR1\x15": "a parquet file",
 }
 _JSON = re.compile(rb'\s*\[?\s*\{\s*"')
 
@@ -26,7 +26,7 @@ def other_format(beginning: bytes) -> str | None:
     """Why the bytes at the beginning of a file are no delimited text, or None."""
     for mark, name in _OTHER_FORMATS.items():
         if beginning.startswith(mark):
-            suffix = ".parquet" if mark == b"PAR1" else "text, such as CSV in UTF-8"
+            suffix = ".parquet" if mark.startswith(b"PAR1") else "text, such as CSV in UTF-8"
             return f"found {name}, allowed: {suffix} (the suffix of the name says what a file holds)"
     return None
 
