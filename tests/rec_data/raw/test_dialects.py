@@ -190,3 +190,36 @@ def test_what_is_written_is_read_or_refused(tmp_path, monkeypatch, seed):
                     assert found == peer, where
     for kind in ("doubled", "escaped"):
         assert counts[kind, "refused"] <= counts[kind, "read"] / 20
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_quotes_that_are_text_never_swallow_rows_beside_texts_of_several_lines(tmp_path, seed):
+    """Logs in which texts of several lines are quoted and others are not, whatever quotes they hold."""
+    rng = random.Random(seed)
+    counts = Counter()
+    path = tmp_path / "raw.csv"
+    for number in range(FILES):
+        separator = rng.choice((",", "\t"))
+        place, end, more = rng.randrange(4), rng.choice(("\n", "\r\n")), rng.random() < 0.5
+        stray = rng.choice((0, 0.2, 0.4))
+        rows, lines = [], []
+        for row in range(rng.choice((5, 30))):
+            ids = [f"u{rng.randrange(5)}", f"p{row}", str(1_700_000_000 + row)]
+            words = [rng.choice(("fine", "and", f"so{separator}", f"{rng.randrange(9)}")) for _ in range(9)]
+            text = rng.choice(("\n", "\n\n", " ")).join(words) if rng.random() < 0.5 else "fine"
+            text = rng.choice(('"Best of', 'Live"', '12" mix')) if rng.random() < stray else text
+            written = f'"{text}"' if separator in text or "\n" in text else text
+            cells = [*ids[:place], written, *ids[place:]]
+            lines.append(separator.join([*cells, f'"u{separator} v"'] if more else cells))
+            rows.append(ids)
+        names = ["user_id", "item_id", "timestamp"]
+        header = separator.join([*names[:place], "text", *names[place:], *(["more"] if more else [])])
+        path.write_bytes(end.join([header, *lines, ""]).encode())
+        try:
+            found = text_files.scan(path, names, Format()).select(names).collect().rows()
+        except DataError:
+            counts[stray > 0, "refused"] += 1
+            continue
+        counts[stray > 0, "read"] += 1
+        assert [list(row) for row in found] == rows, f"seed {seed}, file {number}\n{path.read_text()[:3000]}"
+    assert counts[False, "refused"] == 0

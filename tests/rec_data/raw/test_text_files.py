@@ -116,7 +116,11 @@ def test_lines_that_could_be_records_need_the_key_beside_texts_of_several_lines(
         assert [row[1] for row in read(tmp_path, content, quote="double")] == ["p1", "p3", "p4"]
     beside_quoted = VANISHING.replace("text,", "text,more,").replace(",p2", ",u,p2").replace(",p", ',"u, v",p')
     beside_quoted = beside_quoted.replace('u,"u, v",p2', "u,p2")
-    assert refused(tmp_path, beside_quoted).startswith(says)
+    at_the_end = VANISHING.replace("timestamp", "timestamp,more").replace("0000001", "0000001,u")
+    at_the_end = re.sub("(?<=17000000(00|02|03))\n", ',"u, v"\\n', at_the_end)
+    for content in (beside_quoted, at_the_end, at_the_end.replace("\n", "\r\n")):
+        assert refused(tmp_path, content).startswith(says)
+        assert [row[1] for row in read(tmp_path, content, quote="double")] == ["p1", "p3", "p4"]
 
 
 def test_texts_of_several_lines_are_read(tmp_path):

@@ -86,7 +86,7 @@ class Grammar:
         record = self._record(width, uses)
         if unlike_lines:
             separator = re.escape(self._separator)
-            line = rb"(?:\r?\n)*+(?:%s)\n" % rb"|".join(
+            line = rb"(?:\r?\n)*+(?:%s)\r?\n" % rb"|".join(
                 rb"(?:%s%s){%d}+%s" % (field, separator, width - 1, field) for field in self._line_fields
             )
             record = rb"%s\r?\n|(?!%s%s)%s" % (self._record(width, uses & ~Use.LINES), line, line, record)
