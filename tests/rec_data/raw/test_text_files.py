@@ -240,12 +240,19 @@ HEADER = "user_id,item_id,timestamp\n"
 ODD_FILES = {
     "title": (
         f"Sales of 2024\n{HEADER}a,p1,1\nb,p2,2\n",
-        "raw.csv, line 1: found 3 fields, but the lines after it have 3 separated by comma; allowed: one name for each",
+        "raw.csv, line 1: found 3 fields separated by space, but the lines after it have 3 separated by comma; allowed",
     ),
-    "title of one word": (f"Sales\n{HEADER}a,p1,1\n", "raw.csv, line 1: found 1 field, but the lines after it have 3 "),
+    "title of one word": (
+        f"Sales\n{HEADER}a,p1,1\n",
+        "raw.csv, line 1: found 1 field separated by comma, but the lines",
+    ),
+    "title of one word above semicolons": (
+        f"Sales\n{HEADER}a,p1,1\n".replace(",", ";"),
+        "raw.csv, line 1: found 1 field ('Sales'), but the lines after it have 3 separated by semicolon; allowed: one",
+    ),
     "row names": (
         "user_id item_id timestamp\n1 a p1 1\n2 b p2 2\n",
-        "raw.csv, line 1: found 3 fields, but the lines after it have 4 separated by space; allowed: one name for each",
+        "raw.csv, line 1: found 3 fields separated by space, but the lines after it have 4 separated by space; allowed",
     ),
     "one odd row": (
         f"{HEADER}a,p1,x,1\nb,p2,2\nc,p3,3\n",

@@ -68,9 +68,12 @@ def json(first_lines: bytes) -> str | None:
 
 
 def one_column(beginning: bytes) -> str:
-    """The refusal of a first line without any separator that is looked for."""
+    """The refusal of a file whose first line has no separator that is looked for."""
+    line, _, after = beginning.partition(b"\n")
+    shown = line[:60].decode(errors="replace").strip()
+    for separator, count in _fitting(after, Dialect("\x1f", '"', None)).items():
+        return _odd_first_line(f"1 field ({shown!r})", count, separator)
     looked_for = ", ".join(character_name(mark) for mark in SEPARATORS)
-    shown = beginning.partition(b"\n")[0][:60].decode(errors="replace").strip()
     return (
         f"line 1: found 1 field ({shown!r}), allowed: fields with a separator between them, which is one character "
         f"({looked_for} are looked for; another one: -S download.format.separator='~')"
@@ -101,16 +104,19 @@ def wrong_width(found: int, width: int, line: int, dialect: Dialect, first_lines
         separator = dialect.separator if used != 1 else next(iter(_fitting(after, dialect)), None)
         if used is not None and separator is not None:
             count = used if used > 1 else _fitting(after, dialect)[separator]
-            return (
-                f"line 1: found {in_words(width)}, but the lines after it have {count} separated by "
-                f"{character_name(separator)}; allowed: one name for each column (remove a title above the names; "
-                "name the column of row names, too)"
-            )
+            return _odd_first_line(f"{in_words(width)} separated by {mark}", count, separator)
     fitting = [character_name(separator) for separator in _fitting(first_lines, dialect)]
     other = f"; {fitting[0]} fits the first lines: -S download.format.separator={fitting[0]}" if fitting else ""
     return (
         f"line {line}: found {in_words(found)}, allowed: {width} as in the first line, separated by {mark} (a field "
         f"that holds it is quoted{other})"
+    )
+
+
+def _odd_first_line(found: str, count: int, separator: str) -> str:
+    return (
+        f"line 1: found {found}, but the lines after it have {count} separated by {character_name(separator)}; "
+        "allowed: one name for each column (remove a title above the names; name the column of row names, too)"
     )
 
 
