@@ -100,6 +100,42 @@ def test_quotes_that_may_join_lines_need_the_key(tmp_path):
     assert read(tmp_path, content, quote='"') == EVENTS
 
 
+VANISHING = """user_id,text,item_id,timestamp
+a,"two
+lines",p1,1700000000
+a,"Best of,p2,1700000001
+b,Live",p3,1700000002
+b,x,p4,1700000003
+"""
+
+
+def test_lines_that_could_be_records_need_the_key_beside_texts_of_several_lines(tmp_path):
+    for content in (VANISHING, VANISHING.replace("b,x,p4", 'b,"x\ny, z",p4'), VANISHING.replace("\n", "\r\n")):
+        says = "raw.csv, line 4: found quotes around line ends that may be text, so that each line is a record"
+        assert refused(tmp_path, content).startswith(says)
+        assert [row[1] for row in read(tmp_path, content, quote="double")] == ["p1", "p3", "p4"]
+    beside_quoted = VANISHING.replace("text,", "text,more,").replace(",p2", ",u,p2").replace(",p", ',"u, v",p')
+    beside_quoted = beside_quoted.replace('u,"u, v",p2', "u,p2")
+    at_the_end = VANISHING.replace("timestamp", "timestamp,more").replace("0000001", "0000001,u")
+    at_the_end = re.sub("(?<=17000000(00|02|03))\n", ',"u, v"\\n', at_the_end)
+    for content in (beside_quoted, at_the_end, at_the_end.replace("\n", "\r\n")):
+        assert refused(tmp_path, content).startswith(says)
+        assert [row[1] for row in read(tmp_path, content, quote="double")] == ["p1", "p3", "p4"]
+
+
+def test_texts_of_several_lines_are_read(tmp_path):
+    """Lines with as many fields as the file are no records if they have no number where the record has some."""
+    texts = [f"Line {row}, one\nand, in, all, four\n\n{row}, fine" for row in range(6)]
+    assert (
+        read(
+            tmp_path,
+            table([f'"{text}"' for text in texts], **QUOTED_BEFORE | {"write": "{user},{text},{item},{time}\n"}),
+        )
+        == EVENTS
+    )
+    assert read(tmp_path, table(['"fine\nand, in, all, four"'] * 6)) == EVENTS
+
+
 def test_quotes_that_may_be_text_need_the_key_where_they_are_read(tmp_path):
     content = table(("a", 'x"', "b", "c", "d", "e")).replace("p1", '"p1"')
     message = refused(tmp_path, content)
@@ -135,6 +171,7 @@ def test_encodings(tmp_path):
     content = table(TEXTS).replace("p2", "thé")
     rows = [(user, item.replace("p2", "thé"), time) for user, item, time in EVENTS]
     assert read(tmp_path, content.encode("utf-16")) == rows
+    assert read(tmp_path, content.encode("utf-32")) == rows
     assert read(tmp_path, content.encode("utf-8-sig")) == rows
     says = "raw.csv, line 5: found bytes that are not UTF-8, allowed: UTF-8, or the encoding by name"
     assert refused(tmp_path, content.encode("latin-1")).startswith(says)
@@ -157,7 +194,9 @@ def test_recbole(tmp_path):
     header = "user_id:token\titem_id:token\ttimestamp:float\ttext:token_seq\n"
     content = table(TEXTS, "{user}\t{item}\t{time}.0\t{text}\n", header)
     assert read(tmp_path, content, name="shop.inter") == EVENTS
-    assert "has no column 'user_id'" in refused(tmp_path, content, name="shop.tsv")
+    says = refused(tmp_path, content, name="shop.tsv")
+    assert "has no column 'user_id'; its columns are: user_id:token, " in says
+    assert says.endswith("(-S download.columns.user=NAME)")
 
 
 def test_files_without_header_take_positions(tmp_path):
@@ -178,6 +217,120 @@ def test_files_without_header_take_positions(tmp_path):
         Download(columns=Columns(**columns | {"item": "sku"}), format=Format(header=False))
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         Columns(user=0)
+
+
+POSITIONS = {
+    "1,1,5,1700000000": "user=1 item=2 timestamp=4 rating=3",
+    "A2X,0001713353,5.0,1369699200": "user=1 item=2 timestamp=4 rating=3",
+    "2024-01-31 10:00:00;ann;17": "user=2 item=3 timestamp=1",
+    "1 31/01/2024 2": "user=1 item=3 timestamp=2",
+    "1,2,3": "user=1 item=2 timestamp=N rating=3",
+    "1 2": "user=1 item=2 timestamp=null",
+}
+
+
+@pytest.mark.parametrize("line", POSITIONS)
+def test_positions_are_proposed_by_what_the_first_line_holds(tmp_path, line):
+    says = refused(tmp_path, f"{line}\n{line}\n")
+    assert " ".join(re.findall(r"-S download\.columns\.(\w+=\w+)", says)) == POSITIONS[line]
+    assert ("null" in says) == ("=4" not in POSITIONS[line] and "2024" not in line)
+
+
+HEADER = "user_id,item_id,timestamp\n"
+ODD_FILES = {
+    "title": (
+        f"Sales of 2024\n{HEADER}a,p1,1\nb,p2,2\n",
+        "raw.csv, line 1: found 3 fields separated by space, but the lines after it have 3 separated by comma; allowed",
+    ),
+    "title of one word": (
+        f"Sales\n{HEADER}a,p1,1\n",
+        "raw.csv, line 1: found 1 field separated by comma, but the lines",
+    ),
+    "title of one word above semicolons": (
+        f"Sales\n{HEADER}a,p1,1\n".replace(",", ";"),
+        "raw.csv, line 1: found 1 field ('Sales'), but the lines after it have 3 separated by semicolon; allowed: one",
+    ),
+    "row names": (
+        "user_id item_id timestamp\n1 a p1 1\n2 b p2 2\n",
+        "raw.csv, line 1: found 3 fields separated by space, but the lines after it have 4 separated by space; allowed",
+    ),
+    "one odd row": (
+        f"{HEADER}a,p1,x,1\nb,p2,2\nc,p3,3\n",
+        "raw.csv, line 2: found 4 fields, allowed: 3 as in the first",
+    ),
+    "mark only": ("\ufeff", "raw.csv is empty: found no line with text"),
+    "line ends only": ("\n\r\n\n", "raw.csv is empty: found no line with text"),
+    "workbook": (b"PK\x03\x04\x14\0\x06", "raw.csv: found a zip archive, as of an Excel workbook, allowed: text"),
+    "parquet": (b"PAR1\x15\x04", "raw.csv: found a parquet file, allowed: .parquet"),
+    "zero byte": (f"{HEADER}a,p1\0,1\n", "raw.csv, line 2: found a zero byte, as in a damaged or binary file, allowed"),
+    "json": ('{"user_id": 1, "item_id": 2}\n' * 2, "raw.csv, line 1: found JSON, allowed: parquet, or delimited text"),
+    "colons": (
+        "user_id::item_id::timestamp\n1::2::3\n",
+        "raw.csv, line 1: found 1 field ('user_id::item_id::timestamp'), allowed: fields with a separator between "
+        "them, which is one character (tab, semicolon, pipe, comma, space are looked for; another",
+    ),
+    "cyrillic": (
+        "Пользователь,товар\n".encode("cp1251"),
+        "raw.csv, line 1: found bytes that are not UTF-8, allowed: UTF-8, ",
+    ),
+    "space before quotes": (
+        f'{HEADER}"a", "p1", "1"\n"b", "p2", "2"\n',
+        "raw.csv, line 2: found a space between a separator and a quote, allowed: quotes next to the separator (remove",
+    ),
+    "space before quotes of ids only": (f'{HEADER}a, "p1",1\n', "raw.csv, line 2: found a space between a separator"),
+    "space before quoted names": (
+        '"user_id", "item_id", "timestamp"\n1,2,3\n',
+        "raw.csv, line 1: found a space between",
+    ),
+    "space before quoted separators": (f'{HEADER}a, "p,1",1\n', "raw.csv, line 2: found a space between a separator"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_FILES)
+def test_files_of_other_forms_are_named(tmp_path, case):
+    content, message = ODD_FILES[case]
+    says = refused(tmp_path, content)
+    assert says.startswith(message)
+    assert case != "one odd row" or "download.format.separator" not in says
+    assert case != "cyrillic" or "for example latin-1, cp1251, shift_jis" in says
+
+
+def test_another_separator_is_only_proposed_if_it_fits(tmp_path):
+    content = "user_id;item_id;timestamp\na,b;p1;1\nc;p2;2\n"
+    says = refused(tmp_path, content, separator="comma")
+    assert says.startswith(
+        "raw.csv, line 2: found 2 fields, allowed: 1 as in the first line, separated by comma (a field"
+    )
+    assert says.endswith("; semicolon fits the first lines: -S download.format.separator=semicolon)")
+    assert "semicolon" not in refused(tmp_path, content.replace("p2;", "p2,"), separator="comma")
+
+
+def test_missing_column_is_told_the_flag_with_the_most_similar_name(tmp_path):
+    says = refused(tmp_path, "userId,movieId,timestamp\n1,2,3\n")
+    assert says.endswith(
+        "its columns are: userId, movieId, timestamp; allowed: another name for it (-S download.columns.user=userId)"
+    )
+    columns = Columns(user="userId")
+    assert "-S download.columns.item=movieId" in refused(tmp_path, "userId,movieId,timestamp\n1,2,3\n", columns=columns)
+    (tmp_path / "raw.csv").write_text("user_id,movieId\n1,2\n")
+    with pytest.raises(DataError, match=r"\(--item-column movieId\)$"):
+        write_history_log("raw.csv", tmp_path / "h.parquet", root=tmp_path, columns=Columns())
+
+
+def test_line_that_tells_excel_the_separator_is_read(tmp_path):
+    rows = "".join("{};{};{};a|b|c|d|e,f\n".format(*row) for row in EVENTS)
+    for start in ("sep=;\n", "\ufeffsep=;\r\n", '"sep=;"\n\n'):
+        assert read(tmp_path, start + "user_id;item_id;timestamp;x|y|z|v|w,v\n" + rows) == EVENTS
+    assert read(tmp_path, "sep=;\n" + rows, columns=Columns(1, 2, 3), header=False) == EVENTS
+    frame = text_files.scan(tmp_path / "raw.csv", None, Format(header=False))
+    assert frame.collect()[PLACE][0] == f"{tmp_path}/raw.csv, line 2"
+
+
+def test_columns_that_nobody_selects_may_have_one_name(tmp_path):
+    content = table(TEXTS).replace("text\n", "text,text\n").replace(" wide", " wide,").replace("plain", "plain,")
+    assert read(tmp_path, content) == EVENTS
+    says = refused(tmp_path, content.replace("text,text", "user_id,text"))
+    assert says.startswith("raw.csv names column 'user_id' twice")
 
 
 def test_rows_in_order_need_no_times(tmp_path):

@@ -218,12 +218,26 @@ def test_glob_does_not_pass_over_a_folder(tmp_path):
         fetch_log("*.parquet", tmp_path / "out", root=tmp_path)
 
 
-def test_empty_part_is_not_taken_for_one_without_rows(tmp_path):
+def test_parts_of_zero_bytes_are_passed_over_with_a_note(tmp_path, capsys):
     fill(tmp_path / "parts", ["a.csv"])
     (tmp_path / "parts" / "b.csv").touch()
     for dataset in ("parts", "parts/*.csv"):
+        fetch_log(dataset, tmp_path / "out", root=tmp_path)
+        assert pl.read_parquet(tmp_path / "out").rows() == [(0, 2, 3)]
+        assert [Path(fact["path"]).name for fact in fingerprint(dataset, root=tmp_path)["files"]] == ["a.csv"]
+        note = f"note: dataset {dataset!r}: files of 0 bytes are passed over: 1 of 2 (b.csv)\n"
+        assert capsys.readouterr().err == note
+    for dataset in ("parts/b.csv", "parts/b*"):
         with pytest.raises(DataError, match=r"parts/b\.csv is empty: found 0 bytes, as of a copy that was cut off"):
             fetch_log(dataset, tmp_path / "out", root=tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["parts", "parts/*.csv", "par*/*.csv"])
+def test_parts_with_numbers_are_in_their_order(tmp_path, dataset):
+    fill(tmp_path / "parts", ["1.csv", "2.csv", "9b.csv", "10.csv", "10a1.csv", "10a02.csv"])
+    settings = Download(columns=Columns(timestamp=None))
+    fetch_log(dataset, tmp_path / "out", root=tmp_path, settings=settings)
+    assert pl.read_parquet(tmp_path / "out")["user_id"].to_list() == list(range(6))
 
 
 def test_names_of_files_without_a_suffix_and_of_sources(tmp_path):

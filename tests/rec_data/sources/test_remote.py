@@ -36,6 +36,9 @@ OBJECTS = {
     "parts/a=2/p.parquet": parquet(ROWS[2:]),
     "parts/a=1/p.parquet": parquet(ROWS[:2]),
     "parts/a=1/_SUCCESS": b"",
+    "days/10.csv": f"{HEADER}ann,p10,10\n".encode(),
+    "days/2.csv": f"{HEADER}ann,p2,2\n".encode(),
+    "days/1.csv": b"",
     "my file [1] ü%20.csv.gz": gzip.compress(f"{HEADER}1,2,3\n".encode()),
     "twice.csv": b"user_id,user_id,timestamp\n1,2,3\n",
     "empty.csv": b"",
@@ -122,6 +125,8 @@ def fetch(dataset, place):
         ("parts/a=[2]/*.parquet", ROWS[2:], ["parts/a=2/p.parquet"]),
         ("parts/a=1", ROWS[:2], ["parts/a=1/p.parquet"]),
         ("parts/a=1/", ROWS[:2], ["parts/a=1/p.parquet"]),
+        ("days", [("ann", "p2", 2), ("ann", "p10", 10)], ["days/2.csv", "days/10.csv"]),
+        ("days/*.csv", [("ann", "p2", 2), ("ann", "p10", 10)], ["days/2.csv", "days/10.csv"]),
         ("my file [1] ü%20.csv.gz", [(1, 2, 3)], ["my file [1] ü%20.csv.gz"]),
     ],
 )

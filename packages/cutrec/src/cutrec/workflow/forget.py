@@ -28,7 +28,7 @@ from cutrec.paths import DATA, LOG, PER_USER, SPLIT
 from rec_data.config import Download
 from rec_data.ids import read_ids
 from rec_data.locks import locked
-from rec_data.raw import files
+from rec_data.raw import files, finding
 from rec_data.schema import USER
 from rec_data.splits.forget import forget_users
 from rec_eval import read_evaluation, write_evaluation
@@ -68,12 +68,12 @@ def read_users(name: str, *, root: Path, settings: Download) -> list[str]:
         DataError: There is no such file, it cannot be read, or it has no such column.
         StageError: It has no ids.
     """
-    [path, *others] = files.find(name, root=root, what="--users")
+    [path, *others] = finding.find(name, root=root, what="--users")
     if others:
         raise StageError(f"--users: found {len(others) + 1} files, allowed: one")
     usual = str(settings.columns.user)
     ids: list[str | None]
-    if path.suffix in files.TEXT and not re.search(rb"[,;\t|]", path.read_bytes()):
+    if path.suffix in finding.TEXT and not re.search(rb"[,;\t|]", path.read_bytes()):
         ids = list(path.read_text(encoding="utf-8-sig").split("\n"))
         ids = ids[1:] if str(ids[0]).strip() in (usual, USER) else ids
     else:
@@ -85,7 +85,7 @@ def read_users(name: str, *, root: Path, settings: Download) -> list[str]:
         if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum)):
             raise StageError(f"--users: column {column!r} holds {kind}, allowed: integers or strings")
         ids = frame.select(pl.col(column).cast(pl.String)).collect()[column].to_list()
-    as_text = path.suffix not in files.PARQUET  # spaces around a field of a text file are no part of an id
+    as_text = path.suffix not in finding.PARQUET  # spaces around a field of a text file are no part of an id
     ids = [each.strip() if as_text else each for each in ids if each is not None]
     if not any(ids):
         raise StageError(f"--users: found no ids in {path}, allowed: at least one")

@@ -12,7 +12,7 @@ import polars as pl
 from cutrec.config import Config
 from cutrec.paths import DATA, MODEL
 from cutrec.workflow.forget import Users
-from rec_data.raw import files
+from rec_data.raw import files, finding
 from rec_data.schema import USER
 from rec_data.sources.published import cache_folder
 from rec_data.sources.registry import SOURCES, is_generated
@@ -60,7 +60,7 @@ def _source(config: Config, users: Users, root: Path) -> tuple[str, list[str]]:
     if dataset in SOURCES and not (root / dataset).exists():
         place = config.download.mirror or f"its publisher's, and in {cache_folder()}"
         return f"the raw file of dataset {dataset!r} ({place})", _without_the_source()
-    if files.is_address(dataset):
+    if finding.is_address(dataset):
         return f"{dataset} (not searched)", [f"remove their rows from {dataset}", _RUN_AGAIN]
     try:
         rows = _rows_by_file(config, users, root)
@@ -79,7 +79,7 @@ def _rows_by_file(config: Config, users: Users, root: Path) -> dict[Path, int]:
     """The rows of the users in each file of the log that has some."""
     column = str(config.download.columns.user)
     rows = {}
-    for path in files.find(config.dataset, root=root):
+    for path in finding.find(config.dataset, root=root):
         frame, names = files.scan([path], [column], config.download.format), pl.col(column)
         files.require_columns(frame.collect_schema(), {USER: column}, str(path))
         if frame.collect_schema()[column].is_float():

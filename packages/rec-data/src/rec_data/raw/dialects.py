@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import NamedTuple
 
+SEPARATORS = ("\t", ";", "|", ",", " ")
+"""Separators that are looked for in the first line. A space is one only where there is no other."""
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -65,20 +68,38 @@ class Grammar:
         self._separator = dialect.separator.encode()
         self._quote = None if dialect.quote is None else dialect.quote.encode()
         self._escape = None if dialect.escape is None else dialect.escape.encode()
+        quote, separator = re.escape(self._quote or b""), re.escape(self._separator)
+        quoted = _run(rb"[^%s\n]" % quote, quote * 2)
+        quoted = rb"%s%s%s(?=%s|\r?\n|\Z)|" % (quote, quoted, quote, separator) if quote else b""
+        self._quoted_or_text = re.compile(rb"(?:\A|%s)(%s[^%s]*+)" % (separator, quoted, separator))
+        self._line_fields = rb"[^%s\n]*+" % separator, rb"(?:%s[^%s\n]*+)" % (quoted, separator)
         self._any = {strict: re.compile(self._field(~Use.NOTHING, strict=strict)) for strict in (False, True)}
 
-    def records(self, width: int, uses: Use) -> re.Pattern[bytes]:
+    def records(
+        self, width: int, uses: Use, *, most: int | None = None, unlike_lines: bool = False
+    ) -> re.Pattern[bytes]:
         """Match as many records as possible that have ``width`` fields and make no other use than ``uses``.
 
-        Empty lines are passed over.
+        Empty lines are passed over. ``most`` limits the number of records and empty lines. With
+        ``unlike_lines``, a record of several lines does not match if the first two have ``width`` fields each.
         """
+        record = self._record(width, uses)
+        if unlike_lines:
+            separator = re.escape(self._separator)
+            line = rb"(?:\r?\n)*+(?:%s)\r?\n" % rb"|".join(
+                rb"(?:%s%s){%d}+%s" % (field, separator, width - 1, field) for field in self._line_fields
+            )
+            record = rb"%s\r?\n|(?!%s%s)%s" % (self._record(width, uses & ~Use.LINES), line, line, record)
+        times = b"*+" if most is None else rb"{0,%d}+" % most
+        return re.compile(rb"(?:%s\r?\n|\r?\n)%s" % (record, times))
+
+    def _record(self, width: int, uses: Use) -> bytes:
+        """The pattern of a record without its line end."""
         separator = re.escape(self._separator)
         if self._escape is None:
             field = self._field(uses, strict=False)
-            record = rb"(?:%s%s){%d}+%s" % (field, separator, width - 1, field)
-        else:
-            record = separator.join(self._field(uses, strict=place in self._strict) for place in range(width))
-        return re.compile(rb"(?:%s\r?\n|\r?\n)*+" % record)
+            return rb"(?:%s%s){%d}+%s" % (field, separator, width - 1, field)
+        return separator.join(self._field(uses, strict=place in self._strict) for place in range(width))
 
     def split(self, buffer: bytes, at: int) -> Record:
         """Split the record that begins at a position of the buffer, whatever its number of fields."""
@@ -95,6 +116,17 @@ class Grammar:
                 return Record(fields, end.end(), None)
             else:
                 return Record(fields, at, self._fault(buffer, at, fields))
+
+    def is_spaced(self, field: bytes) -> bool:
+        """Whether a quote stands after spaces at the beginning of a field, which makes it text."""
+        return self._quote is not None and field.startswith(b" ") and field.lstrip(b" ").startswith(self._quote)
+
+    def split_line(self, line: bytes, width: int) -> list[bytes] | None:
+        """Split a line into ``width`` fields, with or without quotes around some; None if it has another number."""
+        fields = line.split(self._separator)
+        if len(fields) > width and self._quote is not None:
+            fields = self._quoted_or_text.findall(line)
+        return fields if len(fields) == width else None
 
     def uses(self, fields: Sequence[bytes]) -> Use:
         """What well-formed fields make use of."""

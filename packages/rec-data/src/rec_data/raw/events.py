@@ -41,7 +41,8 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
         return KeptEvents(frame, None)
     column, keep = events.column, [str(value) for value in events.keep]
     schema = frame.collect_schema()
-    require_columns(schema, {"download.events.column": column}, origin)
+    flag = "download.events.column"
+    require_columns(schema, {flag: column}, origin, flags={flag: f"-S {flag}="})
     kind, value_of = schema[column], pl.col(column)
     if kind.is_float():  # integers that passed through a tool which stores missing values as NaN
         value_of = pl.when(value_of == value_of.floor()).then(value_of).cast(pl.Int64)

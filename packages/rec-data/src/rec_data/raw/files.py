@@ -1,16 +1,12 @@
-"""The user's own files: finding, verifying and opening them."""
+"""The user's own files: verifying and opening them."""
 
-import glob
+import difflib
 import hashlib
-import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from urllib.request import url2pathname
 
 import polars as pl
 import pyarrow as pa
@@ -20,148 +16,13 @@ from rec_data.config import Columns, Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw import text_files
+from rec_data.raw.finding import format_of
 from rec_data.raw.rows import PLACE, numbered, placed
-
-PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".tsv", ".txt", ".inter")
-COMPRESSION = (".gz", ".zst")
 
 _BATCH_ROWS = 1 << 18
 """Rows of a parquet file that are decoded at a time to verify it."""
 
-_MOST_LISTED = 10_000
-"""Files of a folder that are looked at to name a glob."""
-
 _POSITION = "position of the row"
-_ALLOWED = ", ".join((*PARQUET, *TEXT)) + "; text may end in .gz or .zst"
-
-
-def looks_like_path(dataset: str) -> bool:
-    """Whether ``dataset`` names files (a path or a glob) and not a source."""
-    return any(mark in dataset for mark in "/\\*?[") or _format(dataset) is not None
-
-
-def is_address(dataset: str) -> bool:
-    """Whether ``dataset`` is an address (``s3://bucket/log.parquet``) that is not one of a local file."""
-    scheme, mark, _ = dataset.strip().partition("://")
-    return bool(mark) and scheme.lower() != "file" and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) is not None
-
-
-def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
-    """Find the files that a path, a glob or a ``file://`` address names: sorted by name, checked as ``check`` does.
-
-    A folder stands for the files directly inside it (``parts_of``).
-    Relative paths start from the folder ``root``. Messages call the files ``what``.
-
-    Raises:
-        DataError: No name, no such file, an address elsewhere, or what ``parts_of`` or ``check`` refuse.
-    """
-    if not dataset.strip():
-        raise DataError(f"{what}: found {dataset!r}, allowed: a path, a folder or a glob")
-    if is_address(dataset):
-        raise DataError(f"{what} {dataset!r} is an address; allowed: a path, a folder or a glob (copy it here first)")
-    local = re.match(r"\s*file://(localhost)?(?=/)", dataset, re.IGNORECASE)
-    full = Path(url2pathname(dataset[local.end() :].strip())) if local else Path(dataset).expanduser()
-    full = full if full.is_absolute() else root / full
-    if any(mark in dataset for mark in "*?[") and not full.exists():
-        paths = sorted(Path(found) for found in glob.glob(str(full), recursive=True))  # noqa: PTH207 (takes absolute globs)
-        if not paths:
-            raise DataError(f"{what} {dataset!r}: no file matches {full}")
-        if folders := [path for path in paths if path.is_dir()]:
-            raise DataError(f"{what} {dataset!r} matches the folder {folders[0]}; allowed: files, or one folder")
-    elif full.is_dir():
-        with os.scandir(full) as entries:
-            inside = {entry.name: entry.is_dir() for entry in entries}
-        names = [name for name, is_folder in inside.items() if not is_folder]
-        below = (path.relative_to(full).as_posix() for path in islice(full.rglob("*"), _MOST_LISTED) if path.is_file())
-        paths = [full / name for name in parts_of(dataset, names, inside.keys() - set(names), below, what=what)]
-    elif not full.exists():
-        raise DataError(f"{what} {dataset!r}: no file {full}")
-    else:
-        paths = [full]
-    check(paths, dataset, what=what)
-    return paths
-
-
-def check(paths: Sequence[Path], dataset: str, *, what: str = "dataset") -> None:
-    """Refuse a file with an unknown suffix, an empty one, and files of different formats.
-
-    Raises:
-        DataError: There is such a file.
-    """
-    for path in paths:
-        check_suffix(path, what=what)
-        if path.stat().st_size == 0:
-            raise DataError(
-                f"{what} file {path} is empty: found 0 bytes, as of a copy that was cut off; copy it again, or remove "
-                "it if it never had rows"
-            )
-    if len({_format(path.name) for path in paths}) > 1:
-        raise DataError(f"{what} {dataset!r} mixes parquet and text files; name one kind")
-
-
-def check_suffix(path: Path, *, what: str = "dataset") -> None:
-    """Refuse a file with an unknown suffix.
-
-    Raises:
-        DataError: The suffix is unknown.
-    """
-    if _format(path.name) is None:
-        raise DataError(f"{what} file {path}: unknown suffix; allowed: {_ALLOWED}")
-
-
-def parts_of(
-    dataset: str,
-    files: Iterable[str],
-    folders: Iterable[str],
-    below: Iterable[str],
-    *,
-    what: str = "dataset",
-    recursive: bool = True,
-) -> list[str]:
-    """Choose the files directly inside the folder ``dataset`` that hold its data.
-
-    Names that begin with a dot or an underscore, such as ``_SUCCESS``, are passed over, as Spark does.
-
-    Args:
-        dataset: The folder, for messages.
-        files: The names of the files directly inside it.
-        folders: The names of the folders directly inside it.
-        below: Paths of files at any depth, relative to the folder. They are only used for messages.
-        what: What messages call the files.
-        recursive: Whether a glob may hold ``**``.
-
-    Returns:
-        Their names, sorted.
-
-    Raises:
-        DataError: The files have several formats, or are all in sub-folders; the message names a glob.
-    """
-    if logs := {"_delta_log", ".hoodie"} & set(folders):
-        raise DataError(
-            f"{what} {dataset!r} is a table with a log of its changes ({logs.pop()}), whose files also hold deleted "
-            "rows; allowed: an export of the table"
-        )
-    inside = sorted(name for name in files if not name.startswith((".", "_")))
-    found = {_ending(name): name for name in reversed(inside)}
-    if len(found) == 1 and None not in found:
-        return inside
-    folder = dataset.rstrip("/")
-    if common := _most_common_ending(inside):
-        shown = ", ".join(sorted(found.values()))
-        raise DataError(
-            f"{what} {dataset!r} is a folder with files of several formats ({shown}); allowed: one format, or a glob "
-            f"such as {folder}/*{common}"
-        )
-    deeper = [path for path in below if not path.rpartition("/")[2].startswith((".", "_"))]
-    if common := _most_common_ending(deeper):
-        depth = next(path for path in deeper if _ending(path) == common).count("/")
-        start = "**/" if recursive else "*/" * depth
-        raise DataError(
-            f"{what} {dataset!r} is a folder whose files are in sub-folders; allowed: a glob such as "
-            f"{folder}/{start}*{common} (columns in the names of folders, such as day=2024-01-31, are not read)"
-        )
-    raise DataError(f"{what} {dataset!r} is a folder without files that can be read; allowed: {_ALLOWED}")
 
 
 def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: Format | None = None) -> pl.LazyFrame:
@@ -174,7 +35,7 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: F
     Raises:
         DataError: A file cannot be read, or is damaged.
     """
-    if _format(paths[0].name) == "parquet":
+    if format_of(paths[0].name) == "parquet":
         check_pages(paths, columns)
     frames = {path: _scan_one(path, columns, text_format or Format()) for path in paths}
     return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
@@ -201,13 +62,31 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
             raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
-def require_columns(present: Iterable[str], wanted: Mapping[str, str], origin: str) -> None:
-    """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for."""
+def require_columns(
+    present: Iterable[str], wanted: Mapping[str, str], origin: str, *, flags: Mapping[str, str] | None = None
+) -> None:
+    """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for.
+
+    ``flags`` are what names each column on the command line, such as ``--user-column ``.
+
+    Raises:
+        DataError: A column is missing. The message shows the flag with the most similar name that the table has.
+    """
     present = [name for name in present if name != PLACE]
     for key, name in wanted.items():
         if name not in present:
             purpose = "" if key == name else f" (for {key})"
-            raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}")
+            cure = ""
+            if flag := (flags or {}).get(key):
+                others = {_letters(other): other for other in present if other not in wanted.values()}
+                close = difflib.get_close_matches(_letters(name), others, 1, cutoff=0.4)
+                example = next((others[like] for like in close if re.fullmatch(r"[^\W\d]\w*", others[like])), "NAME")
+                cure = f"; allowed: another name for it ({flag}{example})"
+            raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Columns]:
@@ -221,7 +100,7 @@ def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Co
 
 
 def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) -> pl.LazyFrame:
-    if _format(path.name) == "parquet":
+    if format_of(path.name) == "parquet":
         return placed(pl.scan_parquet(path, glob=False, row_index_name=PLACE), f"{path}, row ")
     with reading(f"file {path}"):
         return text_files.scan(path, columns, text_format)
@@ -301,23 +180,3 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
             found.update(block)
             bar.update(len(block))
     return found.hexdigest()
-
-
-def _format(name: str) -> str | None:
-    ending = _ending(name)
-    return None if ending is None else "parquet" if ending in PARQUET else "text"
-
-
-def _most_common_ending(names: Iterable[str]) -> str | None:
-    """The suffix that most of the files have, of those that can be read."""
-    endings = Counter(ending for name in names if (ending := _ending(name)))
-    return endings.most_common(1)[0][0] if endings else None
-
-
-def _ending(name: str) -> str | None:
-    """The suffix of a file that can be read, in small letters, with that of its compression."""
-    lowered = name.lower()
-    packed = next((suffix for suffix in COMPRESSION if lowered.endswith(suffix)), "")
-    kinds = TEXT if packed else (*PARQUET, *TEXT)
-    found = next((suffix for suffix in kinds if lowered.removesuffix(packed).endswith(suffix)), None)
-    return None if found is None else found + packed

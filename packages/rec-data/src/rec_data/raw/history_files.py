@@ -7,7 +7,7 @@ import polars as pl
 
 from rec_data.config import Columns, Download
 from rec_data.errors import DataError
-from rec_data.raw import files
+from rec_data.raw import files, finding
 from rec_data.raw.events import keep_events
 from rec_data.raw.normalise import drop_duplicates, write_log
 from rec_data.raw.rows import PLACE, find_nulls, find_rows
@@ -52,7 +52,7 @@ def write_history_log(
         DataError: The files, their columns or their values are wrong.
     """
     settings = settings or Download()
-    paths = files.find(histories, root=root, what="histories")
+    paths = finding.find(histories, root=root, what="histories")
     origin = f"histories {histories!r}"
     with files.reading(origin):
         wanted = [name for name in (*columns.by_key.values(), settings.events.column) if name is not None]
@@ -61,7 +61,8 @@ def write_history_log(
     user, item, time = str(columns.user), str(columns.item), columns.by_key.get(TIMESTAMP)
     timed = time in schema
     columns = Columns(user, item, time if timed or needs_times else None)
-    files.require_columns(schema, columns.by_key, origin)
+    flags = {key: f"--{key.removesuffix('_id')}-column " for key in columns.by_key}
+    files.require_columns(schema, columns.by_key, origin, flags=flags)
     dropped = None
     if settings.events.column in schema:
         with files.reading(origin):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rec_data.config import Format, character_name
+from rec_data.config import Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
+from rec_data.raw import text_faults
 from rec_data.raw.dialects import Dialect, Grammar, Use
 
 LONGEST = 1 << 20
@@ -21,8 +22,20 @@ CHUNK = 1 << 20
 """Bytes that are checked at a time."""
 
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_UTF8_MARK = b"\xef\xbb\xbf"
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8",
+}
+"""Byte order marks. The longer ones come first."""
+
+_BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?[\r\n]*(?:"?sep=([\t !#-~])"?\r?\n[\r\n]*)?')
+"""A byte order mark, empty lines, and the line in which Excel is told the separator."""
+
+_NUMERIC = re.compile(rb"[+-]?\d[\dTZ:/. +-]*+")
+"""A field that may be a number or a time."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +50,19 @@ class TextFile:
     def open(self) -> pa.NativeFile:
         """Open the file, decompressed and in UTF-8."""
         with self.path.open("rb") as file:
-            mark = file.read(4)
+            mark = file.read(8)
+        if fault := text_faults.other_format(mark):
+            raise DataError(f"file {self.path}: {fault}")
         compression = next((kind for magic, kind in _COMPRESSION.items() if mark.startswith(magic)), None)
         encoding, stream = self.form.encoding, pa.input_stream(str(self.path), compression=compression)
         if encoding == "auto":
             beginning = stream.read(256)
-            if b"\0" in beginning and not beginning.startswith(_UTF16_MARKS):
-                raise DataError(
-                    f"file {self.path}, line 1: found zero bytes, as in UTF-16 without a byte order mark; allowed: "
-                    "UTF-8, or the encoding by name (-S download.format.encoding=utf-16-le)"
-                )
-            encoding = "utf-16" if beginning.startswith(_UTF16_MARKS) else "utf-8"
+            marked = next((kind for mark, kind in _MARKS.items() if beginning.startswith(mark)), None)
+            if marked is None and b"\0" in beginning:
+                raise DataError(f"file {self.path}, {text_faults.zero_bytes(beginning)}")
+            encoding = marked or "utf-8"
             stream = pa.input_stream(str(self.path), compression=compression)
-        return stream if is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
+        return stream if _is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
 
     def is_plain(self, marks: Sequence[str | None]) -> bool:
         """Whether the file holds none of these quotes and escapes, and only UTF-8 and whole line ends.
@@ -76,6 +89,10 @@ class TextFile:
         """Whether the column will be read."""
         return self.columns is None or name in self.columns
 
+    def lacks(self, names: Sequence[str]) -> bool:
+        """Whether a column that will be read is not among the names."""
+        return self.columns is not None and not set(self.columns) <= set(names)
+
     def names(self, fields: Sequence[str]) -> list[str]:
         """The names of the columns from the fields of the first line."""
         if self.form.header is False:
@@ -84,11 +101,17 @@ class TextFile:
             fields = [re.sub(r":(token|float)(_seq)?\s*$", "", field) for field in fields]
         return [field if self.columns and field in self.columns else field.strip() for field in fields]
 
-    def first_line(self) -> bytes:
-        """The first line that is not empty, up to its line feed."""
+    def first_lines(self) -> bytes:
+        """The lines at the beginning, without empty ones before the first."""
         with self.open() as stream:
             beginning = stream.read(LONGEST)
-        return bytes(beginning[_blank(beginning) :].partition(b"\n")[0]) + b"\n"
+        return bytes(beginning[_blank(beginning) :])
+
+    def given_separator(self) -> str | None:
+        """The separator that the file itself names in a line ``sep=;`` before the others, as Excel reads it."""
+        with self.open() as stream:
+            found = _BEGINNING.match(stream.read(256))
+        return None if found is None or found[1] is None else bytes(found[1]).decode()
 
 
 class Reading:
@@ -107,9 +130,8 @@ class Reading:
         self.uses = Use.NOTHING
         self.uses_line = 1
         """The line from which on ``uses`` is as it is."""
-        self.doubt: int | None = None
-        """The line of a record whose quotes join lines that could be records of their own. It is forgotten as soon as
-        quotes are seen to join other lines, as in any file with texts of several lines."""
+        self.spaced: int | None = None
+        """The line of a record with a quote after a space, in a column that will be read."""
         self.backslashes = False
         self.empty = True
         """Whether there are no records of data."""
@@ -121,6 +143,10 @@ class Reading:
         self._needed = needed
         self._grammar = Grammar(dialect)
         self._records: re.Pattern[bytes] | None = None
+        self._joined: re.Pattern[bytes] | None = None
+        self._asks = file.form.quote == "auto"
+        self._all_lines: int | None = None
+        self._most_lines: int | None = None
         self._line = 1
         self._check()
 
@@ -128,6 +154,16 @@ class Reading:
     def joins(self) -> bool:
         """Whether there are records of several lines."""
         return Use.LINES in self.uses or self.doubt is not None
+
+    @property
+    def doubt(self) -> int | None:
+        """The line of a record whose quotes join lines that could be records of their own, if quotes were text.
+
+        One record is enough if all of its lines could be records. If only most of them could, the record is only
+        doubtful in a file without other records of several lines, because texts of several lines are then unusual.
+        Nothing is doubtful where the quote is given.
+        """
+        return self._all_lines or (None if Use.LINES in self.uses else self._most_lines)
 
     def lines(self) -> Iterator[int]:
         """The numbers of the lines at which the records of data begin. The file must be well-formed."""
@@ -174,50 +210,77 @@ class Reading:
             if record.fault is not None:
                 return 0
             self.names = self._file.names([self._grammar.text(field) for field in record.fields])
+            if self._file.lacks(self.names) and any(map(self._grammar.is_spaced, record.fields)):
+                self.spaced = 1
             if lacking := [name for name in self._needed if name not in self.names]:
                 self.fault = f"line 1: found no column {lacking[0]!r}"
                 return 0
             strict = [at for at, name in enumerate(self.names) if self._file.wants(name)]
             self._grammar = Grammar(self.dialect, strict, sure=self._file.form.escape != "auto")
             place = self.start = place if self._file.form.header is False else record.end
-            self._records = self._grammar.records(len(self.names), self.uses)
+            self._records = self._compile()
         begin = place
         while (place := _end(self._records, buffer, place)) < len(buffer):
+            if self._joined is not None and (end := _end(self._joined, buffer, place)) > place:
+                if self._all_lines is None and self._share_of_records(buffer[place:end]) == 1:
+                    self._all_lines = self._line + buffer.count(b"\n", 0, place)
+                place = end
+                continue
             record = self._grammar.split(buffer, place)
             if record.fault is not None or len(record.fields) != len(self.names):
                 break
             line = self._line + buffer.count(b"\n", 0, place)
             uses = self.uses | self._grammar.uses(record.fields)
-            if Use.LINES in uses and self._are_lines(buffer[place : record.end]):
-                uses ^= Use.LINES
-                self.doubt, place = self.doubt or line, record.end
-            elif Use.LINES in uses:
-                self.doubt = None
-            elif uses == self.uses:  # never so: the record would have matched
-                break
+            if self._asks and Use.LINES in uses and Use.LINES not in self.uses:
+                share = self._share_of_records(buffer[place : record.end])
+                if share > 0.5:
+                    self._most_lines = self._most_lines or line
+                    self._all_lines = self._all_lines or (line if share == 1 else None)
+                    uses, place = uses ^ Use.LINES, record.end
+            assert uses != self.uses or place == record.end, "the patterns match every record without new uses"
+            if Use.BARE in uses and Use.BARE not in self.uses:
+                wanted = [
+                    field for name, field in zip(self.names, record.fields, strict=True) if self._file.wants(name)
+                ]
+                self.spaced = self.spaced or (line if any(map(self._grammar.is_spaced, wanted)) else None)
             if uses != self.uses:
                 self.uses, self.uses_line = uses, line
-                self._records = self._grammar.records(len(self.names), uses)
+                self._records = self._compile()
         self.empty = self.empty and not buffer[begin:place].strip(b"\r\n")
         return place
 
-    def _are_lines(self, record: bytes) -> bool:
-        """Whether most lines of a record could be records if quotes were text. Once some could not, none is asked."""
-        if Use.LINES in self.uses:
-            return False
-        lines = record.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
-        separator, others = self.dialect.separator.encode(), len(self.names) - 1
-        return sum(b"\r" not in line and line.count(separator) == others for line in lines) * 2 > len(lines)
+    def _compile(self) -> re.Pattern[bytes]:
+        """Compile the patterns for the uses so far; doubtful records of several lines are matched one by one."""
+        width = len(self.names)
+        if self._asks and Use.LINES in self.uses:
+            self._joined = self._grammar.records(width, self.uses, most=1)
+            return self._grammar.records(width, self.uses, unlike_lines=True)
+        return self._grammar.records(width, self.uses)
+
+    def _share_of_records(self, record: bytes) -> float:
+        """The share of the lines of a record that could be records of their own, if some quotes were text.
+
+        Such a line has as many fields as the file. Where the record has numbers or times, it has at least one, too.
+        """
+        lines = [line for line in record.replace(b"\r\n", b"\n").split(b"\n") if line]
+        width, quotes = len(self.names), (self.dialect.quote or "").encode()
+        rows = [row for line in lines if b"\r" not in line and (row := self._grammar.split_line(line, width))]
+        if len(rows) * 2 <= len(lines):
+            return 0
+        fields = self._grammar.split(record, 0).fields
+        places = [place for place, field in enumerate(fields) if _NUMERIC.fullmatch(field.strip(quotes))]
+        alike = [not places or any(_NUMERIC.fullmatch(row[place].strip(quotes)) for place in places) for row in rows]
+        return sum(alike) / len(lines)
 
     def _explain(self, buffer: bytes) -> str:
         """Why the record at the beginning of the buffer is not well-formed."""
         record, width, line = self._grammar.split(buffer, 0), len(self.names), self._line
         if record.fault is None and len(record.fields) != width:
-            mark = character_name(self.dialect.separator)
-            return (
-                f"line {line}: found {len(record.fields)} fields, allowed: {width} as in the first line, separated by "
-                f"{mark} (a field that holds it is quoted; another one: -S download.format.separator=semicolon)"
-            )
+            if any(map(self._grammar.is_spaced, record.fields)):
+                return text_faults.spaced_quotes(line)
+            first, found = self._file.first_lines(), len(record.fields)
+            after = buffer if self.empty else None
+            return text_faults.wrong_width(found, width, line, self.dialect, first, after)
         if record.fault is None or record.end == len(buffer):
             return f"line {line}: found a record of more than {LONGEST:,} bytes, allowed: at most that"
         line += buffer.count(b"\n", 0, record.end)
@@ -238,21 +301,17 @@ class Reading:
             buffer.decode()
         except UnicodeDecodeError as error:
             line = self._line + buffer.count(b"\n", 0, error.start)
-            raise DataError(
-                f"file {self._file.path}, line {line}: found bytes that are not UTF-8, allowed: UTF-8, or the encoding "
-                "by name (-S download.format.encoding=latin-1)"
-            ) from None
+            raise DataError(f"file {self._file.path}, {text_faults.not_utf8(line)}") from None
 
 
-def is_utf8(encoding: str) -> bool:
+def _is_utf8(encoding: str) -> bool:
     """Whether the name is one of UTF-8."""
     return encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
 
 
 def _blank(buffer: bytes) -> int:
-    """The number of bytes of the byte order mark and the empty lines at the beginning."""
-    begin = len(_UTF8_MARK) if buffer.startswith(_UTF8_MARK) else 0
-    return len(buffer) - len(buffer[begin:].lstrip(b"\r\n"))
+    """The number of bytes at the beginning that are no record."""
+    return _end(_BEGINNING, buffer, 0)
 
 
 def _end(records: re.Pattern[bytes], buffer: bytes, place: int) -> int:

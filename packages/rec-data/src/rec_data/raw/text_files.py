@@ -5,7 +5,6 @@ beginning to its end: a dialect is only used if all records are well-formed unde
 have as many fields as the first one. Then pyarrow reads the file in blocks, whenever the frame is collected.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,18 +16,13 @@ from pyarrow import csv
 
 from rec_data.config import CHARACTERS, Format, character, character_name
 from rec_data.errors import DataError
-from rec_data.raw.dialects import Dialect, Grammar, Use
+from rec_data.raw import text_faults
+from rec_data.raw.dialects import SEPARATORS, Dialect, Grammar, Use
 from rec_data.raw.rows import PLACE
 from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
 
-SEPARATORS = ("\t", ";", "|", ",", " ")
-"""Separators that are looked for in the first line. A space is one only where there is no other."""
-
 _QUOTE, _ESCAPE = '"', "\\"
 """What is looked for where the characters are not given."""
-
-_DATUM = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?|\d{4}-\d\d-\d\d.*", re.IGNORECASE)
-"""A number or a date in the first line: such a line can be data."""
 
 
 def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFrame:
@@ -45,10 +39,15 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
         DataError: The file is not well-formed, or can be read in several ways.
     """
     file = TextFile(path, form, columns)
+    beginning = file.first_lines()
+    if not beginning:
+        raise DataError(f"file {path} is empty: found no line with text, allowed: a line with the names of columns")
+    if form.quote == form.header == "auto" and (fault := text_faults.json(beginning)):
+        raise DataError(f"file {path}, {fault}")
     reading = _decide(file)
     names = reading.names
-    _refuse_data_as_header(file, names)
-    twice = [name for place, name in enumerate(names) if name and name in names[:place]]
+    _refuse_without_header(file, names, beginning)
+    twice = [name for place, name in enumerate(names) if name and name in names[:place] and file.wants(name)]
     if twice:
         raise DataError(f"file {path} names column {twice[0]!r} twice in its header; allowed: different names")
     places = {name: names.index(name) for name in names if name}
@@ -161,6 +160,8 @@ def _decide(file: TextFile) -> Reading:
             f"record; allowed: -S download.format.quote={character_name(chosen.dialect.quote)} or "
             "-S download.format.quote=none"
         )
+    if chosen.spaced is not None and file.form.quote == "auto":
+        raise DataError(f"file {file.path}, {text_faults.spaced_quotes(chosen.spaced)}")
     for rival in rivals:
         if Use.BARE in chosen.uses and not _same(file, chosen, rival):
             key = "quote" if rival.dialect.quote != chosen.dialect.quote else "escape"
@@ -192,7 +193,9 @@ def _separator(file: TextFile) -> str:
     form, columns = file.form, file.columns or ()
     if form.separator != "auto":
         return CHARACTERS.get(form.separator, form.separator)
-    line, ranks = file.first_line(), {}
+    if given := file.given_separator():
+        return given
+    line, ranks = file.first_lines().partition(b"\n")[0] + b"\n", {}
     for mark in SEPARATORS:
         grammar = Grammar(Dialect(mark, *_marks(form)[0]))
         record = grammar.split(line, 0)
@@ -213,18 +216,14 @@ def _separator(file: TextFile) -> str:
     return likely[0]
 
 
-def _refuse_data_as_header(file: TextFile, names: list[str]) -> None:
-    """Refuse a first line that has none of the wanted names but numbers or dates."""
+def _refuse_without_header(file: TextFile, names: list[str], beginning: bytes) -> None:
+    """Refuse a first line that has none of the wanted names but numbers or dates, or no separator."""
     if file.form.header != "auto" or file.columns is None or any(name in names for name in file.columns):
         return
-    if any(_DATUM.fullmatch(name) for name in names):
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        time = "3" if len(names) > 2 else "null (rows are in order)"
-        raise DataError(
-            f"file {file.path}, line 1: found what looks like data ({shown}), allowed: the names of columns; without "
-            "them give positions: -S download.format.header=false -S download.columns.user=1 "
-            f"-S download.columns.item=2 -S download.columns.timestamp={time}"
-        )
+    if len(names) == 1 and len(file.columns) > 1:
+        raise DataError(f"file {file.path}, {text_faults.one_column(beginning)}")
+    if text_faults.looks_like_data(names):
+        raise DataError(f"file {file.path}, {text_faults.data_as_header(names)}")
 
 
 def _same(file: TextFile, one: Reading, other: Reading) -> bool:

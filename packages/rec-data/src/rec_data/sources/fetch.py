@@ -118,10 +118,10 @@ def fingerprint(
 
 def _names_files(dataset: str, root: Path) -> bool:
     """Whether a data set is the user's own: it looks like a path, or only a file or a folder has this name."""
-    from rec_data.raw import files
+    from rec_data.raw import finding
 
     named = dataset in SOURCES or dataset in UNUSABLE
-    return files.looks_like_path(dataset) or (not named and (root / dataset).exists())
+    return finding.looks_like_path(dataset) or (not named and (root / dataset).exists())
 
 
 def _refuse_unwritable(part: Path, out: Path) -> None:
@@ -137,9 +137,9 @@ def _refuse_overwriting(dataset: str, out: Path, *, root: Path) -> None:
     """Refuse an output that is one of the files to read."""
     if is_generated(dataset) or not out.exists() or not _names_files(dataset, root):
         return
-    from rec_data.raw import files
+    from rec_data.raw import finding
 
-    if not files.is_address(dataset) and any(path.samefile(out) for path in files.find(dataset, root=root)):
+    if not finding.is_address(dataset) and any(path.samefile(out) for path in finding.find(dataset, root=root)):
         raise DataError(f"{out} is a file that dataset {dataset!r} reads; allowed: another file to write")
 
 
@@ -179,8 +179,8 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
         frame = files.scan(paths, wanted, settings.format)
         if settings.events.column is None:
             hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
-        if columns.timestamp is None:
-            files.require_columns(frame.collect_schema(), columns.by_key, origin)
+        flags = {key: f"-S download.columns.{key.removesuffix('_id')}=" for key in columns.by_key}
+        files.require_columns(frame.collect_schema(), columns.by_key, origin, flags=flags)
         frame, others = keep_events(frame, settings.events, origin)
         if columns.timestamp is None:
             frame, columns = files.number_rows(frame, columns)

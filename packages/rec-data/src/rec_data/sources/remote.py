@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from rec_data.errors import DataError, writing
 from rec_data.progress import progress
-from rec_data.raw import files
+from rec_data.raw import finding
 
 _CHUNK = 1 << 22
 _PATIENCE = {"gs": "retry_limit_seconds=30", "gcs": "retry_limit_seconds=30"}
@@ -41,7 +41,7 @@ def parse(dataset: str) -> Address | None:
     Raises:
         DataError: It holds a password, or leaves its own folder.
     """
-    if not files.is_address(dataset):
+    if not finding.is_address(dataset):
         return None
     scheme, _, rest = dataset.strip().partition("://")
     rest, _, options = rest.partition("?")
@@ -62,11 +62,11 @@ def located(dataset: str, *, root: Path, folder: Path | None = None) -> Iterator
     afterwards. Errors that are raised meanwhile name them by their address.
 
     Raises:
-        DataError: There is no such file, it cannot be copied, or what ``rec_data.raw.files.find`` raises.
+        DataError: There is no such file, it cannot be copied, or what ``rec_data.raw.finding.find`` raises.
     """
     address = parse(dataset)
     if address is None:
-        yield {str(path): path for path in files.find(dataset, root=root)}
+        yield {str(path): path for path in finding.find(dataset, root=root)}
         return
     if folder is None:
         from rec_data.sources.published import cache_folder
@@ -79,8 +79,8 @@ def located(dataset: str, *, root: Path, folder: Path | None = None) -> Iterator
             copies = (
                 _download(address, Path(work)) if address.scheme in ("http", "https") else _copy(address, Path(work))
             )
-            files.check(list(copies.values()), dataset)
-            yield copies
+            kept = finding.check(list(copies.values()), dataset)
+            yield {name: path for name, path in copies.items() if path in kept}
         except DataError as error:
             raise DataError(str(error).replace(f"{work}/", f"{address.scheme}://")) from error
 
@@ -89,7 +89,7 @@ def _download(address: Address, work: Path) -> dict[str, Path]:
     from rec_data.sources import http
 
     target = work / address.authority / address.path
-    files.check_suffix(target)
+    finding.check_suffix(target)
     url = f"{address}?{address.options}" if address.options else str(address)
     return {str(address): http.download(url, target)}
 
@@ -103,7 +103,7 @@ def _copy(address: Address, work: Path) -> dict[str, Path]:
     for info in found:
         name = address._replace(path=info.path.removeprefix(base).lstrip("/"))
         target = work / name.authority / name.path
-        files.check_suffix(target)
+        finding.check_suffix(target)
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             file = target.open("wb")
@@ -145,7 +145,7 @@ def _open(address: Address) -> tuple[fs.FileSystem, str]:
 
 
 def _list(system: fs.FileSystem, base: str, address: Address) -> list[Any]:
-    """Find the objects of an address, which may hold ``*`` and ``[`` or be a folder, sorted by name."""
+    """Find the objects of an address, which may hold ``*`` and ``[`` or be a folder, in natural order."""
     path = f"{base.rstrip('/')}/{address.path}".rstrip("/") or "/"
     [info] = system.get_file_info([path])
     if info.type == fs.FileType.File:
@@ -160,10 +160,10 @@ def _list(system: fs.FileSystem, base: str, address: Address) -> list[Any]:
         str(PurePosixPath(*parts[:fixed])), allow_not_found=True, recursive=len(parts) > fixed + 1
     )
     found = system.get_file_info(selector)
-    below = sorted((info for info in found if info.is_file), key=lambda info: info.path)
+    below = sorted((info for info in found if info.is_file), key=lambda info: finding.natural_order(info.path))
     if info.type == fs.FileType.Directory:
         folders = {info.base_name for info in found} - {info.base_name for info in below}
-        names = files.parts_of(
+        names = finding.parts_of(
             str(address), [info.base_name for info in below], folders, _below(system, path), recursive=False
         )
         return [info for info in below if info.base_name in names]
