@@ -1,6 +1,7 @@
 """Raw tables of every kind to ids and times, or to one clear line."""
 
 import datetime as dt
+import itertools
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rec_data.config import Columns, Download
@@ -150,6 +153,10 @@ IDS = {
     "long decimals": ([Decimal("9" * 30), Decimal(1)], ["9" * 30, "1"], pl.String),
     "no scientific notation": (["1E5", "e+10"], ["1E5", "e+10"], pl.String),
     "longer than an integer": (["12", "123456789012345678901"], ["12", "123456789012345678901"], pl.String),
+    "with decimals": (["7", "8.0"], [7, 8], pl.Int64),
+    "all with decimals": (["7.0", "-8.00"], [7, -8], pl.Int64),
+    "decimals and names": (["7.0", "b"], ["7.0", "b"], pl.String),
+    "versions": (["7.0", "7.1"], ["7.0", "7.1"], pl.String),
     "small integers": (pl.Series([1, 2], dtype=pl.UInt8), [1, 2], pl.UInt8),
     "whole floats": ([1.0, 2.0], [1, 2], pl.Int64),
     "categories": (pl.Series(["x", "y"], dtype=pl.Categorical), ["x", "y"], pl.String),
@@ -177,7 +184,7 @@ BAD_IDS = {
     ),
     "nan": (
         [float("inf"), float("nan")],
-        r"2 values are not whole numbers \(first in .*row 1: inf\)",
+        r"holds Float64, and 2 values are not whole numbers \(first in .*row 1: inf\)",
     ),
     "large floats": (
         [1.0, 2.0**53],
@@ -192,7 +199,11 @@ BAD_IDS = {
         ["12", "7.1E+18"],
         r"has 1 number in scientific notation \(.*row 2: '7.1E\+18'\), which may lack digits; allowed for ids",
     ),
-    "binary": ([b"5", b"6"], "holds Binary; allowed for ids"),
+    "binary": ([b"5", b"6"], "holds Binary; allowed for ids: integers or strings .cast the column to a string"),
+    "text of large floats": (
+        ["1", "9007199254740992.0"],
+        r"has 1 whole number written as a decimal of 2\^53 or more, .* \(.*row 2: '9007.*as integers",
+    ),
     "time of day": ([dt.time(12), dt.time(13)], "holds Time; allowed for ids"),
     "null": ([None, "a"], r"has 1 empty value \(.*row 1\)"),
     "empty text": (["a", ""], r"has 1 empty value \(.*row 2\)"),
@@ -206,6 +217,28 @@ def test_bad_ids(tmp_path, case):
     given, message = BAD_IDS[case]
     with pytest.raises(DataError, match=f"column 'item_id' {message}"):
         fetch(tmp_path, {"item_id": given})
+
+
+@settings(max_examples=40, deadline=None)
+@given(ids=st.lists(st.integers(-(10**6), 10**6), min_size=1), forms=st.lists(st.sampled_from(["{}", "{}.0"])))
+def test_integers_are_one_id_with_and_without_decimals(tmp_path_factory, ids, forms):
+    """A tool writes integers as floats once a value is missing, so that one file or part has both forms."""
+    folder = tmp_path_factory.mktemp("forms")
+    texts = [
+        form.format(value) for value, form in zip(ids, itertools.chain(forms, itertools.repeat("{}")), strict=False)
+    ]
+    for part in (0, 1):
+        rows = [f"{text},1,5\n" for text in texts[part::2]]
+        (folder / f"{part}.csv").write_text("".join(["user_id,item_id,timestamp\n", *rows]))
+    fetch_log("?.csv", folder / "log.parquet", root=folder)
+    assert pl.read_parquet(folder / "log.parquet")["user_id"].to_list() == ids[0::2] + ids[1::2]
+
+
+def test_decimals_beside_the_same_integers_among_names(tmp_path):
+    given = ["7", "b", "7.0", "8.0", "7.00"]
+    message = r"has 2 whole numbers written as decimals beside the same .* \(first in .*row 3: '7.0'\); .*as integers"
+    with pytest.raises(DataError, match=message):
+        fetch(tmp_path, {"user_id": range(5), "item_id": given, "timestamp": range(5)})
 
 
 EARLY = {
@@ -248,8 +281,11 @@ def test_rating_filter(tmp_path):
     assert log.rows() == [(1, 3, 5, 4.0)]
     assert (summary["rows_read"], summary["rows"]) == (2, 1)
     assert fetch(tmp_path, {"stars": ["4.5", "3"]}, names=names)[0]["rating"].to_list() == [4.5, 3.0]
-    kept, _ = fetch(tmp_path, {"stars": [4.0, float("nan")]}, names=names, min_rating=4)
-    assert kept["rating"].to_list() == [4.0]
+    for limit in (None, 4):
+        with pytest.raises(DataError, match=r"'stars' has 1 NaN \(.*row 2\); allowed: none, as of empty values"):
+            fetch(tmp_path, {"stars": [4.0, float("nan")]}, names=names, min_rating=limit)
+        with pytest.raises(DataError, match=r"'stars': 1 value does not parse \(.*row 2: 'NaN'\); allowed: a number"):
+            fetch(tmp_path, {"stars": ["4", "NaN"]}, names=names, min_rating=limit)
     with pytest.raises(DataError, match="none of its 2 rows has a rating of at least 6"):
         fetch(tmp_path, {"stars": [4, 3]}, names=names, min_rating=6)
     with pytest.raises(DataError, match=r"1 value does not parse \(.*row 2: 'bad'\); allowed: a number"):
@@ -294,7 +330,9 @@ def test_a_column_named_twice(tmp_path):
         fetch(tmp_path, name="raw.csv")
 
 
-@pytest.mark.parametrize("text", ["NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N", " None "])
+@pytest.mark.parametrize(
+    "text", ["NaN", "nan", "NAN", "null", "Null", "None", "none", "NA", "n/a", "<NA>", "\\N", " None "]
+)
 @pytest.mark.parametrize("key", ["user_id", "item_id"])
 def test_texts_for_a_missing_id(tmp_path, text, key):
     given = pl.Series(["12", text], dtype=pl.Categorical if key == "item_id" else pl.String)
