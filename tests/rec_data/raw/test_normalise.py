@@ -356,6 +356,7 @@ def test_texts_that_the_user_names_as_missing(tmp_path):
     ("given", "form", "expected"),
     [
         (["31.01.2024 12:00", " 31.01.2024 12:01 "], "%d.%m.%Y %H:%M", [SECONDS, SECONDS + 60]),
+        (["31.01.2024 12", "31.01.2024 13"], "%d.%m.%Y %H", [SECONDS, SECONDS + 3600]),
         ([20240131, 20240201], "%Y%m%d", [SECONDS - 43_200, SECONDS + 43_200]),
         (["2024-01-31 13:00:00 +0100", "2024-01-31 12:00:01 +0000"], "%Y-%m-%d %H:%M:%S %z", [SECONDS, SECONDS + 1]),
     ],
@@ -380,9 +381,9 @@ def test_a_format_of_times(tmp_path, given, form, expected):
             "%Q%Y",
             "raw.parquet, row 1: '1'); allowed: times in the form of download.time",
         ),
-        (["31.01.2024 12"] * 2, "%d.%m.%Y %H", "Please either specify both hour and minute, or neither"),
+        (["31.01.2024 12"] * 2, "%d.%m.%Y %M", "download.time_format: found '%d.%m.%Y %M', allowed: a format such as"),
         ([NOON, NOON], "%Y", "holds Datetime(time_unit='us', time_zone=None), but download.time_format is given"),
-        ([1.5, 2.5], "%Y", "holds Float64, but download.time_format is given"),
+        ([1.5, 2.5], "%Y", "row 1: 1.5); allowed: times in the form of download.time_format, found '%Y'"),
     ],
 )
 def test_times_that_do_not_have_the_format(tmp_path, given, form, message):
@@ -544,3 +545,51 @@ def test_one_bad_time_among_dates(tmp_path, zone):
         frame.write_csv(tmp_path / "raw.csv")
         with pytest.raises(DataError, match=re.escape(f"/raw.csv, line {row + 2}: {bad!r})")):
             fetch(tmp_path, name="raw.csv")
+
+
+COMPACT = ("%Y", "%Y%m", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    moments=st.lists(st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2024, 12, 31)), min_size=1, max_size=30),
+    form=st.sampled_from(COMPACT),
+    kind=st.sampled_from([pl.String, pl.Int64, pl.Float64]),
+)
+def test_dates_written_as_numbers_are_refused_and_read_by_their_format(tmp_path_factory, moments, form, kind):
+    folder = tmp_path_factory.mktemp("compact")
+    given = pl.Series([f"{moment:{form}}" for moment in moments])
+    columns = {"user_id": range(len(given)), "item_id": range(len(given)), "timestamp": given.cast(kind)}
+    with pytest.raises(DataError, match=rf"dates? of the form {form} \(.*allowed: -S download.time_format={form};"):
+        fetch(folder, columns)
+    fetch_log("raw.parquet", folder / "log.parquet", root=folder, settings=Download(time_format=form))
+    cut = [dt.datetime.strptime(f"{moment:{form}} +0000", f"{form} %z") for moment in moments]
+    assert pl.read_parquet(folder / "log.parquet")["timestamp"].to_list() == [moment.timestamp() for moment in cut]
+
+
+@settings(max_examples=40, deadline=None)
+@given(days=st.lists(st.integers(32_874, 46_000), min_size=1), part=st.sampled_from([0, 0.5, 0.0006]))
+def test_days_of_a_spreadsheet_are_refused(tmp_path_factory, days, part):
+    ids = range(len(days))
+    with pytest.raises(
+        DataError, match=r"dates? in days, as a spreadsheet counts them .*; allowed: an export .* as text"
+    ):
+        fetch(
+            tmp_path_factory.mktemp("days"),
+            {"user_id": ids, "item_id": ids, "timestamp": [day + part for day in days]},
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(
+        st.tuples(st.integers(0, 1), st.integers(1, 60_000), st.integers(1, 500)).map(
+            lambda found: list(range(found[0], found[0] + found[1] * found[2], found[2]))[:100_000]
+        ),
+        st.lists(st.integers(631_152_000, 1_900_000_000), min_size=1),
+    )
+)
+def test_positions_and_unix_times_are_not_taken_for_other_dates(tmp_path_factory, times):
+    ids = range(len(times))
+    log, _ = fetch(tmp_path_factory.mktemp("times"), {"user_id": ids, "item_id": ids, "timestamp": times})
+    assert log["timestamp"].to_list() == times

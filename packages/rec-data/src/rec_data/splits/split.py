@@ -18,7 +18,7 @@ from rec_data.progress import progress
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
-from rec_data.splits.clock import dates_only
+from rec_data.splits.clock import dates_only, has_clock
 from rec_data.splits.encode import EncodedLog, encode
 from rec_data.splits.strategies import Partition, Subset, leave_one_out, temporal
 
@@ -133,6 +133,7 @@ def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[
         "boundary_time": boundary,
         "future_share": None if boundary is None else float((log.times >= boundary).mean()),
         "boundary_share": None if boundary is None else float((log.times == boundary).mean()),
+        "clock": has_clock(log.times),
         "dates_only": dates_only(log.times),
         "tied_interactions": encoded.ties.tied,
         "duplicate_interactions": encoded.ties.duplicates,
