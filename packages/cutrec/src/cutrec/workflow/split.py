@@ -28,7 +28,7 @@ def split(config: Config, log: Path, out: Path) -> None:
             seed=config.seed,
             filter_seen=config.evaluate.filter_seen,
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
-            ties=config.download.ties,
+            tie_seed=config.download.tie_seed(config.seed),
         )
         write_checksums(folder, "summary.json")
         # Positions in each user's sequence cannot be compared between users, so their temporal split is meaningless.
