@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rec_data.config import Columns, Download
+from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
 from rec_data.raw.normalise import write_log
 from rec_data.sources.fetch import fetch_log
@@ -593,3 +593,39 @@ def test_positions_and_unix_times_are_not_taken_for_other_dates(tmp_path_factory
     ids = range(len(times))
     log, _ = fetch(tmp_path_factory.mktemp("times"), {"user_id": ids, "item_id": ids, "timestamp": times})
     assert log["timestamp"].to_list() == times
+
+
+DECIMALS = pl.Series(["5"]).cast(pl.Decimal(38, 20))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            [pl.Series([2 * 10**18]), DECIMALS],
+            "holds i64 in one file, and 1 of its values do not fit into decimal[38,20]",
+        ),
+        (
+            [pl.Series([1]), pl.Series([1.0])],
+            "holds Float64, but Int64 in 0.parquet; allowed: one type in all files (exp",
+        ),
+        (
+            [pl.Series([1.0]), pl.Series([1])],
+            "holds Int64, but Float64 in 0.parquet; allowed: one type in all files (exp",
+        ),
+        ([pl.Series([1]), pl.Series(["1"])], "holds String, but Int64 in 0.parquet; allowed: one type in all files"),
+    ],
+)
+def test_parts_whose_types_have_nothing_in_common(tmp_path, parts, message):
+    for number, ids in enumerate(parts):
+        pl.DataFrame({"user_id": ids, "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / f"{number}.parquet")
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        fetch_log("?.parquet", tmp_path / "log.parquet", root=tmp_path)
+    assert "strict" not in str(caught.value)
+
+
+def test_bytes_of_another_encoding_than_the_one_given(tmp_path):
+    (tmp_path / "raw.csv").write_bytes("user_id,item_id,timestamp\nthé,1,2\n".encode())
+    settings = Download(format=Format(encoding="ascii"))
+    with pytest.raises(DataError, match=r"not in the encoding ascii, .* \(-S download.format.encoding=latin-1\)$"):
+        fetch_log("raw.csv", tmp_path / "log.parquet", root=tmp_path, settings=settings)
