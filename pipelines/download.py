@@ -3,6 +3,8 @@
 Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``summary.json`` into ``data/download``.
 """
 
+import sys
+
 from cutrec import config
 from cutrec.checksums import write_checksums
 from cutrec.outputs import atomic_folder, write_json
@@ -12,11 +14,14 @@ from pipelines import stage
 
 def main(settings: config.Config) -> None:
     """Fetch the log and write it as parquet."""
-    from cutrec.workflow.fetch import fetch
+    from cutrec.workflow.fetch import fetch, read_remarks
 
     with atomic_folder(DATA / "download") as out:
-        write_json(out / "summary.json", fetch(settings, out / LOG.name, root=live_checkout()))
+        summary = fetch(settings, out / LOG.name, root=live_checkout())
+        write_json(out / "summary.json", summary)
         write_checksums(out, LOG.name, "summary.json")
+    for line in read_remarks(settings, summary):
+        print(f"note: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -58,3 +58,8 @@ def test_what_is_written_for_a_command_line_is_read_again(value: object):
 def test_an_override_that_cannot_be_read_is_named(texts: list[str], says: str):
     with pytest.raises(ConfigError, match=says):
         parse_overrides(texts)
+
+
+@pytest.mark.parametrize("form", ["%Y%m%d", "%d.%m.%Y %H:%M", "%Y-%m-%dT%H:%M:%S%.f"])
+def test_formats_of_times_need_no_quotes_of_yaml(form: str):
+    assert parse_overrides([f"a={form}"]) == {"a": form}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_data import ties
-from rec_data.ties import hash_ids, resolve_ties
+from rec_data.ties import hash_each, resolve_ties
 
 
 def resolve(rows, seed, users=6):
@@ -54,14 +54,14 @@ def test_ranks_that_one_key_cannot_tell_apart_are_compared_in_full(monkeypatch):
 
 def test_ids_have_hashes_of_their_own_whatever_block_they_are_in(monkeypatch):
     words = ["", "a", "b", "ab", "ba", "a" * 300, "\0", "\0\0", "ä", *map(str, range(5000))]
-    found = hash_ids(pa.array(words))
+    found = hash_each(pa.array(words))
     assert len(set(found.tolist())) == len(words)
     monkeypatch.setattr(ties, "_BLOCK", 7)
-    assert np.array_equal(hash_ids(pa.array(words, pa.large_string())), found)
-    assert np.array_equal(hash_ids(pa.array(words)[4:20]), found[4:20])
+    assert np.array_equal(hash_each(pa.array(words, pa.large_string())), found)
+    assert np.array_equal(hash_each(pa.array(words)[4:20]), found[4:20])
     integers = pa.array([-(2**63), -1, 0, 1, 2**63 - 1])
-    assert len(set(hash_ids(integers).tolist())) == 5
-    assert hash_ids(pa.array([-1], pa.int8())) == hash_ids(integers)[1]  # of whatever width
-    assert hash_ids(pa.array([2**64 - 1], pa.uint64())).dtype == np.uint64
+    assert len(set(hash_each(integers).tolist())) == 5
+    assert hash_each(pa.array([-1], pa.int8())) == hash_each(integers)[1]  # of whatever width
+    assert hash_each(pa.array([2**64 - 1], pa.uint64())).dtype == np.uint64
     ones = np.bitwise_count(found).mean()
     assert 31.5 < ones < 32.5  # of 64 bits, standard error 4 / sqrt(5009) = 0.06

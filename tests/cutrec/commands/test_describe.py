@@ -30,9 +30,8 @@ def test_any_data_set_is_described(workplace, form: str, capsys: pytest.CaptureF
     if form == "a file":
         assert (found["users"], found["interactions"]) == (30, len(log))
         assert "column 'event' holds buy, view: download.events.column and .keep keep some of them" in said
-        execute(
-            ["describe", "download.columns.user=visitor", "download.events.column=event", "download.events.keep=[buy]"]
-        )
+        changes = ["download.events.column=event", "-S", "download.events.keep=[buy]"]
+        execute(["describe", "-S", "download.columns.user=visitor", *changes])
         assert read_json(folder / "describe.json")["interactions"] == len(log) // 2
     for word in (
         "users",
@@ -53,8 +52,9 @@ def test_any_data_set_is_described(workplace, form: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["demo"], "found 'demo', allowed: dataset=..., or download.KEY=... of params.yaml"),
-        (["loss=ce"], "found 'loss=ce', allowed: dataset=..., or download.KEY=... of params.yaml"),
+        (["demo"], "found 'demo', allowed: dataset=... or download.KEY=... of params.yaml"),
+        (["loss=ce"], "found 'loss=ce', allowed: dataset=... or download.KEY=... of params.yaml"),
+        (["-S", "loss=ce"], "found 'loss=ce', allowed: dataset=... or download.KEY=... of params.yaml"),
         (["download.colums.user=a"], "download.colums: unknown key (did you mean download.columns?)"),
         (["dataset=nothing.csv"], "dataset 'nothing.csv': no file"),
         (["dataset="], "dataset: found None, allowed: a text"),

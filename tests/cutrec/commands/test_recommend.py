@@ -142,8 +142,11 @@ def test_histories_are_read_with_the_format_of_the_log(trained: Path):
 def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n")
+    assert run("--histories", "h.csv", "--k", "4").drop("score").rows() == expected({1: [names[3], names[1]]}, 4)
+    Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n1,x\n")
     run("--histories", "h.csv", "--k", "4")
-    assert f"'{names[1]}.0'; ids of text files are compared as text: write 7 and not 7.0" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"'{names[1]}.0', 'x'; ids of text files are compared as text: write 7 and not 7.0" in said
 
 
 def test_the_suffix_decides_what_is_written(trained: Path):
@@ -268,6 +271,11 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
             ["--out", "data/split/top.parquet"],
             "found data/split, allowed: outside of data/split, which the pipeline writes",
         ),
+        (["-S", "download.ties=row_order"], "-S: it changes how --histories are read, which are not given"),
+        (
+            ["--histories", "h.csv", "-S", "loss=ce"],
+            "found 'loss=ce', allowed: download.KEY=... of params.yaml",
+        ),
         (["--out", "lists.xlsx"], "--out: found lists.xlsx, allowed: a file whose name ends in .parquet or .csv"),
         (
             ["--refit", "--out", "data/split/../train/top.parquet"],
@@ -359,3 +367,48 @@ def test_histories_are_read_with_the_settings_of_the_log(trained: Path):
     known = pl.read_parquet("data/train/items.parquet")["original_id"][:2].to_list()
     Path("h.csv").write_text(f"user_id,item_id,timestamp\nNA,{known[0]},31.01.2024\nNA,{known[1]},01.02.2024\n")
     assert run("--histories", "h.csv", "--k", "2")["user_id"].to_list() == ["NA", "NA"]
+
+
+def test_histories_in_another_form_than_the_log(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_bytes(f"user_id;item_id;when;what\nthé;{names[3]};02.01.2024;buy\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"-S download\.format\.encoding"):
+        execute(["recommend", "--histories", "h.csv"])
+    changes = ["encoding=latin-1", "columns.timestamp=when", "time_format=%d.%m.%Y", "events.column=what"]
+    changes = [f"download.{'format.' if 'enc' in change else ''}{change}" for change in changes]
+    options = [word for change in [*changes, "download.events.keep=[buy]"] for word in ("-S", change)]
+    found = run("--histories", "h.csv", "--k", "4", *options)
+    assert found.drop("score").rows() == expected({"thé": [names[3]]}, 4)
+    assert "note" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"no column 'tiem' \(for timestamp\)"):
+        execute(["recommend", "--histories", "h.csv", *options, "-S", "download.columns.timestamp=tiem"])
+
+
+def test_histories_with_names_for_a_log_without(trained: Path):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    keys = {f"download.columns.{key}": place for key, place in (("user", 1), ("item", 2), ("timestamp", 3))}
+    write_params(trained, SETTINGS | keys | {"download.format.header": False})
+    Path("h.csv").write_text(f"user_id,item_id,timestamp\n8,{names[3]},1706702401\n8,{names[1]},1706702400\n")
+    changes = ["format.header=true", "columns.user=user_id", "columns.item=item_id", "columns.timestamp=timestamp"]
+    options = [word for change in changes for word in ("-S", f"download.{change}")]
+    assert run("--histories", "h.csv", "--k", "4", *options).drop("score").rows() == expected(
+        {8: [names[1], names[3]]}, 4
+    )
+
+
+def test_what_is_left_out_of_histories_is_told(trained: Path, capsys: pytest.CaptureFixture[str]):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    limit = ["-S", "download.min_rating=3", "-S", "download.duplicates=drop"]
+    Path("h.csv").write_text(f"user_id,item_id,stars\n1,{names[3]},5\n1,{names[1]},1\n2,{names[1]},2\n")
+    found = run("--histories", "h.csv", "--k", "4", *limit, "-S", "download.columns.rating=stars")
+    assert found.drop("score").rows() == expected({1: [names[3]]}, 4)
+    said = capsys.readouterr().err
+    assert "note: events with a rating below 3 are skipped: 2" in said
+    assert "note: users whose events are all skipped get no list: 1" in said
+    assert "note: download.duplicates=drop has no effect on rows without times" in said
+    run("--histories", "h.csv", "--k", "4", *limit)
+    assert "note: no column of ratings: download.min_rating=3 is not applied" in capsys.readouterr().err
+    rows = {"user_id": [1, 1], "item_id": [names[:2], names[2:4]]}
+    pl.DataFrame(rows).write_parquet("h.parquet")
+    assert run("--histories", "h.parquet", "--k", "4").drop("score").rows() == expected({1: names[:4]}, 4)
+    assert "users with several lists, which are joined in the order of rows: 1" in capsys.readouterr().err

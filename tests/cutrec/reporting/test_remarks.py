@@ -44,7 +44,7 @@ PLAIN: dict[str, Any] = {
         (
             {"duplicate_interactions": 7500, "copies_of_every_row": 3,
              "test": {"users": 40, "unreachable_targets": 40}},
-            ["every row is there 3 times or more, and 7,500 of 10,000 interactions (75.0%) repeat the user, item and "
+            ["every row occurs at least 3 times, and 7,500 of 10,000 interactions (75.0%) repeat the user, item and "
              "time of another: download.duplicates=drop keeps one of each",
              "40 of 40 test targets are in the history of their user already, and evaluate.filter_seen=true keeps seen "
              "items out of every list: download.duplicates=drop removes the copies that cause it"],

@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 
 from cutrec.config import Config, Download, Split
+from cutrec.errors import StageError
 from cutrec.outputs import read_json
 from cutrec.workflow.split import split
+from rec_data.describe import describe
 
 
 def write(path: Path, rows: list[tuple[int, int, int]]) -> Path:
@@ -38,3 +40,14 @@ def test_a_log_without_anything_odd_is_split_in_silence(tmp_path: Path, capsys: 
     rows = [(user, (user + step) % 20, 1_700_000_000 + 1000 * step + user) for user in range(100) for step in range(12)]
     split(Config(), write(tmp_path / "log.parquet", rows), tmp_path / "split")
     assert "note" not in capsys.readouterr().err
+
+
+def test_a_temporal_split_takes_what_describe_calls_a_clock(tmp_path: Path):
+    for name, start in (("positions", 0), ("days", 19_000), ("before 1990", 500_000_000)):
+        rows = [(user, (user + step) % 20, start + 9 * step) for user in range(100) for step in range(12)]
+        log = write(tmp_path / f"{name}.parquet", rows)
+        assert not describe(log)["clock"]
+        with pytest.raises(
+            StageError, match=r"which are positions and not Unix times after 1990.*download\.time_format"
+        ):
+            split(Config(), log, tmp_path / "split")

@@ -115,3 +115,16 @@ def test_duplicates_are_dropped_and_counted(tmp_path):
     assert kept == [rows[0], rows[1], rows[3], rows[4]]  # the first of each, in the order of rows
     assert (summary["rows"], summary["rows_read"], summary["duplicates_dropped"]) == (4, 6, 2)
     assert {path.name for path in tmp_path.iterdir()} == {"log.parquet", "out.parquet"}
+
+
+def test_floats_with_missing_values_and_their_text(tmp_path):
+    kinds = [1.0, float("nan"), 2.0, None, float("inf"), 1e300]
+    frame = pl.DataFrame({"user_id": range(6), "item_id": range(6), "timestamp": range(6), "event": kinds})
+    frame.write_parquet(tmp_path / "log.parquet")
+    frame.write_csv(tmp_path / "log.csv")
+    for name in ("log.parquet", "log.csv"):
+        for keep in ((1,), ("1",), ("1.0",)):
+            settings = Download(events=Events(column="event", keep=keep))
+            summary = fetch_log(name, tmp_path / "out.parquet", root=tmp_path, settings=settings)
+            assert pl.read_parquet(tmp_path / "out.parquet")["user_id"].to_list() == [0]
+            assert (summary["rows"], summary["rows_of_other_events"]) == (1, 5)

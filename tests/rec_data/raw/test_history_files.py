@@ -1,13 +1,15 @@
 """Files of histories: events or lists, hand-worked rows, and what is refused."""
 
+import datetime as dt
+
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rec_data.config import Columns, Download
+from rec_data.config import Columns, Download, Events
 from rec_data.errors import DataError
-from rec_data.raw.history_files import write_history_log
+from rec_data.raw.history_files import HistoryLog, write_history_log
 from rec_data.sequences.histories import Histories, read_histories
 
 ITEMS = pa.array([10, 20, 30])
@@ -52,10 +54,46 @@ def test_a_column_of_times_that_was_asked_for_is_not_done_without(tmp_path):
 
 def test_lists_take_no_column_of_times(tmp_path):
     write(tmp_path / "h.parquet", [("a", [30, 10], 5)])
-    with pytest.raises(
-        DataError, match="holds lists, oldest item first; a column of times is only allowed if rows are events"
-    ):
-        from_file(tmp_path, needs_times=True)
+    for needed in (True, False):
+        with pytest.raises(
+            DataError, match="column 'timestamp' holds times; allowed: lists in order, oldest item first"
+        ):
+            from_file(tmp_path, needs_times=needed)
+    assert from_file(tmp_path, Columns(timestamp=None)) == ({"a": [2, 0]}, 0, False)
+
+
+@pytest.mark.parametrize("name", ["timestamp", "when"])
+def test_lists_take_no_lists_of_times(tmp_path, name):
+    days = [dt.date(2024, 1, 2), dt.date(2024, 1, 1)]
+    write(tmp_path / "h.parquet", [("a", [30, 10], days)], ("user_id", "item_id", name))
+    with pytest.raises(DataError, match=f"column '{name}' holds times; allowed: .* or one event per row"):
+        from_file(tmp_path)
+
+
+def test_several_lists_of_a_user_are_joined_and_counted(tmp_path):
+    rows = [("a", [30]), ("b", [20]), ("a", [10, 20]), ("b", [])]
+    write(tmp_path / "h.parquet", rows, ("user_id", "item_id"))
+    assert from_file(tmp_path)[0] == {"a": [2, 0, 1], "b": [1]}
+    found = write_history_log("h.parquet", tmp_path / "log.parquet", root=tmp_path, columns=Columns())
+    assert found.joined_users == 1
+
+
+def test_ratings_are_filtered_as_in_the_log(tmp_path):
+    (tmp_path / "h.csv").write_text("user_id,item_id,stars,kind\n5,30,4,buy\n5,10,2,buy\n6,10,1,buy\n7,10,5,see\n")
+    columns, options = Columns(rating="stars"), {"root": tmp_path, "columns": Columns(rating="stars")}
+    assert from_file(tmp_path, columns, settings=Download(min_rating=4))[0] == {5: [2], 7: [0]}
+    both = Download(min_rating=4, events=Events(column="kind", keep=("buy",)))
+    found = write_history_log("h.csv", tmp_path / "log.parquet", settings=both, **options)
+    assert found == HistoryLog(0, in_row_order=True, other_events=1, low_ratings=2, users_without_rows=2, rated=True)
+    (tmp_path / "h.csv").write_text("user_id,item_id\n5,30\n")
+    assert not write_history_log("h.csv", tmp_path / "log.parquet", settings=both, **options).rated
+
+
+def test_histories_of_other_events_only(tmp_path):
+    (tmp_path / "h.csv").write_text("user_id,item_id,kind\n5,30,see\n")
+    settings = Download(events=Events(column="kind", keep=("buy", "cart")))
+    with pytest.raises(DataError, match=r"'h.csv': none of its 1 events is one of download.events.keep \(buy, cart\)"):
+        from_file(tmp_path, settings=settings)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Raw tables of every kind to ids and times, or to one clear line."""
 
 import datetime as dt
+import itertools
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -10,9 +11,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rec_data.config import Columns, Download
+from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
 from rec_data.raw.normalise import write_log
 from rec_data.sources.fetch import fetch_log
@@ -150,6 +153,10 @@ IDS = {
     "long decimals": ([Decimal("9" * 30), Decimal(1)], ["9" * 30, "1"], pl.String),
     "no scientific notation": (["1E5", "e+10"], ["1E5", "e+10"], pl.String),
     "longer than an integer": (["12", "123456789012345678901"], ["12", "123456789012345678901"], pl.String),
+    "with decimals": (["7", "8.0"], [7, 8], pl.Int64),
+    "all with decimals": (["7.0", "-8.00"], [7, -8], pl.Int64),
+    "decimals and names": (["7.0", "b"], ["7.0", "b"], pl.String),
+    "versions": (["7.0", "7.1"], ["7.0", "7.1"], pl.String),
     "small integers": (pl.Series([1, 2], dtype=pl.UInt8), [1, 2], pl.UInt8),
     "whole floats": ([1.0, 2.0], [1, 2], pl.Int64),
     "categories": (pl.Series(["x", "y"], dtype=pl.Categorical), ["x", "y"], pl.String),
@@ -177,7 +184,7 @@ BAD_IDS = {
     ),
     "nan": (
         [float("inf"), float("nan")],
-        r"2 values are not whole numbers \(first in .*row 1: inf\)",
+        r"holds Float64, and 2 values are not whole numbers \(first in .*row 1: inf\)",
     ),
     "large floats": (
         [1.0, 2.0**53],
@@ -192,7 +199,11 @@ BAD_IDS = {
         ["12", "7.1E+18"],
         r"has 1 number in scientific notation \(.*row 2: '7.1E\+18'\), which may lack digits; allowed for ids",
     ),
-    "binary": ([b"5", b"6"], "holds Binary; allowed for ids"),
+    "binary": ([b"5", b"6"], "holds Binary; allowed for ids: integers or strings .cast the column to a string"),
+    "text of large floats": (
+        ["1", "9007199254740992.0"],
+        r"has 1 whole number written as a decimal of 2\^53 or more, .* \(.*row 2: '9007.*as integers",
+    ),
     "time of day": ([dt.time(12), dt.time(13)], "holds Time; allowed for ids"),
     "null": ([None, "a"], r"has 1 empty value \(.*row 1\)"),
     "empty text": (["a", ""], r"has 1 empty value \(.*row 2\)"),
@@ -206,6 +217,28 @@ def test_bad_ids(tmp_path, case):
     given, message = BAD_IDS[case]
     with pytest.raises(DataError, match=f"column 'item_id' {message}"):
         fetch(tmp_path, {"item_id": given})
+
+
+@settings(max_examples=40, deadline=None)
+@given(ids=st.lists(st.integers(-(10**6), 10**6), min_size=1), forms=st.lists(st.sampled_from(["{}", "{}.0"])))
+def test_integers_are_one_id_with_and_without_decimals(tmp_path_factory, ids, forms):
+    """A tool writes integers as floats once a value is missing, so that one file or part has both forms."""
+    folder = tmp_path_factory.mktemp("forms")
+    texts = [
+        form.format(value) for value, form in zip(ids, itertools.chain(forms, itertools.repeat("{}")), strict=False)
+    ]
+    for part in (0, 1):
+        rows = [f"{text},1,5\n" for text in texts[part::2]]
+        (folder / f"{part}.csv").write_text("".join(["user_id,item_id,timestamp\n", *rows]))
+    fetch_log("?.csv", folder / "log.parquet", root=folder)
+    assert pl.read_parquet(folder / "log.parquet")["user_id"].to_list() == ids[0::2] + ids[1::2]
+
+
+def test_decimals_beside_the_same_integers_among_names(tmp_path):
+    given = ["7", "b", "7.0", "8.0", "7.00"]
+    message = r"has 2 whole numbers written as decimals beside the same .* \(first in .*row 3: '7.0'\); .*as integers"
+    with pytest.raises(DataError, match=message):
+        fetch(tmp_path, {"user_id": range(5), "item_id": given, "timestamp": range(5)})
 
 
 EARLY = {
@@ -248,8 +281,11 @@ def test_rating_filter(tmp_path):
     assert log.rows() == [(1, 3, 5, 4.0)]
     assert (summary["rows_read"], summary["rows"]) == (2, 1)
     assert fetch(tmp_path, {"stars": ["4.5", "3"]}, names=names)[0]["rating"].to_list() == [4.5, 3.0]
-    kept, _ = fetch(tmp_path, {"stars": [4.0, float("nan")]}, names=names, min_rating=4)
-    assert kept["rating"].to_list() == [4.0]
+    for limit in (None, 4):
+        with pytest.raises(DataError, match=r"'stars' has 1 NaN \(.*row 2\); allowed: none, as of empty values"):
+            fetch(tmp_path, {"stars": [4.0, float("nan")]}, names=names, min_rating=limit)
+        with pytest.raises(DataError, match=r"'stars': 1 value does not parse \(.*row 2: 'NaN'\); allowed: a number"):
+            fetch(tmp_path, {"stars": ["4", "NaN"]}, names=names, min_rating=limit)
     with pytest.raises(DataError, match="none of its 2 rows has a rating of at least 6"):
         fetch(tmp_path, {"stars": [4, 3]}, names=names, min_rating=6)
     with pytest.raises(DataError, match=r"1 value does not parse \(.*row 2: 'bad'\); allowed: a number"):
@@ -294,7 +330,9 @@ def test_a_column_named_twice(tmp_path):
         fetch(tmp_path, name="raw.csv")
 
 
-@pytest.mark.parametrize("text", ["NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N", " None "])
+@pytest.mark.parametrize(
+    "text", ["NaN", "nan", "NAN", "null", "Null", "None", "none", "NA", "n/a", "<NA>", "\\N", " None "]
+)
 @pytest.mark.parametrize("key", ["user_id", "item_id"])
 def test_texts_for_a_missing_id(tmp_path, text, key):
     given = pl.Series(["12", text], dtype=pl.Categorical if key == "item_id" else pl.String)
@@ -318,6 +356,7 @@ def test_texts_that_the_user_names_as_missing(tmp_path):
     ("given", "form", "expected"),
     [
         (["31.01.2024 12:00", " 31.01.2024 12:01 "], "%d.%m.%Y %H:%M", [SECONDS, SECONDS + 60]),
+        (["31.01.2024 12", "31.01.2024 13"], "%d.%m.%Y %H", [SECONDS, SECONDS + 3600]),
         ([20240131, 20240201], "%Y%m%d", [SECONDS - 43_200, SECONDS + 43_200]),
         (["2024-01-31 13:00:00 +0100", "2024-01-31 12:00:01 +0000"], "%Y-%m-%d %H:%M:%S %z", [SECONDS, SECONDS + 1]),
     ],
@@ -342,9 +381,9 @@ def test_a_format_of_times(tmp_path, given, form, expected):
             "%Q%Y",
             "raw.parquet, row 1: '1'); allowed: times in the form of download.time",
         ),
-        (["31.01.2024 12"] * 2, "%d.%m.%Y %H", "Please either specify both hour and minute, or neither"),
+        (["31.01.2024 12"] * 2, "%d.%m.%Y %M", "download.time_format: found '%d.%m.%Y %M', allowed: a format such as"),
         ([NOON, NOON], "%Y", "holds Datetime(time_unit='us', time_zone=None), but download.time_format is given"),
-        ([1.5, 2.5], "%Y", "holds Float64, but download.time_format is given"),
+        ([1.5, 2.5], "%Y", "row 1: 1.5); allowed: times in the form of download.time_format, found '%Y'"),
     ],
 )
 def test_times_that_do_not_have_the_format(tmp_path, given, form, message):
@@ -506,3 +545,87 @@ def test_one_bad_time_among_dates(tmp_path, zone):
         frame.write_csv(tmp_path / "raw.csv")
         with pytest.raises(DataError, match=re.escape(f"/raw.csv, line {row + 2}: {bad!r})")):
             fetch(tmp_path, name="raw.csv")
+
+
+COMPACT = ("%Y", "%Y%m", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    moments=st.lists(st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2024, 12, 31)), min_size=1, max_size=30),
+    form=st.sampled_from(COMPACT),
+    kind=st.sampled_from([pl.String, pl.Int64, pl.Float64]),
+)
+def test_dates_written_as_numbers_are_refused_and_read_by_their_format(tmp_path_factory, moments, form, kind):
+    folder = tmp_path_factory.mktemp("compact")
+    given = pl.Series([f"{moment:{form}}" for moment in moments])
+    columns = {"user_id": range(len(given)), "item_id": range(len(given)), "timestamp": given.cast(kind)}
+    with pytest.raises(DataError, match=rf"dates? of the form {form} \(.*allowed: -S download.time_format={form};"):
+        fetch(folder, columns)
+    fetch_log("raw.parquet", folder / "log.parquet", root=folder, settings=Download(time_format=form))
+    cut = [dt.datetime.strptime(f"{moment:{form}} +0000", f"{form} %z") for moment in moments]
+    assert pl.read_parquet(folder / "log.parquet")["timestamp"].to_list() == [moment.timestamp() for moment in cut]
+
+
+@settings(max_examples=40, deadline=None)
+@given(days=st.lists(st.integers(32_874, 46_000), min_size=1), part=st.sampled_from([0, 0.5, 0.0006]))
+def test_days_of_a_spreadsheet_are_refused(tmp_path_factory, days, part):
+    ids = range(len(days))
+    with pytest.raises(
+        DataError, match=r"dates? in days, as a spreadsheet counts them .*; allowed: an export .* as text"
+    ):
+        fetch(
+            tmp_path_factory.mktemp("days"),
+            {"user_id": ids, "item_id": ids, "timestamp": [day + part for day in days]},
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(
+        st.tuples(st.integers(0, 1), st.integers(1, 60_000), st.integers(1, 500)).map(
+            lambda found: list(range(found[0], found[0] + found[1] * found[2], found[2]))[:100_000]
+        ),
+        st.lists(st.integers(631_152_000, 1_900_000_000), min_size=1),
+    )
+)
+def test_positions_and_unix_times_are_not_taken_for_other_dates(tmp_path_factory, times):
+    ids = range(len(times))
+    log, _ = fetch(tmp_path_factory.mktemp("times"), {"user_id": ids, "item_id": ids, "timestamp": times})
+    assert log["timestamp"].to_list() == times
+
+
+DECIMALS = pl.Series(["5"]).cast(pl.Decimal(38, 20))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            [pl.Series([2 * 10**18]), DECIMALS],
+            "holds i64 in one file, and 1 of its values do not fit into decimal[38,20]",
+        ),
+        (
+            [pl.Series([1]), pl.Series([1.0])],
+            "holds Float64, but Int64 in 0.parquet; allowed: one type in all files (exp",
+        ),
+        (
+            [pl.Series([1.0]), pl.Series([1])],
+            "holds Int64, but Float64 in 0.parquet; allowed: one type in all files (exp",
+        ),
+        ([pl.Series([1]), pl.Series(["1"])], "holds String, but Int64 in 0.parquet; allowed: one type in all files"),
+    ],
+)
+def test_parts_whose_types_have_nothing_in_common(tmp_path, parts, message):
+    for number, ids in enumerate(parts):
+        pl.DataFrame({"user_id": ids, "item_id": [1], "timestamp": [1]}).write_parquet(tmp_path / f"{number}.parquet")
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        fetch_log("?.parquet", tmp_path / "log.parquet", root=tmp_path)
+    assert "strict" not in str(caught.value)
+
+
+def test_bytes_of_another_encoding_than_the_one_given(tmp_path):
+    (tmp_path / "raw.csv").write_bytes("user_id,item_id,timestamp\nthé,1,2\n".encode())
+    settings = Download(format=Format(encoding="ascii"))
+    with pytest.raises(DataError, match=r"not in the encoding ascii, .* \(-S download.format.encoding=latin-1\)$"):
+        fetch_log("raw.csv", tmp_path / "log.parquet", root=tmp_path, settings=settings)

@@ -41,7 +41,7 @@ def test_tied_events_have_the_order_of_the_split_whatever_the_order_of_rows(tmp_
     log = write(tmp_path / "log.parquet", [*rows, ("rare", 99, 1), ("u1", 98, 9)])
     (tmp_path / "split").mkdir()
     settings = Split(strategy="leave_one_out", min_item_count=2)
-    split_log(log, tmp_path / "split", settings, seed=5)
+    split_log(log, tmp_path / "split", settings, seed=5, tie_seed=5)
     items = pl.read_parquet(tmp_path / "split" / "items.parquet")["original_id"]
     users = pl.read_parquet(tmp_path / "split" / "users.parquet")["original_id"]
     test = pl.read_parquet(tmp_path / "split" / "test.parquet")

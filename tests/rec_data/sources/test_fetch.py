@@ -294,6 +294,7 @@ def test_settings_of_files_are_refused_where_they_would_be_ignored(tmp_path, dat
         "events": Events(column="event", keep=("buy",)),
         "format": Format(quote="none"),
         "time_format": "%Y",
+        "null_values": ("?",),
     }
     for name, value in given.items():
         with pytest.raises(DataError, match=f"download.{name} is given but dataset '{dataset}' has its own; allowed: "):

@@ -152,7 +152,10 @@ def test_objects_of_a_bucket(options, place, path, rows, keys):
         ("s3://shop/table.json", r"^dataset file s3://shop/table\.json: unknown suffix"),
         ("s3://shop/no.csv", r"^dataset 's3://shop/no\.csv': no such file"),
         ("s3://shop/no*.csv", r"^dataset 's3://shop/no\*\.csv': no file matches"),
-        ("s3://private/log.parquet", r"^dataset 's3://private/log\.parquet' cannot be read: .*ACCESS_DENIED"),
+        (
+            "s3://private/log.parquet",
+            r"^dataset 's3://private/log\.parquet' cannot be read; needed: .*_KEY_ID.*\?region=.*ACCESS_DENIED",
+        ),
         ("s3://other/log.parquet", r"^dataset 's3://other/log\.parquet': no such file"),
         ("s3://shop/parts/", r"in sub-folders; allowed: a glob such as s3://shop/parts/\*/\*\.parquet"),
         ("s3://shop", r"is a folder with files of several formats \(.*\); .* such as s3://shop/\*\.csv"),

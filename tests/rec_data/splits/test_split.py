@@ -24,7 +24,7 @@ def test_leave_one_out_by_hand(tmp_path):
     before = log.read_bytes()
     out = tmp_path / "split"
     out.mkdir()
-    summary = split_log(log, out, Split(strategy="leave_one_out"), ties="row_order")
+    summary = split_log(log, out, Split(strategy="leave_one_out"), tie_seed=None)
     # a: 7 9 5 8 (5 before 8: a tie keeps the order of rows); items 5 7 8 9 -> 0 1 2 3
     assert pl.read_parquet(out / "train.parquet").rows() == [(0, [1, 3], [1, 2]), (1, [1, 0], [1, 2])]
     assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [1, 3], [1, 2], 0)]
@@ -146,10 +146,10 @@ def test_the_order_of_rows_does_not_matter(tmp_path, strategy, names):
 def test_tied_times_are_shuffled_by_seed_and_user(tmp_path):
     rows = [(user, item, time) for user in range(40) for time in (1, 2) for item in range(8 * time, 8 * time + 8)]
     settings = Split(strategy="leave_one_out")
-    kept = parts_of(tmp_path, rows, "a", settings, ties="row_order")["train.parquet"]["history"].to_list()
+    kept = parts_of(tmp_path, rows, "a", settings, tie_seed=None)["train.parquet"]["history"].to_list()
     assert kept == [list(range(14))] * 40
     one, other = (
-        parts_of(tmp_path, rows, name, settings, seed=seed)["train.parquet"]["history"].to_list()
+        parts_of(tmp_path, rows, name, settings, tie_seed=seed)["train.parquet"]["history"].to_list()
         for name, seed in (("b", 1), ("c", 2))
     )
     for history in one:
@@ -159,7 +159,7 @@ def test_tied_times_are_shuffled_by_seed_and_user(tmp_path):
     firsts = np.bincount([history[0] for history in one + other], minlength=8)
     assert firsts.min() > 0  # 10 of each are expected of 80; none with p = 8 (7 / 8) ** 80 = 0.0002
     without = [row for row in rows if row[0] not in (3, 7)]  # other users have no influence
-    fewer = parts_of(tmp_path, without, "d", settings, seed=1)["train.parquet"]["history"].to_list()
+    fewer = parts_of(tmp_path, without, "d", settings, tie_seed=1)["train.parquet"]["history"].to_list()
     assert fewer == [history for user, history in enumerate(one) if user not in (3, 7)]
 
 
@@ -207,7 +207,7 @@ def test_ties_keep_row_order_in_a_log_of_many_row_groups(tmp_path):
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     frame.write_parquet(tmp_path / "log.parquet", row_group_size=97)
     (tmp_path / "split").mkdir()
-    split_log(tmp_path / "log.parquet", tmp_path / "split", Split(strategy="leave_one_out"), ties="row_order")
+    split_log(tmp_path / "log.parquet", tmp_path / "split", Split(strategy="leave_one_out"), tie_seed=None)
     train = pl.read_parquet(tmp_path / "split" / "train.parquet")
     assert train["history"].to_list() == [list(range(198))] * 50
 

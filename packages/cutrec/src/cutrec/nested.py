@@ -53,6 +53,8 @@ def merged(*mappings: Mapping[str, Any]) -> dict[str, Any]:
 def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
     """Nested values from ``key=value`` texts as ``dvc exp run -S`` takes them, the values read as YAML.
 
+    Values that begin with ``%``, as formats of times do, are texts as for ``-S``, although they are no YAML.
+
     Raises:
         ConfigError: a text without a key or without ``=``, a value that is no YAML, a key both value and section.
     """
@@ -62,13 +64,29 @@ def parse_overrides(texts: Sequence[str], option: str = "-S") -> dict[str, Any]:
         if not key or not equals:
             raise ConfigError(f"{option}: found {text!r}, allowed: KEY=VALUE")
         try:
-            flat[key] = YAML(typ="safe").load(value)
+            flat[key] = value if value.startswith("%") else YAML(typ="safe").load(value)
         except YAMLError:
             raise ConfigError(f"{option}: found {text!r}, allowed: KEY=VALUE with a value that is YAML") from None
     try:
         return nest(flat)
     except ConfigError as error:
         raise ConfigError(f"{option}: {error}") from None
+
+
+def changed(values: Mapping[str, Any], changes: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
+    """The values of params.yaml with some keys changed, as ``dvc exp run -S`` would change them.
+
+    `allowed` are the keys or sections that may be changed.
+
+    Raises:
+        ConfigError: a change is not ``KEY=VALUE`` with a value that is YAML, or its key may not be changed.
+    """
+    for change in changes:
+        key, sign, _ = change.partition("=")
+        if not sign or key.split(".")[0] not in allowed:
+            known = " or ".join("download.KEY=..." if name == "download" else f"{name}=..." for name in allowed)
+            raise ConfigError(f"found {change!r}, allowed: {known} of params.yaml")
+    return merged(values, parse_overrides(changes))
 
 
 def as_yaml(value: object) -> str:

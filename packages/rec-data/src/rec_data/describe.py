@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
-from rec_data.config import TieOrder
 from rec_data.order_test import TOP, OrderTest, order_test
 from rec_data.raw.timestamps import UNITS, to_datetime, unit_of
 from rec_data.splits.clock import dates_only, has_clock
@@ -20,22 +19,22 @@ _BLUE, _ORANGE, _GREY = "#2f5d8a", "#d9822b", "#8a8f98"
 
 
 def describe(
-    log: Path, *, seed: int = 0, ties: TieOrder = "shuffle", picture: Path | None = None, title: str = ""
+    log: Path, *, seed: int = 0, tie_seed: int | None = 0, picture: Path | None = None, title: str = ""
 ) -> dict[str, Any]:
     """Measure a log, without any filter: facts that are ready for JSON, and that ``as_text`` prints.
 
     Args:
         log: The parquet file of ``fetch_log``.
         seed: Seed of the sample and the shuffling of the order test.
-        ties: Whether the order of rows is that of interactions with equal times; otherwise they have no order.
+        tie_seed: Seed of the order of interactions with equal times, which then have no order; None: that of the rows.
         picture: A PNG to write: sequence lengths, item popularity, interactions over time, and the order test.
         title: What the title of the picture begins with.
 
     Raises:
         DataError: The log cannot be read.
     """
-    in_row_order = ties == "row_order"
-    encoded = encode(log, min_item_count=None, min_user_count=None, tie_seed=None if in_row_order else seed)
+    in_row_order = tie_seed is None
+    encoded = encode(log, min_item_count=None, min_user_count=None, tie_seed=tie_seed)
     rows = encoded.log
     lengths, counts = np.diff(rows.offsets), arrays.count(rows.items, rows.num_items)
     order = order_test(rows, seed=seed, ties_are_ordered=in_row_order)
@@ -54,7 +53,7 @@ def describe(
         "repeat_share": repeats / len(rows.items),
         "duplicate_share": encoded.ties.duplicates / len(rows.items),
         "copies_of_every_row": encoded.ties.copies,
-        "ties": ties,
+        "ties": "row_order" if in_row_order else "shuffle",
         "tied_share": encoded.ties.tied / len(rows.items),
         **_time_facts(rows.times),
         "markov_hit_rate": order.ordered,
@@ -99,7 +98,7 @@ def as_text(facts: dict[str, Any]) -> str:
     clock += ", dates without a time of day" if facts["dates_only"] else ""
     duplicates = f"{facts['duplicate_share']:.1%} of the interactions repeat user, item and time of another"
     if facts["copies_of_every_row"] > 1:
-        duplicates += f"; every row is there {facts['copies_of_every_row']} times or more"
+        duplicates += f"; every row occurs at least {facts['copies_of_every_row']} times"
     tied = f"{facts['tied_share']:.1%} of the interactions share user and time with one on another item"
     if facts["ties"] == "row_order":
         tied += "; their order is that of the rows"
@@ -120,7 +119,7 @@ def as_text(facts: dict[str, Any]) -> str:
     }
     if facts["markov_users"] == 0:
         del lines[""]
-        lines["order"] = "cannot be tested: no user has three items, the last one later than the one before it"
+        lines["order"] = "not tested: no user has three items of which the last has a later time than the one before it"
     return "\n".join(f"{name:16} {value}" for name, value in lines.items())
 
 

@@ -67,7 +67,7 @@ def resolve_ties(
             ranks = _mix(found.astype(np.uint64))  # only to bring duplicates together
         else:
             if keys is None:
-                keys = _mix(hash_ids(users) + np.uint64(seed * _GOLDEN % 2**64)), hash_ids(catalogue)
+                keys = _mix(hash_each(users) + np.uint64(seed * _GOLDEN % 2**64)), hash_each(catalogue)
                 items = items.copy()
             per_user = np.diff(np.searchsorted(rows, offsets[chunk.start : chunk.stop + 1] - begin))
             ranks = _mix(np.repeat(keys[0][chunk], per_user) ^ keys[1][found])
@@ -95,7 +95,7 @@ def _order(groups: Int64s, ranks: UInt64s, items: Int32s) -> Int64s:
     return order
 
 
-def hash_ids(names: pa.Array) -> UInt64s:
+def hash_each(names: pa.Array) -> UInt64s:
     """Hash ``[n]`` original ids, integers or strings, to ``[n]`` 64 bits, the same on every machine."""
     if pa.types.is_integer(names.type):
         return _mix(np.from_dlpack(names).astype(np.uint64))  # to_numpy would import pandas

@@ -1,19 +1,17 @@
 """Describe a log: sizes, lengths, popularity, repeats, time span, and how much its order matters.
 
-The log is the one that ``dataset`` and ``download`` of params.yaml name, with the given changes (written as for
-``dvc exp run -S``). Prints a table, and writes ``describe.json`` and ``describe.png``.
+The log is the one that ``dataset`` and ``download`` of params.yaml name, with the given changes, written with or
+without ``-S`` as for ``dvc exp run -S``. Prints a table, and writes ``describe.json`` and ``describe.png``.
 """
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.config import from_mapping, read_yaml
 from cutrec.console import prepare_output_folder
-from cutrec.errors import StageError
-from cutrec.nested import merged, parse_overrides
+from cutrec.nested import changed
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, live_checkout
 
@@ -26,6 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     text = "changes of params.yaml: dataset=..., download.columns.user=..., ..."
     parser.add_argument("changes", nargs="*", default=[], metavar="KEY=VALUE", help=text)
+    parser.add_argument("-S", dest="more_changes", action="append", metavar="KEY=VALUE", help="the same")
     text = f"folder of describe.json and describe.png (default: {OUT})"
     parser.add_argument("--out", type=Path, default=OUT, help=text)
 
@@ -34,7 +33,9 @@ def run(options: Namespace) -> None:
     """Read params.yaml, apply the changes and describe the log."""
     out = options.out
     prepare_output_folder("--out", out)
-    config = from_mapping(changed(read_yaml(Path("params.yaml")), options.changes))
+    config = from_mapping(
+        changed(read_yaml(Path("params.yaml")), [*options.changes, *(options.more_changes or [])], SECTIONS)
+    )
 
     from cutrec.workflow.fetch import fetch
     from rec_data import describe
@@ -45,7 +46,7 @@ def run(options: Namespace) -> None:
         with atomic_folder(out) as fresh:
             found = describe.describe(
                 log,
-                ties=config.download.ties,
+                tie_seed=config.download.tie_seed(config.seed),
                 picture=fresh / "describe.png",
                 title=Path(config.dataset).name,
             )
@@ -56,17 +57,3 @@ def run(options: Namespace) -> None:
                 )
             write_json(fresh / "describe.json", {"dataset": config.dataset, **found})
     print(f"picture: {out / 'describe.png'}")
-
-
-def changed(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    """The values of params.yaml with some keys changed, as ``dvc exp run -S`` would change them.
-
-    Raises:
-        StageError: a change is not ``KEY=VALUE``, or its key does not define the log.
-        ConfigError: a value is not valid YAML.
-    """
-    for change in changes:
-        key, sign, _ = change.partition("=")
-        if not sign or key.split(".")[0] not in SECTIONS:
-            raise StageError(f"found {change!r}, allowed: dataset=..., or download.KEY=... of params.yaml")
-    return merged(values, parse_overrides(changes, "change"))

@@ -4,18 +4,25 @@ Every user of ``data/download/log.parquet`` gets a list that follows their whole
 split held out from training. The output is a parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
 """
 
+from __future__ import annotations
+
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import positive_int
 from cutrec.checksums import verified
-from cutrec.config import load
+from cutrec.config import from_mapping, load, read_yaml
 from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
+from cutrec.nested import changed
 from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
+
+if TYPE_CHECKING:
+    from rec_data.config import Download
 
 OUT = DATA / "recommend" / "recommendations.parquet"
 SUFFIXES = (".parquet", ".csv")
@@ -40,6 +47,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     for name in COLUMNS:
         text = f"column of --histories (default: download.columns.{name} of params.yaml)"
         parser.add_argument(f"--{name}-column", type=str | None, help=text)
+    text = "change of params.yaml for reading --histories: download.format.encoding=latin-1, ...; may be repeated"
+    parser.add_argument("-S", dest="changes", action="append", metavar="KEY=VALUE", help=text)
 
 
 def run(options: Namespace) -> None:
@@ -47,14 +56,13 @@ def run(options: Namespace) -> None:
     for name in COLUMNS:
         if options[f"{name}_column"] is not None and options.histories is None:
             raise StageError(f"--{name}-column: it names a column of --histories, which is not given")
+    if options.changes and options.histories is None:
+        raise StageError("-S: it changes how --histories are read, which are not given")
     if options.out.suffix not in SUFFIXES:
         raise StageError(f"--out: found {options.out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}")
     config = load()
 
-    from pydantic import ValidationError
-
     from cutrec.workflow import recommend
-    from rec_data.config import Columns
     from rec_data.sequences.histories import read_histories
 
     device = recommend.choose_device(options.device)
@@ -73,29 +81,17 @@ def run(options: Namespace) -> None:
     if options.k > len(item_names):
         raise StageError(f"--k: found {options.k}, allowed: 1 to {len(item_names)}, the size of the catalogue")
     notes: list[str] = []
-    tie_seed = config.download.tie_seed(config.seed)
     if options.histories is None:
-        histories = read_histories(LOG, item_names, tie_seed=tie_seed)
+        histories = read_histories(LOG, item_names, tie_seed=config.download.tie_seed(config.seed))
     else:
-        given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
-        usual = config.download.columns
-        names = {name: getattr(usual, name) for name in COLUMNS} | given
-        text_format = config.download.format
-        if given and text_format.header is False:  # the log has positions, but this file has names
-            names, text_format = {"timestamp": None} | given, replace(text_format, header="auto")
-        try:
-            columns = Columns(**names)
-        except ValidationError:
-            used = ", ".join(f"--{name}-column" for name in COLUMNS)
-            raise StageError(f"{used}: found {', '.join(map(str, names.values()))}, allowed: different names") from None
+        settings, needs_times = history_settings(options)
         histories, notes = recommend.read_file(
             options.histories,
             item_names,
             root=live_checkout(),
-            columns=columns,
-            needs_times="timestamp" in given,
-            settings=replace(config.download, columns=columns, format=text_format),
-            tie_seed=tie_seed,
+            needs_times=needs_times,
+            settings=settings,
+            tie_seed=settings.tie_seed(config.seed),
         )
     for note in [*notes, *recommend.unusable(histories)]:
         print(f"note: {note}", file=sys.stderr)
@@ -104,3 +100,29 @@ def run(options: Namespace) -> None:
         encoder, histories, item_names, options.out, k=options.k, batch_users=batch_users, keep_seen=options.keep_seen
     )
     print(f"{options.out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
+
+
+def history_settings(options: Namespace) -> tuple[Download, bool]:
+    """How ``--histories`` is read: as the log, except for ``-S`` and the columns that are named.
+
+    Returns:
+        The settings, and whether the user named the column of times.
+    """
+    from pydantic import ValidationError
+
+    from rec_data.config import Columns
+
+    changes = options.changes or []
+    settings = from_mapping(changed(read_yaml(Path("params.yaml")), changes, ("download",))).download
+    given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
+    names, text_format = vars(settings.columns) | given, settings.format
+    if given and text_format.header is False:  # the log has positions, but this file has names
+        names, text_format = {"timestamp": None} | given, replace(text_format, header="auto")
+    try:
+        columns = Columns(**names)
+    except ValidationError:
+        used = ", ".join(f"--{name}-column" for name in COLUMNS)
+        found = ", ".join(str(name) for name in names.values() if name is not None)
+        raise StageError(f"{used}: found {found}, allowed: different names") from None
+    named = "timestamp" in given or any(change.startswith("download.columns.timestamp=") for change in changes)
+    return replace(settings, columns=columns, format=text_format), named and columns.timestamp is not None

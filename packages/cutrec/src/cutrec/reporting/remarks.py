@@ -5,7 +5,7 @@ from typing import Any
 from cutrec.config import Config
 
 NOTABLE = 0.01
-"""Ties and unreachable targets are told from this share on."""
+"""The smallest share of ties, and of unreachable targets, that is worth a remark."""
 TOLERANCE = 0.2
 """The share of the future may exceed ``split.test_fraction`` by this part of it."""
 
@@ -23,7 +23,7 @@ def _duplicates(split: dict[str, Any]) -> str:
     if count == 0:
         return ""
     copies = split["copies_of_every_row"]
-    often = f"every row is there {copies} times or more, and " if copies > 1 else ""
+    often = f"every row occurs at least {copies} times, and " if copies > 1 else ""
     return (
         f"{often}{count:,} of {total:,} interactions ({count / total:.1%}) repeat the user, item and time of another: "
         "download.duplicates=drop keeps one of each"

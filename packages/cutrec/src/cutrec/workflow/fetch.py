@@ -6,6 +6,8 @@ from typing import Any
 from cutrec.config import Config
 from rec_data.sources.fetch import fetch_log, fingerprint
 
+DROP_WITHOUT_EFFECT = "download.duplicates=drop has no effect on rows without times, which may be repetitions"
+
 
 def identify(config: Config, *, root: Path) -> dict[str, Any]:
     """The identity of the log that ``dataset`` and ``download`` name: the hash of its files.
@@ -31,3 +33,21 @@ def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
         DataError: there is no such log, or it cannot be read.
     """
     return fetch_log(config.dataset, path, root=root, settings=config.download)
+
+
+def read_remarks(config: Config, summary: dict[str, Any]) -> list[str]:
+    """Remarks on the rows that `fetch` left out, and on a setting without effect; one line each."""
+    counts = {
+        "of other kinds of events": summary.get("rows_of_other_events", 0),
+        "duplicates": summary.get("duplicates_dropped", 0),
+        "without user, item or time": summary.get("rows_incomplete", 0),
+    }
+    counts["with a rating that is too low"] = summary["rows_read"] - summary["rows"] - sum(counts.values())
+    dropped = {reason: count for reason, count in counts.items() if count}
+    lines = []
+    if dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        lines.append(f"{sum(dropped.values()):,} of {summary['rows_read']:,} rows are left out: {reasons}")
+    if config.download.duplicates == "drop" and config.download.columns.timestamp is None:
+        lines.append(DROP_WITHOUT_EFFECT)
+    return lines

@@ -1,19 +1,26 @@
 """Recommend items for histories: the top k of the whole catalogue for each user, written as a parquet."""
 
+from __future__ import annotations
+
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
 
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file
+from cutrec.workflow.fetch import DROP_WITHOUT_EFFECT
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
-from rec_data.config import Columns, Download
+from rec_data.config import Download
 from rec_data.sequences.histories import Histories, Skipped, read_histories
 from rec_models.encoders import Encoder
+
+if TYPE_CHECKING:
+    from rec_data.raw.history_files import HistoryLog
 
 
 def choose_device(name: str) -> torch.device:
@@ -48,7 +55,6 @@ def read_file(
     item_names: pa.Array,
     *,
     root: Path,
-    columns: Columns,
     needs_times: bool,
     settings: Download,
     tie_seed: int | None,
@@ -59,9 +65,8 @@ def read_file(
         histories: a path, folder or glob of parquet or CSV files.
         item_names: ``[V]`` original item ids by dense id.
         root: the folder that a relative path starts from.
-        columns: names of the columns.
         needs_times: whether the file must have the column of times.
-        settings: how the file, its times and missing ids are written; how duplicates and kinds of events are treated.
+        settings: how the file is read.
         tie_seed: seed of the order of events with equal times; None keeps the order of rows.
 
     Returns:
@@ -72,18 +77,34 @@ def read_file(
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
         found = write_history_log(
-            histories, log, root=root, columns=columns, needs_times=needs_times, settings=settings
+            histories, log, root=root, columns=settings.columns, needs_times=needs_times, settings=settings
         )
-        notes = []
-        if found.other_events:
-            kept = ", ".join(map(str, settings.events.keep))
-            notes.append(f"events other than {kept} (download.events.keep) are skipped: {found.other_events:,}")
-        if found.in_row_order:
-            what = "no times" if columns.timestamp is None else f"no column {columns.timestamp!r}"
-            notes.append(f"{what}: events of a user are taken in the order of rows")
-        if found.empty_users:
-            notes.append(f"users with an empty history get no list: {found.empty_users:,}")
-        return read_histories(log, item_names, tie_seed=tie_seed), notes
+        return read_histories(log, item_names, tie_seed=tie_seed), _notes(found, settings)
+
+
+def _notes(found: HistoryLog, settings: Download) -> list[str]:
+    """How a file of histories was read, one line each."""
+    notes, time, rating = [], settings.columns.timestamp, settings.columns.rating
+    if found.other_events:
+        kept = ", ".join(map(str, settings.events.keep))
+        notes.append(f"events other than {kept} (download.events.keep) are skipped: {found.other_events:,}")
+    if settings.min_rating is not None and not found.rated:
+        what = "no column of ratings" if rating is None else f"no column {rating!r}"
+        notes.append(f"{what}: download.min_rating={settings.min_rating:g} is not applied")
+    elif found.low_ratings:
+        notes.append(f"events with a rating below {settings.min_rating:g} are skipped: {found.low_ratings:,}")
+    if found.in_row_order:
+        what = "no times" if time is None else f"no column {time!r}"
+        notes.append(f"{what}: events of a user are taken in the order of rows")
+        if settings.duplicates == "drop":
+            notes.append(DROP_WITHOUT_EFFECT)
+    if found.joined_users:
+        notes.append(f"users with several lists, which are joined in the order of rows: {found.joined_users:,}")
+    if found.empty_users:
+        notes.append(f"users with an empty history get no list: {found.empty_users:,}")
+    if found.users_without_rows:
+        notes.append(f"users whose events are all skipped get no list: {found.users_without_rows:,}")
+    return notes
 
 
 def unusable(found: Histories) -> list[str]:

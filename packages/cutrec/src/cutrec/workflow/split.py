@@ -10,9 +10,6 @@ from cutrec.outputs import atomic_folder
 from cutrec.reporting.remarks import split_remarks
 from rec_data.splits.split import split_log
 
-YEAR = 365 * 86_400
-"""Seconds."""
-
 
 def split(config: Config, log: Path, out: Path) -> None:
     """Filter and split a parquet of user_id, item_id, timestamp into sequences, items, users and ``summary.json``.
@@ -31,15 +28,15 @@ def split(config: Config, log: Path, out: Path) -> None:
             seed=config.seed,
             filter_seen=config.evaluate.filter_seen,
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
-            ties=config.download.ties,
+            tie_seed=config.download.tie_seed(config.seed),
         )
         write_checksums(folder, "summary.json")
-        # Positions in each user's sequence cannot be compared between users, so their temporal split would be
-        # meaningless. They are recognized by their size: no log of interactions ends in 1970.
-        if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:
+        # Positions in each user's sequence cannot be compared between users, so their temporal split is meaningless.
+        if summary["strategy"] == "temporal" and not summary["clock"]:
             raise StageError(
                 f"split.strategy: found temporal with times around {summary['boundary_time']}, which are positions and "
-                "not Unix seconds, allowed: leave_one_out, or a timestamp column that holds a clock"
+                "not Unix times after 1990, allowed: leave_one_out, a timestamp column that holds a clock, or "
+                "download.time_format if it holds dates in another form"
             )
         for line in split_remarks(config, summary):
             print(f"note: {line}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Logs of several kinds of events, such as views and purchases: which kinds there are, and keeping some of them."""
 
+import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ USUAL_NAMES = frozenset(
 SHOWN = 10
 """Kinds of events that a message lists."""
 _FIRST_ROWS = 1000
+_DECIMALS = r"^(-?[0-9]+)\.0+$"
+"""Integers that a tool wrote as floats, because values were missing."""
 
 
 class KeptEvents(NamedTuple):
@@ -39,16 +42,17 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
     """
     if events.column is None:
         return KeptEvents(frame, None)
-    column, keep = events.column, [str(value) for value in events.keep]
+    column, keep = events.column, [re.sub(_DECIMALS, r"\1", str(value)) for value in events.keep]
     schema = frame.collect_schema()
     flag = "download.events.column"
     require_columns(schema, {flag: column}, origin, flags={flag: f"-S {flag}="})
     kind, value_of = schema[column], pl.col(column)
     if kind.is_float():  # integers that passed through a tool which stores missing values as NaN
-        value_of = pl.when(value_of == value_of.floor()).then(value_of).cast(pl.Int64)
+        whole = value_of.is_finite() & (value_of == value_of.floor()) & (value_of.abs() < 2**53)
+        value_of = pl.when(whole).then(value_of).cast(pl.Int64)
     elif not _is_kind(kind):
         raise DataError(f"{origin}: column {column!r} holds {kind}; allowed for events: integers or strings")
-    text = value_of.cast(pl.String).str.strip_chars()
+    text = value_of.cast(pl.String).str.strip_chars().str.replace(_DECIMALS, "${1}")
     counts = frame.group_by(text.alias("event")).len().collect(engine="streaming")
     found = dict(counts.sort(pl.col("len"), "event", descending=[True, False]).rows())
     for value in keep:

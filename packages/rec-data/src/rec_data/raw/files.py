@@ -23,6 +23,7 @@ _BATCH_ROWS = 1 << 18
 """Rows of a parquet file that are decoded at a time to verify it."""
 
 _POSITION = "position of the row"
+_INTEGER_CURE = " (export the column as integers: tools store integers as floats where values are missing)"
 
 
 def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: Format | None = None) -> pl.LazyFrame:
@@ -126,7 +127,7 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
             if both is None:
                 raise DataError(
                     f"file {path}: column {name!r} holds {kind}, but {known} in {first.name}; allowed: one type in all "
-                    "files"
+                    f"files{_INTEGER_CURE if {kind.is_integer(), known.is_integer()} == {True, False} else ''}"
                 )
             kinds[name] = (both, path if known == pl.Null() else first)
     chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
@@ -167,8 +168,20 @@ def reading(origin: str) -> Iterator[None]:
     """Turn an error of the reader while ``origin`` is read into a ``DataError`` of one line."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, UnicodeError) as error:
+    except UnicodeError as error:
+        encoding = getattr(error, "encoding", "that is given")
+        raise DataError(
+            f"{origin} cannot be read: found bytes that are not in the encoding {encoding}, allowed: another by name "
+            "(-S download.format.encoding=latin-1)"
+        ) from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).partition("\n\n")[0].split())  # the rest is advice for callers of polars
+        if cast := re.search(r"conversion from `(.+?)` to `(.+?)` failed in column '(.+?)' for (\d+)", reason):
+            kind, common, column, count = cast.groups()
+            reason = (
+                f"column {column!r} holds {kind} in one file, and {count} of its values do not fit into {common}, the "
+                "type that it has in all files together; allowed: one type in all files"
+            )
         raise DataError(f"{origin} cannot be read: {reason[:300]}") from error
 
 

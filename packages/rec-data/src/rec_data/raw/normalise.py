@@ -3,6 +3,7 @@
 Two streaming passes over the source: the first gathers the facts that decide types and units, the second writes.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,16 @@ from rec_data.config import Columns
 from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
-from rec_data.raw.rows import PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
+from rec_data.raw.rows import EXACT_BITS, PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
 INTEGER = r"^(0|-?[1-9][0-9]*)$"
 """Text that is read as an integer if 64 bits hold it. There is no leading zero, because "007" is a name."""
+
+_DECIMALS = r"^(0|-?[1-9][0-9]*)\.0+$"
+"""An integer that a tool wrote as a float, as pandas does with a column that lacks values."""
+_WHOLE = r"^(0|-?[1-9][0-9]*)(\.0+)?$"
 
 _ALLOWED_IDS = "allowed for ids: integers or strings"
 _SHORT = 18
@@ -84,11 +89,10 @@ def write_log(
         selected, rows_read, unit = _expressions(frame, columns, origin, time_format, null_values)
         bar.update()
         log = frame.select(selected)
-        rated = pl.col(RATING).is_not_nan()  # polars orders NaN above all numbers
         if min_rating is not None:
-            log = log.filter(rated & (pl.col(RATING) >= min_rating))
+            log = log.filter(pl.col(RATING) >= min_rating)
         if above is not None:
-            log = log.filter(rated & (pl.col(RATING) > above))
+            log = log.filter(pl.col(RATING) > above)
         with writing(out), out.open("wb"):  # errors of the output must not be blamed on the source
             pass
         _sink(log, out)
@@ -116,13 +120,13 @@ def _expressions(
     for key in (USER, ITEM):
         if schema[key] == pl.String:
             _refuse_texts(frame, key, facts, null_values, where[key])
-            selected.append(_textual_id(frame, key, facts))
+            selected.append(_textual_id(frame, key, facts, where[key]))
         else:
             selected.append(_id_expression(frame, key, schema[key], where=where[key]))
     time, unit = time_expression(frame, schema[TIMESTAMP], facts, where[TIMESTAMP], time_format)
     selected.append(time.alias(TIMESTAMP))
     if RATING in where:
-        selected.append(_rating_expression(frame, schema[RATING], where[RATING]))
+        selected.append(_rating_expression(frame, schema[RATING], facts, where[RATING]))
     return selected, int(facts["rows"]), unit
 
 
@@ -136,13 +140,20 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -
             asked.append(whole.is_not_null().all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
         elif kind == pl.String and key in (USER, ITEM):
-            asked.append(pl.col(key).str.contains(INTEGER).all().alias(f"{key}.integers"))
+            asked.append(pl.col(key).str.contains(_WHOLE).all().alias(f"{key}.integers"))
+            asked.append(pl.col(key).str.ends_with(".0").any().alias(f"{key}.decimals"))
             asked.append(pl.col(key).str.len_bytes().max().alias(f"{key}.longest"))
             asked.append(pl.col(key).str.contains(_SCIENTIFIC).any().alias(f"{key}.scientific"))
-            asked.append(pl.col(key).is_in(list(null_values)).any().alias(f"{key}.missing"))
+            asked.append(_stands_for_missing(key, null_values).any().alias(f"{key}.missing"))
         elif kind.is_float():
             asked.append(pl.col(key).is_finite().all().alias(f"{key}.finite"))
     return frame.select(asked).collect(engine="streaming").row(0, named=True)
+
+
+def _stands_for_missing(key: str, null_values: Sequence[str]) -> pl.Expr:
+    """Whether a text is one of those for a missing id, in capital or small letters."""
+    words = "|".join(map(re.escape, null_values))
+    return pl.col(key).str.contains(f"(?i)^(?:{words})$") if null_values else pl.lit(value=False)
 
 
 def _strip_text(frame: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
@@ -161,7 +172,7 @@ def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_val
     text = pl.col(key)
     if facts[f"{key}.missing"]:
         one, many = "1 text that stands for a missing id", "texts that stand for a missing id"
-        found = find_rows(frame, text.is_in(list(null_values)), one, many, show=key)
+        found = find_rows(frame, _stands_for_missing(key, null_values), one, many, show=key)
         raise DataError(
             f"{where} has {found}; allowed: none: remove these rows, or take such texts as ids by "
             "-S 'download.null_values=[]'"
@@ -172,12 +183,37 @@ def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_val
         raise DataError(f"{where} has {found}, which may lack digits; allowed for ids: strings, or integers in full")
 
 
-def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any]) -> pl.Expr:
+def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> pl.Expr:
     """Text as integers if every value is one that 64 bits hold, otherwise as it is."""
     column = pl.col(key)
+    if facts[f"{key}.decimals"]:
+        _refuse_decimals(frame, key, facts, where)
+        column = column.str.replace(_DECIMALS, "${1}") if facts[f"{key}.integers"] else column
     if not facts[f"{key}.integers"]:
         return column
     return column.cast(pl.Int64) if facts[f"{key}.longest"] <= _SHORT else _narrow(frame, column)
+
+
+def _refuse_decimals(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> None:
+    """Refuse texts such as '7.0' that are not surely integers.
+
+    Among other texts than numbers, '7.0' beside '7' would be another id, and may not be. Floats of 2^53 and more may
+    have lost digits.
+    """
+    text, bits = pl.col(key), EXACT_BITS[pl.Float64()]
+    decimal = text.str.contains(_DECIMALS)
+    cure = "export the column as integers, or as text without decimals"
+    if facts[f"{key}.integers"]:
+        wrong = decimal & (text.cast(pl.Float64, strict=False).abs() >= 2**bits)
+        reason = f"of 2^{bits} or more, which may lack digits"
+    else:
+        integers = frame.filter(decimal).select(text.str.replace(_DECIMALS, "${1}").unique())
+        beside = frame.select(text).join(integers, on=key, how="semi").unique().collect(engine="streaming")[key]
+        wrong = decimal & text.str.replace(_DECIMALS, "${1}").is_in(beside.implode())
+        reason = "beside the same without decimals"
+    one, many = f"1 whole number written as a decimal {reason}", f"whole numbers written as decimals {reason}"
+    if found := find_rows(frame, wrong, one, many, show=key):
+        raise DataError(f"{where} has {found}; {_ALLOWED_IDS}: {cure}")
 
 
 def _narrow(frame: pl.LazyFrame, column: pl.Expr) -> pl.Expr:
@@ -196,7 +232,8 @@ def _id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, where: s
     if kind.is_integer():
         return _narrow(frame, column) if kind in (pl.Int128, pl.UInt128) else column
     if not (kind.is_float() or kind.is_decimal()):
-        raise DataError(f"{where} holds {kind}; {_ALLOWED_IDS}")
+        cure = " (cast the column to a string in the program that writes the file)" if kind == pl.Binary else ""
+        raise DataError(f"{where} holds {kind}; {_ALLOWED_IDS}{cure}")
     # Integers that passed through a tool which stores missing values as NaN, or that has no other type for numbers.
     broken = ~(column.is_finite() & (column == column.floor())) if kind.is_float() else column % 1 != 0
     if found := find_rows(frame, broken, "1 value is not a whole number", "values are not whole numbers", show=key):
@@ -207,12 +244,16 @@ def _id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, where: s
     return column.cast(pl.Int64)
 
 
-def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, where: str) -> pl.Expr:
+def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str) -> pl.Expr:
     if kind.is_numeric():
-        return pl.col(RATING).cast(pl.Float64)
+        rating = pl.col(RATING).cast(pl.Float64)
+        undefined = kind.is_float() and not facts[f"{RATING}.finite"]
+        if undefined and (found := find_rows(frame, rating.is_nan(), "1 NaN", "values that are NaN")):
+            raise DataError(f"{where} has {found}; allowed: none, as of empty values")
+        return rating
     if kind != pl.String:
         raise DataError(f"{where} holds {kind}; allowed for ratings: numbers")
-    parsed = pl.col(RATING).cast(pl.Float64, strict=False)
+    parsed = pl.col(RATING).cast(pl.Float64, strict=False).fill_nan(None)
     refuse_unparsed(frame, RATING, parsed, where=where, allowed="a number")
     return parsed
 

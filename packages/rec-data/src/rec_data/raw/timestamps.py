@@ -7,6 +7,7 @@ in seconds, milliseconds and so on do not overlap.
 """
 
 import datetime as dt
+import re
 from typing import Any
 
 import polars as pl
@@ -22,7 +23,7 @@ EARLIEST_TIME = 315_532_800
 """1980-01-01: an earlier time is an error if the column is a clock."""
 
 EARLIEST_CLOCK = 631_152_000
-"""1990-01-01: a column whose median is earlier holds positions, not dates."""
+"""1990-01-01, the first time that ``of_a_clock`` takes for a date."""
 
 LATEST_SECOND = 7_258_118_400
 """2200-01-01: a later time is an error."""
@@ -40,7 +41,7 @@ ALLOWED_TIMES = (
 _ZONE = r"[Tt ][0-9].*([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _FIRST_ROWS = 1000
 _FORMS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y%m%dT%H%M%S%.f", "%Y%m%dT%H%M")
-"""The forms of ISO 8601 once `_canonical` has unified them; `_OFFSET` follows where there are zones."""
+"""The forms of ISO 8601 after `_clocks` has unified them; `_OFFSET` follows where there are zones."""
 _OFFSET = "%#z"
 _QUICK = (
     "%Y-%m-%d",
@@ -54,11 +55,26 @@ _QUICK = (
 """Forms that polars parses several times faster alone than all forms of ISO 8601."""
 _NANOSECONDS = 9
 """Decimal places of seconds."""
+_COMPACT = ("%Y", "%Y%m", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
+"""Forms of dates that are written as one number."""
+_RANGES = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))
+"""Of what follows the year in them: two digits each."""
+_DAY_ZERO = dt.date(1899, 12, 30)
+"""From here spreadsheets count days."""
+_ALMOST_ALL = 0.95
 
 
 def unit_of(largest: int) -> str:
     """Infer the unit of a time column, one of the keys of ``UNITS``, from its largest value (>= 0)."""
     return next((unit for unit, ticks in UNITS.items() if largest < UNIT_LIMIT * ticks), "ns")
+
+
+def of_a_clock(times: Any, unit: str) -> Any:
+    """Say which times (an array or an expression) are dates and not positions: those from 1990 on.
+
+    A column or a log has a clock if more than half of its times are dates.
+    """
+    return times >= EARLIEST_CLOCK * UNITS[unit]
 
 
 def to_datetime(value: int) -> dt.datetime:
@@ -99,6 +115,8 @@ def time_expression(
             break
     else:
         refuse_unparsed(frame, TIMESTAMP, column, where=where, allowed=allowed)
+    if not calendar:
+        _refuse_calendar_numbers(frame, column, where)
     if kind == pl.String and not (calendar or facts[f"{TIMESTAMP}.integers"]):
         _refuse_cut_digits(frame, where)
     unit = _find_unit(frame, column, found, calendar=calendar, where=where)
@@ -144,6 +162,33 @@ def _numbers(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], wher
     return column.cast(pl.Float64)
 
 
+def _refuse_calendar_numbers(frame: pl.LazyFrame, column: pl.Expr, where: str) -> None:
+    """Refuse dates that are written as numbers, such as 20240131 or a spreadsheet's 45322, for they are no Unix times.
+
+    Almost all values must be such dates, from 1990 to next year. Positions that begin at 0, and Unix times, are not.
+    """
+    last, whole = dt.datetime.now(tz=dt.UTC).year + 1, column.cast(pl.Int64, strict=False)
+    fits = {}
+    for places, form in enumerate(_COMPACT):
+        fit = (column % 1 == 0) & (whole // 100**places).is_between(1990, last)
+        for place, limits in enumerate(_RANGES[:places], start=1):
+            fit &= (whole // 100 ** (places - place) % 100).is_between(*limits)
+        fits[form] = fit
+    first_day, after = (dt.date(year, 1, 1) - _DAY_ZERO for year in (1990, last + 1))
+    fits[""] = column.is_between(first_day.days, after.days, closed="left")
+    shares = {form: fit.fill_null(value=False).mean().alias(form) for form, fit in fits.items()}
+    likely = frame.head(_FIRST_ROWS).select(shares.values()).collect(engine="streaming").row(0, named=True)
+    for form, share in likely.items():
+        if share > 0.5 and frame.select(shares[form]).collect(engine="streaming").item() >= _ALMOST_ALL:
+            what = f"of the form {form}" if form else "in days, as a spreadsheet counts them"
+            found = find_rows(frame, fits[form], f"1 date {what}", f"dates {what}", show=TIMESTAMP)
+            cure = f"-S download.time_format={form}" if form else "an export of the column as text, such as 2024-01-31"
+            raise DataError(
+                f"{where} holds {found}, which are no Unix times; allowed: {cure}; if they are positions, "
+                "-S download.columns.timestamp=null takes the order of rows"
+            )
+
+
 def _refuse_cut_digits(frame: pl.LazyFrame, where: str) -> None:
     """Refuse text such as 1.70E+12, which has fewer digits than the number."""
     text = pl.col(TIMESTAMP).str
@@ -179,7 +224,7 @@ def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, c
     same_unit = calendar or unit_of(int(smallest)) == unit
     # If most times are later than 1990, the column is a clock. A time of another unit is early only in seconds too.
     earliest = EARLIEST_TIME * (ticks if same_unit else 1)
-    mostly = (column >= EARLIEST_CLOCK * ticks).mean() > 0.5
+    mostly = of_a_clock(column, unit).mean() > 0.5
     if smallest < earliest and frame.select(mostly).collect(engine="streaming").item():
         early = find_rows(frame, column < earliest, "1 time before 1980", "times before 1980", show=TIMESTAMP)
         raise DataError(
@@ -226,7 +271,21 @@ def _parse(text: pl.Expr, form: str) -> pl.Expr:
 
 def _formatted(kind: pl.DataType, time_format: str, where: str) -> pl.Expr:
     """Parse a column of text, or of numbers such as 20240131, by the user's format."""
-    if not (kind == pl.String or kind.is_integer()):
+    if not (kind == pl.String or kind.is_numeric()):
         raise DataError(f"{where} holds {kind}, but download.time_format is given; allowed: text, or no time_format")
-    form = time_format.replace(".%f", "%.f")  # Python's notation; %f of polars would count nanoseconds
-    return _parse(pl.col(TIMESTAMP).cast(pl.String), form)
+    text, form = pl.col(TIMESTAMP), time_format.replace(".%f", "%.f")  # Python's notation; %f would count nanoseconds
+    if kind.is_float() or kind.is_decimal():
+        text = pl.when(text % 1 == 0).then(text.cast(pl.Int64, strict=False))
+    text = text.cast(pl.String)
+    if "." not in form:
+        text = text.str.replace(r"^([0-9]+)\.0+$", "${1}")  # integers as a tool writes them that knows only floats
+    if re.search(r"%[-_0]?[HIkl]", form) and not re.search(r"%[-_0]?[MRTXrcs+]", form):  # polars demands minutes
+        text, form = text + ":00", form + ":%M"
+    try:
+        pl.Series(["x"]).str.to_datetime(form, strict=False)
+    except pl.exceptions.PolarsError as error:
+        reason = " ".join(str(error).partition("\n")[0].split())
+        raise DataError(
+            f"download.time_format: found {time_format!r}, allowed: a format such as '%d.%m.%Y %H:%M'; {reason}"
+        ) from error
+    return _parse(text, form)

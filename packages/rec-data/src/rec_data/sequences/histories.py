@@ -64,7 +64,7 @@ def read_histories(log: Path, item_names: pa.Array, *, tie_seed: int | None, min
     users = _column(log, USER).dictionary_encode()
     names = users.dictionary
     events = _column(log, ITEM)
-    kind = _common_type(events.type, item_names.type)
+    kind = _comparable_type(events.type, item_names.type)
     found = pc.index_in(events.cast(kind), value_set=item_names.cast(kind))
     items = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
     rows = users.indices.to_numpy(zero_copy_only=False)  # [n] int32
@@ -133,7 +133,7 @@ def _column(log: Path, name: str) -> pa.Array:
     return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
 
 
-def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+def _comparable_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """The type in which ids of both types, integers or strings, can be compared without loss."""
     kinds = (one, other)
     if not all(pa.types.is_integer(kind) for kind in kinds):

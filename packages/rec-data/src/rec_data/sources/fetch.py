@@ -58,6 +58,7 @@ def fetch_log(
                 ("events", Events()),
                 ("format", Format()),
                 ("time_format", None),
+                ("null_values", "auto"),
             ):
                 if getattr(settings, name) != usual:
                     raise DataError(
@@ -72,7 +73,7 @@ def fetch_log(
                 summary = _generate(dataset, part, seed=seed)
         else:
             summary = _read(dataset, part, root=root, settings=settings)
-        if settings.duplicates == "drop":
+        if settings.duplicates == "drop" and settings.columns.timestamp is not None:
             from rec_data.raw.normalise import drop_duplicates
 
             summary["duplicates_dropped"] = drop_duplicates(part)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import polars as pl
 import requests
 
+from rec_data.config import NULL_VALUES
 from rec_data.errors import DataError
 from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
@@ -48,7 +49,9 @@ def write_published(
         if isinstance(source, RsDataset):
             frame = rs_datasets.read(name, source, mirror=mirror, cache=cache_folder() / "rs_datasets", work=work)
             origin = f"dataset {name!r}"
-            return write_log(frame, out, columns=source.columns, min_rating=min_rating, origin=origin)._asdict()
+            return write_log(
+                frame, out, columns=source.columns, min_rating=min_rating, origin=origin, null_values=NULL_VALUES
+            ).facts
         if mirror is not None:
             raw, path = _from_mirror(name, source, mirror)
         else:
@@ -62,7 +65,15 @@ def write_published(
             incomplete = 0
             if raw.incomplete:
                 frame, incomplete = _without_incomplete(frame, raw, origin)
-            done = write_log(frame, out, columns=raw.columns, min_rating=min_rating, above=above, origin=origin)
+            done = write_log(
+                frame,
+                out,
+                columns=raw.columns,
+                min_rating=min_rating,
+                above=above,
+                origin=origin,
+                null_values=NULL_VALUES,
+            )
         facts = done.with_other_events(others).facts
         if raw.incomplete:
             facts |= {"rows_read": facts["rows_read"] + incomplete, "rows_incomplete": incomplete}

@@ -6,6 +6,7 @@ through fsspec (the extra ``remote``). Credentials come from the environment, as
 
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,14 @@ from rec_data.raw import finding
 _CHUNK = 1 << 22
 _PATIENCE = {"gs": "retry_limit_seconds=30", "gcs": "retry_limit_seconds=30"}
 """Options of addresses without any: Google's client would try for 15 minutes if there is no network."""
+
+ACCESS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, and the bucket's region as "
+    "?region=eu-west-1 at the end of the address",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS in the environment",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS in the environment",
+}
+"""What reading from the usual stores takes."""
 
 
 class Address(NamedTuple):
@@ -186,4 +195,6 @@ def _reading(address: Address) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ImportError, RuntimeError) as error:
-        raise DataError(f"dataset {str(address)!r} cannot be read: {' '.join(str(error).split())[:400]}") from error
+        reason = textwrap.shorten(str(error), 400, placeholder=" ...")
+        cure = ACCESS.get(address.scheme, "credentials, if it needs any, in the environment")
+        raise DataError(f"dataset {str(address)!r} cannot be read; needed: {cure}. Found: {reason}") from error

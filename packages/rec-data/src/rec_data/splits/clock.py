@@ -2,14 +2,14 @@
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
-from rec_data.raw.timestamps import EARLIEST_CLOCK, UNITS, unit_of
+from rec_data.raw.timestamps import UNITS, of_a_clock, unit_of
 
 
 def has_clock(times: Int64s) -> bool:
-    """Whether the times of a log are dates rather than positions: most of them are later than 1990."""
-    ticks = UNITS[unit_of(int(times.max()))]
-    later = sum(int((times[block] >= EARLIEST_CLOCK * ticks).sum()) for block in arrays.blocks(len(times)))
-    return 2 * later > len(times)
+    """Whether the times of a log are dates rather than positions (``rec_data.raw.timestamps.of_a_clock``)."""
+    unit = unit_of(int(times.max()))
+    dates = sum(int(of_a_clock(times[block], unit).sum()) for block in arrays.blocks(len(times)))
+    return 2 * dates > len(times)
 
 
 def dates_only(times: Int64s) -> bool:

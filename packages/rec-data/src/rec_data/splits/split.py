@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 
 from rec_data import arrays
 from rec_data.arrays import Int32s, Int64s, Mask, to_arrow
-from rec_data.config import Split, TieOrder
+from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import hash_ids
 from rec_data.progress import progress
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
-from rec_data.splits.clock import dates_only
+from rec_data.splits.clock import dates_only, has_clock
 from rec_data.splits.encode import EncodedLog, encode
 from rec_data.splits.strategies import Partition, Subset, leave_one_out, temporal
 
@@ -40,7 +40,7 @@ def split_log(
     seed: int = 42,
     filter_seen: bool = True,
     paper_faithful: bool = False,
-    ties: TieOrder = "shuffle",
+    tie_seed: int | None = 42,
 ) -> dict[str, Any]:
     """Split a log and write the files.
 
@@ -48,11 +48,12 @@ def split_log(
         log: The parquet file of ``fetch_log``.
         out: An existing, empty folder.
         settings: The strategy, its shares and the filters; None means the defaults.
-        seed: Seed of the choice of validation users, and of shuffled ties.
+        seed: Seed of the choice of validation users.
         filter_seen: Whether ranking will leave out seen items, so that targets among them count as unreachable.
         paper_faithful: Follow the paper's code (``rec_data.splits.strategies.temporal``). The inputs of test users who
             lost their target are then written as ``untargeted``: the paper's Coverage and Surprisal count them.
-        ties: The order of a user's interactions with equal times (``rec_data.config.Download``).
+        tie_seed: Seed of the order of a user's interactions with equal times (``Download.tie_seed``); None keeps the
+            order of rows.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -68,7 +69,6 @@ def split_log(
     given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
     fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
     with progress("split", 7) as bar:
-        tie_seed = seed if ties == "shuffle" else None
         encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users, tie_seed=tie_seed)
         bar.update()
         _refuse_trivial(encoded)
@@ -97,7 +97,7 @@ def split_log(
             "seed": seed,
             "filter_seen": filter_seen,
             "paper_faithful": paper_faithful,
-            "ties": ties,
+            "ties": "row_order" if tie_seed is None else "shuffle",
             **_facts(encoded, partition, kept_users),
         }
         dense_user, dense_item = _dense(kept_users), _dense(partition.catalogue)
@@ -133,6 +133,7 @@ def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[
         "boundary_time": boundary,
         "future_share": None if boundary is None else float((log.times >= boundary).mean()),
         "boundary_share": None if boundary is None else float((log.times == boundary).mean()),
+        "clock": has_clock(log.times),
         "dates_only": dates_only(log.times),
         "tied_interactions": encoded.ties.tied,
         "duplicate_interactions": encoded.ties.duplicates,
