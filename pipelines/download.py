@@ -16,7 +16,7 @@ def main(settings: config.Config) -> None:
 
     with atomic_folder(DATA / "download") as out:
         write_json(out / "summary.json", fetch(settings, out / LOG.name, root=live_checkout()))
-        write_checksums(out, LOG.name, "summary.json")
+        write_checksums(out)
 
 
 if __name__ == "__main__":

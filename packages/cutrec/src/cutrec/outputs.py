@@ -23,7 +23,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     what is in the temporary directory at the start was left by one that was killed, and is removed.
 
     Raises:
-        DataError: There is no space for the folder, in words of whatever library noticed it.
+        DataError: There is no space left, whichever library reports that, or the folder cannot be written to.
+        Exception: what the block raises.
     """
     with locked(final):
         temporary = final.parent / f".tmp-{final.name}"

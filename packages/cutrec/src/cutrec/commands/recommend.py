@@ -55,16 +55,14 @@ def run(options: Namespace) -> None:
 
     from cutrec.workflow import recommend
     from rec_data.config import Columns
-    from rec_data.sequences.histories import read_histories
 
     device = recommend.choose_device(options.device)
     prepare_output_file("--out", options.out)
     if not options.model.is_file():
         raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
-    if options.refit or options.histories is None:
-        verified(LOG)
     model = options.model
     if options.refit:
+        verified(LOG)
         from cutrec.workflow.refit import refit
 
         folder = options.out.with_suffix(".refit")
@@ -75,7 +73,8 @@ def run(options: Namespace) -> None:
     notes: list[str] = []
     tie_seed = config.download.tie_seed(config.seed)
     if options.histories is None:
-        histories = read_histories(LOG, item_names, tie_seed=tie_seed)
+        log = encoder.log
+        histories, notes = recommend.read_log(LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed)
     else:
         given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
         usual = config.download.columns

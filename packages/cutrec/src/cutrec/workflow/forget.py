@@ -156,7 +156,7 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
         split = data / "split"
         with _replaced(split, keep=False) as fresh:
             summary = forget_users(split, fresh, users.of_type(read_ids(split / "users.parquet").names.type))
-            write_checksums(fresh, "summary.json")
+            write_checksums(fresh)
         lines.append(f"{split}: {summary['users']:,} users left; dense ids of users have changed, those of items not")
         lines += [
             f"{split}: nobody is left for {part}" for part in ("validation", "test") if not summary[part]["users"]
@@ -171,7 +171,7 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
                 summary["rows"] -= rows[log]
                 summary["rows_forgotten"] = summary.get("rows_forgotten", 0) + rows[log]
                 write_json(fresh / path.name, summary)
-            write_checksums(fresh, LOG.name, "summary.json")
+            write_checksums(fresh)
         lines.append(f"{log}: {rows[log]:,} rows removed")
     return lines
 
@@ -208,7 +208,7 @@ def _remove_evaluated(users: Users, evaluate: Path) -> None:
             text = json.dumps(kept, indent=1, default=str)
             (fresh / _EXAMPLES).write_text(text + "\n", encoding="utf-8")
         if (evaluate / "SHA256SUMS").is_file():
-            write_checksums(fresh, "metrics.json", "details/*")
+            write_checksums(fresh)
 
 
 def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

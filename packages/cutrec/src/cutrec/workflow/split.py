@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from cutrec.checksums import verified, write_checksums
+from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder
+from cutrec.outputs import atomic_folder, write_json
 from cutrec.reporting.remarks import split_remarks
 from rec_data.splits.split import split_log
 
@@ -16,6 +16,8 @@ YEAR = 365 * 86_400
 
 def split(config: Config, log: Path, out: Path) -> None:
     """Filter and split a parquet of user_id, item_id, timestamp into sequences, items, users and ``summary.json``.
+
+    The summary has the SHA-256 of the log as ``log``, by which a later command recognizes it.
 
     Prints what the reader of the metrics must know, such as ties in time and targets that no list can hold.
 
@@ -33,7 +35,8 @@ def split(config: Config, log: Path, out: Path) -> None:
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
             ties=config.download.ties,
         )
-        write_checksums(folder, "summary.json")
+        write_json(folder / "summary.json", summary | {"log": checksum(log)})
+        write_checksums(folder)
         # Positions in each user's sequence cannot be compared between users, so their temporal split would be
         # meaningless. They are recognized by their size: no log of interactions ends in 1970.
         if summary["strategy"] == "temporal" and summary["timestamp_unit"] == "s" and summary["boundary_time"] < YEAR:
