@@ -1,7 +1,7 @@
 """Checksums of the outputs of a stage, and errors that name the stage whose output is missing or damaged.
 
-`NAME` in the folder of a stage lists its CSV, JSON and parquet files. Sequence stores and models hold checksums of their
-own. ``sha256sum --check SHA256SUMS`` reads the same file.
+`NAME` in the folder of a stage lists its CSV, JSON and parquet files. Sequence stores and models hold checksums of
+their own. ``sha256sum --check SHA256SUMS`` reads the same file.
 """
 
 import functools
