@@ -245,5 +245,5 @@ def test_every_table_of_a_stage_is_listed(run: Path):
 
 def test_a_model_knows_the_log_that_its_split_was_made_from(run: Path):
     digest = hashlib.sha256((run / "data/download/log.parquet").read_bytes()).hexdigest()
-    assert read_json(run / "data/split/summary.json")["log"] == digest
+    assert read_json(run / "data/split/summary.json")["log_sha256"] == digest
     assert load(run / "data/train/model.ckpt").log == digest

@@ -17,7 +17,7 @@ YEAR = 365 * 86_400
 def split(config: Config, log: Path, out: Path) -> None:
     """Filter and split a parquet of user_id, item_id, timestamp into sequences, items, users and ``summary.json``.
 
-    The summary has the SHA-256 of the log as ``log``, by which a later command recognizes it.
+    The summary has the SHA-256 of the log as ``log_sha256``, by which a later command recognizes it.
 
     Prints what the reader of the metrics must know, such as ties in time and targets that no list can hold.
 
@@ -35,7 +35,7 @@ def split(config: Config, log: Path, out: Path) -> None:
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
             ties=config.download.ties,
         )
-        write_json(folder / "summary.json", summary | {"log": checksum(log)})
+        write_json(folder / "summary.json", summary | {"log_sha256": checksum(log)})
         write_checksums(folder)
         # Positions in each user's sequence cannot be compared between users, so their temporal split would be
         # meaningless. They are recognized by their size: no log of interactions ends in 1970.

@@ -60,7 +60,7 @@ def train(
                 places.enter_context(run_folder(checkpoints, state.name))
             place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
             folder = Path(places.enter_context(place))
-            log = read_json(split / "summary.json").get("log") if (split / "summary.json").is_file() else None
+            log = read_json(split / "summary.json").get("log_sha256") if (split / "summary.json").is_file() else None
             catalogue = read_output(read_ids, split / "items.parquet")
             shutil.copyfile(catalogue.path, folder / "items.parquet")
             hashes, sequences = {"items": catalogue.hash}, split / "sequences"
