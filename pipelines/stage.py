@@ -107,7 +107,7 @@ def _in_progress(path: Path) -> bool:
 def _runs(pid: int, started: float) -> bool:
     """Whether the process with this number is the one that started at this Unix time, within five seconds."""
     try:
-        return abs(psutil.Process(pid).create_time() - started) <= 5
+        return bool(abs(psutil.Process(pid).create_time() - started) <= 5)
     except psutil.Error:
         return False
 

@@ -61,8 +61,8 @@ class ModelCheckpoint:
             training, batching = TrainingSettings(**payload["training"]), payload.get("batching")
             plain = {name: payload[name] for name in ("num_items", "epoch", "metrics", "weights")}
             batching = None if batching is None else BatchSettings(**batching)
-            hashes = {name: payload.get(name) for name in ("catalogue", "log")}
-            return cls(model, loss, training, **plain, batching=batching, **hashes)
+            plain |= {name: payload.get(name) for name in ("catalogue", "log")}
+            return cls(model, loss, training, **plain, batching=batching)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: of another version of rec_models: {in_short(error)}") from error
 
