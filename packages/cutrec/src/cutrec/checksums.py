@@ -50,13 +50,22 @@ def verified(path: Path) -> Path:
     return path
 
 
+def verify_folder(folder: Path) -> None:
+    """Compare all listed files of a folder; does nothing if it has no list.
+
+    Raises:
+        StageError: a listed file is missing, or has another checksum.
+    """
+    if (folder / NAME).is_file():
+        for name in _read_list(folder / NAME):
+            verified(folder / name)
+
+
 def listed_checksum(path: Path) -> str | None:
     """The SHA-256 that a file had when its stage wrote it; None if no list names it."""
     if (place := _list_of(path)) is None:
         return None
-    lines = place.read_bytes().decode(errors="replace").splitlines()
-    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    return known.get(path.relative_to(place.parent).as_posix())
+    return _read_list(place).get(path.relative_to(place.parent).as_posix())
 
 
 def checksum(path: Path) -> str:
@@ -89,6 +98,12 @@ def _cure(path: Path, what: str) -> str:
 
 def _stage_folder(path: Path) -> Path | None:
     return next((parent for parent in path.parents if parent.name in STAGES), None)
+
+
+def _read_list(place: Path) -> dict[str, str]:
+    """The checksums by name."""
+    lines = place.read_bytes().decode(errors="replace").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _list_of(path: Path) -> Path | None:

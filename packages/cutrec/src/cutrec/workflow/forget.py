@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cutrec.checksums import verified, write_checksums
+from cutrec.checksums import read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import read_json, write_json
 from cutrec.paths import DATA, LOG, PER_USER, SPLIT
@@ -111,7 +111,7 @@ def find_users(users: Users, data: Path = DATA) -> dict[Path, Counter[str]]:
         if path.is_file() and USER in pq.read_schema(path).names:
             found[path] = _count(users, (batch[USER] for batch in _batches(path, [USER])))
     if names.is_file():
-        found[names] = _count(users, [read_ids(names).names])
+        found[names] = _count(users, [read_output(read_ids, names).names])
     for path in sorted((data / "recommend").rglob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             rows = _records(file)
@@ -155,7 +155,8 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
     if "split" in folders:
         split = data / "split"
         with _replaced(split, keep=False) as fresh:
-            summary = forget_users(split, fresh, users.of_type(read_ids(split / "users.parquet").names.type))
+            gone = users.of_type(read_output(read_ids, split / "users.parquet").names.type)
+            summary = read_output(lambda path: forget_users(path.parent, fresh, gone), split / "summary.json")
             write_checksums(fresh)
         lines.append(f"{split}: {summary['users']:,} users left; dense ids of users have changed, those of items not")
         lines += [
@@ -163,7 +164,6 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
         ]
     if "download" in folders:
         log = data / "download" / LOG.name
-        verified(log)
         with _replaced(log.parent, without=("SHA256SUMS", "summary.json", LOG.name)) as fresh:
             _filter_parquet(users, log, fresh / LOG.name)
             if (path := log.with_name("summary.json")).is_file():
@@ -204,7 +204,7 @@ def _remove_evaluated(users: Users, evaluate: Path) -> None:
             run = replace(run, per_user=values, num_users=int(keep.sum()), num_without_relevant=without)
             write_evaluation(replace(run, user_ids=ids, targets=targets), fresh / per_user.name)
         if examples.is_file():
-            kept = [each for each in json.loads(verified(examples).read_bytes()) if str(each["user"]) not in users.ids]
+            kept = [each for each in json.loads(examples.read_bytes()) if str(each["user"]) not in users.ids]
             text = json.dumps(kept, indent=1, default=str)
             (fresh / _EXAMPLES).write_text(text + "\n", encoding="utf-8")
         if (evaluate / "SHA256SUMS").is_file():
@@ -260,6 +260,7 @@ def _replaced(folder: Path, *, without: Iterable[str] = (), keep: bool = True) -
     """
     folder = folder.resolve()  # a link to another disk stays
     _recover(folder)
+    verify_folder(folder)  # the block will list the checksums again
     fresh, old = _aside(folder) / "new", _aside(folder) / "old"
     try:
         fresh.mkdir(parents=True)
