@@ -24,7 +24,7 @@ from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.reduction import masks
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import Groups, draw_ids
-from cce_kernels.sampled.row_sums import WeightGradient
+from cce_kernels.sampled.row_sums import RowSums
 
 _CHUNK_ELEMENTS = 1 << 21
 
@@ -134,7 +134,7 @@ def _backward(
     grad = _grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), batch.groups)
     counted = _grouped(batch.valid, batch.groups)  # [G, T]
     d_hidden = torch.zeros_like(batch.hidden, dtype=batch.dtype)
-    collected = WeightGradient(call.weight, call.bias, batch.dtype, call.deterministic, sparse)
+    collected = RowSums(call.weight, call.bias, batch.dtype, call.deterministic, sparse)
     for part in batch.chunks:
         chunk = batch.chunk(part)
         if terms.softmax:

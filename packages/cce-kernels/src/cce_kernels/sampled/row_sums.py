@@ -31,7 +31,7 @@ def sums_by_id(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         ids, rows, rank = ids[first], rows.index_select(0, first), rank[first] // 2
 
 
-class WeightGradient:
+class RowSums:
     """Collects rows of the gradients of weight and bias, dense or sparse."""
 
     def __init__(

@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 
 from cutrec.checksums import read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
-from cutrec.outputs import read_json, write_json
+from cutrec.outputs import atomic_file, read_json, write_json
 from cutrec.paths import DATA, LOG, PER_USER, SPLIT
 from rec_data.config import Download
 from rec_data.ids import read_ids
+from rec_data.locks import locked
 from rec_data.raw import files
 from rec_data.schema import USER
 from rec_data.splits.forget import forget_users
@@ -101,7 +102,8 @@ def find_users(users: Users, data: Path = DATA) -> dict[Path, Counter[str]]:
         ValueError: A file is damaged.
     """
     for folder in (LOG.parent, SPLIT, PER_USER.parent):
-        _recover(data / folder.relative_to(DATA))
+        with locked(data / folder.relative_to(DATA)):
+            _recover(data / folder.relative_to(DATA))
     found: dict[Path, Counter[str]] = {}
     log, names, per_user, examples = (
         data / path.relative_to(DATA) for path in (LOG, SPLIT / "users.parquet", PER_USER, PER_USER.parent / _EXAMPLES)
@@ -137,12 +139,8 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
     folders = {path.relative_to(data).parts[0] for path in found}
     rows = {path: counts.total() for path, counts in found.items()}
     for path in (path for path in found if path.is_relative_to(data / "recommend")):
-        part = path.with_name(f"{path.name}.part")
-        try:
+        with atomic_file(path) as part:
             (_filter_csv if path.suffix == ".csv" else _filter_parquet)(users, path, part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         lines.append(f"{path}: {rows[path]:,} rows removed")
     if "evaluate" in folders:
         evaluate = data / "evaluate"
@@ -258,20 +256,21 @@ def _replaced(folder: Path, *, without: Iterable[str] = (), keep: bool = True) -
 
     Two renames put it in place. A kill between them leaves no ``folder``; `find_users` then brings the old one back.
     """
-    folder = folder.resolve()  # a link to another disk stays
-    _recover(folder)
-    verify_folder(folder)  # the block will list the checksums again
-    fresh, old = _aside(folder) / "new", _aside(folder) / "old"
-    try:
-        fresh.mkdir(parents=True)
-        if keep:
-            ignore = shutil.ignore_patterns(*without)
-            shutil.copytree(folder, fresh, symlinks=True, ignore=ignore, copy_function=_link, dirs_exist_ok=True)
-        yield fresh
-        folder.rename(old)
-        fresh.rename(folder)
-    finally:
+    with locked(folder):
         _recover(folder)
+        verify_folder(folder)  # the block will list the checksums again
+        folder = folder.resolve()  # a link to another disk stays
+        fresh, old = _aside(folder) / "new", _aside(folder) / "old"
+        try:
+            fresh.mkdir(parents=True)
+            if keep:
+                ignore = shutil.ignore_patterns(*without)
+                shutil.copytree(folder, fresh, symlinks=True, ignore=ignore, copy_function=_link, dirs_exist_ok=True)
+            yield fresh
+            folder.rename(old)
+            fresh.rename(folder)
+        finally:
+            _recover(folder)
 
 
 def _recover(folder: Path) -> None:
