@@ -97,7 +97,7 @@ def _cure(path: Path, what: str) -> str:
 
 
 def _stage_folder(path: Path) -> Path | None:
-    return next((parent for parent in path.parents if parent.name in STAGES), None)
+    return next((parent for parent in list(path.parents)[:2] if parent.name in STAGES), None)
 
 
 def _read_list(place: Path) -> dict[str, str]:
