@@ -19,7 +19,7 @@ def main(settings: config.Config) -> None:
     with atomic_folder(DATA / "download") as out:
         summary = fetch(settings, out / LOG.name, root=live_checkout())
         write_json(out / "summary.json", summary)
-        write_checksums(out, LOG.name, "summary.json")
+        write_checksums(out)
     for line in read_remarks(settings, summary):
         print(f"note: {line}", file=sys.stderr)
 

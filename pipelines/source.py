@@ -17,7 +17,7 @@ def main(settings: config.Config) -> None:
 
     with atomic_folder(DATA / "source") as out:
         write_json(out / "fingerprint.json", identify(settings, root=live_checkout()))
-        write_checksums(out, "fingerprint.json")
+        write_checksums(out)
 
 
 if __name__ == "__main__":

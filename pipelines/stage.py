@@ -1,14 +1,16 @@
-"""How a stage of the pipeline runs as a process, and how it notices that params.yaml changed meanwhile.
+"""How a stage of the pipeline runs as a process, and how it notices that params.yaml has changed during the run.
 
-DVC checks params.yaml when it decides which stages to run, and reads it again when a stage has ended, to record what
-the stage ran with. A second ``dvc exp run`` writes to the file before DVC refuses it. So a stage refuses to run with
-other parameters than those that the run began with, and to end if those that it read have changed.
+DVC reads params.yaml to decide which stages to run. When a stage has ended, DVC reads the file again and records these
+values as those that the stage ran with. A second ``dvc exp run`` changes the file before DVC refuses to start it.
+Therefore a stage refuses to start if a parameter has changed since the run began, and it refuses to end if one of the
+parameters that it read has changed.
 """
 
 import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,13 +28,15 @@ from cutrec.paths import DATA
 STAGE = "DVC_STAGE"
 """The environment variable that DVC sets for a stage."""
 FIRST = "source"
-"""The stage that every run of the pipeline begins with."""
+"""The first stage of every run of the pipeline."""
+LAST = "report"
+"""The last stage of a run of the whole pipeline."""
 RECORD = ".run-{}.json"
-"""In `cutrec.paths.DATA`, by the process of DVC: the parameters that its run began with."""
-
-
+"""The file in `cutrec.paths.DATA`, named by DVC's process, that holds the parameters at the start of its run."""
+KEPT_SECONDS = 86_400.0
+"""How long the record of an unfinished run is kept: DVC may run in another container, whose processes are not seen."""
 PATIENCE = 10.0
-"""Seconds in which a changed params.yaml may change back."""
+"""How many seconds a stage waits for a changed params.yaml to change back."""
 
 
 def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn:
@@ -45,17 +49,20 @@ def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn
             begin(settings)
         main(settings)
         refuse_edit(name, settings)
+        if name == LAST and (dvc := _dvc()) is not None:
+            (DATA / RECORD.format(dvc.pid)).unlink(missing_ok=True)
 
     run_and_exit(checked)
 
 
 def begin(settings: Config) -> None:
-    """Record the parameters that a run of the pipeline by DVC begins with, and remove the records of ended runs."""
+    """Record the parameters at the start of a run of the pipeline by DVC, and remove old records of ended runs."""
     if (dvc := _dvc()) is None:
         return
     for path in DATA.glob(RECORD.format("*")):
-        if not psutil.pid_exists(int(path.stem.rpartition("-")[2])):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another process has removed it
+            if time.time() - path.stat().st_mtime > KEPT_SECONDS and not _in_progress(path):
+                path.unlink()
     with atomic_file(DATA / RECORD.format(dvc.pid)) as path:
         write_json(path, {"started": dvc.create_time(), "parameters": _flat(settings)})
 
@@ -72,7 +79,7 @@ def load_of_run() -> Config:
     if (dvc := _dvc()) is None or not (path := DATA / RECORD.format(dvc.pid)).is_file():
         return load()
     record = read_json(path)
-    if abs(record["started"] - dvc.create_time()) > 5:  # seconds: another process with this number
+    if not _runs(dvc.pid, record["started"]):  # the record of an earlier process with this number
         return load()
     return _load_unchanged(record["parameters"], "this run")
 
@@ -89,8 +96,27 @@ def refuse_edit(name: str, settings: Config) -> None:
         _load_unchanged(began, "this stage")
 
 
+def _in_progress(path: Path) -> bool:
+    """Whether the run that wrote a record goes on; a damaged record belongs to none."""
+    try:
+        return _runs(int(path.stem.rpartition("-")[2]), float(read_json(path)["started"]))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _runs(pid: int, started: float) -> bool:
+    """Whether the process with this number is the one that started at this Unix time, within five seconds."""
+    try:
+        return bool(abs(psutil.Process(pid).create_time() - started) <= 5)
+    except psutil.Error:
+        return False
+
+
 def _dvc() -> psutil.Process | None:
-    """The process of DVC that runs this stage: the first one above that has not the variable of its stages."""
+    """The process of DVC that runs this stage: the nearest parent process that is not a stage itself.
+
+    DVC sets the variable `STAGE` for the processes of a stage; its own process does not have it.
+    """
     if STAGE not in os.environ:
         return None
     try:
@@ -105,7 +131,7 @@ def _flat(settings: Config) -> dict[str, Any]:
 
 
 def _load_unchanged(began: dict[str, Any], what: str) -> Config:
-    """Read params.yaml, and wait for some seconds if it has changed: ``dvc exp run --queue`` puts it back."""
+    """Read params.yaml; if it has changed, wait up to `PATIENCE`, because ``dvc exp run --queue`` restores it."""
     give_up = time.monotonic() + PATIENCE
     while True:
         try:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutrec.outputs import read_json
-from cutrec.reporting.results_file import lock
 from pipelines.study.trials import Row, Trial
+from rec_data.locks import locked
 
 if TYPE_CHECKING:
     from cutrec import config
@@ -97,7 +97,7 @@ def time_steps(point: config.Config, split: Path) -> Row:
 
 def append(path: Path, row: Row) -> None:
     """Add a line to a file that several processes append to; an incomplete last line stays a line of its own."""
-    with lock(path), path.open("a+b") as file:
+    with locked(path), path.open("a+b") as file:
         file.seek(0)
         present = file.read()
         start = b"\n" if present and not present.endswith(b"\n") else b""

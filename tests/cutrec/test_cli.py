@@ -54,7 +54,9 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], says: str):
 )
 def test_a_bad_place_for_the_output_is_found_before_the_work(arguments: list[str], workplace):
     (workplace({}) / "file").write_text("")
-    with pytest.raises(StageError, match=r"^--out: found file"):
+    with pytest.raises(
+        StageError, match=r"^file cannot be written to \(File exists\), allowed: another folder, by --out$"
+    ):
         cli.execute(arguments)
 
 

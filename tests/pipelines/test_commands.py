@@ -82,5 +82,7 @@ def test_an_old_name_is_the_command_with_a_note(
 def test_a_bad_place_for_the_output_is_found_before_the_work(name: str, arguments: list[str], workplace):
     (workplace({}) / "file").write_text("")
     module = "pipelines.study.__main__" if name == "study" else f"pipelines.{name}"
-    with pytest.raises(StageError, match=r"^--(out|page|rows): found file"):
+    with pytest.raises(
+        StageError, match=r"^file cannot be written to \(File exists\), allowed: another folder, by --(out|page|rows)$"
+    ):
         importlib.import_module(module).main(arguments)

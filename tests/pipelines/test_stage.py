@@ -1,5 +1,6 @@
 """A stage refuses parameters that changed since its run began, and nothing else."""
 
+import json
 import os
 import subprocess
 import sys
@@ -62,14 +63,34 @@ def test_a_stage_by_hand_and_one_of_another_command_belong_to_no_run(project: Pa
     stage.refuse_edit("train", load())
 
 
-def test_records_of_ended_runs_are_removed(project: Path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
+@pytest.mark.parametrize("days", [0, 2])
+@pytest.mark.parametrize("kind", ["ended", "reused", "running", "damaged"])
+def test_only_old_records_of_ended_runs_are_removed(project: Path, kind: str, days: int):
+    """A fresh one may be of a DVC in another container, whose processes have other numbers."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = psutil.Process(process.pid).create_time() - (100 if kind == "reused" else 0)
+    if kind == "ended":
+        process.communicate()
     (project / "data").mkdir()
-    record = project / "data" / stage.RECORD.format(ended.pid)
-    record.write_text("{}")
+    record = project / "data" / stage.RECORD.format(process.pid)
+    record.write_text("" if kind == "damaged" else json.dumps({"started": started, "parameters": {}}))
+    written = time.time() - days * 86_400
+    os.utime(record, (written, written))
     stage.begin(load())
-    assert [path.name for path in record.parent.iterdir()] == [stage.RECORD.format(os.getpid())]
+    assert record.exists() == (days == 0 or kind == "running")
+    assert (project / "data" / stage.RECORD.format(os.getpid())).exists()
+    if kind != "ended":
+        process.communicate()
+
+
+def test_the_last_stage_removes_the_record_of_its_run(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    record = project / "data" / stage.RECORD.format(os.getpid())
+    for name in ("source", "train", "report"):
+        with pytest.raises(SystemExit) as ended:
+            stage.run(name, "A stage.", lambda _: None)
+        assert ended.value.code == 0
+        assert record.exists() == (name != "report")
 
 
 @pytest.mark.parametrize(

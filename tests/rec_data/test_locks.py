@@ -1,11 +1,16 @@
 """One process at a time works on a path, whoever is killed meanwhile."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
+import pytest
+
+from rec_data.errors import DataError
 from rec_data.locks import is_locked, locked
 
 COUNT = """
@@ -77,3 +82,26 @@ def test_a_block_that_fails_releases_the_lock(tmp_path: Path):
             raise KeyError
     except KeyError:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_costs_only_the_name_of_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with locked(tmp_path / "x"):
+        assert is_locked(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_cannot_hold_the_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with (
+        pytest.raises(DataError, match=rf"{tmp_path}.* cannot be written: {os.strerror(code)}"),
+        locked(tmp_path / "x"),
+    ):
+        pass

@@ -122,7 +122,9 @@ def test_the_same_users_with_other_targets_are_refused(save: Callable[..., str],
     printed = capsys.readouterr()
     assert ("c is worse by 0.1001" in printed.out, printed.err) == (True, "")
     execute(["compare", a, save("old", run(4)), "--resamples", "100"])
-    assert "note: old does not record its targets, as earlier versions: nobody can tell" in capsys.readouterr().err
+    assert (
+        "note: old is of an earlier version, which did not record the targets: whether both" in capsys.readouterr().err
+    )
 
 
 def test_a_damaged_run_is_named(save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -181,6 +181,16 @@ def test_unknown_users_write_nothing(checkout):
     assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in checkout.rglob("*")}
 
 
+@pytest.mark.parametrize("name", ["evaluate/details/bands.csv", "split/test.parquet", "download/summary.json"])
+def test_damaged_files_do_not_get_new_checksums(checkout, name: str):
+    path = checkout / name
+    before = (checkout / name.split("/")[0] / "SHA256SUMS").read_bytes()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(StageError, match=r"do not fit each other: .* `dvc repro -f \w+` makes both$"):
+        execute(["forget", "--user", "user 3!"])
+    assert (checkout / name.split("/")[0] / "SHA256SUMS").read_bytes() == before
+
+
 def test_somebody_must_be_named(checkout):
     with pytest.raises(UsageError, match="found no user, allowed: --user ID, or --users FILE"):
         execute(["forget"])

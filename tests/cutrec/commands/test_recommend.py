@@ -1,6 +1,7 @@
 """Recommending for the users of a log and of files, with the model at hand or one that has seen everything."""
 
 import dataclasses
+import hashlib
 import re
 import shutil
 from pathlib import Path
@@ -16,8 +17,9 @@ from cutrec import config
 from cutrec.cli import execute
 from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
-from cutrec.workflow import refit
+from cutrec.workflow import recommend, refit
 from rec_data.ids import read_ids
+from rec_data.sequences.histories import read_histories
 from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
@@ -227,7 +229,7 @@ def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
 
 def test_a_refit_at_another_point_is_refused(trained: Path):
     point = dataclasses.replace(config.load(), train=config.Train(learning_rate=0.5))
-    with pytest.raises(StageError, match=r"has learning_rate=0.5, the model was trained with 0.001"):
+    with pytest.raises(StageError, match=r"has train.learning_rate=0.5, the model was trained with 0.001"):
         refit.refuse_other_config(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
 
@@ -235,7 +237,7 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
     ("point", "says"),
     [
         ({"batch_size": 256}, "has batch_size=256, the model was trained with 128"),
-        ({"train": config.Train(window=4)}, "has window=4, the model was trained with None"),
+        ({"train": config.Train(window=4)}, "has train.window=4, the model was trained with None"),
     ],
 )
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
@@ -330,6 +332,34 @@ def test_a_refit_after_another_split_is_refused(trained: Path):
     items.with_columns(pl.col("original_id").reverse()).write_parquet("data/split/items.parquet")
     with pytest.raises(StageError, match=r"^data/split/items.parquet is not the catalogue that data/train/model.ckpt"):
         execute(["recommend", "--refit"])
+
+
+def test_another_log_than_that_of_training_gets_one_note(trained: Path, capsys: pytest.CaptureFixture[str]):
+    log, model = Path("data/download/log.parquet"), Path("data/train/model.ckpt")
+    digest = hashlib.sha256(log.read_bytes()).hexdigest()
+    dataclasses.replace(ModelCheckpoint.read(model), log=digest).save(model)
+    run("--k", "3")
+    run("--refit", "--k", "2")
+    refitted = ("--model", "out/top.refit/model.ckpt", "--k", "2")
+    run(*refitted)
+    assert "another log" not in capsys.readouterr().err
+    other = pl.read_parquet(log).with_columns(pl.col("user_id") + 1000)  # the same items, as another data set may have
+    other.write_parquet(log)
+    for path, arguments in ((str(model), ("--k", "3")), (refitted[1], refitted)):
+        run(*arguments)
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "another log" in line]
+        assert line.startswith(f"note: {log} is another log than {path} was trained with: right for a later log ")
+
+
+def test_a_log_that_is_replaced_while_it_is_read_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    def replace(log: Path, *arguments: Any, **options: Any) -> Any:
+        shutil.copyfile(log, "copy")
+        Path("copy").replace(log)
+        return read_histories(log, *arguments, **options)
+
+    monkeypatch.setattr(recommend, "read_histories", replace)
+    with pytest.raises(StageError, match=r"log.parquet: found that another process wrote it"):
+        run("--k", "3")
 
 
 def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Path):

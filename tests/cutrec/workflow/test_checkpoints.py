@@ -62,7 +62,7 @@ def test_processes_that_train_the_same_take_turns_and_hand_the_result_on(tmp_pat
     assert "waiting for" in third.stderr.readline()
     first.communicate("\n")
     assert second.stdout.readline() == "found\n"
-    time.sleep(0.5)  # the third one looks twenty times a second
+    assert f"waiting for process {second.pid} on" in third.stderr.readline()  # it is the next in line now
     second.communicate("\n")
     assert third.stdout.readline() == "found\n"
     third.communicate("\n")

@@ -1,5 +1,6 @@
 """Files that a later stage reads, damaged: refused in one line, or with the result that the intact file has."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from cutrec.reporting.run_outputs import read_outputs
 from cutrec.workflow.evaluate import evaluate
 from cutrec.workflow.split import split
 from cutrec.workflow.train import train
+from rec_models.inference import load
 from rec_models.training import loop
 from tests.small_log import small_log, write_params
 
@@ -41,9 +43,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(folder, SETTINGS)
     small_log(users=60, items=20).write_parquet(data / "download/log.parquet")
     write_json(data / "download/summary.json", {"rows": 600, "dataset": "log.parquet"})
-    write_checksums(data / "download", "log.parquet", "summary.json")
+    write_checksums(data / "download")
     write_json(data / "source/fingerprint.json", {"kind": "file"})
-    write_checksums(data / "source", "fingerprint.json")
+    write_checksums(data / "source")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         point = config.load()
@@ -180,11 +182,68 @@ def test_sequences_of_another_split_are_refused(run: Path, tmp_path: Path, monke
             read(config.load(), folder)
 
 
-def test_an_edited_file_is_named_with_the_cure(run: Path, tmp_path: Path):
+def test_an_edited_or_restored_file_is_named_with_the_cure(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     folder = shutil.copytree(run / "data/train", tmp_path / "train")
     values = read_json(folder / "metrics.json")
+    assert capsys.readouterr().err == ""
     (folder / "metrics.json").write_text(json.dumps(values | {"epochs": 77}))
-    with pytest.raises(StageError, match=r"metrics.json is damaged, or was edited: .*\(dvc repro\)$"):
+    expected = (
+        f"{folder}/metrics.json and {folder}/SHA256SUMS do not fit each other: one of them was damaged, edited or "
+        "restored; `dvc repro -f train` makes both"
+    )
+    with pytest.raises(StageError) as caught:
         read_json(folder / "metrics.json")
+    assert str(caught.value) == expected
     (folder / "SHA256SUMS").unlink()  # as outputs of earlier versions
-    assert read_json(folder / "metrics.json")["epochs"] == 77
+    for _ in range(2):
+        assert read_json(folder / "metrics.json")["epochs"] == 77
+    assert (
+        capsys.readouterr().err
+        == f"note: {folder} has no SHA256SUMS, so its files are not checked for damage (dvc repro)\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["details/bands.csv", "details/comparison.csv", "details/memory.json"])
+def test_an_output_that_is_gone_is_missed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    folder = shutil.copytree(run, tmp_path / "checkout")
+    monkeypatch.chdir(folder)
+    if not (path := folder / "data/evaluate" / name).exists():  # this run has one test user, and so no comparison
+        path.touch()
+        write_checksums(folder / "data/evaluate")
+    path.unlink()
+    expected = rf"{name}: no such file, the stage evaluate writes it \(dvc repro\)$"
+    with pytest.raises(StageError, match=expected):
+        of_report(config.load(), folder)
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["train.arrow", "validation.arrow", "test.arrow"])
+def test_a_damaged_sequence_store_is_named_with_the_cure(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: float
+):
+    folder = shutil.copytree(run, tmp_path / "checkout")
+    monkeypatch.chdir(folder)
+    path = folder / "data/split/sequences" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(StageError, match=r"; `dvc repro -f split` makes it again$"):
+        (of_evaluate if name == "test.arrow" else of_train)(config.load(), folder)
+
+
+def test_every_table_of_a_stage_is_listed(run: Path):
+    listed = {
+        f"{folder.name}/{line.split('  ')[1]}"
+        for folder in (run / "data").iterdir()
+        for line in (folder / "SHA256SUMS").read_text().splitlines()
+    }
+    tables = {f"split/{name}.parquet" for name in ("train", "validation", "test", "items", "users")}
+    lists = {f"evaluate/{name}" for name in ("recommendations.parquet", "metrics_at_k.csv", "per_user.parquet")}
+    assert tables | lists <= listed
+
+
+def test_a_model_knows_the_log_that_its_split_was_made_from(run: Path):
+    digest = hashlib.sha256((run / "data/download/log.parquet").read_bytes()).hexdigest()
+    assert read_json(run / "data/split/summary.json")["log_sha256"] == digest
+    assert load(run / "data/train/model.ckpt").log == digest

@@ -113,7 +113,7 @@ def test_a_file_without_a_checksum_is_refused(tmp_path):
     batch = pa.record_batch([pa.array(I32[name], kind) for name, kind in KINDS.items()], names=list(KINDS))
     with pa.ipc.new_file(str(tmp_path / "s.arrow"), batch.schema) as writer:
         writer.write_batch(batch)
-    with pytest.raises(DataError, match=r"is not a sequence store: it has no checksum; allowed: .*\(dvc repro\)"):
+    with pytest.raises(DataError, match=r"is not a sequence store: it has no checksum; allowed: one of this version$"):
         SequenceStore.open(tmp_path / "s.arrow")
 
 

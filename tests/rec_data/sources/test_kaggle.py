@@ -86,7 +86,7 @@ def test_download(kaggle, home):
     kaggle["raw.parquet"] = b"PAR1" + b"0123456789" * 1000
     path = module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
     assert path.read_bytes() == kaggle["raw.parquet"]
-    names = {"raw.parquet", "raw.parquet.lock", "raw.parquet.sha256"}
+    names = {"raw.parquet", "raw.parquet.sha256"}
     assert {found.name for found in path.parent.iterdir()} == names
     path.write_bytes(b"damaged")
     with pytest.raises(DataError, match="delete it to download it again"):
@@ -107,14 +107,14 @@ def test_archive_without_the_file(kaggle, home):
     kaggle["raw.parquet.zip"] = (home / "z").read_bytes()
     with pytest.raises(DataError, match=r"file raw\.parquet: its archive does not hold the file"):
         module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
-    assert {found.name for found in (home / "cache").iterdir()} == {"raw.parquet.lock"}
+    assert {found.name for found in (home / "cache").iterdir()} == set()
 
 
 def test_something_else_than_parquet(kaggle, home):
     kaggle["raw.parquet"] = b"<html>"
     with pytest.raises(DataError, match=r"raw\.parquet begins with b'<htm'"):
         module.download("alexxl/zvuk-dataset", "raw.parquet", home / "cache" / "raw.parquet")
-    assert {found.name for found in (home / "cache").iterdir()} == {"raw.parquet.lock"}
+    assert {found.name for found in (home / "cache").iterdir()} == set()
 
 
 def test_refusal(kaggle, home):

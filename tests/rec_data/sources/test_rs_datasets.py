@@ -127,7 +127,7 @@ def test_download_into_the_cache(cache, tmp_path, monkeypatch):
     for _ in range(2):
         assert fetch("yoochoose", tmp_path) == LOGS["yoochoose"]
     assert len(asked) == 1
-    assert contents(cache) == {*(f"yoochoose/{name}" for name in YOOCHOOSE), "yoochoose.lock"}
+    assert contents(cache) == {*(f"yoochoose/{name}" for name in YOOCHOOSE)}
 
 
 @before_312
@@ -141,4 +141,4 @@ def test_failed_download_leaves_what_is_there(cache, tmp_path, monkeypatch):
     write(cache / "yoochoose", {"yoochoose-clicks.dat": CLICKS})
     with pytest.raises(DataError, match=r"'yoochoose': rs_datasets cannot load it: .*no network"):
         fetch("yoochoose", tmp_path)
-    assert contents(cache) == {"yoochoose/yoochoose-clicks.dat", "yoochoose.lock"}
+    assert contents(cache) == {"yoochoose/yoochoose-clicks.dat"}

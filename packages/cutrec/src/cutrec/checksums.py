@@ -1,51 +1,119 @@
-"""Checksums of the outputs of a stage: a file that was damaged since, or that DVC's cache holds damaged, is refused.
+"""Checksums of the outputs of a stage, and errors that name the stage whose output is missing or damaged.
 
-Sequence stores, models and lists per user have checksums of their own, and ids are known by their hash; this is for the
-other files that are read again. ``sha256sum --check SHA256SUMS`` reads the same file.
+`NAME` in the folder of a stage lists its CSV, JSON and parquet files. Sequence stores and models hold checksums of
+their own. ``sha256sum --check SHA256SUMS`` reads the same file.
 """
 
+import functools
 import hashlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cutrec.errors import StageError
 from cutrec.paths import STAGES
+from rec_data.errors import DataError
 
 NAME = "SHA256SUMS"
+SUFFIXES = (".csv", ".json", ".parquet")
+"""Of the files that are listed."""
+Value = TypeVar("Value")
 
 
-def write_checksums(folder: Path, *patterns: str) -> None:
-    """Write the SHA-256 of the files of a folder that match the glob patterns into `NAME` beside them."""
-    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+def write_checksums(folder: Path) -> None:
+    """List the SHA-256 of the files of a folder and its subfolders that have one of `SUFFIXES`, in `NAME`."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     (folder / NAME).write_text("".join(lines), encoding="utf-8")
 
 
 def verified(path: Path) -> Path:
-    """The path of a file that has its checksum, or of one that has none, as outputs of earlier versions.
+    """Return the path of an output that is as its stage wrote it.
+
+    A file that is not listed is not compared. If a stage's folder has no list, as those of earlier versions, one note
+    says so.
 
     Raises:
-        StageError: there is no such file, or it was changed since it was written.
+        StageError: there is no such file, or it has another checksum than the listed one.
     """
     if not path.is_file():
         raise missing(path)
-    for folder in (path.parent, path.parent.parent):
-        if (folder / NAME).is_file():
-            text = (folder / NAME).read_bytes().decode(errors="replace")
-            known = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
-            own = known.get(path.relative_to(folder).as_posix())
-            if own is not None and own != _sha256(path):
-                raise StageError(
-                    f"{path} is damaged, or was edited: found another checksum than in {folder / NAME}, allowed: the "
-                    "file that its stage wrote; remove it, and its copy in DVC's cache (.dvc/cache), and make it again "
-                    "(dvc repro)"
-                )
+    known = listed_checksum(path)
+    if known is not None and known != _sha256(path):
+        raise StageError(
+            f"{path} and {_list_of(path)} do not fit each other: one of them was damaged, edited or restored"
+            + _cure(path, "makes both")
+        )
+    if _list_of(path) is None and (folder := _stage_folder(path)) is not None:
+        _note_unlisted(folder)
     return path
+
+
+def verify_folder(folder: Path) -> None:
+    """Compare all listed files of a folder; does nothing if it has no list.
+
+    Raises:
+        StageError: a listed file is missing, or has another checksum.
+    """
+    if (folder / NAME).is_file():
+        for name in _read_list(folder / NAME):
+            verified(folder / name)
+
+
+def listed_checksum(path: Path) -> str | None:
+    """The SHA-256 that a file had when its stage wrote it; None if no list names it."""
+    if (place := _list_of(path)) is None:
+        return None
+    return _read_list(place).get(path.relative_to(place.parent).as_posix())
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file: the listed one, which `verified` compares, or else that of its content."""
+    return listed_checksum(path) or _sha256(path)
+
+
+def read_output(read: Callable[..., Value], path: Path, **options: Any) -> Value:
+    """Read an output of a stage with a function of another package, whose errors then name the stage.
+
+    Raises:
+        StageError: there is no such file, or it is damaged or belongs to other files.
+    """
+    try:
+        return read(verified(path), **options)
+    except DataError as error:
+        raise StageError(f"{error}{_cure(path, 'makes it again')}") from error
 
 
 def missing(path: Path) -> StageError:
     """The error for an output of a stage that is not there, which names the stage."""
-    stage = next((parent.name for parent in path.parents if parent.name in STAGES), None)
-    return StageError(f"{path}: no such file" + (f", the stage {stage} writes it (dvc repro)" if stage else ""))
+    folder = _stage_folder(path)
+    return StageError(f"{path}: no such file" + (f", the stage {folder.name} writes it (dvc repro)" if folder else ""))
+
+
+def _cure(path: Path, what: str) -> str:
+    folder = _stage_folder(path)
+    return "" if folder is None else f"; `dvc repro -f {folder.name}` {what}"
+
+
+def _stage_folder(path: Path) -> Path | None:
+    return next((parent for parent in list(path.parents)[:2] if parent.name in STAGES), None)
+
+
+def _read_list(place: Path) -> dict[str, str]:
+    """The checksums by name."""
+    lines = place.read_bytes().decode(errors="replace").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _list_of(path: Path) -> Path | None:
+    """The list in the folder of a file or in the one above."""
+    return next((place for folder in list(path.parents)[:2] if (place := folder / NAME).is_file()), None)
+
+
+@functools.cache
+def _note_unlisted(folder: Path) -> None:
+    print(f"note: {folder} has no {NAME}, so its files are not checked for damage (dvc repro)", file=sys.stderr)
 
 
 def _sha256(path: Path) -> str:

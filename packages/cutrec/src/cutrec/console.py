@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -35,7 +36,7 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
 
 
 def prepare_output_folder(option: str, folder: Path) -> None:
-    """Create the folder that an option names for an output, so that a bad place is reported before the work starts.
+    """Create the folder of an output, which an option chooses, so that a bad place is reported before the work starts.
 
     Raises:
         StageError: the path is taken by something else, belongs to the pipeline, or is not writable.
@@ -45,10 +46,11 @@ def prepare_output_folder(option: str, folder: Path) -> None:
             raise StageError(f"{option}: found {folder}, allowed: outside of {DATA / stage}, which the pipeline writes")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        raise StageError(f"{option}: found {folder}, allowed: a folder, or a place where one can be made") from None
-    if not os.access(folder, os.W_OK):
-        raise StageError(f"{option}: found {folder}, allowed: a folder that can be written to")
+        with tempfile.TemporaryFile(dir=folder):  # whatever the permissions say: the file system may be read-only
+            pass
+    except OSError as error:
+        reason = f"{folder} cannot be written to ({error.strerror})"  # possibly the default: the option is the cure
+        raise StageError(f"{reason}, allowed: another folder, by {option}") from None
 
 
 def prepare_output_file(option: str, path: Path) -> None:

@@ -23,7 +23,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     what is in the temporary directory at the start was left by one that was killed, and is removed.
 
     Raises:
-        DataError: There is no space for the folder, in words of whatever library noticed it.
+        DataError: There is no space left, whichever library reports that, or a lock cannot be created beside it.
     """
     with locked(final):
         temporary = final.parent / f".tmp-{final.name}"

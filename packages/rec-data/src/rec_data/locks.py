@@ -4,10 +4,12 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from rec_data.errors import writing
 
 
 @contextmanager
@@ -16,21 +18,26 @@ def locked(path: Path) -> Iterator[None]:
 
     The lock is the file ``.<name>.lock`` beside it, which is removed at the end. If the process is killed, the
     operating system releases the lock, and the next process removes the file.
+
+    Raises:
+        DataError: The lock file cannot be created, for example on a read-only file system.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     file = lock_file(path)
     lock = FileLock(file)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        holder = file.read_text(errors="replace") if file.is_file() else ""
-        sys.stderr.write(f"note: waiting for {holder or 'another process'}, which works on {path}\n")
-        sys.stderr.flush()
-        lock.acquire()
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            holder = file.read_text(errors="replace") if file.is_file() else ""
+            sys.stderr.write(f"note: waiting for {holder or 'another process'}, which works on {path}\n")
+            sys.stderr.flush()
+            lock.acquire()
     native = isinstance(lock, FileLock)  # where there is no flock, filelock makes it a lock that owns its file
     try:
         if native:
-            file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            with suppress(OSError):  # the disk may be full; the name only informs those who wait
+                file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         if native:
@@ -52,5 +59,5 @@ def is_locked(path: Path) -> bool:
 
 
 def lock_file(path: Path) -> Path:
-    """The file that the lock of a file or folder is."""
+    """The file that is locked while a process works on a file or folder."""
     return path.parent / f".{path.name}.lock"

@@ -26,6 +26,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
 
     On a GPU `Encoder.encode_last` computes in the precision of training, on a CPU in float32. ``encoder.catalogue`` is
     the hash of the catalogue that `fit` was given, None in older files: compare it with that of the ids you rank.
+    ``encoder.log`` is the hash of the log, in the same way.
 
     Raises:
         CheckpointError: the file is damaged or not a model.
@@ -40,7 +41,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: its weights are not those of its settings: {reason}") from error
-    encoder.catalogue = checkpoint.catalogue
+    encoder.catalogue, encoder.log = checkpoint.catalogue, checkpoint.log
     encoder.autocast_dtype = autocast_dtype(checkpoint.training.precision, torch.device(device))
     return encoder.eval().requires_grad_(False)
 

@@ -39,7 +39,9 @@ def run(options: Namespace) -> None:
     rows = compare_runs(run_a, run_b, names=(options.a, options.b), **settings)
     for name, found in ((options.a, run_a), (options.b, run_b)):
         if found.targets is None:
-            text = "does not record its targets, as earlier versions: nobody can tell whether both runs had the same"
+            text = (
+                "is of an earlier version, which did not record the targets: whether both runs had the same is unknown"
+            )
             print(f"note: {name} {text}", file=sys.stderr)
     print(table(rows, run_a, run_b, options.k))
     print()

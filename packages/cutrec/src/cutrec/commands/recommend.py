@@ -63,16 +63,14 @@ def run(options: Namespace) -> None:
     config = load()
 
     from cutrec.workflow import recommend
-    from rec_data.sequences.histories import read_histories
 
     device = recommend.choose_device(options.device)
     prepare_output_file("--out", options.out)
     if not options.model.is_file():
         raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
-    if options.refit or options.histories is None:
-        verified(LOG)
     model = options.model
     if options.refit:
+        verified(LOG)
         from cutrec.workflow.refit import refit
 
         folder = options.out.with_suffix(".refit")
@@ -82,7 +80,8 @@ def run(options: Namespace) -> None:
         raise StageError(f"--k: found {options.k}, allowed: 1 to {len(item_names)}, the size of the catalogue")
     notes: list[str] = []
     if options.histories is None:
-        histories = read_histories(LOG, item_names, tie_seed=config.download.tie_seed(config.seed))
+        log, tie_seed = encoder.log, config.download.tie_seed(config.seed)
+        histories, notes = recommend.read_log(LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed)
     else:
         settings, needs_times = history_settings(options)
         histories, notes = recommend.read_file(

@@ -16,24 +16,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from cutrec.environment import now, versions
 from cutrec.errors import ResultsError
 from cutrec.reporting.result import COLUMNS, Kind, Result, Status, of_run
+from rec_data.locks import locked
 
-__all__ = ["COLUMNS", "Kind", "Result", "Status", "append", "done", "lock", "merge", "now", "of_run",
+__all__ = ["COLUMNS", "Kind", "Result", "Status", "append", "done", "merge", "now", "of_run",
            "read", "versions", "write"]  # fmt: skip
 
 SCHEMA = f"{Result.__module__}.{Result.__qualname__}"
 _ROW = TypeAdapter(Result)
-
-
-def lock(path: Path) -> FileLock:
-    """The lock that a process holds while it appends to a file; makes the file's folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def append(path: Path, result: Result) -> None:
@@ -45,7 +39,7 @@ def append(path: Path, result: Result) -> None:
     Raises:
         ResultsError: the file has other columns, or has them in another order.
     """
-    with lock(path), path.open("a+b") as file:
+    with locked(path), path.open("a+b") as file:
         file.seek(0)
         present = file.read()
         whole = present[: present.rfind(b"\n") + 1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutrec.checksums import verified
+from cutrec.checksums import listed_checksum, verified
 from cutrec.config import Config
 from cutrec.environment import Code, read_code
 from cutrec.outputs import read_json
@@ -40,7 +40,9 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     details: dict[str, list[dict[str, Any]]] | None = None
     if "ndcg@10" in evaluation:
         paths = {name: folder / f"{name}.csv" for name in TABLES}
-        details = {name: _read_csv(path) if path.exists() else [] for name, path in paths.items()}
+        if not paths["comparison"].exists() and listed_checksum(paths["comparison"]) is None:  # a run of one user
+            del paths["comparison"]
+        details = {"comparison": [], **{name: _read_csv(path) for name, path in paths.items()}}
         details["examples"] = json.loads(verified(folder / "examples.json").read_text(encoding="utf-8"))
     return RunOutputs(
         config=config,

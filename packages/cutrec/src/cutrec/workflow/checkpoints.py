@@ -30,17 +30,17 @@ def run_folder(checkpoints: Path, name: str) -> Iterator[Path]:
     When the block ends the run is complete and the folder is removed; if it fails, the next call resumes. A process
     that waits to train the same gets the folder as well: it finds a complete training there and takes its model.
     """
-    folder, turn = checkpoints / name, checkpoints / f"{name}.next"
+    folder, next_in_line = checkpoints / name, checkpoints / f"{name}.next-in-line"
     with ExitStack() as running:
-        with locked(turn):  # held by the one process that comes next
+        with locked(next_in_line):  # held by the process that gets the folder next, while it waits
             running.enter_context(locked(folder))
         expire(checkpoints, folder)
         yield folder
-        if not is_locked(turn):
+        if not is_locked(next_in_line):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Left(NamedTuple):
+class _Interrupted(NamedTuple):
     """An interrupted training."""
 
     written: float
@@ -58,22 +58,22 @@ def expire(checkpoints: Path, own: Path) -> None:
         for file in checkpoints.glob(".*.lock"):  # removes those of killed processes
             is_locked(checkpoints / file.name.removeprefix(".").removesuffix(".lock"))
         names = (path for path in checkpoints.iterdir() if path != own and _NAME.fullmatch(path.name))
-        left = sorted(map(_measured, itertools.filterfalse(is_locked, names)), reverse=True)
+        interrupted = sorted(map(_measured, itertools.filterfalse(is_locked, names)), reverse=True)
         oldest = time.time() - KEPT_DAYS * 86_400
-        stay = [each for each in left[:KEPT] if each.written >= oldest]
-        for each in left[len(stay) :]:
+        kept = [each for each in interrupted[:KEPT] if each.written >= oldest]
+        for each in interrupted[len(kept) :]:
             lock = FileLock(lock_file(each.path))
             with suppress(Timeout), lock.acquire(blocking=False):  # unless it has just been started
                 shutil.rmtree(each.path, ignore_errors=True)
                 lock_file(each.path).unlink(missing_ok=True)
-    if left:
-        gib = sum(each.bytes for each in stay) / 1024**3
-        since = f", the oldest of {datetime.fromtimestamp(stay[-1].written, UTC):%Y-%m-%d}" if stay else ""
-        text = f"{checkpoints} holds {len(stay)} interrupted trainings ({gib:.2f} GiB{since})"
-        print(f"note: {text}; {len(left) - len(stay)} expired ones were removed", file=sys.stderr)
+    if interrupted:
+        gib = sum(each.bytes for each in kept) / 1024**3
+        since = f", the oldest of {datetime.fromtimestamp(kept[-1].written, UTC):%Y-%m-%d}" if kept else ""
+        text = f"{checkpoints} holds {len(kept)} interrupted trainings ({gib:.2f} GiB{since})"
+        print(f"note: {text}; {len(interrupted) - len(kept)} expired ones were removed", file=sys.stderr)
 
 
-def _measured(path: Path) -> _Left:
+def _measured(path: Path) -> _Interrupted:
     states = [file.stat() for file in path.iterdir()]
     written = max((state.st_mtime for state in states), default=path.stat().st_mtime)
-    return _Left(written, path, sum(state.st_size for state in states))
+    return _Interrupted(written, path, sum(state.st_size for state in states))

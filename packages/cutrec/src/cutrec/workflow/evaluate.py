@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from cutrec.checksums import verified, write_checksums
+from cutrec.checksums import read_output, verified, write_checksums
 from cutrec.config import Config
 from cutrec.outputs import atomic_folder, unchanged, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
@@ -38,9 +38,9 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with unchanged(split), atomic_folder(out) as folder:
         encoder, items = load_encoder(verified(model), verified(split / "items.parquet"), device)
-        users = read_ids(verified(split / "users.parquet"))
+        users = read_output(read_ids, split / "users.parquet")
         hashes = {"items": items.hash, "users": users.hash}
-        store = SequenceStore.open(verified(split / "sequences" / "test.arrow"), hashes=hashes)
+        store = read_output(SequenceStore.open, split / "sequences" / "test.arrow", hashes=hashes)
         (folder / "details").mkdir()
         recommended, costs = _rank(config, encoder, store, users.names, items.names, folder)
         metrics: dict[str, object] = {**costs, "reference": config.evaluate.reference}
@@ -49,7 +49,7 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
         if config.dataset.startswith("twin:"):
             pq.write_table(pa.table({"user_id": user_names}), folder / "per_user.parquet")
         else:
-            train = SequenceStore.open(verified(split / "sequences" / "train.arrow"), hashes=hashes)
+            train = read_output(SequenceStore.open, split / "sequences" / "train.arrow", hashes=hashes)
             counts = arrays.count(train.items.numpy(), len(items.names))  # [V]
             reference = reference_log(config, split, len(counts), hashes)
             rankings = _measure(config, store, recommended, user_names, items.names, counts, reference)
@@ -60,7 +60,7 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
         write_json(folder / "metrics.json", metrics)
         write_table(folder / "metrics_at_k.csv", results, config.evaluate.k)
         _write_tensorboard(folder / "tensorboard", results)
-        write_checksums(folder, "metrics.json", "details/*")
+        write_checksums(folder)
 
 
 def _rank(
@@ -130,7 +130,8 @@ def reference_log(config: Config, split: Path, num_items: int, hashes: Mapping[s
     names = ["train"] if config.evaluate.reference == "train" else ["test"]
     if config.paper_faithful and config.evaluate.reference == "test_input" and config.split.strategy == "temporal":
         names.append("untargeted")
-    logs = [SequenceStore.open(verified(split / "sequences" / f"{name}.arrow"), hashes=hashes) for name in names]
+    paths = [split / "sequences" / f"{name}.arrow" for name in names]
+    logs = [read_output(SequenceStore.open, path, hashes=hashes) for path in paths]
     return LogCounts.from_logs([(log.offsets, log.items) for log in logs], num_items)
 
 

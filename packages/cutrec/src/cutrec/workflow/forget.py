@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cutrec.checksums import verified, write_checksums
+from cutrec.checksums import read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, write_json
 from cutrec.paths import DATA, LOG, PER_USER, SPLIT
@@ -113,7 +113,7 @@ def find_users(users: Users, data: Path = DATA) -> dict[Path, Counter[str]]:
         if path.is_file() and USER in pq.read_schema(path).names:
             found[path] = _count(users, (batch[USER] for batch in _batches(path, [USER])))
     if names.is_file():
-        found[names] = _count(users, [read_ids(names).names])
+        found[names] = _count(users, [read_output(read_ids, names).names])
     for path in sorted((data / "recommend").rglob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             rows = _records(file)
@@ -153,15 +153,15 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
     if "split" in folders:
         split = data / "split"
         with _replaced(split, keep=False) as fresh:
-            summary = forget_users(split, fresh, users.of_type(read_ids(split / "users.parquet").names.type))
-            write_checksums(fresh, "summary.json")
+            gone = users.of_type(read_output(read_ids, split / "users.parquet").names.type)
+            summary = read_output(lambda path: forget_users(path.parent, fresh, gone), split / "summary.json")
+            write_checksums(fresh)
         lines.append(f"{split}: {summary['users']:,} users left; dense ids of users have changed, those of items not")
         lines += [
             f"{split}: nobody is left for {part}" for part in ("validation", "test") if not summary[part]["users"]
         ]
     if "download" in folders:
         log = data / "download" / LOG.name
-        verified(log)
         with _replaced(log.parent, without=("SHA256SUMS", "summary.json", LOG.name)) as fresh:
             _filter_parquet(users, log, fresh / LOG.name)
             if (path := log.with_name("summary.json")).is_file():
@@ -169,7 +169,7 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
                 summary["rows"] -= rows[log]
                 summary["rows_forgotten"] = summary.get("rows_forgotten", 0) + rows[log]
                 write_json(fresh / path.name, summary)
-            write_checksums(fresh, LOG.name, "summary.json")
+            write_checksums(fresh)
         lines.append(f"{log}: {rows[log]:,} rows removed")
     return lines
 
@@ -202,11 +202,11 @@ def _remove_evaluated(users: Users, evaluate: Path) -> None:
             run = replace(run, per_user=values, num_users=int(keep.sum()), num_without_relevant=without)
             write_evaluation(replace(run, user_ids=ids, targets=targets), fresh / per_user.name)
         if examples.is_file():
-            kept = [each for each in json.loads(verified(examples).read_bytes()) if str(each["user"]) not in users.ids]
+            kept = [each for each in json.loads(examples.read_bytes()) if str(each["user"]) not in users.ids]
             text = json.dumps(kept, indent=1, default=str)
             (fresh / _EXAMPLES).write_text(text + "\n", encoding="utf-8")
         if (evaluate / "SHA256SUMS").is_file():
-            write_checksums(fresh, "metrics.json", "details/*")
+            write_checksums(fresh)
 
 
 def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -257,8 +257,9 @@ def _replaced(folder: Path, *, without: Iterable[str] = (), keep: bool = True) -
     Two renames put it in place. A kill between them leaves no ``folder``; `find_users` then brings the old one back.
     """
     with locked(folder):
-        folder = folder.resolve()  # a link to another disk stays
         _recover(folder)
+        verify_folder(folder)  # the block will list the checksums again
+        folder = folder.resolve()  # a link to another disk stays
         fresh, old = _aside(folder) / "new", _aside(folder) / "old"
         try:
             fresh.mkdir(parents=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cutrec import config
+from cutrec.checksums import read_output
 from cutrec.config import Config
 from cutrec.errors import ConfigError
 from cutrec.outputs import read_json
@@ -80,7 +81,7 @@ def sizes_of(point: Config) -> Sizes:
         raise ConfigError(
             f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {SPLIT}; {other}"
         )
-    lengths = SequenceStore.open(SPLIT / "sequences" / "train.arrow").lengths.numpy()
+    lengths = read_output(SequenceStore.open, SPLIT / "sequences" / "train.arrow").lengths.numpy()
     usable = lengths[lengths >= 2]
     return sizes_from(point, usable, pq.read_metadata(SPLIT / "items.parquet").num_rows, len(usable))
 

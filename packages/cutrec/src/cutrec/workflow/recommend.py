@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import torch
 
+from cutrec.checksums import checksum, verified
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_file
+from cutrec.outputs import atomic_file, unchanged
 from cutrec.workflow.fetch import DROP_WITHOUT_EFFECT
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
@@ -48,6 +49,33 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
         raise StageError(f"--model: found no {path}, which says what items {model} ranks; keep the two together")
     encoder, catalogue = load_encoder(model, path, device)
     return encoder, catalogue.names
+
+
+def read_log(
+    log: Path, item_names: pa.Array, *, model: Path, trained_with: str | None, tie_seed: int | None
+) -> tuple[Histories, list[str]]:
+    """Read the histories of the log of the pipeline.
+
+    Args:
+        log: as the stage download wrote it.
+        item_names: ``[V]`` original item ids by dense id.
+        model: the checkpoint, for the note.
+        trained_with: the SHA-256 of the log that the model was trained with; None if it does not say.
+        tie_seed: seed of the order of events with equal times; None keeps the order of rows.
+
+    Returns:
+        The histories, and a note if the model was trained with another log.
+
+    Raises:
+        StageError: the log is missing or damaged, or another process replaced it while it was read.
+    """
+    with unchanged(log):
+        found = checksum(verified(log))
+        histories = read_histories(log, item_names, tie_seed=tie_seed)
+    if trained_with in (None, found):
+        return histories, []
+    cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
+    return histories, [f"{log} is another log than {model} was trained with: {cure}"]
 
 
 def read_file(

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from cutrec.checksums import checksum, read_output
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
+from cutrec.nested import flatten
 from cutrec.outputs import atomic_folder, read_json, unchanged
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
@@ -51,11 +53,11 @@ def refit(
     """
     checkpoint = ModelCheckpoint.read(model)
     refuse_other_config(config, checkpoint)
-    refuse_other_catalogue(model, checkpoint, read_ids(split / "items.parquet"))
+    refuse_other_catalogue(model, checkpoint, read_output(read_ids, split / "items.parquet"))
     if not (split / "summary.json").is_file():
         raise StageError(f"--refit: found no {split / 'summary.json'}, which says how the log was filtered (dvc repro)")
     with unchanged(log, split):
-        summary = read_json(split / "summary.json")
+        summary, log_hash = read_json(split / "summary.json"), checksum(log)
         found, names = read_catalogue(
             log,
             min_item_count=summary["min_item_count"],
@@ -81,6 +83,7 @@ def refit(
                 checkpoint_dir=state,
                 item_counts=torch.bincount(found.store.items, minlength=len(names)),
                 catalogue=hash_ids(names),
+                log=log_hash,
             )
         except TrainingError as error:
             raise StageError(str(error)) from error
@@ -122,7 +125,8 @@ def refuse_other_config(config: Config, checkpoint: ModelCheckpoint) -> None:
         own = dataclasses.asdict(trained)
         for name, value in dataclasses.asdict(asked).items():
             if value != own[name]:
+                key = next((key for key in flatten(dataclasses.asdict(config)) if key.split(".")[-1] == name), name)
                 raise StageError(
-                    f"--refit: params.yaml has {name}={value!r}, the model was trained with {own[name]!r}; "
+                    f"--refit: params.yaml has {key}={value!r}, the model was trained with {own[name]!r}; "
                     "restore the model's params.yaml (dvc exp apply), or train again (dvc repro)"
                 )

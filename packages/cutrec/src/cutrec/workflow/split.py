@@ -3,16 +3,18 @@
 import sys
 from pathlib import Path
 
-from cutrec.checksums import verified, write_checksums
+from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder
+from cutrec.outputs import atomic_folder, write_json
 from cutrec.reporting.remarks import split_remarks
 from rec_data.splits.split import split_log
 
 
 def split(config: Config, log: Path, out: Path) -> None:
     """Filter and split a parquet of user_id, item_id, timestamp into sequences, items, users and ``summary.json``.
+
+    The summary has the SHA-256 of the log as ``log_sha256``, by which a later command recognizes it.
 
     Prints what the reader of the metrics must know, such as ties in time and targets that no list can hold.
 
@@ -30,7 +32,8 @@ def split(config: Config, log: Path, out: Path) -> None:
             paper_faithful=config.paper_faithful and config.split.strategy == "temporal",
             tie_seed=config.download.tie_seed(config.seed),
         )
-        write_checksums(folder, "summary.json")
+        write_json(folder / "summary.json", summary | {"log_sha256": checksum(log)})
+        write_checksums(folder)
         # Positions in each user's sequence cannot be compared between users, so their temporal split is meaningless.
         if summary["strategy"] == "temporal" and not summary["clock"]:
             raise StageError(

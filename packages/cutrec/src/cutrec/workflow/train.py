@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from cutrec.checksums import verified, write_checksums
+from cutrec.checksums import read_output, verified, write_checksums
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, unchanged, write_json
+from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
@@ -60,11 +60,12 @@ def train(
                 places.enter_context(run_folder(checkpoints, state.name))
             place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
             folder = Path(places.enter_context(place))
-            catalogue = read_ids(split / "items.parquet")
+            log = read_json(split / "summary.json").get("log_sha256") if (split / "summary.json").is_file() else None
+            catalogue = read_output(read_ids, split / "items.parquet")
             shutil.copyfile(catalogue.path, folder / "items.parquet")
-            hashes = {"items": catalogue.hash}
-            train_store = SequenceStore.open(split / "sequences" / "train.arrow", hashes=hashes)
-            validation_store = SequenceStore.open(split / "sequences" / "validation.arrow", hashes=hashes)
+            hashes, sequences = {"items": catalogue.hash}, split / "sequences"
+            train_store = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
+            validation_store = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
             counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
         try:
             result = fit(
@@ -79,6 +80,7 @@ def train(
                 item_counts=counts,
                 batching=batch_settings(config),
                 catalogue=catalogue.hash,
+                log=log,
             )
         except TrainingError as error:
             if error.on_every_rank and not first:
@@ -89,7 +91,7 @@ def train(
             for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts), unreachable):
                 print(f"note: {line}", file=sys.stderr)
         write_json(folder / "metrics.json", summary(config, result))
-        write_checksums(folder, "history.csv", "metrics.json")
+        write_checksums(folder)
         if first:
             confirm()
 

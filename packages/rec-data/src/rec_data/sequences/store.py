@@ -120,7 +120,7 @@ class SequenceStore:
             if own != value:
                 raise DataError(
                     f"{path} belongs to other {name} than {name}.parquet: found ids with the hash {value[:12]}, "
-                    f"allowed: {own[:12]}; `dvc repro` makes both from one log"
+                    f"allowed: {own[:12]}, those of the log that it was made from"
                 )
         return store
 
@@ -173,11 +173,11 @@ def _check_values(store: SequenceStore, metadata: Mapping[bytes, bytes], path: P
     targets = None if store.targets is None else store.targets.numpy()
     found, stored = _checksum(hashes, user_ids, offsets, items, targets), metadata.get(_CHECKSUM)
     if stored is None:
-        raise DataError(f"{path} is not a sequence store: it has no checksum; allowed: one of this version (dvc repro)")
+        raise DataError(f"{path} is not a sequence store: it has no checksum; allowed: one of this version")
     if found != stored:
         raise DataError(
             f"{path} is damaged: its checksum is {found.decode()}, allowed: {stored.decode(errors='replace')}, as it "
-            "was written; remove it, and its copy in DVC's cache (.dvc/cache), and make it again (dvc repro)"
+            "was written"
         )
     if offsets[0] != 0 or offsets[-1] != len(items) or np.any(offsets[1:] < offsets[:-1]):
         raise DataError(f"{path}: found offsets out of order, allowed: ascending from 0 to {len(items)}")

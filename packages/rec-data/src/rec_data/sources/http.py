@@ -10,11 +10,11 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from rec_data.errors import DataError, writing
+from rec_data.locks import locked
 from rec_data.raw.files import digest
 
 ATTEMPTS = 6
@@ -160,12 +160,6 @@ def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
     with writing(path):
         _record(path).write_text(digest(complete) + "\n")
         complete.replace(path)
-
-
-def locked(path: Path) -> FileLock:
-    """Create the lock that lets one process at a time download a file: ``<name>.lock`` beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(path.name + ".lock"))
 
 
 def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -> str | None:

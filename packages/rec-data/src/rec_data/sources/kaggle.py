@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 from rec_data.errors import DataError
+from rec_data.locks import locked
 from rec_data.raw.archives import extract
-from rec_data.sources.http import check, keep, locked
+from rec_data.sources.http import check, keep
 
 _HELP = (
     "set KAGGLE_USERNAME and KAGGLE_KEY (or KAGGLE_API_TOKEN) in the environment, or put Kaggle's token file where its "

@@ -14,6 +14,7 @@ import requests
 
 from rec_data.config import NULL_VALUES
 from rec_data.errors import DataError
+from rec_data.locks import locked
 from rec_data.raw import files
 from rec_data.raw.archives import extract, is_litter
 from rec_data.raw.events import keep_events
@@ -143,7 +144,7 @@ def _from_mirror(name: str, source: Published, mirror: Path) -> tuple[RawFile, P
 def _from_yandex_disk(raw: RawFile, path: Path) -> None:
     """Download a public file, whose address changes daily and must be requested. A public folder comes as a zip."""
     question = YANDEX_DISK + quote(raw.address, safe="")
-    with http.locked(path):
+    with locked(path):
         if path.exists():
             http.check(path, raw.checksum)
             return

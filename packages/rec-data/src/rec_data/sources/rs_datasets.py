@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from rec_data.errors import DataError
-from rec_data.sources.http import locked
+from rec_data.locks import locked
 from rec_data.sources.registry import RsDataset
 
 

@@ -43,6 +43,8 @@ class Encoder(nn.Module):
         it on a GPU, so that ranking computes as training does, with the same kernels."""
         self.catalogue: str | None = None
         """The hash of the items' ids that this was trained with; None: not known. Loading sets it, export keeps it."""
+        self.log: str | None = None
+        """The hash of the log that this was trained with; None: not known. Loading sets it."""
         nn.init.normal_(self.item_table, std=INIT_STD)
         nn.init.normal_(self.position_table, std=INIT_STD)
 

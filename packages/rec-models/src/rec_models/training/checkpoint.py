@@ -36,12 +36,14 @@ class ModelCheckpoint:
     weights: dict[str, Tensor]  # the encoder's state dict
     batching: BatchSettings | None = None  # what the batches held; None: not recorded, or an older file
     catalogue: str | None = None  # the hash of the items' ids that `fit` was given; None: not recorded, or older
+    log: str | None = None  # the hash of the log that `fit` was given; None: not recorded, or older
 
     def save(self, path: Path) -> None:
         """Write to `path` under a temporary name, then rename: the final name never has a partial file."""
         parts: Any = {"model": self.model, "loss": self.loss, "training": self.training, "batching": self.batching}
         settings = {name: asdict(part) for name, part in parts.items() if part is not None}
-        fields = {name: value for name, value in vars(self).items() if name != "catalogue" or value is not None}
+        hashes = ("catalogue", "log")
+        fields = {name: value for name, value in vars(self).items() if name not in hashes or value is not None}
         save_atomically({"format": _MODEL_FORMAT, **fields, **settings}, path)
 
     @classmethod
@@ -59,7 +61,8 @@ class ModelCheckpoint:
             training, batching = TrainingSettings(**payload["training"]), payload.get("batching")
             plain = {name: payload[name] for name in ("num_items", "epoch", "metrics", "weights")}
             batching = None if batching is None else BatchSettings(**batching)
-            return cls(model, loss, training, **plain, batching=batching, catalogue=payload.get("catalogue"))
+            plain |= {name: payload.get(name) for name in ("catalogue", "log")}
+            return cls(model, loss, training, **plain, batching=batching)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: of another version of rec_models: {in_short(error)}") from error
 

@@ -58,6 +58,7 @@ def fit(
     item_counts: Tensor | None = None,
     batching: BatchSettings | None = None,
     catalogue: str | None = None,
+    log: str | None = None,
     on_batch: Callable[[BatchDone], object] | None = None,
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> FitResult:
@@ -82,6 +83,7 @@ def fit(
         batching: what ``train_batches`` holds. It is kept in ``model.ckpt`` for training again; None: not recorded.
         catalogue: a hash of the items' ids. It is kept in ``model.ckpt``, so that nobody pairs the model with other
             ids, and a state of a run on other ids is not resumed; None: not recorded.
+        log: a hash of the log that the data are of. It is kept in ``model.ckpt``; None: not recorded.
         on_batch: called after each micro-batch, for benchmarks.
         build: makes a new network from its settings and V, on any device; None: `build_encoder`.
 
@@ -132,7 +134,7 @@ def fit(
                 num_items=num_items,
                 pin=device.type == "cuda",
             )
-            snapshot = partial(ModelCheckpoint, *settings, batching=batching, catalogue=catalogue)
+            snapshot = partial(ModelCheckpoint, *settings, batching=batching, catalogue=catalogue, log=log)
             run = _Run(fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started)
             if resumed is not None:
                 run.restore(resumed)
