@@ -166,6 +166,23 @@ def test_the_suffix_decides_what_is_written(trained: Path):
     assert found["score"].to_list() == pytest.approx(expected["score"].to_list())
 
 
+def test_lists_of_some_users_of_the_log_are_printed(trained: Path, capsys: pytest.CaptureFixture[str]):
+    everybody = run("--k", "3")
+    Path("data/recommend").mkdir(exist_ok=True)
+    one, other = everybody["user_id"].unique(maintain_order=True)[3:5]
+    capsys.readouterr()
+    execute(["recommend", "--k", "3", "--user", str(one), "--user", str(other), "--user", "nobody"])
+    printed = capsys.readouterr()
+    found = pl.read_csv(printed.out.encode(), schema=everybody.schema)
+    wanted = everybody.filter(pl.col("user_id").is_in([one, other]))
+    assert found.drop("score").sort("user_id", "rank").rows() == wanted.drop("score").sort("user_id", "rank").rows()
+    assert "users that data/download/log.parquet does not hold: 'nobody'" in printed.err
+    assert not list(Path("data/recommend").iterdir())
+    assert run("--k", "3", "--user", str(one))["user_id"].unique().to_list() == [one]  # with --out
+    with pytest.raises(StageError, match="nobody has an item"):
+        execute(["recommend", "--user", "nobody"])
+
+
 def test_seen_items_come_back_on_request(trained: Path):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     pl.DataFrame({"user_id": [1], "item_id": [names[:5]]}).write_parquet("h.parquet")

@@ -1,6 +1,8 @@
 """The original ids of a split by dense id, and their hash: what models and sequence stores know their catalogue by."""
 
 import hashlib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +70,15 @@ def hash_ids(ids: pa.Array) -> str:
     kind = "text" if _is_text(ids.type) else f"integers, {len(ids) > 0 and pc.min(ids).as_py() < 0}"
     digest.update(f"{len(ids)} {kind}".encode())
     return digest.hexdigest()
+
+
+def as_ids(texts: Iterable[str], kind: pa.DataType) -> pa.Array:
+    """Those of the texts that can occur in a column of integers or strings, sorted, in the type of the column."""
+    if not pa.types.is_integer(kind):
+        return pa.array(sorted(texts), kind)
+    bounds = np.iinfo(kind.to_pandas_dtype())
+    numbers = {int(text) for text in texts if re.fullmatch(r"0|-?[1-9][0-9]{0,19}", text, re.ASCII)}
+    return pa.array(sorted(number for number in numbers if bounds.min <= number <= bounds.max), kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -7,6 +7,7 @@ split held out from training. The output is a parquet or CSV of user_id, item_id
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--k", type=positive_int, default=10, help="items per user (default: 10)")
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
     parser.add_argument("--histories", type=str | None, help=text)
-    parser.add_argument("--out", type=Path, default=OUT, help=f"the .parquet or .csv to write (default: {OUT})")
+    parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
+    text = f"the .parquet or .csv to write (default: {OUT}; lists of --user are printed)"
+    parser.add_argument("--out", type=Path | None, help=text)
     text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
     parser.add_argument("--model", type=Path, default=MODEL, help=text)
     text = "train on the whole log first; the model is kept in OUT.refit/"
@@ -58,14 +61,19 @@ def run(options: Namespace) -> None:
             raise StageError(f"--{name}-column: it names a column of --histories, which is not given")
     if options.changes and options.histories is None:
         raise StageError("-S: it changes how --histories are read, which are not given")
-    if options.out.suffix not in SUFFIXES:
-        raise StageError(f"--out: found {options.out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}")
+    if options.user and options.histories is not None:
+        raise StageError("--user: it names users of the log; with --histories, give a file of these users alone")
+    out = options.out or OUT
+    if out.suffix not in SUFFIXES:
+        raise StageError(f"--out: found {out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}")
     config = load()
 
     from cutrec.workflow import recommend
 
     device = recommend.choose_device(options.device)
-    prepare_output_file("--out", options.out)
+    printed = options.user and options.out is None
+    if not printed:
+        prepare_output_file("--out", out)
     if not options.model.is_file():
         raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
     model = options.model
@@ -73,7 +81,7 @@ def run(options: Namespace) -> None:
         verified(LOG)
         from cutrec.workflow.refit import refit
 
-        folder = options.out.with_suffix(".refit")
+        folder = out.with_suffix(".refit")
         model = refit(config, model, LOG, SPLIT, folder, checkpoints=checkpoint_folder(), device=device)
     encoder, item_names = recommend.load_model(model, device)
     if options.k > len(item_names):
@@ -81,7 +89,9 @@ def run(options: Namespace) -> None:
     notes: list[str] = []
     if options.histories is None:
         log, tie_seed = encoder.log, config.download.tie_seed(config.seed)
-        histories, notes = recommend.read_log(LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed)
+        histories, notes = recommend.read_log(
+            LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed, users=options.user
+        )
     else:
         settings, needs_times = history_settings(options)
         histories, notes = recommend.read_file(
@@ -95,10 +105,15 @@ def run(options: Namespace) -> None:
     for note in [*notes, *recommend.unusable(histories)]:
         print(f"note: {note}", file=sys.stderr)
     batch_users = options.batch_users or config.evaluate.batch_users
-    rows = recommend.recommend(
-        encoder, histories, item_names, options.out, k=options.k, batch_users=batch_users, keep_seen=options.keep_seen
-    )
-    print(f"{options.out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "lists.csv" if printed else out
+        rows = recommend.recommend(
+            encoder, histories, item_names, out, k=options.k, batch_users=batch_users, keep_seen=options.keep_seen
+        )
+        if printed:
+            print(out.read_text(encoding="utf-8"), end="")
+        else:
+            print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
 def history_settings(options: Namespace) -> tuple[Download, bool]:

@@ -26,7 +26,7 @@ from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, write_json
 from cutrec.paths import DATA, LOG, PER_USER, SPLIT
 from rec_data.config import Download
-from rec_data.ids import read_ids
+from rec_data.ids import as_ids, read_ids
 from rec_data.locks import locked
 from rec_data.raw import files, finding
 from rec_data.schema import USER
@@ -47,11 +47,7 @@ class Users:
 
     def of_type(self, kind: pa.DataType) -> pa.Array:
         """Those of the ids that can occur in a column of integers or strings."""
-        if not pa.types.is_integer(kind):
-            return pa.array(sorted(self.ids), kind)
-        bounds = np.iinfo(kind.to_pandas_dtype())
-        numbers = {int(text) for text in self.ids if re.fullmatch(r"0|-?[1-9][0-9]{0,19}", text, re.ASCII)}
-        return pa.array(sorted(number for number in numbers if bounds.min <= number <= bounds.max), kind)
+        return as_ids(self.ids, kind)
 
     def among(self, names: pa.Array | pa.ChunkedArray) -> pa.Array:
         """``[n]`` whether each of the names is one of the ids."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,13 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
 
 
 def read_log(
-    log: Path, item_names: pa.Array, *, model: Path, trained_with: str | None, tie_seed: int | None
+    log: Path,
+    item_names: pa.Array,
+    *,
+    model: Path,
+    trained_with: str | None,
+    tie_seed: int | None,
+    users: Sequence[str] | None,
 ) -> tuple[Histories, list[str]]:
     """Read the histories of the log of the pipeline.
 
@@ -62,20 +69,24 @@ def read_log(
         model: the checkpoint, for the note.
         trained_with: the SHA-256 of the log that the model was trained with; None if it does not say.
         tie_seed: seed of the order of events with equal times; None keeps the order of rows.
+        users: ids of the users as text; None means all.
 
     Returns:
-        The histories, and a note if the model was trained with another log.
+        The histories, and notes if the model was trained with another log, or if the log lacks some of the users.
 
     Raises:
         StageError: the log is missing or damaged, or another process replaced it while it was read.
     """
     with unchanged(log):
         found = checksum(verified(log))
-        histories = read_histories(log, item_names, tie_seed=tie_seed)
-    if trained_with in (None, found):
-        return histories, []
-    cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
-    return histories, [f"{log} is another log than {model} was trained with: {cure}"]
+        histories = read_histories(log, item_names, tie_seed=tie_seed, users=users)
+    notes = []
+    if trained_with not in (None, found):
+        cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
+        notes.append(f"{log} is another log than {model} was trained with: {cure}")
+    if users and (absent := sorted(set(users) - set(map(str, histories.user_names.to_pylist())))):
+        notes.append(f"users that {log} does not hold: {', '.join(map(repr, absent))}")
+    return histories, notes
 
 
 def read_file(

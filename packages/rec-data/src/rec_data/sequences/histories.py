@@ -3,6 +3,7 @@
 Needs torch, numpy and pyarrow only, so that it runs wherever models run.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rec_data.errors import DataError
+from rec_data.ids import as_ids
 from rec_data.schema import ITEM, TIMESTAMP, USER
 from rec_data.sequences.store import SequenceStore
 from rec_data.ties import resolve_ties
@@ -47,7 +49,14 @@ class Histories:
     """Users without any known item, who have no history."""
 
 
-def read_histories(log: Path, item_names: pa.Array, *, tie_seed: int | None, min_user_count: int = 1) -> Histories:
+def read_histories(
+    log: Path,
+    item_names: pa.Array,
+    *,
+    tie_seed: int | None,
+    min_user_count: int = 1,
+    users: Collection[str] | None = None,
+) -> Histories:
     """Read the histories of a log.
 
     Args:
@@ -57,22 +66,23 @@ def read_histories(log: Path, item_names: pa.Array, *, tie_seed: int | None, min
         tie_seed: Seed of the order of events with equal times, as in a split (``rec_data.ties``); None keeps the order
             of rows.
         min_user_count: Minimum number of events on known items that a user must have, at least 1.
+        users: Read only the events of these users, whose ids are given as text; None reads all.
 
     Raises:
         DataError: The file cannot be read, or lacks a column.
     """
-    users = _column(log, USER).dictionary_encode()
-    names = users.dictionary
-    events = _column(log, ITEM)
+    encoded = _column(log, USER, users).dictionary_encode()
+    names = encoded.dictionary
+    events = _column(log, ITEM, users)
     kind = _comparable_type(events.type, item_names.type)
     found = pc.index_in(events.cast(kind), value_set=item_names.cast(kind))
     items = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
-    rows = users.indices.to_numpy(zero_copy_only=False)  # [n] int32
+    rows = encoded.indices.to_numpy(zero_copy_only=False)  # [n] int32
     known = items >= 0
     lengths = np.bincount(rows[known], minlength=len(names))
     enough = lengths >= min_user_count
     present, kept = np.flatnonzero(enough), np.flatnonzero(known & enough[rows])
-    times = _column(log, TIMESTAMP).to_numpy(zero_copy_only=False)[kept]
+    times = _column(log, TIMESTAMP, users).to_numpy(zero_copy_only=False)[kept]
     by_time = np.lexsort((times, rows[kept]))  # stable
     offsets = np.concatenate([[0], np.cumsum(lengths[present])])
     of_users = names.take(pa.array(present))
@@ -117,10 +127,11 @@ def read_catalogue(
     return found, names
 
 
-def _column(log: Path, name: str) -> pa.Array:
-    """Read a column in one piece, strings with 64-bit offsets."""
+def _column(log: Path, name: str, users: Collection[str] | None = None) -> pa.Array:
+    """Read a column, or its rows of some users, in one piece, strings with 64-bit offsets."""
     try:
-        column = pq.read_table(log, columns=[name])[name]
+        kept = None if users is None else pc.field(USER).isin(as_ids(users, pq.read_schema(log).field(USER).type))
+        column = pq.read_table(log, columns=[name], filters=kept)[name]
     except FileNotFoundError:
         raise DataError(f"no log {log}") from None
     except (pa.ArrowException, OSError, MemoryError) as error:
