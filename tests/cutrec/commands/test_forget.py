@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cutrec import config
+from cutrec.checksums import write_checksums
 from cutrec.cli import execute
 from cutrec.errors import StageError, UsageError
 from cutrec.workflow import forget
-from cutrec.workflow.forget import Users, find_users, remove_users
+from cutrec.workflow.forget import Users, find_users, read_users, remove_users
 from pipelines import download, evaluate, report, source, split, train
+from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.split import split_log
@@ -164,6 +166,11 @@ def test_the_copies_of_dvc_are_named(checkout, capsys):
 def test_a_source_that_cannot_be_edited_is_kept_out_by_a_commit(checkout, dataset: str, capsys):
     user = shown_users()[0]
     write_params(Path(), SETTINGS | {"dataset": dataset})
+    with pytest.raises(StageError, match=rf"^dataset: found '{dataset}', but .* is the log of 'events.csv', allowed: "):
+        execute(["forget", "--user", user])
+    summary = checkout / "download/summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"dataset": dataset}))
+    write_checksums(summary.parent)
     execute(["forget", "--user", user])
     text = capsys.readouterr().out
     assert f"dataset {dataset!r}" in text
@@ -235,6 +242,15 @@ def test_ids_are_compared_exactly(kind: str, form: str, tmp_path, monkeypatch, c
     left = pl.read_parquet("data/split/users.parquet")["original_id"]
     assert left.equals(users.filter(~users.is_in(asked)))
     assert len(left) < len(users)
+
+
+def test_every_id_of_a_file_counts_where_the_log_has_no_header(tmp_path):
+    settings = Download(columns=Columns(1, 2, 3), format=Format(header=False))
+    for text in ("1\n2\n", "user_id\n1\n2\n", "user_id,why\n1,a\n2,b\n"):
+        (tmp_path / "ids.csv").write_text(text)
+        assert read_users("ids.csv", root=tmp_path, settings=settings) == ["1", "2"]
+    pl.DataFrame({"x": [1, 2]}).write_parquet(tmp_path / "ids.parquet")
+    assert read_users("ids.parquet", root=tmp_path, settings=settings) == ["1", "2"]
 
 
 def test_a_file_without_ids_is_refused(checkout):

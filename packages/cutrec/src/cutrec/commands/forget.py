@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.config import load
 from cutrec.errors import StageError, UsageError
-from cutrec.paths import live_checkout
+from cutrec.outputs import read_json
+from cutrec.paths import LOG, live_checkout
 
 _SHOWN = 5
 
@@ -35,6 +36,12 @@ def run(options: Namespace) -> None:
     from cutrec.workflow.forget import Users, find_users, read_users, remove_users
     from cutrec.workflow.user_copies import find_copies
 
+    log = LOG.with_name("summary.json")
+    if log.is_file() and (known := read_json(log)["dataset"]) != config.dataset:
+        raise StageError(
+            f"dataset: found {config.dataset!r}, but {LOG} is the log of {known!r}, allowed: the params.yaml of that "
+            "run, which says what else holds these users (dvc exp apply)"
+        )
     root = live_checkout()
     ids = list(options.user)
     if options.users is not None:

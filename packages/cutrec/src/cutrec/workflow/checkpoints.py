@@ -58,7 +58,8 @@ def expire(checkpoints: Path, own: Path) -> None:
         for file in checkpoints.glob(".*.lock"):  # removes those of killed processes
             is_locked(checkpoints / file.name.removeprefix(".").removesuffix(".lock"))
         names = (path for path in checkpoints.iterdir() if path != own and _NAME.fullmatch(path.name))
-        interrupted = sorted(map(_measured, itertools.filterfalse(is_locked, names)), reverse=True)
+        measured = map(_measured, itertools.filterfalse(is_locked, names))
+        interrupted = sorted((each for each in measured if each is not None), reverse=True)
         oldest = time.time() - KEPT_DAYS * 86_400
         kept = [each for each in interrupted[:KEPT] if each.written >= oldest]
         for each in interrupted[len(kept) :]:
@@ -73,7 +74,11 @@ def expire(checkpoints: Path, own: Path) -> None:
         print(f"note: {text}; {len(interrupted) - len(kept)} expired ones were removed", file=sys.stderr)
 
 
-def _measured(path: Path) -> _Interrupted:
-    states = [file.stat() for file in path.iterdir()]
+def _measured(path: Path) -> _Interrupted | None:
+    """What an interrupted training keeps; None if another process has just ended it."""
+    try:
+        states = [file.stat() for file in path.iterdir()]
+    except FileNotFoundError:
+        return None
     written = max((state.st_mtime for state in states), default=path.stat().st_mtime)
     return _Interrupted(written, path, sum(state.st_size for state in states))

@@ -29,6 +29,7 @@ from rec_data.config import Download
 from rec_data.ids import as_ids, read_ids
 from rec_data.locks import locked
 from rec_data.raw import files, finding
+from rec_data.raw.rows import PLACE
 from rec_data.schema import USER
 from rec_data.splits.forget import forget_users
 from rec_eval import read_evaluation, write_evaluation
@@ -67,14 +68,14 @@ def read_users(name: str, *, root: Path, settings: Download) -> list[str]:
     [path, *others] = finding.find(name, root=root, what="--users")
     if others:
         raise StageError(f"--users: found {len(others) + 1} files, allowed: one")
-    usual = str(settings.columns.user)
+    usual = str(settings.columns.user) if settings.format.header is not False else USER  # not the position in the log
     ids: list[str | None]
     if path.suffix in finding.TEXT and not re.search(rb"[,;\t|]", path.read_bytes()):
         ids = list(path.read_text(encoding="utf-8-sig").split("\n"))
         ids = ids[1:] if str(ids[0]).strip() in (usual, USER) else ids
     else:
-        frame = files.scan([path], None, settings.format)
-        names = frame.collect_schema().names()
+        frame = files.scan([path], None, replace(settings.format, header="auto"))
+        names = [name for name in frame.collect_schema().names() if name != PLACE]
         column = next((each for each in (usual, USER, *names[: len(names) == 1]) if each in names), usual)
         files.require_columns(names, {"--users": column}, f"--users {name!r}")
         kind = frame.collect_schema()[column]

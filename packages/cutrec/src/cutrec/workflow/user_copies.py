@@ -82,9 +82,10 @@ def _rows_by_file(config: Config, users: Users, root: Path) -> dict[Path, int]:
     for path in finding.find(config.dataset, root=root):
         frame, names = files.scan([path], [column], config.download.format), pl.col(column)
         files.require_columns(frame.collect_schema(), {USER: column}, str(path))
-        if frame.collect_schema()[column].is_float():
+        if (kind := frame.collect_schema()[column]).is_float() or kind.is_decimal():
             names = names.cast(pl.Int64, strict=False)
         texts = names.cast(pl.String).str.strip_chars()
+        texts = pl.when(texts.str.contains(r"^-?[0-9]+\.0+$")).then(texts.str.replace(r"\.0+$", "")).otherwise(texts)
         rows[path] = int(frame.select(texts.is_in(sorted(users.ids)).sum()).collect(engine="streaming").item())
     return {path: count for path, count in rows.items() if count}
 
