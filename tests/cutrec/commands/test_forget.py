@@ -20,6 +20,7 @@ from cutrec.cli import execute
 from cutrec.errors import StageError, UsageError
 from cutrec.workflow import forget
 from cutrec.workflow.forget import Users, find_users, read_users, remove_users
+from cutrec.workflow.user_copies import find_copies
 from pipelines import download, evaluate, report, source, split, train
 from rec_data.config import Columns, Download, Format
 from rec_data.errors import DataError
@@ -251,6 +252,19 @@ def test_every_id_of_a_file_counts_where_the_log_has_no_header(tmp_path):
         assert read_users("ids.csv", root=tmp_path, settings=settings) == ["1", "2"]
     pl.DataFrame({"x": [1, 2]}).write_parquet(tmp_path / "ids.parquet")
     assert read_users("ids.parquet", root=tmp_path, settings=settings) == ["1", "2"]
+
+
+@pytest.mark.parametrize("form", ["text", "decimal"])
+def test_the_source_is_searched_for_ids_as_the_log_reads_them(form: str, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = pl.DataFrame({"user_id": ["105.0", "7.0", "105.0"], "item_id": [1, 2, 3], "timestamp": [1, 2, 3]})
+    if form == "text":
+        rows.write_csv("log.csv")
+    else:
+        rows.with_columns(pl.col("user_id").cast(pl.Decimal(12, 2))).write_parquet("log.parquet")
+    (name,) = [path.name for path in tmp_path.iterdir()]
+    copies = find_copies(config.from_mapping({"dataset": name}), Users(["105"]), Path())
+    assert f"{name} (2 rows)" in "\n".join(copies.where)
 
 
 def test_a_file_without_ids_is_refused(checkout):

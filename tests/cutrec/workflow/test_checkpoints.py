@@ -1,6 +1,7 @@
 """Who may use the folder of an interrupted training, and how long it is kept."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -50,6 +51,20 @@ def test_a_complete_run_leaves_nothing_and_a_failed_one_its_checkpoints(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     with run_folder(tmp_path, NAME) as folder:
         assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_ends_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    other = left_over(tmp_path, "f" * 16, days=1)
+
+    def ends(path: Path) -> bool:
+        if path == other:
+            shutil.rmtree(other)
+        return is_locked(path)
+
+    monkeypatch.setattr("cutrec.workflow.checkpoints.is_locked", ends)
+    with run_folder(tmp_path, NAME):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
