@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate
+from cutrec.config import Config, Evaluate, read_yaml
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError
 from cutrec.workflow import train
@@ -119,13 +119,16 @@ def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
 
     monkeypatch.setattr(train, "fit", fit)
     split = split_once / "data/split"
-    train.train(Config(), split, tmp_path / "train", checkpoints=tmp_path / "state")
+    train.train(Config(undecided=("loss",)), split, tmp_path / "train", checkpoints=tmp_path / "state")
     assert {path.name for path in (tmp_path / "train").iterdir()} == {
-        "model.ckpt", "items.parquet", "metrics.json", "SHA256SUMS",
+        "model.ckpt", "items.parquet", "metrics.json", "settings.yaml", "SHA256SUMS",
     }  # fmt: skip
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
     assert list((tmp_path / "state").iterdir()) == []
-    assert "note: the best validation ndcg@10, 0.0000, is not above that of the ranking by" in capsys.readouterr().err
+    assert read_yaml(tmp_path / "train/settings.yaml")["decided"]["loss"]["value"] == "cce"
+    said = capsys.readouterr().err
+    assert "loss: cce, because the exact softmax over" in said
+    assert "note: the best validation ndcg@10, 0.0000, is not above that of the ranking by" in said
 
 
 def test_a_training_that_is_not_confirmed_keeps_its_checkpoints_and_writes_nothing(

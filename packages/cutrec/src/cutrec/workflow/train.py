@@ -12,8 +12,10 @@ import torch
 
 from cutrec.checksums import read_output, verified, write_checksums
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
+from cutrec.decide import Facts, decide, write_decisions
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
+from cutrec.paths import SETTINGS
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
@@ -21,7 +23,7 @@ from rec_data import arrays
 from rec_data.ids import read_ids
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
-from rec_models.training.loop import fit
+from rec_models.training.loop import OnEpoch, fit
 from rec_models.training.result import FitResult
 
 MANY_UNREACHABLE = 0.1
@@ -29,13 +31,20 @@ MANY_UNREACHABLE = 0.1
 
 
 def train(
-    config: Config, split: Path, out: Path, *, checkpoints: Path, confirm: Callable[[], None] = lambda: None
+    config: Config,
+    split: Path,
+    out: Path,
+    *,
+    checkpoints: Path,
+    confirm: Callable[[], None] = lambda: None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Train, or resume the training that was interrupted.
+    """Decide the settings that are ``auto`` and train, or resume the training that was interrupted.
 
     Writes ``model.ckpt`` (the epoch of the best validation NDCG@10), ``items.parquet`` (the catalogue that it ranks: a
-    model and its ids stay together), ``history.csv`` (one row per epoch), ``metrics.json`` and ``tensorboard/``. If
-    another process trains the same, this one waits for it and takes its model.
+    model and its ids stay together), ``settings.yaml`` (what was decided, and why), ``history.csv`` (one row per
+    epoch), ``metrics.json`` and ``tensorboard/``. If another process trains the same, this one waits for it and takes
+    its model.
 
     Args:
         config: the model, the loss and the training loop.
@@ -44,8 +53,10 @@ def train(
         checkpoints: the folder for the state of interrupted runs. Each run has a folder of its own there, named by the
             hash of its settings, its split and its code, and removed when the run is complete.
         confirm: called when training is complete; if it raises, there are no results and the next call resumes.
+        on_epoch: see `rec_models.training.loop.fit`.
 
     Raises:
+        ConfigError: settings contradict each other or what was decided.
         StageError: a file of the split is missing, training failed, or another process replaced the split while it was
             read.
     """
@@ -55,17 +66,21 @@ def train(
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with ExitStack() as places:
         with unchanged(split):
+            catalogue = read_output(read_ids, split / "items.parquet")
+            hashes, sequences = {"items": catalogue.hash}, split / "sequences"
+            train_store = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
+            validation_store = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
+            config, decisions = decide(config, Facts.of(len(catalogue.names), train_store.lengths.numpy()))
             state = checkpoints / run_hash(config, split)
             if first:
+                for decision in decisions:
+                    print(decision, file=sys.stderr)
                 places.enter_context(run_folder(checkpoints, state.name))
             place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
             folder = Path(places.enter_context(place))
             log = read_json(split / "summary.json").get("log_sha256") if (split / "summary.json").is_file() else None
-            catalogue = read_output(read_ids, split / "items.parquet")
             shutil.copyfile(catalogue.path, folder / "items.parquet")
-            hashes, sequences = {"items": catalogue.hash}, split / "sequences"
-            train_store = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
-            validation_store = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
+            write_decisions(folder / SETTINGS.name, decisions)
             counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
         try:
             result = fit(
@@ -81,6 +96,7 @@ def train(
                 batching=batch_settings(config),
                 catalogue=catalogue.hash,
                 log=log,
+                on_epoch=on_epoch,
             )
         except TrainingError as error:
             if error.on_every_rank and not first:
