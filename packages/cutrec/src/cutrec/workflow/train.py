@@ -149,7 +149,7 @@ def notes(config: Config, result: FitResult, *, popularity: float, unreachable: 
         )
     found = result.metrics["ndcg@10"]
     if found <= popularity:
-        line = f"the best validation ndcg@10, {found:.4f}, is not above that of the ranking by popularity, {popularity:.4f}"
+        line = f"the best validation ndcg@10, {found:.4f}, is not above {popularity:.4f} of the ranking by popularity"
         if unreachable < MANY_UNREACHABLE:
             line += ": more train.patience (pointwise losses start slowly), or another loss, may help"
         lines.append(line)
