@@ -64,8 +64,8 @@ def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], 
 def users_at_once(store: SequenceStore, batch_users: int, max_seq_len: int) -> int:
     """Users per batch of validation on a GPU: several times `batch_users` where histories are short.
 
-    A GPU computes a batch of short histories in less time than the host takes to launch its kernels. No batch has more items
-    than one of `batch_users` histories of the full length, which bounds its memory.
+    A GPU computes a batch of short histories in less time than the host takes to launch its kernels. No batch has more
+    items than one of `batch_users` histories of the full length, which bounds its memory.
     """
     read = store.lengths.numpy().clip(max=max_seq_len)
     for users in (8 * batch_users, 4 * batch_users, 2 * batch_users):
