@@ -71,6 +71,9 @@ def run(options: Namespace) -> None:
         )
     write_preset(PARAMS, options.name, preset_of(found.space, found.best.settings), overwrite=options.overwrite)
     print(sentence(found))
+    if found.left:
+        text = f"The time was too short for {found.left} of {options.trials} trials"
+        print(f"{text}; the same command with --overwrite goes on with them.")
     print(f"Use it: uv run dvc exp run -S preset={options.name}")
 
 

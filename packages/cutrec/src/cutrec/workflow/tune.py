@@ -129,9 +129,12 @@ def tune(
             _work(search)
         else:
             _work_in_processes(search, jobs)
-    found = read_result(search.folder, space)
+    found = read_result(search.folder, space, wanted=trials if search.is_over() else 0)
     if not found.tried:
-        why = next(iter(found.not_tried.values()), f"--minutes: {minutes:g} was too short for the first epoch")
+        why = next(
+            iter(found.not_tried.values()),
+            f"--minutes: {minutes:g} was too short for the first epoch; the search is kept",
+        )
         raise StageError(f"no trial was validated: {why}")
     return found
 

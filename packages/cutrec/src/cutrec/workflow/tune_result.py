@@ -60,6 +60,8 @@ class Tuning:
     """None if the defaults themselves are the best, or were not validated."""
     not_tried: dict[int, str]
     """Why trials failed and proposals were skipped, by their number."""
+    left: int
+    """Trials that the time was too short for."""
     folder: Path
 
     @property
@@ -73,8 +75,8 @@ class Tuning:
         return next((trial for trial in self.tried if trial.number == 1), None)
 
 
-def read_result(folder: Path, space: Space) -> Tuning:
-    """What all processes of a search have found so far."""
+def read_result(folder: Path, space: Space, *, wanted: int = 0) -> Tuning:
+    """What all processes of a search have found so far; `wanted` is the number of trials that should have ended."""
     study = Study(folder, space)
     tried = [
         Tried(
@@ -95,7 +97,8 @@ def read_result(folder: Path, space: Space) -> Tuning:
         difference, users = best - default, len(best)
         error = float(difference.std(ddof=1)) / math.sqrt(users) if users > 1 else math.nan
         gain = Gain(float(difference.mean()), error, users)
-    return Tuning(space, tried, gain, study.reasons, folder)
+    ended = sum(trial.state.is_finished() for trial in study.trials)
+    return Tuning(space, tried, gain, study.reasons, max(0, wanted - ended), folder)
 
 
 def ranks_file(folder: Path, number: int) -> Path:

@@ -87,7 +87,6 @@ def space_of(asked: Config, facts: Facts) -> Space:
     values, usual = as_written(point), as_written(Config())
     free = {key for key in values if (key in asked.undecided if key in AUTO_KEYS else values[key] == usual[key])}
     grids = GRIDS | {"max_seq_len": _lengths(point, facts, free)}
-    grids["backbone.hidden"] = tuple(width for width in GRIDS["backbone.hidden"] if width % point.backbone.heads == 0)
     if not ENCODERS[point.model].masked:
         del grids["backbone.mask_prob"]
     axes: dict[str, tuple[Any, ...]] = {}
@@ -110,6 +109,8 @@ def space_of(asked: Config, facts: Facts) -> Space:
 
 def _lengths(point: Config, facts: Facts, free: set[str]) -> tuple[int, ...]:
     """Shares of the longest useful history; none is shorter than a window that stays."""
+    if "max_seq_len" not in free:
+        return (point.max_seq_len,)
     quantile = float(np.quantile(facts.lengths, LENGTH_QUANTILE))
     longest = min(LONGEST, LENGTH_STEP * math.ceil(quantile / LENGTH_STEP))
     least = 1 if "train.window" in free else point.train.window or 1
