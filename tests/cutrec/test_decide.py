@@ -25,6 +25,7 @@ AUTO: dict[str, Any] = nest(dict.fromkeys(AUTO_KEYS, "auto"))
 SPARSE = Facts.of(11_924, np.repeat([3, 8, 40], [500, 480, 20]))
 DENSE = Facts.of(3_416, np.repeat([30, 160, 900], [600, 300, 100]))
 HUGE = Facts.of(EXACT_ITEMS + 1, np.full(300_000, 12))
+VAST = Facts.of(20_000_000, np.full(1_000_000, 12))
 EMPTY = Facts.of(3, np.array([1]))
 
 
@@ -46,7 +47,12 @@ def decided(facts: Facts, **changes: Any) -> tuple[dict[str, Any], dict[str, Any
             DENSE,
             {"loss": "cce", "batch_size": 128, "max_seq_len": 200, "backbone.hidden": 128, "train.window": 100},
         ),
-        (HUGE, {"loss": "cce_neg", "num_negatives": 2048, "max_seq_len": 16, "train.patience": 3}),
+        (
+            HUGE,
+            {"loss": "cce_neg", "num_negatives": 2048, "max_seq_len": 16, "batch_size": 1024, "backbone.hidden": 256,
+             "train.patience": 4},
+        ),
+        (VAST, {"loss": "cce_neg", "batch_size": 1024, "backbone.hidden": 64, "train.patience": 3}),
         (EMPTY, {"loss": "cce", "max_seq_len": 16, "train.window": None}),
     ],
 )  # fmt: skip

@@ -38,6 +38,13 @@ LENGTH_QUANTILE = 0.99
 LENGTH_STEP = 8
 UNREAD = 0.1
 """Share of the interactions outside the last examples from which on training slides a window."""
+EPOCH_STEPS = 500
+"""Optimizer steps of an epoch above which ``batch_size`` is doubled."""
+LARGEST_BATCH = 1024
+WIDEST = {1_000_000: 256, 10_000_000: 128}
+"""The largest ``backbone.hidden`` by the most items of the catalogue: the item table and its moments grow with both."""
+NARROWEST = 64
+"""The width for larger catalogues."""
 MAX_EPOCHS = 200
 PATIENCE_STEPS = 1000
 PATIENCE = (3, 10)
@@ -55,7 +62,7 @@ class Width(NamedTuple):
 
 
 SHORT_HISTORIES = Width(hidden=256, dropout=0.4, learning_rate=0.0005, batch_size=256, mask_prob=0.4)
-LONG_HISTORIES = Width(hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.15)
+LONG_HISTORIES = Width(hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.2)
 
 
 class Decision(NamedTuple):
@@ -135,15 +142,14 @@ def decide(point: Config, facts: Facts) -> tuple[Config, list[Decision]]:
     if loss.sampled and not loss.fixed_negatives:
         take("num_negatives", *_negatives(point.loss, facts))
     take("max_seq_len", *_length(point, facts))
-    take("batch_size", kind.batch_size, histories)
-    take("backbone.hidden", kind.hidden, histories)
+    take("train.window", *_window(point, facts))
+    take("batch_size", *_batch_size(kind.batch_size, histories, point, facts))
+    take("backbone.hidden", *_hidden(kind.hidden, histories, facts))
     take("backbone.dropout", kind.dropout, histories)
     take("backbone.scale_embeddings", not masked, f"{point.model} {'loses' if masked else 'gains'} by it")
     if masked:
         take("backbone.mask_prob", kind.mask_prob, histories)
     take("train.learning_rate", kind.learning_rate, histories)
-    if not masked:
-        take("train.window", *_window(point, facts))
     take("train.max_epochs", MAX_EPOCHS, "train.patience ends training earlier")
     take("train.patience", *_patience(point, facts))
     point = dataclasses.replace(point, undecided=())
@@ -184,11 +190,37 @@ def _window(point: Config, facts: Facts) -> tuple[int | None, str]:
     return None, f"only {reason}" if unread else f"no history is longer than {point.max_seq_len} items"
 
 
+def _hidden(wanted: int, histories: str, facts: Facts) -> tuple[int, str]:
+    widest = next((width for items, width in WIDEST.items() if facts.items <= items), NARROWEST)
+    if wanted <= widest:
+        return wanted, histories
+    return widest, f"the table of {facts.items:,} items is large"
+
+
+def _batch_size(least: int, histories: str, point: Config, facts: Facts) -> tuple[int, str]:
+    """Large enough for epochs of at most `EPOCH_STEPS` steps, if `LARGEST_BATCH` allows it."""
+    value = least
+    while value < LARGEST_BATCH and _steps(dataclasses.replace(point, batch_size=value), facts) > EPOCH_STEPS:
+        value *= 2
+    if value == least:
+        return value, histories
+    return value, f"an epoch has {_examples(point, facts):,} examples"
+
+
+def _examples(point: Config, facts: Facts) -> int:
+    share = facts.users / max(1, len(facts.lengths))  # of which `lengths` are a sample
+    return round(len(facts.examples(point)) * share)
+
+
+def _steps(point: Config, facts: Facts) -> int:
+    """Optimizer steps of an epoch."""
+    sequences = point.batch_size * point.train.devices * point.train.accumulate
+    return max(1, math.ceil(_examples(point, facts) / sequences))
+
+
 def _patience(point: Config, facts: Facts) -> tuple[int, str]:
     """Epochs that make `PATIENCE_STEPS` optimizer steps."""
-    share = facts.users / max(1, len(facts.lengths))  # of which `lengths` are a sample
-    examples = len(facts.examples(point)) * share
-    steps = max(1, math.ceil(examples / (point.batch_size * point.train.devices * point.train.accumulate)))
+    steps = _steps(point, facts)
     lowest, highest = PATIENCE
     value = min(highest, max(lowest, math.ceil(PATIENCE_STEPS / steps)))
     reason = f"an epoch has {steps:,} steps"

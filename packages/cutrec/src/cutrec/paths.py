@@ -30,3 +30,8 @@ def live_checkout() -> Path:
 def checkpoint_folder() -> Path:
     """Where interrupted trainings resume from, outside ``data/``: DVC deletes the outputs of a stage before it runs."""
     return live_checkout() / ".checkpoints"
+
+
+def search_folder() -> Path:
+    """Where ``cutrec tune`` keeps its searches, which go on at the next start."""
+    return live_checkout() / ".tune"

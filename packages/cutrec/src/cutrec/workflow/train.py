@@ -8,20 +8,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-import torch
-
-from cutrec.checksums import read_output, verified, write_checksums
+from cutrec.checksums import verified, write_checksums
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
-from cutrec.decide import UNREAD, Facts, decide, write_decisions
+from cutrec.decide import UNREAD, decide, write_decisions
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.paths import SETTINGS
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
-from rec_data import arrays
-from rec_data.ids import read_ids
-from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 from rec_models.training.loop import OnEpoch, fit
 from rec_models.training.result import FitResult
@@ -66,11 +61,7 @@ def train(
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with ExitStack() as places:
         with unchanged(split):
-            catalogue = read_output(read_ids, split / "items.parquet")
-            hashes, sequences = {"items": catalogue.hash}, split / "sequences"
-            train_store = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
-            validation_store = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
-            facts = Facts.of(len(catalogue.names), train_store.lengths.numpy())
+            catalogue, train_store, validation_store, counts, facts = inputs.read_split(split)
             config, decisions = decide(config, facts)
             unread = facts.unread(config)
             state = checkpoints / run_hash(config, split)
@@ -83,7 +74,6 @@ def train(
             log = read_json(split / "summary.json").get("log_sha256") if (split / "summary.json").is_file() else None
             shutil.copyfile(catalogue.path, folder / "items.parquet")
             write_decisions(folder / SETTINGS.name, decisions)
-            counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
         try:
             result = fit(
                 model=model_settings(config),
