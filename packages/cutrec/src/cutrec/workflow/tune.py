@@ -24,20 +24,18 @@ from cutrec.errors import StageError
 from cutrec.nested import as_yaml
 from cutrec.outputs import unchanged
 from cutrec.workflow import training_inputs as inputs
-from cutrec.workflow.plan import setup_of, sizes_from
 from cutrec.workflow.run_hash import run_hash
+from cutrec.workflow.tune_bounds import Bounds, device_gib
 from cutrec.workflow.tune_result import K, Tuning, keep_best_ranks, ranks_file, read_result
-from cutrec.workflow.tune_space import Settings, Space, space_of
+from cutrec.workflow.tune_space import Space, space_of
 from cutrec.workflow.tune_study import Claim, Study
 from rec_eval import rank_metrics
-from rec_models import planning
 from rec_models.config import TrainingSettings
 from rec_models.encoders import Encoder
-from rec_models.errors import SettingsError, TrainingError
+from rec_models.errors import TrainingError
 from rec_models.training.devices import device_of
 from rec_models.training.loop import fit
 
-_GIB = 2**30
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -66,15 +64,6 @@ class _Search:
     def training(self, point: Config) -> TrainingSettings:
         """The loop of a point on the chosen device."""
         return dataclasses.replace(training_settings(point), accelerator=self.device)
-
-    def usable_gib(self) -> float:
-        """Memory for one process on the device; on a CPU that of the host."""
-        device, total = device_of(self.training(self.space.point)), self.memory_gib
-        if total is None and device.type == "cuda":
-            total = torch.cuda.get_device_properties(device).total_memory / _GIB
-        elif total is None:
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-        return total / self.sharers
 
 
 class _TimeIsUp(Exception):  # noqa: N818
@@ -169,25 +158,13 @@ def _work_in_processes(search: _Search, jobs: int) -> None:
 def _work(search: _Search) -> None:
     """Train trials until all are done or the time is up."""
     data, study = inputs.read_split(search.split), Study(search.folder, search.space)
-    too_large = partial(_too_large, search, search.usable_gib())
-    while not search.is_over() and (claim := study.claim(search.trials, too_large)) is not None:
+    device = device_of(search.training(search.space.point))
+    refused = Bounds(search.space, device, (search.memory_gib or device_gib(device)) / search.sharers)
+    while not search.is_over() and (claim := study.claim(search.trials, refused)) is not None:
         try:
             print(_train(search, data, study, claim), file=sys.stderr, flush=True)
         finally:
             claim.lock.release()
-
-
-def _too_large(search: _Search, gib: float, settings: Settings) -> str | None:
-    """Why settings do not fit into so much memory, as the planner predicts it; None where they do."""
-    point = search.space.at(settings)
-    setup, sizes = setup_of(point), sizes_from(point, search.space.facts)
-    try:
-        memory = planning.memory_of(setup, sizes, planning.load())
-    except SettingsError:  # a loss whose memory cannot be predicted
-        return None
-    if memory.fits(gib):
-        return None
-    return f"needs {memory.peak + memory.pool:.1f} GiB of {gib:.1f}, as predicted"
 
 
 def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) -> str:
@@ -243,6 +220,7 @@ def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) 
         del error
         gc.collect()  # what a training without memory left
     except _TimeIsUp:
+        study.pause(claim.trial)
         return f"{title}: stopped, because the time is up; the next start resumes it"
     shutil.rmtree(place, ignore_errors=True)
     return f"{title}: {line}"
