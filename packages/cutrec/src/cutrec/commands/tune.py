@@ -57,9 +57,11 @@ def run(options: Namespace) -> None:
     if find_spec("optuna") is None:
         raise StageError("cutrec tune: found no optuna, allowed: uv pip install 'cutrec[tune]'")
 
+    from cutrec.workflow.recommend import choose_device
     from cutrec.workflow.tune import tune
     from cutrec.workflow.tune_result import preset_of
 
+    choose_device(options.device)
     settings = {name: options[name] for name in ("trials", "minutes", "jobs", "device")}
     found = tune(config, SPLIT, search_folder(), **settings)
     print(table_of(found))

@@ -113,7 +113,6 @@ def tune(
             raise StageError("params.yaml: found a value for every key that is searched, allowed: auto for some")
         name = hashlib.sha256(f"{run_hash(space.point, split, code={})} {space.axes}".encode()).hexdigest()[:16]
         search = _Search(space, split, searches / name, trials, until, device, memory_gib)
-        device_of(search.training(space.point))  # refuses a device that is not there
         if jobs == 1:
             _work(search)
         else:
@@ -129,28 +128,28 @@ def tune(
 
 
 def _work_in_processes(search: _Search, jobs: int) -> None:
-    """Work in several processes, each of which sees one GPU if there are any."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """Work in several processes, each of which sees one GPU if there are any, and has its share of the processors."""
+    before = dict(os.environ)
+    visible = before.get("CUDA_VISIBLE_DEVICES")
     gpus = list(map(str, range(torch.cuda.device_count()))) if visible is None else visible.split(",")
     sharers = math.ceil(jobs / len(gpus)) if device_of(search.training(search.space.point)).type == "cuda" else jobs
     search = dataclasses.replace(search, sharers=sharers, parent=os.getpid())
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=run_and_exit, args=(partial(_work, search),), daemon=True) for _ in range(jobs)]
     try:
-        for job, worker in enumerate(workers):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        for job, worker in enumerate(workers):  # new processes inherit the environment, before they import torch
             if gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]  # read when CUDA starts in the new process
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
             worker.start()
         for worker in workers:
             worker.join()
     finally:
-        if visible is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible
         for worker in workers:
             if worker.is_alive():
                 worker.terminate()
+        os.environ.clear()
+        os.environ.update(before)
     if all(worker.exitcode for worker in workers):
         raise StageError("--jobs: every process of the search failed, for the reasons above; what was found is kept")
 
@@ -219,6 +218,9 @@ def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) 
         line = f"failed: {error}"
         del error
         gc.collect()  # what a training without memory left
+    except (KeyboardInterrupt, SystemExit):
+        study.pause(claim.trial)
+        raise
     except _TimeIsUp:
         study.pause(claim.trial)
         return f"{title}: stopped, because the time is up; the next start resumes it"
