@@ -108,9 +108,8 @@ def table_of(found: Tuning) -> str:
     shown = found.tried[:SHOWN]
     if found.default is not None and found.default not in shown:
         shown = [*shown, found.default]
-    return render(
-        ("trial", "NDCG@10", "epochs", "seconds", "settings"), [_row(found, trial) for trial in shown], left=1
-    )
+    rows = [_row(found, trial) for trial in shown]
+    return render(("trial", "NDCG@10", "epochs", "seconds", "settings"), rows, left=5)
 
 
 def _row(found: Tuning, trial: Tried) -> tuple[str, ...]:
