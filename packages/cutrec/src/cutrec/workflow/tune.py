@@ -164,6 +164,7 @@ def _work(search: _Search) -> None:
             print(_train(search, data, study, claim), file=sys.stderr, flush=True)
         finally:
             claim.lock.release()
+        gc.collect()  # memory of a training that an exception ended
 
 
 def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) -> str:
@@ -216,8 +217,6 @@ def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) 
     except TrainingError as error:
         study.fail(claim.trial, str(error))
         line = f"failed: {error}"
-        del error
-        gc.collect()  # what a training without memory left
     except (KeyboardInterrupt, SystemExit):
         study.pause(claim.trial)
         raise
