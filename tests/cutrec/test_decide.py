@@ -7,9 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutrec.config import AUTO_KEYS, Config, ConfigError, as_written, from_mapping, refuse_contradictions
+from cutrec.config import (
+    AUTO_KEYS,
+    Config,
+    ConfigError,
+    as_written,
+    from_mapping,
+    preset_values,
+    read_yaml,
+    refuse_contradictions,
+)
 from cutrec.decide import EXACT_ITEMS, PATIENCE, Decision, Facts, decide, read_decisions, write_decisions
 from cutrec.nested import merged, nest
+from tests.small_log import ROOT
 
 AUTO: dict[str, Any] = nest(dict.fromkeys(AUTO_KEYS, "auto"))
 SPARSE = Facts.of(11_924, np.repeat([3, 8, 40], [500, 480, 20]))
@@ -77,6 +87,15 @@ def test_explicit_values_win_and_the_other_rules_follow_them():
     assert not {"loss", "max_seq_len", "backbone.dropout"} & decisions.keys()
     assert decided(DENSE, **{"train.window": None})[0]["train.window"] is None
     assert decided(SPARSE, **{"train.window": 48})[0]["max_seq_len"] == 48
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths"), [("sparse", [3, 8, 41]), ("dense", [30, 60, 195]), ("long", [30, 160, 900])]
+)
+def test_the_presets_of_kinds_of_logs_are_what_the_rules_decide(name: str, lengths: list[int]):
+    values, decisions = decided(Facts.of(3_416, np.repeat(lengths, [500, 480, 20])))
+    preset = preset_values(name, read_yaml(ROOT / "params.yaml")["presets"][name])
+    assert preset == {key: values[key] for key in decisions}
 
 
 def test_a_decision_that_an_explicit_value_contradicts_is_refused():

@@ -24,7 +24,7 @@ from rec_data.sequences.examples import Examples, last_windows, sliding_windows
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
-SHORT = 20
+SHORT = 15
 """Items of the mean training history below which a log counts as one of short histories."""
 EXACT_ITEMS = 100_000
 """The largest catalogue whose exact softmax is taken."""

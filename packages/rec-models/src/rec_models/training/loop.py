@@ -230,7 +230,7 @@ class _Run:
     _save_seconds: float = 0.0  # of the last checkpoint
 
     def __post_init__(self, started: float) -> None:
-        self.progress = Progress(self.training.max_epochs, enabled=self.fabric.is_global_zero)
+        self.progress = Progress(self.training.max_epochs, self.training.patience, enabled=self.fabric.is_global_zero)
         self._whole_started = self._lap = self._read_at = self._saved_at = started
         gathered = self.fabric.all_gather(torch.tensor([self.num_batches], device=self.fabric.device))
         assert isinstance(gathered, Tensor)
@@ -335,7 +335,7 @@ class _Run:
         """Add a row to the history, compare it with the best epoch, and decide whether to stop."""
         state, score = self.state, metrics.get(MONITORED)
         row = state.end_epoch(metrics, score, validation_seconds)
-        self.progress.end_epoch(row, score, best=state.bad_epochs == 0)
+        self.progress.end_epoch(row, score, state.bad_epochs)
         state.finished = state.epoch >= self.training.max_epochs or state.bad_epochs >= self.training.patience
 
     def keep_best(self, metrics: dict[str, float]) -> None:
