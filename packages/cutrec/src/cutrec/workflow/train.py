@@ -14,6 +14,7 @@ from cutrec.checksums import read_output, verified, write_checksums
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
+from cutrec.reporting.remarks import no_gain, training_remarks
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
@@ -23,9 +24,6 @@ from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
 from rec_models.training.loop import fit
 from rec_models.training.result import FitResult
-
-MANY_UNREACHABLE = 0.1
-"""Share of unreachable validation targets from which on longer training is not advised."""
 
 
 def train(
@@ -86,46 +84,29 @@ def train(
             if error.on_every_rank and not first:
                 sys.exit(1)
             raise StageError(str(error)) from error
+        metrics = summary(config, result, inputs.unread_share(config, train_store))
         if result.is_first_rank and not config.dataset.startswith("twin:"):
-            unreachable = inputs.unreachable_share(config, validation_store)
-            for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts), unreachable):
-                print(f"note: {line}", file=sys.stderr)
-        write_json(folder / "metrics.json", summary(config, result))
+            remarks = training_remarks(config, metrics, len(validation_store))
+            model, popularity = result.metrics["ndcg@10"], inputs.popularity_ndcg(config, validation_store, counts)
+            if model <= popularity:
+                unreachable = inputs.unreachable_share(config, validation_store)
+                remarks = [no_gain("validation", model, popularity, unreachable), *remarks]
+            for remark in remarks:
+                print(f"note: {remark.line}", file=sys.stderr)
+        write_json(folder / "metrics.json", metrics)
         write_checksums(folder)
         if first:
             confirm()
 
 
-def notes(result: FitResult, popularity: float, unreachable: float) -> list[str]:
-    """Remarks that the user should read.
-
-    Args:
-        result: of the training.
-        popularity: validation NDCG@10 of the ranking by popularity.
-        unreachable: share of the validation targets that no list can hold, because their user has seen them.
-    """
-    found = result.metrics["ndcg@10"]
-    if found > popularity:
-        return []
-    advice = "more train.patience and train.max_epochs (pointwise losses start slowly), or another loss, may help"
-    if unreachable >= MANY_UNREACHABLE:
-        advice = (
-            f"{unreachable:.0%} of the validation targets are in the history of their user already, and "
-            "evaluate.filter_seen=true keeps such items out of every list; the notes of the split stage name the cure"
-        )
-    return [
-        f"the best validation ndcg@10, {found:.4f}, is not above that of the ranking by popularity, {popularity:.4f}: "
-        f"{advice}"
-    ]
-
-
-def summary(config: Config, result: FitResult) -> dict[str, object]:
+def summary(config: Config, result: FitResult, unread_share: float) -> dict[str, object]:
     """The metrics of a training run that ``dvc metrics`` shows; a synthetic log has no accuracy."""
     accuracy = {} if config.dataset.startswith("twin:") else result.metrics
     return {
         "train_loss": round(result.train_loss, 6),
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
+        "unread_share": round(unread_share, 4),
         **{f"validation_{name}": round(value, 6) for name, value in accuracy.items()},
         "epoch_seconds": round(result.epoch_seconds, 3),
         "whole_epoch_seconds": round(result.whole_epoch_seconds, 3),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,3 +75,12 @@ def unreachable_share(point: Config, store: SequenceStore) -> float:
         return 0.0
     found = count_repeated(store.targets.numpy(), store.items.numpy(), store.offsets.numpy())
     return found / len(store)
+
+
+def unread_share(point: Config, store: SequenceStore) -> float:
+    """Share of the interactions of a store that no batch of `make_batches` holds, as an input or as a target."""
+    lengths = np.diff(store.offsets.numpy())  # [users]
+    span = point.max_seq_len + (0 if ENCODERS[point.model].masked else 1)
+    unread = np.maximum(0, lengths - span) if point.train.window is None else np.zeros_like(lengths)
+    unread[lengths == 1] = 1  # nothing precedes the only item
+    return float(unread.sum() / lengths.sum())
