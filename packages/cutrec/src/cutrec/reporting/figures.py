@@ -6,6 +6,7 @@ Needs matplotlib only.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ Row = dict[str, float]
 Named = dict[str, str]
 
 MODEL, BASELINE, CHOSEN = "#1f5fa8", "#8a8f94", "#d1662b"
-RANKINGS = {
+RANKINGS: dict[str, dict[str, Any]] = {
     "model": {"color": MODEL, "marker": "o", "linestyle": "-", "label": "the model"},
     "popularity": {"color": BASELINE, "marker": "s", "linestyle": "--", "label": "popularity"},
 }
@@ -27,10 +28,10 @@ SEGMENTS = {
 
 
 def draw_training(history: list[Row], best_epoch: int, out: Path, *, accuracy: bool = True) -> None:
-    """``loss.png``, and ``validation.png`` with the best epoch marked, or ``seconds.png`` where there is no accuracy."""
+    """``loss.png``, and ``validation.png`` with the best epoch marked, or ``seconds.png`` without accuracy."""
     epochs = [row["epoch"] for row in history]
 
-    def draw(name: str, values: list[float], color: str, **texts: object) -> Axes:
+    def draw(name: str, values: list[float], color: str, **texts: Any) -> None:
         axes = _axes()
         axes.plot(epochs, values, marker="o", markersize=4, color=color)
         axes.set(xlabel="epoch", **texts)
@@ -42,7 +43,6 @@ def draw_training(history: list[Row], best_epoch: int, out: Path, *, accuracy: b
             text = f"best: {best:.4f}"
             axes.annotate(text, (best_epoch, best), (0, -20), textcoords="offset points", ha=side)
         _save(axes, out / f"{name}.png")
-        return axes
 
     losses = [row["train_loss"] for row in history]
     draw("loss", losses, CHOSEN, title="Training loss", ylabel="mean loss per token")
@@ -84,7 +84,7 @@ def draw_segments(bands: Sequence[Named], out: Path) -> None:
                 [max(0.0, high - value) for value, high in zip(values, _column(rows, "high"), strict=True)],
             ]
             places = [place + shift for place in range(len(rows))]
-            look = {"color": style["color"], "label": style["label"], "ecolor": "#333333", "capsize": 3}
+            look: dict[str, Any] = {"color": style["color"], "label": style["label"], "ecolor": "#333333", "capsize": 3}
             axes.bar(places, values, 0.38, yerr=errors, **look)
             axes.set_xticks(range(len(rows)), [row["band"] for row in rows])
         axes.set(title=title, xlabel=label, ylabel="NDCG@10", ylim=(0, None))
@@ -95,13 +95,14 @@ def draw_segments(bands: Sequence[Named], out: Path) -> None:
 
 def draw_popularity(concentration: list[Row], popularity: Sequence[Named], out: Path) -> None:
     """``concentration.png``: the share of the most popular items; ``long_tail.png``: that of the others at each k."""
-    chosen = {"color": CHOSEN, "linestyle": ":", "linewidth": 2.5, "label": "what users chose"}
+    chosen: dict[str, Any] = {"color": CHOSEN, "linestyle": ":", "linewidth": 2.5, "label": "what users chose"}
     axes = _axes()
     for name, style in {**RANKINGS, "consumed": chosen}.items():
         shares = [100 * row[name] for row in concentration]
         axes.plot([row["items"] for row in concentration], shares, **{**style, "marker": None})
-    axes.set(xscale="log", ylim=(0, 103), xlabel="most popular items (log scale)", ylabel="share of all, %")
+    axes.set(xscale="log", ylim=(0, 103), xlabel="number of most popular items (log scale)", ylabel="share of all, %")
     axes.set_title("Concentration on popular items")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)
     _save(axes, out / "concentration.png")
     axes = _axes()
@@ -118,15 +119,18 @@ def draw_popularity(concentration: list[Row], popularity: Sequence[Named], out: 
 
 
 def _axes() -> Axes:
-    """Axes that are as wide as a phone, with texts to be read there."""
-    return Figure(figsize=(4.8, 3.2), layout="constrained", dpi=150).subplots()
+    """Axes whose texts can be read on a phone."""
+    axes: Axes = Figure(figsize=(4.8, 3.2), layout="constrained", dpi=150).subplots()
+    return axes
 
 
 def _save(axes: Axes, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.figure.savefig(path)
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.savefig(path)
 
 
 def _column(rows: Sequence[Named], name: str) -> list[float]:

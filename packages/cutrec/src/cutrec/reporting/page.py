@@ -6,7 +6,7 @@ import shlex
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
@@ -16,6 +16,9 @@ from cutrec.nested import as_override, as_yaml, nest
 from cutrec.reporting import tables
 from cutrec.reporting.remarks import Remark, all_remarks
 from cutrec.reporting.run_outputs import RunOutputs, numbers
+
+if TYPE_CHECKING:
+    from rec_data.raw.titles import Titles
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 COMMAND_WIDTH = 100
@@ -35,8 +38,8 @@ def draw(run: RunOutputs, out: Path) -> None:
         figures.draw_popularity(numbers(found["concentration"]), found["popularity"], out)
 
 
-def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
-    """The page as HTML that needs no other file, with its PNG pictures by name."""
+def write_page(run: RunOutputs, pictures: Mapping[str, bytes], titles: "Titles | None" = None) -> str:
+    """The page as HTML that needs no other file, with its PNG pictures by name and the titles of its items."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -68,7 +71,7 @@ def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
         reachable=tables.reachable(run.config, run.split),
         changed=tables.changed_settings(run.config),
         settings=tables.flat(dataclasses.asdict(run.config)),
-        titles={},
+        titles=titles,
         steps=steps(run.config, run.code),
         versions=", ".join([f"Python {platform.python_version()}", *installed]),
     )
@@ -81,9 +84,13 @@ def next_steps(run: RunOutputs, remarks: Sequence[Remark]) -> list[tuple[str, st
         experiment(config, {})
     except ValueError:  # what -S cannot carry is in params.yaml
         config = Config()
-    found = [(f"{remark.chip}: {remark.cure}.", experiment(config, remark.changes)) for remark in remarks if remark.changes]
     if run.details is None:
-        return found
+        return []
+    found = []
+    if better := [remark for remark in remarks if remark.changes]:
+        sentence = "Train again with settings that help: " + "; ".join(remark.cure for remark in better) + "."
+        changes = {key: value for remark in better for key, value in remark.changes.items()}
+        found = [(sentence, experiment(config, changes))]
     user = shlex.quote(str(run.details["examples"][0]["user"]))
     other = "cce_neg" if config.loss == "cce" else "cce"
     names = f"--name {config.loss}", f"--name {other}"
@@ -93,7 +100,10 @@ def next_steps(run: RunOutputs, remarks: Sequence[Remark]) -> list[tuple[str, st
         *found,
         ("Write the ten best items for every user, from whole histories:", "uv run cutrec recommend --k 10"),
         ("Print the list of one user:", f"uv run cutrec recommend --user={user}"),
-        ("Try another loss and compare user by user; what is known already is not computed again:", "\n".join(compared)),
+        (
+            "Try another loss and compare user by user; what is known already is not computed again:",
+            "\n".join(compared),
+        ),
     ]
 
 
@@ -104,7 +114,8 @@ def experiment(config: Config, changes: Mapping[str, Any], *options: str) -> str
         ValueError: a setting that ``-S`` cannot carry.
     """
     # The values of a preset are among the settings, so the preset itself is not named.
-    settings = {key: value for key, value, _ in tables.changed_settings(config) if key != "preset"} | changes
+    settings = {key: value for key, value, _ in tables.changed_settings(config) if key != "preset"}
+    settings |= changes
     words = [f"-S {shlex.quote(f'{key}={as_override(value)}')}" for key, value in settings.items()]
     parts = [" ".join(["uv run dvc exp run", *options]), *words]
     line = " ".join(parts)

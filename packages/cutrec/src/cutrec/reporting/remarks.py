@@ -54,7 +54,9 @@ def all_remarks(run: "RunOutputs") -> list[Remark]:
     config = run.config
     found = []
     if config.paper_faithful:
-        text = "paper_faithful=true repeats the known defects of the paper's own code, to compare with its tables"
+        text = (
+            "the known defects of the paper's own code are repeated, to compare with its tables (paper_faithful=true)"
+        )
         found.append(Remark("defects", "Defects of the paper's code", "accuracy", text, ""))
     if config.dataset.startswith("twin:"):
         text = "a synthetic log has the shape of a real one and nothing to learn, so no accuracy is reported"
@@ -117,7 +119,7 @@ def _tested(run: "RunOutputs") -> list[Remark]:
     if model <= baseline:
         found.append(no_gain("test", model, baseline, test["unreachable_targets"] / test["users"]))
     elif any(float(row["low"]) <= 0 for row in paired):
-        text = f"the gain of {model - baseline:.4f} NDCG@10 over popularity can be chance: its 95 % interval includes 0"
+        text = f"the gain of {model - baseline:.4f} NDCG@10 over popularity can be chance: its 95% interval includes 0"
         cure = "more test users (split.test_fraction) narrow the interval, more training can raise the gain"
         found.append(Remark("popularity", "Gain over popularity uncertain", "accuracy", text, cure))
     for row in run.details["intervals"]:
@@ -125,9 +127,9 @@ def _tested(run: "RunOutputs") -> list[Remark]:
             half = (float(row["high"]) - float(row["low"])) / 2
             if half > WIDE * model:
                 users = run.evaluation["users"]
-                chip = f"Few test users: {users:,}"
+                chip = f"{users:,} test users: ±{half / model:.0%}"
                 text = f"with {users:,} test users, NDCG@10 is known to within {half / model:.0%} of its value only"
-                cure = "smaller differences between two runs show only user by user (`uv run cutrec compare`)"
+                cure = "smaller differences between two runs show only user by user (uv run cutrec compare)"
                 if run.config.split.strategy == "temporal":
                     cure += "; a larger split.test_fraction tests more users"
                 found.append(Remark("few-users", chip, "accuracy", text, cure))
@@ -142,7 +144,9 @@ def _duplicates(split: Mapping[str, Any]) -> Remark | None:
     often = f"every row occurs at least {copies} times, and " if copies > 1 else ""
     text = f"{often}{count:,} of {total:,} interactions ({count / total:.1%}) repeat the user, item and time of another"
     cure = "download.duplicates=drop keeps one of each"
-    return Remark("duplicates", f"Duplicates: {count / total:.1%}", "data", text, cure, {"download.duplicates": "drop"})
+    return Remark(
+        "duplicates", f"Duplicates: {count / total:.1%} of events", "data", text, cure, {"download.duplicates": "drop"}
+    )
 
 
 def _ties(split: Mapping[str, Any]) -> Remark | None:
@@ -151,11 +155,11 @@ def _ties(split: Mapping[str, Any]) -> Remark | None:
         return None
     why = " (the dates have no time of day)" if split["dates_only"] else ""
     text = f"{count:,} of {total:,} interactions ({count / total:.1%}) share user and time with another{why}"
-    chip = f"Ties in time: {count / total:.0%}"
+    chip = f"Ties in time: {count / total:.0%} of events"
     if split["ties"] != "shuffle":
         return Remark("ties", chip, "data", text, "they keep the order of rows (download.ties=row_order)")
     cure = "their order is random; if the rows are in order, set download.ties=row_order"
-    return Remark("ties", chip, "data", text, cure, {"download.ties": "row_order"})
+    return Remark("ties", chip, "data", text, cure)
 
 
 def _future(split: Mapping[str, Any]) -> Remark | None:
@@ -167,7 +171,7 @@ def _future(split: Mapping[str, Any]) -> Remark | None:
     if at_once > 1:
         why = f"{at_once:,} interactions ({split['boundary_share']:.1%}) have the time at which it begins"
         cure = "finer times, or split.strategy=leave_one_out, avoid this"
-    text = f"split.test_fraction={asked:g}, but {taken:.1%} of the interactions are in the future, because {why}"
+    text = f"{taken:.1%} of the interactions are in the future, not {asked:.1%} (split.test_fraction), because {why}"
     return Remark("future", f"Test share {taken:.0%}, not {asked:.0%}", "data", text, cure)
 
 
@@ -175,7 +179,7 @@ def _unreachable(split: Mapping[str, Any]) -> Remark | None:
     test, total = split["test"]["unreachable_targets"], split["test"]["users"]
     if test < NOTABLE * total:
         return None
-    cure, changes = "evaluate.filter_seen=false ranks them", {"evaluate.filter_seen": False}
+    cure, changes = "evaluate.filter_seen=false ranks seen items too", {"evaluate.filter_seen": False}
     if split["copies_of_every_row"] > 1:
         cure, changes = "download.duplicates=drop removes the copies that cause it", {}
     text = (
@@ -191,7 +195,7 @@ def _last_epoch(config: Config, training: Mapping[str, Any]) -> Remark | None:
         return None
     text = f"the best of {last} epochs by validation NDCG@10 was the last one, so longer training may be better"
     longer = {"train.max_epochs": 2 * last}
-    cure = f"train.max_epochs={2 * last}; training still stops by itself when train.patience is used up"
+    cure = f"train.max_epochs={2 * last} trains longer, until train.patience ends it"
     return Remark("last-epoch", "Best epoch was the last", "training", text, cure, longer)
 
 
@@ -204,8 +208,10 @@ def _unread(config: Config, training: Mapping[str, Any]) -> Remark | None:
         f"{share:.0%} of the training interactions are never read, because training takes only the last items of each "
         f"history (max_seq_len={config.max_seq_len})"
     )
-    cure = f"train.window={window} slides over whole histories; an epoch then takes longer"
-    return Remark("unread", f"Never read: {share:.0%}", "training", text, cure, {"train.window": window})
+    cure = f"train.window={window} slides over whole histories, which makes epochs longer"
+    return Remark(
+        "unread", f"Never trained on: {share:.0%} of events", "training", text, cure, {"train.window": window}
+    )
 
 
 def _noise(training: Mapping[str, Any], users: int) -> Remark | None:
@@ -217,7 +223,7 @@ def _noise(training: Mapping[str, Any], users: int) -> Remark | None:
     if half <= NOISY * value:
         return None
     text = (
-        f"validation has {users:,} users, so its NDCG@10 of {value:.4f} may be off by up to {half:.4f} (95 %), and the "
+        f"validation has {users:,} users, so its NDCG@10 of {value:.4f} may be off by up to {half:.4f} (95%), and the "
         "choice of the best epoch is partly chance"
     )
     cure = "a larger split.validation_users makes the choice more certain"

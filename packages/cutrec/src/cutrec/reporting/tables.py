@@ -9,19 +9,12 @@ from cutrec.config import Config
 from cutrec.nested import flatten
 from cutrec.reporting.run_outputs import RunOutputs
 
-ACCURACY = {
-    "ndcg": "NDCG",
-    "recall": "Recall",
-    "hitrate": "Hit rate",
-    "precision": "Precision",
-    "map": "MAP",
-    "mrr": "MRR",
-}
+ACCURACY = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR"}
+"""With one target per user, the other metrics follow from these."""
 MEANINGS = {
     "NDCG": "1 if the target comes first, less the lower its rank, 0 below rank k",
-    "Recall, Hit rate": "share of users whose target is among the first k",
-    "Precision": "share of the first k items that are a target: Recall divided by k",
-    "MAP, MRR": "one divided by the rank of the target, 0 below rank k",
+    "Recall": "share of users whose target is among the first k",
+    "MRR": "one divided by the rank of the target, 0 below rank k",
     "Coverage": "share of all items that occur in the lists of any user",
     "Surprisal": "how rare the recommended items are: 0 if all users have them, 1 if a single one has",
 }
@@ -79,8 +72,10 @@ def headline(run: RunOutputs) -> list[str]:
         text = "A twin has the shape of a real log and nothing to learn: no accuracy is reported."
         return [text, f"{cost} on {training['device']}."]
     model, baseline = evaluation["ndcg@10"], evaluation["popularity"]["ndcg@10"]
-    rows = [row for row in run.details["intervals"] if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10")]
-    bounds = [f" (95 % interval {interval})" for interval in (cell(row).interval for row in rows) if interval]
+    rows = [
+        row for row in run.details["intervals"] if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10")
+    ]
+    bounds = [f" (95% interval {interval})" for interval in (cell(row).interval for row in rows) if interval]
     times = f", {model / baseline:.1f} times that of the ranking by popularity ({baseline:.4f})" if baseline else ""
     first = f"NDCG@10 is {model:.4f}{''.join(bounds)}{times}, over {evaluation['users']:,} test users."
     hits, popular = evaluation["hitrate@10"], evaluation["popularity"]["hitrate@10"]
@@ -98,7 +93,7 @@ def paired(run: RunOutputs) -> str:
         if row["metric"] == "ndcg@10":
             difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
             return (
-                f"User by user, the model's NDCG@10 differs from that of popularity by {difference:+.4f} (95 % interval "
+                f"User by user, the model's NDCG@10 differs from that of popularity by {difference:+.4f} (95% interval "
                 f"{low:+.4f} to {high:+.4f}, paired bootstrap over {int(row['users']):,} users)."
             )
     return ""
@@ -116,7 +111,11 @@ def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
     time = _duration(epochs * training["whole_epoch_seconds"])
     return [
         *found,
-        (time, "of training", f"{epochs} epoch{'s' if epochs != 1 else ''} of {training['epoch_seconds']:.2f} s, with validation"),
+        (
+            time,
+            "of training",
+            f"{epochs} epoch{'s' if epochs != 1 else ''} of {training['epoch_seconds']:.2f} s, with validation",
+        ),
         (f"{training['peak_memory_gib']:.2f} GiB", "of memory", training["peak_memory_kind"]),
     ]
 
@@ -148,7 +147,7 @@ def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]
     rows: list[list[Cell | str]] = []
     for row in popularity:
         k, ranking = row["k"], row["ranking"]
-        first: list[Cell | str] = ["the targets", "", "", ""]
+        first: list[Cell | str] = ["what users chose", "", "", ""]
         if row["what"] != "consumed":
             first = [ranking, k, known[ranking, "coverage", k], known[ranking, "surprisal", k]]
         mean, median, tail, gini = (float(row[n]) for n in ("mean_count", "median_count", "tail_share", "gini"))
@@ -227,13 +226,12 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
     test = split["test"]
     if is_twin(config):
         return f"{test['users']:,} users are ranked."
-    parts = [f"{test['users']:,} users are tested"]
-    if config.evaluate.filter_seen:
-        parts.append(
-            f"{test['unreachable_targets']:,} of their targets are in their own history, so no list can hold them"
-        )
-    parts.append(f"{test['targets_unseen_in_train']:,} of their targets never occur in training")
-    return "; ".join(parts) + ". All of these count as misses."
+    counts = {
+        "are in the user's own history, which no list repeats": test["unreachable_targets"],
+        "never occur in training": test["targets_unseen_in_train"],
+    }
+    found = [f"{count:,} of their targets {what}" for what, count in counts.items() if count]
+    return "; ".join([f"{test['users']:,} users are tested", *found]) + (". These count as misses." if found else ".")
 
 
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:
