@@ -14,11 +14,11 @@ from pipelines import stage
 
 def main(settings: config.Config) -> None:
     """Compute the fingerprints of the log that ``dataset`` names and of the file that ``report.item_names`` names."""
-    from cutrec.workflow.fetch import identify, identify_item_names
+    from cutrec.workflow import fetch, item_names
 
     with atomic_folder(DATA / "source") as out:
-        write_json(out / "fingerprint.json", identify(settings, root=live_checkout()))
-        write_json(out / "item_names.json", identify_item_names(settings, root=live_checkout()))
+        write_json(out / "fingerprint.json", fetch.identify(settings, root=live_checkout()))
+        write_json(out / "item_names.json", item_names.identify(settings, root=live_checkout()))
         write_checksums(out)
 
 

@@ -14,7 +14,8 @@ from cutrec.config import Config
 from cutrec.environment import Code, version
 from cutrec.nested import as_override, as_yaml, nest
 from cutrec.reporting import tables
-from cutrec.reporting.remarks import Remark, all_remarks
+from cutrec.reporting.limits import limits
+from cutrec.reporting.remarks import Remark
 from cutrec.reporting.run_outputs import RunOutputs, numbers
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def write_page(run: RunOutputs, pictures: Mapping[str, bytes], titles: "Titles |
         lstrip_blocks=True,
     )
     environment.filters["show"] = tables.show
-    found, remarks = run.details, all_remarks(run)
+    found, remarks = run.details, limits(run)
     installed = [f"{name} {number}" for name in LIBRARIES if (number := version(name))]
     return environment.get_template(TEMPLATE.name).render(
         run=run,
@@ -92,10 +93,11 @@ def next_steps(run: RunOutputs, remarks: Sequence[Remark]) -> list[tuple[str, st
         changes = {key: value for remark in better for key, value in remark.changes.items()}
         found = [(sentence, experiment(config, changes))]
     user = shlex.quote(str(run.details["examples"][0]["user"]))
-    other = "cce_neg" if config.loss == "cce" else "cce"
-    names = f"--name {config.loss}", f"--name {other}"
+    loss = run.config.loss
+    other = "cce_neg" if loss == "cce" else "cce"
+    names = f"--name {loss}", f"--name {other}"
     compared = [experiment(config, {}, names[0]), experiment(config, {"loss": other}, names[1])]
-    compared.append(f"uv run cutrec compare {config.loss} {other}")
+    compared.append(f"uv run cutrec compare {loss} {other}")
     return [
         *found,
         ("Write the ten best items for every user, from whole histories:", "uv run cutrec recommend --k 10"),

@@ -1,26 +1,23 @@
 """What limits the result of a run, with its numbers and its cure: the same lines on the console and on the page.
 
-The stage ``split`` prints `split_remarks`, the stage ``train`` prints `training_remarks`, and the report shows
-`all_remarks`: a chip at the top for each, which leads to the section with the whole text.
+The stage ``split`` prints `split_remarks` and the stage ``train`` prints `training_remarks`. The report shows all of
+them, and those of `cutrec.reporting.limits` on the test: a chip at the top for each, which leads to the whole text.
 """
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cutrec.config import Config
-
-if TYPE_CHECKING:
-    from cutrec.reporting.run_outputs import RunOutputs
+from rec_models.config import Train
 
 NOTABLE = 0.01
 """The smallest share of ties, and of unreachable targets, that is worth a remark."""
 TOLERANCE = 0.2
 """The share of the future may exceed ``split.test_fraction`` by this part of it."""
-WIDE = 0.1
-"""Half an interval of the test's NDCG@10, as a part of its value, from which on the test users are few."""
 NOISY = 0.2
-"""The same for validation, which only chooses the epoch."""
+"""Half an interval of the validation's NDCG@10, as a part of its value, from which on the choice of the epoch is partly
+chance."""
 UNREAD = 0.05
 """The smallest share of interactions that training never reads that is worth a remark."""
 MANY_UNREACHABLE = 0.1
@@ -49,22 +46,6 @@ class Remark(NamedTuple):
         return f"{self.text}: {self.cure}" if self.cure else self.text
 
 
-def all_remarks(run: "RunOutputs") -> list[Remark]:
-    """What limits a run's result, the most important first; for a synthetic log only that it is one."""
-    config = run.config
-    found = []
-    if config.paper_faithful:
-        text = (
-            "the known defects of the paper's own code are repeated, to compare with its tables (paper_faithful=true)"
-        )
-        found.append(Remark("defects", "Defects of the paper's code", "accuracy", text, ""))
-    if config.dataset.startswith("twin:"):
-        text = "a synthetic log has the shape of a real one and nothing to learn, so no accuracy is reported"
-        return [*found, Remark("synthetic", "Synthetic log: no accuracy", "data", text, "")]
-    users = run.split.get("validation", {}).get("users", 0)
-    return [*found, *_tested(run), *split_remarks(config, run.split), *training_remarks(config, run.training, users)]
-
-
 def split_remarks(config: Config, split: Mapping[str, Any]) -> list[Remark]:
     """Remarks on the summary of a split; none for a synthetic log, which has no accuracy."""
     if config.dataset.startswith("twin:"):
@@ -73,17 +54,22 @@ def split_remarks(config: Config, split: Mapping[str, Any]) -> list[Remark]:
     return [remark for remark in found if remark]
 
 
-def training_remarks(config: Config, training: Mapping[str, Any], validation_users: int) -> list[Remark]:
-    """Remarks on ``data/train/metrics.json``; none for a synthetic log.
+def training_remarks(
+    settings: Train, max_seq_len: int, training: Mapping[str, Any], validation_users: int
+) -> list[Remark]:
+    """Remarks on ``data/train/metrics.json`` of a log that is not synthetic.
 
     Args:
-        config: the run's settings.
+        settings: the training loop's.
+        max_seq_len: the longest history that the network reads.
         training: the content of the file.
         validation_users: the users that validation ranks for.
     """
-    if config.dataset.startswith("twin:"):
-        return []
-    found = (_last_epoch(config, training), _unread(config, training), _noise(training, validation_users))
+    found = (
+        _last_epoch(settings, training),
+        _unread(settings, max_seq_len, training),
+        _noise(training, validation_users),
+    )
     return [remark for remark in found if remark]
 
 
@@ -107,33 +93,6 @@ def no_gain(where: str, model: float, popularity: float, unreachable: float) -> 
         f"{popularity:.4f}"
     )
     return Remark("popularity", "No gain over popularity", "accuracy", text, cure)
-
-
-def _tested(run: "RunOutputs") -> list[Remark]:
-    """Remarks on the test: no certain gain over popularity, few users."""
-    assert run.details is not None
-    found = []
-    model, baseline = run.evaluation["ndcg@10"], run.evaluation["popularity"]["ndcg@10"]
-    paired = [row for row in run.details["comparison"] if row["metric"] == "ndcg@10"]
-    test = run.split["test"]
-    if model <= baseline:
-        found.append(no_gain("test", model, baseline, test["unreachable_targets"] / test["users"]))
-    elif any(float(row["low"]) <= 0 for row in paired):
-        text = f"the gain of {model - baseline:.4f} NDCG@10 over popularity can be chance: its 95% interval includes 0"
-        cure = "more test users (split.test_fraction) narrow the interval, more training can raise the gain"
-        found.append(Remark("popularity", "Gain over popularity uncertain", "accuracy", text, cure))
-    for row in run.details["intervals"]:
-        if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10") and row["low"] and model > 0:
-            half = (float(row["high"]) - float(row["low"])) / 2
-            if half > WIDE * model:
-                users = run.evaluation["users"]
-                chip = f"{users:,} test users: ±{half / model:.0%}"
-                text = f"with {users:,} test users, NDCG@10 is known to within {half / model:.0%} of its value only"
-                cure = "smaller differences between two runs show only user by user (uv run cutrec compare)"
-                if run.config.split.strategy == "temporal":
-                    cure += "; a larger split.test_fraction tests more users"
-                found.append(Remark("few-users", chip, "accuracy", text, cure))
-    return found
 
 
 def _duplicates(split: Mapping[str, Any]) -> Remark | None:
@@ -189,8 +148,8 @@ def _unreachable(split: Mapping[str, Any]) -> Remark | None:
     return Remark("repeats", f"Repeats: {test / total:.0%} of targets", "data", text, cure, changes)
 
 
-def _last_epoch(config: Config, training: Mapping[str, Any]) -> Remark | None:
-    last = config.train.max_epochs
+def _last_epoch(settings: Train, training: Mapping[str, Any]) -> Remark | None:
+    last = settings.max_epochs
     if not training["best_epoch"] == training["epochs"] == last:
         return None
     text = f"the best of {last} epochs by validation NDCG@10 was the last one, so longer training may be better"
@@ -199,14 +158,14 @@ def _last_epoch(config: Config, training: Mapping[str, Any]) -> Remark | None:
     return Remark("last-epoch", "Best epoch was the last", "training", text, cure, longer)
 
 
-def _unread(config: Config, training: Mapping[str, Any]) -> Remark | None:
+def _unread(settings: Train, max_seq_len: int, training: Mapping[str, Any]) -> Remark | None:
     share = training["unread_share"]
-    if share < UNREAD or config.train.window is not None:
+    if share < UNREAD or settings.window is not None:
         return None
-    window = max(1, 3 * config.max_seq_len // 4)
+    window = 3 * max_seq_len // 4
     text = (
         f"{share:.0%} of the training interactions are never read, because training takes only the last items of each "
-        f"history (max_seq_len={config.max_seq_len})"
+        f"history (max_seq_len={max_seq_len})"
     )
     cure = f"train.window={window} slides over whole histories, which makes epochs longer"
     return Remark(

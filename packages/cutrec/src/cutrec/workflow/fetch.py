@@ -1,16 +1,11 @@
 """The raw log of a configuration: its identity, and its events as one parquet."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cutrec.config import Config
 from rec_data.sources.fetch import fetch_log, fingerprint
 
-if TYPE_CHECKING:
-    from rec_data.raw.titles import Titles
-
-ITEM_NAMES = "report.item_names"
 DROP_WITHOUT_EFFECT = "download.duplicates=drop has no effect on rows without times, which may be repetitions"
 
 
@@ -38,36 +33,6 @@ def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
         DataError: there is no such log, or it cannot be read.
     """
     return fetch_log(config.dataset, path, root=root, settings=config.download)
-
-
-def identify_item_names(config: Config, *, root: Path) -> dict[str, Any]:
-    """The hash of the files that ``report.item_names`` names, which are checked here, before anything is trained.
-
-    Raises:
-        DataError: there is no such file, or it cannot be read.
-    """
-    if config.report.item_names is None:
-        return {}
-    from rec_data.raw.files import digest
-    from rec_data.raw.finding import find
-
-    item_titles(config, [], root=root)
-    paths = find(config.report.item_names, root=root, what=ITEM_NAMES)
-    return {path.name: digest(path) for path in paths}
-
-
-def item_titles(config: Config, wanted: Iterable[object], *, root: Path) -> "Titles | None":
-    """The titles of the wanted ids of items; None without ``report.item_names``.
-
-    Raises:
-        DataError: there is no such file, or it cannot be read.
-    """
-    if config.report.item_names is None:
-        return None
-    from rec_data.raw.titles import read_titles
-
-    item = str(config.download.columns.item)
-    return read_titles(config.report.item_names, wanted, root=root, what=ITEM_NAMES, item=item)
 
 
 def read_remarks(config: Config, summary: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from cutrec.paths import STAGES
 from cutrec.reporting import results_file
 from cutrec.reporting.page import draw, write_page
 from cutrec.reporting.run_outputs import RunOutputs, read_outputs
-from cutrec.workflow.fetch import item_titles
+from cutrec.workflow.item_names import item_titles
 
 
 def report(config: Config, data: Path, out: Path, *, root: Path) -> None:

@@ -86,7 +86,7 @@ def train(
             raise StageError(str(error)) from error
         metrics = summary(config, result, inputs.unread_share(config, train_store))
         if result.is_first_rank and not config.dataset.startswith("twin:"):
-            remarks = training_remarks(config, metrics, len(validation_store))
+            remarks = training_remarks(config.train, config.max_seq_len, metrics, len(validation_store))
             model, popularity = result.metrics["ndcg@10"], inputs.popularity_ndcg(config, validation_store, counts)
             if model <= popularity:
                 unreachable = inputs.unreachable_share(config, validation_store)
