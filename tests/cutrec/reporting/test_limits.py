@@ -37,10 +37,13 @@ def test_a_result_is_limited_by_few_users_and_by_popularity():
     assert limits_of(0.5, 0.1, 0.39, 0.049, {}, Config()) == []
     (few,) = limits_of(0.5, 0.1, 0.3, 0.1, {}, leave_one_out)
     assert few.chip == "1,000 test users: ±20%"
-    assert few.line.startswith("with 1,000 test users, NDCG@10 is known to within 20% of its value only: ")
+    assert few.line.startswith("with 1,000 test users, NDCG@10 is only known to within 20% of its value: ")
     assert "test_fraction" not in few.cure
     (more,) = limits_of(0.5, 0.1, 0.3, 0.1, {}, Config())
     assert "a larger split.test_fraction" in more.cure
+    _, nothing = limits_of(0.0, 0.0, 0.0, 0.002, {}, Config())
+    assert nothing.chip == "1,000 test users: few"
+    assert "is only known to be below 0.0020: " in nothing.line
     (unsure,) = limits_of(0.5, 0.49, -0.01, 0.01, {}, Config())
     assert unsure.chip == "Gain over popularity uncertain"
     (none,) = limits_of(0.1, 0.1, -0.01, 0.001, {}, Config())

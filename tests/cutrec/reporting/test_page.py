@@ -158,7 +158,12 @@ def test_the_headline_compares_with_popularity(make: Make):
 
 @pytest.mark.parametrize(
     ("hits", "popular", "said"),
-    [(0.5, 0.25, ("50 of 100", "25")), (0.012, 0.007, ("12 of 1,000", "7")), (0.0, 0.0, ("0 of 10,000", "0"))],
+    [
+        (0.5, 0.25, ("50 of 100", "25")),
+        (0.012, 0.007, ("12 of 1,000", "7")),
+        (0.0002, 0.0, ("2 of 10,000", "0")),
+        (0.0, 0.0, ("0 of 100", "0")),
+    ],
 )
 def test_hits_are_counted_among_as_many_users_as_show_them(
     make: Make, hits: float, popular: float, said: tuple[str, str]

@@ -34,7 +34,7 @@ def _tested(run: RunOutputs) -> list[Remark]:
     found = []
     model, baseline = run.evaluation["ndcg@10"], run.evaluation["popularity"]["ndcg@10"]
     paired = [row for row in run.details["comparison"] if row["metric"] == "ndcg@10"]
-    test = run.split["test"]
+    test, users = run.split["test"], run.evaluation["users"]
     if model <= baseline:
         found.append(no_gain("test", model, baseline, test["unreachable_targets"] / test["users"]))
     elif any(float(row["low"]) <= 0 for row in paired):
@@ -42,14 +42,16 @@ def _tested(run: RunOutputs) -> list[Remark]:
         cure = "more test users (split.test_fraction) narrow the interval, more training can raise the gain"
         found.append(Remark("popularity", "Gain over popularity uncertain", "accuracy", text, cure))
     for row in run.details["intervals"]:
-        if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10") and row["low"] and model > 0:
+        if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10") and row["low"]:
             half = (float(row["high"]) - float(row["low"])) / 2
             if half > WIDE * model:
-                users = run.evaluation["users"]
-                chip = f"{users:,} test users: ±{half / model:.0%}"
-                text = f"with {users:,} test users, NDCG@10 is known to within {half / model:.0%} of its value only"
+                chip = f"{users:,} test users: " + (f"±{half / model:.0%}" if model else "few")
+                known = (
+                    f"to within {half / model:.0%} of its value" if model else f"to be below {float(row['high']):.4f}"
+                )
                 cure = "smaller differences between two runs show only user by user (uv run cutrec compare)"
                 if run.split["strategy"] == "temporal":
                     cure += "; a larger split.test_fraction tests more users"
+                text = f"with {users:,} test users, NDCG@10 is only known {known}"
                 found.append(Remark("few-users", chip, "accuracy", text, cure))
     return found

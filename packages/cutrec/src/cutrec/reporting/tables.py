@@ -79,7 +79,8 @@ def headline(run: RunOutputs) -> list[str]:
     times = f", {model / baseline:.1f} times that of the ranking by popularity ({baseline:.4f})" if baseline else ""
     first = f"NDCG@10 is {model:.4f}{''.join(bounds)}{times}, over {evaluation['users']:,} test users."
     hits, popular = evaluation["hitrate@10"], evaluation["popularity"]["hitrate@10"]
-    users = next((n for n in (100, 1000) if max(hits, popular) * n >= SHOWN_HITS), 10_000)
+    most = max(hits, popular)
+    users = next((n for n in (100, 1000) if most == 0 or most * n >= SHOWN_HITS), 10_000)
     return [
         first,
         f"For {hits * users:.0f} of {users:,} users, the item that they chose next is among the first ten recommended; "
