@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cutrec.config import Config
-from rec_data.raw.files import digest
-from rec_data.raw.finding import find
-from rec_data.raw.titles import Titles, read_titles
+
+if TYPE_CHECKING:
+    from rec_data.raw.titles import Titles
 
 KEY = "report.item_names"
 
@@ -19,12 +20,14 @@ def identify(config: Config, *, root: Path) -> dict[str, str]:
     """
     if config.report.item_names is None:
         return {}
+    from rec_data.raw.files import digest
+    from rec_data.raw.finding import find
+
     item_titles(config, [], root=root)
-    paths = find(config.report.item_names, root=root, what=KEY)
-    return {path.name: digest(path) for path in paths}
+    return {path.name: digest(path) for path in find(config.report.item_names, root=root, what=KEY)}
 
 
-def item_titles(config: Config, wanted: Iterable[object], *, root: Path) -> Titles | None:
+def item_titles(config: Config, wanted: Iterable[object], *, root: Path) -> "Titles | None":
     """The titles of the wanted ids of items; None without ``report.item_names``.
 
     Raises:
@@ -32,5 +35,7 @@ def item_titles(config: Config, wanted: Iterable[object], *, root: Path) -> Titl
     """
     if config.report.item_names is None:
         return None
+    from rec_data.raw.titles import read_titles
+
     item = str(config.download.columns.item)
     return read_titles(config.report.item_names, wanted, root=root, what=KEY, item=item)
