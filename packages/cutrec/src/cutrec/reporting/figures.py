@@ -40,15 +40,15 @@ def draw_training(history: list[Row], best_epoch: int, out: Path, *, accuracy: b
             best = values[epochs.index(best_epoch)]
             axes.plot(best_epoch, best, marker="o", markersize=10, markerfacecolor="none", color=color)
             side = {epochs[0]: "left", epochs[-1]: "right"}.get(best_epoch, "center")
-            text = f"best: {best:.4f}"
-            axes.annotate(text, (best_epoch, best), (0, -20), textcoords="offset points", ha=side)
+            text = f"best: {best:.4f}"  # above the point, where no other is
+            axes.annotate(text, (best_epoch, best), (0, 9), textcoords="offset points", ha=side)
         _save(axes, out / f"{name}.png")
 
     losses = [row["train_loss"] for row in history]
     draw("loss", losses, CHOSEN, title="Training loss", ylabel="mean loss per token")
     if accuracy:
         scores = [row["validation_ndcg@10"] for row in history]
-        top = 1.1 * max(scores) or 1
+        top = 1.15 * max(scores) or 1
         draw("validation", scores, MODEL, title="Validation NDCG@10", ylabel="NDCG@10", ylim=(0, top))
     else:
         seconds = [row["train_seconds"] for row in history]

@@ -185,5 +185,5 @@ def _noise(training: Mapping[str, Any], users: int) -> Remark | None:
         f"validation has {users:,} users, so its NDCG@10 of {value:.4f} may be off by up to {half:.4f} (95%), and the "
         "choice of the best epoch is partly chance"
     )
-    cure = "a larger split.validation_users makes the choice more certain"
+    cure = "more users make it certain (temporal split: a larger split.validation_users)"
     return Remark("noise", "Noisy validation", "training", text, cure)

@@ -255,5 +255,5 @@ def show(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(show(entry) for entry in value)
+        return ", ".join(show(entry) for entry in value) or "[]"
     return str(value)
