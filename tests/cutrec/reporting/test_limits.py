@@ -42,7 +42,7 @@ def test_a_result_is_limited_by_few_users_and_by_popularity():
     (more,) = limits_of(0.5, 0.1, 0.3, 0.1, {}, Config())
     assert "a larger split.test_fraction" in more.cure
     _, nothing = limits_of(0.0, 0.0, 0.0, 0.002, {}, Config())
-    assert nothing.chip == "1,000 test users: few"
+    assert nothing.chip == "1,000 test users"
     assert "is only known to be below 0.0020: " in nothing.line
     (unsure,) = limits_of(0.5, 0.49, -0.01, 0.01, {}, Config())
     assert unsure.chip == "Gain over popularity uncertain"

@@ -68,7 +68,6 @@ def draw_metrics(intervals: Sequence[Named], out: Path) -> None:
             axes.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
             axes.set_xticks(places, [row["k"] for row in rows])
         axes.set(title=f"{title}@k", xlabel="k: first items of the list", ylim=(0, None))
-        axes.legend(frameon=False)
         _save(axes, out / f"{metric}.png")
 
 
@@ -89,7 +88,6 @@ def draw_segments(bands: Sequence[Named], out: Path) -> None:
             axes.set_xticks(range(len(rows)), [row["band"] for row in rows])
         axes.set(title=title, xlabel=label, ylabel="NDCG@10", ylim=(0, None))
         axes.margins(y=0.15)
-        axes.legend(frameon=False)
         _save(axes, out / f"by_{by}.png")
 
 
@@ -103,7 +101,6 @@ def draw_popularity(concentration: list[Row], popularity: Sequence[Named], out: 
     axes.set(xscale="log", ylim=(0, 103), xlabel="number of most popular items (log scale)", ylabel="share of all, %")
     axes.set_title("Concentration on popular items")
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(frameon=False)
     _save(axes, out / "concentration.png")
     axes = _axes()
     for ranking, style in RANKINGS.items():
@@ -114,7 +111,6 @@ def draw_popularity(concentration: list[Row], popularity: Sequence[Named], out: 
     (consumed,) = (100 * float(row["tail_share"]) for row in popularity if row["what"] == "consumed")
     axes.axhline(consumed, **chosen)
     axes.set(title="Long tail", xlabel="k: first items of the list", ylabel="share of all, %", ylim=(0, None))
-    axes.legend(frameon=False)
     _save(axes, out / "long_tail.png")
 
 
@@ -130,6 +126,9 @@ def _save(axes: Axes, path: Path) -> None:
     axes.set_axisbelow(True)
     figure = axes.figure
     assert isinstance(figure, Figure)
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
 

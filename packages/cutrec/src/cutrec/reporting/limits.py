@@ -29,29 +29,36 @@ def limits(run: RunOutputs) -> list[Remark]:
 
 
 def _tested(run: RunOutputs) -> list[Remark]:
-    """Remarks on the test: no certain gain over popularity, few users."""
-    assert run.details is not None
-    found = []
+    found = (_uncertain_gain(run), _few_users(run))
+    return [remark for remark in found if remark]
+
+
+def _uncertain_gain(run: RunOutputs) -> Remark | None:
+    """No gain over the ranking by popularity, or one that can be chance."""
     model, baseline = run.evaluation["ndcg@10"], run.evaluation["popularity"]["ndcg@10"]
-    paired = [row for row in run.details["comparison"] if row["metric"] == "ndcg@10"]
-    test, users = run.split["test"], run.evaluation["users"]
+    rows = run.details["comparison"] if run.details else []
     if model <= baseline:
-        found.append(no_gain("test", model, baseline, test["unreachable_targets"] / test["users"]))
-    elif any(float(row["low"]) <= 0 for row in paired):
-        text = f"the gain of {model - baseline:.4f} NDCG@10 over popularity can be chance: its 95% interval includes 0"
-        cure = "more test users (split.test_fraction) narrow the interval, more training can raise the gain"
-        found.append(Remark("popularity", "Gain over popularity uncertain", "accuracy", text, cure))
-    for row in run.details["intervals"]:
-        if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10") and row["low"]:
-            half = (float(row["high"]) - float(row["low"])) / 2
-            if half > WIDE * model:
-                chip = f"{users:,} test users: " + (f"±{half / model:.0%}" if model else "few")
-                known = (
-                    f"to within {half / model:.0%} of its value" if model else f"to be below {float(row['high']):.4f}"
-                )
-                cure = "smaller differences between two runs show only user by user (uv run cutrec compare)"
-                if run.split["strategy"] == "temporal":
-                    cure += "; a larger split.test_fraction tests more users"
-                text = f"with {users:,} test users, NDCG@10 is only known {known}"
-                found.append(Remark("few-users", chip, "accuracy", text, cure))
-    return found
+        test = run.split["test"]
+        return no_gain("test", model, baseline, test["unreachable_targets"] / test["users"])
+    if all(float(row["low"]) > 0 for row in rows if row["metric"] == "ndcg@10"):
+        return None
+    text = f"the gain of {model - baseline:.4f} NDCG@10 over popularity can be chance: its 95% interval includes 0"
+    cure = "more training can raise the gain, more test users make it certain"
+    return Remark("popularity", "Gain over popularity uncertain", "accuracy", text, cure)
+
+
+def _few_users(run: RunOutputs) -> Remark | None:
+    """A wide interval; a single user has none, so that all values from 0 to 1 are possible."""
+    rows = run.details["intervals"] if run.details else []
+    (row,) = (row for row in rows if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10"))
+    low, high = float(row["low"] or 0), float(row["high"] or 1)
+    value, half, users = float(row["value"]), (high - low) / 2, run.evaluation["users"]
+    if half <= WIDE * value:
+        return None
+    chip, known = f"{users:,} test users", f"to be below {high:.4f}"
+    if value > 0:
+        chip, known = f"{chip}: ±{half / value:.0%}", f"to within {half / value:.0%} of its value"
+    cure = "smaller differences between two runs show only user by user (uv run cutrec compare)"
+    if run.split["strategy"] == "temporal":
+        cure += "; a larger split.test_fraction tests more users"
+    return Remark("few-users", chip, "accuracy", f"with {users:,} test users, NDCG@10 is only known {known}", cure)
