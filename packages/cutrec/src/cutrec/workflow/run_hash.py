@@ -21,7 +21,7 @@ def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None
     that reach training only through the files of the split are left out.
     """
     settings = dataclasses.asdict(config)
-    for section in ("dataset", "download", "split", "undecided"):
+    for section in ("dataset", "download", "split", "report", "undecided"):
         del settings[section]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
