@@ -94,7 +94,7 @@ def read_file(
     item_names: pa.Array,
     *,
     root: Path,
-    needs_times: bool,
+    needs_times: bool = False,
     settings: Download,
     tie_seed: int | None,
 ) -> tuple[Histories, list[str]]:
