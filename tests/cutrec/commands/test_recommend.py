@@ -178,6 +178,9 @@ def test_lists_of_some_users_of_the_log_are_printed(trained: Path, capsys: pytes
     assert found.drop("score").sort("user_id", "rank").rows() == wanted.drop("score").sort("user_id", "rank").rows()
     assert "users that data/download/log.parquet does not hold: 'nobody'" in printed.err
     assert not list(Path("data/recommend").iterdir())
+    execute(["recommend", "--k", "3", "--out", "-"])
+    found = pl.read_csv(capsys.readouterr().out.encode(), schema=everybody.schema)
+    assert found.drop("score").equals(everybody.drop("score"))
     assert run("--k", "3", "--user", str(one))["user_id"].unique().to_list() == [one]  # with --out
     with pytest.raises(StageError, match="nobody has an item"):
         execute(["recommend", "--user", "nobody"])

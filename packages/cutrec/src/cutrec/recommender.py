@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
@@ -14,14 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from cutrec.checksums import verify_folder, write_checksums
-from cutrec.config import Config
-from cutrec.config import load as load_config
 from cutrec.console import prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, identity, read_json, write_json
@@ -29,12 +26,11 @@ from cutrec.paths import LOG
 from cutrec.recommending import asked, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
-from cutrec.recommending.lists import excluded, fill_by_popularity, rank
-from cutrec.recommending.log_form import LogForm
+from cutrec.recommending.lists import excluded, fill_by_popularity, rank, read_counts
+from cutrec.recommending.log_form import FORM, LogForm
 from cutrec.workflow.ranking import load_encoder, scoring_catalogue
 from cutrec.workflow.recommend import choose_device, read_log
 from cutrec.workflow.recommendations import list_table
-from rec_data.schema import COUNT
 from rec_data.sequences.histories import Histories
 from rec_eval import Catalogue, top_k
 from rec_models.training.devices import usable_device
@@ -42,8 +38,6 @@ from rec_models.training.devices import usable_device
 Frame = Any
 """A data frame of pandas, polars or pyarrow."""
 Library = Literal["pandas", "polars", "pyarrow"]
-FORM = "recommender.json"
-"""The file beside a model that says how its log was given (`LogForm`)."""
 
 
 class Recommender:
@@ -58,7 +52,6 @@ class Recommender:
     def __init__(self, folder: Path, form: LogForm, *, log: Path | None, device: str = "auto") -> None:
         """Use `fit` or `load`. `folder` holds model.ckpt and items.parquet, `log` the histories of the users."""
         self._folder, self._form, self._log = folder, form, log
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._files = identity(folder)
         where = choose_device("auto") if device == "auto" else usable_device(device)
         self.encoder, items = load_encoder(folder / "model.ckpt", folder / "items.parquet", where)
@@ -101,18 +94,23 @@ class Recommender:
         from cutrec.workflow.train import train
 
         form = LogForm.of(log, columns, settings)
-        temporary = tempfile.TemporaryDirectory(prefix="cutrec-") if out is None else None
-        folder = Path(temporary.name if temporary else out or "")
-        for name in ("download", "split", "train"):
-            prepare_output_folder("out", folder / name)
-        with form.as_source(log) as source:
-            download(source, folder / "download", root=Path.cwd())
-        split(form.config, folder / "download" / LOG.name, folder / "split")
-        train(form.config, folder / "split", folder / "train", checkpoints=folder / ".checkpoints")
-        write_json(folder / "train" / FORM, form.as_json())
-        write_checksums(folder / "train")
-        found = cls(folder / "train", form, log=folder / "download" / LOG.name)
-        found._temporary = temporary
+        folder = Path(tempfile.mkdtemp(prefix="cutrec-") if out is None else out)
+        try:
+            for name in ("download", "split", "train"):
+                prepare_output_folder("out", folder / name)
+            with form.as_source(log) as source:
+                download(source, folder / "download", root=Path.cwd())
+            split(form.config, folder / "download" / LOG.name, folder / "split")
+            train(form.config, folder / "split", folder / "train", checkpoints=folder / ".checkpoints")
+            write_json(folder / "train" / FORM, form.as_json())
+            write_checksums(folder / "train")
+            found = cls(folder / "train", form, log=folder / "download" / LOG.name)
+        except BaseException:
+            if out is None:
+                shutil.rmtree(folder)
+            raise
+        if out is None:
+            weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
         return found
 
     @classmethod
@@ -136,7 +134,7 @@ class Recommender:
             raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
         verify_folder(place)
         logs = (place / LOG.name, place.parent / "download" / LOG.name)
-        return cls(place, _form_of(place), log=next((log for log in logs if log.is_file()), None), device=device)
+        return cls(place, LogForm.beside(place), log=next((log for log in logs if log.is_file()), None), device=device)
 
     def save(self, folder: str | Path, *, histories: bool = False) -> None:
         """Write the model, the ids of its items, its metrics and their checksums into a folder for `load`.
@@ -235,21 +233,21 @@ class Recommender:
             raise StageError(f"fallback: found {fallback!r}, allowed: popularity or None")
         found = self._asked(users, histories)
         said = found.warnings
-        allowed = torch.ones(len(self._items.names), dtype=torch.bool)
+        allowed = np.ones(len(self._items.names), dtype=bool)
         if candidates is not None:
             ids = frames.to_ids("candidates", candidates)
-            allowed = self._marked(ids)
+            allowed = self._items.mark(ids)
             said += asked.unknown_items("candidates", ids.filter(pa.array(self._items.find(ids) < 0)))
-            if not bool(allowed.any()):
+            if not allowed.any():
                 raise StageError("candidates: found no item that the model knows, allowed: ids of its items")
         if exclude is not None and not isinstance(exclude, Mapping):
-            allowed &= ~self._marked(frames.to_ids("exclude", exclude))
+            allowed &= ~self._items.mark(frames.to_ids("exclude", exclude))
         own = excluded(found, exclude, self._items) if isinstance(exclude, Mapping) else None
-        catalogue = self._catalogue if bool(allowed.all()) else self._catalogue.among(allowed)
+        catalogue = self._catalogue if allowed.all() else self._catalogue.among(torch.from_numpy(allowed))
         batch_users = self._form.config.evaluate.batch_users
         lists = rank(self.encoder, catalogue, found, k, batch_users=batch_users, filter_seen=filter_seen, excluded=own)
         if fallback:
-            fill_by_popularity(lists, self._counts, found.without_history, allowed, own)
+            fill_by_popularity(lists, read_counts(self._folder / "items.parquet"), found.without_history, allowed, own)
         for warning in said:
             warnings.warn(warning, stacklevel=2)
         table = list_table(np.arange(len(found.users)), *lists, found.users, self._items.names)
@@ -318,15 +316,6 @@ class Recommender:
     def _users(self) -> Index:
         return Index(self._histories.user_names)
 
-    @cached_property
-    def _counts(self) -> Tensor:
-        """``[V]`` int64 events of each item in training."""
-        path = self._folder / "items.parquet"
-        table = pq.ParquetFile(path).read()
-        if COUNT not in table.column_names:
-            raise StageError(f"fallback: found no counts in {path}, allowed: a model of fit or the train stage")
-        return torch.from_numpy(table[COUNT].to_numpy().copy())
-
     def _asked(self, users: Any, histories: Any) -> Asked:
         if users is not None and histories is not None:
             raise StageError("histories: found it beside users, allowed: one of the two")
@@ -338,13 +327,6 @@ class Recommender:
             return asked.events(histories, self._items, self._form)
         return asked.lists(histories, self._items)
 
-    def _marked(self, ids: pa.Array) -> Tensor:
-        """Mark the known ones of some items in ``[V]`` bool."""
-        places = self._items.find(ids)
-        marked = torch.zeros(len(self._items.names), dtype=torch.bool)
-        marked[torch.from_numpy(places[places >= 0]).long()] = True
-        return marked
-
     def _returned(self, table: pa.Table, ids: list[tuple[str, str | None]], frame: Library | None) -> Frame:
         """A table of `list_table` with the names and the types of the caller, as the caller's kind of frame."""
         columns = [frames.cast_like(column, kind) for column, (_, kind) in zip(table.columns, ids, strict=False)]
@@ -354,18 +336,3 @@ class Recommender:
     def _check_size(self, k: int, most: int) -> None:
         if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= most:
             raise StageError(f"k: found {k!r}, allowed: 1 to {most}, the size of the catalogue")
-
-
-def _form_of(folder: Path) -> LogForm:
-    """How the log of a model was given: as saved beside it, or as params.yaml of the checkout around it says.
-
-    Raises:
-        ValueError: the file is of another version, or params.yaml is wrong.
-    """
-    if (folder / FORM).is_file():
-        try:
-            return LogForm.read(read_json(folder / FORM))
-        except (KeyError, TypeError) as error:
-            raise StageError(f"{folder / FORM}: found another form ({error}), allowed: that of this version") from None
-    params = folder.parent.parent / "params.yaml"
-    return LogForm(load_config(params) if params.is_file() else Config())

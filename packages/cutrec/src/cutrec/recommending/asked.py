@@ -68,10 +68,16 @@ def users_of_log(users: Any, log: Histories, names: Index, form: LogForm) -> Ask
 def lists(histories: Mapping[Any, Any] | Iterable[Any], items: Index) -> Asked:
     """Histories as a dict of users and lists of items, or as a list of such lists, whose users are 0, 1, 2, ...
 
+    A pandas Series of lists, as ``groupby(...).agg(list)`` returns it, is read as a dict.
+
     Raises:
         StageError: a history is no list of ids.
     """
-    if isinstance(histories, Mapping):
+    if isinstance(histories, (str, bytes)) or not isinstance(histories, Iterable):
+        allowed = "a data frame of events, or a dict or list of lists of items"
+        raise StageError(f"histories: found {reprlib.repr(histories)}, allowed: {allowed}")
+    if hasattr(histories, "items"):
+        histories = dict(histories.items())
         given, users = list(histories.values()), frames.to_ids("users of histories", list(histories))
     else:
         given = list(histories)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cutrec.errors import StageError
-from rec_data.arrays import Int32s
+from rec_data.arrays import Int32s, Mask
 
 KINDS = ("pandas", "polars", "pyarrow")
 """The libraries whose frames are read and returned."""
@@ -85,10 +85,7 @@ def to_ids(what: str, values: Any) -> pa.Array:
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise wrong
     try:
-        if hasattr(values, "__arrow_c_stream__"):
-            found = pa.chunked_array(values).combine_chunks()
-        else:
-            found = pa.array(values if hasattr(values, "dtype") else list(values))
+        found = _as_array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         raise wrong from None
     found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
@@ -105,6 +102,16 @@ def to_ids(what: str, values: Any) -> pa.Array:
     if found.null_count or not (text or pa.types.is_integer(found.type)):
         raise wrong
     return found.cast(pa.large_string()) if text else found
+
+
+def _as_array(values: Any) -> pa.Array | pa.ChunkedArray:
+    if hasattr(values, "__arrow_c_stream__"):
+        return pa.chunked_array(values)
+    values = values if hasattr(values, "dtype") else list(values)
+    try:
+        return pa.array(values)
+    except OverflowError:  # Python integers from 2^63
+        return pa.array(values, pa.uint64())
 
 
 class Index:
@@ -130,6 +137,13 @@ class Index:
             values = list(map(str, values))
         places = self._places
         return np.array([places.get(value, -1) for value in values], dtype=np.int32)
+
+    def mark(self, ids: pa.Array) -> Mask:
+        """Mark the places of ids ``[m]`` in ``[n]``; unknown ones are passed over."""
+        places = self.find(ids)
+        marked = np.zeros(len(self.names), dtype=bool)
+        marked[places[places >= 0]] = True
+        return marked
 
 
 def cast_like(ids: pa.Array, kind: str | None) -> pa.Array:

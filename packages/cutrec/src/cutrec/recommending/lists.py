@@ -1,18 +1,22 @@
 """Lists under restrictions: candidates, exclusions, and the most popular items for users without a history."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from cutrec.errors import StageError
 from cutrec.recommending import frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
 from cutrec.workflow.recommendations import ranked_batches
-from rec_data.arrays import Int32s, Int64s
+from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.schema import COUNT
 from rec_eval import Catalogue, popularity_top_k
 from rec_models.encoders import Encoder
 
@@ -101,29 +105,43 @@ def rank(
     return lists
 
 
-def fill_by_popularity(lists: Lists, counts: Tensor, users: Int32s, allowed: Tensor, excluded: Excluded | None) -> None:
+def read_counts(items: Path) -> Int64s:
+    """The events ``[V]`` of each item in training, from an ``items.parquet``.
+
+    Raises:
+        StageError: it has none.
+    """
+    with pq.ParquetFile(items) as file:
+        table = file.read()
+    if COUNT not in table.column_names:
+        raise StageError(f"fallback: found no counts in {items}, allowed: a model of fit or of the train stage")
+    return np.asarray(table[COUNT])
+
+
+def fill_by_popularity(lists: Lists, counts: Int64s, users: Int32s, allowed: Mask, excluded: Excluded | None) -> None:
     """Write the most popular of the allowed items into the lists of users, with their counts as scores.
 
     Args:
         lists: are changed.
-        counts: ``[V]`` events of each item.
+        counts: ``[V]`` events of each item in training.
         users: ``[m]`` places of users without a history.
         allowed: ``[V]`` bool, the items that may be recommended.
         excluded: further items that are left out, of single users.
     """
-    kept = allowed.nonzero().squeeze(1)  # [c]
+    kept = np.flatnonzero(allowed)  # [c]
     if len(users) == 0 or len(kept) == 0:
         return
     seen = {}
     if excluded is not None:
         rows, columns = np.full(len(lists.ids), -1), np.full(len(allowed), -1)
-        rows[users], columns[kept.numpy()] = np.arange(len(users)), np.arange(len(kept))
+        rows[users], columns[kept] = np.arange(len(users)), np.arange(len(kept))
         of_users, items = rows[excluded.users], columns[excluded.items]
         both = (of_users >= 0) & (items >= 0)
         offsets, hidden = _in_rows(of_users[both], items[both], len(users))
         seen = {"seen_offsets": offsets, "seen_items": hidden}
-    found = popularity_top_k(counts[kept], lists.ids.shape[1], num_users=len(users), **seen)
-    lists.ids[users] = torch.where(found.ids >= 0, kept[found.ids.clamp(min=0)], -1).numpy()
+    found = popularity_top_k(torch.from_numpy(counts[kept]), lists.ids.shape[1], num_users=len(users), **seen)
+    ids = found.ids.numpy()
+    lists.ids[users] = np.where(ids >= 0, kept[ids], -1)
     lists.scores[users] = found.scores.numpy()
 
 

@@ -14,12 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cutrec.config import Config, from_mapping, refuse_contradictions
+from cutrec.config import Config, from_mapping, load, refuse_contradictions
 from cutrec.errors import StageError
 from cutrec.nested import flatten, nest
+from cutrec.outputs import read_json
 from cutrec.recommending import frames
 from rec_data.config import Columns, Download, Format
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+
+FORM = "recommender.json"
+"""The file beside a model with the form of its log."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class LogForm:
         if kind is None and not isinstance(log, (str, PathLike)):
             found = type(log).__name__
             raise StageError(f"log: found {found}, allowed: a path, or a pandas, polars or pyarrow data frame")
+        if not isinstance(columns or {}, Mapping):
+            raise StageError(f'columns: found {columns!r}, allowed: a dict such as {{"user": "customer"}}')
         if "dataset" in settings:
             raise StageError("dataset: found it as a setting, allowed: the log as the first argument")
         named = {f"download.columns.{key}": name for key, name in (columns or {}).items()}
@@ -59,16 +65,29 @@ class LogForm:
             return cls(config)
         types = frames.to_arrow(log, _columns_of(config.download)).schema
         names = config.download.columns.by_key
-        kinds = [frames.type_name(types.field(names[key]).type) for key in (USER, ITEM)]
-        return cls(config, kind, *kinds)
+        ids = [types.field(names[key]) for key in (USER, ITEM) if names[key] in types.names]  # fetching misses one
+        return cls(config, kind, *(frames.type_name(field.type) for field in ids))
 
     @classmethod
-    def read(cls, values: Mapping[str, Any]) -> LogForm:
-        """The form that `as_json` wrote."""
-        return cls(**{**values, "config": from_mapping(values["config"])})
+    def beside(cls, folder: Path) -> LogForm:
+        """The form of a model's log: as saved beside the model, or as params.yaml of the checkout around it says.
+
+        Raises:
+            ValueError: the file is of another version, or params.yaml is wrong.
+        """
+        if (folder / FORM).is_file():
+            values = read_json(folder / FORM)
+            try:
+                return cls(**{**values, "config": from_mapping(values["config"])})
+            except (KeyError, TypeError) as error:
+                raise StageError(
+                    f"{folder / FORM}: found another form ({error}), allowed: that of this version"
+                ) from None
+        params = folder.resolve().parent.parent / "params.yaml"
+        return cls(load(params) if params.is_file() else Config())
 
     def as_json(self) -> dict[str, Any]:
-        """The form, ready for JSON."""
+        """What is written to `FORM`."""
         return asdict(self)
 
     @property
