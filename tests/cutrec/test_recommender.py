@@ -165,6 +165,21 @@ def test_lists_with_restrictions_are_those_of_a_ranking_by_hand(out: Path, data:
     assert found["score"].to_list() == pytest.approx([row[3] for row in expected], abs=1e-4)
 
 
+@pytest.mark.gpu
+def test_restrictions_hold_on_a_gpu_too(out: Path):
+    names = pl.read_parquet(out / "train/items.parquet")["original_id"].to_list()
+    options = {"k": 6, "candidates": names[::2], "exclude": {"a": names[:9]}, "frame": "polars"}
+    histories = {"a": names[10:14], "b": names[3:5]}
+    on_gpu, on_cpu = (
+        Recommender.load(out, device=device).recommend(histories=histories, **options) for device in ("cuda", "cpu")
+    )
+    for user, hidden in (("a", {*names[10:14], *names[:9]}), ("b", set(names[3:5]))):
+        assert set(on_gpu.filter(customer=user)["product"]) <= set(names[::2]) - hidden
+    assert on_gpu["score"].to_list() == pytest.approx(on_cpu["score"].to_list(), abs=0.05)  # products of bf16
+    similar = [Recommender.load(out, device=device).similar_items(names[:3], k=4) for device in ("cuda", "cpu")]
+    assert similar[0].drop("score").equals(similar[1].drop("score"))
+
+
 def test_the_same_histories_in_every_form(model: Recommender):
     events = shop_log().head(40).sort("bought_at")
     by_user = events.group_by("customer", maintain_order=True).agg("product")

@@ -206,9 +206,9 @@ class Recommender:
 
         Args:
             users: ids of users of the log, or a single one. Without ``users`` and ``histories``: all users of the log.
-            histories: in place of ``users``: a dict of a list of items for each user, oldest first; a list of such
-                lists, whose users are then 0, 1, 2, ...; or a data frame of events with the columns of the log, where
-                the column of times may be missing if the rows are in order.
+            histories: in place of ``users``: a dict or a pandas Series of a list of items for each user, oldest first;
+                a list of such lists, whose users are then 0, 1, 2, ...; or a data frame of events with the columns of
+                the log, where the column of times may be missing if the rows are in order.
             k: items per user, at most the size of the catalogue.
             filter_seen: leave out the items of the user's own history.
             candidates: the only items that may be recommended, such as those in stock.
@@ -219,7 +219,8 @@ class Recommender:
 
         Returns:
             A data frame with the columns of users and items of the log, ``rank`` (int32, from 1) and ``score``
-            (float32), in the order of the users. A list is shorter than k if fewer items are left.
+            (float32), in the order of the users. A list is shorter than k if fewer items are left. Ids of a categorical
+            column come back as plain values.
 
         Raises:
             ValueError: an argument is wrong, or there are no histories of users.
@@ -236,12 +237,13 @@ class Recommender:
         allowed = np.ones(len(self._items.names), dtype=bool)
         if candidates is not None:
             ids = frames.to_ids("candidates", candidates)
-            allowed = self._items.mark(ids)
-            said += asked.unknown_items("candidates", ids.filter(pa.array(self._items.find(ids) < 0)))
+            places = self._items.find(ids)
+            allowed = self._items.mark(places)
+            said += asked.unknown_items("candidates", ids.filter(pa.array(places < 0)))
             if not allowed.any():
                 raise StageError("candidates: found no item that the model knows, allowed: ids of its items")
         if exclude is not None and not isinstance(exclude, Mapping):
-            allowed &= ~self._items.mark(frames.to_ids("exclude", exclude))
+            allowed &= ~self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
         own = excluded(found, exclude, self._items) if isinstance(exclude, Mapping) else None
         catalogue = self._catalogue if allowed.all() else self._catalogue.among(torch.from_numpy(allowed))
         batch_users = self._form.config.evaluate.batch_users

@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import sys
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from numbers import Integral
@@ -14,15 +15,14 @@ import pyarrow.compute as pc
 from cutrec.errors import StageError
 from rec_data.arrays import Int32s, Mask
 
-KINDS = ("pandas", "polars", "pyarrow")
-"""The libraries whose frames are read and returned."""
-_CLASSES = ("DataFrame", "DataFrame", "Table")
+KINDS = {"pandas": "DataFrame", "polars": "DataFrame", "pyarrow": "Table"}
+"""The libraries whose frames are read and returned, and the class of such a frame."""
 
 
 def kind_of(value: object) -> str | None:
     """The library of a data frame (one of `KINDS`), or None if the value is none."""
-    found = (type(value).__module__.split(".")[0], type(value).__name__)
-    return found[0] if found in zip(KINDS, _CLASSES, strict=True) else None
+    loaded = {kind: sys.modules[kind] for kind in KINDS if kind in sys.modules}  # a frame's library is one of them
+    return next((kind for kind, module in loaded.items() if isinstance(value, getattr(module, KINDS[kind]))), None)
 
 
 def names_of(frame: Any) -> list[str]:
@@ -68,7 +68,7 @@ def from_arrow(table: pa.Table, kind: str) -> Any:
             import polars as pl
 
             return pl.from_arrow(table)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise StageError(f"frame: found {kind!r}, which is not installed here ({error}), allowed: pyarrow") from None
     raise StageError(f"frame: found {kind!r}, allowed: {', '.join(KINDS)}")
 
@@ -138,9 +138,8 @@ class Index:
         places = self._places
         return np.array([places.get(value, -1) for value in values], dtype=np.int32)
 
-    def mark(self, ids: pa.Array) -> Mask:
-        """Mark the places of ids ``[m]`` in ``[n]``; unknown ones are passed over."""
-        places = self.find(ids)
+    def mark(self, places: Int32s) -> Mask:
+        """Mark the places ``[m]`` of `find` in ``[n]``; -1 is passed over."""
         marked = np.zeros(len(self.names), dtype=bool)
         marked[places[places >= 0]] = True
         return marked
