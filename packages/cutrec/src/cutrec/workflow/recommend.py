@@ -94,7 +94,7 @@ def read_file(
     item_names: pa.Array,
     *,
     root: Path,
-    needs_times: bool = False,
+    needs_times: bool,
     settings: Download,
     tie_seed: int | None,
 ) -> tuple[Histories, list[str]]:
