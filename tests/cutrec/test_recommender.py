@@ -226,6 +226,8 @@ def test_similar_items_are_the_nearest_by_cosine(model: Recommender):
         assert own["similar_product"].to_list() == [names[other] for other in order]
         assert own["score"].to_list() == pytest.approx(cosines[order], abs=1e-5)
     assert len(model.similar_items(names[0], k=len(names) - 1)) == len(names) - 1
+    with pytest.raises(ValueError, match="k: found 40, allowed: 1 to 39, the other items of the catalogue"):
+        model.similar_items(names[0], k=len(names))
 
 
 def test_a_saved_model_gives_the_same_lists(model: Recommender, tmp_path: Path):
@@ -350,6 +352,7 @@ def test_wrong_arguments_are_named(model: Recommender, arguments: dict[str, Any]
         (small_log(), {"train": {"devices": 2}}, "train.devices: found 2, allowed here: 1"),
         (small_log(), {"dataset": "demo"}, "dataset: found it as a setting, allowed: the log as the first argument"),
         (small_log().with_columns(item_id=None), {}, "log: column 'item_id' has"),
+        (small_log().to_pandas().astype({"item_id": object}).replace({"item_id": {1003: "x"}}), {}, "log: found "),
         ([1, 2], {}, "log: found list, allowed: a path, or a pandas, polars or pyarrow data frame"),
         ("none.csv", {}, "dataset 'none.csv': no file"),
     ],

@@ -68,7 +68,7 @@ class Recommender:
         cls,
         log: str | Path | Frame,
         *,
-        columns: Mapping[str, str | None] | None = None,
+        columns: Mapping[str, str | int | None] | None = None,
         out: str | Path | None = None,
         **settings: Any,
     ) -> Recommender:
@@ -81,7 +81,7 @@ class Recommender:
             log: one event per row. A pandas or polars data frame, a pyarrow table, or what ``dataset`` of params.yaml
                 takes: a path, a folder, a glob or an address of CSV or parquet files, or the name of a data set.
             columns: the names of the columns ``user``, ``item``, ``timestamp`` and ``rating``. The defaults are
-                ``user_id``, ``item_id``, ``timestamp`` and none. ``timestamp=None``: the rows are in order.
+                ``user_id``, ``item_id``, ``timestamp`` and none. Timestamp None: the rows are in order.
             out: the folder for ``download/``, ``split/`` and ``train/``, as in ``data/`` of a checkout. If a training
                 there is interrupted, the next `fit` resumes it. None: a temporary folder, removed with the object.
             settings: keys of params.yaml: ``loss="cce"``, and sections as dicts: ``train={"max_epochs": 3}``.
@@ -128,7 +128,8 @@ class Recommender:
             ValueError: there is no model, a file is damaged, or the items are not those of the model.
         """
         place = Path(folder)
-        place = place / "train" if (place / "train" / "model.ckpt").is_file() else place
+        if not (place / "model.ckpt").is_file() and (place / "train" / "model.ckpt").is_file():
+            place /= "train"
         if not (place / "model.ckpt").is_file():
             found = f"no {place / 'model.ckpt'}"
             raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
@@ -229,7 +230,7 @@ class Recommender:
             UnknownUsersWarning: users without a history, in ``ids``.
             UnknownItemsWarning: unknown items of ``histories`` or ``candidates``, in ``ids``.
         """
-        self._check_size(k, len(self._items.names))
+        _check_size(k, len(self._items.names), "the size of the catalogue")
         if fallback not in (None, "popularity"):
             raise StageError(f"fallback: found {fallback!r}, allowed: popularity or None")
         found = self._asked(users, histories)
@@ -273,7 +274,7 @@ class Recommender:
         Warns:
             UnknownItemsWarning: items that the model does not know, in ``ids``.
         """
-        self._check_size(k, len(self._items.names) - 1)
+        _check_size(k, len(self._items.names) - 1, "the other items of the catalogue")
         ids = frames.to_ids("items", items).unique()
         places = self._items.find(ids)
         for warning in asked.unknown_items("items", ids.filter(pa.array(places < 0))):
@@ -335,6 +336,7 @@ class Recommender:
         named = pa.table([*columns, *table.columns[2:]], names=[*(name for name, _ in ids), "rank", "score"])
         return frames.from_arrow(named, frame or self._form.frame)
 
-    def _check_size(self, k: int, most: int) -> None:
-        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= most:
-            raise StageError(f"k: found {k!r}, allowed: 1 to {most}, the size of the catalogue")
+
+def _check_size(k: int, most: int, meaning: str) -> None:
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= most:
+        raise StageError(f"k: found {k!r}, allowed: 1 to {most}, {meaning}")

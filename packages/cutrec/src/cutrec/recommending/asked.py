@@ -114,7 +114,7 @@ def events(frame: Any, items: Index, form: LogForm) -> Asked:
         )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    kind = frames.type_name(frames.to_arrow(frame, [form.user]).schema.field(0).type)
+    kind = frames.type_name(frames.to_arrow("histories", frame, [form.user]).schema.field(0).type)
     unknown = unknown_items("histories", found.unknown_items.ids)
     return Asked(found.user_names, found.store, kind, [*unknown, *_without("histories", found.user_names, found.store)])
 

@@ -30,13 +30,13 @@ def names_of(frame: Any) -> list[str]:
     return [str(name) for name in (frame.column_names if kind_of(frame) == "pyarrow" else frame.columns)]
 
 
-def to_arrow(frame: Any, wanted: Iterable[str]) -> pa.Table:
+def to_arrow(what: str, frame: Any, wanted: Iterable[str]) -> pa.Table:
     """The wanted columns of a data frame; if it lacks one of them, a table without rows that has all its names.
 
     Whoever reads such a table finds that a column is missing, and can name the others.
 
     Raises:
-        StageError: a column has values of several types.
+        StageError: naming `what`, if a column has values of several types.
     """
     names = names_of(frame)
     chosen = list(dict.fromkeys(wanted))
@@ -50,7 +50,9 @@ def to_arrow(frame: Any, wanted: Iterable[str]) -> pa.Table:
         kept = frame[[frame.columns[names.index(name)] for name in chosen]]
         return pa.Table.from_pandas(kept, preserve_index=False).replace_schema_metadata()
     except (pa.ArrowException, TypeError) as error:
-        raise StageError(f"found {_one_line(error)}, allowed: columns with values of one type") from None
+        raise StageError(
+            f"{what}: found {' '.join(str(error).split())[:300]}, allowed: columns with values of one type"
+        ) from None
 
 
 def from_arrow(table: pa.Table, kind: str) -> Any:
@@ -167,7 +169,3 @@ def shown(ids: pa.Array, most: int = 5) -> str:
     """The first few ids, for a message."""
     unique = pc.unique(ids)
     return ", ".join(map(repr, unique[:most].to_pylist())) + (", ..." if len(unique) > most else "")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

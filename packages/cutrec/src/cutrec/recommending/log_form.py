@@ -40,7 +40,7 @@ class LogForm:
     """The same of items."""
 
     @classmethod
-    def of(cls, log: Any, columns: Mapping[str, str | None] | None, settings: Mapping[str, Any]) -> LogForm:
+    def of(cls, log: Any, columns: Mapping[str, str | int | None] | None, settings: Mapping[str, Any]) -> LogForm:
         """The form of a path, a name or a frame, with settings as keys of params.yaml, nested or dotted.
 
         Raises:
@@ -63,7 +63,7 @@ class LogForm:
             raise StageError(f"train.devices: found {config.train.devices}, allowed here: {allowed}")
         if kind is None:
             return cls(config)
-        types = frames.to_arrow(log, _columns_of(config.download)).schema
+        types = frames.to_arrow("log", log, _columns_of(config.download)).schema
         names = config.download.columns.by_key
         ids = [types.field(names[key]) for key in (USER, ITEM) if names[key] in types.names]  # fetching misses one
         return cls(config, kind, *(frames.type_name(field.type) for field in ids))
@@ -149,7 +149,7 @@ def written(frame: Any, columns: list[str], folder: Path, what: str) -> Iterator
     """A parquet file of columns of a frame; errors that name the file call it `what`."""
     path = folder / f"{what}.parquet"
     try:
-        pq.write_table(frames.to_arrow(frame, columns), path)
+        pq.write_table(frames.to_arrow(what, frame, columns), path)
         yield path
     except pa.ArrowException as error:
         raise StageError(f"{what}: found {' '.join(str(error).split())[:300]}, allowed: ids and times") from None
