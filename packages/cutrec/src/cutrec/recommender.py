@@ -138,7 +138,7 @@ class Recommender:
         return cls(place, LogForm.beside(place), log=next((log for log in logs if log.is_file()), None), device=device)
 
     def save(self, folder: str | Path, *, histories: bool = False) -> None:
-        """Write the model, the ids of its items, its metrics and their checksums into a folder for `load`.
+        """Write the model, the ids of its items, its metrics, its curves and their checksums into a folder for `load`.
 
         Args:
             folder: it is created; a model that was saved there before is replaced.
@@ -154,9 +154,9 @@ class Recommender:
         if histories and self._log is None:
             raise StageError(f"histories: found True, but there is no log beside {self._folder}, allowed: False")
         with atomic_folder(target) as part:
-            for name in ("model.ckpt", "items.parquet", "metrics.json"):
-                if (self._folder / name).is_file():
-                    shutil.copyfile(self._folder / name, part / name)
+            for path in self._folder.iterdir():
+                if path.is_file() and path.name != LOG.name:
+                    shutil.copyfile(path, part / path.name)
             if identity(self._folder) != self._files:
                 raise StageError(f"{self._folder}: found that it was written since it was loaded; load it again")
             if histories and self._log is not None:
