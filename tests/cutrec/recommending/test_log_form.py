@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from cutrec import Recommender
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import write_json
 from cutrec.recommending.log_form import FORM, LogForm, speaking_python
@@ -29,7 +30,7 @@ def test_a_form_is_read_as_it_was_written(tmp_path: Path):
 
 
 def test_beside_the_model_of_a_checkout_its_params_say_the_form(tmp_path: Path):
-    assert LogForm.beside(tmp_path / "data/train") == LogForm.of("demo", None, {})
+    assert LogForm.beside(tmp_path / "data/train") == LogForm(Config())
     write_params(tmp_path, {"download.columns.user": "visitor", "download.ties": "row_order"})
     form = LogForm.beside(tmp_path / "data/train")
     assert (form.user, form.item, form.config.download.ties) == ("visitor", "item_id", "row_order")
