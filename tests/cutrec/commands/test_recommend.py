@@ -29,13 +29,18 @@ from tests.small_log import write_params
 SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
 
 
+def decided(params: Path = Path("params.yaml")) -> config.Config:
+    """The point of params.yaml, with the defaults of `config.Config` where that says auto."""
+    return dataclasses.replace(config.load(params), undecided=())
+
+
 @pytest.fixture(scope="module")
 def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after download, split and one epoch of train; the weights are random."""
     folder = tmp_path_factory.mktemp("trained") / "checkout"
     shutil.copytree(split_once, folder)
     write_params(folder, SETTINGS)
-    point = config.load(folder / "params.yaml")
+    point = decided(folder / "params.yaml")
     num_items = len(pl.read_parquet(folder / "data/split/items.parquet"))
     torch.manual_seed(0)
     encoder = build_encoder(model_settings(point), num_items)
@@ -196,7 +201,7 @@ def test_seen_items_come_back_on_request(trained: Path):
 
 @pytest.mark.filterwarnings("ignore::cutrec.UnknownUsersWarning")
 def test_a_refit_sees_every_event_and_every_item(trained: Path):
-    point = config.load()
+    point = decided()
     log = pl.read_parquet("data/download/log.parquet")
     extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
     pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # an item that only the future has
@@ -254,7 +259,7 @@ def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
 
 
 def test_a_refit_at_another_point_is_refused(trained: Path):
-    point = dataclasses.replace(config.load(), train=config.Train(learning_rate=0.5))
+    point = dataclasses.replace(decided(), train=config.Train(learning_rate=0.5))
     with pytest.raises(StageError, match=r"has train.learning_rate=0.5, the model was trained with 0.001"):
         refit.refuse_other_config(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
@@ -267,7 +272,7 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
     ],
 )
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
-    other = dataclasses.replace(config.load(), **point)
+    other = dataclasses.replace(decided(), **point)
     with pytest.raises(StageError, match=says):
         refit.refuse_other_config(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
@@ -276,8 +281,15 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ):
     checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), batching=None)
-    refit.refuse_other_config(config.load(), checkpoint)
+    refit.refuse_other_config(decided(), checkpoint)
     assert "warning: the model does not say what its batches held" in capsys.readouterr().err
+
+
+def test_what_params_leaves_open_is_taken_from_the_model(trained: Path):
+    checkpoint = ModelCheckpoint.read(Path("data/train/model.ckpt"))
+    assert refit.as_trained(config.load(), checkpoint) == decided()
+    old = dataclasses.replace(checkpoint, batching=None)
+    assert refit.as_trained(config.load(), old).undecided == ("batch_size", "train.window")
 
 
 @pytest.mark.parametrize(

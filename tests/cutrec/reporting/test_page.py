@@ -18,9 +18,10 @@ from hypothesis import strategies as some
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from cutrec.config import Backbone, Config, Evaluate, from_mapping, read_yaml
+from cutrec.config import AUTO_KEYS, Config, Evaluate, as_written, from_mapping, read_yaml, settled
+from cutrec.decide import write_decisions
 from cutrec.environment import Code, read_code
-from cutrec.nested import merged
+from cutrec.nested import merged, nest
 from cutrec.reporting import figures, page, results_file, tables
 from cutrec.reporting.details import Rankings, write_details
 from cutrec.reporting.page import steps
@@ -40,6 +41,7 @@ TRAINING = {
     "device": "cpu: of a test",
     "precision": "32-true",
 }
+DEFAULT = Config(undecided=AUTO_KEYS)
 SPLIT = {
     "strategy": "temporal",
     "test_fraction": 0.1,
@@ -90,11 +92,12 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         }
         for name, values in contents.items():
             (data / name).write_text(json.dumps(values))
+        write_decisions(data / "train/settings.yaml", [])
         with (data / "train" / "history.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "train_loss", "train_seconds", "validation_seconds", "validation_ndcg@10"])
             writer.writerows([[1, 3.0, 40.0, 1.0, 0.1], [2, 2.0, 40.0, 1.0, 0.25], [3, 1.5, 40.0, 1.0, 0.2]])
-        return dataclasses.replace(read_outputs(config or Config(), data), code=Code("abc123", []))
+        return dataclasses.replace(read_outputs(config or DEFAULT, data), code=Code("abc123", []))
 
     return write
 
@@ -212,9 +215,9 @@ def test_what_changes_the_meaning_of_a_number_is_labelled():
 
 
 def test_settings_that_differ_stand_before_all_of_them(make: Make):
-    text = Text(html_of(make(dataclasses.replace(Config(), loss="cce", backbone=Backbone(hidden=32))))).text
+    text = Text(html_of(make(settled(DEFAULT, {"loss": "cce", "backbone.hidden": 32})))).text
     assert (
-        "Settings that differ from the defaults: key value default loss cce cce_neg backbone.hidden 32 64 All settings"
+        "Settings that differ from the defaults: key value default loss cce auto backbone.hidden 32 auto All settings"
         in text
     )
     assert "train.patience 4" in text
@@ -223,9 +226,9 @@ def test_settings_that_differ_stand_before_all_of_them(make: Make):
 
 
 def test_the_commands_give_the_run_again():
-    assert steps(Config(), Code("abc", [])) == [("", "git checkout abc"), ("", "uv run dvc repro")]
+    assert steps(DEFAULT, Code("abc", [])) == [("", "git checkout abc"), ("", "uv run dvc repro")]
     point = dataclasses.replace(
-        Config(), dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
+        DEFAULT, dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
     )
     assert steps(point, Code("", [])) == [
         ("", "uv run dvc exp run -S 'dataset=\"/my logs/a.csv\"' -S paper_faithful=true -S 'evaluate.k=[1,10]'")
@@ -241,7 +244,7 @@ def given(shown: list[tuple[str, str]], folder: Path) -> dict[str, Any]:
 
     *lines, (_, command) = shown
     with (folder / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(json.loads(json.dumps(dataclasses.asdict(Config()))), file)
+        YAML(typ="safe").dump(json.loads(json.dumps(nest(as_written(DEFAULT)))), file)
     words = shlex.split(command.replace(" \\\n", " "))
     assert words[:5] == ["uv", "run", "dvc", "exp", "run"]
     assert set(words[5::2]) <= {"-S"}
@@ -272,6 +275,7 @@ def test_the_commands_carry_every_name(tmp_path: Path, names: list[str], rate: f
             "download": {"columns": columns, "mirror": mirror, "min_rating": rating},
             "train": {"learning_rate": rate},
             "evaluate": {"k": [10, 3]},
+            "loss": "auto",
         }
     )
     assert from_mapping(given(steps(point, Code("", [])), tmp_path)) == point
@@ -319,7 +323,7 @@ def test_one_test_user_is_enough_for_a_page(make: Make, tmp_path: Path):
 
 def test_the_report_is_the_page_its_pictures_and_its_results(make: Make, tmp_path: Path):
     make()
-    report(Config(), tmp_path / "data", tmp_path / "report")
+    report(DEFAULT, tmp_path / "data", tmp_path / "report")
     written = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
     pictures = {"training.png", "metrics_at_k.png", "bands.png", "popularity.png"}
     assert set(written) == {"report.html", "results.csv", *pictures}

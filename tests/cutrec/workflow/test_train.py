@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate
+from cutrec.config import Config, Evaluate, Train, read_yaml
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError
 from cutrec.workflow import train
@@ -42,17 +42,34 @@ RESULT = FitResult(
     ("dataset", "shown"), [("demo", ["validation_ndcg@10", "validation_recall@10"]), ("twin:beauty@0.01", [])]
 )
 def test_a_twin_has_no_accuracy_in_its_metrics(dataset: str, shown: list[str]):
-    found = train.summary(Config(dataset=dataset), RESULT)
+    found = train.summary(Config(dataset=dataset), RESULT, 0.25)
     assert [name for name in found if name.startswith("validation")] == shown
     assert (found["train_loss"], found["best_epoch"], found["whole_epoch_seconds"]) == (2.5, 1, 1.5)
+    assert (found["best_epoch_is_last"], found["unread_interactions"]) == (False, 0.25)
+
+
+def notes_of(config: Config | None = None, **changed: Any) -> list[str]:
+    result = dataclasses.replace(RESULT, **{key: changed.pop(key) for key in set(changed) & set(vars(RESULT))})
+    return train.notes(config or Config(), result, **{"popularity": 0.2, "unreachable": 0.0, "unread": 0.1} | changed)
 
 
 def test_a_model_that_popularity_matches_is_told():
-    assert train.notes(RESULT, 0.2, 0.0) == []
-    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0394}), 0.0412, 0.0)
-    said = "the best validation ndcg@10, 0.0394, is not above that of the ranking by popularity, 0.0412: "
+    assert notes_of() == []
+    (line,) = notes_of(metrics={"ndcg@10": 0.0394}, popularity=0.0412)
+    said = "the best validation ndcg@10, 0.0394, is not above 0.0412 of the ranking by popularity: "
     assert line.startswith(said)
-    assert len(train.notes(RESULT, 0.25, 0.0)) == 1
+    assert len(notes_of(popularity=0.25)) == 1
+
+
+def test_what_limits_a_model_is_told_with_its_cure():
+    short = Config(train=Train(max_epochs=2), max_seq_len=40)
+    assert notes_of(short, best_epoch=1) == []
+    (line,) = notes_of(short, best_epoch=2)
+    assert line.endswith("-S train.max_epochs=6")
+    assert notes_of(Config(train=Train(max_epochs=3)), best_epoch=2) == []  # a callback ended it
+    (line,) = notes_of(short, unread=0.374)
+    assert line.startswith("37% of the training interactions are never read")
+    assert "the last 40 of their user: -S train.window=20" in line
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
@@ -65,10 +82,10 @@ def test_no_patience_is_advised_where_targets_cannot_be_reached(filter_seen: boo
     )
     share = unreachable_share(Config(evaluate=Evaluate(filter_seen=filter_seen)), store)
     assert share == (pytest.approx(2 / 3) if filter_seen else 0)
-    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0}), 0.0, share)
+    *repeats, line = notes_of(metrics={"ndcg@10": 0.0}, popularity=0.0, unreachable=share)
     assert ("patience" in line) == (not filter_seen)
-    if filter_seen:
-        assert "67% of the validation targets are in the history of their user already" in line
+    assert len(repeats) == filter_seen
+    assert all("67% of the validation targets are in the history of their user" in found for found in repeats)
 
 
 @pytest.mark.parametrize(("filter_seen", "ranks"), [(True, [1, 2, None]), (False, [2, 3, None])])
@@ -119,13 +136,16 @@ def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
 
     monkeypatch.setattr(train, "fit", fit)
     split = split_once / "data/split"
-    train.train(Config(), split, tmp_path / "train", checkpoints=tmp_path / "state")
+    train.train(Config(undecided=("loss",)), split, tmp_path / "train", checkpoints=tmp_path / "state")
     assert {path.name for path in (tmp_path / "train").iterdir()} == {
-        "model.ckpt", "items.parquet", "metrics.json", "SHA256SUMS",
+        "model.ckpt", "items.parquet", "metrics.json", "settings.yaml", "SHA256SUMS",
     }  # fmt: skip
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
     assert list((tmp_path / "state").iterdir()) == []
-    assert "note: the best validation ndcg@10, 0.0000, is not above that of the ranking by" in capsys.readouterr().err
+    assert read_yaml(tmp_path / "train/settings.yaml")["decided"]["loss"]["value"] == "cce"
+    said = capsys.readouterr().err
+    assert "loss: cce, because the exact softmax over" in said
+    assert "note: the best validation ndcg@10, 0.0000, is not above" in said
 
 
 def test_a_training_that_is_not_confirmed_keeps_its_checkpoints_and_writes_nothing(

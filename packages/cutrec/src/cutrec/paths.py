@@ -7,6 +7,8 @@ DATA = Path("data")
 LOG = DATA / "download" / "log.parquet"
 SPLIT = DATA / "split"
 MODEL = DATA / "train" / "model.ckpt"
+SETTINGS = DATA / "train" / "settings.yaml"
+"""What the train stage decided for the keys that are ``auto``, and why."""
 PER_USER = DATA / "evaluate" / "per_user.parquet"
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""

@@ -1,6 +1,5 @@
 """The page of the report, its pictures, and how to repeat the run."""
 
-import dataclasses
 import platform
 import shlex
 from base64 import b64encode
@@ -10,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from cutrec.config import Config
+from cutrec.config import Config, as_written
 from cutrec.environment import Code, version
 from cutrec.nested import as_override, as_yaml, nest
 from cutrec.reporting import tables
@@ -63,9 +62,9 @@ def write_page(run: RunOutputs, pictures: dict[str, bytes]) -> str:
         sizes=tables.size_rows(run.split),
         data_rows=tables.data_rows(run),
         reachable=tables.reachable(run.config, run.split),
-        changed=tables.changed_settings(run.config),
-        settings=tables.flat(dataclasses.asdict(run.config)),
-        steps=steps(run.config, run.code),
+        changed=tables.changed_settings(run.asked),
+        settings=[(key, tables.show(value)) for key, value in as_written(run.config).items()],
+        steps=steps(run.asked, run.code),
         versions=", ".join([f"Python {platform.python_version()}", *installed]),
     )
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from cutrec.checksums import listed_checksum, verified
 from cutrec.config import Config
+from cutrec.decide import read_decisions
 from cutrec.environment import Code, read_code
 from cutrec.outputs import read_json
+from cutrec.paths import SETTINGS
 
 TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
 """The CSV files that `cutrec.reporting.details` writes; a run of one user has no comparison."""
@@ -19,7 +21,10 @@ TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
 class RunOutputs:
     """The configuration of a run and the outputs of its stages."""
 
+    asked: Config
+    """As params.yaml has it; some of its keys may be undecided."""
     config: Config
+    """As trained."""
     source: dict[str, Any]
     download: dict[str, Any]
     split: dict[str, Any]
@@ -45,7 +50,8 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
         details = {"comparison": [], **{name: _read_csv(path) for name, path in paths.items()}}
         details["examples"] = json.loads(verified(folder / "examples.json").read_text(encoding="utf-8"))
     return RunOutputs(
-        config=config,
+        asked=config,
+        config=read_decisions(config, data / "train" / SETTINGS.name),
         source=read_json(data / "source" / "fingerprint.json"),
         download=read_json(data / "download" / "summary.json"),
         split=read_json(data / "split" / "summary.json"),

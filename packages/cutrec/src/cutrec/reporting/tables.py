@@ -1,11 +1,10 @@
 """The sentences and tables of the report, from the outputs of the stages. Needs the standard library only."""
 
-import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cutrec.config import Config
+from cutrec.config import AUTO_KEYS, Config, as_written
 from cutrec.nested import flatten
 from cutrec.reporting.run_outputs import RunOutputs
 
@@ -214,8 +213,8 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
 
 
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:
-    """Key, value and default of every setting that differs from the default."""
-    defaults, values = (flatten(dataclasses.asdict(found)) for found in (Config(), config))
+    """Key, value and default of every setting that differs from the default of params.yaml."""
+    defaults, values = as_written(Config(undecided=AUTO_KEYS)), as_written(config)
     return [(key, value, defaults[key]) for key, value in values.items() if value != defaults[key]]
 
 

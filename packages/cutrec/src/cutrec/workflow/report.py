@@ -22,5 +22,5 @@ def report(config: Config, data: Path, out: Path) -> None:
         draw(run, folder)
         pictures = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
         (folder / "report.html").write_text(write_page(run, pictures), encoding="utf-8")
-        results = results_file.of_run(config, run.training, run.evaluation, **results_file.versions())
+        results = results_file.of_run(run.config, run.training, run.evaluation, **results_file.versions())
         results_file.write(folder / "results.csv", results)

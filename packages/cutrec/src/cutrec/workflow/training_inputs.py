@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,9 +39,12 @@ def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], 
     """Exact ranks of the validation targets in the whole catalogue, as the test will rank."""
     assert store.targets is not None
     targets = store.targets
+    usual = point.evaluate.batch_users
+    on_gpu = users_at_once(store, usual, point.max_seq_len)
 
     def validate(encoder: Encoder) -> dict[str, float]:
-        users, seen = point.evaluate.batch_users, point.evaluate.filter_seen
+        users = on_gpu if encoder.item_table.device.type == "cuda" else usual
+        seen = point.evaluate.filter_seen
         batches = user_batches(encoder, store, batch_users=users, filter_seen=seen, title="validate")
         ranks = [
             target_ranks(
@@ -55,6 +59,19 @@ def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], 
         return rank_metrics(torch.cat(ranks), [10])
 
     return validate
+
+
+def users_at_once(store: SequenceStore, batch_users: int, max_seq_len: int) -> int:
+    """Users per batch of validation on a GPU: several times `batch_users` where histories are short.
+
+    A GPU computes a batch of short histories in less time than the host takes to launch its kernels. No batch has more
+    items than one of `batch_users` histories of the full length, which bounds its memory.
+    """
+    read = store.lengths.numpy().clip(max=max_seq_len)
+    for users in (8 * batch_users, 4 * batch_users, 2 * batch_users):
+        if np.add.reduceat(read, np.arange(0, len(read), users)).max() <= batch_users * max_seq_len:
+            return users
+    return batch_users
 
 
 def popularity_ndcg(point: Config, store: SequenceStore, counts: Tensor) -> float:
