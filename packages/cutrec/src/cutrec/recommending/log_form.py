@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cutrec.config import Config, from_mapping, load, refuse_contradictions
+from cutrec.config import AUTO, AUTO_KEYS, Config, as_written, from_mapping, load, refuse_contradictions
 from cutrec.errors import StageError
 from cutrec.nested import flatten, nest
 from cutrec.outputs import read_json
@@ -55,7 +55,8 @@ class LogForm:
         if "dataset" in settings:
             raise StageError("dataset: found it as a setting, allowed: the log as the first argument")
         named = {f"download.columns.{key}": name for key, name in (columns or {}).items()}
-        given = {"dataset": f"{kind} frame" if kind else fspath(log), **flatten(settings), **named}
+        given: dict[str, Any] = dict.fromkeys(AUTO_KEYS, AUTO)  # as params.yaml has them
+        given |= {"dataset": f"{kind} frame" if kind else fspath(log), **flatten(settings), **named}
         config = from_mapping(nest(given))
         refuse_contradictions(config)
         if config.train.devices > 1:
@@ -88,7 +89,7 @@ class LogForm:
 
     def as_json(self) -> dict[str, Any]:
         """What is written to `FORM`."""
-        return asdict(self)
+        return vars(self) | {"config": nest(as_written(self.config))}
 
     @property
     def user(self) -> str:
