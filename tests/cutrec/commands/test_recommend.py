@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cutrec import config
+from cutrec import Recommender, config
 from cutrec.cli import execute
 from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
@@ -183,6 +183,9 @@ def test_lists_of_some_users_of_the_log_are_printed(trained: Path, capsys: pytes
     assert found.drop("score").sort("user_id", "rank").rows() == wanted.drop("score").sort("user_id", "rank").rows()
     assert "users that data/download/log.parquet does not hold: 'nobody'" in printed.err
     assert not list(Path("data/recommend").iterdir())
+    execute(["recommend", "--k", "3", "--out", "-"])
+    found = pl.read_csv(capsys.readouterr().out.encode(), schema=everybody.schema)
+    assert found.drop("score").equals(everybody.drop("score"))
     assert run("--k", "3", "--user", str(one))["user_id"].unique().to_list() == [one]  # with --out
     with pytest.raises(StageError, match="nobody has an item"):
         execute(["recommend", "--user", "nobody"])
@@ -196,6 +199,7 @@ def test_seen_items_come_back_on_request(trained: Path):
     assert len(run("--histories", "h.parquet", "--k", str(len(names)))) == len(names) - 5
 
 
+@pytest.mark.filterwarnings("ignore::cutrec.UnknownUsersWarning")
 def test_a_refit_sees_every_event_and_every_item(trained: Path):
     point = decided()
     log = pl.read_parquet("data/download/log.parquet")
@@ -208,6 +212,11 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     checkpoint = ModelCheckpoint.read(Path("out/top.refit/model.ckpt"))
     assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
     assert checkpoint.loss == loss_settings(point)
+    popular = Recommender.load("out/top.refit").recommend(histories={"new": []}, k=40, fallback="popularity")
+    assert (
+        popular["score"].to_list()
+        == sorted(pl.concat([log, extra])["item_id"].value_counts()["count"], reverse=True)[:40]
+    )
     again = run("--model", "out/top.refit/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
     assert again.drop("score").rows() == found.drop("score").rows()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cutrec.config import Config
 
 PACKAGES = ("cce_kernels", "cutrec", "rec_data", "rec_eval", "rec_models")
-NOT_READ = ("cutrec/commands/", "cutrec/reporting/")
+NOT_READ = ("cutrec/commands/", "cutrec/recommender.py", "cutrec/recommending/", "cutrec/reporting/")
 """The code of the packages that training does not read."""
 
 
