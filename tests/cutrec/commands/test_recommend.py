@@ -431,6 +431,21 @@ def test_histories_in_another_form_than_the_log(trained: Path, capsys: pytest.Ca
         execute(["recommend", "--histories", "h.csv", *options, "-S", "download.columns.timestamp=tiem"])
 
 
+def test_a_missing_column_of_events_is_told_and_refused_if_it_was_named(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id,timestamp,kind\n8,{names[3]},1,see\n8,{names[1]},2,buy\n")
+    write_params(trained, SETTINGS | {"download.events.column": "action", "download.events.keep": ["buy"]})
+    assert run("--histories", "h.csv", "--k", "4").drop("score").rows() == expected({8: [names[3], names[1]]}, 4)
+    assert "note: no column 'action': events other than buy are not skipped" in capsys.readouterr().err
+    for change in ("download.events.column=action", "download.events={column: action, keep: [buy]}"):
+        with pytest.raises(ValueError, match=r"no column 'action' \(for download.events.column\)"):
+            execute(["recommend", "--histories", "h.csv", "-S", change])
+    found = run("--histories", "h.csv", "--k", "4", "-S", "download.events.column=kind")
+    assert found.drop("score").rows() == expected({8: [names[1]]}, 4)
+
+
 def test_histories_with_names_for_a_log_without(trained: Path):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     keys = {f"download.columns.{key}": place for key, place in (("user", 1), ("item", 2), ("timestamp", 3))}
