@@ -413,6 +413,7 @@ def test_what_polars_leaves_to_the_reader(tmp_path):
     assert frame.collect_schema() == dict.fromkeys(["a", "b", PLACE], pl.String())
     assert frame.select(pl.len()).collect().item() == 200_000
     assert frame.head(3).collect().rows() == [(f"{row}", f"{row}", f"{path}, line {row + 2}") for row in range(3)]
+    assert frame.select(PLACE).tail(1).collect().item() == f"{path}, line 200001"
     assert frame.filter(pl.col("b") == "6").select("a").head(2).collect()["a"].to_list() == ["6", "13"]
     rows = frame.with_row_index("row").filter(pl.col("a") == "150000").collect(engine="streaming")
     assert rows["row"].to_list() == [150_000]

@@ -14,6 +14,7 @@ from rec_data.config import Columns
 from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
+from rec_data.raw.headers import names_of_columns, refuse_names_of_columns
 from rec_data.raw.rows import EXACT_BITS, PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
@@ -109,9 +110,12 @@ def _expressions(
 ) -> tuple[list[pl.Expr], int, str]:
     """Build the expressions of the log's columns; also returns the number of rows and the unit of time."""
     schema = pl.Schema({key: frame.collect_schema()[key] for key in columns.by_key})
-    facts = _facts(frame, schema, null_values)
+    names = names_of_columns(frame, columns)
+    facts = _facts(frame, schema, null_values, names)
     if facts["rows"] == 0:
         raise DataError(f"{origin} has no rows")
+    if facts["names"]:
+        refuse_names_of_columns(frame, columns, names, origin)
     where = {key: f"{origin}: column {name!r}" for key, name in columns.by_key.items()}
     for key in where:
         if facts[f"{key}.nulls"]:
@@ -130,9 +134,9 @@ def _expressions(
     return selected, int(facts["rows"]), unit
 
 
-def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -> dict[str, Any]:
-    """Gather in one pass what types and units depend on."""
-    asked = [pl.len().alias("rows")]
+def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str], names: pl.Expr) -> dict[str, Any]:
+    """Gather in one pass what types and units depend on, and whether rows are ``names`` of columns."""
+    asked = [pl.len().alias("rows"), names.any().alias("names")]
     for key, kind in schema.items():
         asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
         if kind == pl.String and key == TIMESTAMP:

@@ -57,7 +57,8 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
     ) -> Iterator[pl.DataFrame]:
         names = list(schema) if chosen is None else chosen
         lines = (f"{path}, line {number}" for number in reading.lines())
-        for frame in _frames(file, reading, {name: places[name] for name in names if name != PLACE}):
+        wanted = [name for name in names if name != PLACE] or list(places)[:1]  # one column counts the rows
+        for frame in _frames(file, reading, {name: places[name] for name in wanted}):
             if PLACE in names:
                 frame = frame.with_columns(pl.Series(PLACE, list(islice(lines, len(frame))))).select(names)
             kept = frame if predicate is None else frame.filter(predicate)
