@@ -199,6 +199,23 @@ def test_recbole(tmp_path):
     assert says.endswith("(-S download.columns.user=NAME)")
 
 
+@pytest.mark.parametrize(
+    ("column", "kind"), [("item_id", "token_seq"), ("timestamp", "float_seq"), ("user_id", "token_seq ")]
+)
+def test_sequences_of_recbole_are_refused(tmp_path, column, kind):
+    header = "user_id:token\titem_id:token\ttimestamp:float\ttext:token_seq\n"
+    typed = re.sub(rf"{column}:\w+", f"{column}:{kind}", header)
+    content = table(TEXTS, "{user}\t{item} {item}\t{time}\t{text}\n", typed)
+    says = refused(tmp_path, content, name="shop.inter")
+    assert says.startswith(
+        f"shop.inter, line 1: column '{column}' holds sequences ({kind.strip()}); allowed: one event per row"
+    )
+    names = {key.partition("_")[0]: key for key in ("user_id", "item_id", "timestamp")}
+    types = {key: next(name for name in typed.strip("\n").split("\t") if name.startswith(names[key])) for key in names}
+    columns = Columns(**{key: name.strip() for key, name in types.items()})
+    assert refused(tmp_path, content, name="shop.csv", columns=columns).startswith(says.replace("inter", "csv"))
+
+
 def test_files_without_header_take_positions(tmp_path):
     content = table(TEXTS, "{item};{text};{user};{time}\n", "")
     columns = {"user": 3, "item": 1, "timestamp": 4}

@@ -98,7 +98,7 @@ class TextFile:
         if self.form.header is False:
             return [str(place) for place in range(1, len(fields) + 1)]
         if ".inter" in self.path.suffixes:  # RecBole: user_id:token
-            fields = [re.sub(r":(token|float)(_seq)?\s*$", "", field) for field in fields]
+            fields = [re.sub(r":(token|float)\s*$", "", field) for field in fields]
         return [field if self.columns and field in self.columns else field.strip() for field in fields]
 
     def first_lines(self) -> bytes:

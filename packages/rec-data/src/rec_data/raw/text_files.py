@@ -46,6 +46,7 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
         raise DataError(f"file {path}, {fault}")
     reading = _decide(file)
     names = reading.names
+    _refuse_sequences(file, names)
     _refuse_without_header(file, names, beginning)
     twice = [name for place, name in enumerate(names) if name and name in names[:place] and file.wants(name)]
     if twice:
@@ -215,6 +216,17 @@ def _separator(file: TextFile) -> str:
             f"(-S download.format.separator={found[0]})"
         )
     return likely[0]
+
+
+def _refuse_sequences(file: TextFile, names: list[str]) -> None:
+    """Refuse columns that hold several values per row, as RecBole marks them in the header."""
+    for name in names:
+        plain, _, kind = name.partition(":")
+        if kind.strip() in ("token_seq", "float_seq") and file.columns and {name, plain.strip()} & set(file.columns):
+            raise DataError(
+                f"file {file.path}, line 1: column {plain!r} holds sequences ({kind.strip()}); allowed: one event per row, "
+                "in columns of token and float"
+            )
 
 
 def _refuse_without_header(file: TextFile, names: list[str], beginning: bytes) -> None:
