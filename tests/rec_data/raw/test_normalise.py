@@ -172,7 +172,9 @@ def test_files_by_glob_in_order_of_name(tmp_path):
     (tmp_path / "c.csv").write_text("item_id;timestamp;user_id\n1;1;3\n")
     assert fetch(tmp_path, name="*.csv")[0]["user_id"].to_list() == [1, 2, 3]
     (tmp_path / "d.csv").write_text("user_id,item_id\n3,1\n")
-    with pytest.raises(DataError, match=r"d\.csv has no column 'timestamp'; its columns are: user_id, item_id$"):
+    with pytest.raises(
+        DataError, match=r"d\.csv has no column 'timestamp', but a.csv has; its columns are: user_id, item_id; "
+    ):
         fetch(tmp_path, name="*.csv")
 
 

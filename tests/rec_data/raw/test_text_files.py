@@ -9,7 +9,7 @@ import pytest
 from dvc.utils.hydra import to_hydra_overrides
 from pydantic import ValidationError
 
-from rec_data.config import Columns, Download, Format
+from rec_data.config import Columns, Download, Format, character
 from rec_data.errors import DataError
 from rec_data.raw import text_check, text_files
 from rec_data.raw.history_files import write_history_log
@@ -167,6 +167,20 @@ def test_other_characters_by_key(tmp_path):
             Format(separator=wrong)
 
 
+def test_characters_of_control_separate_fields(tmp_path):
+    content = table(TEXTS)
+    for mark in ("\x01", "\x1f"):  # Hive, and ASCII's own separator
+        assert read(tmp_path, content.replace(",", mark)) == EVENTS
+    for mark in (*map(chr, range(1, 9)), "\x0b", "\x0c", *map(chr, range(14, 32))):
+        for name in (mark, f"x{ord(mark):02x}", f"\\x{ord(mark):02x}"):
+            assert character(Format(separator=name).separator) == mark
+    for mark in ("\x02", "\x0c", "\x1e"):
+        assert read(tmp_path, content.replace(",", mark), separator=f"x{ord(mark):02x}") == EVENTS
+    for wrong in ("\0", "x00", "x0a", "x0d", "x20", "\x7f"):
+        with pytest.raises(ValidationError, match=r"backslash, x01 to x1f, or one ASCII character"):
+            Format(separator=wrong)
+
+
 def test_encodings(tmp_path):
     content = table(TEXTS).replace("p2", "thé")
     rows = [(user, item.replace("p2", "thé"), time) for user, item, time in EVENTS]
@@ -284,7 +298,7 @@ ODD_FILES = {
     "colons": (
         "user_id::item_id::timestamp\n1::2::3\n",
         "raw.csv, line 1: found 1 field ('user_id::item_id::timestamp'), allowed: fields with a separator between "
-        "them, which is one character (tab, semicolon, pipe, comma, space are looked for; another",
+        "them, which is one character (tab, semicolon, pipe, comma, x01, x1f, space are looked for; another",
     ),
     "cyrillic": (
         "Пользователь,товар\n".encode("cp1251"),

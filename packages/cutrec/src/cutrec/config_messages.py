@@ -34,7 +34,9 @@ def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):
         return cause.with_keys(full_names(keys))
-    return f"{'.'.join(path)}: found {found!r}, {cause or f'allowed: {_describe(hint)}'}"
+    is_long = isinstance(found, Mapping) and any(isinstance(value, Mapping) for value in found.values())
+    shown = "" if is_long and cause else f"found {found!r}, "
+    return f"{'.'.join(path)}: {shown}{cause or f'allowed: {_describe(hint)}'}"
 
 
 def full_names(keys: Collection[str]) -> dict[str, str]:

@@ -132,9 +132,12 @@ def history_settings(options: Namespace) -> tuple[Download, set[str]]:
 
     from rec_data.config import Columns
 
-    changes = options.changes or []
-    settings = from_mapping(changed(read_yaml(Path("params.yaml")), changes, ("download",))).download
+    changes, values = options.changes or [], read_yaml(Path("params.yaml"))
     given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
+    if parse_overrides(changes).get("download", {}).get("format", {}).get("header") is False:
+        changes = [*changes, *(f"download.columns.{name}={place}" for name, place in given.items())]  # positions
+        given = {}
+    settings = from_mapping(changed(values, changes, ("download",))).download
     names, text_format = vars(settings.columns) | given, settings.format
     if given and text_format.header is False:  # the log has positions, but this file has names
         names, text_format = {"timestamp": None} | given, replace(text_format, header="auto")

@@ -1,5 +1,6 @@
 """Logs of several kinds of events, such as views and purchases: which kinds there are, and keeping some of them."""
 
+import difflib
 import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -57,9 +58,13 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
     found = dict(counts.sort(pl.col("len"), "event", descending=[True, False]).rows())
     for value in keep:
         if all_occur and value not in found:
-            held = _listed(f"{name!r} ({rows:,})" for name, rows in found.items())
+            held = _listed(f"{'nothing' if name is None else repr(name)} ({rows:,})" for name, rows in found.items())
+            close = difflib.get_close_matches(
+                value, [name for name in found if name and re.fullmatch(r"[\w.-]+", name)], 1, 0
+            )
+            cure = f"; allowed: values that it holds (-S 'download.events.keep=[{close[0]}]')" if close else ""
             raise DataError(
-                f"{origin}: column {column!r} never holds {value!r} of download.events.keep; it holds {held}"
+                f"{origin}: column {column!r} never holds {value!r} of download.events.keep; it holds {held}{cure}"
             )
     dropped = sum(found.values()) - sum(found.get(value, 0) for value in set(keep))
     return KeptEvents(frame.filter(text.is_in(keep)), dropped)

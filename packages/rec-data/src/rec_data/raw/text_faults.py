@@ -71,7 +71,7 @@ def one_column(beginning: bytes) -> str:
     """The refusal of a file whose first line has no separator that is looked for."""
     line, _, after = beginning.partition(b"\n")
     shown = line[:60].decode(errors="replace").strip()
-    for separator, count in _fitting(after, Dialect("\x1f", '"', None)).items():
+    for separator, count in _fitting(after, Dialect("\0", '"', None)).items():
         return _odd_first_line(f"1 field ({shown!r})", count, separator)
     looked_for = ", ".join(character_name(mark) for mark in SEPARATORS)
     return (

@@ -14,7 +14,7 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 from pyarrow import csv
 
-from rec_data.config import CHARACTERS, Format, character, character_name
+from rec_data.config import Format, character, character_name
 from rec_data.errors import DataError
 from rec_data.raw import text_faults
 from rec_data.raw.dialects import SEPARATORS, Dialect, Grammar, Use
@@ -23,6 +23,17 @@ from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
 
 _QUOTE, _ESCAPE = '"', "\\"
 """What is looked for where the characters are not given."""
+
+
+class MissingHeaderError(DataError):
+    """The first line of a file holds data and not the names of columns."""
+
+
+def first_names(path: Path, form: Format, columns: Sequence[str] | None) -> list[str]:
+    """The names of columns that the first line of a text file holds, as far as the separator is clear."""
+    file = TextFile(path, form, columns)
+    grammar = Grammar(Dialect(_separator(file), *_marks(form)[0]))
+    return file.names([grammar.text(field) for field in grammar.split(file.first_lines(), 0).fields])
 
 
 def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFrame:
@@ -194,7 +205,7 @@ def _separator(file: TextFile) -> str:
     """The separator of the first line: the one that gives most of the columns that are wanted, then most columns."""
     form, columns = file.form, file.columns or ()
     if form.separator != "auto":
-        return CHARACTERS.get(form.separator, form.separator)
+        return str(character(form.separator))
     if given := file.given_separator():
         return given
     line, ranks = file.first_lines().partition(b"\n")[0] + b"\n", {}
@@ -224,8 +235,8 @@ def _refuse_sequences(file: TextFile, names: list[str]) -> None:
         plain, _, kind = name.partition(":")
         if kind.strip() in ("token_seq", "float_seq") and file.columns and {name, plain.strip()} & set(file.columns):
             raise DataError(
-                f"file {file.path}, line 1: column {plain!r} holds sequences ({kind.strip()}); allowed: one event per row, "
-                "in columns of token and float"
+                f"file {file.path}, line 1: column {plain!r} holds sequences ({kind.strip()}); allowed: one event per "
+                "row, in columns of token and float"
             )
 
 
@@ -236,7 +247,7 @@ def _refuse_without_header(file: TextFile, names: list[str], beginning: bytes) -
     if len(names) == 1 and len(file.columns) > 1:
         raise DataError(f"file {file.path}, {text_faults.one_column(beginning)}")
     if text_faults.looks_like_data(names):
-        raise DataError(f"file {file.path}, {text_faults.data_as_header(names)}")
+        raise MissingHeaderError(f"file {file.path}, {text_faults.data_as_header(names)}")
 
 
 def _same(file: TextFile, one: Reading, other: Reading) -> bool:
