@@ -14,7 +14,7 @@ import pytest
 
 from rec_data.config import Format
 from rec_data.errors import DataError
-from rec_data.raw import text_check, text_files
+from rec_data.raw import text_check, text_files, text_source
 from rec_data.raw.rows import PLACE
 
 FILES = 400
@@ -157,7 +157,7 @@ def test_what_is_written_is_read_or_refused(tmp_path, monkeypatch, seed):
         mark = "\ufeff" if rng.random() < 0.2 else ""
         path.write_bytes((mark + text).encode())
         chunk = rng.choice((100, 1 << 20))
-        for module in (text_check, text_files):
+        for module in (text_source, text_check, text_files):
             monkeypatch.setattr(module, "CHUNK", chunk)
             monkeypatch.setattr(module, "LONGEST", rng.choice((5000, 1 << 20)))
         has_slash = any("\\" in cell for row in rows for cell in row)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rec_data.config import Columns, Download, Format, character
 from rec_data.errors import DataError
-from rec_data.raw import text_check, text_files
+from rec_data.raw import text_check, text_files, text_source
 from rec_data.raw.history_files import write_history_log
 from rec_data.raw.rows import PLACE
 from rec_data.sources.fetch import fetch_log
@@ -414,7 +414,7 @@ def test_compressed_files_whatever_their_suffix(tmp_path, name):
 
 
 def test_records_that_are_too_long_are_refused(tmp_path, monkeypatch):
-    for module in (text_check, text_files):
+    for module in (text_source, text_check, text_files):
         monkeypatch.setattr(module, "LONGEST", 1000)
         monkeypatch.setattr(module, "CHUNK", 400)
     assert read(tmp_path, table(("x" * 900, "", '"' + "y, \n" * 200 + '"', "", "", ""))) == EVENTS
@@ -425,7 +425,7 @@ def test_records_that_are_too_long_are_refused(tmp_path, monkeypatch):
 
 
 def test_line_ends_at_the_end_of_a_block(tmp_path, monkeypatch):
-    for module in (text_check, text_files):
+    for module in (text_source, text_check, text_files):
         monkeypatch.setattr(module, "LONGEST", 40)
         monkeypatch.setattr(module, "CHUNK", 30)
     path = tmp_path / "raw.csv"

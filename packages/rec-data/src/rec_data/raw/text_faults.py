@@ -60,6 +60,21 @@ def spaced_quotes(line: int) -> str:
     )
 
 
+def broken_record(fault: str, line: int) -> str:
+    """The refusal of a record that has no end because of ``fault`` (`Record`), which is in this line."""
+    if "carriage" in fault:
+        return f"line {line}: found {fault}, allowed: line ends of line feeds, or both"
+    if "quote" in fault:
+        return (
+            f"line {line}: found {fault}, allowed: doubled quotes inside quoted fields; if quotes are text: "
+            "-S download.format.quote=none; if they are escaped: -S download.format.escape=backslash"
+        )
+    return (
+        f"line {line}: found {fault}, allowed: escaped quotes, separators, line ends and escapes; if it is "
+        "text: -S download.format.escape=none"
+    )
+
+
 def json(first_lines: bytes) -> str | None:
     """The refusal of a file of JSON, or None."""
     if not _JSON.match(first_lines):

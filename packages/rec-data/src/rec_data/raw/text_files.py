@@ -19,7 +19,8 @@ from rec_data.errors import DataError
 from rec_data.raw import text_faults
 from rec_data.raw.dialects import SEPARATORS, Dialect, Grammar, Use
 from rec_data.raw.rows import PLACE
-from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
+from rec_data.raw.text_check import Reading
+from rec_data.raw.text_source import CHUNK, LONGEST, TextFile
 
 _QUOTE, _ESCAPE = '"', "\\"
 """What is looked for where the characters are not given."""
