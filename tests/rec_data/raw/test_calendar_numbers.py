@@ -43,7 +43,7 @@ def test_dates_written_as_numbers_are_refused_and_read_by_their_format(tmp_path_
 @pytest.mark.parametrize(
     ("given", "forms"),
     [
-        ([28012024, 1022024, 0, 31122023], ["%d%m%Y"]),
+        ([28012024, 1022024, 0, 31122023, 99999999], ["%d%m%Y"]),
         ([310124, 10224], ["%d%m%y"]),
         ([240128, 231231], ["%y%m%d"]),
         ([50624, 60724], ["%y%m%d", "%d%m%y", "%m%d%y"]),
@@ -93,7 +93,7 @@ def test_days_of_a_spreadsheet_are_refused(tmp_path_factory, days, part):
             lambda found: list(range(found[0], found[0] + found[1] * found[2], found[2]))[:100_000]
         ),
         st.lists(st.integers(631_152_000, 1_760_000_000), min_size=1),
-        st.lists(st.integers(631_152_000, 2_082_758_399), min_size=5),
+        st.lists(st.integers(631_152_000, 2_082_758_399), min_size=5, unique=True),
     )
 )
 def test_positions_and_unix_times_are_not_taken_for_other_dates(tmp_path_factory, times):
@@ -104,7 +104,7 @@ def test_positions_and_unix_times_are_not_taken_for_other_dates(tmp_path_factory
 
 @settings(max_examples=100, deadline=None)
 @given(
-    seconds=st.lists(st.integers(662_688_000, 2_082_758_399), min_size=5),
+    seconds=st.lists(st.integers(662_688_000, 2_082_758_399), min_size=5, unique=True),
     unit=st.sampled_from(["s", "ms", "us", "ns"]),
     kind=st.sampled_from([pl.String, pl.Int64]),
 )

@@ -20,8 +20,10 @@ TieOrder = Literal["shuffle", "row_order"]
 Position = Annotated[int, Field(ge=1, le=1_000_000)]
 MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
-NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N")
-"""What pandas, polars, R, JSON, SQL and Hive write for a missing value."""
+NULL_VALUES = (
+    "NaN", "nan", "NaT", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N", "undefined", "#N/A", "#REF!", "#VALUE!",
+)  # fmt: skip
+"""What pandas, polars, R, JSON, SQL, Hive, JavaScript and spreadsheets write for a missing value."""
 
 
 NO_CHARACTER = "none"

@@ -16,7 +16,9 @@ from rec_data.schema import TIMESTAMP
 
 FIRST_YEAR = 1990
 _FIRST_ROWS = 1000
-_ALMOST_ALL = 0.95
+_ALMOST_ALL, _MOST = 0.95, 0.5
+_LONG = 8
+"""From so many digits on, numbers are so rarely dates by chance that most of a column is enough."""
 _DATES = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")
 _TIMES = ("", "%H", "%H%M", "%H%M%S")
 FORMS = ("%Y", "%Y%m", "%m%Y", "%Y%j", *(date + time for date in _DATES for time in _TIMES))
@@ -74,8 +76,9 @@ def refuse_calendar_numbers(
     asked = [shares[what] for what, share in likely.items() if share is None or share > 0.5]
     if not asked:
         return
-    almost_all = frame.select(asked).collect(engine="streaming").row(0, named=True)
-    kinds = [what for what, share in almost_all.items() if share is not None and share >= _ALMOST_ALL]
+    whole = frame.select(asked).collect(engine="streaming").row(0, named=True)
+    least = {what: _MOST if "%Y" in what and width(what) >= _LONG else _ALMOST_ALL for what in whole}
+    kinds = [what for what, share in whole.items() if share is not None and share >= least[what]]
     first, end = (int((date - _EPOCH).total_seconds()) * ticks for date in (dt.datetime(FIRST_YEAR, 1, 1), after))
     if first <= smallest and largest < end:  # they can be Unix times
         dates = [_date_part(column, what).n_unique().alias(what) for what in kinds if "%y" in what]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from zoneinfo import available_timezones
 
 import polars as pl
 import pyarrow as pa
@@ -121,9 +122,22 @@ def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Co
 
 def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) -> pl.LazyFrame:
     if format_of(path.name) == "parquet":
+        with reading(f"file {path}"):
+            _refuse_zones(path)
         return placed(pl.scan_parquet(path, glob=False, row_index_name=PLACE), f"{path}, row ")
     with reading(f"file {path}"):
         return text_files.scan(path, columns, text_format)
+
+
+def _refuse_zones(path: Path) -> None:
+    """Refuse columns of times in a zone that polars does not know; it would end with a panic, whatever is read."""
+    for field in pq.read_schema(path):
+        zone = getattr(field.type, "tz", None)
+        if zone is not None and not re.fullmatch(r"[+-](0\d|1[0-2]):?00", zone) and zone not in available_timezones():
+            raise DataError(
+                f"file {path}: column {field.name!r} holds times in the zone {zone!r}; allowed: UTC, whole hours, or "
+                "names such as Asia/Kolkata (cast the column in the program that writes the file)"
+            )
 
 
 def _beside_headers(

@@ -1,4 +1,4 @@
-"""Names of columns among the rows: the header again where files were joined, or in a file read without a header."""
+"""Lines that are no events: the header again where files were joined or in a file read without it, and rulers."""
 
 import re
 
@@ -14,12 +14,14 @@ _USUAL = {
     ITEM: r"(?i)^((item|product|movie|article|track|song|book|video|news|sku)s?[ _-]?(id|name|no)?|(parent_)?asin)$",
 }
 """Usual names of columns."""
+_RULER = r"^[-=+:.…_*]{2,}$"
+"""What is drawn between a header and its rows, or stands for rows that were left out; looked for in the first rows."""
 _FIRST_ROWS = 1000
 _NUMBER = r"^-?[0-9]+(\.0+)?$"
 
 
-def names_of_columns(frame: pl.LazyFrame, columns: Columns) -> pl.Expr:
-    """Say which rows hold names of columns instead of values.
+def no_events(frame: pl.LazyFrame, columns: Columns) -> pl.Expr:
+    """Say which rows hold names of columns, or rulers, instead of values.
 
     In a file with a header, each text of such a row is one of its names; in a file without one, user and item are
     usual names of columns, or texts in the first row while all others are numbers.
@@ -32,25 +34,28 @@ def names_of_columns(frame: pl.LazyFrame, columns: Columns) -> pl.Expr:
     if not texts.keys() >= {USER, ITEM}:
         return pl.lit(value=False)
     if not _without_header(texts):
-        names = [name.strip() + kind for name in texts.values() for kind in ("", ":token", ":float")]  # RecBole
-        return pl.all_horizontal(pl.col(key).is_in(names) for key in texts).fill_null(value=False)
-    usual = pl.all_horizontal(pl.col(key).str.contains(form) for key, form in _USUAL.items())
-    if _only_first_is_text(frame.head(_FIRST_ROWS)) and _only_first_is_text(frame):
-        usual |= ~pl.col(USER).str.contains(_NUMBER)
-    return usual.fill_null(value=False)
+        held = [name.strip() + kind for name in texts.values() for kind in ("", ":token", ":float")]  # RecBole
+        names = pl.all_horizontal(pl.col(key).is_in(held) for key in texts)
+    else:
+        names = pl.all_horizontal(pl.col(key).str.contains(form) for key, form in _USUAL.items())
+        if _only_first_is_text(frame.head(_FIRST_ROWS)) and _only_first_is_text(frame):
+            names |= ~pl.col(USER).str.contains(_NUMBER)
+    rulers = pl.all_horizontal(pl.col(key).str.contains(_RULER) for key in (USER, ITEM))
+    drawn = frame.head(_FIRST_ROWS).select(rulers.any()).collect().item()
+    return (names | rulers if drawn else names).fill_null(value=False)
 
 
-def refuse_names_of_columns(frame: pl.LazyFrame, columns: Columns, names: pl.Expr, origin: str) -> None:
-    """Refuse the rows that hold names of columns; there is at least one.
+def refuse_no_events(frame: pl.LazyFrame, columns: Columns, wrong: pl.Expr, origin: str) -> None:
+    """Refuse the rows that are no events; there is at least one.
 
     Raises:
         DataError: Always. Where a file was read without its header, the message says how to read it.
     """
-    found = find_rows(frame, names, "1 line with names of columns", "lines with names of columns")
+    found = find_rows(frame, wrong, "1 line that is no event", "lines that are no events")
     texts = _texts(frame, columns)
-    row = frame.filter(names).select(PLACE, *texts).head(1).collect(engine="streaming").row(0, named=True)
-    cure = "remove it, as of files that were joined"
-    if _without_header(texts) and _first_of_every_file(frame, names):
+    row = frame.filter(wrong).select(PLACE, *texts).head(1).collect(engine="streaming").row(0, named=True)
+    cure = "remove it (as in a drawn table, or in files that were joined)"
+    if _without_header(texts) and _first_of_every_file(frame, wrong):
         shown = {key: row[key] if re.fullmatch(r"[^\W\d]\w*", row[key]) else "NAME" for key in texts}
         flags = (f"-S download.columns.{key.removesuffix('_id')}={name}" for key, name in shown.items())
         cure = f"read the header: -S download.format.header=true {' '.join(flags)}"

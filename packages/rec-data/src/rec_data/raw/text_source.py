@@ -29,8 +29,8 @@ _MARKS = {
 }
 """Byte order marks. The longer ones come first."""
 
-_BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?[\r\n]*(?:"?sep=([\t !#-~])"?\r?\n[\r\n]*)?')
-"""A byte order mark, empty lines, and the line in which Excel is told the separator."""
+_BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)*[\r\n]*(?:"?sep=([\t !#-~])"?\r?\n[\r\n]*)?')
+"""Byte order marks, empty lines, and the line in which Excel is told the separator."""
 
 
 @dataclass(frozen=True)
