@@ -43,6 +43,7 @@ REFUSED = {
     ),
     "error of a spreadsheet": ("user_id,item_id\na,#REF!\n", "1 text that stands for a missing id .*line 2: '#REF!'"),
     "undefined": ("user_id,item_id\nundefined,x\n", "1 text that stands for a missing id .*line 2: 'undefined'"),
+    "types": ("user_id,item_id\nbigint,bigint\n1,2\n3,4\n", r"1 line that is no event \(.*line 2\): bigint, bigint;"),
     "ruler": ("user_id|item_id\n-------|-----\na|x\n", r"1 line that is no event \(.*line 2\): -------, -----;"),
     "ruler of Markdown": (
         "|user_id|item_id|\n|---|:---|\n|a|x|\n",
@@ -56,6 +57,13 @@ def test_what_is_no_id(tmp_path, case):
     content, says = REFUSED[case]
     with pytest.raises(DataError, match=says):
         read(tmp_path, content)
+
+
+def test_zero_bytes_anywhere(tmp_path):
+    content = "user_id,item_id\n" + "a,x\n" * 400_000
+    for bad in ("b\0,y\n", '"b","\0"\n'):
+        with pytest.raises(DataError, match=r"raw.csv, line 400002: found a zero byte, as in a damaged or binary file"):
+            read(tmp_path, content + bad)
 
 
 def test_ids_that_look_like_them(tmp_path):

@@ -23,6 +23,8 @@ SHOWN = 10
 _FIRST_ROWS = 1000
 _DECIMALS = r"^(-?[0-9]+)\.0+$"
 """Integers that a tool wrote as floats, because values were missing."""
+_PLAIN = r"(?i)(?!(?:true|false|null|yes|no|on|off|nan|inf)$)[a-z_]\w*|0|[1-9][0-9]*"
+"""Values that YAML reads as they are written."""
 
 
 class KeptEvents(NamedTuple):
@@ -60,7 +62,7 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
         if all_occur and value not in found:
             held = _listed(f"{'nothing' if name is None else repr(name)} ({rows:,})" for name, rows in found.items())
             close = difflib.get_close_matches(
-                value, [name for name in found if name and re.fullmatch(r"[\w.-]+", name)], 1, 0
+                value, [name for name in found if name and re.fullmatch(_PLAIN, name)], 1, 0
             )
             cure = f"; allowed: values that it holds (-S 'download.events.keep=[{close[0]}]')" if close else ""
             raise DataError(

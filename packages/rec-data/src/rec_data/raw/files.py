@@ -84,14 +84,16 @@ def require_columns(
         if name not in present:
             purpose = "" if key == name else f" (for {key})"
             cure = ""
-            if flag := (flags or {}).get(key):
-                others = [other for other in present if other not in wanted.values()]
-                cure = f"; allowed: {_another(name, others, flag)}"
+            others = [other for other in present if other not in wanted.values()]
+            if (flag := (flags or {}).get(key)) and (allowed := _another(name, others, flag)):
+                cure = f"; allowed: {allowed}"
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
 
 
-def _another(name: str, others: list[str], flag: str) -> str:
-    """What to take for a column that is missing: one of the others, or nothing if that is possible."""
+def _another(name: str, others: list[str], flag: str) -> str | None:
+    """What to take for a column that is missing: one of the others, or nothing; None if there is no choice."""
+    if not others:
+        return {"-S download.columns.timestamp=": f"{flag}null (rows are in order)"}.get(flag)
     if name.isdecimal() and all(other.isdecimal() for other in others):
         what, example = "another position for it", next(iter(others), "N")
     else:
@@ -99,11 +101,8 @@ def _another(name: str, others: list[str], flag: str) -> str:
         close = difflib.get_close_matches(_letters(name), like, 1, cutoff=0.4)
         example = next((like[word] for word in close if re.fullmatch(r"[^\W\d]\w*", like[word])), "NAME")
         what = "another name for it"
-    if flag != "-S download.columns.timestamp=":
-        return f"{what} ({flag}{example})"
-    if not others:
-        return f"{flag}null (rows are in order)"
-    return f"{what} ({flag}{example}; null if rows are in order)"
+    null = "; null if rows are in order" if flag == "-S download.columns.timestamp=" else ""
+    return f"{what} ({flag}{example}{null})"
 
 
 def _letters(name: str) -> str:

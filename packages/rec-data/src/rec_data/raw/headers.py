@@ -24,7 +24,7 @@ def no_events(frame: pl.LazyFrame, columns: Columns) -> pl.Expr:
     """Say which rows hold names of columns, or rulers, instead of values.
 
     In a file with a header, each text of such a row is one of its names; in a file without one, user and item are
-    usual names of columns, or texts in the first row while all others are numbers.
+    usual names of columns. A first row of texts is such a row too (as one of types) if all other ids are numbers.
 
     Args:
         frame: The raw table, its columns named as those of the log.
@@ -38,8 +38,8 @@ def no_events(frame: pl.LazyFrame, columns: Columns) -> pl.Expr:
         names = pl.all_horizontal(pl.col(key).is_in(held) for key in texts)
     else:
         names = pl.all_horizontal(pl.col(key).str.contains(form) for key, form in _USUAL.items())
-        if _only_first_is_text(frame.head(_FIRST_ROWS)) and _only_first_is_text(frame):
-            names |= ~pl.col(USER).str.contains(_NUMBER)
+    if _only_first_is_text(frame.head(_FIRST_ROWS)) and _only_first_is_text(frame):
+        names |= ~pl.col(USER).str.contains(_NUMBER)
     rulers = pl.all_horizontal(pl.col(key).str.contains(_RULER) for key in (USER, ITEM))
     drawn = frame.head(_FIRST_ROWS).select(rulers.any()).collect().item()
     return (names | rulers if drawn else names).fill_null(value=False)

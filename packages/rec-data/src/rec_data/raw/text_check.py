@@ -89,6 +89,9 @@ class Reading:
                 ended = not block
                 self.backslashes = self.backslashes or b"\\" in block
                 buffer += block
+                if b"\0" in block:
+                    line = self._line_at(buffer, buffer.index(b"\0"))
+                    raise DataError(f"file {path}, {text_faults.zero_byte(line)}")
                 if ended and buffer and not buffer.endswith(b"\n"):
                     buffer += b"\n"
                 place = self._match(buffer)

@@ -40,7 +40,11 @@ def zero_bytes(beginning: bytes) -> str:
                 "line 1: found zero bytes, as in UTF-16 without a byte order mark; allowed: UTF-8, or the encoding by "
                 f"name (-S download.format.encoding={encoding})"
             )
-    line = beginning.count(b"\n", 0, beginning.index(0)) + 1
+    return zero_byte(beginning.count(b"\n", 0, beginning.index(0)) + 1)
+
+
+def zero_byte(line: int) -> str:
+    """The refusal of a zero byte in a line."""
     return f"line {line}: found a zero byte, as in a damaged or binary file, allowed: text in UTF-8"
 
 

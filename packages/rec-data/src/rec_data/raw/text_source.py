@@ -60,7 +60,7 @@ class TextFile:
         return stream if _is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
 
     def is_plain(self, marks: Sequence[str | None]) -> bool:
-        """Whether the file holds none of these quotes and escapes, and only UTF-8 and whole line ends.
+        """Whether the file holds none of these quotes and escapes, and only UTF-8 without zeros and whole line ends.
 
         All dialects read such a file alike, so that only the number of fields can be wrong.
         """
@@ -71,7 +71,11 @@ class TextFile:
                 bar.update(len(block))
                 if block.endswith(b"\r"):
                     block += stream.read(1)
-                if any(mark in block for mark in special) or block.count(b"\r") != block.count(b"\r\n"):
+                if (
+                    b"\0" in block
+                    or any(mark in block for mark in special)
+                    or block.count(b"\r") != block.count(b"\r\n")
+                ):
                     return False
                 try:
                     if not block.isascii() or decoder.getstate()[0]:

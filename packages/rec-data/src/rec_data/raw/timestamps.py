@@ -181,7 +181,8 @@ def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, c
     ticks = UNITS[unit]
     if smallest < 0:
         negative = find_rows(frame, column < 0, "1 time before 1970", "times before 1970", show=TIMESTAMP)
-        raise DataError(f"{where} holds {negative}; allowed: none, negative numbers are no Unix times")
+        why = "a year of two digits is %y in download.time_format" if calendar else "negative numbers are no Unix times"
+        raise DataError(f"{where} holds {negative}; allowed: none, {why}")
     if largest > LATEST_SECOND * ticks:
         one, many = "1 time after the year 2200", "times after the year 2200"
         late = find_rows(frame, column > LATEST_SECOND * ticks, one, many, show=TIMESTAMP)
