@@ -241,7 +241,8 @@ def test_files_without_header_take_positions(tmp_path):
         tmp_path, content, columns=Columns(**columns | {"timestamp": 5}), header=False
     )
     with pytest.raises(
-        ValidationError, match=r"allowed: names in columns, where user is 3; positions need format\.header"
+        ValidationError,
+        match=r"allowed: names in columns, where user is 3; positions need -S download\.format\.header=false",
     ):
         Download(columns=Columns(**columns))
     with pytest.raises(ValidationError, match=r"allowed: positions from 1, .* in columns, where item is 'sku'"):

@@ -191,7 +191,11 @@ class Download:
                 wanted = "positions from 1, because format.header is false," if headless else "names"
                 columns = [name for name, column in vars(self.columns).items() if column is not None]
                 flags = " ".join(f"-S download.columns.{name}={at}" for at, name in enumerate(columns, start=1))
-                more = f" ({flags}, as the columns are)" if headless else "; positions need format.header: false"
+                more = (
+                    f" ({flags}, as the columns are)"
+                    if headless
+                    else "; positions need -S download.format.header=false"
+                )
                 raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 
 
