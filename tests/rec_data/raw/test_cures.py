@@ -32,6 +32,7 @@ UNREAD = {  # the file, the keys that are given, what is found
         [],
         "has no column 'timestamp'; its columns are: user_id, item_id; a",
     ),
+    "no ratings": (NAMED, ["columns.rating=stars"], "has no column 'stars' (for rating); its columns are: user_id, it"),
     "no such event": (KINDS, ["events.column=kind", "events.keep=[by]"], "'buy' (2), nothing (1), 'see' (1); allowed"),
     "no such column of events": (KINDS, ["events.column=kinds", "events.keep=[buy]"], "has no column 'kinds'"),
     "days first": ("user_id,item_id,timestamp\n1,20,30012024\n2,30,31012024\n", [], "dates of the form %d%m%Y"),

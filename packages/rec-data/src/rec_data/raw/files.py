@@ -93,7 +93,9 @@ def require_columns(
 def _another(name: str, others: list[str], flag: str) -> str | None:
     """What to take for a column that is missing: one of the others, or nothing; None if there is no choice."""
     if not others:
-        return {"-S download.columns.timestamp=": f"{flag}null (rows are in order)"}.get(flag)
+        purposes = {"timestamp": "rows are in order", "rating": "there are no ratings"}
+        purpose = purposes.get(flag.removeprefix("-S download.columns.").removesuffix("="))
+        return purpose and f"{flag}null ({purpose})"
     if name.isdecimal() and all(other.isdecimal() for other in others):
         what, example = "another position for it", next(iter(others), "N")
     else:
