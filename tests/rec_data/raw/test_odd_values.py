@@ -43,7 +43,10 @@ REFUSED = {
     ),
     "error of a spreadsheet": ("user_id,item_id\na,#REF!\n", "1 text that stands for a missing id .*line 2: '#REF!'"),
     "undefined": ("user_id,item_id\nundefined,x\n", "1 text that stands for a missing id .*line 2: 'undefined'"),
-    "types": ("user_id,item_id\nbigint,bigint\n1,2\n3,4\n", r"1 line that is no event \(.*line 2\): bigint, bigint;"),
+    "types": (
+        "user_id,item_id\nbigint,bigint\n" + 10 * "1,2\n",
+        r"1 line that is no event \(.*line 2\): bigint, bigint;",
+    ),
     "ruler": ("user_id|item_id\n-------|-----\na|x\n", r"1 line that is no event \(.*line 2\): -------, -----;"),
     "ruler of Markdown": (
         "|user_id|item_id|\n|---|:---|\n|a|x|\n",
@@ -68,6 +71,7 @@ def test_zero_bytes_anywhere(tmp_path):
 
 def test_ids_that_look_like_them(tmp_path):
     assert len(read(tmp_path, "user_id,item_id\n-,--\n[a],b\n#1,(c)\n")) == 3
+    assert len(read(tmp_path, "user_id,item_id\nann,p1\n" + 9 * "1,2\n")) == 10
 
 
 def test_two_marks_at_the_beginning(tmp_path):

@@ -17,6 +17,8 @@ _USUAL = {
 _RULER = r"^[-=+:.…_*]{2,}$"
 """What is drawn between a header and its rows, or stands for rows that were left out; looked for in the first rows."""
 _FIRST_ROWS = 1000
+_MANY = 10
+"""So many rows of numbers say that a row of texts below the header is no event."""
 _NUMBER = r"^-?[0-9]+(\.0+)?$"
 
 
@@ -38,7 +40,8 @@ def no_events(frame: pl.LazyFrame, columns: Columns) -> pl.Expr:
         names = pl.all_horizontal(pl.col(key).is_in(held) for key in texts)
     else:
         names = pl.all_horizontal(pl.col(key).str.contains(form) for key, form in _USUAL.items())
-    if _only_first_is_text(frame.head(_FIRST_ROWS)) and _only_first_is_text(frame):
+    least = 1 if _without_header(texts) else _MANY
+    if _only_first_is_text(frame.head(_FIRST_ROWS), least) and _only_first_is_text(frame, least):
         names |= ~pl.col(USER).str.contains(_NUMBER)
     rulers = pl.all_horizontal(pl.col(key).str.contains(_RULER) for key in (USER, ITEM))
     drawn = frame.head(_FIRST_ROWS).select(rulers.any()).collect().item()
@@ -81,10 +84,10 @@ def _without_header(texts: dict[str, str]) -> bool:
     return all(name.isdecimal() for name in texts.values())
 
 
-def _only_first_is_text(frame: pl.LazyFrame) -> bool:
-    """Whether user and item are texts in the first row, and numbers in all others, of which there is at least one."""
+def _only_first_is_text(frame: pl.LazyFrame, least: int) -> bool:
+    """Whether user and item are texts in the first row, and numbers in all others, at least so many."""
     numbers = [pl.col(key).str.contains(_NUMBER).fill_null(value=True) for key in (USER, ITEM)]
     text, number = pl.any_horizontal(numbers).not_(), pl.all_horizontal(numbers)
     first = frame.head(1).select(text.any()).collect().item()
-    asked = number.all() & (pl.len() > 0)
+    asked = number.all() & (pl.len() >= least)
     return bool(first and frame.slice(1).select(asked).collect(engine="streaming").item())
