@@ -20,7 +20,7 @@ from cutrec.checksums import verified
 from cutrec.config import from_mapping, load, read_yaml
 from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
-from cutrec.nested import changed
+from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 OUT = DATA / "recommend" / "recommendations.parquet"
 SUFFIXES = (".parquet", ".csv")
 COLUMNS = ("user", "item", "timestamp")
+KEYS = {
+    "timestamp": "download.columns.timestamp",
+    "rating": "download.columns.rating",
+    "event": "download.events.column",
+}
+"""What names a column that a file of histories may lack, unless it is named for this file."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -94,12 +100,12 @@ def run(options: Namespace) -> None:
             LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed, users=options.user
         )
     else:
-        settings, needs_times = history_settings(options)
+        settings, named = history_settings(options)
         histories, notes = recommend.read_file(
             options.histories,
             item_names,
             root=live_checkout(),
-            needs_times=needs_times,
+            named=named,
             settings=settings,
             tie_seed=settings.tie_seed(config.seed),
         )
@@ -118,19 +124,22 @@ def run(options: Namespace) -> None:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
-def history_settings(options: Namespace) -> tuple[Download, bool]:
+def history_settings(options: Namespace) -> tuple[Download, set[str]]:
     """How ``--histories`` is read: as the log, except for ``-S`` and the columns that are named.
 
     Returns:
-        The settings, and whether the user named the column of times.
+        The settings, and which columns the user named besides users and items, as `write_history_log` takes them.
     """
     from pydantic import ValidationError
 
     from rec_data.config import Columns
 
-    changes = options.changes or []
-    settings = from_mapping(changed(read_yaml(Path("params.yaml")), changes, ("download",))).download
+    changes, values = options.changes or [], read_yaml(Path("params.yaml"))
     given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
+    if parse_overrides(changes).get("download", {}).get("format", {}).get("header") is False:
+        changes = [*changes, *(f"download.columns.{name}={place}" for name, place in given.items())]  # positions
+        given = {}
+    settings = from_mapping(changed(values, changes, ("download",))).download
     names, text_format = vars(settings.columns) | given, settings.format
     if given and text_format.header is False:  # the log has positions, but this file has names
         names, text_format = {"timestamp": None} | given, replace(text_format, header="auto")
@@ -140,5 +149,6 @@ def history_settings(options: Namespace) -> tuple[Download, bool]:
         used = ", ".join(f"--{name}-column" for name in COLUMNS)
         found = ", ".join(str(name) for name in names.values() if name is not None)
         raise StageError(f"{used}: found {found}, allowed: different names") from None
-    named = "timestamp" in given or any(change.startswith("download.columns.timestamp=") for change in changes)
-    return replace(settings, columns=columns, format=text_format), named and columns.timestamp is not None
+    keys = {key: found for key, found in flatten(parse_overrides(changes)).items() if found is not None}
+    named = {column for column, key in KEYS.items() if key in keys} | ({"timestamp"} & set(given))
+    return replace(settings, columns=columns, format=text_format), named
