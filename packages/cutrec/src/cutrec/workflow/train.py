@@ -46,8 +46,8 @@ def train(
         confirm: called when training is complete; if it raises, there are no results and the next call resumes.
 
     Raises:
-        StageError: a file of the split is missing, training failed, or another process replaced the split while it was
-            read.
+        StageError: a file of the split is missing, nobody validates, training failed, or another process replaced the
+            split while it was read.
     """
     for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
         verified(split / name)
@@ -66,6 +66,8 @@ def train(
             hashes, sequences = {"items": catalogue.hash}, split / "sequences"
             train_store = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
             validation_store = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
+            if len(validation_store) == 0:
+                raise StageError(f"{split}: found no validation users, allowed: at least 1 (of a larger log)")
             counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
         try:
             result = fit(
