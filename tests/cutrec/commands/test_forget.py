@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cutrec.workflow.forget import find_users, remove_users
 from cutrec.workflow.user_copies import find_copies
 from cutrec.workflow.user_ids import Users
 from pipelines import download, evaluate, report, source, split, train
+from rec_data.locks import locked
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.split import split_log
 from rec_eval import read_evaluation
@@ -131,7 +133,7 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     text = capsys.readouterr().out
     place = f"events.csv ({rows} rows)"
     assert "data/train/model.ckpt, data/recommend/top.refit/model.ckpt" in text
-    assert ".checkpoints/ (0123)" in text
+    assert "states of trainings: .checkpoints/ (0123, " in text
     assert f"- the source, which the next run reads again: {place}\n" in text
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
     assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
@@ -158,8 +160,8 @@ def test_the_copies_of_dvc_are_named(checkout, capsys):
     assert "- copies of queued experiments: .dvc/tmp/exps/tmp1\n" in text
     assert "- DVC's remote 'store', if anything was pushed\n" in text
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
-    assert cures[2:] == ["3. rm -r .dvc/tmp/exps/tmp1", "4. uv run dvc gc --workspace",
-                         "5. uv run dvc gc --workspace --cloud --remote store"]  # fmt: skip
+    assert cures[2:] == ["3. rm -r .checkpoints", "4. rm -r .dvc/tmp/exps/tmp1", "5. uv run dvc gc --workspace",
+                         "6. uv run dvc gc --workspace --cloud --remote store"]  # fmt: skip
 
 
 @pytest.mark.parametrize("dataset", ["demo", "ml_1m"])
@@ -292,6 +294,29 @@ def test_damaged_files_do_not_get_new_checksums(checkout, name: str):
 def test_somebody_must_be_named(checkout):
     with pytest.raises(UsageError, match="found no user, allowed: --user ID, or --users FILE"):
         execute(["forget"])
+
+
+def test_a_file_of_ids_may_be_written_in_another_way_than_the_log(checkout, capsys):
+    user = shown_users()[0]
+    Path("ids.txt").write_bytes(f"{user}\né\n".encode("latin-1"))
+    execute(["forget", "--users", "ids.txt", "-S", "download.format.encoding=latin-1"])
+    assert capsys.readouterr().err == "note: unknown users are skipped: 1: 'é'\n"
+    assert naming(checkout, user) == []
+    with pytest.raises(UsageError, match=r"^-S: .* --users .* not given"):
+        execute(["forget", "--user", user, "-S", "download.format.encoding=latin-1"])
+
+
+def test_a_call_waits_for_another_one(checkout):
+    user = shown_users()[0]
+    call = threading.Thread(target=execute, args=(["forget", "--user", user],))
+    with locked(checkout / "forget"):
+        before = state_of(checkout / "split")
+        call.start()
+        call.join(1.0)
+        assert call.is_alive()
+        assert state_of(checkout / "split") == before
+    call.join()
+    assert naming(checkout, user) == []
 
 
 LARGE = 7_100_000_000_000_000_000

@@ -31,7 +31,7 @@ def run_folder(checkpoints: Path, name: str) -> Iterator[Path]:
 
     If the block fails, the next call resumes. If it ends, the run is complete, and the same run finds its model there
     until another training starts: DVC deletes the outputs of a stage that it could not record, because it was killed,
-    because the disk was full or because another process was at work.
+    because the disk was full or because another command held DVC's lock.
     """
     folder = checkpoints / name
     with locked(folder):
