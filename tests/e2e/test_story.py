@@ -21,6 +21,7 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
+from cutrec.workflow.checkpoints import COMPLETE
 from tests.e2e.conftest import ROOT, Clone, small_log, write_visits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -149,7 +150,7 @@ def test_an_edit_of_library_code_reruns_training_which_resumes_after_a_kill(clon
         assert ran(printed) == ["source", "train"]
     finally:
         process.kill()
-    assert list((clone.root / ".checkpoints").rglob("*.ckpt"))
+    assert interrupted(clone)
     printed = clone.run("uv run dvc repro")
     assert ran(printed)[:3] == ["source", "train", "evaluate"]
     assert "resuming" in printed, printed
@@ -157,7 +158,7 @@ def test_an_edit_of_library_code_reruns_training_which_resumes_after_a_kill(clon
     assert resumed[0] == whole[0]
     assert resumed[1] == whole[1]
     assert resumed[2].equals(whole[2])
-    assert not list((clone.root / ".checkpoints").rglob("*.ckpt"))
+    assert not interrupted(clone)
     clone.restore()
 
 
@@ -173,11 +174,17 @@ def outcome(clone: Clone) -> tuple[dict, dict, pl.DataFrame]:
     )
 
 
+def interrupted(clone: Clone) -> list[Path]:
+    """The checkpoints of trainings that are not complete."""
+    states = (clone.root / ".checkpoints").rglob("last.ckpt")
+    return [path for path in states if not (path.parent / COMPLETE).exists()]
+
+
 def wait_for_checkpoint(clone: Clone, seconds: float = 300) -> int:
     """Wait until training has kept a state; return the process id of the training."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
-        if list((clone.root / ".checkpoints").rglob("last.ckpt")):
+        if interrupted(clone):
             found = subprocess.run(  # Python itself: if only the shell that runs it ended, training would live on
                 ["pgrep", "-f", "^[^ ]*python[^ ]* -m pipelines.train$"], capture_output=True, text=True, check=False
             )

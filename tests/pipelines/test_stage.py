@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from cutrec.config import ConfigError, load
 from cutrec.errors import StageError
-from pipelines import stage
+from pipelines import download, source, split, stage, train
 from tests.e2e.conftest import copy_repository
 from tests.small_log import ROOT, small_log, write_params
 
@@ -188,4 +189,23 @@ def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
     again = start("git show HEAD:params.yaml > params.yaml && dvc exp run -n first -S evaluate.batch_users=11")
     printed, _ = again.communicate()
     assert again.returncode == 0, printed
-    assert not list(tmp_path.glob(".checkpoints/*"))
+    assert list(tmp_path.glob(".checkpoints/*/complete"))
+
+
+def test_a_complete_training_whose_outputs_are_lost_is_not_repeated(project: Path, capsys: pytest.CaptureFixture[str]):
+    """DVC deletes the outputs of a stage that it did not record, such as one with an edit after its last check."""
+    small_log().write_parquet(project / "log.parquet")
+    small = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "train.max_epochs": 3}
+    write_params(project, small)
+    for step in (source, download, split, train):
+        step.main(load())
+    model, history = (project / "data/train" / name for name in ("model.ckpt", "history.csv"))
+    first = model.read_bytes(), history.read_text()
+    shutil.rmtree(project / "data/train")
+    write_params(project, small)
+    capsys.readouterr()
+    train.main(load())
+    assert (model.read_bytes(), history.read_text()) == first
+    printed = capsys.readouterr().err
+    assert "note: this training is complete, its model is taken" in printed
+    assert "epoch" not in printed

@@ -13,7 +13,7 @@ import torch
 
 from cutrec.checksums import checksum, verified
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_file, unchanged
+from cutrec.outputs import atomic_file, read_json, unchanged
 from cutrec.workflow.fetch import DROP_WITHOUT_EFFECT
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
@@ -82,7 +82,11 @@ def read_log(
         histories = read_histories(log, item_names, tie_seed=tie_seed, users=users)
     notes = []
     if trained_with not in (None, found):
-        cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
+        summary = log.with_name("summary.json")
+        if summary.is_file() and "rows_forgotten" in read_json(summary):
+            cure = "users were forgotten since then, train again (uv run python -m pipelines.train)"
+        else:
+            cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
         notes.append(f"{log} is another log than {model} was trained with: {cure}")
     if users and (absent := sorted(set(users) - set(map(str, histories.user_names.to_pylist())))):
         notes.append(f"users that {log} does not hold: {', '.join(map(repr, absent))}")
