@@ -7,13 +7,13 @@ from cutrec.outputs import atomic_folder, unchanged
 from cutrec.paths import STAGES
 from cutrec.reporting import results_file
 from cutrec.reporting.page import draw, write_page
-from cutrec.reporting.run_outputs import read_outputs
+from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 
 
-def report(config: Config, data: Path, out: Path) -> None:
+def report(config: Config, data: Path, out: Path) -> RunOutputs:
     """Write ``report.html``, which needs no other file, its pictures, and ``results.csv`` into the folder `out`.
 
-    It reads the outputs of the other stages in the folder `data`. ``results.csv`` has the schema of
+    It reads the outputs of the other stages in the folder `data`, and returns them. ``results.csv`` has the schema of
     `cutrec.reporting.results_file`. This imports no torch: the stage ``evaluate`` has measured everything already.
     """
     with unchanged(*(data / name for name in STAGES if name != "report")):
@@ -24,3 +24,4 @@ def report(config: Config, data: Path, out: Path) -> None:
         (folder / "report.html").write_text(write_page(run, pictures), encoding="utf-8")
         results = results_file.of_run(config, run.training, run.evaluation, **results_file.versions())
         results_file.write(folder / "results.csv", results)
+    return run
