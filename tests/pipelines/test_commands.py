@@ -16,7 +16,10 @@ from tests.small_log import ROOT
 STAGES = ("download", "evaluate", "report", "source", "split", "train")
 DEPRECATED = ("compare", "describe", "recommend")
 PAPER = ("grid", "measure", "plan", "study", "tables")
-ENTRIES = (*STAGES, *DEPRECATED, *PAPER, "paper.grid", "paper.tables")
+ENTRIES = (
+    *STAGES, *DEPRECATED, *PAPER, "paper.grid", "paper.tables",
+    "study prepare", "study run", "study trial", "study summarise",
+)  # fmt: skip
 
 
 def test_nothing_imports_a_command():
@@ -39,7 +42,9 @@ def start(module: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> obje
     return caught.value.code
 
 
-@pytest.mark.parametrize("arguments", [*ENTRIES, *(f"study {verb}" for verb in ("prepare", "run", "trial", "summarise"))])
+@pytest.mark.parametrize(
+    "arguments", [*ENTRIES, *(f"study {verb}" for verb in ("prepare", "run", "trial", "summarise"))]
+)
 def test_help_runs_nothing(
     arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
