@@ -80,9 +80,11 @@ def require_columns(
             cure = ""
             if flag := (flags or {}).get(key):
                 others = {_letters(other): other for other in present if other not in wanted.values()}
-                close = difflib.get_close_matches(_letters(name), others, 1, cutoff=0.4)
+                close = difflib.get_close_matches(_letters(name), others, 1, cutoff=0.35)
                 example = next((others[like] for like in close if re.fullmatch(r"[^\W\d]\w*", others[like])), "NAME")
                 cure = f"; allowed: another name for it ({flag}{example})"
+                if flag == "-S download.columns.timestamp=":
+                    cure += f", or the order of rows as time ({flag}null)"
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
 
 
