@@ -70,8 +70,9 @@ def test_the_demo_beats_popularity_within_three_minutes(clone: Clone):
     """The first command of the README, with the settings as shipped, from nothing."""
     (clone.root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     started = time.monotonic()
-    clone.run("env --unset=OMP_NUM_THREADS uv run dvc repro")
+    printed = clone.run("env --unset=OMP_NUM_THREADS uv run dvc repro")
     seconds = time.monotonic() - started
+    clone.run(re.search(r"^Next: (uv run cutrec recommend --user .+)$", printed, re.MULTILINE)[1])
     metrics = json.loads((clone.data / "evaluate/metrics.json").read_text())
     assert metrics["ndcg@10"] >= 3 * metrics["popularity"]["ndcg@10"]
     assert metrics["popularity"]["ndcg@10"] > 0
@@ -161,6 +162,16 @@ def test_an_edit_of_library_code_reruns_training_which_resumes_after_a_kill(clon
     clone.restore()
 
 
+def test_a_downloaded_archive_runs_without_git(clone: Clone):
+    """`git archive` makes what GitHub serves as a zip. There are no experiments in it, but the pipeline runs."""
+    archive = clone.root.with_name("archive")
+    archive.mkdir()
+    clone.run(f"git archive HEAD | tar -x -C {archive}")
+    environment = f"cd {archive} && export UV_NO_SYNC=1 UV_PROJECT_ENVIRONMENT={clone.root}/.venv"
+    assert ran(clone.run(f"{environment} && uv run dvc repro split")) == STAGES[:3]
+    assert "git has no committed version" in one_error(clone.run(f"{environment} && uv run cutrec reset", fails=True))
+
+
 def outcome(clone: Clone) -> tuple[dict, dict, pl.DataFrame]:
     """Everything a run ends with, except for times and memory."""
     training = json.loads((clone.data / "train/metrics.json").read_text())
@@ -244,6 +255,7 @@ def queue(clone: Clone, command: str) -> None:
     status = wait_for_queue(clone)
     clone.run("git checkout --quiet -- packages pipelines")
     log = clone.run(f"uv run dvc queue logs {POINT}")
+    assert f"Next: uv run dvc exp apply {POINT}, which brings" in log, log
     assert status.count("Success") == 3, f"{status}\n{log}"
     assert ran(log) == STAGES, log
     assert "finished, commit" in clone.run(GRID)
