@@ -71,8 +71,9 @@ def test_the_demo_beats_popularity_within_three_minutes(clone: Clone):
     """The first command of the README, with the settings as shipped, from nothing."""
     (clone.root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     started = time.monotonic()
-    clone.run("env --unset=OMP_NUM_THREADS uv run dvc repro")
+    printed = clone.run("env --unset=OMP_NUM_THREADS uv run dvc repro")
     seconds = time.monotonic() - started
+    clone.run(re.search(r"^Next: (uv run cutrec recommend --user .+)$", printed, re.MULTILINE)[1])
     metrics = json.loads((clone.data / "evaluate/metrics.json").read_text())
     assert metrics["ndcg@10"] >= 3 * metrics["popularity"]["ndcg@10"]
     assert metrics["popularity"]["ndcg@10"] > 0
@@ -162,6 +163,16 @@ def test_an_edit_of_library_code_reruns_training_which_resumes_after_a_kill(clon
     clone.restore()
 
 
+def test_a_downloaded_archive_runs_without_git(clone: Clone):
+    """`git archive` makes what GitHub serves as a zip. There are no experiments in it, but the pipeline runs."""
+    archive = clone.root.with_name("archive")
+    archive.mkdir()
+    clone.run(f"git archive HEAD | tar -x -C {archive}")
+    environment = f"cd {archive} && export UV_NO_SYNC=1 UV_PROJECT_ENVIRONMENT={clone.root}/.venv"
+    assert ran(clone.run(f"{environment} && uv run dvc repro split")) == STAGES[:3]
+    assert "git has no committed version" in one_error(clone.run(f"{environment} && uv run cutrec reset", fails=True))
+
+
 def outcome(clone: Clone) -> tuple[dict, dict, pl.DataFrame]:
     """Everything a run ends with, except for times and memory."""
     training = json.loads((clone.data / "train/metrics.json").read_text())
@@ -196,8 +207,11 @@ def wait_for_checkpoint(clone: Clone, seconds: float = 300) -> int:
 
 
 def test_the_readme_has_the_commands_that_ci_runs():
-    assert readme_commands()[:2] == ["pip install uv && uv run dvc repro", "pip install uv && uv run pytest"]
-    assert "uv run pytest" in (ROOT / ".ci/run").read_text()
+    assert readme_commands()[:2] == [
+        "pip install uv && uv run dvc repro",
+        "pip install uv && uv run --group dev pytest",
+    ]
+    assert "uv run --group dev pytest" in (ROOT / ".ci/run").read_text()
 
 
 @pytest.mark.parametrize("command", [c for c in readme_commands() if not c.startswith("pip install uv")])
@@ -248,6 +262,7 @@ def queue(clone: Clone, command: str) -> None:
     status = wait_for_queue(clone)
     clone.run("git checkout --quiet -- packages pipelines")
     log = clone.run(f"uv run dvc queue logs {POINT}")
+    assert f"Next: uv run dvc exp apply {POINT}, which brings" in log, log
     assert status.count("Success") == 3, f"{status}\n{log}"
     assert ran(log) == STAGES, log
     assert "finished, commit" in clone.run(GRID)

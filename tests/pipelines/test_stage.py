@@ -139,6 +139,36 @@ def test_a_file_that_is_put_back_in_time_is_unchanged(project: Path, monkeypatch
     thread.join()
 
 
+def test_a_stage_that_fails_says_how_to_bring_back_the_committed_parameters(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    subprocess.run(
+        "git init -q && git add -A && git -c user.name=t -c user.email=t@t commit -qm x", shell=True, check=True
+    )
+
+    def fail(_: object) -> None:
+        raise StageError("found a, allowed: b")
+
+    def printed() -> list[str]:
+        with pytest.raises(SystemExit) as ended:
+            stage.run("source", "A stage.", fail)
+        assert ended.value.code == 1
+        return capsys.readouterr().err.splitlines()
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    assert printed() == ["error: found a, allowed: b"]
+    write_params(project, {"loss": "cce", "seed": 1})
+    error, note = printed()
+    assert (
+        note
+        == "note: params.yaml is not as committed (loss, seed): `uv run cutrec reset` brings back the committed one"
+    )
+    copy = project / ".dvc/tmp/exps/copy"  # of a queued experiment, which leaves the checkout as it is
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".dvc"))
+    monkeypatch.chdir(copy)
+    assert printed() == [error]
+
+
 def test_the_process_of_dvc_is_the_first_one_above_that_is_no_stage():
     code = "import pipelines.stage as s; print(s._dvc() and s._dvc().pid)"
     path = os.pathsep.join([str(ROOT), *sys.path])

@@ -142,7 +142,7 @@ def test_rating_filter(tmp_path):
         fetch(tmp_path, {"stars": [4, 3]}, names=names, min_rating=6)
     with pytest.raises(DataError, match=r"1 value does not parse \(.*row 2: 'bad'\); allowed: a number"):
         fetch(tmp_path, {"stars": ["4", "bad"]}, names=names)
-    with pytest.raises(DataError, match=r"has no rating column; name it in columns\.rating"):
+    with pytest.raises(DataError, match=r"has no rating column; .* -S download\.columns\.rating=NAME, or"):
         fetch(tmp_path, {}, min_rating=4)
     with pytest.raises(DataError, match="dataset 'demo' has no ratings"):
         fetch(tmp_path, name="demo", min_rating=4)

@@ -149,7 +149,10 @@ class Events:
 
     def __post_init__(self) -> None:
         if (self.column is None) != (len(self.keep) == 0):
-            raise ValueError("allowed: a column together with the values to keep, as [purchase], or neither")
+            raise ValueError(
+                "allowed: a column together with the values to keep (-S download.events.column=event "
+                "-S 'download.events.keep=[purchase]'), or neither"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

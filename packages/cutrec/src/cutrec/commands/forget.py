@@ -3,6 +3,9 @@
 Ids are compared exactly as the log holds them. Models keep working, but were trained on the users' events; the source
 and DVC's cache still hold them, and ``dvc repro`` alone would bring them back. The printed commands, in their order,
 remove these copies too. Run it again after a kill.
+
+Example:
+    uv run cutrec forget --user 4711 --user 4712 --dry-run
 """
 
 import sys
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from cutrec.arguments import local_path
 from cutrec.config import from_mapping, load, read_yaml
 from cutrec.errors import StageError, UsageError
 from cutrec.nested import changed
@@ -24,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "id of a user; may be given several times (--user=-7 for an id that begins with a dash)"
     parser.add_argument("--user", action="append", type=str, default=[], metavar="ID", help=text)
     text = "file of ids: text with one per line, or parquet or CSV with the user column of the log, or with one column"
-    parser.add_argument("--users", type=str | None, metavar="FILE", help=text)
+    parser.add_argument("--users", type=local_path, metavar="FILE", help=text)
     text = "change of params.yaml for reading --users: download.format.encoding=latin-1, ...; may be repeated"
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=text)
     parser.add_argument("--dry-run", action="store_true", help="only count, and say what else holds their data")

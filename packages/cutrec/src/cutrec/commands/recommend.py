@@ -2,6 +2,10 @@
 
 Every user of ``data/download/log.parquet`` gets a list that follows their whole history, including the events that the
 split held out from training. The output is a parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
+
+Examples:
+    uv run cutrec recommend --k 20 --out lists.csv
+    uv run cutrec recommend --user 4711
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.arguments import positive_int
+from cutrec.arguments import local_file, local_path, positive_int
 from cutrec.checksums import verified
 from cutrec.config import from_mapping, load, read_yaml
 from cutrec.console import prepare_output_file
@@ -41,12 +45,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--k", type=positive_int, default=10, help="items per user (default: 10)")
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
-    parser.add_argument("--histories", type=str | None, help=text)
+    parser.add_argument("--histories", type=local_path, help=text)
     parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
     text = f"the .parquet or .csv to write, or - to print (default: {OUT}; lists of --user are printed)"
-    parser.add_argument("--out", type=Path | None, help=text)
+    parser.add_argument("--out", type=local_file, help=text)
     text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
-    parser.add_argument("--model", type=Path, default=MODEL, help=text)
+    parser.add_argument("--model", type=local_file, default=MODEL, help=text)
     text = "train on the whole log first; the model is kept in OUT.refit/"
     parser.add_argument("--refit", action="store_true", help=text)
     text = "auto (the default) takes a GPU if there is one"

@@ -86,7 +86,8 @@ def write_log(
         frame = numbered(frame).select(*keys, PLACE)
         if min_rating is not None and columns.rating is None:
             raise DataError(
-                f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"
+                f"min_rating is {min_rating:g} but {origin} has no rating column; allowed: one by "
+                "-S download.columns.rating=NAME, or all rows by -S download.min_rating=null"
             )
         frame = _strip_text(frame, list(columns.by_key))
         selected, rows_read, unit = _expressions(frame, columns, origin, time_format, null_values)

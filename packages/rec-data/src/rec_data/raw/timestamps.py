@@ -37,7 +37,8 @@ NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 ALLOWED_TIMES = (
     "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone), one kind in the whole column; another form "
-    "by its format, such as -S 'download.time_format=%d.%m.%Y %H:%M'"
+    "by its format, such as -S 'download.time_format=%d.%m.%Y %H:%M'; another column by "
+    "-S download.columns.timestamp=NAME"
 )
 _ZONE = r"[Tt ][0-9].*([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _FIRST_ROWS = 1000
