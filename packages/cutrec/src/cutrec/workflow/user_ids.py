@@ -17,7 +17,7 @@ from rec_data.ids import as_ids
 from rec_data.raw import files, finding
 from rec_data.raw.normalise import write_log
 from rec_data.raw.rows import PLACE
-from rec_data.raw.text_check import TextFile
+from rec_data.raw.text_source import TextFile
 from rec_data.schema import ITEM, USER
 
 _ONE_COLUMN = "\x1f"
