@@ -14,7 +14,7 @@ USES = {
     "rec-data": "from rec_data.sequences.batches import SequenceStore, TrainingBatches",
     "rec-models": "from rec_models.training.loop import fit; from rec_models.inference import load",
     "rec-eval": "from rec_eval import evaluate, top_k",
-    "cutrec": "import cutrec.workflow.report, cutrec.workflow.recommend",
+    "cutrec": "import cutrec.workflow.report; from cutrec import Recommender",
 }
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def uv(*arguments: object) -> str:
     """Run uv in the root (its settings there fix the versions) and return what it printed."""
     executable = shutil.which("uv")
-    assert executable, "the tests run under `uv run pytest`"
+    assert executable, "the tests run under `uv run --group dev pytest`"
     done = subprocess.run(
         [executable, *map(str, arguments)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=500
     )

@@ -71,6 +71,7 @@ def test_an_edit_during_the_search_is_told_and_the_search_is_kept(place: Path, m
     [
         (["--minutes", "0"], UsageError, "--minutes: found 0, allowed: a number above 0"),
         (["--trials", "0"], UsageError, "--trials: found 0, allowed: 1 to"),
+        (["--device", "cuda"], StageError, "--device: found cuda, but torch finds no GPU here, allowed: cpu"),
         (["--name", "none"], ConfigError, "--name: found 'none', allowed: a letter"),
         (["-S", "preset=tunde"], ConfigError, "preset: found 'tunde', allowed: none, "),
         (["-S", "split.strategy=temporal"], ConfigError, "found 'split.strategy=temporal', allowed: model=... or "),
@@ -79,7 +80,10 @@ def test_an_edit_during_the_search_is_told_and_the_search_is_kept(place: Path, m
         (["no params"], ConfigError, "params.yaml: no such file, run from the root of the repository"),
     ],
 )
-def test_mistakes_are_one_line(place: Path, arguments: list[str], error: type[Exception], says: str):
+def test_mistakes_are_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], error: type[Exception], says: str
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     if arguments == []:
         write_json(place / "data/download/summary.json", {"dataset": "demo"})
         params = place / "params.yaml"

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate, Train, read_yaml
+from cutrec.config import Config, Evaluate, read_yaml
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError
+from cutrec.reporting.remarks import no_gain
 from cutrec.workflow import train
+from cutrec.workflow.checkpoints import COMPLETE
 from cutrec.workflow.training_inputs import popularity_ndcg, unreachable_share
 from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
@@ -45,31 +47,7 @@ def test_a_twin_has_no_accuracy_in_its_metrics(dataset: str, shown: list[str]):
     found = train.summary(Config(dataset=dataset), RESULT, 0.25)
     assert [name for name in found if name.startswith("validation")] == shown
     assert (found["train_loss"], found["best_epoch"], found["whole_epoch_seconds"]) == (2.5, 1, 1.5)
-    assert (found["best_epoch_is_last"], found["unread_interactions"]) == (False, 0.25)
-
-
-def notes_of(config: Config | None = None, **changed: Any) -> list[str]:
-    result = dataclasses.replace(RESULT, **{key: changed.pop(key) for key in set(changed) & set(vars(RESULT))})
-    return train.notes(config or Config(), result, **{"popularity": 0.2, "unreachable": 0.0, "unread": 0.1} | changed)
-
-
-def test_a_model_that_popularity_matches_is_told():
-    assert notes_of() == []
-    (line,) = notes_of(metrics={"ndcg@10": 0.0394}, popularity=0.0412)
-    said = "the best validation ndcg@10, 0.0394, is not above 0.0412 of the ranking by popularity: "
-    assert line.startswith(said)
-    assert len(notes_of(popularity=0.25)) == 1
-
-
-def test_what_limits_a_model_is_told_with_its_cure():
-    short = Config(train=Train(max_epochs=2), max_seq_len=40)
-    assert notes_of(short, best_epoch=1) == []
-    (line,) = notes_of(short, best_epoch=2)
-    assert line.endswith("-S train.max_epochs=6")
-    assert notes_of(Config(train=Train(max_epochs=3)), best_epoch=2) == []  # a callback ended it
-    (line,) = notes_of(short, unread=0.374)
-    assert line.startswith("37% of the training interactions are never read")
-    assert "the last 40 of their user: -S train.window=20" in line
+    assert found["unread_share"] == 0.25
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
@@ -82,10 +60,11 @@ def test_no_patience_is_advised_where_targets_cannot_be_reached(filter_seen: boo
     )
     share = unreachable_share(Config(evaluate=Evaluate(filter_seen=filter_seen)), store)
     assert share == (pytest.approx(2 / 3) if filter_seen else 0)
-    *repeats, line = notes_of(metrics={"ndcg@10": 0.0}, popularity=0.0, unreachable=share)
+    line = no_gain("validation", 0.0394, 0.0412, share).line
+    said = "the validation NDCG@10 of the model, 0.0394, is not above that of the ranking by popularity, 0.0412: "
+    assert line.startswith(said)
     assert ("patience" in line) == (not filter_seen)
-    assert len(repeats) == filter_seen
-    assert all("67% of the validation targets are in the history of their user" in found for found in repeats)
+    assert ("67% of the validation targets are in the history of their user" in line) == filter_seen
 
 
 @pytest.mark.parametrize(("filter_seen", "ranks"), [(True, [1, 2, None]), (False, [2, 3, None])])
@@ -126,7 +105,7 @@ def test_what_all_processes_find_is_printed_once(
     assert not (tmp_path / "train").exists()
 
 
-def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
+def test_a_complete_training_writes_its_outputs(
     split_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fit(*, out: Path, checkpoint_dir: Path, **_: object) -> FitResult:
@@ -141,11 +120,11 @@ def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
         "model.ckpt", "items.parquet", "metrics.json", "settings.yaml", "SHA256SUMS",
     }  # fmt: skip
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
-    assert list((tmp_path / "state").iterdir()) == []
+    assert [path.name for path in (tmp_path / "state").glob("*/*")] == [COMPLETE]
     assert read_yaml(tmp_path / "train/settings.yaml")["decided"]["loss"]["value"] == "cce"
     said = capsys.readouterr().err
     assert "loss: cce, because the exact softmax over" in said
-    assert "note: the best validation ndcg@10, 0.0000, is not above" in said
+    assert "note: the validation NDCG@10 of the model, 0.0000, is not above that of the ranking by" in said
 
 
 def test_a_training_that_is_not_confirmed_keeps_its_checkpoints_and_writes_nothing(

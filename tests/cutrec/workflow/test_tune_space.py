@@ -79,3 +79,8 @@ def test_windows_are_tried_where_histories_are_long():
     windows = [space.settings(places | {"train.window": place})["train.window"] for place in (0, 1)]
     assert windows == [None, 50]
     assert min(values_of(space_of(asked(train__window=120), LONG), "max_seq_len")) >= 120
+
+
+def test_batches_are_near_the_decided_size():
+    assert values_of(space_of(asked(), LONG), "batch_size") == [64, 128, 256, 512]
+    assert values_of(space_of(asked(), SHORT), "batch_size") == [64, 128, 256, 512, 1024]

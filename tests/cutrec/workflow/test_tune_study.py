@@ -61,7 +61,15 @@ def test_a_trial_that_always_kills_its_process_fails(tmp_path: Path, space: Spac
         assert claim.number == 1
         claim.lock.release()
     assert claimed(study := Study(tmp_path, space)).number == 2
-    assert study.reasons == {1: "its process was killed 3 times before the first epoch ended"}
+    assert study.reasons == {1: "its process was killed 3 times in epoch 1"}
+
+
+def test_a_trial_that_is_stopped_in_time_can_be_started_any_number_of_times(tmp_path: Path, space: Space):
+    for _ in range(MOST_STARTS + 2):
+        claim = claimed(study := Study(tmp_path, space))
+        assert claim.number == 1
+        study.pause(claim.trial)
+        claim.lock.release()
 
 
 def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path: Path, space: Space):

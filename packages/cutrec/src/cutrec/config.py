@@ -65,6 +65,14 @@ def _check_not_blank(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Report:
+    """What the report shows beside the results."""
+
+    item_names: Annotated[str, AfterValidator(_check_not_blank)] | None = None
+    """A parquet or CSV file with the columns ``id`` and ``title``: titles for the items of the example users."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
     """The current point, its preset applied. The grids of the paper's tables and the presets are no part of it.
 
@@ -95,6 +103,7 @@ class Config:
     losses: Losses = field(default_factory=Losses)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)
     undecided: tuple[str, ...] = ()
     """The dotted keys that params.yaml sets to `AUTO`, in the order of `AUTO_KEYS`. No key of params.yaml itself."""
 
@@ -142,7 +151,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file, run from the root of the repository") from None
+        raise ConfigError(
+            f"{path}: no such file in {Path.cwd()} or above it, allowed: a folder in a checkout of CutRec, where "
+            "`uv run cutrec reset` brings back a deleted params.yaml"
+        ) from None
     except YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -57,9 +57,11 @@ def run(options: Namespace) -> None:
     if find_spec("optuna") is None:
         raise StageError("cutrec tune: found no optuna, allowed: uv pip install 'cutrec[tune]'")
 
+    from cutrec.workflow.recommend import choose_device
     from cutrec.workflow.tune import tune
     from cutrec.workflow.tune_result import preset_of
 
+    choose_device(options.device)
     settings = {name: options[name] for name in ("trials", "minutes", "jobs", "device")}
     found = tune(config, SPLIT, search_folder(), **settings)
     print(table_of(found))
@@ -106,9 +108,8 @@ def table_of(found: Tuning) -> str:
     shown = found.tried[:SHOWN]
     if found.default is not None and found.default not in shown:
         shown = [*shown, found.default]
-    return render(
-        ("trial", "NDCG@10", "epochs", "seconds", "settings"), [_row(found, trial) for trial in shown], left=1
-    )
+    rows = [_row(found, trial) for trial in shown]
+    return render(("trial", "NDCG@10", "epochs", "seconds", "settings"), rows, left=5)
 
 
 def _row(found: Tuning, trial: Tried) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cutrec.checksums import listed_checksum, verified
-from cutrec.config import Config
-from cutrec.decide import read_decisions
+from cutrec.config import Config, read_yaml
+from cutrec.decide import with_decisions
 from cutrec.environment import Code, read_code
 from cutrec.outputs import read_json
 from cutrec.paths import SETTINGS
@@ -35,6 +35,8 @@ class RunOutputs:
     """Peak memory of ranking."""
     details: dict[str, list[dict[str, Any]]] | None
     """The rows of `TABLES` (column names to texts) and the ``examples``, by name; None for a synthetic log."""
+    decided: dict[str, dict[str, Any]]
+    """``value`` and ``reason`` of each setting that training decided from the log, by dotted key."""
     code: Code
 
 
@@ -45,13 +47,14 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     details: dict[str, list[dict[str, Any]]] | None = None
     if "ndcg@10" in evaluation:
         paths = {name: folder / f"{name}.csv" for name in TABLES}
-        if not paths["comparison"].exists() and listed_checksum(paths["comparison"]) is None:  # a run of one user
+        if not _was_written(paths["comparison"]):  # a run of one user
             del paths["comparison"]
         details = {"comparison": [], **{name: _read_csv(path) for name, path in paths.items()}}
         details["examples"] = json.loads(verified(folder / "examples.json").read_text(encoding="utf-8"))
+    settings = read_yaml(verified(data / "train" / SETTINGS.name))
     return RunOutputs(
         asked=config,
-        config=read_decisions(config, data / "train" / SETTINGS.name),
+        config=with_decisions(config, settings),
         source=read_json(data / "source" / "fingerprint.json"),
         download=read_json(data / "download" / "summary.json"),
         split=read_json(data / "split" / "summary.json"),
@@ -60,8 +63,14 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
         evaluation=evaluation,
         memory=read_json(folder / "memory.json"),
         details=details,
+        decided=settings["decided"],
         code=read_code(),
     )
+
+
+def _was_written(path: Path) -> bool:
+    """Whether a stage wrote a file that other runs lack: it is there, or has been lost."""
+    return path.exists() or listed_checksum(path) is not None
 
 
 def numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:

@@ -19,7 +19,7 @@ _COLUMNS = frozenset(
      "negatives.sampling", "negatives.sharing", "backbone.hidden", "train.precision"}
 )  # fmt: skip
 """Keys that a result has columns for."""
-_WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k"})
+_WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k", "report.item_names"})
 """Keys that change no field of a result; the values of a preset are among the other keys."""
 
 

@@ -69,7 +69,9 @@ def refit(
     # One process takes the batches that all processes of the model's run took together.
     whole = dataclasses.replace(config, batch_size=config.batch_size * checkpoint.training.devices)
     print(f"refit: {checkpoint.epoch} epochs on {len(found.store):,} users and {len(names):,} items")
-    catalogue = pa.table({"item_id": pa.array(range(len(names)), pa.int32()), "original_id": names})
+    counts = torch.bincount(found.store.items, minlength=len(names))
+    dense = pa.array(range(len(names)), pa.int32())
+    catalogue = pa.table({"item_id": dense, "original_id": names, "count": pa.array(counts.numpy())})
     with run_folder(checkpoints, name) as state, atomic_folder(out) as folder:
         try:
             fit(
@@ -82,7 +84,7 @@ def refit(
                 validate=None,
                 out=folder,
                 checkpoint_dir=state,
-                item_counts=torch.bincount(found.store.items, minlength=len(names)),
+                item_counts=counts,
                 catalogue=hash_ids(names),
                 log=log_hash,
             )

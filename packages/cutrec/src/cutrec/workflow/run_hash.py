@@ -10,7 +10,7 @@ from pathlib import Path
 from cutrec.config import Config
 
 PACKAGES = ("cce_kernels", "cutrec", "rec_data", "rec_eval", "rec_models")
-NOT_READ = ("cutrec/commands/", "cutrec/reporting/")
+NOT_READ = ("cutrec/commands/", "cutrec/recommender.py", "cutrec/recommending/", "cutrec/reporting/")
 """The code of the packages that training does not read."""
 
 
@@ -21,7 +21,7 @@ def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None
     that reach training only through the files of the split are left out.
     """
     settings = dataclasses.asdict(config)
-    for section in ("dataset", "download", "split", "undecided"):
+    for section in ("dataset", "download", "split", "report", "undecided"):
         del settings[section]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

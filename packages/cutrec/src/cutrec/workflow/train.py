@@ -10,19 +10,17 @@ from pathlib import Path
 
 from cutrec.checksums import verified, write_checksums
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
-from cutrec.decide import UNREAD, decide, write_decisions
+from cutrec.decide import decide, write_decisions
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.paths import SETTINGS
+from cutrec.reporting.remarks import no_gain, training_remarks
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
 from rec_models.errors import TrainingError
 from rec_models.training.loop import OnEpoch, fit
 from rec_models.training.result import FitResult
-
-MANY_UNREACHABLE = 0.1
-"""Share of unreachable validation targets that is worth a note, and from which on longer training is not advised."""
 
 
 def train(
@@ -45,15 +43,15 @@ def train(
         config: the model, the loss and the training loop.
         split: the folder that `cutrec.workflow.split.split` wrote.
         out: the folder for the results.
-        checkpoints: the folder for the state of interrupted runs. Each run has a folder of its own there, named by the
-            hash of its settings, its split and its code, and removed when the run is complete.
+        checkpoints: the folder for the states of runs. Each run has a folder of its own there, named by the hash of its
+            settings, its split and its code. Of a complete run it is removed when another one starts.
         confirm: called when training is complete; if it raises, there are no results and the next call resumes.
         on_epoch: see `rec_models.training.loop.fit`.
 
     Raises:
         ConfigError: settings contradict each other or what was decided.
-        StageError: a file of the split is missing, training failed, or another process replaced the split while it was
-            read.
+        StageError: a file of the split is missing, nobody validates, training failed, or another process replaced the
+            split while it was read.
     """
     for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
         verified(split / name)
@@ -63,7 +61,6 @@ def train(
         with unchanged(split):
             catalogue, train_store, validation_store, counts, facts = inputs.read_split(split)
             config, decisions = decide(config, facts)
-            unread = facts.unread(config)
             state = checkpoints / run_hash(config, split)
             if first:
                 for decision in decisions:
@@ -94,75 +91,32 @@ def train(
             if error.on_every_rank and not first:
                 sys.exit(1)
             raise StageError(str(error)) from error
+        metrics = summary(config, result, facts.unread(config))
         if result.is_first_rank and not config.dataset.startswith("twin:"):
-            limits = notes(
-                config,
-                result,
-                popularity=inputs.popularity_ndcg(config, validation_store, counts),
-                unreachable=inputs.unreachable_share(config, validation_store),
-                unread=unread,
-            )
-            for line in limits:
-                print(f"note: {line}", file=sys.stderr)
-        write_json(folder / "metrics.json", summary(config, result, unread))
+            remarks = training_remarks(config.train, config.max_seq_len, metrics, len(validation_store))
+            model, popularity = result.metrics["ndcg@10"], inputs.popularity_ndcg(config, validation_store, counts)
+            if model <= popularity:
+                unreachable = inputs.unreachable_share(config, validation_store)
+                remarks = [no_gain("validation", model, popularity, unreachable), *remarks]
+            for remark in remarks:
+                print(f"note: {remark.line}", file=sys.stderr)
+        write_json(folder / "metrics.json", metrics)
         write_checksums(folder)
         if first:
             confirm()
 
 
-def notes(config: Config, result: FitResult, *, popularity: float, unreachable: float, unread: float) -> list[str]:
-    """What limits a model, each with what would help.
-
-    Args:
-        config: as trained.
-        result: of the training.
-        popularity: validation NDCG@10 of the ranking by popularity.
-        unreachable: share of the validation targets that no list can hold, because their user has seen them.
-        unread: share of the training interactions that no example contains.
-    """
-    lines = []
-    if best_is_last(config, result):
-        lines.append(
-            f"the best epoch is the last of train.max_epochs={config.train.max_epochs}, so that more epochs may give a "
-            f"better model: -S train.max_epochs={3 * config.train.max_epochs}"
-        )
-    if unread > UNREAD:
-        lines.append(
-            f"{unread:.0%} of the training interactions are never read, because they are older than the last "
-            f"{config.max_seq_len} of their user: -S train.window={max(1, config.max_seq_len // 2)} reads them"
-        )
-    if unreachable >= MANY_UNREACHABLE:
-        lines.append(
-            f"{unreachable:.0%} of the validation targets are in the history of their user already, and "
-            "evaluate.filter_seen=true keeps such items out of every list: -S evaluate.filter_seen=false ranks them; "
-            "the notes of the split stage say whether copies of rows are the cause"
-        )
-    found = result.metrics["ndcg@10"]
-    if found <= popularity:
-        line = f"the best validation ndcg@10, {found:.4f}, is not above {popularity:.4f} of the ranking by popularity"
-        if unreachable < MANY_UNREACHABLE:
-            line += ": more train.patience (pointwise losses start slowly), or another loss, may help"
-        lines.append(line)
-    return lines
-
-
-def best_is_last(config: Config, result: FitResult) -> bool:
-    """Whether ``train.max_epochs`` ended a training that was still getting better."""
-    return result.best_epoch == result.epochs == config.train.max_epochs
-
-
-def summary(config: Config, result: FitResult, unread: float) -> dict[str, object]:
+def summary(config: Config, result: FitResult, unread_share: float) -> dict[str, object]:
     """The metrics of a training run that ``dvc metrics`` shows; a synthetic log has no accuracy.
 
-    `unread` is the share of the training interactions that no example contains.
+    `unread_share` is the share of the training interactions that no example contains.
     """
     accuracy = {} if config.dataset.startswith("twin:") else result.metrics
     return {
         "train_loss": round(result.train_loss, 6),
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
-        "best_epoch_is_last": best_is_last(config, result),
-        "unread_interactions": round(unread, 6),
+        "unread_share": round(unread_share, 4),
         **{f"validation_{name}": round(value, 6) for name, value in accuracy.items()},
         "epoch_seconds": round(result.epoch_seconds, 3),
         "whole_epoch_seconds": round(result.whole_epoch_seconds, 3),

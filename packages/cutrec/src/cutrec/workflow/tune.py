@@ -24,20 +24,18 @@ from cutrec.errors import StageError
 from cutrec.nested import as_yaml
 from cutrec.outputs import unchanged
 from cutrec.workflow import training_inputs as inputs
-from cutrec.workflow.plan import setup_of, sizes_from
 from cutrec.workflow.run_hash import run_hash
+from cutrec.workflow.tune_bounds import Bounds, device_gib
 from cutrec.workflow.tune_result import K, Tuning, keep_best_ranks, ranks_file, read_result
-from cutrec.workflow.tune_space import Settings, Space, space_of
+from cutrec.workflow.tune_space import Space, space_of
 from cutrec.workflow.tune_study import Claim, Study
 from rec_eval import rank_metrics
-from rec_models import planning
 from rec_models.config import TrainingSettings
 from rec_models.encoders import Encoder
-from rec_models.errors import SettingsError, TrainingError
+from rec_models.errors import TrainingError
 from rec_models.training.devices import device_of
 from rec_models.training.loop import fit
 
-_GIB = 2**30
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -66,15 +64,6 @@ class _Search:
     def training(self, point: Config) -> TrainingSettings:
         """The loop of a point on the chosen device."""
         return dataclasses.replace(training_settings(point), accelerator=self.device)
-
-    def usable_gib(self) -> float:
-        """Memory for one process on the device; on a CPU that of the host."""
-        device, total = device_of(self.training(self.space.point)), self.memory_gib
-        if total is None and device.type == "cuda":
-            total = torch.cuda.get_device_properties(device).total_memory / _GIB
-        elif total is None:
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-        return total / self.sharers
 
 
 class _TimeIsUp(Exception):  # noqa: N818
@@ -124,7 +113,6 @@ def tune(
             raise StageError("params.yaml: found a value for every key that is searched, allowed: auto for some")
         name = hashlib.sha256(f"{run_hash(space.point, split, code={})} {space.axes}".encode()).hexdigest()[:16]
         search = _Search(space, split, searches / name, trials, until, device, memory_gib)
-        device_of(search.training(space.point))  # refuses a device that is not there
         if jobs == 1:
             _work(search)
         else:
@@ -140,28 +128,28 @@ def tune(
 
 
 def _work_in_processes(search: _Search, jobs: int) -> None:
-    """Work in several processes, each of which sees one GPU if there are any."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """Work in several processes, each of which sees one GPU if there are any, and has its share of the processors."""
+    before = dict(os.environ)
+    visible = before.get("CUDA_VISIBLE_DEVICES")
     gpus = list(map(str, range(torch.cuda.device_count()))) if visible is None else visible.split(",")
     sharers = math.ceil(jobs / len(gpus)) if device_of(search.training(search.space.point)).type == "cuda" else jobs
     search = dataclasses.replace(search, sharers=sharers, parent=os.getpid())
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=run_and_exit, args=(partial(_work, search),), daemon=True) for _ in range(jobs)]
     try:
-        for job, worker in enumerate(workers):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        for job, worker in enumerate(workers):  # new processes inherit the environment, before they import torch
             if gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]  # read when CUDA starts in the new process
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
             worker.start()
         for worker in workers:
             worker.join()
     finally:
-        if visible is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible
         for worker in workers:
             if worker.is_alive():
                 worker.terminate()
+        os.environ.clear()
+        os.environ.update(before)
     if all(worker.exitcode for worker in workers):
         raise StageError("--jobs: every process of the search failed, for the reasons above; what was found is kept")
 
@@ -169,25 +157,14 @@ def _work_in_processes(search: _Search, jobs: int) -> None:
 def _work(search: _Search) -> None:
     """Train trials until all are done or the time is up."""
     data, study = inputs.read_split(search.split), Study(search.folder, search.space)
-    too_large = partial(_too_large, search, search.usable_gib())
-    while not search.is_over() and (claim := study.claim(search.trials, too_large)) is not None:
+    device = device_of(search.training(search.space.point))
+    refused = Bounds(search.space, device, (search.memory_gib or device_gib(device)) / search.sharers)
+    while not search.is_over() and (claim := study.claim(search.trials, refused)) is not None:
         try:
             print(_train(search, data, study, claim), file=sys.stderr, flush=True)
         finally:
             claim.lock.release()
-
-
-def _too_large(search: _Search, gib: float, settings: Settings) -> str | None:
-    """Why settings do not fit into so much memory, as the planner predicts it; None where they do."""
-    point = search.space.at(settings)
-    setup, sizes = setup_of(point), sizes_from(point, search.space.facts)
-    try:
-        memory = planning.memory_of(setup, sizes, planning.load())
-    except SettingsError:  # a loss whose memory cannot be predicted
-        return None
-    if memory.fits(gib):
-        return None
-    return f"needs {memory.peak + memory.pool:.1f} GiB of {gib:.1f}, as predicted"
+        gc.collect()  # memory of a training that an exception ended
 
 
 def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) -> str:
@@ -240,9 +217,11 @@ def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) 
     except TrainingError as error:
         study.fail(claim.trial, str(error))
         line = f"failed: {error}"
-        del error
-        gc.collect()  # what a training without memory left
+    except (KeyboardInterrupt, SystemExit):
+        study.pause(claim.trial)
+        raise
     except _TimeIsUp:
+        study.pause(claim.trial)
         return f"{title}: stopped, because the time is up; the next start resumes it"
     shutil.rmtree(place, ignore_errors=True)
     return f"{title}: {line}"

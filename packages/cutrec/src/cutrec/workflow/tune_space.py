@@ -30,9 +30,11 @@ GRIDS: dict[str, tuple[Any, ...]] = {
     "backbone.dropout": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),  # dense logs gain by little, sparse ones by much
     "backbone.scale_embeddings": (False, True),  # the largest single gain on sparse logs, a loss for BERT4Rec
     "backbone.mask_prob": (0.15, 0.25, 0.4, 0.6),  # of BERT4Rec; at 0.15 a short history has about one target
-    "batch_size": (64, 128, 256, 512),  # a small log has too few steps with larger ones
+    "batch_size": (64, 128, 256, 512, 1024),  # those up to `BATCHES` times smaller or larger than the decided one
     "train.learning_rate": (0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0014, 0.002),  # equal ratios; of Adam
 }
+BATCHES = 4
+"""Smaller batches make epochs too long for a large log, and larger ones make too few steps of a small log."""
 NEGATIVES = (512, 1024, 2048, 4096)
 """Of a sampled softmax, from the number that loses little accuracy on a small catalogue (docs/accuracy.md) upwards."""
 SAMPLED_ITEMS = 10_000
@@ -87,6 +89,8 @@ def space_of(asked: Config, facts: Facts) -> Space:
     values, usual = as_written(point), as_written(Config())
     free = {key for key in values if (key in asked.undecided if key in AUTO_KEYS else values[key] == usual[key])}
     grids = GRIDS | {"max_seq_len": _lengths(point, facts, free)}
+    sizes = GRIDS["batch_size"]
+    grids["batch_size"] = tuple(size for size in sizes if 1 / BATCHES <= size / point.batch_size <= BATCHES)
     if not ENCODERS[point.model].masked:
         del grids["backbone.mask_prob"]
     axes: dict[str, tuple[Any, ...]] = {}

@@ -21,12 +21,16 @@ from rec_models.randomness import mix_seed
 
 STARTUP = 8
 """Trials that are drawn at random before the sampler and the pruner learn from them."""
-WARMUP_EPOCHS = 5
+WARMUP_EPOCHS = 10
 """Epochs that every trial gets: wide networks with a low learning rate start slowly."""
+KEPT_PERCENT = 67.0
+"""Of the trials at an epoch, those that go on; the others are ended."""
+COMPARED = 4
+"""Trials that must have reached an epoch before one is ended there."""
 MOST_SKIPPED = 30
 """Proposals in a row that are repeated or too large, after which the search is over."""
 MOST_STARTS = 3
-"""Starts of a trial that never completed an epoch, as when the system kills it for its memory."""
+"""Starts of a trial in the same epoch, after which it has failed: the system may kill it for its memory."""
 SKIPPED, FAILED = "skipped", "failed"
 """The attributes of a trial that hold the reason."""
 
@@ -81,7 +85,9 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         journal = folder / "journal.log"
         journal.touch()
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARMUP_EPOCHS)
+        pruner = optuna.pruners.PercentilePruner(
+            KEPT_PERCENT, n_startup_trials=STARTUP, n_warmup_steps=WARMUP_EPOCHS, n_min_trials=COMPARED
+        )
         self._study = optuna.create_study(
             study_name=folder.name,
             storage=JournalStorage(JournalFileBackend(str(journal), JournalLock(journal))),
@@ -103,12 +109,12 @@ class Study:
         found = {trial.number + 1: trial.user_attrs for trial in self._study.get_trials(deepcopy=False)}
         return {number: of[name] for number, of in found.items() for name in (FAILED, SKIPPED) if name in of}
 
-    def claim(self, most: int, too_large: Callable[[Settings], str | None]) -> Claim | None:
+    def claim(self, most: int, refused: Callable[[Settings], str | None]) -> Claim | None:
         """Take over a trial whose process was killed, or else start a new one.
 
         Args:
             most: trials that all processes start in total.
-            too_large: says why settings do not fit into memory; None where they do.
+            refused: says why settings are not tried, such as for their memory; None where they are.
 
         Returns:
             None if there is nothing left to do.
@@ -120,7 +126,7 @@ class Study:
                     lock.acquire(blocking=False)
                 except Timeout:
                     continue
-                if (claim := self._start(frozen.number, lock, too_large)) is not None:
+                if (claim := self._start(frozen.number, lock, refused)) is not None:
                     return claim
             for _ in range(MOST_SKIPPED):
                 if len(self.trials) >= most:
@@ -132,7 +138,7 @@ class Study:
                 number = self._study.ask().number
                 lock = self._lock(number)
                 lock.acquire()
-                if (claim := self._start(number, lock, too_large)) is not None:
+                if (claim := self._start(number, lock, refused)) is not None:
                     return claim
         return None
 
@@ -150,7 +156,7 @@ class Study:
         seed = mix_seed("tune", self._space.point.seed, number) % 2**32
         return TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, constant_liar=True)
 
-    def _start(self, number: int, lock: FileLock, too_large: Callable[[Settings], str | None]) -> Claim | None:
+    def _start(self, number: int, lock: FileLock, refused: Callable[[Settings], str | None]) -> Claim | None:
         """The claim of a running trial; None if it is skipped or has failed, and then the lock is free."""
         frozen = self._study.get_trials(deepcopy=False)[number]
         if frozen.state != TrialState.RUNNING:  # its process has just ended it
@@ -160,23 +166,28 @@ class Study:
         trial = optuna.Trial(self._study, frozen._trial_id)
         places = {name: trial.suggest_int(name, 0, len(values) - 1) for name, values in self._space.axes.items()}
         settings = self._space.settings(places)
-        starts = frozen.user_attrs.get("starts", 0) + 1
-        reason = too_large(settings)
+        starts, epochs = frozen.user_attrs.get("starts", (0, 0))
+        starts = starts + 1 if len(frozen.intermediate_values) == epochs else 1
+        reason = refused(settings)
         if reason is not None:
             trial.set_user_attr(SKIPPED, reason)
             self._study.tell(trial, state=TrialState.PRUNED)  # the sampler takes it for bad, and proposes smaller ones
         elif any(other.user_attrs.get("settings") == settings for other in self.trials if other.number != number):
             trial.set_user_attr(SKIPPED, "another trial has these settings")
             self._study.tell(trial, state=TrialState.FAIL)  # the sampler passes over it
-        elif starts > MOST_STARTS and not frozen.intermediate_values:
-            self.fail(trial, f"its process was killed {MOST_STARTS} times before the first epoch ended")
+        elif starts > MOST_STARTS:
+            self.fail(trial, f"its process was killed {MOST_STARTS} times in epoch {epochs + 1}")
         else:
-            trial.set_user_attr("starts", starts)
+            trial.set_user_attr("starts", (starts, len(frozen.intermediate_values)))
             trial.set_user_attr("settings", settings)
             seconds = frozen.user_attrs.get("seconds", 0.0)
             return Claim(number + 1, settings, trial, frozenset(frozen.intermediate_values), seconds, lock)
         lock.release()
         return None
+
+    def pause(self, trial: optuna.Trial) -> None:
+        """Leave a trial to the next process that looks for work."""
+        trial.set_user_attr("starts", (0, 0))
 
     def complete(self, trial: optuna.Trial, ndcg: float) -> None:
         """End a trial with its best validation NDCG@10."""
