@@ -36,11 +36,12 @@ LENGTHS = (16, 200)
 """The range of ``max_seq_len``."""
 LENGTH_QUANTILE = 0.99
 LENGTH_STEP = 8
-UNREAD = 0.1
+UNREAD = 0.2
 """Share of the interactions outside the last examples from which on training slides a window."""
-EPOCH_STEPS = 500
-"""Optimizer steps of an epoch above which ``batch_size`` is doubled."""
-LARGEST_BATCH = 1024
+EPOCH_STEPS = (30, 500)
+"""The range of optimizer steps of an epoch: with fewer ``batch_size`` is halved, with more it is doubled."""
+BATCHES = (64, 1024)
+"""The range of ``batch_size``."""
 WIDEST = {1_000_000: 256, 10_000_000: 128}
 """The largest ``backbone.hidden`` by the most items of the catalogue: the item table and its moments grow with both."""
 NARROWEST = 64
@@ -54,6 +55,7 @@ PATIENCE = (3, 10)
 class Width(NamedTuple):
     """What depends on whether histories are short."""
 
+    blocks: int
     hidden: int
     dropout: float
     learning_rate: float
@@ -61,8 +63,8 @@ class Width(NamedTuple):
     mask_prob: float
 
 
-SHORT_HISTORIES = Width(hidden=256, dropout=0.4, learning_rate=0.0005, batch_size=256, mask_prob=0.4)
-LONG_HISTORIES = Width(hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.2)
+SHORT_HISTORIES = Width(blocks=2, hidden=256, dropout=0.4, learning_rate=0.0005, batch_size=256, mask_prob=0.4)
+LONG_HISTORIES = Width(blocks=3, hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.2)
 
 
 class Decision(NamedTuple):
@@ -144,6 +146,7 @@ def decide(point: Config, facts: Facts) -> tuple[Config, list[Decision]]:
     take("max_seq_len", *_length(point, facts))
     take("train.window", *_window(point, facts))
     take("batch_size", *_batch_size(kind.batch_size, histories, point, facts))
+    take("backbone.blocks", kind.blocks, histories)
     take("backbone.hidden", *_hidden(kind.hidden, histories, facts))
     take("backbone.dropout", kind.dropout, histories)
     take("backbone.scale_embeddings", not masked, f"{point.model} {'loses' if masked else 'gains'} by it")
@@ -197,12 +200,18 @@ def _hidden(wanted: int, histories: str, facts: Facts) -> tuple[int, str]:
     return widest, f"the table of {facts.items:,} items is large"
 
 
-def _batch_size(least: int, histories: str, point: Config, facts: Facts) -> tuple[int, str]:
-    """Large enough for epochs of at most `EPOCH_STEPS` steps, if `LARGEST_BATCH` allows it."""
-    value = least
-    while value < LARGEST_BATCH and _steps(dataclasses.replace(point, batch_size=value), facts) > EPOCH_STEPS:
+def _batch_size(usual: int, histories: str, point: Config, facts: Facts) -> tuple[int, str]:
+    """The usual size, halved or doubled until an epoch has a number of steps in `EPOCH_STEPS`, as `BATCHES` allows."""
+
+    def steps(size: int) -> int:
+        return _steps(dataclasses.replace(point, batch_size=size), facts)
+
+    value, (fewest, most) = usual, EPOCH_STEPS
+    while value > BATCHES[0] and steps(value) < fewest:
+        value //= 2
+    while value < BATCHES[1] and steps(value) > most:
         value *= 2
-    if value == least:
+    if value == usual:
         return value, histories
     return value, f"an epoch has {_examples(point, facts):,} examples"
 
