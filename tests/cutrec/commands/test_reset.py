@@ -14,7 +14,7 @@ from cutrec.presets import write_preset
 from tests.small_log import write_params
 
 EDITED = {"seed": 1, "backbone.blocks": 3}
-SHOWN = ["seed: 1 -> 42", "backbone.blocks: 3 -> 2"]
+SHOWN = ["seed: 1 -> 42", "backbone.blocks: 3 -> auto"]
 
 
 def git(*arguments: str) -> str:
