@@ -179,6 +179,8 @@ def summary(kernels: list[Kernel]) -> list[dict[str, object]]:
     rows = []
     for gpu, architecture in GPUS.items():
         mine = [kernel for kernel in kernels if kernel.architecture == architecture]
+        if not mine:
+            continue
         torch.cuda.get_device_properties = lambda _, x=architecture: SimpleNamespace(major=x // 10)
         uses_kernels = is_ampere_or_newer(torch.device("cuda", 0))
         rows.append({
