@@ -31,7 +31,7 @@ types: ## Check types
 check: lint types test ## Everything that must pass before a commit
 
 docs: ## Build the documentation's site in site/
-	uv run --group docs mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 uv run --group docs mkdocs build --strict --quiet
 
 dist: ## Build the packages in dist/ and check what they say of themselves
 	rm -rf dist

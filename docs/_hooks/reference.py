@@ -16,12 +16,14 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 from pydantic import BeforeValidator, TypeAdapter
+
+if TYPE_CHECKING:  # tests read the pages without mkdocs
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """\
@@ -40,6 +42,8 @@ The help of every command, as `--help` prints it. Stages of the pipeline are run
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
+    from mkdocs.structure.files import File
+
     pages = {"settings": settings(), "commands": commands(), "glossary": glossary()}
     for name, content in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=content))
@@ -54,8 +58,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 # Settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A key of params.yaml."""
 
     name: str
@@ -125,7 +128,9 @@ def attribute_docs(kind: Any) -> dict[str, str]:
 
 def section_of(kind: Any, name: str) -> str:
     """The first sentence about a section."""
-    return inspect.cleandoc(str(get_type_hints(kind)[name].__doc__)).split("\n\n")[0].replace("\n", " ").replace("``", "`")
+    return (
+        inspect.cleandoc(str(get_type_hints(kind)[name].__doc__)).split("\n\n")[0].replace("\n", " ").replace("``", "`")
+    )
 
 
 def allowed(schema: dict[str, Any], shared: dict[str, Any]) -> str:
@@ -183,7 +188,13 @@ def presets(values: dict[str, Any]) -> str:
 
 # Commands
 
-MODULES = ("pipelines.plan", "pipelines.paper.grid", "pipelines.measure", "pipelines.paper.tables", "pipelines.study.__main__")
+MODULES = (
+    "pipelines.plan",
+    "pipelines.paper.grid",
+    "pipelines.measure",
+    "pipelines.paper.tables",
+    "pipelines.study.__main__",
+)
 
 
 def commands() -> str:
