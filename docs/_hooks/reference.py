@@ -1,4 +1,4 @@
-"""Pages that are generated from the code whenever the site is built: settings, commands, glossary, tables of GPUs."""
+"""Pages generated whenever the site is built: settings, commands, glossary, tables of GPUs, notebooks."""
 
 from __future__ import annotations
 
@@ -47,12 +47,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"settings": settings(), "commands": commands(), "glossary": glossary()}
     for name, content in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=content))
+    for notebook in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=page_of(notebook)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put generated tables in the place of comments such as ``<!-- generated: gpus -->``."""
     return re.sub(r"<!-- generated: (\w+) -->", lambda match: TABLES[match[1]](), markdown)
+
+
+def page_of(notebook: Path) -> str:
+    """A notebook as a page: its texts and its code. Its file is in the site too."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    parts = [
+        f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+        for cell, text in zip(cells, texts, strict=True)
+    ]
+    parts.insert(1, f"[The notebook]({notebook.name}) itself.")
+    return "\n\n".join(parts) + "\n"
 
 
 # Settings
