@@ -26,35 +26,20 @@ if TYPE_CHECKING:  # tests read the pages without mkdocs
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = """\
-# Settings
-
-Every key of `params.yaml`, generated from the classes that declare it. `-S key=value` sets one for an experiment:
-`uv run dvc exp run -S backbone.hidden=128`. The default is the value in `params.yaml`. A wrong key or value is refused
-before any stage runs, in one line that names the key.
-"""
-COMMANDS = """\
-# Commands
-
-The help of every command, as `--help` prints it. Stages of the pipeline are run by `dvc repro` and `dvc exp run`.
-"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages."""
+    """Add a page for each notebook."""
     from mkdocs.structure.files import File
 
-    pages = {"settings": settings(), "commands": commands(), "glossary": glossary()}
-    for name, content in pages.items():
-        files.append(File.generated(config, f"reference/{name}.md", content=content))
     for notebook in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=page_of(notebook)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put generated tables in the place of comments such as ``<!-- generated: gpus -->``."""
-    return re.sub(r"<!-- generated: (\w+) -->", lambda match: TABLES[match[1]](), markdown)
+    """Put what is generated in the place of comments such as ``<!-- generated: gpus -->``."""
+    return re.sub(r"<!-- generated: (\w+) -->", lambda match: GENERATED[match[1]](), markdown)
 
 
 def page_of(notebook: Path) -> str:
@@ -89,7 +74,7 @@ def settings() -> str:
     sections: dict[str, list[Key]] = {}
     for key in keys_of(config.Config, schema, schema.get("$defs", {}), ""):
         sections.setdefault(key.name.split(".")[0] if "." in key.name else "", []).append(key)
-    lines = [SETTINGS]
+    lines: list[str] = []
     for section, keys in sections.items():
         lines += [f"\n## {section or 'Top level'}\n"]
         if section:
@@ -217,7 +202,7 @@ def commands() -> str:
 
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # here: mkdocs takes back what a hook adds on import
-    lines = [COMMANDS]
+    lines: list[str] = []
     helps = {f"cutrec {name}": (cli.execute, [name, "--help"]) for name in cli.COMMANDS}
     for module in MODULES:
         name = f"python -m {module.removesuffix('.__main__')}"
@@ -243,9 +228,9 @@ def help_of(run: Any, arguments: list[str]) -> str:
 
 
 def glossary() -> str:
-    """The glossary of CONTRIBUTING.md, as a page."""
+    """The glossary of CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    return "# Glossary" + text.split("## Glossary", 1)[1].split("\n## ", 1)[0]
+    return text.split("## Glossary", 1)[1].split("\n## ", 1)[0]
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
@@ -290,4 +275,4 @@ def tiles() -> str:
     return table(["architecture", "dtype", "D", *wanted.values()], rows)
 
 
-TABLES = {"gpus": gpus, "tiles": tiles}
+GENERATED = {"settings": settings, "commands": commands, "glossary": glossary, "gpus": gpus, "tiles": tiles}
