@@ -1,8 +1,8 @@
 """The life of a clone: wrong settings, the demo, reruns, a killed training, and the commands of README and docs.
 
-The tests run in their order, in one clone, and build on each other. Commands stand in ``bash`` blocks. Blocks that are
-marked ``sh`` are not run here: repetitions, logs that are not there, Docker's commands, which need an engine, and the CPU
-build of PyTorch, which needs PyTorch's own package index.
+The tests run in their order, in one clone, and build on each other. Commands stand in ``bash`` blocks. Those in blocks
+marked ``sh`` are not run here: repetitions, logs that are not there, Docker's commands, which need an engine, and the
+CPU build of PyTorch, which needs PyTorch's own package index.
 """
 
 import json
