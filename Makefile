@@ -39,7 +39,8 @@ dist: ## Build the packages in dist/ and check what they say of themselves
 	uvx twine check --strict dist/*
 
 pictures: ## Copy the pictures of the demo into docs/, for the README
-	cp data/report/training.png data/report/metrics_at_k.png docs/
+	cp data/report/validation.png docs/training.png
+	cp data/report/ndcg.png docs/metrics_at_k.png
 
 lock: ## Write requirements.lock after a change of the date in pyproject.toml or of a dependency
 	rm -f uv.lock # it would bring back older resolutions

@@ -3,25 +3,16 @@
 Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``summary.json`` into ``data/download``.
 """
 
-import sys
-
 from cutrec import config
-from cutrec.checksums import write_checksums
-from cutrec.outputs import atomic_folder, write_json
-from cutrec.paths import DATA, LOG, live_checkout
+from cutrec.paths import LOG, live_checkout
 from pipelines import stage
 
 
 def main(settings: config.Config) -> None:
     """Fetch the log and write it as parquet."""
-    from cutrec.workflow.fetch import fetch, read_remarks
+    from cutrec.workflow.fetch import download
 
-    with atomic_folder(DATA / "download") as out:
-        summary = fetch(settings, out / LOG.name, root=live_checkout())
-        write_json(out / "summary.json", summary)
-        write_checksums(out)
-    for line in read_remarks(settings, summary):
-        print(f"note: {line}", file=sys.stderr)
+    download(settings, LOG.parent, root=live_checkout())
 
 
 if __name__ == "__main__":

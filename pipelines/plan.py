@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.page:
             options.page.write_text(page, encoding="utf-8")
     else:
-        wanted = _points(options)
-        print(table_of({points.experiment_name(point): plan(point, calibration) for point in wanted}, options.gpu))
-        for line in points.without_use(wanted, options.extra):
+        plans = [plan(point, calibration) for point in _points(options)]
+        print(table_of({points.experiment_name(planned.point): planned for planned in plans}, options.gpu))
+        for line in points.without_use([planned.point for planned in plans], options.extra):
             print(f"note: {line}")
         print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
 

@@ -5,7 +5,7 @@ Reads params.yaml and the outputs of the other stages; writes ``report.html``, i
 """
 
 from cutrec import config
-from cutrec.paths import DATA
+from cutrec.paths import DATA, live_checkout
 from pipelines import stage
 
 
@@ -13,7 +13,7 @@ def main(settings: config.Config) -> None:
     """Draw the pictures and write the page."""
     from cutrec.workflow.report import report
 
-    report(settings, DATA, DATA / "report")
+    report(settings, DATA, DATA / "report", root=live_checkout())
 
 
 if __name__ == "__main__":

@@ -11,17 +11,16 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
 from cutrec.arguments import make_parser, parse
-from cutrec.config import Config, load, read_yaml
+from cutrec.config import Config, as_written, load, read_yaml
 from cutrec.console import run_and_exit
 from cutrec.errors import ConfigError, StageError
-from cutrec.nested import as_yaml, flatten
+from cutrec.nested import as_yaml
 from cutrec.outputs import atomic_file, read_json, write_json
 from cutrec.paths import DATA
 
@@ -126,7 +125,7 @@ def _dvc() -> psutil.Process | None:
 
 
 def _flat(settings: Config) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(flatten(asdict(settings))))
+    values: dict[str, Any] = json.loads(json.dumps(as_written(settings)))
     return values
 
 

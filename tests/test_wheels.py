@@ -14,7 +14,7 @@ USES = {
     "rec-data": "from rec_data.sequences.batches import SequenceStore, TrainingBatches",
     "rec-models": "from rec_models.training.loop import fit; from rec_models.inference import load",
     "rec-eval": "from rec_eval import evaluate, top_k",
-    "cutrec": "import cutrec.workflow.report, cutrec.workflow.recommend",
+    "cutrec": "import cutrec.workflow.report; from cutrec import Recommender",
 }
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ruamel.yaml import YAML
+
 from cutrec import config
+from cutrec.decide import with_decisions
 from cutrec.environment import WRITTEN
 from cutrec.errors import StageError
+from cutrec.paths import SETTINGS
 from cutrec.reporting.results_file import Result, of_run
 
 if TYPE_CHECKING:
@@ -134,7 +138,7 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
             remarks.append(f"{experiment.name}: finished without metrics, `uv run dvc exp remove {experiment.name}`")
             continue
         try:
-            point = config.from_mapping(experiment.params)
+            point = _trained_point(experiment)
         except config.ConfigError as error:
             remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
             continue
@@ -142,6 +146,22 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
         where = {"revision": revision, "measured_at": experiment.finished_at}
         results += of_run(point, experiment.training, experiment.evaluation, **where)
     return results, remarks
+
+
+def _trained_point(experiment: Experiment) -> config.Config:
+    """The parameters of a finished experiment, with what its train stage decided.
+
+    Raises:
+        ConfigError: a parameter is not allowed, or the commit of the experiment does not hold the decisions.
+    """
+    point = config.from_mapping(experiment.params)
+    if not point.undecided:
+        return point
+    name = f"{experiment.commit}:{SETTINGS.as_posix()}"
+    found = subprocess.run(["git", "show", name], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    if found.returncode != 0:
+        raise config.ConfigError(f"{SETTINGS}: found none, allowed: what the train stage wrote")
+    return with_decisions(point, YAML(typ="safe").load(found.stdout))
 
 
 def _line(error: object) -> str:

@@ -133,11 +133,15 @@ def in_words(settings: dict[str, Any], search: Search) -> str:
     return ", ".join(f"{key.split('.')[-1]} {settings[key]}" for key in own if key in settings)
 
 
+UNVARIED = {"backbone.scale_embeddings": False, "train.learning_rate": 0.001, "train.window": None}
+"""What a candidate had if it does not say so; left out of a preset, these keys would be ``auto``."""
+
+
 def presets(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """What the searches chose, as the section ``presets`` of params.yaml takes it, keys in that file's order."""
     found: dict[str, dict[str, Any]] = {}
     for search, contender, best in winners(rows):
-        nested = nest(best)
+        nested = nest(UNVARIED | best)
         name = f"{search.dataset}_{contender}".replace(" ", "_")
         found[name] = {key: nested[key] for key in PRESET_KEYS if key in nested}
     return found

@@ -1,7 +1,6 @@
 """params.yaml: the shipped file parses, the grid is the paper's, and every wrong input gets one clear line."""
 
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,23 @@ from typing import Any
 import pytest
 
 from cutrec.config import (
+    AUTO_KEYS,
     NO_PRESET,
     PRESET_KEYS,
     Backbone,
     Config,
     ConfigError,
+    as_written,
+    batch_settings,
     from_mapping,
     load,
+    loss_settings,
+    model_settings,
     preset_values,
     read_yaml,
     refuse_contradictions,
+    settled,
+    training_settings,
 )
 from cutrec.nested import flatten, nest
 
@@ -28,12 +34,25 @@ SHIPPED = read_yaml(ROOT / "params.yaml")
 
 
 def test_the_shipped_file_holds_every_default_and_nothing_else():
-    assert load(ROOT / "params.yaml") == Config()
+    assert load(ROOT / "params.yaml") == Config(undecided=AUTO_KEYS)
 
 
 def test_the_shipped_file_writes_out_every_key():
     own = {key: value for key, value in SHIPPED.items() if key not in ("grid", "presets")}
-    assert set(flatten(own)) == set(flatten(asdict(Config())))
+    assert set(flatten(own)) == set(as_written(Config()))
+
+
+def test_auto_is_no_value_until_it_is_settled():
+    point = from_mapping({"loss": "auto", "train": {"window": None, "learning_rate": "auto", "patience": 3}})
+    assert point.undecided == ("loss", "train.learning_rate")
+    written = as_written(point)
+    assert [written[key] for key in ("loss", "train.learning_rate", "train.window")] == ["auto", "auto", None]
+    for settings in (model_settings, loss_settings, training_settings, batch_settings):
+        with pytest.raises(ConfigError, match=r"loss, train.learning_rate: found auto, allowed: values"):
+            settings(point)
+    point = settled(point, {"loss": "gbce", "train.learning_rate": 0.1})
+    assert (point.undecided, loss_settings(point).loss) == ((), "gbce")
+    assert (point.train.learning_rate, point.train.patience) == (0.1, 3)
 
 
 def test_setting_a_key_through_dvc_changes_that_line_alone(tmp_path: Path):
@@ -45,7 +64,7 @@ def test_setting_a_key_through_dvc_changes_that_line_alone(tmp_path: Path):
     before, after = (ROOT / "params.yaml").read_text().splitlines(), copy.read_text().splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert [(old.split("#")[0].strip(), new.split("#")[0].strip()) for old, new in changed] == [
-        ("loss: cce_neg", "loss: cce")
+        ("loss: auto", "loss: cce")
     ]
 
 
@@ -72,10 +91,16 @@ WIDE = {"presets": {"none": {}, "wide": {"batch_size": 64, "backbone": {"hidden"
 
 
 def test_a_preset_leaves_the_other_keys_alone():
-    point = from_mapping({**WIDE, "preset": "wide", "loss": "ce", "backbone": {"dropout": 0.3, "hidden": 64}})
+    point = from_mapping({**WIDE, "preset": "wide", "loss": "ce", "backbone": {"dropout": 0.3, "hidden": "auto"}})
     assert (point.batch_size, point.loss) == (64, "ce")
     assert point.backbone == Backbone(hidden=256, heads=4, dropout=0.3)
     assert from_mapping(WIDE) == Config()
+
+
+def test_a_preset_decides_what_is_auto_and_may_leave_it_so():
+    presets = {"presets": {"part": {"train": {"window": None}, "loss": "auto"}}, "preset": "part"}
+    point = from_mapping({**presets, "loss": "auto", "train": {"window": "auto", "patience": "auto"}})
+    assert point.undecided == ("loss", "train.patience")
 
 
 def test_a_key_may_say_what_the_preset_says():
@@ -86,7 +111,7 @@ def test_a_third_value_is_refused_with_the_key_that_would_change_the_preset():
     with pytest.raises(ConfigError) as caught:
         from_mapping({**WIDE, "preset": "wide", "backbone": {"hidden": 128}})
     assert str(caught.value) == (
-        "backbone.hidden: found 128 with preset=wide, which sets 256, allowed: 64 (the default: the preset then "
+        "backbone.hidden: found 128 with preset=wide, which sets 256, allowed: 'auto' (the default: the preset then "
         "decides); to change the preset, set presets.wide.backbone.hidden=128"
     )
 
@@ -115,6 +140,9 @@ def test_wrong_presets_are_named(presets: Any, says: str):
         ({"dataset": " "}, "dataset: found ' ', allowed: a name or a path"),
         ({"loss": "cce_negative"}, "loss: found 'cce_negative', allowed: ce | ce_neg | cce | cce_neg | bce"),
         ({"model": "gru4rec"}, "model: found 'gru4rec', allowed: sasrec | bert4rec"),
+        ({"batch_size": "x"}, "batch_size: found 'x', allowed: a whole number from 1 to 1000000, or auto"),
+        ({"backbone": {"heads": "auto"}}, "backbone.heads: found 'auto', allowed: a whole number from 1 to 1000"),
+        ({"undecided": ["loss"]}, "undecided: unknown key"),
         ({"los": "ce"}, "los: unknown key (did you mean loss?), allowed: dataset, model, loss"),
         ({"train": {"epochs": 3}}, "train.epochs: unknown key (did you mean train.max_epochs?)"),
         ({"learning_rate": 0.1}, "learning_rate: unknown key (did you mean train.learning_rate?)"),
@@ -175,7 +203,7 @@ def test_wrong_values_are_named_with_what_is_allowed(values: dict, says: str):
 
 
 NUMBERS = [
-    *(key for key, value in flatten(asdict(Config())).items() if type(value) in (int, float)),
+    *(key for key, value in as_written(Config()).items() if type(value) in (int, float)),
     "train.window", "split.min_item_count", "split.min_user_count", "evaluate.k", "download.min_rating",
 ]  # fmt: skip
 
@@ -183,7 +211,7 @@ NUMBERS = [
 @pytest.mark.parametrize("key", NUMBERS)
 def test_no_number_is_so_large_that_something_fails_later(key: str):
     """Whole numbers have an upper limit, and so have numbers that training computes with; all are finite."""
-    usual = flatten(asdict(Config()))[key]
+    usual = as_written(Config())[key]
     enormous = [2**63 - 1, 2**63, 10**11, 10**20, 10**400, 1e308, float("inf"), float("-inf"), float("nan")]
     for value in enormous if key != "download.min_rating" else enormous[-3:]:
         with pytest.raises(ConfigError) as caught:
@@ -194,7 +222,7 @@ def test_no_number_is_so_large_that_something_fails_later(key: str):
     for value in (5e-324, 1e-320, -0.0):
         if isinstance(usual, float) and value >= 0:
             with suppress(ConfigError):  # a share above 0 is none at 0
-                assert flatten(asdict(from_mapping(nest({key: value}))))[key] == value
+                assert as_written(from_mapping(nest({key: value})))[key] == value
 
 
 LAZY, RECORDED = {"optimizer": "adam_lazy"}, {"cuda_graphs": True}
@@ -258,7 +286,7 @@ def test_whole_numbers_serve_as_numbers():
 
 def test_the_last_parts_of_keys_are_unique():
     """Contradictions name settings by them: `cutrec.config_messages.full_names`."""
-    keys = flatten(asdict(Config()))
+    keys = as_written(Config())
     assert len({key.rpartition(".")[2] for key in keys}) == len(keys)
 
 

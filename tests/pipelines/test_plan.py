@@ -36,11 +36,14 @@ def test_wrong_arguments_are_one_line(arguments: str, says: str):
 
 
 def test_the_point_of_params_can_be_changed_and_planned_on_several_data_sets(capsys: pytest.CaptureFixture[str]):
-    plan.main(["--dataset", "beauty", "--dataset", "twin:gowalla@0.5", "-S", "loss=ce", "-S", "num_negatives=3"])
+    sizes = ["-S", "batch_size=128", "-S", "max_seq_len=64", "-S", "num_negatives=3"]
+    plan.main(["--dataset", "beauty", "--dataset", "twin:gowalla@0.5", "-S", "loss=ce", *sizes])
     printed = capsys.readouterr().out
     assert "| sasrec-ce-beauty-128x64           | 176,450 |" in printed
     assert "| sasrec-ce-twin_gowalla_0.5-128x64 | 145,000 |" in printed
     assert "note: -S num_negatives=3 changes nothing in 2 of 2 points" in printed
+    plan.main(["--dataset", "gowalla"])
+    assert "| sasrec-cce_neg-uniform-tile-gowalla-128x200-n2048 |" in capsys.readouterr().out
 
 
 def test_points_that_do_not_fit_are_marked(capsys: pytest.CaptureFixture[str]):

@@ -1,5 +1,7 @@
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,17 @@ def test_a_checkpoint_holds_everything(saved):
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     histories = [[1, 2, 3], [4]]
     assert torch.equal(encode(loaded, histories), encode(encoder, histories))
+
+
+@pytest.mark.parametrize("model_name", ["bert4rec"])
+def test_using_a_model_loads_neither_lightning_nor_the_compiler(saved):
+    """They take three seconds, most of the time of one user's list on the command line."""
+    code = (
+        "import sys; from rec_models.inference import encode, load; encode(load(sys.argv[1]), [[1]]); "
+        "print([name for name in ('lightning', 'torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved[0])], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_checkpoint_says_what_a_batch_held(saved):

@@ -96,6 +96,7 @@ def run(
     batching=None,
     catalogue=None,
     loss_options=None,
+    on_epoch=None,
     **training,
 ) -> FitResult:
     """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for; `counts`: of batches, by
@@ -127,6 +128,7 @@ def run(
         checkpoint_dir=Path(checkpoints),
         batching=batching,
         catalogue=catalogue,
+        on_epoch=on_epoch,
     )
 
 

@@ -25,14 +25,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_changes_apply_to_each_log(run: Any):
-    printed = run("loss=ce", "backbone.hidden=128", "--dataset", "beauty", "--dataset", "twin:gowalla@0.5")
+    printed = run("loss=ce", "batch_size=128", "max_seq_len=64", "--dataset", "beauty", "--dataset", "twin:gowalla@0.5")
     assert "| beauty: sasrec, ce, 128 x 64           | 176,450 |" in printed
     assert "| twin:gowalla@0.5: sasrec, ce, 128 x 64 | 145,000 |" in printed
     assert "GiB of a GPU with 80; memory: 145 points on NVIDIA H100" in printed
 
 
 def test_what_does_not_fit_is_marked(run: Any):
-    lines = run("loss=ce", "--dataset", "beauty", "--dataset", "zvuk", "--gpu", "5").splitlines()[2:4]
+    sizes = ("batch_size=128", "max_seq_len=64", "backbone.hidden=64")
+    lines = run("loss=ce", *sizes, "--dataset", "beauty", "--dataset", "zvuk", "--gpu", "5").splitlines()[2:4]
     assert [" yes |" in lines[0], "  NO |" in lines[1]] == [True, True]
 
 

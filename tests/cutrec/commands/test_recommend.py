@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cutrec import config
+from cutrec import Recommender, config
 from cutrec.cli import execute
 from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
 from cutrec.errors import StageError
@@ -29,13 +29,18 @@ from tests.small_log import write_params
 SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
 
 
+def decided(params: Path = Path("params.yaml")) -> config.Config:
+    """The point of params.yaml, with the defaults of `config.Config` where that says auto."""
+    return dataclasses.replace(config.load(params), undecided=())
+
+
 @pytest.fixture(scope="module")
 def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after download, split and one epoch of train; the weights are random."""
     folder = tmp_path_factory.mktemp("trained") / "checkout"
     shutil.copytree(split_once, folder)
     write_params(folder, SETTINGS)
-    point = config.load(folder / "params.yaml")
+    point = decided(folder / "params.yaml")
     num_items = len(pl.read_parquet(folder / "data/split/items.parquet"))
     torch.manual_seed(0)
     encoder = build_encoder(model_settings(point), num_items)
@@ -178,6 +183,9 @@ def test_lists_of_some_users_of_the_log_are_printed(trained: Path, capsys: pytes
     assert found.drop("score").sort("user_id", "rank").rows() == wanted.drop("score").sort("user_id", "rank").rows()
     assert "users that data/download/log.parquet does not hold: 'nobody'" in printed.err
     assert not list(Path("data/recommend").iterdir())
+    execute(["recommend", "--k", "3", "--out", "-"])
+    found = pl.read_csv(capsys.readouterr().out.encode(), schema=everybody.schema)
+    assert found.drop("score").equals(everybody.drop("score"))
     assert run("--k", "3", "--user", str(one))["user_id"].unique().to_list() == [one]  # with --out
     with pytest.raises(StageError, match="nobody has an item"):
         execute(["recommend", "--user", "nobody"])
@@ -191,8 +199,9 @@ def test_seen_items_come_back_on_request(trained: Path):
     assert len(run("--histories", "h.parquet", "--k", str(len(names)))) == len(names) - 5
 
 
+@pytest.mark.filterwarnings("ignore::cutrec.UnknownUsersWarning")
 def test_a_refit_sees_every_event_and_every_item(trained: Path):
-    point = config.load()
+    point = decided()
     log = pl.read_parquet("data/download/log.parquet")
     extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
     pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # an item that only the future has
@@ -203,6 +212,11 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     checkpoint = ModelCheckpoint.read(Path("out/top.refit/model.ckpt"))
     assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
     assert checkpoint.loss == loss_settings(point)
+    popular = Recommender.load("out/top.refit").recommend(histories={"new": []}, k=40, fallback="popularity")
+    assert (
+        popular["score"].to_list()
+        == sorted(pl.concat([log, extra])["item_id"].value_counts()["count"], reverse=True)[:40]
+    )
     again = run("--model", "out/top.refit/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
     assert again.drop("score").rows() == found.drop("score").rows()
 
@@ -245,7 +259,7 @@ def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
 
 
 def test_a_refit_at_another_point_is_refused(trained: Path):
-    point = dataclasses.replace(config.load(), train=config.Train(learning_rate=0.5))
+    point = dataclasses.replace(decided(), train=config.Train(learning_rate=0.5))
     with pytest.raises(StageError, match=r"has train.learning_rate=0.5, the model was trained with 0.001"):
         refit.refuse_other_config(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
@@ -258,7 +272,7 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
     ],
 )
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
-    other = dataclasses.replace(config.load(), **point)
+    other = dataclasses.replace(decided(), **point)
     with pytest.raises(StageError, match=says):
         refit.refuse_other_config(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
@@ -267,8 +281,15 @@ def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ):
     checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), batching=None)
-    refit.refuse_other_config(config.load(), checkpoint)
+    refit.refuse_other_config(decided(), checkpoint)
     assert "warning: the model does not say what its batches held" in capsys.readouterr().err
+
+
+def test_what_params_leaves_open_is_taken_from_the_model(trained: Path):
+    checkpoint = ModelCheckpoint.read(Path("data/train/model.ckpt"))
+    assert refit.as_trained(config.load(), checkpoint) == decided()
+    old = dataclasses.replace(checkpoint, batching=None)
+    assert refit.as_trained(config.load(), old).undecided == ("batch_size", "train.window")
 
 
 @pytest.mark.parametrize(

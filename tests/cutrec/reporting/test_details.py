@@ -118,6 +118,7 @@ def test_examples_have_the_log_s_own_ids(written: Path):
         "history": ["a", "b"],
         "earlier": 0,
         "target": "d",
+        "repeat": False,
         "target_count": 2,
         "rank": 1,
         "recommended": ["d", "c"],

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,26 @@ from hypothesis import strategies as some
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from cutrec.config import Backbone, Config, Evaluate, from_mapping, read_yaml
+from cutrec.config import AUTO_KEYS, Config, Evaluate, Report, as_written, from_mapping, read_yaml, settled
+from cutrec.decide import write_decisions
 from cutrec.environment import Code, read_code
-from cutrec.nested import merged
+from cutrec.nested import merged, nest
 from cutrec.reporting import figures, page, results_file, tables
 from cutrec.reporting.details import Rankings, write_details
 from cutrec.reporting.page import steps
 from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 from cutrec.workflow.report import report
+from rec_data.raw.titles import Titles
 from tests.cutrec.reporting.test_details import make_rankings
 
+PICTURES = {
+    "loss", "validation", "ndcg", "recall", "coverage", "surprisal", "by_history", "by_popularity", "concentration",
+    "long_tail",
+}  # fmt: skip
 TRAINING = {
     "best_epoch": 2,
     "epochs": 3,
+    "unread_share": 0.0,
     "validation_ndcg@10": 0.25,
     "epoch_seconds": 1.5,
     "whole_epoch_seconds": 1.75,
@@ -40,6 +48,7 @@ TRAINING = {
     "device": "cpu: of a test",
     "precision": "32-true",
 }
+DEFAULT = Config(undecided=AUTO_KEYS)
 SPLIT = {
     "strategy": "temporal",
     "test_fraction": 0.1,
@@ -90,17 +99,18 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         }
         for name, values in contents.items():
             (data / name).write_text(json.dumps(values))
+        write_decisions(data / "train/settings.yaml", [])
         with (data / "train" / "history.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "train_loss", "train_seconds", "validation_seconds", "validation_ndcg@10"])
             writer.writerows([[1, 3.0, 40.0, 1.0, 0.1], [2, 2.0, 40.0, 1.0, 0.25], [3, 1.5, 40.0, 1.0, 0.2]])
-        return dataclasses.replace(read_outputs(config or Config(), data), code=Code("abc123", []))
+        return dataclasses.replace(read_outputs(config or DEFAULT, data), code=Code("abc123", []))
 
     return write
 
 
 def html_of(run: RunOutputs) -> str:
-    return page.write_page(run, dict.fromkeys(("training", "metrics_at_k", "bands", "popularity"), b"PNG"))
+    return page.write_page(run, dict.fromkeys(PICTURES, b"PNG"))
 
 
 class Text(HTMLParser):
@@ -129,7 +139,7 @@ class Text(HTMLParser):
 def test_the_page_needs_no_other_file(make: Make):
     html = html_of(make())
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert sum(source.startswith("data:image/png;base64,UE5H") for source in sources) == 4
+    assert sum(source.startswith("data:image/png;base64,UE5H") for source in sources) == len(PICTURES)
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert "url(" not in html
     for anchor in (source[1:] for source in sources if source.startswith("#")):
@@ -140,21 +150,40 @@ def test_the_headline_compares_with_popularity(make: Make):
     run = make()
     evaluation = {**run.evaluation, "ndcg@10": 0.5, "popularity": {**run.evaluation["popularity"], "ndcg@10": 0.1}}
     text = Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
-    assert "NDCG@10 is 0.5000, 5.0 times that of the ranking by popularity (0.1000), over 4 test users." in text
-    assert re.search(
-        r"User by user the difference is \+0\.\d{4} \(95 % interval [+-]0\.\d{4} to \+0\.\d{4}, paired", text
-    )
+    result = r"NDCG@10 is 0\.5000 \(95% interval 0\.\d{4} to 0\.\d{4}\)"
+    assert re.search(rf"{result}, 5\.0 times that of the ranking by popularity \(0\.1000\), over 4 test users\.", text)
+    assert "For 75 of 100 users, the item that they chose next is among the first ten recommended; with" in text
+    assert re.search(r"differs from that of popularity by \+0\.\d{4} \(95% interval [+-]0\.\d{4} to \+0\.\d{4}, ", text)
     evaluation["popularity"]["ndcg@10"] = 0.0  # no division
-    assert (
-        "NDCG@10 is 0.5000, over 4 test users." in Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
-    )
+    text = Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
+    assert re.search(rf"{result}, over 4 test users\.", text)
+
+
+@pytest.mark.parametrize(
+    ("hits", "popular", "said"),
+    [
+        (0.5, 0.25, ("50 of 100", "25")),
+        (0.012, 0.007, ("12 of 1,000", "7")),
+        (0.0002, 0.0, ("2 of 10,000", "0")),
+        (0.0, 0.0, ("0 of 100", "0")),
+    ],
+)
+def test_hits_are_counted_among_as_many_users_as_show_them(
+    make: Make, hits: float, popular: float, said: tuple[str, str]
+):
+    run = make()
+    evaluation = {**run.evaluation, "hitrate@10": hits}
+    evaluation["popularity"] = {**run.evaluation["popularity"], "hitrate@10": popular}
+    _, text = tables.headline(dataclasses.replace(run, evaluation=evaluation))
+    assert text.startswith(f"For {said[0]} users, ")
+    assert text.endswith(f", for {said[1]}.")
 
 
 def test_every_section_is_there_with_its_numbers(make: Make):
     text = Text(html_of(make(dataclasses.replace(Config(), evaluate=Evaluate(k=(1, 10)))))).text
-    assert "Hit rate model 0.2500 0.0000 to 0.7500 0.7500" in text  # @1, then @10
-    assert "the targets 5.2 2" in text  # mean and median popularity of what was chosen
-    assert "ann hit at rank 1 history a b target d 2 times in training recommended d c" in text
+    assert "Recall model 0.2500 0.0000 to 0.7500 0.7500" in text  # @1, then @10
+    assert "what users chose 5.2 2" in text  # mean and median popularity of what was chosen
+    assert "ann hit: rank 1 history a b target d 2 times in training recommended d c" in text
     assert "cid miss: not among the first 10 history 2 earlier, then b c d a b c d a b c target e 1 times" in text
     assert "training, all epochs with start, validation and checkpoints 5.2 s" in text  # 3 epochs of 1.75 s
     assert "per epoch, with its share of start, validation and checkpoints 1.75 s" in text
@@ -168,53 +197,96 @@ def test_every_section_is_there_with_its_numbers(make: Make):
 
 
 def test_targets_that_no_list_can_hold_are_counted():
-    text = tables.reachable(Config(), SPLIT)
-    assert "7 of their targets are in their own history, so no list can hold them; 3 of their targets never" in text
-    kept = dataclasses.replace(Config(), evaluate=Evaluate(filter_seen=False))
-    assert "own history" not in tables.reachable(kept, SPLIT)
+    text = "4 users are tested; 7 of their targets are in the user's own history, which no list repeats; 3 of their "
+    assert tables.reachable(Config(), SPLIT) == f"{text}targets never occur in training. These count as misses."
+    plain = {**SPLIT, "test": {"users": 4, "unreachable_targets": 0, "targets_unseen_in_train": 0}}
+    assert tables.reachable(Config(), plain) == "4 users are tested."
 
 
-def test_what_a_reader_must_know_of_the_split_stands_above_the_numbers(make: Make):
+def test_what_limits_the_result_is_a_chip_that_leads_to_its_explanation_and_cure(make: Make):
     run = make()
-    split = {**run.split, "test": {**run.split["test"], "unreachable_targets": 0}}
-    assert '<ul class="remarks">' not in html_of(dataclasses.replace(run, split=split))
-    text = Text(
-        html_of(dataclasses.replace(run, split={**split, "tied_interactions": 59_990, "dates_only": True}))
-    ).text
-    remark = "59,990 of 59,990 interactions (100.0%) share user and time with another (the dates have no time of day)"
-    assert text.index(remark) < text.index("Accuracy Beyond accuracy")
+    split = {**run.split, "tied_interactions": 59_990, "dates_only": True}
+    html = html_of(dataclasses.replace(run, split=split, training={**TRAINING, "unread_share": 0.4}))
+    text = Text(html).text
+    chips = re.findall(r'<li><a href="#([^"]+)" title="([^"]+)">([^<]+)</a></li>', html)
+    assert {"repeats", "ties", "unread"} <= {name for name, _, _ in chips}
+    for name, title, chip in chips:
+        note = Text(re.search(rf'<p class="note" id="{name}">.*?</p>', html).group()).text
+        assert note.startswith(f"{unescape(chip)}. ")
+        assert note.lower().endswith(f"{unescape(title)}.".lower())
+    assert text.index("Ties in time: 100% of events") < text.index("59,990 of 59,990 interactions (100.0%) share")
+    command = "uv run dvc exp run -S evaluate.filter_seen=false -S train.window=32"
+    assert command in text[text.index("What to do next Train again with settings that help: ") :]
     assert "split.tied_interactions 59,990" in text
     assert "split.future_share 0.1001" in text
+
+
+def test_a_page_without_remarks_says_so(make: Make, monkeypatch: pytest.MonkeyPatch):
+    assert "is known to limit this result" not in html_of(make())
+    monkeypatch.setattr(page, "limits", lambda run: [])
+    assert "is known to limit this result" in html_of(make())
+
+
+def test_the_next_commands_carry_the_settings_of_the_run(make: Make):
+    run = make(dataclasses.replace(settled(DEFAULT, {"loss": "cce"}), dataset="/my logs/a.csv"))
+    commands = dict(page.next_steps(run, []))
+    dataset = "-S 'dataset=\"/my logs/a.csv\"'"
+    *_, compared = commands.values()
+    assert compared.splitlines() == [
+        f"uv run dvc exp run --name cce {dataset} -S loss=cce",
+        f"uv run dvc exp run --name cce_neg {dataset} -S loss=cce_neg",
+        "uv run cutrec compare cce cce_neg",
+    ]
+    assert "uv run cutrec recommend --user=ann" in commands.values()
+    odd = make(dataclasses.replace(DEFAULT, dataset="${x}"))  # no -S carries it
+    *_, compared = dict(page.next_steps(odd, [])).values()
+    assert compared.splitlines()[1] == "uv run dvc exp run --name cce -S loss=cce"
+
+
+def test_titles_stand_beside_the_ids_of_items(make: Make):
+    point = dataclasses.replace(Config(), report=Report(item_names="items.csv"))
+    titles = Titles({"a": "Apple <pie>", "d": "Donut"}, missing=3, repeated=1)
+    html = page.write_page(make(point), {}, titles)
+    text = Text(html).text
+    assert "history Apple <pie> a b target Donut d 2 times in training recommended Donut d c" in text
+    assert "Titles are those of items.csv; 3 items have none; 1 items have several, of which the first" in text
+
+
+def test_settings_that_were_decided_from_the_log_are_shown_with_their_reasons(make: Make, tmp_path: Path):
+    assert "decided from the log" not in html_of(make(Config()))
+    reason = "the exact softmax over 11,924 items is affordable"
+    decided = {"loss": {"value": "cce", "reason": reason}, "train.window": {"value": None, "reason": "short"}}
+    text = Text(html_of(dataclasses.replace(make(), decided=decided))).text
+    assert f"Settings decided from the log key value reason loss cce {reason} train.window null short" in text
 
 
 def test_a_twin_reports_no_accuracy(make: Make, tmp_path: Path):
     run = make(dataclasses.replace(Config(), dataset="twin:zvuk@0.1"), twin=True)
     page.draw(run, tmp_path)
-    assert [path.name for path in tmp_path.glob("*.png")] == ["training.png"]
-    text = Text(page.write_page(run, {"training": b"PNG"})).text
+    assert {path.name for path in tmp_path.glob("*.png")} == {"loss.png", "seconds.png"}
+    text = Text(page.write_page(run, {"loss": b"PNG"})).text
     assert "sasrec with cce_neg on twin:zvuk@0.1" in text
-    assert "twin: a synthetic log, no accuracy" in text
+    assert "Synthetic log: no accuracy" in text
     assert "nothing to learn: no accuracy is reported" in text
     for word in ("NDCG@10 is", "Hit rate", "Surprisal count", "best by validation", "0.2500", "misses"):
         assert word not in text
 
 
-def test_what_changes_the_meaning_of_a_number_is_labelled():
-    point = dataclasses.replace(
-        Config(), paper_faithful=True, evaluate=Evaluate(filter_seen=False, reference="test_input")
-    )
-    assert tables.labels(point) == [
-        "paper_faithful: repeats the known defects of the paper's code",
-        "Coverage and Surprisal count in the histories of the test users",
-        "items of the user's own history stay in",
-    ]
-    assert "Coverage and Surprisal count in the training log" in tables.labels(Config())
+def test_what_changes_the_meaning_of_a_number_is_said(make: Make):
+    how = Evaluate(filter_seen=False, reference="test_input")
+    text = Text(html_of(make(dataclasses.replace(Config(), paper_faithful=True, evaluate=how)))).text
+    assert "Defects of the paper's code" in text
+    assert "Items of a user's own history are ranked too (evaluate.filter_seen)." in text
+    assert "Surprisal count in the histories of the test users (evaluate.reference)" in text
+    usual = tables.measured(Config())
+    assert "are left out of the lists" in usual
+    assert "count in the training log" in usual
 
 
 def test_settings_that_differ_stand_before_all_of_them(make: Make):
-    text = Text(html_of(make(dataclasses.replace(Config(), loss="cce", backbone=Backbone(hidden=32))))).text
+    text = Text(html_of(make(settled(DEFAULT, {"loss": "cce", "backbone.hidden": 32})))).text
     assert (
-        "Settings that differ from the defaults: key value default loss cce cce_neg backbone.hidden 32 64 All settings"
+        "Settings that differ from the defaults key value default loss cce auto backbone.hidden 32 auto All settings"
         in text
     )
     assert "train.patience 4" in text
@@ -223,9 +295,9 @@ def test_settings_that_differ_stand_before_all_of_them(make: Make):
 
 
 def test_the_commands_give_the_run_again():
-    assert steps(Config(), Code("abc", [])) == [("", "git checkout abc"), ("", "uv run dvc repro")]
+    assert steps(DEFAULT, Code("abc", [])) == [("", "git checkout abc"), ("", "uv run dvc repro")]
     point = dataclasses.replace(
-        Config(), dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
+        DEFAULT, dataset="/my logs/a.csv", paper_faithful=True, preset="wide", evaluate=Evaluate(k=(1, 10))
     )
     assert steps(point, Code("", [])) == [
         ("", "uv run dvc exp run -S 'dataset=\"/my logs/a.csv\"' -S paper_faithful=true -S 'evaluate.k=[1,10]'")
@@ -241,7 +313,7 @@ def given(shown: list[tuple[str, str]], folder: Path) -> dict[str, Any]:
 
     *lines, (_, command) = shown
     with (folder / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(json.loads(json.dumps(dataclasses.asdict(Config()))), file)
+        YAML(typ="safe").dump(json.loads(json.dumps(nest(as_written(DEFAULT)))), file)
     words = shlex.split(command.replace(" \\\n", " "))
     assert words[:5] == ["uv", "run", "dvc", "exp", "run"]
     assert set(words[5::2]) <= {"-S"}
@@ -272,6 +344,7 @@ def test_the_commands_carry_every_name(tmp_path: Path, names: list[str], rate: f
             "download": {"columns": columns, "mirror": mirror, "min_rating": rating},
             "train": {"learning_rate": rate},
             "evaluate": {"k": [10, 3]},
+            "loss": "auto",
         }
     )
     assert from_mapping(given(steps(point, Code("", [])), tmp_path)) == point
@@ -313,20 +386,23 @@ def test_one_test_user_is_enough_for_a_page(make: Make, tmp_path: Path):
     run = make(rankings=make_rankings(users=1))
     page.draw(run, tmp_path)
     text = Text(html_of(run)).text
-    assert "User by user" not in text
+    assert "User by user," not in text
     assert "NDCG model 1.0000 1.0000" in text
 
 
 def test_the_report_is_the_page_its_pictures_and_its_results(make: Make, tmp_path: Path):
     make()
-    report(Config(), tmp_path / "data", tmp_path / "report")
+    (tmp_path / "items.csv").write_text("id,title\na,Apple\n")
+    point = dataclasses.replace(DEFAULT, report=Report(item_names="items.csv"))
+    report(point, tmp_path / "data", tmp_path / "report", root=tmp_path)
     written = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
-    pictures = {"training.png", "metrics_at_k.png", "bands.png", "popularity.png"}
-    assert set(written) == {"report.html", "results.csv", *pictures}
+    assert set(written) == {"report.html", "results.csv", *(f"{name}.png" for name in PICTURES)}
     kinds = [row.kind for row in results_file.read(tmp_path / "report" / "results.csv")]
     assert kinds == ["training", "accuracy"]
     assert all(image.startswith(b"\x89PNG") for name, image in written.items() if name.endswith(".png"))
     assert b"sasrec with cce_neg on demo" in written["report.html"]
+    assert b"Apple <small>a</small>" in written["report.html"]
+    assert b"4 items have none" in written["report.html"]
 
 
 @pytest.mark.parametrize(("epochs", "ticks"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
@@ -336,7 +412,8 @@ def test_epochs_are_whole_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Figure, "savefig", lambda self, path: drawn.append(self) or save(self, path))
     row = {"train_loss": 2.0, "validation_ndcg@10": 0.1, "train_seconds": 1.0}
     history = [{"epoch": float(epoch + 1), **row} for epoch in range(epochs)]
-    figures.draw_training(history, 1, tmp_path / "training.png")
-    for axes in drawn[0].axes:
+    figures.draw_training(history, 1, tmp_path)
+    assert len(drawn) == 2
+    for axes in (axes for figure in drawn for axes in figure.axes):
         low, high = axes.get_xlim()
         assert [tick for tick in axes.get_xticks() if low <= tick <= high] == ticks

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cutrec.config import ConfigError, from_mapping
+from cutrec.decide import Facts
 from cutrec.workflow.plan import plan, sizes_from, sizes_of
 from rec_models.planning import Calibration
 
@@ -37,10 +38,10 @@ def test_windows_that_slide_are_counted_as_training_cuts_them(model: str):
     task = "masked_item" if model == "bert4rec" else "next_item"
     batches = TrainingBatches(store, num_items=5, task=task, batch_size=16, max_seq_len=10, window=4)
     real = [int(batch.offsets[-1]) for batch in batches.epoch(0)]
-    sizes = sizes_from(point, lengths, 5, 400)
+    sizes = sizes_from(point, Facts(5, lengths, 400))
     assert sizes.steps == len(batches)
     assert sizes.tokens == pytest.approx(np.mean(real), rel=0.02)
-    assert sizes_from(point, lengths, 5, 4000).steps == pytest.approx(10 * len(batches), abs=10)
+    assert sizes_from(point, Facts(5, lengths, 4000)).steps == pytest.approx(10 * len(batches), abs=10)
 
 
 def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

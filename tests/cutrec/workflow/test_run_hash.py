@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Config, Evaluate, Negatives, Split, Train
+from cutrec.config import Config, Evaluate, Negatives, Report, Split, Train, settled
 from cutrec.workflow.run_hash import run_hash, training_code
 
 NAMES = ("split/sequences/train.arrow", "split/items.parquet", "code.py")
@@ -40,11 +40,21 @@ def test_another_setting_is_another_run(folder: Path, other: Config):
 
 @pytest.mark.parametrize(
     "other",
-    [Config(evaluate=Evaluate(k=(10,))), Config(split=Split(test_fraction=0.2)), Config(dataset="other")],
-    ids=["k", "split", "dataset"],
+    [
+        Config(evaluate=Evaluate(k=(10,))),
+        Config(split=Split(test_fraction=0.2)),
+        Config(dataset="other"),
+        Config(report=Report(item_names="a.csv")),
+    ],
+    ids=["k", "split", "dataset", "item_names"],
 )
 def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Config):
     assert hashed(folder, other) == hashed(folder)
+
+
+def test_a_decided_value_and_the_same_in_params_are_one_run(folder: Path):
+    decided = settled(Config(undecided=("loss",)), {"loss": "cce"})
+    assert hashed(folder, decided) == hashed(folder, Config(loss="cce"))
 
 
 @pytest.mark.parametrize("name", NAMES)

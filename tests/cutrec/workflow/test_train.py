@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate
+from cutrec.config import Config, Evaluate, read_yaml
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError
+from cutrec.reporting.remarks import no_gain
 from cutrec.workflow import train
 from cutrec.workflow.training_inputs import popularity_ndcg, unreachable_share
 from rec_data.sequences.store import SequenceStore
@@ -42,17 +43,10 @@ RESULT = FitResult(
     ("dataset", "shown"), [("demo", ["validation_ndcg@10", "validation_recall@10"]), ("twin:beauty@0.01", [])]
 )
 def test_a_twin_has_no_accuracy_in_its_metrics(dataset: str, shown: list[str]):
-    found = train.summary(Config(dataset=dataset), RESULT)
+    found = train.summary(Config(dataset=dataset), RESULT, 0.25)
     assert [name for name in found if name.startswith("validation")] == shown
     assert (found["train_loss"], found["best_epoch"], found["whole_epoch_seconds"]) == (2.5, 1, 1.5)
-
-
-def test_a_model_that_popularity_matches_is_told():
-    assert train.notes(RESULT, 0.2, 0.0) == []
-    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0394}), 0.0412, 0.0)
-    said = "the best validation ndcg@10, 0.0394, is not above that of the ranking by popularity, 0.0412: "
-    assert line.startswith(said)
-    assert len(train.notes(RESULT, 0.25, 0.0)) == 1
+    assert found["unread_share"] == 0.25
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
@@ -65,10 +59,11 @@ def test_no_patience_is_advised_where_targets_cannot_be_reached(filter_seen: boo
     )
     share = unreachable_share(Config(evaluate=Evaluate(filter_seen=filter_seen)), store)
     assert share == (pytest.approx(2 / 3) if filter_seen else 0)
-    (line,) = train.notes(dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0}), 0.0, share)
+    line = no_gain("validation", 0.0394, 0.0412, share).line
+    said = "the validation NDCG@10 of the model, 0.0394, is not above that of the ranking by popularity, 0.0412: "
+    assert line.startswith(said)
     assert ("patience" in line) == (not filter_seen)
-    if filter_seen:
-        assert "67% of the validation targets are in the history of their user already" in line
+    assert ("67% of the validation targets are in the history of their user" in line) == filter_seen
 
 
 @pytest.mark.parametrize(("filter_seen", "ranks"), [(True, [1, 2, None]), (False, [2, 3, None])])
@@ -119,13 +114,16 @@ def test_a_complete_training_writes_its_outputs_and_removes_its_checkpoints(
 
     monkeypatch.setattr(train, "fit", fit)
     split = split_once / "data/split"
-    train.train(Config(), split, tmp_path / "train", checkpoints=tmp_path / "state")
+    train.train(Config(undecided=("loss",)), split, tmp_path / "train", checkpoints=tmp_path / "state")
     assert {path.name for path in (tmp_path / "train").iterdir()} == {
-        "model.ckpt", "items.parquet", "metrics.json", "SHA256SUMS",
+        "model.ckpt", "items.parquet", "metrics.json", "settings.yaml", "SHA256SUMS",
     }  # fmt: skip
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
     assert list((tmp_path / "state").iterdir()) == []
-    assert "note: the best validation ndcg@10, 0.0000, is not above that of the ranking by" in capsys.readouterr().err
+    assert read_yaml(tmp_path / "train/settings.yaml")["decided"]["loss"]["value"] == "cce"
+    said = capsys.readouterr().err
+    assert "loss: cce, because the exact softmax over" in said
+    assert "note: the validation NDCG@10 of the model, 0.0000, is not above that of the ranking by" in said
 
 
 def test_a_training_that_is_not_confirmed_keeps_its_checkpoints_and_writes_nothing(

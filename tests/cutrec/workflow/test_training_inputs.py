@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import torch
 
 from cutrec.config import Config, Losses, Negatives, Train, loss_settings, model_settings, training_settings
+from cutrec.workflow.training_inputs import users_at_once
+from rec_data.sequences.store import SequenceStore
 from rec_models.config import Gbce
 from rec_models.losses import LOSSES
 from tests.cutrec.test_config import SHIPPED
@@ -57,3 +61,14 @@ def test_every_grid_point_makes_settings():
     for faithful in (False, True):
         for point in table_points(SHIPPED, paper_faithful=faithful):
             loss_settings(point.params)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "users"),
+    [([5] * 1000, 80), ([20] * 1000, 20), ([40] * 1000, 10), ([5] * 900 + [400] * 100, 10), ([3], 80)],
+    ids=["short", "half", "full", "some long", "one user"],
+)
+def test_no_validation_batch_has_more_items_than_full_histories(lengths: list[int], users: int):
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+    store = SequenceStore(torch.zeros(int(offsets[-1]), dtype=torch.int32), offsets, torch.arange(len(lengths)), None)
+    assert users_at_once(store, 10, 40) == users

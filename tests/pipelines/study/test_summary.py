@@ -122,11 +122,14 @@ def test_a_page_without_a_place_for_the_table_is_refused():
         with_accuracy("# A page\n", [])
 
 
+NOT_OF_THE_STUDY = ("none", "paper", "sparse", "dense", "long")
+
+
 def test_the_presets_are_what_the_study_chose():
     """Those of the same name in params.yaml; when the study is run again, its presets have to be copied there."""
     there = read_yaml(ROOT / "params.yaml")["presets"]
     chosen = tables.presets(runs.read(ROOT / "results/study.jsonl"))
-    assert chosen == {name: there[name] for name in there if name.split("_")[0] not in ("none", "paper")}
+    assert chosen == {name: there[name] for name in there if name.split("_")[0] not in NOT_OF_THE_STUDY}
 
 
 def test_a_search_that_failed_says_so(tmp_path: Path):

@@ -73,6 +73,20 @@ def test_ids_are_compared_in_the_type_of_the_catalogue(tmp_path, ids, names):
     assert found.unknown_items.count == 2
 
 
+@pytest.mark.parametrize("row_group", [1, 2, 100])
+def test_some_users_are_read_as_with_all_users(tmp_path, row_group):
+    log = tmp_path / "log.parquet"
+    rows = [(user, *rest) for user, *rest in ROWS for _ in range(2)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(
+        log, row_group_size=row_group
+    )
+    whole = by_user(read_histories(log, ITEMS, tie_seed=3))
+    for users in (["ann"], ["bob", "nobody"], ["cid", "bob", "ann"]):
+        found = read_histories(log, ITEMS, tie_seed=3, users=users)
+        assert by_user(found) == {user: items for user, items in whole.items() if user in users}
+    assert len(read_histories(log, ITEMS, tie_seed=3, users=["nobody"]).user_names) == 0
+
+
 def test_nobody_known_is_no_error(tmp_path):
     found = read_histories(write(tmp_path / "log.parquet", ROWS), pa.array([1]), tie_seed=None)
     assert len(found.store) == 0

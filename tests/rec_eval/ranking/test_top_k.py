@@ -148,6 +148,20 @@ def test_a_catalogue_is_looked_at_once_and_ranks_as_its_table(monkeypatch, dtype
     assert looked.count("queries") == 8
 
 
+def test_a_catalogue_of_some_items_ranks_these_alone():
+    generator = torch.Generator().manual_seed(4)
+    queries, items = torch.randn(9, 16, generator=generator), torch.randn(50, 16, generator=generator)
+    allowed = torch.rand(50, generator=generator) < 0.3
+    for bias in (None, torch.randn(50, generator=generator)):
+        whole = Catalogue(items, bias)
+        closed = (torch.zeros(50) if bias is None else bias).masked_fill(~allowed, -torch.inf)
+        expected = top_k(queries, items, 30, bias=closed)
+        found = top_k(queries, whole.among(allowed), 30)
+        assert torch.equal(found.ids, expected.ids)
+        assert (found.ids >= 0).sum(dim=1).tolist() == [int(allowed.sum())] * 9
+        assert int(top_k(queries, whole, 50).ids.min()) == 0  # the catalogue itself is as before
+
+
 def test_a_catalogue_still_refuses_what_has_no_order():
     with pytest.raises(ValueError, match="items holds NaN"):
         Catalogue(torch.full((4, 3), torch.nan))

@@ -60,39 +60,65 @@ class Terminal(io.StringIO):
 
 
 def test_an_epoch_is_one_line_away_from_a_terminal(capsys):
-    shown = Progress(20, enabled=True)
+    shown = Progress(20, 4, enabled=True)
     shown.start_epoch(2, 0, 10)
     shown.update(5, 10, 2.0, 100.0, 0.5)
-    shown.end_epoch(EPOCH, 0.0612, best=True)
-    expected = "epoch 3/20: loss 1.2346, validation ndcg@10 0.0612 (best), 12,346 tokens/s, 7.9 s\n"
-    assert capsys.readouterr().err == expected
+    shown.end_epoch(EPOCH, 0.0612, 0)
+    expected = "epoch 3 of at most 20: loss 1.2346, validation ndcg@10 0.0612 (best), 12,346 tokens/s, 7.9 s"
+    assert capsys.readouterr().err == f"{expected}; stops in 4 unless it improves, at most 2 min left\n"
+
+
+def test_short_epochs_share_a_line_and_the_last_one_has_its_own(capsys):
+    shown = Progress(200, 3, enabled=True)
+    for epoch, bad_epochs in enumerate((0, 0, 1, 2, 3)):
+        shown.start_epoch(epoch, 0, 10)
+        shown.end_epoch({**EPOCH, "train_seconds": 0.01}, 0.05, bad_epochs)
+    assert [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "epoch 1 of at most 200", "epoch 5 of at most 200",
+    ]  # fmt: skip
+
+
+def test_the_time_left_counts_validation(capsys, monkeypatch):
+    monkeypatch.setattr(logging, "_LINE_SECONDS", 0.0)
+    shown = Progress(200, 10, enabled=True)
+    for epoch, bad_epochs in ((9, 0), (10, 1), (198, 2)):
+        shown.start_epoch(epoch, 0, 10)
+        shown.end_epoch({**EPOCH, "train_seconds": 40.0, "validation_seconds": 20.0}, 0.05, bad_epochs)
+    assert [line.partition("; ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "stops in 10 unless it improves, at most 3.2 h left",
+        "stops in 9 unless it improves, at most 3.1 h left",
+        "at most 60 s left",
+    ]
+    shown.start_epoch(100, 0, 10)
+    shown.end_epoch(EPOCH, None, 0)
+    assert "loss 1.2346, 12,346 tokens/s, 7.9 s; 78 min left" in capsys.readouterr().err
 
 
 def test_a_long_epoch_says_something_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(logging, "_QUIET_SECONDS", 0.0)
-    shown = Progress(20, enabled=True)
+    shown = Progress(20, 4, enabled=True)
     shown.start_epoch(0, 0, 10)
     shown.update(5, 10, 2.0, 1000.0, 1.5)
-    assert capsys.readouterr().err == "epoch 1/20: batch 5/10, loss 2.0000, tokens/s 1,000, peak GiB 1.50\n"
+    assert capsys.readouterr().err == "epoch 1 of at most 20: batch 5/10, loss 2.0000, tokens/s 1,000, peak GiB 1.50\n"
 
 
 def test_a_terminal_gets_a_bar_that_starts_where_a_resumed_epoch_does(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    shown = Progress(3, enabled=True)
+    shown = Progress(3, 4, enabled=True)
     shown.start_epoch(1, 4, 10)
     assert "4/10" in screen.getvalue()
     shown.update(10, 10, 2.5, 1000.0, 0.5)
-    shown.end_epoch(EPOCH, None, best=True)
-    assert "epoch 2/3: loss 1.2346, 12,346 tokens/s" in screen.getvalue()
+    shown.end_epoch(EPOCH, None, 0)
+    assert "epoch 2 of at most 3: loss 1.2346, 12,346 tokens/s" in screen.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_other_ranks_are_silent(monkeypatch, terminal):
     screen = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", screen)
-    shown = Progress(3, enabled=False)
+    shown = Progress(3, 4, enabled=False)
     shown.start_epoch(0, 0, 10)
     shown.update(5, 10, 2.0, 1000.0, 0.5)
-    shown.end_epoch(EPOCH, 0.1, best=True)
+    shown.end_epoch(EPOCH, 0.1, 0)
     assert screen.getvalue() == ""

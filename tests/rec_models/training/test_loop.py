@@ -28,6 +28,19 @@ def assert_same_run(first, second, first_out, second_out):
         assert torch.equal(ours, theirs)
 
 
+def test_a_callback_sees_every_epoch_and_may_end_training(tiny, folders):
+    seen = []
+
+    def on_epoch(metrics, epoch):
+        seen.append((epoch, metrics["ndcg@10"]))
+        return epoch == 2
+
+    result = tiny.run(**folders, on_epoch=on_epoch)
+    assert result.epochs == 2
+    assert seen == [(row["epoch"], row["validation_ndcg@10"]) for row in result.history]
+    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").epoch == result.best_epoch
+
+
 def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
     result = tiny.run(**folders)
     assert result.epochs == 3

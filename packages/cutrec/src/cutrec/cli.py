@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import compare, describe, forget, plan, recommend
+from cutrec.commands import compare, describe, forget, plan, recommend, tune
 from cutrec.console import run_and_exit
 
 DESCRIPTION = """\
 Train sequential recommenders on large catalogues and use them.
 
 The pipeline itself (download, split, train, evaluate, report) is run by `dvc repro` and `dvc exp run`."""
-COMMANDS = {"describe": describe, "recommend": recommend, "compare": compare, "plan": plan, "forget": forget}
+COMMANDS = {
+    "describe": describe,
+    "recommend": recommend,
+    "compare": compare,
+    "plan": plan,
+    "tune": tune,
+    "forget": forget,
+}
 """Modules with a docstring (the help text), ``add_arguments(parser)`` and ``run(options)``."""
 
 

@@ -6,7 +6,8 @@ key, says what was found and what is allowed. This module imports no torch.
 """
 
 import json
-from dataclasses import asdict, field
+from collections.abc import Mapping
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cutrec.config_messages import full_names, one_line
+from cutrec.config_messages import full_names, one_line, unknown_key
 from cutrec.errors import ConfigError as ConfigError
 from cutrec.nested import flatten, merged, nest
 from rec_data.config import Download, Split
@@ -47,6 +48,15 @@ PRESET_KEYS = (
 )  # fmt: skip
 """What a preset may set: what training reads and no stage before it."""
 
+AUTO = "auto"
+"""The value of a key that the train stage decides from the split (`cutrec.decide`)."""
+AUTO_KEYS = (
+    "loss", "batch_size", "max_seq_len", "num_negatives", "backbone.hidden", "backbone.dropout",
+    "backbone.scale_embeddings", "backbone.mask_prob", "train.max_epochs", "train.patience", "train.learning_rate",
+    "train.window",
+)  # fmt: skip
+"""The keys that may be `AUTO`."""
+
 
 def _check_not_blank(name: str) -> str:
     if not name.strip():
@@ -55,8 +65,19 @@ def _check_not_blank(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class Report:
+    """What the report shows beside the results."""
+
+    item_names: Annotated[str, AfterValidator(_check_not_blank)] | None = None
+    """A parquet or CSV file with the columns ``id`` and ``title``: titles for the items of the example users."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
-    """The current point, its preset applied. The grids of the paper's tables and the presets are no part of it."""
+    """The current point, its preset applied. The grids of the paper's tables and the presets are no part of it.
+
+    The values of `undecided` keys are placeholders: nothing is trained before `cutrec.decide.decide` has replaced them.
+    """
 
     dataset: Annotated[str, AfterValidator(_check_not_blank)] = "demo"
     """``demo``, ``twin:<name>``, the name of a published data set, or a path."""
@@ -82,9 +103,27 @@ class Config:
     losses: Losses = field(default_factory=Losses)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)
+    undecided: tuple[str, ...] = ()
+    """The dotted keys that params.yaml sets to `AUTO`, in the order of `AUTO_KEYS`. No key of params.yaml itself."""
 
 
-_DEFAULTS = flatten(asdict(Config()))
+def as_written(point: Config) -> dict[str, Any]:
+    """The values of a point as params.yaml writes them: dotted keys, and `AUTO` where nothing is decided yet."""
+    values = flatten(asdict(point))
+    return {key: value for key, value in values.items() if key != "undecided"} | dict.fromkeys(point.undecided, AUTO)
+
+
+def settled(point: Config, values: Mapping[str, Any]) -> Config:
+    """The point with values, by dotted key, for some of its undecided keys."""
+    changes = {
+        key: replace(getattr(point, key), **value) if isinstance(value, dict) else value
+        for key, value in nest(values).items()
+    }
+    return replace(point, **changes, undecided=tuple(key for key in point.undecided if key not in values))
+
+
+_DEFAULTS = as_written(Config())
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -121,11 +160,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def from_mapping(values: dict[str, Any]) -> Config:
-    """Parameters from the nested mapping that a YAML file holds; keys left out take their defaults.
+    """Parameters from the nested mapping that a YAML file holds; keys left out take the defaults of `Config`.
 
     The preset that ``preset`` names decides the keys that it holds. DVC hands over final values only, so nobody can
-    tell a value that was set from one that was always there: a key with its default makes room for the preset's value,
-    and a third value is refused rather than silently dropped. ``grid`` is passed over: it holds other points.
+    tell a value that was set from one that was always there: a key with the default of params.yaml (`AUTO` for the
+    `AUTO_KEYS`) makes room for the preset's value, and a third value is refused rather than silently dropped. ``grid``
+    is passed over: it holds other points.
 
     Raises:
         ConfigError: naming the key, what was found and what is allowed.
@@ -163,18 +203,37 @@ def preset_values(name: str, preset: object) -> dict[str, Any]:
 
 def _build(values: dict[str, Any]) -> Config:
     """Check a nested mapping without looking at its preset."""
+    if "undecided" in values:
+        raise ConfigError(unknown_key("undecided", _DEFAULTS))
+    concrete, undecided = _without_auto(values)
     try:
         # As JSON, because pydantic's strict mode takes a mapping for a section and a list for a tuple only there.
-        return _ADAPTER.validate_json(json.dumps(values, default=lambda found: {"no JSON": str(found)}))
+        point = _ADAPTER.validate_json(json.dumps(concrete, default=lambda found: {"no JSON": str(found)}))
     except ValidationError as error:
-        raise ConfigError(one_line(error, values, Config, _DEFAULTS)) from None
+        raise ConfigError(one_line(error, concrete, Config, _DEFAULTS, AUTO_KEYS)) from None
+    return replace(point, undecided=tuple(key for key in AUTO_KEYS if key in undecided))
+
+
+def _without_auto(values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], set[str]]:
+    """A nested mapping without the `AUTO_KEYS` that are `AUTO`, and the dotted names of these."""
+    concrete: dict[str, Any] = {}
+    undecided: set[str] = set()
+    for key, value in values.items():
+        if isinstance(value, dict):
+            concrete[key], below = _without_auto(value, f"{prefix}{key}.")
+            undecided |= below
+        elif value == AUTO and f"{prefix}{key}" in AUTO_KEYS:
+            undecided.add(f"{prefix}{key}")
+        else:
+            concrete[key] = value
+    return concrete, undecided
 
 
 def _with_preset(values: dict[str, Any], name: str, preset: object) -> dict[str, Any]:
     """The values with those of a preset in place."""
     given, decided = flatten(values), preset_values(name, preset)
     for key, value in decided.items():
-        usual = _DEFAULTS[key]
+        usual = AUTO if key in AUTO_KEYS else _DEFAULTS[key]
         found = given.get(key, usual)
         if found not in (usual, value):
             raise ConfigError(
@@ -188,27 +247,53 @@ def refuse_contradictions(point: Config) -> None:
     """Refuse at once, in any stage, what training would refuse: keys that do not go together.
 
     `from_mapping` lets them pass: of the points of a table, some of which a setting does not fit, the others can run.
+    What depends on an undecided loss or length is refused once that is decided.
 
     Raises:
         ConfigError: naming a key, what was found and what is allowed.
     """
     try:
-        training_settings(point).check_loss(loss_settings(point))
+        loop = _training_settings(point)
+        if "loss" not in point.undecided:
+            loop.check_loss(_loss_settings(point))
     except (SettingsError, ValidationError) as error:
         cause = error if isinstance(error, SettingsError) else error.errors()[0]["ctx"]["error"]
         raise ConfigError(cause.with_keys(full_names(_DEFAULTS))) from None
     window, longest = point.train.window, point.max_seq_len
-    if window is not None and window > longest:
+    if window is not None and window > longest and not {"train.window", "max_seq_len"} & set(point.undecided):
         raise ConfigError(f"train.window: found {window}, allowed: null or 1 to max_seq_len = {longest}")
 
 
 def model_settings(point: Config) -> ModelSettings:
-    """The network of the point."""
+    """The network of a decided point."""
+    _refuse_undecided(point)
     return ModelSettings(model=point.model, max_seq_len=point.max_seq_len, **vars(point.backbone))
 
 
 def loss_settings(point: Config) -> LossSettings:
-    """The loss of the point; what this loss has no use for is left out."""
+    """The loss of a decided point; what this loss has no use for is left out."""
+    _refuse_undecided(point)
+    return _loss_settings(point)
+
+
+def training_settings(point: Config) -> TrainingSettings:
+    """The loop of a decided point."""
+    _refuse_undecided(point)
+    return _training_settings(point)
+
+
+def batch_settings(point: Config) -> BatchSettings:
+    """What a batch of a decided point holds."""
+    _refuse_undecided(point)
+    return BatchSettings(batch_size=point.batch_size, window=point.train.window)
+
+
+def _refuse_undecided(point: Config) -> None:
+    if point.undecided:
+        raise ConfigError(f"{', '.join(point.undecided)}: found auto, allowed: values (cutrec.decide.decide sets them)")
+
+
+def _loss_settings(point: Config) -> LossSettings:
     return LossSettings.pick(
         point.loss,
         num_negatives=point.num_negatives,
@@ -218,12 +303,6 @@ def loss_settings(point: Config) -> LossSettings:
     )
 
 
-def training_settings(point: Config) -> TrainingSettings:
-    """The loop of the point."""
+def _training_settings(point: Config) -> TrainingSettings:
     loop = {name: value for name, value in vars(point.train).items() if name != "window"}  # of the batches
     return TrainingSettings(seed=point.seed, **loop)
-
-
-def batch_settings(point: Config) -> BatchSettings:
-    """What a batch of the point holds."""
-    return BatchSettings(batch_size=point.batch_size, window=point.train.window)

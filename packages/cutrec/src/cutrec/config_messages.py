@@ -13,16 +13,19 @@ from pydantic.fields import FieldInfo
 from rec_models.errors import SettingsError
 
 
-def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys: Collection[str]) -> str:
+def one_line(
+    error: ValidationError, values: Mapping[str, Any], root: type, keys: Collection[str], auto: Collection[str] = ()
+) -> str:
     """The first thing that is wrong with the nested `values` as the user wrote them.
 
     A ValueError raised by a validator of a package reads ``allowed: ...``; a `SettingsError` names the settings that
     contradict each other.
-    The error is of validating them against the dataclass `root`; `keys` are all dotted keys there are.
+    The error is of validating them against the dataclass `root`; `keys` are all dotted keys there are, and the value
+    ``auto`` is allowed for those in `auto` as well.
     """
     first = error.errors(include_url=False)[0]
     if first["type"] == "unexpected_keyword_argument":
-        return _unknown(".".join(str(part) for part in first["loc"]), keys)
+        return unknown_key(".".join(str(part) for part in first["loc"]), keys)
     hint: Any = root
     found: Any = values
     path: list[str] = []
@@ -34,7 +37,8 @@ def one_line(error: ValidationError, values: Mapping[str, Any], root: type, keys
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):
         return cause.with_keys(full_names(keys))
-    return f"{'.'.join(path)}: found {found!r}, {cause or f'allowed: {_describe(hint)}'}"
+    key = ".".join(path)
+    return f"{key}: found {found!r}, {cause or f'allowed: {_describe(hint)}'}{', or auto' if key in auto else ''}"
 
 
 def full_names(keys: Collection[str]) -> dict[str, str]:
@@ -42,7 +46,7 @@ def full_names(keys: Collection[str]) -> dict[str, str]:
     return {key.rpartition(".")[2]: key for key in keys}
 
 
-def _unknown(name: str, keys: Collection[str]) -> str:
+def unknown_key(name: str, keys: Collection[str]) -> str:
     """The line about an unknown key, with the nearest known key or section anywhere in the tree."""
     section, _, last = name.rpartition(".")
     parents = {key.rpartition(".")[0] for key in keys} - {"", section}

@@ -6,11 +6,28 @@ class ConfigError(ValueError):
 
 
 class StageError(ValueError):
-    """A stage or a command cannot continue."""
+    """A stage, a command or a call of `cutrec.Recommender` cannot continue."""
 
 
 class UsageError(StageError):
     """The command line is wrong: an unknown option, or a value that an option does not take."""
+
+
+class UnknownIdsWarning(UserWarning):
+    """Ids that `cutrec.Recommender` was given and could not use."""
+
+    def __init__(self, message: str, ids: list[object]) -> None:
+        super().__init__(message)
+        self.ids = ids
+        """The distinct ids."""
+
+
+class UnknownUsersWarning(UnknownIdsWarning):
+    """Users without a history: they are not in the log, or the model knows none of their items."""
+
+
+class UnknownItemsWarning(UnknownIdsWarning):
+    """Items that the model does not know."""
 
 
 class ResultsError(ValueError):

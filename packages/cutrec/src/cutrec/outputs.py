@@ -67,14 +67,15 @@ def unchanged(*paths: Path) -> Iterator[None]:
     Raises:
         StageError: another process replaced one of them during the block.
     """
-    before = [_identity(path) for path in paths]
+    before = {path: identity(path) for path in paths}
     yield
-    for path, identity in zip(paths, before, strict=True):
-        if _identity(path) != identity:
+    for path, found in before.items():
+        if identity(path) != found:
             raise StageError(f"{path}: found that another process wrote it while it was read; run this again")
 
 
-def _identity(path: Path) -> list[tuple[Path, int, int, int]]:
+def identity(path: Path) -> list[tuple[Path, int, int, int]]:
+    """What changes when another process replaces a file, or a file of a folder."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = [(file, file.stat()) for file in files if file.is_file()]
     return [(file, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in found]

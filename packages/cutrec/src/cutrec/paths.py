@@ -7,6 +7,8 @@ DATA = Path("data")
 LOG = DATA / "download" / "log.parquet"
 SPLIT = DATA / "split"
 MODEL = DATA / "train" / "model.ckpt"
+SETTINGS = DATA / "train" / "settings.yaml"
+"""What the train stage decided for the keys that are ``auto``, and why."""
 PER_USER = DATA / "evaluate" / "per_user.parquet"
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
@@ -28,3 +30,8 @@ def live_checkout() -> Path:
 def checkpoint_folder() -> Path:
     """Where interrupted trainings resume from, outside ``data/``: DVC deletes the outputs of a stage before it runs."""
     return live_checkout() / ".checkpoints"
+
+
+def search_folder() -> Path:
+    """Where ``cutrec tune`` keeps its searches, which go on at the next start."""
+    return live_checkout() / ".tune"

@@ -34,7 +34,8 @@ def read_ids(path: Path) -> Ids:
         DataError: The file does not exist, is damaged, or does not hold ids.
     """
     try:
-        column = pq.read_table(path, columns=[ORIGINAL_ID])[ORIGINAL_ID].combine_chunks()
+        with pq.ParquetFile(path) as file:  # read_table would import pyarrow.dataset
+            column = file.read(columns=[ORIGINAL_ID])[ORIGINAL_ID].combine_chunks()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file can fail anywhere in the reader, as an error of any type

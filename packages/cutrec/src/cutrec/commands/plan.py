@@ -46,9 +46,10 @@ def run(options: Namespace) -> None:
     configs = [from_mapping(merged(values, dataset)) for dataset in named or [{}]]
     calibration = load()
     plans = {}
-    for config in configs:
-        name = f"{config.dataset}: {config.model}, {config.loss}, {config.batch_size} x {config.max_seq_len}"
-        plans[name] = plan(config, calibration)
+    for planned in (plan(config, calibration) for config in configs):
+        point = planned.point
+        name = f"{point.dataset}: {point.model}, {point.loss}, {point.batch_size} x {point.max_seq_len}"
+        plans[name] = planned
     print(table_of(plans, options.gpu))
     print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
 

@@ -6,6 +6,7 @@ split held out from training. The output is a parquet or CSV of user_id, item_id
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -36,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
     parser.add_argument("--histories", type=str | None, help=text)
     parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
-    text = f"the .parquet or .csv to write (default: {OUT}; lists of --user are printed)"
+    text = f"the .parquet or .csv to write, or - to print (default: {OUT}; lists of --user are printed)"
     parser.add_argument("--out", type=Path | None, help=text)
     text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
     parser.add_argument("--model", type=Path, default=MODEL, help=text)
@@ -63,16 +64,16 @@ def run(options: Namespace) -> None:
         raise StageError("-S: it changes how --histories are read, which are not given")
     if options.user and options.histories is not None:
         raise StageError("--user: it names users of the log; with --histories, give a file of these users alone")
-    out = options.out or OUT
+    printed = bool(options.user) if options.out is None else options.out.name == "-"
+    out = OUT if printed or options.out is None else options.out  # a refit is kept beside it
     if out.suffix not in SUFFIXES:
-        raise StageError(f"--out: found {out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}")
+        raise StageError(f"--out: found {out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}, or -")
     config = load()
 
     from cutrec.workflow import recommend
 
     device = recommend.choose_device(options.device)
-    printed = options.user and options.out is None
-    if not printed:
+    if options.refit or not printed:
         prepare_output_file("--out", out)
     if not options.model.is_file():
         raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
@@ -111,7 +112,8 @@ def run(options: Namespace) -> None:
             encoder, histories, item_names, out, k=options.k, batch_users=batch_users, keep_seen=options.keep_seen
         )
         if printed:
-            print(out.read_text(encoding="utf-8"), end="")
+            with out.open(encoding="utf-8") as lists:
+                shutil.copyfileobj(lists, sys.stdout)
         else:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 

@@ -141,7 +141,8 @@ def examples(rankings: Rankings) -> list[dict[str, Any]]:
 
     Returns:
         For each user: ``user``; ``history``, the last items; ``earlier``, how many items came before these; ``target``;
-        ``target_count``, its interactions in training; ``rank`` of the target in the list or None; ``recommended``.
+        ``repeat``, whether it is in the history already; ``target_count``, its interactions in training; ``rank`` of
+        the target in the list or None; ``recommended``.
     """
     chosen = np.sort(np.random.default_rng(0).permutation(rankings.targets.size)[:EXAMPLES])
     lists = rankings.lists["model"]
@@ -160,6 +161,7 @@ def examples(rankings: Rankings) -> list[dict[str, Any]]:
                 "history": names(history[-SHOWN:]),
                 "earlier": max(0, history.size - SHOWN),
                 "target": names(rankings.targets[user : user + 1])[0],
+                "repeat": bool(np.isin(target, history)),
                 "target_count": int(rankings.counts[target]),
                 "rank": int(place[0]) + 1 if place.size else None,
                 "recommended": names(lists[user, :SHOWN]),

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cutrec.checksums import listed_checksum, verified
-from cutrec.config import Config
+from cutrec.config import Config, read_yaml
+from cutrec.decide import with_decisions
 from cutrec.environment import Code, read_code
 from cutrec.outputs import read_json
+from cutrec.paths import SETTINGS
 
 TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
 """The CSV files that `cutrec.reporting.details` writes; a run of one user has no comparison."""
@@ -19,7 +21,10 @@ TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
 class RunOutputs:
     """The configuration of a run and the outputs of its stages."""
 
+    asked: Config
+    """As params.yaml has it; some of its keys may be undecided."""
     config: Config
+    """As trained."""
     source: dict[str, Any]
     download: dict[str, Any]
     split: dict[str, Any]
@@ -30,6 +35,8 @@ class RunOutputs:
     """Peak memory of ranking."""
     details: dict[str, list[dict[str, Any]]] | None
     """The rows of `TABLES` (column names to texts) and the ``examples``, by name; None for a synthetic log."""
+    decided: dict[str, dict[str, Any]]
+    """``value`` and ``reason`` of each setting that training decided from the log, by dotted key."""
     code: Code
 
 
@@ -40,12 +47,14 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     details: dict[str, list[dict[str, Any]]] | None = None
     if "ndcg@10" in evaluation:
         paths = {name: folder / f"{name}.csv" for name in TABLES}
-        if not paths["comparison"].exists() and listed_checksum(paths["comparison"]) is None:  # a run of one user
+        if not _was_written(paths["comparison"]):  # a run of one user
             del paths["comparison"]
         details = {"comparison": [], **{name: _read_csv(path) for name, path in paths.items()}}
         details["examples"] = json.loads(verified(folder / "examples.json").read_text(encoding="utf-8"))
+    settings = read_yaml(verified(data / "train" / SETTINGS.name))
     return RunOutputs(
-        config=config,
+        asked=config,
+        config=with_decisions(config, settings),
         source=read_json(data / "source" / "fingerprint.json"),
         download=read_json(data / "download" / "summary.json"),
         split=read_json(data / "split" / "summary.json"),
@@ -54,8 +63,14 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
         evaluation=evaluation,
         memory=read_json(folder / "memory.json"),
         details=details,
+        decided=settings["decided"],
         code=read_code(),
     )
+
+
+def _was_written(path: Path) -> bool:
+    """Whether a stage wrote a file that other runs lack: it is there, or has been lost."""
+    return path.exists() or listed_checksum(path) is not None
 
 
 def numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:

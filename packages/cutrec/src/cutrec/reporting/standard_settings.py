@@ -9,7 +9,7 @@ import dataclasses
 import math
 
 from cutrec import config
-from cutrec.nested import as_yaml, flatten
+from cutrec.nested import as_yaml
 from rec_models.config import Sce
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
@@ -19,7 +19,7 @@ _COLUMNS = frozenset(
      "negatives.sampling", "negatives.sharing", "backbone.hidden", "train.precision"}
 )  # fmt: skip
 """Keys that a result has columns for."""
-_WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k"})
+_WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k", "report.item_names"})
 """Keys that change no field of a result; the values of a preset are among the other keys."""
 
 
@@ -50,8 +50,7 @@ def options(point: config.Config) -> str | None:
 
     Sorted, without the keys that a result has columns for and without those that the point does not use.
     """
-    usual = flatten(dataclasses.asdict(standard(point)))
-    found = flatten(dataclasses.asdict(point))
+    usual, found = config.as_written(standard(point)), config.as_written(point)
     changed = {
         key.partition(".")[2] or key: value  # train.learning_rate is learning_rate
         for key, value in found.items()

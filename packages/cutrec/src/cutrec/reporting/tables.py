@@ -1,22 +1,29 @@
 """The sentences and tables of the report, from the outputs of the stages. Needs the standard library only."""
 
-import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cutrec.config import Config
+from cutrec.config import AUTO_KEYS, Config, as_written
 from cutrec.nested import flatten
 from cutrec.reporting.run_outputs import RunOutputs
 
-ACCURACY = {
-    "ndcg": "NDCG",
-    "recall": "Recall",
-    "hitrate": "Hit rate",
-    "precision": "Precision",
-    "map": "MAP",
-    "mrr": "MRR",
+ACCURACY = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR"}
+"""With one target per user, the other metrics follow from these."""
+MEANINGS = {
+    "NDCG": "1 if the target comes first, less the lower its rank, 0 below rank k",
+    "Recall": "share of users whose target is among the first k",
+    "MRR": "one divided by the rank of the target, 0 below rank k",
+    "Coverage": "share of all items that occur in the lists of any user",
+    "Surprisal": "how rare the recommended items are: 0 if all users have them, 1 if a single one has",
 }
+KEY_METRICS = {
+    "ndcg": ("NDCG", "1 if the target always comes first"),
+    "hitrate": ("Hit rate", "share of users with the target in the first ten"),
+    "coverage": ("Coverage", "share of items in any list"),
+}
+SHOWN_HITS = 5
+"""Users of 100, or of 1,000, that the headline counts at least."""
 REFERENCES = {"train": "the training log", "test_input": "the histories of the test users"}
 SIZES = {
     "log": "the log as read",
@@ -47,55 +54,70 @@ def is_twin(config: Config) -> bool:
     return config.dataset.startswith("twin:")
 
 
-def labels(config: Config) -> list[str]:
-    """Settings that change the meaning of the numbers on the page."""
-    found = []
-    if is_twin(config):
-        found.append("twin: a synthetic log, no accuracy")
-    if config.paper_faithful:
-        found.append("paper_faithful: repeats the known defects of the paper's code")
-    if not is_twin(config):
-        found.append(f"Coverage and Surprisal count in {REFERENCES[config.evaluate.reference]}")
-    seen = "are left out" if config.evaluate.filter_seen else "stay in"
-    return [*found, f"items of the user's own history {seen}"]
+def measured(config: Config) -> str:
+    """The settings that change the meaning of the numbers."""
+    seen = "left out of the lists" if config.evaluate.filter_seen else "ranked too"
+    return (
+        f"Items of a user's own history are {seen} (evaluate.filter_seen). Coverage and Surprisal count in "
+        f"{REFERENCES[config.evaluate.reference]} (evaluate.reference)."
+    )
 
 
-def headline(run: RunOutputs) -> str:
-    """The result in a few sentences."""
+def headline(run: RunOutputs) -> list[str]:
+    """The result: NDCG@10 beside popularity, then what it means for users. Of a synthetic log its cost."""
     training, evaluation = run.training, run.evaluation
-    cost = f"An epoch took {training['epoch_seconds']:.2f} s and {training['peak_memory_gib']:.2f} GiB"
-    cost += f" on {training['device']}."
-    if "ndcg@10" not in evaluation:
-        return f"A twin has the shape of a real log and nothing to learn: no accuracy is reported. {cost}"
+    if run.details is None:
+        cost = f"An epoch took {training['epoch_seconds']:.2f} s and {training['peak_memory_gib']:.2f} GiB"
+        text = "A twin has the shape of a real log and nothing to learn: no accuracy is reported."
+        return [text, f"{cost} on {training['device']}."]
     model, baseline = evaluation["ndcg@10"], evaluation["popularity"]["ndcg@10"]
+    rows = [
+        row for row in run.details["intervals"] if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10")
+    ]
+    bounds = [f" (95% interval {interval})" for interval in (cell(row).interval for row in rows) if interval]
     times = f", {model / baseline:.1f} times that of the ranking by popularity ({baseline:.4f})" if baseline else ""
-    paired = ""
+    first = f"NDCG@10 is {model:.4f}{''.join(bounds)}{times}, over {evaluation['users']:,} test users."
+    hits, popular = evaluation["hitrate@10"], evaluation["popularity"]["hitrate@10"]
+    most = max(hits, popular)
+    users = next((n for n in (100, 1000) if most == 0 or most * n >= SHOWN_HITS), 10_000)
+    return [
+        first,
+        f"For {hits * users:.0f} of {users:,} users, the item that they chose next is among the first ten recommended; "
+        f"with the ten most popular items, for {popular * users:.0f}.",
+    ]
+
+
+def paired(run: RunOutputs) -> str:
+    """The difference from the ranking by popularity, user by user; empty for a single user."""
     for row in run.details["comparison"] if run.details else []:
         if row["metric"] == "ndcg@10":
-            low, high, users = float(row["low"]), float(row["high"]), int(row["users"])
-            paired = f" User by user the difference is {float(row['difference']):+.4f} (95 % interval {low:+.4f} to "
-            paired += f"{high:+.4f}, paired bootstrap over {users:,} users)."
-    return f"NDCG@10 is {model:.4f}{times}, over {evaluation['users']:,} test users.{paired} {cost}"
+            difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+            return (
+                f"User by user, the model's NDCG@10 differs from that of popularity by {difference:+.4f} (95% interval "
+                f"{low:+.4f} to {high:+.4f}, paired bootstrap over {int(row['users']):,} users)."
+            )
+    return ""
 
 
 def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
-    """Value, name and remark of the numbers that a reader looks for first."""
+    """Value, name and explanation of the numbers that a reader looks for first."""
     training, evaluation = run.training, run.evaluation
     found = []
     if run.details:
-        for row in run.details["intervals"]:
-            if row["ranking"] == "model" and row["k"] == "10" and row["metric"] in ("ndcg", "hitrate", "coverage"):
-                name = {**ACCURACY, "coverage": "Coverage"}[row["metric"]]
-                baseline = evaluation["popularity"][f"{row['metric']}@10"]
-                found.append((cell(row).value, f"{name}@10", f"popularity {baseline:.4f}"))
+        for metric, (name, meaning) in KEY_METRICS.items():
+            value, popular = evaluation[f"{metric}@10"], evaluation["popularity"][f"{metric}@10"]
+            found.append((f"{value:.4f}", f"{name}@10", f"{meaning}; popularity {popular:.4f}"))
     epochs = training["epochs"]
-    ranked = f"of {evaluation['users']:,} ranked"
-    found += [
-        (f"{training['epoch_seconds']:.2f} s", "per epoch", f"{epochs} epoch{'s' if epochs != 1 else ''}"),
-        (f"{training['peak_memory_gib']:.2f} GiB", "peak of training", training["peak_memory_kind"]),
-        (f"{evaluation['users_per_second']:,.0f}", "users per second", ranked),
+    time = _duration(epochs * training["whole_epoch_seconds"])
+    return [
+        *found,
+        (
+            time,
+            "of training",
+            f"{epochs} epoch{'s' if epochs != 1 else ''} of {training['epoch_seconds']:.2f} s, with validation",
+        ),
+        (f"{training['peak_memory_gib']:.2f} GiB", "of memory", training["peak_memory_kind"]),
     ]
-    return found
 
 
 def cell(row: dict[str, str]) -> Cell:
@@ -125,7 +147,7 @@ def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]
     rows: list[list[Cell | str]] = []
     for row in popularity:
         k, ranking = row["k"], row["ranking"]
-        first: list[Cell | str] = ["the targets", "", "", ""]
+        first: list[Cell | str] = ["what users chose", "", "", ""]
         if row["what"] != "consumed":
             first = [ranking, k, known[ranking, "coverage", k], known[ranking, "surprisal", k]]
         mean, median, tail, gini = (float(row[n]) for n in ("mean_count", "median_count", "tail_share", "gini"))
@@ -204,18 +226,17 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
     test = split["test"]
     if is_twin(config):
         return f"{test['users']:,} users are ranked."
-    parts = [f"{test['users']:,} users are tested"]
-    if config.evaluate.filter_seen:
-        parts.append(
-            f"{test['unreachable_targets']:,} of their targets are in their own history, so no list can hold them"
-        )
-    parts.append(f"{test['targets_unseen_in_train']:,} of their targets never occur in training")
-    return "; ".join(parts) + ". All of these count as misses."
+    counts = {
+        "are in the user's own history, which no list repeats": test["unreachable_targets"],
+        "never occur in training": test["targets_unseen_in_train"],
+    }
+    found = [f"{count:,} of their targets {what}" for what, count in counts.items() if count]
+    return "; ".join([f"{test['users']:,} users are tested", *found]) + (". These count as misses." if found else ".")
 
 
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:
-    """Key, value and default of every setting that differs from the default."""
-    defaults, values = (flatten(dataclasses.asdict(found)) for found in (Config(), config))
+    """Key, value and default of every setting that differs from the default of params.yaml."""
+    defaults, values = as_written(Config(undecided=AUTO_KEYS)), as_written(config)
     return [(key, value, defaults[key]) for key, value in values.items() if value != defaults[key]]
 
 
@@ -233,5 +254,5 @@ def show(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(show(entry) for entry in value)
+        return ", ".join(show(entry) for entry in value) or "[]"
     return str(value)

@@ -1,9 +1,13 @@
 """The raw log of a configuration: its identity, and its events as one parquet."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+from cutrec.checksums import write_checksums
 from cutrec.config import Config
+from cutrec.outputs import atomic_folder, write_json
+from cutrec.paths import LOG
 from rec_data.sources.fetch import fetch_log, fingerprint
 
 DROP_WITHOUT_EFFECT = "download.duplicates=drop has no effect on rows without times, which may be repetitions"
@@ -33,6 +37,20 @@ def fetch(config: Config, path: Path, *, root: Path) -> dict[str, Any]:
         DataError: there is no such log, or it cannot be read.
     """
     return fetch_log(config.dataset, path, root=root, settings=config.download)
+
+
+def download(config: Config, out: Path, *, root: Path) -> None:
+    """Fetch a log into a folder: ``log.parquet`` and ``summary.json``. Prints what was left out.
+
+    Raises:
+        DataError: as `fetch`.
+    """
+    with atomic_folder(out) as folder:
+        summary = fetch(config, folder / LOG.name, root=root)
+        write_json(folder / "summary.json", summary)
+        write_checksums(folder)
+    for line in read_remarks(config, summary):
+        print(f"note: {line}", file=sys.stderr)
 
 
 def read_remarks(config: Config, summary: dict[str, Any]) -> list[str]:

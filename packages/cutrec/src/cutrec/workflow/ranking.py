@@ -75,8 +75,19 @@ def scoring_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_ampere_or_newer(device) else torch.float32
 
 
+def scoring_catalogue(encoder: Encoder) -> Catalogue:
+    """The item table ``[V, D]`` in the dtype in which it is multiplied, checked for NaN."""
+    return Catalogue(encoder.item_table.detach().to(scoring_dtype(encoder.item_table.device)))
+
+
 def user_batches(
-    encoder: Encoder, store: SequenceStore, *, batch_users: int, filter_seen: bool, title: str
+    encoder: Encoder,
+    store: SequenceStore,
+    *,
+    batch_users: int,
+    filter_seen: bool,
+    title: str,
+    catalogue: Catalogue | None = None,
 ) -> Iterator[UserBatch]:
     """Encode all users of a store in their order; a progress bar appears after five seconds.
 
@@ -86,17 +97,17 @@ def user_batches(
         batch_users: users per batch.
         filter_seen: leave a user's own items out of their ranking.
         title: of the progress bar.
+        catalogue: of `scoring_catalogue`, for many calls with the same encoder; None makes it.
     """
     device = encoder.item_table.device
-    dtype = scoring_dtype(device)
-    items = Catalogue(encoder.item_table.detach().to(dtype))  # [V, D]
+    items = scoring_catalogue(encoder) if catalogue is None else catalogue
     start = 0
     batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
     with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False) as progress:
         for batch in batches:
             end = start + len(batch.offsets) - 1
             with torch.no_grad():
-                queries = encoder.encode_last(batch.items, batch.offsets).to(dtype)  # [u, D]
+                queries = encoder.encode_last(batch.items, batch.offsets).to(items.items.dtype)  # [u, D]
             offsets = store.offsets[start : end + 1]
             seen_items = store.items[offsets[0] : offsets[-1]]
             seen = (offsets - offsets[0], seen_items) if filter_seen else (None, None)

@@ -12,21 +12,47 @@ from pyarrow import csv
 from torch import Tensor
 
 from cutrec.workflow.ranking import user_batches
+from rec_data.arrays import Int32s, Int64s
 from rec_data.sequences.store import SequenceStore
-from rec_eval import TopK, top_k
+from rec_eval import Catalogue, TopK, top_k
 from rec_models.encoders import Encoder
 
 
 def ranked_batches(
-    encoder: Encoder, store: SequenceStore, k: int, *, batch_users: int, filter_seen: bool, title: str
+    encoder: Encoder,
+    store: SequenceStore,
+    k: int,
+    *,
+    batch_users: int,
+    filter_seen: bool,
+    title: str,
+    catalogue: Catalogue | None = None,
+    hidden: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, TopK]]:
-    """Rank the whole catalogue for all users of a store, in their order; arguments as of `user_batches`.
+    """Rank the catalogue for all users of a store, in their order; further arguments as of `user_batches`.
+
+    Args:
+        encoder: in eval mode.
+        store: the histories.
+        k: items per user.
+        batch_users: users per batch.
+        filter_seen: leave a user's own items out of their list.
+        title: of the progress bar.
+        catalogue: of `scoring_catalogue`; one of `rec_eval.Catalogue.among` ranks some of the items only.
+        hidden: what is left out of each user's list, as offsets ``[len(store) + 1]`` and items; without `filter_seen`.
 
     Yields:
         The dense ids ``[u]`` of the users of a batch, and their lists ``[u, k]``.
     """
-    for batch in user_batches(encoder, store, batch_users=batch_users, filter_seen=filter_seen, title=title):
-        lists = top_k(batch.queries, batch.items, k, seen_offsets=batch.seen_offsets, seen_items=batch.seen_items)
+    batches = user_batches(
+        encoder, store, batch_users=batch_users, filter_seen=filter_seen, title=title, catalogue=catalogue
+    )
+    for batch in batches:
+        seen = (batch.seen_offsets, batch.seen_items)
+        if hidden is not None:
+            offsets = hidden[0][batch.start : batch.end + 1]
+            seen = (offsets - offsets[0], hidden[1][offsets[0] : offsets[-1]])
+        lists = top_k(batch.queries, batch.items, k, seen_offsets=seen[0], seen_items=seen[1])
         yield store.user_ids[batch.start : batch.end], lists
 
 
@@ -50,12 +76,27 @@ def write_recommendations(
     with csv.CSVWriter(path, schema) if as_csv else pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for user_ids, lists in ranked:
             ids, scores = lists.ids.cpu().numpy(), lists.scores.cpu().numpy()
-            rows, places = np.nonzero(ids >= 0)
-            columns = [
-                users.take(pa.array(user_ids.numpy()[rows])),
-                items.take(pa.array(ids[rows, places])),
-                pa.array((places + 1).astype(np.int32)),
-                pa.array(scores[rows, places]),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            writer.write_table(list_table(user_ids.numpy(), ids, scores, users, items))
             yield ids
+
+
+def list_table(
+    user_ids: Int32s, ids: Int64s, scores: npt.NDArray[np.float32], users: pa.Array, items: pa.Array
+) -> pa.Table:
+    """Lists as a table of user_id, item_id (both as in the raw log), rank from 1, score.
+
+    Args:
+        user_ids: ``[u]`` dense ids of the users.
+        ids: ``[u, k]`` dense ids of the items, -1 in empty places, which are left out.
+        scores: ``[u, k]``.
+        users: original ids by dense id.
+        items: original ids by dense id.
+    """
+    rows, places = np.nonzero(ids >= 0)
+    columns = {
+        "user_id": users.take(pa.array(user_ids[rows])),
+        "item_id": items.take(pa.array(ids[rows, places])),
+        "rank": pa.array((places + 1).astype(np.int32)),
+        "score": pa.array(scores[rows, places]),
+    }
+    return pa.table(columns)

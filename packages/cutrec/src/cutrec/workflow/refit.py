@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 import torch
 
 from cutrec.checksums import checksum, read_output
-from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import Config, as_written, batch_settings, loss_settings, model_settings, settled, training_settings
 from cutrec.errors import StageError
-from cutrec.nested import flatten
 from cutrec.outputs import atomic_folder, read_json, unchanged
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
@@ -37,7 +36,8 @@ def refit(
     """Train on the whole log.
 
     Args:
-        config: must be the configuration that the model was trained with; it describes the batches.
+        config: must be the configuration that the model was trained with; it describes the batches. What it leaves
+            undecided is taken from the model.
         model: a checkpoint whose settings and best epoch are used.
         log: the whole log.
         split: the folder of the split; its summary says how the log was filtered.
@@ -52,6 +52,7 @@ def refit(
         StageError: the configuration or the split is not the model's, the split is missing, or training failed.
     """
     checkpoint = ModelCheckpoint.read(model)
+    config = as_trained(config, checkpoint)
     refuse_other_config(config, checkpoint)
     refuse_other_catalogue(model, checkpoint, read_output(read_ids, split / "items.parquet"))
     if not (split / "summary.json").is_file():
@@ -68,7 +69,9 @@ def refit(
     # One process takes the batches that all processes of the model's run took together.
     whole = dataclasses.replace(config, batch_size=config.batch_size * checkpoint.training.devices)
     print(f"refit: {checkpoint.epoch} epochs on {len(found.store):,} users and {len(names):,} items")
-    catalogue = pa.table({"item_id": pa.array(range(len(names)), pa.int32()), "original_id": names})
+    counts = torch.bincount(found.store.items, minlength=len(names))
+    dense = pa.array(range(len(names)), pa.int32())
+    catalogue = pa.table({"item_id": dense, "original_id": names, "count": pa.array(counts.numpy())})
     with run_folder(checkpoints, name) as state, atomic_folder(out) as folder:
         try:
             fit(
@@ -81,7 +84,7 @@ def refit(
                 validate=None,
                 out=folder,
                 checkpoint_dir=state,
-                item_counts=torch.bincount(found.store.items, minlength=len(names)),
+                item_counts=counts,
                 catalogue=hash_ids(names),
                 log=log_hash,
             )
@@ -98,6 +101,16 @@ def loop_settings(checkpoint: ModelCheckpoint, device: torch.device) -> Training
     """The training loop of the model, in one process on this device, for as many epochs as its best epoch."""
     accelerator: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
     return dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, accelerator=accelerator)
+
+
+def as_trained(config: Config, checkpoint: ModelCheckpoint) -> Config:
+    """The configuration with the model's own values for its undecided keys; old models do not record all of them."""
+    found: dict[str, Any] = {}
+    for settings in (checkpoint.model, checkpoint.loss, checkpoint.training, checkpoint.batching):
+        found |= {} if settings is None else vars(settings)
+    found["num_negatives"] = found["num_negatives"] or config.num_negatives  # of a loss that has no use for it
+    names = {key: key.rpartition(".")[2] for key in config.undecided}
+    return settled(config, {key: found[name] for key, name in names.items() if name in found})
 
 
 def refuse_other_config(config: Config, checkpoint: ModelCheckpoint) -> None:
@@ -125,7 +138,7 @@ def refuse_other_config(config: Config, checkpoint: ModelCheckpoint) -> None:
         own = dataclasses.asdict(trained)
         for name, value in dataclasses.asdict(asked).items():
             if value != own[name]:
-                key = next((key for key in flatten(dataclasses.asdict(config)) if key.split(".")[-1] == name), name)
+                key = next((key for key in as_written(config) if key.split(".")[-1] == name), name)
                 raise StageError(
                     f"--refit: params.yaml has {key}={value!r}, the model was trained with {own[name]!r}; "
                     "restore the model's params.yaml (dvc exp apply), or train again (dvc repro)"

@@ -10,17 +10,18 @@ from pathlib import Path
 from cutrec.config import Config
 
 PACKAGES = ("cce_kernels", "cutrec", "rec_data", "rec_eval", "rec_models")
-NOT_READ = ("cutrec/commands/", "cutrec/reporting/")
+NOT_READ = ("cutrec/commands/", "cutrec/recommender.py", "cutrec/recommending/", "cutrec/reporting/")
 """The code of the packages that training does not read."""
 
 
 def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None) -> str:
     """The name of the folder that the checkpoints of a run are kept in; `code` holds files by name.
 
-    Sections of the configuration that reach training only through the files of the split are left out.
+    The configuration must be decided: a value that was ``auto`` and the same one in params.yaml are one run. Sections
+    that reach training only through the files of the split are left out.
     """
     settings = dataclasses.asdict(config)
-    for section in ("dataset", "download", "split"):
+    for section in ("dataset", "download", "split", "report", "undecided"):
         del settings[section]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

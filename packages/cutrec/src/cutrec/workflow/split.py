@@ -41,5 +41,5 @@ def split(config: Config, log: Path, out: Path) -> None:
                 "not Unix times after 1990, allowed: leave_one_out, a timestamp column that holds a clock, or "
                 "download.time_format if it holds dates in another form"
             )
-        for line in split_remarks(config, summary):
-            print(f"note: {line}", file=sys.stderr)
+        for remark in split_remarks(config, summary):
+            print(f"note: {remark.line}", file=sys.stderr)

@@ -8,34 +8,36 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-import torch
-
-from cutrec.checksums import read_output, verified, write_checksums
+from cutrec.checksums import verified, write_checksums
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
+from cutrec.decide import decide, write_decisions
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
+from cutrec.paths import SETTINGS
+from cutrec.reporting.remarks import no_gain, training_remarks
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
-from rec_data import arrays
-from rec_data.ids import read_ids
-from rec_data.sequences.store import SequenceStore
 from rec_models.errors import TrainingError
-from rec_models.training.loop import fit
+from rec_models.training.loop import OnEpoch, fit
 from rec_models.training.result import FitResult
-
-MANY_UNREACHABLE = 0.1
-"""Share of unreachable validation targets from which on longer training is not advised."""
 
 
 def train(
-    config: Config, split: Path, out: Path, *, checkpoints: Path, confirm: Callable[[], None] = lambda: None
+    config: Config,
+    split: Path,
+    out: Path,
+    *,
+    checkpoints: Path,
+    confirm: Callable[[], None] = lambda: None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Train, or resume the training that was interrupted.
+    """Decide the settings that are ``auto`` and train, or resume the training that was interrupted.
 
     Writes ``model.ckpt`` (the epoch of the best validation NDCG@10), ``items.parquet`` (the catalogue that it ranks: a
-    model and its ids stay together), ``history.csv`` (one row per epoch), ``metrics.json`` and ``tensorboard/``. If
-    another process trains the same, this one waits for it and takes its model.
+    model and its ids stay together), ``settings.yaml`` (what was decided, and why), ``history.csv`` (one row per
+    epoch), ``metrics.json`` and ``tensorboard/``. If another process trains the same, this one waits for it and takes
+    its model.
 
     Args:
         config: the model, the loss and the training loop.
@@ -44,8 +46,10 @@ def train(
         checkpoints: the folder for the state of interrupted runs. Each run has a folder of its own there, named by the
             hash of its settings, its split and its code, and removed when the run is complete.
         confirm: called when training is complete; if it raises, there are no results and the next call resumes.
+        on_epoch: see `rec_models.training.loop.fit`.
 
     Raises:
+        ConfigError: settings contradict each other or what was decided.
         StageError: a file of the split is missing, training failed, or another process replaced the split while it was
             read.
     """
@@ -55,18 +59,18 @@ def train(
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with ExitStack() as places:
         with unchanged(split):
+            catalogue, train_store, validation_store, counts, facts = inputs.read_split(split)
+            config, decisions = decide(config, facts)
             state = checkpoints / run_hash(config, split)
             if first:
+                for decision in decisions:
+                    print(decision, file=sys.stderr)
                 places.enter_context(run_folder(checkpoints, state.name))
             place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
             folder = Path(places.enter_context(place))
             log = read_json(split / "summary.json").get("log_sha256") if (split / "summary.json").is_file() else None
-            catalogue = read_output(read_ids, split / "items.parquet")
             shutil.copyfile(catalogue.path, folder / "items.parquet")
-            hashes, sequences = {"items": catalogue.hash}, split / "sequences"
-            train_store = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
-            validation_store = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
-            counts = torch.from_numpy(arrays.count(train_store.items.numpy(), len(catalogue.names)))  # [V] int64
+            write_decisions(folder / SETTINGS.name, decisions)
         try:
             result = fit(
                 model=model_settings(config),
@@ -81,51 +85,38 @@ def train(
                 batching=batch_settings(config),
                 catalogue=catalogue.hash,
                 log=log,
+                on_epoch=on_epoch,
             )
         except TrainingError as error:
             if error.on_every_rank and not first:
                 sys.exit(1)
             raise StageError(str(error)) from error
+        metrics = summary(config, result, facts.unread(config))
         if result.is_first_rank and not config.dataset.startswith("twin:"):
-            unreachable = inputs.unreachable_share(config, validation_store)
-            for line in notes(result, inputs.popularity_ndcg(config, validation_store, counts), unreachable):
-                print(f"note: {line}", file=sys.stderr)
-        write_json(folder / "metrics.json", summary(config, result))
+            remarks = training_remarks(config.train, config.max_seq_len, metrics, len(validation_store))
+            model, popularity = result.metrics["ndcg@10"], inputs.popularity_ndcg(config, validation_store, counts)
+            if model <= popularity:
+                unreachable = inputs.unreachable_share(config, validation_store)
+                remarks = [no_gain("validation", model, popularity, unreachable), *remarks]
+            for remark in remarks:
+                print(f"note: {remark.line}", file=sys.stderr)
+        write_json(folder / "metrics.json", metrics)
         write_checksums(folder)
         if first:
             confirm()
 
 
-def notes(result: FitResult, popularity: float, unreachable: float) -> list[str]:
-    """Remarks that the user should read.
+def summary(config: Config, result: FitResult, unread_share: float) -> dict[str, object]:
+    """The metrics of a training run that ``dvc metrics`` shows; a synthetic log has no accuracy.
 
-    Args:
-        result: of the training.
-        popularity: validation NDCG@10 of the ranking by popularity.
-        unreachable: share of the validation targets that no list can hold, because their user has seen them.
+    `unread_share` is the share of the training interactions that no example contains.
     """
-    found = result.metrics["ndcg@10"]
-    if found > popularity:
-        return []
-    advice = "more train.patience and train.max_epochs (pointwise losses start slowly), or another loss, may help"
-    if unreachable >= MANY_UNREACHABLE:
-        advice = (
-            f"{unreachable:.0%} of the validation targets are in the history of their user already, and "
-            "evaluate.filter_seen=true keeps such items out of every list; the notes of the split stage name the cure"
-        )
-    return [
-        f"the best validation ndcg@10, {found:.4f}, is not above that of the ranking by popularity, {popularity:.4f}: "
-        f"{advice}"
-    ]
-
-
-def summary(config: Config, result: FitResult) -> dict[str, object]:
-    """The metrics of a training run that ``dvc metrics`` shows; a synthetic log has no accuracy."""
     accuracy = {} if config.dataset.startswith("twin:") else result.metrics
     return {
         "train_loss": round(result.train_loss, 6),
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
+        "unread_share": round(unread_share, 4),
         **{f"validation_{name}": round(value, 6) for name, value in accuracy.items()},
         "epoch_seconds": round(result.epoch_seconds, 3),
         "whole_epoch_seconds": round(result.whole_epoch_seconds, 3),

@@ -1,17 +1,50 @@
 """What `rec_models.training.loop.fit` takes, of a point: its batches and validation."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cutrec.checksums import read_output
 from cutrec.config import Config
+from cutrec.decide import Facts
 from cutrec.workflow.ranking import user_batches
+from rec_data import arrays
 from rec_data.arrays import count_repeated
+from rec_data.ids import Ids, read_ids
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
 from rec_eval import popularity_top_k, rank_metrics, target_ranks
 from rec_models.encoders import ENCODERS, Encoder
+
+
+class SplitData(NamedTuple):
+    """What training reads of a split."""
+
+    catalogue: Ids
+    train: SequenceStore
+    validation: SequenceStore
+    counts: Tensor
+    """[V] int64, how often each item occurs in the training histories."""
+    facts: Facts
+
+
+def read_split(split: Path) -> SplitData:
+    """Open what training reads of a split.
+
+    Raises:
+        StageError: a file is missing, damaged, or belongs to another split.
+    """
+    catalogue = read_output(read_ids, split / "items.parquet")
+    hashes, sequences = {"items": catalogue.hash}, split / "sequences"
+    train = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
+    validation = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
+    items = len(catalogue.names)
+    counts = torch.from_numpy(arrays.count(train.items.numpy(), items))
+    return SplitData(catalogue, train, validation, counts, Facts.of(items, train.lengths.numpy()))
 
 
 def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:
@@ -35,12 +68,21 @@ def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callabl
 
 
 def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], dict[str, float]]:
-    """Exact ranks of the validation targets in the whole catalogue, as the test will rank."""
+    """The metrics of `validation_ranks`."""
+    ranks = validation_ranks(point, store)
+    return lambda encoder: rank_metrics(ranks(encoder), [10])
+
+
+def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder], Tensor]:
+    """Exact ranks [U] int64 of the validation targets in the whole catalogue, as the test will rank."""
     assert store.targets is not None
     targets = store.targets
+    usual = point.evaluate.batch_users
+    on_gpu = users_at_once(store, usual, point.max_seq_len)
 
-    def validate(encoder: Encoder) -> dict[str, float]:
-        users, seen = point.evaluate.batch_users, point.evaluate.filter_seen
+    def rank(encoder: Encoder) -> Tensor:
+        users = on_gpu if encoder.item_table.device.type == "cuda" else usual
+        seen = point.evaluate.filter_seen
         batches = user_batches(encoder, store, batch_users=users, filter_seen=seen, title="validate")
         ranks = [
             target_ranks(
@@ -52,9 +94,22 @@ def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], 
             )
             for batch in batches
         ]
-        return rank_metrics(torch.cat(ranks), [10])
+        return torch.cat(ranks)
 
-    return validate
+    return rank
+
+
+def users_at_once(store: SequenceStore, batch_users: int, max_seq_len: int) -> int:
+    """Users per batch of validation on a GPU: several times `batch_users` where histories are short.
+
+    A GPU computes a batch of short histories in less time than the host takes to launch its kernels. No batch has more
+    items than one of `batch_users` histories of the full length, which bounds its memory.
+    """
+    read = store.lengths.numpy().clip(max=max_seq_len)
+    for users in (8 * batch_users, 4 * batch_users, 2 * batch_users):
+        if np.add.reduceat(read, np.arange(0, len(read), users)).max() <= batch_users * max_seq_len:
+            return users
+    return batch_users
 
 
 def popularity_ndcg(point: Config, store: SequenceStore, counts: Tensor) -> float:

@@ -3,7 +3,8 @@
 Needs torch, numpy and pyarrow only, so that it runs wherever models run.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +28,20 @@ EXAMPLES = 5
 class Skipped:
     """Items or users of a log that could not be used."""
 
-    count: int
-    """Number of distinct items or users."""
+    ids: pa.Array
+    """Their distinct original ids."""
     events: int
     """Rows of the log that hold them."""
-    examples: list[object]
-    """Original ids of the first few."""
+
+    @property
+    def count(self) -> int:
+        """Number of distinct items or users."""
+        return len(self.ids)
+
+    @property
+    def examples(self) -> list[object]:
+        """Original ids of the first few."""
+        return list(self.ids[:EXAMPLES].to_pylist())
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,10 @@ def read_histories(
     Raises:
         DataError: The file cannot be read, or lacks a column.
     """
-    encoded = _column(log, USER, users).dictionary_encode()
+    rows_of_users = None if users is None else _rows_of(log, users)
+    encoded = _column(log, USER, rows_of_users).dictionary_encode()
     names = encoded.dictionary
-    events = _column(log, ITEM, users)
+    events = _column(log, ITEM, rows_of_users)
     kind = _comparable_type(events.type, item_names.type)
     found = pc.index_in(events.cast(kind), value_set=item_names.cast(kind))
     items = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
@@ -82,7 +92,7 @@ def read_histories(
     lengths = np.bincount(rows[known], minlength=len(names))
     enough = lengths >= min_user_count
     present, kept = np.flatnonzero(enough), np.flatnonzero(known & enough[rows])
-    times = _column(log, TIMESTAMP, users).to_numpy(zero_copy_only=False)[kept]
+    times = _column(log, TIMESTAMP, rows_of_users).to_numpy(zero_copy_only=False)[kept]
     by_time = np.lexsort((times, rows[kept]))  # stable
     offsets = np.concatenate([[0], np.cumsum(lengths[present])])
     of_users = names.take(pa.array(present))
@@ -94,11 +104,9 @@ def read_histories(
         offsets=torch.from_numpy(offsets),
         user_ids=torch.from_numpy(present.astype(np.int32)),
     )
-    unknown = events.filter(pa.array(~known)).unique()
-    unknown_items = Skipped(len(unknown), int((~known).sum()), unknown[:EXAMPLES].to_pylist())
+    unknown = Skipped(events.filter(pa.array(~known)).unique(), int((~known).sum()))
     empty = lengths == 0
-    examples = names.filter(pa.array(empty))[:EXAMPLES].to_pylist()
-    return Histories(store, names, unknown_items, Skipped(int(empty.sum()), int(empty[rows].sum()), examples))
+    return Histories(store, names, unknown, Skipped(names.filter(pa.array(empty)), int(empty[rows].sum())))
 
 
 def read_catalogue(
@@ -127,21 +135,42 @@ def read_catalogue(
     return found, names
 
 
-def _column(log: Path, name: str, users: Collection[str] | None = None) -> pa.Array:
-    """Read a column, or its rows of some users, in one piece, strings with 64-bit offsets."""
+def _rows_of(log: Path, users: Collection[str]) -> pa.Table:
+    """Read the rows of some users, one row group at a time; of a group without them only the column of users."""
+    with _reading(log, USER), pq.ParquetFile(log) as file:
+        wanted = as_ids(users, file.schema_arrow.field(USER).type)
+        found = [file.schema_arrow.empty_table()]
+        for group in range(file.num_row_groups):
+            kept = pc.is_in(file.read_row_group(group, [USER])[USER], value_set=wanted)
+            if pc.any(kept).as_py():
+                found.append(file.read_row_group(group).filter(kept))
+        return pa.concat_tables(found)
+
+
+def _column(log: Path, name: str, rows: pa.Table | None = None) -> pa.Array:
+    """Read a column of a log, or take it of some of its rows: in one piece, strings with 64-bit offsets."""
+    with _reading(log, name):
+        if rows is None:
+            with pq.ParquetFile(log) as file:  # read_table would import pyarrow.dataset
+                rows = file.read(columns=[name])
+        column = rows[name]
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())
+    combined = column.combine_chunks()
+    return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
+
+
+@contextmanager
+def _reading(log: Path, name: str) -> Iterator[None]:
+    """Turn errors while a column is read into errors of one line."""
     try:
-        kept = None if users is None else pc.field(USER).isin(as_ids(users, pq.read_schema(log).field(USER).type))
-        column = pq.read_table(log, columns=[name], filters=kept)[name]
+        yield
     except FileNotFoundError:
         raise DataError(f"no log {log}") from None
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise DataError(f"log {log} cannot be read: {' '.join(str(error).split())[:300]}") from error
     except KeyError:
         raise DataError(f"log {log} has no column {name!r}") from None
-    if pa.types.is_string(column.type):
-        column = column.cast(pa.large_string())
-    combined = column.combine_chunks()
-    return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def _comparable_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:

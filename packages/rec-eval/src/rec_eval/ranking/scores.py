@@ -1,5 +1,7 @@
 """Scores of a tile of users against a tile of items, and the checks that guarantee that scores can be ordered."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,13 @@ class Catalogue:
         self.items, self.bias = items, bias
         self.largest = _largest("items", items)
         self.shift = 0.0 if bias is None else _shift(bias, items)
+
+    def among(self, allowed: Tensor) -> "Catalogue":
+        """The same catalogue, of which lists hold only the items marked in ``[V]`` bool; checks nothing again."""
+        chosen = copy.copy(self)
+        bias = torch.zeros(len(self.items), device=self.items.device) if self.bias is None else self.bias
+        chosen.bias = bias.masked_fill(~allowed.to(bias.device), float("-inf"))
+        return chosen
 
 
 def as_catalogue(items: Tensor | Catalogue, bias: Tensor | None) -> Catalogue:

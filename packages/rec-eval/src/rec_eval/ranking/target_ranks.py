@@ -12,7 +12,8 @@ from rec_eval.checks import check_ids
 from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring, tile_scores
 from rec_eval.ranking.seen import SeenItems
 
-_DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 2048)}
+_DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 1024)}
+"""Items and users of a tile; of a smaller catalogue, more users."""
 
 
 def target_ranks(
@@ -50,7 +51,7 @@ def target_ranks(
     device = queries.device
     defaults = _DEFAULT_TILES.get(device.type, _DEFAULT_TILES["cpu"])
     item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)
-    user_tile = defaults[1] if user_tile is None else user_tile
+    user_tile = defaults[1] * max(1, defaults[0] // max(1, item_tile)) if user_tile is None else user_tile
     if not 1 <= item_tile <= 1 << 24 or user_tile < 1:
         raise ValueError(
             f"item_tile must lie between 1 and 2^24 and user_tile be at least 1, got {item_tile} and {user_tile}"
@@ -69,7 +70,8 @@ def target_ranks(
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=device)
             chosen = queries[begin:end][order]  # [u, D]
-            own = _own_scores(chosen, vectors, own_ids, bias, item_tile, check)  # [u, 1]
+            # One tile holds all scores, the targets' among them. [u, 1]
+            own = None if len(starts) == 1 else _own_scores(chosen, vectors, own_ids, bias, item_tile, check)
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
             cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
             seen_tiles = seen.tiles(begin, end, bounds, device)
@@ -77,9 +79,11 @@ def target_ranks(
                 start, first = starts[tile], bounds[tile]
                 tile_bias = None if bias is None else bias[start : start + item_tile]
                 scores = tile_scores(chosen, vectors[start : start + item_tile], tile_bias, check)[:, first - start :]
+                own = scores.gather(1, own_ids[:, None]) if own is None else own
                 scores[place[rows], columns] = float("-inf")
                 _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
                 ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
+            assert own is not None
             unreachable = torch.isneginf(own.squeeze(1))[place]
             rows, seen_ids = seen.rows(begin, end, device)
             unreachable[rows[seen_ids == own_ids[place[rows]]]] = True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rec_models.encoders.embedding import Lookup, lookup
 from rec_models.encoders.packing import Layout, layout_of
 from rec_models.encoders.settings import ModelSettings
-from rec_models.encoders.transformer import INIT_STD, Block
+from rec_models.encoders.transformer import Block, init_normal_
 
 MakeLayout = Callable[[Tensor], Layout]  # from the lengths of histories, [B] int64
 
@@ -45,8 +45,8 @@ class Encoder(nn.Module):
         """The hash of the items' ids that this was trained with; None: not known. Loading sets it, export keeps it."""
         self.log: str | None = None
         """The hash of the log that this was trained with; None: not known. Loading sets it."""
-        nn.init.normal_(self.item_table, std=INIT_STD)
-        nn.init.normal_(self.position_table, std=INIT_STD)
+        init_normal_(self.item_table)
+        init_normal_(self.position_table)
 
     def forward(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
         """Encode every place of packed histories; does not wait for the device.

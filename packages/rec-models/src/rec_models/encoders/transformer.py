@@ -51,6 +51,12 @@ INIT_STD = 0.02  # keeps the first scores near 0, so that the first loss is that
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
+def init_normal_(weights: Tensor) -> None:
+    """Draw weights from the normal distribution with `INIT_STD`, unless they are to be loaded (on the meta device)."""
+    if not weights.is_meta:  # there normal_ would import torch's compiler, which takes a second
+        nn.init.normal_(weights, std=INIT_STD)
+
+
 class Block(nn.Module):
     """Attention and a feed-forward net, each with a residual connection and a norm before or after it.
 
@@ -70,7 +76,7 @@ class Block(nn.Module):
         self.feed_out = nn.Linear(feed_factor * width, width)
         self.dropout = nn.Dropout(settings.dropout)
         for layer in (self.query_key_value, self.attention_out, self.feed_in, self.feed_out):
-            nn.init.normal_(layer.weight, std=INIT_STD)
+            init_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:

@@ -51,6 +51,7 @@ class LossSpec:
     title: str  # as the paper writes it
     colour: str  # in pictures
     options: frozenset[str] = frozenset()  # the fields of `rec_models.losses.settings.LossSettings` that the loss uses
+    pointwise: bool = False  # scores an item by itself, without a softmax over several
     fixed_negatives: int | None = None  # negatives per token of a sampled loss that leaves no choice
     less_memory: str = ""  # what lowers its memory too, to be read behind "lower batch_size or max_seq_len, or"
     faithful: str | None = None  # the builder that repeats the defects of the paper's own code; None: it has none
@@ -103,12 +104,13 @@ LOSSES: dict[str, LossSpec] = {
                         less_memory=_FEWER, cost="fused.sampled_cost",
                         faithful="paper.cce_neg", faithful_cost="paper.cost"),
     "bce": LossSpec(build="fused.bce", title="BCE", colour="#7d8a2e", options=NEGATIVES | {"impl"},
-                    fixed_negatives=1, cost="fused.sampled_cost", faithful="paper.bce", faithful_cost="paper.cost"),
+                    pointwise=True, fixed_negatives=1, cost="fused.sampled_cost",
+                    faithful="paper.bce", faithful_cost="paper.cost"),
     "bce_neg": LossSpec(build="fused.bce", title="BCE+", colour="#b5c334", options=NEGATIVES | {"impl"},
-                        less_memory=_FEWER, cost="fused.sampled_cost",
+                        pointwise=True, less_memory=_FEWER, cost="fused.sampled_cost",
                         faithful="paper.bce", faithful_cost="paper.cost"),
     "gbce": LossSpec(build="fused.gbce", title="gBCE", colour="#16a085", options=NEGATIVES | {"impl", "gbce_t"},
-                     less_memory=_FEWER, cost="fused.sampled_cost"),
+                     pointwise=True, less_memory=_FEWER, cost="fused.sampled_cost"),
     "sce": LossSpec(build="sce.build", title="SCE", colour="#7d3c98", options=SCE,
                     less_memory="the sce bucket sizes", cost="sce.cost"),
 }

@@ -10,15 +10,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
 
 from cce_kernels.hardware import is_ampere_or_newer
 from rec_models.config import Precision, TrainingSettings
 from rec_models.training.memory import Run
+
+if TYPE_CHECKING:  # Lightning takes two seconds to import, and using a trained model does not need it
+    from lightning.fabric import Fabric
 
 
 def device_of(training: TrainingSettings) -> torch.device:
@@ -56,6 +57,9 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
 
 def build_fabric(training: TrainingSettings, device: torch.device, precision: Precision) -> Fabric:
     """Lightning Fabric for the devices of a run; no process is started yet."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies.ddp import DDPStrategy
+
     # Gradients are views into the buffers that processes exchange, so the table's gradient exists once.
     strategy = DDPStrategy(gradient_as_bucket_view=True) if training.devices > 1 else "auto"
     accelerator = "gpu" if device.type == "cuda" else "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 import sys
 import time
@@ -63,18 +64,23 @@ class ResultsFolder:
                         curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
 
 
-_QUIET_SECONDS = 30.0
+_QUIET_SECONDS = 30.0  # without a line before a long epoch says how far it is
+_LINE_SECONDS = 5.0  # between the lines of epochs: short ones get no line each
 
 
 class Progress:
-    """Progress on the first rank's stderr: a bar on a terminal, otherwise one line per epoch and every 30 seconds."""
+    """Progress on the first rank's stderr: a bar on a terminal, otherwise a line per epoch or every few seconds."""
 
-    def __init__(self, max_epochs: int, *, enabled: bool) -> None:
+    def __init__(self, max_epochs: int, patience: int, *, enabled: bool) -> None:
         self._max_epochs = max_epochs
+        self._patience = patience
         self._enabled = enabled
         self._bar: tqdm[None] | None = None
-        self._last_line = time.monotonic()
-        self._title = ""
+        self._started = time.monotonic()
+        self._last_line = -math.inf  # on the same clock
+        self._epoch = 0
+        self._seconds = 0.0  # of the epochs that this process has ended
+        self._ended = 0
 
     def say(self, line: str) -> None:
         """Write one line."""
@@ -85,7 +91,7 @@ class Progress:
 
     def start_epoch(self, epoch: int, done: int, total: int) -> None:
         """Start an epoch, from 0, of which `done` of `total` batches are done."""
-        self._title = f"epoch {epoch + 1}/{self._max_epochs}"
+        self._epoch = epoch + 1
         if self._enabled and sys.stderr.isatty():
             self._bar = tqdm(desc=self._title, initial=done, total=total, unit="batch", leave=False, file=sys.stderr)
 
@@ -99,16 +105,50 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(values, refresh=False)
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._last_line > _QUIET_SECONDS:
+        elif time.monotonic() - max(self._last_line, self._started) > _QUIET_SECONDS:
             self.say(f"{self._title}: batch {done}/{total}, " + ", ".join(f"{k} {v}" for k, v in values.items()))
 
-    def end_epoch(self, row: Mapping[str, float], score: float | None, *, best: bool) -> None:
-        """Show the epoch's row of the history, its validation score, and whether it is the best so far."""
+    def end_epoch(self, row: Mapping[str, float], score: float | None, bad_epochs: int) -> None:
+        """Show the epoch's row of the history, its validation score, and how long training may still take.
+
+        `bad_epochs` have passed since the best one. Between the first and the last epoch, lines are a few seconds
+        apart.
+        """
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        validation = "" if score is None else f", validation ndcg@10 {score:.4f}{' (best)' if best else ''}"
-        self.say(
-            f"{self._title}: loss {row['train_loss']:.4f}{validation}, "
-            f"{row['tokens_per_second']:,.0f} tokens/s, {row['train_seconds']:.1f} s"
-        )
+        self._seconds += row["train_seconds"] + row.get("validation_seconds", 0.0)
+        self._ended += 1
+        is_last = self._epoch == self._max_epochs or bad_epochs == self._patience
+        if is_last or time.monotonic() - self._last_line >= _LINE_SECONDS:
+            self.say(
+                f"{self._title}: loss {row['train_loss']:.4f}{self._validation(score, bad_epochs)}, "
+                f"{row['tokens_per_second']:,.0f} tokens/s, {row['train_seconds']:.1f} s"
+                + ("" if is_last else self._left(bad_epochs, may_stop=score is not None))
+            )
+
+    @property
+    def _title(self) -> str:
+        return f"epoch {self._epoch} of at most {self._max_epochs}"
+
+    def _validation(self, score: float | None, bad_epochs: int) -> str:
+        if score is None:
+            return ""
+        ago = "best" if bad_epochs == 0 else f"best {bad_epochs} epoch{'s' * (bad_epochs > 1)} ago"
+        return f", validation ndcg@10 {score:.4f} ({ago})"
+
+    def _left(self, bad_epochs: int, *, may_stop: bool) -> str:
+        """When training ends: at the earliest, if no epoch is better, and at the latest."""
+        left, stops_in = self._max_epochs - self._epoch, self._patience - bad_epochs
+        longest = duration(left * self._seconds / self._ended)
+        if not may_stop:
+            return f"; {longest} left"
+        stops = f"stops in {stops_in} unless it improves, " if stops_in < left else ""
+        return f"; {stops}at most {longest} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a reader would choose, such as ``3 min``."""
+    if seconds < 100:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -43,6 +43,7 @@ _SAVES_APART = 50  # a checkpoint of one second is followed by 50 seconds of tra
 _CHEAP_SECONDS = 1.0  # a checkpoint that takes less is written at the end of every epoch
 
 Validate = Callable[[Encoder], Mapping[str, float]]
+OnEpoch = Callable[[Mapping[str, float], int], object]
 
 
 def fit(
@@ -60,6 +61,7 @@ def fit(
     catalogue: str | None = None,
     log: str | None = None,
     on_batch: Callable[[BatchDone], object] | None = None,
+    on_epoch: OnEpoch | None = None,
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> FitResult:
     """Train, validate after each epoch, keep the best model.
@@ -85,6 +87,8 @@ def fit(
             ids, and a state of a run on other ids is not resumed; None: not recorded.
         log: a hash of the log that the data are of. It is kept in ``model.ckpt``; None: not recorded.
         on_batch: called after each micro-batch, for benchmarks.
+        on_epoch: called after each epoch with its validation metrics and its number, from 1, on every rank; if it
+            returns True, training is finished.
         build: makes a new network from its settings and V, on any device; None: `build_encoder`.
 
     Raises:
@@ -139,7 +143,7 @@ def fit(
             if resumed is not None:
                 run.restore(resumed)
                 resumed = None  # frees its tensors
-            _train(run, step_loss, graphed, prefetcher, validate, results, stop, shape, on_batch)
+            _train(run, step_loss, graphed, prefetcher, validate, results, stop, shape, on_batch, on_epoch)
 
     if fabric.is_global_zero:
         results.write_history(state.history)
@@ -157,6 +161,7 @@ def _train(
     stop: list[int],
     shape: list[int],
     on_batch: Callable[[BatchDone], object] | None,
+    on_epoch: OnEpoch | None,
 ) -> None:
     """Train until the run is finished: every epoch trains, validates, keeps the best model and saves the state."""
     fabric, training, state = run.fabric, run.training, run.state
@@ -199,6 +204,8 @@ def _train(
         run.close_loop()
         metrics, seconds = run.measure(validate)
         run.end_epoch(metrics, seconds)
+        if on_epoch is not None and on_epoch(metrics, state.epoch) is True:
+            state.finished = True
         if fabric.is_global_zero:
             results.write_history(state.history)
         run.keep_best(metrics)
@@ -223,7 +230,7 @@ class _Run:
     _save_seconds: float = 0.0  # of the last checkpoint
 
     def __post_init__(self, started: float) -> None:
-        self.progress = Progress(self.training.max_epochs, enabled=self.fabric.is_global_zero)
+        self.progress = Progress(self.training.max_epochs, self.training.patience, enabled=self.fabric.is_global_zero)
         self._whole_started = self._lap = self._read_at = self._saved_at = started
         gathered = self.fabric.all_gather(torch.tensor([self.num_batches], device=self.fabric.device))
         assert isinstance(gathered, Tensor)
@@ -328,7 +335,7 @@ class _Run:
         """Add a row to the history, compare it with the best epoch, and decide whether to stop."""
         state, score = self.state, metrics.get(MONITORED)
         row = state.end_epoch(metrics, score, validation_seconds)
-        self.progress.end_epoch(row, score, best=state.bad_epochs == 0)
+        self.progress.end_epoch(row, score, state.bad_epochs)
         state.finished = state.epoch >= self.training.max_epochs or state.bad_epochs >= self.training.patience
 
     def keep_best(self, metrics: dict[str, float]) -> None:

@@ -1,0 +1,342 @@
+"""`Recommender`: train on a log, recommend with its ids, save and load; without DVC, git and params.yaml."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.nn import functional
+
+from cutrec.checksums import verify_folder, write_checksums
+from cutrec.console import prepare_output_folder
+from cutrec.errors import StageError
+from cutrec.outputs import atomic_folder, identity, read_json, write_json
+from cutrec.paths import LOG
+from cutrec.recommending import asked, frames
+from cutrec.recommending.asked import Asked
+from cutrec.recommending.frames import Index
+from cutrec.recommending.lists import excluded, fill_by_popularity, rank, read_counts
+from cutrec.recommending.log_form import FORM, LogForm
+from cutrec.workflow.ranking import load_encoder, scoring_catalogue
+from cutrec.workflow.recommend import choose_device, read_log
+from cutrec.workflow.recommendations import list_table
+from rec_data.sequences.histories import Histories
+from rec_eval import Catalogue, top_k
+from rec_models.training.devices import usable_device
+
+Frame = Any
+"""A data frame of pandas, polars or pyarrow."""
+Library = Literal["pandas", "polars", "pyarrow"]
+
+
+class Recommender:
+    """A trained model that is used with the ids of its log.
+
+    `fit` trains one and `load` reads one. The functions of `cutrec.workflow` do the work, as in the pipeline, so equal
+    settings give equal lists.
+
+    Wrong arguments raise a ``ValueError`` of one line: what was found, and what is allowed.
+    """
+
+    def __init__(self, folder: Path, form: LogForm, *, log: Path | None, device: str = "auto") -> None:
+        """Use `fit` or `load`. `folder` holds model.ckpt and items.parquet, `log` the histories of the users."""
+        self._folder, self._form, self._log = folder, form, log
+        self._files = identity(folder)
+        where = choose_device("auto") if device == "auto" else usable_device(device)
+        self.encoder, items = load_encoder(folder / "model.ckpt", folder / "items.parquet", where)
+        """The network, in eval mode."""
+        self._items = Index(items.names)
+
+    def __repr__(self) -> str:
+        """Name the model and the sizes."""
+        network = self.encoder.settings
+        return f"Recommender({network.model}, {len(self._items.names):,} items, on {self.encoder.item_table.device})"
+
+    @classmethod
+    def fit(
+        cls,
+        log: str | Path | Frame,
+        *,
+        columns: Mapping[str, str | int | None] | None = None,
+        out: str | Path | None = None,
+        **settings: Any,
+    ) -> Recommender:
+        """Train on a log, as the stages download, split and train do.
+
+        The split holds out the latest events to choose the best epoch and to measure accuracy (`metrics`, `evaluate`).
+        Lists follow the whole histories all the same.
+
+        Args:
+            log: one event per row. A pandas or polars data frame, a pyarrow table, or what ``dataset`` of params.yaml
+                takes: a path, a folder, a glob or an address of CSV or parquet files, or the name of a data set.
+            columns: the names of the columns ``user``, ``item``, ``timestamp`` and ``rating``. The defaults are
+                ``user_id``, ``item_id``, ``timestamp`` and none. Timestamp None: the rows are in order.
+            out: the folder for ``download/``, ``split/`` and ``train/``, as in ``data/`` of a checkout. If a training
+                there is interrupted, the next `fit` resumes it. None: a temporary folder, removed with the object.
+            settings: keys of params.yaml: ``loss="cce"``, and sections as dicts: ``train={"max_epochs": 3}``.
+
+        Raises:
+            ValueError: the log, a column or a setting is wrong, or training failed.
+        """
+        from cutrec.workflow.fetch import download
+        from cutrec.workflow.split import split
+        from cutrec.workflow.train import train
+
+        form = LogForm.of(log, columns, settings)
+        folder = Path(tempfile.mkdtemp(prefix="cutrec-") if out is None else out)
+        try:
+            for name in ("download", "split", "train"):
+                prepare_output_folder("out", folder / name)
+            with form.as_source(log) as source:
+                download(source, folder / "download", root=Path.cwd())
+            split(form.config, folder / "download" / LOG.name, folder / "split")
+            train(form.config, folder / "split", folder / "train", checkpoints=folder / ".checkpoints")
+            write_json(folder / "train" / FORM, form.as_json())
+            write_checksums(folder / "train")
+            found = cls(folder / "train", form, log=folder / "download" / LOG.name)
+        except BaseException:
+            if out is None:
+                shutil.rmtree(folder)
+            raise
+        if out is None:
+            weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+        return found
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Recommender:
+        """Load what `save`, `fit` or the stage train wrote: ``Recommender.load("data/train")``.
+
+        Histories for ``recommend(users=...)`` are those that were saved, or those of ``download/log.parquet`` beside
+        the folder, as in a checkout. They are read when they are first asked for.
+
+        Args:
+            folder: one with ``model.ckpt``, ``items.parquet`` and their checksums, or the ``out`` of `fit`.
+            device: where to rank. ``auto`` takes a GPU if there is one.
+
+        Raises:
+            ValueError: there is no model, a file is damaged, or the items are not those of the model.
+        """
+        place = Path(folder)
+        if not (place / "model.ckpt").is_file() and (place / "train" / "model.ckpt").is_file():
+            place /= "train"
+        if not (place / "model.ckpt").is_file():
+            found = f"no {place / 'model.ckpt'}"
+            raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
+        verify_folder(place)
+        logs = (place / LOG.name, place.parent / "download" / LOG.name)
+        return cls(place, LogForm.beside(place), log=next((log for log in logs if log.is_file()), None), device=device)
+
+    def save(self, folder: str | Path, *, histories: bool = False) -> None:
+        """Write the model, the ids of its items, its metrics, its curves and their checksums into a folder for `load`.
+
+        Args:
+            folder: it is created; a model that was saved there before is replaced.
+            histories: also write ``log.parquet``, the events of all users, for ``recommend(users=...)`` after `load`.
+
+        Raises:
+            ValueError: another process replaced the model since it was loaded, or there are no histories.
+        """
+        target = Path(folder)
+        prepare_output_folder("folder", target)
+        if target.resolve() == self._folder.resolve():
+            raise StageError(f"folder: found {folder}, which this model was loaded from, allowed: another folder")
+        if histories and self._log is None:
+            raise StageError(f"histories: found True, but there is no log beside {self._folder}, allowed: False")
+        with atomic_folder(target) as part:
+            for path in self._folder.iterdir():
+                if path.is_file() and path.name != LOG.name:
+                    shutil.copyfile(path, part / path.name)
+            if identity(self._folder) != self._files:
+                raise StageError(f"{self._folder}: found that it was written since it was loaded; load it again")
+            if histories and self._log is not None:
+                shutil.copyfile(self._log, part / LOG.name)
+            else:
+                (target / LOG.name).unlink(missing_ok=True)  # of a model that was saved there before
+            write_json(part / FORM, self._form.as_json())
+            write_checksums(part)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What training measured: ``validation_ndcg@10``, ``best_epoch``, ``epoch_seconds`` and more."""
+        path = self._folder / "metrics.json"
+        return read_json(path) if path.is_file() else {}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measure the lists of the users that the split held out, beside the ranking by popularity, as the stage does.
+
+        Returns:
+            ``ndcg@10``, ``recall@10`` and more, and the same under ``popularity``.
+
+        Raises:
+            ValueError: the split is not there: after `load`, only ``out`` of `fit` and a checkout have one.
+        """
+        from cutrec.workflow.evaluate import evaluate
+
+        split = self._folder.parent / "split"
+        if not (split / "summary.json").is_file():
+            raise StageError(f"evaluate: found no {split}, allowed: after fit, or with the out of fit loaded")
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "evaluate"
+            evaluate(self._form.config, split, self._folder / "model.ckpt", out)
+            return read_json(out / "metrics.json")
+
+    def recommend(
+        self,
+        users: Any = None,
+        *,
+        histories: Mapping[Any, Any] | Iterable[Any] | Frame | None = None,
+        k: int = 10,
+        filter_seen: bool = True,
+        candidates: Any = None,
+        exclude: Any = None,
+        fallback: Literal["popularity"] | None = None,
+        frame: Library | None = None,
+    ) -> Frame:
+        """The k best items for each user, from the exact ranking of the whole catalogue.
+
+        Args:
+            users: ids of users of the log, or a single one. Without ``users`` and ``histories``: all users of the log.
+            histories: in place of ``users``: a dict or a pandas Series of a list of items for each user, oldest first;
+                a list of such lists, whose users are then 0, 1, 2, ...; or a data frame of events with the columns of
+                the log, where the column of times may be missing if the rows are in order.
+            k: items per user, at most the size of the catalogue.
+            filter_seen: leave out the items of the user's own history.
+            candidates: the only items that may be recommended, such as those in stock.
+            exclude: items that must not be recommended; or a dict of such items for each user.
+            fallback: ``popularity``: users without a history get the items with the most events in training, and their
+                number as the score. None: such users get no list.
+            frame: the library of the result: pandas, polars or pyarrow. None: that of the log; polars if it was a file.
+
+        Returns:
+            A data frame with the columns of users and items of the log, ``rank`` (int32, from 1) and ``score``
+            (float32), in the order of the users. A list is shorter than k if fewer items are left. Ids of a categorical
+            column come back as plain values.
+
+        Raises:
+            ValueError: an argument is wrong, or there are no histories of users.
+
+        Warns:
+            UnknownUsersWarning: users without a history, in ``ids``.
+            UnknownItemsWarning: unknown items of ``histories`` or ``candidates``, in ``ids``.
+        """
+        _check_size(k, len(self._items.names), "the size of the catalogue")
+        if fallback not in (None, "popularity"):
+            raise StageError(f"fallback: found {fallback!r}, allowed: popularity or None")
+        found = self._asked(users, histories)
+        said = found.warnings
+        allowed = np.ones(len(self._items.names), dtype=bool)
+        if candidates is not None:
+            ids = frames.to_ids("candidates", candidates)
+            places = self._items.find(ids)
+            allowed = self._items.mark(places)
+            said += asked.unknown_items("candidates", ids.filter(pa.array(places < 0)))
+            if not allowed.any():
+                raise StageError("candidates: found no item that the model knows, allowed: ids of its items")
+        if exclude is not None and not isinstance(exclude, Mapping):
+            allowed &= ~self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
+        own = excluded(found, exclude, self._items) if isinstance(exclude, Mapping) else None
+        catalogue = self._catalogue if allowed.all() else self._catalogue.among(torch.from_numpy(allowed))
+        batch_users = self._form.config.evaluate.batch_users
+        lists = rank(self.encoder, catalogue, found, k, batch_users=batch_users, filter_seen=filter_seen, excluded=own)
+        if fallback:
+            fill_by_popularity(lists, read_counts(self._folder / "items.parquet"), found.without_history, allowed, own)
+        for warning in said:
+            warnings.warn(warning, stacklevel=2)
+        table = list_table(np.arange(len(found.users)), *lists, found.users, self._items.names)
+        return self._returned(table, [(self._form.user, found.kind), (self._form.item, self._form.item_type)], frame)
+
+    def similar_items(self, items: Any, k: int = 10, *, frame: Library | None = None) -> Frame:
+        """The k nearest items of each item: by the cosine of the angle between the vectors of the item table.
+
+        Args:
+            items: ids of items of the log, or a single one.
+            k: items per item, below the size of the catalogue. The item itself is left out.
+            frame: as for `recommend`.
+
+        Returns:
+            A data frame with the column of items of the log, the same with the prefix ``similar_``, ``rank`` (int32,
+            from 1) and ``score`` (float32, the cosine), in the order of the items.
+
+        Raises:
+            ValueError: an argument is wrong.
+
+        Warns:
+            UnknownItemsWarning: items that the model does not know, in ``ids``.
+        """
+        _check_size(k, len(self._items.names) - 1, "the other items of the catalogue")
+        ids = frames.to_ids("items", items).unique()
+        places = self._items.find(ids)
+        for warning in asked.unknown_items("items", ids.filter(pa.array(places < 0))):
+            warnings.warn(warning, stacklevel=2)
+        known = torch.from_numpy(places[places >= 0]).long()
+        queries = self._directions.items[known.to(self._directions.items.device)]
+        found = top_k(queries, self._directions, k, seen_offsets=torch.arange(len(known) + 1), seen_items=known)
+        names = self._items.names
+        lists = found.ids.cpu().numpy(), found.scores.cpu().numpy()
+        table = list_table(known.numpy(), *lists, names, names)
+        kind = self._form.item_type
+        return self._returned(table, [(self._form.item, kind), (f"similar_{self._form.item}", kind)], frame)
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return scoring_catalogue(self.encoder)
+
+    @cached_property
+    def _directions(self) -> Catalogue:
+        """The item table ``[V, D]`` with rows of length 1."""
+        return Catalogue(functional.normalize(self.encoder.item_table.detach().float(), dim=1))
+
+    @cached_property
+    def _histories(self) -> Histories:
+        """The histories of the users of the log; read once."""
+        if self._log is None:
+            cure = "histories=..., or a model that was saved with save(folder, histories=True)"
+            raise StageError(f"users: found no log beside {self._folder}, allowed: {cure}")
+        found, notes = read_log(
+            self._log,
+            self._items.names,
+            model=self._folder / "model.ckpt",
+            trained_with=self.encoder.log,
+            tie_seed=self._form.config.download.tie_seed(self._form.config.seed),
+            users=None,
+        )
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        return found
+
+    @cached_property
+    def _users(self) -> Index:
+        return Index(self._histories.user_names)
+
+    def _asked(self, users: Any, histories: Any) -> Asked:
+        if users is not None and histories is not None:
+            raise StageError("histories: found it beside users, allowed: one of the two")
+        if histories is None:
+            if users is None:
+                return asked.everybody(self._histories, self._form)
+            return asked.users_of_log(users, self._histories, self._users, self._form)
+        if frames.kind_of(histories) is not None:
+            return asked.events(histories, self._items, self._form)
+        return asked.lists(histories, self._items)
+
+    def _returned(self, table: pa.Table, ids: list[tuple[str, str | None]], frame: Library | None) -> Frame:
+        """A table of `list_table` with the names and the types of the caller, as the caller's kind of frame."""
+        columns = [frames.cast_like(column, kind) for column, (_, kind) in zip(table.columns, ids, strict=False)]
+        named = pa.table([*columns, *table.columns[2:]], names=[*(name for name, _ in ids), "rank", "score"])
+        return frames.from_arrow(named, frame or self._form.frame)
+
+
+def _check_size(k: int, most: int, meaning: str) -> None:
+    if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= most:
+        raise StageError(f"k: found {k!r}, allowed: 1 to {most}, {meaning}")

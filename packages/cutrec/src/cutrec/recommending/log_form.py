@@ -1,0 +1,178 @@
+"""How a caller's log was given: settings, kind of frame and types of ids. What is returned has the same form."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cutrec.config import AUTO, AUTO_KEYS, Config, as_written, from_mapping, load, refuse_contradictions
+from cutrec.errors import StageError
+from cutrec.nested import flatten, nest
+from cutrec.outputs import read_json
+from cutrec.recommending import frames
+from rec_data.config import Columns, Download, Format
+from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+
+FORM = "recommender.json"
+"""The file beside a model with the form of its log."""
+
+
+@dataclass(frozen=True)
+class LogForm:
+    """The form of a log."""
+
+    config: Config
+    """The settings of the training; its ``dataset`` is a name or a path, or the kind of the frame."""
+    frame: str = "polars"
+    """The library whose frames are returned unless another one is asked for; that of the log if it was a frame."""
+    user_type: str | None = None
+    """The Arrow type of the ids in a frame; None: as in ``log.parquet``."""
+    item_type: str | None = None
+    """The same of items."""
+
+    @classmethod
+    def of(cls, log: Any, columns: Mapping[str, str | int | None] | None, settings: Mapping[str, Any]) -> LogForm:
+        """The form of a path, a name or a frame, with settings as keys of params.yaml, nested or dotted.
+
+        Raises:
+            ValueError: a setting or the log is none that is allowed.
+        """
+        kind = frames.kind_of(log)
+        if kind is None and not isinstance(log, (str, PathLike)):
+            found = type(log).__name__
+            raise StageError(f"log: found {found}, allowed: a path, or a pandas, polars or pyarrow data frame")
+        if not isinstance(columns or {}, Mapping):
+            raise StageError(f'columns: found {columns!r}, allowed: a dict such as {{"user": "customer"}}')
+        if "dataset" in settings:
+            raise StageError("dataset: found it as a setting, allowed: the log as the first argument")
+        named = {f"download.columns.{key}": name for key, name in (columns or {}).items()}
+        given: dict[str, Any] = dict.fromkeys(AUTO_KEYS, AUTO)  # as params.yaml has them
+        given |= {"dataset": f"{kind} frame" if kind else fspath(log), **flatten(settings), **named}
+        config = from_mapping(nest(given))
+        refuse_contradictions(config)
+        if config.train.devices > 1:
+            allowed = "1; several devices need processes, which `dvc repro` starts"
+            raise StageError(f"train.devices: found {config.train.devices}, allowed here: {allowed}")
+        if kind is None:
+            return cls(config)
+        types = frames.to_arrow("log", log, _columns_of(config.download)).schema
+        names = config.download.columns.by_key
+        ids = [types.field(names[key]) for key in (USER, ITEM) if names[key] in types.names]  # fetching misses one
+        return cls(config, kind, *(frames.type_name(field.type) for field in ids))
+
+    @classmethod
+    def beside(cls, folder: Path) -> LogForm:
+        """The form of a model's log: as saved beside the model, or as params.yaml of the checkout around it says.
+
+        Raises:
+            ValueError: the file is of another version, or params.yaml is wrong.
+        """
+        if (folder / FORM).is_file():
+            values = read_json(folder / FORM)
+            try:
+                return cls(**{**values, "config": from_mapping(values["config"])})
+            except (KeyError, TypeError) as error:
+                raise StageError(
+                    f"{folder / FORM}: found another form ({error}), allowed: that of this version"
+                ) from None
+        params = folder.resolve().parent.parent / "params.yaml"
+        return cls(load(params) if params.is_file() else Config())
+
+    def as_json(self) -> dict[str, Any]:
+        """What is written to `FORM`."""
+        return vars(self) | {"config": nest(as_written(self.config))}
+
+    @property
+    def user(self) -> str:
+        """The column of users in what is returned: as in the log, unless it has a position or a name that is taken."""
+        return _name(self.config.download.columns.user, USER)
+
+    @property
+    def item(self) -> str:
+        """The same of items."""
+        return _name(self.config.download.columns.item, ITEM)
+
+    @contextmanager
+    def as_source(self, log: Any) -> Iterator[Config]:
+        """The configuration that fetches the log, which is a file during the block if it was a frame.
+
+        Errors of the block name arguments in place of options of the command line.
+        """
+        with tempfile.TemporaryDirectory() as folder, speaking_python():
+            if frames.kind_of(log) is None:
+                yield self.config
+            else:
+                with written(log, _columns_of(self.config.download), Path(folder), "log") as path:
+                    yield replace(self.config, dataset=str(path))
+
+    @contextmanager
+    def as_histories(self, events: Any) -> Iterator[tuple[Path, Download]]:
+        """A file of a frame of events during the block, and how it is read: the names are those of what is returned.
+
+        A frame may lack the column of times, those of ratings and of kinds of events.
+        """
+        download = self.config.download
+        optional = ((download.columns.timestamp, TIMESTAMP), (download.columns.rating, RATING))
+        time, rating = (None if found is None else _name(found, usual) for found, usual in optional)
+        columns = Columns(self.user, self.item, time, rating)
+        settings = replace(download, columns=columns, format=Format())
+        present = (*frames.names_of(events), self.user, self.item)
+        wanted = [name for name in _columns_of(settings) if name in present]
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            speaking_python(),
+            written(events, wanted, Path(folder), "histories") as path,
+        ):
+            yield path, settings
+
+
+def _name(found: str | int | None, usual: str) -> str:
+    return found if isinstance(found, str) and found not in ("rank", "score") else usual
+
+
+def _columns_of(download: Download) -> list[str]:
+    """The columns that are read."""
+    names = [*download.columns.by_key.values(), download.events.column]
+    return [name for name in names if name is not None]
+
+
+@contextmanager
+def written(frame: Any, columns: list[str], folder: Path, what: str) -> Iterator[Path]:
+    """A parquet file of columns of a frame; errors that name the file call it `what`."""
+    path = folder / f"{what}.parquet"
+    try:
+        pq.write_table(frames.to_arrow(what, frame, columns), path)
+        yield path
+    except pa.ArrowException as error:
+        raise StageError(f"{what}: found {' '.join(str(error).split())[:300]}, allowed: ids and times") from None
+    except ValueError as error:
+        text = re.sub(rf"(dataset|histories) {re.escape(repr(str(path)))}", what, str(error)).replace(str(path), what)
+        raise StageError(text) from error
+
+
+@contextmanager
+def speaking_python() -> Iterator[None]:
+    """Errors name arguments of Python where those of the command line have options."""
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(r"-S download\.columns\.(\w+)=(\w+)", _argument, str(error))
+        text = re.sub(r"-S (?='?[a-z_]+(\.[a-z_]+)*=)", "", text)
+        text = re.sub(r"another name for it \(--\w+-column \w+\)", "the names of the log's columns", text)
+        if text == str(error):
+            raise
+        raise StageError(text) from None
+
+
+def _argument(found: re.Match[str]) -> str:
+    value = "None" if found[2] == "null" else f'"{found[2]}"'
+    return f'columns={{"{found[1]}": {value}}}'
