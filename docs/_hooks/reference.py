@@ -88,17 +88,22 @@ def settings() -> str:
 
 def keys_of(kind: Any, schema: dict[str, Any], shared: dict[str, Any], prefix: str) -> Iterator[Key]:
     """The keys of a settings class and of the classes in it."""
+    from cutrec.config import AUTO_KEYS
+
     hints, said = get_type_hints(kind, include_extras=True), attribute_docs(kind)
     for field in dataclasses.fields(kind):
         described = schema["properties"][field.name]
         name = prefix + field.name
+        if name == "undecided":  # of the program: the keys that are auto
+            continue
         if dataclasses.is_dataclass(hints[field.name]):
             inner = shared[described["$ref"].rsplit("/", 1)[1]]
             yield from keys_of(hints[field.name], inner, shared, f"{name}.")
         else:
             names = registered(hints[field.name])
             choice = " \\| ".join(f"`{x}`" for x in names) if names else allowed(described, shared)
-            yield Key(name, choice, in_cell(said.get(field.name, "")))
+            auto = "`auto`, or " if name in AUTO_KEYS else ""
+            yield Key(name, auto + choice, in_cell(said.get(field.name, "")))
 
 
 def registered(hint: Any) -> list[str]:

@@ -2,13 +2,11 @@
 
 import importlib.util
 import re
-from dataclasses import asdict
 from types import ModuleType
 
 import pytest
 
 from cutrec import cli, config
-from cutrec.nested import flatten
 from tests.docs.pages import ROOT
 
 
@@ -25,7 +23,7 @@ def reference() -> ModuleType:
 def test_every_key_has_a_row_with_what_it_allows(reference):
     page = reference.settings()
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", page, flags=re.MULTILINE))
-    keys = set(flatten(asdict(config.Config())))
+    keys = set(config.as_written(config.Config()))
     assert keys <= set(rows)
     assert all(rows[key].split(" | ")[0].strip() for key in keys)
     assert "`sasrec` \\| `bert4rec`" in rows["model"]
