@@ -96,7 +96,7 @@ class Config:
     paper_faithful: bool = False
     """Repeat the known defects of the paper's own code, to compare with its tables."""
     impl: Impl = "auto"
-    """Of the losses of cce_kernels. ``auto``: Triton on a GPU of compute capability 8.0 or above, else plain PyTorch."""
+    """Of the losses of cce_kernels. ``auto``: Triton on a GPU from compute capability 8.0 on, else plain PyTorch."""
     preset: str = NO_PRESET
     """A name of the section ``presets``: it decides the keys that it holds (see `from_mapping`)."""
     negatives: Negatives = field(default_factory=Negatives)
