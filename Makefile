@@ -9,24 +9,24 @@ repro: ## Run the pipeline: download, split, train, evaluate, report
 	uv run dvc repro
 
 test: ## Run the fast tests that need no GPU
-	uv run pytest
+	uv run --group dev pytest
 
 test-slow: ## Run the tests that take more than ten seconds each
-	OMP_NUM_THREADS=1 uv run pytest -m "slow and not gpu" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 uv run --group dev pytest -m "slow and not gpu" -n 2 --dist loadfile
 
 test-gpu: ## Run the tests that need a CUDA device
-	uv run pytest -m gpu
+	uv run --group dev pytest -m gpu
 
 lint: ## Check style
-	uv run ruff check
-	uv run ruff format --check
+	uv run --group dev ruff check
+	uv run --group dev ruff format --check
 
 format: ## Fix style
-	uv run ruff check --fix
-	uv run ruff format
+	uv run --group dev ruff check --fix
+	uv run --group dev ruff format
 
 types: ## Check types
-	uv run mypy
+	uv run --group dev mypy
 
 check: lint types test ## Everything that must pass before a commit
 
@@ -44,7 +44,7 @@ pictures: ## Copy the pictures of the demo into docs/, for the README
 
 lock: ## Write requirements.lock after a change of the date in pyproject.toml or of a dependency
 	rm -f uv.lock # it would bring back older resolutions
-	uv export --quiet --no-header --no-annotate --no-emit-workspace --no-dev --python 3.11 --output-file requirements.lock
+	uv export --quiet --no-header --no-annotate --no-emit-workspace --python 3.11 --output-file requirements.lock
 
 docker: ## Build the image
 	docker build -t cutrec .

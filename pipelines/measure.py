@@ -1,14 +1,14 @@
 """Time and memory of the paper's points, on synthetic twins of its data sets: no DVC, no data, no polars.
 
-    python -m pipelines.measure [--tables 4,3] [--datasets beauty] [--sharing none,tile] [--minutes 9]
-        [--out results/training.csv] [-S train.cuda_graphs=true]
-
 Each point is trained for some steps, with a validation, by the training loop that `pipelines.train` uses. Its
 measurement is appended to the results file as one row (schema: `cutrec.reporting.results_file`). Points with a row of
 this device are skipped, so a run that was killed or ran out of minutes continues where it stopped. A point that does
 not fit into memory gets a row too; on a GPU it is not tried if its predicted memory is far above what is available. A
 point that needs more than the remaining minutes is left out in favor of shorter ones. Seconds per epoch are
 extrapolated: mean step x steps of the full split, and in the same way for validation.
+
+Example:
+    uv run python -m pipelines.measure --tables 4,3 --datasets beauty --sharing none,tile --minutes 9
 """
 
 import gc

@@ -1,12 +1,13 @@
 """Predict memory and time of training before anything runs: will it fit, and how long will it take?
 
-    python -m pipelines.plan [--gpu 40]                     # the point of params.yaml
-    python -m pipelines.plan --table 4 [--dataset gowalla] [--sharing tile] [--gpu 40]
-    python -m pipelines.plan --search --loss cce_neg --dataset beauty
-    python -m pipelines.plan --refit results/training.csv   # constants from measured runs
-    python -m pipelines.plan --check results/training.csv [--page results/planner.md]   # predicted beside measured
-
 ``cutrec plan`` predicts a point of your own. `rec_models.planning` describes the model of memory and time.
+
+Examples:
+    uv run python -m pipelines.plan --gpu 40                         # the point of params.yaml
+    uv run python -m pipelines.plan --table 4 --dataset gowalla --sharing tile --gpu 40
+    uv run python -m pipelines.plan --search --loss cce_neg --dataset beauty
+    uv run python -m pipelines.plan --refit results/training.csv     # constants from measured runs
+    uv run python -m pipelines.plan --check results/training.csv --page results/planner.md
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,11 @@
 """Stage ``report``: one page that explains the run to a reader who was not there.
 
 Reads params.yaml and the outputs of the other stages; writes ``report.html``, its pictures and ``results.csv`` into
-``data/report/``.
+``data/report/``, and prints the result of the run.
 """
+
+import os
+from pathlib import Path
 
 from cutrec import config
 from cutrec.paths import DATA, live_checkout
@@ -10,10 +13,14 @@ from pipelines import stage
 
 
 def main(settings: config.Config) -> None:
-    """Draw the pictures and write the page."""
+    """Draw the pictures, write the page and print the result."""
+    from cutrec.reporting.summary import summary
     from cutrec.workflow.report import report
 
-    report(settings, DATA, DATA / "report", root=live_checkout())
+    run = report(settings, DATA, DATA / "report", root=live_checkout())
+    queued = live_checkout() != Path.cwd().resolve()  # in a copy of the repository
+    name = os.environ.get("DVC_EXP_NAME", "NAME") if queued else None
+    print(*summary(run, DATA / "report" / "report.html", name), sep="\n")
 
 
 if __name__ == "__main__":

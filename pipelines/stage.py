@@ -8,6 +8,7 @@ parameters that it read has changed.
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,12 +18,13 @@ from typing import Any, NoReturn
 import psutil
 
 from cutrec.arguments import make_parser, parse
+from cutrec.committed import changed_keys
 from cutrec.config import Config, as_written, load, read_yaml
 from cutrec.console import run_and_exit
 from cutrec.errors import ConfigError, StageError
 from cutrec.nested import as_yaml
 from cutrec.outputs import atomic_file, read_json, write_json
-from cutrec.paths import DATA
+from cutrec.paths import DATA, live_checkout
 
 STAGE = "DVC_STAGE"
 """The environment variable that DVC sets for a stage."""
@@ -36,13 +38,18 @@ KEPT_SECONDS = 86_400.0
 """How long the record of an unfinished run is kept: DVC may run in another container, whose processes are not seen."""
 PATIENCE = 10.0
 """How many seconds a stage waits for a changed params.yaml to change back."""
+_SHOWN = 5
 
 
 def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn:
-    """Run a stage with the settings of params.yaml and end the process. It takes no argument except ``--help``."""
+    """Run a stage with the settings of params.yaml and end the process. It takes no argument except ``--help``.
+
+    If it fails, it also prints how to bring back the committed parameters, unless params.yaml holds them.
+    """
 
     def checked() -> None:
-        parse(make_parser(description, prog=f"python -m pipelines.{name}"), None)
+        examples = f"\nExample:\n    uv run dvc repro {name}"
+        parse(make_parser(description + examples, prog=f"python -m pipelines {name}"), None)
         settings = load() if name == FIRST else load_of_run()
         if name == FIRST:
             begin(settings)
@@ -51,7 +58,27 @@ def run(name: str, description: str, main: Callable[[Config], None]) -> NoReturn
         if name == LAST and (dvc := _dvc()) is not None:
             (DATA / RECORD.format(dvc.pid)).unlink(missing_ok=True)
 
-    run_and_exit(checked)
+    try:
+        run_and_exit(checked)
+    except SystemExit as ended:
+        if ended.code and _first_rank():
+            _note_changed_parameters()
+        raise
+
+
+def _first_rank() -> bool:
+    """Whether this is the only process of the stage, or the first one with ``train.devices``."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _note_changed_parameters() -> None:
+    """Print which parameters an experiment left in params.yaml; a queued experiment has a copy of its own."""
+    if live_checkout() == Path.cwd().resolve() and (keys := changed_keys()):
+        listed = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+        print(
+            f"note: params.yaml is not as committed ({listed}): `uv run cutrec reset` brings back the committed one",
+            file=sys.stderr,
+        )
 
 
 def begin(settings: Config) -> None:
@@ -89,7 +116,7 @@ def refuse_edit(name: str, settings: Config) -> None:
     Raises:
         StageError: naming the parameters that changed.
     """
-    if STAGE in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":  # once, with train.devices
+    if STAGE in os.environ and _first_rank():
         read = tuple(f"{key}." for key in read_yaml(Path("dvc.yaml"))["stages"][name]["params"])
         began = {key: value for key, value in _flat(settings).items() if f"{key}.".startswith(read)}
         _load_unchanged(began, "this stage")

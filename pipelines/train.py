@@ -1,7 +1,8 @@
 """Stage ``train``: a trained model, its curves, its time and its memory.
 
 Reads params.yaml and ``data/split/``; writes ``data/train/``. If training is killed, the next run resumes from the last
-checkpoint. Checkpoints are kept in ``.checkpoints/``, because DVC deletes the outputs of a stage before it runs.
+checkpoint. Checkpoints are kept in ``.checkpoints/``, because DVC deletes the outputs of a stage before it runs. Those
+of a complete training stay until another one starts, in case DVC could not record the outputs.
 """
 
 from functools import partial

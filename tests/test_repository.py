@@ -1,12 +1,16 @@
 """What must be in git and what must not."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
+from dvc.repo import Repo
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from scmrepo.git import Git
+from scmrepo.noscm import NoSCM
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +38,20 @@ def test_every_link_of_a_page_leads_somewhere():
 def test_no_lock_with_addresses_and_no_data():
     assert not [name for name in tracked() if name == "uv.lock" or name.endswith((".parquet", ".ckpt", ".arrow"))]
     assert "://" not in (ROOT / "requirements.lock").read_text()
+
+
+def test_an_archive_runs_without_git_and_a_clone_with_it(tmp_path: Path):
+    """`git archive`, as GitHub's downloads do, fills in a line of .dvc/config."""
+    clone, archive = tmp_path / "clone", tmp_path / "archive"
+    for name in (".dvc/config", ".gitattributes"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
+    archive.mkdir()
+    commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@t commit -qm x"
+    subprocess.run(f"{commit} && git archive HEAD | tar -x -C {archive}", shell=True, cwd=clone, check=True)
+    for folder, kind in ((clone, Git), (archive, NoSCM)):
+        with Repo(folder) as repo:
+            assert isinstance(repo.scm, kind)
 
 
 def declared(table: dict, extras: set[str]) -> list[Requirement]:

@@ -1,12 +1,13 @@
 """Queue the points of the paper's tables as DVC experiments.
 
-    python -m pipelines.paper.grid --table 4 [--dataset gowalla] [--twin] [--sharing tile] [--dry-run]
-    python -m pipelines.paper.grid --search --model sasrec --loss cce_neg --dataset beauty [--gpu 24]
-    uv run dvc queue start [-j 2]        # then run them
-
 Each point is one experiment, named after the point. Points that have been run, are running or are queued already, at
 any commit, are passed over, and so are points that the planner predicts not to fit the GPU. Every token draws its own
 negatives, as in the paper; ``--sharing tile`` shares them among neighbors.
+
+Examples:
+    uv run python -m pipelines.paper.grid --table 4 --dataset gowalla --dry-run
+    uv run python -m pipelines.paper.grid --search --model sasrec --loss cce_neg --dataset beauty --gpu 24
+    uv run dvc queue start -j 2        # then run them
 """
 
 import subprocess

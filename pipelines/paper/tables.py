@@ -1,10 +1,11 @@
 """The paper's 15 tables with our results beside them: printed, and written as markdown, CSV and pictures.
 
-    python -m pipelines.paper.tables [--table 4] [--out results] [--results FILE ...] [--predict] [--no-dvc]
-
 Our results are the finished experiments that DVC knows and the rows of results files
 (`cutrec.reporting.results_file`). A row that was not run stays empty; ``--predict`` fills in the planner's memory and
 seconds, and marks them.
+
+Example:
+    uv run python -m pipelines.paper.tables --table 4 --predict
 """
 
 import csv

@@ -1,11 +1,12 @@
 """The accuracy study: search, final seeds and step times; resumable, several trainings at once. No DVC, no polars.
 
-    python -m pipelines.study prepare --data FOLDER NAME=LOG.parquet ...   # splits, leave-one-out
-    python -m pipelines.study run --data FOLDER --rows study.jsonl --minutes 9 --jobs 8 [--datasets ml_1m] ...
-    python -m pipelines.study summarise --rows study.jsonl --out FOLDER    # tables, the picture, presets
-
 `pipelines.study.trials` says what is run, `pipelines.study.scheduler` runs it. Trials that have a row are not run
 again: delete a row to repeat its trial. The search uses only validation targets.
+
+Examples:
+    uv run python -m pipelines.study prepare --data splits ml_1m=ml-1m.parquet
+    uv run python -m pipelines.study run --data splits --rows study.jsonl --datasets ml_1m --jobs 8 --minutes 9
+    uv run python -m pipelines.study summarise --rows study.jsonl --out results
 """
 
 import json
@@ -27,6 +28,12 @@ from pipelines.study.scheduler import Scheduler
 from pipelines.study.trials import KINDS, SEARCHES, Trial
 
 DATASETS = tuple(search.dataset for search in SEARCHES)
+VERBS = {
+    "prepare": "Split logs, leave-one-out",
+    "run": "Run the trials that have no row yet",
+    "trial": "Run one trial, as `run` starts it",
+    "summarise": "Write the tables, the picture and the presets",
+}
 CONTENDERS = sorted({name for search in SEARCHES for name in search.contenders})
 
 
@@ -89,7 +96,8 @@ def prepare(logs: Sequence[str], data: Path) -> None:
 def _parse(arguments: Sequence[str] | None) -> Namespace:
     """The options of the chosen command, and its name as ``verb``."""
     parser = make_parser(str(__doc__), prog="python -m pipelines.study")
-    prepare, run, trial, summarise = commands = [make_parser("") for _ in range(4)]
+    examples = str(__doc__).rpartition("\n\n")[2]
+    prepare, run, trial, summarise = commands = [make_parser(f"{text}.\n\n{examples}") for text in VERBS.values()]
     prepare.add_argument("logs", nargs="+", metavar="NAME=LOG")
     trial.add_argument("trial", help="JSON of a Trial")
     for command in (prepare, run, trial):
@@ -104,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     summarise.add_argument("--out", type=Path, required=True, help="a folder")
     summarise.add_argument("--page", type=Path, help="a page whose table of accuracy is brought up to date")
     subcommands = parser.add_subcommands(dest="verb", required=True)
-    for name, command in zip(("prepare", "run", "trial", "summarise"), commands, strict=True):
+    for name, command in zip(VERBS, commands, strict=True):
         subcommands.add_subcommand(name, command)
     options = parse(parser, arguments)
     options.update(options.pop(options.verb))

@@ -1,8 +1,10 @@
 """A wrong command line is one line."""
 
+from pathlib import Path
+
 import pytest
 
-from cutrec.arguments import make_parser, parse, positive_int, share
+from cutrec.arguments import local_file, local_path, make_parser, parse, positive_int, share
 from cutrec.errors import UsageError
 
 
@@ -20,6 +22,17 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str]):
         UsageError, match=r"^(--k: found .*, allowed: 1 to 1,000,000|unrecognized .*); --help lists the opt"
     ):
         parse(parser, arguments)
+
+
+def test_a_path_is_converted_to_one_from_the_root_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "params.yaml").write_text("")
+    (tmp_path / "docs").mkdir()
+    given = ["a.csv", "../a.csv", "/data/*.csv", "s3://bucket/a.csv"]
+    monkeypatch.chdir(tmp_path)
+    assert [local_path(text) for text in given] == given
+    monkeypatch.chdir(tmp_path / "docs")
+    assert [local_path(text) for text in given] == ["docs/a.csv", "a.csv", *given[2:]]
+    assert local_file(Path("data/default")) == Path("data/default")
 
 
 def test_a_share_lies_between_0_and_1():

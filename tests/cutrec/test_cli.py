@@ -3,6 +3,7 @@
 import json
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 import cutrec
 from cutrec import cli
-from cutrec.errors import StageError, UsageError
-from tests.small_log import ROOT
+from cutrec.errors import ConfigError, StageError, UsageError
+from tests.small_log import ROOT, small_log
 
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 
@@ -27,6 +28,7 @@ def test_help_runs_nothing(command: str | None, capsys: pytest.CaptureFixture[st
     assert text.startswith("usage: cutrec ")
     assert all(name in text for name in cli.COMMANDS) or command
     assert not any(inside in text for inside in ("``", "<function", "<class", "| null"))
+    assert re.search(rf"\n\nExamples?:\n(    uv run cutrec {command or ''}.*\n)+$", text)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,6 +60,31 @@ def test_a_bad_place_for_the_output_is_found_before_the_work(arguments: list[str
         StageError, match=r"^file cannot be written to \(File exists\), allowed: another folder, by --out$"
     ):
         cli.execute(arguments)
+
+
+def test_a_command_works_in_every_folder_with_paths_from_there(
+    workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    root = workplace({"dataset": "log.parquet"})
+    small_log().write_parquet(root / "log.parquet")  # the paths in params.yaml are relative to the root
+    below = root / "docs" / "deep"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    cli.execute(["describe", "--out", "mine"])
+    assert (below / "mine" / "describe.json").is_file()
+    assert capsys.readouterr().out.endswith("picture: docs/deep/mine/describe.png\n")
+    cli.execute(["describe"])
+    assert (root / "data" / "describe" / "describe.json").is_file()
+    assert Path.cwd() == below
+
+
+def test_outside_of_a_checkout_it_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("describe", "recommend", "plan"):
+        with pytest.raises(
+            ConfigError, match=f"no such file in {tmp_path} or above it, allowed: .* checkout of CutRec"
+        ):
+            cli.execute([command])
 
 
 def run_python(program: str, **environment: str) -> str:

@@ -293,7 +293,7 @@ def test_the_last_parts_of_keys_are_unique():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (None, "no such file, run from the root of the repository"),
+        (None, "allowed: a folder in a checkout of CutRec, where `uv run cutrec reset` brings back"),
         ("loss: [ce", "not valid YAML"),
         ("- loss", "found list, allowed: a mapping of keys to values"),
         ("", "found NoneType, allowed: a mapping of keys to values"),

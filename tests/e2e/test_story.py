@@ -21,6 +21,7 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
+from cutrec.workflow.checkpoints import COMPLETE
 from tests.docs.pages import commands
 from tests.e2e.conftest import ROOT, Clone, small_log, write_visits
 
@@ -78,8 +79,9 @@ def test_the_demo_beats_popularity_within_three_minutes(clone: Clone):
     """The first command of the README, with the settings as shipped, from nothing."""
     (clone.root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     started = time.monotonic()
-    clone.run("env --unset=OMP_NUM_THREADS uv run dvc repro")
+    printed = clone.run("env --unset=OMP_NUM_THREADS uv run dvc repro")
     seconds = time.monotonic() - started
+    clone.run(re.search(r"^Next: (uv run cutrec recommend --user .+)$", printed, re.MULTILINE)[1])
     metrics = json.loads((clone.data / "evaluate/metrics.json").read_text())
     assert metrics["ndcg@10"] >= 3 * metrics["popularity"]["ndcg@10"]
     assert metrics["popularity"]["ndcg@10"] > 0
@@ -157,7 +159,7 @@ def test_an_edit_of_library_code_reruns_training_which_resumes_after_a_kill(clon
         assert ran(printed) == ["source", "train"]
     finally:
         process.kill()
-    assert list((clone.root / ".checkpoints").rglob("*.ckpt"))
+    assert interrupted(clone)
     printed = clone.run("uv run dvc repro")
     assert ran(printed)[:3] == ["source", "train", "evaluate"]
     assert "resuming" in printed, printed
@@ -165,8 +167,18 @@ def test_an_edit_of_library_code_reruns_training_which_resumes_after_a_kill(clon
     assert resumed[0] == whole[0]
     assert resumed[1] == whole[1]
     assert resumed[2].equals(whole[2])
-    assert not list((clone.root / ".checkpoints").rglob("*.ckpt"))
+    assert not interrupted(clone)
     clone.restore()
+
+
+def test_a_downloaded_archive_runs_without_git(clone: Clone):
+    """`git archive` makes what GitHub serves as a zip. There are no experiments in it, but the pipeline runs."""
+    archive = clone.root.with_name("archive")
+    archive.mkdir()
+    clone.run(f"git archive HEAD | tar -x -C {archive}")
+    environment = f"cd {archive} && export UV_NO_SYNC=1 UV_PROJECT_ENVIRONMENT={clone.root}/.venv"
+    assert ran(clone.run(f"{environment} && uv run dvc repro split")) == STAGES[:3]
+    assert "git has no committed version" in one_error(clone.run(f"{environment} && uv run cutrec reset", fails=True))
 
 
 def outcome(clone: Clone) -> tuple[dict, dict, pl.DataFrame]:
@@ -181,11 +193,17 @@ def outcome(clone: Clone) -> tuple[dict, dict, pl.DataFrame]:
     )
 
 
+def interrupted(clone: Clone) -> list[Path]:
+    """The checkpoints of trainings that are not complete."""
+    states = (clone.root / ".checkpoints").rglob("last.ckpt")
+    return [path for path in states if not (path.parent / COMPLETE).exists()]
+
+
 def wait_for_checkpoint(clone: Clone, seconds: float = 300) -> int:
     """Wait until training has kept a state; return the process id of the training."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
-        if list((clone.root / ".checkpoints").rglob("last.ckpt")):
+        if interrupted(clone):
             found = subprocess.run(  # Python itself: if only the shell that runs it ended, training would live on
                 ["pgrep", "-f", "^[^ ]*python[^ ]* -m pipelines.train$"], capture_output=True, text=True, check=False
             )
@@ -197,8 +215,11 @@ def wait_for_checkpoint(clone: Clone, seconds: float = 300) -> int:
 
 
 def test_the_readme_has_the_commands_that_ci_runs():
-    assert page_commands()[:2] == ["pip install uv && uv run dvc repro", "pip install uv && uv run pytest"]
-    assert "uv run pytest" in (ROOT / ".ci/run").read_text()
+    assert page_commands()[:2] == [
+        "pip install uv && uv run dvc repro",
+        "pip install uv && uv run --group dev pytest",
+    ]
+    assert "uv run --group dev pytest" in (ROOT / ".ci/run").read_text()
 
 
 @pytest.mark.parametrize("command", [c for c in page_commands() if not c.startswith("pip install uv")])
@@ -249,6 +270,7 @@ def queue(clone: Clone, command: str) -> None:
     status = wait_for_queue(clone)
     clone.run("git checkout --quiet -- packages pipelines")
     log = clone.run(f"uv run dvc queue logs {POINT}")
+    assert f"Next: uv run dvc exp apply {POINT}, which brings" in log, log
     assert status.count("Success") == 3, f"{status}\n{log}"
     assert ran(log) == STAGES, log
     assert "finished, commit" in clone.run(GRID)

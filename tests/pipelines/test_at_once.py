@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import runpy
+import shutil
 import sys
 import time
 from itertools import combinations_with_replacement
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cutrec.workflow.checkpoints import COMPLETE
 from tests.small_log import small_log, write_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -64,7 +66,8 @@ class Project:
         self.errors = errors
 
     def start(self, name: str, place: int = 0) -> Any:
-        """Start a command; of those that run at once, each has a place."""
+        """Start a command, which trains if it does at all; of those that run at once, each has a place."""
+        self.remove_complete()
         process = FORKS.Process(target=execute, args=(self.root, self.errors / str(place), COMMANDS[name]))
         process.start()
         return process
@@ -80,8 +83,14 @@ class Project:
             status, error = self.wait(self.start(name))
             assert status == 0, error
 
+    def remove_complete(self) -> None:
+        """Remove the states of complete trainings, which the same training would take."""
+        for path in self.root.glob(f".checkpoints/*/{COMPLETE}"):
+            shutil.rmtree(path.parent)
+
     def left(self) -> list[str]:
         """Files that only a process at work needs."""
+        self.remove_complete()
         names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*"))
         return [name for name in names if re.search(r"/\.|\.part|\.tmp|\.lock$|^\.checkpoints/", name)]
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -15,6 +16,10 @@ from tests.small_log import ROOT
 STAGES = ("download", "evaluate", "report", "source", "split", "train")
 DEPRECATED = ("compare", "describe", "recommend")
 PAPER = ("grid", "measure", "plan", "study", "tables")
+ENTRIES = (
+    *STAGES, *DEPRECATED, *PAPER, "paper.grid", "paper.tables",
+    "study prepare", "study run", "study trial", "study summarise",
+)  # fmt: skip
 
 
 def test_nothing_imports_a_command():
@@ -37,15 +42,18 @@ def start(module: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> obje
     return caught.value.code
 
 
-@pytest.mark.parametrize("name", [*STAGES, *DEPRECATED, *PAPER])
+@pytest.mark.parametrize(
+    "arguments", [*ENTRIES, *(f"study {verb}" for verb in ("prepare", "run", "trial", "summarise"))]
+)
 def test_help_runs_nothing(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
-    assert start(f"pipelines.{name}", "--help", monkeypatch=monkeypatch) == 0
+    assert start(*f"pipelines.{arguments} --help".split(), monkeypatch=monkeypatch) == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: ")
     assert not any(inside in text for inside in ("``", "<function", "<class", "| null"))
+    assert re.search(r"\n\nExamples?:\n(    uv run .*\n)+$", text)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -104,10 +104,9 @@ def test_a_stage_lists_the_params_it_reads(name: str):
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
-def test_the_copy_of_a_queued_experiment_comes_first_on_the_path(name: str):
-    assert STAGES[name]["cmd"] == f"${{python}} -m pipelines.{name}"
-    path = re.search(r"PYTHONPATH=(\S+)", PIPELINE["vars"][0]["python"]).group(1).split(":")
-    assert sorted(path) == [f"packages/{name.replace('_', '-')}/src" for name in sorted(("cutrec", *PACKAGES))]
+def test_a_stage_is_run_by_its_name(name: str):
+    """`pipelines/__main__.py` puts the packages of a queued experiment's copy first on the path."""
+    assert STAGES[name]["cmd"] == f"python -m pipelines {name}"
 
 
 def test_metrics_and_decided_settings_live_in_git_and_everything_else_in_the_cache():

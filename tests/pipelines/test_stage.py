@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from cutrec.config import ConfigError, load
 from cutrec.errors import StageError
-from pipelines import stage
+from pipelines import download, source, split, stage, train
 from tests.e2e.conftest import copy_repository
 from tests.small_log import ROOT, small_log, write_params
 
@@ -138,6 +139,36 @@ def test_a_file_that_is_put_back_in_time_is_unchanged(project: Path, monkeypatch
     thread.join()
 
 
+def test_a_stage_that_fails_says_how_to_bring_back_the_committed_parameters(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    subprocess.run(
+        "git init -q && git add -A && git -c user.name=t -c user.email=t@t commit -qm x", shell=True, check=True
+    )
+
+    def fail(_: object) -> None:
+        raise StageError("found a, allowed: b")
+
+    def printed() -> list[str]:
+        with pytest.raises(SystemExit) as ended:
+            stage.run("source", "A stage.", fail)
+        assert ended.value.code == 1
+        return capsys.readouterr().err.splitlines()
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    assert printed() == ["error: found a, allowed: b"]
+    write_params(project, {"loss": "cce", "seed": 1})
+    error, note = printed()
+    assert (
+        note
+        == "note: params.yaml is not as committed (loss, seed): `uv run cutrec reset` brings back the committed one"
+    )
+    copy = project / ".dvc/tmp/exps/copy"  # of a queued experiment, which leaves the checkout as it is
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".dvc"))
+    monkeypatch.chdir(copy)
+    assert printed() == [error]
+
+
 def test_the_process_of_dvc_is_the_first_one_above_that_is_no_stage():
     code = "import pipelines.stage as s; print(s._dvc() and s._dvc().pid)"
     path = os.pathsep.join([str(ROOT), *sys.path])
@@ -188,4 +219,23 @@ def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
     again = start("git show HEAD:params.yaml > params.yaml && dvc exp run -n first -S evaluate.batch_users=11")
     printed, _ = again.communicate()
     assert again.returncode == 0, printed
-    assert not list(tmp_path.glob(".checkpoints/*"))
+    assert list(tmp_path.glob(".checkpoints/*/complete"))
+
+
+def test_a_complete_training_whose_outputs_are_lost_is_not_repeated(project: Path, capsys: pytest.CaptureFixture[str]):
+    """DVC deletes the outputs of a stage that it did not record, such as one with an edit after its last check."""
+    small_log().write_parquet(project / "log.parquet")
+    small = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "train.max_epochs": 3}
+    write_params(project, small)
+    for step in (source, download, split, train):
+        step.main(load())
+    model, history = (project / "data/train" / name for name in ("model.ckpt", "history.csv"))
+    first = model.read_bytes(), history.read_text()
+    shutil.rmtree(project / "data/train")
+    write_params(project, small)
+    capsys.readouterr()
+    train.main(load())
+    assert (model.read_bytes(), history.read_text()) == first
+    printed = capsys.readouterr().err
+    assert "note: this training is complete, its model is taken" in printed
+    assert "epoch" not in printed

@@ -1,9 +1,11 @@
 """Forgetting users: nothing below data/ names them, everything else stays, and a kill loses nothing."""
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,11 @@ from cutrec import config
 from cutrec.checksums import write_checksums
 from cutrec.cli import execute
 from cutrec.errors import StageError, UsageError
-from cutrec.workflow import forget
-from cutrec.workflow.forget import Users, find_users, read_users, remove_users
+from cutrec.workflow.forget import find_users, remove_users
 from cutrec.workflow.user_copies import find_copies
+from cutrec.workflow.user_ids import Users
 from pipelines import download, evaluate, report, source, split, train
-from rec_data.config import Columns, Download, Format
-from rec_data.errors import DataError
+from rec_data.locks import locked
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.split import split_log
 from rec_eval import read_evaluation
@@ -132,10 +133,10 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     text = capsys.readouterr().out
     place = f"events.csv ({rows} rows)"
     assert "data/train/model.ckpt, data/recommend/top.refit/model.ckpt" in text
-    assert ".checkpoints/ (0123)" in text
+    assert "states of trainings: .checkpoints/ (0123, " in text
     assert f"- the source, which the next run reads again: {place}\n" in text
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
-    assert cures == [f"1. remove their rows from {place}", "2. dvc repro", "3. rm -r .checkpoints",
+    assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
                      "4. rm -r data/recommend/top.refit"]  # fmt: skip
     assert counted.partition("Still there")[2] == text.partition("Still there")[2]
     user = shown_users()[0]
@@ -159,8 +160,8 @@ def test_the_copies_of_dvc_are_named(checkout, capsys):
     assert "- copies of queued experiments: .dvc/tmp/exps/tmp1\n" in text
     assert "- DVC's remote 'store', if anything was pushed\n" in text
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
-    assert cures[2:] == ["3. rm -r .dvc/tmp/exps/tmp1", "4. dvc gc --workspace",
-                         "5. dvc gc --workspace --cloud --remote store"]  # fmt: skip
+    assert cures[2:] == ["3. rm -r .checkpoints", "4. rm -r .dvc/tmp/exps/tmp1", "5. uv run dvc gc --workspace",
+                         "6. uv run dvc gc --workspace --cloud --remote store"]  # fmt: skip
 
 
 @pytest.mark.parametrize("dataset", ["demo", "ml_1m"])
@@ -175,10 +176,101 @@ def test_a_source_that_cannot_be_edited_is_kept_out_by_a_commit(checkout, datase
     execute(["forget", "--user", user])
     text = capsys.readouterr().out
     assert f"dataset {dataset!r}" in text
-    assert (
-        "1. python -m pipelines.train && python -m pipelines.evaluate && python -m pipelines.report\n2. dvc commit"
-        in text
-    )
+    again = " && ".join(f"uv run python -m pipelines.{stage}" for stage in ("train", "evaluate", "report"))
+    assert f"1. {again}\n2. uv run dvc commit" in text
+
+
+def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_lists_anywhere_below_data_and_what_killed_writers_left_are_found(checkout, capsys):
+    user = shown_users()[0]
+    (checkout / "more").mkdir()
+    for name, target in (
+        ("recommend/top.csv", "lists.csv"), ("recommend/top.parquet", "more/top.parquet"),
+        ("download", ".tmp-download"), ("evaluate", ".tmp-evaluate"), ("recommend/top.csv", "more/new.csv.part"),
+    ):  # fmt: skip
+        (shutil.copytree if (checkout / name).is_dir() else shutil.copy)(checkout / name, checkout / target)
+    shutil.copy("events.csv", checkout / "mine.csv")
+    (checkout / "more/damaged.parquet").write_bytes(b"PAR1")
+    before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    execute(["forget", "--user", user, "--dry-run"])
+    assert before == {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    assert "data/download: what a killed process has left beside it\n" in capsys.readouterr().out
+    execute(["forget", "--user", user])
+    searched = "data/mine.csv, data/more/damaged.parquet, data/more/new.csv.part"
+    assert f"- files that were not searched: {searched}\n" in capsys.readouterr().out
+    (checkout / "more/damaged.parquet").unlink()
+    assert naming(checkout, user) == ["data/mine.csv", "data/more/new.csv.part"]
+    assert not list(checkout.glob(".*"))
+
+
+def test_the_steps_are_printed_again_for_users_who_are_forgotten(checkout, capsys):
+    user = shown_users()[0]
+    execute(["forget", "--user", user])
+    steps = capsys.readouterr().out.partition("Still there")[2]
+    before = state_of(checkout)
+    execute(["forget", "--user", user])
+    printed = capsys.readouterr()
+    assert printed.out.partition("Still there")[2] == steps
+    assert printed.err == f"note: unknown users are skipped, who may have been forgotten before: 1: {user!r}\n"
+    assert state_of(checkout) == before
+
+
+@pytest.mark.parametrize("part", ["whole", "log"])
+def test_nobody_left_is_refused_before_anything_is_written(checkout, part: str):
+    for name in ("split", "evaluate") if part == "log" else ():
+        shutil.rmtree(checkout / name)
+    pl.read_parquet(checkout / "download/log.parquet").select("user_id").unique().write_parquet("ids.parquet")
+    before = state_of(checkout)
+    with pytest.raises(ValueError, match=r"^data/\S+: found nobody else.*, allowed: at least one other user \("):
+        execute(["forget", "--users", "ids.parquet"])
+    assert {path: state for path, state in state_of(checkout).items() if path.is_file()} == {
+        path: state for path, state in before.items() if path.is_file()
+    }
+
+
+def test_recommend_says_how_to_train_without_them(checkout, capsys):
+    for again in (False, True):
+        if again:
+            execute(["forget", "--user", shown_users()[0]])
+            capsys.readouterr()
+        execute(["recommend", "--k", "3"])
+        found = capsys.readouterr().err
+        assert (
+            found == ""
+            if not again
+            else found.endswith("users were forgotten since then, train again (uv run python -m pipelines.train)\n")
+        )
+    train.main(config.load())
+    capsys.readouterr()
+    execute(["recommend", "--k", "3"])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("left", "stage", "reason"), [
+    (1, evaluate, "found 1 user in train, allowed: at least 2"),
+    ("validation", train, "found no validation users, allowed: at least 1"),
+    ("test", evaluate, "found no test users, allowed: at least 1"),
+])  # fmt: skip
+def test_too_few_users_for_a_stage_are_named(left: object, stage: Any, reason: str, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    strategy = "leave_one_out" if left == 1 else "temporal"
+    write_params(tmp_path, SETTINGS | {"split.strategy": strategy, "split.test_fraction": 0.2})
+    small_log(users=60).write_csv("events.csv")
+    for step in (source, download, split, train):
+        step.main(config.load())
+    users = pl.read_parquet("data/split/users.parquet")
+    gone = users[1:] if left == 1 else users.join(pl.read_parquet(f"data/split/{left}.parquet"), on="user_id")
+    gone.select(pl.col("original_id").alias("user_id")).write_csv("ids.csv")
+    execute(["forget", "--users", "ids.csv"])
+    name = stage.__name__.removeprefix("pipelines.")
+    assert f"users left in {'train' if left == 1 else left}, too few for the stage {name}\n" in capsys.readouterr().out
+    if stage is evaluate:
+        train.main(config.load())
+    with pytest.raises(StageError, match=f"^data/split: {reason}"):
+        stage.main(config.load())
 
 
 def test_unknown_users_write_nothing(checkout):
@@ -202,6 +294,29 @@ def test_damaged_files_do_not_get_new_checksums(checkout, name: str):
 def test_somebody_must_be_named(checkout):
     with pytest.raises(UsageError, match="found no user, allowed: --user ID, or --users FILE"):
         execute(["forget"])
+
+
+def test_a_file_of_ids_may_be_written_in_another_way_than_the_log(checkout, capsys):
+    user = shown_users()[0]
+    Path("ids.txt").write_bytes(f"{user}\né\n".encode("latin-1"))
+    execute(["forget", "--users", "ids.txt", "-S", "download.format.encoding=latin-1"])
+    assert capsys.readouterr().err == "note: unknown users are skipped: 1: 'é'\n"
+    assert naming(checkout, user) == []
+    with pytest.raises(UsageError, match=r"^-S: .* --users .* not given"):
+        execute(["forget", "--user", user, "-S", "download.format.encoding=latin-1"])
+
+
+def test_a_call_waits_for_another_one(checkout):
+    user = shown_users()[0]
+    call = threading.Thread(target=execute, args=(["forget", "--user", user],))
+    with locked(checkout / "forget"):
+        before = state_of(checkout / "split")
+        call.start()
+        call.join(1.0)
+        assert call.is_alive()
+        assert state_of(checkout / "split") == before
+    call.join()
+    assert naming(checkout, user) == []
 
 
 LARGE = 7_100_000_000_000_000_000
@@ -245,15 +360,6 @@ def test_ids_are_compared_exactly(kind: str, form: str, tmp_path, monkeypatch, c
     assert len(left) < len(users)
 
 
-def test_every_id_of_a_file_counts_where_the_log_has_no_header(tmp_path):
-    settings = Download(columns=Columns(1, 2, 3), format=Format(header=False))
-    for text in ("1\n2\n", "user_id\n1\n2\n", "user_id,why\n1,a\n2,b\n"):
-        (tmp_path / "ids.csv").write_text(text)
-        assert read_users("ids.csv", root=tmp_path, settings=settings) == ["1", "2"]
-    pl.DataFrame({"x": [1, 2]}).write_parquet(tmp_path / "ids.parquet")
-    assert read_users("ids.parquet", root=tmp_path, settings=settings) == ["1", "2"]
-
-
 @pytest.mark.parametrize("form", ["text", "decimal"])
 def test_the_source_is_searched_for_ids_as_the_log_reads_them(form: str, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -265,17 +371,6 @@ def test_the_source_is_searched_for_ids_as_the_log_reads_them(form: str, tmp_pat
     (name,) = [path.name for path in tmp_path.iterdir()]
     copies = find_copies(config.from_mapping({"dataset": name}), Users(["105"]), Path())
     assert f"{name} (2 rows)" in "\n".join(copies.where)
-
-
-def test_a_file_without_ids_is_refused(checkout):
-    Path("empty.txt").write_text("\n\n")
-    with pytest.raises(StageError, match=r"^--users: found no ids in .*empty.txt, allowed: at least one"):
-        execute(["forget", "--users", "empty.txt"])
-    Path("two.csv").write_text("shop,name\na,b\n")
-    with pytest.raises(DataError, match=r"^--users 'two.csv' has no column 'user_id' .*: shop, name$"):
-        execute(["forget", "--users", "two.csv"])
-    with pytest.raises(DataError, match="no file"):
-        execute(["forget", "--users", "none.txt"])
 
 
 def test_other_lines_of_a_csv_stay_byte_by_byte(tmp_path):
@@ -310,7 +405,7 @@ def kill() -> Callable[[int], Any]:
 
             return call
 
-        for place, name in ((Path, "rename"), (Path, "replace"), (Path, "unlink"), (forget.shutil, "rmtree")):
+        for place, name in ((Path, "rename"), (Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
             patch.setattr(place, name, guarded(getattr(place, name)))
         return patch
 
@@ -342,15 +437,15 @@ def test_a_kill_leaves_either_state_and_the_same_call_does_the_rest(run_once, tm
             pass
         finally:
             patch.undo()
-        assert all((data / part).is_dir() or (data / f".tmp-forget-{part}/old").is_dir() for part in parts)
+        gc.collect()  # as the system does with a killed process, it releases the locks
+        assert all((data / part).is_dir() or (data / f".tmp-{part}/.old").is_dir() for part in parts)
         found = find_users(users, data)
         for part in ("download", "split", "evaluate"):
             assert contents(data / part) in (old[part], new[part])
         for path in (data / "recommend").iterdir():
             if path.suffix not in (".part", ".lock"):
                 assert decoded(path) in (old["recommend"][path.name], new["recommend"][path.name])
-        if found:
-            remove_users(users, found, data)
+        remove_users(users, found, data)
         for part in parts:
             assert contents(data / part) == new[part]
         assert not naming(data, shown[0])

@@ -146,6 +146,22 @@ def test_histories_are_read_with_the_format_of_the_log(trained: Path):
     assert found.drop("score").rows() == wanted
 
 
+def test_positions_for_a_file_without_header(trained: Path):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"{names[3]},7,2\n{names[1]},7,1\n")
+    headless = ["-S", "download.format.header=false", "--user-column", "2", "--item-column", "1"]
+    found = run("--histories", "h.csv", "--k", "4", *headless, "--timestamp-column", "3")
+    assert found.drop("score").rows() == expected({7: [names[1], names[3]]}, 4)
+    with pytest.raises(ValueError, match=r"^download: allowed: positions from 1, .* where timestamp is 'timestamp'"):
+        execute(["recommend", "--histories", "h.csv", *headless])
+    with pytest.raises(ValueError, match=r"^download: allowed: positions from 1, .* where user is 'user_id'") as caught:
+        execute(["recommend", "--histories", "h.csv", *headless[:2]])
+    Path("h.csv").write_text(f"7,{names[3]},2\n7,{names[1]},1\n")  # in the order of the flags
+    cure = re.findall(r"-S|download\.columns\.\w+=\w+", str(caught.value))
+    found = run("--histories", "h.csv", "--k", "4", *headless[:2], *cure)
+    assert found.drop("score").rows() == expected({7: [names[1], names[3]]}, 4)
+
+
 def test_whole_numbers_written_as_floats_get_a_hint(trained: Path, capsys: pytest.CaptureFixture[str]):
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     Path("h.csv").write_text(f"user_id,item_id\n1,{names[3]}\n1,{names[1]}.0\n")
@@ -450,6 +466,21 @@ def test_histories_in_another_form_than_the_log(trained: Path, capsys: pytest.Ca
     assert "note" not in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"no column 'tiem' \(for timestamp\)"):
         execute(["recommend", "--histories", "h.csv", *options, "-S", "download.columns.timestamp=tiem"])
+
+
+def test_a_missing_column_of_events_is_told_and_refused_if_it_was_named(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
+    Path("h.csv").write_text(f"user_id,item_id,timestamp,kind\n8,{names[3]},1,see\n8,{names[1]},2,buy\n")
+    write_params(trained, SETTINGS | {"download.events.column": "action", "download.events.keep": ["buy"]})
+    assert run("--histories", "h.csv", "--k", "4").drop("score").rows() == expected({8: [names[3], names[1]]}, 4)
+    assert "note: no column 'action': events other than buy are not skipped" in capsys.readouterr().err
+    for change in ("download.events.column=action", "download.events={column: action, keep: [buy]}"):
+        with pytest.raises(ValueError, match=r"no column 'action' \(for download.events.column\)"):
+            execute(["recommend", "--histories", "h.csv", "-S", change])
+    found = run("--histories", "h.csv", "--k", "4", "-S", "download.events.column=kind")
+    assert found.drop("score").rows() == expected({8: [names[1]]}, 4)
 
 
 def test_histories_with_names_for_a_log_without(trained: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.workflow.checkpoints import KEPT, KEPT_DAYS, run_folder
+from cutrec.workflow.checkpoints import COMPLETE, KEPT, KEPT_DAYS, run_folder
 from rec_data.locks import is_locked, locked
 
 NAME = "0123456789abcdef"
@@ -40,7 +40,9 @@ def left_over(checkpoints: Path, name: str, days: float) -> Path:
     return folder
 
 
-def test_a_complete_run_leaves_nothing_and_a_failed_one_its_checkpoints(tmp_path: Path):
+def test_a_run_keeps_its_checkpoints_until_it_is_complete_and_another_one_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     def fail() -> None:
         with run_folder(tmp_path, NAME) as folder:
             folder.mkdir()
@@ -49,8 +51,14 @@ def test_a_complete_run_leaves_nothing_and_a_failed_one_its_checkpoints(tmp_path
     with pytest.raises(RuntimeError):
         fail()
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
-    with run_folder(tmp_path, NAME) as folder:
-        assert folder.is_dir()
+    for note in ("", "note: this training is complete, its model is taken (rm -r "):
+        with run_folder(tmp_path, NAME) as folder:
+            assert folder.is_dir()
+        assert [path.name for path in tmp_path.glob("**/*")] == [NAME, COMPLETE]
+        assert capsys.readouterr().err.startswith(note)
+    with run_folder(tmp_path, "f" * 16):
+        assert not folder.exists()
+    assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -76,13 +84,11 @@ def test_processes_that_train_the_same_take_turns_and_hand_the_result_on(tmp_pat
     third = start(tmp_path)
     assert "waiting for" in third.stderr.readline()
     first.communicate("\n")
-    assert second.stdout.readline() == "found\n"
-    assert f"waiting for process {second.pid} on" in third.stderr.readline()  # it is the next in line now
-    second.communicate("\n")
-    assert third.stdout.readline() == "found\n"
-    third.communicate("\n")
+    second.stdin.write("\n")
+    third.stdin.write("\n")
+    assert [process.communicate()[0] for process in (second, third)] == ["found\n", "found\n"]
     assert (first.returncode, second.returncode, third.returncode) == (0, 0, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_whoever_waits_resumes_what_a_killed_process_left(tmp_path: Path):
@@ -94,7 +100,7 @@ def test_whoever_waits_resumes_what_a_killed_process_left(tmp_path: Path):
     first.wait()
     assert second.stdout.readline() == "found\n"
     second.communicate("\n")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_interrupted_trainings_expire_by_age_and_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

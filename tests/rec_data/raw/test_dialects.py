@@ -10,11 +10,12 @@ import random
 from collections import Counter
 from itertools import accumulate
 
+import polars as pl
 import pytest
 
 from rec_data.config import Format
 from rec_data.errors import DataError
-from rec_data.raw import text_check, text_files
+from rec_data.raw import text_check, text_files, text_source
 from rec_data.raw.rows import PLACE
 
 FILES = 400
@@ -157,7 +158,7 @@ def test_what_is_written_is_read_or_refused(tmp_path, monkeypatch, seed):
         mark = "\ufeff" if rng.random() < 0.2 else ""
         path.write_bytes((mark + text).encode())
         chunk = rng.choice((100, 1 << 20))
-        for module in (text_check, text_files):
+        for module in (text_source, text_check, text_files):
             monkeypatch.setattr(module, "CHUNK", chunk)
             monkeypatch.setattr(module, "LONGEST", rng.choice((5000, 1 << 20)))
         has_slash = any("\\" in cell for row in rows for cell in row)
@@ -223,3 +224,32 @@ def test_quotes_that_are_text_never_swallow_rows_beside_texts_of_several_lines(t
         counts[stray > 0, "read"] += 1
         assert [list(row) for row in found] == rows, f"seed {seed}, file {number}\n{path.read_text()[:3000]}"
     assert counts[False, "refused"] == 0
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
+def test_one_damaged_byte_never_changes_more_than_one_row(tmp_path, seed):
+    rng, counts, path = random.Random(seed), Counter(), tmp_path / "raw.csv"
+    names = ["user_id", "item_id", "timestamp"]
+
+    def read(content):
+        path.write_bytes(content)
+        try:
+            return Counter(text_files.scan(path, names, Format()).select(names).collect().rows())
+        except (DataError, pl.exceptions.ColumnNotFoundError):  # the header has another name
+            return None
+
+    texts = ("plain", '"a, b"', "x y", '12" mix', '"said ""hi"""', "", '"two\nlines"', "é")
+    for number in range(FILES // 8):
+        separator, kinds = rng.choice(MARKS[:4]), rng.sample(texts, rng.randint(1, 4))
+        rows = [[*map(str, rng.choices(range(99), k=2)), f"{1706702400 + row}", rng.choice(kinds)] for row in range(30)]
+        lines = [separator.join(row).replace(", ", f"{separator} ") for row in [[*names, "text"], *rows]]
+        content = "\n".join([*lines, ""]).encode()
+        whole = read(content)
+        for _ in range(10 if whole else 0):
+            at, byte = rng.randrange(len(content)), rng.choice(b"\",;\t|\n\r \0\\'x1\xff-").to_bytes()
+            found = read(content[:at] + rng.choice((b"", byte, byte + content[at : at + 1])) + content[at + 1 :])
+            counts[found is None] += 1
+            if found is not None:
+                changed = (whole - found).total(), (found - whole).total()
+                assert max(changed) <= 1, f"seed {seed}, file {number}, byte {at} is {byte!r}\n{content.decode()}"
+    assert counts[False] > counts[True] / 4

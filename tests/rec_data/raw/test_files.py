@@ -1,6 +1,9 @@
-"""Bytes of a parquet that changed after it was written, where its pages carry checksums."""
+"""Several files of one log, and bytes of a parquet that changed where its pages carry checksums."""
+
+import datetime as dt
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,3 +77,52 @@ def test_damage_without_checksums_is_found_where_it_no_longer_decodes(tmp_path):
         check_pages([path], NAMES)
     pq.write_table(pa.table({"user_id": pa.array([], pa.int64())}), path, write_page_checksum=True)
     check_pages([path], NAMES)
+
+
+DAY = dt.datetime(2024, 1, 31)
+PARTS = {  # the times in two files, and the cure in the refusal
+    "floats": ([1], [1.5], "export the column as integers: tools store integers as floats"),
+    "text": ([1], ["x"], "write one of them again, with the column as the type of the other"),
+    "dates": ([1], [DAY], "write one of them again, with the column as the type of the other"),
+    "booleans": ([True], [1], "write one of them again, with the column as the type of the other"),
+    "zones": ([DAY], [DAY.replace(tzinfo=dt.UTC)], "write one of them again, with the column as the type of the other"),
+    "days and zones": ([DAY.date()], [DAY.replace(tzinfo=dt.UTC)], "write one of them again, with the column as"),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_parts_of_different_types_are_refused_with_a_cure_that_fits(tmp_path, case, turned):
+    *parts, cure = PARTS[case]
+    for name, times in zip("ab", parts[::-1] if turned else parts, strict=True):
+        pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": times}).write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=rf"b.parquet: column 'timestamp' holds \w+.*, but .* in a.parquet.*\({cure}"):
+        fetch_log("?.parquet", tmp_path / "log", root=tmp_path)
+
+
+def test_parts_of_days_and_of_times_are_read(tmp_path):
+    for name, time in (("a", DAY.date()), ("b", DAY)):
+        pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": [time]}).write_parquet(tmp_path / f"{name}.parquet")
+    fetch_log("?.parquet", tmp_path / "log", root=tmp_path)
+    assert pl.read_parquet(tmp_path / "log")["timestamp"].to_list() == [1706659200] * 2
+
+
+@pytest.mark.parametrize("headed", [0, 1])
+@pytest.mark.parametrize("ids", ["1,2", "a,b"])
+def test_parts_with_and_without_a_header(tmp_path, headed, ids):
+    for place in range(3):
+        header = "user_id,item_id,timestamp\n" if place == headed else ""
+        (tmp_path / f"{place}.csv").write_text(f"{header}{ids},1706702400\n")
+    with pytest.raises(DataError) as caught:
+        fetch_log("?.csv", tmp_path / "log", root=tmp_path)
+    without = 1 if headed == 0 else 0
+    assert f"{without}.csv, line 1: found what looks like data ({ids.replace(',', ', ')}, 17067" in str(caught.value)
+    assert f"but the names of columns in {headed}.csv; allowed: a header in every file, or in none" in str(caught.value)
+    assert "-S" not in str(caught.value)
+
+
+def test_a_part_that_lacks_a_column_is_named_beside_one_that_has_it(tmp_path):
+    (tmp_path / "1.csv").write_text("user_id,item_id,timestamp\na,b,c\n")
+    (tmp_path / "2.csv").write_text("d,e,f\n")
+    with pytest.raises(DataError, match=r"2.csv has no column 'user_id', but 1.csv has; its columns are: d, e, f; al"):
+        fetch_log("?.csv", tmp_path / "log", root=tmp_path)

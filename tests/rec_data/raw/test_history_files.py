@@ -42,23 +42,23 @@ def test_a_file_of_events_without_times_is_in_row_order(tmp_path):
 
 def test_a_file_of_events_with_times_is_in_time_order(tmp_path):
     (tmp_path / "h.csv").write_text("who,what,when\na,30,2024-01-02\na,10,2024-01-01\n")
-    assert from_file(tmp_path, Columns("who", "what", "when"), needs_times=True) == ({"a": [0, 2]}, 0, False)
+    assert from_file(tmp_path, Columns("who", "what", "when"), named={"timestamp"}) == ({"a": [0, 2]}, 0, False)
 
 
 def test_a_column_of_times_that_was_asked_for_is_not_done_without(tmp_path):
     (tmp_path / "h.csv").write_text("user_id,item_id,timestamp\n5,30,2\n5,10,1\n")
     says = r"has no column 'timestmp' \(for timestamp\); its columns are: user_id, item_id, timestamp"
     with pytest.raises(DataError, match=says):
-        from_file(tmp_path, Columns(timestamp="timestmp"), needs_times=True)
+        from_file(tmp_path, Columns(timestamp="timestmp"), named={"timestamp"})
 
 
 def test_lists_take_no_column_of_times(tmp_path):
     write(tmp_path / "h.parquet", [("a", [30, 10], 5)])
-    for needed in (True, False):
+    for needed in ({"timestamp"}, ()):
         with pytest.raises(
             DataError, match="column 'timestamp' holds times; allowed: lists in order, oldest item first"
         ):
-            from_file(tmp_path, needs_times=needed)
+            from_file(tmp_path, named=needed)
     assert from_file(tmp_path, Columns(timestamp=None)) == ({"a": [2, 0]}, 0, False)
 
 
@@ -84,9 +84,22 @@ def test_ratings_are_filtered_as_in_the_log(tmp_path):
     assert from_file(tmp_path, columns, settings=Download(min_rating=4))[0] == {5: [2], 7: [0]}
     both = Download(min_rating=4, events=Events(column="kind", keep=("buy",)))
     found = write_history_log("h.csv", tmp_path / "log.parquet", settings=both, **options)
-    assert found == HistoryLog(0, in_row_order=True, other_events=1, low_ratings=2, users_without_rows=2, rated=True)
+    assert found == HistoryLog(
+        0, in_row_order=True, other_events=1, low_ratings=2, users_without_rows=2, rated=True, of_kinds=True
+    )
     (tmp_path / "h.csv").write_text("user_id,item_id\n5,30\n")
     assert not write_history_log("h.csv", tmp_path / "log.parquet", settings=both, **options).rated
+
+
+@pytest.mark.parametrize(
+    ("column", "cure"), [("event", "-S download.events.column=kind"), ("rating", "-S download.columns.rating=rates")]
+)
+def test_a_column_that_was_named_for_the_file_is_not_done_without(tmp_path, column, cure):
+    (tmp_path / "h.csv").write_text("user_id,item_id,rates,kind\n5,30,5,see\n5,20,1,buy\n")
+    options = {"settings": Download(events=Events(column="kid", keep=("buy",))), "columns": Columns(rating="rate")}
+    assert from_file(tmp_path, **options) == ({5: [2, 1]}, 0, True)
+    with pytest.raises(DataError, match=rf"\({cure}\)$"):
+        from_file(tmp_path, named={column}, **options)
 
 
 def test_histories_of_other_events_only(tmp_path):

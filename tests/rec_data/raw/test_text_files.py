@@ -9,9 +9,9 @@ import pytest
 from dvc.utils.hydra import to_hydra_overrides
 from pydantic import ValidationError
 
-from rec_data.config import Columns, Download, Format
+from rec_data.config import Columns, Download, Format, character
 from rec_data.errors import DataError
-from rec_data.raw import text_check, text_files
+from rec_data.raw import text_check, text_files, text_source
 from rec_data.raw.history_files import write_history_log
 from rec_data.raw.rows import PLACE
 from rec_data.sources.fetch import fetch_log
@@ -167,6 +167,20 @@ def test_other_characters_by_key(tmp_path):
             Format(separator=wrong)
 
 
+def test_characters_of_control_separate_fields(tmp_path):
+    content = table(TEXTS)
+    for mark in ("\x01", "\x1f"):  # Hive, and ASCII's own separator
+        assert read(tmp_path, content.replace(",", mark)) == EVENTS
+    for mark in (*map(chr, range(1, 9)), "\x0b", "\x0c", *map(chr, range(14, 32))):
+        for name in (mark, f"x{ord(mark):02x}", f"\\x{ord(mark):02x}"):
+            assert character(Format(separator=name).separator) == mark
+    for mark in ("\x02", "\x0c", "\x1e"):
+        assert read(tmp_path, content.replace(",", mark), separator=f"x{ord(mark):02x}") == EVENTS
+    for wrong in ("\0", "x00", "x0a", "x0d", "x20", "\x7f"):
+        with pytest.raises(ValidationError, match=r"backslash, x01 to x1f, or one ASCII character"):
+            Format(separator=wrong)
+
+
 def test_encodings(tmp_path):
     content = table(TEXTS).replace("p2", "thé")
     rows = [(user, item.replace("p2", "thé"), time) for user, item, time in EVENTS]
@@ -199,6 +213,23 @@ def test_recbole(tmp_path):
     assert says.endswith("(-S download.columns.user=NAME)")
 
 
+@pytest.mark.parametrize(
+    ("column", "kind"), [("item_id", "token_seq"), ("timestamp", "float_seq"), ("user_id", "token_seq ")]
+)
+def test_sequences_of_recbole_are_refused(tmp_path, column, kind):
+    header = "user_id:token\titem_id:token\ttimestamp:float\ttext:token_seq\n"
+    typed = re.sub(rf"{column}:\w+", f"{column}:{kind}", header)
+    content = table(TEXTS, "{user}\t{item} {item}\t{time}\t{text}\n", typed)
+    says = refused(tmp_path, content, name="shop.inter")
+    assert says.startswith(
+        f"shop.inter, line 1: column '{column}' holds sequences ({kind.strip()}); allowed: one event per row"
+    )
+    names = {key.partition("_")[0]: key for key in ("user_id", "item_id", "timestamp")}
+    types = {key: next(name for name in typed.strip("\n").split("\t") if name.startswith(names[key])) for key in names}
+    columns = Columns(**{key: name.strip() for key, name in types.items()})
+    assert refused(tmp_path, content, name="shop.csv", columns=columns).startswith(says.replace("inter", "csv"))
+
+
 def test_files_without_header_take_positions(tmp_path):
     content = table(TEXTS, "{item};{text};{user};{time}\n", "")
     columns = {"user": 3, "item": 1, "timestamp": 4}
@@ -210,7 +241,8 @@ def test_files_without_header_take_positions(tmp_path):
         tmp_path, content, columns=Columns(**columns | {"timestamp": 5}), header=False
     )
     with pytest.raises(
-        ValidationError, match=r"allowed: names in columns, where user is 3; positions need format\.header"
+        ValidationError,
+        match=r"allowed: names in columns, where user is 3; positions need -S download\.format\.header=false",
     ):
         Download(columns=Columns(**columns))
     with pytest.raises(ValidationError, match=r"allowed: positions from 1, .* in columns, where item is 'sku'"):
@@ -267,7 +299,7 @@ ODD_FILES = {
     "colons": (
         "user_id::item_id::timestamp\n1::2::3\n",
         "raw.csv, line 1: found 1 field ('user_id::item_id::timestamp'), allowed: fields with a separator between "
-        "them, which is one character (tab, semicolon, pipe, comma, space are looked for; another",
+        "them, which is one character (tab, semicolon, pipe, comma, x01, x1f, space are looked for; another",
     ),
     "cyrillic": (
         "Пользователь,товар\n".encode("cp1251"),
@@ -383,7 +415,7 @@ def test_compressed_files_whatever_their_suffix(tmp_path, name):
 
 
 def test_records_that_are_too_long_are_refused(tmp_path, monkeypatch):
-    for module in (text_check, text_files):
+    for module in (text_source, text_check, text_files):
         monkeypatch.setattr(module, "LONGEST", 1000)
         monkeypatch.setattr(module, "CHUNK", 400)
     assert read(tmp_path, table(("x" * 900, "", '"' + "y, \n" * 200 + '"', "", "", ""))) == EVENTS
@@ -394,7 +426,7 @@ def test_records_that_are_too_long_are_refused(tmp_path, monkeypatch):
 
 
 def test_line_ends_at_the_end_of_a_block(tmp_path, monkeypatch):
-    for module in (text_check, text_files):
+    for module in (text_source, text_check, text_files):
         monkeypatch.setattr(module, "LONGEST", 40)
         monkeypatch.setattr(module, "CHUNK", 30)
     path = tmp_path / "raw.csv"
@@ -413,6 +445,7 @@ def test_what_polars_leaves_to_the_reader(tmp_path):
     assert frame.collect_schema() == dict.fromkeys(["a", "b", PLACE], pl.String())
     assert frame.select(pl.len()).collect().item() == 200_000
     assert frame.head(3).collect().rows() == [(f"{row}", f"{row}", f"{path}, line {row + 2}") for row in range(3)]
+    assert frame.select(PLACE).tail(1).collect().item() == f"{path}, line 200001"
     assert frame.filter(pl.col("b") == "6").select("a").head(2).collect()["a"].to_list() == ["6", "13"]
     rows = frame.with_row_index("row").filter(pl.col("a") == "150000").collect(engine="streaming")
     assert rows["row"].to_list() == [150_000]

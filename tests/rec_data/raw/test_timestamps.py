@@ -6,8 +6,6 @@ from decimal import Decimal
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rec_data.config import Download
@@ -79,7 +77,10 @@ def test_times(tmp_path, case):
 
 BAD_TIMES = {
     "negative": ([-1, 5], r"holds 1 time before 1970 \(.*row 1: -1\); allowed: none"),
-    "before 1970": ([NOON, dt.datetime(1969, 1, 1)], r"holds 1 time before 1970 \(.*row 2: 1969-01-01"),
+    "before 1970": (
+        [NOON, dt.datetime(1969, 1, 1)],
+        r"before 1970 \(.*row 2: 1969-01-01.*; allowed: none, a year of two",
+    ),
     "no date": ([NOON, dt.datetime(9999, 12, 31)], r"holds 1 time after the year 2200 \(.*row 2: 9999-12-31"),
     "uint64": (pl.Series([5, 2**63], dtype=pl.UInt64), r"1 value does not parse \(.*row 2: 9223372036854775808\)"),
     "short floats": (
@@ -263,51 +264,3 @@ def test_one_bad_time_among_dates(tmp_path, zone):
         frame.write_csv(tmp_path / "raw.csv")
         with pytest.raises(DataError, match=re.escape(f"/raw.csv, line {row + 2}: {bad!r})")):
             fetch(tmp_path, name="raw.csv")
-
-
-COMPACT = ("%Y", "%Y%m", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    moments=st.lists(st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2024, 12, 31)), min_size=1, max_size=30),
-    form=st.sampled_from(COMPACT),
-    kind=st.sampled_from([pl.String, pl.Int64, pl.Float64]),
-)
-def test_dates_written_as_numbers_are_refused_and_read_by_their_format(tmp_path_factory, moments, form, kind):
-    folder = tmp_path_factory.mktemp("compact")
-    given = pl.Series([f"{moment:{form}}" for moment in moments])
-    columns = {"user_id": range(len(given)), "item_id": range(len(given)), "timestamp": given.cast(kind)}
-    with pytest.raises(DataError, match=rf"dates? of the form {form} \(.*allowed: -S download.time_format={form};"):
-        fetch(folder, columns)
-    fetch_log("raw.parquet", folder / "log.parquet", root=folder, settings=Download(time_format=form))
-    cut = [dt.datetime.strptime(f"{moment:{form}} +0000", f"{form} %z") for moment in moments]
-    assert pl.read_parquet(folder / "log.parquet")["timestamp"].to_list() == [moment.timestamp() for moment in cut]
-
-
-@settings(max_examples=40, deadline=None)
-@given(days=st.lists(st.integers(32_874, 46_000), min_size=1), part=st.sampled_from([0, 0.5, 0.0006]))
-def test_days_of_a_spreadsheet_are_refused(tmp_path_factory, days, part):
-    ids = range(len(days))
-    with pytest.raises(
-        DataError, match=r"dates? in days, as a spreadsheet counts them .*; allowed: an export .* as text"
-    ):
-        fetch(
-            tmp_path_factory.mktemp("days"),
-            {"user_id": ids, "item_id": ids, "timestamp": [day + part for day in days]},
-        )
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.one_of(
-        st.tuples(st.integers(0, 1), st.integers(1, 60_000), st.integers(1, 500)).map(
-            lambda found: list(range(found[0], found[0] + found[1] * found[2], found[2]))[:100_000]
-        ),
-        st.lists(st.integers(631_152_000, 1_900_000_000), min_size=1),
-    )
-)
-def test_positions_and_unix_times_are_not_taken_for_other_dates(tmp_path_factory, times):
-    ids = range(len(times))
-    log, _ = fetch(tmp_path_factory.mktemp("times"), {"user_id": ids, "item_id": ids, "timestamp": times})
-    assert log["timestamp"].to_list() == times

@@ -136,7 +136,9 @@ BAD_NAMES = {
     "twin:beauty@0": "positive number",
     "twin:beauty@x": "positive number",
     "twin:zvuk@1000": "scale '1000' makes 2.4e.11 interactions; allowed: scales up to 8.822",
-    "missing.parquet": "no file",
+    "missing.parquet": "no file .*missing.parquet$",
+    "rwa.csv": "no file .*rwa.csv .did you mean 'raw.csv'",
+    "nowhere/raw.csv": "no file .* no folder .*nowhere; relative paths start at ",
     "*.parquet": "no file matches",
     "folder/": "'folder/' is a folder without files that can be read; allowed: .parquet",
     "raw.xlsx/": "no file",
@@ -146,6 +148,7 @@ BAD_NAMES = {
 @pytest.mark.parametrize("dataset", BAD_NAMES)
 def test_bad_name_is_refused_in_one_line(tmp_path, dataset):
     (tmp_path / "folder").mkdir()
+    (tmp_path / "raw.csv").touch()
     for refuses in (
         lambda: fetch_log(dataset, tmp_path / "log.parquet", root=tmp_path),
         lambda: fingerprint(dataset, root=tmp_path),

@@ -5,9 +5,8 @@ import datetime as dt
 import gzip
 import hashlib
 import json
-import sys
 import zipfile
-from types import SimpleNamespace
+from importlib.util import find_spec
 
 import polars as pl
 import pytest
@@ -116,10 +115,10 @@ MOVIELENS = {
 
 
 @pytest.mark.parametrize("name", MOVIELENS)
-@pytest.mark.parametrize("with_rs_datasets", [sys.version_info < (3, 12), False])
+@pytest.mark.parametrize("with_rs_datasets", [find_spec("rs_datasets") is not None, False])
 def test_movielens(mirror, monkeypatch, name, with_rs_datasets):
     if not with_rs_datasets:
-        monkeypatch.setattr(formats, "sys", SimpleNamespace(version_info=(3, 12)))
+        monkeypatch.setattr(formats, "find_spec", lambda name: None)
     top, members, expected = MOVIELENS[name]
     zipped(mirror / SOURCES[name].raws[0].file, top, members)
     assert fetch(name, mirror)[0] == expected
@@ -154,7 +153,7 @@ def test_movielens_with_nothing_but_ratings(mirror, name, members):
     assert fetch(name, mirror)[0] == expected
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="rs_datasets needs Python 3.11")
+@pytest.mark.skipif(find_spec("rs_datasets") is None, reason="rs_datasets needs Python 3.11")
 def test_movielens_that_rs_datasets_cannot_read(mirror):
     zipped(mirror / "ml-20m.zip", "ml-20m", {**MODERN, "movies.csv": "movieId\n1\n"})
     with pytest.raises(DataError, match=r"ml-20m\.zip: rs_datasets cannot read it") as caught:

@@ -1,7 +1,7 @@
 """Sets read by rs_datasets: from a mirror that stays as it is, and from a cache that a failed download leaves alone."""
 
-import sys
 import urllib.error
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +9,7 @@ import pytest
 
 from rec_data.config import Download
 from rec_data.errors import DataError
+from rec_data.sources import rs_datasets
 from rec_data.sources.fetch import fetch_log, fingerprint
 
 CLICKS = (
@@ -29,7 +30,7 @@ LOGS = {
     "netflix": [(1488844, 1, 1125964800, 3.0), (822109, 2, 1115942400, 5.0)],
 }
 
-before_312 = pytest.mark.skipif(sys.version_info >= (3, 12), reason="rs_datasets needs Python 3.11")
+installed = pytest.mark.skipif(find_spec("rs_datasets") is None, reason="rs_datasets needs Python 3.11")
 
 
 def write(folder, files):
@@ -69,13 +70,13 @@ def fetch(name, tmp_path, mirror=None):
     return pl.read_parquet(out).rows()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="rs_datasets is used here")
-def test_python_that_rs_datasets_does_not_know(mirror, tmp_path):
-    with pytest.raises(DataError, match=r"needs Python 3\.11"):
+def test_without_rs_datasets_the_message_names_its_extra(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(rs_datasets, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"not installed; allowed: .* \(uv pip install 'rec-data\[rs-datasets\]'\)"):
         fetch("netflix", tmp_path, mirror=mirror)
 
 
-@before_312
+@installed
 @pytest.mark.parametrize("name", LOGS)
 def test_all_columns_from_a_mirror_that_stays_as_it_is(mirror, tmp_path, name):
     before = contents(mirror)
@@ -83,7 +84,7 @@ def test_all_columns_from_a_mirror_that_stays_as_it_is(mirror, tmp_path, name):
     assert contents(mirror) == before
 
 
-@before_312
+@installed
 @pytest.mark.parametrize(
     ("name", "lost", "wanted"),
     [
@@ -112,7 +113,7 @@ def test_fingerprint_knows_the_files_of_a_mirror(mirror, tmp_path):
         fingerprint("yoochoose", root=tmp_path, settings=settings_of(mirror / "none"))
 
 
-@before_312
+@installed
 def test_download_into_the_cache(cache, tmp_path, monkeypatch):
     from rs_datasets import yoochoose
 
@@ -130,7 +131,7 @@ def test_download_into_the_cache(cache, tmp_path, monkeypatch):
     assert contents(cache) == {*(f"yoochoose/{name}" for name in YOOCHOOSE)}
 
 
-@before_312
+@installed
 def test_failed_download_leaves_what_is_there(cache, tmp_path, monkeypatch):
     from rs_datasets import yoochoose
 

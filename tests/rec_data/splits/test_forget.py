@@ -106,7 +106,7 @@ def test_temporal_by_hand(tmp_path):
 def test_nobody_left_to_train_on_is_refused(tmp_path):
     split, out = split_of(tmp_path, ROWS, Split(strategy="leave_one_out")), tmp_path / "out"
     out.mkdir()
-    with pytest.raises(DataError, match="has no other user to train on"):
+    with pytest.raises(DataError, match="found nobody else to train on"):
         forget_users(split, out, pa.array(["a", "b", "c"]))
     assert not list(out.iterdir())
 

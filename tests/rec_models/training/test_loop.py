@@ -64,7 +64,7 @@ def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert float(rows[2]["train_loss"]) == result.history[2]["train_loss"]
     assert float(rows[1]["validation_recall@10"]) == result.history[1]["validation_recall@10"]
-    assert list((out / "tensorboard").glob("events.*"))
+    assert len(list((out / "tensorboard").glob("events.*"))) == 1
 
     checkpoint = ModelCheckpoint.read(out / "model.ckpt")
     assert checkpoint.epoch == result.best_epoch

@@ -1,14 +1,17 @@
 """Command lines: parsers whose errors are one line."""
 
+import os
 import re
 from argparse import ArgumentError, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.errors import UsageError
+from cutrec.paths import checkout_root
 
 Value = TypeVar("Value")
 MOST = 1_000_000
@@ -16,10 +19,13 @@ MOST = 1_000_000
 
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:
-    """A parser whose help keeps the line breaks of a docstring, and whose errors are exceptions; no abbreviations."""
-    text = description.replace("``", "").strip()
-    options |= {"exit_on_error": False, "allow_abbrev": False}
-    return ArgumentParser(description=text, formatter_class=RawDescriptionHelpFormatter, **options)
+    """A parser whose help keeps the line breaks of a docstring, and whose errors are exceptions; no abbreviations.
+
+    A last section ``Example:`` or ``Examples:`` of the docstring stands at the end of the help, below the options.
+    """
+    text, *examples = re.split(r"^(?=Examples?:$)", description.replace("``", ""), maxsplit=1, flags=re.MULTILINE)
+    options |= {"exit_on_error": False, "allow_abbrev": False, "formatter_class": RawDescriptionHelpFormatter}
+    return ArgumentParser(description=text.strip(), epilog="".join(examples) or None, **options)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
@@ -63,6 +69,22 @@ def share(value: str | float) -> float:
         if 0 < (number := float(value)) < 1:
             return number
     raise ArgumentTypeError(f"found {value}, allowed: a number between 0 and 1")
+
+
+def local_path(text: str | Path) -> str:
+    """The type of an option that takes a path relative to the user's folder, or an address.
+
+    Commands run in the root of the checkout, so the path is converted to one from there.
+    """
+    root = checkout_root()
+    if isinstance(text, Path) or root in (None, Path.cwd()) or "://" in text:  # a default is relative to the root
+        return str(text)
+    return os.path.relpath(text, root) if not Path(text).is_absolute() else text
+
+
+def local_file(text: str | Path) -> Path:
+    """The same, of a file or a folder of this machine."""
+    return Path(local_path(text))
 
 
 def some_of(known: Iterable[Value]) -> Callable[[str], list[Value]]:

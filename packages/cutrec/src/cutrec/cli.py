@@ -1,15 +1,24 @@
 """The command line ``cutrec``. A command is a module of `cutrec.commands` and one entry of `COMMANDS`."""
 
 from collections.abc import Sequence
+from contextlib import chdir
+from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import compare, describe, forget, plan, recommend, tune
+from cutrec.commands import compare, describe, forget, plan, recommend, reset, tune
 from cutrec.console import run_and_exit
+from cutrec.paths import checkout_root
 
 DESCRIPTION = """\
 Train sequential recommenders on large catalogues and use them.
 
-The pipeline itself (download, split, train, evaluate, report) is run by `dvc repro` and `dvc exp run`."""
+The pipeline itself (download, split, train, evaluate, report) is run by `dvc repro` and `dvc exp run`.
+Commands work in every folder of a checkout; `cutrec COMMAND --help` explains one.
+
+Examples:
+    uv run cutrec describe -S dataset=/data/events.parquet
+    uv run cutrec recommend --k 20
+    uv run cutrec compare exact sampled"""
 COMMANDS = {
     "describe": describe,
     "recommend": recommend,
@@ -17,6 +26,7 @@ COMMANDS = {
     "plan": plan,
     "tune": tune,
     "forget": forget,
+    "reset": reset,
 }
 """Modules with a docstring (the help text), ``add_arguments(parser)`` and ``run(options)``."""
 
@@ -27,7 +37,7 @@ def main() -> None:
 
 
 def execute(arguments: Sequence[str] | None = None) -> None:
-    """Run a command, given its name and its options; None takes those of the process.
+    """Run a command in the root of the checkout, given its name and options; None takes those of the process.
 
     Raises:
         UsageError: the command line is wrong.
@@ -41,7 +51,8 @@ def execute(arguments: Sequence[str] | None = None) -> None:
         module.add_arguments(command)
         subcommands.add_subcommand(name, command, help=description.splitlines()[0])
     options = parse(parser, arguments)
-    COMMANDS[options.command].run(options[options.command])
+    with chdir(checkout_root() or Path()):
+        COMMANDS[options.command].run(options[options.command])
 
 
 if __name__ == "__main__":

@@ -154,7 +154,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file, run from the root of the repository") from None
+        raise ConfigError(
+            f"{path}: no such file in {Path.cwd()} or above it, allowed: a folder in a checkout of CutRec, where "
+            "`uv run cutrec reset` brings back a deleted params.yaml"
+        ) from None
     except YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

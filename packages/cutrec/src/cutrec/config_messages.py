@@ -38,7 +38,9 @@ def one_line(
     if isinstance(cause, SettingsError):
         return cause.with_keys(full_names(keys))
     key = ".".join(path)
-    return f"{key}: found {found!r}, {cause or f'allowed: {_describe(hint)}'}{', or auto' if key in auto else ''}"
+    is_long = isinstance(found, Mapping) and any(isinstance(value, Mapping) for value in found.values())
+    shown = "" if is_long and cause else f"found {found!r}, "
+    return f"{key}: {shown}{cause or f'allowed: {_describe(hint)}'}{', or auto' if key in auto else ''}"
 
 
 def full_names(keys: Collection[str]) -> dict[str, str]:

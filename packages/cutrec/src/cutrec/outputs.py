@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,22 +14,25 @@ from cutrec.errors import StageError
 from rec_data.errors import refuse_if_full
 from rec_data.locks import locked
 
+_FRESH, _OLD = ".new", ".old"
+"""What `replaced_folder` keeps in its temporary folder. Names of outputs do not begin with a dot."""
+
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Yield a temporary directory whose entries move to ``final`` when the block ends, and are deleted if it fails.
 
     The directory is ``.tmp-<name>`` beside ``final``, on the same file system, so that each entry moves by one rename.
-    Entries of ``final`` that the block did not write stay. Processes that write the same folder wait for each other, so
-    what is in the temporary directory at the start was left by one that was killed, and is removed.
+    Entries of ``final`` that the block did not write stay: the caller may choose a folder that holds other things.
+    Processes that write the same folder wait for each other, so what is in the temporary directory at the start was
+    left by one that was killed, and is removed.
 
     Raises:
         DataError: There is no space left, whichever library reports that, or a lock cannot be created beside it.
     """
     with locked(final):
-        temporary = final.parent / f".tmp-{final.name}"
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        recover(final)
+        temporary = temporary_folder(final)
         temporary.mkdir()
         try:
             yield temporary
@@ -43,6 +47,60 @@ def atomic_folder(final: Path) -> Iterator[Path]:
             raise
         finally:
             shutil.rmtree(temporary)
+
+
+@contextmanager
+def replaced_folder(folder: Path, *, without: Iterable[str] = (), keep: bool = True) -> Iterator[Path]:
+    """Yield a new folder that takes the place of ``folder`` as a whole when the block ends without an error.
+
+    It begins with what ``folder`` holds, as hard links where the file system has them, except the files of the names
+    in ``without``, which the block writes; with nothing if not ``keep``.
+
+    Two renames put it in place, so that there is never a mixture of old and new files as `atomic_folder` may leave
+    after a kill. A kill between them leaves no ``folder``; `recover` then brings the old one back.
+    """
+    with locked(folder):
+        recover(folder)
+        temporary, folder = temporary_folder(folder), folder.resolve()  # a link to another disk stays
+        fresh, old = temporary / _FRESH, temporary / _OLD
+        try:
+            fresh.mkdir(parents=True)
+            if keep:
+                ignore = shutil.ignore_patterns(*without)
+                shutil.copytree(folder, fresh, symlinks=True, ignore=ignore, copy_function=_link, dirs_exist_ok=True)
+            yield fresh
+            folder.rename(old)
+            fresh.rename(folder)
+        except Exception as error:
+            refuse_if_full(folder, error)
+            raise
+        finally:
+            recover(folder)
+
+
+def recover(folder: Path) -> None:
+    """Bring back what `replaced_folder` was about to replace when it was killed, and remove what killed writers left.
+
+    The caller holds the lock of the folder.
+    """
+    temporary, folder = temporary_folder(folder), folder.resolve()
+    if not folder.exists() and (temporary / _OLD).exists():
+        (temporary / _OLD).rename(folder)
+    if temporary.exists():
+        shutil.rmtree(temporary)
+
+
+def temporary_folder(final: Path) -> Path:
+    """Where `atomic_folder` and `replaced_folder` write, on the file system of the folder even if that is a link."""
+    final = final.resolve()
+    return final.parent / f".tmp-{final.name}"
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @contextmanager

@@ -14,6 +14,13 @@ STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
 
 
+def checkout_root() -> Path | None:
+    """The current folder, or the nearest one above it, that holds params.yaml or dvc.yaml; None without one."""
+    here = Path.cwd()
+    names = ("params.yaml", "dvc.yaml")
+    return next((folder for folder in (here, *here.parents) if any((folder / name).is_file() for name in names)), None)
+
+
 def live_checkout() -> Path:
     """The root of the checkout that the user works in: the current directory, except in a queued experiment.
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
@@ -20,8 +20,10 @@ TieOrder = Literal["shuffle", "row_order"]
 Position = Annotated[int, Field(ge=1, le=1_000_000)]
 MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
-NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N")
-"""What pandas, polars, R, JSON, SQL and Hive write for a missing value."""
+NULL_VALUES = (
+    "NaN", "nan", "NaT", "null", "NULL", "None", "NA", "N/A", "<NA>", "\\N", "undefined", "#N/A", "#REF!", "#VALUE!",
+)  # fmt: skip
+"""What pandas, polars, R, JSON, SQL, Hive, JavaScript and spreadsheets write for a missing value."""
 
 
 NO_CHARACTER = "none"
@@ -30,12 +32,17 @@ CHARACTERS = {
     "double": '"', "single": "'", "backslash": "\\",
 }  # fmt: skip
 """Names of special characters, because few of them can be written in a shell and in DVC's ``-S key=value``."""
+_CONTROLS = {f"x{code:02x}": chr(code) for code in range(1, 32) if chr(code) not in "\t\r\n"}
+"""The characters of control that separate fields in some exports, such as ``x01`` in those of Hive."""
+
+
+_NAMED = f"{', '.join(CHARACTERS)}, x01 to x1f, or one ASCII character"
 
 
 def _check_character(found: str) -> str:
-    single = len(found) == 1 and "\t" <= found <= "~" and found not in "\r\n"
-    if found not in ("auto", NO_CHARACTER, *CHARACTERS) and not single:
-        raise ValueError(f"allowed: auto, {NO_CHARACTER}, {', '.join(CHARACTERS)}, or one ASCII character")
+    single = len(found) == 1 and "\x01" <= found <= "~" and found not in "\r\n"
+    if found not in ("auto", NO_CHARACTER, *CHARACTERS) and found.removeprefix("\\") not in _CONTROLS and not single:
+        raise ValueError(f"allowed: auto, {NO_CHARACTER}, {_NAMED}")
     return found
 
 
@@ -50,17 +57,19 @@ def _check_encoding(found: str) -> str:
 
 def character(name: str) -> str | None:
     """The character that a key of the section ``format`` names, or None for ``none``."""
-    return None if name == NO_CHARACTER else CHARACTERS.get(name, name)
+    known = CHARACTERS | _CONTROLS
+    return None if name == NO_CHARACTER else known.get(name, known.get(name.removeprefix("\\"), name))
 
 
 def character_name(mark: str | None) -> str:
     """The name of a special character, as `character` takes it."""
-    return next((name for name, known in CHARACTERS.items() if known == mark), mark or NO_CHARACTER)
+    known = CHARACTERS | _CONTROLS
+    return next((name for name, held in known.items() if held == mark), mark or NO_CHARACTER)
 
 
 def _check_separator(found: str) -> str:
     if found == NO_CHARACTER:
-        raise ValueError(f"allowed: auto, {', '.join(CHARACTERS)}, or one ASCII character")
+        raise ValueError(f"allowed: auto, {_NAMED}")
     return _check_character(found)
 
 
@@ -98,7 +107,7 @@ class Format:
     """How text files are written. ``auto`` is decided from the whole file, and refused if several answers fit."""
 
     separator: Separator = "auto"
-    """Of fields: ``tab``, ``space``, ``comma``, ``semicolon``, ``pipe``, or one character."""
+    """Of fields: ``tab``, ``space``, ``comma``, ``semicolon``, ``pipe``, ``x01`` to ``x1f``, or one character."""
     quote: Character = "auto"
     """Around fields: ``double``, ``single`` or one character, or ``none`` if quotes are text."""
     escape: Character = "auto"
@@ -125,18 +134,25 @@ def _check_time_format(found: str) -> str:
     return found
 
 
+def _as_name(found: object) -> object:
+    return str(found) if type(found) is int else found
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Events:
     """The kinds of events that are kept of your own log, if a column names them, as in ``view``, ``cart``, ``buy``."""
 
-    column: str | None = None
-    """Integers or strings. Null: all rows are kept."""
+    column: Annotated[str, BeforeValidator(_as_name)] | None = None
+    """Its name, or its position where a text file has no header. Integers or strings. Null: all rows are kept."""
     keep: tuple[str | int, ...] = ()
     """Values of that column."""
 
     def __post_init__(self) -> None:
         if (self.column is None) != (len(self.keep) == 0):
-            raise ValueError("allowed: a column together with the values to keep, as [purchase], or neither")
+            raise ValueError(
+                "allowed: a column together with the values to keep (-S download.events.column=event "
+                "-S 'download.events.keep=[purchase]'), or neither"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -175,8 +191,14 @@ class Download:
         headless = self.format.header is False
         for key, found in vars(self.columns).items():
             if found is not None and isinstance(found, int) != headless:
-                wanted = "positions from 1, because format.header is false" if headless else "names"
-                more = "" if headless else "; positions need format.header: false"
+                wanted = "positions from 1, because format.header is false," if headless else "names"
+                columns = [name for name, column in vars(self.columns).items() if column is not None]
+                flags = " ".join(f"-S download.columns.{name}={at}" for at, name in enumerate(columns, start=1))
+                more = (
+                    f" ({flags}, as the columns are)"
+                    if headless
+                    else "; positions need -S download.format.header=false"
+                )
                 raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 
 

@@ -2,6 +2,9 @@
 
 The log is the one that ``dataset`` and ``download`` of params.yaml name, with the given changes, written with or
 without ``-S`` as for ``dvc exp run -S``. Prints a table, and writes ``describe.json`` and ``describe.png``.
+
+Example:
+    uv run cutrec describe -S dataset=/data/visits.csv -S download.columns.user=visitor
 """
 
 import tempfile
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from cutrec.arguments import local_file
 from cutrec.config import from_mapping, read_yaml
 from cutrec.console import prepare_output_folder
 from cutrec.nested import changed
@@ -26,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("changes", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     parser.add_argument("-S", dest="more_changes", action="append", metavar="KEY=VALUE", help="the same")
     text = f"folder of describe.json and describe.png (default: {OUT})"
-    parser.add_argument("--out", type=Path, default=OUT, help=text)
+    parser.add_argument("--out", type=local_file, default=OUT, help=text)
 
 
 def run(options: Namespace) -> None:

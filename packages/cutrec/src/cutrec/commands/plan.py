@@ -2,6 +2,9 @@
 
 The run is the one that params.yaml describes, with the given changes (written as for ``dvc exp run -S``). A published
 log has the sizes of its synthetic twin; the demo and a log of your own are read from ``data/split``.
+
+Example:
+    uv run cutrec plan loss=cce_neg batch_size=512 --dataset gowalla --gpu 24
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 Every user of ``data/download/log.parquet`` gets a list that follows their whole history, including the events that the
 split held out from training. The output is a parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
+
+Examples:
+    uv run cutrec recommend --k 20 --out lists.csv
+    uv run cutrec recommend --user 4711
 """
 
 from __future__ import annotations
@@ -15,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.arguments import positive_int
+from cutrec.arguments import local_file, local_path, positive_int
 from cutrec.checksums import verified
 from cutrec.config import from_mapping, load, read_yaml
 from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
-from cutrec.nested import changed
+from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
 
 if TYPE_CHECKING:
@@ -29,18 +33,24 @@ if TYPE_CHECKING:
 OUT = DATA / "recommend" / "recommendations.parquet"
 SUFFIXES = (".parquet", ".csv")
 COLUMNS = ("user", "item", "timestamp")
+KEYS = {
+    "timestamp": "download.columns.timestamp",
+    "rating": "download.columns.rating",
+    "event": "download.events.column",
+}
+"""What names a column that a file of histories may lack, unless it is named for this file."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--k", type=positive_int, default=10, help="items per user (default: 10)")
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
-    parser.add_argument("--histories", type=str | None, help=text)
+    parser.add_argument("--histories", type=local_path, help=text)
     parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
     text = f"the .parquet or .csv to write, or - to print (default: {OUT}; lists of --user are printed)"
-    parser.add_argument("--out", type=Path | None, help=text)
+    parser.add_argument("--out", type=local_file, help=text)
     text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
-    parser.add_argument("--model", type=Path, default=MODEL, help=text)
+    parser.add_argument("--model", type=local_file, default=MODEL, help=text)
     text = "train on the whole log first; the model is kept in OUT.refit/"
     parser.add_argument("--refit", action="store_true", help=text)
     text = "auto (the default) takes a GPU if there is one"
@@ -94,12 +104,12 @@ def run(options: Namespace) -> None:
             LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed, users=options.user
         )
     else:
-        settings, needs_times = history_settings(options)
+        settings, named = history_settings(options)
         histories, notes = recommend.read_file(
             options.histories,
             item_names,
             root=live_checkout(),
-            needs_times=needs_times,
+            named=named,
             settings=settings,
             tie_seed=settings.tie_seed(config.seed),
         )
@@ -118,19 +128,22 @@ def run(options: Namespace) -> None:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
-def history_settings(options: Namespace) -> tuple[Download, bool]:
+def history_settings(options: Namespace) -> tuple[Download, set[str]]:
     """How ``--histories`` is read: as the log, except for ``-S`` and the columns that are named.
 
     Returns:
-        The settings, and whether the user named the column of times.
+        The settings, and which columns the user named besides users and items, as `write_history_log` takes them.
     """
     from pydantic import ValidationError
 
     from rec_data.config import Columns
 
-    changes = options.changes or []
-    settings = from_mapping(changed(read_yaml(Path("params.yaml")), changes, ("download",))).download
+    changes, values = options.changes or [], read_yaml(Path("params.yaml"))
     given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
+    if parse_overrides(changes).get("download", {}).get("format", {}).get("header") is False:
+        changes = [*changes, *(f"download.columns.{name}={place}" for name, place in given.items())]  # positions
+        given = {}
+    settings = from_mapping(changed(values, changes, ("download",))).download
     names, text_format = vars(settings.columns) | given, settings.format
     if given and text_format.header is False:  # the log has positions, but this file has names
         names, text_format = {"timestamp": None} | given, replace(text_format, header="auto")
@@ -140,5 +153,6 @@ def history_settings(options: Namespace) -> tuple[Download, bool]:
         used = ", ".join(f"--{name}-column" for name in COLUMNS)
         found = ", ".join(str(name) for name in names.values() if name is not None)
         raise StageError(f"{used}: found {found}, allowed: different names") from None
-    named = "timestamp" in given or any(change.startswith("download.columns.timestamp=") for change in changes)
-    return replace(settings, columns=columns, format=text_format), named and columns.timestamp is not None
+    keys = {key: found for key, found in flatten(parse_overrides(changes)).items() if found is not None}
+    named = {column for column, key in KEYS.items() if key in keys} | ({"timestamp"} & set(given))
+    return replace(settings, columns=columns, format=text_format), named

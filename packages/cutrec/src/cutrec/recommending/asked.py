@@ -110,7 +110,7 @@ def events(frame: Any, items: Index, form: LogForm) -> Asked:
     with form.as_histories(frame) as (path, settings):
         tie_seed = settings.tie_seed(form.config.seed)
         found, notes = read_file(
-            str(path), items.names, root=path.parent, needs_times=False, settings=settings, tie_seed=tie_seed
+            str(path), items.names, root=path.parent, named=(), settings=settings, tie_seed=tie_seed
         )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cutrec.checksums import read_output, verified, write_checksums
 from cutrec.config import Config
+from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
 from cutrec.workflow.ranking import load_encoder
@@ -34,6 +35,9 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
     Writes ``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``details/`` (see
     `cutrec.reporting.details`), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
+
+    Raises:
+        StageError: a missing or damaged file, no test users, or only one user to count items in.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with unchanged(split), atomic_folder(out) as folder:
@@ -41,6 +45,8 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
         users = read_output(read_ids, split / "users.parquet")
         hashes = {"items": items.hash, "users": users.hash}
         store = read_output(SequenceStore.open, split / "sequences" / "test.arrow", hashes=hashes)
+        if len(store) == 0:
+            raise StageError(f"{split}: found no test users, allowed: at least 1 (of a larger log)")
         (folder / "details").mkdir()
         recommended, costs = _rank(config, encoder, store, users.names, items.names, folder)
         metrics: dict[str, object] = {**costs, "reference": config.evaluate.reference}
@@ -132,6 +138,8 @@ def reference_log(config: Config, split: Path, num_items: int, hashes: Mapping[s
         names.append("untargeted")
     paths = [split / "sequences" / f"{name}.arrow" for name in names]
     logs = [read_output(SequenceStore.open, path, hashes=hashes) for path in paths]
+    if (users := sum(map(len, logs))) < 2:
+        raise StageError(f"{split}: found {users} user in {' and '.join(names)}, allowed: at least 2 (of a larger log)")
     return LogCounts.from_logs([(log.offsets, log.items) for log in logs], num_items)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 
 from cutrec.checksums import checksum, verified
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_file, unchanged
+from cutrec.outputs import atomic_file, read_json, unchanged
 from cutrec.workflow.fetch import DROP_WITHOUT_EFFECT
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
@@ -82,7 +82,11 @@ def read_log(
         histories = read_histories(log, item_names, tie_seed=tie_seed, users=users)
     notes = []
     if trained_with not in (None, found):
-        cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
+        summary = log.with_name("summary.json")
+        if summary.is_file() and "rows_forgotten" in read_json(summary):
+            cure = "users were forgotten since then, train again (uv run python -m pipelines.train)"
+        else:
+            cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
         notes.append(f"{log} is another log than {model} was trained with: {cure}")
     if users and (absent := sorted(set(users) - set(map(str, histories.user_names.to_pylist())))):
         notes.append(f"users that {log} does not hold: {', '.join(map(repr, absent))}")
@@ -94,7 +98,7 @@ def read_file(
     item_names: pa.Array,
     *,
     root: Path,
-    needs_times: bool,
+    named: Collection[str],
     settings: Download,
     tie_seed: int | None,
 ) -> tuple[Histories, list[str]]:
@@ -104,7 +108,7 @@ def read_file(
         histories: a path, folder or glob of parquet or CSV files.
         item_names: ``[V]`` original item ids by dense id.
         root: the folder that a relative path starts from.
-        needs_times: whether the file must have the column of times.
+        named: the columns that the file must have, as `write_history_log` takes them.
         settings: how the file is read.
         tie_seed: seed of the order of events with equal times; None keeps the order of rows.
 
@@ -115,9 +119,7 @@ def read_file(
 
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        found = write_history_log(
-            histories, log, root=root, columns=settings.columns, needs_times=needs_times, settings=settings
-        )
+        found = write_history_log(histories, log, root=root, columns=settings.columns, named=named, settings=settings)
         return read_histories(log, item_names, tie_seed=tie_seed), _notes(found, settings)
 
 
@@ -127,6 +129,9 @@ def _notes(found: HistoryLog, settings: Download) -> list[str]:
     if found.other_events:
         kept = ", ".join(map(str, settings.events.keep))
         notes.append(f"events other than {kept} (download.events.keep) are skipped: {found.other_events:,}")
+    if settings.events.column is not None and not found.of_kinds:
+        kept = ", ".join(map(str, settings.events.keep))
+        notes.append(f"no column {settings.events.column!r}: events other than {kept} are not skipped")
     if settings.min_rating is not None and not found.rated:
         what = "no column of ratings" if rating is None else f"no column {rating!r}"
         notes.append(f"{what}: download.min_rating={settings.min_rating:g} is not applied")

@@ -11,11 +11,11 @@ from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 from cutrec.workflow.item_names import item_titles
 
 
-def report(config: Config, data: Path, out: Path, *, root: Path) -> None:
+def report(config: Config, data: Path, out: Path, *, root: Path) -> RunOutputs:
     """Write ``report.html``, which needs no other file, its pictures, and ``results.csv`` into the folder `out`.
 
-    It reads the outputs of the other stages in the folder `data`, and the file that ``report.item_names`` names, whose
-    relative path starts from `root`. ``results.csv`` has the schema of
+    It reads the outputs of the other stages in the folder `data`, which it returns, and the file that
+    ``report.item_names`` names, whose relative path starts from `root`. ``results.csv`` has the schema of
     `cutrec.reporting.results_file`. This imports no torch: the stage ``evaluate`` has measured everything already.
     """
     with unchanged(*(data / name for name in STAGES if name != "report")):
@@ -27,6 +27,7 @@ def report(config: Config, data: Path, out: Path, *, root: Path) -> None:
         (folder / "report.html").write_text(write_page(run, pictures, titles), encoding="utf-8")
         results = results_file.of_run(run.config, run.training, run.evaluation, **results_file.versions())
         results_file.write(folder / "results.csv", results)
+    return run
 
 
 def shown_items(run: RunOutputs) -> set[object]:

@@ -43,15 +43,15 @@ def train(
         config: the model, the loss and the training loop.
         split: the folder that `cutrec.workflow.split.split` wrote.
         out: the folder for the results.
-        checkpoints: the folder for the state of interrupted runs. Each run has a folder of its own there, named by the
-            hash of its settings, its split and its code, and removed when the run is complete.
+        checkpoints: the folder for the states of runs. Each run has a folder of its own there, named by the hash of its
+            settings, its split and its code. Of a complete run it is removed when another one starts.
         confirm: called when training is complete; if it raises, there are no results and the next call resumes.
         on_epoch: see `rec_models.training.loop.fit`.
 
     Raises:
         ConfigError: settings contradict each other or what was decided.
-        StageError: a file of the split is missing, training failed, or another process replaced the split while it was
-            read.
+        StageError: a file of the split is missing, nobody validates, training failed, or another process replaced the
+            split while it was read.
     """
     for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
         verified(split / name)

@@ -11,6 +11,7 @@ from torch import Tensor
 from cutrec.checksums import read_output
 from cutrec.config import Config
 from cutrec.decide import Facts
+from cutrec.errors import StageError
 from cutrec.workflow.ranking import user_batches
 from rec_data import arrays
 from rec_data.arrays import count_repeated
@@ -36,12 +37,14 @@ def read_split(split: Path) -> SplitData:
     """Open what training reads of a split.
 
     Raises:
-        StageError: a file is missing, damaged, or belongs to another split.
+        StageError: a file is missing, damaged, or belongs to another split, or nobody validates.
     """
     catalogue = read_output(read_ids, split / "items.parquet")
     hashes, sequences = {"items": catalogue.hash}, split / "sequences"
     train = read_output(SequenceStore.open, sequences / "train.arrow", hashes=hashes)
     validation = read_output(SequenceStore.open, sequences / "validation.arrow", hashes=hashes)
+    if len(validation) == 0:
+        raise StageError(f"{split}: found no validation users, allowed: at least 1 (of a larger log)")
     items = len(catalogue.names)
     counts = torch.from_numpy(arrays.count(train.items.numpy(), items))
     return SplitData(catalogue, train, validation, counts, Facts.of(items, train.lengths.numpy()))

@@ -11,13 +11,14 @@ import polars as pl
 
 from cutrec.config import Config
 from cutrec.paths import DATA, MODEL
-from cutrec.workflow.forget import Users
+from cutrec.workflow.forget import tables_outside_stages
+from cutrec.workflow.user_ids import Users
 from rec_data.raw import files, finding
 from rec_data.schema import USER
 from rec_data.sources.published import cache_folder
 from rec_data.sources.registry import SOURCES, is_generated
 
-_TRAIN_AGAIN = " && ".join(f"python -m pipelines.{stage}" for stage in ("train", "evaluate", "report"))
+_TRAIN_AGAIN = " && ".join(f"uv run python -m pipelines.{stage}" for stage in ("train", "evaluate", "report"))
 
 
 class Copies(NamedTuple):
@@ -31,17 +32,25 @@ class Copies(NamedTuple):
 def find_copies(config: Config, users: Users, root: Path) -> Copies:
     """Look for copies of users' data in the checkout `root` (the current directory) and the source of its log."""
     where = []
-    models = [MODEL, *sorted((DATA / "recommend").rglob("*.ckpt"))]
+    refits = sorted(path.relative_to(root) for path in (root / DATA).rglob("*.refit/*.ckpt"))
+    models = [MODEL, *refits]
     if found := [str(path) for path in models if (root / path).is_file()]:
         where.append(f"models that may be trained on their events: {', '.join(found)}")
     if found := sorted(path.name for path in (root / ".checkpoints").glob("*") if path.is_dir()):
-        where.append(f"states of unfinished trainings: .checkpoints/ ({', '.join(found)})")
+        where.append(f"states of trainings: .checkpoints/ ({', '.join(found)})")
     source, cures = _source(config, users, root)
     where.append(source)
     if found:
         cures.append("rm -r .checkpoints")
-    if refits := sorted({str(path.parent) for path in models[1:]}):
-        cures.append(f"rm -r {' '.join(map(shlex.quote, refits))}   # cutrec recommend --refit trains again")
+    if refits:
+        folders = " ".join(shlex.quote(str(path.parent)) for path in refits)
+        cures.append(f"rm -r {folders}   # uv run cutrec recommend --refit trains again")
+    known = _own_files(config, root)
+    others = [path for path in tables_outside_stages(root / DATA)[1] if path.resolve() not in known]
+    if others:
+        listed = ", ".join(str(path.relative_to(root)) for path in others)
+        where.append(f"files that were not searched: {listed}")
+        cures.append(f"remove their rows from these files, or delete the files: {listed}")
     if (root / ".dvc").is_dir():
         more, commands = _in_dvc(root)
         where, cures = where + more, cures + commands
@@ -90,14 +99,22 @@ def _rows_by_file(config: Config, users: Users, root: Path) -> dict[Path, int]:
     return {path: count for path, count in rows.items() if count}
 
 
-_RUN_AGAIN = "dvc repro   # reads the source, splits and trains without them"
+def _own_files(config: Config, root: Path) -> set[Path]:
+    """The files of the log, which are searched."""
+    try:
+        return {path.resolve() for path in finding.find(config.dataset, root=root)}
+    except ValueError:
+        return set()
+
+
+_RUN_AGAIN = "uv run dvc repro   # reads the source, splits and trains without them"
 
 
 def _without_the_source() -> list[str]:
     return [
         _TRAIN_AGAIN,
-        "dvc commit --force   # dvc repro then keeps these files; when dataset, download or their code change, the "
-        "users are read again: forget them again",
+        "uv run dvc commit --force   # dvc repro then keeps these files; when dataset, download or their code change, "
+        "the users are read again: forget them again",
     ]
 
 
@@ -109,14 +126,14 @@ def _in_dvc(root: Path) -> tuple[list[str], list[str]]:
     if experiments := _dvc("exp", "list", "--all-commits", "--name-only", root=root):
         names = ", ".join(experiments[:5]) + (", ..." if len(experiments) > 5 else "")
         where.append(f"experiments: {len(experiments):,} ({names})")
-        cures.append("dvc exp remove --all-commits   # and --git-remote NAME, where they were pushed")
+        cures.append("uv run dvc exp remove --all-commits   # and --git-remote NAME, where they were pushed")
     if copies := sorted(path.parent for path in (root / ".dvc/tmp/exps").glob("**/dvc.yaml")):
         where.append(f"copies of queued experiments: {', '.join(str(path.relative_to(root)) for path in copies)}")
         cures.append(f"rm -r {' '.join(str(path.relative_to(root)) for path in copies)}   # when none of them runs")
-    cures.append("dvc gc --workspace   # deletes what is not in the workspace, also that of other branches and commits")
+    cures.append("uv run dvc gc --workspace   # deletes what is not in the workspace, also that of other commits")
     for remote in (line.split()[0] for line in _dvc("remote", "list", root=root)):
         where.append(f"DVC's remote {remote!r}, if anything was pushed")
-        cures.append(f"dvc gc --workspace --cloud --remote {remote}   # the same there; then dvc push")
+        cures.append(f"uv run dvc gc --workspace --cloud --remote {remote}   # the same there; then uv run dvc push")
     return where, cures
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import NamedTuple
 
-SEPARATORS = ("\t", ";", "|", ",", " ")
+SEPARATORS = ("\t", ";", "|", ",", "\x01", "\x1f", " ")
 """Separators that are looked for in the first line. A space is one only where there is no other."""
 
 

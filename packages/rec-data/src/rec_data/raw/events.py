@@ -1,5 +1,6 @@
 """Logs of several kinds of events, such as views and purchases: which kinds there are, and keeping some of them."""
 
+import difflib
 import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -22,6 +23,8 @@ SHOWN = 10
 _FIRST_ROWS = 1000
 _DECIMALS = r"^(-?[0-9]+)\.0+$"
 """Integers that a tool wrote as floats, because values were missing."""
+_PLAIN = r"(?i)(?!(?:true|false|null|yes|no|on|off|nan|inf)$)[a-z_]\w*|0|[1-9][0-9]*"
+"""Values that YAML reads as they are written."""
 
 
 class KeptEvents(NamedTuple):
@@ -57,9 +60,13 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
     found = dict(counts.sort(pl.col("len"), "event", descending=[True, False]).rows())
     for value in keep:
         if all_occur and value not in found:
-            held = _listed(f"{name!r} ({rows:,})" for name, rows in found.items())
+            held = _listed(f"{'nothing' if name is None else repr(name)} ({rows:,})" for name, rows in found.items())
+            close = difflib.get_close_matches(
+                value, [name for name in found if name and re.fullmatch(_PLAIN, name)], 1, 0
+            )
+            cure = f"; allowed: values that it holds (-S 'download.events.keep=[{close[0]}]')" if close else ""
             raise DataError(
-                f"{origin}: column {column!r} never holds {value!r} of download.events.keep; it holds {held}"
+                f"{origin}: column {column!r} never holds {value!r} of download.events.keep; it holds {held}{cure}"
             )
     dropped = sum(found.values()) - sum(found.get(value, 0) for value in set(keep))
     return KeptEvents(frame.filter(text.is_in(keep)), dropped)

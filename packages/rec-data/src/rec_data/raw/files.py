@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from zoneinfo import available_timezones
 
 import polars as pl
 import pyarrow as pa
@@ -23,7 +24,8 @@ _BATCH_ROWS = 1 << 18
 """Rows of a parquet file that are decoded at a time to verify it."""
 
 _POSITION = "position of the row"
-_INTEGER_CURE = " (export the column as integers: tools store integers as floats where values are missing)"
+_INTEGER_CURE = "export the column as integers: tools store integers as floats where values are missing"
+_TYPE_CURE = "write one of them again, with the column as the type of the other"
 
 
 def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: Format | None = None) -> pl.LazyFrame:
@@ -38,7 +40,11 @@ def scan(paths: list[Path], columns: Sequence[str] | None = None, text_format: F
     """
     if format_of(paths[0].name) == "parquet":
         check_pages(paths, columns)
-    frames = {path: _scan_one(path, columns, text_format or Format()) for path in paths}
+    text_format = text_format or Format()
+    try:
+        frames = {path: _scan_one(path, columns, text_format) for path in paths}
+    except text_files.MissingHeaderError as error:
+        raise _beside_headers(error, paths, columns or (), text_format) from None
     return frames[paths[0]] if len(paths) == 1 else _join(frames, columns)
 
 
@@ -78,12 +84,27 @@ def require_columns(
         if name not in present:
             purpose = "" if key == name else f" (for {key})"
             cure = ""
-            if flag := (flags or {}).get(key):
-                others = {_letters(other): other for other in present if other not in wanted.values()}
-                close = difflib.get_close_matches(_letters(name), others, 1, cutoff=0.4)
-                example = next((others[like] for like in close if re.fullmatch(r"[^\W\d]\w*", others[like])), "NAME")
-                cure = f"; allowed: another name for it ({flag}{example})"
+            others = [other for other in present if other not in wanted.values()]
+            if (flag := (flags or {}).get(key)) and (allowed := _another(name, others, flag)):
+                cure = f"; allowed: {allowed}"
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
+
+
+def _another(name: str, others: list[str], flag: str) -> str | None:
+    """What to take for a column that is missing: one of the others, or nothing; None if there is no choice."""
+    if not others:
+        purposes = {"timestamp": "rows are in order", "rating": "there are no ratings"}
+        purpose = purposes.get(flag.removeprefix("-S download.columns.").removesuffix("="))
+        return purpose and f"{flag}null ({purpose})"
+    if name.isdecimal() and all(other.isdecimal() for other in others):
+        what, example = "another position for it", next(iter(others), "N")
+    else:
+        like = {_letters(other): other for other in others}
+        close = difflib.get_close_matches(_letters(name), like, 1, cutoff=0.4)
+        example = next((like[word] for word in close if re.fullmatch(r"[^\W\d]\w*", like[word])), "NAME")
+        what = "another name for it"
+    null = "; null if rows are in order" if flag == "-S download.columns.timestamp=" else ""
+    return f"{what} ({flag}{example}{null})"
 
 
 def _letters(name: str) -> str:
@@ -102,9 +123,38 @@ def number_rows(frame: pl.LazyFrame, columns: Columns) -> tuple[pl.LazyFrame, Co
 
 def _scan_one(path: Path, columns: Sequence[str] | None, text_format: Format) -> pl.LazyFrame:
     if format_of(path.name) == "parquet":
+        with reading(f"file {path}"):
+            _refuse_zones(path)
         return placed(pl.scan_parquet(path, glob=False, row_index_name=PLACE), f"{path}, row ")
     with reading(f"file {path}"):
         return text_files.scan(path, columns, text_format)
+
+
+def _refuse_zones(path: Path) -> None:
+    """Refuse columns of times in a zone that polars does not know; it would end with a panic, whatever is read."""
+    for field in pq.read_schema(path):
+        zone = getattr(field.type, "tz", None)
+        if zone is not None and not re.fullmatch(r"[+-](0\d|1[0-2]):?00", zone) and zone not in available_timezones():
+            raise DataError(
+                f"file {path}: column {field.name!r} holds times in the zone {zone!r}; allowed: UTC, whole hours, or "
+                "names such as Asia/Kolkata (cast the column in the program that writes the file)"
+            )
+
+
+def _beside_headers(
+    error: text_files.MissingHeaderError, paths: Sequence[Path], columns: Sequence[str], text_format: Format
+) -> DataError:
+    """The refusal of a file without a header, which is another one if other files have one."""
+    for path in paths:
+        with reading(f"file {path}"):
+            names = text_files.first_names(path, text_format, columns)
+        if set(columns) & set(names):
+            found = str(error).partition(", allowed: ")[0]
+            return DataError(
+                f"{found}, but the names of columns in {path.name}; allowed: a header in every file, or in none (write "
+                f"the first line of {path.name} above the files without it)"
+            )
+    return error
 
 
 def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl.LazyFrame:
@@ -120,14 +170,21 @@ def _join(frames: dict[Path, pl.LazyFrame], columns: Sequence[str] | None) -> pl
     kinds: dict[str, tuple[pl.DataType, Path]] = {}
     for name in present if columns is None else [name for name in present if name in columns]:
         for path, schema in schemas.items():
-            require_columns(schema, {name: name}, f"file {path}")
+            if name not in schema:
+                holder = next(other.name for other, held in schemas.items() if name in held)
+                shown = ", ".join(other for other in schema if other != PLACE)
+                raise DataError(
+                    f"file {path} has no column {name!r}, but {holder} has; its columns are: {shown}; allowed: the "
+                    "same columns in all files, with their names in the first line of each text file"
+                )
             kind = schema[name]
             known, first = kinds.get(name, (pl.Null(), path))
             both = _common_type(known, kind)
             if both is None:
+                floats = {kind.is_integer(), known.is_integer()} == {kind.is_float(), known.is_float()} == {True, False}
                 raise DataError(
                     f"file {path}: column {name!r} holds {kind}, but {known} in {first.name}; allowed: one type in all "
-                    f"files{_INTEGER_CURE if {kind.is_integer(), known.is_integer()} == {True, False} else ''}"
+                    f"files ({_INTEGER_CURE if floats else _TYPE_CURE})"
                 )
             kinds[name] = (both, path if known == pl.Null() else first)
     chosen = [pl.col(name).cast(kind) for name, (kind, _) in kinds.items()]
@@ -153,9 +210,9 @@ def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
         return pl.Float64()
     if all(isinstance(kind, pl.String | pl.Categorical | pl.Enum) for kind in kinds):
         return pl.String()
-    if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime):  # a log holds microseconds at most
-        same_kind = (one.time_zone is None) == (other.time_zone is None)
-        return pl.Datetime("us", one.time_zone and "UTC") if same_kind else None
+    if all(isinstance(kind, pl.Date | pl.Datetime) for kind in kinds):  # a log holds microseconds at most
+        zone, other_zone = (getattr(kind, "time_zone", None) for kind in kinds)
+        return pl.Datetime("us", zone and "UTC") if (zone is None) == (other_zone is None) else None
     if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List | pl.Array):
         inner = [kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner() for kind in (one, other)]
         both = _common_type(*inner)

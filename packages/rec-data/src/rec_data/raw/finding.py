@@ -1,5 +1,6 @@
 """The user's own files: finding them by a path, a folder or a glob, in a fixed order."""
 
+import difflib
 import glob
 import os
 import re
@@ -64,10 +65,20 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
         below = (path.relative_to(full).as_posix() for path in islice(full.rglob("*"), _MOST_LISTED) if path.is_file())
         paths = [full / name for name in parts_of(dataset, names, inside.keys() - set(names), below, what=what)]
     elif not full.exists():
-        raise DataError(f"{what} {dataset!r}: no file {full}")
+        raise DataError(f"{what} {dataset!r}: no file {full}{_cure(full, root)}")
     else:
         paths = [full]
     return check(paths, dataset, what=what)
+
+
+def _cure(full: Path, root: Path) -> str:
+    """What to change in the path of a file that does not exist: the first folder that is missing, or the name."""
+    missing = next(part for part in (*reversed(full.parents), full) if not part.exists())
+    if missing != full:
+        start = f"; relative paths start at {root}" if missing.is_relative_to(root) else ""
+        return f", because there is no folder {missing}{start}"
+    close = difflib.get_close_matches(full.name, os.listdir(full.parent), n=1)  # noqa: PTH208
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def natural_order(name: str) -> tuple[list[list[str | int]], str]:

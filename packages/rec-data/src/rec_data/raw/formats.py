@@ -3,8 +3,8 @@
 Errors inside a file appear when the frame is read; ``rec_data.raw.files.reading`` turns them into a ``DataError``.
 """
 
-import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -83,14 +83,13 @@ def read_idomaar(path: Path, work: Path) -> pl.LazyFrame:
 def read_movielens(path: Path, work: Path) -> pl.LazyFrame:
     """Read a MovieLens archive of any release: ``user_id``, ``item_id``, ``rating``, ``timestamp``.
 
-    rs_datasets reads it, from the layout that its own downloader would have created. If rs_datasets cannot be installed
-    (its dependency datatable has no wheel after Python 3.11), or if the archive lacks one of the other files that it
-    requires, the ratings are read directly, with the same result.
+    rs_datasets reads it, from the layout that its own downloader would have created. If rs_datasets is not installed,
+    or if the archive lacks one of the other files that it requires, the ratings are read directly, to the same result.
     """
     release = path.name.removesuffix(".zip")
     names = _MOVIELENS_FILES.get(release, _LATER_FILES)
     folder = _lay_out(path, release, work, names)
-    if sys.version_info >= (3, 12) or not all((folder / name).is_file() for name in names):
+    if find_spec("rs_datasets") is None or not all((folder / name).is_file() for name in names):
         return read_ratings(folder / names[0], work)
     for name in names:
         if name.endswith(".dat"):

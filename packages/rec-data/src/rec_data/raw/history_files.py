@@ -1,5 +1,6 @@
 """Files of histories to a log: the users that somebody wants recommendations for."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from rec_data.raw.events import keep_events
 from rec_data.raw.normalise import drop_duplicates, write_log
 from rec_data.raw.rows import PLACE, find_nulls, find_rows
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+
+EVENT = "event"
+"""Stands for the column of kinds of events among the columns that are named."""
 
 
 class HistoryLog(NamedTuple):
@@ -31,6 +35,8 @@ class HistoryLog(NamedTuple):
     """Users of whom no row is kept, because of its kind of event or its rating."""
     rated: bool = False
     """Whether the file has the column of ratings."""
+    of_kinds: bool = False
+    """Whether the file has the column of kinds of events."""
 
 
 def write_history_log(
@@ -39,7 +45,7 @@ def write_history_log(
     *,
     root: Path,
     columns: Columns,
-    needs_times: bool = False,
+    named: Collection[str] = (),
     settings: Download | None = None,
 ) -> HistoryLog:
     """Write the log of a file of histories, with the checks of ``rec_data.sources.fetch.fetch_log``.
@@ -52,8 +58,9 @@ def write_history_log(
         histories: A path, folder or glob of parquet or CSV files.
         out: The parquet file to write.
         root: The folder that relative paths start from.
-        columns: The column names. A file may lack the rating, and unless ``needs_times`` the time.
-        needs_times: Whether the user named the column of times, so that a file without it is refused.
+        columns: The column names. A file may lack the time, the rating and the kind of event.
+        named: Which of ``timestamp``, ``rating`` and ``EVENT`` the user named for these files, so that files without
+            such a column are refused.
         settings: How text files, times and missing ids are written, as in the log, and how duplicates, and kinds of
             events and ratings if the file has their columns, are treated; None means the defaults.
 
@@ -70,11 +77,16 @@ def write_history_log(
     user, item, time, rating = (columns.by_key.get(key) for key in (USER, ITEM, TIMESTAMP, RATING))
     user, item = str(user), str(item)
     timed, rated = time in schema, rating in schema
-    columns = Columns(user, item, time if timed or needs_times else None, rating if rated else None)
+    columns = Columns(
+        user, item, time if timed or TIMESTAMP in named else None, rating if rated or RATING in named else None
+    )
     flags = {key: f"--{key.removesuffix('_id')}-column " for key in columns.by_key}
+    flags[RATING] = "-S download.columns.rating="
     files.require_columns(schema, columns.by_key, origin, flags=flags)
     dropped, everybody = 0, frame.select(pl.col(user).alias(USER))
-    if settings.events.column in schema:
+    event = settings.events.column
+    of_kinds = event is not None and (event in schema or EVENT in named)
+    if of_kinds:
         with files.reading(origin):
             frame, others = keep_events(frame, settings.events, origin, all_occur=False)
             dropped = others or 0
@@ -121,6 +133,7 @@ def write_history_log(
         low_ratings=low,
         users_without_rows=without,
         rated=rated,
+        of_kinds=of_kinds,
     )
 
 

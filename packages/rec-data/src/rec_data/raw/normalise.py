@@ -14,6 +14,7 @@ from rec_data.config import Columns
 from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
+from rec_data.raw.headers import no_events, refuse_no_events
 from rec_data.raw.rows import EXACT_BITS, PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
 from rec_data.raw.timestamps import NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
@@ -26,6 +27,8 @@ _DECIMALS = r"^(0|-?[1-9][0-9]*)\.0+$"
 _WHOLE = r"^(0|-?[1-9][0-9]*)(\.0+)?$"
 
 _ALLOWED_IDS = "allowed for ids: integers or strings"
+_FIRST_ROWS = 1000
+_MARK = "\ufeff"
 _SHORT = 18
 """Every integer of at most this many characters fits into Int64."""
 _SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE]\+?|[eE]\+)[0-9]+$"
@@ -83,7 +86,8 @@ def write_log(
         frame = numbered(frame).select(*keys, PLACE)
         if min_rating is not None and columns.rating is None:
             raise DataError(
-                f"min_rating is {min_rating:g} but {origin} has no rating column; name it in columns.rating"
+                f"min_rating is {min_rating:g} but {origin} has no rating column; allowed: one by "
+                "-S download.columns.rating=NAME, or all rows by -S download.min_rating=null"
             )
         frame = _strip_text(frame, list(columns.by_key))
         selected, rows_read, unit = _expressions(frame, columns, origin, time_format, null_values)
@@ -109,9 +113,12 @@ def _expressions(
 ) -> tuple[list[pl.Expr], int, str]:
     """Build the expressions of the log's columns; also returns the number of rows and the unit of time."""
     schema = pl.Schema({key: frame.collect_schema()[key] for key in columns.by_key})
-    facts = _facts(frame, schema, null_values)
+    wrong = no_events(frame, columns)
+    facts = _facts(frame, schema, null_values, wrong)
     if facts["rows"] == 0:
         raise DataError(f"{origin} has no rows")
+    if facts["no_events"]:
+        refuse_no_events(frame, columns, wrong, origin)
     where = {key: f"{origin}: column {name!r}" for key, name in columns.by_key.items()}
     for key in where:
         if facts[f"{key}.nulls"]:
@@ -120,6 +127,7 @@ def _expressions(
     for key in (USER, ITEM):
         if schema[key] == pl.String:
             _refuse_texts(frame, key, facts, null_values, where[key])
+            _refuse_lists(frame, key, where[key])
             selected.append(_textual_id(frame, key, facts, where[key]))
         else:
             selected.append(_id_expression(frame, key, schema[key], where=where[key]))
@@ -130,9 +138,9 @@ def _expressions(
     return selected, int(facts["rows"]), unit
 
 
-def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -> dict[str, Any]:
-    """Gather in one pass what types and units depend on."""
-    asked = [pl.len().alias("rows")]
+def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str], wrong: pl.Expr) -> dict[str, Any]:
+    """Gather in one pass what types and units depend on, and whether rows are no events (``wrong``)."""
+    asked = [pl.len().alias("rows"), wrong.any().alias("no_events")]
     for key, kind in schema.items():
         asked.append(pl.col(key).null_count().alias(f"{key}.nulls"))
         if kind == pl.String and key == TIMESTAMP:
@@ -141,9 +149,10 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str]) -
             asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
         elif kind == pl.String and key in (USER, ITEM):
             asked.append(pl.col(key).str.contains(_WHOLE).all().alias(f"{key}.integers"))
-            asked.append(pl.col(key).str.ends_with(".0").any().alias(f"{key}.decimals"))
+            asked.append(pl.col(key).str.contains(".0", literal=True).any().alias(f"{key}.decimals"))
             asked.append(pl.col(key).str.len_bytes().max().alias(f"{key}.longest"))
             asked.append(pl.col(key).str.contains(_SCIENTIFIC).any().alias(f"{key}.scientific"))
+            asked.append(pl.col(key).str.starts_with(_MARK).any().alias(f"{key}.marked"))
             asked.append(_stands_for_missing(key, null_values).any().alias(f"{key}.missing"))
         elif kind.is_float():
             asked.append(pl.col(key).is_finite().all().alias(f"{key}.finite"))
@@ -168,8 +177,12 @@ def _strip_text(frame: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
 
 
 def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_values: Sequence[str], where: str) -> None:
-    """Refuse texts that are no ids: words for a missing one, and numbers whose digits were cut."""
+    """Refuse texts that are no ids: with a mark in front, words for a missing id, numbers whose digits were cut."""
     text = pl.col(key)
+    if facts[f"{key}.marked"]:
+        one, many = "1 text after a byte order mark", "texts after byte order marks"
+        found = find_rows(frame, text.str.starts_with(_MARK), one, many, show=key)
+        raise DataError(f"{where} has {found}; allowed: none (join files without their marks and headers)")
     if facts[f"{key}.missing"]:
         one, many = "1 text that stands for a missing id", "texts that stand for a missing id"
         found = find_rows(frame, _stands_for_missing(key, null_values), one, many, show=key)
@@ -181,6 +194,18 @@ def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_val
         one, many = "1 number in scientific notation", "numbers in scientific notation"
         found = find_rows(frame, text.str.contains(_SCIENTIFIC), one, many, show=key)
         raise DataError(f"{where} has {found}, which may lack digits; allowed for ids: strings, or integers in full")
+
+
+def _refuse_lists(frame: pl.LazyFrame, key: str, where: str) -> None:
+    """Refuse ids that are all lists, as pandas writes them to CSV."""
+    lists = pl.col(key).str.contains(r"^[\[(].*[\])]$").all()
+    first = frame.select(key).head(_FIRST_ROWS)
+    if first.select(lists).collect().item() and frame.select(lists).collect(engine="streaming").item():
+        value = first.collect().item(0, 0)
+        raise DataError(
+            f"{where} holds lists as text, such as {value!r}; allowed: one event per row (pandas: df.explode), or for "
+            "histories a parquet file with lists"
+        )
 
 
 def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> pl.Expr:
@@ -247,14 +272,15 @@ def _id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, where: s
 def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str) -> pl.Expr:
     if kind.is_numeric():
         rating = pl.col(RATING).cast(pl.Float64)
-        undefined = kind.is_float() and not facts[f"{RATING}.finite"]
-        if undefined and (found := find_rows(frame, rating.is_nan(), "1 NaN", "values that are NaN")):
-            raise DataError(f"{where} has {found}; allowed: none, as of empty values")
+        if kind.is_float() and not facts[f"{RATING}.finite"]:
+            found = find_rows(frame, ~rating.is_finite(), "1 value is no number", "values are no numbers", show=RATING)
+            raise DataError(f"{where}: {found}; allowed: finite numbers, none empty")
         return rating
     if kind != pl.String:
         raise DataError(f"{where} holds {kind}; allowed for ratings: numbers")
-    parsed = pl.col(RATING).cast(pl.Float64, strict=False).fill_nan(None)
-    refuse_unparsed(frame, RATING, parsed, where=where, allowed="a number")
+    parsed = pl.col(RATING).cast(pl.Float64, strict=False)
+    finite = pl.when(parsed.is_finite()).then(parsed)
+    refuse_unparsed(frame, RATING, finite, where=where, allowed="a number")
     return parsed
 
 

@@ -34,11 +34,15 @@ def find_rows(frame: pl.LazyFrame, wrong: pl.Expr, one: str, many: str, *, show:
     """
     if not frame.select(wrong.any()).collect(engine="streaming").item():
         return None
-    asked = [pl.len(), *(pl.col(name).first() for name in [PLACE, *([] if show is None else [show])])]
+    shown = [] if show is None else [pl.col(show)]
+    if show is not None and isinstance(frame.collect_schema()[show], pl.Datetime):  # Python's end in the year 9999
+        shown = [pl.format("{}", pl.col(show).dt.strftime("%Y-%m-%d %H:%M:%S%.f"))]
+    text = show is not None and frame.collect_schema()[show] == pl.String
+    asked = [pl.len(), *(column.first() for column in [pl.col(PLACE), *shown])]
     count, place, *values = frame.filter(wrong).select(asked).collect(engine="streaming").row(0)
     place = f"{'' if count == 1 else 'first in '}{place}"
     for value in values:
-        place += f": {value!r}" if isinstance(value, str) else f": {value}"
+        place += f": {value!r}" if text else f": {value}"
     return f"{one if count == 1 else f'{count} {many}'} ({place})"
 
 

@@ -1,117 +1,17 @@
 """Check a whole text file against a dialect: is every record well-formed, with as many fields as the first one?"""
 
-import codecs
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow as pa
-
-from rec_data.config import Format
 from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw import text_faults
 from rec_data.raw.dialects import Dialect, Grammar, Use
-
-LONGEST = 1 << 20
-"""Bytes of the longest record. A longer one is refused, since pyarrow reads none that is longer than its blocks."""
-
-CHUNK = 1 << 20
-"""Bytes that are checked at a time."""
-
-_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_MARKS = {
-    b"\xff\xfe\0\0": "utf-32",
-    b"\0\0\xfe\xff": "utf-32",
-    b"\xff\xfe": "utf-16",
-    b"\xfe\xff": "utf-16",
-    b"\xef\xbb\xbf": "utf-8",
-}
-"""Byte order marks. The longer ones come first."""
-
-_BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?[\r\n]*(?:"?sep=([\t !#-~])"?\r?\n[\r\n]*)?')
-"""A byte order mark, empty lines, and the line in which Excel is told the separator."""
+from rec_data.raw.text_source import CHUNK, LONGEST, TextFile, blank
 
 _NUMERIC = re.compile(rb"[+-]?\d[\dTZ:/. +-]*+")
 """A field that may be a number or a time."""
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A text file as a stream of bytes in UTF-8, and what is asked of it."""
-
-    path: Path
-    form: Format
-    columns: Sequence[str] | None
-    """The names of the columns that will be read; None means all."""
-
-    def open(self) -> pa.NativeFile:
-        """Open the file, decompressed and in UTF-8."""
-        with self.path.open("rb") as file:
-            mark = file.read(8)
-        if fault := text_faults.other_format(mark):
-            raise DataError(f"file {self.path}: {fault}")
-        compression = next((kind for magic, kind in _COMPRESSION.items() if mark.startswith(magic)), None)
-        encoding, stream = self.form.encoding, pa.input_stream(str(self.path), compression=compression)
-        if encoding == "auto":
-            beginning = stream.read(256)
-            marked = next((kind for mark, kind in _MARKS.items() if beginning.startswith(mark)), None)
-            if marked is None and b"\0" in beginning:
-                raise DataError(f"file {self.path}, {text_faults.zero_bytes(beginning)}")
-            encoding = marked or "utf-8"
-            stream = pa.input_stream(str(self.path), compression=compression)
-        return stream if _is_utf8(encoding) else pa.transcoding_input_stream(stream, encoding, "utf-8")
-
-    def is_plain(self, marks: Sequence[str | None]) -> bool:
-        """Whether the file holds none of these quotes and escapes, and only UTF-8 and whole line ends.
-
-        All dialects read such a file alike, so that only the number of fields can be wrong.
-        """
-        special = [mark.encode() for mark in marks if mark is not None]
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        with self.open() as stream, progress(f"check {self.path.name}", self.path.stat().st_size, "B") as bar:
-            while block := stream.read(CHUNK):
-                bar.update(len(block))
-                if block.endswith(b"\r"):
-                    block += stream.read(1)
-                if any(mark in block for mark in special) or block.count(b"\r") != block.count(b"\r\n"):
-                    return False
-                try:
-                    if not block.isascii() or decoder.getstate()[0]:
-                        decoder.decode(block)
-                except UnicodeDecodeError:
-                    return False
-        return decoder.getstate()[0] == b""
-
-    def wants(self, name: str) -> bool:
-        """Whether the column will be read."""
-        return self.columns is None or name in self.columns
-
-    def lacks(self, names: Sequence[str]) -> bool:
-        """Whether a column that will be read is not among the names."""
-        return self.columns is not None and not set(self.columns) <= set(names)
-
-    def names(self, fields: Sequence[str]) -> list[str]:
-        """The names of the columns from the fields of the first line."""
-        if self.form.header is False:
-            return [str(place) for place in range(1, len(fields) + 1)]
-        if ".inter" in self.path.suffixes:  # RecBole: user_id:token
-            fields = [re.sub(r":(token|float)(_seq)?\s*$", "", field) for field in fields]
-        return [field if self.columns and field in self.columns else field.strip() for field in fields]
-
-    def first_lines(self) -> bytes:
-        """The lines at the beginning, without empty ones before the first."""
-        with self.open() as stream:
-            beginning = stream.read(LONGEST)
-        return bytes(beginning[_blank(beginning) :])
-
-    def given_separator(self) -> str | None:
-        """The separator that the file itself names in a line ``sep=;`` before the others, as Excel reads it."""
-        with self.open() as stream:
-            found = _BEGINNING.match(stream.read(256))
-        return None if found is None or found[1] is None else bytes(found[1]).decode()
 
 
 class Reading:
@@ -189,6 +89,9 @@ class Reading:
                 ended = not block
                 self.backslashes = self.backslashes or b"\\" in block
                 buffer += block
+                if b"\0" in block:
+                    line = self._line_at(buffer, buffer.index(b"\0"))
+                    raise DataError(f"file {path}, {text_faults.zero_byte(line)}")
                 if ended and buffer and not buffer.endswith(b"\n"):
                     buffer += b"\n"
                 place = self._match(buffer)
@@ -203,51 +106,82 @@ class Reading:
 
     def _match(self, buffer: bytes) -> int:
         """Match the records at the beginning of the buffer; returns the position of the first that is not complete."""
-        place = 0
+        begin = self._read_header(buffer) if self._records is None else 0
         if self._records is None:
-            place = _blank(buffer)
-            record = self._grammar.split(buffer, place)
-            if record.fault is not None:
-                return 0
-            self.names = self._file.names([self._grammar.text(field) for field in record.fields])
-            if self._file.lacks(self.names) and any(map(self._grammar.is_spaced, record.fields)):
-                self.spaced = 1
-            if lacking := [name for name in self._needed if name not in self.names]:
-                self.fault = f"line 1: found no column {lacking[0]!r}"
-                return 0
-            strict = [at for at, name in enumerate(self.names) if self._file.wants(name)]
-            self._grammar = Grammar(self.dialect, strict, sure=self._file.form.escape != "auto")
-            place = self.start = place if self._file.form.header is False else record.end
-            self._records = self._compile()
-        begin = place
+            return 0
+        place = begin
         while (place := _end(self._records, buffer, place)) < len(buffer):
-            if self._joined is not None and (end := _end(self._joined, buffer, place)) > place:
-                if self._all_lines is None and self._share_of_records(buffer[place:end]) == 1:
-                    self._all_lines = self._line + buffer.count(b"\n", 0, place)
-                place = end
-                continue
-            record = self._grammar.split(buffer, place)
-            if record.fault is not None or len(record.fields) != len(self.names):
+            after = self._pass_joined(buffer, place) or self._learn(buffer, place)
+            if after is None:
                 break
-            line = self._line + buffer.count(b"\n", 0, place)
-            uses = self.uses | self._grammar.uses(record.fields)
-            if self._asks and Use.LINES in uses and Use.LINES not in self.uses:
-                share = self._share_of_records(buffer[place : record.end])
-                if share > 0.5:
-                    self._most_lines = self._most_lines or line
-                    self._all_lines = self._all_lines or (line if share == 1 else None)
-                    uses, place = uses ^ Use.LINES, record.end
-            assert uses != self.uses or place == record.end, "the patterns match every record without new uses"
-            if Use.BARE in uses and Use.BARE not in self.uses:
-                wanted = [
-                    field for name, field in zip(self.names, record.fields, strict=True) if self._file.wants(name)
-                ]
-                self.spaced = self.spaced or (line if any(map(self._grammar.is_spaced, wanted)) else None)
-            if uses != self.uses:
-                self.uses, self.uses_line = uses, line
-                self._records = self._compile()
+            place = after
         self.empty = self.empty and not buffer[begin:place].strip(b"\r\n")
         return place
+
+    def _read_header(self, buffer: bytes) -> int:
+        """Read the names of columns, and with them compile the patterns; returns where the data begins.
+
+        Without patterns afterwards, the first record is not complete, or ``fault`` says what is wrong with it.
+        """
+        begin = blank(buffer)
+        record = self._grammar.split(buffer, begin)
+        if record.fault is not None:
+            return 0
+        self.names = self._file.names([self._grammar.text(field) for field in record.fields])
+        if self._file.lacks(self.names) and any(map(self._grammar.is_spaced, record.fields)):
+            self.spaced = 1
+        if lacking := [name for name in self._needed if name not in self.names]:
+            self.fault = f"line 1: found no column {lacking[0]!r}"
+            return 0
+        strict = [at for at, name in enumerate(self.names) if self._file.wants(name)]
+        self._grammar = Grammar(self.dialect, strict, sure=self._file.form.escape != "auto")
+        self.start = begin if self._file.form.header is False else record.end
+        self._records = self._compile()
+        return self.start
+
+    def _pass_joined(self, buffer: bytes, place: int) -> int | None:
+        """Pass over a record whose quotes join lines that look like records, if such a one begins here."""
+        if self._joined is None or (end := _end(self._joined, buffer, place)) == place:
+            return None
+        if self._all_lines is None and self._share_of_records(buffer[place:end]) == 1:
+            self._all_lines = self._line_at(buffer, place)
+        return end
+
+    def _learn(self, buffer: bytes, place: int) -> int | None:
+        """Extend the patterns by the uses of a record that they do not match; returns where matching goes on.
+
+        None if the record is not complete or not well-formed.
+        """
+        record = self._grammar.split(buffer, place)
+        if record.fault is not None or len(record.fields) != len(self.names):
+            return None
+        line, after = self._line_at(buffer, place), place
+        uses = self.uses | self._grammar.uses(record.fields)
+        joins = Use.LINES in uses and Use.LINES not in self.uses
+        if joins and self._asks and self._may_be_lines(buffer[place : record.end], line):
+            uses, after = uses ^ Use.LINES, record.end
+        assert uses != self.uses or after == record.end, "the patterns match every record without new uses"
+        if Use.BARE in uses and Use.BARE not in self.uses and self.spaced is None:
+            fields = zip(self.names, record.fields, strict=True)
+            if any(self._grammar.is_spaced(field) for name, field in fields if self._file.wants(name)):
+                self.spaced = line
+        if uses != self.uses:
+            self.uses, self.uses_line = uses, line
+            self._records = self._compile()
+        return after
+
+    def _may_be_lines(self, record: bytes, line: int) -> bool:
+        """Whether most lines of a record that begins at ``line`` could be records; where, is kept for ``doubt``."""
+        share = self._share_of_records(record)
+        if share <= 0.5:
+            return False
+        self._most_lines = self._most_lines or line
+        if share == 1:
+            self._all_lines = self._all_lines or line
+        return True
+
+    def _line_at(self, buffer: bytes, place: int) -> int:
+        return self._line + buffer.count(b"\n", 0, place)
 
     def _compile(self) -> re.Pattern[bytes]:
         """Compile the patterns for the uses so far; doubtful records of several lines are matched one by one."""
@@ -283,35 +217,14 @@ class Reading:
             return text_faults.wrong_width(found, width, line, self.dialect, first, after)
         if record.fault is None or record.end == len(buffer):
             return f"line {line}: found a record of more than {LONGEST:,} bytes, allowed: at most that"
-        line += buffer.count(b"\n", 0, record.end)
-        if "carriage" in record.fault:
-            return f"line {line}: found {record.fault}, allowed: line ends of line feeds, or both"
-        if "quote" in record.fault:
-            return (
-                f"line {line}: found {record.fault}, allowed: doubled quotes inside quoted fields; if quotes are text: "
-                "-S download.format.quote=none; if they are escaped: -S download.format.escape=backslash"
-            )
-        return (
-            f"line {line}: found {record.fault}, allowed: escaped quotes, separators, line ends and escapes; if it is "
-            "text: -S download.format.escape=none"
-        )
+        return text_faults.broken_record(record.fault, self._line_at(buffer, record.end))
 
     def _refuse_other_encodings(self, buffer: bytes) -> None:
         try:
             buffer.decode()
         except UnicodeDecodeError as error:
-            line = self._line + buffer.count(b"\n", 0, error.start)
+            line = self._line_at(buffer, error.start)
             raise DataError(f"file {self._file.path}, {text_faults.not_utf8(line)}") from None
-
-
-def _is_utf8(encoding: str) -> bool:
-    """Whether the name is one of UTF-8."""
-    return encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
-
-
-def _blank(buffer: bytes) -> int:
-    """The number of bytes at the beginning that are no record."""
-    return _end(_BEGINNING, buffer, 0)
 
 
 def _end(records: re.Pattern[bytes], buffer: bytes, place: int) -> int:

@@ -40,7 +40,11 @@ def zero_bytes(beginning: bytes) -> str:
                 "line 1: found zero bytes, as in UTF-16 without a byte order mark; allowed: UTF-8, or the encoding by "
                 f"name (-S download.format.encoding={encoding})"
             )
-    line = beginning.count(b"\n", 0, beginning.index(0)) + 1
+    return zero_byte(beginning.count(b"\n", 0, beginning.index(0)) + 1)
+
+
+def zero_byte(line: int) -> str:
+    """The refusal of a zero byte in a line."""
     return f"line {line}: found a zero byte, as in a damaged or binary file, allowed: text in UTF-8"
 
 
@@ -60,6 +64,21 @@ def spaced_quotes(line: int) -> str:
     )
 
 
+def broken_record(fault: str, line: int) -> str:
+    """The refusal of a record that has no end because of ``fault`` (`Record`), which is in this line."""
+    if "carriage" in fault:
+        return f"line {line}: found {fault}, allowed: line ends of line feeds, or both"
+    if "quote" in fault:
+        return (
+            f"line {line}: found {fault}, allowed: doubled quotes inside quoted fields; if quotes are text: "
+            "-S download.format.quote=none; if they are escaped: -S download.format.escape=backslash"
+        )
+    return (
+        f"line {line}: found {fault}, allowed: escaped quotes, separators, line ends and escapes; if it is "
+        "text: -S download.format.escape=none"
+    )
+
+
 def json(first_lines: bytes) -> str | None:
     """The refusal of a file of JSON, or None."""
     if not _JSON.match(first_lines):
@@ -71,7 +90,7 @@ def one_column(beginning: bytes) -> str:
     """The refusal of a file whose first line has no separator that is looked for."""
     line, _, after = beginning.partition(b"\n")
     shown = line[:60].decode(errors="replace").strip()
-    for separator, count in _fitting(after, Dialect("\x1f", '"', None)).items():
+    for separator, count in _fitting(after, Dialect("\0", '"', None)).items():
         return _odd_first_line(f"1 field ({shown!r})", count, separator)
     looked_for = ", ".join(character_name(mark) for mark in SEPARATORS)
     return (

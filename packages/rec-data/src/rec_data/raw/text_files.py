@@ -14,15 +14,27 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 from pyarrow import csv
 
-from rec_data.config import CHARACTERS, Format, character, character_name
+from rec_data.config import Format, character, character_name
 from rec_data.errors import DataError
 from rec_data.raw import text_faults
 from rec_data.raw.dialects import SEPARATORS, Dialect, Grammar, Use
 from rec_data.raw.rows import PLACE
-from rec_data.raw.text_check import CHUNK, LONGEST, Reading, TextFile
+from rec_data.raw.text_check import Reading
+from rec_data.raw.text_source import CHUNK, LONGEST, TextFile
 
 _QUOTE, _ESCAPE = '"', "\\"
 """What is looked for where the characters are not given."""
+
+
+class MissingHeaderError(DataError):
+    """The first line of a file holds data and not the names of columns."""
+
+
+def first_names(path: Path, form: Format, columns: Sequence[str] | None) -> list[str]:
+    """The names of columns that the first line of a text file holds, as far as the separator is clear."""
+    file = TextFile(path, form, columns)
+    grammar = Grammar(Dialect(_separator(file), *_marks(form)[0]))
+    return file.names([grammar.text(field) for field in grammar.split(file.first_lines(), 0).fields])
 
 
 def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFrame:
@@ -46,6 +58,7 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
         raise DataError(f"file {path}, {fault}")
     reading = _decide(file)
     names = reading.names
+    _refuse_sequences(file, names)
     _refuse_without_header(file, names, beginning)
     twice = [name for place, name in enumerate(names) if name and name in names[:place] and file.wants(name)]
     if twice:
@@ -57,7 +70,8 @@ def scan(path: Path, columns: Sequence[str] | None, form: Format) -> pl.LazyFram
     ) -> Iterator[pl.DataFrame]:
         names = list(schema) if chosen is None else chosen
         lines = (f"{path}, line {number}" for number in reading.lines())
-        for frame in _frames(file, reading, {name: places[name] for name in names if name != PLACE}):
+        wanted = [name for name in names if name != PLACE] or list(places)[:1]  # one column counts the rows
+        for frame in _frames(file, reading, {name: places[name] for name in wanted}):
             if PLACE in names:
                 frame = frame.with_columns(pl.Series(PLACE, list(islice(lines, len(frame))))).select(names)
             kept = frame if predicate is None else frame.filter(predicate)
@@ -192,7 +206,7 @@ def _separator(file: TextFile) -> str:
     """The separator of the first line: the one that gives most of the columns that are wanted, then most columns."""
     form, columns = file.form, file.columns or ()
     if form.separator != "auto":
-        return CHARACTERS.get(form.separator, form.separator)
+        return str(character(form.separator))
     if given := file.given_separator():
         return given
     line, ranks = file.first_lines().partition(b"\n")[0] + b"\n", {}
@@ -216,6 +230,17 @@ def _separator(file: TextFile) -> str:
     return likely[0]
 
 
+def _refuse_sequences(file: TextFile, names: list[str]) -> None:
+    """Refuse columns that hold several values per row, as RecBole marks them in the header."""
+    for name in names:
+        plain, _, kind = name.partition(":")
+        if kind.strip() in ("token_seq", "float_seq") and file.columns and {name, plain.strip()} & set(file.columns):
+            raise DataError(
+                f"file {file.path}, line 1: column {plain!r} holds sequences ({kind.strip()}); allowed: one event per "
+                "row, in columns of token and float"
+            )
+
+
 def _refuse_without_header(file: TextFile, names: list[str], beginning: bytes) -> None:
     """Refuse a first line that has none of the wanted names but numbers or dates, or no separator."""
     if file.form.header != "auto" or file.columns is None or any(name in names for name in file.columns):
@@ -223,7 +248,7 @@ def _refuse_without_header(file: TextFile, names: list[str], beginning: bytes) -
     if len(names) == 1 and len(file.columns) > 1:
         raise DataError(f"file {file.path}, {text_faults.one_column(beginning)}")
     if text_faults.looks_like_data(names):
-        raise DataError(f"file {file.path}, {text_faults.data_as_header(names)}")
+        raise MissingHeaderError(f"file {file.path}, {text_faults.data_as_header(names)}")
 
 
 def _same(file: TextFile, one: Reading, other: Reading) -> bool:

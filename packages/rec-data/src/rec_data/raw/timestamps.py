@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from rec_data.errors import DataError
+from rec_data.raw.calendar_numbers import refuse_calendar_numbers, width
 from rec_data.raw.rows import EXACT_BITS, find_rows, refuse_inexact, refuse_unparsed
 from rec_data.schema import TIMESTAMP
 
@@ -36,7 +37,8 @@ NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 ALLOWED_TIMES = (
     "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone), one kind in the whole column; another form "
-    "by its format, such as -S 'download.time_format=%d.%m.%Y %H:%M'"
+    "by its format, such as -S 'download.time_format=%d.%m.%Y %H:%M'; another column by "
+    "-S download.columns.timestamp=NAME"
 )
 _ZONE = r"[Tt ][0-9].*([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _FIRST_ROWS = 1000
@@ -55,13 +57,6 @@ _QUICK = (
 """Forms that polars parses several times faster alone than all forms of ISO 8601."""
 _NANOSECONDS = 9
 """Decimal places of seconds."""
-_COMPACT = ("%Y", "%Y%m", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
-"""Forms of dates that are written as one number."""
-_RANGES = ((1, 12), (1, 31), (0, 23), (0, 59), (0, 59))
-"""Of what follows the year in them: two digits each."""
-_DAY_ZERO = dt.date(1899, 12, 30)
-"""From here spreadsheets count days."""
-_ALMOST_ALL = 0.95
 
 
 def unit_of(largest: int) -> str:
@@ -116,7 +111,8 @@ def time_expression(
     else:
         refuse_unparsed(frame, TIMESTAMP, column, where=where, allowed=allowed)
     if not calendar:
-        _refuse_calendar_numbers(frame, column, where)
+        ticks = UNITS[unit_of(int(found["max"]))]
+        refuse_calendar_numbers(frame, column, where, smallest=found["min"], largest=found["max"], ticks=ticks)
     if kind == pl.String and not (calendar or facts[f"{TIMESTAMP}.integers"]):
         _refuse_cut_digits(frame, where)
     unit = _find_unit(frame, column, found, calendar=calendar, where=where)
@@ -162,33 +158,6 @@ def _numbers(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], wher
     return column.cast(pl.Float64)
 
 
-def _refuse_calendar_numbers(frame: pl.LazyFrame, column: pl.Expr, where: str) -> None:
-    """Refuse dates that are written as numbers, such as 20240131 or a spreadsheet's 45322, for they are no Unix times.
-
-    Almost all values must be such dates, from 1990 to next year. Positions that begin at 0, and Unix times, are not.
-    """
-    last, whole = dt.datetime.now(tz=dt.UTC).year + 1, column.cast(pl.Int64, strict=False)
-    fits = {}
-    for places, form in enumerate(_COMPACT):
-        fit = (column % 1 == 0) & (whole // 100**places).is_between(1990, last)
-        for place, limits in enumerate(_RANGES[:places], start=1):
-            fit &= (whole // 100 ** (places - place) % 100).is_between(*limits)
-        fits[form] = fit
-    first_day, after = (dt.date(year, 1, 1) - _DAY_ZERO for year in (1990, last + 1))
-    fits[""] = column.is_between(first_day.days, after.days, closed="left")
-    shares = {form: fit.fill_null(value=False).mean().alias(form) for form, fit in fits.items()}
-    likely = frame.head(_FIRST_ROWS).select(shares.values()).collect(engine="streaming").row(0, named=True)
-    for form, share in likely.items():
-        if share > 0.5 and frame.select(shares[form]).collect(engine="streaming").item() >= _ALMOST_ALL:
-            what = f"of the form {form}" if form else "in days, as a spreadsheet counts them"
-            found = find_rows(frame, fits[form], f"1 date {what}", f"dates {what}", show=TIMESTAMP)
-            cure = f"-S download.time_format={form}" if form else "an export of the column as text, such as 2024-01-31"
-            raise DataError(
-                f"{where} holds {found}, which are no Unix times; allowed: {cure}; if they are positions, "
-                "-S download.columns.timestamp=null takes the order of rows"
-            )
-
-
 def _refuse_cut_digits(frame: pl.LazyFrame, where: str) -> None:
     """Refuse text such as 1.70E+12, which has fewer digits than the number."""
     text = pl.col(TIMESTAMP).str
@@ -213,7 +182,8 @@ def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, c
     ticks = UNITS[unit]
     if smallest < 0:
         negative = find_rows(frame, column < 0, "1 time before 1970", "times before 1970", show=TIMESTAMP)
-        raise DataError(f"{where} holds {negative}; allowed: none, negative numbers are no Unix times")
+        why = "a year of two digits is %y in download.time_format" if calendar else "negative numbers are no Unix times"
+        raise DataError(f"{where} holds {negative}; allowed: none, {why}")
     if largest > LATEST_SECOND * ticks:
         one, many = "1 time after the year 2200", "times after the year 2200"
         late = find_rows(frame, column > LATEST_SECOND * ticks, one, many, show=TIMESTAMP)
@@ -279,6 +249,8 @@ def _formatted(kind: pl.DataType, time_format: str, where: str) -> pl.Expr:
     text = text.cast(pl.String)
     if "." not in form:
         text = text.str.replace(r"^([0-9]+)\.0+$", "${1}")  # integers as a tool writes them that knows only floats
+    if digits := width(form):
+        text = text.str.zfill(digits)  # numbers lose leading zeros
     if re.search(r"%[-_0]?[HIkl]", form) and not re.search(r"%[-_0]?[MRTXrcs+]", form):  # polars demands minutes
         text, form = text + ":00", form + ":%M"
     try:

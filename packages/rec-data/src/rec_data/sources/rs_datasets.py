@@ -5,7 +5,7 @@ that they read. It therefore gets its own folder, in which the raw files are lin
 """
 
 import shutil
-import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -25,8 +25,11 @@ def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work:
     Raises:
         DataError: rs_datasets cannot be used, or cannot download or read the data set, or the mirror lacks a file.
     """
-    if sys.version_info >= (3, 12):
-        raise DataError(f"dataset {name!r} is read by rs_datasets, which needs Python 3.11")
+    if find_spec("rs_datasets") is None:
+        raise DataError(
+            f"dataset {name!r} is read by rs_datasets, which is not installed; allowed: Python 3.11 and its extra "
+            "(uv pip install 'rec-data[rs-datasets]')"
+        )
     if mirror is not None:
         _link(find_raw(name, asked, mirror), mirror / asked.folder, work / asked.folder)
         return _load(name, asked, work)

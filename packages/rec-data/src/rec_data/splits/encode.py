@@ -107,7 +107,10 @@ def _names(counts: pl.DataFrame, key: str, what: str, fewest: int | None) -> pl.
     """The ids that are kept, at least one, sorted."""
     kept = counts if fewest is None else counts.filter(pl.col("len") >= fewest)
     if kept.is_empty():
-        raise DataError(f"min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one")
+        raise DataError(
+            f"split.min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one "
+            f"(-S split.min_{what}_count=1 keeps all)"
+        )
     return kept.select(key).sort(key)
 
 

@@ -19,6 +19,9 @@ from rec_data.sequences.store import SequenceStore
 from rec_data.splits.split import SUBSETS, describe_subset, write_histories, write_names
 from rec_data.splits.strategies import Subset
 
+EVERYBODY = "at least one other user (to forget everybody, delete data/, .checkpoints/ and DVC's cache and remotes)"
+"""What is allowed where nobody would be left."""
+
 
 def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
     """Write the files of a split again, into another folder and without some users.
@@ -50,7 +53,7 @@ def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
         if (split / "sequences" / f"{name}.arrow").exists()
     }
     if len(subsets["train"].users) == 0:
-        raise DataError(f"{split} has no other user to train on; allowed: to delete all of data/, which is theirs")
+        raise DataError(f"{split}: found nobody else to train on, allowed: {EVERYBODY}")
     counts = arrays.count(subsets["train"].items, len(items.names))
     names = [pl.read_parquet(split / f"{name}.parquet")[ORIGINAL_ID] for name in ("users", "items")]
     hashes = write_names(names[0].filter(pl.Series(~gone)), names[1], counts, out)

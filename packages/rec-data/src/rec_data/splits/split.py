@@ -156,7 +156,7 @@ def _refuse_trivial(encoded: EncodedLog) -> None:
         if len(names) < 2:
             raise DataError(
                 f"the log has one {what} left after filtering ({names[0]!r}); at least two are needed "
-                f"(the log had {encoded.raw[what + 's']})"
+                f"(the log had {encoded.raw[what + 's']}; -S split.min_item_count=1 -S split.min_user_count=1 keep all)"
             )
 
 

@@ -9,8 +9,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class ResultsFolder:
@@ -23,6 +27,7 @@ class ResultsFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._logged = 0
+        self._curves: SummaryWriter | None = None
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         """Write all rows to ``history.csv``, and those that are not yet logged to ``tensorboard/``.
@@ -51,17 +56,25 @@ class ResultsFolder:
         shutil.copyfile(best, temporary)
         temporary.replace(self.path / "model.ckpt")
 
-    def _write_curves(self, rows: Sequence[dict[str, float]]) -> None:
-        """Append rows to TensorBoard's log: one curve per column, over epochs."""
-        from torch.utils.tensorboard import SummaryWriter  # half a second that using a trained model can do without
+    def close(self) -> None:
+        """Close the file of TensorBoard's log."""
+        if self._curves is not None:
+            self._curves.close()
+            self._curves = None
 
-        with SummaryWriter(str(self.path / "tensorboard"), filename_suffix=f".{int(rows[0]['epoch'])}") as curves:
-            for row in rows:
-                for name, value in row.items():
-                    if name not in ("epoch", "step"):
-                        group, _, rest = name.partition("_")
-                        tag = f"{group}/{rest}" if group in ("train", "validation") else f"train/{name}"
-                        curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
+    def _write_curves(self, rows: Sequence[dict[str, float]]) -> None:
+        """Append rows to TensorBoard's log, which is one file per run: one curve per column, over epochs."""
+        if self._curves is None:
+            from torch.utils.tensorboard import SummaryWriter  # half a second that using a trained model can do without
+
+            self._curves = SummaryWriter(str(self.path / "tensorboard"))
+        for row in rows:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    group, _, rest = name.partition("_")
+                    tag = f"{group}/{rest}" if group in ("train", "validation") else f"train/{name}"
+                    self._curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
+        self._curves.flush()
 
 
 _QUIET_SECONDS = 30.0  # without a line before a long epoch says how far it is

@@ -111,6 +111,7 @@ def fit(
         fabric = devices.build_fabric(training, device, precision)
 
     with ExitStack() as contexts:
+        contexts.enter_context(closing(results))
         contexts.enter_context(memory.out_of_memory_errors(device, settings, shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
         resumed = folder.resume()
@@ -146,7 +147,8 @@ def fit(
             _train(run, step_loss, graphed, prefetcher, validate, results, stop, shape, on_batch, on_epoch)
 
     if fabric.is_global_zero:
-        results.write_history(state.history)
+        with closing(results):
+            results.write_history(state.history)
         results.take_model(folder.best(state.best_epoch))
     return FitResult.of_state(state, device, precision, is_first_rank=fabric.is_global_zero)
 

@@ -96,8 +96,10 @@ class RunFolder:
         """Write a state; the previous one stays as a fallback, with the best model that it refers to.
 
         Beside the counters these are the state dicts of encoder, optimizer and precision plugin (empty unless in
-        16-mixed).
+        16-mixed). A finished run needs only the counters and the best model: the same run then ends at once.
         """
+        if state.finished:
+            encoder, optimizer = {}, {}
         payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
         payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler}
         self.path.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,9 @@ class RunFolder:
         save_atomically(payload, self.last)
         self.newest = self.last
         self._kept_best = [self._kept_best[1], state.best_epoch]
+        if state.finished:
+            self.previous.unlink(missing_ok=True)
+            self._kept_best[0] = state.best_epoch
         wanted = {self.best(epoch).name for epoch in self._kept_best}
         for path in self.path.glob("best-*.ckpt"):
             if path.name not in wanted:

@@ -1,0 +1,143 @@
+"""``cutrec reset`` brings back the committed params.yaml from every state that experiments leave, and nothing else."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutrec import cli
+from cutrec.errors import StageError
+from tests.small_log import write_params
+
+EDITED = {"loss": "ce_neg", "train.max_epochs": 3}
+SHOWN = ["loss: ce_neg -> cce_neg", "train.max_epochs: 3 -> 20"]
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def checkout(workplace: Callable[[dict[str, Any]], Path]) -> Path:
+    """A commit of params.yaml and two other files, one of which is then edited and the other one staged."""
+    folder = workplace({})
+    for name in ("edited.txt", "staged.txt"):
+        (folder / name).write_text("committed\n")
+    git("init", "--quiet")
+    git("add", "--all")
+    git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", "start")
+    for name in ("edited.txt", "staged.txt"):
+        (folder / name).write_text("mine\n")
+    git("add", "staged.txt")
+    return folder
+
+
+def edited(folder: Path) -> None:
+    write_params(folder, EDITED)
+
+
+def staged(folder: Path) -> None:
+    write_params(folder, EDITED)
+    git("add", "params.yaml")
+
+
+def edited_again_after_staging(folder: Path) -> None:
+    staged(folder)
+    write_params(folder, {**EDITED, "seed": 1})
+
+
+def detached(folder: Path) -> None:
+    git("checkout", "--quiet", "--detach")
+    write_params(folder, EDITED)
+
+
+def deleted(folder: Path) -> None:
+    (folder / "params.yaml").unlink()
+
+
+def removed_from_the_index(folder: Path) -> None:
+    git("rm", "--quiet", "params.yaml")
+
+
+def damaged(folder: Path) -> None:
+    (folder / "params.yaml").write_text("loss: [\n")
+
+
+def edited_unnoticed_by_git(folder: Path) -> None:
+    """As an edit by DVC that keeps the length of the file, within the resolution of the file system's clock."""
+    git("update-index", "--assume-unchanged", "params.yaml")
+    write_params(folder, {"seed": 43})
+
+
+def untouched(folder: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("leave", "printed"),
+    [
+        (edited, SHOWN),
+        (staged, SHOWN),
+        (edited_again_after_staging, [SHOWN[0], "seed: 1 -> 42", SHOWN[1]]),
+        (detached, SHOWN),
+        (deleted, ["params.yaml was missing"]),
+        (removed_from_the_index, ["params.yaml was missing"]),
+        (damaged, ["params.yaml: not valid YAML -> as committed"]),
+        (edited_unnoticed_by_git, ["seed: 43 -> 42"]),
+        (untouched, ["params.yaml already holds the committed parameters"]),
+    ],
+)
+def test_the_committed_parameters_come_back_and_other_files_stay(
+    checkout: Path, leave: Callable[[Path], None], printed: list[str], capsys: pytest.CaptureFixture[str]
+):
+    committed = (checkout / "params.yaml").read_bytes()
+    leave(checkout)
+    if not (checkout / "params.yaml").exists():
+        (checkout / "dvc.yaml").write_text("stages: {}\n")  # by which the root of the checkout is still found
+    cli.execute(["reset"])
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(printed)
+    assert (checkout / "params.yaml").read_bytes() == committed
+    git("update-index", "--no-assume-unchanged", "params.yaml")
+    (checkout / "dvc.yaml").unlink(missing_ok=True)
+    assert git("status", "--porcelain") == " M edited.txt\nM  staged.txt\n"
+
+
+def test_a_lock_that_a_killed_git_left_is_named_after_the_file_is_restored(checkout: Path):
+    committed = (checkout / "params.yaml").read_bytes()
+    staged(checkout)
+    lock = checkout / ".git/index.lock"
+    lock.write_bytes(b"")
+    with pytest.raises(
+        StageError, match=r"^params.yaml is restored, but .* remove \.git/index\.lock and run this again$"
+    ):
+        cli.execute(["reset"])
+    assert (checkout / "params.yaml").read_bytes() == committed
+    lock.unlink()
+    cli.execute(["reset"])
+    assert git("diff", "--cached", "--name-only") == "staged.txt\n"
+
+
+def test_it_works_from_a_folder_of_the_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    edited(checkout)
+    (checkout / "docs").mkdir()
+    monkeypatch.chdir(checkout / "docs")
+    cli.execute(["reset"])
+    monkeypatch.chdir(checkout)
+    assert git("diff", "--name-only") == "edited.txt\n"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_git_it_says_what_helps(
+    workplace: Callable[[dict[str, Any]], Path], monkeypatch: pytest.MonkeyPatch, installed: bool
+):
+    """As in a downloaded archive."""
+    folder = workplace(EDITED)
+    if not installed:
+        monkeypatch.setenv("PATH", str(folder))
+    for cure in ("to go back to the defaults, set loss=cce_neg, train.max_epochs=20", "it holds the defaults"):
+        with pytest.raises(StageError, match=r"git is not installed|not a git repository") as caught:
+            cli.execute(["reset"])
+        assert str(caught.value).endswith(f"; {cure}")
+        write_params(folder, {})
