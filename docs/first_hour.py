@@ -58,8 +58,8 @@ STEPS = [
     Step("Unpack the zip and install uv.", "unzip -q ../cutrec.zip && pip install --quiet uv"),
     Step("Run the demo. The first `uv run` creates the environment.", "uv run dvc repro"),
     Step(
-        "Experiments need git, because DVC records each of them as a commit.",
-        "git init --quiet && git add --all && git commit --quiet --message start",
+        "Experiments need git, because DVC records each of them as a commit. A zip tells DVC that there is none.",
+        "git init --quiet && uv run dvc config core.no_scm false && git add --all && git commit --quiet -m start",
     ),
     Step("The shop's log.", "head -n 4 ../shop.csv"),
     Step(

@@ -33,7 +33,7 @@ SHARED_KIB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}
 DTYPES = ("bfloat16", "float16", "float32")
 DIMS = (64, 128, 256, 512)
 COMPILED = "compiled"
-M, V, N = 256, 512, 100
+M, V, N = 256, 4096, 100  # enough items for a forward that is split on every architecture
 
 
 @dataclass(frozen=True)
