@@ -25,14 +25,15 @@ from rec_data.sources.demo import generate
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/first-hour.md"
-LINES = 16  # of a command's output that are kept at its end
+LINES = 12  # of a command's output that are kept at its end, unless its step says how many
+KEPT = re.compile(r", because |^note: ")  # lines that are kept wherever they stand
 HIDDEN = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS"}
 HEAD = """\
 # The first hour, recorded
 
 What a new user types and sees, from a downloaded zip to a comparison of two losses on a log of their own.
 `docs/first_hour.py` ran these commands and wrote this page{when}. The times include everything that a command did.
-Packages came from uv's cache, so the first command took no download. Long outputs are trimmed to their end (`...`).
+Packages came from uv's cache, so the first command took no download. Long outputs are trimmed (`...`).
 
 Machine: {machine}.
 """
@@ -52,6 +53,7 @@ class Step:
 
     says: str
     types: str
+    lines: int = LINES
 
 
 STEPS = [
@@ -66,6 +68,7 @@ STEPS = [
         "What is it like?",
         "uv run cutrec describe -S dataset=../shop.csv -S download.columns.user=customer "
         "-S download.columns.item=article -S download.columns.timestamp=bought_at",
+        lines=20,
     ),
     Step(
         "Train on it, rank, and write the report.",
@@ -73,9 +76,9 @@ STEPS = [
         "-S download.columns.item=article -S download.columns.timestamp=bought_at",
     ),
     Step("The list of one customer.", "uv run cutrec recommend --user CUST-0007 --k 5"),
-    Step("The same from Python.", "cat shop.py && uv run python shop.py"),
+    Step("The same from Python.", "cat shop.py && uv run python shop.py", lines=40),
     Step("A second loss.", "uv run dvc exp run --name second -S loss=cce_neg -S num_negatives=256"),
-    Step("Both, customer by customer.", "uv run cutrec compare first second"),
+    Step("Both, customer by customer.", "uv run cutrec compare first second", lines=20),
     Step("Bring the committed settings back.", "uv run cutrec reset"),
 ]
 
@@ -98,7 +101,12 @@ def run(command: str, folder: Path) -> tuple[str, float]:
         SystemExit: the command failed.
     """
     environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
-    environment |= {"DVC_NO_ANALYTICS": "1", "COLUMNS": "110", "GIT_CONFIG_GLOBAL": str(folder.parent / "gitconfig")}
+    environment |= {
+        "DVC_NO_ANALYTICS": "1",
+        "COLUMNS": "110",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "GIT_CONFIG_GLOBAL": str(folder.parent / "gitconfig"),
+    }
     started = time.monotonic()
     done = subprocess.run(  # noqa: S603
         ["bash", "-c", command],  # noqa: S607
@@ -110,12 +118,15 @@ def run(command: str, folder: Path) -> tuple[str, float]:
     return done.stdout, time.monotonic() - started
 
 
-def trimmed(printed: str, folder: Path) -> str:
-    """The end of an output, without progress bars, colours and the name of the temporary folder."""
+def trimmed(printed: str, folder: Path, most: int) -> str:
+    """What matters of an output, without progress bars, colours and the name of the temporary folder."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed)
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     lines = [line.replace(str(folder.parent), "~") for line in lines if line]
-    return "\n".join(["...", *lines[-LINES:]] if len(lines) > LINES else lines)
+    if len(lines) <= most:
+        return "\n".join(lines)
+    kept = [line for line in lines[:-most] if KEPT.search(line)]
+    return "\n".join(["...", *kept, *(["..."] if kept else []), *lines[-most:]])
 
 
 def time_of(seconds: float) -> str:
@@ -147,7 +158,7 @@ def record(out: Path) -> None:
             printed, seconds = run(step.types, folder)
             total += seconds
             print(f"{time_of(seconds):>12}  {step.types}", file=sys.stderr, flush=True)
-            shown = trimmed(printed, folder)
+            shown = trimmed(printed, folder, step.lines)
             block = "\n".join(["```text", f"$ {step.types}", *([shown] if shown else []), "```"])
             parts.append(f"{step.says} ({time_of(seconds)})\n\n{block}\n")
     parts.append(f"All commands together took {time_of(total)}.\n")
