@@ -9,24 +9,24 @@ repro: ## Run the pipeline: download, split, train, evaluate, report
 	uv run dvc repro
 
 test: ## Run the fast tests that need no GPU
-	uv run --group dev pytest
+	uv run pytest
 
 test-slow: ## Run the tests that take more than ten seconds each
-	OMP_NUM_THREADS=1 uv run --group dev pytest -m "slow and not gpu" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 uv run pytest -m "slow and not gpu" -n 2 --dist loadfile
 
 test-gpu: ## Run the tests that need a CUDA device
-	uv run --group dev pytest -m gpu
+	uv run pytest -m gpu
 
 lint: ## Check style
-	uv run --group dev ruff check
-	uv run --group dev ruff format --check
+	uv run ruff check
+	uv run ruff format --check
 
 format: ## Fix style
-	uv run --group dev ruff check --fix
-	uv run --group dev ruff format
+	uv run ruff check --fix
+	uv run ruff format
 
 types: ## Check types
-	uv run --group dev mypy
+	uv run mypy
 
 check: lint types test ## Everything that must pass before a commit
 

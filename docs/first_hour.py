@@ -57,7 +57,7 @@ class Step:
 
 
 STEPS = [
-    Step("Unpack the zip and install uv.", "unzip -q ../cutrec.zip && pip install --quiet uv"),
+    Step("Unpack the zip and install uv.", "unzip -q ../cutrec.zip && pip install --quiet uv && export UV_NO_DEV=1"),
     Step("Run the demo. The first `uv run` creates the environment.", "uv run dvc repro"),
     Step(
         "Experiments need git, because DVC records each of them as a commit. A zip tells DVC that there is none.",
@@ -103,6 +103,7 @@ def run(command: str, folder: Path) -> tuple[str, float]:
     environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
     environment |= {
         "DVC_NO_ANALYTICS": "1",
+        "UV_NO_DEV": "1",
         "COLUMNS": "110",
         "PIP_ROOT_USER_ACTION": "ignore",
         "GIT_CONFIG_GLOBAL": str(folder.parent / "gitconfig"),

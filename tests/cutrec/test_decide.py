@@ -17,13 +17,24 @@ from cutrec.config import (
     read_yaml,
     refuse_contradictions,
 )
-from cutrec.decide import EXACT_ITEMS, PATIENCE, Decision, Facts, decide, read_decisions, write_decisions
+from cutrec.decide import (
+    EXACT_ITEMS,
+    PATIENCE,
+    POINTWISE_EPOCHS,
+    POINTWISE_PATIENCE,
+    Decision,
+    Facts,
+    decide,
+    read_decisions,
+    write_decisions,
+)
 from cutrec.nested import merged, nest
 from tests.small_log import ROOT
 
 AUTO: dict[str, Any] = nest(dict.fromkeys(AUTO_KEYS, "auto"))
-SPARSE = Facts.of(11_924, np.repeat([3, 8, 40], [500, 480, 20]))
+SPARSE = Facts.of(11_924, np.repeat([3, 8, 40], [10_000, 9_600, 400]))
 DENSE = Facts.of(3_416, np.repeat([30, 160, 900], [600, 300, 100]))
+FEW = Facts.of(3_416, np.repeat([30, 160], [600, 300]))
 HUGE = Facts.of(EXACT_ITEMS + 1, np.full(300_000, 12))
 VAST = Facts.of(20_000_000, np.full(1_000_000, 12))
 EMPTY = Facts.of(3, np.array([1]))
@@ -45,8 +56,10 @@ def decided(facts: Facts, **changes: Any) -> tuple[dict[str, Any], dict[str, Any
         ),
         (
             DENSE,
-            {"loss": "cce", "batch_size": 128, "max_seq_len": 200, "backbone.hidden": 128, "train.window": 100},
+            {"loss": "cce", "batch_size": 64, "max_seq_len": 200, "backbone.blocks": 3, "backbone.hidden": 128,
+             "train.window": 100},
         ),
+        (FEW, {"batch_size": 64, "max_seq_len": 160, "train.window": None}),
         (
             HUGE,
             {"loss": "cce_neg", "num_negatives": 2048, "max_seq_len": 16, "batch_size": 1024, "backbone.hidden": 256,
@@ -83,17 +96,18 @@ def test_explicit_values_win_and_the_other_rules_follow_them():
     )
     assert (values["loss"], values["max_seq_len"], values["backbone.dropout"]) == ("gbce", 1000, 0.0)
     assert (decisions["num_negatives"], decisions["train.window"]) == (256, None)
-    assert decisions["train.patience"] == 2 * PATIENCE[1]  # 4 steps in an epoch, and a loss that starts slowly
+    # Few steps in an epoch, and a loss that starts slowly.
+    assert (decisions["train.patience"], decisions["train.max_epochs"]) == (POINTWISE_PATIENCE, POINTWISE_EPOCHS)
     assert not {"loss", "max_seq_len", "backbone.dropout"} & decisions.keys()
     assert decided(DENSE, **{"train.window": None})[0]["train.window"] is None
     assert decided(SPARSE, **{"train.window": 48})[0]["max_seq_len"] == 48
 
 
 @pytest.mark.parametrize(
-    ("name", "lengths"), [("sparse", [3, 8, 41]), ("dense", [30, 60, 195]), ("long", [30, 160, 900])]
+    ("name", "lengths"), [("sparse", [3, 8, 41]), ("dense", [30, 60, 195]), ("long", [30, 160, 1600])]
 )
 def test_the_presets_of_kinds_of_logs_are_what_the_rules_decide(name: str, lengths: list[int]):
-    values, decisions = decided(Facts.of(3_416, np.repeat(lengths, [500, 480, 20])))
+    values, decisions = decided(Facts.of(3_416, np.repeat(lengths, [4000, 3840, 160])))
     preset = preset_values(name, read_yaml(ROOT / "params.yaml")["presets"][name])
     assert preset == {key: values[key] for key in decisions}
 
@@ -110,6 +124,10 @@ def test_patience_counts_the_epochs_of_a_sample():
     sample = replace(whole, lengths=whole.lengths[:100])
     point = from_mapping({"batch_size": 256, "train": {"patience": "auto"}})
     assert [decide(point, facts)[0].train.patience for facts in (whole, sample)] == [4, 4]  # of 250 steps each
+    slow = replace(point, loss="gbce", num_negatives=16)
+    assert decide(slow, whole)[0].train.patience == 8
+    assert decide(slow, replace(whole, users=6_400))[0].train.patience == 40  # of 25 steps
+    assert decide(slow, replace(whole, users=25_600))[0].train.patience == 2 * PATIENCE[1]  # of 100
 
 
 def test_what_was_decided_is_read_back(tmp_path: Path):

@@ -82,5 +82,6 @@ def test_windows_are_tried_where_histories_are_long():
 
 
 def test_batches_are_near_the_decided_size():
-    assert values_of(space_of(asked(), LONG), "batch_size") == [64, 128, 256, 512]
-    assert values_of(space_of(asked(), SHORT), "batch_size") == [64, 128, 256, 512, 1024]
+    assert values_of(space_of(asked(), SHORT), "batch_size") == [64, 128, 256]
+    many = Facts.of(11_924, np.tile(SHORT.lengths, 100))
+    assert values_of(space_of(asked(), many), "batch_size") == [64, 128, 256, 512, 1024]

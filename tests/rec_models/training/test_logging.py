@@ -65,7 +65,7 @@ def test_an_epoch_is_one_line_away_from_a_terminal(capsys):
     shown.update(5, 10, 2.0, 100.0, 0.5)
     shown.end_epoch(EPOCH, 0.0612, 0)
     expected = "epoch 3 of at most 20: loss 1.2346, validation ndcg@10 0.0612 (best), 12,346 tokens/s, 7.9 s"
-    assert capsys.readouterr().err == f"{expected}; stops in 4 unless it improves, at most 2 min left\n"
+    assert capsys.readouterr().err == f"{expected}; stops in 4 (32 s) unless it improves, at most 2 min left\n"
 
 
 def test_short_epochs_share_a_line_and_the_last_one_has_its_own(capsys):
@@ -85,8 +85,8 @@ def test_the_time_left_counts_validation(capsys, monkeypatch):
         shown.start_epoch(epoch, 0, 10)
         shown.end_epoch({**EPOCH, "train_seconds": 40.0, "validation_seconds": 20.0}, 0.05, bad_epochs)
     assert [line.partition("; ")[2] for line in capsys.readouterr().err.splitlines()] == [
-        "stops in 10 unless it improves, at most 3.2 h left",
-        "stops in 9 unless it improves, at most 3.1 h left",
+        "stops in 10 (10 min) unless it improves, at most 3.2 h left",
+        "stops in 9 (9 min) unless it improves, at most 3.1 h left",
         "at most 60 s left",
     ]
     shown.start_epoch(100, 0, 10)

@@ -51,7 +51,7 @@ PRESET_KEYS = (
 AUTO = "auto"
 """The value of a key that the train stage decides from the split (`cutrec.decide`)."""
 AUTO_KEYS = (
-    "loss", "batch_size", "max_seq_len", "num_negatives", "backbone.hidden", "backbone.dropout",
+    "loss", "batch_size", "max_seq_len", "num_negatives", "backbone.blocks", "backbone.hidden", "backbone.dropout",
     "backbone.scale_embeddings", "backbone.mask_prob", "train.max_epochs", "train.patience", "train.learning_rate",
     "train.window",
 )  # fmt: skip

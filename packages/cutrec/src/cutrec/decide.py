@@ -36,11 +36,12 @@ LENGTHS = (16, 200)
 """The range of ``max_seq_len``."""
 LENGTH_QUANTILE = 0.99
 LENGTH_STEP = 8
-UNREAD = 0.1
+UNREAD = 0.2
 """Share of the interactions outside the last examples from which on training slides a window."""
-EPOCH_STEPS = 500
-"""Optimizer steps of an epoch above which ``batch_size`` is doubled."""
-LARGEST_BATCH = 1024
+EPOCH_STEPS = (30, 500)
+"""The range of optimizer steps of an epoch: with fewer ``batch_size`` is halved, with more it is doubled."""
+BATCHES = (64, 1024)
+"""The range of ``batch_size``."""
 WIDEST = {1_000_000: 256, 10_000_000: 128}
 """The largest ``backbone.hidden`` by the most items of the catalogue: the item table and its moments grow with both."""
 NARROWEST = 64
@@ -49,11 +50,19 @@ MAX_EPOCHS = 200
 PATIENCE_STEPS = 1000
 PATIENCE = (3, 10)
 """The range of ``train.patience``; twice that for pointwise losses."""
+POINTWISE_PATIENCE = 100
+"""The most epochs of patience with pointwise losses, whose `PATIENCE_STEPS` count in full: they stay at the ranking by
+popularity for some 1,800 steps (gBCE on MovieLens-100K), which a small log makes in a hundred epochs."""
+POINTWISE_STEPS = 8000
+"""Steps that pointwise losses may take where `MAX_EPOCHS` makes fewer."""
+POINTWISE_EPOCHS = 1000
+"""The most epochs that these steps may make."""
 
 
 class Width(NamedTuple):
     """What depends on whether histories are short."""
 
+    blocks: int
     hidden: int
     dropout: float
     learning_rate: float
@@ -61,8 +70,8 @@ class Width(NamedTuple):
     mask_prob: float
 
 
-SHORT_HISTORIES = Width(hidden=256, dropout=0.4, learning_rate=0.0005, batch_size=256, mask_prob=0.4)
-LONG_HISTORIES = Width(hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.2)
+SHORT_HISTORIES = Width(blocks=2, hidden=256, dropout=0.4, learning_rate=0.0005, batch_size=256, mask_prob=0.4)
+LONG_HISTORIES = Width(blocks=3, hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.2)
 
 
 class Decision(NamedTuple):
@@ -144,13 +153,14 @@ def decide(point: Config, facts: Facts) -> tuple[Config, list[Decision]]:
     take("max_seq_len", *_length(point, facts))
     take("train.window", *_window(point, facts))
     take("batch_size", *_batch_size(kind.batch_size, histories, point, facts))
+    take("backbone.blocks", kind.blocks, histories)
     take("backbone.hidden", *_hidden(kind.hidden, histories, facts))
     take("backbone.dropout", kind.dropout, histories)
     take("backbone.scale_embeddings", not masked, f"{point.model} {'loses' if masked else 'gains'} by it")
     if masked:
         take("backbone.mask_prob", kind.mask_prob, histories)
     take("train.learning_rate", kind.learning_rate, histories)
-    take("train.max_epochs", MAX_EPOCHS, "train.patience ends training earlier")
+    take("train.max_epochs", *_max_epochs(point, facts))
     take("train.patience", *_patience(point, facts))
     point = dataclasses.replace(point, undecided=())
     refuse_contradictions(point)
@@ -197,12 +207,18 @@ def _hidden(wanted: int, histories: str, facts: Facts) -> tuple[int, str]:
     return widest, f"the table of {facts.items:,} items is large"
 
 
-def _batch_size(least: int, histories: str, point: Config, facts: Facts) -> tuple[int, str]:
-    """Large enough for epochs of at most `EPOCH_STEPS` steps, if `LARGEST_BATCH` allows it."""
-    value = least
-    while value < LARGEST_BATCH and _steps(dataclasses.replace(point, batch_size=value), facts) > EPOCH_STEPS:
+def _batch_size(usual: int, histories: str, point: Config, facts: Facts) -> tuple[int, str]:
+    """The usual size, halved or doubled until an epoch has a number of steps in `EPOCH_STEPS`, as `BATCHES` allows."""
+
+    def steps(size: int) -> int:
+        return _steps(dataclasses.replace(point, batch_size=size), facts)
+
+    value, (fewest, most) = usual, EPOCH_STEPS
+    while value > BATCHES[0] and steps(value) < fewest:
+        value //= 2
+    while value < BATCHES[1] and steps(value) > most:
         value *= 2
-    if value == least:
+    if value == usual:
         return value, histories
     return value, f"an epoch has {_examples(point, facts):,} examples"
 
@@ -218,6 +234,11 @@ def _steps(point: Config, facts: Facts) -> int:
     return max(1, math.ceil(_examples(point, facts) / sequences))
 
 
+def _max_epochs(point: Config, facts: Facts) -> tuple[int, str]:
+    value = math.ceil(POINTWISE_STEPS / _steps(point, facts)) if LOSSES[point.loss].pointwise else MAX_EPOCHS
+    return min(POINTWISE_EPOCHS, max(MAX_EPOCHS, value)), "train.patience ends training earlier"
+
+
 def _patience(point: Config, facts: Facts) -> tuple[int, str]:
     """Epochs that make `PATIENCE_STEPS` optimizer steps."""
     steps = _steps(point, facts)
@@ -225,7 +246,8 @@ def _patience(point: Config, facts: Facts) -> tuple[int, str]:
     value = min(highest, max(lowest, math.ceil(PATIENCE_STEPS / steps)))
     reason = f"an epoch has {steps:,} steps"
     if LOSSES[point.loss].pointwise:
-        return 2 * value, f"{reason}, and {point.loss} starts slowly"
+        in_full = min(POINTWISE_PATIENCE, math.ceil(PATIENCE_STEPS / steps))
+        return max(2 * value, in_full), f"{reason}, and {point.loss} starts slowly"
     return value, reason
 
 

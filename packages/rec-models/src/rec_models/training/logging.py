@@ -153,10 +153,11 @@ class Progress:
     def _left(self, bad_epochs: int, *, may_stop: bool) -> str:
         """When training ends: at the earliest, if no epoch is better, and at the latest."""
         left, stops_in = self._max_epochs - self._epoch, self._patience - bad_epochs
-        longest = duration(left * self._seconds / self._ended)
+        each = self._seconds / self._ended
+        longest = duration(left * each)
         if not may_stop:
             return f"; {longest} left"
-        stops = f"stops in {stops_in} unless it improves, " if stops_in < left else ""
+        stops = f"stops in {stops_in} ({duration(stops_in * each)}) unless it improves, " if stops_in < left else ""
         return f"; {stops}at most {longest} left"
 
 
