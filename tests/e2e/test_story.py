@@ -28,7 +28,7 @@ from tests.e2e.conftest import ROOT, Clone, small_log, write_visits
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STAGES = ["source", "download", "split", "train", "evaluate", "report"]
-LONGER = {"max_epochs: 2": "max_epochs: 8", "patience: 4": "patience: 30", "batch_size: 32": "batch_size: 4"}
+LONGER = {"max_epochs: 2": "max_epochs: 8", "patience: auto": "patience: 30", "batch_size: 32": "batch_size: 4"}
 TIMES = ("epoch_seconds", "whole_epoch_seconds", "tokens_per_second", "peak_memory_gib", "loop_peak_memory_gib")
 GRID = (
     "uv run python -m pipelines.grid --table 3 --dataset beauty --scale 0.001 "
