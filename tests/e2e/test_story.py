@@ -245,7 +245,7 @@ def replaced_log(clone: Clone, command: str) -> None:
 
 def metrics_diff(clone: Clone, command: str) -> None:
     printed = clone.run(command)
-    assert re.search(r"data/evaluate/metrics.json +ndcg@10 +[\d.]+ +[\d.]+ +-?[\d.]+", printed), printed
+    assert re.search(r"data/evaluate/metrics.json +\w+@10 +[\d.]+ +[\d.]+ +-?[\d.]+", printed), printed
 
 
 def plots(clone: Clone, command: str) -> None:
