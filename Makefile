@@ -1,6 +1,6 @@
 # `make` lists the targets. Each is a line or two.
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-slow test-gpu lint format types check pictures lock docker clean
+.PHONY: help repro test test-slow test-gpu lint format types check docs dist pictures lock docker clean
 
 help: ## Print this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,14 @@ types: ## Check types
 	uv run mypy
 
 check: lint types test ## Everything that must pass before a commit
+
+docs: ## Build the documentation's site in site/
+	NO_MKDOCS_2_WARNING=1 uv run --group docs mkdocs build --strict --quiet
+
+dist: ## Build the packages in dist/ and check what they say of themselves
+	rm -rf dist
+	uv build --quiet --all-packages
+	uvx twine check --strict dist/*
 
 pictures: ## Copy the pictures of the demo into docs/, for the README
 	cp data/report/validation.png docs/training.png
