@@ -272,6 +272,17 @@ def test_a_model_with_the_items_of_another_one_is_refused(model: Recommender, tm
         Recommender.load(tmp_path / "saved")
 
 
+def test_a_folder_with_files_of_others_is_left_alone(model: Recommender, tmp_path: Path):
+    own = {"log.parquet": b"my log", "metrics.json": b"{}"}
+    for name, content in own.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"folder: found .* with other files, allowed: a new one"):
+        model.save(tmp_path, histories=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == own
+    (tmp_path / "empty").mkdir()
+    model.save(tmp_path / "empty")
+
+
 def test_a_model_that_was_replaced_since_it_was_loaded_is_not_saved(out: Path, tmp_path: Path):
     shutil.copytree(out / "train", tmp_path / "train")
     model = Recommender.load(tmp_path / "train")

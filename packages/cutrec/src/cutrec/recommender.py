@@ -141,16 +141,21 @@ class Recommender:
         """Write the model, the ids of its items, its metrics, its curves and their checksums into a folder for `load`.
 
         Args:
-            folder: it is created; a model that was saved there before is replaced.
+            folder: it is new or empty, or holds a model that was saved there before, which is replaced.
             histories: also write ``log.parquet``, the events of all users, for ``recommend(users=...)`` after `load`.
 
         Raises:
-            ValueError: another process replaced the model since it was loaded, or there are no histories.
+            ValueError: the folder holds other files, another process replaced the model since it was loaded, or there
+                are no histories.
         """
         target = Path(folder)
         prepare_output_folder("folder", target)
         if target.resolve() == self._folder.resolve():
             raise StageError(f"folder: found {folder}, which this model was loaded from, allowed: another folder")
+        if target.is_dir() and any(target.iterdir()) and not (target / FORM).is_file():
+            raise StageError(
+                f"folder: found {folder} with other files, allowed: a new one, or one that save has written"
+            )
         if histories and self._log is None:
             raise StageError(f"histories: found True, but there is no log beside {self._folder}, allowed: False")
         with atomic_folder(target) as part:
