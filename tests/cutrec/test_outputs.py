@@ -146,9 +146,15 @@ def test_what_is_replaced_while_it_is_read_is_refused(tmp_path: Path):
     with unchanged(tmp_path / "a", tmp_path / "b" / "text", tmp_path / "absent"):
         pass
 
-    def replace() -> None:
-        with unchanged(tmp_path / "b"), atomic_folder(tmp_path / "b") as out:
-            (out / "text").write_text("same")
+    def replace(fail: bool) -> None:
+        with atomic_folder(tmp_path / "made") as made, unchanged(tmp_path / "b"):
+            (made / "text").write_text("of both")
+            with atomic_folder(tmp_path / "b") as out:
+                (out / "text").write_text("same")
+            if fail:
+                raise IndexError("of rows that are gone")
 
-    with pytest.raises(StageError, match=r"b: found that another process wrote it"):
-        replace()
+    for fail in (False, True):
+        with pytest.raises(StageError, match=r"b: found that another process wrote it"):
+            replace(fail)
+    assert not (tmp_path / "made").exists()

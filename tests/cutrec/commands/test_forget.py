@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cutrec import config
 from cutrec.checksums import write_checksums
 from cutrec.cli import execute
 from cutrec.errors import StageError, UsageError
+from cutrec.workflow import forget
 from cutrec.workflow.forget import find_users, remove_users
 from cutrec.workflow.user_copies import find_copies
 from cutrec.workflow.user_ids import Users
@@ -317,6 +319,29 @@ def test_a_call_waits_for_another_one(checkout):
         assert state_of(checkout / "split") == before
     call.join()
     assert naming(checkout, user) == []
+
+
+@pytest.mark.parametrize("name", ["recommend/late.parquet", "recommend/late.csv", "split", "evaluate", "report"])
+def test_what_is_written_of_the_old_log_meanwhile_is_found_too(checkout, name: str, monkeypatch, capsys):
+    user = shown_users()[0]
+    late = checkout / name
+    old = Path("old") / (f"recommend/top{late.suffix}" if late.suffix else name)
+    shutil.copytree(checkout, "old")
+    remove = forget._remove_evaluated
+
+    def write(*arguments: Any) -> None:
+        monkeypatch.setattr(forget, "_remove_evaluated", remove)
+        remove(*arguments)
+        shutil.rmtree(late, ignore_errors=True)
+        (shutil.copytree if old.is_dir() else shutil.copy)(old, late)
+
+    monkeypatch.setattr(forget, "_remove_evaluated", write)
+    execute(["forget", "--user", user])
+    assert naming(checkout, user) == []
+    assert late.exists()
+    monkeypatch.setattr(forget, "find_users", lambda *_: {checkout / "download/log.parquet": Counter([user])})
+    with pytest.raises(StageError, match=r"^data/\S+: found that other processes write the users again, allowed: "):
+        remove_users(Users([user]), {}, checkout)
 
 
 LARGE = 7_100_000_000_000_000_000

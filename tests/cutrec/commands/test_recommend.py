@@ -19,7 +19,6 @@ from cutrec.config import batch_settings, loss_settings, model_settings, trainin
 from cutrec.errors import StageError
 from cutrec.workflow import recommend, refit
 from rec_data.ids import read_ids
-from rec_data.sequences.histories import read_histories
 from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
@@ -405,15 +404,23 @@ def test_another_log_than_that_of_training_gets_one_note(trained: Path, capsys: 
         assert line.startswith(f"note: {log} is another log than {path} was trained with: right for a later log ")
 
 
-def test_a_log_that_is_replaced_while_it_is_read_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch):
-    def replace(log: Path, *arguments: Any, **options: Any) -> Any:
-        shutil.copyfile(log, "copy")
-        Path("copy").replace(log)
-        return read_histories(log, *arguments, **options)
+@pytest.mark.parametrize("step", ["read_histories", "ranked_batches"])
+def test_a_log_that_is_replaced_before_the_lists_are_written_is_refused(
+    step: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The users of the old log may have been forgotten."""
+    go_on = getattr(recommend, step)
 
-    monkeypatch.setattr(recommend, "read_histories", replace)
+    def replace(*arguments: Any, **options: Any) -> Any:
+        shutil.copyfile("data/download/log.parquet", "copy")
+        Path("copy").replace("data/download/log.parquet")
+        return go_on(*arguments, **options)
+
+    monkeypatch.setattr(recommend, step, replace)
+    Path("out/top.parquet").unlink(missing_ok=True)
     with pytest.raises(StageError, match=r"log.parquet: found that another process wrote it"):
         run("--k", "3")
+    assert not list(Path("out").glob("top.parquet*"))
 
 
 def test_ids_are_those_of_the_model_even_if_the_split_was_made_anew(trained: Path):

@@ -7,6 +7,7 @@ import pytest
 
 from rec_data.config import Split
 from rec_data.errors import DataError
+from rec_data.sequences import histories
 from rec_data.sequences.histories import Histories, read_catalogue, read_histories
 from rec_data.splits.split import split_log
 
@@ -101,6 +102,21 @@ def test_a_catalogue_of_its_own_filters_items_first_then_users(tmp_path):
     everything, names = read_catalogue(log, min_item_count=None, min_user_count=None, tie_seed=None)
     assert names.to_pylist() == [10, 20, 30, 77]
     assert by_user(everything)["cid"] == [3]
+
+
+@pytest.mark.parametrize("users", [None, ["bob"]])
+def test_a_log_that_is_replaced_is_read_to_its_end(users, tmp_path, monkeypatch):
+    log, fewer = (write(tmp_path / name, rows) for name, rows in (("log.parquet", ROWS), ("fewer.parquet", ROWS[:2])))
+    expected = by_user(read_histories(log, ITEMS, tie_seed=None, users=users))
+    encode = histories.pc.index_in
+
+    def replace(*arguments, **options):
+        if fewer.exists():
+            fewer.replace(log)
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(histories.pc, "index_in", replace)
+    assert by_user(read_histories(log, ITEMS, tie_seed=None, users=users)) == expected
 
 
 def test_filters_that_leave_nobody_are_named(tmp_path):

@@ -4,8 +4,9 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,21 +123,38 @@ def atomic_file(final: Path) -> Iterator[Path]:
 def unchanged(*paths: Path) -> Iterator[None]:
     """Read files and folders of files that belong together.
 
+    What is made of them is put in place after the check: ``with atomic_folder(out) as folder, unchanged(split)``.
+
     Raises:
-        StageError: another process replaced one of them during the block.
+        StageError: another process replaced one of them during the block, which may have failed because of that.
     """
     before = {path: identity(path) for path in paths}
-    yield
+    try:
+        yield
+    except Exception as error:
+        _refuse_changed(before, error)
+        raise
+    _refuse_changed(before)
+
+
+def _refuse_changed(before: Mapping[Path, object], cause: Exception | None = None) -> None:
     for path, found in before.items():
         if identity(path) != found:
-            raise StageError(f"{path}: found that another process wrote it while it was read; run this again")
+            raise StageError(
+                f"{path}: found that another process wrote it while it was read; run this again"
+            ) from cause
 
 
 def identity(path: Path) -> list[tuple[Path, int, int, int]]:
     """What changes when another process replaces a file, or a file of a folder."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    found = [(file, file.stat()) for file in files if file.is_file()]
-    return [(file, state.st_ino, state.st_size, state.st_mtime_ns) for file, state in found]
+    files = sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names) or [path]
+    found = []
+    for file in files:
+        with suppress(FileNotFoundError):  # another process has just replaced it
+            state = file.stat()
+            if stat.S_ISREG(state.st_mode):
+                found.append((file, state.st_ino, state.st_size, state.st_mtime_ns))
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from cutrec.config import from_mapping, load, read_yaml
 from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
+from cutrec.outputs import atomic_file, unchanged
 from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
 
 if TYPE_CHECKING:
@@ -97,30 +98,37 @@ def run(options: Namespace) -> None:
     encoder, item_names = recommend.load_model(model, device)
     if options.k > len(item_names):
         raise StageError(f"--k: found {options.k}, allowed: 1 to {len(item_names)}, the size of the catalogue")
-    notes: list[str] = []
-    if options.histories is None:
-        log, tie_seed = encoder.log, config.download.tie_seed(config.seed)
-        histories, notes = recommend.read_log(
-            LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed, users=options.user
-        )
-    else:
-        settings, named = history_settings(options)
-        histories, notes = recommend.read_file(
-            options.histories,
-            item_names,
-            root=live_checkout(),
-            named=named,
-            settings=settings,
-            tie_seed=settings.tie_seed(config.seed),
-        )
-    for note in [*notes, *recommend.unusable(histories)]:
-        print(f"note: {note}", file=sys.stderr)
-    batch_users = options.batch_users or config.evaluate.batch_users
+    of_the_log = options.histories is None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lists.csv" if printed else out
-        rows = recommend.recommend(
-            encoder, histories, item_names, out, k=options.k, batch_users=batch_users, keep_seen=options.keep_seen
-        )
+        with atomic_file(out) as part, unchanged(*([LOG] if of_the_log else [])):
+            if of_the_log:
+                log, tie_seed = encoder.log, config.download.tie_seed(config.seed)
+                histories, notes = recommend.read_log(
+                    LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed, users=options.user
+                )
+            else:
+                settings, named = history_settings(options)
+                histories, notes = recommend.read_file(
+                    options.histories,
+                    item_names,
+                    root=live_checkout(),
+                    named=named,
+                    settings=settings,
+                    tie_seed=settings.tie_seed(config.seed),
+                )
+            for note in [*notes, *recommend.unusable(histories)]:
+                print(f"note: {note}", file=sys.stderr)
+            rows = recommend.recommend(
+                encoder,
+                histories,
+                item_names,
+                part,
+                k=options.k,
+                batch_users=options.batch_users or config.evaluate.batch_users,
+                keep_seen=options.keep_seen,
+                as_csv=out.suffix == ".csv",
+            )
         if printed:
             with out.open(encoding="utf-8") as lists:
                 shutil.copyfileobj(lists, sys.stdout)

@@ -37,10 +37,11 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
 
     Raises:
-        StageError: a missing or damaged file, no test users, or only one user to count items in.
+        StageError: a missing or damaged file, no test users, only one user to count items in, or another process
+            replaced the split while it was read.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with unchanged(split), atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, unchanged(split):
         encoder, items = load_encoder(verified(model), verified(split / "items.parquet"), device)
         users = read_output(read_ids, split / "users.parquet")
         hashes = {"items": items.hash, "users": users.hash}

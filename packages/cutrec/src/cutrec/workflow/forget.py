@@ -37,10 +37,12 @@ _EXAMPLES = Path("details") / "examples.json"
 _BATCH_ROWS = 1 << 20
 _WRITERS = [LOG.parent, SPLIT, PER_USER.parent, DATA / "report"]
 """Folders whose writers are waited for; what others write holds no events of users."""
+_ROUNDS = 5
+"""How often users are removed who are found again, because other processes have written files meanwhile."""
 
 
 def find_users(users: Users, data: Path = DATA) -> dict[Path, Counter[str]]:
-    """Count the rows of each user in the log, the split and the lists.
+    """Count the rows of each user in the log, the split and the lists, which nobody else writes meanwhile.
 
     Returns:
         The rows by user, for each file that holds at least one of the users.
@@ -48,14 +50,20 @@ def find_users(users: Users, data: Path = DATA) -> dict[Path, Counter[str]]:
     Raises:
         ValueError: A file is damaged.
     """
-    for folder in (data / path.relative_to(DATA) for path in _WRITERS):
-        with locked(folder):
+    with ExitStack() as stack:
+        for folder in (data / path.relative_to(DATA) for path in _WRITERS):
+            stack.enter_context(locked(folder))
             if not folder.exists():
                 recover(folder)
-    for path in tables_outside_stages(data)[1]:
-        if path.suffix == ".part":
-            with locked(path.with_suffix("")):  # a list that another process writes may hold the users
-                pass
+        for path in tables_outside_stages(data)[1]:
+            if path.suffix == ".part":
+                with locked(path.with_suffix("")):  # a list that another process writes may hold the users
+                    pass
+        return _search(users, data)
+
+
+def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
+    """The rows of each user, for each file that holds some."""
     found: dict[Path, Counter[str]] = {}
     log, names, per_user, examples = (
         data / path.relative_to(DATA) for path in (LOG, SPLIT / "users.parquet", PER_USER, PER_USER.parent / _EXAMPLES)
@@ -108,15 +116,33 @@ def has_forgotten(data: Path = DATA) -> bool:
 def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DATA) -> list[str]:
     """Write the files that `find_users` found again, without the users.
 
-    The log and the split come first: if nobody would be left, nothing is written.
+    The log and the split come first: if nobody would be left, nothing is written. A command that read them before may
+    have written a list since the search, or end one now, so the search is repeated until it finds nothing.
 
     Returns:
         What was done, one line per folder or file, without an id.
 
     Raises:
+        StageError: Other processes write the users again and again.
         ValueError: A file is damaged, or nobody would be left.
         OSError: A file cannot be written.
     """
+    lines = _remove_found(users, found, data)
+    for _ in range(_ROUNDS):
+        if not (again := find_users(users, data)):
+            if found:
+                lines += _remove_page(data)
+            return lines
+        lines += _remove_found(users, again, data)
+    written = ", ".join(map(str, again))
+    raise StageError(
+        f"{written}: found that other processes write the users again, allowed: no other command of this checkout at "
+        "work; then run the same command again"
+    )
+
+
+def _remove_found(users: Users, found: dict[Path, Counter[str]], data: Path) -> list[str]:
+    """Write the files once; returns one line per folder or file."""
     lines = []
     log, split = (data / path.relative_to(DATA) for path in (LOG, SPLIT))
     with ExitStack() as stack:  # the split is put in place before the log
@@ -140,10 +166,8 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
             for name, (fewest, stage) in needs.items():
                 if (left := summary[name]["users"]) < fewest:
                     lines.append(f"{split}: {left} users left in {name}, too few for the stage {stage}")
-        page = data / "report" / "report.html"
-        if found and page.is_file():
-            page.unlink()
-            lines.append(f"{page}: removed, because it shows users as examples")
+        if found:
+            lines += _remove_page(data)
     for path, counts in found.items():
         if path.relative_to(data).parts[0] not in STAGES:
             with atomic_file(path) as part:
@@ -158,6 +182,16 @@ def remove_users(users: Users, found: dict[Path, Counter[str]], data: Path = DAT
             recover(final)
         lines.append(f"{final}: removed what a killed process had left beside it")
     return lines
+
+
+def _remove_page(data: Path) -> list[str]:
+    """Remove the page, which may show the users; if it was there, says so in a line."""
+    page = data / "report" / "report.html"
+    with locked(page.parent):
+        if not page.is_file():
+            return []
+        page.unlink()
+    return [f"{page}: removed, because it shows users as examples"]
 
 
 def _count(users: Users, columns: Iterable[pa.Array]) -> Counter[str]:

@@ -13,7 +13,7 @@ import torch
 
 from cutrec.checksums import checksum, verified
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_file, read_json, unchanged
+from cutrec.outputs import read_json, unchanged
 from cutrec.workflow.fetch import DROP_WITHOUT_EFFECT
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
@@ -170,7 +170,15 @@ def _examples(left: Skipped) -> str:
 
 
 def recommend(
-    encoder: Encoder, histories: Histories, items: pa.Array, out: Path, *, k: int, batch_users: int, keep_seen: bool
+    encoder: Encoder,
+    histories: Histories,
+    items: pa.Array,
+    out: Path,
+    *,
+    k: int,
+    batch_users: int,
+    keep_seen: bool,
+    as_csv: bool,
 ) -> int:
     """Rank the catalogue for each history, batch by batch, and write a file of user_id, item_id, rank, score.
 
@@ -178,10 +186,11 @@ def recommend(
         encoder: in eval mode.
         histories: of the users.
         items: ``[V]`` original item ids by dense id.
-        out: the file, CSV if it ends in ``.csv`` and parquet otherwise; it has another name until it is complete.
+        out: the file.
         k: items per user, at most V.
         batch_users: users per batch.
         keep_seen: recommend items of the history too.
+        as_csv: write CSV in place of parquet.
 
     Returns:
         The number of rows written.
@@ -194,7 +203,5 @@ def recommend(
     ranked = ranked_batches(
         encoder, histories.store, k, batch_users=batch_users, filter_seen=not keep_seen, title="recommend"
     )
-    with atomic_file(out) as part:
-        as_csv = out.suffix == ".csv"
-        written = write_recommendations(part, ranked, histories.user_names, items, as_csv=as_csv)
-        return sum(int((ids >= 0).sum()) for ids in written)
+    written = write_recommendations(out, ranked, histories.user_names, items, as_csv=as_csv)
+    return sum(int((ids >= 0).sum()) for ids in written)

@@ -54,10 +54,10 @@ def refit(
     checkpoint = ModelCheckpoint.read(model)
     config = as_trained(config, checkpoint)
     refuse_other_config(config, checkpoint)
-    refuse_other_catalogue(model, checkpoint, read_output(read_ids, split / "items.parquet"))
-    if not (split / "summary.json").is_file():
-        raise StageError(f"--refit: found no {split / 'summary.json'}, which says how the log was filtered (dvc repro)")
     with unchanged(log, split):
+        refuse_other_catalogue(model, checkpoint, read_output(read_ids, split / "items.parquet"))
+        if not (path := split / "summary.json").is_file():
+            raise StageError(f"--refit: found no {path}, which says how the log was filtered (dvc repro)")
         summary, log_hash = read_json(split / "summary.json"), checksum(log)
         found, names = read_catalogue(
             log,

@@ -18,10 +18,9 @@ def report(config: Config, data: Path, out: Path, *, root: Path) -> RunOutputs:
     ``report.item_names`` names, whose relative path starts from `root`. ``results.csv`` has the schema of
     `cutrec.reporting.results_file`. This imports no torch: the stage ``evaluate`` has measured everything already.
     """
-    with unchanged(*(data / name for name in STAGES if name != "report")):
+    with atomic_folder(out) as folder, unchanged(*(data / name for name in STAGES if name != "report")):
         run = read_outputs(config, data)
-    titles = None if run.details is None else item_titles(config, shown_items(run), root=root)
-    with atomic_folder(out) as folder:
+        titles = None if run.details is None else item_titles(config, shown_items(run), root=root)
         draw(run, folder)
         pictures = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
         (folder / "report.html").write_text(write_page(run, pictures, titles), encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import Config
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, write_json
+from cutrec.outputs import atomic_folder, unchanged, write_json
 from cutrec.reporting.remarks import split_remarks
 from rec_data.splits.split import split_log
 
@@ -20,9 +20,10 @@ def split(config: Config, log: Path, out: Path) -> None:
 
     Raises:
         DataError: the filters leave too little.
-        StageError: a missing or damaged log, or a temporal split of a log whose times are positions.
+        StageError: a missing or damaged log, one that another process replaced while it was read, or a temporal split
+            of a log whose times are positions.
     """
-    with atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, unchanged(log):
         summary = split_log(
             verified(log),
             folder,

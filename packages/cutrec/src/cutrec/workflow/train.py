@@ -53,12 +53,12 @@ def train(
         StageError: a file of the split is missing, nobody validates, training failed, or another process replaced the
             split while it was read.
     """
-    for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
-        verified(split / name)
     # Training starts one more process for each further device (train.devices), which keeps no results and no locks.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with ExitStack() as places:
         with unchanged(split):
+            for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
+                verified(split / name)
             catalogue, train_store, validation_store, counts, facts = inputs.read_split(split)
             config, decisions = decide(config, facts)
             state = checkpoints / run_hash(config, split)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -80,10 +81,81 @@ def read_histories(
     Raises:
         DataError: The file cannot be read, or lacks a column.
     """
-    rows_of_users = None if users is None else _rows_of(log, users)
-    encoded = _column(log, USER, rows_of_users).dictionary_encode()
+    with _Log(log) as opened:
+        return _histories(opened, item_names, tie_seed=tie_seed, min_user_count=min_user_count, users=users)
+
+
+def read_catalogue(
+    log: Path, *, min_item_count: int | None, min_user_count: int | None, tie_seed: int | None
+) -> tuple[Histories, pa.Array]:
+    """Read the histories of a log and the catalogue of its items, filtered as in a split.
+
+    First items with too few events are dropped, then users with too few remaining events; None keeps all.
+
+    Returns:
+        The histories, and the ``[V]`` original item ids by dense id, sorted.
+
+    Raises:
+        DataError: As ``read_histories``, or the filters leave no user.
+    """
+    with _Log(log) as opened:
+        counted = opened.column(ITEM).value_counts()
+        names, counts = counted.field(0), counted.field(1)
+        names = names.filter(pc.greater_equal(counts, min_item_count or 1))
+        names = names.take(pc.array_sort_indices(names))
+        found = _histories(opened, names, tie_seed=tie_seed, min_user_count=min_user_count or 1)
+    if len(found.store) == 0:
+        raise DataError(
+            f"log {log}: min_item_count {min_item_count} and min_user_count {min_user_count} leave no user; allowed: "
+            "smaller ones"
+        )
+    return found, names
+
+
+class _Log:
+    """An open log: all that is read is of one file, even if another process replaces it meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _reading(path):
+            self.file = pq.ParquetFile(path)  # read_table would import pyarrow.dataset
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.file.close()
+
+    def rows_of(self, users: Collection[str]) -> pa.Table:
+        """Read the rows of some users, one row group at a time; of a group without them only the column of users."""
+        with _reading(self.path, USER):
+            schema = self.file.schema_arrow
+            wanted = as_ids(users, schema.field(USER).type)
+            found = [schema.empty_table()]
+            for group in range(self.file.num_row_groups):
+                kept = pc.is_in(self.file.read_row_group(group, [USER])[USER], value_set=wanted)
+                if pc.any(kept).as_py():
+                    found.append(self.file.read_row_group(group).filter(kept))
+            return pa.concat_tables(found)
+
+    def column(self, name: str, rows: pa.Table | None = None) -> pa.Array:
+        """Read a column, or take it of some of the rows: in one piece, strings with 64-bit offsets."""
+        with _reading(self.path, name):
+            column = (self.file.read(columns=[name]) if rows is None else rows)[name]
+        if pa.types.is_string(column.type):
+            column = column.cast(pa.large_string())
+        combined = column.combine_chunks()
+        return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _histories(
+    log: _Log, item_names: pa.Array, *, tie_seed: int | None, min_user_count: int, users: Collection[str] | None = None
+) -> Histories:
+    """The histories of an open log, as `read_histories` returns them."""
+    rows_of_users = None if users is None else log.rows_of(users)
+    encoded = log.column(USER, rows_of_users).dictionary_encode()
     names = encoded.dictionary
-    events = _column(log, ITEM, rows_of_users)
+    events = log.column(ITEM, rows_of_users)
     kind = _comparable_type(events.type, item_names.type)
     found = pc.index_in(events.cast(kind), value_set=item_names.cast(kind))
     items = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
@@ -92,7 +164,7 @@ def read_histories(
     lengths = np.bincount(rows[known], minlength=len(names))
     enough = lengths >= min_user_count
     present, kept = np.flatnonzero(enough), np.flatnonzero(known & enough[rows])
-    times = _column(log, TIMESTAMP, rows_of_users).to_numpy(zero_copy_only=False)[kept]
+    times = log.column(TIMESTAMP, rows_of_users).to_numpy(zero_copy_only=False)[kept]
     by_time = np.lexsort((times, rows[kept]))  # stable
     offsets = np.concatenate([[0], np.cumsum(lengths[present])])
     of_users = names.take(pa.array(present))
@@ -109,60 +181,9 @@ def read_histories(
     return Histories(store, names, unknown, Skipped(names.filter(pa.array(empty)), int(empty[rows].sum())))
 
 
-def read_catalogue(
-    log: Path, *, min_item_count: int | None, min_user_count: int | None, tie_seed: int | None
-) -> tuple[Histories, pa.Array]:
-    """Read the histories of a log and the catalogue of its items, filtered as in a split.
-
-    First items with too few events are dropped, then users with too few remaining events; None keeps all.
-
-    Returns:
-        The histories, and the ``[V]`` original item ids by dense id, sorted.
-
-    Raises:
-        DataError: As ``read_histories``, or the filters leave no user.
-    """
-    counted = _column(log, ITEM).value_counts()
-    names, counts = counted.field(0), counted.field(1)
-    names = names.filter(pc.greater_equal(counts, min_item_count or 1))
-    names = names.take(pc.array_sort_indices(names))
-    found = read_histories(log, names, tie_seed=tie_seed, min_user_count=min_user_count or 1)
-    if len(found.store) == 0:
-        raise DataError(
-            f"log {log}: min_item_count {min_item_count} and min_user_count {min_user_count} leave no user; allowed: "
-            "smaller ones"
-        )
-    return found, names
-
-
-def _rows_of(log: Path, users: Collection[str]) -> pa.Table:
-    """Read the rows of some users, one row group at a time; of a group without them only the column of users."""
-    with _reading(log, USER), pq.ParquetFile(log) as file:
-        wanted = as_ids(users, file.schema_arrow.field(USER).type)
-        found = [file.schema_arrow.empty_table()]
-        for group in range(file.num_row_groups):
-            kept = pc.is_in(file.read_row_group(group, [USER])[USER], value_set=wanted)
-            if pc.any(kept).as_py():
-                found.append(file.read_row_group(group).filter(kept))
-        return pa.concat_tables(found)
-
-
-def _column(log: Path, name: str, rows: pa.Table | None = None) -> pa.Array:
-    """Read a column of a log, or take it of some of its rows: in one piece, strings with 64-bit offsets."""
-    with _reading(log, name):
-        if rows is None:
-            with pq.ParquetFile(log) as file:  # read_table would import pyarrow.dataset
-                rows = file.read(columns=[name])
-        column = rows[name]
-    if pa.types.is_string(column.type):
-        column = column.cast(pa.large_string())
-    combined = column.combine_chunks()
-    return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
-
-
 @contextmanager
-def _reading(log: Path, name: str) -> Iterator[None]:
-    """Turn errors while a column is read into errors of one line."""
+def _reading(log: Path, name: str = "") -> Iterator[None]:
+    """Turn errors while a log or its column is read into errors of one line."""
     try:
         yield
     except FileNotFoundError:
