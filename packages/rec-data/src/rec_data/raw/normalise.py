@@ -16,7 +16,7 @@ from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
 from rec_data.raw.headers import no_events, refuse_no_events
 from rec_data.raw.rows import EXACT_BITS, PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
-from rec_data.raw.timestamps import NUMBER, time_expression
+from rec_data.raw.timestamps import FINER, NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
 INTEGER = r"^(0|-?[1-9][0-9]*)$"
@@ -36,7 +36,7 @@ _SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE]\+?|[eE]\+)[0-9]+$"
 
 
 class Normalised(NamedTuple):
-    """What was written: the rows of the log and of the source, and the unit of the log's times (s, ms or us)."""
+    """What was written: the rows of the log and of the source, and the unit of the log's times (s, ms, us or ns)."""
 
     rows: int
     rows_read: int
@@ -147,6 +147,7 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str], w
             whole = pl.col(key).cast(pl.Int64, strict=False)
             asked.append(whole.is_not_null().all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
+            asked.append(pl.col(key).str.contains(FINER.removeprefix("^.*")).any().alias(f"{key}.finer"))
         elif kind == pl.String and key in (USER, ITEM):
             asked.append(pl.col(key).str.contains(_WHOLE).all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.contains(".0", literal=True).any().alias(f"{key}.decimals"))
