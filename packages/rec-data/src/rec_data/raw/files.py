@@ -212,8 +212,9 @@ def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
         return pl.String()
     if all(isinstance(kind, pl.Date | pl.Datetime) for kind in kinds):
         zone, other_zone = (getattr(kind, "time_zone", None) for kind in kinds)
-        unit = "ns" if any(getattr(kind, "time_unit", None) == "ns" for kind in kinds) else "us"
-        return pl.Datetime(unit, zone and "UTC") if (zone is None) == (other_zone is None) else None
+        exact = any(getattr(kind, "time_unit", None) == "ns" for kind in kinds)
+        same = (zone is None) == (other_zone is None)
+        return pl.Datetime("ns" if exact else "us", zone and "UTC") if same else None
     if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List | pl.Array):
         inner = [kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner() for kind in (one, other)]
         both = _common_type(*inner)
