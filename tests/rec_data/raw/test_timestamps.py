@@ -124,7 +124,14 @@ BAD_TIMES = {
     "binary": ([b"5", b"6"], "holds Binary; allowed for times"),
     "absurd": ([5, 10**10], r"after the year 2200 \(.*row 2: 10000000000\); allowed: times before the year 2200"),
     "absurd ms": ([5, 8 * 10**12], "allowed: times before the year 2200"),
-    "mixed units": ([SECONDS, SECONDS * 1000], "mixes units: its times run from 1706702400 to 1706702400000"),
+    "mixed units": (
+        [SECONDS, SECONDS * 1000],
+        r"mixes units: its times begin in s, and 1 is in another unit \(.*raw.parquet, row 2: 1706702400000\)",
+    ),
+    "mixed units, coarser later": (
+        [*[str(SECONDS * 10**6)] * 3, str(SECONDS), str(SECONDS * 1000)],
+        r"mixes units: its times begin in us, and 2 are in another unit \(first in .*, row 4: '1706702400'\)",
+    ),
     "nan": ([1.0, float("nan")], "holds NaN or infinite times"),
     "infinite": ([1.0, float("inf")], "holds NaN or infinite times"),
     "null": ([1, None], r"column 'timestamp' has 1 empty value \(.*row 2\)"),

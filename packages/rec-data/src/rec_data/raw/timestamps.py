@@ -209,9 +209,13 @@ def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, c
             f"{where} holds {early} among real times; allowed: none before 1980 if most times are later than 1990"
         )
     if unit != "s" and not same_unit:
+        first = unit_of(int(frame.select(column.first()).collect(engine="streaming").item()))
+        limit = UNIT_LIMIT * UNITS[first]
+        other = (column >= limit) | (column < (limit // 1000 if first != "s" else 0))
+        others = find_rows(frame, other, "1 is in another unit", "are in another unit", show=TIMESTAMP)
         raise DataError(
-            f"{where} mixes units: its times run from {smallest:.0f} to {largest:.0f}; allowed: one of seconds, "
-            "milliseconds, microseconds or nanoseconds for the whole column"
+            f"{where} mixes units: its times begin in {first}, and {others}; allowed: one of seconds, milliseconds, "
+            "microseconds or nanoseconds for the whole column"
         )
     return unit
 
