@@ -207,11 +207,6 @@ def test_a_format_of_times(tmp_path, given, form, expected):
             "%d.%m.%Y",
             "raw.parquet, row 2: '2024-01-31'); allowed: times in the form of download.time_format, found '%d.%m.%Y'",
         ),
-        (
-            ["1", "2"],
-            "%Q%Y",
-            "raw.parquet, row 1: '1'); allowed: times in the form of download.time",
-        ),
         (["31.01.2024 12"] * 2, "%d.%m.%Y %M", "download.time_format: found '%d.%m.%Y %M', allowed: a format such as"),
         ([NOON, NOON], "%Y", "holds Datetime(time_unit='us', time_zone=None), but download.time_format is given"),
         ([1.5, 2.5], "%Y", "row 1: 1.5); allowed: times in the form of download.time_format, found '%Y'"),
@@ -231,6 +226,10 @@ def test_times_that_do_not_have_the_format(tmp_path, given, form, message):
         ("iso", "a strftime format with a year"),
         ("%Y-%m-%d %H:%M %Z", "allowed: %z"),
         ("%Y-%m-%d %H:%M:%S,%f", r"fractions of a second as %\.f"),
+        ("%Q%Y", "in which %Q has no meaning"),
+        ("%Y%Q", "in which %Q has no meaning"),
+        ("%Y%%%", "in which % has no meaning"),
+        ("%Y-%5f", "in which %5 has no meaning"),
     ],
 )
 def test_formats_that_would_be_misread(form, message):
