@@ -85,7 +85,9 @@ def require_columns(
             purpose = "" if key == name else f" (for {key})"
             cure = ""
             others = [other for other in present if other not in wanted.values()]
-            if (flag := (flags or {}).get(key)) and (allowed := _another(name, others, flag)):
+            if f"'{name}'" in present:
+                cure = "; allowed: names without quotes (text files: -S download.format.quote=single)"
+            elif (flag := (flags or {}).get(key)) and (allowed := _another(name, others, flag)):
                 cure = f"; allowed: {allowed}"
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
 

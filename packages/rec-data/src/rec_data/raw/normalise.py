@@ -33,6 +33,15 @@ _SHORT = 18
 """Every integer of at most this many characters fits into Int64."""
 _SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE]\+?|[eE]\+)[0-9]+$"
 """Text that is a number in the notation that programs choose for large numbers, usually with fewer digits."""
+_WRAPPED = (
+    (
+        r"^[\[(].*[\])]$",
+        "lists as text",
+        "one event per row (pandas: df.explode), or for histories a parquet file with lists",
+    ),
+    ("^'.*'$", "ids that are all in single quotes", "ids without them (text files: -S download.format.quote=single)"),
+)
+"""How all ids of a column must not be: a pattern, its name, and what is allowed."""
 
 
 class Normalised(NamedTuple):
@@ -127,7 +136,7 @@ def _expressions(
     for key in (USER, ITEM):
         if schema[key] == pl.String:
             _refuse_texts(frame, key, facts, null_values, where[key])
-            _refuse_lists(frame, key, where[key])
+            _refuse_wrapped(frame, key, where[key])
             selected.append(_textual_id(frame, key, facts, where[key]))
         else:
             selected.append(_id_expression(frame, key, schema[key], where=where[key]))
@@ -197,16 +206,13 @@ def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_val
         raise DataError(f"{where} has {found}, which may lack digits; allowed for ids: strings, or integers in full")
 
 
-def _refuse_lists(frame: pl.LazyFrame, key: str, where: str) -> None:
-    """Refuse ids that are all lists, as pandas writes them to CSV."""
-    lists = pl.col(key).str.contains(r"^[\[(].*[\])]$").all()
-    first = frame.select(key).head(_FIRST_ROWS)
-    if first.select(lists).collect().item() and frame.select(lists).collect(engine="streaming").item():
-        value = first.collect().item(0, 0)
-        raise DataError(
-            f"{where} holds lists as text, such as {value!r}; allowed: one event per row (pandas: df.explode), or for "
-            "histories a parquet file with lists"
-        )
+def _refuse_wrapped(frame: pl.LazyFrame, key: str, where: str) -> None:
+    """Refuse ids that are all lists, as pandas writes them to CSV, or that all stand in single quotes."""
+    first = frame.select(key).head(_FIRST_ROWS).collect()
+    for pattern, what, cure in _WRAPPED:
+        wrapped = pl.col(key).str.contains(pattern).all()
+        if first.select(wrapped).item() and frame.select(wrapped).collect(engine="streaming").item():
+            raise DataError(f"{where} holds {what}, such as {first.item(0, 0)!r}; allowed: {cure}")
 
 
 def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> pl.Expr:
