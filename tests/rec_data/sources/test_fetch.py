@@ -232,6 +232,12 @@ def test_files_in_sub_folders_beside_others_are_noted_with_the_glob_that_reads_t
     assert capsys.readouterr().err == ""
 
 
+def test_braces_are_said_to_be_no_glob(tmp_path):
+    fill(tmp_path / "log", ["a.csv", "b.csv"])
+    with pytest.raises(DataError, match=r"no file .*/\{a,b\}\.csv; braces are no glob: allowed are \*, \?, \[abc\]"):
+        fetch_log("log/{a,b}.csv", tmp_path / "out", root=tmp_path)
+
+
 def test_glob_does_not_pass_over_a_folder(tmp_path):
     fill(tmp_path, ["a.parquet", "b.parquet/part-0.parquet"])
     with pytest.raises(DataError, match=r"dataset '\*.parquet' matches the folder .*/b.parquet; allowed: files"):

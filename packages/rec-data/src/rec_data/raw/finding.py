@@ -72,7 +72,9 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
 
 
 def _cure(full: Path, root: Path) -> str:
-    """What to change in the path of a file that does not exist: the first folder that is missing, or the name."""
+    """What to change in the path of a file that does not exist: braces, the first folder that is missing, the name."""
+    if re.search(r"\{.*\}", str(full)):
+        return "; braces are no glob: allowed are *, ?, [abc] and **"
     missing = next(part for part in (*reversed(full.parents), full) if not part.exists())
     if missing != full:
         start = f"; relative paths start at {root}" if missing.is_relative_to(root) else ""
