@@ -43,7 +43,13 @@ def test_a_log_without_anything_odd_is_split_in_silence(tmp_path: Path, capsys: 
 
 
 def test_a_temporal_split_takes_what_describe_calls_a_clock(tmp_path: Path):
-    for name, start in (("positions", 0), ("days", 19_000), ("before 1990", 500_000_000)):
+    for name, start in (
+        ("positions", 0),
+        ("days", 19_700),
+        ("hours", 472_222),
+        ("minutes", 28_333_333),
+        ("before 1990", 500_000_000),
+    ):
         rows = [(user, (user + step) % 20, start + 9 * step) for user in range(100) for step in range(12)]
         log = write(tmp_path / f"{name}.parquet", rows)
         assert not describe(log)["clock"]

@@ -61,11 +61,17 @@ def test_all_forms_of_a_date_are_named(tmp_path, given, forms):
 @settings(max_examples=60, deadline=None)
 @given(
     moments=st.lists(st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2026, 1, 1)), min_size=1),
-    zero=st.sampled_from([("NET ticks", dt.datetime(1, 1, 1)), ("Windows file times", dt.datetime(1601, 1, 1))]),
+    zero=st.sampled_from(
+        [
+            ("NET ticks", dt.datetime(1, 1, 1), 10),
+            ("Windows file times", dt.datetime(1601, 1, 1), 10),
+            ("times of Chrome", dt.datetime(1601, 1, 1), 1),
+        ]
+    ),
     kind=st.sampled_from([pl.String, pl.Int64, pl.Float64]),
 )
 def test_ticks_since_another_year_are_refused(tmp_path_factory, moments, zero, kind):
-    ticks = pl.Series([(moment - zero[1]) // dt.timedelta(microseconds=1) * 10 for moment in moments])
+    ticks = pl.Series([(moment - zero[1]) // dt.timedelta(microseconds=1) * zero[2] for moment in moments])
     ids = range(len(ticks))
     with pytest.raises(
         DataError, match=rf"dates? in {zero[0]} .*; allowed: an export .* as text".replace("in NET", r"in \.NET")

@@ -35,6 +35,12 @@ UNREAD = {  # the file, the keys that are given, what is found
     "no ratings": (NAMED, ["columns.rating=stars"], "has no column 'stars' (for rating); its columns are: user_id, it"),
     "no such event": (KINDS, ["events.column=kind", "events.keep=[by]"], "'buy' (2), nothing (1), 'see' (1); allowed"),
     "no such column of events": (KINDS, ["events.column=kinds", "events.keep=[buy]"], "has no column 'kinds'"),
+    "single quotes": (
+        "user_id,item_id,timestamp\n'1','20','1706702400'\n'2','30','1706702401'\n",
+        [],
+        "holds ids that are all in single quotes, such as \"'1'\"",
+    ),
+    "single quotes around names": (NAMED.replace("user_id,item_id", "'user_id','item_id'"), [], "names without quotes"),
     "days first": ("user_id,item_id,timestamp\n1,20,30012024\n2,30,31012024\n", [], "dates of the form %d%m%Y"),
 }
 

@@ -107,6 +107,19 @@ def test_parts_of_days_and_of_times_are_read(tmp_path):
     assert pl.read_parquet(tmp_path / "log")["timestamp"].to_list() == [1706659200] * 2
 
 
+def test_parts_of_microseconds_and_of_nanoseconds_are_read_exactly(tmp_path):
+    nanoseconds = pl.Series([1706659200 * 10**9 + 100], dtype=pl.Datetime("ns"))
+    for name, time in (("a", [DAY]), ("b", nanoseconds)):
+        pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": time}).write_parquet(tmp_path / f"{name}.parquet")
+    fetch_log("?.parquet", tmp_path / "log", root=tmp_path)
+    assert pl.read_parquet(tmp_path / "log")["timestamp"].to_list() == [1706659200 * 10**9, 1706659200 * 10**9 + 100]
+    pl.DataFrame({"user_id": [1], "item_id": [2], "timestamp": [dt.date(9999, 12, 31)]}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    with pytest.raises(DataError, match=r"holds date in one file, and 1 of its values do not fit into datetime\[ns\]"):
+        fetch_log("?.parquet", tmp_path / "log", root=tmp_path)
+
+
 @pytest.mark.parametrize("headed", [0, 1])
 @pytest.mark.parametrize("ids", ["1,2", "a,b"])
 def test_parts_with_and_without_a_header(tmp_path, headed, ids):

@@ -4,6 +4,7 @@ import gzip
 import multiprocessing
 import re
 import resource
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from rec_data.config import Columns, Download, Events, Format
 from rec_data.errors import DataError
+from rec_data.raw.finding import _note
 from rec_data.raw.history_files import write_history_log
 from rec_data.sources import demo
 from rec_data.sources.fetch import fetch_log, fingerprint
@@ -213,6 +215,27 @@ def test_folder_that_is_not_clear_is_told_the_glob(tmp_path, dataset, absolute):
     ):
         with pytest.raises(DataError, match=f"^{what} {asked!r}.*" + message.format(asked.rstrip("/"))):
             refuses()
+
+
+def test_files_in_sub_folders_beside_others_are_noted_with_the_glob_that_reads_them(tmp_path, capsys):
+    fill(tmp_path / "mx", ["a.csv", "old/b.csv", "old/10/c.csv", "docs/readme.md", "_tmp/d.csv", ".old/e.csv"])
+    fetch_log("mx", tmp_path / "out", root=tmp_path)
+    assert len(pl.read_parquet(tmp_path / "out")) == 1
+    note = "note: dataset 'mx': files in sub-folders are not read: 2 (old/10/c.csv); mx/**/*.csv reads all files\n"
+    assert capsys.readouterr().err == note
+    shutil.rmtree(tmp_path / "mx" / "_tmp")
+    fetch_log("mx/**/*.csv", tmp_path / "out", root=tmp_path)
+    assert len(pl.read_parquet(tmp_path / "out")) == 3
+    shutil.rmtree(tmp_path / "mx" / "old")
+    _note.cache_clear()
+    fetch_log("mx", tmp_path / "out", root=tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_braces_are_said_to_be_no_glob(tmp_path):
+    fill(tmp_path / "log", ["a.csv", "b.csv"])
+    with pytest.raises(DataError, match=r"no file .*/\{a,b\}\.csv; braces are no glob: allowed are \*, \?, \[abc\]"):
+        fetch_log("log/{a,b}.csv", tmp_path / "out", root=tmp_path)
 
 
 def test_glob_does_not_pass_over_a_folder(tmp_path):

@@ -124,6 +124,10 @@ class Format:
             raise ValueError("allowed: different characters for separator, quote and escape")
 
 
+_DIRECTIVE = r"%(?:[-_0]?[aAbBcCdDeFgGhHIjklmMnpPqrRsStTuUVwWxXyYz+]|%|\.[369]?f|:{1,3}z|#z)"
+"""What stands for a part of a time in the formats of polars."""
+
+
 def _check_time_format(found: str) -> str:
     if not re.search(r"%[YyGgFDscx+]", found):
         raise ValueError("allowed: a strftime format with a year, such as %d.%m.%Y %H:%M")
@@ -131,6 +135,8 @@ def _check_time_format(found: str) -> str:
         raise ValueError("allowed: %z for offsets such as +0100, or the zone's name itself; times are then read as UTC")
     if re.search(r"(?<!\.)%f", found):
         raise ValueError("allowed: fractions of a second as %.f right after %S")
+    if unknown := re.search("%.?", re.sub(_DIRECTIVE, "", found.replace(".%f", ""))):
+        raise ValueError(f"allowed: a strftime format such as %d.%m.%Y %H:%M, in which {unknown[0]} has no meaning")
     return found
 
 

@@ -213,7 +213,7 @@ def data_rows(run: RunOutputs) -> list[tuple[str, str]]:
     split = {key: value for key, value in run.split.items() if key not in (*SIZES, "dropped")}
     boundary, unit = split.pop("boundary_time", None), split.pop("timestamp_unit", "s")
     if boundary is not None:
-        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000}[unit]
+        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[unit]
         split["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
     dropped = {name.replace("_", " "): count for name, count in run.split.get("dropped", {}).items() if count}
     rows = [*flat({"source": run.source}), *flat({"download": run.download}), *flat({"split": split})]

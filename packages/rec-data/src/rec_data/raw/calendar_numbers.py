@@ -33,12 +33,13 @@ _DAYS = "in days, as a spreadsheet counts them"
 _DAY_ZERO = dt.datetime(1899, 12, 30)
 """From here spreadsheets count days."""
 _TICKS = {
-    "in .NET ticks (100 ns since the year 1)": dt.datetime(1, 1, 1),
-    "in Windows file times (100 ns since 1601)": dt.datetime(1601, 1, 1),
-    "in UUID times (100 ns since 1582)": dt.datetime(1582, 10, 15),
+    "in .NET ticks (100 ns since the year 1)": (dt.datetime(1, 1, 1), 10),
+    "in Windows file times (100 ns since 1601)": (dt.datetime(1601, 1, 1), 10),
+    "in UUID times (100 ns since 1582)": (dt.datetime(1582, 10, 15), 10),
+    "in times of Chrome (microseconds since 1601)": (dt.datetime(1601, 1, 1), 1),
 }
+"""When they begin, and how many make a microsecond."""
 _MICROSECOND = dt.timedelta(microseconds=1)
-"""Ten ticks of 100 ns."""
 _EPOCH = dt.datetime(1970, 1, 1)
 _EXPORT = "an export of the column as text, such as 2024-01-31 12:00:00"
 
@@ -55,7 +56,7 @@ def _kinds(form: str) -> list[str]:
 def refuse_calendar_numbers(
     frame: pl.LazyFrame, column: pl.Expr, where: str, *, smallest: float, largest: float, ticks: int
 ) -> None:
-    """Refuse a column of numbers that are dates in one of ``FORMS``, days of a spreadsheet, or ticks of 100 ns.
+    """Refuse a column of numbers that are dates in one of ``FORMS``, or count from another year than 1970.
 
     Args:
         frame: The raw table with the column ``timestamp``.
@@ -102,8 +103,8 @@ def _as_dates(column: pl.Expr, after: dt.datetime) -> dict[str, pl.Expr]:
     fits = {form: _has_form(column, form, after.year - 1) for form in FORMS}
     begin, end = ((date - _DAY_ZERO).days for date in (first, after))
     fits[_DAYS] = column.is_between(begin, end, closed="left")
-    for what, zero in _TICKS.items():
-        begin, end = ((date - zero) // _MICROSECOND * 10 for date in (first, after))
+    for what, (zero, ticks) in _TICKS.items():
+        begin, end = ((date - zero) // _MICROSECOND * ticks for date in (first, after))
         fits[what] = column.is_between(begin, end, closed="left")
     return fits
 

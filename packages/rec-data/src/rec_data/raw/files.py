@@ -85,7 +85,9 @@ def require_columns(
             purpose = "" if key == name else f" (for {key})"
             cure = ""
             others = [other for other in present if other not in wanted.values()]
-            if (flag := (flags or {}).get(key)) and (allowed := _another(name, others, flag)):
+            if f"'{name}'" in present:
+                cure = "; allowed: names without quotes (text files: -S download.format.quote=single)"
+            elif (flag := (flags or {}).get(key)) and (allowed := _another(name, others, flag)):
                 cure = f"; allowed: {allowed}"
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
 
@@ -210,9 +212,11 @@ def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
         return pl.Float64()
     if all(isinstance(kind, pl.String | pl.Categorical | pl.Enum) for kind in kinds):
         return pl.String()
-    if all(isinstance(kind, pl.Date | pl.Datetime) for kind in kinds):  # a log holds microseconds at most
+    if all(isinstance(kind, pl.Date | pl.Datetime) for kind in kinds):
         zone, other_zone = (getattr(kind, "time_zone", None) for kind in kinds)
-        return pl.Datetime("us", zone and "UTC") if (zone is None) == (other_zone is None) else None
+        exact = any(getattr(kind, "time_unit", None) == "ns" for kind in kinds)
+        same = (zone is None) == (other_zone is None)
+        return pl.Datetime("ns" if exact else "us", zone and "UTC") if same else None
     if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List | pl.Array):
         inner = [kind.inner if isinstance(kind.inner, pl.DataType) else kind.inner() for kind in (one, other)]
         both = _common_type(*inner)

@@ -72,7 +72,9 @@ def find(dataset: str, *, root: Path, what: str = "dataset") -> list[Path]:
 
 
 def _cure(full: Path, root: Path) -> str:
-    """What to change in the path of a file that does not exist: the first folder that is missing, or the name."""
+    """What to change in the path of a file that does not exist: braces, the first folder that is missing, the name."""
+    if re.search(r"\{.*\}", str(full)):
+        return "; braces are no glob: allowed are *, ?, [abc] and **"
     missing = next(part for part in (*reversed(full.parents), full) if not part.exists())
     if missing != full:
         start = f"; relative paths start at {root}" if missing.is_relative_to(root) else ""
@@ -136,7 +138,7 @@ def parts_of(
     what: str = "dataset",
     recursive: bool = True,
 ) -> list[str]:
-    """Choose the files directly inside the folder ``dataset`` that hold its data.
+    """Choose the files directly inside the folder ``dataset`` that hold its data; a note names others in sub-folders.
 
     Names that begin with a dot or an underscore, such as ``_SUCCESS``, are passed over, as Spark does.
 
@@ -144,7 +146,7 @@ def parts_of(
         dataset: The folder, for messages.
         files: The names of the files directly inside it.
         folders: The names of the folders directly inside it.
-        below: Paths of files at any depth, relative to the folder. They are only used for messages.
+        below: Paths of files at any depth, relative to the folder, without which the choice is the same.
         what: What messages call the files.
         recursive: Whether a glob may hold ``**``.
 
@@ -161,9 +163,11 @@ def parts_of(
         )
     inside = sorted((name for name in files if not name.startswith((".", "_"))), key=natural_order)
     found = {_ending(name): name for name in reversed(inside)}
-    if len(found) == 1 and None not in found:
-        return inside
     folder = dataset.rstrip("/")
+    if len(found) == 1 and None not in found:
+        if any(not name.startswith((".", "_")) for name in folders):
+            _note_unread(folder, [path for path in below if _ending(path) in found], what=what, recursive=recursive)
+        return inside
     if common := _most_common_ending(inside):
         shown = ", ".join(sorted(found.values()))
         raise DataError(
@@ -172,13 +176,27 @@ def parts_of(
         )
     deeper = [path for path in below if not path.rpartition("/")[2].startswith((".", "_"))]
     if common := _most_common_ending(deeper):
-        depth = next(path for path in deeper if _ending(path) == common).count("/")
-        start = "**/" if recursive else "*/" * depth
+        example = next(path for path in deeper if _ending(path) == common)
         raise DataError(
             f"{what} {dataset!r} is a folder whose files are in sub-folders; allowed: a glob such as "
-            f"{folder}/{start}*{common} (columns in the names of folders, such as day=2024-01-31, are not read)"
+            f"{_glob(folder, example, recursive=recursive)} (columns in the names of folders, such as day=2024-01-31, "
+            "are not read)"
         )
     raise DataError(f"{what} {dataset!r} is a folder without files that can be read; allowed: {_ALLOWED}")
+
+
+def _note_unread(folder: str, below: Iterable[str], *, what: str, recursive: bool) -> None:
+    """Note that a folder of files has more of them in its sub-folders."""
+    deeper = [path for path in below if "/" in path and not re.search(r"(^|/)[._]", path)]
+    if deeper:
+        first = min(deeper, key=natural_order)
+        reads = f"{_glob(folder, first, recursive=recursive)} reads {'all files' if recursive else 'them'}"
+        _note(f"{what} {folder!r}: files in sub-folders are not read: {len(deeper):,} ({first}); {reads}")
+
+
+def _glob(folder: str, path: str, *, recursive: bool) -> str:
+    """A glob of files like one at a path in a folder; a recursive one also takes those at other depths."""
+    return f"{folder}/{'**/' if recursive else '*/' * path.count('/')}*{_ending(path)}"
 
 
 def format_of(name: str) -> str | None:

@@ -16,7 +16,7 @@ from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
 from rec_data.raw.headers import no_events, refuse_no_events
 from rec_data.raw.rows import EXACT_BITS, PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
-from rec_data.raw.timestamps import NUMBER, time_expression
+from rec_data.raw.timestamps import FINER, NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 
 INTEGER = r"^(0|-?[1-9][0-9]*)$"
@@ -33,10 +33,19 @@ _SHORT = 18
 """Every integer of at most this many characters fits into Int64."""
 _SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE]\+?|[eE]\+)[0-9]+$"
 """Text that is a number in the notation that programs choose for large numbers, usually with fewer digits."""
+_WRAPPED = (
+    (
+        r"^[\[(].*[\])]$",
+        "lists as text",
+        "one event per row (pandas: df.explode), or for histories a parquet file with lists",
+    ),
+    ("^'.*'$", "ids that are all in single quotes", "ids without them (text files: -S download.format.quote=single)"),
+)
+"""How all ids of a column must not be: a pattern, its name, and what is allowed."""
 
 
 class Normalised(NamedTuple):
-    """What was written: the rows of the log and of the source, and the unit of the log's times (s, ms or us)."""
+    """What was written: the rows of the log and of the source, and the unit of the log's times (s, ms, us or ns)."""
 
     rows: int
     rows_read: int
@@ -127,7 +136,7 @@ def _expressions(
     for key in (USER, ITEM):
         if schema[key] == pl.String:
             _refuse_texts(frame, key, facts, null_values, where[key])
-            _refuse_lists(frame, key, where[key])
+            _refuse_wrapped(frame, key, where[key])
             selected.append(_textual_id(frame, key, facts, where[key]))
         else:
             selected.append(_id_expression(frame, key, schema[key], where=where[key]))
@@ -147,6 +156,7 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str], w
             whole = pl.col(key).cast(pl.Int64, strict=False)
             asked.append(whole.is_not_null().all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
+            asked.append(pl.col(key).str.contains(FINER.removeprefix("^.*")).any().alias(f"{key}.finer"))
         elif kind == pl.String and key in (USER, ITEM):
             asked.append(pl.col(key).str.contains(_WHOLE).all().alias(f"{key}.integers"))
             asked.append(pl.col(key).str.contains(".0", literal=True).any().alias(f"{key}.decimals"))
@@ -196,16 +206,13 @@ def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_val
         raise DataError(f"{where} has {found}, which may lack digits; allowed for ids: strings, or integers in full")
 
 
-def _refuse_lists(frame: pl.LazyFrame, key: str, where: str) -> None:
-    """Refuse ids that are all lists, as pandas writes them to CSV."""
-    lists = pl.col(key).str.contains(r"^[\[(].*[\])]$").all()
-    first = frame.select(key).head(_FIRST_ROWS)
-    if first.select(lists).collect().item() and frame.select(lists).collect(engine="streaming").item():
-        value = first.collect().item(0, 0)
-        raise DataError(
-            f"{where} holds lists as text, such as {value!r}; allowed: one event per row (pandas: df.explode), or for "
-            "histories a parquet file with lists"
-        )
+def _refuse_wrapped(frame: pl.LazyFrame, key: str, where: str) -> None:
+    """Refuse ids that are all lists, as pandas writes them to CSV, or that all stand in single quotes."""
+    first = frame.select(key).head(_FIRST_ROWS).collect()
+    for pattern, what, cure in _WRAPPED:
+        wrapped = pl.col(key).str.contains(pattern).all()
+        if first.select(wrapped).item() and frame.select(wrapped).collect(engine="streaming").item():
+            raise DataError(f"{where} holds {what}, such as {first.item(0, 0)!r}; allowed: {cure}")
 
 
 def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> pl.Expr:

@@ -1,9 +1,9 @@
 """The time column of a raw table, of any type, as integers.
 
 The log keeps the resolution of its source: whole Unix seconds if every time is a whole second, otherwise milliseconds,
-otherwise microseconds. Truncating milliseconds to seconds would turn order into ties and move the boundary of the
-temporal split. The unit follows from the size of the numbers alone (``unit_of``), because the ranges of plausible times
-in seconds, milliseconds and so on do not overlap.
+microseconds or nanoseconds. Truncating times would turn order into ties, make different events look like duplicates,
+and move the boundary of the temporal split. The unit follows from the size of the numbers alone (``unit_of``), because
+the ranges of plausible times in seconds, milliseconds and so on do not overlap.
 """
 
 import datetime as dt
@@ -40,6 +40,8 @@ ALLOWED_TIMES = (
     "by its format, such as -S 'download.time_format=%d.%m.%Y %H:%M'; another column by "
     "-S download.columns.timestamp=NAME"
 )
+FINER = r"^.*[.,][0-9]{6}([0-9]{0,2}[1-9])"
+"""Text of a time with a fraction that microseconds do not hold; its group is the digits after those of microseconds."""
 _ZONE = r"[Tt ][0-9].*([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
 _FIRST_ROWS = 1000
 _FORMS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y%m%dT%H%M%S%.f", "%Y%m%dT%H%M")
@@ -86,7 +88,8 @@ def time_expression(
         frame: The raw table, its time column named ``timestamp``, text without spaces at its ends.
         kind: The type of the time column.
         facts: ``rows``; for a string column ``timestamp.integers`` (whether all values are Int64) and
-            ``timestamp.numbers`` (how many are numbers), for a float column ``timestamp.finite`` (whether all are).
+            ``timestamp.numbers`` (how many are numbers) and ``timestamp.finer`` (whether a value is as ``FINER``), for
+            a float column ``timestamp.finite`` (whether all are).
         where: What is being read and the column's name in it, for messages.
         time_format: The strftime format of the column; None recognizes Unix times and ISO 8601.
 
@@ -95,13 +98,16 @@ def time_expression(
     """
     allowed = ALLOWED_TIMES
     calendar = True  # whether times come from a calendar, in microseconds, and not from bare numbers
+    finer = kind == pl.String and facts[f"{TIMESTAMP}.finer"]
     if time_format is not None:
-        columns = [_formatted(kind, time_format, where)]
+        columns, finer = [_formatted(kind, time_format, where)], finer and ".%f" in time_format.replace("%.f", ".%f")
         allowed = f"times in the form of download.time_format, found {time_format!r}; null recognizes ISO 8601"
     elif kind == pl.String and 2 * facts[f"{TIMESTAMP}.numbers"] <= facts["rows"]:
         columns = _clocks(frame)  # a few numbers do not make other text numbers
     elif kind == pl.Date or isinstance(kind, pl.Datetime):
         columns = [pl.col(TIMESTAMP).cast(pl.Datetime("us")).dt.epoch("us")]
+        if getattr(kind, "time_unit", None) == "ns":
+            finer = not _are_whole(frame, pl.col(TIMESTAMP).dt.nanosecond() / 1000)
     else:
         columns, calendar = [_numbers(frame, kind, facts, where)], False
     for column in columns:
@@ -116,16 +122,18 @@ def time_expression(
     if kind == pl.String and not (calendar or facts[f"{TIMESTAMP}.integers"]):
         _refuse_cut_digits(frame, where)
     unit = _find_unit(frame, column, found, calendar=calendar, where=where)
+    if calendar and finer:
+        _refuse_unclear_unit(found["max"] * 1000, "ns", where)
+        return column * 1000 + _after_microseconds(kind), "ns"
     if not found["whole"] and unit != "ns":
-        finer = UNITS["us"] // UNITS[unit]
-        _refuse_unclear_unit(int(found["max"] * finer), "us", where)
-        return (column * finer).round().cast(pl.Int64), "us"
+        finest = "us" if kind.is_float() or _are_whole(frame, column * (UNITS["us"] // UNITS[unit])) else "ns"
+        factor = UNITS[finest] // UNITS[unit]
+        _refuse_unclear_unit(int(found["max"] * factor), finest, where)
+        return (column * factor).round().cast(pl.Int64), finest
     powers = list(UNITS).index(unit)  # how many factors of 1000 lie between this unit and seconds
     coarser = max((power for power in range(1, powers + 1) if found[f"{power}"]), default=0)
-    if unit == "ns":
-        coarser = max(coarser, 1)
-        if kind.is_float():  # a float of this size is up to 256 ns off (512 ns from 2116 on)
-            column = (column / 1000).round().cast(pl.Int64) * 1000
+    if unit == "ns" and kind.is_float():  # a float of this size is up to 256 ns off (512 ns from 2116 on)
+        coarser, column = max(coarser, 1), (column / 1000).round().cast(pl.Int64) * 1000
     unit = list(UNITS)[powers - coarser]
     _refuse_unclear_unit(int(found["max"]) // 1000**coarser, unit, where)
     return column.cast(pl.Int64) // 1000**coarser, unit
@@ -201,11 +209,26 @@ def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, c
             f"{where} holds {early} among real times; allowed: none before 1980 if most times are later than 1990"
         )
     if unit != "s" and not same_unit:
+        first = unit_of(int(frame.select(column.first()).collect(engine="streaming").item()))
+        limit = UNIT_LIMIT * UNITS[first]
+        other = (column >= limit) | (column < (limit // 1000 if first != "s" else 0))
+        others = find_rows(frame, other, "1 is in another unit", "are in another unit", show=TIMESTAMP)
         raise DataError(
-            f"{where} mixes units: its times run from {smallest:.0f} to {largest:.0f}; allowed: one of seconds, "
-            "milliseconds, microseconds or nanoseconds for the whole column"
+            f"{where} mixes units: its times begin in {first}, and {others}; allowed: one of seconds, milliseconds, "
+            "microseconds or nanoseconds for the whole column"
         )
     return unit
+
+
+def _after_microseconds(kind: pl.DataType) -> pl.Expr:
+    """The nanoseconds, from 0 to 999, that a column of dates or text has after its whole microseconds."""
+    if kind != pl.String:
+        return pl.col(TIMESTAMP).dt.nanosecond().cast(pl.Int64) % 1000
+    return pl.col(TIMESTAMP).str.extract(FINER).str.pad_end(3, "0").cast(pl.Int64).fill_null(0)
+
+
+def _are_whole(frame: pl.LazyFrame, column: pl.Expr) -> bool:
+    return bool(frame.select((column % 1 == 0).all()).collect(engine="streaming").item())
 
 
 def _refuse_unclear_unit(largest: int, unit: str, where: str) -> None:

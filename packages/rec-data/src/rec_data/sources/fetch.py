@@ -26,7 +26,7 @@ def fetch_log(
     """Write the log of a source: ``user_id``, ``item_id``, ``timestamp`` and, if the source has ratings, ``rating``.
 
     Rows keep the order of the source. Ids keep their type (integers or strings). Times are integers: Unix seconds, or
-    milliseconds or microseconds if the source is finer than a second (``rec_data.raw.timestamps``).
+    milliseconds, microseconds or nanoseconds if the source is finer than a second (``rec_data.raw.timestamps``).
 
     Args:
         dataset: ``demo``, ``twin:<name>[@scale]``, a path, a folder, a glob or an address (``s3://bucket/log.parquet``)

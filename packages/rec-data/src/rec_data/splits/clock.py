@@ -13,6 +13,11 @@ def has_clock(times: Int64s) -> bool:
 
 
 def dates_only(times: Int64s) -> bool:
-    """Whether the times of a log are dates of which none has a time of day."""
+    """Whether the times of a log are dates without a time of day: all at the same one, which is midnight in some zone.
+
+    One moment alone must be midnight in UTC.
+    """
     day = 86_400 * UNITS[unit_of(int(times.max()))]
-    return all(not (times[block] % day).any() for block in arrays.blocks(len(times))) and has_clock(times)
+    midnight = int(times[0]) % day
+    same = all(not ((times[block] - midnight) % day).any() for block in arrays.blocks(len(times)))
+    return same and (midnight == 0 or bool((times != times[0]).any())) and has_clock(times)
