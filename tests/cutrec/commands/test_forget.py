@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from cutrec import config
@@ -30,7 +28,7 @@ from rec_data.locks import locked
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.split import split_log
 from rec_eval import read_evaluation
-from tests.small_log import small_log, write_params
+from tests.small_log import decoded, naming, small_log, write_params
 
 SETTINGS = {"dataset": "events.csv", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce", "train.max_epochs": 1}
 SETTINGS |= {"split.strategy": "leave_one_out"}  # everybody is tested
@@ -56,21 +54,6 @@ def checkout(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A copy of it, as the current directory."""
     monkeypatch.chdir(shutil.copytree(run_once, tmp_path / "checkout"))
     return Path("data")
-
-
-def decoded(path: Path) -> str:
-    """All that a file says, as text."""
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        return f"{table.to_pydict()} {table.schema.metadata}"
-    if path.suffix == ".arrow":
-        with pa.ipc.open_file(path) as reader:
-            return f"{reader.read_all().to_pydict()} {reader.schema.metadata}"
-    return path.read_bytes().decode(errors="replace")
-
-
-def naming(folder: Path, user: str) -> list[str]:
-    return [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and user in decoded(path)]
 
 
 def shown_users() -> list[str]:
