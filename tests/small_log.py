@@ -1,4 +1,4 @@
-"""A small log with something to learn, and a folder that looks like a repository to a stage run in-process."""
+"""A small log with something to learn, a folder that looks like a repository, and what in it names a user."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cutrec.config import read_yaml
@@ -40,6 +42,22 @@ def write_params(folder: Path, overrides: dict[str, Any]) -> None:
         target[name] = value
     with (folder / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(values, file)
+
+
+def decoded(path: Path) -> str:
+    """All that a file says, as text."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        return f"{table.to_pydict()} {table.schema.metadata}"
+    if path.suffix == ".arrow":
+        with pa.ipc.open_file(path) as reader:
+            return f"{reader.read_all().to_pydict()} {reader.schema.metadata}"
+    return path.read_bytes().decode(errors="replace")
+
+
+def naming(folder: Path, user: str) -> list[str]:
+    """The files below a folder that name a user."""
+    return [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and user in decoded(path)]
 
 
 @pytest.fixture

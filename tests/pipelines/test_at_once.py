@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from cutrec.workflow.checkpoints import COMPLETE
-from tests.small_log import small_log, write_params
+from tests.small_log import naming, small_log, write_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -35,16 +35,20 @@ COMMANDS = {
     "refit": ["cutrec.cli", "recommend", "--k", "5", "--refit", "--out", "data/recommend/refit.parquet"],
     "describe": ["cutrec.cli", "describe"],
 }
+USER = "user 3!"
+FORGET = {"forget": ["cutrec.cli", "forget", "--user", USER]}
 TIMES = re.compile("seconds|second|peak|measured_at")
 KILLS = 5
 """Of each command."""
+TRIES = 4
+"""Of each command that reads what `cutrec forget` rewrites."""
 
 
 FORKS = multiprocessing.get_context("forkserver")
 """Commands start in a copy of a process that has imported the libraries: they spend their time on their work."""
 FORKS.set_forkserver_preload(
     ["cutrec.workflow.evaluate", "cutrec.workflow.refit", "cutrec.workflow.report", "cutrec.workflow.split",
-     "cutrec.workflow.train", "rec_data.raw.normalise", "torch.utils.tensorboard"]
+     "cutrec.workflow.train", "cutrec.workflow.user_copies", "rec_data.raw.normalise", "torch.utils.tensorboard"]
 )  # fmt: skip
 
 
@@ -68,7 +72,7 @@ class Project:
     def start(self, name: str, place: int = 0) -> Any:
         """Start a command, which trains if it does at all; of those that run at once, each has a place."""
         self.remove_complete()
-        process = FORKS.Process(target=execute, args=(self.root, self.errors / str(place), COMMANDS[name]))
+        process = FORKS.Process(target=execute, args=(self.root, self.errors / str(place), (COMMANDS | FORGET)[name]))
         process.start()
         return process
 
@@ -173,3 +177,42 @@ def test_two_at_once_end_well_or_one_is_refused_in_a_line(
     assert refused < 2
     assert project.outputs() == undisturbed
     assert project.left() == []
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose users are called ``user <number>!``, who are all tested; its data are kept in ``whole`` too."""
+    project = Project(tmp_path_factory.mktemp("named"), tmp_path_factory.mktemp("errors"))
+    write_params(project.root, SMALL | {"split.strategy": "leave_one_out", "batch_size": 128, "train.max_epochs": 1})
+    log = small_log(users=1500).with_columns(pl.format("user {}!", "user_id").alias("user_id"))
+    log.write_parquet(project.root / "log.parquet")
+    project.run(*(name for name in COMMANDS if name not in ("refit", "describe")))
+    shutil.copytree(project.data, project.root / "whole")
+    assert naming(project.data, USER)
+    return project
+
+
+@pytest.mark.parametrize("name", ["split", "train", "evaluate", "report", "recommend"])
+def test_nothing_names_a_user_who_was_forgotten_while_another_command_worked(named: Project, name: str):
+    seconds = {}
+    for each in (name, "forget"):
+        started = time.monotonic()
+        named.run(each)
+        seconds[each] = time.monotonic() - started
+    for part in np.random.default_rng(0).uniform(-1.0, 1.0, TRIES):
+        shutil.rmtree(named.data)
+        shutil.copytree(named.root / "whole", named.data)
+        first, second = (name, "forget") if part > 0 else ("forget", name)
+        processes = {first: named.start(first, 0)}
+        time.sleep(abs(part) * seconds[first])
+        processes[second] = named.start(second, 1)
+        for place, each in enumerate((first, second)):
+            status, text = named.wait(processes[each], place)
+            errors = [line for line in text.splitlines() if line.startswith("error: ")]
+            assert "Traceback" not in text, text
+            assert (status, len(errors)) in ((0, 0), (1, 1)), text
+            if status:
+                assert each != "forget", text
+                assert errors[0].endswith("found that another process wrote it while it was read; run this again")
+        assert naming(named.data, USER) == []
+        assert named.left() == []

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from cutrec import config
@@ -30,7 +28,7 @@ from rec_data.locks import locked
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.split import split_log
 from rec_eval import read_evaluation
-from tests.small_log import small_log, write_params
+from tests.small_log import decoded, naming, small_log, write_params
 
 SETTINGS = {"dataset": "events.csv", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce", "train.max_epochs": 1}
 SETTINGS |= {"split.strategy": "leave_one_out"}  # everybody is tested
@@ -56,21 +54,6 @@ def checkout(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A copy of it, as the current directory."""
     monkeypatch.chdir(shutil.copytree(run_once, tmp_path / "checkout"))
     return Path("data")
-
-
-def decoded(path: Path) -> str:
-    """All that a file says, as text."""
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        return f"{table.to_pydict()} {table.schema.metadata}"
-    if path.suffix == ".arrow":
-        with pa.ipc.open_file(path) as reader:
-            return f"{reader.read_all().to_pydict()} {reader.schema.metadata}"
-    return path.read_bytes().decode(errors="replace")
-
-
-def naming(folder: Path, user: str) -> list[str]:
-    return [str(path) for path in sorted(folder.rglob("*")) if path.is_file() and user in decoded(path)]
 
 
 def shown_users() -> list[str]:
@@ -137,6 +120,7 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     assert "data/train/model.ckpt, data/recommend/top.refit/model.ckpt" in text
     assert "states of trainings: .checkpoints/ (0123, " in text
     assert f"- the source, which the next run reads again: {place}\n" in text
+    assert "\n3. rm -r .checkpoints   # when no training runs\n" in text
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
     assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
                      "4. rm -r data/recommend/top.refit"]  # fmt: skip
@@ -291,6 +275,44 @@ def test_damaged_files_do_not_get_new_checksums(checkout, name: str):
     with pytest.raises(StageError, match=r"do not fit each other: .* `dvc repro -f \w+` makes both$"):
         execute(["forget", "--user", "user 3!"])
     assert (checkout / name.split("/")[0] / "SHA256SUMS").read_bytes() == before
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluate/per_user.parquet", b"PAR1"),
+        ("evaluate/recommendations.parquet", b""),
+        ("evaluate/details/examples.json", b"\xff\xfe"),
+        ("evaluate/details/examples.json", b"[1]"),
+        ("split/users.parquet", b"PAR1"),
+        ("download/log.parquet", b"PAR1"),
+        ("split/SHA256SUMS", b"x\n"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_stage_that_writes_it(checkout, name: str, content: bytes, listed: bool):
+    path, stage_name = checkout / name, name.split("/")[0]
+    path.write_bytes(content)
+    if not listed and path.name != "SHA256SUMS":
+        (checkout / stage_name / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=rf"^data/{name}\b.*; `dvc repro -f {stage_name}` makes (it again|both)$"):
+        execute(["forget", "--user", "user 3!"])
+
+
+def test_a_list_that_cannot_be_searched_is_named_and_stops_nobody(checkout, capsys):
+    user = shown_users()[0]
+    lists = pl.DataFrame({"user_id": [3.0], "item_id": [1], "rank": [1], "score": [0.5]})
+    lists.write_parquet(checkout / "recommend/floats.parquet")
+    execute(["forget", "--user", user])
+    path = "data/recommend/floats.parquet"
+    assert f"remove their rows from these files, or delete the files: {path}\n" in capsys.readouterr().out
+    assert naming(checkout, user) == []
+    whole = Path("data/recommend/top.parquet").read_bytes()
+    Path("data/recommend/top.parquet").write_bytes(whole[:4] + bytes(200) + whole[204:])
+    with pytest.raises(
+        ValueError, match=r"^data/recommend/top.parquet cannot be read: .*; delete it, or write it again"
+    ):
+        execute(["forget", "--user", user])
 
 
 def test_somebody_must_be_named(checkout):

@@ -69,9 +69,17 @@ def test_files_without_ids_are_refused(tmp_path: Path):
         (tmp_path / "empty.txt").write_text(text)
         with pytest.raises(StageError, match=r"^--users: found no ids in .*empty.txt, allowed: at least one"):
             ids_in(tmp_path / "empty.txt")
-    (tmp_path / "two.csv").write_text("shop,name\na,b\n")
-    with pytest.raises(DataError, match=r"^--users 'two.csv' has no column 'user_id'; its columns are: shop, name$"):
-        ids_in(tmp_path / "two.csv")
+    for text, columns, example in (
+        ("shop,name\na,b\n", "shop, name", "NAME"), ("id,reason\n1,a\n", "id, reason", "id"),
+        ("1,2,3\n", "1, 2, 3", "NAME"), ("a;b\nc;d\n", "a, b", "NAME"),
+    ):  # fmt: skip
+        (tmp_path / "two.csv").write_text(text)
+        with pytest.raises(DataError) as caught:
+            ids_in(tmp_path / "two.csv")
+        assert str(caught.value) == (
+            f"--users 'two.csv' has no column 'user_id'; its columns are: {columns}; allowed: another name for it "
+            f"(-S download.columns.user={example}), or a file with one id per line"
+        )
     with pytest.raises(DataError, match="no file"):
         ids_in(tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes("é\n".encode("latin-1"))

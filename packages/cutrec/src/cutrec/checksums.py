@@ -102,8 +102,12 @@ def _stage_folder(path: Path) -> Path | None:
 
 def _read_list(place: Path) -> dict[str, str]:
     """The checksums by name."""
-    lines = place.read_bytes().decode(errors="replace").splitlines()
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    lines = [line.partition("  ") for line in place.read_bytes().decode(errors="replace").splitlines()]
+    if not all(name for _, _, name in lines):
+        raise StageError(
+            f"{place} is damaged: found a line without a name, allowed: CHECKSUM  NAME{_cure(place, 'makes it again')}"
+        )
+    return {name: digest for digest, _, name in lines}
 
 
 def _list_of(path: Path) -> Path | None:

@@ -44,7 +44,7 @@ def read_ids(path: Path) -> Ids:
     ids = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(ids.type):
         ids = ids.dictionary_decode()
-    if ids.null_count or not (pa.types.is_integer(ids.type) or _is_text(ids.type)):
+    if ids.null_count or not is_ids(ids.type):
         raise DataError(f"{path}: column {ORIGINAL_ID!r} holds {ids.type} with {ids.null_count} empty values; "
                         "allowed: integers or strings, none empty")  # fmt: skip
     return Ids(path, ids, hash_ids(ids))
@@ -80,6 +80,11 @@ def as_ids(texts: Iterable[str], kind: pa.DataType) -> pa.Array:
     bounds = np.iinfo(kind.to_pandas_dtype())
     numbers = {int(text) for text in texts if re.fullmatch(r"0|-?[1-9][0-9]{0,19}", text, re.ASCII)}
     return pa.array(sorted(number for number in numbers if bounds.min <= number <= bounds.max), kind)
+
+
+def is_ids(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold ids: integers or strings."""
+    return bool(pa.types.is_integer(kind) or _is_text(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -23,7 +24,8 @@ from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
 from cutrec.paths import DATA, LOG, MODEL, PER_USER, SPLIT, STAGES
 from cutrec.workflow.user_ids import Users
-from rec_data.ids import read_ids
+from rec_data.errors import DataError
+from rec_data.ids import is_ids, read_ids
 from rec_data.locks import is_locked, locked
 from rec_data.raw import finding
 from rec_data.schema import USER
@@ -65,22 +67,42 @@ def find_users(users: Users, data: Path = DATA) -> dict[Path, Counter[str]]:
 def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
     """The rows of each user, for each file that holds some."""
     found: dict[Path, Counter[str]] = {}
+    count = partial(_count_file, users)
     log, names, per_user, examples = (
         data / path.relative_to(DATA) for path in (LOG, SPLIT / "users.parquet", PER_USER, PER_USER.parent / _EXAMPLES)
     )
     lists = tables_outside_stages(data)[0]
-    for path in (log, per_user, per_user.with_name(RECOMMENDATIONS), *lists):
-        if path.suffix == ".parquet" and path.is_file() and USER in pq.read_schema(path).names:
-            found[path] = _count(users, (batch[USER] for batch in _batches(path, [USER])))
-    if names.is_file():
-        found[names] = _count(users, [read_output(read_ids, names).names])
-    for path in (path for path in lists if path.suffix == ".csv"):
-        with _open_csv(path) as file:
-            found[path] = Counter(row[0] for row, _ in _records(file) if row and row[0] in users.ids)
-    if examples.is_file():
-        shown = [str(example["user"]) for example in json.loads(examples.read_bytes())]
-        found[examples] = _count(users, [pa.array(shown, pa.string())])
+    for path in (log, per_user, per_user.with_name(RECOMMENDATIONS), names, examples):
+        if path.is_file():
+            found[path] = read_output(count, path)
+    for path in lists:
+        try:
+            found[path] = count(path)
+        except DataError as error:
+            raise StageError(f"{error}; delete it, or write it again: cutrec recommend --out {path}") from error
     return {path: counts for path, counts in found.items() if counts}
+
+
+def _count_file(users: Users, path: Path) -> Counter[str]:
+    """The rows of each user in one file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        if path.suffix == ".csv":
+            with _open_csv(path) as file:
+                return Counter(row[0] for row, _ in _records(file) if row and row[0] in users.ids)
+        if path.suffix == ".json":
+            shown = [str(example["user"]) for example in json.loads(path.read_bytes())]
+            return _count(users, [pa.array(shown, pa.string())])
+        if path.name == "users.parquet":
+            return _count(users, [read_ids(path).names])
+        if USER not in pq.read_schema(path).names:
+            return Counter()
+        return _count(users, (batch[USER] for batch in _batches(path, [USER])))
+    except (pa.ArrowException, csv.Error, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
@@ -250,7 +272,7 @@ def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Record
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise StageError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def _filter_parquet(users: Users, path: Path, out: Path) -> tuple[int, int]:
@@ -270,12 +292,14 @@ def _filter_parquet(users: Users, path: Path, out: Path) -> tuple[int, int]:
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a file has the columns of a list of recommendations."""
+    """Whether a file has the columns of a list of recommendations, of users whose ids are integers or strings."""
     if path.suffix == ".csv":
         with path.open("rb") as file:
             return file.readline(200).decode(errors="replace").replace('"', "").strip().split(",")[:4] == LIST
     try:
-        return path.suffix == ".parquet" and pq.read_schema(path).names[:4] == LIST
+        return (
+            path.suffix == ".parquet" and (schema := pq.read_schema(path)).names[:4] == LIST and is_ids(schema.types[0])
+        )
     except (pa.ArrowException, OSError):
         return False
 

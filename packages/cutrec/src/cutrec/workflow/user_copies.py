@@ -41,7 +41,7 @@ def find_copies(config: Config, users: Users, root: Path) -> Copies:
     source, cures = _source(config, users, root)
     where.append(source)
     if found:
-        cures.append("rm -r .checkpoints")
+        cures.append("rm -r .checkpoints   # when no training runs")
     if refits:
         folders = " ".join(shlex.quote(str(path.parent)) for path in refits)
         cures.append(f"rm -r {folders}   # uv run cutrec recommend --refit trains again")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cutrec.errors import StageError
 from rec_data.config import Columns, Download
+from rec_data.errors import DataError
 from rec_data.ids import as_ids
 from rec_data.raw import files, finding
 from rec_data.raw.normalise import write_log
@@ -72,7 +73,11 @@ def read_users(name: str, *, root: Path, settings: Download) -> list[str]:
             names = dict(zip(header, first.columns, strict=True))
             frame = frame.slice(1) if {usual, USER} & set(names) else frame
         column = next((each for each in (usual, USER, *list(names)[: len(names) == 1]) if each in names), usual)
-        files.require_columns(names, {column: column}, origin)
+        flags = {column: "-S download.columns.user="} if settings.format.header is not False else None
+        try:
+            files.require_columns(names, {column: column}, origin, flags=flags)
+        except DataError as error:
+            raise DataError(f"{error}, or a file with one id per line") from error
         kind, given = frame.collect_schema()[names[column]], pl.col(USER)
         filled = given.str.strip_chars() != "" if kind == pl.String else given.is_not_null()
         ids = frame.select(pl.col(names[column]).alias(USER), PLACE).filter(filled)
