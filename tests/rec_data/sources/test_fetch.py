@@ -14,7 +14,7 @@ import pytest
 
 from rec_data.config import Columns, Download, Events, Format
 from rec_data.errors import DataError
-from rec_data.raw.finding import _note
+from rec_data.raw.finding import _note, parts_of
 from rec_data.raw.history_files import write_history_log
 from rec_data.sources import demo
 from rec_data.sources.fetch import fetch_log, fingerprint
@@ -226,6 +226,8 @@ def test_files_in_sub_folders_beside_others_are_noted_with_the_glob_that_reads_t
     shutil.rmtree(tmp_path / "mx" / "_tmp")
     fetch_log("mx/**/*.csv", tmp_path / "out", root=tmp_path)
     assert len(pl.read_parquet(tmp_path / "out")) == 3
+    parts_of("s3://shop/mx/", ["a.csv"], ["old", "_tmp"], iter(()), recursive=False)
+    assert capsys.readouterr().err == "note: dataset 's3://shop/mx': sub-folders are not read: 1 (old)\n"
     shutil.rmtree(tmp_path / "mx" / "old")
     _note.cache_clear()
     fetch_log("mx", tmp_path / "out", root=tmp_path)

@@ -165,8 +165,11 @@ def parts_of(
     found = {_ending(name): name for name in reversed(inside)}
     folder = dataset.rstrip("/")
     if len(found) == 1 and None not in found:
-        if any(not name.startswith((".", "_")) for name in folders):
-            _note_unread(folder, [path for path in below if _ending(path) in found], what=what, recursive=recursive)
+        others = sorted((name for name in folders if not name.startswith((".", "_"))), key=natural_order)
+        if others and recursive:
+            _note_unread(folder, [path for path in below if _ending(path) in found], what=what)
+        elif others:  # object storage, where a walk through all of them can take long
+            _note(f"{what} {folder!r}: sub-folders are not read: {len(others):,} ({others[0]})")
         return inside
     if common := _most_common_ending(inside):
         shown = ", ".join(sorted(found.values()))
@@ -185,12 +188,12 @@ def parts_of(
     raise DataError(f"{what} {dataset!r} is a folder without files that can be read; allowed: {_ALLOWED}")
 
 
-def _note_unread(folder: str, below: Iterable[str], *, what: str, recursive: bool) -> None:
+def _note_unread(folder: str, below: Iterable[str], *, what: str) -> None:
     """Note that a folder of files has more of them in its sub-folders."""
     deeper = [path for path in below if "/" in path and not re.search(r"(^|/)[._]", path)]
     if deeper:
         first = min(deeper, key=natural_order)
-        reads = f"{_glob(folder, first, recursive=recursive)} reads {'all files' if recursive else 'them'}"
+        reads = f"{_glob(folder, first, recursive=True)} reads all files"
         _note(f"{what} {folder!r}: files in sub-folders are not read: {len(deeper):,} ({first}); {reads}")
 
 
