@@ -40,7 +40,7 @@ FORGET = {"forget": ["cutrec.cli", "forget", "--user", USER]}
 TIMES = re.compile("seconds|second|peak|measured_at")
 KILLS = 5
 """Of each command."""
-TRIES = 4
+TRIES = 2
 """Of each command that reads what `cutrec forget` rewrites."""
 
 

@@ -211,7 +211,7 @@ def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
     printed, _ = first.communicate()
     assert first.returncode != 0
     (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: params.yaml: found loss=cce (was cce_neg), allowed: what this stage began with; ")
+    assert error.startswith("error: params.yaml: found loss=cce (was auto), allowed: what this stage began with; ")
     assert not (tmp_path / "data/train/model.ckpt").exists()
 
     assert list(tmp_path.glob(".checkpoints/*/last.ckpt"))
