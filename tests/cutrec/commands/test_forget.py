@@ -459,6 +459,7 @@ def kill() -> Callable[[int], Any]:
     return arm
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_either_state_and_the_same_call_does_the_rest(run_once, tmp_path, kill):
     data = Path(shutil.copytree(run_once, tmp_path / "whole")) / "data"
     shown = [each["user"] for each in json.loads((data / "evaluate/details/examples.json").read_text())]
