@@ -18,7 +18,7 @@ TOLERANCE = 0.2
 NOISY = 0.2
 """Half an interval of the validation's NDCG@10, as a part of its value, from which on the choice of the epoch is partly
 chance."""
-UNREAD = 0.1
+UNREAD = 0.2
 """The smallest share of interactions that training never reads that is worth a remark."""
 MANY_UNREACHABLE = 0.1
 """Share of unreachable validation targets from which on longer training is not advised."""

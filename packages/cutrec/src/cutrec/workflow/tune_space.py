@@ -30,12 +30,12 @@ GRIDS: dict[str, tuple[Any, ...]] = {
     "backbone.dropout": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),  # dense logs gain by little, sparse ones by much
     "backbone.scale_embeddings": (False, True),  # the largest single gain on sparse logs, a loss for BERT4Rec
     "backbone.mask_prob": (0.15, 0.25, 0.4, 0.6),  # of BERT4Rec; at 0.15 a short history has about one target
-    "batch_size": (64, 128, 256, 512, 1024),  # those up to `BATCHES` times smaller or larger than the decided one
+    "batch_size": (64, 128, 256, 512, 1024),  # those up to `BATCH_FACTOR` times smaller or larger than the decided one
     "train.learning_rate": (0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0014, 0.002),  # equal ratios; of Adam
 }
-BATCHES = 4
+BATCH_FACTOR = 4
 """Smaller batches make epochs too long for a large log, and larger ones make too few steps of a small log."""
-NEGATIVES = (512, 1024, 2048, 4096)
+NEGATIVE_COUNTS = (512, 1024, 2048, 4096)
 """Of a sampled softmax, from the number that loses little accuracy on a small catalogue (docs/accuracy.md) upwards."""
 SAMPLED_ITEMS = 10_000
 """Items of a catalogue from which on a sampled softmax is tried; below, the exact loss takes about as long."""
@@ -90,7 +90,7 @@ def space_of(asked: Config, facts: Facts) -> Space:
     free = {key for key in values if (key in asked.undecided if key in AUTO_KEYS else values[key] == usual[key])}
     grids = GRIDS | {"max_seq_len": _lengths(point, facts, free)}
     sizes = GRIDS["batch_size"]
-    grids["batch_size"] = tuple(size for size in sizes if 1 / BATCHES <= size / point.batch_size <= BATCHES)
+    grids["batch_size"] = tuple(size for size in sizes if 1 / BATCH_FACTOR <= size / point.batch_size <= BATCH_FACTOR)
     if not ENCODERS[point.model].masked:
         del grids["backbone.mask_prob"]
     axes: dict[str, tuple[Any, ...]] = {}
@@ -134,7 +134,7 @@ def _losses(point: Config, facts: Facts, free: set[str]) -> list[Settings]:
     found: list[Settings] = [{"loss": point.loss} | ({"num_negatives": point.num_negatives} if with_negatives else {})]
     sampled = "cce_neg" if "loss" in free else point.loss if with_negatives else None
     if sampled is not None and facts.items > SAMPLED_ITEMS:
-        counts = NEGATIVES if "num_negatives" in free else (point.num_negatives,)
+        counts = NEGATIVE_COUNTS if "num_negatives" in free else (point.num_negatives,)
         found += [{"loss": sampled, "num_negatives": count} for count in counts if count < facts.items]
     if "loss" in free and facts.items <= EXACT_ITEMS:
         found.append({"loss": "cce"})
