@@ -2,7 +2,8 @@
 
 Each point is one experiment, named after the point. Points that have been run, are running or are queued already, at
 any commit, are passed over, and so are points that the planner predicts not to fit the GPU. Every token draws its own
-negatives, as in the paper; ``--sharing tile`` shares them among neighbors.
+negatives, as in the paper; ``--sharing tile`` shares them among neighbors. ``dvc exp run -S row=4/gowalla`` runs one
+row.
 
 Examples:
     uv run python -m pipelines.paper.grid --table 4 --dataset gowalla --dry-run
@@ -20,7 +21,7 @@ from cutrec import config
 from cutrec.arguments import make_parser, parse, positive_float
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError, UsageError
-from cutrec.nested import flatten, parse_overrides
+from cutrec.nested import parse_overrides
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.experiments import STATES, Experiment, list_experiments, repository
@@ -163,12 +164,16 @@ def summary(counted: Counter[str], *, dry_run: bool) -> str:
 
 
 def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
-    theirs, ours = flatten(experiment.params), flatten(point.values)
-    for key, value in ours.items():
-        if key in theirs and theirs[key] != (list(value) if isinstance(value, tuple) else value):
+    remove = f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
+    try:
+        theirs = config.as_written(config.from_mapping(experiment.params))
+    except config.ConfigError as error:
+        raise StageError(f"{point.name}: an experiment of this name has other parameters ({error}); {remove}") from None
+    ours = config.as_written(point.params)
+    for key in sorted(point.decided & ours.keys()):
+        if theirs[key] != ours[key]:
             raise StageError(
-                f"{point.name}: an experiment of this name has {key}={theirs[key]}, found here {value}; "
-                f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
+                f"{point.name}: an experiment of this name has {key}={theirs[key]}, found here {ours[key]}; {remove}"
             )
 
 

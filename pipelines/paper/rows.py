@@ -9,6 +9,7 @@ from typing import Any
 from cutrec.errors import StageError
 from cutrec.reporting import results_file
 from cutrec.reporting.results_file import Result, Status
+from cutrec.reporting.standard_settings import network
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
@@ -98,7 +99,8 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
             other settings than the paper's, belong to no row.
         file: the mapping of params.yaml, for its grid.
         calibration: the planner's constants, to predict rows whose memory was not measured as the paper draws: each
-            token its own negatives, without the defects of the paper's code. None leaves them empty.
+            token its own negatives, with the row's own network, without the defects of the paper's code. None leaves
+            them empty.
     """
     by_key: dict[object, list[Result]] = {}
     for result in results:
@@ -108,7 +110,10 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     for printed, (key, point) in zip(read_paper(), _points(file), strict=True):
         ours = _grouped(by_key.get(key, []))
         measured = any(
-            "peak_gib" in row.values and row.result.sharing in (None, "none") and not row.result.paper_faithful
+            "peak_gib" in row.values
+            and row.result.sharing in (None, "none")
+            and not row.result.paper_faithful
+            and row.result.network == network(point.params)
             for row in ours
         )
         if calibration is not None and not measured:
@@ -152,10 +157,16 @@ def _key(result: Result) -> object:
 
 
 def _grouped(results: Sequence[Result]) -> list[OurRow]:
-    """One row for training and accuracy of the same run; real data before twins, the paper's settings before others."""
+    """One row for training and accuracy of the same run; the paper's network and settings and real data come first."""
     groups: dict[tuple[object, ...], dict[str, Result]] = {}
     for result in results:
-        way = (result.twin is not None, result.paper_faithful, result.sharing or "", result.options or "")
+        way = (
+            result.network,
+            result.twin is not None,
+            result.paper_faithful,
+            result.sharing or "",
+            result.options or "",
+        )
         kinds = groups.setdefault((*way, result.seed, result.device), {})
         if result.kind not in kinds or (result.measured_at or "") >= (kinds[result.kind].measured_at or ""):
             kinds[result.kind] = result

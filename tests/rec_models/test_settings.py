@@ -44,6 +44,7 @@ def test_settings_need_no_torch():
         (ModelSettings, {"attention_dropout": -0.1}),
         (ModelSettings, {"scale_embeddings": 2}),
         (ModelSettings, {"activation": "elu"}),
+        (ModelSettings, {"initialization": "kaiming"}),
         (ModelSettings, {"norm": "rms"}),
         (ModelSettings, {"max_seq_len": 1}),
         (ModelSettings, {"mask_prob": 0.0}),

@@ -154,7 +154,7 @@ def sparse_rows(draw):
     items = np.clip(times // 10 + rng.integers(-2, 3, 80), 0, 7).tolist()
     return [
         (user, "abcdefgh"[item], time)
-        for user, item, time in zip(rng.integers(0, 30, 80).tolist(), items, times.tolist())
+        for user, item, time in zip(rng.integers(0, 30, 80).tolist(), items, times.tolist(), strict=True)
     ]
 
 

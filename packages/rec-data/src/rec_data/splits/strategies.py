@@ -64,7 +64,7 @@ class Partition:
     boundary_time: int | None = None
     """The boundary t* of the temporal strategy."""
     untargeted: Subset | None = None
-    """Only with ``paper_faithful``: inputs of users who have a future, but no past in train, so that nobody tests them."""
+    """Only with ``paper_faithful``: inputs of users with a future but without a past in train: they are not tested."""
     dropped: dict[str, int] = field(default_factory=dict)
     """How many users or interactions were left out, by reason."""
 
