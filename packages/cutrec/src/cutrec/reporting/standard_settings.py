@@ -7,7 +7,7 @@ every point of ``grid`` in params.yaml.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from cutrec import config
 from cutrec.config_rows import sce_sizes
@@ -15,7 +15,7 @@ from cutrec.nested import as_yaml
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
-PAPER_NETWORK = {
+PAPER_NETWORK: dict[str, Any] = {
     "activation": "relu", "attention_dropout": 0.1, "initialization": "xavier", "norm": "query",
     "scale_embeddings": True,
 }  # fmt: skip
