@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"cce_kernels", "rec_data", "rec_models", "rec_eval"}
@@ -113,7 +114,7 @@ def test_packages_import_only_the_siblings_they_may(name: str):
 @pytest.mark.parametrize("name", sorted(ARROWS.keys() - {"pipelines"}))
 def test_every_arrow_is_a_declared_dependency(name: str):
     project = tomllib.loads((ROOT / "packages" / name.replace("_", "-") / "pyproject.toml").read_text())["project"]
-    declared = {line.split(">")[0].split("[")[0].strip().replace("-", "_") for line in project["dependencies"]}
+    declared = {Requirement(line).name.replace("-", "_") for line in project["dependencies"]}
     assert declared & ARROWS.keys() == ARROWS[name]
 
 

@@ -74,3 +74,16 @@ def test_requirements_lock_holds_every_dependency():
             version = locked.get(canonicalize_name(requirement.name))
             assert version is not None, requirement
             assert requirement.specifier.contains(version, prereleases=True), requirement
+
+
+def test_the_packages_are_released_in_one_version():
+    tables = {path.parent.name: tomllib.loads(path.read_text()) for path in ROOT.glob("packages/*/pyproject.toml")}
+    versions = {table["project"]["version"] for table in tables.values()}
+    assert len(versions) == 1
+    (version,) = versions
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    for table in tables.values():
+        assert table["project"]["readme"] == "README.md"
+        for requirement in declared(table, set()):
+            if requirement.name in tables:
+                assert str(requirement.specifier) == f"~={version}"

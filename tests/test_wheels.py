@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 def uv(*arguments: object) -> str:
     """Run uv in the root (its settings there fix the versions) and return what it printed."""
     executable = shutil.which("uv")
-    assert executable, "the tests run under `uv run --group dev pytest`"
+    assert executable, "the tests run under `uv run pytest`"
     done = subprocess.run(
         [executable, *map(str, arguments)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=500
     )

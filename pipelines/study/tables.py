@@ -133,7 +133,12 @@ def in_words(settings: dict[str, Any], search: Search) -> str:
     return ", ".join(f"{key.split('.')[-1]} {settings[key]}" for key in own if key in settings)
 
 
-UNVARIED = {"backbone.scale_embeddings": False, "train.learning_rate": 0.001, "train.window": None}
+UNVARIED = {
+    "backbone.blocks": 2,
+    "backbone.scale_embeddings": False,
+    "train.learning_rate": 0.001,
+    "train.window": None,
+}
 """What a candidate had if it does not say so; left out of a preset, these keys would be ``auto``."""
 
 

@@ -1,7 +1,9 @@
 """The table of measurements: rows survive the file, new ones replace old ones, the page is the CSV's."""
 
+import csv
 import importlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -145,3 +147,20 @@ def test_loops_are_measured_between_their_label_and_their_jump(scripts):
             /*0040*/  EXIT ;
     """
     assert scripts("registers").longest_loop(sass) == 3
+
+
+def test_every_kernel_was_compiled_for_every_gpu(scripts):
+    """And results/gpus.csv sums up results/architectures.csv."""
+    architectures = scripts("architectures")
+    kernels = architectures.read_kernels(architectures.RESULTS / "architectures.csv")
+    sources = "".join(path.read_text() for path in FOLDER.parents[1].glob("*/src/*/**/*.py"))
+    launched = set(re.findall(r"@triton\.jit(?:\(.*\))?\ndef (\w+_kernel)\(", sources))
+    assert len(launched) > 10
+    for architecture in architectures.SHARED_KIB:
+        mine = [kernel for kernel in kernels if kernel.architecture == architecture]
+        ranked = set() if architecture >= 80 else {name for name in launched if name.startswith(("_filter", "_merge"))}
+        assert {kernel.kernel for kernel in mine} >= launched - ranked
+        assert architecture < 80 or all(kernel.fits for kernel in mine)
+    with (architectures.RESULTS / "gpus.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [{name: str(x) for name, x in row.items()} for row in architectures.summary(kernels)] == written

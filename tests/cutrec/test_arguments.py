@@ -27,7 +27,7 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str]):
 def test_a_path_is_converted_to_one_from_the_root_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "params.yaml").write_text("")
     (tmp_path / "docs").mkdir()
-    given = ["a.csv", "../a.csv", "/data/*.csv", "s3://bucket/a.csv"]
+    given = ["a.csv", "../a.csv", "/data/*.csv", "s3://bucket/a.csv", "-"]
     monkeypatch.chdir(tmp_path)
     assert [local_path(text) for text in given] == given
     monkeypatch.chdir(tmp_path / "docs")

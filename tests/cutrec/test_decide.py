@@ -17,7 +17,17 @@ from cutrec.config import (
     read_yaml,
     refuse_contradictions,
 )
-from cutrec.decide import EXACT_ITEMS, PATIENCE, Decision, Facts, decide, read_decisions, write_decisions
+from cutrec.decide import (
+    EXACT_ITEMS,
+    PATIENCE,
+    POINTWISE_EPOCHS,
+    POINTWISE_PATIENCE,
+    Decision,
+    Facts,
+    decide,
+    read_decisions,
+    write_decisions,
+)
 from cutrec.nested import merged, nest
 from tests.small_log import ROOT
 
@@ -86,7 +96,8 @@ def test_explicit_values_win_and_the_other_rules_follow_them():
     )
     assert (values["loss"], values["max_seq_len"], values["backbone.dropout"]) == ("gbce", 1000, 0.0)
     assert (decisions["num_negatives"], decisions["train.window"]) == (256, None)
-    assert decisions["train.patience"] == 2 * PATIENCE[1]  # 4 steps in an epoch, and a loss that starts slowly
+    # Few steps in an epoch, and a loss that starts slowly.
+    assert (decisions["train.patience"], decisions["train.max_epochs"]) == (POINTWISE_PATIENCE, POINTWISE_EPOCHS)
     assert not {"loss", "max_seq_len", "backbone.dropout"} & decisions.keys()
     assert decided(DENSE, **{"train.window": None})[0]["train.window"] is None
     assert decided(SPARSE, **{"train.window": 48})[0]["max_seq_len"] == 48
@@ -113,6 +124,10 @@ def test_patience_counts_the_epochs_of_a_sample():
     sample = replace(whole, lengths=whole.lengths[:100])
     point = from_mapping({"batch_size": 256, "train": {"patience": "auto"}})
     assert [decide(point, facts)[0].train.patience for facts in (whole, sample)] == [4, 4]  # of 250 steps each
+    slow = replace(point, loss="gbce", num_negatives=16)
+    assert decide(slow, whole)[0].train.patience == 8
+    assert decide(slow, replace(whole, users=6_400))[0].train.patience == 40  # of 25 steps
+    assert decide(slow, replace(whole, users=25_600))[0].train.patience == 2 * PATIENCE[1]  # of 100
 
 
 def test_what_was_decided_is_read_back(tmp_path: Path):

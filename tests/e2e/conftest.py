@@ -18,11 +18,11 @@ from tests.small_log import small_log
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "dataset: demo": "dataset: {logs}/events.parquet",
-    "batch_size: 128": "batch_size: 32",
-    "max_seq_len: 64": "max_seq_len: 16",
-    "num_negatives: 512": "num_negatives: 16",
-    "hidden: 64": "hidden: 16",
-    "max_epochs: 20": "max_epochs: 2",
+    "batch_size: auto": "batch_size: 32",
+    "max_seq_len: auto": "max_seq_len: 16",
+    "num_negatives: auto": "num_negatives: 16",
+    "hidden: auto": "hidden: 16",
+    "max_epochs: auto": "max_epochs: 2",
 }
 HIDDEN = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"}
 

@@ -211,8 +211,8 @@ def test_wrong_arguments_are_one_line(
 
 @pytest.mark.parametrize("script", ["measure.py", "study/trials.py", "study/runs.py"])
 def test_what_measures_needs_no_polars_or_dvc(script: str):
-    """Of our own modules that it can reach, none imports them."""
-    seen: set[Path] = set()
+    """Of our own modules that it can reach, none imports them; `cutrec.Recommender` is imported only when asked for."""
+    seen: set[Path] = {ROOT / "packages/cutrec/src/cutrec/__init__.py"}
     todo = [ROOT / "pipelines" / script]
     while todo:
         path = todo.pop()

@@ -238,4 +238,4 @@ def test_a_complete_training_whose_outputs_are_lost_is_not_repeated(project: Pat
     assert (model.read_bytes(), history.read_text()) == first
     printed = capsys.readouterr().err
     assert "note: this training is complete, its model is taken" in printed
-    assert "epoch" not in printed
+    assert "epoch 1" not in printed

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,7 +116,8 @@ def test_ranking_computes_in_the_precision_it_is_told(make_encoder, model_name):
         ("bf16-mixed", "cpu", None),
     ],
 )
-def test_a_gpu_ranks_in_the_precision_of_training(precision, device, expected):
+def test_a_gpu_ranks_in_the_precision_of_training(precision, device, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9))
     assert autocast_dtype(precision, torch.device(device)) == expected
 
 

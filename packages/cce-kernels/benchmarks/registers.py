@@ -62,22 +62,28 @@ def longest_loop(sass: str) -> int:
     return longest
 
 
-def describe(name: str, compiled: Any) -> str:
-    """One line about a compiled kernel."""
+def assemble(compiled: Any, cubin: Path) -> dict[str, str]:
+    """Assemble a compiled kernel into a file; registers, spilled bytes, and why its products wait, as ptxas tells."""
     architecture = compiled.metadata.target.arch
     suffix = "a" if architecture >= 90 else ""
     ptxas = "ptxas-blackwell" if architecture >= 100 else "ptxas"
+    ptx = cubin.with_suffix(".ptx")
+    ptx.write_text(compiled.asm["ptx"])
+    command = [TOOLS / ptxas, "-v", f"--gpu-name=sm_{architecture}{suffix}", ptx, "-o", cubin]
+    if "maxnreg" in compiled.metadata._fields and compiled.metadata.maxnreg:
+        command.insert(1, f"--maxrregcount={compiled.metadata.maxnreg}")
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # noqa: S603
+    patterns = {"registers": r"Used (\d+) reg", "spilled": r"(\d+) bytes spill st", "waits": r"\((C75\d\d)\)"}
+    return {name: "" if (match := re.search(x, said)) is None else match[1] for name, x in patterns.items()}
+
+
+def describe(name: str, compiled: Any) -> str:
+    """One line about a compiled kernel."""
     with tempfile.TemporaryDirectory() as folder:
-        ptx, cubin = Path(folder) / "k.ptx", Path(folder) / "k.cubin"
-        ptx.write_text(compiled.asm["ptx"])
-        command = [TOOLS / ptxas, "-v", f"--gpu-name=sm_{architecture}{suffix}", ptx, "-o", cubin]
-        if "maxnreg" in compiled.metadata._fields and compiled.metadata.maxnreg:
-            command.insert(1, f"--maxrregcount={compiled.metadata.maxnreg}")
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr  # noqa: S603
+        cubin = Path(folder) / "k.cubin"
+        registers, spilled, waits = assemble(compiled, cubin).values()
         command = [TOOLS / "nvdisasm", "-c", cubin]
         listed = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    found = (re.search(pattern, said) for pattern in (r"Used (\d+) reg", r"(\d+) bytes spill st", r"\((C75\d\d)\)"))
-    registers, spilled, waits = ("" if match is None else match[1] for match in found)
     return (
         f"  {name:24} registers {registers:>3}  spilled {spilled:>4} B  "
         f"shared {compiled.metadata.shared // 1024:>3} KiB  loop {longest_loop(listed.stdout):>5} instructions"
@@ -120,14 +126,20 @@ def pretend(architecture: int) -> None:
 
 def compile_point(point: Point) -> None:
     """Compile what one forward and backward at a point launches, with fewer tokens."""
-    from losses import available
+    from losses import SAMPLED, ours_sampled
     from points import make_inputs
+
+    from cce_kernels import linear_cross_entropy
 
     small = Point(point.name, 4096, 8192, point.dim, point.negatives, point.scores, point.dtype, point.weight_dtype)
     inputs = make_inputs(small, "cpu")
     for variant in ("ours",) if point.op == "full" else ("ours, sharing tile", "ours, sharing none"):
         print(f" {point.op} {variant}, D {point.dim}, {point.dtype}, {point.weight_dtype} table", flush=True)
-        torch.autograd.grad(available()[point.op][variant](inputs, small), (inputs.hidden, inputs.weight))
+        if point.op == "full":
+            loss = linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, impl="triton")
+        else:
+            loss = ours_sampled(inputs, small, **SAMPLED[variant])
+        torch.autograd.grad(loss, (inputs.hidden, inputs.weight))
 
 
 def main() -> None:

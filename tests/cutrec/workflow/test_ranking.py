@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,8 +67,13 @@ def test_nothing_is_seen_where_seen_items_stay(encoder: Encoder, store: Sequence
     )
 
 
-def test_scores_are_fp32_on_a_cpu_and_of_bf16_products_on_a_gpu(encoder: Encoder, store: SequenceStore):
-    assert ranking.scoring_dtype(torch.device("cuda", 0)) == torch.bfloat16
+@pytest.mark.parametrize(("major", "dtype"), [(7, torch.float32), (8, torch.bfloat16)])
+def test_scores_are_of_bf16_products_on_a_gpu_that_has_it(major: int, dtype: torch.dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    assert ranking.scoring_dtype(torch.device("cuda", 0)) == dtype
+
+
+def test_scores_are_fp32_on_a_cpu(encoder: Encoder, store: SequenceStore):
     first = batches(encoder, store, filter_seen=True)[0]
     assert first.queries.dtype == first.items.items.dtype == torch.float32
     assert first.items.items.data_ptr() == encoder.item_table.data_ptr()  # no copy where none is needed

@@ -72,7 +72,7 @@ def test_a_search_that_is_stopped_in_the_middle_of_a_trial_goes_on_there(
     fake = SimpleNamespace(monotonic=lambda: float(next(ticks)), perf_counter=time.perf_counter)
     with monkeypatch.context() as patch:
         patch.setattr(module, "time", fake)
-        first = tune(point(), split, tmp_path / "cut", trials=3, minutes=6 / 60)
+        first = tune(point(), split, tmp_path / "cut", trials=3, minutes=12 / 60)
     assert {(trial.number, trial.epochs, trial.state) for trial in first.tried} == {
         (1, 2, "complete"),
         (2, 1, "unfinished"),

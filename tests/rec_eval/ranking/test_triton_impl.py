@@ -1,5 +1,7 @@
 """The fused top-k against sorting, in Triton's interpreter or on the GPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from rec_eval import top_k
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import EMPTY, decode_keys, encode_keys
-from rec_eval.ranking.triton_impl import Plan, _Lists, _merge, _SeenTile, make_plan, rank_users
+from rec_eval.ranking.triton_impl import Plan, _Lists, _merge, _SeenTile, choose_tiles, make_plan, rank_users
 
 triton = pytest.importorskip("triton")
 
@@ -176,3 +178,11 @@ def test_what_it_cannot_do_is_named(options, message):
     dtype = options.pop("dtype", torch.bfloat16)
     with pytest.raises(ValueError, match=message):
         top_k(torch.zeros(1, 4, dtype=dtype), torch.zeros(2, 4, dtype=dtype), 1, **options)
+
+
+@pytest.mark.parametrize(("major", "fits"), [(7, False), (8, True), (9, True)])
+def test_a_gpu_before_ampere_ranks_in_plain_torch(major, fits, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    utils = SimpleNamespace(get_device_properties=lambda _: {"max_shared_mem": 64 << 10})
+    monkeypatch.setattr(triton.runtime.driver, "_active", SimpleNamespace(utils=utils))
+    assert (choose_tiles(64, torch.device("cuda", 0)) is not None) == fits

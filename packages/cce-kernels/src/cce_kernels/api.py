@@ -12,7 +12,7 @@ from cce_kernels.dtypes import product_dtype
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
 from cce_kernels.full.reference import full_reference
-from cce_kernels.hardware import MAX_TRITON_DIM
+from cce_kernels.hardware import MAX_TRITON_DIM, is_ampere_or_newer
 from cce_kernels.sampled.call import sampled_call
 from cce_kernels.sampled.draws import Sharing, groups_of
 from cce_kernels.sampled.objectives import Objective, Softmax
@@ -83,9 +83,9 @@ def linear_cross_entropy(
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
         check: check the values too: one synchronization, and a break in torch.compile's graph.
-        impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512, in fp32 up to 256: with
-            wider fp32 vectors `auto` is the reference, which is faster there. The reference's products in fp32 follow
-            `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
+        impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
+            up to 512, in fp32 up to 256: with wider fp32 vectors `auto` is the reference, which is faster there. The
+            reference's products in fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
@@ -171,7 +171,8 @@ def sampled_linear_cross_entropy(
             a leaf, such as an `nn.Parameter`: torch cannot take a sparse gradient back through a slice or a cast. It
             breaks torch.compile's graph.
         check: check the values too: one synchronization, and a break in torch.compile's graph.
-        impl: `auto` is triton on CUDA and the reference elsewhere. Triton takes D up to 512.
+        impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
+            up to 512.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`.
@@ -210,7 +211,7 @@ def sampled_linear_cross_entropy(
 
 def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> bool:
     """Whether Triton computes this call; refuses what it cannot. `widest` is the largest D that it takes."""
-    use = impl == "triton" or (impl == "auto" and hidden.device.type == "cuda")
+    use = impl == "triton" or (impl == "auto" and is_ampere_or_newer(hidden.device))
     if use:
         validation.check_triton(hidden, weight, bias, widest)
     return use

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cce_kernels.checks import check_choice, check_integer, is_number
-from cce_kernels.hardware import is_interpreted
+from cce_kernels.hardware import is_ampere_or_newer, is_interpreted
 
 MAX_ITEMS = 2**31 - 1
 INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it when kernels are imported
@@ -69,6 +69,11 @@ def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: in
     if is_interpreted(hidden.device) and not INTERPRETER:
         raise ValueError(
             f"impl: found 'triton' with tensors on {hidden.device}, allowed: on CUDA (or TRITON_INTERPRET=1)"
+        )
+    if hidden.device.type == "cuda" and not is_ampere_or_newer(hidden.device):
+        name = torch.cuda.get_device_properties(hidden.device).name
+        raise ValueError(
+            f"impl: found 'triton' on {name}, allowed: on compute capability 8.0 or above, or impl='reference'"
         )
     if _NO_NUMPY:
         raise ValueError(

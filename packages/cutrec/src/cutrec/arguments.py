@@ -77,9 +77,9 @@ def local_path(text: str | Path) -> str:
     Commands run in the root of the checkout, so the path is converted to one from there.
     """
     root = checkout_root()
-    if isinstance(text, Path) or root in (None, Path.cwd()) or "://" in text:  # a default is relative to the root
+    if isinstance(text, Path) or root in (None, Path.cwd()):  # a default is relative to the root
         return str(text)
-    return os.path.relpath(text, root) if not Path(text).is_absolute() else text
+    return text if text == "-" or "://" in text or Path(text).is_absolute() else os.path.relpath(text, root)
 
 
 def local_file(text: str | Path) -> Path:

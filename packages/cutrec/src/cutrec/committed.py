@@ -12,6 +12,7 @@ from cutrec.nested import as_yaml, flatten
 
 PARAMS = Path("params.yaml")
 _ABSENT = "absent"
+_COPY = "allowed: a clone, or take the file from the downloaded archive again"
 
 
 def committed_params() -> bytes:
@@ -23,10 +24,10 @@ def committed_params() -> bytes:
     try:
         return git("cat-file", "--filters", f"HEAD:./{PARAMS}").stdout
     except FileNotFoundError:
-        raise StageError(f"{PARAMS}: git is not installed, which holds the committed parameters") from None
+        raise StageError(f"{PARAMS}: git is not installed, which holds the committed parameters; {_COPY}") from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").partition("\n")[0]
-        raise StageError(f"{PARAMS}: git has no committed version of it ({reason})") from None
+        raise StageError(f"{PARAMS}: git has no committed version of it ({reason}); {_COPY}") from None
 
 
 def restore(committed: bytes) -> list[str]:
@@ -53,15 +54,29 @@ def restore(committed: bytes) -> list[str]:
 
 
 def differences(found: bytes, wanted: bytes) -> dict[str, tuple[str, str]]:
-    """The values of the dotted keys that differ, as YAML: found and wanted; one entry if a file is no mapping."""
-    before, after = _flat(found), _flat(wanted)
-    if before is None or after is None:
+    """The values of the dotted keys that differ, as YAML: found and wanted; one entry if a file is no mapping.
+
+    Presets that are found only do not count.
+    """
+    found_values, wanted_values = _values(found), _values(wanted)
+    if found_values is None or wanted_values is None:
         return {} if found == wanted else {str(PARAMS): ("not valid YAML", "as committed")}
+    for name in uncommitted_presets(found, wanted):
+        del found_values["presets"][name]
+    before, after = flatten(found_values), flatten(wanted_values)
     return {
         key: (_shown(before, key), _shown(after, key))
         for key in dict.fromkeys([*after, *before])
         if _shown(before, key) != _shown(after, key)
     }
+
+
+def uncommitted_presets(found: bytes, committed: bytes) -> dict[str, Any]:
+    """The presets of a params.yaml by name that the committed one does not have."""
+    presets, known = ((_values(content) or {}).get("presets") for content in (found, committed))
+    if not isinstance(presets, dict):
+        return {}
+    return {name: preset for name, preset in presets.items() if name not in (known or {}) and isinstance(preset, dict)}
 
 
 def changed_keys() -> list[str]:
@@ -82,12 +97,12 @@ def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["git", *arguments], capture_output=True, check=True)  # noqa: S603, S607
 
 
-def _flat(content: bytes) -> dict[str, Any] | None:
+def _values(content: bytes) -> dict[str, Any] | None:
     try:
         values = YAML(typ="safe").load(content)
     except (YAMLError, ValueError):
         return None
-    return flatten(values) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else None
 
 
 def _shown(flat: dict[str, Any], key: str) -> str:

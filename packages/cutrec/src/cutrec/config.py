@@ -94,7 +94,9 @@ class Config:
     dataset: Annotated[str, AfterValidator(_check_not_blank)] = "demo"
     """``demo``, ``twin:<name>``, the name of a published data set, or a path."""
     model: ModelName = "sasrec"
+    """``sasrec`` looks back only, ``bert4rec`` looks both ways at a history with masked items."""
     loss: LossName = "cce_neg"
+    """What training minimizes (docs/losses.md)."""
     batch_size: Count = 128
     """Sequences."""
     max_seq_len: MaxSeqLen = 64
@@ -102,10 +104,11 @@ class Config:
     num_negatives: Count = 512
     """Negatives per token. ``bce`` takes one; losses over the whole catalogue take none."""
     seed: Seed = 42
+    """Of the split, of ties, of the weights, of dropout and of the negatives."""
     paper_faithful: bool = False
     """Repeat the known defects of the paper's own code, to compare with its tables."""
     impl: Impl = "auto"
-    """Of the losses of cce_kernels. ``auto``: Triton on CUDA, the chunked reference on CPU."""
+    """Of the losses of cce_kernels. ``auto``: Triton on a GPU from compute capability 8.0 on, else plain PyTorch."""
     preset: str = NO_PRESET
     """A name of the section ``presets``: it decides the keys that it holds (see `from_mapping`)."""
     row: str = NO_ROW

@@ -17,8 +17,6 @@ from cutrec.outputs import atomic_file
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names that ``-S preset=`` and ``-S presets.NAME.KEY=`` take without quotes."""
 
-_COMMENT = "Written by `cutrec tune`."
-
 
 def refuse_preset_name(path: Path, name: str, *, overwrite: bool) -> None:
     """Refuse a name that is no name, or that another preset has.
@@ -34,7 +32,9 @@ def refuse_preset_name(path: Path, name: str, *, overwrite: bool) -> None:
         raise ConfigError(f"--name: found {name}, which {path} has already, allowed: another name, or --overwrite")
 
 
-def write_preset(path: Path, name: str, values: Mapping[str, Any], *, overwrite: bool) -> None:
+def write_preset(
+    path: Path, name: str, values: Mapping[str, Any], *, overwrite: bool, comment: str = "Written by `cutrec tune`."
+) -> None:
     """Add a preset to a params.yaml, as the first one, or replace the one with this name.
 
     The file is replaced at once: another process reads the old or the new one.
@@ -44,6 +44,7 @@ def write_preset(path: Path, name: str, values: Mapping[str, Any], *, overwrite:
         name: of the preset.
         values: dotted keys and their values.
         overwrite: replace a preset with this name.
+        comment: above a new preset.
 
     Raises:
         ConfigError: the name or a value is not allowed, or the name is taken.
@@ -61,7 +62,7 @@ def write_preset(path: Path, name: str, values: Mapping[str, Any], *, overwrite:
             presets[name] = preset
         else:
             presets.insert(0, name, preset)
-            presets.yaml_set_comment_before_after_key(name, before=_COMMENT, indent=2)
+            presets.yaml_set_comment_before_after_key(name, before=comment, indent=2)
         text = io.StringIO()
         yaml.dump(root, text)
         part.write_text(text.getvalue(), encoding="utf-8")

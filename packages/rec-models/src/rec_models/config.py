@@ -52,7 +52,8 @@ class _Loop:
     weight_decay: NotNegative = 0.0
     """L2 penalty that Adam adds to the gradient."""
     precision: Precision = "bf16-mixed"
-    """On a GPU. A CPU trains in 32-true, where mixed precision measured slower."""
+    """On a GPU. A CPU trains in 32-true, where mixed precision measured slower; so does a GPU without bf16 (before
+    Ampere) instead of bf16-mixed."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes of one device each, through Lightning's DDP."""
     accumulate: Count = 1

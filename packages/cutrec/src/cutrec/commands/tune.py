@@ -5,7 +5,9 @@ that params.yaml states stay as they are; those that are ``auto``, or have their
 not fit into memory are not tried. A search that was stopped or killed goes on at the next start, and several starts at
 once share its trials.
 
-Example: ``cutrec tune --minutes 60 --name shop``, then ``dvc exp run -S preset=shop``.
+Examples:
+    uv run cutrec tune --minutes 60 --name shop
+    uv run dvc exp run -S preset=shop        # then train with it
 """
 
 from __future__ import annotations

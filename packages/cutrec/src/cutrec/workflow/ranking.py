@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cce_kernels.hardware import is_ampere_or_newer
 from cutrec.errors import StageError
 from rec_data.ids import Ids, read_ids
 from rec_data.sequences.batches import inference_batches
@@ -70,8 +71,8 @@ def refuse_other_catalogue(model: Path, trained: Encoder | ModelCheckpoint, cata
 
 
 def scoring_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of the vectors that are multiplied: bf16 on a GPU, with sums in fp32, and fp32 on a CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    """The dtype of the vectors that are multiplied: bf16 on a GPU that has it, with sums in fp32, else fp32."""
+    return torch.bfloat16 if is_ampere_or_newer(device) else torch.float32
 
 
 def scoring_catalogue(encoder: Encoder) -> Catalogue:

@@ -30,7 +30,8 @@ def top_k(
     product, whose last bit can depend on the tile sizes because libraries sum in different orders.
 
     ``reference`` is plain torch, on any device and in every dtype. ``triton`` never stores the scores of most items; it
-    needs bfloat16 or float16 on CUDA. ``auto`` uses ``triton`` if possible, unless ``item_tile`` is given.
+    needs bfloat16 or float16 on a GPU of compute capability 8.0 or above. ``auto`` uses ``triton`` if possible, unless
+    ``item_tile`` is given.
 
     Memory in addition to inputs and output does not depend on U. With s the seen items of a tile of users, it is
     for ``reference`` at most ``user_tile * (20 * item_tile + 48 * (k + c)) + 32 * s`` bytes with ``c = max(2 * k, 64)``
@@ -104,6 +105,6 @@ def _plan(
         return None
     raise ValueError(
         "impl='triton' takes bfloat16 or float16 vectors that fit into shared memory, whose scores cannot overflow "
-        f"float32, and no item_tile; got {queries.dtype}, dim {queries.shape[1]}, item_tile={item_tile}, "
-        f"possible overflow: {check}"
+        f"float32, on compute capability 8.0 or above, and no item_tile; got {queries.dtype}, "
+        f"dim {queries.shape[1]}, item_tile={item_tile}, possible overflow: {check}"
     )

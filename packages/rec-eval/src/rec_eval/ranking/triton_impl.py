@@ -45,6 +45,9 @@ class Plan:
 def choose_tiles(dim: int, device: torch.device) -> "Tiles | None":
     """Choose the largest tiles that fit into the shared memory of one multiprocessor, or None if none do.
 
+    None as well on a GPU of compute capability below 8.0, where Triton multiplies matrices without tensor cores and
+    leaves scores where the kernel's PTX does not expect them.
+
     The kernel keeps a tile of users and ``stages`` tiles of items there. If it does not write survivors by thread, it
     also converts the layout of the scores there.
     """
@@ -55,6 +58,8 @@ def choose_tiles(dim: int, device: torch.device) -> "Tiles | None":
     room = 1 << 30  # the interpreter has no limit
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
+        if torch.cuda.get_device_properties(index).major < 8:
+            return None
         room = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
     row = 2 * sum(split_dimension(dim))  # bytes
     for tiles in map(Tiles._make, _TILES):

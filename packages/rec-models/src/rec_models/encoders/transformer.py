@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cce_kernels.hardware import is_ampere_or_newer
 from rec_models.encoders.packing import Layout
 from rec_models.encoders.settings import ModelSettings
 
@@ -24,7 +25,7 @@ def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -
     to a later one. `dropout`: share of attention weights set to zero, the others scaled up; above 0 histories are
     padded.
     """
-    if qkv.is_cuda and qkv.dtype in _HALF and dropout == 0:
+    if qkv.dtype in _HALF and dropout == 0 and is_ampere_or_newer(qkv.device):
         return _attend_packed(qkv, layout, causal=causal)
     return _attend_padded(qkv, layout, causal=causal, dropout=dropout)
 

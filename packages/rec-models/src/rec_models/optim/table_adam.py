@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cce_kernels.hardware import is_ampere_or_newer
+
 _CHUNK_ELEMENTS = 1 << 22  # of the table at a time, where temporaries are made: 16 MiB each
 
 
@@ -99,7 +101,7 @@ class TableAdam(torch.optim.Adam):
             if "last" not in state:  # the step that last updated a row
                 state["last"] = torch.zeros(self._table.shape[0], 1, dtype=torch.int32, device=self._table.device)
             _adam_touched(self._table, grad.coalesce(), *moments, state["last"], state["step"], group)
-        elif grad.is_cuda:
+        elif is_ampere_or_newer(grad.device):
             from rec_models.optim.adam_rows import launch_adam_rows
 
             launch_adam_rows(self._table, grad.contiguous(), *moments, state["step"], group)

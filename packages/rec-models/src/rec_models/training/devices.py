@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cce_kernels.hardware import is_ampere_or_newer
 from rec_models.config import Precision, TrainingSettings
 from rec_models.training.memory import Run
 
@@ -42,11 +43,16 @@ def usable_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"device: found {str(device)!r}, allowed: a device that torch finds here: {reason}") from error
 
 
+def precision_on(device: torch.device, precision: Precision) -> Precision:
+    """The precision that a device trains in: 32-true on a CPU, and for bf16-mixed on a GPU that has no bf16."""
+    supported = device.type == "cuda" and (precision != "bf16-mixed" or is_ampere_or_newer(device))
+    return precision if supported else "32-true"
+
+
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The autocast dtype of a precision; None where products have the dtype of the weights, as always on a CPU."""
-    if device.type != "cuda":
-        return None
-    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}[precision]
+    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
+    return kinds[precision_on(device, precision)]
 
 
 def build_fabric(training: TrainingSettings, device: torch.device, precision: Precision) -> Fabric:
@@ -113,7 +119,10 @@ def announce(run: Run, device: torch.device, precision: str) -> None:
     `precision` is the one that the device uses, which may differ from that of the settings.
     """
     model, loss, training, num_items = run
-    why = "" if precision == training.precision else f" (a CPU is slower in {training.precision})"
+    why = ""
+    if precision != training.precision:
+        slower = f"a CPU is slower in {training.precision}"
+        why = f" ({slower if device.type == 'cpu' else 'this GPU has no bf16; train.precision=16-mixed works too'})"
     lines = [f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cpu" and training.devices > 1:

@@ -100,7 +100,7 @@ def fit(
     loss.check_catalogue(num_items, None if item_counts is None else len(item_counts))
     training.check_loss(loss)
     device = devices.device_of(training)
-    precision: Precision = training.precision if device.type == "cuda" else "32-true"
+    precision = devices.precision_on(device, training.precision)
     settings = memory.Run(model, loss, training, num_items)
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     identity |= {} if batching is None else {"batching": asdict(batching)}
@@ -130,7 +130,7 @@ def fit(
             counts = None if item_counts is None else item_counts.to(fabric.device)
             step_loss = StepLoss(encoder, loss, training, counts, fabric.world_size)
             optimizer = build_optimizer(encoder, training)
-            graphed = GraphedSteps(step_loss, optimizer) if _uses_cuda_graphs(training, loss, device) else None
+            graphed = GraphedSteps(step_loss, optimizer) if _uses_cuda_graphs(training, loss, precision) else None
             prefetcher = Prefetcher(
                 batches_of(train_batches, fabric.global_rank, fabric.world_size),
                 training.accumulate,
@@ -391,6 +391,6 @@ class _Run:
         return f"the same call starts again from the last good checkpoint, {saved}{model}; {cure}"
 
 
-def _uses_cuda_graphs(training: TrainingSettings, loss: LossSettings, device: torch.device) -> bool:
-    """Whether whole steps run as CUDA graphs."""
-    return device.type == "cuda" and training.records_steps(loss)
+def _uses_cuda_graphs(training: TrainingSettings, loss: LossSettings, precision: Precision) -> bool:
+    """Whether whole steps run as CUDA graphs: they are made for bf16, which a CPU and an older GPU do not train in."""
+    return precision == "bf16-mixed" and training.records_steps(loss)
