@@ -80,7 +80,8 @@ def _ours(ours: OurRow | None, name: str, printed: float) -> str:
     if ours is None or name not in ours.values:
         return ""
     value = ours.values[name]
-    return number(value) + (f" ({number(value / printed, 2)})" if printed else "")
+    deviation = f" ± {number(ours.deviations[name], 2)}" if name in ours.deviations else ""
+    return number(value) + deviation + (f" ({number(value / printed, 2)})" if printed else "")
 
 
 def _short(device: str) -> str:
@@ -90,19 +91,9 @@ def _short(device: str) -> str:
 def write_csv(lines: Sequence[Line], path: Path) -> None:
     """One CSV row for each row of the paper and of ours, with the ratio of each measure; empty if nothing was run."""
     of_point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
-    of_row = [
-        "network",
-        "twin",
-        "sharing",
-        "paper_faithful",
-        "seed",
-        "predicted",
-        "status",
-        "options",
-        "device",
-        "revision",
-    ]
-    measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "ratio")]
+    of_row = ["network", "twin", "sharing", "paper_faithful", "seeds", "predicted", "status", "options", "device"]
+    of_row.append("revision")
+    measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "deviation", "ratio")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*of_point, *of_row, *measures])
@@ -110,10 +101,16 @@ def write_csv(lines: Sequence[Line], path: Path) -> None:
             point, negatives = line.point.params, _negatives(line)
             sizes = [line.point.dataset, point.batch_size, point.max_seq_len, negatives]
             for ours in line.ours or (None,):
-                how = {} if ours is None else vars(ours.result) | {"twin": ours.twin, "predicted": ours.predicted}
+                own = {} if ours is None else {"twin": ours.twin, "seeds": " ".join(map(str, ours.seeds))}
+                how = {} if ours is None else vars(ours.result) | own | {"predicted": ours.predicted}
                 cells = [line.point.table, point.model, point.loss, _sampling(line), *sizes, *map(how.get, of_row)]
                 for name, printed in line.paper.items():
                     value = None if ours is None else ours.values.get(name)
                     ratio = None if value is None or printed == 0 else float(f"{value / printed:.4g}")
-                    cells += [printed, None if value is None else float(f"{value:.6g}"), ratio]
+                    deviation = None if ours is None else ours.deviations.get(name)
+                    cells += [
+                        printed,
+                        *(None if one is None else float(f"{one:.6g}") for one in (value, deviation)),
+                        ratio,
+                    ]
                 writer.writerow(cells)

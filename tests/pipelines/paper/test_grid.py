@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cutrec import config
-from cutrec.errors import StageError
+from cutrec.errors import StageError, UsageError
 from cutrec.nested import merged, parse_overrides
 from pipelines.paper import experiments, grid, points
 from pipelines.paper.experiments import Experiment, parse
@@ -84,6 +84,16 @@ def test_overrides_that_points_have_no_use_for_are_told():
         "-S negatives.alpha=0.5", "-S losses.gbce.t=0.5", "-S backbone.mask_prob=0.2",
     ]  # fmt: skip
     assert points.without_use(some, {}) == []
+
+
+def test_seeds_are_points_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    options = grid._parse(["--table", "4", "--dataset", "beauty", "--seeds", "42,7", "-S", "train.max_epochs=1"])
+    found = [point for extra in grid._of_seeds(options) for point in grid.wanted_points(options, extra=extra)]
+    name = "sasrec-cce_neg-uniform-none-beauty-1024x32-n511-max_epochs_1"
+    assert [(point.name, point.params.seed) for point in found] == [(name, 42), (f"{name}-seed_7", 7)]
+    with pytest.raises(UsageError, match="--seeds: found x, allowed: 0 to 1,000,000"):
+        grid._parse(["--table", "4", "--seeds", "1,x"])
 
 
 def test_parts_are_every_point_once():
