@@ -253,12 +253,13 @@ OLD = {
 """A model.ckpt as version 0.1 wrote it."""
 
 
-def test_a_file_of_an_older_version_loads_and_is_written_back_the_same(tmp_path):
+def test_a_file_of_an_older_version_loads_and_is_written_back_with_new_settings(tmp_path):
     torch.save({**OLD, "format": checkpoint._MODEL_FORMAT}, tmp_path / "old.ckpt")
     model = checkpoint.ModelCheckpoint.read(tmp_path / "old.ckpt")
     assert (model.loss.gbce_t, model.loss.impl, model.training.seed) == (0.75, "auto", 42)
     model.save(tmp_path / "new.ckpt")
-    assert torch.load(tmp_path / "new.ckpt", weights_only=True) == {**OLD, "format": checkpoint._MODEL_FORMAT}
+    expected = {**OLD, "format": checkpoint._MODEL_FORMAT, "model": OLD["model"] | {"initialization": "normal"}}
+    assert torch.load(tmp_path / "new.ckpt", weights_only=True) == expected  # with the settings that came since
 
 
 def test_a_setting_that_an_old_file_lacks_has_its_default_and_an_unknown_one_is_one_line(tmp_path):
