@@ -7,8 +7,9 @@ not fit into memory gets a row too; on a GPU it is not tried if its predicted me
 point that needs more than the remaining minutes is left out in favor of shorter ones. Seconds per epoch are
 extrapolated: mean step x steps of the full split, and in the same way for validation.
 
-Example:
+Examples:
     uv run python -m pipelines.measure --tables 4,3 --datasets beauty --sharing none,tile --minutes 9
+    uv run python -m pipelines.measure --tables 4 --datasets beauty --profile traces --steps 5
 """
 
 import gc
@@ -24,7 +25,7 @@ from jsonargparse import Namespace
 
 from cutrec import config
 from cutrec.arguments import make_parser, parse, positive_float, positive_int, some_of, whole_from
-from cutrec.console import prepare_output_file, run_and_exit
+from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
 from cutrec.environment import environment
 from cutrec.errors import StageError
 from cutrec.nested import parse_overrides
@@ -32,7 +33,8 @@ from cutrec.reporting import results_file as results
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import Choices, Sharing
-from pipelines.paper.steps import GIB, Effort, held_gib, measure, result_of
+from pipelines.paper.steps import GIB, Effort, held_gib, measure, profile, result_of
+from rec_models.errors import TrainingError
 
 ORDER = (4, 3, 14, 13, 2, 6, 7, 5, 12, 15, 1, 11, 8, 9, 10)
 """The tables, the most informative ones for time and memory first."""
@@ -49,11 +51,17 @@ say = partial(print, flush=True)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the points that have no row yet."""
     options = _parse(arguments)
-    prepare_output_file("--out", options.out)
+    if options.profile:
+        prepare_output_folder("--profile", options.profile)
+    else:
+        prepare_output_file("--out", options.out)
     todo = wanted_points(points.load(), options)
     where = environment()
     fewest = min(options.steps, Effort.fewest)
     effort = Effort(steps=options.steps, fewest=fewest, warmup=options.warmup, seconds=options.seconds)
+    if options.profile:
+        _profile(todo, effort, options.profile, options.extra)
+        return
     known = results.done(options.out, str(where["device"]))
     missing = [point for point in todo if result_of(point, where).key not in known]
     for line in points.without_use(todo, options.extra):
@@ -77,6 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results.append(options.out, result)
             say(f"{name}: {describe(result)} ({(time.perf_counter() - started) / 60:.1f} min)")
             _check_device()
+
+
+def _profile(todo: Sequence[config.Config], effort: Effort, folder: Path, extra: dict[str, Any]) -> None:
+    """Write a trace of each point's steps; the results file stays as it is, because profiled steps are slower."""
+    for place, point in enumerate(todo, start=1):
+        path = folder / f"{points.experiment_name(point, extra)}.json.gz"
+        try:
+            table = profile(point, effort, path)
+        except (TrainingError, ValueError) as error:
+            say(f"[{place}/{len(todo)}] {path.name}: {error}")
+            continue
+        say(f"{table}\n[{place}/{len(todo)}] {path}: {effort.steps} steps, for https://ui.perfetto.dev")
 
 
 def _measured(point: config.Config, effort: Effort, where: dict[str, Any], minutes: float) -> results.Result | None:
@@ -167,6 +187,8 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--warmup", type=positive_int, default=Effort.warmup, help="steps before them")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="of timed steps, from 10 steps on")
     parser.add_argument("--out", type=Path, default=OUT)
+    text = "write traces of torch's profiler of --steps steps into this folder, and no results"
+    parser.add_argument("--profile", type=Path, metavar="DIR", help=text)
     parser.add_argument("-S", dest="extra", action="append", metavar="KEY=VALUE", help="over the point")
     options = parse(parser, arguments)
     options.datasets = options.datasets.split(",") if options.datasets else []

@@ -2,11 +2,16 @@
 
 Reads ``dataset``, ``download`` and ``report`` of params.yaml; writes ``data/source/fingerprint.json``, which the stage
 ``download`` depends on, and ``data/source/item_names.json``, which the stage ``report`` depends on. It always runs, and
-takes the time that hashing the files takes.
+takes the time that hashing the files takes. ``data/source/row.json`` has what ``row`` decides about the log and its
+split, so that rows of one data set share both.
 """
+
+import sys
+from pathlib import Path
 
 from cutrec import config
 from cutrec.checksums import write_checksums
+from cutrec.nested import as_yaml
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, live_checkout
 from pipelines import stage
@@ -19,7 +24,20 @@ def main(settings: config.Config) -> None:
     with atomic_folder(DATA / "source") as out:
         write_json(out / "fingerprint.json", fetch.identify(settings, root=live_checkout()))
         write_json(out / "item_names.json", item_names.identify(settings, root=live_checkout()))
+        write_json(out / "row.json", _decided_by_row(settings))
         write_checksums(out)
+
+
+def _decided_by_row(settings: config.Config) -> dict[str, object]:
+    """What the stages ``download`` and ``split`` read, if a row decides it; notes what was set beside the row."""
+    if settings.row == config.NO_ROW:
+        return {}
+    if beside := config.set_beside_row(config.read_yaml(Path("params.yaml"))):
+        listed = ", ".join(f"{key}={as_yaml(value)}" for key, value in beside.items())
+        print(f"note: beside row={settings.row}: {listed}", file=sys.stderr)
+    values = config.as_written(settings)
+    read = ("dataset", "download.", "evaluate.filter_seen", "paper_faithful", "seed", "split.")
+    return {key: value for key, value in values.items() if key.startswith(read)}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Each point is one experiment, named after the point. Points that have been run, are running or are queued already, at
 any commit, are passed over, and so are points that the planner predicts not to fit the GPU. Every token draws its own
-negatives, as in the paper; ``--sharing tile`` shares them among neighbors.
+negatives, as in the paper; ``--sharing tile`` shares them among neighbors. ``dvc exp run -S row=4/gowalla`` runs one
+row.
 
 Examples:
     uv run python -m pipelines.paper.grid --table 4 --dataset gowalla --dry-run
@@ -13,14 +14,15 @@ Examples:
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec import config
-from cutrec.arguments import make_parser, parse, positive_float
+from cutrec.arguments import make_parser, parse, positive_float, whole_from
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError, UsageError
-from cutrec.nested import flatten, parse_overrides
+from cutrec.nested import merged, parse_overrides
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.experiments import STATES, Experiment, list_experiments, repository
@@ -40,7 +42,9 @@ VERDICTS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Queue the points of the command line that DVC does not have yet."""
     options = _parse(arguments)
-    wanted = wanted_points(options, twin=options.scale or options.twin)[share(options.part)]
+    twin = options.scale or options.twin
+    wanted = [point for extra in _of_seeds(options) for point in wanted_points(options, twin=twin, extra=extra)]
+    wanted = wanted[share(options.part)]
     too_large = {} if options.anyway else misfits(wanted, options.gpu)
 
     counted: Counter[str] = Counter()
@@ -94,21 +98,37 @@ def parse_points(parser: ArgumentParser, arguments: Sequence[str] | None) -> Nam
     return options
 
 
-def wanted_points(options: Namespace, *, twin: bool | float = False) -> list[GridPoint]:
-    """The points of a command line, each once.
+def wanted_points(
+    options: Namespace, *, twin: bool | float = False, extra: dict[str, Any] | None = None
+) -> list[GridPoint]:
+    """The points of a command line, each once; with the overrides `extra` in place of those of the command line.
 
     Raises:
         ConfigError: an unknown table or data set, or a point that contradicts itself.
     """
     values = points.load()
     sharing: Sharing = options.sharing or "none"
-    choices = Choices(twin=twin, sharing=sharing, paper_faithful=options.faithful, extra=options.extra)
+    extra = options.extra if extra is None else extra
+    choices = Choices(twin=twin, sharing=sharing, paper_faithful=options.faithful, extra=extra)
     if not options.search:
         return points.distinct(points.table_points(values, options.table, datasets=options.dataset, **choices))
     if len(options.dataset) != 1:
         raise config.ConfigError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
     model, loss = options.model or "sasrec", options.loss or "cce_neg"
     return points.search_points(values, model=model, loss=loss, dataset=options.dataset[0], **choices)
+
+
+def _of_seeds(options: Namespace) -> list[dict[str, Any]]:
+    """The overrides of a command line, once for each seed; the paper's seed is none, and in no name."""
+    usual = points.load()["grid"]["settings"]["seed"]
+    return [merged(options.extra, {} if seed in (None, usual) else {"seed": seed}) for seed in options.seeds or [None]]
+
+
+def _seeds(text: str | list[int]) -> list[int]:
+    """The type of ``--seeds``."""
+    if isinstance(text, list):  # the default
+        return text
+    return [whole_from(0)(seed) for seed in dict.fromkeys(text.split(","))]
 
 
 def share(text: str) -> slice:
@@ -163,12 +183,16 @@ def summary(counted: Counter[str], *, dry_run: bool) -> str:
 
 
 def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
-    theirs, ours = flatten(experiment.params), flatten(point.values)
-    for key, value in ours.items():
-        if key in theirs and theirs[key] != (list(value) if isinstance(value, tuple) else value):
+    remove = f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
+    try:
+        theirs = config.as_written(config.from_mapping(experiment.params))
+    except config.ConfigError as error:
+        raise StageError(f"{point.name}: an experiment of this name has other parameters ({error}); {remove}") from None
+    ours = config.as_written(point.params)
+    for key in sorted(point.decided & ours.keys()):
+        if theirs[key] != ours[key]:
             raise StageError(
-                f"{point.name}: an experiment of this name has {key}={theirs[key]}, found here {value}; "
-                f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
+                f"{point.name}: an experiment of this name has {key}={theirs[key]}, found here {ours[key]}; {remove}"
             )
 
 
@@ -190,6 +214,8 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--scale", type=positive_float, help="twins of another size, 1 is the published one")
     parser.add_argument("--anyway", action="store_true", help="also what is predicted not to fit")
     parser.add_argument("--retry", action="store_true", help="also what failed before")
+    text = "one experiment per seed, as in 1,2,3; `pipelines.paper.tables` shows their mean and deviation"
+    parser.add_argument("--seeds", type=_seeds, default=[], metavar="SEEDS", help=text)
     parser.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N machines' shares")
     parser.add_argument("--dry-run", action="store_true", help="say what would be queued")
     parser.add_argument("--verbose", action="store_true", help="with --dry-run: the settings of each point")

@@ -12,14 +12,18 @@ from rec_models.losses.registry import LOSSES
 TITLES = ("NDCG@10", "Coverage@10", "Surprisal@10", "peak GiB", "epoch s")
 """Of the columns of `MEASURES`."""
 NOTES = """\
-Each measure has the paper's figure, then ours, and in brackets ours over the paper's. Peak GiB and seconds are of the
-whole fit: validation included, as the paper measured. Empty: not run. "twin" is a synthetic log of the data set's
-published shape: good for memory and time, without accuracy; its seconds of an epoch are extrapolated from timed steps,
-and its peak is of the twelve batches that were taken in turn: the largest batch of a whole epoch takes up to a fifth
-more in CE (`pipelines.plan` counts that one). "predicted" is the planner's figure, of the training loop alone, where
-memory or time was not measured with negatives of each token's own. The paper does not name its GPU, and its printed
-times fit another kind than ours: a ratio of seconds compares two GPUs as well as two programs. Its Megamarket runs had
-a catalogue of about 3 million items by their memory, the twin has the published 1.66 million.
+Each measure has the paper's figure, then ours, and in brackets ours over the paper's. Peak GiB and seconds are of
+the whole fit: validation included, as the paper measured. Empty: not run. "twin" is a synthetic log of the data
+set's published shape: good for memory and time, without accuracy; its seconds of an epoch are extrapolated from
+timed steps, and its peak is of the twelve batches that were taken in turn: the largest batch of a whole epoch takes
+up to a fifth more in CE (`pipelines.plan` counts that one). "network" is the paper's SASRec (input scale, attention
+dropout, ReLU, Xavier weights, only queries normalized) or this project's plain one. "predicted" is the planner's
+figure, of the training loop alone, where memory or time was not measured with negatives of each token's own. The
+paper does not name its GPU, and its printed times fit another kind than ours: a ratio of seconds compares two GPUs
+as well as two programs. Its Megamarket runs fit the 3,281,750 items of the unfiltered purchases by their memory,
+the twin has the 1.66 million that are left by the filter. Rows of the plain network were measured on earlier twins:
+Gowalla with 290,000 items, 30Music with 900,000, Zvuk and Megamarket with longer histories; column num_items of
+results/training.csv.
 """
 
 
@@ -36,6 +40,12 @@ def _sampling(line: Line) -> str | None:
     return point.negatives.sampling if LOSSES[point.loss].sampled else None
 
 
+def _negatives(line: Line) -> int | None:
+    """Negatives per token, if the row states a number."""
+    loss = LOSSES[line.point.params.loss]
+    return line.point.params.num_negatives if loss.sampled and not loss.fixed_negatives else None
+
+
 def markdown(lines: Sequence[Line]) -> str:
     """All tables as one page, in the order of the lines."""
     parts = ["# The paper's tables, ours beside them", NOTES.strip()]
@@ -48,26 +58,30 @@ def markdown(lines: Sequence[Line]) -> str:
 def markdown_table(lines: Sequence[Line]) -> str:
     """One table with a line for each of our rows; the first one has the paper's figures."""
     measures = [column for measure in TITLES for column in (measure, "ours")]
-    header = ["data set", "BS x SL", "N", "ours", *measures, "GPU", "revision"]
+    header = ["data set", "BS x SL", "N", "ours", "network", *measures, "GPU", "revision"]
     rows = []
     for line in lines:
         point = line.point.params
-        size, negatives = f"{point.batch_size} x {point.max_seq_len}", line.point.values.get("num_negatives", "")
-        first = [line.point.dataset, size, str(negatives)]
+        size, negatives = f"{point.batch_size} x {point.max_seq_len}", _negatives(line)
+        first = [line.point.dataset, size, str(negatives or "")]
         for place, ours in enumerate(line.ours or (None,)):
-            cells = [*(first if place == 0 else ["", "", ""]), "" if ours is None else ours.label]
+            cells = [
+                *(first if place == 0 else ["", "", ""]),
+                *(("", "") if ours is None else (ours.label, ours.result.network)),
+            ]
             for name, printed in line.paper.items():
                 cells += [number(printed) if place == 0 else "", _ours(ours, name, printed)]
             cells += ["", ""] if ours is None else [_short(ours.result.device), ours.result.revision or ""]
             rows.append(cells)
-    return render(header, rows, left=4)
+    return render(header, rows, left=5)
 
 
 def _ours(ours: OurRow | None, name: str, printed: float) -> str:
     if ours is None or name not in ours.values:
         return ""
     value = ours.values[name]
-    return number(value) + (f" ({number(value / printed, 2)})" if printed else "")
+    deviation = f" ± {number(ours.deviations[name], 2)}" if name in ours.deviations else ""
+    return number(value) + deviation + (f" ({number(value / printed, 2)})" if printed else "")
 
 
 def _short(device: str) -> str:
@@ -77,19 +91,26 @@ def _short(device: str) -> str:
 def write_csv(lines: Sequence[Line], path: Path) -> None:
     """One CSV row for each row of the paper and of ours, with the ratio of each measure; empty if nothing was run."""
     of_point = ["table", "model", "loss", "sampling", "dataset", "batch_size", "max_seq_len", "num_negatives"]
-    of_row = ["twin", "sharing", "paper_faithful", "seed", "predicted", "status", "options", "device", "revision"]
-    measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "ratio")]
+    of_row = ["network", "twin", "sharing", "paper_faithful", "seeds", "predicted", "status", "options", "device"]
+    of_row.append("revision")
+    measures = [f"{name}_{column}" for name in MEASURES for column in ("paper", "ours", "deviation", "ratio")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*of_point, *of_row, *measures])
         for line in lines:
-            point, negatives = line.point.params, line.point.values.get("num_negatives")
+            point, negatives = line.point.params, _negatives(line)
             sizes = [line.point.dataset, point.batch_size, point.max_seq_len, negatives]
             for ours in line.ours or (None,):
-                how = {} if ours is None else vars(ours.result) | {"twin": ours.twin, "predicted": ours.predicted}
+                own = {} if ours is None else {"twin": ours.twin, "seeds": " ".join(map(str, ours.seeds))}
+                how = {} if ours is None else vars(ours.result) | own | {"predicted": ours.predicted}
                 cells = [line.point.table, point.model, point.loss, _sampling(line), *sizes, *map(how.get, of_row)]
                 for name, printed in line.paper.items():
                     value = None if ours is None else ours.values.get(name)
                     ratio = None if value is None or printed == 0 else float(f"{value / printed:.4g}")
-                    cells += [printed, None if value is None else float(f"{value:.6g}"), ratio]
+                    deviation = None if ours is None else ours.deviations.get(name)
+                    cells += [
+                        printed,
+                        *(None if one is None else float(f"{one:.6g}") for one in (value, deviation)),
+                        ratio,
+                    ]
                 writer.writerow(cells)

@@ -92,11 +92,13 @@ def _accuracy(lines: Sequence[Line], path: Path) -> None:
 def _shown(ours: Sequence[OurRow], measures: Sequence[str]) -> list[OurRow]:
     """Those of our rows that a picture shows.
 
-    Runs with the defects of the paper's code, on a CPU, or of a twin next to the data itself are left out; of several
-    ways of computing the same thing, the fastest is shown.
+    Runs with the defects of the paper's code, on a CPU, of a twin next to the data itself, or of the plain network next
+    to the paper's are left out; of several ways of computing the same thing, the fastest is shown.
     """
     whole = [row for row in ours if set(measures) <= set(row.values) and not row.result.paper_faithful]
     whole = [row for row in whole if not row.result.device.startswith("cpu")]
+    paper = {row.result.sharing for row in whole if row.result.network == "paper"}
+    whole = [row for row in whole if row.result.network == "paper" or row.result.sharing not in paper]
     real = {row.result.sharing for row in whole if not row.twin}
     whole = [row for row in whole if not (row.twin and row.result.sharing in real)]
     best: dict[str | None, OurRow] = {}

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cutrec import config
 from cutrec.commands.plan import source_of
@@ -149,13 +149,19 @@ def with_points(found: Sequence[Result]) -> list[Pair]:
     ways: set[tuple[object, ...]] = set()
     for result in found:
         sharing: Sharing = "tile" if result.sharing == "tile" else "none"
-        way = (result.twin, sharing, result.paper_faithful)
+        way = (result.twin, sharing, result.paper_faithful, result.network)
         if way not in ways:
             ways.add(way)
             choices = Choices(twin=result.twin or False, sharing=sharing, paper_faithful=result.paper_faithful)
-            rows = points.table_points(values, **choices)
+            rows = points.table_points(with_network(values, result.network), **choices)
             known |= {_key(Result.of(row.params, "training", device="")): row.params for row in rows}
     return [(known[_key(result)], result) for result in found if _key(result) in known]
+
+
+def with_network(values: dict[str, Any], network: str) -> dict[str, Any]:
+    """The mapping of params.yaml, with this network in the paper's SASRec."""
+    presets = values["presets"]
+    return values | {"presets": presets | {"paper_sasrec": presets[f"{network}_sasrec"]}}
 
 
 def _key(result: Result) -> object:

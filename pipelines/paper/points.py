@@ -1,7 +1,7 @@
 """The points of the paper's tables and of its search grid, read from the section ``grid`` of params.yaml.
 
-A point is the nested mapping that `cutrec.config.from_mapping` takes. It holds what the table, its row and the paper's
-own settings determine, and nothing else. This module does not import torch.
+A point is a row of a table (`cutrec.config_rows`) and what a command changes about it. This module does not import
+torch.
 """
 
 import itertools
@@ -13,10 +13,11 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from cutrec import config
 from cutrec.config import ConfigError
+from cutrec.config_rows import Row, row_values, rows_of
 from cutrec.errors import UsageError
 from cutrec.nested import as_override, as_yaml, flatten, merged
 from cutrec.reporting.result import point_fields
-from cutrec.reporting.standard_settings import is_used, sce_sizes
+from cutrec.reporting.standard_settings import is_used
 from rec_models.losses.registry import LOSSES
 
 _NAMED = frozenset(
@@ -27,8 +28,6 @@ _NAMED = frozenset(
 
 
 Sharing = Literal["none", "tile", "batch"]
-_DERIVED_FROM = ("model", "loss", "batch_size", "max_seq_len")
-"""The paper derives other settings from these."""
 
 
 class Choices(TypedDict, total=False):
@@ -51,7 +50,9 @@ class GridPoint:
     table: int
     """Number of the paper's table; 0 for the search grid."""
     values: dict[str, Any] = field(hash=False)
-    """Nested overrides of params.yaml."""
+    """Nested overrides of params.yaml: the row and what is changed about it."""
+    decided: frozenset[str] = field(hash=False)
+    """The dotted keys that the row and these changes decide."""
     dataset: str
     """The data set's name in the table, also if a synthetic log replaces it."""
     params: config.Config
@@ -104,9 +105,6 @@ def table_points(
 ) -> list[GridPoint]:
     """The points of the paper's tables, in the order of the tables.
 
-    A table names its model, loss and sampling once; a point is one line: ``gowalla 512x256 511`` is the data set, the
-    batch size x the sequence length, and the negatives per token if the loss draws any.
-
     Args:
         values: the mapping of params.yaml, with its ``grid``.
         tables: numbers of the tables; all if empty.
@@ -119,21 +117,17 @@ def table_points(
     Raises:
         ConfigError: a table, a data set or a line that does not exist, or a point that contradicts itself.
     """
-    known = values["grid"]["tables"]
-    rows = []
-    for number in tables or known:
+    every = rows_of(values["grid"])
+    known = list(dict.fromkeys(row.table for row in every))
+    for number in tables:
         if number not in known:
             raise ConfigError(f"table: found {number}, allowed: {', '.join(map(str, known))}")
-        table = known[number]
-        shared: dict[str, Any] = {"model": table["model"], "loss": table["loss"]}
-        if "sampling" in table:
-            shared["negatives"] = {"sampling": table["sampling"]}
-        rows += [(number, shared | _read_line(number, line)) for line in table["points"]]
-    in_tables = list(dict.fromkeys(row["dataset"] for _, row in rows))
+    rows = [row for number in tables or known for row in every if row.table == number]
+    in_tables = list(dict.fromkeys(row.dataset for row in rows))
     for name in datasets:
         if name not in in_tables:
             raise ConfigError(f"dataset: found {name!r}, allowed in these tables: {', '.join(in_tables)}")
-    return [_point(values, number, row, choices) for number, row in rows if not datasets or row["dataset"] in datasets]
+    return [_point(values, row, choices) for row in rows if not datasets or row.dataset in datasets]
 
 
 def search_points(
@@ -141,19 +135,28 @@ def search_points(
 ) -> list[GridPoint]:
     """The paper's search grid: all batch sizes x all lengths and, for a sampled loss, x all numbers of negatives.
 
+    A point is a row of the network and the data set with another loss and other sizes.
+
     Raises:
         ConfigError: an unknown data set, or a point that contradicts itself.
     """
-    grid = values["grid"]
-    known = sorted({line.split()[0] for table in grid["tables"].values() for line in table["points"]})
-    if dataset not in known:
+    every = rows_of(values["grid"])
+    if dataset not in (known := sorted({row.dataset for row in every})):
         raise ConfigError(f"dataset: found {dataset!r}, allowed: {', '.join(known)}")
+    config.from_mapping({"model": model, "loss": loss})
+    row = next(row for row in every if (row.dataset, row.values["model"]) == (dataset, model))
     axes = ["batch_size", "max_seq_len"]
-    if loss in LOSSES and LOSSES[loss].sampled and not LOSSES[loss].fixed_negatives:
+    if LOSSES[loss].sampled and not LOSSES[loss].fixed_negatives:
         axes.append("num_negatives")
-    sizes = itertools.product(*(grid["search"][axis] for axis in axes))
-    shared = {"model": model, "loss": loss, "dataset": dataset}
-    return [_point(values, 0, shared | dict(zip(axes, chosen, strict=True)), choices) for chosen in sizes]
+    elif loss == "sce":
+        axes.append("bucket_size_y")
+    found = []
+    for chosen in itertools.product(*(values["grid"]["search"][axis] for axis in axes)):
+        sizes = dict(zip(axes, chosen, strict=True))
+        if "bucket_size_y" in sizes:
+            sizes = merged(sizes, {"losses": {"sce": {"bucket_size_y": sizes.pop("bucket_size_y")}}})
+        found.append(_point(values, row._replace(table=0), choices, {"loss": loss} | sizes))
+    return found
 
 
 def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
@@ -165,8 +168,11 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
     by_name: dict[str, GridPoint] = {}
     for point in points:
         other = by_name.setdefault(point.name, point)
-        if other.values != point.values:
-            changed = sorted(set(overrides(point)) ^ set(overrides(other)))
+        ours, theirs = config.as_written(point.params), config.as_written(other.params)
+        changed = [
+            f"{key}={as_yaml(ours[key])}" for key in ours if ours[key] != theirs[key] and key not in config.NAMES
+        ]
+        if changed:
             raise ConfigError(f"two points are named {point.name}: they differ in {', '.join(changed)}")
     return list(by_name.values())
 
@@ -205,44 +211,29 @@ def _kind(point: config.Config) -> str:
     return "-".join(fields[key] for key in ("model", "loss", "sampling") if fields[key])
 
 
-def _read_line(number: int, line: str) -> dict[str, Any]:
-    found = re.fullmatch(r"(\S+) (\d+)x(\d+)(?: (\d+))?", line)
-    if found is None:
-        raise ConfigError(f"grid.tables.{number}: found {line!r}, allowed: DATASET BATCHxLENGTH [NEGATIVES]")
-    dataset, batch_size, max_seq_len, negatives = found.groups()
-    row = {"dataset": dataset, "batch_size": int(batch_size), "max_seq_len": int(max_seq_len)}
-    return row | ({"num_negatives": int(negatives)} if negatives else {})
-
-
-def _point(values: dict[str, Any], table: int, row: dict[str, Any], choices: Choices) -> GridPoint:
-    """A row with the paper's settings and the options of the command."""
-    nested = _with_paper_settings(values, row, choices)
-    params = config.from_mapping(nested)
-    return GridPoint(table, nested, row["dataset"], params, experiment_name(params, choices.get("extra")))
-
-
-def _with_paper_settings(file: Mapping[str, Any], row: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
-    """A row of a table as the nested overrides of params.yaml that train it as the paper does.
+def _point(file: Mapping[str, Any], row: Row, choices: Choices, sizes: Mapping[str, Any] | None = None) -> GridPoint:
+    """A row with the options of a command; `sizes` are nested values of the search grid.
 
     Raises:
-        ConfigError: negatives are to be shared in the paper's own code, or a value is not allowed.
+        ConfigError: negatives are to be shared in the paper's own code, a value is not allowed, or an override is the
+            default of params.yaml, which a row replaces.
     """
-    sharing, faithful = choices.get("sharing", "none"), choices.get("paper_faithful", False)
-    extra, twin = choices.get("extra", {}), choices.get("twin", False)
-    # What the paper derives from these follows the values of the command line.
-    named = config.from_mapping({key: extra.get(key, row[key]) for key in _DERIVED_FROM})
-    # The preset's values are written out, and the preset is switched off: another one in the params.yaml of the
-    # checkout would contradict the point.
-    settings = merged(file["grid"]["settings"], {"preset": config.NO_PRESET}, file["presets"][f"paper_{named.model}"])
-    options: dict[str, Any] = {"paper_faithful": faithful}
-    if LOSSES[named.loss].sampled:
-        if faithful and sharing != "none":
-            raise ConfigError(f"sharing: found {sharing!r}, allowed: none with --faithful, the paper shares nothing")
-        options["negatives"] = {"sampling": "uniform", "sharing": sharing}
-    if named.loss == "sce":
-        sizes = sce_sizes(named.batch_size, named.max_seq_len)
-        options["losses"] = {"sce": {"buckets": sizes.buckets, "bucket_size_x": sizes.bucket_size_x}}
-    dataset = row["dataset"]
-    if twin:
-        dataset = f"twin:{dataset}" + ("" if twin is True or twin == 1 else f"@{twin:g}")
-    return merged(settings, options, row, {"dataset": dataset}, extra)
+    twin, extra = choices.get("twin", False), choices.get("extra", {})
+    data = f"twin@{twin:g}" if twin and twin != 1 else "twin" if twin else "real"
+    values: dict[str, Any] = {"row": row.name, "row_data": data, "paper_faithful": choices.get("paper_faithful", False)}
+    if (sharing := choices.get("sharing", "none")) != "none":
+        values["grid"] = {"settings": {"negatives": {"sharing": sharing}}}
+    own = {"grid": file["grid"], "presets": file["presets"]}
+    params = config.from_mapping(merged(own, values, sizes or {}, extra))
+    name = experiment_name(params, merged({"losses": (sizes or {}).get("losses", {})}, extra))
+    written = config.as_written(params)
+    changed = flatten(merged(sizes or {}, extra))
+    for key, value in changed.items():
+        found = written.get(key, value)
+        if found != (tuple(value) if isinstance(value, list) else value):
+            raise ConfigError(
+                f"{key}: found {value!r} with row={row.name}, which sets {found!r} in place of the default {value!r}, "
+                f"allowed: another value, or grid.settings.{key}={value} in params.yaml"
+            )
+    decided = frozenset({*flatten(row_values(file, row.name, changed)), *changed, "paper_faithful"})
+    return GridPoint(row.table, merged(values, sizes or {}, extra), decided, row.dataset, params, name)

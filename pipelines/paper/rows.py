@@ -1,14 +1,16 @@
 """The rows of the paper's tables with our results for each: what `pipelines.paper.tables` prints, draws and writes."""
 
 import csv
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cutrec.errors import StageError
 from cutrec.reporting import results_file
 from cutrec.reporting.results_file import Result, Status
+from cutrec.reporting.standard_settings import network
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
 from pipelines.paper.points import GridPoint
@@ -36,7 +38,11 @@ class OurRow:
     result: Result
     """The point, the machine, and the status and revision of its measurements."""
     values: dict[str, float]
-    """By the names of `MEASURES`, those that were measured."""
+    """By the names of `MEASURES`, those that were measured; of several seeds their mean."""
+    deviations: dict[str, float] = field(default_factory=dict)
+    """The standard deviation (n - 1) of the values of which several seeds were measured."""
+    seeds: tuple[int, ...] = ()
+    """In ascending order; empty for a prediction."""
     predicted: bool = False
     """By the planner, not measured."""
 
@@ -54,11 +60,17 @@ class OurRow:
             f"negatives shared by {run.sharing}" if run.sharing not in (None, "none") else None,
             "paper-faithful" if run.paper_faithful else None,
             run.options,
-            f"seed {run.seed}" if run.seed != 42 else None,
+            self._seeds,
             run.status if run.status != "ok" else None,
             "predicted" if self.predicted else None,
         ]
         return ", ".join(word for word in words if word) or "the data itself"
+
+    @property
+    def _seeds(self) -> str | None:
+        if len(self.seeds) > 1:
+            return f"{len(self.seeds)} seeds"
+        return f"seed {self.result.seed}" if self.result.seed != 42 else None
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,8 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
             other settings than the paper's, belong to no row.
         file: the mapping of params.yaml, for its grid.
         calibration: the planner's constants, to predict rows whose memory was not measured as the paper draws: each
-            token its own negatives, without the defects of the paper's code. None leaves them empty.
+            token its own negatives, with the row's own network, without the defects of the paper's code. None leaves
+            them empty.
     """
     by_key: dict[object, list[Result]] = {}
     for result in results:
@@ -108,7 +121,10 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     for printed, (key, point) in zip(read_paper(), _points(file), strict=True):
         ours = _grouped(by_key.get(key, []))
         measured = any(
-            "peak_gib" in row.values and row.result.sharing in (None, "none") and not row.result.paper_faithful
+            "peak_gib" in row.values
+            and row.result.sharing in (None, "none")
+            and not row.result.paper_faithful
+            and row.result.network == network(point.params)
             for row in ours
         )
         if calibration is not None and not measured:
@@ -152,14 +168,33 @@ def _key(result: Result) -> object:
 
 
 def _grouped(results: Sequence[Result]) -> list[OurRow]:
-    """One row for training and accuracy of the same run; real data before twins, the paper's settings before others."""
-    groups: dict[tuple[object, ...], dict[str, Result]] = {}
+    """One row for training and accuracy of the same run; the paper's network and settings and real data come first."""
+    groups: dict[tuple[object, ...], dict[int, dict[str, Result]]] = {}
     for result in results:
-        way = (result.twin is not None, result.paper_faithful, result.sharing or "", result.options or "")
-        kinds = groups.setdefault((*way, result.seed, result.device), {})
+        way = (
+            result.network,
+            result.twin is not None,
+            result.paper_faithful,
+            result.sharing or "",
+            result.options or "",
+        )
+        failed = None if result.status == "ok" else (result.status, result.seed)  # it has no mean with other seeds
+        kinds = groups.setdefault((*way, failed, result.device), {}).setdefault(result.seed, {})
         if result.kind not in kinds or (result.measured_at or "") >= (kinds[result.kind].measured_at or ""):
             kinds[result.kind] = result
-    return [_our_row(groups[way]) for way in sorted(groups, key=str)]
+    return [_mean_row([_our_row(kinds) for _, kinds in sorted(groups[way].items())]) for way in sorted(groups, key=str)]
+
+
+def _mean_row(rows: Sequence[OurRow]) -> OurRow:
+    """One row for the runs that differ in their seeds."""
+    measured = {name: [row.values[name] for row in rows if name in row.values] for name in MEASURES}
+    revisions = dict.fromkeys(row.result.revision for row in rows if row.result.revision)
+    return OurRow(
+        replace(rows[0].result, revision=" ".join(revisions)),
+        {name: statistics.fmean(found) for name, found in measured.items() if found},
+        {name: statistics.stdev(found) for name, found in measured.items() if len(found) > 1},
+        tuple(row.result.seed for row in rows),
+    )
 
 
 def _our_row(kinds: dict[str, Result]) -> OurRow:

@@ -3,10 +3,14 @@
 import gc
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from cutrec import config
 from cutrec.config import loss_settings, model_settings, training_settings
@@ -20,6 +24,7 @@ from rec_models.encoders import Encoder, build_encoder
 from rec_models.errors import TrainingError
 from rec_models.training import memory
 from rec_models.training.benchmark import StepTimes, measure_steps
+from rec_models.training.result import BatchDone
 
 GIB = 2**30
 VALIDATION_USERS = 4096
@@ -59,6 +64,49 @@ def measure(point: config.Config, effort: Effort, where: dict[str, Any]) -> resu
     fields = _note() | _tried(point, effort)
     _forget(point, fields.get("status"))
     return result_of(point, where, **fields)
+
+
+def profile(point: config.Config, effort: Effort, path: Path) -> str:
+    """Train a point for some steps and write a trace of them, for chrome://tracing or Perfetto.
+
+    Args:
+        point: of a synthetic log.
+        effort: how many steps are traced, after the warm-up.
+        path: of the trace; it is compressed if its name ends with ``.gz``.
+
+    Returns:
+        A table of the operations that take longest.
+
+    Raises:
+        TrainingError: memory ran out, or the training failed.
+        ValueError: the settings contradict each other.
+    """
+    on_gpu = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    tables: list[str] = []
+
+    def write(profiler: Any) -> None:
+        profiler.export_chrome_trace(str(path))
+        tables.append(profiler.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=40))
+
+    with ExitStack() as running:
+
+        def watch(warm_up: int) -> Callable[[BatchDone], object]:
+            traced = effort.steps * point.train.accumulate
+            profiler = torch.profiler.profile(
+                activities=activities,
+                schedule=torch.profiler.schedule(wait=warm_up - 1, warmup=1, active=traced, repeat=1),
+                on_trace_ready=write,
+                record_shapes=True,
+                profile_memory=True,
+                acc_events=True,
+            )
+            running.enter_context(profiler)
+            return lambda done: profiler.step()
+
+        _train(point, replace(effort, seconds=math.inf), watch)
+    return tables[0]
 
 
 def result_of(point: config.Config, where: dict[str, Any], **fields: Any) -> results.Result:
@@ -103,8 +151,13 @@ def held_gib() -> float:
     return torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else 0.0
 
 
-def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
-    """Time and memory of a point, as fields of a result."""
+def _train(
+    point: config.Config, effort: Effort, watch: Callable[[int], Callable[[BatchDone], object]] | None = None
+) -> dict[str, Any]:
+    """Time and memory of a point, as fields of a result.
+
+    `watch` makes what is called after each batch, from the number of batches of the warm-up.
+    """
     log = synthetic_split(point)
     recorded = _is_recorded(point)
     different = min(effort.different, effort.steps)
@@ -141,6 +194,7 @@ def _train(point: config.Config, effort: Effort) -> dict[str, Any]:
         steps=effort.steps,
         min_steps=effort.fewest,
         max_seconds=effort.seconds,
+        on_batch=None if watch is None else watch(len(warm_up_batches)),
         build=_on_gpu if torch.cuda.is_available() else None,
     )
     steps = math.ceil(log.train_users / (point.batch_size * point.train.accumulate * point.train.devices))

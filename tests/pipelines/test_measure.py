@@ -1,6 +1,8 @@
 """Measuring points: whole steps on tiny twins, a row a point, going on where a run stopped, memory that runs out."""
 
 import ast
+import gzip
+import json
 import weakref
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,17 @@ def test_a_point_is_measured_once_and_every_field_of_training_is_there(run: Any)
     printed, again = run("--tables 3,14 --datasets beauty --sharing tile")
     assert "2 points, 2 of them already in" in printed
     assert again == rows
+
+
+def test_a_profile_is_a_trace_of_as_many_steps_and_no_row(run: Any, tmp_path: Path):
+    printed, rows = run(f"--tables 3 --datasets beauty --profile {tmp_path / 'traces'}")
+    assert rows == []
+    (path,) = (tmp_path / "traces").iterdir()
+    assert path.name == "sasrec-cce-twin_beauty_0.003-16x12-hidden_8-buckets_4-bucket_size_x_8-bucket_size_y_8.json.gz"
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    assert sum(event.get("name", "").startswith("ProfilerStep#") for event in events) == 4
+    assert "Self CPU" in printed
+    assert f"{path}: 4 steps" in printed
 
 
 def test_no_point_is_begun_after_the_minutes_are_over(run: Any):

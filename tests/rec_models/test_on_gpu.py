@@ -84,10 +84,14 @@ def test_training_on_a_gpu_learns_and_reports(tiny, tmp_path, precision, optimiz
     assert result.device == torch.cuda.get_device_name()
 
 
+PAPER = {"norm": "query", "activation": "relu", "scale_embeddings": True, "initialization": "xavier"}
+
+
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["plain", "paper"])
 @pytest.mark.parametrize("cuda_graphs", [False, True])
-def test_attention_dropout_trains_on_padded_histories(tiny, tmp_path, model_name, cuda_graphs):
+def test_attention_dropout_trains_on_padded_histories(tiny, tmp_path, model_name, cuda_graphs, options):
     result = fit(
-        model=ModelSettings(model=model_name, hidden=16, max_seq_len=10, attention_dropout=0.3),
+        model=ModelSettings(model=model_name, hidden=16, max_seq_len=10, attention_dropout=0.3, **options),
         loss=LossSettings(loss="cce"),
         training=TrainingSettings(max_epochs=6, learning_rate=1e-2, accelerator="cuda", cuda_graphs=cuda_graphs),
         num_items=tiny.ITEMS,

@@ -44,6 +44,7 @@ def test_settings_need_no_torch():
         (ModelSettings, {"attention_dropout": -0.1}),
         (ModelSettings, {"scale_embeddings": 2}),
         (ModelSettings, {"activation": "elu"}),
+        (ModelSettings, {"initialization": "kaiming"}),
         (ModelSettings, {"norm": "rms"}),
         (ModelSettings, {"max_seq_len": 1}),
         (ModelSettings, {"mask_prob": 0.0}),
@@ -252,12 +253,13 @@ OLD = {
 """A model.ckpt as version 0.1 wrote it."""
 
 
-def test_a_file_of_an_older_version_loads_and_is_written_back_the_same(tmp_path):
+def test_a_file_of_an_older_version_loads_and_is_written_back_with_new_settings(tmp_path):
     torch.save({**OLD, "format": checkpoint._MODEL_FORMAT}, tmp_path / "old.ckpt")
     model = checkpoint.ModelCheckpoint.read(tmp_path / "old.ckpt")
     assert (model.loss.gbce_t, model.loss.impl, model.training.seed) == (0.75, "auto", 42)
     model.save(tmp_path / "new.ckpt")
-    assert torch.load(tmp_path / "new.ckpt", weights_only=True) == {**OLD, "format": checkpoint._MODEL_FORMAT}
+    expected = {**OLD, "format": checkpoint._MODEL_FORMAT, "model": OLD["model"] | {"initialization": "normal"}}
+    assert torch.load(tmp_path / "new.ckpt", weights_only=True) == expected  # with the settings that came since
 
 
 def test_a_setting_that_an_old_file_lacks_has_its_default_and_an_unknown_one_is_one_line(tmp_path):

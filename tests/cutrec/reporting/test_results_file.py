@@ -35,7 +35,7 @@ def test_what_is_written_comes_back(tmp_path: Path):
     append(path, MEASURED)
     append(path, whole)
     assert read(path) == [MEASURED, whole]
-    assert path.read_text().startswith("kind,dataset,twin,model,loss,sampling,sharing,num_negatives,")
+    assert path.read_text().startswith("kind,dataset,twin,model,network,loss,sampling,sharing,num_negatives,")
     write(tmp_path / "whole.csv", [MEASURED, whole])
     assert (tmp_path / "whole.csv").read_text() == path.read_text()
 
@@ -51,11 +51,11 @@ def test_committed_results_are_read_and_written_as_they_are(tmp_path: Path, name
 
 def test_a_point_fills_the_key_and_nothing_else():
     assert MEASURED.key == (
-        "training", "gowalla", 0.5, "sasrec", "cce_neg", "uniform", "tile", 511, 128, 64, 64, 42, False, "bf16-mixed",
-        "reference=train;ties=shuffle",
+        "training", "gowalla", 0.5, "sasrec", "plain", "cce_neg", "uniform", "tile", 511, 128, 64, 64, 42, False,
+        "bf16-mixed", "reference=train;ties=shuffle",
     )  # fmt: skip
     assert (Result.of(from_mapping({"dataset": "twin:beauty"}), "training", device="x").twin) == 1.0
-    assert len(KEY) == 15
+    assert len(KEY) == 16
 
 
 @pytest.mark.parametrize(

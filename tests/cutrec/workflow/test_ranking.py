@@ -97,5 +97,7 @@ def test_validation_is_the_ndcg_of_one_pass_over_all_users(encoder: Encoder, sto
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if filter_seen else {}
     ranks = target_ranks(whole, encoder.item_table, torch.tensor(TARGETS), **seen)
     expected = rank_metrics(ranks, [10])["ndcg@10"]
-    assert inputs.make_validation(point, store)(encoder)["ndcg@10"] == pytest.approx(expected)
+    found = inputs.make_validation(point, store)(encoder)
+    assert found["ndcg@10"] == pytest.approx(expected)
+    assert set(found) == {f"{metric}@{k}" for metric in ("ndcg", "hitrate", "mrr") for k in (1, 5, 10, 20, 100)}
     assert 0 < expected < 1

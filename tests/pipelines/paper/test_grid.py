@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 
 from cutrec import config
-from cutrec.errors import StageError
-from cutrec.nested import parse_overrides
+from cutrec.errors import StageError, UsageError
+from cutrec.nested import merged, parse_overrides
 from pipelines.paper import experiments, grid, points
 from pipelines.paper.experiments import Experiment, parse
 from tests.small_log import ROOT
 
 SHIPPED = config.read_yaml(ROOT / "params.yaml")
 (POINT,) = points.table_points(SHIPPED, [4], datasets=["beauty"], twin=True)
+PARAMS = merged(SHIPPED, POINT.values)
 
 
 def experiment(state: str, **values: Any) -> Experiment:
     done = {"training": {"epoch_seconds": 1.0}, "evaluation": {"users": 3}} if state == "finished" else {}
     return Experiment(
-        **({"name": POINT.name, "state": state, "baseline": "0123456789", "params": POINT.values} | done | values)
+        **({"name": POINT.name, "state": state, "baseline": "0123456789", "params": PARAMS} | done | values)
     )
 
 
@@ -54,7 +55,7 @@ def test_a_finished_experiment_without_metrics_is_named_with_a_way_out():
 
 @pytest.mark.parametrize("state", ["finished", "running", "queued"])
 def test_another_experiment_of_the_name_is_refused(state: str):
-    other = {**POINT.values, "backbone": {**POINT.values["backbone"], "dropout": 0.5}}
+    other = merged(PARAMS, {"backbone": {"dropout": 0.5}})
     with pytest.raises(StageError, match=r"has backbone.dropout=0.5, found here 0.1; `uv run dvc exp remove"):
         grid.decide(POINT, [experiment(state, params=other)], retry=False)
 
@@ -83,6 +84,16 @@ def test_overrides_that_points_have_no_use_for_are_told():
         "-S negatives.alpha=0.5", "-S losses.gbce.t=0.5", "-S backbone.mask_prob=0.2",
     ]  # fmt: skip
     assert points.without_use(some, {}) == []
+
+
+def test_seeds_are_points_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    options = grid._parse(["--table", "4", "--dataset", "beauty", "--seeds", "42,7", "-S", "train.max_epochs=1"])
+    found = [point for extra in grid._of_seeds(options) for point in grid.wanted_points(options, extra=extra)]
+    name = "sasrec-cce_neg-uniform-none-beauty-1024x32-n511-max_epochs_1"
+    assert [(point.name, point.params.seed) for point in found] == [(name, 42), (f"{name}-seed_7", 7)]
+    with pytest.raises(UsageError, match="--seeds: found x, allowed: 0 to 1,000,000"):
+        grid._parse(["--table", "4", "--seeds", "1,x"])
 
 
 def test_parts_are_every_point_once():
@@ -149,7 +160,10 @@ def test_experiments_are_read_with_their_own_metrics_only(state: str, last: dict
         ("--table 4 --loss ce", "--loss: allowed with --search; -S loss=... changes a point"),
         ("--table 77", "error: table: found 77, allowed: 1, 2"),
         ("--table 8 --dataset zvuk", "error: dataset: found 'zvuk', allowed in these tables: gowalla"),
-        ("--table 4 --sharing tile --faithful", "error: sharing: found 'tile', allowed: none with --faithful"),
+        (
+            "--table 4 --sharing tile --faithful",
+            "error: negatives.sharing: found 'tile' with row=4/megamarket, allowed: none with",
+        ),
         ("--table 4 -S backbone.hidden=7", "error: backbone.hidden: found 7 with backbone.heads=2"),
         ("--table 4 --part 3/2", "--part: found '3/2', allowed: I/N with I from 1 to N"),
         ("--table 4 --scale -1", "--scale: found -1, allowed: a number above 0"),

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import ConfigError, from_mapping, preset_values, read_yaml
-from cutrec.nested import parse_overrides
+from cutrec.config import Config, ConfigError, from_mapping, preset_values, read_yaml
+from cutrec.config_rows import rows_of
+from cutrec.nested import merged, parse_overrides
+from cutrec.reporting.standard_settings import PAPER_NETWORK
 from pipelines.paper import points
 from pipelines.paper.points import distinct, experiment_name, overrides, search_points, table_points
+from rec_data.config import Download, Split
+from rec_eval.config import Evaluate
+from rec_models.config import LOSSES, Backbone, Losses, Negatives, Sce, Train
 from tests.small_log import ROOT
 
 SHIPPED = read_yaml(ROOT / "params.yaml")
@@ -36,15 +41,51 @@ def test_the_grid_is_the_papers_tables_row_by_row():
             point.table,
             point.params.model,
             point.params.loss,
-            point.values.get("negatives", {}).get("sampling", ""),
+            point.params.negatives.sampling if LOSSES[point.params.loss].sampled else "",
             point.params.dataset,
             point.params.batch_size,
             point.params.max_seq_len,
-            str(point.values.get("num_negatives", "")),
+            "" if "num_negatives" not in point.decided else str(point.params.num_negatives),
         )
         for point in table_points(SHIPPED)
     ]
     assert in_grid == in_csv
+
+
+def papers_point(row: dict[str, str]) -> Config:
+    """A row of paper_tables.csv as the paper trains it, field by field."""
+    model, loss = row["model"], row["loss"]
+    size = {"batch_size": int(row["batch_size"]), "max_seq_len": int(row["max_seq_len"])}
+    chosen = size | ({"num_negatives": int(row["num_negatives"])} if row["num_negatives"] else {})
+    network = {"hidden": 320} if model == "bert4rec" else {"hidden": 256, **PAPER_NETWORK}
+    negatives = Negatives(sampling=row["sampling"], sharing="none") if row["sampling"] else Negatives()
+    buckets = int(2 * (size["batch_size"] * size["max_seq_len"]) ** 0.5)
+    sce = Sce(buckets=buckets, bucket_size_x=buckets, bucket_size_y=512, mix_x=True)
+    return Config(
+        dataset=row["dataset"], model=model, loss=loss, seed=42, **chosen, negatives=negatives,
+        download=Download(ties="row_order"),
+        split=Split(strategy="temporal", test_fraction=0.1, validation_users=0.05),
+        backbone=Backbone(blocks=2, heads=2, dropout=0.1, mask_prob=0.15, **network),
+        losses=Losses(sce=sce) if loss == "sce" else Losses(),
+        train=Train(max_epochs=20, patience=4, learning_rate=1e-3, weight_decay=1e-5 if model == "bert4rec" else 0.0),
+        evaluate=Evaluate(filter_seen=True, reference="test_input"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("table", range(1, 16))
+def test_a_row_by_name_is_the_papers_point(table: int):
+    with (ROOT / "pipelines/reference/paper_tables.csv").open() as file:
+        printed = [row for row in csv.DictReader(file) if int(row["table"]) == table]
+    rows = [row for row in rows_of(SHIPPED["grid"]) if row.table == table]
+    assert all(row.name.startswith(f"{table}/") for row in rows)
+    assert len(printed) == len(rows)
+    for row, line in zip(rows, printed, strict=True):
+        found = from_mapping({**SHIPPED, "row": row.name})
+        assert set(found.undecided) <= {"num_negatives"}  # where the loss draws none
+        expected = dataclasses.replace(papers_point(line), row=row.name)
+        assert dataclasses.replace(found, undecided=()) == expected
+        twin = from_mapping({**SHIPPED, "row": row.name, "row_data": "twin@0.5"})
+        assert twin.dataset == f"twin:{line['dataset']}@0.5"
 
 
 def test_two_rows_repeat_a_point_and_every_other_name_is_unique():
@@ -114,8 +155,9 @@ def test_names_of_any_data_set_suit_git(dataset: str):
 
 
 def test_overrides_make_the_same_point_again():
-    for point in distinct(table_points(SHIPPED, twin=True)):
-        again = from_mapping(parse_overrides(overrides(point)))
+    own = {"grid": SHIPPED["grid"], "presets": SHIPPED["presets"]}
+    for point in distinct(table_points(SHIPPED, twin=True, sharing="tile")):
+        again = from_mapping(merged(own, parse_overrides(overrides(point))))
         assert again == point.params
 
 
@@ -132,8 +174,11 @@ def test_extra_values_go_over_everything():
 
 def test_the_search_grid_is_every_size_with_every_other():
     found = search_points(SHIPPED, model="sasrec", loss="cce_neg", dataset="beauty")
-    assert len({point.name for point in found}) == len(found) == 7 * 6 * 7
+    assert len({point.name for point in found}) == len(found) == 7 * 6 * 8
+    assert {point.params.num_negatives for point in found} == {32, 64, 128, 256, 512, 1024, 1512, 2048}
     assert len(search_points(SHIPPED, model="bert4rec", loss="cce", dataset="beauty")) == 7 * 6
+    sizes = {point.params.losses.sce for point in search_points(SHIPPED, model="sasrec", loss="sce", dataset="zvuk")}
+    assert {size.bucket_size_y for size in sizes} == {256, 512, 1024}
     assert {point.params.batch_size for point in found} == {16, 32, 64, 128, 256, 512, 1024}
 
 
@@ -149,7 +194,14 @@ def test_a_line_of_another_form_is_named(line: str):
     [
         ({"tables": [16]}, "table: found 16, allowed: 1, 2, 3"),
         ({"tables": [8], "datasets": ["zvuk"]}, "dataset: found 'zvuk', allowed in these tables: gowalla, beauty, mov"),
-        ({"sharing": "tile", "paper_faithful": True}, "sharing: found 'tile', allowed: none with --faithful"),
+        (
+            {"sharing": "tile", "paper_faithful": True},
+            "negatives.sharing: found 'tile' with row=2/megamarket, allowed: none with paper_faithful=true",
+        ),
+        (
+            {"tables": [11], "extra": {"train": {"weight_decay": 0.0}}},
+            "train.weight_decay: found 0.0 with row=11/megamarket, which sets 1e-05 in place of the default 0.0",
+        ),
         (
             {"extra": {"backbone": {"hidden": 255}}},
             "backbone.hidden: found 255 with backbone.heads=2, allowed: a multiple",
@@ -168,8 +220,9 @@ def test_what_cannot_be_is_one_line(arguments: dict, says: str):
 
 def test_two_points_of_one_name_are_refused():
     one, *_ = table_points(SHIPPED, [3])
-    other = dataclasses.replace(one, values={**one.values, "backbone": {"hidden": 256, "dropout": 0.5}})
-    with pytest.raises(ConfigError, match=r"two points are named .*: they differ in backbone.blocks=2, backbone.d"):
+    params = dataclasses.replace(one.params, backbone=dataclasses.replace(one.params.backbone, dropout=0.5))
+    other = dataclasses.replace(one, params=params)
+    with pytest.raises(ConfigError, match=r"two points are named .*: they differ in backbone.dropout=0.5"):
         distinct([one, other])
 
 

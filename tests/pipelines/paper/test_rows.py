@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cutrec import config
 from cutrec.reporting.results_file import Result
 from pipelines.paper import points
@@ -118,14 +120,43 @@ def test_the_table_has_ratios_and_empty_cells():
     text = markdown_table(beauty(lines([TWIN, TILE, REAL, ACCURATE], SHIPPED)))
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()]
     assert rows[2] == [
-        "beauty", "1024 x 32", "511", "the data itself", "0.0116", "0.0232 (2)", "0.181", "", "0.507", "",
+        "beauty", "1024 x 32", "511", "the data itself", "paper", "0.0116", "0.0232 (2)", "0.181", "", "0.507", "",
         "2.3", "2.3 (1)", "23", "4.6 (0.2)", "H100", "abc1234 def5678",
     ]  # fmt: skip
     assert rows[4][3:] == [
-        "twin, negatives shared by tile", "", "", "", "", "", "", "", "1.15 (0.5)", "", "2.3 (0.1)", "H100", "abc1234",
+        "twin, negatives shared by tile", "paper", "", "", "", "", "", "", "", "1.15 (0.5)", "", "2.3 (0.1)", "H100",
+        "abc1234",
     ]  # fmt: skip
     empty = [cell.strip() for cell in markdown_table(beauty(lines([], SHIPPED))).splitlines()[2].split("|")[1:-1]]
-    assert empty[3] == empty[5] == empty[-1] == ""
+    assert empty[3] == empty[6] == empty[-1] == ""
+
+
+def test_seeds_have_a_mean_and_a_deviation(tmp_path: Path):
+    runs = [replace(ACCURATE, seed=seed, ndcg_at_10=value) for seed, value in ((42, 0.02), (1, 0.03), (2, 0.04))]
+    found = [*runs, REAL, replace(REAL, seed=1, peak_fit_gib=2.5), replace(TWIN, seed=7), TILE]
+    (line,) = beauty(lines(found, SHIPPED))
+    three, alone, tile = line.ours
+    assert (three.label, three.seeds, three.values["peak_gib"]) == ("3 seeds", (1, 2, 42), pytest.approx(2.4))
+    assert three.values["ndcg_at_10"] == pytest.approx(0.03)
+    assert three.deviations["ndcg_at_10"] == pytest.approx(0.01)
+    assert {alone.label, tile.label} == {"twin, seed 7", "twin, negatives shared by tile"}
+    assert alone.deviations == tile.deviations == {}
+    assert "0.03 ± 0.01 (2.6)" in markdown_table([line])
+    write_csv([line], tmp_path / "tables.csv")
+    with (tmp_path / "tables.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert (first["seeds"], first["ndcg_at_10_ours"], first["ndcg_at_10_deviation"]) == ("1 2 42", "0.03", "0.01")
+
+
+def test_what_the_plain_network_measured_is_not_claimed_for_the_papers(tmp_path: Path):
+    plain = replace(TWIN, network="plain", peak_fit_gib=1.0)
+    ours = beauty(lines([plain, TWIN], SHIPPED))[0].ours
+    assert [(row.result.network, row.values["peak_gib"]) for row in ours] == [("paper", 1.15), ("plain", 1.0)]
+    (line,) = beauty(lines([plain], SHIPPED, calibration=planning.Calibration()))
+    assert [(row.result.network, row.predicted) for row in line.ours] == [("plain", False), ("paper", True)]
+    write_csv([line], tmp_path / "tables.csv")
+    with (tmp_path / "tables.csv").open() as file:
+        assert [row["network"] for row in csv.DictReader(file)] == ["plain", "paper"]
 
 
 def test_the_csv_holds_the_same(tmp_path: Path):

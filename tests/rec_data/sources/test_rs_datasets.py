@@ -140,6 +140,6 @@ def test_failed_download_leaves_what_is_there(cache, tmp_path, monkeypatch):
 
     monkeypatch.setattr(yoochoose, "download_dataset", refuse)
     write(cache / "yoochoose", {"yoochoose-clicks.dat": CLICKS})
-    with pytest.raises(DataError, match=r"'yoochoose': rs_datasets cannot load it: .*no network"):
+    with pytest.raises(DataError, match=r"'yoochoose': rs_datasets cannot load it: .*no network.*download\.mirror"):
         fetch("yoochoose", tmp_path)
     assert contents(cache) == {"yoochoose/yoochoose-clicks.dat"}

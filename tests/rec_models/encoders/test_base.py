@@ -109,9 +109,10 @@ def test_packed_gradients_are_those_of_each_history_alone(make_encoder, model_na
 
 
 PUBLISHED = {"scale_embeddings": True, "attention_dropout": 0.4, "activation": "relu", "norm": "post"}
+PAPER = PUBLISHED | {"norm": "query"}
 
 
-@pytest.mark.parametrize(("model", "options"), [("sasrec", {}), ("bert4rec", PUBLISHED)])
+@pytest.mark.parametrize(("model", "options"), [("sasrec", {}), ("bert4rec", PUBLISHED), ("sasrec", PAPER)])
 def test_the_network_compiles_whole_and_once_for_all_shapes(model, options):
     torch.compiler.reset()  # the limit on compilations is one for all networks of a process
     encoder = build_encoder(ModelSettings(model=model, hidden=16, max_seq_len=12, dropout=0.0, **options), 30)

@@ -18,15 +18,25 @@ from rec_models.inference import load
 from rec_models.training.loop import fit
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2, 6]]
+PAPER = {"scale_embeddings": True, "attention_dropout": 0.1, "activation": "relu", "norm": "query"}
 OPTIONS = {
     "scaled": {"scale_embeddings": True},
     "dropout": {"attention_dropout": 0.4},
     "relu": {"activation": "relu"},
     "post": {"norm": "post"},
+    "query": {"norm": "query"},
+    "paper": PAPER,
     "all": {"scale_embeddings": True, "attention_dropout": 0.4, "activation": "relu", "norm": "post"},
 }
 PAIRS = [*((model, "all") for model in ("sasrec", "bert4rec"))]
-PAIRS += [("sasrec", "scaled"), ("bert4rec", "dropout"), ("bert4rec", "relu"), ("sasrec", "post")]
+PAIRS += [
+    ("sasrec", "scaled"),
+    ("bert4rec", "dropout"),
+    ("bert4rec", "relu"),
+    ("sasrec", "post"),
+    ("sasrec", "paper"),
+    ("bert4rec", "query"),
+]
 all_pairs = pytest.mark.parametrize(("model_name", "options"), PAIRS, indirect=["options"])
 
 
@@ -156,6 +166,72 @@ def test_a_block_is_what_its_settings_say(make_encoder, norm, activation):
     x = torch.randn(5, 8, dtype=torch.float64)
     expected = by_hand(encoder, x, post=norm == "post", activation=getattr(functional, activation))
     torch.testing.assert_close(encoder.transform(x, layout_of(torch.tensor([5]), 5)), expected)
+
+
+class Scaled(torch.nn.Module):
+    """In place of dropout: what it drops is random, where it is is not."""
+
+    def forward(self, x):
+        return 0.7 * x
+
+
+def published(encoder, items):
+    """SASRec as RePlay and the paper have it, on one history, from torch's own attention and convolutions."""
+    width, heads = encoder.settings.hidden, encoder.settings.heads
+    drop = Scaled()
+
+    def normalized(norm, x):
+        centered = x - x.mean(-1, keepdim=True)
+        return centered / (centered.square().mean(-1, keepdim=True) + 1e-8).sqrt() * norm.weight + norm.bias
+
+    places = torch.arange(len(items)).flip(0)
+    x = drop(encoder.item_table[items] * width**0.5 + encoder.position_table[places])
+    for block in encoder.blocks:
+        attention = torch.nn.MultiheadAttention(width, heads, batch_first=True).double()
+        attention.in_proj_weight.data, attention.in_proj_bias.data = (
+            block.query_key_value.weight.data,
+            block.query_key_value.bias.data,
+        )
+        attention.out_proj.load_state_dict(block.attention_out.state_dict())
+        later = torch.ones(len(items), len(items)).triu(1).bool()
+        query = normalized(block.attention_norm, x)
+        attended, _ = attention(query[None], x[None], x[None], attn_mask=later)
+        y = normalized(block.feed_norm, query + attended[0])
+
+        def convolved(layer, x):
+            return functional.conv1d(x.T[None], layer.weight[:, :, None], layer.bias)[0].T
+
+        x = y + drop(convolved(block.feed_out, torch.relu(drop(convolved(block.feed_in, y)))))
+    return normalized(encoder.norm, x)
+
+
+def test_the_papers_network_is_its_published_one(make_encoder, pack):
+    encoder = make_encoder("sasrec", blocks=2, **PAPER)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn_like(parameter))  # norms and biases too
+    for module in (encoder, *encoder.blocks):
+        module.dropout = Scaled()
+    items, _, layout = pack(HISTORIES)
+    expected = [published(encoder, torch.tensor(history)) for history in HISTORIES]
+    torch.testing.assert_close(encoder(items, layout), torch.cat(expected))
+
+
+def test_the_papers_first_weights_are_xaviers():
+    torch.manual_seed(0)
+    encoder = build_encoder(ModelSettings(hidden=128, max_seq_len=100, initialization="xavier"), 900)
+    sizes = {"item_table": (900, 128), "position_table": (100, 128), "query_key_value": (384, 128)}
+    for name, weights in encoder.named_parameters():
+        layer, _, kind = name.removeprefix("blocks.").lstrip("0123456789.").rpartition(".")
+        if weights.dim() == 2:  # normal with variance 2 / (rows + columns)
+            rows, columns = sizes.get(layer or kind, (128, 128))
+            unit = weights / math.sqrt(2 / (rows + columns))
+            assert abs(unit.std() - 1) < 5 / math.sqrt(2 * unit.numel())
+            assert unit.abs().max() > 3  # no uniform distribution reaches that
+        elif layer in ("feed_in", "feed_out"):
+            assert 0.8 / math.sqrt(128) < weights.abs().max() <= 1 / math.sqrt(128)
+        elif kind == "bias":
+            assert not weights.any()
 
 
 def test_dropout_of_attention_takes_whole_weights_and_scales_the_rest():

@@ -37,10 +37,11 @@ def test_the_state_of_each_optimizer_is_counted():
     assert state("adam_rowwise") == adam - 6 * 500 * 64 + 4 * 500
 
 
+@pytest.mark.parametrize("options", [{}, {"norm": "query"}, {"norm": "query", "activation": "relu"}], ids=str)
 @pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
-def test_activations_are_the_bytes_that_autograd_keeps(model: str):
+def test_activations_are_the_bytes_that_autograd_keeps(model: str, options: dict[str, str]):
     rows, width = 6, 24
-    settings = ModelSettings(model=model, max_seq_len=width, hidden=64)
+    settings = ModelSettings(model=model, max_seq_len=width, hidden=64, **options)
     encoder = build_encoder(settings, 50)
     kept: dict[int, int] = {}
 

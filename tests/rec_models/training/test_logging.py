@@ -33,6 +33,17 @@ def test_a_resumed_run_logs_what_came_before(tmp_path):
     assert [point.step for point in log.Scalars("train/loss")] == [1, 2]
 
 
+def test_losses_of_steps_are_logged_once_at_their_steps(tmp_path):
+    folder = ResultsFolder(tmp_path)
+    losses = [3.0, 2.5, 2.0, 1.5]
+    for row, step in ((1, 2), (2, 4), (2, 4)):
+        folder.write_history(ROWS[:row])
+        folder.write_step_losses(losses[:step], 10 + step)  # a state of an earlier version has not kept the first ten
+    folder.close()
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(point.step, point.value) for point in log.Scalars("train/step_loss")] == list(enumerate(losses, start=11))
+
+
 def test_a_second_run_into_one_folder_leaves_its_own_curves_alone(tmp_path):
     ResultsFolder(tmp_path).write_history(ROWS)
     again = ResultsFolder(tmp_path)

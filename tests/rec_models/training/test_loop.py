@@ -2,6 +2,7 @@ import csv
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rec_models.config import LOSSES, LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders.packing import layout_of
@@ -65,6 +66,12 @@ def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
     assert float(rows[2]["train_loss"]) == result.history[2]["train_loss"]
     assert float(rows[1]["validation_recall@10"]) == result.history[1]["validation_recall@10"]
     assert len(list((out / "tensorboard").glob("events.*"))) == 1
+    curve = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("train/step_loss")
+    steps = len(tiny.TinyBatches())
+    assert [point.step for point in curve] == list(range(1, 3 * steps + 1))
+    targets = [int(batch.targets.shape[0]) for batch in tiny.TinyBatches().epoch(0)]
+    first = sum(point.value * tokens for point, tokens in zip(curve[:steps], targets, strict=True)) / sum(targets)
+    assert first == pytest.approx(result.history[0]["train_loss"], rel=1e-5)
 
     checkpoint = ModelCheckpoint.read(out / "model.ckpt")
     assert checkpoint.epoch == result.best_epoch

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from lightning.fabric.plugins import Precision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint
@@ -53,9 +54,15 @@ def timeless(history):
     return [{name: value for name, value in row.items() if "second" not in name} for row in history]
 
 
+def step_losses(out):
+    curve = EventAccumulator(str(out / "tensorboard")).Reload().Scalars("train/step_loss")
+    return [(point.step, point.value) for point in curve]
+
+
 def assert_same_outcome(first, second, first_out, second_out):
     assert timeless(first.history) == timeless(second.history)
     assert (first.best_epoch, first.metrics) == (second.best_epoch, second.metrics)
+    assert step_losses(first_out) == step_losses(second_out)
     ours, theirs = (ModelCheckpoint.read(out / "model.ckpt").weights for out in (first_out, second_out))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

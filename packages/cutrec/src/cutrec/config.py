@@ -6,6 +6,7 @@ key, says what was found and what is allowed. This module imports no torch.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cutrec.config_messages import full_names, one_line, unknown_key
+from cutrec.config_rows import NO_ROW as NO_ROW
+from cutrec.config_rows import with_row
 from cutrec.errors import ConfigError as ConfigError
 from cutrec.nested import flatten, merged, nest
 from rec_data.config import Download, Split
@@ -43,6 +46,9 @@ from rec_models.fields import STRICT, Count
 NO_PRESET = "none"
 """The preset that is always there and sets nothing."""
 
+NAMES = ("preset", "row", "row_data")
+"""Keys that name settings and are none: the values that they decide are among the other keys of a `Config`."""
+
 PRESET_KEYS = (
     "model", "loss", "batch_size", "max_seq_len", "num_negatives", "negatives", "backbone", "losses", "train",
 )  # fmt: skip
@@ -64,6 +70,12 @@ def _check_not_blank(name: str) -> str:
     return name
 
 
+def _check_row_data(found: str) -> str:
+    if not re.fullmatch(r"real|twin(@\S+)?", found):
+        raise ValueError("allowed: real | twin | twin@SCALE, such as twin@0.01")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Report:
     """What the report shows beside the results."""
@@ -74,7 +86,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
-    """The current point, its preset applied. The grids of the paper's tables and the presets are no part of it.
+    """The current point, its preset or row applied. The paper's tables and the presets are no part of it.
 
     The values of `undecided` keys are placeholders: nothing is trained before `cutrec.decide.decide` has replaced them.
     """
@@ -99,6 +111,10 @@ class Config:
     """Of the losses of cce_kernels. ``auto``: Triton on a GPU from compute capability 8.0 on, else plain PyTorch."""
     preset: str = NO_PRESET
     """A name of the section ``presets``: it decides the keys that it holds (see `from_mapping`)."""
+    row: str = NO_ROW
+    """A row of the paper's tables, such as ``4/gowalla``: it decides the keys that it holds (see `from_mapping`)."""
+    row_data: Annotated[str, AfterValidator(_check_row_data)] = "real"
+    """With a row: its data set (``real``), or the synthetic log of its shape (``twin``, or ``twin@SCALE``)."""
     negatives: Negatives = field(default_factory=Negatives)
     download: Download = field(default_factory=Download)
     split: Split = field(default_factory=Split)
@@ -127,6 +143,8 @@ def settled(point: Config, values: Mapping[str, Any]) -> Config:
 
 
 _DEFAULTS = as_written(Config())
+_USUAL = _DEFAULTS | dict.fromkeys(AUTO_KEYS, AUTO)
+"""The values of params.yaml that a preset or a row replaces."""
 _ADAPTER = TypeAdapter(Config)
 
 
@@ -170,8 +188,10 @@ def from_mapping(values: dict[str, Any]) -> Config:
 
     The preset that ``preset`` names decides the keys that it holds. DVC hands over final values only, so nobody can
     tell a value that was set from one that was always there: a key with the default of params.yaml (`AUTO` for the
-    `AUTO_KEYS`) makes room for the preset's value, and a third value is refused rather than silently dropped. ``grid``
-    is passed over: it holds other points.
+    `AUTO_KEYS`) makes room for the preset's value, and a third value is refused rather than silently dropped.
+
+    A ``row`` of the paper's tables, which ``grid`` holds, decides its keys in the same way, except that a third value
+    stays: the point is then another one than the paper's (`set_beside_row`).
 
     Raises:
         ConfigError: naming the key, what was found and what is allowed.
@@ -181,12 +201,27 @@ def from_mapping(values: dict[str, Any]) -> Config:
     presets = values.get("presets", {})
     if not isinstance(presets, dict):
         raise ConfigError(f"presets: found {presets!r}, allowed: a section of presets by name")
+    if point.row != NO_ROW:
+        if point.preset != NO_PRESET:
+            raise ConfigError(f"preset: found {point.preset!r} with row={point.row}, allowed: {NO_PRESET}")
+        return _build(with_row(own, values, _USUAL))
     if point.preset == NO_PRESET:
         return point
     if point.preset not in presets:
         names = ", ".join([NO_PRESET, *(str(name) for name in presets if name != NO_PRESET)])
         raise ConfigError(f"preset: found {point.preset!r}, allowed: {names}")
     return _build(_with_preset(own, point.preset, presets[point.preset]))
+
+
+def set_beside_row(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a params.yaml with a row sets otherwise than the row alone: dotted key to value; nothing without a row.
+
+    Raises:
+        ConfigError: as `from_mapping`.
+    """
+    alone = {key: values[key] for key in (*NAMES, "paper_faithful", "grid", "presets") if key in values}
+    point, usual = as_written(from_mapping(dict(values))), as_written(from_mapping(alone))
+    return {key: value for key, value in point.items() if value not in (AUTO, usual[key]) and point["row"] != NO_ROW}
 
 
 def preset_values(name: str, preset: object) -> dict[str, Any]:
@@ -239,7 +274,7 @@ def _with_preset(values: dict[str, Any], name: str, preset: object) -> dict[str,
     """The values with those of a preset in place."""
     given, decided = flatten(values), preset_values(name, preset)
     for key, value in decided.items():
-        usual = AUTO if key in AUTO_KEYS else _DEFAULTS[key]
+        usual = _USUAL[key]
         found = given.get(key, usual)
         if found not in (usual, value):
             raise ConfigError(

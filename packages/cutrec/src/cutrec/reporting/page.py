@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from cutrec.config import AUTO_KEYS, Config, as_written
+from cutrec.config import AUTO_KEYS, NAMES, Config, as_written
 from cutrec.environment import Code, version
 from cutrec.nested import as_override, as_yaml, nest
 from cutrec.reporting import tables
@@ -114,8 +114,8 @@ def experiment(config: Config, changes: Mapping[str, Any], *options: str) -> str
     Raises:
         ValueError: a setting that ``-S`` cannot carry.
     """
-    # The values of a preset are among the settings, so the preset itself is not named.
-    settings = {key: value for key, value, _ in tables.changed_settings(config) if key != "preset"}
+    # The values of a preset or a row are among the settings, so it is not named itself.
+    settings = {key: value for key, value, _ in tables.changed_settings(config) if key not in NAMES}
     settings |= changes
     words = [f"-S {shlex.quote(f'{key}={as_override(value)}')}" for key, value in settings.items()]
     parts = [" ".join(["uv run dvc exp run", *options]), *words]
@@ -125,7 +125,7 @@ def experiment(config: Config, changes: Mapping[str, Any], *options: str) -> str
 
 def steps(config: Config, code: Code) -> list[tuple[str, str]]:
     """How to repeat a run in a clone of the repository: sentences, and what is typed or written after each."""
-    changed = {key: value for key, value, _ in tables.changed_settings(config) if key != "preset"}
+    changed = {key: value for key, value, _ in tables.changed_settings(config) if key not in NAMES}
     found = [("", f"git checkout {code.revision}")] if code.revision else []
     try:
         return [*found, ("", experiment(config, {}) if changed else "uv run dvc repro")]

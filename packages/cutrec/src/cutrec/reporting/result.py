@@ -42,6 +42,8 @@ class Result:
     twin: Scale | None = None
     """Scale of the synthetic log (1: the published sizes); None: the log itself."""
     model: str
+    network: Literal["plain", "paper"]
+    """``paper``: the options of SASRec's network are those of the paper's (`standard_settings.PAPER_NETWORK`)."""
     loss: str
     sampling: str | None = None
     """How negatives are drawn: uniform, popularity or in_batch; None for a loss that draws none."""
@@ -170,6 +172,7 @@ def point_fields(point: config.Config) -> dict[str, Any]:
         "dataset": dataset,
         "twin": twin,
         "model": point.model,
+        "network": standard_settings.network(point),
         "loss": point.loss,
         "sampling": point.negatives.sampling if loss.sampled else None,
         "sharing": sharing if loss.sampled else None,

@@ -1,26 +1,38 @@
 """The standard settings, and how a point differs from them.
 
-A result has columns for model, loss, sampling, data set, sizes and negatives; one more column, `options`, lists the
-other settings that differ from the standard ones. The standard settings are the defaults of params.yaml, except for
-four that the paper's tables are trained with and that a test compares with every point of ``grid`` in params.yaml.
+A result has columns for model, network, loss, sampling, data set, sizes and negatives; one more column, `options`,
+lists the other settings that differ from the standard ones. The standard settings are the defaults of params.yaml,
+except for four, and the options of the network, that the paper's tables are trained with; a test compares them with
+every point of ``grid`` in params.yaml.
 """
 
 import dataclasses
-import math
+from typing import Any, Literal
 
 from cutrec import config
+from cutrec.config_rows import sce_sizes
 from cutrec.nested import as_yaml
-from rec_models.config import Sce
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
+PAPER_NETWORK: dict[str, Any] = {
+    "activation": "relu", "attention_dropout": 0.1, "initialization": "xavier", "norm": "query",
+    "scale_embeddings": True,
+}  # fmt: skip
+"""The options of the paper's SASRec, as ``presets.paper_sasrec`` has them. Its BERT4Rec has the default ones."""
 _COLUMNS = frozenset(
     {"dataset", "model", "loss", "batch_size", "max_seq_len", "num_negatives", "seed", "paper_faithful",
      "negatives.sampling", "negatives.sharing", "backbone.hidden", "train.precision"}
 )  # fmt: skip
 """Keys that a result has columns for."""
-_WITHOUT_EFFECT = frozenset({"preset", "download.mirror", "evaluate.k", "report.item_names"})
-"""Keys that change no field of a result; the values of a preset are among the other keys."""
+_WITHOUT_EFFECT = frozenset({*config.NAMES, "download.mirror", "evaluate.k", "report.item_names"})
+"""Keys that change no field of a result; the values of a preset or a row are among the other keys."""
+
+
+def network(point: config.Config) -> Literal["plain", "paper"]:
+    """Which network the options of a point are nearest to: the paper's SASRec if it has all of them."""
+    found = {name: getattr(point.backbone, name) for name in PAPER_NETWORK}
+    return "paper" if point.model == "sasrec" and found == PAPER_NETWORK else "plain"
 
 
 def standard(point: config.Config) -> config.Config:
@@ -29,6 +41,7 @@ def standard(point: config.Config) -> config.Config:
     return dataclasses.replace(
         base,
         model=point.model,
+        backbone=dataclasses.replace(base.backbone, **(PAPER_NETWORK if network(point) == "paper" else {})),
         loss=point.loss,
         batch_size=point.batch_size,
         max_seq_len=point.max_seq_len,
@@ -37,12 +50,6 @@ def standard(point: config.Config) -> config.Config:
         evaluate=dataclasses.replace(base.evaluate, reference="test_input"),
         download=dataclasses.replace(base.download, ties="row_order"),
     )
-
-
-def sce_sizes(batch_size: int, max_seq_len: int) -> Sce:
-    """The paper's rule for SCE: the number of buckets equals the tokens per bucket, 2 sqrt(B L)."""
-    buckets = int(2 * math.sqrt(batch_size * max_seq_len))
-    return Sce(buckets=buckets, bucket_size_x=buckets)
 
 
 def options(point: config.Config) -> str | None:

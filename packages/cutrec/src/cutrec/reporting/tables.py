@@ -31,7 +31,7 @@ SIZES = {
     "train": "training",
     "validation": "validation",
     "test": "test",
-    "untargeted": "test users without a target",
+    "untargeted": "users with a future, not tested",
 }
 SEGMENTS = {"history": "Items in the user's history", "popularity": "Interactions of the target in training"}
 

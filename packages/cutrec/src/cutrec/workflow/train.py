@@ -112,6 +112,7 @@ def summary(config: Config, result: FitResult, unread_share: float) -> dict[str,
     `unread_share` is the share of the training interactions that no example contains.
     """
     accuracy = {} if config.dataset.startswith("twin:") else result.metrics
+    accuracy = {name: value for name, value in accuracy.items() if name.endswith("@10")}  # history.csv has all
     return {
         "train_loss": round(result.train_loss, 6),
         "best_epoch": result.best_epoch,

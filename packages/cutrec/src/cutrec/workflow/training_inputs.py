@@ -70,10 +70,14 @@ def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callabl
     return make
 
 
+VALIDATED_K = (1, 5, 10, 20, 100)
+"""The k of the metrics of every epoch: those of the paper, whatever ``evaluate.k`` asks of the test."""
+
+
 def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], dict[str, float]]:
-    """The metrics of `validation_ranks`."""
+    """The metrics of `validation_ranks` at each of `VALIDATED_K`."""
     ranks = validation_ranks(point, store)
-    return lambda encoder: rank_metrics(ranks(encoder), [10])
+    return lambda encoder: rank_metrics(ranks(encoder), VALIDATED_K)
 
 
 def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder], Tensor]:

@@ -28,7 +28,9 @@ TIMEOUT = (15, 60)
 """Seconds to connect, and between two pieces of the answer."""
 
 OTHERWISE = "get the file in another way, and name its folder in download.mirror (or your own file in dataset)"
-"""What to do if a server cannot be reached safely."""
+"""What to do if a file cannot be downloaded."""
+
+NOT_KEPT = f"it was not kept; {OTHERWISE}"
 
 _MAGIC = {
     ".gz": (b"\x1f\x8b",),
@@ -69,7 +71,7 @@ def download(url: str, path: Path, *, checksum: str | None = None) -> Path:
                 if problem is None:
                     break
             else:
-                raise DataError(f"download of {url} broke off {ATTEMPTS} times; last error: {problem}")
+                raise _failed(url, f" broke off {ATTEMPTS} times; last error: {problem}")
         try:
             keep(part, path, checksum=checksum)
         except DataError:
@@ -98,7 +100,7 @@ def refuse_downgrade(url: str, target: str) -> None:
         DataError: ``url`` is https, ``target`` is not.
     """
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
-        raise DataError(f"download of {url} leads to {target}, without TLS; allowed: https, once an address has it")
+        raise _failed(url, f" leads to {target}, without TLS; allowed: https, once an address has it")
 
 
 def session() -> requests.Session:
@@ -155,11 +157,16 @@ def keep(complete: Path, path: Path, *, checksum: str | None = None) -> None:
     with complete.open("rb") as file:
         begins = file.read(4)
     if allowed is not None and not begins.startswith(allowed):
-        raise DataError(f"downloaded {path.name} begins with {begins!r}: not a {path.suffix} file; it was not kept")
-    check(complete, checksum, advice="it was not kept")
+        raise DataError(f"downloaded {path.name} begins with {begins!r}: not a {path.suffix} file; {NOT_KEPT}")
+    check(complete, checksum, advice=NOT_KEPT)
     with writing(path):
         _record(path).write_text(digest(complete) + "\n")
         complete.replace(path)
+
+
+def _failed(url: str, what: str) -> DataError:
+    """The error of a download, with another way to the file."""
+    return DataError(f"download of {url}{what}; {OTHERWISE}")
 
 
 def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -> str | None:
@@ -174,22 +181,22 @@ def _transfer(requester: requests.Session, url: str, part: Path, *, name: str) -
     except requests.exceptions.SSLError as error:
         if (refused := _certificate_error(error)) is not None:
             found = f"the certificate of {urlsplit(url).hostname} is not valid: {refused.verify_message}"
-            raise DataError(f"download of {url}: {found}; {OTHERWISE}") from error
+            raise _failed(url, f": {found}") from error
         return " ".join(str(error).split())
     except requests.RequestException as error:
-        raise DataError(f"download of {url} failed: {' '.join(str(error).split())}") from error
+        raise _failed(url, f" failed: {' '.join(str(error).split())}") from error
     with answer:
         start, total = _range(answer)
         if answer.status_code == 416 or (answer.status_code == 206 and start not in (0, have)):
             _state(part).unlink(missing_ok=True)  # the next transfer starts from the beginning
             return "the server cannot continue the partial download"
         if answer.status_code not in (200, 206):
-            raise DataError(f"download of {url}: HTTP {answer.status_code} {answer.reason}")
+            raise _failed(url, f": HTTP {answer.status_code} {answer.reason}")
         if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "text/html":
-            raise DataError(f"download of {url}: the server sent a web page (text/html) instead of the file")
+            raise _failed(url, ": the server sent a web page (text/html) instead of the file")
         encoding = answer.headers.get("Content-Encoding", "identity").lower()
         if encoding != "identity" and Path(name).suffix not in _MAGIC:
-            raise DataError(f"download of {url}: the server sent it with encoding {encoding}; allowed: identity")
+            raise _failed(url, f": the server sent it with encoding {encoding}; allowed: identity")
         validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         try:
             with (

@@ -7,7 +7,7 @@ from pathlib import Path
 from rec_data.errors import DataError
 from rec_data.locks import locked
 from rec_data.raw.archives import extract
-from rec_data.sources.http import check, keep
+from rec_data.sources.http import OTHERWISE, check, keep
 
 _HELP = (
     "set KAGGLE_USERNAME and KAGGLE_KEY (or KAGGLE_API_TOKEN) in the environment, or put Kaggle's token file where its "
@@ -38,7 +38,8 @@ def download(dataset: str, file: str, path: Path) -> Path:
             if not found.exists():  # Kaggle compresses some files for the transfer
                 found = extract(zipped, folder / "unpacked") / file
             if not found.is_file():
-                raise DataError(f"Kaggle data set {dataset}, file {file}: its archive does not hold the file")
+                problem = "its archive does not hold the file"
+                raise DataError(f"Kaggle data set {dataset}, file {file}: {problem}; {OTHERWISE}")
             keep(found, path)
         finally:
             shutil.rmtree(folder)  # a file that is not kept cannot be resumed either
@@ -56,7 +57,7 @@ def _ask_client(dataset: str, file: str, folder: Path) -> None:
         raise DataError(f"Kaggle's client does not accept the credentials: {_HELP}") from error
     except Exception as error:  # the client raises its own, requests' and bare exceptions
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"Kaggle data set {dataset}, file {file}: {reason}") from error
+        raise DataError(f"Kaggle data set {dataset}, file {file}: {reason}; {OTHERWISE}") from error
 
 
 def has_credentials() -> bool:

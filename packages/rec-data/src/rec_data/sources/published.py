@@ -166,7 +166,8 @@ def _from_yandex_disk(raw: RawFile, path: Path) -> None:
                 extract(shared, folder)
                 inside = sorted(found for found in folder.rglob("*" + path.suffix) if not is_litter(found, folder))
                 if len(inside) != 1:
-                    raise DataError(f"{raw.address} holds {len(inside)} {path.suffix} files; expected one")
+                    found_files = f"holds {len(inside)} {path.suffix} files; expected one"
+                    raise DataError(f"{raw.address} {found_files}; {http.OTHERWISE}")
                 found = inside[0]
             http.keep(found, path)
         except DataError:

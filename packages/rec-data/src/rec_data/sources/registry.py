@@ -75,6 +75,7 @@ _SNAP = "https://snap.stanford.edu/data/"
 _AMAZON_2023_COLUMNS = Columns("user_id", "parent_asin", "timestamp", "rating")
 _30MUSIC = Columns("user_id", "item_id", "timestamp")
 _GOWALLA = Columns("userId", "locationId", "checkInTime")
+_ALL_EVENTS = Events()
 _NO_TIMES = "it has no times, so there is no order to learn from"
 
 
@@ -88,6 +89,12 @@ def _movielens(
     """A release, whose archive unpacks to ``ml-<version>`` (or ``unpacked``) with a file of ``ratings``."""
     archive = _http(_GROUPLENS, f"ml-{version}.zip", "movielens", _RATINGS, None if md5 is None else f"md5:{md5}")
     return Published((archive, RawFile(f"{unpacked or f'ml-{version}'}/{ratings}", "ratings", _RATINGS)), above)
+
+
+def _kaggle(dataset: str, file: str, columns: Columns, events: Events = _ALL_EVENTS) -> Published:
+    """A file of a Kaggle data set; in a mirror also in a folder of the data set's name, as archives unpack to."""
+    first = RawFile(file, "parquet", columns, "kaggle", dataset, events=events)
+    return Published((first, RawFile(f"{dataset.partition('/')[2]}/{file}", "parquet", columns, events=events)))
 
 
 def _amazon(category: str, file: str) -> Published:
@@ -119,14 +126,9 @@ SOURCES: dict[str, Source] = {
         _http(_AMAZON_2023, "Beauty_and_Personal_Care.csv.gz", "csv", _AMAZON_2023_COLUMNS),
         RawFile("Beauty_and_Personal_Care.csv", "csv", _AMAZON_2023_COLUMNS),
     ), above=3.0),
-    "zvuk": Published((
-        RawFile("zvuk-interactions.parquet", "parquet", Columns("user_id", "track_id", "datetime"),
-                "kaggle", "alexxl/zvuk-dataset"),
-    )),
-    "megamarket": Published((
-        RawFile("megamarket.parquet", "parquet", Columns("user_id", "item_id", "datetime"),
-                "kaggle", "alexxl/megamarket", events=Events(column="event", keep=(2,))),
-    )),
+    "zvuk": _kaggle("alexxl/zvuk-dataset", "zvuk-interactions.parquet", Columns("user_id", "track_id", "datetime")),
+    "megamarket": _kaggle("alexxl/megamarket", "megamarket.parquet", Columns("user_id", "item_id", "datetime"),
+                          Events(column="event", keep=(2,))),
     "30music": Published((
         RawFile("30music.parquet", "parquet", _30MUSIC, "yandex_disk", "https://disk.yandex.ru/d/XwRRFVuJG-ECng"),
         RawFile("30music/interactions.parquet", "parquet", _30MUSIC),

@@ -12,6 +12,7 @@ import polars as pl
 
 from rec_data.errors import DataError
 from rec_data.locks import locked
+from rec_data.sources.http import OTHERWISE
 from rec_data.sources.registry import RsDataset
 
 
@@ -42,7 +43,7 @@ def read(name: str, asked: RsDataset, *, mirror: Path | None, cache: Path, work:
         shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
         try:
             fresh.mkdir()
-            loaded = _load(name, asked, fresh)
+            loaded = _load(name, asked, fresh, advice=f"; {OTHERWISE}")
             downloaded = fresh / asked.folder
             for path in _present(asked, downloaded):
                 target = kept / path.relative_to(downloaded)
@@ -84,14 +85,14 @@ def _link(paths: list[Path], source: Path, target: Path) -> None:
         link.symlink_to(path.resolve())
 
 
-def _load(name: str, asked: RsDataset, folder: Path) -> pl.LazyFrame:
+def _load(name: str, asked: RsDataset, folder: Path, *, advice: str = "") -> pl.LazyFrame:
     import rs_datasets
 
     try:
         loaded = getattr(rs_datasets, asked.loader)(path=str(folder))
     except Exception as error:  # its downloader and its readers raise errors of many types
         reason = " ".join(str(error).replace(f"{folder}/", "").split())[:300]
-        raise DataError(f"dataset {name!r}: rs_datasets cannot load it: {reason}") from error
+        raise DataError(f"dataset {name!r}: rs_datasets cannot load it: {reason}{advice}") from error
     table = getattr(loaded, asked.table)
     for column in table.columns[table.dtypes == "category"]:
         table[column] = table[column].astype(table[column].cat.categories.dtype)

@@ -27,7 +27,7 @@ KIND = "twin"
 PREFIX = f"{KIND}:"
 """How the names of synthetic logs begin."""
 
-VERSION = 1
+VERSION = 2
 """To be raised whenever the same name, scale and seed would give another log."""
 
 START = 1_104_537_600
@@ -64,17 +64,16 @@ class LogShape:
         return replace(self, users=users, items=items, interactions=max(rows, FEWEST_PER_USER * users))
 
 
-_ALL = ("users", "items", "interactions", "median_length", "days")
-
 SHAPES = {
     "movielens_20m": LogShape(138_078, 15_405, 12_180_742, 43, 7_300, ("median_length",)),
-    "beauty": LogShape(673_952, 176_450, 5_027_587, 5.5, 5_000, ("median_length", "days")),
-    "zvuk": LogShape(370_528, 893_022, 243_411_750, 290, 150, ("median_length", "days")),
-    "megamarket": LogShape(350_267, 1_661_327, 114_846_280, 170, 365, ("median_length", "days")),
-    "30music": LogShape(44_900, 900_000, 23_500_000, 260, 365, _ALL),
-    "gowalla": LogShape(100_000, 290_000, 4_500_000, 22, 620, _ALL),
+    "beauty": LogShape(673_952, 176_450, 5_027_587, 5.5, 8_300, ("median_length",)),
+    "zvuk": LogShape(370_528, 893_022, 243_411_750, 165, 120),
+    "megamarket": LogShape(350_267, 1_661_327, 114_846_280, 97, 120),
+    "30music": LogShape(44_381, 909_487, 25_639_260, 260, 365, ("median_length", "days")),
+    "gowalla": LogShape(84_766, 308_962, 4_660_733, 22, 620, ("median_length", "days")),
 }
-"""Published sizes after filtering, or estimates (30Music and Gowalla publish raw sizes only)."""
+"""What the paper and its authors' notebooks print, after filtering. They print the median length of a validation user's
+past, 146 for Zvuk and 85 for Megamarket: it is that of the split of these logs (`temporal`)."""
 
 
 def parse(spec: str) -> tuple[str, LogShape]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rec_models.encoders.embedding import Lookup, lookup
 from rec_models.encoders.packing import Layout, layout_of
 from rec_models.encoders.settings import ModelSettings
-from rec_models.encoders.transformer import Block, init_normal_
+from rec_models.encoders.transformer import NORM_EPS, Block, draw_weights
 
 MakeLayout = Callable[[Tensor], Layout]  # from the lengths of histories, [B] int64
 
@@ -36,7 +36,8 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(settings, causal=self.causal, feed_factor=self.feed_factor) for _ in range(settings.blocks)
         )
-        self.norm = nn.LayerNorm(settings.hidden)  # norm=pre: of what the blocks return; post: of the embeddings
+        # norm=post: of the embeddings; else: of what the blocks return
+        self.norm = nn.LayerNorm(settings.hidden, eps=NORM_EPS[settings.norm])
         self.lookup: Lookup = lookup  # of the item table; training chooses how its gradient is computed
         self.autocast_dtype: torch.dtype | None = None
         """The autocast dtype of matrix products in `encode_last`; None: as the caller has it. Training and loading set
@@ -45,8 +46,8 @@ class Encoder(nn.Module):
         """The hash of the items' ids that this was trained with; None: not known. Loading sets it, export keeps it."""
         self.log: str | None = None
         """The hash of the log that this was trained with; None: not known. Loading sets it."""
-        init_normal_(self.item_table)
-        init_normal_(self.position_table)
+        draw_weights(self.item_table, settings)
+        draw_weights(self.position_table, settings)
 
     def forward(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
         """Encode every place of packed histories; does not wait for the device.

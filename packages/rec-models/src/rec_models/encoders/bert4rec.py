@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rec_models.encoders.base import Encoder, MakeLayout
 from rec_models.encoders.settings import ModelSettings
-from rec_models.encoders.transformer import init_normal_
+from rec_models.encoders.transformer import draw_weights
 
 
 class BERT4Rec(Encoder):
@@ -24,7 +24,7 @@ class BERT4Rec(Encoder):
     def __init__(self, settings: ModelSettings, num_items: int) -> None:
         super().__init__(settings, num_items)
         self.mask_vector = nn.Parameter(torch.empty(settings.hidden))  # [D]
-        init_normal_(self.mask_vector)
+        draw_weights(self.mask_vector, settings)
 
     def encode_ends(self, items: Tensor, ends: Tensor, lengths: Tensor, make_layout: MakeLayout) -> Tensor:
         """The vector at a mask that follows the last item; a full history drops its oldest item to make room.

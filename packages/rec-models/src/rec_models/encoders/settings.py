@@ -35,9 +35,14 @@ class Backbone:
     table as it is."""
     activation: Literal["gelu", "relu"] = "gelu"
     """Of the feed-forward nets: ``gelu`` as BERT4Rec was published, ``relu`` as SASRec was."""
-    norm: Literal["pre", "post"] = "pre"
+    norm: Literal["pre", "post", "query"] = "pre"
     """Where layers are normalized. ``pre``: before each half of a block, as in SASRec's paper, and once at the end.
-    ``post``: the embeddings, and after each half of a block, as BERT4Rec was published."""
+    ``post``: the embeddings, and after each half of a block, as BERT4Rec was published. ``query``: the whole block of
+    SASRec's published code: attention's query is normalized, its keys and values are not; each half is added to its
+    normalized input; dropout is inside the feed-forward net and at its end, not behind attention."""
+    initialization: Literal["normal", "xavier"] = "normal"
+    """The first weights. ``normal``: standard deviation 0.02, biases 0. ``xavier``: Xavier's normal distribution for
+    tables and matrices, and the biases of the feed-forward nets uniform up to 1 / sqrt(width), as RePlay's SASRec."""
     mask_prob: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """BERT4Rec: the share of a training sequence that its batches mask. SASRec's batches mask nothing."""
 

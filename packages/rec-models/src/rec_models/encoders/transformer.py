@@ -48,17 +48,22 @@ def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float 
 
 
 INIT_STD = 0.02  # keeps the first scores near 0, so that the first loss is that of a uniform guess
+NORM_EPS = {"pre": 1e-5, "post": 1e-5, "query": 1e-8}  # of layer norms, by `Backbone.norm`, as each was published
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
-def init_normal_(weights: Tensor) -> None:
-    """Draw weights from the normal distribution with `INIT_STD`, unless they are to be loaded (on the meta device)."""
-    if not weights.is_meta:  # there normal_ would import torch's compiler, which takes a second
+def draw_weights(weights: Tensor, settings: ModelSettings) -> None:
+    """Draw weights as `Backbone.initialization` says, unless they are to be loaded (on the meta device)."""
+    if weights.is_meta:  # there normal_ would import torch's compiler, which takes a second
+        return
+    if settings.initialization == "xavier" and weights.dim() > 1:
+        nn.init.xavier_normal_(weights)
+    else:
         nn.init.normal_(weights, std=INIT_STD)
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward net, each with a residual connection and a norm before or after it.
+    """Attention and a feed-forward net, each with a residual connection and a norm, placed as `Backbone.norm` says.
 
     `causal`: no place attends to a later one; `feed_factor`: width of the feed-forward net's inner layer, in D.
     """
@@ -68,19 +73,24 @@ class Block(nn.Module):
         width = settings.hidden
         self.settings = settings
         self.causal = causal
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPS[settings.norm])
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
-        self.feed_norm = nn.LayerNorm(width)
+        self.feed_norm = nn.LayerNorm(width, eps=NORM_EPS[settings.norm])
         self.feed_in = nn.Linear(width, feed_factor * width)
         self.feed_out = nn.Linear(feed_factor * width, width)
         self.dropout = nn.Dropout(settings.dropout)
         for layer in (self.query_key_value, self.attention_out, self.feed_in, self.feed_out):
-            init_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            draw_weights(layer.weight, settings)
+            if settings.initialization == "normal" or layer in (self.query_key_value, self.attention_out):
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Args: x [T, D] packed, and its layout. Returns [T, D]."""
+        if self.settings.norm == "query":
+            query = self.attention_norm(x)
+            x = self.feed_norm(query + self._attend(self._project(query, x), layout))
+            return x + self._feed(x)
         if self.settings.norm == "post":
             x = self.attention_norm(x + self._attention(x, layout))
             out: Tensor = self.feed_norm(x + self._feed(x))
@@ -89,12 +99,25 @@ class Block(nn.Module):
         return x + self._feed(self.feed_norm(x))
 
     def _attention(self, x: Tensor, layout: Layout) -> Tensor:
-        qkv = self.query_key_value(x).view(x.shape[0], 3, self.settings.heads, -1)  # [T, 3, H, d]
+        out: Tensor = self.dropout(self._attend(self.query_key_value(x), layout))
+        return out
+
+    def _project(self, query: Tensor, x: Tensor) -> Tensor:
+        """Queries of one input, keys and values of another, both [T, D], to [T, 3 * D]."""
+        width = self.settings.hidden
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        keys_values = functional.linear(x, weight[width:], bias[width:])
+        return torch.cat((functional.linear(query, weight[:width], bias[:width]), keys_values), dim=1)
+
+    def _attend(self, projected: Tensor, layout: Layout) -> Tensor:
+        qkv = projected.view(projected.shape[0], 3, self.settings.heads, -1)  # [T, 3, H, d]
         dropout = self.settings.attention_dropout if self.training else 0.0
-        out: Tensor = self.dropout(self.attention_out(attend(qkv, layout, causal=self.causal, dropout=dropout)))
+        out: Tensor = self.attention_out(attend(qkv, layout, causal=self.causal, dropout=dropout))
         return out
 
     def _feed(self, x: Tensor) -> Tensor:
-        inner = _ACTIVATIONS[self.settings.activation](self.feed_in(x))  # [T, feed_factor * D]
-        out: Tensor = self.dropout(self.feed_out(inner))
+        inner = self.feed_in(x)  # [T, feed_factor * D]
+        if self.settings.norm == "query":
+            inner = self.dropout(inner)
+        out: Tensor = self.dropout(self.feed_out(_ACTIVATIONS[self.settings.activation](inner)))
         return out

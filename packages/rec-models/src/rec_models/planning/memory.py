@@ -14,8 +14,9 @@ largest. With n parameters, T places, M targets, V items, B histories, width D a
 
     kept for backward, per block and token: 4 D norm's input (residual stream, fp32), 2 D its product input, 6 D
         queries, keys, values, 2 D attention's output, 4 heads log-sum-exps, 1 D dropout, and for a feed-forward net of
-        width f D: 4 D, 2 D, 2 f D, 2 f D, 1 D. With dropout in attention, queries, keys, values and output are padded
-        to B L places, and the output is packed again.
+        width f D: 4 D, 2 D, 2 f D, 2 f D, 1 D. ReLU keeps its output alone, 2 f D less. With norm=query keys and values
+        have a product input of their own, 2 D, and dropout is inside the net, f D, not behind attention. With dropout
+        in attention, queries, keys, values and output are padded to B L places, and the output is packed again.
     around the blocks, per token: 1 D dropout, 4 D the last norm's input, 4 D its output, 2 D the loss's input
     the loss: see its file in `rec_models.losses`
 
@@ -142,8 +143,9 @@ def activation_bytes(model: ModelSettings) -> int:
 
 
 def _block_bytes(model: ModelSettings) -> int:
-    factor = network_of(model).feed_factor
-    return (4 + 2 + 6 + 2 + 1 + 4 + 2 + 2 * factor + 2 * factor + 1) * model.hidden + 4 * model.heads + 16
+    factor, own_query = network_of(model).feed_factor, model.norm == "query"
+    feed = 4 + 2 + (2 if model.activation == "relu" else 4) * factor + 1 + (factor if own_query else 0)
+    return (4 + 2 + 6 + 2 + (2 if own_query else 1) + feed) * model.hidden + 4 * model.heads + 16
 
 
 def _padded_bytes(model: ModelSettings, rows: int, places: float) -> float:

@@ -27,6 +27,7 @@ class ResultsFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._logged = 0
+        self._logged_step = 0
         self._curves: SummaryWriter | None = None
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
@@ -50,6 +51,13 @@ class ResultsFolder:
             self._write_curves(history[self._logged :])
         self._logged = len(history)
 
+    def write_step_losses(self, losses: Sequence[float], step: int) -> None:
+        """Log the losses of optimizer steps up to `step`, as far as they are not logged yet; after `write_history`."""
+        fresh = losses[max(0, len(losses) - (step - self._logged_step)) :]
+        for place, loss in enumerate(fresh, start=step - len(fresh) + 1):
+            self._open_curves().add_scalar("train/step_loss", loss, place)
+        self._logged_step = step
+
     def take_model(self, best: Path) -> None:
         """Copy the best model to ``model.ckpt``; there is never a partial file under that name."""
         temporary = self.path / "model.ckpt.part"
@@ -64,17 +72,21 @@ class ResultsFolder:
 
     def _write_curves(self, rows: Sequence[dict[str, float]]) -> None:
         """Append rows to TensorBoard's log, which is one file per run: one curve per column, over epochs."""
-        if self._curves is None:
-            from torch.utils.tensorboard import SummaryWriter  # half a second that using a trained model can do without
-
-            self._curves = SummaryWriter(str(self.path / "tensorboard"))
+        curves = self._open_curves()
         for row in rows:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     group, _, rest = name.partition("_")
                     tag = f"{group}/{rest}" if group in ("train", "validation") else f"train/{name}"
-                    self._curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
-        self._curves.flush()
+                    curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
+        curves.flush()
+
+    def _open_curves(self) -> SummaryWriter:
+        if self._curves is None:
+            from torch.utils.tensorboard import SummaryWriter  # half a second that using a trained model can do without
+
+            self._curves = SummaryWriter(str(self.path / "tensorboard"))
+        return self._curves
 
 
 _QUIET_SECONDS = 30.0  # without a line before a long epoch says how far it is

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import InitVar, asdict, dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ def fit(
     if fabric.is_global_zero:
         with closing(results):
             results.write_history(state.history)
+            results.write_step_losses(state.step_losses, state.step)
         results.take_model(folder.best(state.best_epoch))
     return FitResult.of_state(state, device, precision, is_first_rank=fabric.is_global_zero)
 
@@ -210,6 +212,7 @@ def _train(
             state.finished = True
         if fabric.is_global_zero:
             results.write_history(state.history)
+            results.write_step_losses(state.step_losses, state.step)
         run.keep_best(metrics)
 
 
@@ -294,6 +297,8 @@ class _Run:
                 if not math.isfinite(value):
                     text = f"the loss is {value} at step {step} (epoch {state.epoch + 1}): {self._advice()}"
                     raise TrainingError(text, on_every_rank=True)  # the sums are those of all ranks
+            for same in (list(group) for _, group in groupby(zip(pending, sums, counts, strict=True), _step_of)):
+                state.step_losses.append(sum(row[1] for row in same) / max(1.0, sum(row[2] for row in same)))
             state.loss_sum += math.fsum(sums)
             state.loss_tokens += round(sum(counts))
             state.places += round(sum(inputs))
@@ -389,6 +394,11 @@ class _Run:
             return f"there was no checkpoint yet; {cure}"
         model = "" if best is None else f"; the best model so far is {best}"
         return f"the same call starts again from the last good checkpoint, {saved}{model}; {cure}"
+
+
+def _step_of(row: tuple[tuple[Tensor, int, int, int], float, float]) -> int:
+    """The optimizer step of a pending micro-batch, its loss and its tokens."""
+    return row[0][3]
 
 
 def _uses_cuda_graphs(training: TrainingSettings, loss: LossSettings, precision: Precision) -> bool:

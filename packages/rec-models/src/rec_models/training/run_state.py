@@ -32,6 +32,7 @@ class RunState:
     bad_epochs: int = 0  # epochs since the best one
     finished: bool = False  # training is over
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    step_losses: list[float] = field(default_factory=list)  # mean loss per token of the last optimizer steps, if read
 
     def end_epoch(self, metrics: dict[str, float], score: float | None, validation_seconds: float) -> dict[str, float]:
         """Close the epoch in progress: add its row to the history and compare its score with the best so far.
