@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rec_eval.checks import as_integers, check_ids
-from rec_eval.metrics.bootstrap import mean_interval
 from rec_eval.metrics.evaluate import Evaluation
 from rec_eval.metrics.hits import Floats, added_places, check_cutoffs, check_recommended
+from rec_eval.metrics.intervals import metric_interval
 
 
 class PopularityRow(NamedTuple):
@@ -115,7 +115,7 @@ def gini(times: Floats) -> float:
 
 
 class SegmentRow(NamedTuple):
-    """One metric in one segment (``band``), with its interval; low and high are NaN for a segment of one user."""
+    """One metric in one segment (``band``), with its interval; low and high are NaN with too few users."""
 
     by: str
     band: str
@@ -150,10 +150,8 @@ def metrics_by_segment(
     metrics: Sequence[str] = ("ndcg@10",),
     edges: Sequence[int] | None = None,
     level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> list[SegmentRow]:
-    """Mean of each metric by segments of an integer property of users, with bootstrap intervals.
+    """Mean of each metric by segments of an integer property of users, with intervals.
 
     Typical properties are the length of each user's history, and the training count of each user's target.
 
@@ -164,9 +162,7 @@ def metrics_by_segment(
         metrics: keys of ``per_user``.
         edges: first value of each segment, ascending; by default five segments of nearly equal sizes. Values below the
             first edge are refused.
-        level: as for ``mean_interval``, like the next two.
-        resamples: at least 100.
-        seed: equal seeds give equal intervals.
+        level: as for ``mean_interval``.
 
     Returns:
         Rows in order of metric, then segment. Segments in which no user has a value are left out.
@@ -191,10 +187,8 @@ def metrics_by_segment(
             inside = inside[~np.isnan(inside)]
             if inside.size == 0:
                 continue
-            low = high = float("nan")
-            if inside.size > 1:
-                _, low, high, _ = mean_interval(inside, level=level, resamples=resamples, seed=seed)
+            value, low, high, users = metric_interval(metric, inside, level)
             last = starts[index + 1] - 1 if index + 1 < len(starts) else int(known.max())
             label = f"{start:,}" if last <= start else f"{start:,}-{last:,}"
-            rows.append(SegmentRow(by, label, start, inside.size, metric, int(k), float(inside.mean()), low, high))
+            rows.append(SegmentRow(by, label, start, users, metric, int(k), value, low, high))
     return rows
