@@ -5,7 +5,8 @@ The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the s
 - ``intervals.csv``: every metric at every k with its 95 % interval, for the model and the ranking by popularity; no
   interval for Coverage, or with too few users
 - ``comparison.csv``: the metrics at 10 of both rankings compared user by user
-- ``bands.csv``: metrics at 10 per segment of users, by length of history and by popularity of the target
+- ``bands.csv``: metrics at 10 per segment of users, by length of history, by popularity of the
+  target, and by whether training has the target
 - ``popularity.csv``: how popular and how concentrated the recommendations and the targets are
 - ``concentration.csv``: the share of both that the most popular items hold, from one item to all
 - ``examples.json``: ten users drawn at random, ids as in the raw log
@@ -62,12 +63,18 @@ def write_details(rankings: Rankings, folder: Path) -> None:
     names = [name for name in model.per_user if name.endswith("@10")]
     compared = [compare(baseline, model, name, name_a="popularity", name_b="model") for name in names]
     write_csv(folder / "comparison.csv", compared[0]._fields, map(_without_nan, compared))
-    properties = {"history": np.diff(rankings.offsets), "popularity": rankings.counts[rankings.targets]}
+    interactions = rankings.counts[rankings.targets]
+    properties = {
+        "history": np.diff(rankings.offsets),
+        "popularity": interactions,
+        "known_target": np.minimum(interactions, 1),
+    }
+    edges = {"known_target": range(int(interactions.min() > 0), 1 + int(interactions.max() > 0))}
     bands = {
         name: [
             row
             for by, values in properties.items()
-            for row in metrics_by_segment(result, by, values, metrics=SEGMENT_METRICS, level=LEVEL)
+            for row in metrics_by_segment(result, by, values, metrics=SEGMENT_METRICS, edges=edges.get(by), level=LEVEL)
         ]
         for name, result in rankings.results.items()
     }

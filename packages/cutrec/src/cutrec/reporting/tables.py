@@ -33,7 +33,11 @@ SIZES = {
     "test": "test",
     "untargeted": "test users without a target",
 }
-SEGMENTS = {"history": "Items in the user's history", "popularity": "Interactions of the target in training"}
+SEGMENTS = {
+    "history": "Items in the user's history",
+    "popularity": "Interactions of the target in training",
+    "known_target": "Target in training: 1 if it is, 0 if not",
+}
 
 
 class Cell(NamedTuple):

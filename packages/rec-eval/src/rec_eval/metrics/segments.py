@@ -24,6 +24,7 @@ class PopularityRow(NamedTuple):
     tail_share: float
     distinct_items: int
     gini: float
+    entropy: float
 
 
 def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[np.bool_]:
@@ -100,6 +101,7 @@ def _describe(
         tail_share=float(times[tail].sum() / events),
         distinct_items=int((times > 0).sum()),
         gini=gini(times.astype(np.float64)),
+        entropy=entropy(times.astype(np.float64)),
     )
 
 
@@ -112,6 +114,17 @@ def gini(times: Floats) -> float:
     ordered = np.sort(times)
     places = 2 * np.arange(1, times.size + 1) - times.size - 1
     return float(places @ ordered / (times.size * ordered.sum()))
+
+
+def entropy(times: Floats) -> float:
+    """Shannon entropy in bits of ``[V]`` amounts >= 0, not all zero: from 0 (one item) to log2(V).
+
+    ``-sum_i p_i log2(p_i)`` over the shares ``p_i = x_i / sum x``. Source: Shannon, "A mathematical theory of
+    communication", 1948; of recommended items: Adomavicius and Kwon, "Improving aggregate recommendation diversity
+    using ranking-based techniques", IEEE TKDE 24(5), 2012.
+    """
+    shares = times[times > 0] / times.sum()
+    return float(-(shares @ np.log2(shares))) + 0.0  # no -0
 
 
 class SegmentRow(NamedTuple):
