@@ -97,6 +97,7 @@ def test_profile_by_hand():
     assert consumed.distinct_items == 3
     assert first[:3] == ("recommended", 1, 4)  # items 0, 1, 2, 0
     assert (first.mean_count, first.median_count, first.tail_share) == (44.0, 10, 0.5)
+    assert (first.gini, first.entropy) == (0.375, 1.5)  # shares 1/2, 1/4, 1/4 and 0
     assert both.events == 7  # the empty place is not an event
     assert both.tail_share == 5 / 7
 

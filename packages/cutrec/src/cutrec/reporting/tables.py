@@ -156,9 +156,12 @@ def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]
         first: list[Cell | str] = ["what users chose", "", "", ""]
         if row["what"] != "consumed":
             first = [ranking, k, known[ranking, "coverage", k], known[ranking, "surprisal", k]]
-        mean, median, tail, gini = (float(row[n]) for n in ("mean_count", "median_count", "tail_share", "gini"))
+        names = ("mean_count", "median_count", "tail_share", "gini", "entropy")
+        mean, median, tail, gini, entropy = (float(row[name]) for name in names)
         distinct = f"{int(row['distinct_items']):,}"
-        rows.append([*first, f"{mean:,.1f}", f"{median:,.0f}", f"{tail:.1%}", distinct, f"{gini:.3f}"])
+        rows.append(
+            [*first, f"{mean:,.1f}", f"{median:,.0f}", f"{tail:.1%}", distinct, f"{gini:.3f}", f"{entropy:.2f}"]
+        )
     return rows
 
 

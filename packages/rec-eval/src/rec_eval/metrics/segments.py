@@ -64,7 +64,7 @@ def popularity_profile(
     Returns:
         One row for the consumed items, then one per k: mean and median training count over events, share of events on
         items of the long tail, number of distinct items, and Gini index of the events over the whole catalogue (0: all
-        items equally often; near 1: few items have all events).
+        items equally often; near 1: few items have all events), and their Shannon entropy.
 
     Raises:
         ValueError: shapes or ids do not fit, or there are no events.
