@@ -163,7 +163,7 @@ def main() -> None:
     """Simulate into a CSV, or write the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--trials", type=int, default=40_000, help="of each mean; pairs take a tenth")
+    parser.add_argument("--trials", type=int, default=30_000, help="of each mean; pairs take a tenth")
     parser.add_argument("--tables", type=Path, help="write the tables of the CSV beside this script into a document")
     options = parser.parse_args()
     if options.tables:
