@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from cutrec.reporting import details
-from rec_eval import IntervalRow, LogCounts, evaluate
+from rec_eval import LogCounts, evaluate
 
 COUNTS = np.array([10, 8, 4, 2, 1])
 TARGETS = np.array([3, 0, 4, 1])
@@ -58,7 +58,7 @@ def test_every_metric_has_an_interval_but_coverage_for_both_rankings(written: Pa
     assert len(table) == 2 * 8 * 2
     hits = table["model", "hitrate", "10"]
     assert float(hits["value"]) == 0.75
-    assert float(hits["low"]) <= 0.75 <= float(hits["high"])
+    assert (hits["low"], hits["high"]) == ("", "")  # too few users
     coverage = table["popularity", "coverage", "1"]
     assert (float(coverage["value"]), coverage["low"], coverage["high"]) == (0.2, "", "")
 
@@ -83,7 +83,15 @@ def test_segments_are_of_history_length_and_of_the_target_s_popularity(written: 
         ("popularity", "2-7"): (1, 1.0),
         ("popularity", "8-9"): (1, 1.0),
         ("popularity", "10"): (1, 1.0),
+        ("known_target", "1"): (4, 0.75),
     }
+
+
+def test_targets_that_training_lacks_are_a_segment(tmp_path: Path):
+    details.write_details(make_rankings(counts=np.array([10, 8, 4, 0, 1])), tmp_path)
+    table = [row for row in rows(tmp_path / "bands.csv") if (row["ranking"], row["metric"]) == ("model", "hitrate")]
+    bands = [(row["band"], row["users"], row["value"]) for row in table if row["by"] == "known_target"]
+    assert bands == [("0", "1", "1.0"), ("1", "3", str(2 / 3))]
 
 
 def test_popularity_of_what_is_consumed_stands_once_beside_both_rankings(written: Path):
@@ -128,26 +136,9 @@ def test_examples_have_the_log_s_own_ids(written: Path):
     assert users["cid"]["history"] == ["abcde"[item] for item in HISTORIES[2][2:]]
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_users_who_are_all_alike_do_not_make_a_metric_certain(value: float):
-    row = IntervalRow("hitrate", 10, value, value, value, 105)
-    share = 1 - 0.025 ** (1 / 105)  # 0.0345: below it, none of 105 users has a chance of at least 2.5 %
-    assert share == pytest.approx(0.0345, abs=1e-4)
-    found = details.with_certain_bounds(row)
-    assert (found.low, found.high) == (pytest.approx((0, share)) if value == 0 else pytest.approx((1 - share, 1)))
-    for other in (row._replace(metric="surprisal"), row._replace(low=0.1, high=0.9, value=0.5)):
-        assert details.with_certain_bounds(other) == other
-
-
-def test_a_segment_without_hits_has_an_interval(written: Path):
-    table = {(row["ranking"], row["by"], row["band"], row["metric"]): row for row in rows(written / "bands.csv")}
-    band = table["model", "history", "1", "hitrate"]  # both of two users
-    assert (float(band["low"]), float(band["high"])) == (pytest.approx(0.025**0.5), 1.0)
-
-
 def test_one_test_user_has_values_and_no_intervals(tmp_path: Path):
     details.write_details(make_rankings(users=1), tmp_path)
     first = rows(tmp_path / "intervals.csv")[0]
     assert (float(first["value"]), first["low"], first["users"]) == (1.0, "", "1")
-    assert not (tmp_path / "comparison.csv").exists()
+    assert {(row["low"], row["p_value"]) for row in rows(tmp_path / "comparison.csv")} == {("", "1.0")}
     assert all(math.isnan(row.low) for row in details.interval_rows(make_rankings(users=1).results["model"]))

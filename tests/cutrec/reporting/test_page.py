@@ -149,11 +149,17 @@ def test_the_page_needs_no_other_file(make: Make):
 def test_the_headline_compares_with_popularity(make: Make):
     run = make()
     evaluation = {**run.evaluation, "ndcg@10": 0.5, "popularity": {**run.evaluation["popularity"], "ndcg@10": 0.1}}
+    assert run.details is not None
     text = Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
-    result = r"NDCG@10 is 0\.5000 \(95% interval 0\.\d{4} to 0\.\d{4}\)"
+    assert "NDCG@10 is 0.5000, 5.0 times that of the ranking by popularity (0.1000), over 4 test users." in text
+    assert re.search(r"by \+0\.\d{4} \(95% interval of too few users; permutation test: p = [\d.]+, 4 users\)", text)
+    for row in (*run.details["intervals"], *run.details["comparison"]):
+        row |= {"low": "0.1", "high": "0.6"}
+    text = Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
+    result = r"NDCG@10 is 0\.5000 \(95% interval 0\.1000 to 0\.6000\)"
     assert re.search(rf"{result}, 5\.0 times that of the ranking by popularity \(0\.1000\), over 4 test users\.", text)
     assert "For 75 of 100 users, the item that they chose next is among the first ten recommended; with" in text
-    assert re.search(r"differs from that of popularity by \+0\.\d{4} \(95% interval [+-]0\.\d{4} to \+0\.\d{4}, ", text)
+    assert re.search(r"differs from that of popularity by \+0\.\d{4} \(95% interval \+0\.1000 to \+0\.6000; ", text)
     evaluation["popularity"]["ndcg@10"] = 0.0  # no division
     text = Text(html_of(dataclasses.replace(run, evaluation=evaluation))).text
     assert re.search(rf"{result}, over 4 test users\.", text)
@@ -181,7 +187,7 @@ def test_hits_are_counted_among_as_many_users_as_show_them(
 
 def test_every_section_is_there_with_its_numbers(make: Make):
     text = Text(html_of(make(dataclasses.replace(Config(), evaluate=Evaluate(k=(1, 10)))))).text
-    assert "Recall model 0.2500 0.0000 to 0.7500 0.7500" in text  # @1, then @10
+    assert "Recall model 0.2500 too few users 0.7500 too few users" in text  # @1, then @10
     assert "what users chose 5.2 2" in text  # mean and median popularity of what was chosen
     assert "ann hit: rank 1 history a b target d 2 times in training recommended d c" in text
     assert "cid miss: not among the first 10 history 2 earlier, then b c d a b c d a b c target e 1 times" in text
@@ -386,8 +392,8 @@ def test_one_test_user_is_enough_for_a_page(make: Make, tmp_path: Path):
     run = make(rankings=make_rankings(users=1))
     page.draw(run, tmp_path)
     text = Text(html_of(run)).text
-    assert "User by user," not in text
-    assert "NDCG model 1.0000 1.0000" in text
+    assert "(95% interval of too few users; permutation test: p = 1, 1 users)" in text
+    assert "NDCG model 1.0000 too few users 1.0000 too few users" in text
 
 
 def test_the_report_is_the_page_its_pictures_and_its_results(make: Make, tmp_path: Path):

@@ -68,7 +68,7 @@ def test_a_foreign_file_is_refused(tmp_path):
 def test_rows_become_csv(tmp_path):
     write_rows(popularity_profile(LISTS, np.array([0]), np.array([4, 3, 2, 1]), [2]), tmp_path / "rows.csv")
     lines = (tmp_path / "rows.csv").read_text().splitlines()
-    assert lines[0] == "what,k,events,mean_count,median_count,tail_share,distinct_items,gini"
-    assert lines[1] == "consumed,0,1,4.0,4.0,0.0,1,0.75"
+    assert lines[0] == "what,k,events,mean_count,median_count,tail_share,distinct_items,gini,entropy"
+    assert lines[1] == "consumed,0,1,4.0,4.0,0.0,1,0.75,0.0"
     with pytest.raises(ValueError, match="no rows"):
         write_rows([], tmp_path / "none.csv")

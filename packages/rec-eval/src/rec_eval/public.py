@@ -4,8 +4,9 @@
 # ruff: noqa: F401
 from rec_eval.errors import DamagedError
 from rec_eval.metrics.beyond_accuracy import LogCounts
-from rec_eval.metrics.bootstrap import Comparison, Interval, IntervalRow, compare, intervals, mean_interval
+from rec_eval.metrics.comparison import Comparison, compare
 from rec_eval.metrics.evaluate import Evaluation, Row, evaluate
+from rec_eval.metrics.intervals import Interval, IntervalRow, intervals, mean_interval
 from rec_eval.metrics.io import read_evaluation, write_evaluation, write_rows
 from rec_eval.metrics.segments import (
     PopularityRow,

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--metric", default="ndcg@10", help="the metric of the sentence (default: ndcg@10)")
     parser.add_argument("--k", type=positive_int, default=10, help="the k of the table (default: 10)")
     parser.add_argument("--level", type=share, default=0.95, help="of the intervals (default: 0.95)")
-    text = "samples of the bootstrap (default: 10000)"
+    text = "random signs of each user in the permutation test (default: 10000)"
     parser.add_argument("--resamples", type=positive_int, default=10_000, help=text)
     parser.add_argument("--out", type=local_file, help="write the table there as CSV too")
 

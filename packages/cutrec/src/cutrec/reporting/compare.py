@@ -1,6 +1,7 @@
 """Compare two runs user by user. Differences are second minus first."""
 
 import io
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,7 +79,7 @@ def compare_runs(
 ) -> list[Comparison]:
     """Compare two runs over the same users by all metrics at one k, and by one further metric, such as ``ndcg@10``.
 
-    `level` (between 0 and 1) and `resamples` are those of the bootstrap intervals.
+    `level` and `resamples` are those of `rec_eval.compare`.
 
     Raises:
         StageError: the runs were not tested on the same users and targets, or lack the metric or the k.
@@ -123,7 +124,8 @@ def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) 
     lines = []
     for row in rows:
         means = (f"{row.mean_a:.4f}", f"{row.mean_b:.4f}", f"{row.difference:+.4f}")
-        lines.append((row.metric, *means, f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_value:.2g}"))
+        interval = "too few users" if math.isnan(row.low) else f"{row.low:+.4f} to {row.high:+.4f}"
+        lines.append((row.metric, *means, interval, f"{row.p_value:.2g}"))
     coverage = f"coverage@{k}"
     if coverage in run_a.catalogue and coverage in run_b.catalogue:
         a, b = run_a.catalogue[coverage], run_b.catalogue[coverage]

@@ -2,10 +2,11 @@
 
 The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the stage ``report`` shows them:
 
-- ``intervals.csv``: every metric at every k with its 95 % bootstrap interval, for the model and the ranking by
-  popularity; an exact interval if no user or every user was hit
+- ``intervals.csv``: every metric at every k with its 95 % interval, for the model and the ranking by popularity; no
+  interval for Coverage, or with too few users
 - ``comparison.csv``: the metrics at 10 of both rankings compared user by user
-- ``bands.csv``: metrics at 10 per segment of users, by length of history and by popularity of the target
+- ``bands.csv``: metrics at 10 per segment of users, by length of history, by popularity of the
+  target, and by whether training has the target
 - ``popularity.csv``: how popular and how concentrated the recommendations and the targets are
 - ``concentration.csv``: the share of both that the most popular items hold, from one item to all
 - ``examples.json``: ten users drawn at random, ids as in the raw log
@@ -16,26 +17,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cutrec.outputs import write_csv
-from rec_eval import Evaluation, IntervalRow, SegmentRow, compare, intervals, metrics_by_segment, popularity_profile
-
-Bounded = TypeVar("Bounded", IntervalRow, SegmentRow)
+from rec_eval import Evaluation, IntervalRow, compare, intervals, metrics_by_segment, popularity_profile
 
 EXAMPLES = 10
 SHOWN = 10
 """Items of a history and of a list that an example shows."""
 POINTS = 200
 """Points of the curves of concentration."""
-RESAMPLES = 1000
 SEGMENT_METRICS = ("ndcg@10", "hitrate@10")
 LEVEL = 0.95
-ACCURACIES = ("ndcg", "recall", "hitrate", "precision", "map", "mrr")
-"""Metrics of a user that are 0 where no target is in the list, and never above 1."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +59,22 @@ class Rankings:
 def write_details(rankings: Rankings, folder: Path) -> None:
     """Write all the tables and the examples."""
     _write_named({name: interval_rows(result) for name, result in rankings.results.items()}, folder / "intervals.csv")
-    if rankings.targets.size > 1:
-        model, baseline = rankings.results["model"], rankings.results["popularity"]
-        names = [name for name in model.per_user if name.endswith("@10")]
-        rows = [compare(baseline, model, name, name_a="popularity", name_b="model") for name in names]
-        write_csv(folder / "comparison.csv", rows[0]._fields, rows)
-    properties = {"history": np.diff(rankings.offsets), "popularity": rankings.counts[rankings.targets]}
+    model, baseline = rankings.results["model"], rankings.results["popularity"]
+    names = [name for name in model.per_user if name.endswith("@10")]
+    compared = [compare(baseline, model, name, name_a="popularity", name_b="model") for name in names]
+    write_csv(folder / "comparison.csv", compared[0]._fields, map(_without_nan, compared))
+    interactions = rankings.counts[rankings.targets]
+    properties = {
+        "history": np.diff(rankings.offsets),
+        "popularity": interactions,
+        "known_target": np.minimum(interactions, 1),
+    }
+    edges = {"known_target": range(int(interactions.min() > 0), 1 + int(interactions.max() > 0))}
     bands = {
         name: [
-            with_certain_bounds(row)
+            row
             for by, values in properties.items()
-            for row in metrics_by_segment(result, by, values, metrics=SEGMENT_METRICS, level=LEVEL, resamples=RESAMPLES)
+            for row in metrics_by_segment(result, by, values, metrics=SEGMENT_METRICS, edges=edges.get(by), level=LEVEL)
         ]
         for name, result in rankings.results.items()
     }
@@ -90,37 +91,25 @@ def write_details(rankings: Rankings, folder: Path) -> None:
 
 
 def interval_rows(result: Evaluation) -> list[IntervalRow]:
-    """All metrics with their intervals; NaN where there is none: for Coverage, and for a test of one user."""
+    """All metrics with their intervals; NaN where there is none: for Coverage, and with too few users."""
+    known = {(row.metric, row.k): row for row in intervals(result, level=LEVEL)}
     users = result.num_users - result.num_without_relevant
-    known = {}
-    if users > 1:
-        known = {(row.metric, row.k): row for row in intervals(result, level=LEVEL, resamples=RESAMPLES)}
     return [
-        with_certain_bounds(known.get((metric, k), IntervalRow(metric, k, value, math.nan, math.nan, users)))
+        known.get((metric, k), IntervalRow(metric, k, value, math.nan, math.nan, users))
         for metric, k, value in result.rows()
     ]
-
-
-def with_certain_bounds(row: Bounded) -> Bounded:
-    """Replace the interval of an accuracy that is 0 for all users, or 1 for all.
-
-    Resampling equal values gives the same mean every time, so the bootstrap interval has no width. By the interval of
-    Clopper and Pearson for 0 of n, the share of users with another value is at most ``1 - 0.025 ** (1 / n)``, and no
-    accuracy is farther from 0 (or from 1) than this share.
-    """
-    if row.metric not in ACCURACIES or row.users < 2 or not row.low == row.high == row.value:
-        return row
-    share = 1 - ((1 - LEVEL) / 2) ** (1 / row.users)
-    if row.value == 0:
-        return row._replace(high=share)
-    return row._replace(low=1 - share) if row.value == 1 else row
 
 
 def _write_named(tables: Mapping[str, Sequence[Any]], path: Path) -> None:
     """Write tables of one kind as one CSV whose first column names the ranking; NaN becomes an empty cell."""
     header = ["ranking", *next(iter(tables.values()))[0]._fields]
     named = [(name, *row) for name, rows in tables.items() for row in rows]
-    write_csv(path, header, (["" if value != value else value for value in row] for row in named))
+    write_csv(path, header, map(_without_nan, named))
+
+
+def _without_nan(row: Sequence[Any]) -> list[Any]:
+    """A row of a table, with an empty cell for NaN."""
+    return ["" if value != value else value for value in row]
 
 
 def _write_concentration(rankings: Rankings, path: Path) -> None:

@@ -40,25 +40,28 @@ def _uncertain_gain(run: RunOutputs) -> Remark | None:
     if model <= baseline:
         test = run.split["test"]
         return no_gain("test", model, baseline, test["unreachable_targets"] / test["users"])
-    if all(float(row["low"]) > 0 for row in rows if row["metric"] == "ndcg@10"):
+    (p_value,) = (float(row["p_value"]) for row in rows if row["metric"] == "ndcg@10")
+    if p_value < 0.05:
         return None
-    text = f"the gain of {model - baseline:.4f} NDCG@10 over popularity can be chance: its 95% interval includes 0"
+    gain = f"the gain of {model - baseline:.4f} NDCG@10 over popularity"
+    text = f"{gain} can be chance (permutation test: p = {p_value:.2g})"
     cure = "more training can raise the gain, more test users make it certain"
     return Remark("popularity", "Gain over popularity uncertain", "accuracy", text, cure)
 
 
 def _few_users(run: RunOutputs) -> Remark | None:
-    """A wide interval; a single user has none, so that all values from 0 to 1 are possible."""
+    """A wide interval, or too few users for any (by the rule of `rec_eval.metrics.intervals`)."""
     rows = run.details["intervals"] if run.details else []
     (row,) = (row for row in rows if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10"))
-    low, high = float(row["low"] or 0), float(row["high"] or 1)
-    value, half, users = float(row["value"]), (high - low) / 2, run.evaluation["users"]
-    if half <= WIDE * value:
-        return None
-    chip, known = f"{users:,} test users", f"to be below {high:.4f}"
-    if value > 0:
-        chip, known = f"{chip}: ±{half / value:.0%}", f"to within {half / value:.0%} of its value"
+    users = f"{run.evaluation['users']:,} test users"
     cure = "smaller differences between two runs show only user by user (uv run cutrec compare)"
     if run.split["strategy"] == "temporal":
         cure += "; a larger split.test_fraction tests more users"
-    return Remark("few-users", chip, "accuracy", f"with {users:,} test users, NDCG@10 is only known {known}", cure)
+    if not row["low"]:
+        text = f"{users} are too few, or too few of them were hit, for an interval of NDCG@10"
+        return Remark("few-users", f"Too few test users: {run.evaluation['users']:,}", "accuracy", text, cure)
+    value, half = float(row["value"]), (float(row["high"]) - float(row["low"])) / 2
+    if half <= WIDE * value:
+        return None
+    text = f"with {users}, NDCG@10 is only known to within {half / value:.0%} of its value"
+    return Remark("few-users", f"{users}: ±{half / value:.0%}", "accuracy", text, cure)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutrec.checksums import listed_checksum, verified
+from cutrec.checksums import verified
 from cutrec.config import Config, read_yaml
 from cutrec.decide import with_decisions
 from cutrec.environment import Code, read_code
@@ -14,7 +14,7 @@ from cutrec.outputs import read_json
 from cutrec.paths import SETTINGS
 
 TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
-"""The CSV files that `cutrec.reporting.details` writes; a run of one user has no comparison."""
+"""The CSV files that `cutrec.reporting.details` writes."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     folder = data / "evaluate" / "details"
     details: dict[str, list[dict[str, Any]]] | None = None
     if "ndcg@10" in evaluation:
-        paths = {name: folder / f"{name}.csv" for name in TABLES}
-        if not _was_written(paths["comparison"]):  # a run of one user
-            del paths["comparison"]
-        details = {"comparison": [], **{name: _read_csv(path) for name, path in paths.items()}}
+        details = {name: _read_csv(folder / f"{name}.csv") for name in TABLES}
         details["examples"] = json.loads(verified(folder / "examples.json").read_text(encoding="utf-8"))
     settings = read_yaml(verified(data / "train" / SETTINGS.name))
     return RunOutputs(
@@ -66,11 +63,6 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
         decided=settings["decided"],
         code=read_code(),
     )
-
-
-def _was_written(path: Path) -> bool:
-    """Whether a stage wrote a file that other runs lack: it is there, or has been lost."""
-    return path.exists() or listed_checksum(path) is not None
 
 
 def numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:

@@ -33,7 +33,11 @@ SIZES = {
     "test": "test",
     "untargeted": "users with a future, not tested",
 }
-SEGMENTS = {"history": "Items in the user's history", "popularity": "Interactions of the target in training"}
+SEGMENTS = {
+    "history": "Items in the user's history",
+    "popularity": "Interactions of the target in training",
+    "known_target": "Target in training: 1 if it is, 0 if not",
+}
 
 
 class Cell(NamedTuple):
@@ -74,7 +78,7 @@ def headline(run: RunOutputs) -> list[str]:
     rows = [
         row for row in run.details["intervals"] if (row["ranking"], row["metric"], row["k"]) == ("model", "ndcg", "10")
     ]
-    bounds = [f" (95% interval {interval})" for interval in (cell(row).interval for row in rows) if interval]
+    bounds = [f" (95% interval {cell(row).interval})" for row in rows if row["low"]]
     times = f", {model / baseline:.1f} times that of the ranking by popularity ({baseline:.4f})" if baseline else ""
     first = f"NDCG@10 is {model:.4f}{''.join(bounds)}{times}, over {evaluation['users']:,} test users."
     hits, popular = evaluation["hitrate@10"], evaluation["popularity"]["hitrate@10"]
@@ -88,13 +92,14 @@ def headline(run: RunOutputs) -> list[str]:
 
 
 def paired(run: RunOutputs) -> str:
-    """The difference from the ranking by popularity, user by user; empty for a single user."""
+    """The difference from the ranking by popularity, user by user."""
     for row in run.details["comparison"] if run.details else []:
         if row["metric"] == "ndcg@10":
-            difference, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+            bounds = f"{float(row['low']):+.4f} to {float(row['high']):+.4f}" if row["low"] else "of too few users"
             return (
-                f"User by user, the model's NDCG@10 differs from that of popularity by {difference:+.4f} (95% interval "
-                f"{low:+.4f} to {high:+.4f}, paired bootstrap over {int(row['users']):,} users)."
+                f"User by user, the model's NDCG@10 differs from that of popularity by {float(row['difference']):+.4f} "
+                f"(95% interval {bounds}; permutation test: p = {float(row['p_value']):.2g}, "
+                f"{int(row['users']):,} users)."
             )
     return ""
 
@@ -122,7 +127,8 @@ def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
 
 def cell(row: dict[str, str]) -> Cell:
     """A row of intervals.csv or bands.csv as it is shown."""
-    interval = f"{float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] and row["high"] else ""
+    missing = "" if row["metric"] == "coverage" else "too few users"
+    interval = f"{float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] else missing
     return Cell(f"{float(row['value']):.4f}", interval)
 
 
@@ -150,9 +156,12 @@ def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]
         first: list[Cell | str] = ["what users chose", "", "", ""]
         if row["what"] != "consumed":
             first = [ranking, k, known[ranking, "coverage", k], known[ranking, "surprisal", k]]
-        mean, median, tail, gini = (float(row[n]) for n in ("mean_count", "median_count", "tail_share", "gini"))
+        names = ("mean_count", "median_count", "tail_share", "gini", "entropy")
+        mean, median, tail, gini, entropy = (float(row[name]) for name in names)
         distinct = f"{int(row['distinct_items']):,}"
-        rows.append([*first, f"{mean:,.1f}", f"{median:,.0f}", f"{tail:.1%}", distinct, f"{gini:.3f}"])
+        rows.append(
+            [*first, f"{mean:,.1f}", f"{median:,.0f}", f"{tail:.1%}", distinct, f"{gini:.3f}", f"{entropy:.2f}"]
+        )
     return rows
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rec_eval.checks import as_integers, check_ids
-from rec_eval.metrics.bootstrap import mean_interval
 from rec_eval.metrics.evaluate import Evaluation
 from rec_eval.metrics.hits import Floats, added_places, check_cutoffs, check_recommended
+from rec_eval.metrics.intervals import metric_interval
 
 
 class PopularityRow(NamedTuple):
@@ -24,6 +24,7 @@ class PopularityRow(NamedTuple):
     tail_share: float
     distinct_items: int
     gini: float
+    entropy: float
 
 
 def long_tail(counts: npt.NDArray[Any], head_share: float = 0.8) -> npt.NDArray[np.bool_]:
@@ -63,7 +64,7 @@ def popularity_profile(
     Returns:
         One row for the consumed items, then one per k: mean and median training count over events, share of events on
         items of the long tail, number of distinct items, and Gini index of the events over the whole catalogue (0: all
-        items equally often; near 1: few items have all events).
+        items equally often; near 1: few items have all events), and their Shannon entropy.
 
     Raises:
         ValueError: shapes or ids do not fit, or there are no events.
@@ -100,6 +101,7 @@ def _describe(
         tail_share=float(times[tail].sum() / events),
         distinct_items=int((times > 0).sum()),
         gini=gini(times.astype(np.float64)),
+        entropy=entropy(times.astype(np.float64)),
     )
 
 
@@ -114,8 +116,19 @@ def gini(times: Floats) -> float:
     return float(places @ ordered / (times.size * ordered.sum()))
 
 
+def entropy(times: Floats) -> float:
+    """Shannon entropy in bits of ``[V]`` amounts >= 0, not all zero: from 0 (one item) to log2(V).
+
+    ``-sum_i p_i log2(p_i)`` over the shares ``p_i = x_i / sum x``. Source: Shannon, "A mathematical theory of
+    communication", 1948; of recommended items: Adomavicius and Kwon, "Improving aggregate recommendation diversity
+    using ranking-based techniques", IEEE TKDE 24(5), 2012.
+    """
+    shares = times[times > 0] / times.sum()
+    return float(-(shares @ np.log2(shares))) + 0.0  # no -0
+
+
 class SegmentRow(NamedTuple):
-    """One metric in one segment (``band``), with its interval; low and high are NaN for a segment of one user."""
+    """One metric in one segment (``band``), with its interval; low and high are NaN with too few users."""
 
     by: str
     band: str
@@ -150,10 +163,8 @@ def metrics_by_segment(
     metrics: Sequence[str] = ("ndcg@10",),
     edges: Sequence[int] | None = None,
     level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> list[SegmentRow]:
-    """Mean of each metric by segments of an integer property of users, with bootstrap intervals.
+    """Mean of each metric by segments of an integer property of users, with intervals.
 
     Typical properties are the length of each user's history, and the training count of each user's target.
 
@@ -164,9 +175,7 @@ def metrics_by_segment(
         metrics: keys of ``per_user``.
         edges: first value of each segment, ascending; by default five segments of nearly equal sizes. Values below the
             first edge are refused.
-        level: as for ``mean_interval``, like the next two.
-        resamples: at least 100.
-        seed: equal seeds give equal intervals.
+        level: as for ``mean_interval``.
 
     Returns:
         Rows in order of metric, then segment. Segments in which no user has a value are left out.
@@ -191,10 +200,8 @@ def metrics_by_segment(
             inside = inside[~np.isnan(inside)]
             if inside.size == 0:
                 continue
-            low = high = float("nan")
-            if inside.size > 1:
-                _, low, high, _ = mean_interval(inside, level=level, resamples=resamples, seed=seed)
+            value, low, high, users = metric_interval(metric, inside, level)
             last = starts[index + 1] - 1 if index + 1 < len(starts) else int(known.max())
             label = f"{start:,}" if last <= start else f"{start:,}-{last:,}"
-            rows.append(SegmentRow(by, label, start, inside.size, metric, int(k), float(inside.mean()), low, high))
+            rows.append(SegmentRow(by, label, start, users, metric, int(k), value, low, high))
     return rows
