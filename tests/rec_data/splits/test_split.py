@@ -265,14 +265,16 @@ def test_empty_log_is_refused(tmp_path):
         split_log(tmp_path / "log.parquet", tmp_path / "split")
 
 
-def test_paper_faithful_writes_who_lost_the_target(tmp_path):
-    # Item 7 is met in the past by user 2 alone, who validates with this seed.
+def test_paper_faithful_writes_the_inputs_of_newcomers(tmp_path):
+    # User 2 validates with this seed; item 7 is met in the past by it alone. User 4 is new in the future.
     rows = [(1, 1, 0), (1, 2, 1), (2, 1, 0), (2, 7, 1), (2, 2, 2), (3, 2, 0), (3, 1, 1), (1, 7, 8), (3, 2, 9)]
+    rows += [(4, 2, 8), (4, 1, 9)]
     seed = next(seed for seed in range(99) if np.random.default_rng(seed).choice([1, 2, 3], 1, replace=False) == 2)
-    settings = Split(min_item_count=None, min_user_count=None, test_fraction=0.15)
+    settings = Split(min_item_count=None, min_user_count=None, test_fraction=0.3)
     parts = parts_of(tmp_path, rows, "a", settings, seed=seed, paper_faithful=True)
-    assert parts["test.parquet"].rows() == [(2, [1, 0], [0, 1], 1)]
-    assert parts["untargeted.parquet"].rows() == [(0, [0, 1], [0, 1])]
+    assert parts["test.parquet"].rows() == [(0, [0], [0], 1), (2, [1, 0], [0, 1], 1)]
+    assert parts["untargeted.parquet"].rows() == [(3, [1], [8])]
+    assert parts["users.parquet"]["original_id"].to_list() == [1, 2, 3, 4]
     store = SequenceStore.open(tmp_path / "a" / "sequences" / "untargeted.arrow")
-    assert store.items.tolist() == [0, 1]
+    assert (store.items.tolist(), store.user_ids.tolist()) == ([1], [3])
     assert store.targets is None

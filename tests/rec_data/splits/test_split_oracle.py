@@ -52,7 +52,7 @@ def trainable(train) -> bool:
     return any(len(events) >= 2 for events in train.values())
 
 
-def temporal(rows: Rows, fraction: float, share: float, paper_faithful: bool, ties: TieOrder):
+def temporal(rows: Rows, fraction: float, share: float, ties: TieOrder, *, tested: bool = True):
     times = sorted(time for _, _, time in rows)
     boundary = times[int(len(times) * (1 - fraction))]
     past_users = sorted({user for user, _, time in rows if time < boundary})
@@ -66,19 +66,35 @@ def temporal(rows: Rows, fraction: float, share: float, paper_faithful: bool, ti
         if user not in chosen and (kept := [event for event in events if event[1] < boundary])
     }
     catalogue = {item for events in train.values() for item, _ in events}
-    in_past = {item for _, item, time in rows if time < boundary}
     validation, test = {}, {}
     for user, events in by_user(rows, ties).items():
-        usable = [event for event in events if event[0] in (in_past if paper_faithful else catalogue)]
+        usable = [event for event in events if event[0] in catalogue]
         if user in chosen:
             usable = [event for event in events if event[1] < boundary and event[0] in catalogue]
             if len(usable) >= 2:
                 validation[user] = (usable[:-1], usable[-1][0])
-        elif user in train and any(time >= boundary for _, time in usable) and usable[-1][0] in catalogue:
-            test[user] = ([event for event in usable[:-1] if event[0] in catalogue], usable[-1][0])
-    if not trainable(train) or not test or (share and not validation):
+        elif user in train and any(time >= boundary for _, time in usable):
+            test[user] = (usable[:-1], usable[-1][0])
+    if not trainable(train) or (tested and not test) or (share and not validation):
         return None
     return train, validation, test, catalogue
+
+
+def as_the_paper(rows: Rows, fraction: float, share: float, ties: TieOrder):
+    """The test of the paper's code, step by step: frames of events, sets of users, and the last event of each user."""
+    if (ours := temporal(rows, fraction, share, ties, tested=False)) is None:
+        return None
+    train, validation, _, catalogue = ours
+    boundary = sorted(time for _, _, time in rows)[int(len(rows) * (1 - fraction))]
+    known_in_past = {item for _, item, time in rows if time < boundary}
+    future_users = {user for user, item, time in rows if time >= boundary and item in known_in_past}
+    of_past = {user for user, item, time in rows if time < boundary and item in catalogue}
+    validating = of_past - train.keys()
+    pool = [row for row in rows if row[0] in future_users - validating and row[1] in catalogue]
+    held_out = {user: (events[:-1], events[-1][0]) for user, events in by_user(pool, ties).items() if len(events) > 1}
+    test = {user: both for user, both in held_out.items() if user in train}
+    untested = {user: events for user, (events, _) in held_out.items() if user not in train}
+    return (train, validation, test, untested, catalogue) if test else None
 
 
 def leave_one_out(rows: Rows, ties: TieOrder):
@@ -130,7 +146,19 @@ def many_rows(draw):
     return [(user, "abcdefgh"[item], time) for user, item, time in zip(*drawn, strict=True)]
 
 
-logs = few_rows | many_rows()
+@st.composite
+def sparse_rows(draw):
+    """Logs of many users with few events, whose items come up and go as time passes."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    times = np.sort(rng.integers(0, 60, 80))
+    items = np.clip(times // 10 + rng.integers(-2, 3, 80), 0, 7).tolist()
+    return [
+        (user, "abcdefgh"[item], time)
+        for user, item, time in zip(rng.integers(0, 30, 80).tolist(), items, times.tolist())
+    ]
+
+
+logs = few_rows | many_rows() | sparse_rows()
 
 
 def run(rows: Rows, folder: Path, settings: Split, **arguments):
@@ -142,7 +170,8 @@ def run(rows: Rows, folder: Path, settings: Split, **arguments):
     except DataError:
         assert not list(out.iterdir())
         return None
-    return tuple(read_part(out, name) for name in ("train", "validation", "test")), out
+    parts = ("train", "validation", "test", "untargeted")
+    return tuple(read_part(out, name) for name in parts if (out / f"{name}.parquet").exists()), out
 
 
 @settings(max_examples=200, deadline=None)
@@ -160,7 +189,7 @@ def test_temporal(rows, min_item, min_user, fraction, share, paper_faithful, tie
     kept = filter_rows(rows, min_item, min_user)
     expected = None
     if len({user for user, _, _ in kept}) > 1 and len({item for _, item, _ in filter_rows(rows, min_item, 1)}) > 1:
-        expected = temporal(kept, fraction, share, paper_faithful, ties)
+        expected = (as_the_paper if paper_faithful else temporal)(kept, fraction, share, ties)
     with tempfile.TemporaryDirectory() as folder:
         found = run(
             rows,
@@ -177,7 +206,7 @@ def test_temporal(rows, min_item, min_user, fraction, share, paper_faithful, tie
         )
         assert (found is None) == (expected is None)
         if found is not None:
-            assert found[0] == expected[:3]
+            assert found[0] == expected[:-1]
             check_ids(found[1], expected)
             check_counts(found[1], kept)
 
@@ -199,7 +228,7 @@ def test_leave_one_out(rows, min_item, min_user, ties):
         )
         assert (found is None) == (expected is None)
         if found is not None:
-            assert found[0] == expected[:3]
+            assert found[0] == expected[:-1]
             check_ids(found[1], expected)
             check_counts(found[1], kept)
 
@@ -211,7 +240,8 @@ def check_counts(folder: Path, rows: Rows):
 
 
 def check_ids(folder: Path, expected):
-    train, validation, test, catalogue = expected
+    *parts, catalogue = expected
+    train = parts[0]
     items = pl.read_parquet(folder / "items.parquet")
     assert items["item_id"].to_list() == list(range(len(catalogue)))
     assert items["original_id"].to_list() == sorted(catalogue)
@@ -219,4 +249,4 @@ def check_ids(folder: Path, expected):
     assert items["count"].to_list() == [counts[item] for item in sorted(catalogue)]
     users = pl.read_parquet(folder / "users.parquet")
     assert users["user_id"].to_list() == list(range(len(users)))
-    assert users["original_id"].to_list() == sorted(train.keys() | validation.keys() | test.keys())
+    assert users["original_id"].to_list() == sorted(set().union(*parts))

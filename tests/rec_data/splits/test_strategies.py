@@ -72,18 +72,26 @@ def test_one_usable_event_is_not_enough_to_validate(monkeypatch):
 
 
 def test_temporal_as_the_paper_did(monkeypatch):
-    monkeypatch.setattr("rec_data.splits.strategies._choose", lambda users, share, seed: np.array([3]))
-    ours = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, seed=0)
-    paper = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, seed=0, paper_faithful=True)
-    assert ours.untargeted is None
-    # Item 4 is known to validation user 3 alone: user 5's target, which the catalogue lacks. Item 3 is still unknown.
-    assert as_dict(paper.untargeted) == {5: ([0, 2], None)}
-    for name in ("train", "validation", "test"):
+    monkeypatch.setattr("rec_data.splits.strategies._choose", lambda users, share, seed: np.array([3, 8]))
+    users = {
+        **BY_HAND,
+        7: [(0, 8), (3, 8), (1, 9)],  # a newcomer
+        8: [(4, 3), (0, 7), (1, 8)],  # chosen to validate, without an item of train in the past
+        9: [(1, 3), (2, 7)],
+    }
+    ours = temporal(log_of(users), test_fraction=0.37, validation_users=0.2, seed=0)
+    paper = temporal(log_of(users), test_fraction=0.37, validation_users=0.2, seed=0, paper_faithful=True)
+    assert ours.boundary_time == paper.boundary_time == 7
+    for name in ("train", "validation"):
         assert as_dict(getattr(paper, name)) == as_dict(getattr(ours, name))
-    later = {**BY_HAND, 5: [(0, 2), (2, 3), (4, 8), (1, 8)]}
-    paper = temporal(log_of(later), test_fraction=0.3, validation_users=0.2, seed=0, paper_faithful=True)
-    assert as_dict(paper.test)[5] == ([0, 2], 1)  # item 4 leaves the input
-    assert paper.untargeted.users.size == 0
+    tested = {0: ([0, 1, 2], 0), 6: ([1], 2), 9: ([1], 2)}
+    assert as_dict(ours.test) == tested
+    # Item 4 is known to validating users alone: it makes user 5 a test user, whose target is the last item of train.
+    assert as_dict(paper.test) == tested | {5: ([0], 2)}
+    assert ours.untargeted is None
+    assert as_dict(paper.untargeted) == {7: ([0], None), 8: ([0], None)}
+    assert paper.dropped["test_users_not_in_train"] == 3  # 2, 7 and 8
+    assert paper.dropped["test_users_too_short"] == 1  # 2 has one item of train
 
 
 def test_boundary_ties_all_belong_to_the_future():

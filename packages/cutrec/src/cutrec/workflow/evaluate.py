@@ -131,7 +131,7 @@ def _measure(
 def reference_log(config: Config, split: Path, num_items: int, hashes: Mapping[str, str] | None = None) -> LogCounts:
     """The log that Coverage and Surprisal count in, of the ids with these hashes.
 
-    With ``test_input`` the paper also counts the inputs of users whose target was removed, stored as ``untargeted``.
+    With ``test_input`` the paper also counts the inputs of users with a future who are not tested: ``untargeted``.
     """
     names = ["train"] if config.evaluate.reference == "train" else ["test"]
     if config.paper_faithful and config.evaluate.reference == "test_input" and config.split.strategy == "temporal":

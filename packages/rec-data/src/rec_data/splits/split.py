@@ -50,8 +50,8 @@ def split_log(
         settings: The strategy, its shares and the filters; None means the defaults.
         seed: Seed of the choice of validation users.
         filter_seen: Whether ranking will leave out seen items, so that targets among them count as unreachable.
-        paper_faithful: Follow the paper's code (``rec_data.splits.strategies.temporal``). The inputs of test users who
-            lost their target are then written as ``untargeted``: the paper's Coverage and Surprisal count them.
+        paper_faithful: Follow the paper's code (``rec_data.splits.strategies.temporal``). The inputs of users with a
+            future who are not tested are then written as ``untargeted``: the paper's Coverage and Surprisal count them.
         tie_seed: Seed of the order of a user's interactions with equal times (``Download.tie_seed``); None keeps the
             order of rows.
 
@@ -85,7 +85,8 @@ def split_log(
         _refuse_untrainable(partition.train, settings.strategy)
         bar.update()
         kept_users = np.zeros(encoded.log.num_users, dtype=bool)
-        for subset in (partition.train, partition.validation, partition.test):
+        subsets = {name: subset for name in SUBSETS if (subset := getattr(partition, name)) is not None}
+        for subset in subsets.values():
             kept_users[subset.users] = True
         counts = arrays.count(partition.train.items, encoded.log.num_items)[partition.catalogue]
         summary: dict[str, Any] = {
@@ -105,9 +106,8 @@ def split_log(
         hashes = write_names(users, encoded.item_names.filter(pl.Series(partition.catalogue)), counts, out)
         (out / "sequences").mkdir()
         for name in SUBSETS:
-            found: Subset | None = getattr(partition, name)
-            if found is not None:
-                subset = _renumber(found, dense_user, dense_item)
+            if name in subsets:
+                subset = _renumber(subsets[name], dense_user, dense_item)
                 write_histories(subset, out, name, hashes)
                 summary[name] = describe_subset(subset, counts, filter_seen=filter_seen)
             bar.update()

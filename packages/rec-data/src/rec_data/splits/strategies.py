@@ -3,7 +3,7 @@
 Everything here is numpy on flat arrays. Rows are sorted by user, then by time; ``rec_data.ties`` has ordered the ties.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Partition:
     boundary_time: int | None = None
     """The boundary t* of the temporal strategy."""
     untargeted: Subset | None = None
-    """Only with ``paper_faithful``: inputs of test users whose target is not in train, so that they are not tested."""
+    """Only with ``paper_faithful``: inputs of users who have a future, but no past in train, so that nobody tests them."""
     dropped: dict[str, int] = field(default_factory=dict)
     """How many users or interactions were left out, by reason."""
 
@@ -82,8 +82,10 @@ def temporal(
         test_fraction: Share of the interactions that lie in the future, in (0, 1).
         validation_users: Share of the past's users that validate, in [0, 1).
         seed: Seed of the choice of validation users.
-        paper_faithful: Follow the paper's code: future interactions are kept if their item occurs anywhere in the past,
-            validation users included. A test user whose last item is not in train is not tested (``untargeted``).
+        paper_faithful: Follow the paper's code. A user has a future if one of its items occurs anywhere in the past,
+            that of validation users included; the target is the last interaction on an item of train, which may then
+            lie in the past. Users who have a future but no past in train (newcomers, and validation users without an
+            item of train) have inputs that Coverage and Surprisal count, and no target (``untargeted``).
 
     Returns:
         The partition, with ``boundary_time`` set.
@@ -114,15 +116,19 @@ def temporal(
     known = arrays.lookup(catalogue, log.items)
 
     validation, short = _hold_out(log, past & of_validating & known)
-    future = ~past & ~of_validating
+    trains = (past_counts > 0) & ~validating
+    validates = validating
+    if paper_faithful:  # validation users who have no item of train are like newcomers there
+        validates = validating & (arrays.count_rows(past & known, log.offsets) > 0)
+    future = ~past & ~arrays.spread(validates, log.offsets)
     usable = _known(log, past) if paper_faithful else known
     returns = arrays.count_rows(future & usable, log.offsets) > 0
-    newcomers = int(np.count_nonzero(returns & (past_counts == 0)))
-    tested = returns & (past_counts > 0)
-    test, short_tests = _hold_out(log, arrays.spread(tested, log.offsets) & usable)
+    has_input = returns if paper_faithful else returns & trains
+    test, short_tests = _hold_out(log, arrays.spread(has_input, log.offsets) & known)
     untargeted = None
     if paper_faithful:
-        test, untargeted = _only_catalogue(test, catalogue)
+        test, untargeted = _of_users(test, trains), _of_users(test, ~trains)
+        untargeted = replace(untargeted, targets=None)
     if validation_users > 0 and validation.users.size == 0:
         raise DataError(
             f"split.validation_users {validation_users:g} leaves no validation user with two interactions on items of "
@@ -148,9 +154,9 @@ def temporal(
         dropped={
             "validation_users_too_short": short,
             "test_users_too_short": short_tests,
-            "test_users_not_in_train": newcomers,
+            "test_users_not_in_train": int(np.count_nonzero(returns & ~trains)),
             "validation_interactions_on_unknown_items": int(np.count_nonzero(past & of_validating & ~known)),
-            "future_interactions_of_validation_users": int(np.count_nonzero(~past & of_validating)),
+            "future_interactions_of_validation_users": int(np.count_nonzero(~past & ~future)),
             "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~usable)),
         },
     )
@@ -216,15 +222,10 @@ def _hold_out(log: SortedLog, rows: Mask) -> tuple[Subset, int]:
     return _gather(log, inputs, targets=log.items[row[ends]]), int(np.count_nonzero(counts == 1))
 
 
-def _only_catalogue(subset: Subset, catalogue: Mask) -> tuple[Subset, Subset]:
-    """Drop inputs outside the catalogue, and separate users whose target is in it from the others."""
+def _of_users(subset: Subset, chosen: Mask) -> Subset:
+    """The histories and targets of some users, ``[num_users]`` marks."""
     assert subset.targets is not None
-    in_catalogue = arrays.lookup(catalogue, subset.items)
-    counts, reachable = arrays.count_rows(in_catalogue, subset.offsets), catalogue[subset.targets]
-
-    def of(users: Mask, targets: Int32s | None) -> Subset:
-        rows = in_catalogue & arrays.spread(users, subset.offsets)
-        offsets = np.concatenate(([0], np.cumsum(counts[users])))
-        return Subset(subset.users[users], offsets, subset.items[rows], subset.times[rows], targets)
-
-    return of(reachable, subset.targets[reachable]), of(~reachable, None)
+    kept = chosen[subset.users]
+    rows = arrays.spread(kept, subset.offsets)
+    offsets = np.concatenate(([0], np.cumsum(subset.lengths[kept])))
+    return Subset(subset.users[kept], offsets, subset.items[rows], subset.times[rows], subset.targets[kept])
