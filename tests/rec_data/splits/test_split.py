@@ -278,3 +278,9 @@ def test_paper_faithful_writes_the_inputs_of_newcomers(tmp_path):
     store = SequenceStore.open(tmp_path / "a" / "sequences" / "untargeted.arrow")
     assert (store.items.tolist(), store.user_ids.tolist()) == ([1], [3])
     assert store.targets is None
+
+
+def test_the_rules_of_the_paper_have_one_kind_of_validation(tmp_path):
+    rows = [(1, 1, 0), (1, 2, 1), (2, 1, 0), (2, 2, 2), (1, 2, 3)]
+    with pytest.raises(DataError, match=r"^split.validation: found time with paper_faithful, allowed: users$"):
+        parts_of(tmp_path, rows, "a", Split(validation="time"), paper_faithful=True)

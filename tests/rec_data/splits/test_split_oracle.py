@@ -80,6 +80,30 @@ def temporal(rows: Rows, fraction: float, share: float, ties: TieOrder, *, teste
     return train, validation, test, catalogue
 
 
+def validated_in_time(rows: Rows, fraction: float, ties: TieOrder):
+    """The past is divided as the whole log is, and both futures are tested by the same rules."""
+    times = sorted(time for _, _, time in rows)
+    boundary = times[int(len(times) * (1 - fraction))]
+    past = [time for time in times if time < boundary]
+    if not past:
+        return None
+    start = past[int(len(past) * (1 - fraction))]
+    users = by_user(rows, ties)
+    train = {user: early for user, events in users.items() if (early := [e for e in events if e[1] < start])}
+    catalogue = {item for events in train.values() for item, _ in events}
+
+    def held_out(begin: int, end: float):
+        part = {}
+        for user in train:
+            usable = [(item, time) for item, time in users[user] if item in catalogue and time < end]
+            if usable[-1][1] >= begin:
+                part[user] = (usable[:-1], usable[-1][0])
+        return part
+
+    validation, test = held_out(start, boundary), held_out(boundary, float("inf"))
+    return (train, validation, test, catalogue) if trainable(train) and validation and test else None
+
+
 def as_the_paper(rows: Rows, fraction: float, share: float, ties: TieOrder):
     """The test of the paper's code, step by step: frames of events, sets of users, and the last event of each user."""
     if (ours := temporal(rows, fraction, share, ties, tested=False)) is None:
@@ -154,7 +178,7 @@ def sparse_rows(draw):
     items = np.clip(times // 10 + rng.integers(-2, 3, 80), 0, 7).tolist()
     return [
         (user, "abcdefgh"[item], time)
-        for user, item, time in zip(rng.integers(0, 30, 80).tolist(), items, times.tolist())
+        for user, item, time in zip(rng.integers(0, 30, 80).tolist(), items, times.tolist(), strict=True)
     ]
 
 
@@ -211,26 +235,33 @@ def test_temporal(rows, min_item, min_user, fraction, share, paper_faithful, tie
             check_counts(found[1], kept)
 
 
-@settings(max_examples=100, deadline=None)
-@given(logs, st.integers(1, 2), st.integers(1, 3), tie_orders)
-def test_leave_one_out(rows, min_item, min_user, ties):
-    kept = filter_rows(rows, min_item, min_user)
-    expected = None
+def check(rows: Rows, choices: Split, oracle, ties: TieOrder):
+    """Compare the files of a split with those that the oracle expects of the filtered rows, or both refuse."""
+    min_item, min_user = choices.min_item_count, choices.min_user_count
+    kept, expected = filter_rows(rows, min_item, min_user), None
     if len({user for user, _, _ in kept}) > 1 and len({item for _, item, _ in filter_rows(rows, min_item, 1)}) > 1:
-        expected = leave_one_out(kept, ties)
+        expected = oracle(kept)
     with tempfile.TemporaryDirectory() as folder:
-        found = run(
-            rows,
-            Path(folder),
-            Split(strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user),
-            seed=SEED,
-            tie_seed=SEED if ties == "shuffle" else None,
-        )
+        found = run(rows, Path(folder), choices, seed=SEED, tie_seed=SEED if ties == "shuffle" else None)
         assert (found is None) == (expected is None)
         if found is not None:
             assert found[0] == expected[:-1]
             check_ids(found[1], expected)
             check_counts(found[1], kept)
+
+
+@settings(max_examples=100, deadline=None)
+@given(logs, st.integers(1, 2), st.integers(1, 2), st.sampled_from([0.1, 0.3, 0.5]), tie_orders)
+def test_validation_in_time(rows, min_item, min_user, fraction, ties):
+    choices = Split(validation="time", test_fraction=fraction, min_item_count=min_item, min_user_count=min_user)
+    check(rows, choices, lambda kept: validated_in_time(kept, fraction, ties), ties)
+
+
+@settings(max_examples=100, deadline=None)
+@given(logs, st.integers(1, 2), st.integers(1, 3), tie_orders)
+def test_leave_one_out(rows, min_item, min_user, ties):
+    choices = Split(strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user)
+    check(rows, choices, lambda kept: leave_one_out(kept, ties), ties)
 
 
 def check_counts(folder: Path, rows: Rows):

@@ -210,8 +210,18 @@ class Split:
     """``leave_one_out`` is for logs with an order but no clock."""
     test_fraction: Share = 0.1
     """Temporal: the share of all interactions, the latest ones, that form the future."""
+    validation: Literal["users", "time"] = "users"
+    """Temporal: what validates, which decides when training stops and which settings are best.
+
+    ``users``: sequences of random users, up to t*. It asks how well a model continues the sequences of people whom it
+    has not seen, in the time that it was trained on. Everybody else trains up to t*, so the tested model is as recent
+    as one that is trained today for tomorrow.
+    ``time``: the last `test_fraction` of the interactions before t*, of all users, by the rules of the test. It asks
+    the question of the test, one period earlier, so validation and test metrics can be compared; but the tested model
+    knows neither the interactions nor the new items of that period, and is one period old when the test begins.
+    "Time to Split" (arXiv 2507.16289) compares both."""
     validation_users: Share = 0.05
-    """Temporal: the share of the users of the past whose sequences validate."""
+    """Temporal, validation by users: the share of the users of the past whose sequences validate."""
     min_item_count: MinCount = "auto"
     """Drop items with fewer interactions. ``auto``: 5 for temporal, none for leave_one_out."""
     min_user_count: MinCount = "auto"

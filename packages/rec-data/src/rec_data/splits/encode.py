@@ -13,7 +13,7 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.raw.files import reading, require_columns
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
-from rec_data.splits.strategies import SortedLog
+from rec_data.splits.sorted_log import SortedLog
 from rec_data.ties import Ties, resolve_ties
 
 

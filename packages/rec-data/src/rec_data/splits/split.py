@@ -20,7 +20,8 @@ from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMP
 from rec_data.sequences.store import write_store
 from rec_data.splits.clock import dates_only, has_clock
 from rec_data.splits.encode import EncodedLog, encode
-from rec_data.splits.strategies import Partition, Subset, leave_one_out, temporal
+from rec_data.splits.sorted_log import Subset
+from rec_data.splits.strategies import Partition, leave_one_out, temporal
 
 AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
 """The minimum counts of items and of users that "auto" stands for."""
@@ -66,6 +67,8 @@ def split_log(
     _check_folder(out)
     if seed < 0:
         raise DataError(f"seed {seed}; allowed: at least 0")
+    if paper_faithful and temporally and settings.validation != "users":
+        raise DataError(f"split.validation: found {settings.validation} with paper_faithful, allowed: users")
     given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
     fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
     with progress("split", 7) as bar:
@@ -77,6 +80,7 @@ def split_log(
                 encoded.log,
                 test_fraction=settings.test_fraction,
                 validation_users=settings.validation_users,
+                validation=settings.validation,
                 seed=seed,
                 paper_faithful=paper_faithful,
             )
@@ -92,7 +96,8 @@ def split_log(
         summary: dict[str, Any] = {
             "strategy": settings.strategy,
             "test_fraction": settings.test_fraction if temporally else None,
-            "validation_users": settings.validation_users if temporally else None,
+            "validation": settings.validation if temporally else None,
+            "validation_users": settings.validation_users if temporally and settings.validation == "users" else None,
             "min_item_count": fewest_items,
             "min_user_count": fewest_users,
             "seed": seed,

@@ -4,52 +4,15 @@ Everything here is numpy on flat arrays. Rows are sorted by user, then by time; 
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from rec_data import arrays
-from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
-
-
-@dataclass(frozen=True)
-class SortedLog:
-    """Interactions sorted by user, then by time."""
-
-    offsets: Int64s
-    """``[users + 1]``; the rows of user ``u`` are ``offsets[u]`` to ``offsets[u + 1] - 1``."""
-    items: Int32s
-    """``[n]`` dense items of the filtered log."""
-    times: Int64s
-    """``[n]`` in the log's unit of time."""
-    num_items: int
-    """Number of items of the filtered log."""
-
-    @property
-    def num_users(self) -> int:
-        """Number of users of the filtered log."""
-        return len(self.offsets) - 1
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Training, validation or test data: histories of some users in CSR form, and the target of each."""
-
-    users: Int32s
-    """``[n]`` users, ascending."""
-    offsets: Int64s
-    """``[n + 1]``."""
-    items: Int32s
-    """``[nnz]``."""
-    times: Int64s
-    """``[nnz]``."""
-    targets: Int32s | None = None
-    """``[n]``; None for training."""
-
-    @property
-    def lengths(self) -> Int64s:
-        """``[n]`` items per history."""
-        return np.diff(self.offsets)
+from rec_data.splits.sorted_log import SortedLog, Subset
+from rec_data.splits.targets import gather, hold_out
 
 
 @dataclass(frozen=True)
@@ -64,24 +27,35 @@ class Partition:
     boundary_time: int | None = None
     """The boundary t* of the temporal strategy."""
     untargeted: Subset | None = None
-    """Only with ``paper_faithful``: inputs of users who have a future, but no past in train, so that nobody tests them."""
+    """Only with ``paper_faithful``: inputs of users who have a future but no past in train, and are not tested."""
     dropped: dict[str, int] = field(default_factory=dict)
     """How many users or interactions were left out, by reason."""
 
 
 def temporal(
-    log: SortedLog, *, test_fraction: float, validation_users: float, seed: int, paper_faithful: bool = False
+    log: SortedLog,
+    *,
+    test_fraction: float,
+    validation_users: float,
+    seed: int,
+    validation: Literal["users", "time"] = "users",
+    paper_faithful: bool = False,
 ) -> Partition:
-    """Split at one moment: interactions before it are the past, all others the future.
+    """Split at one moment t*: interactions before it are the past, all others the future.
 
     Training data are the past of all users except the validation users. The last interaction of a test user is the
     target and lies in the future; the interactions before it are the input. Both contain items of train only.
 
+    Validation by time divides the past once more, at t_v, by the same rules: training data are what all users did
+    before t_v, and the interactions from t_v to t* validate as those from t* on test.
+
     Args:
         log: The filtered log.
-        test_fraction: Share of the interactions that lie in the future, in (0, 1).
-        validation_users: Share of the past's users that validate, in [0, 1).
+        test_fraction: Share of the interactions that lie in the future, in (0, 1). With validation by time also the
+            share of the past that lies from t_v on.
+        validation_users: Share of the past's users that validate, in [0, 1). Not used for validation by time.
         seed: Seed of the choice of validation users.
+        validation: ``users`` or ``time`` (``rec_data.config.Split.validation`` says which question each answers).
         paper_faithful: Follow the paper's code. A user has a future if one of its items occurs anywhere in the past,
             that of validation users included; the target is the last interaction on an item of train, which may then
             lie in the past. Users who have a future but no past in train (newcomers, and validation users without an
@@ -93,8 +67,7 @@ def temporal(
     Raises:
         DataError: There is no past, or no user to train, validate or test on.
     """
-    n = len(log.times)
-    boundary = int(np.partition(log.times, index := min(int(n * (1 - test_fraction)), n - 1))[index])
+    boundary = _moment(log.times, test_fraction)
     past = log.times < boundary
     past_counts = arrays.count_rows(past, log.offsets)
     past_users = np.flatnonzero(past_counts)
@@ -104,41 +77,51 @@ def temporal(
             "allowed: times that differ (or, for a file with order but without times, split.strategy leave_one_out)"
         )
     validating = np.zeros(log.num_users, dtype=bool)
-    validating[_choose(past_users, validation_users, seed)] = True
-    of_validating = arrays.spread(validating, log.offsets)
-
-    train = _gather(log, past & ~of_validating)
+    if validation == "users":
+        validating[_choose(past_users, validation_users, seed)] = True
+        held_out = past & arrays.spread(validating, log.offsets)
+        key, cure = f"split.validation_users {validation_users:g}", "a smaller share"
+    else:
+        validation_start = _moment(log.times[past], test_fraction)
+        held_out = past & (log.times >= validation_start)
+        key, cure = f"split.validation time (from t_v = {validation_start} on)", "times that differ more, or users"
+    train = gather(log, past & ~held_out)
     if train.users.size == 0:
-        raise DataError(
-            f"split.validation_users {validation_users:g} leaves no user to train on; allowed: a smaller share"
-        )
+        raise DataError(f"{key} leaves no user to train on; allowed: {cure}")
     catalogue = arrays.mark(train.items, log.num_items)
     known = arrays.lookup(catalogue, log.items)
+    trains = arrays.mark(train.users, log.num_users)
+    training = arrays.spread(trains, log.offsets)
 
-    validation, short = _hold_out(log, past & of_validating & known)
-    trains = (past_counts > 0) & ~validating
+    if validation == "users":
+        validated, short = hold_out(log, held_out & known, held_out & known)
+        unknown_users = {}
+    else:
+        validated, short = hold_out(log, past & known, held_out & known & training)
+        newcomers = (arrays.count_rows(held_out & known, log.offsets) > 0) & ~trains
+        unknown_users = {"validation_users_not_in_train": int(np.count_nonzero(newcomers))}
     validates = validating
     if paper_faithful:  # validation users who have no item of train are like newcomers there
         validates = validating & (arrays.count_rows(past & known, log.offsets) > 0)
     future = ~past & ~arrays.spread(validates, log.offsets)
     usable = _known(log, past) if paper_faithful else known
     returns = arrays.count_rows(future & usable, log.offsets) > 0
-    has_input = returns if paper_faithful else returns & trains
-    test, short_tests = _hold_out(log, arrays.spread(has_input, log.offsets) & known)
     untargeted = None
     if paper_faithful:
-        test, untargeted = _of_users(test, trains), _of_users(test, ~trains)
-        untargeted = replace(untargeted, targets=None)
-    if validation_users > 0 and validation.users.size == 0:
-        raise DataError(
-            f"split.validation_users {validation_users:g} leaves no validation user with two interactions on items of "
-            f"train; allowed: a {'larger' if validation_users < 0.5 else 'smaller'} share"
-        )
+        rows = known & arrays.spread(returns, log.offsets)
+        both, short_tests = hold_out(log, rows, rows)
+        test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None)
+    else:
+        test, short_tests = hold_out(log, known, future & known & training)
+    if (validation == "time" or validation_users > 0) and validated.users.size == 0:
+        if validation == "users":
+            cure = f"a {'larger' if validation_users < 0.5 else 'smaller'} share"
+        raise DataError(f"{key} leaves no validation user with two interactions on items of train; allowed: {cure}")
     if test.users.size == 0:
         if np.any((past_counts > 0) & (arrays.count_rows(~past & _known(log, past), log.offsets) > 0)):
+            why = "validate, or share no item with the few training users" if validation == "users" else "do not train"
             raise DataError(
-                f"split.validation_users {validation_users:g} leaves no test user: those with interactions after "
-                f"t* = {boundary} validate, or share no item with the few training users; allowed: a smaller share"
+                f"{key} leaves no test user: those with interactions after t* = {boundary} {why}; allowed: {cure}"
             )
         raise DataError(
             f"split.test_fraction {test_fraction:g} leaves no test user; needed: a user with interactions on items of "
@@ -146,7 +129,7 @@ def temporal(
         )
     return Partition(
         train=train,
-        validation=validation,
+        validation=validated,
         test=test,
         catalogue=catalogue,
         boundary_time=boundary,
@@ -155,9 +138,10 @@ def temporal(
             "validation_users_too_short": short,
             "test_users_too_short": short_tests,
             "test_users_not_in_train": int(np.count_nonzero(returns & ~trains)),
-            "validation_interactions_on_unknown_items": int(np.count_nonzero(past & of_validating & ~known)),
+            "validation_interactions_on_unknown_items": int(np.count_nonzero(held_out & ~known)),
             "future_interactions_of_validation_users": int(np.count_nonzero(~past & ~future)),
             "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~usable)),
+            **unknown_users,
         },
     )
 
@@ -181,12 +165,18 @@ def leave_one_out(log: SortedLog) -> Partition:
     train_row[last[evaluated] - 1] = False
     of_evaluated = arrays.spread(evaluated, log.offsets)
     return Partition(
-        train=_gather(log, train_row),
-        validation=_gather(log, train_row & of_evaluated, targets=log.items[last[evaluated] - 1]),
-        test=_gather(log, before_test & of_evaluated, targets=log.items[last[evaluated]]),
+        train=gather(log, train_row),
+        validation=gather(log, train_row & of_evaluated, targets=log.items[last[evaluated] - 1]),
+        test=gather(log, before_test & of_evaluated, targets=log.items[last[evaluated]]),
         catalogue=arrays.mark(log.items, log.num_items),  # the filter of users can leave an item without rows
         dropped={"users_only_training": int(np.count_nonzero((counts > 0) & ~evaluated))},
     )
+
+
+def _moment(times: Int64s, fraction: float) -> int:
+    """The time from which on a share of the interactions lies; at least one does."""
+    index = min(int(len(times) * (1 - fraction)), len(times) - 1)
+    return int(np.partition(times, index)[index])
 
 
 def _known(log: SortedLog, rows: Mask) -> Mask:
@@ -201,25 +191,6 @@ def _choose(users: Int64s, share: float, seed: int) -> Int64s:
     size = max(1, int(len(users) * share))
     chosen: Int64s = np.random.default_rng(seed).choice(users, size=size, replace=False)
     return chosen
-
-
-def _gather(log: SortedLog, rows: Mask, *, targets: Int32s | None = None) -> Subset:
-    counts = arrays.count_rows(rows, log.offsets)
-    users = np.flatnonzero(counts)
-    offsets = np.concatenate(([0], np.cumsum(counts[users])))
-    return Subset(users.astype(np.int32), offsets, log.items[rows], log.times[rows], targets)
-
-
-def _hold_out(log: SortedLog, rows: Mask) -> tuple[Subset, int]:
-    """Make the last of each user's rows the target. Users with one row are left out and counted."""
-    counts = arrays.count_rows(rows, log.offsets)
-    enough = counts >= 2
-    row = np.flatnonzero(rows & arrays.spread(enough, log.offsets))
-    ends = np.cumsum(counts[enough]) - 1
-    inputs = np.zeros(len(rows), dtype=bool)
-    inputs[row] = True
-    inputs[row[ends]] = False
-    return _gather(log, inputs, targets=log.items[row[ends]]), int(np.count_nonzero(counts == 1))
 
 
 def _of_users(subset: Subset, chosen: Mask) -> Subset:
