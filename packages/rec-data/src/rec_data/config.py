@@ -5,6 +5,7 @@ This module imports neither torch nor polars.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from dataclasses import field
 from typing import Annotated, Literal
@@ -202,6 +203,19 @@ class Download:
                 raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 
 
+def _check_moment(found: int | str) -> int | str:
+    try:
+        if isinstance(found, str):
+            dt.datetime.fromisoformat(found)
+    except ValueError:
+        raise ValueError("allowed: a date such as 2024-01-31, with a time 2024-01-31T12:00, or a Unix time") from None
+    return found
+
+
+Moment = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_check_moment)]
+"""A Unix time (seconds, milliseconds, microseconds or nanoseconds, by its size) or ISO 8601, UTC without an offset."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Split:
     """How the log becomes train, validation and test."""
@@ -210,6 +224,11 @@ class Split:
     """``leave_one_out`` is for logs with an order but no clock."""
     test_fraction: Share = 0.1
     """Temporal: the share of all interactions, the latest ones, that form the future."""
+    test_from: Moment | None = None
+    """Temporal: the moment t* at which the future begins, instead of `test_fraction`. It is the same for every log that
+    grows, so that results of several days can be compared."""
+    test_until: Moment | None = None
+    """Read the log as if it ended before this moment. ``cutrec backtest`` ends its windows by it."""
     validation: Literal["users", "time"] = "users"
     """Temporal: what validates, which decides when training stops and which settings are best.
 
@@ -226,3 +245,7 @@ class Split:
     """Drop items with fewer interactions. ``auto``: 5 for temporal, none for leave_one_out."""
     min_user_count: MinCount = "auto"
     """Drop users with fewer interactions, after the items. ``auto``: 3 for temporal, none for leave_one_out."""
+
+    def __post_init__(self) -> None:
+        if self.strategy == "leave_one_out" and self.test_from is not None:
+            raise ValueError("allowed: test_from null with strategy leave_one_out, or strategy temporal")

@@ -123,7 +123,7 @@ def _ties(split: Mapping[str, Any]) -> Remark | None:
 
 def _future(split: Mapping[str, Any]) -> Remark | None:
     asked, taken = split["test_fraction"], split["future_share"]
-    if taken is None or taken <= (1 + TOLERANCE) * asked:
+    if taken is None or split.get("test_from") is not None or taken <= (1 + TOLERANCE) * asked:
         return None
     at_once = round(split["boundary_share"] * split["filtered"]["interactions"])
     why, cure = "the log is so small", ""

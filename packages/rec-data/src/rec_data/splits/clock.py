@@ -1,4 +1,6 @@
-"""Whether the times of a log are dates, and whether these have a time of day."""
+"""Whether the times of a log are dates, whether these have a time of day, and moments that the settings name."""
+
+import datetime as dt
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
@@ -16,3 +18,15 @@ def dates_only(times: Int64s) -> bool:
     """Whether the times of a log are dates of which none has a time of day."""
     day = 86_400 * UNITS[unit_of(int(times.max()))]
     return all(not (times[block] % day).any() for block in arrays.blocks(len(times))) and has_clock(times)
+
+
+def to_ticks(moment: int | str, unit: str) -> int:
+    """A moment of the settings, a Unix time or ISO 8601, in ticks of a log's unit: the first one not before it."""
+    own = "us"
+    if isinstance(moment, int):
+        own, found = unit_of(moment), moment
+    else:
+        date = dt.datetime.fromisoformat(moment)
+        date = date if date.tzinfo is not None else date.replace(tzinfo=dt.UTC)
+        found = (date - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(microseconds=1)
+    return -(-found * UNITS[unit] // UNITS[own])

@@ -15,10 +15,9 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import hash_ids
 from rec_data.progress import progress
-from rec_data.raw.timestamps import unit_of
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
-from rec_data.splits.clock import dates_only, has_clock
+from rec_data.splits.clock import dates_only, has_clock, to_ticks
 from rec_data.splits.encode import EncodedLog, encode
 from rec_data.splits.sorted_log import Subset
 from rec_data.splits.strategies import Partition, leave_one_out, temporal
@@ -72,13 +71,20 @@ def split_log(
     given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
     fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
     with progress("split", 7) as bar:
-        encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users, tie_seed=tie_seed)
+        encoded = encode(
+            log,
+            min_item_count=fewest_items,
+            min_user_count=fewest_users,
+            tie_seed=tie_seed,
+            until=settings.test_until,
+        )
         bar.update()
         _refuse_trivial(encoded)
         if temporally:
             partition = temporal(
                 encoded.log,
                 test_fraction=settings.test_fraction,
+                test_from=None if settings.test_from is None else to_ticks(settings.test_from, encoded.unit),
                 validation_users=settings.validation_users,
                 validation=settings.validation,
                 seed=seed,
@@ -96,6 +102,8 @@ def split_log(
         summary: dict[str, Any] = {
             "strategy": settings.strategy,
             "test_fraction": settings.test_fraction if temporally else None,
+            "test_from": settings.test_from,
+            "test_until": settings.test_until,
             "validation": settings.validation if temporally else None,
             "validation_users": settings.validation_users if temporally and settings.validation == "users" else None,
             "min_item_count": fewest_items,
@@ -134,7 +142,7 @@ def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[
     """Summarise the log as a whole."""
     log, boundary = encoded.log, partition.boundary_time
     return {
-        "timestamp_unit": unit_of(int(log.times.max())),
+        "timestamp_unit": encoded.unit,
         "boundary_time": boundary,
         "future_share": None if boundary is None else float((log.times >= boundary).mean()),
         "boundary_share": None if boundary is None else float((log.times == boundary).mean()),

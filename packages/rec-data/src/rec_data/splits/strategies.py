@@ -27,7 +27,7 @@ class Partition:
     boundary_time: int | None = None
     """The boundary t* of the temporal strategy."""
     untargeted: Subset | None = None
-    """Only with ``paper_faithful``: inputs of users who have a future but no past in train, and are not tested."""
+    """Only with ``paper_faithful``: inputs of users with a future but without a past in train: they are not tested."""
     dropped: dict[str, int] = field(default_factory=dict)
     """How many users or interactions were left out, by reason."""
 
@@ -38,6 +38,7 @@ def temporal(
     test_fraction: float,
     validation_users: float,
     seed: int,
+    test_from: int | None = None,
     validation: Literal["users", "time"] = "users",
     paper_faithful: bool = False,
 ) -> Partition:
@@ -55,6 +56,8 @@ def temporal(
             share of the past that lies from t_v on.
         validation_users: Share of the past's users that validate, in [0, 1). Not used for validation by time.
         seed: Seed of the choice of validation users.
+        test_from: The moment t* in the log's unit of time, instead of one that ``test_fraction`` of the interactions
+            follow.
         validation: ``users`` or ``time`` (``rec_data.config.Split.validation`` says which question each answers).
         paper_faithful: Follow the paper's code. A user has a future if one of its items occurs anywhere in the past,
             that of validation users included; the target is the last interaction on an item of train, which may then
@@ -67,10 +70,16 @@ def temporal(
     Raises:
         DataError: There is no past, or no user to train, validate or test on.
     """
-    boundary = _moment(log.times, test_fraction)
+    boundary = _moment(log.times, test_fraction) if test_from is None else test_from
     past = log.times < boundary
     past_counts = arrays.count_rows(past, log.offsets)
     past_users = np.flatnonzero(past_counts)
+    if test_from is not None and (past.all() or not past.any()):
+        side = "from it on" if past.all() else "before it"
+        raise DataError(
+            f"split.test_from (t* = {boundary}) leaves no interaction {side}; allowed: a moment within the log's "
+            f"times, {log.times.min()} to {log.times.max()}"
+        )
     if past_users.size == 0:
         raise DataError(
             f"split.strategy temporal: no interaction lies before t* = {boundary}, so nothing is left to train on; "
@@ -123,8 +132,9 @@ def temporal(
             raise DataError(
                 f"{key} leaves no test user: those with interactions after t* = {boundary} {why}; allowed: {cure}"
             )
+        asked = f"split.test_fraction {test_fraction:g}" if test_from is None else "split.test_from"
         raise DataError(
-            f"split.test_fraction {test_fraction:g} leaves no test user; needed: a user with interactions on items of "
+            f"{asked} leaves no test user; needed: a user with interactions on items of "
             f"train both before and after t* = {boundary}"
         )
     return Partition(
