@@ -262,7 +262,7 @@ def test_validation_in_time(rows, min_item, min_user, fraction, ties):
 
 
 @settings(max_examples=150, deadline=None)
-@given(logs, st.integers(1, 2), st.integers(0, 40), st.none() | st.integers(1, 60), st.booleans(), tie_orders)
+@given(logs, st.integers(1, 2), st.integers(4, 30), st.none() | st.integers(10, 60), st.booleans(), tie_orders)
 def test_a_window(rows, least, begin, until, in_time, ties):
     choices = Split(
         test_from=begin,

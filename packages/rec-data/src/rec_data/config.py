@@ -18,6 +18,7 @@ from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 TieOrder = Literal["shuffle", "row_order"]
+TargetChoice = Literal["last", "first", "random"]
 Position = Annotated[int, Field(ge=1, le=1_000_000)]
 MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
@@ -239,6 +240,19 @@ class Split:
     the question of the test, one period earlier, so validation and test metrics can be compared; but the tested model
     knows neither the interactions nor the new items of that period, and is one period old when the test begins.
     "Time to Split" (arXiv 2507.16289) compares both."""
+    target: TargetChoice = "last"
+    """Which of a user's held-out interactions is the target; those before it are the input, from the test period too.
+
+    ``last``: far into the period, with all that the user did before as input. ``first``: the next thing that a user
+    does after training ended, soon after t* and with the input that training ended with; the question of lists that
+    are computed once. ``random``: a moment that users choose, between the two. Validation by time chooses in the same
+    way, validation by users always takes the last interaction."""
+    seen_targets: Literal["keep", "drop"] = "keep"
+    """``drop``: an interaction with an item that the user has had before is no target, but stays in the inputs of
+    later ones. It asks for discoveries only; where `evaluate.filter_seen` is true, no list can hold the others."""
+    holdout: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Leave-one-out: how many of each user's last interactions are held out for the test, and as many before them for
+    validation. `target` chooses one of them."""
     validation_users: Share = 0.05
     """Temporal, validation by users: the share of the users of the past whose sequences validate."""
     min_item_count: MinCount = "auto"
@@ -249,3 +263,5 @@ class Split:
     def __post_init__(self) -> None:
         if self.strategy == "leave_one_out" and self.test_from is not None:
             raise ValueError("allowed: test_from null with strategy leave_one_out, or strategy temporal")
+        if self.strategy == "temporal" and self.holdout != 1:
+            raise ValueError("allowed: holdout 1 with strategy temporal, or strategy leave_one_out")

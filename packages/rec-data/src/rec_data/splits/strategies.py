@@ -12,7 +12,7 @@ from rec_data import arrays
 from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
 from rec_data.splits.sorted_log import SortedLog, Subset
-from rec_data.splits.targets import gather, hold_out
+from rec_data.splits.targets import TargetRule, gather, hold_out
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ def temporal(
     seed: int,
     test_from: int | None = None,
     validation: Literal["users", "time"] = "users",
+    rule: TargetRule | None = None,
     paper_faithful: bool = False,
 ) -> Partition:
     """Split at one moment t*: interactions before it are the past, all others the future.
 
-    Training data are the past of all users except the validation users. The last interaction of a test user is the
-    target and lies in the future; the interactions before it are the input. Both contain items of train only.
+    Training data are the past of all users except the validation users. An interaction of a test user in the future is
+    the target, the last one unless ``rule`` says otherwise; the interactions before it are the input. Both contain
+    items of train only.
 
     Validation by time divides the past once more, at t_v, by the same rules: training data are what all users did
     before t_v, and the interactions from t_v to t* validate as those from t* on test.
@@ -59,6 +61,7 @@ def temporal(
         test_from: The moment t* in the log's unit of time, instead of one that ``test_fraction`` of the interactions
             follow.
         validation: ``users`` or ``time`` (``rec_data.config.Split.validation`` says which question each answers).
+        rule: The choice of targets. Validation users are always asked for the last of their interactions.
         paper_faithful: Follow the paper's code. A user has a future if one of its items occurs anywhere in the past,
             that of validation users included; the target is the last interaction on an item of train, which may then
             lie in the past. Users who have a future but no past in train (newcomers, and validation users without an
@@ -70,6 +73,7 @@ def temporal(
     Raises:
         DataError: There is no past, or no user to train, validate or test on.
     """
+    rule = rule or TargetRule()
     boundary = _moment(log.times, test_fraction) if test_from is None else test_from
     past = log.times < boundary
     past_counts = arrays.count_rows(past, log.offsets)
@@ -103,12 +107,12 @@ def temporal(
     training = arrays.spread(trains, log.offsets)
 
     if validation == "users":
-        validated, short = hold_out(log, held_out & known, held_out & known)
-        unknown_users = {}
+        validated, untested = hold_out(log, held_out & known, held_out & known, replace(rule, choice="last"))
+        newcomers = {}
     else:
-        validated, short = hold_out(log, past & known, held_out & known & training)
-        newcomers = (arrays.count_rows(held_out & known, log.offsets) > 0) & ~trains
-        unknown_users = {"validation_users_not_in_train": int(np.count_nonzero(newcomers))}
+        validated, untested = hold_out(log, past & known, held_out & known & training, rule)
+        new = (arrays.count_rows(held_out & known, log.offsets) > 0) & ~trains
+        newcomers = {"validation_users_not_in_train": int(np.count_nonzero(new))}
     validates = validating
     if paper_faithful:  # validation users who have no item of train are like newcomers there
         validates = validating & (arrays.count_rows(past & known, log.offsets) > 0)
@@ -118,10 +122,10 @@ def temporal(
     untargeted = None
     if paper_faithful:
         rows = known & arrays.spread(returns, log.offsets)
-        both, short_tests = hold_out(log, rows, rows)
+        both, without = hold_out(log, rows, rows)
         test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None)
     else:
-        test, short_tests = hold_out(log, known, future & known & training)
+        test, without = hold_out(log, known, future & known & training, rule)
     if (validation == "time" or validation_users > 0) and validated.users.size == 0:
         if validation == "users":
             cure = f"a {'larger' if validation_users < 0.5 else 'smaller'} share"
@@ -145,41 +149,55 @@ def temporal(
         boundary_time=boundary,
         untargeted=untargeted,
         dropped={
-            "validation_users_too_short": short,
-            "test_users_too_short": short_tests,
+            **{f"validation_users_{reason}": count for reason, count in untested.items()},
+            **{f"test_users_{reason}": count for reason, count in without.items()},
             "test_users_not_in_train": int(np.count_nonzero(returns & ~trains)),
             "validation_interactions_on_unknown_items": int(np.count_nonzero(held_out & ~known)),
             "future_interactions_of_validation_users": int(np.count_nonzero(~past & ~future)),
             "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~usable)),
-            **unknown_users,
+            **newcomers,
         },
     )
 
 
-def leave_one_out(log: SortedLog) -> Partition:
-    """Hold out each user's last two items: the last one tests, the one before validates, the others train.
+def leave_one_out(log: SortedLog, *, holdout: int = 1, rule: TargetRule | None = None) -> Partition:
+    """Hold out each user's last interactions: the last ``holdout`` test, as many before validate, the others train.
 
-    Users with fewer than three interactions only train. The catalogue holds all items of the log.
+    One of the held-out interactions is the target, the last one unless ``rule`` says otherwise; the interactions before
+    it are the input. Users with ``2 * holdout`` interactions or fewer only train. The catalogue holds all items of the
+    log.
 
     Raises:
-        DataError: No user has three interactions.
+        DataError: No user has enough interactions, or ``rule`` leaves no targets.
     """
     counts = np.diff(log.offsets)
-    last = log.offsets[1:] - 1  # [users] row of each user's last interaction
-    evaluated = counts >= 3
+    evaluated = counts > 2 * holdout
     if not evaluated.any():
-        raise DataError("split.strategy leave_one_out: no user has three interactions, so no user can be tested")
-    before_test = np.ones(len(log.items), dtype=bool)
-    before_test[last[evaluated]] = False
-    train_row = before_test.copy()
-    train_row[last[evaluated] - 1] = False
-    of_evaluated = arrays.spread(evaluated, log.offsets)
+        raise DataError(
+            f"split.strategy leave_one_out: no user has {2 * holdout + 1} interactions, so no user can be tested"
+        )
+    ends = log.offsets[1:]
+    bounds = np.repeat(log.offsets, 3)[:-2]  # of each user's rows for training, validation and test
+    bounds[1::3] = np.where(evaluated, ends - 2 * holdout, ends)
+    bounds[2::3] = np.where(evaluated, ends - holdout, ends)
+    trained, validating, testing = (
+        np.repeat(np.tile(part, log.num_users), np.diff(bounds)) for part in np.eye(3, dtype=bool)
+    )
+    every = np.ones(len(log.items), dtype=bool)
+    validated, untested = hold_out(log, every, validating, rule)
+    test, without = hold_out(log, every, testing, rule)
+    if validated.users.size == 0 or test.users.size == 0:
+        raise DataError("split.seen_targets drop: every target is in the history of its user; allowed: keep")
     return Partition(
-        train=gather(log, train_row),
-        validation=gather(log, train_row & of_evaluated, targets=log.items[last[evaluated] - 1]),
-        test=gather(log, before_test & of_evaluated, targets=log.items[last[evaluated]]),
+        train=gather(log, trained),
+        validation=validated,
+        test=test,
         catalogue=arrays.mark(log.items, log.num_items),  # the filter of users can leave an item without rows
-        dropped={"users_only_training": int(np.count_nonzero((counts > 0) & ~evaluated))},
+        dropped={
+            "users_only_training": int(np.count_nonzero((counts > 0) & ~evaluated)),
+            **{f"validation_users_{reason}": count for reason, count in untested.items() if reason != "too_short"},
+            **{f"test_users_{reason}": count for reason, count in without.items() if reason != "too_short"},
+        },
     )
 
 
