@@ -48,7 +48,7 @@ def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
     gone = pc.is_in(known_users.names, value_set=users).to_numpy(zero_copy_only=False)
     dense = (np.cumsum(~gone) - 1).astype(np.int32)
     subsets = {
-        name: _without(_read(split, name, hashes), gone, dense)
+        name: _without(read_subset(split, name, hashes), gone, dense)
         for name in SUBSETS
         if (split / "sequences" / f"{name}.arrow").exists()
     }
@@ -67,7 +67,7 @@ def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
     return summary
 
 
-def _read(split: Path, name: str, hashes: dict[str, str]) -> Subset:
+def read_subset(split: Path, name: str, hashes: dict[str, str]) -> Subset:
     """A part of the split: its sequence store, which is checked, and the times of the exported parquet."""
     store = SequenceStore.open(split / "sequences" / f"{name}.arrow", hashes=hashes)
     path = split / f"{name}.parquet"

@@ -107,7 +107,7 @@ def split_log(
             "test_fraction": settings.test_fraction if temporally else None,
             "test_from": settings.test_from,
             "test_until": settings.test_until,
-            "validation": settings.validation if temporally else None,
+            "validation_by": settings.validation if temporally else None,
             "validation_users": settings.validation_users if temporally and settings.validation == "users" else None,
             "holdout": None if temporally else settings.holdout,
             "target": settings.target,
