@@ -70,7 +70,7 @@ def test_the_table_has_a_row_per_window_and_the_mean():
     assert header[4:] == ("trained per window", "trained once", "popularity", "on unknown items")
     assert [row[0] for row in rows] == ["1", "2", "3", "mean"]
     assert rows[1][1:6] == (
-        "2024-02-01 00:00:00", "2024-03-01 00:00:00", "500", "0.2000 (0.1900 to 0.2100)", "0.1000 (0.0900 to 0.1100)",
+        "2024-02-01 00:00", "2024-03-01 00:00", "500", "0.2000 (0.1900 to 0.2100)", "0.1000 (0.0900 to 0.1100)",
     )  # fmt: skip
     assert [row[-1] for row in rows] == ["", "25.0%", "25.0%", ""]
     assert table(results(once=False))[0][4:] == ("trained per window", "popularity")

@@ -157,7 +157,7 @@ def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10)
         texts = (interval(cell.value, cell.low, cell.high) for cell in cells)
         unknown = [values[(window, *old)].unknown] if extra else []
         shares = ("" if math.isnan(share) else f"{share:.1%}" for share in unknown)
-        rows.append((str(window), first.begin, first.end, users, *texts, *shares))
+        rows.append((str(window), first.begin[:16], first.end[:16], users, *texts, *shares))
     found = {(mean.trained, mean.ranking): mean for mean in means(results) if (mean.metric, mean.k) == (metric, k)}
     texts = (interval(found[key].mean, found[key].low, found[key].high) for key in names)
     rows.append(("mean", "", "", "", *texts, *("" for _ in extra)))
@@ -181,6 +181,7 @@ def difference(results: Sequence[WindowResult], metric: str = "ndcg", k: int = 1
             count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
             return (
                 f"Training again for each window changes {METRICS[metric]}@{k} by {text}, over {count} after the first."
+                " The older model is only tested on items that it knows, which flatters it."
             )
     return None
 
