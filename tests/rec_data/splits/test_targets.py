@@ -48,7 +48,7 @@ def check(part, expected):
         assert part.targets[row] == events[place][0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories, rules, st.data())
 def test_hold_out(users, rule, data):
     log, users = log_of(users)
@@ -71,7 +71,7 @@ def test_hold_out(users, rule, data):
     assert ("with_seen_targets_only" in found) == (rule.seen == "drop")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories, rules, st.integers(1, 30), st.sampled_from([0.1, 0.4]), st.booleans())
 def test_temporal(users, rule, moment, share, in_time):
     log, users = log_of(users)
@@ -106,7 +106,7 @@ def test_temporal(users, rule, moment, share, in_time):
     check(parts.validation, expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories, rules, st.integers(1, 4))
 def test_leave_one_out(users, rule, holdout):
     log, users = log_of(users)
