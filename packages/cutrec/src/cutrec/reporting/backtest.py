@@ -199,7 +199,12 @@ def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, co
     names = shown(results)
     write_csv(out / "windows.csv", Value._fields, _blank(value for result in results for value in result))
     write_csv(out / "means.csv", Mean._fields, _blank(means(results)))
-    draw_windows({name: [v for v in _of(results, "ndcg", 10) if v[3:5] == key] for key, name in names.items()}, out)
+    drawn = _of(results, "ndcg", 10)
+    series = {
+        name: [(v.value, v.low, v.high) for v in drawn if (v.trained, v.ranking) == key] for key, name in names.items()
+    }
+    dates = dict.fromkeys(value.begin for value in drawn)
+    draw_windows([date[:10] for date in dates], series, out)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,

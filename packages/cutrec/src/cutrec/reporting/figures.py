@@ -6,14 +6,11 @@ Needs matplotlib only.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
-
-if TYPE_CHECKING:
-    from cutrec.reporting.backtest import Value
 
 Row = dict[str, float]
 Named = dict[str, str]
@@ -125,20 +122,21 @@ WINDOWS = (
 """The styles of the series of a backtest; the ranking by popularity is the last one."""
 
 
-def draw_windows(series: "Mapping[str, Sequence[Value]]", out: Path) -> None:
-    """``ndcg.png``: NDCG@10 in each window of a backtest with its interval over users, by series."""
+def draw_windows(dates: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float]]], out: Path) -> None:
+    """``ndcg.png``: NDCG@10 in each window of a backtest by series: value, low and high end of its interval."""
     axes = _axes()
     styles = WINDOWS if len(series) == len(WINDOWS) else WINDOWS[::2]
     for number, (style, (name, values)) in enumerate(zip(styles, series.items(), strict=True)):
         shift = 0.06 * (number - (len(series) - 1) / 2)
-        places, heights = [value.window + shift for value in values], [value.value for value in values]
-        low = [max(0.0, value.value - value.low) for value in values]
-        high = [max(0.0, value.high - value.value) for value in values]
+        places = [place + shift for place in range(len(values))]
+        errors = [
+            [max(0.0, value - low) for value, low, _ in values],
+            [max(0.0, high - value) for value, _, high in values],
+        ]
         look: dict[str, Any] = {"label": name, "markersize": 5, "capsize": 3, **style}
-        axes.errorbar(places, heights, yerr=[low, high], **look)
-    first = next(iter(series.values()))
-    slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(first) > 3 else {}
-    axes.set_xticks([value.window for value in first], [value.begin[:10] for value in first], **slanted)
+        axes.errorbar(places, [value for value, _, _ in values], yerr=errors, **look)
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(dates) > 3 else {}
+    axes.set_xticks(range(len(dates)), dates, **slanted)
     axes.set(title="NDCG@10 by window", xlabel="first day of the window", ylim=(0, None))
     axes.margins(y=0.1)
     _save(axes, out / "ndcg.png")
