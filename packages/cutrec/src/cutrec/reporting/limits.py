@@ -60,8 +60,5 @@ def _few_users(run: RunOutputs) -> Remark | None:
         chip, known = f"{chip}: ±{half / value:.0%}", f"to within {half / value:.0%} of its value"
     cure = "smaller differences between two runs show only user by user (uv run cutrec compare)"
     if run.split["strategy"] == "temporal":
-        set_by_fraction = run.split.get("test_from") is None
-        cure += (
-            f"; {'a larger split.test_fraction' if set_by_fraction else 'an earlier split.test_from'} tests more users"
-        )
+        cure += "; a larger split.test_fraction tests more users"
     return Remark("few-users", chip, "accuracy", f"with {users:,} test users, NDCG@10 is only known {known}", cure)
