@@ -174,6 +174,11 @@ def test_wrong_presets_are_named(presets: Any, says: str):
             {"split": {"min_item_count": "five"}},
             "split.min_item_count: found 'five', allowed: a whole number from 1 to 1000000000 or",
         ),
+        ({"split": {"test_from": "soon"}}, "split.test_from: found 'soon', allowed: a date such as 2024-01-31"),
+        ({"split": {"test_from": -1}}, "split.test_from: found -1, allowed: a whole number from 0 or a text or null"),
+        ({"split": {"strategy": "leave_one_out", "test_from": 5}}, "split: found {'strategy': 'leave_one_out', 'test"),
+        ({"split": {"holdout": 2}}, "split: found {'holdout': 2}, allowed: holdout 1 with strategy temporal, or"),
+        ({"split": {"target": "all"}}, "split.target: found 'all', allowed: last | first | random"),
         ({"split": {"min_user_count": 0}}, "split.min_user_count: found 0, allowed: a whole number from 1 to"),
         ({"split": {"strategy": "random"}}, "split.strategy: found 'random', allowed: temporal | leave_one_out"),
         ({"backbone": {"hidden": 65}}, "backbone.hidden: found 65 with backbone.heads=2, allowed: a multiple of 2"),
@@ -315,3 +320,8 @@ def test_the_module_imports_no_torch():
 
     code = "import sys, cutrec.config as p; p.load(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_an_unquoted_date_is_a_moment():
+    """YAML reads it as a date, where DVC's ``-S`` writes a text."""
+    assert from_mapping({"split": {"test_from": date(2011, 9, 1)}}).split.test_from == "2011-09-01"

@@ -65,6 +65,7 @@ PLAIN: dict[str, Any] = {
             ["16.7% of the interactions are in the future, not 10.0% (split.test_fraction), because the log is so "
              "small"],
         ),
+        ({"test_from": "2023-01-01", "future_share": 0.6}, []),
         ({"test_fraction": None, "future_share": None, "boundary_share": None}, []),
         ({"future_share": 0.119}, []),  # off by less than a fifth
     ],

@@ -74,6 +74,7 @@ def test_the_published_sizes_scale_up_from_the_sample():
     [
         ({"dataset": "demo"}, "dataset: found 'demo', allowed: a twin"),
         ({"dataset": "twin:beauty", "split": {"strategy": "leave_one_out"}}, "split.strategy: found 'leave_one_out'"),
+        ({"dataset": "twin:beauty", "split": {"validation": "time"}}, "split.validation: found 'time', allowed for"),
         ({"dataset": "twin:netflix"}, "no twin 'netflix'"),
     ],
 )

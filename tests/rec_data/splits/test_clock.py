@@ -1,9 +1,9 @@
-"""When the times of a log are dates without a time of day."""
+"""Times of a log that are dates without a time of day, and moments that the settings name."""
 
 import numpy as np
 import pytest
 
-from rec_data.splits.clock import dates_only
+from rec_data.splits.clock import dates_only, to_ticks
 
 DAY = 86_400
 DAYS = 1_700_006_400 + DAY * np.array([3, 0, 0, 1])
@@ -22,3 +22,14 @@ def test_one_moment_is_a_date_only_at_midnight():
     assert dates_only(DAYS[:1])
     assert not dates_only(DAYS[:1].repeat(3) + 5 * 3600)
     assert not dates_only(DAY * np.arange(3))  # positions
+
+
+@pytest.mark.parametrize("moment", ["2011-09-01", "2011-09-01T02:00+02:00", "2011-09-01T00:00Z", 1_314_835_200])
+@pytest.mark.parametrize(("unit", "ticks"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
+def test_a_moment_is_the_same_in_every_unit(moment, unit, ticks):
+    assert to_ticks(moment, unit) == 1_314_835_200 * ticks
+
+
+def test_a_moment_between_two_ticks_is_the_later_one():
+    """Interactions before the moment are the past, those from it on the future, whatever the unit of the log."""
+    assert to_ticks("2011-09-01T00:00:00.000001", "s") == to_ticks(1_314_835_200_001, "s") == 1_314_835_201

@@ -67,19 +67,19 @@ BAD = {
     "items gone": ({"min_item_count": 100}, {}, "min_item_count 100 drops all 2 items"),
     "users gone": ({"min_item_count": None, "min_user_count": 100}, {}, "min_user_count 100 drops all 3 users"),
     "no clock": ({"min_item_count": None, "min_user_count": None}, {}, "no interaction lies before"),
-    "too short": ({"strategy": "leave_one_out"}, {}, "no user has three interactions"),
+    "too short": ({"strategy": "leave_one_out"}, {}, "no user has 3 interactions"),
 }
 
 UNTRAINABLE = {
     "three each": (
         {"strategy": "leave_one_out"},
         [(user, item, item) for user in range(5) for item in (1, 2, 3)],
-        "leave_one_out leaves nothing to train on: it holds out two interactions of each user, and no user has four",
+        "leave_one_out leaves nothing to train on: it holds out 2 interactions of each user, and no user has 4",
     ),
     "three or one": (
         {"strategy": "leave_one_out"},
         [*((user, item, item) for user in range(5) for item in (1, 2, 3)), (9, 1, 1)],
-        "and no user has four; allowed: a log with longer histories",
+        "and no user has 4; allowed: a log with longer histories",
     ),
     "one in the past": (
         {"test_fraction": 0.3, "min_item_count": None, "min_user_count": None},
@@ -278,3 +278,25 @@ def test_paper_faithful_writes_the_inputs_of_newcomers(tmp_path):
     store = SequenceStore.open(tmp_path / "a" / "sequences" / "untargeted.arrow")
     assert (store.items.tolist(), store.user_ids.tolist()) == ([1], [3])
     assert store.targets is None
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "only"),
+    [("validation", "time", "users"), ("target", "first", "last"), ("seen_targets", "drop", "keep")],
+)
+def test_rules_that_the_paper_does_not_have_are_refused(tmp_path, key, found, only):
+    rows = [(1, 1, 0), (1, 2, 1), (2, 1, 0), (2, 2, 2), (1, 2, 3)]
+    with pytest.raises(DataError, match=rf"^split.{key}: found {found} with paper_faithful, allowed: {only}$"):
+        parts_of(tmp_path, rows, "a", Split(**{key: found}), paper_faithful=True)
+
+
+def test_the_choice_of_targets_reaches_the_files(tmp_path):
+    rows = [(user, item, 10 * item + user) for user in (1, 2) for item in range(6)] + [(1, 0, 70)]
+    settings = Split(strategy="leave_one_out", holdout=2, target="first")
+    parts = parts_of(tmp_path, rows, "a", settings)
+    assert parts["test.parquet"]["history"].to_list() == [[0, 1, 2, 3, 4], [0, 1, 2, 3]]
+    assert parts["test.parquet"]["target"].to_list() == [5, 4]
+    assert parts["validation.parquet"]["target"].to_list() == [3, 2]
+    settings = Split(strategy="leave_one_out", holdout=2, target="last", seen_targets="drop")
+    parts = parts_of(tmp_path, rows, "b", settings)
+    assert parts["test.parquet"]["target"].to_list() == [5, 5]

@@ -52,9 +52,11 @@ def trainable(train) -> bool:
     return any(len(events) >= 2 for events in train.values())
 
 
-def temporal(rows: Rows, fraction: float, share: float, ties: TieOrder, *, tested: bool = True):
+def temporal(
+    rows: Rows, fraction: float, share: float, ties: TieOrder, *, begin: int | None = None, tested: bool = True
+):
     times = sorted(time for _, _, time in rows)
-    boundary = times[int(len(times) * (1 - fraction))]
+    boundary = times[int(len(times) * (1 - fraction))] if begin is None else begin
     past_users = sorted({user for user, _, time in rows if time < boundary})
     if not past_users:
         return None
@@ -78,6 +80,30 @@ def temporal(rows: Rows, fraction: float, share: float, ties: TieOrder, *, teste
     if not trainable(train) or (tested and not test) or (share and not validation):
         return None
     return train, validation, test, catalogue
+
+
+def validated_in_time(rows: Rows, fraction: float, ties: TieOrder, *, begin: int | None = None):
+    """The past is divided as the whole log is, and both futures are tested by the same rules."""
+    times = sorted(time for _, _, time in rows)
+    boundary = times[int(len(times) * (1 - fraction))] if begin is None else begin
+    past = [time for time in times if time < boundary]
+    if not past:
+        return None
+    start = past[int(len(past) * (1 - fraction))]
+    users = by_user(rows, ties)
+    train = {user: early for user, events in users.items() if (early := [e for e in events if e[1] < start])}
+    catalogue = {item for events in train.values() for item, _ in events}
+
+    def held_out(begin: int, end: float):
+        part = {}
+        for user in train:
+            usable = [(item, time) for item, time in users[user] if item in catalogue and time < end]
+            if usable[-1][1] >= begin:
+                part[user] = (usable[:-1], usable[-1][0])
+        return part
+
+    validation, test = held_out(start, boundary), held_out(boundary, float("inf"))
+    return (train, validation, test, catalogue) if trainable(train) and validation and test else None
 
 
 def as_the_paper(rows: Rows, fraction: float, share: float, ties: TieOrder):
@@ -211,26 +237,56 @@ def test_temporal(rows, min_item, min_user, fraction, share, paper_faithful, tie
             check_counts(found[1], kept)
 
 
-@settings(max_examples=100, deadline=None)
-@given(logs, st.integers(1, 2), st.integers(1, 3), tie_orders)
-def test_leave_one_out(rows, min_item, min_user, ties):
-    kept = filter_rows(rows, min_item, min_user)
-    expected = None
+def check(rows: Rows, choices: Split, oracle, ties: TieOrder):
+    """Compare the files of a split with those that the oracle expects of the filtered rows, or both refuse."""
+    min_item, min_user, written = choices.min_item_count, choices.min_user_count, rows
+    if choices.test_until is not None:
+        rows = [row for row in rows if row[2] < choices.test_until]
+    kept, expected = filter_rows(rows, min_item, min_user), None
     if len({user for user, _, _ in kept}) > 1 and len({item for _, item, _ in filter_rows(rows, min_item, 1)}) > 1:
-        expected = leave_one_out(kept, ties)
+        expected = oracle(kept)
     with tempfile.TemporaryDirectory() as folder:
-        found = run(
-            rows,
-            Path(folder),
-            Split(strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user),
-            seed=SEED,
-            tie_seed=SEED if ties == "shuffle" else None,
-        )
+        found = run(written, Path(folder), choices, seed=SEED, tie_seed=SEED if ties == "shuffle" else None)
         assert (found is None) == (expected is None)
         if found is not None:
             assert found[0] == expected[:-1]
             check_ids(found[1], expected)
             check_counts(found[1], kept)
+
+
+@settings(max_examples=100, deadline=None)
+@given(logs, st.integers(1, 2), st.integers(1, 2), st.sampled_from([0.1, 0.3, 0.5]), tie_orders)
+def test_validation_in_time(rows, min_item, min_user, fraction, ties):
+    choices = Split(validation="time", test_fraction=fraction, min_item_count=min_item, min_user_count=min_user)
+    check(rows, choices, lambda kept: validated_in_time(kept, fraction, ties), ties)
+
+
+@settings(max_examples=150, deadline=None)
+@given(logs, st.integers(1, 2), st.integers(4, 30), st.none() | st.integers(10, 60), st.booleans(), tie_orders)
+def test_a_window(rows, least, begin, until, in_time, ties):
+    choices = Split(
+        test_from=begin,
+        test_until=until,
+        test_fraction=0.3,
+        validation="time" if in_time else "users",
+        validation_users=0.2,
+        min_item_count=least,
+        min_user_count=1,
+    )
+
+    def oracle(kept):
+        if in_time:
+            return validated_in_time(kept, 0.3, ties, begin=begin)
+        return temporal(kept, 0.3, 0.2, ties, begin=begin)
+
+    check(rows, choices, oracle, ties)
+
+
+@settings(max_examples=100, deadline=None)
+@given(logs, st.integers(1, 2), st.integers(1, 3), tie_orders)
+def test_leave_one_out(rows, min_item, min_user, ties):
+    choices = Split(strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user)
+    check(rows, choices, lambda kept: leave_one_out(kept, ties), ties)
 
 
 def check_counts(folder: Path, rows: Rows):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rec_data.errors import DataError
-from rec_data.splits.strategies import SortedLog, leave_one_out, temporal
+from rec_data.splits.sorted_log import SortedLog
+from rec_data.splits.strategies import leave_one_out, temporal
 
 
 def log_of(histories):
@@ -59,6 +60,41 @@ def test_temporal_by_hand(monkeypatch):
         "future_interactions_of_validation_users": 0,
         "future_interactions_on_unknown_items": 3,
     }
+
+
+def test_validation_in_time_by_hand():
+    """Of the fourteen times before t* = 7, that with index int(14 * 0.7) = 9 is 4."""
+    parts = temporal(log_of(BY_HAND), test_fraction=0.3, validation_users=0.2, validation="time", seed=0)
+    assert parts.boundary_time == 7
+    assert as_dict(parts.train) == {0: ([0, 1, 2], None), 1: ([1, 0], None), 3: ([2], None), 5: ([0, 2], None)}
+    assert as_dict(parts.validation) == {1: ([1, 0], 2), 3: ([2, 1], 1)}
+    assert as_dict(parts.test) == {0: ([0, 1, 2], 0)}
+    assert parts.catalogue.tolist() == [True, True, True, False, False]
+    assert parts.dropped == {
+        "validation_users_too_short": 0,
+        "validation_users_not_in_train": 2,
+        "test_users_too_short": 0,
+        "test_users_not_in_train": 2,
+        "validation_interactions_on_unknown_items": 1,
+        "future_interactions_of_validation_users": 0,
+        "future_interactions_on_unknown_items": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("histories", "message"),
+    [
+        ({0: [(0, 1), (1, 1), (0, 9)]}, r"^split.validation time .*t_v = 1 on\) leaves no user to train on"),
+        ({0: [(0, 1), (1, 1), (0, 9)], 1: [(0, 2), (0, 9)]}, "leaves no validation user"),
+        (
+            {0: [(0, 1), (0, 2), (0, 3)], 1: [(0, 3), (0, 9), (0, 9)]},
+            "leaves no test user: those .* t\\* = 9 do not train",
+        ),
+    ],
+)
+def test_refusals_of_validation_in_time(histories, message):
+    with pytest.raises(DataError, match=message):
+        temporal(log_of(histories), test_fraction=0.3, validation_users=0.2, validation="time", seed=0)
 
 
 def test_one_usable_event_is_not_enough_to_validate(monkeypatch):
@@ -131,6 +167,13 @@ def test_refusals(histories, share, message):
     else:
         with pytest.raises(DataError, match=message):
             split()
+
+
+@pytest.mark.parametrize(("moment", "side"), [(0, "before it"), (1, "before it"), (10, "from it on")])
+def test_a_moment_outside_the_log_is_refused(moment, side):
+    message = rf"^split.test_from \(t\* = {moment}\) leaves no interaction {side}; allowed: .* 1 to 9$"
+    with pytest.raises(DataError, match=message):
+        temporal(log_of(BY_HAND), test_fraction=0.3, test_from=moment, validation_users=0.2, seed=0)
 
 
 def test_too_many_validation_users_are_blamed():

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -247,6 +248,10 @@ def _build(values: dict[str, Any]) -> Config:
     if "undecided" in values:
         raise ConfigError(unknown_key("undecided", _DEFAULTS))
     concrete, undecided = _without_auto(values)
+    if isinstance(section := concrete.get("split"), dict):  # YAML takes an unquoted date for one, not for a text
+        concrete["split"] = {
+            key: value.isoformat() if isinstance(value, date) else value for key, value in section.items()
+        }
     try:
         # As JSON, because pydantic's strict mode takes a mapping for a section and a list for a tuple only there.
         point = _ADAPTER.validate_json(json.dumps(concrete, default=lambda found: {"no JSON": str(found)}))

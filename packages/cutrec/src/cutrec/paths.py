@@ -10,6 +10,8 @@ MODEL = DATA / "train" / "model.ckpt"
 SETTINGS = DATA / "train" / "settings.yaml"
 """What the train stage decided for the keys that are ``auto``, and why."""
 PER_USER = DATA / "evaluate" / "per_user.parquet"
+BACKTEST = DATA / "backtest"
+"""What ``cutrec backtest`` writes: a folder per window, and its tables, picture and page."""
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
 

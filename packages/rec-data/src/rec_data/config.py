@@ -5,6 +5,7 @@ This module imports neither torch nor polars.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from dataclasses import field
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 TieOrder = Literal["shuffle", "row_order"]
+TargetChoice = Literal["last", "first", "random"]
 Position = Annotated[int, Field(ge=1, le=1_000_000)]
 MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
@@ -208,6 +210,19 @@ class Download:
                 raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 
 
+def _check_moment(found: int | str) -> int | str:
+    try:
+        if isinstance(found, str):
+            dt.datetime.fromisoformat(found)
+    except ValueError:
+        raise ValueError("allowed: a date such as 2024-01-31, with a time 2024-01-31T12:00, or a Unix time") from None
+    return found
+
+
+Moment = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_check_moment)]
+"""A Unix time (seconds, milliseconds, microseconds or nanoseconds, by its size) or ISO 8601, UTC without an offset."""
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Split:
     """How the log becomes train, validation and test."""
@@ -216,9 +231,43 @@ class Split:
     """``leave_one_out`` is for logs with an order but no clock."""
     test_fraction: Share = 0.1
     """Temporal: the share of all interactions, the latest ones, that form the future."""
+    test_from: Moment | None = None
+    """Temporal: the moment t* at which the future begins, instead of `test_fraction`. It is the same for every log that
+    grows, so that results of several days can be compared."""
+    test_until: Moment | None = None
+    """Read the log as if it ended before this moment. ``cutrec backtest`` ends its windows by it."""
+    validation: Literal["users", "time"] = "users"
+    """Temporal: what validates, which decides when training stops and which settings are best.
+
+    ``users``: sequences of random users, up to t*. It asks how well a model continues the sequences of people whom it
+    has not seen, in the time that it was trained on. Everybody else trains up to t*, so the tested model is as recent
+    as one that is trained today for tomorrow.
+    ``time``: the last `test_fraction` of the interactions before t*, of all users, by the rules of the test. It asks
+    the question of the test, one period earlier, so validation and test metrics can be compared; but the tested model
+    knows neither the interactions nor the new items of that period, and is one period old when the test begins.
+    "Time to Split" (arXiv 2507.16289) compares both."""
+    target: TargetChoice = "last"
+    """Which of a user's held-out interactions is the target; those before it are the input, from the test period too.
+
+    ``last``: far into the period, with all that the user did before as input. ``first``: the next thing that a user
+    does after training ended, soon after t* and with the input that training ended with; the question of lists that
+    are computed once. ``random``: a moment that users choose, between the two. Validation by time chooses in the same
+    way, validation by users always takes the last interaction."""
+    seen_targets: Literal["keep", "drop"] = "keep"
+    """``drop``: an interaction with an item that the user has had before is no target, but stays in the inputs of
+    later ones. It asks for discoveries only; where `evaluate.filter_seen` is true, no list can hold the others."""
+    holdout: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Leave-one-out: how many of each user's last interactions are held out for the test, and as many before them for
+    validation. `target` chooses one of them."""
     validation_users: Share = 0.05
-    """Temporal: the share of the users of the past whose sequences validate."""
+    """Temporal, validation by users: the share of the users of the past whose sequences validate."""
     min_item_count: MinCount = "auto"
     """Drop items with fewer interactions. ``auto``: 5 for temporal, none for leave_one_out."""
     min_user_count: MinCount = "auto"
     """Drop users with fewer interactions, after the items. ``auto``: 3 for temporal, none for leave_one_out."""
+
+    def __post_init__(self) -> None:
+        if self.strategy == "leave_one_out" and self.test_from is not None:
+            raise ValueError("allowed: test_from null with strategy leave_one_out, or strategy temporal")
+        if self.strategy == "temporal" and self.holdout != 1:
+            raise ValueError("allowed: holdout 1 with strategy temporal, or strategy leave_one_out")

@@ -12,7 +12,7 @@ from rec_data.order_test import TOP, OrderTest, order_test
 from rec_data.raw.timestamps import UNITS, to_datetime, unit_of
 from rec_data.splits.clock import dates_only, has_clock
 from rec_data.splits.encode import encode
-from rec_data.splits.strategies import SortedLog
+from rec_data.splits.sorted_log import SortedLog
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BLUE, _ORANGE, _GREY = "#2f5d8a", "#d9822b", "#8a8f98"

@@ -7,7 +7,7 @@ import numpy as np
 
 from rec_data import arrays
 from rec_data.arrays import Int32s, Mask
-from rec_data.splits.strategies import SortedLog
+from rec_data.splits.sorted_log import SortedLog
 
 SAMPLE_ROWS = 5_000_000
 """Maximum number of interactions that are used: a random sample of whole users."""

@@ -4,7 +4,7 @@ Colors differ in lightness, and lines also in their style, so that neither print
 Needs matplotlib only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,34 @@ def draw_popularity(concentration: list[Row], popularity: Sequence[Named], out: 
     axes.axhline(consumed, **chosen)
     axes.set(title="Long tail", xlabel="k: first items of the list", ylabel="share of all, %", ylim=(0, None))
     _save(axes, out / "long_tail.png")
+
+
+WINDOWS = (
+    {"color": MODEL, "marker": "o", "linestyle": "-"},
+    {"color": CHOSEN, "marker": "^", "linestyle": ":"},
+    {"color": BASELINE, "marker": "s", "linestyle": "--"},
+)
+"""The styles of the series of a backtest; the ranking by popularity is the last one."""
+
+
+def draw_windows(dates: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float]]], out: Path) -> None:
+    """``ndcg.png``: NDCG@10 in each window of a backtest by series: value, low and high end of its interval."""
+    axes = _axes()
+    styles = WINDOWS if len(series) == len(WINDOWS) else WINDOWS[::2]
+    for number, (style, (name, values)) in enumerate(zip(styles, series.items(), strict=True)):
+        shift = 0.06 * (number - (len(series) - 1) / 2)
+        places = [place + shift for place in range(len(values))]
+        errors = [
+            [max(0.0, value - low) for value, low, _ in values],
+            [max(0.0, high - value) for value, _, high in values],
+        ]
+        look: dict[str, Any] = {"label": name, "markersize": 5, "capsize": 3, **style}
+        axes.errorbar(places, [value for value, _, _ in values], yerr=errors, **look)
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(dates) > 3 else {}
+    axes.set_xticks(range(len(dates)), dates, **slanted)
+    axes.set(title="NDCG@10 by window", xlabel="first day of the window", ylim=(0, None))
+    axes.margins(y=0.1)
+    _save(axes, out / "ndcg.png")
 
 
 def _axes() -> Axes:

@@ -123,7 +123,7 @@ def _ties(split: Mapping[str, Any]) -> Remark | None:
 
 def _future(split: Mapping[str, Any]) -> Remark | None:
     asked, taken = split["test_fraction"], split["future_share"]
-    if taken is None or taken <= (1 + TOLERANCE) * asked:
+    if taken is None or split.get("test_from") is not None or taken <= (1 + TOLERANCE) * asked:
         return None
     at_once = round(split["boundary_share"] * split["filtered"]["interactions"])
     why, cure = "the log is so small", ""
@@ -185,5 +185,6 @@ def _noise(training: Mapping[str, Any], users: int) -> Remark | None:
         f"validation has {users:,} users, so its NDCG@10 of {value:.4f} may be off by up to {half:.4f} (95%), and the "
         "choice of the best epoch is partly chance"
     )
-    cure = "more users make it certain (temporal split: a larger split.validation_users)"
+    larger = "a larger split.validation_users, or split.test_fraction with split.validation=time"
+    cure = f"more users make it certain (temporal split: {larger})"
     return Remark("noise", "Noisy validation", "training", text, cure)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from cutrec.checksums import checksum, read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
-from cutrec.paths import DATA, LOG, MODEL, PER_USER, SPLIT, STAGES
+from cutrec.paths import BACKTEST, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES
 from cutrec.workflow.user_ids import Users
 from rec_data.errors import DataError
 from rec_data.ids import is_ids, read_ids
@@ -106,14 +106,14 @@ def _count_file(users: Users, path: Path) -> Counter[str]:
 
 
 def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
-    """The parquet and text files below ``data/`` that no stage wrote.
+    """The parquet and text files below ``data/`` that neither a stage nor a backtest wrote.
 
     Returns:
         The lists of recommendations, and the other files, unfinished ones among them.
     """
     lists: list[Path] = []
     others: list[Path] = []
-    for top in sorted(path for path in data.glob("[!.]*") if path.name not in STAGES):
+    for top in sorted(path for path in data.glob("[!.]*") if path.name not in (*STAGES, BACKTEST.name)):
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
             of_a_model = (path.parent / MODEL.name).is_file()

@@ -89,6 +89,10 @@ def synthetic_split(point: Config) -> SyntheticSplit:
         raise ConfigError(f"dataset: found {point.dataset!r}, allowed: a twin, as in twin:beauty")
     if point.split.strategy != "temporal":
         raise ConfigError(f"split.strategy: found {point.split.strategy!r}, allowed for a twin: temporal")
+    for key, usual in (("validation", "users"), ("test_from", None), ("test_until", None)):
+        if (found := getattr(point.split, key)) != usual:
+            allowed = "null" if usual is None else usual
+            raise ConfigError(f"split.{key}: found {found!r}, allowed for the prediction of a twin: {allowed}")
     return split_of(point.dataset.removeprefix("twin:"), point.split)
 
 

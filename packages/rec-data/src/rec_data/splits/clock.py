@@ -1,4 +1,6 @@
-"""Whether the times of a log are dates, and whether these have a time of day."""
+"""Whether the times of a log are dates, whether these have a time of day, and moments that the settings name."""
+
+import datetime as dt
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
@@ -21,3 +23,15 @@ def dates_only(times: Int64s) -> bool:
     midnight = int(times[0]) % day
     same = all(not ((times[block] - midnight) % day).any() for block in arrays.blocks(len(times)))
     return same and (midnight == 0 or bool((times != times[0]).any())) and has_clock(times)
+
+
+def to_ticks(moment: int | str, unit: str) -> int:
+    """A moment of the settings, a Unix time or ISO 8601, in ticks of a log's unit: the first one not before it."""
+    own = "us"
+    if isinstance(moment, int):
+        own, found = unit_of(moment), moment
+    else:
+        date = dt.datetime.fromisoformat(moment)
+        date = date if date.tzinfo is not None else date.replace(tzinfo=dt.UTC)
+        found = (date - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(microseconds=1)
+    return -(-found * UNITS[unit] // UNITS[own])

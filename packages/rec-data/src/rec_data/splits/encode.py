@@ -12,8 +12,10 @@ import polars as pl
 
 from rec_data.errors import DataError
 from rec_data.raw.files import reading, require_columns
+from rec_data.raw.timestamps import unit_of
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
-from rec_data.splits.strategies import SortedLog
+from rec_data.splits.clock import to_ticks
+from rec_data.splits.sorted_log import SortedLog
 from rec_data.ties import Ties, resolve_ties
 
 
@@ -32,9 +34,18 @@ class EncodedLog:
     """What the filters dropped, by reason."""
     ties: Ties
     """How many of the interactions have equal times or are duplicates."""
+    unit: str
+    """Of the times, a key of ``rec_data.raw.timestamps.UNITS``."""
 
 
-def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None, tie_seed: int | None) -> EncodedLog:
+def encode(
+    path: Path,
+    *,
+    min_item_count: int | None,
+    min_user_count: int | None,
+    tie_seed: int | None,
+    until: int | str | None = None,
+) -> EncodedLog:
     """Read, filter, encode and sort a log.
 
     The filters are applied once and count rows: first items with fewer than ``min_item_count`` interactions are
@@ -42,6 +53,8 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
 
     The interactions of a user that have equal times are shuffled (``rec_data.ties``); without a ``tie_seed`` they keep
     the order of rows.
+
+    With ``until``, a Unix time or ISO 8601, everything is as if the log ended before this moment.
 
     The log is a parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
 
@@ -53,6 +66,17 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
     with reading(f"log {path}"):
         frame = pl.scan_parquet(path)
         rows, first, last = _check(frame, path)
+        unit, cut = unit_of(last), 0
+        if until is not None:
+            end = to_ticks(until, unit)
+            frame = frame.filter(pl.col(TIMESTAMP) < end)
+            cut, rows = rows, int(frame.select(pl.len()).collect(engine="streaming").item())
+            cut -= rows
+            if rows == 0:
+                raise DataError(
+                    f"split.test_until: found {until!r} ({end}), which leaves no interaction; allowed: a moment after "
+                    f"the log's first time, {first}"
+                )
         item_counts = frame.group_by(ITEM).len().collect(engine="streaming")
         items = _names(item_counts, ITEM, "item", min_item_count)
         kept = _keep(frame, items, ITEM, "item")
@@ -79,7 +103,9 @@ def encode(path: Path, *, min_item_count: int | None, min_user_count: int | None
         "users_below_min_count": raw["users"] - len(user_names),
         "interactions_by_filters": rows - len(log.items),
     }
-    return EncodedLog(log, user_names, item_names, raw, dropped, ties)
+    if until is not None:
+        dropped["interactions_from_test_until_on"] = cut
+    return EncodedLog(log, user_names, item_names, raw, dropped, ties, unit)
 
 
 def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:

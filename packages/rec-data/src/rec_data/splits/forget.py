@@ -16,8 +16,8 @@ from rec_data.errors import DataError
 from rec_data.ids import read_ids
 from rec_data.schema import ORIGINAL_ID, TIMESTAMPS
 from rec_data.sequences.store import SequenceStore
+from rec_data.splits.sorted_log import Subset
 from rec_data.splits.split import SUBSETS, describe_subset, write_histories, write_names
-from rec_data.splits.strategies import Subset
 
 EVERYBODY = "at least one other user (to forget everybody, delete data/, .checkpoints/ and DVC's cache and remotes)"
 """What is allowed where nobody would be left."""
@@ -48,7 +48,7 @@ def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
     gone = pc.is_in(known_users.names, value_set=users).to_numpy(zero_copy_only=False)
     dense = (np.cumsum(~gone) - 1).astype(np.int32)
     subsets = {
-        name: _without(_read(split, name, hashes), gone, dense)
+        name: _without(read_subset(split, name, hashes), gone, dense)
         for name in SUBSETS
         if (split / "sequences" / f"{name}.arrow").exists()
     }
@@ -67,7 +67,7 @@ def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
     return summary
 
 
-def _read(split: Path, name: str, hashes: dict[str, str]) -> Subset:
+def read_subset(split: Path, name: str, hashes: dict[str, str]) -> Subset:
     """A part of the split: its sequence store, which is checked, and the times of the exported parquet."""
     store = SequenceStore.open(split / "sequences" / f"{name}.arrow", hashes=hashes)
     path = split / f"{name}.parquet"

@@ -15,12 +15,13 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import hash_ids
 from rec_data.progress import progress
-from rec_data.raw.timestamps import unit_of
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
-from rec_data.splits.clock import dates_only, has_clock
+from rec_data.splits.clock import dates_only, has_clock, to_ticks
 from rec_data.splits.encode import EncodedLog, encode
-from rec_data.splits.strategies import Partition, Subset, leave_one_out, temporal
+from rec_data.splits.sorted_log import Subset
+from rec_data.splits.strategies import Partition, leave_one_out, temporal
+from rec_data.splits.targets import TargetRule
 
 AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
 """The minimum counts of items and of users that "auto" stands for."""
@@ -66,23 +67,35 @@ def split_log(
     _check_folder(out)
     if seed < 0:
         raise DataError(f"seed {seed}; allowed: at least 0")
+    if paper_faithful:
+        _refuse_other_rules(settings)
     given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
     fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
     with progress("split", 7) as bar:
-        encoded = encode(log, min_item_count=fewest_items, min_user_count=fewest_users, tie_seed=tie_seed)
+        encoded = encode(
+            log,
+            min_item_count=fewest_items,
+            min_user_count=fewest_users,
+            tie_seed=tie_seed,
+            until=settings.test_until,
+        )
         bar.update()
         _refuse_trivial(encoded)
+        rule = TargetRule(settings.target, settings.seen_targets, seed)
         if temporally:
             partition = temporal(
                 encoded.log,
                 test_fraction=settings.test_fraction,
+                test_from=None if settings.test_from is None else to_ticks(settings.test_from, encoded.unit),
                 validation_users=settings.validation_users,
+                validation=settings.validation,
                 seed=seed,
+                rule=rule,
                 paper_faithful=paper_faithful,
             )
         else:
-            partition = leave_one_out(encoded.log)
-        _refuse_untrainable(partition.train, settings.strategy)
+            partition = leave_one_out(encoded.log, holdout=settings.holdout, rule=rule)
+        _refuse_untrainable(partition.train, settings)
         bar.update()
         kept_users = np.zeros(encoded.log.num_users, dtype=bool)
         subsets = {name: subset for name in SUBSETS if (subset := getattr(partition, name)) is not None}
@@ -92,7 +105,13 @@ def split_log(
         summary: dict[str, Any] = {
             "strategy": settings.strategy,
             "test_fraction": settings.test_fraction if temporally else None,
-            "validation_users": settings.validation_users if temporally else None,
+            "test_from": settings.test_from,
+            "test_until": settings.test_until,
+            "validation_by": settings.validation if temporally else None,
+            "validation_users": settings.validation_users if temporally and settings.validation == "users" else None,
+            "holdout": None if temporally else settings.holdout,
+            "target": settings.target,
+            "seen_targets": settings.seen_targets,
             "min_item_count": fewest_items,
             "min_user_count": fewest_users,
             "seed": seed,
@@ -129,7 +148,7 @@ def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[
     """Summarise the log as a whole."""
     log, boundary = encoded.log, partition.boundary_time
     return {
-        "timestamp_unit": unit_of(int(log.times.max())),
+        "timestamp_unit": encoded.unit,
         "boundary_time": boundary,
         "future_share": None if boundary is None else float((log.times >= boundary).mean()),
         "boundary_share": None if boundary is None else float((log.times == boundary).mean()),
@@ -160,15 +179,24 @@ def _refuse_trivial(encoded: EncodedLog) -> None:
             )
 
 
-def _refuse_untrainable(train: Subset, strategy: str) -> None:
+def _refuse_other_rules(settings: Split) -> None:
+    """Refuse rules that the paper's code does not have."""
+    for key, only in (("validation", "users"), ("target", "last"), ("seen_targets", "keep")):
+        if (found := getattr(settings, key)) != only:
+            raise DataError(f"split.{key}: found {found} with paper_faithful, allowed: {only}")
+
+
+def _refuse_untrainable(train: Subset, settings: Split) -> None:
     """Refuse a split whose training histories are all too short: an example needs an item and the one after it."""
     if (train.lengths >= 2).any():
         return
-    reason = "no user outside validation has two interactions before t*"
-    if strategy == "leave_one_out":
-        reason = "it holds out two interactions of each user, and no user has four"
+    start = "t*" if settings.validation == "users" else "t_v"
+    reason = f"no user outside validation has two interactions before {start}"
+    if settings.strategy == "leave_one_out":
+        held_out = 2 * settings.holdout
+        reason = f"it holds out {held_out} interactions of each user, and no user has {held_out + 2}"
     raise DataError(
-        f"split.strategy {strategy} leaves nothing to train on: {reason}; allowed: a log with longer histories"
+        f"split.strategy {settings.strategy} leaves nothing to train on: {reason}; allowed: a log with longer histories"
     )
 
 

@@ -4,52 +4,15 @@ Everything here is numpy on flat arrays. Rows are sorted by user, then by time; 
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from rec_data import arrays
-from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
-
-
-@dataclass(frozen=True)
-class SortedLog:
-    """Interactions sorted by user, then by time."""
-
-    offsets: Int64s
-    """``[users + 1]``; the rows of user ``u`` are ``offsets[u]`` to ``offsets[u + 1] - 1``."""
-    items: Int32s
-    """``[n]`` dense items of the filtered log."""
-    times: Int64s
-    """``[n]`` in the log's unit of time."""
-    num_items: int
-    """Number of items of the filtered log."""
-
-    @property
-    def num_users(self) -> int:
-        """Number of users of the filtered log."""
-        return len(self.offsets) - 1
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Training, validation or test data: histories of some users in CSR form, and the target of each."""
-
-    users: Int32s
-    """``[n]`` users, ascending."""
-    offsets: Int64s
-    """``[n + 1]``."""
-    items: Int32s
-    """``[nnz]``."""
-    times: Int64s
-    """``[nnz]``."""
-    targets: Int32s | None = None
-    """``[n]``; None for training."""
-
-    @property
-    def lengths(self) -> Int64s:
-        """``[n]`` items per history."""
-        return np.diff(self.offsets)
+from rec_data.splits.sorted_log import SortedLog, Subset
+from rec_data.splits.targets import TargetRule, gather, hold_out
 
 
 @dataclass(frozen=True)
@@ -70,18 +33,35 @@ class Partition:
 
 
 def temporal(
-    log: SortedLog, *, test_fraction: float, validation_users: float, seed: int, paper_faithful: bool = False
+    log: SortedLog,
+    *,
+    test_fraction: float,
+    validation_users: float,
+    seed: int,
+    test_from: int | None = None,
+    validation: Literal["users", "time"] = "users",
+    rule: TargetRule | None = None,
+    paper_faithful: bool = False,
 ) -> Partition:
-    """Split at one moment: interactions before it are the past, all others the future.
+    """Split at one moment t*: interactions before it are the past, all others the future.
 
-    Training data are the past of all users except the validation users. The last interaction of a test user is the
-    target and lies in the future; the interactions before it are the input. Both contain items of train only.
+    Training data are the past of all users except the validation users. An interaction of a test user in the future is
+    the target, the last one unless ``rule`` says otherwise; the interactions before it are the input. Both contain
+    items of train only.
+
+    Validation by time divides the past once more, at t_v, by the same rules: training data are what all users did
+    before t_v, and the interactions from t_v to t* validate as those from t* on test.
 
     Args:
         log: The filtered log.
-        test_fraction: Share of the interactions that lie in the future, in (0, 1).
-        validation_users: Share of the past's users that validate, in [0, 1).
+        test_fraction: Share of the interactions that lie in the future, in (0, 1). With validation by time also the
+            share of the past that lies from t_v on.
+        validation_users: Share of the past's users that validate, in [0, 1). Not used for validation by time.
         seed: Seed of the choice of validation users.
+        test_from: The moment t* in the log's unit of time, instead of one that ``test_fraction`` of the interactions
+            follow.
+        validation: ``users`` or ``time`` (``rec_data.config.Split.validation`` says which question each answers).
+        rule: The choice of targets. Validation users are always asked for the last of their interactions.
         paper_faithful: Follow the paper's code. A user has a future if one of its items occurs anywhere in the past,
             that of validation users included; the target is the last interaction on an item of train, which may then
             lie in the past. Users who have a future but no past in train (newcomers, and validation users without an
@@ -93,100 +73,138 @@ def temporal(
     Raises:
         DataError: There is no past, or no user to train, validate or test on.
     """
-    n = len(log.times)
-    boundary = int(np.partition(log.times, index := min(int(n * (1 - test_fraction)), n - 1))[index])
+    rule = rule or TargetRule()
+    boundary = _moment(log.times, test_fraction) if test_from is None else test_from
     past = log.times < boundary
     past_counts = arrays.count_rows(past, log.offsets)
     past_users = np.flatnonzero(past_counts)
+    if test_from is not None and (past.all() or not past.any()):
+        side = "from it on" if past.all() else "before it"
+        raise DataError(
+            f"split.test_from (t* = {boundary}) leaves no interaction {side}; allowed: a moment within the log's "
+            f"times, {log.times.min()} to {log.times.max()}"
+        )
     if past_users.size == 0:
         raise DataError(
             f"split.strategy temporal: no interaction lies before t* = {boundary}, so nothing is left to train on; "
             "allowed: times that differ (or, for a file with order but without times, split.strategy leave_one_out)"
         )
     validating = np.zeros(log.num_users, dtype=bool)
-    validating[_choose(past_users, validation_users, seed)] = True
-    of_validating = arrays.spread(validating, log.offsets)
-
-    train = _gather(log, past & ~of_validating)
+    if validation == "users":
+        validating[_choose(past_users, validation_users, seed)] = True
+        held_out = past & arrays.spread(validating, log.offsets)
+        key, cure = f"split.validation_users {validation_users:g}", "a smaller share"
+    else:
+        validation_start = _moment(log.times[past], test_fraction)
+        held_out = past & (log.times >= validation_start)
+        key, cure = f"split.validation time (from t_v = {validation_start} on)", "times that differ more, or users"
+    train = gather(log, past & ~held_out)
     if train.users.size == 0:
-        raise DataError(
-            f"split.validation_users {validation_users:g} leaves no user to train on; allowed: a smaller share"
-        )
+        raise DataError(f"{key} leaves no user to train on; allowed: {cure}")
     catalogue = arrays.mark(train.items, log.num_items)
     known = arrays.lookup(catalogue, log.items)
+    trains = arrays.mark(train.users, log.num_users)
+    training = arrays.spread(trains, log.offsets)
 
-    validation, short = _hold_out(log, past & of_validating & known)
-    trains = (past_counts > 0) & ~validating
+    if validation == "users":
+        validated, untested = hold_out(log, held_out & known, held_out & known, replace(rule, choice="last"))
+        newcomers = {}
+    else:
+        validated, untested = hold_out(log, past & known, held_out & known & training, rule)
+        new = (arrays.count_rows(held_out & known, log.offsets) > 0) & ~trains
+        newcomers = {"validation_users_not_in_train": int(np.count_nonzero(new))}
     validates = validating
     if paper_faithful:  # validation users who have no item of train are like newcomers there
         validates = validating & (arrays.count_rows(past & known, log.offsets) > 0)
     future = ~past & ~arrays.spread(validates, log.offsets)
     usable = _known(log, past) if paper_faithful else known
     returns = arrays.count_rows(future & usable, log.offsets) > 0
-    has_input = returns if paper_faithful else returns & trains
-    test, short_tests = _hold_out(log, arrays.spread(has_input, log.offsets) & known)
     untargeted = None
     if paper_faithful:
-        test, untargeted = _of_users(test, trains), _of_users(test, ~trains)
-        untargeted = replace(untargeted, targets=None)
-    if validation_users > 0 and validation.users.size == 0:
-        raise DataError(
-            f"split.validation_users {validation_users:g} leaves no validation user with two interactions on items of "
-            f"train; allowed: a {'larger' if validation_users < 0.5 else 'smaller'} share"
-        )
+        rows = known & arrays.spread(returns, log.offsets)
+        both, without = hold_out(log, rows, rows)
+        test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None)
+    else:
+        test, without = hold_out(log, known, future & known & training, rule)
+    if (validation == "time" or validation_users > 0) and validated.users.size == 0:
+        if validation == "users":
+            cure = f"a {'larger' if validation_users < 0.5 else 'smaller'} share"
+        raise DataError(f"{key} leaves no validation user with two interactions on items of train; allowed: {cure}")
     if test.users.size == 0:
         if np.any((past_counts > 0) & (arrays.count_rows(~past & _known(log, past), log.offsets) > 0)):
+            why = "validate, or share no item with the few training users" if validation == "users" else "do not train"
             raise DataError(
-                f"split.validation_users {validation_users:g} leaves no test user: those with interactions after "
-                f"t* = {boundary} validate, or share no item with the few training users; allowed: a smaller share"
+                f"{key} leaves no test user: those with interactions after t* = {boundary} {why}; allowed: {cure}"
             )
+        asked = f"split.test_fraction {test_fraction:g}" if test_from is None else "split.test_from"
         raise DataError(
-            f"split.test_fraction {test_fraction:g} leaves no test user; needed: a user with interactions on items of "
+            f"{asked} leaves no test user; needed: a user with interactions on items of "
             f"train both before and after t* = {boundary}"
         )
     return Partition(
         train=train,
-        validation=validation,
+        validation=validated,
         test=test,
         catalogue=catalogue,
         boundary_time=boundary,
         untargeted=untargeted,
         dropped={
-            "validation_users_too_short": short,
-            "test_users_too_short": short_tests,
+            **{f"validation_users_{reason}": count for reason, count in untested.items()},
+            **{f"test_users_{reason}": count for reason, count in without.items()},
             "test_users_not_in_train": int(np.count_nonzero(returns & ~trains)),
-            "validation_interactions_on_unknown_items": int(np.count_nonzero(past & of_validating & ~known)),
+            "validation_interactions_on_unknown_items": int(np.count_nonzero(held_out & ~known)),
             "future_interactions_of_validation_users": int(np.count_nonzero(~past & ~future)),
             "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~usable)),
+            **newcomers,
         },
     )
 
 
-def leave_one_out(log: SortedLog) -> Partition:
-    """Hold out each user's last two items: the last one tests, the one before validates, the others train.
+def leave_one_out(log: SortedLog, *, holdout: int = 1, rule: TargetRule | None = None) -> Partition:
+    """Hold out each user's last interactions: the last ``holdout`` test, as many before validate, the others train.
 
-    Users with fewer than three interactions only train. The catalogue holds all items of the log.
+    One of the held-out interactions is the target, the last one unless ``rule`` says otherwise; the interactions before
+    it are the input. Users with ``2 * holdout`` interactions or fewer only train. The catalogue holds all items of the
+    log.
 
     Raises:
-        DataError: No user has three interactions.
+        DataError: No user has enough interactions, or ``rule`` leaves no targets.
     """
     counts = np.diff(log.offsets)
-    last = log.offsets[1:] - 1  # [users] row of each user's last interaction
-    evaluated = counts >= 3
+    evaluated = counts > 2 * holdout
     if not evaluated.any():
-        raise DataError("split.strategy leave_one_out: no user has three interactions, so no user can be tested")
-    before_test = np.ones(len(log.items), dtype=bool)
-    before_test[last[evaluated]] = False
-    train_row = before_test.copy()
-    train_row[last[evaluated] - 1] = False
-    of_evaluated = arrays.spread(evaluated, log.offsets)
-    return Partition(
-        train=_gather(log, train_row),
-        validation=_gather(log, train_row & of_evaluated, targets=log.items[last[evaluated] - 1]),
-        test=_gather(log, before_test & of_evaluated, targets=log.items[last[evaluated]]),
-        catalogue=arrays.mark(log.items, log.num_items),  # the filter of users can leave an item without rows
-        dropped={"users_only_training": int(np.count_nonzero((counts > 0) & ~evaluated))},
+        raise DataError(
+            f"split.strategy leave_one_out: no user has {2 * holdout + 1} interactions, so no user can be tested"
+        )
+    ends = log.offsets[1:]
+    bounds = np.repeat(log.offsets, 3)[:-2]  # of each user's rows for training, validation and test
+    bounds[1::3] = np.where(evaluated, ends - 2 * holdout, ends)
+    bounds[2::3] = np.where(evaluated, ends - holdout, ends)
+    trained, validating, testing = (
+        np.repeat(np.tile(part, log.num_users), np.diff(bounds)) for part in np.eye(3, dtype=bool)
     )
+    every = np.ones(len(log.items), dtype=bool)
+    validated, untested = hold_out(log, every, validating, rule)
+    test, without = hold_out(log, every, testing, rule)
+    if validated.users.size == 0 or test.users.size == 0:
+        raise DataError("split.seen_targets drop: every target is in the history of its user; allowed: keep")
+    return Partition(
+        train=gather(log, trained),
+        validation=validated,
+        test=test,
+        catalogue=arrays.mark(log.items, log.num_items),  # the filter of users can leave an item without rows
+        dropped={
+            "users_only_training": int(np.count_nonzero((counts > 0) & ~evaluated)),
+            **{f"validation_users_{reason}": count for reason, count in untested.items() if reason != "too_short"},
+            **{f"test_users_{reason}": count for reason, count in without.items() if reason != "too_short"},
+        },
+    )
+
+
+def _moment(times: Int64s, fraction: float) -> int:
+    """The time from which on a share of the interactions lies; at least one does."""
+    index = min(int(len(times) * (1 - fraction)), len(times) - 1)
+    return int(np.partition(times, index)[index])
 
 
 def _known(log: SortedLog, rows: Mask) -> Mask:
@@ -201,25 +219,6 @@ def _choose(users: Int64s, share: float, seed: int) -> Int64s:
     size = max(1, int(len(users) * share))
     chosen: Int64s = np.random.default_rng(seed).choice(users, size=size, replace=False)
     return chosen
-
-
-def _gather(log: SortedLog, rows: Mask, *, targets: Int32s | None = None) -> Subset:
-    counts = arrays.count_rows(rows, log.offsets)
-    users = np.flatnonzero(counts)
-    offsets = np.concatenate(([0], np.cumsum(counts[users])))
-    return Subset(users.astype(np.int32), offsets, log.items[rows], log.times[rows], targets)
-
-
-def _hold_out(log: SortedLog, rows: Mask) -> tuple[Subset, int]:
-    """Make the last of each user's rows the target. Users with one row are left out and counted."""
-    counts = arrays.count_rows(rows, log.offsets)
-    enough = counts >= 2
-    row = np.flatnonzero(rows & arrays.spread(enough, log.offsets))
-    ends = np.cumsum(counts[enough]) - 1
-    inputs = np.zeros(len(rows), dtype=bool)
-    inputs[row] = True
-    inputs[row[ends]] = False
-    return _gather(log, inputs, targets=log.items[row[ends]]), int(np.count_nonzero(counts == 1))
 
 
 def _of_users(subset: Subset, chosen: Mask) -> Subset:

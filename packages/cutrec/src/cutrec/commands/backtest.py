@@ -1,0 +1,75 @@
+"""Evaluate in several successive windows of the log in data/download, with a model for each or one for all.
+
+The last window ends with the log. Each holds the share split.test_fraction of the interactions, or --days days. Without
+--rolled a model is trained for each window on what lies before it; with --rolled the model of the first window is
+evaluated in all of them. After both, with the same settings, the tables compare the two. A backtest that was stopped or
+killed goes on at the next start. Writes windows.csv, means.csv, ndcg.png and backtest.html, and a folder per window.
+
+Examples:
+    uv run cutrec backtest --windows 4
+    uv run cutrec backtest --windows 4 --rolled           # does the model of the first window last?
+    uv run cutrec backtest --windows 8 --days 7 -S loss=cce_neg
+"""
+
+import shlex
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cutrec.arguments import local_file, positive_int, whole_from
+from cutrec.config import PRESET_KEYS, from_mapping, read_yaml, refuse_contradictions
+from cutrec.console import prepare_output_folder
+from cutrec.errors import StageError
+from cutrec.nested import changed
+from cutrec.outputs import read_json
+from cutrec.paths import BACKTEST, LOG, checkpoint_folder
+from cutrec.reporting.text_table import render
+
+PARAMS = Path("params.yaml")
+CHANGES = (*PRESET_KEYS, "preset", "seed", "impl", "split", "evaluate")
+"""The keys of params.yaml, or sections of it, that may be changed for a backtest."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--windows", type=whole_from(2), default=4, help="how many (default: 4)")
+    parser.add_argument("--days", type=positive_int, help="length of a window, instead of split.test_fraction")
+    text = "evaluate the first window's model in all windows"
+    parser.add_argument("--rolled", action="store_true", help=text)
+    text = "change of params.yaml: split.test_fraction=0.05, preset=..., loss=..., ...; may be repeated"
+    parser.add_argument("-S", dest="changes", action="append", metavar="KEY=VALUE", help=text)
+    text = f"folder of the results (default: {BACKTEST})"
+    parser.add_argument("--out", type=local_file, default=BACKTEST, help=text)
+
+
+def run(options: Namespace) -> None:
+    """Run the windows that are missing, write the tables and print one."""
+    prepare_output_folder("--out", options.out)
+    changes = options.changes or []
+    config = from_mapping(changed(read_yaml(PARAMS), changes, CHANGES))
+    refuse_contradictions(config)
+    cure = "allowed: the log of the current point, which `dvc repro download` makes"
+    if not LOG.is_file():
+        raise StageError(f"{LOG}: found no log, {cure}")
+    if (known := read_json(LOG.with_name("summary.json"))["dataset"]) != config.dataset:
+        raise StageError(f"{LOG}: found the log of {known}, dataset is {config.dataset}, {cure}")
+
+    from cutrec.reporting.backtest import difference, table, write_backtest
+    from cutrec.workflow.backtest import backtest
+
+    out = options.out
+    kind = {"windows": options.windows, "days": options.days, "rolled": options.rolled}
+    results = backtest(config, LOG, out, checkpoints=checkpoint_folder(), **kind)
+    words = ["uv run cutrec backtest", f"--windows {options.windows}"]
+    words += [f"--days {options.days}"] if options.days else []
+    command = " ".join([*words, *(f"-S {shlex.quote(change)}" for change in changes)])
+    both = difference(results) is not None
+    only = [command + " --rolled" * options.rolled]
+    title = f"Backtest of {Path(config.dataset).name}: {options.windows} windows"
+    write_backtest(results, out, title=title, command="\n".join([command, f"{command} --rolled"] if both else only))
+    header, *rows = table(results)
+    print("NDCG@10, with 95 % intervals over the users of a window, and of the mean over windows")
+    print(render(header, rows, left=3))
+    if both:
+        print(difference(results))
+    print(f"page: {out / 'backtest.html'}, picture: {out / 'ndcg.png'}, tables: {out / 'windows.csv'}, means.csv")

@@ -1,0 +1,244 @@
+"""The tables, the picture and the page of a backtest, from the evaluations of its windows.
+
+- ``windows.csv``: every metric at every k in every window, with its interval over users
+- ``means.csv``: the mean over windows, with a 95 % interval by Student's t
+- ``ndcg.png``, and ``backtest.html`` with both, which needs no other file
+"""
+
+import csv
+import math
+import statistics
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+from cutrec.checksums import verified
+from cutrec.outputs import read_json, write_csv
+
+TEMPLATE = Path(__file__).parent / "backtest.html.jinja"
+LEVEL = 0.95
+SERIES = {
+    ("per window", "model"): "trained per window",
+    ("once", "model"): "trained once",
+    ("per window", "popularity"): "popularity",
+    ("once", "popularity"): "popularity of the first window",
+}
+"""What is evaluated, by the columns ``trained`` and ``ranking``, and its name."""
+DIFFERENCE = "per window - once"
+METRICS = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "coverage": "Coverage", "surprisal": "Surprisal"}
+
+
+class Value(NamedTuple):
+    """A metric of a ranking in a window; NaN where there is no interval."""
+
+    window: int
+    begin: str
+    end: str
+    trained: str
+    """``per window`` or ``once``, before the first window."""
+    ranking: str
+    metric: str
+    k: int
+    value: float
+    low: float
+    high: float
+    users: int
+    unknown: float
+    """Share of what these users did in the window that is on items which the model does not know, for a model that is
+    older than the window; it is no target."""
+
+
+WindowResult = list[Value]
+
+
+class Mean(NamedTuple):
+    """The mean of a metric over windows; NaN where there is no interval, as for one window."""
+
+    trained: str
+    ranking: str
+    metric: str
+    k: int
+    mean: float
+    low: float
+    high: float
+    windows: int
+
+
+def read_window(folder: Path, window: int, dates: tuple[str, str], trained: str) -> WindowResult:
+    """The metrics of a window, from its folders ``split`` and ``evaluate``."""
+    unknown = read_json(folder / "split" / "summary.json").get("unknown_items_share", math.nan)
+    with verified(folder / "evaluate" / "details" / "intervals.csv").open(encoding="utf-8", newline="") as file:
+        return [
+            Value(
+                window=window,
+                begin=dates[0],
+                end=dates[1],
+                trained=trained,
+                ranking=row["ranking"],
+                metric=row["metric"],
+                k=int(row["k"]),
+                value=float(row["value"]),
+                low=float(row["low"] or "nan"),
+                high=float(row["high"] or "nan"),
+                users=int(row["users"]),
+                unknown=unknown,
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def means(results: Sequence[WindowResult]) -> list[Mean]:
+    """The mean of every metric over windows, and of the differences between the two kinds of models.
+
+    The first window is not among the differences: both models are the same there.
+    """
+    series: dict[tuple[str, str, str, int], dict[int, float]] = {}
+    for value in (value for result in results for value in result):
+        key = (value.trained, value.ranking, value.metric, value.k)
+        series.setdefault(key, {})[value.window] = value.value
+    for (trained, ranking, metric, k), values in list(series.items()):
+        once = series.get(("once", ranking, metric, k))
+        if trained == "per window" and ranking == "model" and once is not None and len(values) > 1:
+            differences = {window: value - once[window] for window, value in values.items() if window > 1}
+            series[(DIFFERENCE, ranking, metric, k)] = differences
+    return [Mean(*key, *mean_interval(list(values.values())), len(values)) for key, values in series.items()]
+
+
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """The mean of n independent, normally distributed values with its interval by Student's t, n - 1 degrees.
+
+    Successive windows share users and training data, so the interval is too narrow where these matter.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = t_quantile(level, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def t_quantile(level: float, degrees: int) -> float:
+    """The t for which Student's distribution has the probability `level` between -t and t.
+
+    By bisection of the finite sums for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+
+    def probability(angle: float) -> float:  # t = sqrt(degrees) * tan(angle)
+        sine, cosine = math.sin(angle), math.cos(angle)
+        odd = degrees % 2
+        term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+        for power in range(1 + odd, degrees, 2):
+            total += term
+            term *= cosine**2 * power / (power + 1)
+        return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+    low, high = 0.0, math.pi / 2
+    while high - low > 1e-15:
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) < level else (low, middle)
+        if middle in (low, high) and high - low < 1e-12:
+            break
+    return math.sqrt(degrees) * math.tan((low + high) / 2)
+
+
+def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10) -> list[tuple[str, ...]]:
+    """A metric in every window and its mean, as texts: a row per window, and a column per kind of model."""
+    names = shown(results)
+    values = {(v.window, v.trained, v.ranking): v for v in _of(results, metric, k)}
+    old = ("once", "model")
+    extra = ("on unknown items",) if old in names else ()
+    rows: list[tuple[str, ...]] = [("window", "from", "to", "users", *names.values(), *extra)]
+    for window in sorted({key[0] for key in values}):
+        cells = [values[(window, *key)] for key in names]
+        first = cells[0]
+        users = " / ".join(dict.fromkeys(f"{cell.users:,}" for cell in cells))
+        texts = (interval(cell.value, cell.low, cell.high) for cell in cells)
+        unknown = [values[(window, *old)].unknown] if extra else []
+        shares = ("" if math.isnan(share) else f"{share:.1%}" for share in unknown)
+        rows.append((str(window), first.begin[:16], first.end[:16], users, *texts, *shares))
+    found = {(mean.trained, mean.ranking): mean for mean in means(results) if (mean.metric, mean.k) == (metric, k)}
+    texts = (interval(found[key].mean, found[key].low, found[key].high) for key in names)
+    rows.append(("mean", "", "", "", *texts, *("" for _ in extra)))
+    return rows
+
+
+def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:
+    """The series of the tables and of the picture: one popularity is enough."""
+    there = {(value.trained, value.ranking) for result in results for value in result}
+    names = {key: name for key, name in SERIES.items() if key in there}
+    if ("per window", "popularity") in names:
+        names.pop(("once", "popularity"), None)
+    return names
+
+
+def difference(results: Sequence[WindowResult], metric: str = "ndcg", k: int = 10) -> str | None:
+    """What training again gains, in one sentence; None if only one kind of model was evaluated."""
+    for mean in means(results):
+        if (mean.trained, mean.metric, mean.k) == (DIFFERENCE, metric, k):
+            text = interval(mean.mean, mean.low, mean.high, sign="+")
+            count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
+            return (
+                f"Training again for each window changes {METRICS[metric]}@{k} by {text}, over {count} after the first."
+                " The older model is only tested on items that it knows, which flatters it."
+            )
+    return None
+
+
+def interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+    """A value with its interval, if it has one."""
+    text = f"{value:{sign}.4f}"
+    return text if math.isnan(low) else f"{text} ({low:{sign}.4f} to {high:{sign}.4f})"
+
+
+def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, command: str) -> None:
+    """Write the tables, the picture and the page into an existing folder."""
+    from cutrec.reporting.figures import draw_windows
+
+    names = shown(results)
+    write_csv(out / "windows.csv", Value._fields, _blank(value for result in results for value in result))
+    write_csv(out / "means.csv", Mean._fields, _blank(means(results)))
+    drawn = _of(results, "ndcg", 10)
+    series = {
+        name: [(v.value, v.low, v.high) for v in drawn if (v.trained, v.ranking) == key] for key, name in names.items()
+    }
+    dates = dict.fromkeys(value.begin for value in drawn)
+    draw_windows([date[:10] for date in dates], series, out)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    ks = sorted({value.k for value in results[0]})
+    found = {(mean.trained, mean.ranking, mean.metric, mean.k): mean for mean in means(results)}
+    at_k = {
+        f"{label}@{k}": [
+            interval(mean.mean, mean.low, mean.high) for key in names if (mean := found[(*key, metric, k)])
+        ]
+        for metric, label in METRICS.items()
+        for k in ks
+    }
+    header, *rows = table(results)
+    page = environment.get_template(TEMPLATE.name).render(
+        title=title,
+        picture=f"data:image/png;base64,{b64encode((out / 'ndcg.png').read_bytes()).decode()}",
+        names=list(names.values()),
+        header=header,
+        rows=rows,
+        means=at_k,
+        difference=difference(results),
+        command=command,
+    )
+    (out / "backtest.html").write_text(page, encoding="utf-8")
+
+
+def _of(results: Sequence[WindowResult], metric: str, k: int) -> list[Value]:
+    return [value for result in results for value in result if (value.metric, value.k) == (metric, k)]
+
+
+def _blank(rows: "Sequence[NamedTuple] | Iterator[NamedTuple]") -> Iterator[list[object]]:
+    """Rows with empty cells for NaN."""
+    return (["" if value != value else value for value in row] for row in rows)

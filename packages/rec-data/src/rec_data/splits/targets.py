@@ -1,0 +1,90 @@
+"""The choice of the interaction that each evaluated user is tested on, and of the history before it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rec_data import arrays
+from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.config import TargetChoice
+from rec_data.splits.sorted_log import SortedLog, Subset
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """Which of a user's held-out interactions is the target (``rec_data.config.Split``)."""
+
+    choice: TargetChoice = "last"
+    seen: Literal["keep", "drop"] = "keep"
+    seed: int = 42
+    """Of random targets."""
+
+
+def gather(log: SortedLog, rows: Mask, *, targets: Int32s | None = None) -> Subset:
+    """The marked rows, ``[n]``, as histories of the users who have some."""
+    counts = arrays.count_rows(rows, log.offsets)
+    users = np.flatnonzero(counts)
+    offsets = np.concatenate(([0], np.cumsum(counts[users])))
+    return Subset(users.astype(np.int32), offsets, log.items[rows], log.times[rows], targets)
+
+
+def hold_out(
+    log: SortedLog, rows: Mask, candidates: Mask, rule: TargetRule | None = None
+) -> tuple[Subset, dict[str, int]]:
+    """Make one of each user's candidates the target, and the rows before it the history.
+
+    Args:
+        log: The filtered log.
+        rows: ``[n]`` what histories consist of.
+        candidates: ``[n]`` what targets are chosen from, among ``rows``. A user's first row has no history, so it is no
+            target.
+        rule: How; None takes the last candidate.
+
+    Returns:
+        The histories and targets of the users who have a target, and how many users with candidates have none, by
+        reason.
+    """
+    rule = rule or TargetRule()
+    reasons = {}
+    number = arrays.count_rows(candidates, log.offsets)
+    if rule.seen == "drop":
+        before = number > 0
+        candidates = candidates & ~_repeated(log, rows & arrays.spread(before, log.offsets))
+        number = arrays.count_rows(candidates, log.offsets)
+        reasons["with_seen_targets_only"] = int(np.count_nonzero(before) - np.count_nonzero(number))
+    users, place = np.flatnonzero(number), np.flatnonzero(candidates)
+    first = np.cumsum(number[users]) - number[users]  # where each user's candidates begin in place
+    alone = arrays.count_rows(rows, _cut(log, users, place[first]))[2 * users] == 0
+    place = np.delete(place, first[alone])
+    number[users[alone]] -= 1
+    reasons["too_short"] = int(np.count_nonzero(number[users] == 0))
+    users = np.flatnonzero(number)
+    number = number[users]
+    nth = {"last": number - 1, "first": np.zeros_like(number)}.get(rule.choice)
+    if nth is None:
+        nth = np.random.default_rng(rule.seed).integers(number)
+    target = place[np.cumsum(number) - number + nth]
+    earlier = np.repeat(np.tile([True, False], log.num_users), np.diff(_cut(log, users, target)))
+    return gather(log, rows & earlier, targets=log.items[target]), reasons
+
+
+def _cut(log: SortedLog, users: Int64s, rows: Int64s) -> Int64s:
+    """``[2 * num_users + 1]`` offsets of two segments per user: before a row of these users, and from it on.
+
+    The first segment of all other users is empty.
+    """
+    bounds = np.repeat(log.offsets, 2)[:-1]
+    bounds[2 * users + 1] = rows
+    return bounds
+
+
+def _repeated(log: SortedLog, rows: Mask) -> Mask:
+    """``[n]`` the marked rows whose item is in an earlier marked row of the same user."""
+    place = np.flatnonzero(rows)
+    users = np.repeat(np.arange(log.num_users), arrays.count_rows(rows, log.offsets))
+    pairs = users * log.num_items + log.items[place]
+    order = np.argsort(pairs, kind="stable")
+    repeats = np.zeros(len(rows), dtype=bool)
+    repeats[place[order[1:]]] = np.diff(pairs[order]) == 0
+    return repeats

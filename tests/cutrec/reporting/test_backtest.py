@@ -1,0 +1,103 @@
+"""The tables and the page of a backtest: means and intervals over windows, and differences where both models are."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from cutrec.outputs import write_json
+from cutrec.reporting.backtest import (
+    DIFFERENCE,
+    Value,
+    difference,
+    mean_interval,
+    means,
+    read_window,
+    t_quantile,
+    table,
+    write_backtest,
+)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "published"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (29, 2.045), (120, 1.980)]
+)
+def test_quantiles_are_those_of_published_tables(degrees: int, published: float):
+    assert t_quantile(0.95, degrees) == pytest.approx(published, abs=0.0005)
+
+
+def test_the_interval_of_a_mean():
+    """Mean 2, standard deviation 1, three values: 2 +- 4.3027 / sqrt(3)."""
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-5)
+    mean, low, high = mean_interval([0.5])
+    assert mean == 0.5
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def window(number: int, trained: str, ranking: str, value: float) -> list[Value]:
+    """One window of one series: NDCG and Recall at 10, and the other metrics of the page."""
+    dates = f"2024-0{number}-01 00:00:00", f"2024-0{number + 1}-01 00:00:00"
+    unknown = 0.25 if trained == "once" and number > 1 else math.nan
+    return [
+        Value(number, *dates, trained, ranking, metric, 10, value, value - 0.01, value + 0.01, 500, unknown)
+        for metric in ("ndcg", "recall", "mrr", "coverage", "surprisal")
+    ]
+
+
+def results(*, once: bool = True) -> list[list[Value]]:
+    """Three windows of a model per window and of popularity, and of the first model."""
+    found = [
+        window(number, "per window", "model", 0.1 * number) + window(number, "per window", "popularity", 0.05)
+        for number in (1, 2, 3)
+    ]
+    return found + [window(number, "once", "model", value) for number, value in enumerate([0.1, 0.1, 0.2], 1) if once]
+
+
+def test_differences_are_paired_by_window_and_leave_out_the_first():
+    found = {(mean.trained, mean.ranking): mean for mean in means(results()) if mean.metric == "ndcg"}
+    assert found["per window", "model"].mean == pytest.approx(0.2)
+    assert found["per window", "popularity"][4:7] == pytest.approx((0.05, 0.05, 0.05))
+    assert found[DIFFERENCE, "model"].windows == 2
+    assert found[DIFFERENCE, "model"].mean == pytest.approx(0.1)
+    assert difference(results(once=False)) is None
+    assert "by +0.1000 (+0.1000 to +0.1000), over 2 windows after the first" in str(difference(results()))
+
+
+def test_the_table_has_a_row_per_window_and_the_mean():
+    header, *rows = table(results())
+    assert header[4:] == ("trained per window", "trained once", "popularity", "on unknown items")
+    assert [row[0] for row in rows] == ["1", "2", "3", "mean"]
+    assert rows[1][1:6] == (
+        "2024-02-01 00:00", "2024-03-01 00:00", "500", "0.2000 (0.1900 to 0.2100)", "0.1000 (0.0900 to 0.1100)",
+    )  # fmt: skip
+    assert [row[-1] for row in rows] == ["", "25.0%", "25.0%", ""]
+    assert table(results(once=False))[0][4:] == ("trained per window", "popularity")
+
+
+def test_the_page_needs_no_other_file_and_empty_intervals_are_empty_cells(tmp_path: Path):
+    found = results()
+    found[0][3] = found[0][3]._replace(low=math.nan, high=math.nan)
+    write_backtest(found, tmp_path, title="A <log>", command="uv run cutrec backtest")
+    page = (tmp_path / "backtest.html").read_text()
+    assert "A &lt;log&gt;" in page
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == 1
+    assert "Training again for each window" in page
+    rows = list(csv.DictReader((tmp_path / "windows.csv").open()))
+    assert len(rows) == 3 * 10 + 3 * 5
+    assert (rows[3]["value"], rows[3]["low"], rows[3]["unknown"]) == ("0.1", "", "")
+    assert (tmp_path / "ndcg.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(csv.DictReader((tmp_path / "means.csv").open()))) == 4 * 5
+
+
+def test_the_metrics_of_a_window_are_those_of_its_evaluation(tmp_path: Path):
+    (tmp_path / "split").mkdir()
+    (tmp_path / "evaluate" / "details").mkdir(parents=True)
+    write_json(tmp_path / "split" / "summary.json", {"unknown_items_share": 0.5})
+    text = "ranking,metric,k,value,low,high,users\nmodel,ndcg,10,0.25,0.2,0.3,9\nmodel,coverage,10,0.5,,,9\n"
+    (tmp_path / "evaluate" / "details" / "intervals.csv").write_text(text)
+    first, second = read_window(tmp_path, 2, ("a", "b"), "once")
+    assert first == Value(2, "a", "b", "once", "model", "ndcg", 10, 0.25, 0.2, 0.3, 9, 0.5)
+    assert (second.value, second.users) == (0.5, 9)
+    assert math.isnan(second.low)
