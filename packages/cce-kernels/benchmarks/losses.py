@@ -24,9 +24,9 @@ SAMPLED: dict[str, dict[str, Any]] = {
 }
 
 
-def ours_full(inputs: Inputs, point: Point) -> Tensor:
+def ours_full(inputs: Inputs, point: Point, **options: Any) -> Tensor:
     """The exact full loss of this package, as it comes."""
-    return linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets)
+    return linear_cross_entropy(inputs.hidden, inputs.weight, inputs.targets, **options)
 
 
 def eager_full(inputs: Inputs, point: Point) -> Tensor:

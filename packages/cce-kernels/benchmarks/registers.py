@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,15 @@ def pretend(architecture: int) -> None:
 
 def compile_point(point: Point) -> None:
     """Compile what one forward and backward at a point launches, with fewer tokens."""
-    from losses import available
+    from losses import available, ours_full
     from points import make_inputs
 
     small = Point(point.name, 4096, 8192, point.dim, point.negatives, point.scores, point.dtype, point.weight_dtype)
     inputs = make_inputs(small, "cpu")
     for variant in ("ours",) if point.op == "full" else ("ours, sharing tile", "ours, sharing none"):
         print(f" {point.op} {variant}, D {point.dim}, {point.dtype}, {point.weight_dtype} table", flush=True)
-        torch.autograd.grad(available()[point.op][variant](inputs, small), (inputs.hidden, inputs.weight))
+        loss_of = partial(ours_full, impl="triton") if point.op == "full" else available()[point.op][variant]
+        torch.autograd.grad(loss_of(inputs, small), (inputs.hidden, inputs.weight))
 
 
 def main() -> None:
