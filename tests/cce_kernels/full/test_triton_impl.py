@@ -313,11 +313,14 @@ def test_the_reduced_loss_has_the_gradients_of_the_losses_reduced(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("dtype", "tokens", "upstream"),
-    [(BF16, 23, "mean"), (BF16, 777, "mean"), (BF16, 6029, "mean"), (BF16, 777, "per token"), (FP16, 777, "sum")],
-)
+    [
+        (BF16, 777, "mean"), (BF16, 77, "per token"), (FP16, 77, "sum"),
+        pytest.param(BF16, 6029, "mean", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_the_gradient_of_hidden_is_rounded_once(device: str, dtype: torch.dtype, tokens: int, upstream: str) -> None:
     """One rounding errs by up to u, and by 0.42 u in the mean square; two would by 0.60 u. One token is ignored."""
-    inputs = make(Case(tokens, 40, 64, dtype, per_token=upstream == "per token"), device)
+    inputs = make(Case(tokens, 40, 32, dtype, per_token=upstream == "per token"), device)
     if upstream == "sum":
         inputs.grad.fill_(0.3)
     truth = truth_of(inputs)

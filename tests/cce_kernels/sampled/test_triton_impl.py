@@ -175,8 +175,9 @@ def test_any_leaf_alone_may_want_a_gradient(device, sharing):
 @pytest.mark.parametrize(
     ("sharing", "dtype", "tokens", "objective"),
     [
-        ("none", BF16, 77, "softmax"), ("tile", BF16, 777, "softmax"), ("tile", BF16, 6029, "gbce"),
-        ("batch", FP16, 777, "softmax"), ("none", FP16, 77, "bce"),
+        ("none", BF16, 55, "softmax"), ("tile", BF16, 777, "softmax"), ("batch", FP16, 777, "softmax"),
+        ("none", FP16, 55, "bce"), pytest.param("tile", BF16, 6029, "softmax", marks=pytest.mark.slow),
+        pytest.param("none", BF16, 6029, "softmax", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_the_gradient_of_hidden_is_rounded_once(device, sharing, dtype, tokens, objective):

@@ -3,8 +3,8 @@
 `L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
 Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
 As in the kernels, the sum leaves out the target, so that no digits are lost where the model is sure of it: with
-`b_m = max_{j != t} s_mj`, `T_m = sum_{j != t} e^(s_mj - b_m)` and `x = (b_m - s_mt) + log T_m`, where nothing is rounded
-at the size of the scores, the loss is `log(1 + e^x)`, `o_m = 1 - p_mt = 1 / (1 + e^-x)`, and
+`b_m = max_{j != t} s_mj`, `T_m = sum_{j != t} e^(s_mj - b_m)` and `x = (b_m - s_mt) + log T_m`, where nothing is
+rounded at the size of the scores, the loss is `log(1 + e^x)`, `o_m = 1 - p_mt = 1 / (1 + e^-x)`, and
 `p_mj = e^(s_mj - b_m) o_m / T_m`.
 Tokens and items are computed in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for
 16-bit inputs and float64 where an input is.
