@@ -56,10 +56,9 @@ def _sum_negatives(
         scores = dot(h, tl.trans(rows), tl.zeros((BLOCK_T, BLOCK_N), tl.float32), PRECISION)
         if HAS_BIAS:
             scores += tl.load(bias + ids).to(tl.float32)[None, :]
-        if SOFTMAX:
-            scores -= target_score[:, None]  # first, so that nothing is rounded at the size of the scores
         if HAS_LOGQ:
-            scores -= tl.load(log_q + ids)[None, :]
+            # The target's score first, so that log q is not rounded at the size of the scores.
+            scores = scores - target_score[:, None] - tl.load(log_q + ids)[None, :]
         kept = (ids.to(tl.int32)[None, :] != target[:, None]) & drawn[None, :]
         if SOFTMAX:
             # A score of -inf becomes fp32's lowest number, whose share of the sums is 0 too. So hits alone are -inf,
@@ -69,7 +68,7 @@ def _sum_negatives(
             scores = tl.where(kept, scores, float("-inf"))
             left += tl.sum(tl.where(scores == float("-inf"), 0.0, 1.0), 1)
         if SOFTMAX and not ONLINE:
-            shares = tl.exp(scores)
+            shares = tl.exp(scores if HAS_LOGQ else scores - target_score[:, None])
             total += tl.sum(shares, 1)
         elif SOFTMAX:
             new_top = tl.maximum(top, tl.max(scores, 1))
@@ -85,6 +84,8 @@ def _sum_negatives(
             total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 1)
         if WITH_GRAD:
             gathered = dot(shares.to(h.dtype), rows, gathered, PRECISION)
+    if ONLINE and not HAS_LOGQ:
+        top -= target_score
     return top, total, left, gathered
 
 
@@ -163,10 +164,12 @@ def shared_forward_kernel(
         nothing = tl.load(targets + tokens, mask=exists, other=0, volatile=True) - raw
         target_places = (safe + nothing)[:, None] * D + columns[None, :]
         target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
-        places = (tokens + nothing)[:, None] * D + columns[None, :]
+        # One 64-bit address for the tile; inside it 32 bits are enough, and half the registers.
+        first = group.to(tl.int64) * GROUP_TOKENS - group_shift + (tl.program_id(0) % PROGRAMS) * BLOCK_T
+        places = (tl.arange(0, BLOCK_T) + nothing.to(tl.int32))[:, None] * D + columns[None, :]
         gradient = gathered * factor[:, None] - token_pull[:, None] * target_rows.to(h.dtype).to(tl.float32)
         gradient = tl.where(valid[:, None], gradient, wrong[:, None])
-        tl.store(dhidden + places, gradient, mask=exists[:, None] & inside[None, :])
+        tl.store(dhidden + first * D + places, gradient, mask=exists[:, None] & inside[None, :])
 
 
 def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_rest: float, tiles: SharedTiles) -> None:
