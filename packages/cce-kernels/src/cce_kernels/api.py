@@ -1,14 +1,14 @@
 """The two losses: checks, autocast, shapes and reduction around the kernels."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from cce_kernels import validation
+from cce_kernels.autograd import refuse_transforms
 from cce_kernels.checks import plain_flag, plain_integer
-from cce_kernels.dtypes import product_dtype
+from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
 from cce_kernels.full.reference import full_reference
@@ -93,8 +93,10 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
-        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative.
+        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative. Or a
+            transform of `torch.func` is applied.
     """
+    refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
@@ -109,7 +111,7 @@ def linear_cross_entropy(
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
     h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
-    with _without_autocast(hidden.device.type):
+    with without_autocast(hidden.device.type):
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
         call = FullCall(h, w, b, t, ignore_index, softcap, filter_eps, with_dhidden)
         run = full_reference
@@ -179,8 +181,10 @@ def sampled_linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
-        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative.
+        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative. Or a
+            transform of `torch.func` is applied.
     """
+    refuse_transforms()
     num_negatives, seed, step, row_offset, tile_tokens, ignore_index = map(
         plain_integer, (num_negatives, seed, step, row_offset, tile_tokens, ignore_index)
     )
@@ -195,7 +199,7 @@ def sampled_linear_cross_entropy(
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     use_triton = _use_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
     h, w, b, t = _prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
-    with _without_autocast(hidden.device.type):
+    with without_autocast(hidden.device.type):
         call = sampled_call(
             h, w, b, t, sampler, objective, seed, step, num_negatives=num_negatives, ignore_index=ignore_index,
             groups=groups_of(h.shape[0], sharing, tile_tokens, row_offset), deterministic=deterministic,
@@ -228,8 +232,3 @@ def _prepared(
     if use_triton or torch.compiler.is_compiling():
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     return h, weight, bias, targets.reshape(-1).contiguous()
-
-
-def _without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Switch autocast off where it is on: entering the context costs as much as a small kernel."""
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -115,7 +115,7 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, 
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
-def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2, others, dhidden,
+def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, loss, lse, lse2, others, dhidden,
                         partial_sum, partial_base, partial_acc,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
@@ -214,12 +214,12 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
         tl.store(lse2 + tokens, lse2_m, mask=inside)
         tl.store(others + tokens, others_m, mask=inside)
         if WITH_DHIDDEN:
-            write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, scale, dhidden, start,
+            write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, dhidden, start,
                           num_tokens, DTYPE, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
 
 
-def launch_forward(call: FullCall, outputs: FullOutputs, scale: float, tiles: FullTiles, splits: int) -> None:
-    """Write loss, log-sum-exp and dH (times `scale`) of every token into `outputs`.
+def launch_forward(call: FullCall, outputs: FullOutputs, tiles: FullTiles, splits: int) -> None:
+    """Write loss, log-sum-exp and dH of every token into `outputs`.
 
     The weight of `call` is the table or its copy in hidden's dtype. `splits`, at least 1, runs of the vocabulary are
     computed side by side.
@@ -240,7 +240,7 @@ def launch_forward(call: FullCall, outputs: FullOutputs, scale: float, tiles: Fu
     stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
     half = hidden.dtype == torch.float16 and call.with_dhidden
     full_forward_kernel[grid](
-        hidden, held, weight, *stream, weight if bias is None else bias, call.targets, scale, *outputs, partial_sum,
+        hidden, held, weight, *stream, weight if bias is None else bias, call.targets, *outputs, partial_sum,
         partial_base, partial_acc, num_tokens, num_items, items_per_split, call.ignore_index, call.softcap or 1.0,
         call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
         HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
@@ -248,4 +248,4 @@ def launch_forward(call: FullCall, outputs: FullOutputs, scale: float, tiles: Fu
         PRECISION=dot_precision(hidden), TMA=tma, ONE_LOOP=one_loop(hidden), **tiles.options(),
     )  # fmt: skip
     if split:
-        launch_merge(call, outputs, scale, partial_sum, partial_base, partial_acc)
+        launch_merge(call, outputs, partial_sum, partial_base, partial_acc)
