@@ -198,11 +198,12 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
                 DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
                 True, DTYPE,
             )  # fmt: skip
-    if split == 0:
-        acc0, acc1, dbias = add_targets(
-            low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
-            DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, SLOTS, PRECISION,
-        )  # fmt: skip
+    share = tl.cdiv(high - low, tl.num_programs(1))
+    acc0, acc1, dbias = add_targets(
+        low + split * share, tl.minimum(low + (split + 1) * share, high), acc0, acc1, dbias, items, hidden, order,
+        targets, others, grad, grad_scale, DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, SLOTS,
+        PRECISION,
+    )  # fmt: skip
 
     factor = 2.0**-P_SHIFT / grad_scale
     if not PER_TOKEN:
