@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rec_eval.ranking import torch_impl, triton_impl
-from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring
+from rec_eval.ranking import at_once, torch_impl, triton_impl
+from rec_eval.ranking.scores import Catalogue, as_catalogue, check_queries, check_scoring
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import TopK, decode_keys
 
@@ -58,13 +58,18 @@ def top_k(
             ``impl`` does not support the operands or the options.
     """
     catalogue = as_catalogue(items, bias)
-    check = check_scoring(queries, catalogue)
+    check_queries(queries, catalogue)
     vectors, bias = catalogue.items, catalogue.bias
     num_users, num_items = queries.shape[0], vectors.shape[0]
     for name, value in (("k", k), ("item_tile", item_tile), ("user_tile", user_tile)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
+    if impl == "auto" and item_tile is None and user_tile is None and at_once.suits(queries, num_items, k):
+        found = at_once.rank_at_once(queries, catalogue, k, seen)
+        if found is not None:
+            return found
+    check = check_scoring(queries, catalogue)
     plan = _plan(impl, queries, num_items, k, item_tile, check)
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores = torch.empty(num_users, k, dtype=torch.float32, device=queries.device)
