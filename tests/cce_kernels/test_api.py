@@ -186,14 +186,17 @@ def test_micro_batches_draw_what_one_batch_would(inputs, sharing, tile):
     assert_close(torch.autograd.grad(parts, (hidden, weight)), whole_gradients)
 
 
-def test_return_lse_is_a_value(inputs):
+def test_a_z_loss_through_the_log_sum_exp(inputs):
     hidden, weight, targets = inputs
     targets[0] = -100
-    _, lse = linear_cross_entropy(hidden, weight, targets, return_lse=True)
-    assert not lse.requires_grad
-    expected = (hidden @ weight.T).logsumexp(1).detach()
-    expected[0] = 0
+    loss, lse = linear_cross_entropy(hidden, weight, targets, return_lse=True)
+    scores = hidden @ weight.T
+    expected = scores.logsumexp(1) * (targets != -100)
     assert_close(lse, expected)
+    plain = torch.nn.functional.cross_entropy(scores, targets)
+    for total, truth in ((lse.square().mean(), expected.square().mean()), (loss + lse.sum(), plain + expected.sum())):
+        found, true = (torch.autograd.grad(x, (hidden, weight), retain_graph=True) for x in (total, truth))
+        assert_close(found, true)
 
 
 def test_autocast_uses_its_dtype(inputs):

@@ -194,6 +194,41 @@ def test_all_targets_equal(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(34, 33, 64, FP32, bias=True, softcap=4.0, per_token=True, scores="peaked"),
+        Case(35, 50, 320, BF16, weight_dtype=FP32, scores="fitted"),
+        Case(18, 20, 16, FP16, per_token=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("loss_grad", [1.0, 0.0])
+def test_the_log_sum_exp_has_a_gradient(device: str, case: Case, loss_grad: float) -> None:
+    inputs = make(case, device)
+    inputs.grad *= loss_grad
+    pulls = torch.linspace(-2, 2, case.tokens, device=device) if case.per_token else inputs.grad.new_tensor(0.1)
+    hidden, weight, bias = (
+        None if x is None else x.detach().to(dtype).double().requires_grad_()
+        for x, dtype in ((inputs.hidden, case.dtype), (inputs.weight, case.dtype), (inputs.bias, FP32))
+    )
+    scores = hidden @ weight.T + (0.0 if bias is None else bias)
+    scores = scores if case.softcap is None else case.softcap * torch.tanh(scores / case.softcap)
+    exact = torch.nn.functional.cross_entropy(scores, inputs.targets, reduction="none"), scores.logsumexp(1)
+    found = linear_cross_entropy_triton(
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, softcap=case.softcap
+    )
+    pulls = pulls * (inputs.targets >= 0)
+    gradients, truth = [], [x for x in (hidden, weight, bias) if x is not None]
+    for (loss, lse), leaves in ((found, inputs.leaves()), (exact, truth)):
+        total = (lse * pulls).sum() + ((loss * inputs.grad).sum() if loss_grad else 0.0)
+        gradients.append(torch.autograd.grad(total, leaves))
+    sizes = score_size(inputs), case.dim, max(case.items, case.tokens), device
+    for x, y, dtype in zip(*gradients, (case.dtype, case.dtype, FP32), strict=False):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed_error(*sizes, dtype)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_ignored_and_invalid_targets(device: str) -> None:
     inputs = make(Case(9, 20, 16, FP32, per_token=True), device)
     inputs.targets.copy_(torch.tensor([3, 3, -7, 1, 20, -100, 2**40, 19, 0]))

@@ -81,7 +81,8 @@ def linear_cross_entropy(
         softcap: scores become `softcap * tanh(s / softcap)`.
         reduction: `mean` is over the tokens that count, 0 if there are none.
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
-        return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
+        return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
+            `1e-4 * lse.square().mean()`. Without a gradient through it nothing more is computed.
         check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
             up to 512, in fp32 up to 256: with wider fp32 vectors `auto` is the reference, which is faster there. The
