@@ -229,6 +229,28 @@ def test_the_log_sum_exp_has_a_gradient(device: str, case: Case, loss_grad: floa
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_label_smoothing_is_that_of_torch(device: str, impl: str, reduction: str) -> None:
+    inputs = make(Case(18, 40, 64, FP32, bias=True, scores="fitted"), device)
+    found = linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, label_smoothing=0.2, reduction=reduction,
+        impl=impl,
+    )  # fmt: skip
+    exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
+    truth = torch.nn.functional.cross_entropy(
+        exact[0] @ exact[1].T + exact[2], inputs.targets, label_smoothing=0.2, reduction=reduction
+    )
+    gradients = [
+        torch.autograd.grad((loss * inputs.grad.to(loss.dtype)).sum(), leaves)
+        for loss, leaves in ((found, inputs.leaves()), (truth, exact))
+    ]
+    allowed = allowed_error(score_size(inputs), 64, 40, device)
+    for x, y in zip((found, *gradients[0]), (truth, *gradients[1]), strict=True):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_ignored_and_invalid_targets(device: str) -> None:
     inputs = make(Case(9, 20, 16, FP32, per_token=True), device)
     inputs.targets.copy_(torch.tensor([3, 3, -7, 1, 20, -100, 2**40, 19, 0]))

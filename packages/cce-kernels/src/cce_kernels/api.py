@@ -11,8 +11,10 @@ from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
+from cce_kernels.full.compose import smooth
 from cce_kernels.full.reference import full_reference
 from cce_kernels.hardware import MAX_TRITON_DIM, is_ampere_or_newer
+from cce_kernels.reduction import reduce_loss
 from cce_kernels.sampled.call import sampled_call
 from cce_kernels.sampled.draws import Sharing, groups_of
 from cce_kernels.sampled.objectives import Objective, Softmax
@@ -36,6 +38,7 @@ class _Options(TypedDict, total=False):
     bias: Tensor | None
     ignore_index: int
     softcap: float | None
+    label_smoothing: float
     reduction: Reduction
     filter_eps: float | None
     check: bool
@@ -62,6 +65,7 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     softcap: float | None = None,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
     return_lse: bool = False,
@@ -79,6 +83,8 @@ def linear_cross_entropy(
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
         softcap: scores become `softcap * tanh(s / softcap)`.
+        label_smoothing: a in [0, 1), as in torch's `cross_entropy`: the loss is that of a target distribution with `a`
+            spread evenly over the catalogue. Not together with `softcap`.
         reduction: `mean` is over the tokens that count, 0 if there are none.
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
@@ -101,7 +107,7 @@ def linear_cross_entropy(
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
-    validation.check_full(softcap, filter_eps)
+    validation.check_full(softcap, filter_eps, label_smoothing)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     dtype = product_dtype(hidden)
@@ -118,7 +124,9 @@ def linear_cross_entropy(
         run = full_reference
         if use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        loss, lse = run(call, reduction)
+        loss, lse = run(call, "none" if label_smoothing else reduction)
+        if label_smoothing:
+            loss = reduce_loss(smooth(loss, lse, call, label_smoothing), t, ignore_index, reduction)[0]
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss
 
