@@ -72,7 +72,7 @@ def test_what_cannot_be_is_refused_when_it_is_built(name, build):
 
 
 @pytest.mark.parametrize("value", ["x", True, torch.tensor(3.0), 0.0, -1.0, float("nan"), float("inf"), [3.0]], ids=str)
-@pytest.mark.parametrize("name", ["softcap", "filter_eps", "label_smoothing"])
+@pytest.mark.parametrize("name", ["softcap", "filter_eps", "temperature", "label_smoothing"])
 def test_numbers_are_numbers(inputs, name, value):
     if name == "label_smoothing" and value == 0.0:
         value = 1.0  # 0 switches it off

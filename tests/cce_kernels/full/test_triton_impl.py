@@ -230,16 +230,40 @@ def test_the_log_sum_exp_has_a_gradient(device: str, case: Case, loss_grad: floa
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("temperature", [0.05, 3.0])
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_a_temperature_divides_scores(device: str, impl: str, temperature: float, softcap: float | None) -> None:
+    inputs = make(Case(35, 50, 64, FP32, bias=True), device)
+    found = linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, softcap=softcap, temperature=temperature,
+        reduction="none", return_lse=True, impl=impl,
+    )  # fmt: skip
+    exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
+    scores = exact[0] @ exact[1].T + exact[2]
+    scores = (scores if softcap is None else softcap * torch.tanh(scores / softcap)) / temperature
+    counted = inputs.targets >= 0
+    truth = torch.nn.functional.cross_entropy(scores, inputs.targets, reduction="none"), scores.logsumexp(1) * counted
+    results = []
+    for (loss, lse), leaves in ((found, inputs.leaves()), (truth, exact)):
+        total = (loss * inputs.grad).sum() + 0.1 * lse.square().mean()
+        results.append((loss, lse, *torch.autograd.grad(total, leaves)))
+    allowed = allowed_error(score_size(inputs) / min(1.0, temperature), 64, 50, device)
+    for x, y in zip(*results, strict=True):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_label_smoothing_is_that_of_torch(device: str, impl: str, reduction: str) -> None:
     inputs = make(Case(18, 40, 64, FP32, bias=True, scores="fitted"), device)
     found = linear_cross_entropy(
-        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, label_smoothing=0.2, reduction=reduction,
-        impl=impl,
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, temperature=2.0, label_smoothing=0.2,
+        reduction=reduction, impl=impl,
     )  # fmt: skip
     exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
     truth = torch.nn.functional.cross_entropy(
-        exact[0] @ exact[1].T + exact[2], inputs.targets, label_smoothing=0.2, reduction=reduction
+        (exact[0] @ exact[1].T + exact[2]) / 2, inputs.targets, label_smoothing=0.2, reduction=reduction
     )
     gradients = [
         torch.autograd.grad((loss * inputs.grad.to(loss.dtype)).sum(), leaves)

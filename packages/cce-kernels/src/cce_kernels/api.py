@@ -38,6 +38,7 @@ class _Options(TypedDict, total=False):
     bias: Tensor | None
     ignore_index: int
     softcap: float | None
+    temperature: float
     label_smoothing: float
     reduction: Reduction
     filter_eps: float | None
@@ -65,6 +66,7 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     softcap: float | None = None,
+    temperature: float = 1.0,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
@@ -83,6 +85,7 @@ def linear_cross_entropy(
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
         softcap: scores become `softcap * tanh(s / softcap)`.
+        temperature: the softmax is that of scores divided by it, bias and cap included.
         label_smoothing: a in [0, 1), as in torch's `cross_entropy`: the loss is that of a target distribution with `a`
             spread evenly over the catalogue. Not together with `softcap`.
         reduction: `mean` is over the tokens that count, 0 if there are none.
@@ -107,7 +110,7 @@ def linear_cross_entropy(
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
-    validation.check_full(softcap, filter_eps, label_smoothing)
+    validation.check_full(softcap, filter_eps, temperature, label_smoothing)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     dtype = product_dtype(hidden)
@@ -120,7 +123,7 @@ def linear_cross_entropy(
     h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
     with without_autocast(hidden.device.type):
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
-        call = FullCall(h, w, b, t, ignore_index, softcap, filter_eps, with_dhidden)
+        call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden)
         run = full_reference
         if use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run

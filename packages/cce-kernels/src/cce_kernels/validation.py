@@ -89,12 +89,14 @@ def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: in
             raise ValueError(f"{name}: found float64, allowed with impl='reference' only")
 
 
-def check_full(softcap: float | None, filter_eps: float | None, label_smoothing: float) -> None:
+def check_full(softcap: float | None, filter_eps: float | None, temperature: float, label_smoothing: float) -> None:
     """The numbers among the options of the full loss."""
     if softcap is not None and not (is_number(softcap) and softcap > 0):
         raise ValueError(f"softcap: found {softcap!r}, allowed: a positive finite number, or None")
     if filter_eps is not None and not (is_number(filter_eps) and 0 < filter_eps < 1):
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: a number in (0, 1), or None")
+    if not (is_number(temperature) and temperature > 0):
+        raise ValueError(f"temperature: found {temperature!r}, allowed: a positive finite number")
     if not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
         raise ValueError(f"label_smoothing: found {label_smoothing!r}, allowed: a number in [0, 1)")
     if label_smoothing and softcap is not None:

@@ -19,5 +19,6 @@ def smooth(loss: Tensor, lse: Tensor, call: FullCall, smoothing: float) -> Tenso
     mean = call.hidden.to(dtype) @ call.weight.mean(0, dtype=dtype)
     if call.bias is not None:
         mean = mean + call.bias.mean(dtype=dtype)
+    mean = mean / call.temperature
     valid, _, _ = masks(call.targets, call.ignore_index, call.weight.shape[0])
     return torch.where(valid, (1 - smoothing) * loss + smoothing * (lse - mean), loss)

@@ -1,7 +1,8 @@
 """The full loss in eager torch: the specification, and the CPU path.
 
-`L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
-Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
+`L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j) / tau` with temperature tau, `cap(x) = c tanh(x / c)`
+with softcap c, else x. Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the temperature divides it, and
+the cap multiplies it by `1 - (tau s / c)^2`.
 As in the kernels, the sum leaves out the target, so that no digits are lost where the model is sure of it: with
 `b_m = max_{j != t} s_mj`, `T_m = sum_{j != t} e^(s_mj - b_m)` and `x = (b_m - s_mt) + log T_m`, where nothing is
 rounded at the size of the scores, the loss is `log(1 + e^x)`, `o_m = 1 - p_mt = 1 / (1 + e^-x)`, and
@@ -74,6 +75,8 @@ def _forward(call: FullCall) -> tuple[Tensor, ...]:
         h = hidden[tokens].to(dtype)
         for items in item_chunks:
             scores = _scores(h, w[items], None if b is None else b[items], call.softcap)
+            if call.temperature != 1.0:
+                scores /= call.temperature
             columns, inside = _columns(safe[tokens], items)
             found = scores.gather(1, columns)
             target_score[tokens] += torch.where(inside, found, 0).squeeze(1)
@@ -113,6 +116,7 @@ def _backward(
     grad = grad_loss.to(dtype) if grad_lse is None else grad_loss.to(dtype) + grad_lse
     factor = torch.where(valid, grad * share, 0)
     own = -factor * total if grad_lse is None else torch.where(valid, grad_lse - grad * share * total, 0)
+    factor, own = factor / call.temperature, own / call.temperature
     d_hidden = torch.zeros_like(hidden, dtype=dtype) if with_hidden else None
     d_weight = torch.zeros_like(w) if with_weight else None
     d_bias = torch.zeros_like(b) if with_weight and b is not None else None
@@ -122,6 +126,8 @@ def _backward(
         for items in item_chunks:
             scores = _scores(h, w[items], None if b is None else b[items], softcap)
             slope = None if softcap is None else 1 - (scores / softcap) ** 2
+            if call.temperature != 1.0:
+                scores /= call.temperature
             coefficient = scores.sub_(base[tokens, None]).exp_().mul_(factor[tokens, None])
             columns, inside = _columns(safe[tokens], items)
             coefficient.scatter_(1, columns, torch.where(inside, own[tokens, None], coefficient.gather(1, columns)))

@@ -48,6 +48,8 @@ def _backward(
 ) -> Gradients:  # fmt: skip
     hidden, weight = call.hidden, call.weight
     lse2, pull, dhidden = kept
+    if call.temperature != 1.0:
+        grad, grad_lse = grad / call.temperature, None if grad_lse is None else grad_lse / call.temperature
     counted = None
     if grad.dim() > 0 or grad_lse is not None:
         # Whatever arrives for a token that does not count (its lse2 is infinite), it must not make a NaN.

@@ -31,12 +31,12 @@ from cce_kernels.full.kernels.state import (
     can_stream,
     dot_precision,
     even_splits,
+    exponent_scale,
     one_loop,
     stream_blocks,
 )
 from cce_kernels.full.kernels.targets import add_targets, first_from, sort_by_tile
 from cce_kernels.full.kernels.tiles import (
-    LOG2E,
     as_operand,
     cap_scores,
     cap_slope,
@@ -60,7 +60,7 @@ _SLOTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 4}  # columns of a
 
 @triton.jit
 def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                 stream0, stream1, targets, order, lse2, grad, softcap, filter_eps, grad_scale,
+                 stream0, stream1, targets, order, lse2, grad, softcap, log2e, filter_eps, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
                  BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                  PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
@@ -90,7 +90,7 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
         scores += item_bias[:, None]
     if HAS_SOFTCAP:
         scores = cap_scores(scores, softcap)
-    p = tl.exp2(scores * LOG2E - (shift - P_SHIFT)[None, :])
+    p = tl.exp2(scores * log2e - (shift - P_SHIFT)[None, :])
     if next_token < first + BLOCK_M:
         # A token of this tile has its target among these items, which is rare: no targets are read otherwise.
         target = tl.load(targets + tokens, mask=tokens < end, other=-1).to(tl.int32)
@@ -123,7 +123,7 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split", "first_tile", "held_rows"])
 def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, lse2, pull, grad, range_scale, order,
                          target_tiles, dweight, dbias_out, num_tokens, num_items, tokens_per_split, first_tile,
-                         held_rows, softcap, filter_eps,
+                         held_rows, softcap, log2e, filter_eps,
                          DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
@@ -187,7 +187,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
     for first in range(begin, full_end, BLOCK_M):
         acc0, acc1, dbias, shift, next_token, place = _tokens_step(
             first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+            stream0, stream1, targets, order, lse2, grad, softcap, log2e, filter_eps * (2.0**P_SHIFT), grad_scale,
             DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
             ONE_LOOP, DTYPE,
         )  # fmt: skip
@@ -195,7 +195,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
         if full_end < end:
             acc0, acc1, dbias, shift, next_token, place = _tokens_step(
                 full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+                stream0, stream1, targets, order, lse2, grad, softcap, log2e, filter_eps * (2.0**P_SHIFT), grad_scale,
                 DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
                 True, DTYPE,
             )  # fmt: skip
@@ -250,9 +250,9 @@ def launch_backward(
         full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
             hidden, *stream, weight, split_parts(rows) if in_fp32 else weight, weight if bias is None else bias,
             call.targets, lse2, pull, grad, range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items,
-            tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, call.filter_eps or 0.0,
-            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=32,
-            HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
+            tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, exponent_scale(call),
+            call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
+            BLOCK_T=32, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
             PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
             PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
             ONE_LOOP=one_loop(hidden), **tiles.options(),
