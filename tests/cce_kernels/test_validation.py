@@ -80,6 +80,17 @@ def test_numbers_are_numbers(inputs, name, value):
     refused(lambda: linear_cross_entropy(*inputs, impl="reference", **{name: value}), name)
 
 
+@pytest.mark.parametrize("value", [[1.0] * V, torch.ones(V + 1), torch.ones(V, 1), torch.ones(V).long()], ids=str)
+@pytest.mark.parametrize("name", ["token_weights", "item_weights"])
+def test_weights_are_floats_of_the_right_shape(inputs, name, value):
+    assert M != V + 1
+    refused(lambda: linear_cross_entropy(*inputs, **{name: value}), name)
+
+
+def test_smoothing_and_a_softcap_exclude_each_other(inputs):
+    refused(lambda: linear_cross_entropy(*inputs, softcap=3.0, label_smoothing=0.1), "label_smoothing")
+
+
 def test_numbers_may_be_integers_or_of_numpys_float64(inputs):
     wanted = linear_cross_entropy(*inputs, softcap=3.0)
     assert torch.equal(linear_cross_entropy(*inputs, softcap=3), wanted)

@@ -275,6 +275,35 @@ def test_label_smoothing_is_that_of_torch(device: str, impl: str, reduction: str
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize(
+    ("which", "reduction"), [("tokens", "mean"), ("items", "none"), ("both", "mean"), ("both", "sum")]
+)
+def test_weights_multiply_losses(device: str, impl: str, reduction: str, which: str) -> None:
+    inputs = make(Case(18, 40, 64, FP32, scores="fitted"), device)
+    generator = torch.Generator().manual_seed(1)
+    of_tokens, of_items = (torch.rand(size, generator=generator).to(device) for size in (18, 40))
+    of_tokens[3] = torch.nan  # an ignored token
+    options = {"tokens": {"token_weights": of_tokens}, "items": {"item_weights": of_items}}
+    options["both"] = options["tokens"] | options["items"]
+    found = linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, reduction=reduction, impl=impl, **options[which]
+    )
+    exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
+    factor = torch.where(inputs.targets >= 0, of_tokens.double() if which != "items" else 1.0, 0.0)
+    factor = factor * (of_items.double()[inputs.targets.clamp(min=0)] if which != "tokens" else 1.0)
+    truth = factor * torch.nn.functional.cross_entropy(exact[0] @ exact[1].T, inputs.targets, reduction="none")
+    truth = {"none": truth, "sum": truth.sum(), "mean": truth.sum() / factor.sum()}[reduction]
+    gradients = [
+        torch.autograd.grad((loss * inputs.grad.to(loss.dtype)).sum(), leaves)
+        for loss, leaves in ((found, inputs.leaves()), (truth, exact))
+    ]
+    allowed = allowed_error(score_size(inputs), 64, 40, device)
+    for x, y in zip((found, *gradients[0]), (truth, *gradients[1]), strict=True):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_ignored_and_invalid_targets(device: str) -> None:
     inputs = make(Case(9, 20, 16, FP32, per_token=True), device)
     inputs.targets.copy_(torch.tensor([3, 3, -7, 1, 20, -100, 2**40, 19, 0]))

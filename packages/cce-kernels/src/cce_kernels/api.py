@@ -11,7 +11,7 @@ from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
-from cce_kernels.full.compose import smooth
+from cce_kernels.full.compose import reduce_weighted, smooth
 from cce_kernels.full.reference import full_reference
 from cce_kernels.hardware import MAX_TRITON_DIM, is_ampere_or_newer
 from cce_kernels.reduction import reduce_loss
@@ -40,6 +40,8 @@ class _Options(TypedDict, total=False):
     softcap: float | None
     temperature: float
     label_smoothing: float
+    token_weights: Tensor | None
+    item_weights: Tensor | None
     reduction: Reduction
     filter_eps: float | None
     check: bool
@@ -68,6 +70,8 @@ def linear_cross_entropy(
     softcap: float | None = None,
     temperature: float = 1.0,
     label_smoothing: float = 0.0,
+    token_weights: Tensor | None = None,
+    item_weights: Tensor | None = None,
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
     return_lse: bool = False,
@@ -88,14 +92,19 @@ def linear_cross_entropy(
         temperature: the softmax is that of scores divided by it, bias and cap included.
         label_smoothing: a in [0, 1), as in torch's `cross_entropy`: the loss is that of a target distribution with `a`
             spread evenly over the catalogue. Not together with `softcap`.
-        reduction: `mean` is over the tokens that count, 0 if there are none.
+        token_weights: [...] or None: the loss of each token is multiplied by its weight.
+        item_weights: [V] or None: the loss of each token is multiplied by the weight of its target, as with `weight` of
+            torch's `cross_entropy` (which weighs the smoothed part of a loss by all items instead).
+        reduction: `mean` is over the tokens that count, 0 if there are none. With weights it divides by their sum.
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
             `1e-4 * lse.square().mean()`. Without a gradient through it nothing more is computed.
         check: check the values too: one synchronization, and a break in torch.compile's graph.
-        impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
-            up to 512, in fp32 up to 256: with wider fp32 vectors `auto` is the reference, which is faster there. The
-            reference's products in fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
+        impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Up to 2^24 pairs
+            of a token and an item in bf16, without bias and softcap, it stores their scores (64 MiB) and takes torch's
+            products, which is faster there (not in a graph of torch.compile). Triton takes D up to 512, in fp32 up to
+            256: with wider fp32 vectors `auto` is the reference, which is faster there. The reference's products in
+            fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
@@ -111,6 +120,7 @@ def linear_cross_entropy(
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
+    validation.check_weights(hidden, weight, token_weights, item_weights)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index)
     dtype = product_dtype(hidden)
@@ -125,11 +135,19 @@ def linear_cross_entropy(
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
         call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden)
         run = full_reference
-        if use_triton and h.shape[0] > 0:
+        if use_triton and impl == "auto" and tuning.is_small(call):
+            from cce_kernels.full.small_impl import full_small as run
+        elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        loss, lse = run(call, "none" if label_smoothing else reduction)
+        weighted = token_weights is not None or item_weights is not None
+        loss, lse = run(call, "none" if label_smoothing or weighted else reduction)
         if label_smoothing:
-            loss = reduce_loss(smooth(loss, lse, call, label_smoothing), t, ignore_index, reduction)[0]
+            loss = smooth(loss, lse, call, label_smoothing)
+        if weighted:
+            each = None if token_weights is None else token_weights.reshape(-1)
+            loss = reduce_weighted(loss, call, reduction, each, item_weights)
+        elif label_smoothing:
+            loss = reduce_loss(loss, t, ignore_index, reduction)[0]
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss
 

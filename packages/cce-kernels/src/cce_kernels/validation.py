@@ -103,6 +103,21 @@ def check_full(softcap: float | None, filter_eps: float | None, temperature: flo
         raise ValueError(f"label_smoothing: found {label_smoothing!r}, allowed: 0 with softcap {softcap!r}")
 
 
+def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, item_weights: Tensor | None) -> None:
+    """Weights of tokens and of items: floats of the right shape on hidden's device."""
+    for name, given, shape, meaning in (
+        ("token_weights", token_weights, hidden.shape[:-1], "hidden's without D"),
+        ("item_weights", item_weights, weight.shape[:1], "[V]"),
+    ):
+        if given is None:
+            continue
+        if not isinstance(given, Tensor) or not given.is_floating_point() or given.device != hidden.device:
+            found = f"{given.dtype} on {given.device}" if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{name}: found {found}, allowed: a tensor of floats on {hidden.device}, or None")
+        if given.shape != shape:
+            raise ValueError(f"{name}: found the shape {list(given.shape)}, allowed: {meaning}, {list(shape)}")
+
+
 def check_values(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> None:
     """Refuse targets out of range, and NaN or infinity in hidden, weight or bias: one synchronization."""
     bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= weight.shape[0]))).any()
