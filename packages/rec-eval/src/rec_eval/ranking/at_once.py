@@ -11,8 +11,8 @@ from rec_eval.ranking.scores import Catalogue, finite, may_overflow, tile_scores
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import TopK
 
-MOST_SCORES = 1 << 28
-"""Users x items up to which this is the faster way."""
+MOST_SCORES = 200_000_000
+"""Users x items up to which this is the faster way, measured on an H200."""
 _TILE_SCORES = 1 << 26
 """Scores that exist at once: 256 MiB."""
 
@@ -34,22 +34,21 @@ def rank_at_once(queries: Tensor, catalogue: Catalogue, k: int, seen: SeenItems)
     """
     from rec_eval.ranking.kernels.order import order_best
 
-    num_users, num_items = queries.shape[0], catalogue.items.shape[0]
+    num_users, num_items, queries = queries.shape[0], catalogue.items.shape[0], queries.contiguous()
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
-    scores = torch.empty(num_users, k, dtype=torch.float32, device=queries.device)
-    tied = torch.empty(num_users, dtype=torch.float32, device=queries.device)
+    scores, facts = (torch.empty(*shape, device=queries.device) for shape in ((num_users, k), (2, num_users)))
     step = max(1, _TILE_SCORES // num_items)
     with torch.no_grad():
         for start in range(0, num_users, step):
             end = min(start + step, num_users)
-            found = tile_scores(queries[start:end], catalogue.items, catalogue.bias, check=False)
+            part = (queries, ids, scores, *facts)
+            if end - start < num_users:
+                part = tuple(x[start:end] for x in part)
+            found = tile_scores(part[0], catalogue.items, catalogue.bias, check=False)
             if seen.items.numel():
                 found[seen.rows(start, end, queries.device)] = float("-inf")
-            values, places = found.topk(min(k + 1, num_items), dim=1)
-            order_best(values, places, k, ids[start:end], scores[start:end], tied[start:end])
-        low, high = queries.aminmax()
-        lowest, highest, any_tied = torch.stack((low.float(), high.float(), tied.amax())).tolist()
-    largest = finite("queries", max(-lowest, highest))
-    if any_tied or may_overflow(largest, queries, catalogue):
+            order_best(*found.topk(min(k + 1, num_items), dim=1), k, *part)
+        any_tied, largest = facts.amax(1).tolist()
+    if any_tied or may_overflow(finite("queries", largest), queries, catalogue):
         return None
     return TopK(ids, scores)
