@@ -252,8 +252,9 @@ def launch_backward(
             call.targets, lse2, pull, grad, range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items,
             tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, exponent_scale(call),
             call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
-            BLOCK_T=32, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
-            PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
+            BLOCK_T=32, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
+            FILTER=call.filter_eps is not None, PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift,
+            PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
             PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
             ONE_LOOP=one_loop(hidden), **tiles.options(),
         )  # fmt: skip
