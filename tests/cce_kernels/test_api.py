@@ -266,14 +266,19 @@ def test_modules_hand_every_option_on(monkeypatch):
     for name in ("linear_cross_entropy", "sampled_linear_cross_entropy"):
         monkeypatch.setattr(modules, name, lambda *tensors, **options: seen.append(options))
     common = {"ignore_index": 4, "reduction": "sum", "check": True, "impl": "triton"}
-    full = {**common, "softcap": 3.0, "filter_eps": 0.1}
+    full = {**common, "softcap": 3.0, "temperature": 2.0, "filter_eps": 0.1}
     sampled = {
         **common, "num_negatives": 3, "seed": 5, "sampler": InBatch(logq=False), "objective": BCE(), "sharing": "tile",
         "tile_tokens": 7, "deterministic": True, "sparse_grad": True,
     }  # fmt: skip
     LinearCrossEntropy(**full)("hidden", "weight", "targets", bias="bias")
     SampledLinearCrossEntropy(**sampled)("hidden", "weight", "targets", step=2, row_offset=6, bias="bias")
-    assert seen == [{**full, "bias": "bias"}, {**sampled, "step": 2, "row_offset": 6, "bias": "bias"}]
+    smooth = {**full, "softcap": None, "label_smoothing": 0.1}  # not together with a softcap
+    LinearCrossEntropy(**smooth)("hidden", "weight", "targets", bias="bias")
+    assert seen == [
+        {**full, "label_smoothing": 0.0, "bias": "bias"}, {**sampled, "step": 2, "row_offset": 6, "bias": "bias"},
+        {**smooth, "bias": "bias"},
+    ]  # fmt: skip
 
 
 def test_modules_refuse_wrong_options_when_built_and_print_the_others():

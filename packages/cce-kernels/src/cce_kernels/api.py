@@ -11,7 +11,7 @@ from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
-from cce_kernels.full.compose import reduce_weighted, smooth
+from cce_kernels.full.compose import average_targets, first_targets, reduce_weighted, smooth
 from cce_kernels.full.reference import full_reference
 from cce_kernels.hardware import MAX_TRITON_DIM, is_ampere_or_newer
 from cce_kernels.reduction import reduce_loss
@@ -85,16 +85,19 @@ def linear_cross_entropy(
         weight: [V, D], in its own dtype. Products are made of rows rounded to hidden's dtype (a narrower row is widened
             instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
             below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
-        targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
+        targets: int64 [...], or [..., K] for several targets per token (a basket): the loss is then that of a target
+            distribution spread evenly over those that are not `ignore_index`, `logsumexp_j s_mj - mean_k s_mk`; it
+            gathers M K rows. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
         softcap: scores become `softcap * tanh(s / softcap)`.
         temperature: the softmax is that of scores divided by it, bias and cap included.
         label_smoothing: a in [0, 1), as in torch's `cross_entropy`: the loss is that of a target distribution with `a`
-            spread evenly over the catalogue. Not together with `softcap`.
+            spread evenly over the catalogue. Neither this nor several targets go together with `softcap`.
         token_weights: [...] or None: the loss of each token is multiplied by its weight.
         item_weights: [V] or None: the loss of each token is multiplied by the weight of its target, as with `weight` of
-            torch's `cross_entropy` (which weighs the smoothed part of a loss by all items instead).
+            torch's `cross_entropy` (which weighs the smoothed part of a loss by all items instead). Not with several
+            targets.
         reduction: `mean` is over the tokens that count, 0 if there are none. With weights it divides by their sum.
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
@@ -118,6 +121,11 @@ def linear_cross_entropy(
     refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
+    sets = None
+    if validation.are_sets(hidden, targets):
+        validation.check_sets(softcap, item_weights)
+        sets = targets.reshape(-1, targets.shape[-1])
+        targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape[:-1])
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
     validation.check_weights(hidden, weight, token_weights, item_weights)
@@ -140,13 +148,16 @@ def linear_cross_entropy(
         elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
         weighted = token_weights is not None or item_weights is not None
-        loss, lse = run(call, "none" if label_smoothing or weighted else reduction)
+        plain = not label_smoothing and not weighted and sets is None
+        loss, lse = run(call, reduction if plain else "none")
+        if sets is not None:
+            loss = average_targets(loss, call, sets)
         if label_smoothing:
             loss = smooth(loss, lse, call, label_smoothing)
         if weighted:
             each = None if token_weights is None else token_weights.reshape(-1)
             loss = reduce_weighted(loss, call, reduction, each, item_weights)
-        elif label_smoothing:
+        elif not plain:
             loss = reduce_loss(loss, t, ignore_index, reduction)[0]
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss

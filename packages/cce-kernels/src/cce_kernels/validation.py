@@ -103,6 +103,20 @@ def check_full(softcap: float | None, filter_eps: float | None, temperature: flo
         raise ValueError(f"label_smoothing: found {label_smoothing!r}, allowed: 0 with softcap {softcap!r}")
 
 
+def are_sets(hidden: Tensor, targets: Tensor) -> bool:
+    """Whether `targets` are [..., K]: those of hidden [..., D], K for each token."""
+    both = isinstance(hidden, Tensor) and isinstance(targets, Tensor) and targets.dtype == torch.int64
+    return both and targets.dim() == hidden.dim() and targets.shape[:-1] == hidden.shape[:-1] and targets.shape[-1] > 0
+
+
+def check_sets(softcap: float | None, item_weights: Tensor | None) -> None:
+    """What several targets per token exclude."""
+    if softcap is not None:
+        raise ValueError(f"softcap: found {softcap!r}, allowed: None with several targets per token")
+    if item_weights is not None:
+        raise ValueError("item_weights: found a tensor, allowed: None with several targets per token")
+
+
 def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, item_weights: Tensor | None) -> None:
     """Weights of tokens and of items: floats of the right shape on hidden's device."""
     for name, given, shape, meaning in (

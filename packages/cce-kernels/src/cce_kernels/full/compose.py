@@ -1,6 +1,8 @@
 """Variants of the full loss that are sums of it, its log-sum-exp and mean scores, which bring their own gradients.
 
-Weights multiply the losses of tokens; a mean divides by the sum of the weights.
+Weights multiply the losses of tokens; a mean divides by the sum of the weights. With a set of targets S_m
+
+    L_m = lse_m - mean_{t in S_m} s_mt = (lse_m - s_mu) + s_mu - mean_{t in S_m} s_mt,   u the first of them
 
 With smoothing `a` the target distribution is `(1 - a) [j = t] + a / V`, so
 
@@ -10,9 +12,35 @@ With smoothing `a` the target distribution is `(1 - a) [j = t] + a / V`, so
 import torch
 from torch import Tensor
 
-from cce_kernels.dtypes import sum_dtype
+from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.full.call import FullCall
 from cce_kernels.reduction import masks
+
+
+def first_targets(targets: Tensor, ignore_index: int, num_items: int) -> Tensor:
+    """The first of the targets [M, K] of each token, int64 [M]: `ignore_index` without any, the wrong one if one is."""
+    counted = targets != ignore_index
+    wrong = counted & ((targets < 0) | (targets >= num_items))
+    chosen = torch.where(wrong.any(1), wrong.int().argmax(1), counted.int().argmax(1))
+    return targets.gather(1, chosen[:, None]).squeeze(1)
+
+
+def average_targets(loss: Tensor, call: FullCall, targets: Tensor) -> Tensor:
+    """Losses [M] of sets of targets [M, K], from those of the first ones; gathers the rows of all, [M, K, D]."""
+    dtype = sum_dtype(call.hidden, call.weight, call.bias)
+    valid, _, safe = masks(targets, call.ignore_index, call.weight.shape[0])
+    rows = call.weight[safe]
+    # Scores of rows as the products see them; the gradient goes to the rows as they are.
+    rounded = as_multiplied(rows.detach(), call.hidden).to(dtype)
+    rows = rows.to(dtype)
+    rows = rows + (rounded - rows.detach())
+    scores = torch.einsum("md,mkd->mk", call.hidden.to(dtype), rows)
+    if call.bias is not None:
+        scores = scores + call.bias[safe].to(dtype)
+    share = valid / valid.sum(1, keepdim=True).clamp(min=1)
+    first = torch.nn.functional.one_hot(valid.int().argmax(1), targets.shape[1])
+    apart = (scores * (first * valid - share).to(dtype)).sum(1) / call.temperature
+    return torch.where(valid.any(1), loss + apart, loss)
 
 
 def smooth(loss: Tensor, lse: Tensor, call: FullCall, smoothing: float) -> Tensor:
