@@ -62,7 +62,7 @@ def test_metrics_intervals_and_one_sentence(
     cells = {row[0]: row for row in rows}
     assert cells["metric"] == ["metric", "a", "b", "difference", "95% interval", "p"]
     assert cells["mrr@10"][1:4] == ["0.7500", "0.6250", "-0.1250"]  # b less a, as `dvc metrics diff` has it
-    assert cells["mrr@10"][5] == "0.001"
+    assert cells["mrr@10"][5] == "0.0005"
     assert cells["recall@10"][4] == "too few users"  # none differs
     assert cells["recall@10"][1:4] == ["1.0000", "1.0000", "+0.0000"]
     assert cells["coverage@10"] == ["coverage@10", "0.8333", "0.8333", "+0.0000", "", ""]  # no interval
