@@ -140,5 +140,5 @@ def test_one_test_user_has_values_and_no_intervals(tmp_path: Path):
     details.write_details(make_rankings(users=1), tmp_path)
     first = rows(tmp_path / "intervals.csv")[0]
     assert (float(first["value"]), first["low"], first["users"]) == (1.0, "", "1")
-    assert {(row["low"], row["p_value"]) for row in rows(tmp_path / "comparison.csv")} == {("", "1.0")}
+    assert {(row["low"], row["p_value"]) for row in rows(tmp_path / "comparison.csv")} == {("", "0.5")}
     assert all(math.isnan(row.low) for row in details.interval_rows(make_rankings(users=1).results["model"]))

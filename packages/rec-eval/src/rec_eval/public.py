@@ -3,7 +3,7 @@
 # mypy: implicit-reexport
 # ruff: noqa: F401
 from rec_eval.errors import DamagedError
-from rec_eval.metrics.beyond_accuracy import LogCounts
+from rec_eval.metrics.beyond_accuracy import Baseline, LogCounts
 from rec_eval.metrics.comparison import Comparison, compare
 from rec_eval.metrics.evaluate import Evaluation, Row, evaluate
 from rec_eval.metrics.intervals import Interval, IntervalRow, intervals, mean_interval

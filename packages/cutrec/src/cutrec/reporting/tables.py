@@ -16,7 +16,13 @@ MEANINGS = {
     "MRR": "one divided by the rank of the target, 0 below rank k",
     "Coverage": "share of all items that occur in the lists of any user",
     "Surprisal": "how rare the recommended items are: 0 if all users have them, 1 if a single one has",
+    "Unexpectedness": "share of the list that the ranking by popularity does not have in its first k",
+    "Serendipity": "hits, each weighed by how much higher it is ranked than by popularity, divided by k",
+    "Novelty": "share of the list that the user has not had before",
+    "Diversity": "share of pairs of items in the list that are of different groups",
 }
+BEYOND = ("coverage", "surprisal", "unexpectedness", "serendipity", "novelty", "diversity")
+"""The metrics beyond accuracy; some are left out where the run has nothing to compute them from."""
 KEY_METRICS = {
     "ndcg": ("NDCG", "1 if the target always comes first"),
     "hitrate": ("Hit rate", "share of users with the target in the first ten"),
@@ -147,15 +153,28 @@ def metric_rows(intervals: list[dict[str, str]]) -> list[tuple[str, str, list[Ce
     ]
 
 
+def beyond_metrics(intervals: list[dict[str, str]]) -> list[str]:
+    """The metrics of `BEYOND` that the run has."""
+    found = {row["metric"] for row in intervals}
+    return [metric for metric in BEYOND if metric in found]
+
+
+def meanings(intervals: list[dict[str, str]]) -> dict[str, str]:
+    """The metrics of the page and what they mean."""
+    shown = {*ACCURACY.values(), *(metric.capitalize() for metric in beyond_metrics(intervals))}
+    return {name: meaning for name, meaning in MEANINGS.items() if name in shown}
+
+
 def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]]) -> list[list[Cell | str]]:
-    """Coverage, Surprisal and popularity at each k of both rankings, after those of what the test users chose."""
+    """The metrics beyond accuracy and popularity at each k of both rankings, after those of what test users chose."""
     known = {(row["ranking"], row["metric"], row["k"]): cell(row) for row in intervals}
+    metrics = beyond_metrics(intervals)
     rows: list[list[Cell | str]] = []
     for row in popularity:
         k, ranking = row["k"], row["ranking"]
-        first: list[Cell | str] = ["what users chose", "", "", ""]
+        first: list[Cell | str] = ["what users chose", "", *[""] * len(metrics)]
         if row["what"] != "consumed":
-            first = [ranking, k, known[ranking, "coverage", k], known[ranking, "surprisal", k]]
+            first = [ranking, k, *(known[ranking, metric, k] for metric in metrics)]
         names = ("mean_count", "median_count", "tail_share", "gini", "entropy")
         mean, median, tail, gini, entropy = (float(row[name]) for name in names)
         distinct = f"{int(row['distinct_items']):,}"

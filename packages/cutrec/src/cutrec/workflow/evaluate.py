@@ -22,7 +22,7 @@ from cutrec.workflow.recommendations import ranked_batches, write_recommendation
 from rec_data import arrays
 from rec_data.ids import read_ids
 from rec_data.sequences.store import SequenceStore
-from rec_eval import Evaluation, LogCounts, popularity_top_k, write_evaluation
+from rec_eval import Baseline, Evaluation, LogCounts, popularity_top_k, write_evaluation
 from rec_eval import evaluate as compute_metrics
 from rec_models.encoders import Encoder
 from rec_models.training import memory
@@ -112,12 +112,23 @@ def _measure(
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if config.evaluate.filter_seen else {}
     popular = popularity_top_k(torch.tensor(counts), recommended.shape[1], num_users=len(store), **seen)
     lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
+    baseline = Baseline(lists["popularity"], counts)
+    history = None if config.evaluate.filter_seen else (store.offsets, store.items)  # else every item is new
     names = users.to_numpy(zero_copy_only=False)
     target_names = items.take(pa.array(targets)).to_numpy(zero_copy_only=False)
     return Rankings(
         lists=lists,
         results={
-            name: compute_metrics(ids, targets, config.evaluate.k, reference, user_ids=names, targets=target_names)
+            name: compute_metrics(
+                ids,
+                targets,
+                config.evaluate.k,
+                reference,
+                baseline=baseline,
+                history=history,
+                user_ids=names,
+                targets=target_names,
+            )
             for name, ids in lists.items()
         },
         targets=targets,

@@ -145,11 +145,11 @@ def mean_interval(
 def metric_interval(metric: str, values: Floats, level: float = 0.95) -> Interval:
     """`mean_interval` of a metric such as ``ndcg``: an accuracy lies between 0 and 1 and needs `MIN_HITS` hits.
 
-    Precision is at most the number of relevant items over k, which is not known here; its largest value found is taken.
+    The largest possible precision and serendipity are not known here; their largest value found is taken.
     """
-    if metric not in ACCURACY:
+    if metric not in (*ACCURACY, "serendipity"):
         return mean_interval(values, level=level)
-    largest = float(np.nanmax(values)) if metric == "precision" else 1.0
+    largest = float(np.nanmax(values)) if metric in ("precision", "serendipity") else 1.0
     return mean_interval(values, ends=(0.0, largest), min_hits=MIN_HITS, level=level)
 
 
