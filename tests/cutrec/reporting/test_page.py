@@ -392,7 +392,7 @@ def test_one_test_user_is_enough_for_a_page(make: Make, tmp_path: Path):
     run = make(rankings=make_rankings(users=1))
     page.draw(run, tmp_path)
     text = Text(html_of(run)).text
-    assert "(95% interval of too few users; permutation test: p = 1, 1 users)" in text
+    assert "(95% interval of too few users; permutation test: p = 0.5, 1 users)" in text
     assert "NDCG model 1.0000 too few users 1.0000 too few users" in text
 
 

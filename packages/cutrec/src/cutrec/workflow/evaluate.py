@@ -22,6 +22,7 @@ from cutrec.workflow.recommendations import ranked_batches, write_recommendation
 from rec_data import arrays
 from rec_data.ids import read_ids
 from rec_data.sequences.store import SequenceStore
+from rec_data.splits.recency import days_since_last
 from rec_eval import Baseline, Evaluation, LogCounts, popularity_top_k, write_evaluation
 from rec_eval import evaluate as compute_metrics
 from rec_models.encoders import Encoder
@@ -59,7 +60,8 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
             train = read_output(SequenceStore.open, split / "sequences" / "train.arrow", hashes=hashes)
             counts = arrays.count(train.items.numpy(), len(items.names))  # [V]
             reference = reference_log(config, split, len(counts), hashes)
-            rankings = _measure(config, store, recommended, user_names, items.names, counts, reference)
+            days = read_output(days_since_last, split)
+            rankings = _measure(config, store, recommended, user_names, items.names, counts, reference, days)
             results = rankings.results
             write_evaluation(results["model"], folder / "per_user.parquet")
             write_details(rankings, folder / "details")
@@ -105,6 +107,7 @@ def _measure(
     items: pa.Array,
     counts: arrays.Int64s,
     reference: LogCounts,
+    days: arrays.Int64s | None,
 ) -> Rankings:
     """Compute every metric of the model's lists ``[U, K]`` and of the ranking by ``counts`` [V], that of training."""
     assert store.targets is not None
@@ -137,6 +140,7 @@ def _measure(
         counts=counts,
         user_names=users,
         item_names=items,
+        days=days,
     )
 
 
