@@ -17,6 +17,7 @@ from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
+from cutrec.workflow.item_names import item_groups
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data import arrays
@@ -30,14 +31,18 @@ from rec_models.training import memory
 from rec_models.training.devices import cpu_name
 
 
-def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
+def evaluate(config: Config, split: Path, model: Path, out: Path, *, root: Path | None = None) -> None:
     """Rank, measure and write the results into the folder `out`.
+
+    Diversity needs the groups in the file that ``report.item_names`` names, whose relative path starts from `root`;
+    with None it is left out.
 
     Writes ``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``details/`` (see
     `cutrec.reporting.details`), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
 
     Raises:
+        DataError: ``report.item_names`` cannot be read.
         StageError: a missing or damaged file, no test users, only one user to count items in, or another process
             replaced the split while it was read.
     """
@@ -61,7 +66,8 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
             counts = arrays.count(train.items.numpy(), len(items.names))  # [V]
             reference = reference_log(config, split, len(counts), hashes)
             days = read_output(days_since_last, split)
-            rankings = _measure(config, store, recommended, user_names, items.names, counts, reference, days)
+            groups = None if root is None else item_groups(config, items.names.to_pylist(), root=root)
+            rankings = _measure(config, store, recommended, user_names, items.names, counts, reference, days, groups)
             results = rankings.results
             write_evaluation(results["model"], folder / "per_user.parquet")
             write_details(rankings, folder / "details")
@@ -108,6 +114,7 @@ def _measure(
     counts: arrays.Int64s,
     reference: LogCounts,
     days: arrays.Int64s | None,
+    groups: arrays.Int64s | None,
 ) -> Rankings:
     """Compute every metric of the model's lists ``[U, K]`` and of the ranking by ``counts`` [V], that of training."""
     assert store.targets is not None
@@ -129,6 +136,7 @@ def _measure(
                 reference,
                 baseline=baseline,
                 history=history,
+                groups=groups,
                 user_ids=names,
                 targets=target_names,
             )
