@@ -94,6 +94,13 @@ def test_targets_that_training_lacks_are_a_segment(tmp_path: Path):
     assert bands == [("0", "1", "1.0"), ("1", "3", str(2 / 3))]
 
 
+def test_days_since_the_last_event_are_a_segment_of_logs_with_a_clock(tmp_path: Path):
+    details.write_details(make_rankings(days=np.array([0, 3, 3, 40])), tmp_path)
+    table = [row for row in rows(tmp_path / "bands.csv") if (row["ranking"], row["metric"]) == ("model", "hitrate")]
+    bands = [(row["band"], row["users"], float(row["value"])) for row in table if row["by"] == "days"]
+    assert bands == [("0-2", "1", 1.0), ("3-39", "2", 0.5), ("40", "1", 1.0)]
+
+
 def test_popularity_of_what_is_consumed_stands_once_beside_both_rankings(written: Path):
     table = [
         (row["ranking"], row["what"], row["k"], float(row["mean_count"])) for row in rows(written / "popularity.csv")

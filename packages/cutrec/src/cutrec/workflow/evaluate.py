@@ -65,7 +65,8 @@ def evaluate(config: Config, split: Path, model: Path, out: Path, *, root: Path 
             train = read_output(SequenceStore.open, split / "sequences" / "train.arrow", hashes=hashes)
             counts = arrays.count(train.items.numpy(), len(items.names))  # [V]
             reference = reference_log(config, split, len(counts), hashes)
-            days = read_output(days_since_last, split)
+            verified(split / "summary.json")
+            days = read_output(days_since_last, verified(split / "test.parquet"))
             groups = None if root is None else item_groups(config, items.names.to_pylist(), root=root)
             rankings = _measure(config, store, recommended, user_names, items.names, counts, reference, days, groups)
             results = rankings.results

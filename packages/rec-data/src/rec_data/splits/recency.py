@@ -12,12 +12,11 @@ from rec_data.errors import DataError
 from rec_data.schema import TARGET_TIME, TIMESTAMPS, UNITS
 
 
-def days_since_last(split: Path, name: str = "test") -> Int64s | None:
+def days_since_last(path: Path) -> Int64s | None:
     """Whole days from the last interaction of each history to the target: ``[n]``, in the order of the sequence store.
 
     Args:
-        split: The folder that ``split_log`` or ``split_later`` wrote.
-        name: The part of the split.
+        path: The exported parquet of validation or test in a split's folder, beside its ``summary.json``.
 
     Returns:
         The days, or None if the times of the log are positions and no clock.
@@ -25,9 +24,8 @@ def days_since_last(split: Path, name: str = "test") -> Int64s | None:
     Raises:
         DataError: A file is missing or damaged.
     """
-    path = split / f"{name}.parquet"
     try:
-        summary = json.loads((split / "summary.json").read_bytes())
+        summary = json.loads((path.parent / "summary.json").read_bytes())
         if not summary.get("clock", True):
             return None
         ticks = 86_400 * UNITS[summary["timestamp_unit"]]
