@@ -407,7 +407,7 @@ def test_days_and_metrics_beyond_accuracy_are_shown_where_there_are_any(make: Ma
     assert (tmp_path / "by_days.png").is_file()
     text = Text(html_of(run)).text
     assert "Days from the user's last event to the target segment users NDCG@10" in text
-    assert "list k Coverage Surprisal Unexpectedness Serendipity Diversity mean popularity" in text
+    assert "list k Coverage Surprisal Unexpectedness Serendipity Diversity model 1" in text
     assert "Diversity share of pairs of items in the list that are of different groups" in text
 
 

@@ -43,8 +43,9 @@ SEGMENTS = {
     "history": "Items in the user's history",
     "days": "Days from the user's last event to the target",
     "popularity": "Interactions of the target in training",
-    "known_target": "Target in training: 1 if it is, 0 if not",
+    "known_target": "Whether training has the target",
 }
+KNOWN = {"0": "no", "1": "yes"}
 
 
 class Cell(NamedTuple):
@@ -166,16 +167,21 @@ def meanings(intervals: list[dict[str, str]]) -> dict[str, str]:
     return {name: meaning for name, meaning in MEANINGS.items() if name in shown}
 
 
-def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]]) -> list[list[Cell | str]]:
-    """The metrics beyond accuracy and popularity at each k of both rankings, after those of what test users chose."""
+def beyond_rows(intervals: list[dict[str, str]]) -> list[list[Cell | str]]:
+    """The metrics beyond accuracy at each k of both rankings."""
     known = {(row["ranking"], row["metric"], row["k"]): cell(row) for row in intervals}
-    metrics = beyond_metrics(intervals)
-    rows: list[list[Cell | str]] = []
+    return [
+        [ranking, k, *(known.get((ranking, metric, k), "") for metric in beyond_metrics(intervals))]
+        for ranking in ("model", "popularity")
+        for k in cutoffs(intervals)
+    ]
+
+
+def popularity_rows(popularity: list[dict[str, str]]) -> list[list[str]]:
+    """Popularity and concentration of what test users chose, and of both rankings at each k."""
+    rows = []
     for row in popularity:
-        k, ranking = row["k"], row["ranking"]
-        first: list[Cell | str] = ["what users chose", "", *[""] * len(metrics)]
-        if row["what"] != "consumed":
-            first = [ranking, k, *(known[ranking, metric, k] for metric in metrics)]
+        first = ["what users chose", ""] if row["what"] == "consumed" else [row["ranking"], row["k"]]
         names = ("mean_count", "median_count", "tail_share", "gini", "entropy")
         mean, median, tail, gini, entropy = (float(row[name]) for name in names)
         distinct = f"{int(row['distinct_items']):,}"
@@ -196,7 +202,11 @@ def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cel
         users = {row["band"]: int(row["users"]) for row in chosen}
         columns = [(metric, ranking) for metric in ("ndcg", "hitrate") for ranking in ("model", "popularity")]
         rows: list[list[Cell | str]] = [
-            [band, f"{number:,}", *(cells[band, metric, ranking] for metric, ranking in columns)]
+            [
+                KNOWN[band] if by == "known_target" else band,
+                f"{number:,}",
+                *(cells[band, metric, ranking] for metric, ranking in columns),
+            ]
             for band, number in users.items()
         ]
         tables.append((name, rows))

@@ -180,7 +180,8 @@ def write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...])
         for row in result.rows()
     }
     names = list(dict.fromkeys(name for name, _ in values))
-    write_csv(path, ["k", *names], ([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks)))
+    rows = ([k, *(round(values[name, k], 6) if (name, k) in values else "" for name in names)] for k in sorted(ks))
+    write_csv(path, ["k", *names], rows)
 
 
 def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:

@@ -194,7 +194,7 @@ def diversity(lists: npt.NDArray[Any], groups: npt.NDArray[Any], ks: Sequence[in
     """
     numbers = np.append(groups, -1)  # index -1 is an empty place
     shares = {k: np.empty(len(lists)) for k in ks}
-    for rows in user_blocks(*lists.shape):
+    for rows in user_blocks(*lists.shape) if shares else []:
         own = numbers[lists[rows, : ks[-1]]]
         known = np.cumsum(own >= 0, axis=1)
         equal = np.zeros(own.shape)  # pairs of one group that each place adds

@@ -133,7 +133,7 @@ def evaluate(
         numbers = as_integers("groups", groups, 1)
         if lists.max() >= numbers.size:
             raise ValueError(f"groups must hold a number for every item, got {numbers.size}")
-        more["diversity"] = diversity(lists, numbers, cuts)
+        more["diversity"] = diversity(lists, numbers, [k for k in cuts if k > 1])  # one item is no pair
     per_user |= {f"{name}@{k}": values for name, by_k in more.items() for k, values in by_k.items()}
     return Evaluation(cuts, per_user, catalogue, lists.shape[0], without, hits.outside, user_ids, targets)
 
