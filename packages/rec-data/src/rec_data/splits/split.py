@@ -219,7 +219,8 @@ def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dic
     facts = {"users": len(np.unique(subset.users)), "interactions": len(subset.items)}
     if subset.targets is None:
         return facts
-    facts["targets"] = len(subset.targets)
+    if len(subset.targets) > facts["users"]:
+        facts["targets"] = len(subset.targets)
     repeated = arrays.count_repeated(subset.targets, subset.items, subset.offsets)
     facts["targets_already_in_history"] = repeated
     facts["unreachable_targets"] = repeated if filter_seen else 0
