@@ -110,6 +110,11 @@ def test_windows_follow_each_other_and_are_not_computed_again(
             "split.strategy: found leave_one_out, allowed for a backtest",
         ),
         (["-S", "split.test_from=2024-01-01"], StageError, "split.test_from: found 2024-01-01, .*: null"),
+        (
+            ["-S", "split.test_until=2001-01-01"],
+            DataError,
+            r"split.test_until: found 978307200 \(2001-01-01 00:00:00\), which leaves no interaction; allowed: a ",
+        ),
     ],
 )
 def test_mistakes_are_one_line(place: Path, arguments: list[str], error: type[Exception], says: str):
