@@ -255,7 +255,7 @@ class Split:
     before it as input; the question of lists that are computed again after every interaction. A user's metric is then
     the mean over the user's targets, and each user counts once. Histories are written once per target, so this needs
     more disk space and time. Validation by time chooses in the same way, validation by users always takes the last
-    interaction. The four choices are those of "Time to Split"."""
+    interaction. "Time to Split" compares these choices."""
     seen_targets: Literal["keep", "drop"] = "keep"
     """``drop``: an interaction with an item that the user has had before is no target, but stays in the inputs of
     later ones. It asks for discoveries only; where `evaluate.filter_seen` is true, no list can hold the others."""
