@@ -109,7 +109,10 @@ def read_shared(folder: Path, window: int, dates: tuple[str, str]) -> WindowResu
         chosen = [known[key] for key in shared]
         per_user = {name: column[chosen] for name, column in run.per_user.items()}
         part = replace(run, per_user=per_user, catalogue={}, user_ids=run.user_ids[chosen])
-        values += [Value(window, *dates, trained, SHARED, *row, unknown=math.nan) for row in intervals(part)]
+        values += [
+            Value(window, *dates, trained, SHARED, metric, k, value, low, high, users, unknown=math.nan)
+            for metric, k, value, low, high, users in intervals(part)
+        ]
     return values
 
 
