@@ -27,11 +27,12 @@ from cutrec.recommending import asked, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
 from cutrec.recommending.lists import excluded, fill_by_popularity, rank, read_counts
-from cutrec.recommending.log_form import FORM, LogForm
+from cutrec.recommending.log_form import FORM, LogForm, as_arguments
 from cutrec.workflow.ranking import load_encoder, scoring_catalogue
 from cutrec.workflow.recommend import choose_device, read_log
 from cutrec.workflow.recommendations import list_table
 from rec_data.sequences.histories import Histories
+from rec_data.stated import stated_as
 from rec_eval import Catalogue, top_k
 from rec_models.training.devices import usable_device
 
@@ -64,6 +65,7 @@ class Recommender:
         return f"Recommender({network.model}, {len(self._items.names):,} items, on {self.encoder.item_table.device})"
 
     @classmethod
+    @stated_as(as_arguments)
     def fit(
         cls,
         log: str | Path | Frame,
@@ -177,6 +179,7 @@ class Recommender:
         path = self._folder / "metrics.json"
         return read_json(path) if path.is_file() else {}
 
+    @stated_as(as_arguments)
     def evaluate(self) -> dict[str, Any]:
         """Measure the lists of the users that the split held out, beside the ranking by popularity, as the stage does.
 

@@ -18,6 +18,7 @@ from rec_data.raw.headers import no_events, refuse_no_events
 from rec_data.raw.rows import EXACT_BITS, PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
 from rec_data.raw.timestamps import FINER, NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+from rec_data.stated import stated
 
 INTEGER = r"^(0|-?[1-9][0-9]*)$"
 """Text that is read as an integer if 64 bits hold it. There is no leading zero, because "007" is a name."""
@@ -39,7 +40,7 @@ _WRAPPED = (
         "lists as text",
         "one event per row (pandas: df.explode), or for histories a parquet file with lists",
     ),
-    ("^'.*'$", "ids that are all in single quotes", "ids without them (text files: -S download.format.quote=single)"),
+    ("^'.*'$", "ids that are all in single quotes", "ids without them"),
 )
 """How all ids of a column must not be: a pattern, its name, and what is allowed."""
 
@@ -96,7 +97,7 @@ def write_log(
         if min_rating is not None and columns.rating is None:
             raise DataError(
                 f"min_rating is {min_rating:g} but {origin} has no rating column; allowed: one by "
-                "-S download.columns.rating=NAME, or all rows by -S download.min_rating=null"
+                f"{stated({'download.columns.rating': 'NAME'})}, or all rows by {stated({'download.min_rating': None})}"
             )
         frame = _strip_text(frame, list(columns.by_key))
         selected, rows_read, unit = _expressions(frame, columns, origin, time_format, null_values)
@@ -198,7 +199,7 @@ def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_val
         found = find_rows(frame, _stands_for_missing(key, null_values), one, many, show=key)
         raise DataError(
             f"{where} has {found}; allowed: none: remove these rows, or take such texts as ids by "
-            "-S 'download.null_values=[]'"
+            f"{stated({'download.null_values': []})}"
         )
     if facts[f"{key}.scientific"]:
         one, many = "1 number in scientific notation", "numbers in scientific notation"
@@ -210,9 +211,10 @@ def _refuse_wrapped(frame: pl.LazyFrame, key: str, where: str) -> None:
     """Refuse ids that are all lists, as pandas writes them to CSV, or that all stand in single quotes."""
     first = frame.select(key).head(_FIRST_ROWS).collect()
     for pattern, what, cure in _WRAPPED:
+        more = f" (text files: {stated({'download.format.quote': 'single'})})" if "quotes" in what else ""
         wrapped = pl.col(key).str.contains(pattern).all()
         if first.select(wrapped).item() and frame.select(wrapped).collect(engine="streaming").item():
-            raise DataError(f"{where} holds {what}, such as {first.item(0, 0)!r}; allowed: {cure}")
+            raise DataError(f"{where} holds {what}, such as {first.item(0, 0)!r}; allowed: {cure}{more}")
 
 
 def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> pl.Expr:

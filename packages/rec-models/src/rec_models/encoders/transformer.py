@@ -52,7 +52,8 @@ def _attend_in_blocks(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
     lengths = torch.split(blocks.lengths, [rows for rows, _ in blocks.shapes])
     found = []
     for part, (rows, width), held in zip(torch.split(padded, sizes), blocks.shapes, lengths, strict=True):
-        q, k, v = (one.transpose(1, 2) for one in part.view(rows, width, *part.shape[1:]).unbind(2))  # [rows, H, width, d]
+        parts = part.view(rows, width, *part.shape[1:]).unbind(2)
+        q, k, v = (one.transpose(1, 2) for one in parts)  # [rows, H, width, d]
         mask = None if causal else (torch.arange(width) < held[:, None])[:, None, None, :]
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         found.append(out.transpose(1, 2).flatten(0, 1))
