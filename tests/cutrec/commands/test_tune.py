@@ -52,7 +52,7 @@ def test_the_preset_of_the_best_trial_is_in_params_yaml(place: Path, capsys: pyt
     edited = before.replace("dropout: 0.3", "dropout: 0.2", 1)
     assert edited != before
     (place / "params.yaml").write_text(edited)
-    with pytest.raises(ConfigError, match="found shop, which .* has already"):
+    with pytest.raises(ConfigError, match=r"found shop, which .* has already"):
         execute(again)
     execute([*again, "--overwrite"])
     assert (place / "params.yaml").read_text() == before
