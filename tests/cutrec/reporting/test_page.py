@@ -19,7 +19,7 @@ from hypothesis import strategies as some
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from cutrec.config import AUTO_KEYS, Config, Evaluate, Report, as_written, from_mapping, read_yaml, settled
+from cutrec.config import AUTO_KEYS, Config, Report, as_written, from_mapping, read_yaml, settled
 from cutrec.decide import write_decisions
 from cutrec.environment import Code, read_code
 from cutrec.nested import merged, nest
@@ -29,6 +29,7 @@ from cutrec.reporting.page import steps
 from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 from cutrec.workflow.report import report
 from rec_data.raw.titles import Titles
+from rec_eval.config import Evaluate
 from tests.cutrec.reporting.test_details import make_rankings
 
 PICTURES = {

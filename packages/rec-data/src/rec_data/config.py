@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+from rec_data.stated import stated
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -158,8 +159,8 @@ class Events:
     def __post_init__(self) -> None:
         if (self.column is None) != (len(self.keep) == 0):
             raise ValueError(
-                "allowed: a column together with the values to keep (-S download.events.column=event "
-                "-S 'download.events.keep=[purchase]'), or neither"
+                "allowed: a column together with the values to keep "
+                f"({stated({'download.events.column': 'event', 'download.events.keep': ['purchase']})}), or neither"
             )
 
 
@@ -201,11 +202,11 @@ class Download:
             if found is not None and isinstance(found, int) != headless:
                 wanted = "positions from 1, because format.header is false," if headless else "names"
                 columns = [name for name, column in vars(self.columns).items() if column is not None]
-                flags = " ".join(f"-S download.columns.{name}={at}" for at, name in enumerate(columns, start=1))
+                positions = stated({f"download.columns.{name}": at for at, name in enumerate(columns, start=1)})
                 more = (
-                    f" ({flags}, as the columns are)"
+                    f" ({positions}, as the columns are)"
                     if headless
-                    else "; positions need -S download.format.header=false"
+                    else f"; positions need {stated({'download.format.header': False})}"
                 )
                 raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 

@@ -5,7 +5,7 @@ The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the s
 - ``intervals.csv``: every metric at every k with its 95 % interval, for the model and the ranking by popularity; no
   interval for Coverage, or with too few users
 - ``comparison.csv``: the metrics at 10 of both rankings compared user by user
-- ``bands.csv``: metrics at 10 per segment of users, by length of history, by popularity of the
+- ``segments.csv``: metrics at 10 per segment of users, by length of history, by popularity of the
   target, and by whether training has the target
 - ``popularity.csv``: how popular and how concentrated the recommendations and the targets are
 - ``concentration.csv``: the share of both that the most popular items hold, from one item to all
@@ -70,7 +70,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
         "known_target": np.minimum(interactions, 1),
     }
     edges = {"known_target": range(int(interactions.min() > 0), 1 + int(interactions.max() > 0))}
-    bands = {
+    segments = {
         name: [
             row
             for by, values in properties.items()
@@ -78,7 +78,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
         ]
         for name, result in rankings.results.items()
     }
-    _write_named(bands, folder / "bands.csv")
+    _write_named(segments, folder / "segments.csv")
     ks = rankings.results["model"].ks
     profiles = {
         name: popularity_profile(lists, rankings.targets, rankings.counts, ks) for name, lists in rankings.lists.items()

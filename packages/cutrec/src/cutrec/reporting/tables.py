@@ -126,7 +126,7 @@ def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
 
 
 def cell(row: dict[str, str]) -> Cell:
-    """A row of intervals.csv or bands.csv as it is shown."""
+    """A row of intervals.csv or segments.csv as it is shown."""
     missing = "" if row["metric"] == "coverage" else "too few users"
     interval = f"{float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] else missing
     return Cell(f"{float(row['value']):.4f}", interval)
@@ -165,17 +165,17 @@ def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]
     return rows
 
 
-def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell | str]]]]:
+def segment_tables(segments: list[dict[str, str]]) -> list[tuple[str, list[list[Cell | str]]]]:
     """For each property its name and its rows: segment, users, then NDCG@10 and hit rate of model and popularity."""
     tables = []
     for by, name in SEGMENTS.items():
-        chosen = [row for row in bands if row["by"] == by]
-        cells = {(row["band"], row["metric"], row["ranking"]): cell(row) for row in chosen}
-        users = {row["band"]: int(row["users"]) for row in chosen}
+        chosen = [row for row in segments if row["by"] == by]
+        cells = {(row["segment"], row["metric"], row["ranking"]): cell(row) for row in chosen}
+        users = {row["segment"]: int(row["users"]) for row in chosen}
         columns = [(metric, ranking) for metric in ("ndcg", "hitrate") for ranking in ("model", "popularity")]
         rows: list[list[Cell | str]] = [
-            [band, f"{number:,}", *(cells[band, metric, ranking] for metric, ranking in columns)]
-            for band, number in users.items()
+            [segment, f"{number:,}", *(cells[segment, metric, ranking] for metric, ranking in columns)]
+            for segment, number in users.items()
         ]
         tables.append((name, rows))
     return tables

@@ -93,7 +93,8 @@ def tune(
         searches: the folder for the state of searches. Each has a folder of its own there, named by the hash of its
             split, its settings and its space.
         trials: most trials of the search in total.
-        minutes: when to stop; a trial that is then in training stays unfinished, and the next call resumes it.
+        minutes: what this call may take; a trial that is then in training stays unfinished, and the next call, which
+            has its own minutes, resumes it.
         jobs: processes. With several GPUs they take turns.
         device: where to train.
         memory_gib: of a device, for all jobs on it; None: all that it has. Settings whose predicted memory is larger
@@ -104,16 +105,9 @@ def tune(
         StageError: a file of the split is missing or damaged, no setting is left to search, or no trial validated.
     """
     until = time.monotonic() + 60 * minutes
-    if config.dataset.startswith("twin:"):
-        raise StageError(f"dataset: found {config.dataset!r}, allowed: a log; a synthetic one has no accuracy")
-    if config.train.devices != 1:
-        raise StageError(f"train.devices: found {config.train.devices}, allowed: 1; --jobs uses several GPUs")
     with unchanged(split):
-        space = space_of(config, inputs.read_split(split).facts)
-        if not space.axes:
-            raise StageError("params.yaml: found a value for every key that is searched, allowed: auto for some")
-        name = hashlib.sha256(f"{run_hash(space.point, split, code={})} {space.axes}".encode()).hexdigest()[:16]
-        search = _Search(space, split, searches / name, trials, until, device, memory_gib)
+        space, folder = search_of(config, split, searches)
+        search = _Search(space, split, folder, trials, until, device, memory_gib)
         if jobs == 1:
             _work(search)
         else:
@@ -126,6 +120,24 @@ def tune(
         )
         raise StageError(f"no trial was validated: {why}")
     return found
+
+
+def search_of(config: Config, split: Path, searches: Path) -> tuple[Space, Path]:
+    """The space around a point for a split, and the folder of its search; the arguments are those of `tune`.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        StageError: a file of the split is missing or damaged, or no setting is left to search.
+    """
+    if config.dataset.startswith("twin:"):
+        raise StageError(f"dataset: found {config.dataset!r}, allowed: a log; a synthetic one has no accuracy")
+    if config.train.devices != 1:
+        raise StageError(f"train.devices: found {config.train.devices}, allowed: 1; --jobs uses several GPUs")
+    space = space_of(config, inputs.read_split(split).facts)
+    if not space.axes:
+        raise StageError("params.yaml: found a value for every key that is searched, allowed: auto for some")
+    name = hashlib.sha256(f"{run_hash(space.point, split, code={})} {space.axes}".encode()).hexdigest()[:16]
+    return space, searches / name
 
 
 def _work_in_processes(search: _Search, jobs: int) -> None:

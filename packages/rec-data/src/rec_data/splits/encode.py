@@ -16,6 +16,7 @@ from rec_data.raw.timestamps import unit_of
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
 from rec_data.splits.clock import nothing_before, to_ticks
 from rec_data.splits.sorted_log import SortedLog
+from rec_data.stated import stated
 from rec_data.ties import Ties, resolve_ties
 
 
@@ -132,7 +133,7 @@ def _names(counts: pl.DataFrame, key: str, what: str, fewest: int | None) -> pl.
     if kept.is_empty():
         raise DataError(
             f"split.min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one "
-            f"(-S split.min_{what}_count=1 keeps all)"
+            f"({stated({f'split.min_{what}_count': 1})} keeps all)"
         )
     return kept.select(key).sort(key)
 

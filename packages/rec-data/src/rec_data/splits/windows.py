@@ -22,6 +22,7 @@ from rec_data.splits.forget import read_subset
 from rec_data.splits.sorted_log import Subset
 from rec_data.splits.split import describe_subset, write_histories, write_names
 from rec_data.splits.targets import TargetRule, hold_out
+from rec_data.stated import stated
 
 
 class Window(NamedTuple):
@@ -58,7 +59,7 @@ def windows_of(
     if days is None and count * share >= 1:
         raise DataError(
             f"--windows: found {count} with split.test_fraction {share:g}, which leaves nothing before the first "
-            f"window; allowed: a product below 1, such as -S split.test_fraction={0.5 / count:.2g}"
+            f"window; allowed: a product below 1, such as {stated({'split.test_fraction': f'{0.5 / count:.2g}'})}"
         )
     end = int(times.max()) + 1
     if days is not None:

@@ -128,10 +128,10 @@ def entropy(times: Floats) -> float:
 
 
 class SegmentRow(NamedTuple):
-    """One metric in one segment (``band``), with its interval; low and high are NaN with too few users."""
+    """One metric in one segment, with its interval; low and high are NaN with too few users."""
 
     by: str
-    band: str
+    segment: str
     start: float
     users: int
     metric: str
