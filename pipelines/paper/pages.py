@@ -23,7 +23,8 @@ paper does not name its GPU, and its printed times fit another kind than ours: a
 as well as two programs. Its Megamarket runs fit the 3,281,750 items of the unfiltered purchases by their memory,
 the twin has the 1.66 million that are left by the filter. Rows of the plain network were measured on earlier twins:
 Gowalla with 290,000 items, 30Music with 900,000, Zvuk and Megamarket with longer histories; column num_items of
-results/training.csv.
+results/training.csv. completejourney is no data set of the paper: a public log of a grocer's customers, which
+its package calls simulated after real ones, with the paper's settings and one size for all losses.
 """
 
 
