@@ -285,7 +285,7 @@ def test_a_file_of_an_installed_package_is_read_where_it_is(mirror, monkeypatch)
     (raw,) = SOURCES["completejourney"].raws
     raw = dataclasses.replace(raw, file="groceries_py/data/transactions.parquet")
     monkeypatch.setitem(SOURCES, "completejourney", Published((raw,)))
-    with pytest.raises(DataError, match=r"groceries_py, which is not installed; .*'rec-data\[completejourney\]'\), or "):
+    with pytest.raises(DataError, match=r"which is not installed; .*'rec-data\[completejourney\]'\), or "):
         fetch_log("completejourney", mirror.parent / "log.parquet", root=mirror)
 
     (site / "groceries_py/data").mkdir(parents=True)
