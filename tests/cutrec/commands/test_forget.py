@@ -273,7 +273,7 @@ def test_unknown_users_write_nothing(checkout):
     assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in checkout.rglob("*")}
 
 
-@pytest.mark.parametrize("name", ["evaluate/details/bands.csv", "split/test.parquet", "download/summary.json"])
+@pytest.mark.parametrize("name", ["evaluate/details/segments.csv", "split/test.parquet", "download/summary.json"])
 def test_damaged_files_do_not_get_new_checksums(checkout, name: str):
     path = checkout / name
     before = (checkout / name.split("/")[0] / "SHA256SUMS").read_bytes()

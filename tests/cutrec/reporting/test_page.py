@@ -20,7 +20,7 @@ from hypothesis import strategies as some
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from cutrec.config import AUTO_KEYS, Config, Evaluate, Report, as_written, from_mapping, read_yaml, settled
+from cutrec.config import AUTO_KEYS, Config, Report, as_written, from_mapping, read_yaml, settled
 from cutrec.decide import write_decisions
 from cutrec.environment import Code, read_code
 from cutrec.nested import merged, nest
@@ -31,6 +31,7 @@ from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 from cutrec.workflow.report import report
 from rec_data.raw.titles import Titles
 from rec_eval import Baseline, LogCounts, evaluate
+from rec_eval.config import Evaluate
 from tests.cutrec.reporting.test_details import make_rankings
 
 LOG = LogCounts(np.array([3, 3, 2, 1, 1]), 4)

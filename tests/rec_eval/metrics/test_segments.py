@@ -21,7 +21,7 @@ RESULT = evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2])
 
 def test_bands_by_hand():
     rows = metrics_by_segment(RESULT, "history", np.array([1, 4, 4, 9]), metrics=["mrr@2"], edges=[1, 3, 5])
-    assert [(row.band, row.start, row.users, row.value) for row in rows] == [
+    assert [(row.segment, row.start, row.users, row.value) for row in rows] == [
         ("1-2", 1, 1, 1.0),
         ("3-4", 3, 2, 0.5),
         ("5-9", 5, 1, 0.5),
@@ -32,11 +32,11 @@ def test_bands_by_hand():
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
 @settings(deadline=None, max_examples=80)
-def test_bands_part_all_users_and_never_equal_values(values, bands):
+def test_bands_part_all_users_and_never_equal_values(values, segments):
     values = np.array(values)
-    edges = segment_edges(values, bands)
+    edges = segment_edges(values, segments)
     assert edges[0] == values.min()
-    assert len(edges) <= bands
+    assert len(edges) <= segments
     assert sorted(set(edges)) == edges
     lists = np.zeros((values.size, 1), dtype=int)
     result = evaluate(lists, np.arange(values.size) % 2, [1])
@@ -53,21 +53,21 @@ def test_default_bands_hold_about_equally_many():
         np.arange(100) + 7,
         metrics=["ndcg@1"],
     )
-    assert [(row.band, row.users) for row in rows] == [
+    assert [(row.segment, row.users) for row in rows] == [
         ("7-26", 20), ("27-46", 20), ("47-66", 20), ("67-86", 20), ("87-106", 20),
     ]  # fmt: skip
 
 
-def test_a_band_without_relevant_items_is_left_out():
+def test_a_segment_without_relevant_items_is_left_out():
     result = evaluate(LISTS, (np.array([0, 0, 1, 1, 2]), np.array([1, 3])), [1])
     rows = metrics_by_segment(result, "x", np.array([1, 2, 3, 4]), metrics=["ndcg@1"], edges=[1, 2, 3, 4])
-    assert [row.band for row in rows] == ["2", "4"]
+    assert [row.segment for row in rows] == ["2", "4"]
 
 
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([1, 2, 3], {}, "one number for each of the 4 users"),
+        ([1, 2, 3], {}, "one number for each of the 4 lists"),
         ([1.0, 2, 3, 4], {}, "must be integers"),
         ([1, 2, 3, 4], {"edges": [2, 3]}, "edges must ascend"),
         ([1, 2, 3, 4], {"edges": [1, 1]}, "edges must ascend"),

@@ -11,8 +11,8 @@ from ruamel.yaml.comments import CommentedMap
 
 from cutrec.config import NO_PRESET, preset_values, read_yaml
 from cutrec.errors import ConfigError
-from cutrec.nested import nest
-from cutrec.outputs import atomic_file
+from cutrec.nested import flatten, nest
+from cutrec.outputs import atomic_file, read_json
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names that ``-S preset=`` and ``-S presets.NAME.KEY=`` take without quotes."""
@@ -30,6 +30,12 @@ def refuse_preset_name(path: Path, name: str, *, overwrite: bool) -> None:
         )
     if not overwrite and name in (read_yaml(path).get("presets") or {}):
         raise ConfigError(f"--name: found {name}, which {path} has already, allowed: another name, or --overwrite")
+
+
+def is_as_recorded(path: Path, name: str, record: Path) -> bool:
+    """Whether a params.yaml has a preset as a JSON file ``{name: values}`` says that it was written, flat."""
+    preset = (read_yaml(path).get("presets") or {}).get(name)
+    return isinstance(preset, dict) and record.is_file() and read_json(record) == {name: flatten(preset)}
 
 
 def write_preset(

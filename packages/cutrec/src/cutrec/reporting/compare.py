@@ -166,35 +166,40 @@ def _equal(run_a: Evaluation, run_b: Evaluation) -> bool:
 
 def _shared(runs: list[Evaluation]) -> list[Evaluation]:
     """The runs over the users whom all of them tested on the same target, in one order."""
-    if any(run.user_ids is None for run in runs):
+    ids = [run.user_ids for run in runs if run.user_ids is not None]
+    if len(ids) < len(runs):
         raise StageError("several seeds: found a run without ids of users, allowed: runs of this version")
-    ids = [np.asarray(run.user_ids) for run in runs]
-    common = functools.reduce(np.intersect1d, ids)
-    places = []
-    for own in ids:
-        order = np.argsort(own)
-        places.append(order[np.searchsorted(own, common, sorter=order)])
-    targets = [
-        run.targets[place] for run, place in zip(runs, places, strict=True) if run.targets is not None
-    ]  # of earlier versions, unknown
+    codes = np.unique(np.concatenate(ids), return_inverse=True)[1]
+    keys = [_list_keys(own, len(codes)) for own in np.split(codes, np.cumsum([len(own) for own in ids])[:-1])]
+    common = functools.reduce(np.intersect1d, keys)
+    places = [np.argsort(key)[np.searchsorted(key, common, sorter=np.argsort(key))] for key in keys]
+    found = [run.targets[place] for run, place in zip(runs, places, strict=True) if run.targets is not None]
     same = np.ones(len(common), dtype=bool)
-    for one, another in itertools.pairwise(targets):
+    for one, another in itertools.pairwise(found):
         same &= one == another
-    if same.sum() < 2:
+    users = len(np.unique(common[same] // len(codes)))
+    if users < 2:
         raise StageError(
-            f"several seeds: found {same.sum()} users whom all runs tested on the same target, allowed: at least 2; "
+            f"several seeds: found {users} users whom all runs tested on the same target, allowed: at least 2; "
             "compare runs over one data set and one kind of split"
         )
     return [
         dataclasses.replace(
             run,
             per_user={name: values[place[same]] for name, values in run.per_user.items()},
-            num_users=int(same.sum()),
-            user_ids=common[same],
+            num_users=users,
+            user_ids=own[place[same]],
             targets=None if run.targets is None else run.targets[place[same]],
         )
-        for run, place in zip(runs, places, strict=True)
+        for run, own, place in zip(runs, ids, places, strict=True)
     ]
+
+
+def _list_keys(users: npt.NDArray[np.int64], base: int) -> npt.NDArray[np.int64]:
+    """``[L]`` a number for each list: its user and, of a user with several lists next to each other, which one it is."""
+    starts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
+    lists = np.arange(len(users))
+    return users * base + lists - starts[np.searchsorted(starts, lists, side="right") - 1]
 
 
 def _chosen(runs: list[Evaluation], metric: str, k: int) -> list[str]:
@@ -213,8 +218,10 @@ def _chosen(runs: list[Evaluation], metric: str, k: int) -> list[str]:
 
 
 def _differing(ids_a: npt.NDArray[Any] | None, ids_b: npt.NDArray[Any] | None) -> int:
-    """How many of equally many ids differ; 0 if one run does not record them."""
-    return 0 if ids_a is None or ids_b is None else sum(a != b for a, b in zip(ids_a, ids_b, strict=True))
+    """How many ids differ, or how many more there are in one run; 0 if one run does not record them."""
+    if ids_a is None or ids_b is None:
+        return 0
+    return abs(len(ids_a) - len(ids_b)) or sum(a != b for a, b in zip(ids_a, ids_b, strict=True))
 
 
 def table(

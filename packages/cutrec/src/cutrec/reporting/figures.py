@@ -72,14 +72,14 @@ def draw_metrics(intervals: Sequence[Named], out: Path) -> None:
         _save(axes, out / f"{metric}.png")
 
 
-def draw_segments(bands: Sequence[Named], out: Path) -> None:
+def draw_segments(segments: Sequence[Named], out: Path) -> None:
     """NDCG@10 of segments of users with intervals: by length of history, by days, by popularity of the target."""
     for by, (title, label) in SEGMENTS.items():
-        if all(row["by"] != by for row in bands):  # days, of a log without a clock
+        if all(row["by"] != by for row in segments):  # days, of a log without a clock
             continue
         axes = _axes()
         for (ranking, style), shift in zip(RANKINGS.items(), (-0.2, 0.2), strict=True):
-            rows = [r for r in bands if (r["by"], r["metric"], r["ranking"]) == (by, "ndcg", ranking)]
+            rows = [r for r in segments if (r["by"], r["metric"], r["ranking"]) == (by, "ndcg", ranking)]
             values = _column(rows, "value")
             errors = [
                 [max(0.0, value - low) for value, low in zip(values, _column(rows, "low"), strict=True)],
@@ -88,7 +88,7 @@ def draw_segments(bands: Sequence[Named], out: Path) -> None:
             places = [place + shift for place in range(len(rows))]
             look: dict[str, Any] = {"color": style["color"], "label": style["label"], "ecolor": "#333333", "capsize": 3}
             axes.bar(places, values, 0.38, yerr=errors, **look)
-            axes.set_xticks(range(len(rows)), [row["band"] for row in rows])
+            axes.set_xticks(range(len(rows)), [row["segment"] for row in rows])
         axes.set(title=title, xlabel=label, ylabel="NDCG@10", ylim=(0, None))
         axes.margins(y=0.15)
         _save(axes, out / f"by_{by}.png")

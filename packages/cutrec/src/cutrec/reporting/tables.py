@@ -134,7 +134,7 @@ def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
 
 
 def cell(row: dict[str, str]) -> Cell:
-    """A row of intervals.csv or bands.csv as it is shown."""
+    """A row of intervals.csv or segments.csv as it is shown."""
     missing = "" if row["metric"] == "coverage" else "too few users"
     interval = f"{float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] else missing
     return Cell(f"{float(row['value']):.4f}", interval)
@@ -191,23 +191,23 @@ def popularity_rows(popularity: list[dict[str, str]]) -> list[list[str]]:
     return rows
 
 
-def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell | str]]]]:
+def segment_tables(segments: list[dict[str, str]]) -> list[tuple[str, list[list[Cell | str]]]]:
     """For each property its name and its rows: segment, users, then NDCG@10 and hit rate of model and popularity."""
     tables = []
     for by, name in SEGMENTS.items():
-        chosen = [row for row in bands if row["by"] == by]
+        chosen = [row for row in segments if row["by"] == by]
         if not chosen:  # days, of a log without a clock
             continue
-        cells = {(row["band"], row["metric"], row["ranking"]): cell(row) for row in chosen}
-        users = {row["band"]: int(row["users"]) for row in chosen}
+        cells = {(row["segment"], row["metric"], row["ranking"]): cell(row) for row in chosen}
+        users = {row["segment"]: int(row["users"]) for row in chosen}
         columns = [(metric, ranking) for metric in ("ndcg", "hitrate") for ranking in ("model", "popularity")]
         rows: list[list[Cell | str]] = [
             [
-                KNOWN[band] if by == "known_target" else band,
+                KNOWN[segment] if by == "known_target" else segment,
                 f"{number:,}",
-                *(cells[band, metric, ranking] for metric, ranking in columns),
+                *(cells[segment, metric, ranking] for metric, ranking in columns),
             ]
-            for band, number in users.items()
+            for segment, number in users.items()
         ]
         tables.append((name, rows))
     return tables
@@ -272,7 +272,8 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
         "never occur in training": test["targets_unseen_in_train"],
     }
     found = [f"{count:,} of their targets {what}" for what, count in counts.items() if count]
-    return "; ".join([f"{test['users']:,} users are tested", *found]) + (". These count as misses." if found else ".")
+    tested = f"{test['users']:,} users are tested" + (f" on {test['targets']:,} targets" if "targets" in test else "")
+    return "; ".join([tested, *found]) + (". These count as misses." if found else ".")
 
 
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:

@@ -73,9 +73,9 @@ def read_users(name: str, *, root: Path, settings: Download) -> list[str]:
             names = dict(zip(header, first.columns, strict=True))
             frame = frame.slice(1) if {usual, USER} & set(names) else frame
         column = next((each for each in (usual, USER, *list(names)[: len(names) == 1]) if each in names), usual)
-        flags = {column: "-S download.columns.user="} if settings.format.header is not False else None
+        keys = {USER: "download.columns.user"} if settings.format.header is not False else None
         try:
-            files.require_columns(names, {column: column}, origin, flags=flags)
+            files.require_columns(names, {USER: column}, origin, keys=keys)
         except DataError as error:
             raise DataError(f"{error}, or a file with one id per line") from error
         kind, given = frame.collect_schema()[names[column]], pl.col(USER)

@@ -13,6 +13,7 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.raw.rows import find_rows
 from rec_data.schema import TIMESTAMP
+from rec_data.stated import stated
 
 FIRST_YEAR = 1990
 _FIRST_ROWS = 1000
@@ -90,10 +91,10 @@ def refuse_calendar_numbers(
     forms, others = ([what for what in kinds if (what in FORMS) == is_form] for is_form in (True, False))
     what = " or ".join([f"of the form {' or '.join(forms)}"] * bool(forms) + others)
     shown = find_rows(frame, fits[kinds[0]], f"1 date {what}", f"dates {what}", show=TIMESTAMP)
-    cure = " or ".join([f"-S download.time_format={form}" for form in forms] + [_EXPORT] * bool(others))
+    cure = " or ".join([stated({"download.time_format": form}) for form in forms] + [_EXPORT] * bool(others))
     raise DataError(
         f"{where} holds {shown}, which are no Unix times; allowed: {cure}; if they are positions, "
-        "-S download.columns.timestamp=null takes the order of rows"
+        f"{stated({'download.columns.timestamp': None})} takes the order of rows"
     )
 
 

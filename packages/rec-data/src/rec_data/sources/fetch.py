@@ -180,8 +180,8 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
         frame = files.scan(paths, wanted, settings.format)
         if settings.events.column is None:
             hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
-        flags = {key: f"-S download.columns.{key.removesuffix('_id')}=" for key in columns.by_key}
-        files.require_columns(frame.collect_schema(), columns.by_key, origin, flags=flags)
+        keys = {key: f"download.columns.{key.removesuffix('_id')}" for key in columns.by_key}
+        files.require_columns(frame.collect_schema(), columns.by_key, origin, keys=keys)
         frame, others = keep_events(frame, settings.events, origin)
         if columns.timestamp is None:
             frame, columns = files.number_rows(frame, columns)

@@ -22,6 +22,7 @@ from rec_data.splits.encode import EncodedLog, encode
 from rec_data.splits.sorted_log import Subset
 from rec_data.splits.strategies import Partition, leave_one_out, temporal
 from rec_data.splits.targets import TargetRule
+from rec_data.stated import stated
 
 AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
 """The minimum counts of items and of users that "auto" stands for."""
@@ -175,7 +176,8 @@ def _refuse_trivial(encoded: EncodedLog) -> None:
         if len(names) < 2:
             raise DataError(
                 f"the log has one {what} left after filtering ({names[0]!r}); at least two are needed "
-                f"(the log had {encoded.raw[what + 's']}; -S split.min_item_count=1 -S split.min_user_count=1 keep all)"
+                f"(the log had {encoded.raw[what + 's']}; "
+                f"{stated({'split.min_item_count': 1, 'split.min_user_count': 1})} keep all)"
             )
 
 
@@ -216,9 +218,11 @@ def _renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
 
 def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
     """Summarise a subset: its size, and for evaluation the targets that no model can hit."""
-    facts = {"users": len(subset.users), "interactions": len(subset.items)}
+    facts = {"users": len(np.unique(subset.users)), "interactions": len(subset.items)}
     if subset.targets is None:
         return facts
+    if len(subset.targets) > facts["users"]:
+        facts["targets"] = len(subset.targets)
     repeated = arrays.count_repeated(subset.targets, subset.items, subset.offsets)
     facts["targets_already_in_history"] = repeated
     facts["unreachable_targets"] = repeated if filter_seen else 0

@@ -16,12 +16,13 @@ from rec_data.ids import read_ids
 from rec_data.raw.files import reading
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import ORIGINAL_ID, TIMESTAMP, UNITS
-from rec_data.splits.clock import to_ticks
+from rec_data.splits.clock import nothing_before, to_ticks
 from rec_data.splits.encode import encode
 from rec_data.splits.forget import read_subset
 from rec_data.splits.sorted_log import Subset
 from rec_data.splits.split import describe_subset, write_histories, write_names
 from rec_data.splits.targets import TargetRule, hold_out
+from rec_data.stated import stated
 
 
 class Window(NamedTuple):
@@ -51,11 +52,14 @@ def windows_of(
         times = pl.read_parquet(log, columns=[TIMESTAMP])[TIMESTAMP].to_numpy()
     unit = unit_of(int(times.max()))
     if until is not None:
-        times = times[times < to_ticks(until, unit)]
+        moment, first = to_ticks(until, unit), int(times.min())
+        times = times[times < moment]
+        if not times.size:
+            raise nothing_before(moment, first)
     if days is None and count * share >= 1:
         raise DataError(
             f"--windows: found {count} with split.test_fraction {share:g}, which leaves nothing before the first "
-            f"window; allowed: a product below 1, such as -S split.test_fraction={0.5 / count:.2g}"
+            f"window; allowed: a product below 1, such as {stated({'split.test_fraction': f'{0.5 / count:.2g}'})}"
         )
     end = int(times.max()) + 1
     if days is not None:

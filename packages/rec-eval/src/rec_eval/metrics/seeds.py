@@ -109,7 +109,7 @@ def compare_seeds(
             raise ValueError(f"a run of {name} has no {metric} per user")
     if len({run.num_users for run in runs}) > 1:
         raise ValueError(f"all runs must rank the same users: found {sorted({run.num_users for run in runs})}")
-    values = np.stack([run.per_user[metric] for run in runs])  # [S, U]
+    values = np.stack([run.user_means(run.per_user[metric]) for run in runs])  # [S, U]
     values = values[:, ~np.isnan(values).any(axis=0)]
     users = values.shape[1]
     if users < 2:
