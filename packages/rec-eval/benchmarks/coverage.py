@@ -7,10 +7,10 @@ The first takes about half an hour on one core; the second writes the tables fro
 
 Single means: each of n users is hit with the probability of the hit rate, and a hit has a gain: 1 (hit rate), that of
 NDCG@k or MRR@k at ranks of some distribution, or a share of several targets. The settings of the intervals were chosen
-with other seeds, rates and numbers of users. Pairs: hits and ranks of two runs by a normal copula. ``same`` draws both
-runs from one distribution, ``equal mean`` from two with the same mean metric (uniform and skewed ranks), ``gain`` gives
-B half as many hits more. Seeds: two equal settings, several runs of each; the seed of a run moves the hit rate of all
-users (on the scale of the normal copula, where users have the standard deviation 1).
+with other seeds on some of these cases, and on none of those at random. Pairs: hits and ranks of two runs by a normal
+copula. ``same`` draws both runs from one distribution, ``equal mean`` from two with the same mean metric (uniform and
+skewed ranks), ``gain`` gives B half as many hits more. Seeds: two equal settings, several runs of each; the seed of a
+run moves the hit rate of all users (on the scale of the normal copula, where users have the standard deviation 1).
 """
 
 import argparse
@@ -91,6 +91,16 @@ def other_means(generator: np.random.Generator, trials: int) -> Iterator[dict[st
                 for rate in (0.1, 0.25, 0.6, 0.95):
                     for users in (30, 40, 75, 200):
                         yield names | one_mean(generator, gains_of(metric, k), shape, rate, users, trials)
+
+
+def random_means(generator: np.random.Generator, trials: int, cases: int = 300) -> Iterator[dict[str, object]]:
+    """The same for cases at random, none of which had a part in the choice of the method."""
+    for _ in range(cases):
+        metric, k = generator.choice(["hitrate", "ndcg", "mrr"]), int(generator.integers(2, 60))
+        shape = generator.dirichlet(np.full(k, 0.5)) * np.arange(1, k + 1) ** -generator.uniform(0, 1.5)
+        rate, users = generator.uniform(0.1, 0.95), int(np.exp(generator.uniform(np.log(30), np.log(500))))
+        found = one_mean(generator, gains_of(metric, k), shape / shape.sum(), rate, users, trials)
+        yield {"kind": "random", "metric": metric, "k": k, "ranks": "random"} | found
 
 
 def one_mean(
@@ -277,6 +287,7 @@ def main() -> None:
     found = itertools.chain(
         single_means(generator, options.trials),
         other_means(generator, options.trials // 4),
+        random_means(np.random.default_rng(7), options.trials // 2),
         seeds(generator, options.trials // 20),
         pairs(generator, options.trials // 10, PAIR_USERS),
     )

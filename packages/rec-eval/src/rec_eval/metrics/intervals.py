@@ -10,8 +10,8 @@ intervals of these families).
 A few hits do not show how good a hit can be, nor a few misses how bad a miss. The largest possible value is therefore
 added to the moments of the upper bound, and the smallest to those of the lower bound, each as `END_WEIGHT` of a user.
 
-Hits are whole numbers, so the coverage of any interval that depends on their number alone jumps by up to three points
-from one rate to the next. The bounds are those of the sum plus a part of a hit, from minus to plus one half, that is
+Hits are whole numbers, so the coverage of any interval that depends on their number alone jumps by several points from
+one rate to the next. The bounds are those of the sum plus a part of a hit, from minus to plus one half, that is
 drawn from a hash of which users are hit: equal data have equal intervals (Stevens, "Fiducial limits of the parameter
 of a discontinuous distribution", Biometrika 37, 1950). METRICS.md has the coverage by simulation.
 """
