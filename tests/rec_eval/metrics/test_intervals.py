@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from rec_eval import evaluate, intervals, mean_interval
-from rec_eval.metrics.intervals import END_WEIGHT, metric_interval
+from rec_eval.metrics.intervals import END_WEIGHT, MIN_HITS, metric_interval, score_bounds
 
 COVERAGE = Path(__file__).parents[3] / "packages" / "rec-eval" / "benchmarks" / "coverage.py"
 
@@ -85,6 +86,22 @@ def cases():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("users", [30, 31, 50, 120])
+def test_hit_rates_are_covered_at_every_single_rate(users: int):
+    """The binomial probabilities of the intervals that hold the rate, over all parts of a hit; no simulation."""
+    hits, rates = np.arange(users + 1), np.linspace(0.1, 0.97, 175)
+    chances = stats.binom.pmf(hits, users, rates[:, None])  # [R, n + 1]
+    counts = np.stack([users - hits, hits], axis=1).astype(np.float64)
+    held = np.zeros(rates.size)
+    for shift in np.linspace(-0.495, 0.495, 100):
+        drawn = np.where((hits > 0) & (hits < users), shift, 0.0)
+        low, high = score_bounds(np.array([[0.0, 1.0]]), counts, (0.0, 1.0), 0.95, drawn)
+        shown = (low <= rates[:, None]) & (rates[:, None] <= high) & (hits >= MIN_HITS)
+        held += (chances * shown).sum(axis=1) / 100
+    covered = held / (1 - chances[:, 0])
+    assert np.abs(covered - 0.95).max() < 0.016
 
 
 @pytest.mark.parametrize(("rate", "users"), [(0.1, 30), (0.5, 50), (0.1, 35), (0.02, 100)])
