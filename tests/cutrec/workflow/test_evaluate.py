@@ -10,13 +10,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate, Split
+from cutrec.config import Config
 from cutrec.workflow import evaluate
 from cutrec.workflow.recommendations import write_recommendations
+from rec_data.config import Split
 from rec_data.sequences.store import write_store
 from rec_data.splits.split import split_log
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
+from rec_eval.config import Evaluate
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
 from rec_models.training.checkpoint import ModelCheckpoint
