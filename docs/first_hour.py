@@ -60,7 +60,7 @@ STEPS = [
     Step("Unpack the zip and install uv.", "unzip -q ../cutrec.zip && pip install --quiet uv && export UV_NO_DEV=1"),
     Step("Run the demo. The first `uv run` creates the environment.", "uv run dvc repro"),
     Step(
-        "Experiments need git, because DVC records each of them as a commit. The zip is configured to work without git.",
+        "Experiments need git, because DVC records each of them as a commit. A zip is set up to work without git.",
         "git init --quiet && uv run dvc config core.no_scm false && git add --all && git commit --quiet -m start",
     ),
     Step("Look at the first lines of the shop's log.", "head -n 4 ../shop.csv"),
