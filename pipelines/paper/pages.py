@@ -23,7 +23,8 @@ paper does not name its GPU, and its printed times fit another kind than ours: a
 as well as two programs. Its Megamarket runs fit the 3,281,750 items of the unfiltered purchases by their memory,
 the twin has the 1.66 million that are left by the filter. Rows of the plain network were measured on earlier twins:
 Gowalla with 290,000 items, 30Music with 900,000, Zvuk and Megamarket with longer histories; column num_items of
-results/training.csv.
+results/training.csv. completejourney is no data set of the paper: a public log of a grocer's customers, which
+its package calls simulated after real ones, with the paper's settings and one size for all losses.
 """
 
 
@@ -69,14 +70,15 @@ def markdown_table(lines: Sequence[Line]) -> str:
                 *(first if place == 0 else ["", "", ""]),
                 *(("", "") if ours is None else (ours.label, ours.result.network)),
             ]
-            for name, printed in line.paper.items():
-                cells += [number(printed) if place == 0 else "", _ours(ours, name, printed)]
+            for name in MEASURES:
+                printed = line.paper.get(name)
+                cells += [number(printed) if place == 0 and printed is not None else "", _ours(ours, name, printed)]
             cells += ["", ""] if ours is None else [_short(ours.result.device), ours.result.revision or ""]
             rows.append(cells)
     return render(header, rows, left=5)
 
 
-def _ours(ours: OurRow | None, name: str, printed: float) -> str:
+def _ours(ours: OurRow | None, name: str, printed: float | None) -> str:
     if ours is None or name not in ours.values:
         return ""
     value = ours.values[name]
@@ -104,9 +106,9 @@ def write_csv(lines: Sequence[Line], path: Path) -> None:
                 own = {} if ours is None else {"twin": ours.twin, "seeds": " ".join(map(str, ours.seeds))}
                 how = {} if ours is None else vars(ours.result) | own | {"predicted": ours.predicted}
                 cells = [line.point.table, point.model, point.loss, _sampling(line), *sizes, *map(how.get, of_row)]
-                for name, printed in line.paper.items():
-                    value = None if ours is None else ours.values.get(name)
-                    ratio = None if value is None or printed == 0 else float(f"{value / printed:.4g}")
+                for name in MEASURES:
+                    printed, value = line.paper.get(name), None if ours is None else ours.values.get(name)
+                    ratio = None if value is None or not printed else float(f"{value / printed:.4g}")
                     deviation = None if ours is None else ours.deviations.get(name)
                     cells += [
                         printed,

@@ -63,24 +63,29 @@ def _caption(lines: Sequence[Line], measure: str) -> str:
 
 def _accuracy(lines: Sequence[Line], path: Path) -> None:
     """NDCG@10 against peak memory, one panel per data set; markers are hollow for the paper, filled for ours."""
-    figure = Figure(figsize=(12, 6.6), layout="constrained", dpi=150)
+    figure = Figure(figsize=(13, 6.6), layout="constrained", dpi=150)
     both = ("peak_gib", "ndcg_at_10")
-    for axes, dataset in zip(figure.subplots(2, 3, sharex=True).flat, DATASETS, strict=True):
+    further = dict.fromkeys(line.point.dataset for line in lines if not line.paper)
+    panels = figure.subplots(2, math.ceil((len(DATASETS) + len(further)) / 2), sharex=True, squeeze=False)
+    for axes, dataset in zip(panels.flat, (*DATASETS, *further), strict=False):
         of_dataset = [line for line in lines if line.point.dataset == dataset]
         for line in of_dataset:
             colour = LOSSES[line.point.params.loss].colour
-            axes.plot(*(line.paper[name] for name in both), "o", markerfacecolor="none", color=colour)
+            if line.paper:
+                axes.plot(*(line.paper[name] for name in both), "o", markerfacecolor="none", color=colour)
             for ours in _shown(line.ours, both):
                 axes.plot(*(ours.values[name] for name in both), _marker(ours), color=colour)
-        heights = [line.paper["ndcg_at_10"] for line in of_dataset]
+        heights = [line.paper["ndcg_at_10"] for line in of_dataset if line.paper]
         heights += [ours.values["ndcg_at_10"] for line in of_dataset for ours in _shown(line.ours, both)]
-        axes.set(xscale="log", xlim=(0.4, 120), ylim=(0, 1.1 * max(heights, default=1.0)), title=dataset)
+        axes.set(xscale="log", xlim=(0.2, 120), ylim=(0, 1.1 * max(heights, default=1.0)), title=dataset)
         axes.xaxis.set_major_formatter(_plain_number)
         axes.xaxis.set_minor_formatter(lambda *_: "")
         _tidy(axes)
-    for axes in figure.axes[3:]:
+    for axes in panels.flat[len(DATASETS) + len(further) :]:
+        axes.set_axis_off()
+    for axes in panels[-1]:
         axes.set_xlabel("peak memory, GiB")
-    for axes in figure.axes[::3]:
+    for axes in panels[:, 0]:
         axes.set_ylabel("NDCG@10")
     if not any(_shown(line.ours, both) for line in lines):
         figure.supxlabel("None of ours yet: synthetic logs have no accuracy", fontsize="small")

@@ -101,6 +101,23 @@ def run(folder: Path, out: Path, dataset: str) -> Path:
     return out
 
 
+def test_each_user_counts_once_however_many_successive_targets(trained: Path, tmp_path: Path):
+    (tmp_path / "split").mkdir()
+    settings = Split(strategy="leave_one_out", holdout=2, target="successive", seen_targets="drop")
+    summary = split_log(trained / "log.parquet", tmp_path / "split", settings)
+    config = Config(dataset="log.parquet", split=settings, evaluate=Evaluate(k=(1, 10)))
+    evaluate.evaluate(config, tmp_path / "split", trained / "model.ckpt", tmp_path / "evaluate")
+    metrics = json.loads((tmp_path / "evaluate/metrics.json").read_text())
+    rows = pl.read_parquet(tmp_path / "evaluate/per_user.parquet")
+    lists = rows.group_by("user_id").agg(pl.len(), pl.col("ndcg@10").mean())
+    assert summary["test"]["users"] == metrics["users"] == len(lists)
+    assert summary["test"]["targets"] == metrics["targets"] == len(rows)
+    assert sorted(lists["len"].unique()) == [1, 2]
+    assert metrics["ndcg@10"] == pytest.approx(lists["ndcg@10"].mean(), abs=1e-6)
+    intervals = pl.read_csv(tmp_path / "evaluate/details/intervals.csv")
+    assert intervals["users"].unique().to_list() == [len(lists)]
+
+
 def test_metrics_are_those_of_the_lists_that_were_written(trained: Path, tmp_path: Path):
     out = run(trained, tmp_path / "evaluate", "log.parquet")
     metrics = json.loads((out / "metrics.json").read_text())

@@ -163,7 +163,7 @@ def test_the_csv_holds_the_same(tmp_path: Path):
     write_csv(lines([TWIN], SHIPPED), tmp_path / "tables.csv")
     with (tmp_path / "tables.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 92
+    assert len(rows) == 92 + 9
     (ours,) = (row for row in rows if row["twin"] == "True")
     assert (ours["peak_gib_ours"], ours["peak_gib_ratio"], ours["ndcg_at_10_ours"]) == ("1.15", "0.5", "")
     collapsed = next(row for row in rows if row["ndcg_at_10_paper"] == "0.0")  # a row that the paper prints as 0
@@ -219,3 +219,18 @@ def test_ways_of_computing_leave_a_point_where_it_is():
     assert is_the_papers_point(None)
     assert is_the_papers_point("cuda_graphs=true;optimizer=adam_bf16")
     assert not is_the_papers_point("cuda_graphs=true;dropout=0.3")
+
+
+def test_a_log_that_the_paper_does_not_have_has_its_own_row(tmp_path: Path):
+    of = point(4, "completejourney")
+    real = trained(of)
+    accurate = Result.of(of, "accuracy", device=real.device, revision="def5678", ndcg_at_10=0.0232)
+    (line,) = (line for line in lines([real, accurate], SHIPPED) if line.ours)
+    assert (line.paper, line.ours[0].label) == ({}, "the data itself")
+    row = [cell.strip() for cell in markdown_table([line]).splitlines()[2].split("|")[1:-1]]
+    assert row[:5] == ["completejourney", "16 x 512", "511", "the data itself", "paper"]
+    assert row[5:15] == ["", "0.0232", "", "", "", "", "", "1.15", "", "4.6"]
+    write_csv([line], tmp_path / "tables.csv")
+    with (tmp_path / "tables.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["ndcg_at_10_paper"], row["ndcg_at_10_ours"], row["ndcg_at_10_ratio"]) == ("", "0.0232", "")

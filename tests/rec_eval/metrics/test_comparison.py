@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rec_eval import Evaluation, compare, mean_interval
+from rec_eval import Evaluation, compare, intervals, mean_interval, metrics_by_segment
 from rec_eval.metrics.comparison import MAX_FLIPPED, sign_flip_p_value
 
 
@@ -98,3 +98,18 @@ def test_an_interval_needs_users_who_differ():
     half = 1.959964 * 0.3 / math.sqrt(100 - 1.959964**2)
     assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half))
     assert math.isnan(compare(run_of(np.zeros(29)), run_of(np.ones(29))).low)
+
+
+def test_lists_of_one_user_are_not_independent():
+    """Forty lists per user that all agree are worth one: intervals and tests are those of the users' means."""
+    generator = np.random.default_rng(9)
+    a, b = generator.random(60), generator.random(60)
+    ids, repeat = np.arange(60), np.repeat(np.arange(60), 40)
+    alone = compare(run_of(a, user_ids=ids), run_of(b, user_ids=ids), resamples=1000)
+    often = compare(run_of(a[repeat], user_ids=repeat), run_of(b[repeat], user_ids=repeat), resamples=1000)
+    assert often.users == 60
+    assert often[3:9] == pytest.approx(alone[3:9])
+    assert intervals(run_of(a[repeat], user_ids=repeat))[0][2:] == pytest.approx(intervals(run_of(a))[0][2:])
+    segments = metrics_by_segment(run_of(a[repeat], user_ids=repeat), "half", np.arange(2400) % 2)
+    assert [row.users for row in segments] == [60, 60]
+    assert segments[0].value == pytest.approx(a.mean())

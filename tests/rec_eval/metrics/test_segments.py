@@ -66,7 +66,7 @@ def test_a_segment_without_relevant_items_is_left_out():
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([1, 2, 3], {}, "one number for each of the 4 users"),
+        ([1, 2, 3], {}, "one number for each of the 4 lists"),
         ([1.0, 2, 3, 4], {}, "must be integers"),
         ([1, 2, 3, 4], {"edges": [2, 3]}, "edges must ascend"),
         ([1, 2, 3, 4], {"edges": [1, 1]}, "edges must ascend"),

@@ -200,6 +200,10 @@ def refuse_contradictions(point: Config) -> None:
     except (SettingsError, ValidationError) as error:
         cause = error if isinstance(error, SettingsError) else error.errors()[0]["ctx"]["error"]
         raise ConfigError(cause.with_keys(full_names(_DEFAULTS))) from None
+    if point.split.target == "successive" and point.evaluate.reference == "test_input":
+        raise ConfigError(
+            "evaluate.reference: found test_input with split.target successive, whose inputs overlap, allowed: train"
+        )
     window, longest = point.train.window, point.max_seq_len
     if window is not None and window > longest and not {"train.window", "max_seq_len"} & set(point.undecided):
         raise ConfigError(f"train.window: found {window}, allowed: null or 1 to max_seq_len = {longest}")

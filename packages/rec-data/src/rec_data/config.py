@@ -19,7 +19,7 @@ from rec_data.stated import stated
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 TieOrder = Literal["shuffle", "row_order"]
-TargetChoice = Literal["last", "first", "random"]
+TargetChoice = Literal["last", "first", "random", "successive"]
 Position = Annotated[int, Field(ge=1, le=1_000_000)]
 MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
@@ -252,8 +252,11 @@ class Split:
 
     ``last``: far into the period, with all that the user did before as input. ``first``: the next thing that a user
     does after training ended, soon after t* and with the input that training ended with; the question of lists that
-    are computed once. ``random``: a moment that users choose, between the two. Validation by time chooses in the same
-    way, validation by users always takes the last interaction."""
+    are computed once. ``random``: a moment that users choose, between the two. ``successive``: each of them, with all
+    before it as input; the question of lists that are computed again after every interaction. A user's metric is then
+    the mean over the user's targets, and each user counts once. Histories are written once per target, so this needs
+    more disk space and time. Validation by time chooses in the same way, validation by users always takes the last
+    interaction. "Time to Split" compares these choices."""
     seen_targets: Literal["keep", "drop"] = "keep"
     """``drop``: an interaction with an item that the user has had before is no target, but stays in the inputs of
     later ones. It asks for discoveries only; where `evaluate.filter_seen` is true, no list can hold the others."""

@@ -9,14 +9,17 @@ import csv
 import math
 import statistics
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
 from cutrec.checksums import verified
 from cutrec.outputs import read_json, write_csv
+from rec_eval import Evaluation, intervals, read_evaluation
 
 TEMPLATE = Path(__file__).parent / "backtest.html.jinja"
 LEVEL = 0.95
@@ -27,6 +30,8 @@ SERIES = {
     ("once", "popularity"): "popularity of the first window",
 }
 """What is evaluated, by the columns ``trained`` and ``ranking``, and its name."""
+SHARED = "model on shared targets"
+"""The ranking of a model on the users and targets that the newer and the older model of a window are both tested on."""
 DIFFERENCE = "per window - once"
 METRICS = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "coverage": "Coverage", "surprisal": "Surprisal"}
 
@@ -90,20 +95,51 @@ def read_window(folder: Path, window: int, dates: tuple[str, str], trained: str)
         ]
 
 
-def means(results: Sequence[WindowResult]) -> list[Mean]:
-    """The mean of every metric over windows, and of the differences between the two kinds of models.
+def read_shared(folder: Path, window: int, dates: tuple[str, str]) -> WindowResult:
+    """Both models of a window on what both are tested on: the older one is not asked for items unknown to it."""
+    places = (folder / "evaluate", folder / "rolled" / "evaluate")
+    runs = [read_evaluation(verified(place / "per_user.parquet")) for place in places]
+    rows = [_rows(run) for run in runs]
+    shared = [key for key in rows[0] if key in rows[1]]
+    if not shared:
+        return []
+    values = []
+    for trained, run, known in zip(("per window", "once"), runs, rows, strict=True):
+        assert run.user_ids is not None
+        chosen = [known[key] for key in shared]
+        per_user = {name: column[chosen] for name, column in run.per_user.items()}
+        part = replace(run, per_user=per_user, catalogue={}, user_ids=run.user_ids[chosen])
+        values += [
+            Value(window, *dates, trained, SHARED, metric, k, value, low, high, users, unknown=math.nan)
+            for metric, k, value, low, high, users in intervals(part)
+        ]
+    return values
 
-    The first window is not among the differences: both models are the same there.
-    """
+
+def _rows(run: Evaluation) -> dict[tuple[Any, ...], int]:
+    """The row of each user, target, and how often the user has had it as a target before."""
+    assert run.user_ids is not None
+    assert run.targets is not None
+    times: Counter[tuple[Any, ...]] = Counter()
+    rows = {}
+    for row, key in enumerate(zip(run.user_ids.tolist(), run.targets.tolist(), strict=True)):
+        rows[(*key, times[key])] = row
+        times[key] += 1
+    return rows
+
+
+def means(results: Sequence[WindowResult]) -> list[Mean]:
+    """The mean of every metric over windows, and of the differences of the two kinds of models on shared targets."""
     series: dict[tuple[str, str, str, int], dict[int, float]] = {}
     for value in (value for result in results for value in result):
         key = (value.trained, value.ranking, value.metric, value.k)
         series.setdefault(key, {})[value.window] = value.value
     for (trained, ranking, metric, k), values in list(series.items()):
         once = series.get(("once", ranking, metric, k))
-        if trained == "per window" and ranking == "model" and once is not None and len(values) > 1:
-            differences = {window: value - once[window] for window, value in values.items() if window > 1}
-            series[(DIFFERENCE, ranking, metric, k)] = differences
+        if trained == "per window" and ranking == SHARED and once is not None:
+            series[(DIFFERENCE, ranking, metric, k)] = {
+                window: value - once[window] for window, value in values.items()
+            }
     return [Mean(*key, *mean_interval(list(values.values())), len(values)) for key, values in series.items()]
 
 
@@ -180,8 +216,8 @@ def difference(results: Sequence[WindowResult], metric: str = "ndcg", k: int = 1
             text = interval(mean.mean, mean.low, mean.high, sign="+")
             count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
             return (
-                f"Training again for each window changes {METRICS[metric]}@{k} by {text}, over {count} after the first."
-                " The older model is only tested on items that it knows, which flatters it."
+                f"On the users and targets that both models are tested on, training again for each window changes "
+                f"{METRICS[metric]}@{k} by {text}, over {count} after the first."
             )
     return None
 

@@ -110,8 +110,10 @@ def compare_runs(
 
 
 def _differing(ids_a: npt.NDArray[Any] | None, ids_b: npt.NDArray[Any] | None) -> int:
-    """How many of equally many ids differ; 0 if one run does not record them."""
-    return 0 if ids_a is None or ids_b is None else sum(a != b for a, b in zip(ids_a, ids_b, strict=True))
+    """How many ids differ, or how many more there are in one run; 0 if one run does not record them."""
+    if ids_a is None or ids_b is None:
+        return 0
+    return abs(len(ids_a) - len(ids_b)) or sum(a != b for a, b in zip(ids_a, ids_b, strict=True))
 
 
 def table(rows: list[Comparison], run_a: Evaluation, run_b: Evaluation, k: int) -> str:

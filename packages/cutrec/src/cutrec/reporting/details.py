@@ -93,7 +93,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
 def interval_rows(result: Evaluation) -> list[IntervalRow]:
     """All metrics with their intervals; NaN where there is none: for Coverage, and with too few users."""
     known = {(row.metric, row.k): row for row in intervals(result, level=LEVEL)}
-    users = result.num_users - result.num_without_relevant
+    users = int(np.count_nonzero(~np.isnan(result.user_means(result.per_user[f"ndcg@{result.ks[0]}"]))))
     return [
         known.get((metric, k), IntervalRow(metric, k, value, math.nan, math.nan, users))
         for metric, k, value in result.rows()

@@ -134,7 +134,7 @@ def _future(split: Mapping[str, Any]) -> Remark | None:
 
 
 def _unreachable(split: Mapping[str, Any]) -> Remark | None:
-    test, total = split["test"]["unreachable_targets"], split["test"]["users"]
+    test, total = split["test"]["unreachable_targets"], split["test"].get("targets", split["test"]["users"])
     if test < NOTABLE * total:
         return None
     cure, changes = "evaluate.filter_seen=false ranks seen items too", {"evaluate.filter_seen": False}

@@ -240,7 +240,8 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
         "never occur in training": test["targets_unseen_in_train"],
     }
     found = [f"{count:,} of their targets {what}" for what, count in counts.items() if count]
-    return "; ".join([f"{test['users']:,} users are tested", *found]) + (". These count as misses." if found else ".")
+    tested = f"{test['users']:,} users are tested" + (f" on {test['targets']:,} targets" if "targets" in test else "")
+    return "; ".join([tested, *found]) + (". These count as misses." if found else ".")
 
 
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:

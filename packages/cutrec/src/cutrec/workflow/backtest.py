@@ -16,7 +16,7 @@ from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import PRESET_KEYS, Config, as_written
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged
-from cutrec.reporting.backtest import WindowResult, read_window
+from cutrec.reporting.backtest import WindowResult, read_shared, read_window
 from cutrec.workflow.evaluate import evaluate
 from cutrec.workflow.split import split
 from cutrec.workflow.train import train
@@ -55,7 +55,7 @@ def backtest(
 
     Returns:
         The results of all windows, first those of a model per window. Those of the other kind are among them if an
-        earlier call with the same settings made them.
+        earlier call with the same settings made them, and then both models on what both are tested on.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -86,6 +86,9 @@ def backtest(
             if _is_complete(place / "evaluate", key):
                 results.append(read_window(place, number, _dates(window), kind))
     complete = [results for results in (retrained, once) if len(results) == windows]
+    if len(complete) == 2:
+        after = enumerate(found[1:], start=2)
+        complete.append([read_shared(out / str(number), number, _dates(window)) for number, window in after])
     return [result for results in complete for result in results]
 
 

@@ -90,11 +90,17 @@ def _rank(
     peak = {"peak_gib": round(memory.peak_gib(device), 3), "kind": memory.peak_kind(device)}
     write_json(out / "details" / "memory.json", peak)
     return recommended, {
-        "users": len(store),
+        **_tested(store),
         "rank_seconds": round(seconds, 3),
-        "users_per_second": round(len(store) / seconds, 1),
+        "users_per_second": round(len(store) / seconds, 1),  # lists, if some users have several
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
     }
+
+
+def _tested(store: SequenceStore) -> dict[str, int]:
+    """The number of test users, and that of their targets if some users have several."""
+    users = {"users": store.num_users}
+    return users if store.num_users == len(store) else users | {"targets": len(store)}
 
 
 def _measure(

@@ -26,7 +26,7 @@ from rec_data.locks import is_locked, locked
 from rec_data.raw import finding
 from rec_data.schema import USER
 from rec_data.splits.forget import EVERYBODY, forget_users
-from rec_eval import read_evaluation, write_evaluation
+from rec_eval import first_lists, read_evaluation, write_evaluation
 
 RECOMMENDATIONS = "recommendations.parquet"
 _EXAMPLES = Path("details") / "examples.json"
@@ -218,7 +218,8 @@ def _remove_evaluated(users: Users, evaluate: Path) -> None:
             without = int(np.isnan(values[f"ndcg@{run.ks[0]}"]).sum())
             ids = None if run.user_ids is None else run.user_ids[keep]
             targets = None if run.targets is None else run.targets[keep]
-            run = replace(run, per_user=values, num_users=int(keep.sum()), num_without_relevant=without)
+            left = int(keep.sum()) if ids is None else first_lists(ids).size
+            run = replace(run, per_user=values, num_users=left, num_without_relevant=without)
             write_evaluation(replace(run, user_ids=ids, targets=targets), fresh / per_user.name)
         if examples.is_file():
             kept = [each for each in json.loads(examples.read_bytes()) if str(each["user"]) not in users.ids]

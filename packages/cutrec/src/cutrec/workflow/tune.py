@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from optuna.exceptions import TrialPruned
 
@@ -183,12 +184,13 @@ def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) 
     """Train a trial, from its checkpoint if there is one, and say in one line how it went."""
     point, place = search.space.at(claim.settings), study.place(claim.number)
     seconds, lap = claim.seconds, time.perf_counter()
-    ranks_of = inputs.validation_ranks(point, data.validation)
+    ranks_of, users = inputs.validation_ranks(point, data.validation), inputs.several_targets(data.validation)
 
     def validate(encoder: Encoder) -> dict[str, float]:
         ranks = ranks_of(encoder).cpu().numpy()
-        keep_best_ranks(ranks_file(search.folder, claim.number), ranks)
-        return rank_metrics(torch.from_numpy(ranks), [K])
+        kept = ranks if users is None else np.stack([ranks, users.numpy()], axis=1)
+        keep_best_ranks(ranks_file(search.folder, claim.number), kept)
+        return rank_metrics(torch.from_numpy(ranks), [K], user_ids=users)
 
     def on_epoch(metrics: Mapping[str, float], epoch: int) -> None:
         nonlocal seconds, lap

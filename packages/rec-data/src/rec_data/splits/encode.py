@@ -14,7 +14,7 @@ from rec_data.errors import DataError
 from rec_data.raw.files import reading, require_columns
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
-from rec_data.splits.clock import to_ticks
+from rec_data.splits.clock import nothing_before, to_ticks
 from rec_data.splits.sorted_log import SortedLog
 from rec_data.stated import stated
 from rec_data.ties import Ties, resolve_ties
@@ -74,10 +74,7 @@ def encode(
             cut, rows = rows, int(frame.select(pl.len()).collect(engine="streaming").item())
             cut -= rows
             if rows == 0:
-                raise DataError(
-                    f"split.test_until: found {until!r} ({end}), which leaves no interaction; allowed: a moment after "
-                    f"the log's first time, {first}"
-                )
+                raise nothing_before(end, first)
         item_counts = frame.group_by(ITEM).len().collect(engine="streaming")
         items = _names(item_counts, ITEM, "item", min_item_count)
         kept = _keep(frame, items, ITEM, "item")

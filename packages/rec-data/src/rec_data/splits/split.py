@@ -218,9 +218,11 @@ def _renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
 
 def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
     """Summarise a subset: its size, and for evaluation the targets that no model can hit."""
-    facts = {"users": len(subset.users), "interactions": len(subset.items)}
+    facts = {"users": len(np.unique(subset.users)), "interactions": len(subset.items)}
     if subset.targets is None:
         return facts
+    if len(subset.targets) > facts["users"]:
+        facts["targets"] = len(subset.targets)
     repeated = arrays.count_repeated(subset.targets, subset.items, subset.offsets)
     facts["targets_already_in_history"] = repeated
     facts["unreachable_targets"] = repeated if filter_seen else 0

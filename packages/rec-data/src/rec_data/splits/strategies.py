@@ -11,6 +11,7 @@ import numpy as np
 from rec_data import arrays
 from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
+from rec_data.splits.clock import in_words
 from rec_data.splits.sorted_log import SortedLog, Subset
 from rec_data.splits.targets import TargetRule, gather, hold_out
 
@@ -81,8 +82,8 @@ def temporal(
     if test_from is not None and (past.all() or not past.any()):
         side = "from it on" if past.all() else "before it"
         raise DataError(
-            f"split.test_from (t* = {boundary}) leaves no interaction {side}; allowed: a moment within the log's "
-            f"times, {log.times.min()} to {log.times.max()}"
+            f"split.test_from: found {in_words(boundary)}, which leaves no interaction {side}; allowed: a moment "
+            f"within the log, from {in_words(int(log.times.min()))} to {in_words(int(log.times.max()))}"
         )
     if past_users.size == 0:
         raise DataError(

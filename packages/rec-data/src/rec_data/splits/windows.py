@@ -16,7 +16,7 @@ from rec_data.ids import read_ids
 from rec_data.raw.files import reading
 from rec_data.raw.timestamps import UNITS, unit_of
 from rec_data.schema import ORIGINAL_ID, TIMESTAMP
-from rec_data.splits.clock import to_ticks
+from rec_data.splits.clock import nothing_before, to_ticks
 from rec_data.splits.encode import encode
 from rec_data.splits.forget import read_subset
 from rec_data.splits.sorted_log import Subset
@@ -52,7 +52,10 @@ def windows_of(
         times = pl.read_parquet(log, columns=[TIMESTAMP])[TIMESTAMP].to_numpy()
     unit = unit_of(int(times.max()))
     if until is not None:
-        times = times[times < to_ticks(until, unit)]
+        moment, first = to_ticks(until, unit), int(times.min())
+        times = times[times < moment]
+        if not times.size:
+            raise nothing_before(moment, first)
     if days is None and count * share >= 1:
         raise DataError(
             f"--windows: found {count} with split.test_fraction {share:g}, which leaves nothing before the first "

@@ -104,14 +104,14 @@ def compare(
     for name, run in ((name_a, run_a), (name_b, run_b)):
         if metric not in run.per_user:
             raise ValueError(f"{name} has no {metric} per user; it has {', '.join(run.per_user)}")
-    if run_a.num_users != run_b.num_users:
-        raise ValueError(
-            f"both runs must rank the same users: {name_a} has {run_a.num_users}, {name_b} {run_b.num_users}"
-        )
+    values_a, values_b = run_a.per_user[metric], run_b.per_user[metric]
+    if values_a.size != values_b.size:
+        raise ValueError(f"both runs must rank the same users: {name_a} has {values_a.size}, {name_b} {values_b.size}")
     if run_a.user_ids is not None and run_b.user_ids is not None and (run_a.user_ids != run_b.user_ids).any():
         raise ValueError(f"both runs must rank the same users in the same order: ids of {name_a} and {name_b} differ")
-    values_a, values_b = run_a.per_user[metric], run_b.per_user[metric]
-    both = ~(np.isnan(values_a) | np.isnan(values_b))
+    known = ~(np.isnan(values_a) | np.isnan(values_b))
+    values_a, values_b = (run_a.user_means(np.where(known, values, np.nan)) for values in (values_a, values_b))
+    both = ~np.isnan(values_a)
     if not both.any():
         raise ValueError("found no user with a value in both runs, allowed: at least 1")
     differences = values_b[both] - values_a[both]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,24 +23,47 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one run. Users without relevant items have NaN accuracies, which means leave out."""
+    """Results of one run. Lists without relevant items have NaN accuracies, which means leave out.
+
+    A user who is tested on several targets, one after the other, has several lists, whose ids in ``user_ids`` are equal
+    and next to each other. Means, intervals and tests take the mean over a user's lists as one value (`user_means`), so
+    that each user counts once and lists of one user are not taken as independent.
+    """
 
     ks: tuple[int, ...]
     """Lengths of the lists, ascending."""
     per_user: dict[str, Floats]
-    """``[U]`` float64 by "metric@k": the accuracy metrics, and surprisal if a log was given."""
+    """``[L]`` float64, one per list, by "metric@k": the accuracy metrics, and surprisal if a log was given."""
     catalogue: dict[str, float]
     """Metrics of all lists together by "metric@k": coverage, if a log was given."""
     num_users: int
-    """U, the number of lists."""
+    """U, which is L if every user has one list."""
     num_without_relevant: int
-    """Number of users without any relevant item."""
+    """Number of lists without any relevant item."""
     num_relevant_outside: int
     """Number of relevant items outside the catalogue, which count as misses."""
     user_ids: npt.NDArray[Any] | None = None
-    """``[U]`` ids of the users, or None. Two runs with ids can only be compared if these agree."""
+    """``[L]`` ids of the users, or None if each list has its own. Two runs can only be compared if these agree."""
     targets: npt.NDArray[Any] | None = None
-    """``[U]`` ids of the one relevant item of each user, or None. Two runs can only be compared if these agree."""
+    """``[L]`` ids of the one relevant item of each list, or None. Two runs can only be compared if these agree."""
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64] | None:
+        """``[U]`` the first list of each user, or None if every user has one list."""
+        if self.user_ids is None or not len(self.user_ids):
+            return None
+        starts = first_lists(self.user_ids)
+        return None if starts.size == len(self.user_ids) else starts
+
+    def user_means(self, values: Floats) -> Floats:
+        """The mean over each user's lists, without NaN: ``[L]`` float64 give ``[U]``, NaN if there is nothing else."""
+        starts = self._starts
+        if starts is None:
+            return values
+        known = ~np.isnan(values)
+        sums = np.add.reduceat(np.where(known, values, 0.0), starts)
+        counts = np.add.reduceat(known, starts, dtype=np.int64)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def summary(self) -> dict[str, float]:
         """Means over users, and catalogue metrics, as ``{"ndcg@1": ..., ..., "surprisal@100": ...}``."""
@@ -47,7 +71,7 @@ class Evaluation:
 
     def rows(self) -> list[Row]:
         """The summary as (metric, k, value), metric by metric, k ascending."""
-        means = {name: float(np.nanmean(values)) for name, values in self.per_user.items()}
+        means = {name: float(np.nanmean(self.user_means(values))) for name, values in self.per_user.items()}
         values = {**means, **self.catalogue}
         return [
             Row(metric, k, values[f"{metric}@{k}"])
@@ -70,14 +94,15 @@ def evaluate(
     """Compute every accuracy metric at each k, and Coverage and Surprisal if a log is given.
 
     Args:
-        recommended: ``[U, K]`` integer ids, best first, as an array or tensor; -1 is an empty place, which is a miss.
-        relevant: ``[U]`` ids, one per user, or a pair (offsets ``[U + 1]``, items ``[nnz]``) with any number per user;
+        recommended: ``[L, K]`` integer ids, best first, as an array or tensor; -1 is an empty place, which is a miss.
+        relevant: ``[L]`` ids, one per list, or a pair (offsets ``[L + 1]``, items ``[nnz]``) with any number per list;
             repetitions count once. Relevant items outside the catalogue count as misses; the result says how many.
         ks: cutoffs of the lists, from 1 to K; repetitions are dropped.
         log: counts of the log that Coverage and Surprisal are relative to, or None to leave these out.
         num_items: V, to check ids against; taken from ``log`` if that is given.
-        user_ids: ``[U]`` ids of the users, kept in the result, or None.
-        targets: ``[U]`` names of the one relevant item of each user, kept in the result, or None.
+        user_ids: ``[L]`` ids of the users, kept in the result, or None if each list is of another user. Lists of one
+            user are next to each other.
+        targets: ``[L]`` names of the one relevant item of each list, kept in the result, or None.
 
     Raises:
         ValueError: an item twice in one list, an id outside the catalogue, a k below 1 or above K, shapes that do not
@@ -99,7 +124,13 @@ def evaluate(
     if log is not None:
         catalogue = {f"coverage@{k}": value for k, value in coverage(lists, log, cuts).items()}
         per_user |= {f"surprisal@{k}": values for k, values in surprisal(lists, log, cuts).items()}
-    return Evaluation(cuts, per_user, catalogue, lists.shape[0], without, hits.outside, user_ids, targets)
+    users = lists.shape[0] if user_ids is None else first_lists(user_ids).size
+    return Evaluation(cuts, per_user, catalogue, users, without, hits.outside, user_ids, targets)
+
+
+def first_lists(user_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """``[U]`` places from which on the ids of the next user follow in ``[L]`` ids."""
+    return np.flatnonzero(np.concatenate(([True], user_ids[1:] != user_ids[:-1]))) if len(user_ids) else np.arange(0)
 
 
 def _one_per_user(name: str, ids: Any, lists: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
@@ -108,5 +139,5 @@ def _one_per_user(name: str, ids: Any, lists: npt.NDArray[Any]) -> npt.NDArray[A
         return None
     found = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
     if found.shape != lists.shape[:1]:
-        raise ValueError(f"{name} must hold {lists.shape[0]} ids, one per user, got shape {found.shape}")
+        raise ValueError(f"{name} must hold {lists.shape[0]} ids, one per list, got shape {found.shape}")
     return found

@@ -143,7 +143,9 @@ def intervals(evaluation: Evaluation, *, level: float = 0.95) -> list[IntervalRo
         ValueError: the level is out of range.
     """
     return [
-        IntervalRow(metric, k, *metric_interval(metric, evaluation.per_user[f"{metric}@{k}"], level))
+        IntervalRow(
+            metric, k, *metric_interval(metric, evaluation.user_means(evaluation.per_user[f"{metric}@{k}"]), level)
+        )
         for metric, k, _ in evaluation.rows()
         if f"{metric}@{k}" in evaluation.per_user
     ]

@@ -141,11 +141,12 @@ def _own_scores(
     return own
 
 
-def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
+def rank_metrics(ranks: Tensor, ks: Sequence[int], *, user_ids: Tensor | None = None) -> dict[str, float]:
     """Compute NDCG, HitRate and MRR at each k from the ranks of single targets.
 
     With one relevant item the ideal DCG is 1, so NDCG@k is the mean of ``1 / log2(rank + 1)`` over ranks up to k. The
-    ranks are ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss.
+    ranks are ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss. With ``[U]`` user_ids
+    (integers from 0), a user's value is the mean over the user's ranks, as in ``rec_eval.Evaluation``.
 
     Returns:
         ``{"ndcg@10": ..., "hitrate@10": ..., "mrr@10": ...}`` for each k.
@@ -156,12 +157,20 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
     if ranks.numel() == 0:
         raise ValueError("ranks is empty; allowed: at least one rank")
     values = ranks.double()
+    weights = None
+    if user_ids is not None:
+        users = user_ids.to(ranks.device)
+        counts = torch.bincount(users).double()
+        weights = 1.0 / (torch.count_nonzero(counts) * counts[users])
     summary: dict[str, float] = {}
     for k in ks:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         hit = values <= k
-        summary[f"ndcg@{k}"] = float(torch.where(hit, 1.0 / torch.log2(values + 1.0), 0.0).mean())
-        summary[f"hitrate@{k}"] = float(hit.double().mean())
-        summary[f"mrr@{k}"] = float(torch.where(hit, 1.0 / values, 0.0).mean())
+        found = {
+            f"ndcg@{k}": torch.where(hit, 1.0 / torch.log2(values + 1.0), 0.0),
+            f"hitrate@{k}": hit.double(),
+            f"mrr@{k}": torch.where(hit, 1.0 / values, 0.0),
+        }
+        summary |= {name: float(each.mean() if weights is None else each @ weights) for name, each in found.items()}
     return summary
