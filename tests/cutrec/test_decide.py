@@ -52,7 +52,7 @@ def decided(facts: Facts, **changes: Any) -> tuple[dict[str, Any], dict[str, Any
         (
             SPARSE,
             {"loss": "cce", "batch_size": 256, "max_seq_len": 40, "backbone.hidden": 256, "train.window": None,
-             "train.patience": 10, "train.averaging": 3.0},
+             "train.patience": 6, "train.averaging": 3.0},
         ),
         (
             DENSE,
