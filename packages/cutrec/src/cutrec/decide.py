@@ -57,7 +57,7 @@ PATIENCE_STEPS = 1000
 PATIENCE = (3, 10)
 """The range of ``train.patience``; twice that for pointwise losses."""
 AVERAGED_PATIENCE = 6
-"""The most with averaging, whose validation is steady: 15 of 17 trainings lost nothing by it, the others 0.4 and 0.9 %."""
+"""The most with averaging, whose validation is steady: 15 of 17 trainings lost nothing by it, two 0.4 and 0.9 %."""
 POINTWISE_PATIENCE = 100
 """The most epochs of patience with pointwise losses, whose `PATIENCE_STEPS` count in full: they stay at the ranking by
 popularity for some 1,800 steps (gBCE on MovieLens-100K), which a small log makes in a hundred epochs."""
