@@ -138,7 +138,7 @@ def test_the_commands_of_the_page_are_accepted(place: Path, command: str, monkey
     with pytest.raises(StageError, match=r"^accepted$"):
         execute(shlex.split(command)[3:])
     assert asked["rolled"] == ("--rolled" in command)
-    assert asked["windows"] == (8 if "--days" in command else 4)
+    assert asked["windows"] == (8 if "--windows 8" in command else 4)
     assert asked["filter_seen"] == ("filter_seen=false" not in command)
 
 
