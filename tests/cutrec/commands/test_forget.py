@@ -94,7 +94,9 @@ def test_nothing_below_data_names_them_and_metrics_are_those_of_the_others(check
         assert (found.num_users, found.user_ids.tolist()) == (int(keep.sum()), run.user_ids[keep].tolist())
         assert found.targets.tolist() == run.targets[keep].tolist()
         for name, values in run.per_user.items():
-            if again and name.startswith("surprisal"):  # relative to train, which lost events
+            if again and name.startswith(
+                ("surprisal", "serendipity", "unexpectedness")
+            ):  # relative to train, which lost events
                 continue
             np.testing.assert_array_equal(found.per_user[name], values[keep], err_msg=name)
     metrics = json.loads((checkout / "evaluate/metrics.json").read_text())

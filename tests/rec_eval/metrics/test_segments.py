@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from rec_eval import (
     evaluate,
@@ -12,7 +13,7 @@ from rec_eval import (
     popularity_profile,
     segment_edges,
 )
-from rec_eval.metrics.segments import gini
+from rec_eval.metrics.segments import entropy, gini
 
 LISTS = np.array([[0, 1], [1, 2], [2, -1], [0, 3]])
 RESULT = evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2])
@@ -107,6 +108,15 @@ def test_gini_by_hand():
     assert gini(np.array([0.0, 0.0, 5.0, 0.0])) == 0.75
     values = np.array([1.0, 4.0, 2.0])
     assert gini(values) == pytest.approx(np.abs(values[:, None] - values).mean() / (2 * values.mean()))
+
+
+def test_gini_and_entropy_are_those_of_other_libraries():
+    """Gini as RecBole sums it, over the items that occur; entropy as scipy has it."""
+    times = np.random.default_rng(0).poisson(1.0, 50).astype(np.float64)
+    occurring = np.sort(times[times > 0])
+    places = np.arange(51 - occurring.size, 51)
+    assert gini(times) == pytest.approx(((2 * places - 51) * occurring).sum() / times.sum() / 50)
+    assert entropy(times) == pytest.approx(stats.entropy(times, base=2))
 
 
 @pytest.mark.parametrize(

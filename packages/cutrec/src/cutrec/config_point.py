@@ -49,7 +49,9 @@ class Report:
     """What the report shows beside the results."""
 
     item_names: Annotated[str, AfterValidator(_check_not_blank)] | None = None
-    """A parquet or CSV file with the columns ``id`` and ``title``: titles for the items of the example users."""
+    """A parquet or CSV file with the columns ``id`` and ``title``: titles for the items of the example users.
+
+    With a column ``group`` too (a genre, a brand), the diversity of the lists is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -23,6 +23,7 @@ RANKINGS: dict[str, dict[str, Any]] = {
 AT_K = {"ndcg": "NDCG", "recall": "Recall", "coverage": "Coverage", "surprisal": "Surprisal"}
 SEGMENTS = {
     "history": ("Short and long histories", "items in the user's history"),
+    "days": ("Recent and returning users", "days from the last event to the target"),
     "popularity": ("Rare and popular targets", "interactions of the target in training"),
 }
 
@@ -72,8 +73,10 @@ def draw_metrics(intervals: Sequence[Named], out: Path) -> None:
 
 
 def draw_segments(segments: Sequence[Named], out: Path) -> None:
-    """NDCG@10 of segments of users with intervals: by length of history, by popularity of the target."""
+    """NDCG@10 of segments of users with intervals: by length of history, by days, by popularity of the target."""
     for by, (title, label) in SEGMENTS.items():
+        if all(row["by"] != by for row in segments):  # days, of a log without a clock
+            continue
         axes = _axes()
         for (ranking, style), shift in zip(RANKINGS.items(), (-0.2, 0.2), strict=True):
             rows = [r for r in segments if (r["by"], r["metric"], r["ranking"]) == (by, "ndcg", ranking)]
