@@ -231,3 +231,25 @@ def test_seeds_are_compared_over_users_with_the_same_targets(
     )
     far = save("far", noisy(5, share=0.3, first_id=1000))
     assert "found 0 users whom all runs tested on the same target" in failing(capsys, f"{runs[0]},{far}", "b1,b2")
+
+
+def test_seeds_of_users_with_several_targets_pair_the_lists_in_their_order(
+    save: Callable[..., str], capsys: pytest.CaptureFixture[str]
+):
+    """The second run tests the users in another order, and the first user on one target less."""
+    ids, lists = np.repeat(np.arange(USERS), 2), np.tile(np.arange(12), (2 * USERS, 1))
+    targets = np.tile([0, 9], USERS)
+    moved = np.argsort(-ids, kind="stable")[:-1]
+
+    def saved(name: str, places: np.ndarray, change: int) -> str:
+        found = np.where(ids[places] % 7 == change, 1, targets[places])
+        names = [f"{user} {target}" for user, target in zip(ids[places], targets[places], strict=True)]
+        run = evaluate(lists[places], found, (1, 10), user_ids=ids[places], targets=np.array(names))
+        return save(name, run)
+
+    whole = np.arange(2 * USERS)
+    a, b = (
+        ",".join([saved(f"{side}1", whole, n), saved(f"{side}2", moved, n + 2)]) for side, n in (("a", 1), ("b", 4))
+    )
+    execute(["compare", a, b])
+    assert "from 40 users" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Days from the last interaction of a history to its target, from the files of a split."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -40,17 +41,25 @@ def test_days_of_every_unit(tmp_path: Path, ticks: int):
     assert ((exported["target_time"] - exported["timestamps"].list.last()) // (DAY * ticks)).to_list() == days.tolist()
 
 
-def test_targets_that_are_not_the_last_event_have_their_own_time(tmp_path: Path):
+@pytest.mark.parametrize("target", ["first", "successive"])
+def test_targets_that_are_not_the_last_event_have_their_own_time(
+    tmp_path: Path, target: Literal["first", "successive"]
+):
     (tmp_path / "split").mkdir()
     log = write_log(tmp_path / "log.parquet", [10.0 + user for user in range(10)])
     settings = Split(
-        strategy="temporal", test_from=START + DAY * 3 // 2, target="first", min_item_count=None, min_user_count=None,
+        strategy="temporal", test_from=START + DAY * 3 // 2, target=target, min_item_count=None, min_user_count=None,
         validation_users=0.2,
     )  # fmt: skip
     split_log(log, tmp_path / "split", settings)
     days = days_since_last(tmp_path / "split" / "test.parquet")
     assert days is not None
-    assert days.tolist() == [1] * len(days)  # the third event follows the second after a day
+    users = pl.read_parquet(tmp_path / "split" / "users.parquet")["original_id"].str.slice(1).cast(int)
+    tested = users.gather(pl.read_parquet(tmp_path / "split" / "test.parquet")["user_id"]).to_list()
+    if target == "first":
+        assert days.tolist() == [1] * len(tested)  # the third event follows the second after a day
+    else:
+        assert days.tolist() == [day for user in dict.fromkeys(tested) for day in (1, 10 + user)]
 
 
 def test_a_log_of_positions_has_no_days(tmp_path: Path):

@@ -58,6 +58,14 @@ def test_the_interval_covers_where_that_of_users_alone_does_not():
     assert alone / 300 < 0.85
 
 
+def test_several_lists_of_a_user_are_one_value():
+    values = np.random.default_rng(3).random((4, 80))
+    ids = np.repeat(np.arange(40), 2)
+    lists = [Evaluation((10,), {"ndcg@10": row}, {}, 40, 0, 0, user_ids=ids) for row in values]
+    means = runs_of(values.reshape(4, 40, 2).mean(axis=2))
+    assert compare_seeds(lists[:2], lists[2:]) == pytest.approx(compare_seeds(means[:2], means[2:]))
+
+
 @pytest.mark.parametrize(
     ("a", "b", "options", "message"),
     [

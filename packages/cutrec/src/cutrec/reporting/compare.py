@@ -196,7 +196,7 @@ def _shared(runs: list[Evaluation]) -> list[Evaluation]:
 
 
 def _list_keys(users: npt.NDArray[np.int64], base: int) -> npt.NDArray[np.int64]:
-    """``[L]`` a number for each list: its user and, of a user with several lists side by side, which one it is."""
+    """``[L]`` a number for each list: its user, and which of the lists of this user, next to each other, it is."""
     starts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
     lists = np.arange(len(users))
     return users * base + lists - starts[np.searchsorted(starts, lists, side="right") - 1]
