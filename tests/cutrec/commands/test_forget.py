@@ -437,6 +437,23 @@ def test_other_lines_of_a_csv_stay_byte_by_byte(tmp_path):
     assert (folder / "top.csv").read_text() == lines[0] + lines[2]
 
 
+def test_ids_of_a_list_that_a_tool_wrote_as_floats_are_found(tmp_path):
+    (folder := tmp_path / "recommend").mkdir()
+    lines = [
+        "user_id,item_id,rank,score\n",
+        "3.0,1,1,0.5\n",
+        "13.0,1,1,0.5\n",
+        " 3,2,2,0.4\n",
+        '"3.00",1,3,0\n',
+        "3.5,1,1,0\n",
+    ]
+    (folder / "top.csv").write_text("".join(lines))
+    found = find_users(users := Users(["3"]), tmp_path)
+    assert found[folder / "top.csv"].total() == 3
+    remove_users(users, found, tmp_path)
+    assert (folder / "top.csv").read_text() == "".join(lines[place] for place in (0, 2, 5))
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing on the disk changes any more."""
 

@@ -19,7 +19,7 @@ LISTS = np.array([[0, 1], [1, 2], [2, -1], [0, 3]])
 RESULT = evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2])
 
 
-def test_bands_by_hand():
+def test_segments_by_hand():
     rows = metrics_by_segment(RESULT, "history", np.array([1, 4, 4, 9]), metrics=["mrr@2"], edges=[1, 3, 5])
     assert [(row.segment, row.start, row.users, row.value) for row in rows] == [
         ("1-2", 1, 1, 1.0),
@@ -32,7 +32,7 @@ def test_bands_by_hand():
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
 @settings(deadline=None, max_examples=80)
-def test_bands_part_all_users_and_never_equal_values(values, segments):
+def test_segments_part_all_users_and_never_equal_values(values, segments):
     values = np.array(values)
     edges = segment_edges(values, segments)
     assert edges[0] == values.min()
@@ -46,7 +46,7 @@ def test_bands_part_all_users_and_never_equal_values(values, segments):
     assert mean == pytest.approx(result.summary()["ndcg@1"])
 
 
-def test_default_bands_hold_about_equally_many():
+def test_default_segments_hold_about_equally_many():
     rows = metrics_by_segment(
         evaluate(np.zeros((100, 1), dtype=int), np.zeros(100, dtype=int), [1]),
         "history",
@@ -75,7 +75,7 @@ def test_a_segment_without_relevant_items_is_left_out():
         ([1, 2, 3, 4], {"metrics": ["ndcg@7"]}, "no ndcg@7 per user"),
     ],
 )
-def test_bad_bands_are_named(values, options, message):
+def test_bad_segments_are_named(values, options, message):
     with pytest.raises(ValueError, match=message):
         metrics_by_segment(RESULT, "x", np.array(values), **options)
 

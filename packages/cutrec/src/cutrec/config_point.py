@@ -27,7 +27,7 @@ AUTO = "auto"
 AUTO_KEYS = (
     "loss", "batch_size", "max_seq_len", "num_negatives", "backbone.blocks", "backbone.hidden", "backbone.dropout",
     "backbone.scale_embeddings", "backbone.mask_prob", "train.max_epochs", "train.patience", "train.learning_rate",
-    "train.window",
+    "train.averaging", "train.window",
 )  # fmt: skip
 """The keys that may be `AUTO`."""
 
