@@ -203,7 +203,7 @@ def test_batches_on_the_gpu_train_as_those_of_the_host_do(tiny, tmp_path, monkey
 
 
 def test_a_graphed_run_resumes_where_it_was(tiny, tmp_path):
-    options = {"accelerator": "cuda", "loss": "cce", "cuda_graphs": True, "patience": 4}
+    options = {"accelerator": "cuda", "loss": "cce", "cuda_graphs": True, "patience": 4, "averaging": 0.5}
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", max_epochs=4, **options)
 
     def stop_at_the_second(encoder):

@@ -81,7 +81,7 @@ def test_windows_follow_each_other_and_are_not_computed_again(
         execute(["backtest", "--windows", "2"])
         execute(["backtest", "--windows", "2", "--rolled"])
     rows = read(out / "windows.csv")
-    assert {row["trained"] for row in rows} == {"per window", "once"}
+    assert {row["trained"] for row in rows} == {"per window", "once", "per window - once"}
     assert "training again for each window changes NDCG@10" in capsys.readouterr().out
     assert not (out / "2/rolled/train").exists()
     windows = {
@@ -138,7 +138,7 @@ def test_the_commands_of_the_page_are_accepted(place: Path, command: str, monkey
     with pytest.raises(StageError, match=r"^accepted$"):
         execute(shlex.split(command)[3:])
     assert asked["rolled"] == ("--rolled" in command)
-    assert asked["windows"] == (8 if "--days" in command else 4)
+    assert asked["windows"] == (8 if "--windows 8" in command else 4)
     assert asked["filter_seen"] == ("filter_seen=false" not in command)
 
 

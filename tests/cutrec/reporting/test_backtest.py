@@ -59,12 +59,12 @@ def results(*, once: bool = True) -> list[list[Value]]:
     if once:
         older = enumerate([0.1, 0.1, 0.2], 1)
         found += [window(number, "once", "model", value) for number, value in older]
-        shared = [(number, trained) for number in (2, 3) for trained in ("per window", "once")]
-        found += [window(n, trained, SHARED, 0.1 * n if trained == "once" else 0.1 * n + 0.05) for n, trained in shared]
+        shared = {"per window": 0.15, "once": 0.1, DIFFERENCE: 0.05}
+        found += [window(number, trained, SHARED, value) for number in (2, 3) for trained, value in shared.items()]
     return found
 
 
-def test_differences_are_paired_by_window_on_shared_targets():
+def test_means_are_over_the_windows_that_have_a_value():
     found = {(mean.trained, mean.ranking): mean for mean in means(results()) if mean.metric == "ndcg"}
     assert found["per window", "model"].mean == pytest.approx(0.2)
     assert found["per window", "popularity"][4:7] == pytest.approx((0.05, 0.05, 0.05))
@@ -76,11 +76,16 @@ def test_differences_are_paired_by_window_on_shared_targets():
 
 def test_the_table_has_a_row_per_window_and_the_mean():
     header, *rows = table(results())
-    assert header[4:] == ("trained per window", "trained once", "popularity", "on unknown items")
-    assert [row[0] for row in rows] == ["1", "2", "3", "mean"]
-    assert rows[1][1:6] == (
-        "2024-02-01 00:00", "2024-03-01 00:00", "500", "0.2000 (0.1900 to 0.2100)", "0.1000 (0.0900 to 0.1100)",
+    assert header[4:] == (
+        "trained per window", "trained before the first window", "gain on shared targets", "popularity",
+        "on unknown items",
     )  # fmt: skip
+    assert [row[0] for row in rows] == ["1", "2", "3", "mean"]
+    assert rows[1][1:7] == (
+        "2024-02-01 00:00", "2024-03-01 00:00", "500", "0.2000 (0.1900 to 0.2100)", "0.1000 (0.0900 to 0.1100)",
+        "+0.0500 (+0.0400 to +0.0600)",
+    )  # fmt: skip
+    assert [row[6] for row in rows[::3]] == ["", "+0.0500 (+0.0500 to +0.0500)"]
     assert [row[-1] for row in rows] == ["", "25.0%", "25.0%", ""]
     assert table(results(once=False))[0][4:] == ("trained per window", "popularity")
 
@@ -94,7 +99,7 @@ def test_the_page_needs_no_other_file_and_empty_intervals_are_empty_cells(tmp_pa
     assert page.count('src="data:image/png;base64,') == page.count("src=") == 1
     assert "training again for each window" in page
     rows = list(csv.DictReader((tmp_path / "windows.csv").open()))
-    assert len(rows) == 3 * 10 + 3 * 5 + 4 * 5
+    assert len(rows) == 3 * 10 + 3 * 5 + 6 * 5
     assert (rows[3]["value"], rows[3]["low"], rows[3]["unknown"]) == ("0.1", "", "")
     assert (tmp_path / "ndcg.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(csv.DictReader((tmp_path / "means.csv").open()))) == 6 * 5
@@ -123,7 +128,8 @@ def test_models_are_compared_on_the_users_and_targets_of_both(tmp_path: Path):
         folder.mkdir(parents=True)
         run = Evaluation((10,), {"ndcg@10": np.array(values)}, {}, 3, 0, 0, np.array(users), np.array(targets))
         write_evaluation(run, folder / "per_user.parquet")
-    newer, older = read_shared(tmp_path, 2, ("a", "b"))
+    newer, older, gain = read_shared(tmp_path, 2, ("a", "b"))
     assert (newer.trained, newer.ranking, newer.metric, newer.k) == ("per window", SHARED, "ndcg", 10)
     assert (newer.value, newer.users) == (0.25, 1)
     assert (older.trained, older.value) == ("once", pytest.approx(0.2))
+    assert (gain.trained, gain.value, gain.users) == (DIFFERENCE, pytest.approx(0.05), 1)

@@ -27,7 +27,7 @@ AUTO = "auto"
 AUTO_KEYS = (
     "loss", "batch_size", "max_seq_len", "num_negatives", "backbone.blocks", "backbone.hidden", "backbone.dropout",
     "backbone.scale_embeddings", "backbone.mask_prob", "train.max_epochs", "train.patience", "train.learning_rate",
-    "train.window",
+    "train.averaging", "train.window",
 )  # fmt: skip
 """The keys that may be `AUTO`."""
 
@@ -49,7 +49,9 @@ class Report:
     """What the report shows beside the results."""
 
     item_names: Annotated[str, AfterValidator(_check_not_blank)] | None = None
-    """A parquet or CSV file with the columns ``id`` and ``title``: titles for the items of the example users."""
+    """A parquet or CSV file with the columns ``id`` and ``title``: titles for the items of the example users.
+
+    With a column ``group`` too (a genre, a brand), the diversity of the lists is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -19,20 +19,22 @@ import jinja2
 
 from cutrec.checksums import verified
 from cutrec.outputs import read_json, write_csv
-from rec_eval import Evaluation, intervals, read_evaluation
+from rec_eval import Evaluation, IntervalRow, compare, intervals, read_evaluation
 
 TEMPLATE = Path(__file__).parent / "backtest.html.jinja"
 LEVEL = 0.95
-SERIES = {
-    ("per window", "model"): "trained per window",
-    ("once", "model"): "trained once",
-    ("per window", "popularity"): "popularity",
-    ("once", "popularity"): "popularity of the first window",
-}
-"""What is evaluated, by the columns ``trained`` and ``ranking``, and its name."""
 SHARED = "model on shared targets"
 """The ranking of a model on the users and targets that the newer and the older model of a window are both tested on."""
 DIFFERENCE = "per window - once"
+"""The column ``trained`` of what the newer model gains on them; its interval is of paired users."""
+SERIES = {
+    ("per window", "model"): "trained per window",
+    ("once", "model"): "trained before the first window",
+    (DIFFERENCE, SHARED): "gain on shared targets",
+    ("per window", "popularity"): "popularity",
+    ("once", "popularity"): "popularity of the first window",
+}
+"""The columns of the tables, by the columns ``trained`` and ``ranking`` of the files."""
 METRICS = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "coverage": "Coverage", "surprisal": "Surprisal"}
 
 
@@ -43,7 +45,7 @@ class Value(NamedTuple):
     begin: str
     end: str
     trained: str
-    """``per window`` or ``once``, before the first window."""
+    """``per window``, ``once`` (before the first window) or `DIFFERENCE`."""
     ranking: str
     metric: str
     k: int
@@ -103,17 +105,22 @@ def read_shared(folder: Path, window: int, dates: tuple[str, str]) -> WindowResu
     shared = [key for key in rows[0] if key in rows[1]]
     if not shared:
         return []
-    values = []
-    for trained, run, known in zip(("per window", "once"), runs, rows, strict=True):
-        assert run.user_ids is not None
-        chosen = [known[key] for key in shared]
-        per_user = {name: column[chosen] for name, column in run.per_user.items()}
-        part = replace(run, per_user=per_user, catalogue={}, user_ids=run.user_ids[chosen])
-        values += [
-            Value(window, *dates, trained, SHARED, metric, k, value, low, high, users, unknown=math.nan)
-            for metric, k, value, low, high, users in intervals(part)
-        ]
-    return values
+    newer, older = (_lists(run, [known[key] for key in shared]) for run, known in zip(runs, rows, strict=True))
+    found = [("per window", row) for row in intervals(newer)] + [("once", row) for row in intervals(older)]
+    for metric, k, *_ in intervals(newer):
+        gain = compare(older, newer, f"{metric}@{k}")
+        found.append((DIFFERENCE, IntervalRow(metric, k, gain.difference, gain.low, gain.high, gain.users)))
+    return [
+        Value(window, *dates, trained, SHARED, metric, k, value, low, high, users, unknown=math.nan)
+        for trained, (metric, k, value, low, high, users) in found
+    ]
+
+
+def _lists(run: Evaluation, rows: list[int]) -> Evaluation:
+    """Some of the lists of a run."""
+    assert run.user_ids is not None
+    per_user = {name: column[rows] for name, column in run.per_user.items()}
+    return replace(run, per_user=per_user, catalogue={}, user_ids=run.user_ids[rows], targets=None)
 
 
 def _rows(run: Evaluation) -> dict[tuple[Any, ...], int]:
@@ -129,18 +136,11 @@ def _rows(run: Evaluation) -> dict[tuple[Any, ...], int]:
 
 
 def means(results: Sequence[WindowResult]) -> list[Mean]:
-    """The mean of every metric over windows, and of the differences of the two kinds of models on shared targets."""
-    series: dict[tuple[str, str, str, int], dict[int, float]] = {}
+    """The mean of every metric over windows."""
+    series: dict[tuple[str, str, str, int], list[float]] = {}
     for value in (value for result in results for value in result):
-        key = (value.trained, value.ranking, value.metric, value.k)
-        series.setdefault(key, {})[value.window] = value.value
-    for (trained, ranking, metric, k), values in list(series.items()):
-        once = series.get(("once", ranking, metric, k))
-        if trained == "per window" and ranking == SHARED and once is not None:
-            series[(DIFFERENCE, ranking, metric, k)] = {
-                window: value - once[window] for window, value in values.items()
-            }
-    return [Mean(*key, *mean_interval(list(values.values())), len(values)) for key, values in series.items()]
+        series.setdefault((value.trained, value.ranking, value.metric, value.k), []).append(value.value)
+    return [Mean(*key, *mean_interval(values), len(values)) for key, values in series.items()]
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
@@ -171,37 +171,47 @@ def t_quantile(level: float, degrees: int) -> float:
         return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
     low, high = 0.0, math.pi / 2
-    while high - low > 1e-15:
+    for _ in range(52):  # bits of a float64
         middle = (low + high) / 2
         low, high = (middle, high) if probability(middle) < level else (low, middle)
-        if middle in (low, high) and high - low < 1e-12:
-            break
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
+    return math.sqrt(degrees) * math.tan(low)
 
 
 def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10) -> list[tuple[str, ...]]:
-    """A metric in every window and its mean, as texts: a row per window, and a column per kind of model."""
+    """A metric in every window and its mean, as texts: a row per window, and a column per series.
+
+    Numbers of users are those of the model per window, of the older model, and of the shared targets.
+    """
     names = shown(results)
     values = {(v.window, v.trained, v.ranking): v for v in _of(results, metric, k)}
     old = ("once", "model")
     extra = ("on unknown items",) if old in names else ()
     rows: list[tuple[str, ...]] = [("window", "from", "to", "users", *names.values(), *extra)]
     for window in sorted({key[0] for key in values}):
-        cells = [values[(window, *key)] for key in names]
-        first = cells[0]
-        users = " / ".join(dict.fromkeys(f"{cell.users:,}" for cell in cells))
-        texts = (interval(cell.value, cell.low, cell.high) for cell in cells)
-        unknown = [values[(window, *old)].unknown] if extra else []
+        cells = {key: value for key in names if (value := values.get((window, *key)))}
+        first = next(iter(cells.values()))
+        tested = [f"{cell.users:,}" for (_, ranking), cell in cells.items() if ranking != "popularity"]
+        users = " / ".join(tested if len(set(tested)) > 1 else tested[:1])
+        texts = (_cell(key, cells.get(key)) for key in names)
+        unknown = [cells[old].unknown] if extra else []
         shares = ("" if math.isnan(share) else f"{share:.1%}" for share in unknown)
         rows.append((str(window), first.begin[:16], first.end[:16], users, *texts, *shares))
-    found = {(mean.trained, mean.ranking): mean for mean in means(results) if (mean.metric, mean.k) == (metric, k)}
-    texts = (interval(found[key].mean, found[key].low, found[key].high) for key in names)
-    rows.append(("mean", "", "", "", *texts, *("" for _ in extra)))
+    found = _means(results)
+    average = (_cell(key, found.get((*key, metric, k))) for key in names)
+    rows.append(("mean", "", "", "", *average, *("" for _ in extra)))
     return rows
 
 
+def _cell(series: tuple[str, str], found: Value | Mean | None) -> str:
+    """A value with its interval as a text, empty if there is none: the newer model gains nothing in its own window."""
+    if found is None:
+        return ""
+    value = found.mean if isinstance(found, Mean) else found.value
+    return interval(value, found.low, found.high, sign="+" if series[0] == DIFFERENCE else "")
+
+
 def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:
-    """The series of the tables and of the picture: one popularity is enough."""
+    """The series of the tables: one popularity is enough."""
     there = {(value.trained, value.ranking) for result in results for value in result}
     names = {key: name for key, name in SERIES.items() if key in there}
     if ("per window", "popularity") in names:
@@ -211,15 +221,19 @@ def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:
 
 def difference(results: Sequence[WindowResult], metric: str = "ndcg", k: int = 10) -> str | None:
     """What training again gains, in one sentence; None if only one kind of model was evaluated."""
-    for mean in means(results):
-        if (mean.trained, mean.metric, mean.k) == (DIFFERENCE, metric, k):
-            text = interval(mean.mean, mean.low, mean.high, sign="+")
-            count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
-            return (
-                f"On the users and targets that both models are tested on, training again for each window changes "
-                f"{METRICS[metric]}@{k} by {text}, over {count} after the first."
-            )
-    return None
+    mean = _means(results).get((DIFFERENCE, SHARED, metric, k))
+    if mean is None:
+        return None
+    count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
+    return (
+        f"On the users and targets that both models are tested on, training again for each window changes "
+        f"{METRICS[metric]}@{k} by {interval(mean.mean, mean.low, mean.high, sign='+')}, over {count} after the first."
+    )
+
+
+def _means(results: Sequence[WindowResult]) -> dict[tuple[str, str, str, int], Mean]:
+    """The means by ``trained``, ``ranking``, ``metric`` and ``k``."""
+    return {mean[:4]: mean for mean in means(results)}
 
 
 def interval(value: float, low: float, high: float, *, sign: str = "") -> str:
@@ -228,19 +242,37 @@ def interval(value: float, low: float, high: float, *, sign: str = "") -> str:
     return text if math.isnan(low) else f"{text} ({low:{sign}.4f} to {high:{sign}.4f})"
 
 
-def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, command: str) -> None:
-    """Write the tables, the picture and the page into an existing folder."""
+def draw(results: Sequence[WindowResult], out: Path) -> None:
+    """Draw ``ndcg.png``; two models on the targets of both, because a difference of targets is none of models.
+
+    Popularity has all targets of the model per window. In the first window, both models are the same one.
+    """
     from cutrec.reporting.figures import draw_windows
 
     names = shown(results)
+    both = names.pop((DIFFERENCE, SHARED), None) is not None
+    values = {(v.window, v.trained, v.ranking): v for v in _of(results, "ndcg", 10)}
+    windows = {v.window: v.begin[:10] for v in values.values()}
+    series: dict[str, list[tuple[float, float, float]]] = {}
+    for (trained, ranking), name in names.items():
+        for window in windows:
+            drawn = SHARED if both and window > 1 and ranking == "model" else ranking
+            value = values.get((window, trained, drawn))  # None if no target is shared
+            point = (value.value, value.low, value.high) if value else (math.nan,) * 3
+            series.setdefault(name, []).append(point)
+    title = "NDCG@10 by window"
+    if both:
+        title = "NDCG@10 on targets that both models know"
+        series["popularity (all targets)"] = series.pop("popularity")
+    draw_windows(list(windows.values()), series, out, title=title)
+
+
+def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, command: str) -> None:
+    """Write the tables, the picture and the page into an existing folder."""
+    names = shown(results)
     write_csv(out / "windows.csv", Value._fields, _blank(value for result in results for value in result))
     write_csv(out / "means.csv", Mean._fields, _blank(means(results)))
-    drawn = _of(results, "ndcg", 10)
-    series = {
-        name: [(v.value, v.low, v.high) for v in drawn if (v.trained, v.ranking) == key] for key, name in names.items()
-    }
-    dates = dict.fromkeys(value.begin for value in drawn)
-    draw_windows([date[:10] for date in dates], series, out)
+    draw(results, out)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -249,11 +281,9 @@ def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, co
         lstrip_blocks=True,
     )
     ks = sorted({value.k for value in results[0]})
-    found = {(mean.trained, mean.ranking, mean.metric, mean.k): mean for mean in means(results)}
+    found = _means(results)
     at_k = {
-        f"{label}@{k}": [
-            interval(mean.mean, mean.low, mean.high) for key in names if (mean := found[(*key, metric, k)])
-        ]
+        f"{label}@{k}": [_cell(key, found.get((*key, metric, k))) for key in names]
         for metric, label in METRICS.items()
         for k in ks
     }

@@ -5,7 +5,8 @@ Each axis is a list of values in an order, so that the search can learn from nei
 keys with their default value, are searched.
 
 Not searched: ``train.max_epochs`` and ``train.patience``, because training ends by itself when validation no longer
-improves; ``train.weight_decay``, because dropout regularizes already and every further axis thins out the trials;
+improves; ``train.averaging``, because the rules decide it for each trial from its steps; ``train.weight_decay``,
+because dropout regularizes already and every further axis thins out the trials;
 ``backbone.attention_dropout``, because it makes attention work on padded histories, which is slower.
 """
 

@@ -32,6 +32,10 @@ class Users:
         """Keep the ids; their order and repetitions have no meaning."""
         self.ids = frozenset(ids)
 
+    def names(self, text: str) -> bool:
+        """Whether a cell of a CSV is one of the ids: padded, or written as a float as pandas writes integers, too."""
+        return not self.ids.isdisjoint((text, text.strip(), re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text.strip())))
+
     def of_type(self, kind: pa.DataType) -> pa.Array:
         """Those of the ids that can occur in a column of integers or strings."""
         return as_ids(self.ids, kind)

@@ -30,7 +30,7 @@ def count_rows(users: Users, path: Path) -> Counter[str]:
     try:
         if path.suffix == ".csv":
             with _open_csv(path) as file:
-                return Counter(row[0] for row, _ in _records(file) if row and row[0] in users.ids)
+                return Counter(row[0] for row, _ in _records(file) if row and users.names(row[0]))
         if path.suffix == ".json":
             shown = [str(example["user"]) for example in json.loads(path.read_bytes())]
             return _count(users, [pa.array(shown, pa.string())])
@@ -73,7 +73,7 @@ def _open_csv(path: Path, mode: str = "r") -> TextIO:
 def filter_csv(users: Users, path: Path, out: Path) -> None:
     """Copy a CSV whose first column are users without the rows of some; the other rows stay byte by byte."""
     with _open_csv(path) as file, _open_csv(out, "w") as copy:
-        copy.writelines(text for row, text in _records(file) if not row or row[0] not in users.ids)
+        copy.writelines(text for row, text in _records(file) if not (row and users.names(row[0])))
 
 
 def _records(file: Iterable[str]) -> Iterator[tuple[list[str], str]]:

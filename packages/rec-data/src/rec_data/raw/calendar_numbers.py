@@ -30,9 +30,14 @@ _SHORTEST = 10_000
 """The largest number of a column of dates with two digits of the year is at least this; smaller ones are positions."""
 _DISTINCT_DATES = 4
 """In so many dates a column differs if it is not read as the Unix times of the last decades that it could be."""
-_DAYS = "in days, as a spreadsheet counts them"
-_DAY_ZERO = dt.datetime(1899, 12, 30)
-"""From here spreadsheets count days."""
+_DAYS = {
+    "in days, as a spreadsheet counts them": 25_569,
+    "in days since 1970": 0,
+    "in Julian days": 2_440_587.5,
+    "in days, as MATLAB counts them": 719_529,
+}
+"""The number of 1970-01-01. Only those of a spreadsheet are refused without a fraction too: others may be positions."""
+_DAY = dt.timedelta(days=1)
 _TICKS = {
     "in .NET ticks (100 ns since the year 1)": (dt.datetime(1, 1, 1), 10),
     "in Windows file times (100 ns since 1601)": (dt.datetime(1601, 1, 1), 10),
@@ -102,8 +107,10 @@ def _as_dates(column: pl.Expr, after: dt.datetime) -> dict[str, pl.Expr]:
     """For each kind of dates whether a number is one, from ``FIRST_YEAR`` to before ``after``."""
     first = dt.datetime(FIRST_YEAR, 1, 1)
     fits = {form: _has_form(column, form, after.year - 1) for form in FORMS}
-    begin, end = ((date - _DAY_ZERO).days for date in (first, after))
-    fits[_DAYS] = column.is_between(begin, end, closed="left")
+    for what, epoch in _DAYS.items():
+        begin_day, end_day = ((date - _EPOCH) / _DAY + epoch for date in (first, after))
+        days = column.is_between(begin_day, end_day, closed="left")
+        fits[what] = days if "spreadsheet" in what else days & (column % 1 != 0)
     for what, (zero, ticks) in _TICKS.items():
         begin, end = ((date - zero) // _MICROSECOND * ticks for date in (first, after))
         fits[what] = column.is_between(begin, end, closed="left")

@@ -8,7 +8,7 @@ import polars as pl
 
 from rec_data.errors import DataError
 from rec_data.raw.rows import EXACT_BITS, find_rows, refuse_inexact
-from rec_data.stated import stated
+from rec_data.stated import Settings, stated
 
 _DECIMALS = r"^(0|-?[1-9][0-9]*)\.0+$"
 """An integer that a tool wrote as a float, as pandas does with a column that lacks values."""
@@ -21,15 +21,16 @@ _SHORT = 18
 """Every integer of at most this many characters fits into Int64."""
 _SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE]\+?|[eE]\+)[0-9]+$"
 """Text that is a number in the notation that programs choose for large numbers, usually with fewer digits."""
-_WRAPPED = (
+_WRAPPED: tuple[tuple[str, str, str, Settings], ...] = (
     (
         r"^[\[(].*[\])]$",
         "lists as text",
         "one event per row (pandas: df.explode), or for histories a parquet file with lists",
+        {},
     ),
-    ("^'.*'$", "ids that are all in single quotes", "ids without them"),
+    ("^'.*'$", "ids that are all in single quotes", "ids without them", {"download.format.quote": "single"}),
 )
-"""How all ids of a column must not be: a pattern, its name, and what is allowed."""
+"""How all ids of a column must not be: a pattern, its name, what is allowed, and the settings that cure a text file."""
 
 
 def facts_of_texts(key: str, null_values: Sequence[str]) -> list[pl.Expr]:
@@ -97,8 +98,8 @@ def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_val
 def _refuse_wrapped(frame: pl.LazyFrame, key: str, where: str) -> None:
     """Refuse ids that are all lists, as pandas writes them to CSV, or that all stand in single quotes."""
     first = frame.select(key).head(_FIRST_ROWS).collect()
-    for pattern, what, cure in _WRAPPED:
-        more = f" (text files: {stated({'download.format.quote': 'single'})})" if "quotes" in what else ""
+    for pattern, what, cure, settings in _WRAPPED:
+        more = f" (text files: {stated(settings)})" if settings else ""
         wrapped = pl.col(key).str.contains(pattern).all()
         if first.select(wrapped).item() and frame.select(wrapped).collect(engine="streaming").item():
             raise DataError(f"{where} holds {what}, such as {first.item(0, 0)!r}; allowed: {cure}{more}")

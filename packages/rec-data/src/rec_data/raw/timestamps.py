@@ -15,11 +15,8 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.raw.calendar_numbers import refuse_calendar_numbers, width
 from rec_data.raw.rows import EXACT_BITS, find_rows, refuse_inexact, refuse_unparsed
-from rec_data.schema import TIMESTAMP
+from rec_data.schema import TIMESTAMP, UNITS
 from rec_data.stated import stated
-
-UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-"""Ticks per second of every unit."""
 
 EARLIEST_TIME = 315_532_800
 """1980-01-01: an earlier time is an error if the column is a clock."""

@@ -5,7 +5,8 @@ import datetime as dt
 from rec_data import arrays
 from rec_data.arrays import Int64s
 from rec_data.errors import DataError
-from rec_data.raw.timestamps import UNITS, of_a_clock, to_datetime, unit_of
+from rec_data.raw.timestamps import of_a_clock, to_datetime, unit_of
+from rec_data.schema import UNITS
 
 
 def has_clock(times: Int64s) -> bool:

@@ -36,7 +36,7 @@ class EncodedLog:
     ties: Ties
     """How many of the interactions have equal times or are duplicates."""
     unit: str
-    """Of the times, a key of ``rec_data.raw.timestamps.UNITS``."""
+    """Of the times, a key of ``rec_data.schema.UNITS``."""
 
 
 def encode(

@@ -43,6 +43,8 @@ class Subset:
     """``[nnz]``."""
     targets: Int32s | None = None
     """``[n]``; None for training."""
+    target_times: Int64s | None = None
+    """``[n]``; None for training."""
 
     @property
     def lengths(self) -> Int64s:

@@ -15,7 +15,7 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import hash_ids
 from rec_data.progress import progress
-from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
+from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TARGET_TIME, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
 from rec_data.splits.clock import dates_only, has_clock, to_ticks
 from rec_data.splits.encode import EncodedLog, encode
@@ -213,7 +213,7 @@ def _renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
     """Replace the ids of the sorted log by those of the split."""
     targets = None if subset.targets is None else dense_item[subset.targets]
     items = arrays.lookup(dense_item, subset.items)
-    return Subset(dense_user[subset.users], subset.offsets, items, subset.times, targets)
+    return Subset(dense_user[subset.users], subset.offsets, items, subset.times, targets, subset.target_times)
 
 
 def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
@@ -242,7 +242,7 @@ def write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]
     )
     fields = [(USER, pa.int32()), (HISTORY, pa.list_(pa.int32())), (TIMESTAMPS, pa.list_(pa.int64()))]
     if subset.targets is not None:
-        fields.append((TARGET, pa.int32()))
+        fields += [(TARGET, pa.int32()), (TARGET_TIME, pa.int64())]
     schema = pa.schema(fields)
     encoding = dict.fromkeys((USER, f"{TIMESTAMPS}.list.element"), "DELTA_BINARY_PACKED")  # both ascend
     with pq.ParquetWriter(
@@ -257,7 +257,8 @@ def write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]
                 pa.ListArray.from_arrays(offsets, to_arrow(subset.times[begin:end])),
             ]
             if subset.targets is not None:
-                columns.append(to_arrow(subset.targets[rows]))
+                assert subset.target_times is not None
+                columns += [to_arrow(subset.targets[rows]), to_arrow(subset.target_times[rows])]
             writer.write_table(pa.table(columns, schema=schema))
 
 

@@ -124,7 +124,7 @@ def temporal(
     if paper_faithful:
         rows = known & arrays.spread(returns, log.offsets)
         both, without = hold_out(log, rows, rows)
-        test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None)
+        test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None, target_times=None)
     else:
         test, without = hold_out(log, known, future & known & training, rule)
     if (validation == "time" or validation_users > 0) and validated.users.size == 0:
@@ -225,7 +225,15 @@ def _choose(users: Int64s, share: float, seed: int) -> Int64s:
 def _of_users(subset: Subset, chosen: Mask) -> Subset:
     """The histories and targets of some users, ``[num_users]`` marks."""
     assert subset.targets is not None
+    assert subset.target_times is not None
     kept = chosen[subset.users]
     rows = arrays.spread(kept, subset.offsets)
     offsets = np.concatenate(([0], np.cumsum(subset.lengths[kept])))
-    return Subset(subset.users[kept], offsets, subset.items[rows], subset.times[rows], subset.targets[kept])
+    return Subset(
+        subset.users[kept],
+        offsets,
+        subset.items[rows],
+        subset.times[rows],
+        subset.targets[kept],
+        subset.target_times[kept],
+    )

@@ -1,12 +1,12 @@
 """The choice of the interactions that each evaluated user is tested on, and of the history before each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from rec_data import arrays
-from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.arrays import Int64s, Mask
 from rec_data.config import TargetChoice
 from rec_data.splits.sorted_log import SortedLog, Subset
 
@@ -21,12 +21,15 @@ class TargetRule:
     """Of random targets."""
 
 
-def gather(log: SortedLog, rows: Mask, *, targets: Int32s | None = None) -> Subset:
-    """The marked rows, ``[n]``, as histories of the users who have some."""
+def gather(log: SortedLog, rows: Mask, *, targets: Int64s | None = None) -> Subset:
+    """The marked rows, ``[n]``, as histories of the users who have some; ``targets`` are rows too, one per user."""
     counts = arrays.count_rows(rows, log.offsets)
     users = np.flatnonzero(counts)
     offsets = np.concatenate(([0], np.cumsum(counts[users])))
-    return Subset(users.astype(np.int32), offsets, log.items[rows], log.times[rows], targets)
+    subset = Subset(users.astype(np.int32), offsets, log.items[rows], log.times[rows])
+    if targets is None:
+        return subset
+    return replace(subset, targets=log.items[targets], target_times=log.times[targets])
 
 
 def hold_out(
@@ -68,7 +71,7 @@ def hold_out(
         nth = np.random.default_rng(rule.seed).integers(number)
     target = place[np.cumsum(number) - number + nth]
     earlier = np.repeat(np.tile([True, False], log.num_users), np.diff(_cut(log, users, target)))
-    return gather(log, rows & earlier, targets=log.items[target]), reasons
+    return gather(log, rows & earlier, targets=target), reasons
 
 
 def _successive(log: SortedLog, rows: Mask, users: Int64s, targets: Int64s) -> Subset:
@@ -84,7 +87,7 @@ def _successive(log: SortedLog, rows: Mask, users: Int64s, targets: Int64s) -> S
         shifts = np.repeat(begins[part] - offsets[part], lengths[part])
         found = kept[np.arange(whole.start, whole.stop) + shifts]
         items[whole], times[whole] = log.items[found], log.times[found]
-    return Subset(users.astype(np.int32), offsets, items, times, log.items[targets])
+    return Subset(users.astype(np.int32), offsets, items, times, log.items[targets], log.times[targets])
 
 
 def _cut(log: SortedLog, users: Int64s, rows: Int64s) -> Int64s:

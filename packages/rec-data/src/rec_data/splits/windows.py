@@ -14,8 +14,8 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import read_ids
 from rec_data.raw.files import reading
-from rec_data.raw.timestamps import UNITS, unit_of
-from rec_data.schema import ORIGINAL_ID, TIMESTAMP
+from rec_data.raw.timestamps import unit_of
+from rec_data.schema import ORIGINAL_ID, TIMESTAMP, UNITS
 from rec_data.splits.clock import nothing_before, to_ticks
 from rec_data.splits.encode import encode
 from rec_data.splits.forget import read_subset
@@ -144,6 +144,7 @@ def split_later(
             arrays.lookup(dense_item, test.items),
             test.times,
             dense_item[test.targets],
+            test.target_times,
         ),
     }
     summary: dict[str, Any] = {

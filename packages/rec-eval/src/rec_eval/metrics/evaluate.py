@@ -8,9 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rec_eval.checks import as_integers, check_offsets
 from rec_eval.metrics.accuracy import ACCURACY
-from rec_eval.metrics.beyond_accuracy import LogCounts, coverage, surprisal
+from rec_eval.metrics.beyond_accuracy import (
+    Baseline,
+    LogCounts,
+    coverage,
+    diversity,
+    novelty,
+    serendipity,
+    surprisal,
+    unexpectedness,
+)
 from rec_eval.metrics.hits import Floats, Relevant, check_cutoffs, check_recommended, find_hits
+
+ORDER = (*ACCURACY, "serendipity", "coverage", "surprisal", "unexpectedness", "novelty", "diversity")
+"""The metrics in the order of results."""
 
 
 class Row(NamedTuple):
@@ -33,7 +46,7 @@ class Evaluation:
     ks: tuple[int, ...]
     """Lengths of the lists, ascending."""
     per_user: dict[str, Floats]
-    """``[L]`` float64, one per list, by "metric@k": the accuracy metrics, and surprisal if a log was given."""
+    """``[L]`` float64, one per list, by "metric@k": accuracy, and what else ``evaluate`` could compute."""
     catalogue: dict[str, float]
     """Metrics of all lists together by "metric@k": coverage, if a log was given."""
     num_users: int
@@ -74,10 +87,7 @@ class Evaluation:
         means = {name: float(np.nanmean(self.user_means(values))) for name, values in self.per_user.items()}
         values = {**means, **self.catalogue}
         return [
-            Row(metric, k, values[f"{metric}@{k}"])
-            for metric in (*ACCURACY, "coverage", "surprisal")
-            for k in self.ks
-            if f"{metric}@{k}" in values
+            Row(metric, k, values[f"{metric}@{k}"]) for metric in ORDER for k in self.ks if f"{metric}@{k}" in values
         ]
 
 
@@ -88,10 +98,13 @@ def evaluate(
     log: LogCounts | None = None,
     *,
     num_items: int | None = None,
+    baseline: Baseline | None = None,
+    history: tuple[Any, Any] | None = None,
+    groups: Any = None,
     user_ids: Any = None,
     targets: Any = None,
 ) -> Evaluation:
-    """Compute every accuracy metric at each k, and Coverage and Surprisal if a log is given.
+    """Compute every accuracy metric at each k, and the other metrics for which there is what they need.
 
     Args:
         recommended: ``[L, K]`` integer ids, best first, as an array or tensor; -1 is an empty place, which is a miss.
@@ -100,6 +113,9 @@ def evaluate(
         ks: cutoffs of the lists, from 1 to K; repetitions are dropped.
         log: counts of the log that Coverage and Surprisal are relative to, or None to leave these out.
         num_items: V, to check ids against; taken from ``log`` if that is given.
+        baseline: the ranking by popularity, for Unexpectedness and Serendipity; lists of K places.
+        history: a pair (offsets ``[L + 1]``, items ``[nnz]``) of what the user of each list has consumed, for Novelty.
+        groups: ``[V]`` integers, the group of each item, -1 for none, for Diversity.
         user_ids: ``[L]`` ids of the users, kept in the result, or None if each list is of another user. Lists of one
             user are next to each other.
         targets: ``[L]`` names of the one relevant item of each list, kept in the result, or None.
@@ -124,6 +140,26 @@ def evaluate(
     if log is not None:
         catalogue = {f"coverage@{k}": value for k, value in coverage(lists, log, cuts).items()}
         per_user |= {f"surprisal@{k}": values for k, values in surprisal(lists, log, cuts).items()}
+    more: dict[str, dict[int, Floats]] = {}
+    if baseline is not None:
+        others = check_recommended(baseline.lists, num_items)
+        counts = as_integers("baseline.counts", baseline.counts, 1)
+        if others.shape != lists.shape or lists.max() >= counts.size:
+            raise ValueError(f"baseline must have the shape of the lists, {lists.shape}, and a count for every item")
+        more["serendipity"] = {k: serendipity(hits, lists, counts, k) for k in cuts}
+        more["unexpectedness"] = unexpectedness(lists, others, cuts)
+    if history is not None:
+        offsets, items = (as_integers(f"history[{place}]", part, 1) for place, part in enumerate(history))
+        check_offsets("history offsets", offsets, items.size)
+        if offsets.size != len(lists) + 1:
+            raise ValueError(f"history offsets must be users + 1 = {len(lists) + 1} numbers, got {offsets.size}")
+        more["novelty"] = novelty(lists, (offsets, items), cuts)
+    if groups is not None:
+        numbers = as_integers("groups", groups, 1)
+        if lists.max() >= numbers.size:
+            raise ValueError(f"groups must hold a number for every item, got {numbers.size}")
+        more["diversity"] = diversity(lists, numbers, [k for k in cuts if k > 1])  # one item is no pair
+    per_user |= {f"{name}@{k}": values for name, by_k in more.items() for k, values in by_k.items()}
     users = lists.shape[0] if user_ids is None else first_lists(user_ids).size
     return Evaluation(cuts, per_user, catalogue, users, without, hits.outside, user_ids, targets)
 

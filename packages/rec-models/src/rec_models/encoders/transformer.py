@@ -29,8 +29,8 @@ def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -
     """
     if qkv.dtype in _HALF and dropout == 0 and is_ampere_or_newer(qkv.device):
         return _attend_packed(qkv, layout, causal=causal)
-    has_padding = layout.keys is None and not layout.is_full
-    if has_padding and qkv.device.type == "cpu" and dropout == 0 and not torch.compiler.is_compiling():
+    in_blocks = qkv.device.type == "cpu" and dropout == 0 and not torch.compiler.is_compiling()
+    if in_blocks and layout.keys is None and not layout.is_full:
         return _attend_in_blocks(qkv, layout, causal=causal)
     return _attend_padded(qkv, layout, causal=causal, dropout=dropout)
 

@@ -3,7 +3,8 @@
 The model counts the bytes of the tensors that are alive at each moment of a step that may be the peak, and takes the
 largest. With n parameters, T places, M targets, V items, B histories, width D and 16-bit products:
 
-    always      parameters 4 n, Adam 8 n, and cuBLAS's workspaces of the forward and of the backward thread
+    always      parameters 4 n, Adam 8 n, with averaging 4 n, and cuBLAS's workspaces of the forward and of the backward
+                thread
     forward     everything kept for backward, what the loss makes, and the gradients 4 n of the step before, which are
                 cleared after the forward pass. A recorded step has already cleared its own.
     loss        inside its backward pass: the same without the last norm's output, plus the item table's new gradient
@@ -48,7 +49,7 @@ _FLASH_ROWS = 128  # flash attention's backward keeps this many rows of fp32 sum
 class Memory(NamedTuple):
     """Predicted GiB of a training run."""
 
-    state: float  # parameters and optimizer state
+    state: float  # parameters, their average and optimizer state
     gradients: float
     activations: float
     loss: float  # what the loss adds, including a 16-bit copy of the item table
@@ -131,10 +132,11 @@ def parameter_count(model: ModelSettings, items: int) -> int:
 
 
 def state_bytes(setup: Setup, items: int) -> float:
-    """Bytes of the parameters and of what the optimizer keeps of them."""
+    """Bytes of the parameters, of their average and of what the optimizer keeps of them."""
     kept = KEPT[setup.training.optimizer]
     of_table = (8 - kept.element_bytes) * items * setup.model.hidden - kept.row_bytes * items
-    return 12.0 * parameter_count(setup.model, items) - of_table
+    each = 16.0 if setup.training.averaging else 12.0
+    return each * parameter_count(setup.model, items) - of_table
 
 
 def activation_bytes(model: ModelSettings) -> int:
