@@ -56,7 +56,7 @@ class OurRow:
         """How it was run, in a few words."""
         run = self.result
         words = [
-            "twin" if self.twin else None,
+            "twin" if self.twin else "the data itself",
             f"negatives shared by {run.sharing}" if run.sharing not in (None, "none") else None,
             "paper-faithful" if run.paper_faithful else None,
             run.options,
@@ -64,7 +64,7 @@ class OurRow:
             run.status if run.status != "ok" else None,
             "predicted" if self.predicted else None,
         ]
-        return ", ".join(word for word in words if word) or "the data itself"
+        return ", ".join(word for word in words if word)
 
     @property
     def _seeds(self) -> str | None:
