@@ -186,7 +186,7 @@ def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10)
     values = {(v.window, v.trained, v.ranking): v for v in _of(results, metric, k)}
     old = ("once", "model")
     extra = ("on unknown items",) if old in names else ()
-    rows: list[tuple[str, ...]] = [("window", "from", "to", "users", *names.values(), *extra)]
+    rows: list[tuple[str, ...]] = [("window", "from", "users", *names.values(), *extra)]
     for window in sorted({key[0] for key in values}):
         cells = {key: value for key in names if (value := values.get((window, *key)))}
         first = next(iter(cells.values()))
@@ -195,10 +195,10 @@ def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10)
         texts = (_cell(key, cells.get(key)) for key in names)
         unknown = [cells[old].unknown] if extra else []
         shares = ("" if math.isnan(share) else f"{share:.1%}" for share in unknown)
-        rows.append((str(window), first.begin[:16], first.end[:16], users, *texts, *shares))
+        rows.append((str(window), first.begin[:16], users, *texts, *shares))
     found = _means(results)
     average = (_cell(key, found.get((*key, metric, k))) for key in names)
-    rows.append(("mean", "", "", "", *average, *("" for _ in extra)))
+    rows.append(("mean", "", "", *average, *("" for _ in extra)))
     return rows
 
 
