@@ -105,7 +105,11 @@ def test_windows_follow_each_other_and_are_not_computed_again(
             DataError,
             "--windows: found 7 with split.test_fraction 0.15, .* -S split.test_fraction=0.071",
         ),
-        (["--days", "9999"], DataError, "--windows: found 4, and no interaction lies before the first window"),
+        (
+            ["--days", "9999"],
+            DataError,
+            "--windows: found 4 of --days 9999, and no interaction lies before the first one, allowed",
+        ),
         (["-S", "dataset=other"], ConfigError, "found 'dataset=other', allowed: model=... or "),
         (
             ["-S", "split.strategy=leave_one_out"],

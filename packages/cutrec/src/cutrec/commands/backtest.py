@@ -64,14 +64,14 @@ def run(options: Namespace) -> None:
     words += [f"--days {options.days}"] if options.days else []
     command = " ".join([*words, *(f"-S {shlex.quote(change)}" for change in changes)])
     title = f"Backtest of {Path(config.dataset).name}: {options.windows} windows"
-    with locked(out):  # of two starts at once, the second one finds what the first one has completed
+    with locked(out):  # a second backtest in this folder waits, and does not repeat what this one has completed
         results = backtest(config, LOG, out, checkpoints=checkpoint_folder(), **kind)
-        both = difference(results) is not None
-        commands = [command, f"{command} --rolled"] if both else [command + " --rolled" * options.rolled]
+        gain = difference(results)
+        commands = [command, f"{command} --rolled"] if gain else [command + " --rolled" * options.rolled]
         write_backtest(results, out, title=title, command="\n".join(commands))
     header, *rows = table(results)
     print("NDCG@10, with 95 % intervals over the users of a window, and of the mean over windows")
-    print(render(header, rows, left=3))
-    if both:
-        print(difference(results))
+    print(render(header, rows, left=2))
+    if gain:
+        print(gain)
     print(f"page: {out / 'backtest.html'}, picture: {out / 'ndcg.png'}, tables: {out / 'windows.csv'}, means.csv")

@@ -98,7 +98,10 @@ def read_window(folder: Path, window: int, dates: tuple[str, str], trained: str)
 
 
 def read_shared(folder: Path, window: int, dates: tuple[str, str]) -> WindowResult:
-    """Both models of a window on what both are tested on: the older one is not asked for items unknown to it."""
+    """Both models of a window on the users and targets of both, and what the newer one gains, paired by user.
+
+    Empty if they share no target. The older model is not tested on items that are unknown to it.
+    """
     places = (folder / "evaluate", folder / "rolled" / "evaluate")
     runs = [read_evaluation(verified(place / "per_user.parquet")) for place in places]
     rows = [_rows(run) for run in runs]
@@ -186,7 +189,7 @@ def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10)
     values = {(v.window, v.trained, v.ranking): v for v in _of(results, metric, k)}
     old = ("once", "model")
     extra = ("on unknown items",) if old in names else ()
-    rows: list[tuple[str, ...]] = [("window", "from", "to", "users", *names.values(), *extra)]
+    rows: list[tuple[str, ...]] = [("window", "from", "users", *names.values(), *extra)]
     for window in sorted({key[0] for key in values}):
         cells = {key: value for key in names if (value := values.get((window, *key)))}
         first = next(iter(cells.values()))
@@ -195,15 +198,15 @@ def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10)
         texts = (_cell(key, cells.get(key)) for key in names)
         unknown = [cells[old].unknown] if extra else []
         shares = ("" if math.isnan(share) else f"{share:.1%}" for share in unknown)
-        rows.append((str(window), first.begin[:16], first.end[:16], users, *texts, *shares))
+        rows.append((str(window), first.begin[:16], users, *texts, *shares))
     found = _means(results)
     average = (_cell(key, found.get((*key, metric, k))) for key in names)
-    rows.append(("mean", "", "", "", *average, *("" for _ in extra)))
+    rows.append(("mean", "", "", *average, *("" for _ in extra)))
     return rows
 
 
 def _cell(series: tuple[str, str], found: Value | Mean | None) -> str:
-    """A value with its interval as a text, empty if there is none: the newer model gains nothing in its own window."""
+    """A value with its interval as a text, empty if there is none, such as a gain in the first window."""
     if found is None:
         return ""
     value = found.mean if isinstance(found, Mean) else found.value
@@ -243,9 +246,9 @@ def interval(value: float, low: float, high: float, *, sign: str = "") -> str:
 
 
 def draw(results: Sequence[WindowResult], out: Path) -> None:
-    """Draw ``ndcg.png``; two models on the targets of both, because a difference of targets is none of models.
+    """Draw ``ndcg.png``, with two models on the targets of both; their own targets differ and do not compare them.
 
-    Popularity has all targets of the model per window. In the first window, both models are the same one.
+    Popularity is drawn on all targets of the model per window. In the first window, both models are the same one.
     """
     from cutrec.reporting.figures import draw_windows
 

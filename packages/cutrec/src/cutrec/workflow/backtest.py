@@ -68,23 +68,21 @@ def backtest(
         share, until = config.split.test_fraction, config.split.test_until
         found = windows_of(log, windows, share=share, days=days, until=until)
         points = [_at(config, window) for window in found]
-        first = out / "1"
+        first_model = _key(points[0], identity, _TRAIN_KEYS)
+        retrained: list[WindowResult] = []
+        once: list[WindowResult] = []
         for number, (point, window) in enumerate(zip(points, found, strict=True), start=1):
-            print(f"window {number} of {windows}: {_in_words(window)}", file=sys.stderr)
-            folder = out / str(number)
+            folder, dates = out / str(number), _dates(window)
+            print(f"window {number} of {windows}: {' to '.join(dates)}", file=sys.stderr)
             if number == 1 or not rolled:
                 _train_and_evaluate(point, log, identity, folder, checkpoints)
             else:
-                _evaluate_later(point, log, _key(points[0], identity, _TRAIN_KEYS), first, folder / "rolled")
-    retrained: list[WindowResult] = []
-    once: list[WindowResult] = []
-    for number, (point, window) in enumerate(zip(points, found, strict=True), start=1):
-        folder, rolled_key = out / str(number), _key(points[0], identity, _TRAIN_KEYS)
-        own = folder, _key(point, identity, _EVALUATE_KEYS)
-        later = own if number == 1 else (folder / "rolled", _key(point, rolled_key, _EVALUATE_KEYS))
-        for results, kind, (place, key) in ((retrained, "per window", own), (once, "once", later)):
-            if _is_complete(place / "evaluate", key):
-                results.append(read_window(place, number, _dates(window), kind))
+                _evaluate_later(point, log, first_model, out / "1", folder / "rolled")
+            own = folder, _key(point, identity, _EVALUATE_KEYS)
+            later = own if number == 1 else (folder / "rolled", _key(point, first_model, _EVALUATE_KEYS))
+            for results, kind, (place, key) in ((retrained, "per window", own), (once, "once", later)):
+                if _is_complete(place / "evaluate", key):
+                    results.append(read_window(place, number, dates, kind))
     complete = [results for results in (retrained, once) if len(results) == windows]
     if len(complete) == 2:
         after = enumerate(found[1:], start=2)
@@ -172,7 +170,3 @@ def _dates(window: Window) -> tuple[str, str]:
     """The moments of a window, as ISO 8601 to the second."""
     first, end = (to_datetime(moment).replace(tzinfo=None).isoformat(" ", "seconds") for moment in window)
     return first, end
-
-
-def _in_words(window: Window) -> str:
-    return "{} to {}".format(*_dates(window))

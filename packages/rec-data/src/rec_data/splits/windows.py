@@ -16,7 +16,7 @@ from rec_data.ids import read_ids
 from rec_data.raw.files import reading
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import ORIGINAL_ID, TIMESTAMP, UNITS
-from rec_data.splits.clock import nothing_before, to_ticks
+from rec_data.splits.clock import has_clock, nothing_before, to_ticks
 from rec_data.splits.encode import encode
 from rec_data.splits.forget import read_subset
 from rec_data.splits.sorted_log import Subset
@@ -46,10 +46,16 @@ def windows_of(
         until: The log as if it ended before this moment (``rec_data.config.Split.test_until``).
 
     Raises:
-        DataError: The log cannot be read or is too short for these windows, or its times are too coarse.
+        DataError: The log cannot be read, has positions instead of times or is too short for these windows, or its
+            times are too coarse.
     """
     with reading(f"log {log}"):
         times = pl.read_parquet(log, columns=[TIMESTAMP])[TIMESTAMP].to_numpy()
+    if not has_clock(times):
+        raise DataError(
+            f"--windows: found times up to {int(times.max())}, which are positions and not Unix times after 1990, "
+            "allowed: a timestamp column that holds a clock, or download.time_format if it holds dates in another form"
+        )
     unit = unit_of(int(times.max()))
     if until is not None:
         moment, first = to_ticks(until, unit), int(times.min())
@@ -68,8 +74,9 @@ def windows_of(
         places = [int(len(times) * (1 - share * (count - number))) for number in range(count)]
         begins = np.partition(times, places)[places].tolist()
     if begins[0] <= int(times.min()):
+        length = "" if days is None else f" of --days {days}"
         raise DataError(
-            f"--windows: found {count}, and no interaction lies before the first window; allowed: fewer or shorter ones"
+            f"--windows: found {count}{length}, and no interaction lies before the first one, allowed: fewer or shorter"
         )
     if len(set(begins)) < count:
         raise DataError(
