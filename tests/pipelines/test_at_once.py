@@ -261,7 +261,7 @@ def test_an_experiment_ends_as_alone_beside_other_commands(tmp_path: Path):
     project = Project(tmp_path / "project", tmp_path)
     copy_repository(project.root)
     (project.root / "dvc.lock").unlink(missing_ok=True)
-    write_params(project.root, SMALL | {"train.max_epochs": 20})
+    write_params(project.root, SMALL)
     small_log().write_parquet(project.root / "log.parquet")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
@@ -271,13 +271,15 @@ def test_an_experiment_ends_as_alone_beside_other_commands(tmp_path: Path):
     def stage_outputs() -> dict[str, Any]:
         return {path: held for path, held in project.outputs().items() if path.startswith(STAGES)}
 
+    project.run(*STAGES)
+    alone = stage_outputs()
+    (project.root / "kept").mkdir()
+    shutil.copy2(project.data / "evaluate/per_user.parquet", project.root / "kept")
+    project.remove_complete()
     with (tmp_path / "dvc").open("w") as printed:
-        options = {"cwd": project.root, "env": environment, "stdout": printed, "stderr": printed}
-        subprocess.run(["dvc", "exp", "run", "-n", "alone"], check=True, **options)
-        alone = stage_outputs()
-        (project.root / "kept").mkdir()
-        shutil.copy2(project.data / "evaluate/per_user.parquet", project.root / "kept")
-        experiment = subprocess.Popen(["dvc", "exp", "run", "--force", "-n", "beside"], **options)
+        experiment = subprocess.Popen(
+            ["dvc", "exp", "run"], cwd=project.root, env=environment, stdout=printed, stderr=printed
+        )
         others = cycle(name for name in COMMANDS if name not in (*STAGES, "reset"))
         while experiment.poll() is None:
             name = next(others)

@@ -107,7 +107,8 @@ def _as_dates(column: pl.Expr, after: dt.datetime) -> dict[str, pl.Expr]:
     first = dt.datetime(FIRST_YEAR, 1, 1)
     fits = {form: _has_form(column, form, after.year - 1) for form in FORMS}
     for what, zero in _DAYS.items():
-        days = column.is_between(*((date - _EPOCH) / _DAY + zero for date in (first, after)), closed="left")
+        earliest, latest = ((date - _EPOCH) / _DAY + zero for date in (first, after))
+        days = column.is_between(earliest, latest, closed="left")
         fits[what] = days if "spreadsheet" in what else days & (column % 1 != 0)
     for what, (zero, ticks) in _TICKS.items():
         begin, end = ((date - zero) // _MICROSECOND * ticks for date in (first, after))
