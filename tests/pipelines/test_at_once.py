@@ -1,7 +1,8 @@
 """Commands that are killed at any moment, and several at once: no output is lost, mixed or left half-written.
 
 Every two commands are at work at once in one of the groups of four. Those that only print do not run beside themselves:
-they leave every file as it is. `dvc exp run`, whose stages are those of here, is in test_stage.py.
+they leave every file as it is. `dvc exp run`, whose stages are those of here, is at work beside all others in one test;
+beside one more `dvc exp run`, and beside what changes its parameters, as `cutrec reset` does, in test_stage.py.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import torch
 
 from cutrec.config import read_yaml
 from cutrec.workflow.checkpoints import COMPLETE
+from tests.e2e.conftest import copy_repository
 from tests.small_log import naming, small_log, write_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -238,18 +241,55 @@ def test_commands_at_once_end_well_or_are_refused_in_a_line(
         processes.append(project.start(name, place))
         if "source" in names or "train" in names:
             time.sleep(project.seconds[name] - project.seconds[names[min(place + 1, len(names) - 1)]])
-    refused = 0
+    refused = []
     for place, (name, process) in enumerate(zip(names, processes, strict=True)):
         status, text = project.wait(process, place)
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in text, text
         assert (status, len(errors)) in ((0, 0), (1, 1)), text
         assert all(line.endswith(RUN_AGAIN) for line in errors), (name, text)
-        refused += status
-    assert refused < len(names)
+        refused += [name] * status
+    assert len(refused) < len(names)
     assert not (refused and names[0] == names[1])
+    project.run(*refused)
     assert project.outputs() == undisturbed
     assert project.left() == []
+
+
+def test_an_experiment_ends_as_alone_beside_other_commands(tmp_path: Path):
+    """Each of them ends well too, or is refused in a line: DVC removes the outputs of a stage before it runs."""
+    project = Project(tmp_path / "project", tmp_path)
+    copy_repository(project.root)
+    (project.root / "dvc.lock").unlink(missing_ok=True)
+    write_params(project.root, SMALL)
+    small_log().write_parquet(project.root / "log.parquet")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm start"
+    subprocess.run(commit, shell=True, cwd=project.root, check=True)
+
+    def stage_outputs() -> dict[str, Any]:
+        found = project.outputs().items()
+        return {path: held for path, held in found if path.startswith(STAGES) and not path.endswith(".gitignore")}
+
+    project.run(*STAGES)
+    alone = stage_outputs()
+    (project.root / "kept").mkdir()
+    shutil.copy2(project.data / "evaluate/per_user.parquet", project.root / "kept")
+    project.remove_complete()
+    with (tmp_path / "dvc").open("w") as printed:
+        experiment = subprocess.Popen(
+            ["dvc", "exp", "run"], cwd=project.root, env=environment, stdout=printed, stderr=printed
+        )
+        others = cycle(name for name in COMMANDS if name not in (*STAGES, "reset"))
+        while experiment.poll() is None:
+            name = next(others)
+            status, text = project.wait(project.start(name))
+            errors = [line for line in text.splitlines() if line.startswith("error: ")]
+            assert "Traceback" not in text, text
+            assert (status, len(errors)) in ((0, 0), (1, 1)), (name, text)
+    assert experiment.returncode == 0, (tmp_path / "dvc").read_text()
+    assert stage_outputs() == alone
 
 
 @pytest.fixture(scope="module")

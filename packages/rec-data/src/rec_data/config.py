@@ -129,6 +129,9 @@ class Format:
 
 _DIRECTIVE = r"%(?:[-_0]?[aAbBcCdDeFgGhHIjklmMnpPqrRsStTuUVwWxXyYz+]|%|\.[369]?f|:{1,3}z|#z)"
 """What stands for a part of a time in the formats of polars."""
+_PARTS = {"F": "Ymd", "D": "mdY", "x": "mdY", "T": "HMS", "X": "HMS", "R": "HM", "y": "Y", "b": "m", "B": "m", "h": "m",
+          "e": "d", "k": "H"}  # fmt: skip
+"""The parts of a time that other letters stand for."""
 
 
 def _check_time_format(found: str) -> str:
@@ -140,6 +143,15 @@ def _check_time_format(found: str) -> str:
         raise ValueError("allowed: fractions of a second as %.f right after %S")
     if unknown := re.search("%.?", re.sub(_DIRECTIVE, "", found.replace(".%f", ""))):
         raise ValueError(f"allowed: a strftime format such as %d.%m.%Y %H:%M, in which {unknown[0]} has no meaning")
+    letters = (match[-1] for match in re.findall(_DIRECTIVE, found) if not match.endswith(("%", "f", "z")))
+    parts = "".join(_PARTS.get(letter, letter) for letter in letters)
+    if twice := next((part for part in parts if parts.count(part) > 1), None):  # polars takes the last one
+        raise ValueError(
+            f"allowed: each part of a time once, but %{twice} is there twice (%m is the month, %M the minute, %S the "
+            "second)"
+        )
+    if "d" in parts and "m" not in parts:
+        raise ValueError("allowed: a month (%m, or %b for its name) with the day %d; %M is the minute")
     return found
 
 

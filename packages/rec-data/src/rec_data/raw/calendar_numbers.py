@@ -107,9 +107,9 @@ def _as_dates(column: pl.Expr, after: dt.datetime) -> dict[str, pl.Expr]:
     """For each kind of dates whether a number is one, from ``FIRST_YEAR`` to before ``after``."""
     first = dt.datetime(FIRST_YEAR, 1, 1)
     fits = {form: _has_form(column, form, after.year - 1) for form in FORMS}
-    for what, epoch in _DAYS.items():
-        begin_day, end_day = ((date - _EPOCH) / _DAY + epoch for date in (first, after))
-        days = column.is_between(begin_day, end_day, closed="left")
+    for what, of_1970 in _DAYS.items():
+        earliest, latest = ((date - _EPOCH) / _DAY + of_1970 for date in (first, after))
+        days = column.is_between(earliest, latest, closed="left")
         fits[what] = days if "spreadsheet" in what else days & (column % 1 != 0)
     for what, (zero, ticks) in _TICKS.items():
         begin, end = ((date - zero) // _MICROSECOND * ticks for date in (first, after))
