@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rec_data.arrays import to_arrow
 from rec_data.config import Columns, Download, Events, Format
 from rec_data.errors import DataError, writing
-from rec_data.schema import TIMESTAMP
+from rec_data.schema import TIMESTAMP, UNITS
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, UNUSABLE, is_generated, lookup
 
@@ -176,7 +176,6 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
     from rec_data.raw import files
     from rec_data.raw.events import find_events, keep_events
     from rec_data.raw.normalise import write_log
-    from rec_data.raw.timestamps import UNITS
 
     columns, min_rating, hints = settings.columns, settings.min_rating, {}
     origin = f"dataset {dataset!r}"
