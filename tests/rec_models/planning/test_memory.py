@@ -27,14 +27,15 @@ def test_counting_parameters_leaves_the_random_numbers_alone():
 
 
 def test_the_state_of_each_optimizer_is_counted():
-    def state(optimizer: str) -> float:
-        return state_bytes(setup_of(optimizer=optimizer, model={"hidden": 64}), 500)
+    def state(optimizer: str, **options: float) -> float:
+        return state_bytes(setup_of(optimizer=optimizer, model={"hidden": 64}, **options), 500)
 
     adam = 12 * parameter_count(ModelSettings(hidden=64), 500)
     assert state("adam") == adam
     assert state("adam_lazy") == adam + 4 * 500
     assert state("adam_bf16") == adam - 4 * 500 * 64
     assert state("adam_rowwise") == adam - 6 * 500 * 64 + 4 * 500
+    assert state("adam", averaging=1.5) == adam * 16 / 12
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "query"}, {"norm": "query", "activation": "relu"}], ids=str)

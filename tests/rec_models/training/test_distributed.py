@@ -22,12 +22,13 @@ UNEVEN = [
 
 @pytest.mark.slow
 def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path):
-    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, [{"loss_options": NONE}, {"loss_options": TILES}])
+    options = [{"loss_options": NONE}, {"loss_options": TILES, "averaging": 0.5}]
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, options)
 
 
 def test_a_second_rank_with_the_same_batches_changes_nothing(tiny, tmp_path, monkeypatch):
     """In one process: what the other rank would send is a copy, and averaging equal gradients is left out."""
-    options = {"dropout": 0.0, "max_epochs": 1, "micro": 2}
+    options = {"dropout": 0.0, "max_epochs": 1, "micro": 2, "averaging": 0.5}
     alone = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
     monkeypatch.setattr(Fabric, "world_size", 2)
     monkeypatch.setattr(Fabric, "all_gather", lambda self, ours: torch.stack((ours, ours)))
