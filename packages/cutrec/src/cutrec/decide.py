@@ -2,7 +2,7 @@
 
 The rules read the training histories and the catalogue and nothing of the machine, so that equal parameters give the
 same model everywhere. A value that params.yaml states is kept, and the rules for the other keys start from it. The
-trainings that the rules were chosen by are in docs/accuracy.md ("Settings tried for better defaults") and
+trainings that the rules were chosen by are in docs/accuracy.md ("Settings tried for the rules of auto") and
 ``results/defaults.jsonl``. This module imports no torch.
 """
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -64,7 +66,7 @@ def draw_metrics(intervals: Sequence[Named], out: Path) -> None:
         for ranking, style in RANKINGS.items():
             rows = [row for row in intervals if row["metric"] == metric and row["ranking"] == ranking]
             places = range(len(rows))
-            axes.plot(places, _column(rows, "value"), markersize=5, **style)
+            axes.plot(places, _column(rows, "value"), markersize=5, clip_on=False, **style)
             low, high = _column(rows, "low"), _column(rows, "high")
             axes.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
             axes.set_xticks(places, [row["k"] for row in rows])
@@ -81,13 +83,10 @@ def draw_segments(segments: Sequence[Named], out: Path) -> None:
         for (ranking, style), shift in zip(RANKINGS.items(), (-0.2, 0.2), strict=True):
             rows = [r for r in segments if (r["by"], r["metric"], r["ranking"]) == (by, "ndcg", ranking)]
             values = _column(rows, "value")
-            errors = [
-                [max(0.0, value - low) for value, low in zip(values, _column(rows, "low"), strict=True)],
-                [max(0.0, high - value) for value, high in zip(values, _column(rows, "high"), strict=True)],
-            ]
+            whiskers = _whiskers(values, _column(rows, "low"), _column(rows, "high"))
             places = [place + shift for place in range(len(rows))]
             look: dict[str, Any] = {"color": style["color"], "label": style["label"], "ecolor": "#333333", "capsize": 3}
-            axes.bar(places, values, 0.38, yerr=errors, **look)
+            axes.bar(places, values, 0.38, yerr=whiskers, **look)
             axes.set_xticks(range(len(rows)), [row["segment"] for row in rows])
         axes.set(title=title, xlabel=label, ylabel="NDCG@10", ylim=(0, None))
         axes.margins(y=0.15)
@@ -134,12 +133,9 @@ def draw_windows(
     for number, (style, (name, values)) in enumerate(zip(styles, series.items(), strict=True)):
         shift = 0.06 * (number - (len(series) - 1) / 2)
         places = [place + shift for place in range(len(values))]
-        errors = [
-            [max(0.0, value - low) for value, low, _ in values],
-            [max(0.0, high - value) for value, _, high in values],
-        ]
+        heights, lows, highs = zip(*values, strict=True)
         look: dict[str, Any] = {"label": name, "markersize": 5, "capsize": 3, **style}
-        axes.errorbar(places, [value for value, _, _ in values], yerr=errors, **look)
+        axes.errorbar(places, heights, yerr=_whiskers(heights, lows, highs), **look)
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(dates) > 4 else {}
     axes.set_xticks(range(len(dates)), dates, **slanted)
     axes.set(title=title, xlabel="first day of the window", ylabel="NDCG@10", ylim=(0, None))
@@ -163,6 +159,11 @@ def _save(axes: Axes, path: Path, *, columns: int = 3) -> None:
     if names:
         figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path)
+
+
+def _whiskers(values: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> npt.NDArray[np.float64]:
+    """[2, n] lengths below and above the values; NaN, which draws nothing, where there is no interval."""
+    return np.maximum(0.0, [np.subtract(values, lows), np.subtract(highs, values)])
 
 
 def _column(rows: Sequence[Named], name: str) -> list[float]:
