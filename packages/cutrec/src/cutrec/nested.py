@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cutrec.errors import ConfigError
+from rec_data.stated import quoted_for_hydra
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -111,9 +112,7 @@ def _quoted_for_yaml(text: str) -> str:
 def _quoted_for_hydra(text: str) -> str:
     if "${" in text or not text.isprintable():
         raise ValueError(f"found {text!r}, allowed for -S: printable text without '${{'")
-    # A backslash only needs another one where a quote follows: there it would escape the quote.
-    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
-    return f'"{escaped}"'
+    return quoted_for_hydra(text)
 
 
 def _in_line(value: object, quote: Callable[[str], str]) -> str:

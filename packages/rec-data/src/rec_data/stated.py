@@ -15,16 +15,40 @@ Settings = Mapping[str, object]
 """Dotted keys of params.yaml, or options such as ``--user-column``, and their values."""
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9_/%+.*@:-]+( +[A-Za-z0-9_/%+.*@:-]+)*")
+"""Texts that Hydra, which reads ``-S`` for DVC, takes as they are, unless they are one of `_WORDS`."""
+_WORDS = ("null", "true", "false", "nan", "inf")
+
+
 def as_options(settings: Settings) -> str:
-    """Settings as ``-S KEY=VALUE``, quoted for a shell where that is necessary, and options as ``--option VALUE``."""
+    """Settings as ``-S KEY=VALUE`` and options as ``--option VALUE``, quoted for Hydra and a shell where necessary."""
     words = []
     for key, value in settings.items():
-        text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else text
-        pair = f"{key}={text}"
-        quoted = pair if re.fullmatch(r"[\w@%+=:,./-]+", pair) else shlex.quote(pair)  # shlex quotes all but ASCII
-        words.append(f"{key} {text}" if key.startswith("--") else f"-S {quoted}")
+        if key.startswith("--"):
+            words.append(f"{key} {_quoted_for_shell(str(value))}")
+        else:
+            text = f"[{','.join(map(_override, value))}]" if isinstance(value, list) else _override(value)
+            words.append(f"-S {_quoted_for_shell(f'{key}={text}')}")
     return " ".join(words)
+
+
+def quoted_for_hydra(text: str) -> str:
+    """A text in double quotes, in the grammar of Hydra's overrides."""
+    # A backslash only needs another one where a quote follows: there it would escape the quote.
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), text)
+    return f'"{escaped}"'
+
+
+def _override(value: object) -> str:
+    """A value that is no list, as ``-S KEY=`` takes it; digits are left to be read as a number."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) and text.lower() not in _WORDS else quoted_for_hydra(text)
+
+
+def _quoted_for_shell(word: str) -> str:
+    return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else shlex.quote(word)  # shlex quotes all but ASCII
 
 
 _form: ContextVar[Callable[[Settings], str]] = ContextVar("form", default=as_options)

@@ -88,7 +88,8 @@ def temporal(
     if past_users.size == 0:
         raise DataError(
             f"split.strategy temporal: no interaction lies before t* = {boundary}, so nothing is left to train on; "
-            "allowed: times that differ (or, for a file with order but without times, split.strategy leave_one_out)"
+            "allowed: a smaller split.test_fraction, if times differ (or, for a file with order but without times, "
+            "split.strategy leave_one_out)"
         )
     validating = np.zeros(log.num_users, dtype=bool)
     if validation == "users":
