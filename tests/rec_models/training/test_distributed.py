@@ -22,8 +22,8 @@ UNEVEN = [
 
 @pytest.mark.slow
 def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path):
-    cases = [{"loss_options": NONE}, {"loss_options": TILES, "averaging": 0.5}]
-    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, cases)
+    options = [{"loss_options": NONE}, {"loss_options": TILES, "averaging": 0.5}]
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, options)
 
 
 def test_a_second_rank_with_the_same_batches_changes_nothing(tiny, tmp_path, monkeypatch):

@@ -21,18 +21,16 @@ def reduce_loss(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str
     return loss.sum() / count, count
 
 
-def upstream_of(grad: Tensor, count: Tensor | None) -> Tensor:
+def upstream_of(grad: Tensor, count: Tensor | None = None) -> Tensor:
     """Turn the gradient of a reduced loss into that of the losses: [M], or a scalar where all tokens share it."""
     if grad.dim() > 0 and grad.numel() > 0 and (grad.stride(0) == 0 or grad.numel() == 1):
         grad = grad[0]  # a sum or a mean outside gives every token the same number
     return grad if count is None else grad / count
 
 
-def scale_rows(stored: Tensor, upstream: Tensor) -> Tensor:
-    """`stored` [M, D] times fp32 `upstream` ([M] or a scalar), rounded once to stored's dtype."""
-    out = torch.empty_like(stored)
-    # A scalar is given two dimensions: without them it would be rounded to stored's dtype before the product.
-    return torch.mul(stored, upstream.view(-1, 1), out=out)
+def scale_rows(stored: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
+    """Fp32 `stored` [M, D] times fp32 `upstream` ([M] or a scalar), rounded once to `dtype`: one launch."""
+    return torch.mul(stored, upstream.view(-1, 1), out=torch.empty_like(stored, dtype=dtype))
 
 
 def sparse_rows(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from cutrec.checksums import verified
 from cutrec.config import Config, read_yaml, refuse_contradictions, settled
 from rec_data.arrays import Int64s
-from rec_data.sequences.examples import Examples, last_windows, sliding_windows
+from rec_data.sequences.examples import UNREAD, Examples, half_overlapping, last_windows, sliding_windows
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
@@ -36,8 +36,6 @@ LENGTHS = (16, 200)
 """The range of ``max_seq_len``."""
 LENGTH_QUANTILE = 0.99
 LENGTH_STEP = 8
-UNREAD = 0.2
-"""Share of the interactions outside the last examples from which on training slides a window."""
 EPOCH_STEPS = (30, 500)
 """The range of optimizer steps of an epoch: with fewer ``batch_size`` is halved, with more it is doubled."""
 BATCHES = (64, 1024)
@@ -67,8 +65,8 @@ POINTWISE_EPOCHS = 1000
 """The most epochs that these steps may make."""
 
 
-class Width(NamedTuple):
-    """What depends on whether histories are short."""
+class LengthDefaults(NamedTuple):
+    """The defaults that depend on whether histories are short."""
 
     blocks: int
     hidden: int
@@ -78,8 +76,8 @@ class Width(NamedTuple):
     mask_prob: float
 
 
-SHORT_HISTORIES = Width(blocks=2, hidden=256, dropout=0.4, learning_rate=0.0005, batch_size=256, mask_prob=0.4)
-LONG_HISTORIES = Width(blocks=3, hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.2)
+SHORT_HISTORIES = LengthDefaults(blocks=2, hidden=256, dropout=0.4, learning_rate=0.0005, batch_size=256, mask_prob=0.4)
+LONG_HISTORIES = LengthDefaults(blocks=3, hidden=128, dropout=0.2, learning_rate=0.001, batch_size=128, mask_prob=0.2)
 
 
 class Decision(NamedTuple):
@@ -205,7 +203,7 @@ def _window(point: Config, facts: Facts) -> tuple[int | None, str]:
     unread = facts.unread(point)
     reason = f"{unread:.0%} of the interactions are older than the last {point.max_seq_len} of their user"
     if unread > UNREAD:
-        return max(1, point.max_seq_len // 2), reason
+        return half_overlapping(point.max_seq_len), reason
     return None, f"only {reason}" if unread else f"no history is longer than {point.max_seq_len} items"
 
 

@@ -17,6 +17,7 @@ from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.backward import launch_backward
 from cce_kernels.full.kernels.forward import launch_forward
 from cce_kernels.full.kernels.state import FullOutputs
+from cce_kernels.full.upstream import upstream
 from cce_kernels.kernels.mean_loss import reduce_in_one_launch
 from cce_kernels.reduction import scale_rows
 
@@ -24,7 +25,8 @@ from cce_kernels.reduction import scale_rows
 def _empty_outputs(call: FullCall) -> FullOutputs:
     hidden = call.hidden
     loss, lse, lse2, others = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(4))
-    return FullOutputs(loss, lse, lse2, others, torch.empty_like(hidden) if call.with_dhidden else hidden.new_empty(0))
+    dhidden = loss.new_empty(hidden.shape if call.with_dhidden else 0)
+    return FullOutputs(loss, lse, lse2, others, dhidden)
 
 
 def _forward(call: FullCall) -> FullOutputs:
@@ -37,33 +39,29 @@ def _forward(call: FullCall) -> FullOutputs:
     tiles, _ = tuning.full_tiles(hidden.device, hidden.dtype, dim)
     programs, streamed = -(-num_tokens // tiles.block_m), -(-weight.shape[0] // tiles.block_v)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_tokens * dim)
-    launch_forward(call, outputs, _stored_scale(hidden), tiles, splits)
+    launch_forward(call, outputs, tiles, splits)
     return outputs
 
 
-def _backward(grad: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool) -> Gradients:
+def _backward(
+    grad: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool,
+    grad_lse: Tensor | None = None,
+) -> Gradients:  # fmt: skip
     hidden, weight = call.hidden, call.weight
     lse2, others, dhidden = kept
-    if grad.dim() > 0:
-        # Whatever arrives for a token that does not count (its lse2 is infinite), it must not make a NaN.
-        grad = torch.where(lse2.isinf(), 0.0, grad)
-    scale = _stored_scale(hidden)
-    scaled = scale_rows(dhidden, grad if scale == 1.0 else grad / scale) if with_hidden else None
+    sent = upstream(call, grad, grad_lse, lse2, others)
+    scaled = None
+    if with_hidden and sent.own is not None and sent.rows is not None:
+        scaled = (dhidden * sent.grad[:, None]).addcmul_(sent.own[:, None], sent.rows).to(hidden.dtype)
+    elif with_hidden:
+        scaled = scale_rows(dhidden, sent.grad, hidden.dtype)
     if not with_weight:
         return scaled, None, None
     num_items, dim = weight.shape
     _, tiles = tuning.full_tiles(hidden.device, hidden.dtype, dim)
     programs, streamed = -(-num_items // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_items * dim)
-    return scaled, *launch_backward(call, lse2, others, grad, tiles, splits)
-
-
-def _stored_scale(hidden: Tensor) -> float:
-    """The factor that dH is stored with until backward knows the upstream gradient.
-
-    1 / M is what a mean over all tokens sends: the ratio is 1 and rounds nothing a second time. fp16 lacks the range.
-    """
-    return 1.0 / hidden.shape[0] if hidden.dtype == torch.bfloat16 else 1.0
+    return scaled, *launch_backward(call, lse2, sent.pull, sent.grad, tiles, splits)
 
 
 full_triton = CustomLoss(

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from cutrec.config import AUTO_KEYS, Config, as_written, settled
-from cutrec.decide import EXACT_ITEMS, LENGTH_QUANTILE, LENGTH_STEP, LENGTHS, UNREAD, Facts, decide
+from cutrec.decide import EXACT_ITEMS, LENGTH_QUANTILE, LENGTH_STEP, LENGTHS, Facts, decide
+from rec_data.sequences.examples import UNREAD
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from rec_models.config import LossSettings, TrainingSettings
@@ -15,6 +15,9 @@ from rec_models.encoders.packing import Layout
 from rec_models.losses import LossContext, build_loss
 from rec_models.losses.paper import trains_padding, with_padding_targets
 from rec_models.training.batch import StepBatch
+
+if TYPE_CHECKING:  # Lightning takes two seconds to import, and planning does not need it
+    from lightning.fabric import Fabric
 
 
 class StepLoss(nn.Module):
