@@ -224,8 +224,14 @@ def test_wrong_arguments_are_one_line(
 
 @pytest.mark.parametrize("script", ["measure.py", "study/trials.py", "study/runs.py"])
 def test_what_measures_needs_no_polars_or_dvc(script: str):
-    """Of our own modules that it can reach, none imports them; `cutrec.Recommender` is imported only when asked for."""
-    seen: set[Path] = {ROOT / "packages/cutrec/src/cutrec/__init__.py"}
+    """Of our own modules that it can reach, none imports them.
+
+    Left out are two that are imported only when asked for: `cutrec.Recommender`, and the reading of a table of titles.
+    """
+    seen: set[Path] = {
+        ROOT / "packages/cutrec/src/cutrec/__init__.py",
+        ROOT / "packages/rec-data/src/rec_data/raw/titles.py",
+    }
     todo = [ROOT / "pipelines" / script]
     while todo:
         path = todo.pop()
