@@ -87,7 +87,7 @@ def prepare(logs: Sequence[str], data: Path) -> None:
         with atomic_folder(data / name) as out, tempfile.TemporaryDirectory() as folder:
             fetch(point, Path(folder) / "log.parquet", root=live_checkout())
             split(point, Path(folder) / "log.parquet", out)
-            for part in ("train", "validation", "test"):
+            for part in ("train", "validation"):
                 (out / f"{part}.parquet").unlink()  # the export for other programs; this folder is copied to machines
             summary = read_json(out / "summary.json")
             print(f"{name}: {summary['users']:,} users, {summary['items']:,} items")

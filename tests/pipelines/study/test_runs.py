@@ -23,7 +23,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_split_that_travels_holds_what_training_and_testing_need(data: Path):
     names = {path.relative_to(data / "tiny").as_posix() for path in (data / "tiny").rglob("*.*")}
     stores = {f"sequences/{part}.arrow" for part in ("train", "validation", "test")}
-    assert names == {"items.parquet", "users.parquet", "summary.json", *stores}
+    assert names == {"items.parquet", "users.parquet", "summary.json", "test.parquet", *stores}
 
 
 def test_a_search_never_looks_at_the_test(data: Path):

@@ -46,7 +46,7 @@ def test_tied_events_have_the_order_of_the_split_whatever_the_order_of_rows(tmp_
     items = pl.read_parquet(tmp_path / "split" / "items.parquet")["original_id"]
     users = pl.read_parquet(tmp_path / "split" / "users.parquet")["original_id"]
     test = pl.read_parquet(tmp_path / "split" / "test.parquet")
-    whole = {users[user]: [*history, target] for user, history, _, target in test.rows()}
+    whole = {users[user]: [*history, target] for user, history, _, target, _ in test.rows()}
     shuffled = write(tmp_path / "shuffled.parquet", [rows[row] for row in rng.permutation(len(rows))])
     for path in (log, shuffled):
         found = by_user(read_histories(path, items.to_arrow(), tie_seed=5))

@@ -140,7 +140,7 @@ def draw_windows(
     axes.set_xticks(range(len(dates)), dates, **slanted)
     axes.set(title=title, xlabel="first day of the window", ylabel="NDCG@10", ylim=(0, None))
     axes.margins(y=0.1)
-    _save(axes, out / "ndcg.png", columns=2)
+    _save(axes, out / "ndcg.png", columns=1)
 
 
 def _axes() -> Axes:
