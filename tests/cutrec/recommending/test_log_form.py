@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -29,6 +30,21 @@ def test_a_form_is_read_as_it_was_written(tmp_path: Path):
     write_json(tmp_path / FORM, {**form.as_json(), "later": 1})
     with pytest.raises(StageError, match=r"recommender.json: found another form .*later"):
         LogForm.beside(tmp_path)
+
+
+def test_numbers_of_numpy_and_paths_are_settings_too(tmp_path: Path):
+    keys = {"batch_size": np.int64(32), "train.learning_rate": np.float32(0.5), "report.item_names": tmp_path}
+    form = LogForm.of(LOG, COLUMNS, keys)
+    assert (form.config.batch_size, form.config.train.learning_rate) == (32, 0.5)
+    write_json(tmp_path / FORM, form.as_json())
+    assert LogForm.beside(tmp_path).config.report.item_names == str(tmp_path)
+
+
+def test_two_names_of_one_column_are_refused():
+    same = {"download": {"columns": {"user": "u"}}}
+    assert LogForm.of(LOG, COLUMNS, same) == LogForm.of(LOG, COLUMNS, {})
+    with pytest.raises(StageError, match=r"^download\.columns\.user: found 'w' with 'u' in columns, allowed: one"):
+        LogForm.of(LOG, COLUMNS, {"download.columns.user": "w"})
 
 
 def test_beside_the_model_of_a_checkout_its_params_say_the_form(tmp_path: Path):

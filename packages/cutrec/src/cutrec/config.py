@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
+from numbers import Integral, Real
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +151,19 @@ def _build(values: dict[str, Any]) -> Config:
         }
     try:
         # As JSON, because pydantic's strict mode takes a mapping for a section and a list for a tuple only there.
-        point = _ADAPTER.validate_json(json.dumps(concrete, default=lambda found: {"no JSON": str(found)}))
+        point = _ADAPTER.validate_json(json.dumps(concrete, default=_as_json))
     except ValidationError as error:
         raise ConfigError(one_line(error, concrete, Config, _DEFAULTS, AUTO_KEYS)) from None
     return replace(point, undecided=tuple(key for key in AUTO_KEYS if key in undecided))
+
+
+def _as_json(found: object) -> object:
+    """A value from Python that JSON has no form for: a number of numpy, a path, or one that no key takes."""
+    if isinstance(found, PathLike):
+        return fspath(found)
+    if isinstance(found, Integral):
+        return int(found)
+    return float(found) if isinstance(found, Real) else {"no JSON": str(found)}
 
 
 def _without_auto(values: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], set[str]]:

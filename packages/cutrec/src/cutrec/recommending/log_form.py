@@ -56,8 +56,12 @@ class LogForm:
         if "dataset" in settings:
             raise StageError("dataset: found it as a setting, allowed: the log as the first argument")
         named = {f"download.columns.{key}": name for key, name in (columns or {}).items()}
+        stated = flatten(settings)
+        for key, name in named.items():
+            if stated.get(key, name) != name:
+                raise StageError(f"{key}: found {stated[key]!r} with {name!r} in columns, allowed: one of the two")
         given: dict[str, Any] = dict.fromkeys(AUTO_KEYS, AUTO)  # as params.yaml has them
-        given |= {"dataset": f"{kind} frame" if kind else fspath(log), **flatten(settings), **named}
+        given |= {"dataset": f"{kind} frame" if kind else fspath(log), **stated, **named}
         config = from_mapping(nest(given))
         refuse_contradictions(config)
         if config.train.devices > 1:
