@@ -145,7 +145,8 @@ class Recommender:
         """Measure the lists of the users that the split held out, beside the ranking by popularity, as the stage does.
 
         Returns:
-            ``ndcg@10``, ``recall@10`` and more, and the same under ``popularity``.
+            ``ndcg@10``, ``recall@10`` and more, and the same under ``popularity``; without diversity, whose groups of
+            items (``report.item_names``) only the stage reads.
 
         Raises:
             ValueError: the split is not there: after `load`, only ``out`` of `fit` and a checkout have one.
