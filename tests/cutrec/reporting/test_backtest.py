@@ -14,6 +14,7 @@ from cutrec.reporting.backtest import (
     SHARED,
     Value,
     difference,
+    interval,
     mean_interval,
     means,
     read_shared,
@@ -81,6 +82,14 @@ def test_the_table_has_a_row_per_window_and_the_mean():
     assert [row[5] for row in rows[::3]] == ["", "+0.0500 (+0.0500 to +0.0500)"]
     assert [row[-1] for row in rows] == ["", "25.0%", "25.0%", ""]
     assert table(results(once=False))[0][3:] == ("trained per window", "popularity")
+
+
+def test_a_window_of_too_few_users_says_so():
+    few = [[value._replace(low=math.nan, high=math.nan) for value in window] for window in results(once=False)]
+    _, *rows = table(few)
+    assert rows[0][3:] == ("0.1000 (too few users)", "0.0500 (too few users)")
+    assert "too few" not in str(rows[-1])
+    assert interval(0.5, math.nan, math.nan) == "0.5000"
 
 
 def test_the_page_needs_no_other_file_and_empty_intervals_are_empty_cells(tmp_path: Path):

@@ -187,8 +187,11 @@ def _cell(series: tuple[str, str], found: Value | Mean | None) -> str:
     """A value with its interval as a text, empty if there is none, such as a gain in the first window."""
     if found is None:
         return ""
-    value = found.mean if isinstance(found, Mean) else found.value
-    return interval(value, found.low, found.high, sign="+" if series[0] == DIFFERENCE else "")
+    sign = "+" if series[0] == DIFFERENCE else ""
+    if isinstance(found, Mean):
+        return interval(found.mean, found.low, found.high, sign=sign)
+    missing = " (too few users)" if math.isnan(found.low) and found.metric != "coverage" else ""
+    return interval(found.value, found.low, found.high, sign=sign) + missing
 
 
 def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:
