@@ -21,7 +21,7 @@ from cutrec.reporting.standard_settings import is_used
 from rec_models.losses.registry import LOSSES
 
 _NAMED = frozenset(
-    {"model", "loss", "negatives.sampling", "negatives.sharing", "dataset", "batch_size", "max_seq_len",
+    {"model", "loss", "negatives.sampling", "negatives.sharing", "dataset", "row_data", "batch_size", "max_seq_len",
      "num_negatives", "paper_faithful"}
 )  # fmt: skip
 """Keys that the name of an experiment always contains."""

@@ -177,7 +177,15 @@ def test_wrong_presets_are_named(presets: Any, says: str):
         ({"split": {"test_from": "soon"}}, "split.test_from: found 'soon', allowed: a date such as 2024-01-31"),
         ({"split": {"test_from": -1}}, "split.test_from: found -1, allowed: a whole number from 0 or a text or null"),
         ({"split": {"strategy": "leave_one_out", "test_from": 5}}, "split: found {'strategy': 'leave_one_out', 'test"),
-        ({"split": {"holdout": 2}}, "split: found {'holdout': 2}, allowed: holdout 1 with strategy temporal, or"),
+        (
+            {"split": {"strategy": "temporal", "test_fraction": 0.1, "target": "last", "holdout": 2}},
+            "split: found {'strategy': 'temporal', 'holdout': 2}, allowed: holdout 1 with strategy temporal, or",
+        ),
+        (
+            {"split": {"strategy": "leave_one_out", "validation": "time", "validation_users": 0.05}},
+            "split: found {'strategy': 'leave_one_out', 'validation': 'time'}, allowed: validation users with strategy",
+        ),
+        ({"row_data": "twin"}, "row_data: found 'twin' with row=none, allowed: real; dataset=twin:NAME reads"),
         ({"split": {"target": "all"}}, "split.target: found 'all', allowed: last | first | random"),
         ({"split": {"min_user_count": 0}}, "split.min_user_count: found 0, allowed: a whole number from 1 to"),
         ({"split": {"strategy": "random"}}, "split.strategy: found 'random', allowed: temporal | leave_one_out"),

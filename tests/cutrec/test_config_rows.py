@@ -50,6 +50,10 @@ def test_a_row_itself_can_be_changed():
             {"row": "4/gowalla", "paper_faithful": True, "grid.settings.negatives.sharing": "tile"},
             "negatives.sharing: found 'tile' with row=4/gowalla, allowed: none with paper_faithful=true",
         ),
+        (
+            {"row": "4/gowalla", "paper_faithful": True, "negatives.sharing": "batch"},
+            "negatives.sharing: found 'batch' with row=4/gowalla, allowed: none with paper_faithful=true",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(changes: dict[str, Any], says: str):

@@ -147,6 +147,7 @@ def test_what_the_paper_derives_follows_overrides_of_what_it_derives_from():
         ({}, "sasrec-cce_neg-uniform-none-gowalla-1024x320-n511"),
         ({"twin": True}, "sasrec-cce_neg-uniform-none-twin_gowalla-1024x320-n511"),
         ({"twin": 0.01}, "sasrec-cce_neg-uniform-none-twin_gowalla_0.01-1024x320-n511"),
+        ({"extra": {"row_data": "twin"}}, "sasrec-cce_neg-uniform-none-twin_gowalla-1024x320-n511"),
         ({"sharing": "tile"}, "sasrec-cce_neg-uniform-tile-gowalla-1024x320-n511"),
         ({"paper_faithful": True}, "sasrec-cce_neg-uniform-none-gowalla-1024x320-n511-faithful"),
     ],

@@ -103,6 +103,11 @@ def from_mapping(values: dict[str, Any]) -> Config:
         if point.preset != NO_PRESET:
             raise ConfigError(f"preset: found {point.preset!r} with row={point.row}, allowed: {NO_PRESET}")
         return _build(with_row(own, values, _USUAL))
+    if point.row_data != "real":
+        raise ConfigError(
+            f"row_data: found {point.row_data!r} with row={NO_ROW}, allowed: real; dataset=twin:NAME reads a synthetic "
+            "log without a row"
+        )
     if point.preset == NO_PRESET:
         return point
     if point.preset not in presets:

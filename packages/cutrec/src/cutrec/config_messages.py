@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
@@ -39,6 +40,9 @@ def one_line(
         return cause.with_keys(full_names(keys))
     key = ".".join(path)
     is_long = isinstance(found, Mapping) and any(isinstance(value, Mapping) for value in found.values())
+    if isinstance(found, Mapping) and cause and not is_long:  # of a whole section, the keys that the cause names
+        words = set(re.findall(r"\w+", str(cause)))
+        found = {name: value for name, value in found.items() if name in words} or found
     shown = "" if is_long and cause else f"found {found!r}, "
     return f"{key}: {shown}{cause or f'allowed: {_describe(hint)}'}{', or auto' if key in auto else ''}"
 

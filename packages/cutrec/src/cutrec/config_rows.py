@@ -82,7 +82,9 @@ def row_values(file: Mapping[str, Any], name: str, beside: Mapping[str, Any]) ->
         values = merged(values, {"losses": {"sce": {"buckets": sizes.buckets, "bucket_size_x": sizes.bucket_size_x}}})
     if not LOSSES[loss].sampled:
         del values["negatives"]
-    elif beside.get("paper_faithful") and (sharing := values["negatives"]["sharing"]) != "none":
+    elif (sharing := beside.get("negatives.sharing", values["negatives"]["sharing"])) != "none" and beside.get(
+        "paper_faithful"
+    ):
         raise ConfigError(
             f"negatives.sharing: found {sharing!r} with row={name}, allowed: none with paper_faithful=true, the paper "
             "shares nothing"

@@ -285,5 +285,7 @@ class Split:
     def __post_init__(self) -> None:
         if self.strategy == "leave_one_out" and self.test_from is not None:
             raise ValueError("allowed: test_from null with strategy leave_one_out, or strategy temporal")
+        if self.strategy == "leave_one_out" and self.validation != "users":
+            raise ValueError("allowed: validation users with strategy leave_one_out, or strategy temporal")
         if self.strategy == "temporal" and self.holdout != 1:
             raise ValueError("allowed: holdout 1 with strategy temporal, or strategy leave_one_out")

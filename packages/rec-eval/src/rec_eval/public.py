@@ -8,7 +8,7 @@ from rec_eval.metrics.comparison import Comparison, compare
 from rec_eval.metrics.evaluate import Evaluation, Row, evaluate, first_lists
 from rec_eval.metrics.intervals import Interval, IntervalRow, intervals, mean_interval
 from rec_eval.metrics.io import read_evaluation, write_evaluation, write_rows
-from rec_eval.metrics.seeds import SeedComparison, compare_seeds
+from rec_eval.metrics.seeds import SeedComparison, compare_seeds, student_quantile
 from rec_eval.metrics.segments import (
     PopularityRow,
     SegmentRow,

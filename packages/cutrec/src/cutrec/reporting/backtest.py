@@ -19,7 +19,7 @@ import jinja2
 
 from cutrec.checksums import verified
 from cutrec.outputs import read_json, write_csv
-from rec_eval import Evaluation, IntervalRow, compare, intervals, read_evaluation
+from rec_eval import Evaluation, IntervalRow, compare, intervals, read_evaluation, student_quantile
 
 TEMPLATE = Path(__file__).parent / "backtest.html.jinja"
 LEVEL = 0.95
@@ -154,30 +154,8 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float,
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, math.nan, math.nan
-    half = t_quantile(level, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = student_quantile(level, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
-
-
-def t_quantile(level: float, degrees: int) -> float:
-    """The t for which Student's distribution has the probability `level` between -t and t.
-
-    By bisection of the finite sums for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
-    """
-
-    def probability(angle: float) -> float:  # t = sqrt(degrees) * tan(angle)
-        sine, cosine = math.sin(angle), math.cos(angle)
-        odd = degrees % 2
-        term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-        for power in range(1 + odd, degrees, 2):
-            total += term
-            term *= cosine**2 * power / (power + 1)
-        return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(52):  # bits of a float64
-        middle = (low + high) / 2
-        low, high = (middle, high) if probability(middle) < level else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
 
 
 def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10) -> list[tuple[str, ...]]:
@@ -209,8 +187,11 @@ def _cell(series: tuple[str, str], found: Value | Mean | None) -> str:
     """A value with its interval as a text, empty if there is none, such as a gain in the first window."""
     if found is None:
         return ""
-    value = found.mean if isinstance(found, Mean) else found.value
-    return interval(value, found.low, found.high, sign="+" if series[0] == DIFFERENCE else "")
+    sign = "+" if series[0] == DIFFERENCE else ""
+    if isinstance(found, Mean):
+        return interval(found.mean, found.low, found.high, sign=sign)
+    missing = " (too few users)" if math.isnan(found.low) and found.metric != "coverage" else ""
+    return interval(found.value, found.low, found.high, sign=sign) + missing
 
 
 def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:

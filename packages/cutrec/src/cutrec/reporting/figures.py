@@ -138,7 +138,7 @@ def draw_windows(
         axes.errorbar(places, heights, yerr=_whiskers(heights, lows, highs), **look)
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(dates) > 4 else {}
     axes.set_xticks(range(len(dates)), dates, **slanted)
-    axes.set(title=title, xlabel="first day of the window", ylabel="NDCG@10", ylim=(0, None))
+    axes.set(title=title, xlabel="first day of the window", ylabel="NDCG@10, 95 % interval", ylim=(0, None))
     axes.margins(y=0.1)
     _save(axes, out / "ndcg.png", columns=1)
 

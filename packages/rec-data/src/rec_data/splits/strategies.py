@@ -75,22 +75,10 @@ def temporal(
         DataError: There is no past, or no user to train, validate or test on.
     """
     rule = rule or TargetRule()
-    boundary = _moment(log.times, test_fraction) if test_from is None else test_from
+    boundary = _boundary(log.times, test_fraction, test_from)
     past = log.times < boundary
     past_counts = arrays.count_rows(past, log.offsets)
     past_users = np.flatnonzero(past_counts)
-    if test_from is not None and (past.all() or not past.any()):
-        side = "from it on" if past.all() else "before it"
-        raise DataError(
-            f"split.test_from: found {in_words(boundary)}, which leaves no interaction {side}; allowed: a moment "
-            f"within the log, from {in_words(int(log.times.min()))} to {in_words(int(log.times.max()))}"
-        )
-    if past_users.size == 0:
-        raise DataError(
-            f"split.strategy temporal: no interaction lies before t* = {boundary}, so nothing is left to train on; "
-            "allowed: a smaller split.test_fraction, if times differ (or, for a file with order but without times, "
-            "split.strategy leave_one_out)"
-        )
     validating = np.zeros(log.num_users, dtype=bool)
     if validation == "users":
         validating[_choose(past_users, validation_users, seed)] = True
@@ -200,6 +188,29 @@ def leave_one_out(log: SortedLog, *, holdout: int = 1, rule: TargetRule | None =
             **{f"validation_users_{reason}": count for reason, count in untested.items() if reason != "too_short"},
             **{f"test_users_{reason}": count for reason, count in without.items() if reason != "too_short"},
         },
+    )
+
+
+def _boundary(times: Int64s, fraction: float, test_from: int | None) -> int:
+    """The moment t*, with interactions before it and from it on.
+
+    Raises:
+        DataError: There are none on one side.
+    """
+    boundary = _moment(times, fraction) if test_from is None else test_from
+    first, last = int(times.min()), int(times.max())
+    if first < boundary <= last:
+        return boundary
+    if test_from is not None:
+        side = "from it on" if first < boundary else "before it"
+        raise DataError(
+            f"split.test_from: found {in_words(boundary)}, which leaves no interaction {side}; allowed: a moment "
+            f"within the log, from {in_words(first)} to {in_words(last)}"
+        )
+    raise DataError(
+        f"split.strategy temporal: no interaction lies before t* = {boundary}, so nothing is left to train on; "
+        "allowed: a smaller split.test_fraction, if times differ (or, for a file with order but without times, "
+        "split.strategy leave_one_out)"
     )
 
 

@@ -127,7 +127,7 @@ def compare_seeds(
         if of_seeds > 0:
             parts += [(total, len(side) - 1) for (total, _), side in zip(sides, (a, b), strict=True)]
         freedom = variance**2 / sum(part**2 / number for part, number in parts)
-        half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
+        half = student_quantile(level, freedom) * math.sqrt(variance)
         p_value = 2 * float(stdtr(freedom, -abs(difference) / math.sqrt(variance)))
         if users >= MIN_USERS:
             low, high = difference - half, difference + half
@@ -148,6 +148,11 @@ def compare_seeds(
         error_users=math.sqrt(of_users),
         error_seeds=math.sqrt(of_seeds),
     )
+
+
+def student_quantile(level: float, freedom: float) -> float:
+    """The t for which Student's distribution with these degrees of freedom has the probability `level` in -t to t."""
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def _of_seeds(values: Floats) -> tuple[float, float]:
