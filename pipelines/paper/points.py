@@ -15,7 +15,7 @@ from cutrec import config
 from cutrec.config import ConfigError
 from cutrec.config_rows import Row, row_values, rows_of
 from cutrec.errors import UsageError
-from cutrec.nested import as_override, as_yaml, flatten, merged
+from cutrec.nested import as_override, as_yaml, flatten, merged, nest
 from cutrec.reporting.result import point_fields
 from cutrec.reporting.standard_settings import is_used
 from rec_models.losses.registry import LOSSES
@@ -233,11 +233,19 @@ def _point(file: Mapping[str, Any], row: Row, choices: Choices, sizes: Mapping[s
     changed = flatten(merged(sizes or {}, extra))
     for key, value in changed.items():
         found = written.get(key, value)
-        if found != (tuple(value) if isinstance(value, list) else value):
+        if found != _plain(value):
             raise ConfigError(
                 f"{key}: found {value!r} with row={row.name}, which sets {found!r} in place of the default {value!r}, "
                 f"allowed: another value, or grid.settings.{key}={value} in params.yaml"
             )
-    decided = frozenset({*flatten(row_values(file, row.name, changed)), *changed, "paper_faithful"})
-    own_values = merged(values, sizes or {}, extra)
+    of_row = flatten(row_values(file, row.name, changed))
+    edited = [key for key, value in flatten(file).items() if key in of_row and _plain(value) != config.USUAL[key]]
+    defaults = nest({key: config.USUAL[key] for key in edited})  # a row decides only what has its default
+    decided = frozenset({*of_row, *changed, "paper_faithful"})
+    own_values = merged(values, defaults, sizes or {}, extra)
     return GridPoint(row.table, own_values, decided, row.dataset, params, name, row.printed)
+
+
+def _plain(value: Any) -> Any:
+    """A value of params.yaml as a `Config` has it."""
+    return tuple(value) if isinstance(value, list) else value

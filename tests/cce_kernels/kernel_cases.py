@@ -12,6 +12,8 @@ INTERPRETED = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the interpreter is switched on only where there is no GPU"
 )
 DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu", marks=INTERPRETED)]
+MOST_INTERPRETED = 1_000
+"""Tokens that tests compute in the interpreter, which takes milliseconds for each."""
 
 Case = TypeVar("Case")
 

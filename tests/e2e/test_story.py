@@ -136,7 +136,7 @@ def test_outputs_are_what_others_rely_on(clone: Clone):
     seen = recommended.join(log, on=["user_id", "item_id"]).group_by("user_id").len()
     assert seen.is_empty() or seen["len"].max() == 1  # only the target may be there: it is not part of the history
 
-    assert (data / "report" / "report.html").read_text().count("data:image/png;base64,") == 10
+    assert (data / "report" / "report.html").read_text().count("data:image/png;base64,") == 11
     assert {path.suffix for path in (data / "report").iterdir()} == {".csv", ".html", ".png"}
 
 

@@ -173,6 +173,14 @@ def test_overrides_make_the_same_point_again():
         assert again == point.params
 
 
+def test_values_that_an_edited_file_sets_change_no_point():
+    edited = merged(SHIPPED, {"dataset": "mine.csv", "batch_size": 32, "train": {"max_epochs": 2}})
+    (point,) = table_points(edited, [4], datasets=["beauty"], twin=True)
+    (usual,) = table_points(SHIPPED, [4], datasets=["beauty"], twin=True)
+    assert point.name == usual.name
+    assert from_mapping(merged(edited, parse_overrides(overrides(point)))) == usual.params
+
+
 def test_extra_values_go_over_everything():
     extra = parse_overrides(["seed=7", "train.max_epochs=1", "evaluate.k=[10,5]", "download.mirror=null"])
     (point,) = table_points(SHIPPED, [3], datasets=["beauty"], extra=extra)

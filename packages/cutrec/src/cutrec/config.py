@@ -41,7 +41,7 @@ PRESET_KEYS = (
 """What a preset may set: what training reads and no stage before it."""
 
 _DEFAULTS = as_written(Config())
-_USUAL = _DEFAULTS | dict.fromkeys(AUTO_KEYS, AUTO)
+USUAL = _DEFAULTS | dict.fromkeys(AUTO_KEYS, AUTO)
 """The values of params.yaml that a preset or a row replaces."""
 _ADAPTER = TypeAdapter(Config)
 
@@ -102,7 +102,7 @@ def from_mapping(values: dict[str, Any]) -> Config:
     if point.row != NO_ROW:
         if point.preset != NO_PRESET:
             raise ConfigError(f"preset: found {point.preset!r} with row={point.row}, allowed: {NO_PRESET}")
-        return _build(with_row(own, values, _USUAL))
+        return _build(with_row(own, values, USUAL))
     if point.row_data != "real":
         raise ConfigError(
             f"row_data: found {point.row_data!r} with row={NO_ROW}, allowed: real; dataset=twin:NAME reads a synthetic "
@@ -190,7 +190,7 @@ def _with_preset(values: dict[str, Any], name: str, preset: object) -> dict[str,
     """The values with those of a preset in place."""
     given, decided = flatten(values), preset_values(name, preset)
     for key, value in decided.items():
-        usual = _USUAL[key]
+        usual = USUAL[key]
         found = given.get(key, usual)
         if found not in (usual, value):
             raise ConfigError(
