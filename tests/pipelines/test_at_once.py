@@ -65,7 +65,7 @@ GROUPS = [
 USER = "user 3!"
 FORGET = {"forget": ["cutrec.cli", "forget", "--user", USER]}
 TIMES = re.compile("seconds|second|peak|measured_at")
-KILLS = 3
+KILLS = 4
 """Of each command."""
 RUN_AGAIN = "found that another process wrote it while it was read; run this again"
 TRIES = 2
