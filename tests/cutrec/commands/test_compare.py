@@ -197,7 +197,7 @@ def test_several_seeds_of_both(save: Callable[..., str], capsys: pytest.CaptureF
     assert header[1:3] == ["exact", "sampled"]
     assert header[-2:] == ["error of users", "error of seeds"]
     assert "exact (3 seeds) has ndcg@10" in lines[-1]
-    assert "sampled is higher by" in lines[-1]
+    assert "sampled (2 seeds) is better by" in lines[-1]
     with (tmp_path / "table.csv").open() as file:
         table = {row["metric"]: row for row in csv.DictReader(file)}
     assert (table["ndcg@10"]["seeds_a"], table["ndcg@10"]["seeds_b"], table["ndcg@10"]["users"]) == ("3", "2", "40")

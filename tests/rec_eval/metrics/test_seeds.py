@@ -37,7 +37,7 @@ def test_without_an_effect_of_seeds_the_error_is_that_of_users():
         (gain.mean() - 1.966 * found.error_users, gain.mean() + 1.966 * found.error_users), rel=1e-3
     )
     assert found.sentence.startswith("A (2 seeds) has ndcg@10")
-    assert "B is higher by" in found.sentence
+    assert "B (2 seeds) is better by" in found.sentence
     assert found.sentence.endswith(f"error {found.error_users:.4f} from 400 users and 0.0000 from the seeds.")
 
 

@@ -2,7 +2,7 @@
 
 A and B are each a DVC experiment, branch, tag or revision, whose outputs are read from DVC's cache; ``workspace``, the
 outputs as they are in ``data/``; or a folder that holds ``data/evaluate/per_user.parquet`` or ``per_user.parquet``.
-Differences are B - A, as in ``dvc metrics diff A B``: positive means that B is better.
+Differences are B - A, as in ``dvc metrics diff A B``: positive means that B is higher.
 
 Each may be several runs of other seeds, with commas between their names. The interval is then about other users and
 other seeds, and the table says how much of the uncertainty is from which. Only the users count whom all runs tested on

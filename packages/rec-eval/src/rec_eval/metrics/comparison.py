@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rec_eval.metrics.accuracy import ACCURACY
 from rec_eval.metrics.evaluate import Evaluation
 from rec_eval.metrics.hits import Floats
 from rec_eval.metrics.intervals import MIN_USERS, normal_quantile
@@ -22,6 +23,8 @@ MIN_DIFFERING = 10
 """With fewer users of different values in both runs there is no interval."""
 MAX_FLIPPED = 4096
 """With more differing users, the sum of flipped differences is taken as normal."""
+WANTED = (*ACCURACY, "serendipity")
+"""The metrics of which more is better; of the others it is only more."""
 _CELLS_PER_BLOCK = 1 << 20
 
 
@@ -53,20 +56,26 @@ class Comparison(NamedTuple):
     @property
     def sentence(self) -> str:
         """The result in one sentence."""
-        against = f"{self.name_a} has {self.metric} {self.mean_a:.4f}, {self.name_b} {self.mean_b:.4f}"
-        share = f" ({self.difference / self.mean_a:+.1%})" if self.mean_a else ""
         at_least = "p <" if self.p_value == 0.5 / (self.resamples + 1) else "p ="
         interval = f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
         if math.isnan(self.low):
             interval = f"too few users ({self.differing:,} of them differ) for an interval"
         evidence = f"{interval}, {at_least} {self.p_value:.2g}, permutation test over {self.users:,} users"
-        if not self.different:
-            change = f"from {self.name_a} to {self.name_b} {self.difference:+.4f}{share}"
-            return f"{against}; they cannot be told apart: {change}, {evidence}."
-        side = "better" if self.difference > 0 else "worse"
-        if self.metric.startswith("surprisal"):
-            side = "higher" if self.difference > 0 else "lower"
-        return f"{against}: {self.name_b} is {side} by {abs(self.difference):.4f}{share}, {evidence}."
+        return verdict(
+            self.metric, (self.name_a, self.name_b), (self.mean_a, self.mean_b), self.different, evidence=evidence
+        )
+
+
+def verdict(metric: str, names: tuple[str, str], means: tuple[float, float], different: bool, *, evidence: str) -> str:
+    """The sentence that compares B with A and ends with the evidence."""
+    (a, b), (mean_a, mean_b) = names, means
+    difference = mean_b - mean_a
+    share = f" ({difference / mean_a:+.1%})" if mean_a else ""
+    against = f"{a} has {metric} {mean_a:.4f}, {b} {mean_b:.4f}"
+    if not different:
+        return f"{against}; they cannot be told apart: from {a} to {b} {difference:+.4f}{share}, {evidence}."
+    sides = ("better", "worse") if metric.partition("@")[0] in WANTED else ("higher", "lower")
+    return f"{against}: {b} is {sides[difference < 0]} by {abs(difference):.4f}{share}, {evidence}."
 
 
 def compare(

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from rec_eval.metrics.comparison import verdict
 from rec_eval.metrics.evaluate import Evaluation
 from rec_eval.metrics.hits import Floats
 from rec_eval.metrics.intervals import MIN_USERS, normal_quantile
@@ -51,15 +52,12 @@ class SeedComparison(NamedTuple):
 
     @property
     def different(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the test rejects, at the interval's level, that there is no difference."""
         return self.p_value < 1 - self.level
 
     @property
     def sentence(self) -> str:
         """The result in one sentence."""
-        a, b = f"{self.name_a} ({self.seeds_a} seeds)", f"{self.name_b} ({self.seeds_b} seeds)"
-        against = f"{a} has {self.metric} {self.mean_a:.4f}, {b} {self.mean_b:.4f}"
-        share = f" ({self.difference / self.mean_a:+.1%})" if self.mean_a else ""
         interval = f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
         if math.isnan(self.low):
             interval = "too few users for an interval"
@@ -67,11 +65,8 @@ class SeedComparison(NamedTuple):
             f"{interval} over other users and other seeds, p = {self.p_value:.2g}; standard error "
             f"{self.error_users:.4f} from {self.users:,} users and {self.error_seeds:.4f} from the seeds"
         )
-        if not self.different:
-            change = f"from {self.name_a} to {self.name_b} {self.difference:+.4f}{share}"
-            return f"{against}; they cannot be told apart: {change}, {evidence}."
-        side = "higher" if self.difference > 0 else "lower"
-        return f"{against}: {self.name_b} is {side} by {abs(self.difference):.4f}{share}, {evidence}."
+        a, b = f"{self.name_a} ({self.seeds_a} seeds)", f"{self.name_b} ({self.seeds_b} seeds)"
+        return verdict(self.metric, (a, b), (self.mean_a, self.mean_b), self.different, evidence=evidence)
 
 
 def compare_seeds(
