@@ -8,17 +8,15 @@
 import csv
 import math
 import statistics
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from cutrec.checksums import verified
 from cutrec.outputs import read_json, write_csv
+from cutrec.reporting import html
 from rec_eval import Evaluation, IntervalRow, compare, intervals, read_evaluation, student_quantile
 
 TEMPLATE = Path(__file__).parent / "backtest.html.jinja"
@@ -257,13 +255,6 @@ def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, co
     write_csv(out / "windows.csv", Value._fields, _blank(value for result in results for value in result))
     write_csv(out / "means.csv", Mean._fields, _blank(means(results)))
     draw(results, out)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     ks = sorted({value.k for value in results[0]})
     found = _means(results)
     at_k = {
@@ -272,15 +263,19 @@ def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, co
         for k in ks
     }
     header, *rows = table(results)
-    page = environment.get_template(TEMPLATE.name).render(
-        title=title,
-        picture=f"data:image/png;base64,{b64encode((out / 'ndcg.png').read_bytes()).decode()}",
-        names=list(names.values()),
-        header=header,
-        rows=rows,
-        means=at_k,
-        difference=difference(results),
-        command=command,
+    page = (
+        html.environment(TEMPLATE.parent)
+        .get_template(TEMPLATE.name)
+        .render(
+            title=title,
+            picture=html.picture((out / "ndcg.png").read_bytes()),
+            names=list(names.values()),
+            header=header,
+            rows=rows,
+            means=at_k,
+            difference=difference(results),
+            command=command,
+        )
     )
     (out / "backtest.html").write_text(page, encoding="utf-8")
 

@@ -2,17 +2,14 @@
 
 import platform
 import shlex
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from cutrec.config import AUTO_KEYS, NAMES, Config, as_written
 from cutrec.environment import Code, version
 from cutrec.nested import as_override, as_yaml, nest
-from cutrec.reporting import tables
+from cutrec.reporting import html, tables
 from cutrec.reporting.limits import limits
 from cutrec.reporting.remarks import Remark
 from cutrec.reporting.run_outputs import RunOutputs, numbers
@@ -40,19 +37,13 @@ def draw(run: RunOutputs, out: Path) -> None:
 
 def write_page(run: RunOutputs, pictures: Mapping[str, bytes], titles: "Titles | None" = None) -> str:
     """The page as HTML that needs no other file, with its PNG pictures by name and the titles of its items."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html.environment(TEMPLATE.parent)
     environment.filters["show"] = tables.show
     found, remarks = run.details, limits(run)
     installed = [f"{name} {number}" for name in LIBRARIES if (number := version(name))]
     return environment.get_template(TEMPLATE.name).render(
         run=run,
-        pictures={name: f"data:image/png;base64,{b64encode(image).decode()}" for name, image in pictures.items()},
+        pictures={name: html.picture(image) for name, image in pictures.items()},
         title=tables.title(run.config),
         headline=tables.headline(run),
         remarks=remarks,
