@@ -76,6 +76,11 @@ def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
     return {path: counts for path, counts in found.items() if counts}
 
 
+def backtests(data: Path = DATA) -> list[Path]:
+    """The folders of backtests: those below ``data/`` whose names begin as that of the default does."""
+    return sorted(path for path in data.glob(f"{BACKTEST.name}*") if path.is_dir())
+
+
 def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
     """The parquet and text files below ``data/`` that neither a stage nor a backtest wrote.
 
@@ -84,7 +89,8 @@ def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
     """
     lists: list[Path] = []
     others: list[Path] = []
-    for top in sorted(path for path in data.glob("[!.]*") if path.name not in (*STAGES, BACKTEST.name)):
+    made = backtests(data)
+    for top in sorted(path for path in data.glob("[!.]*") if path.name not in STAGES and path not in made):
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
             of_a_model = (path.parent / MODEL.name).is_file()

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import polars as pl
 
 from cutrec.config import Config
-from cutrec.paths import BACKTEST, DATA, MODEL
-from cutrec.workflow.forget import tables_outside_stages
+from cutrec.paths import DATA, MODEL
+from cutrec.workflow.forget import backtests, tables_outside_stages
 from cutrec.workflow.user_ids import Users
 from rec_data.raw import files, finding
 from rec_data.schema import USER
@@ -45,9 +45,10 @@ def find_copies(config: Config, users: Users, root: Path) -> Copies:
     if refits:
         folders = " ".join(shlex.quote(str(path.parent)) for path in refits)
         cures.append(f"rm -r {folders}   # uv run cutrec recommend --refit trains again")
-    if (root / BACKTEST).is_dir():
-        where.append(f"the splits, models and lists of backtests: {BACKTEST}/")
-        cures.append(f"rm -r {BACKTEST}   # uv run cutrec backtest makes it again")
+    for folder in backtests(root / DATA):
+        name = folder.relative_to(root)
+        where.append(f"the splits, models and lists of backtests: {name}/")
+        cures.append(f"rm -r {shlex.quote(str(name))}   # uv run cutrec backtest makes it again")
     known = _own_files(config, root)
     others = [path for path in tables_outside_stages(root / DATA)[1] if path.resolve() not in known]
     if others:
