@@ -1,6 +1,5 @@
 """What only a GPU can show; run with ``pytest -m gpu``."""
 
-import math
 from functools import partialmethod
 
 import pytest
@@ -91,10 +90,13 @@ PAPER = {"norm": "query", "activation": "relu", "scale_embeddings": True, "initi
 @pytest.mark.parametrize("options", [{}, PAPER], ids=["plain", "paper"])
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_attention_dropout_trains_on_padded_histories(tiny, tmp_path, model_name, cuda_graphs, options):
+    epochs = 6 if model_name == "sasrec" else 30  # of a masked history one item or two are learned
     result = fit(
         model=ModelSettings(model=model_name, hidden=16, max_seq_len=10, attention_dropout=0.3, **options),
         loss=LossSettings(loss="cce"),
-        training=TrainingSettings(max_epochs=6, learning_rate=1e-2, accelerator="cuda", cuda_graphs=cuda_graphs),
+        training=TrainingSettings(
+            max_epochs=epochs, patience=epochs, learning_rate=1e-2, accelerator="cuda", cuda_graphs=cuda_graphs
+        ),
         num_items=tiny.ITEMS,
         train_batches=tiny.TinyBatches(model=model_name),
         validate=tiny.validate,
@@ -102,10 +104,7 @@ def test_attention_dropout_trains_on_padded_histories(tiny, tmp_path, model_name
         checkpoint_dir=tmp_path / "kept",
     )
     first, last = (result.history[epoch]["train_loss"] for epoch in (0, -1))
-    if model_name == "sasrec":
-        assert last < 0.8 * first
-    else:  # a few masked items of half-dropped attention teach nothing in six epochs: no worse than a guess
-        assert last < 1.1 * math.log(tiny.ITEMS)
+    assert last < (0.8 if model_name == "sasrec" else 0.95) * first
 
 
 def test_a_run_on_a_gpu_that_stopped_in_mid_epoch_resumes_where_it_was(tiny, tmp_path, monkeypatch):
