@@ -179,7 +179,7 @@ def shared_forward_kernel(
     tl.store(shift + tokens, token_shift, mask=exists)
     tl.store(pull + tokens, tl.where(valid, token_pull, 0.0), mask=exists)
     if WITH_GRAD:
-        # The target's row is subtracted in memory, some columns at a time, for want of registers beside the sums.
+        # The target's row is subtracted in memory, some columns at a time, because the sums leave too few registers.
         rows = dhidden + tokens[:, None] * D
         tl.store(rows + columns[None, :], gathered * factor[:, None], mask=exists[:, None] & inside[None, :])
         tl.debug_barrier()

@@ -2,7 +2,7 @@
 
 A program holds one user: the k + 1 best scores of a row, descending, and their places. One sort of sort keys
 (`sort_keys.py`) in registers orders the first k. If the k-th and the next score are equal, topk chose among equals: the
-user is tied, and must be ranked anew. The largest query is found on the way, so that the host reads one result.
+user is tied, and must be ranked again. The largest query is found on the way, so that the host reads one result.
 
 Bytes: 12 per score and one row of queries, once.
 """
