@@ -90,7 +90,7 @@ PAPER = {"norm": "query", "activation": "relu", "scale_embeddings": True, "initi
 @pytest.mark.parametrize("options", [{}, PAPER], ids=["plain", "paper"])
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_attention_dropout_trains_on_padded_histories(tiny, tmp_path, model_name, cuda_graphs, options):
-    epochs = 6 if model_name == "sasrec" else 30  # of a masked history one item or two are learned
+    epochs = 6 if model_name == "sasrec" else 30  # few items of a history are masked: it learns slowly
     result = fit(
         model=ModelSettings(model=model_name, hidden=16, max_seq_len=10, attention_dropout=0.3, **options),
         loss=LossSettings(loss="cce"),
