@@ -128,7 +128,8 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     assert "\n3. rm -r .checkpoints   # when no training runs\n" in text
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
     assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
-                     "4. rm -r data/recommend/top.refit", "5. rm -r data/backtest", "6. rm -r data/backtest-weeks"]  # fmt: skip
+                     "4. rm -r data/recommend/top.refit", "5. rm -r data/backtest",
+                     "6. rm -r data/backtest-weeks"]  # fmt: skip
     assert "- the splits, models and lists of backtests: data/backtest-weeks/\n" in text
     assert "train.parquet" not in text
     assert counted.partition("Still there")[2] == text.partition("Still there")[2]
