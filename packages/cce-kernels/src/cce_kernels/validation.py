@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cce_kernels.checks import check_choice, check_integer, is_number
 from cce_kernels.hardware import is_ampere_or_newer, is_interpreted
+from cce_kernels.sharded.shard import Shard
 
 MAX_ITEMS = 2**31 - 1
 INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it when kernels are imported
@@ -26,8 +27,9 @@ def check_shared_options(reduction: str, impl: str, ignore_index: int) -> None:
 
 
 def check_common(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, reduction: str, impl: str, ignore_index: int
-) -> None:
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, reduction: str, impl: str, ignore_index: int,
+    shard: Shard | None = None,
+) -> None:  # fmt: skip
     """Shapes, dtypes and devices that both losses demand."""
     check_shared_options(reduction, impl, ignore_index)
     for name, given in (("hidden", hidden), ("weight", weight), ("targets", targets), ("bias", bias)):

@@ -70,19 +70,23 @@ class Groups(NamedTuple):
 
     tokens: int
     number: int
-    shift: int  # places of the first group that lie before this batch (an earlier micro-batch or rank)
-    first: int
+    shift: int | Tensor  # places of the first group that lie before this batch (an earlier micro-batch or rank)
+    first: int | Tensor
     stride: int
 
 
-def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: int) -> Groups:
-    """The groups of a batch whose first token is row `row_offset` of a larger one."""
+def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: Tensor | int) -> Groups:
+    """The groups of a batch whose first token is row `row_offset` of a larger one.
+
+    A tensor is an int64 scalar on the device: the number of groups is then what any offset may need.
+    """
     if sharing == "none":
         return Groups(1, num_tokens, 0, row_offset, 1)
     if sharing == "batch":
         return Groups(BATCH_GROUP, -(-num_tokens // BATCH_GROUP), 0, 0, 0)
     shift = row_offset % tile_tokens
-    return Groups(tile_tokens, -(-(num_tokens + shift) // tile_tokens), shift, row_offset // tile_tokens, 1)
+    most = tile_tokens - 1 if isinstance(shift, Tensor) else shift
+    return Groups(tile_tokens, -(-(num_tokens + most) // tile_tokens), shift, row_offset // tile_tokens, 1)
 
 
 def draw_ids(

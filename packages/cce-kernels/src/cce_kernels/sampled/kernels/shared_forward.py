@@ -23,12 +23,13 @@ import triton.language as tl
 
 from cce_kernels.kernels.dot import dot
 from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.kernels.draw import draw_once, read_size
+from cce_kernels.sampled.kernels.draw import STORED_TABLE, count_draws, draw_once, first_group, read_size
 from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, dot_precision, forward_arguments
 from cce_kernels.sampled.tuning import SharedTiles
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
+_LOWEST_BASE = tl.constexpr(-1.0e30)  # the base of no terms, below that of any term
 _ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any sane size
 
 
@@ -88,18 +89,19 @@ def _sum_negatives(
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def shared_forward_kernel(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, id_table,
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
     log_rest, loss, dhidden, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     group_shift, row_stride,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
-    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr,
+    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr, HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
-    """Grid (groups x programs of a group,); see the head of this file."""
+    """Grid (groups x programs of a group,); see the head of this file, and per_token_forward.py for stored ids."""
     group = tl.program_id(0) // PROGRAMS
     in_group = (tl.program_id(0) % PROGRAMS) * BLOCK_T + tl.arange(0, BLOCK_T)
+    first_row, group_shift = first_group(offset_ptr, first_row, group_shift, GROUP_TOKENS, TABLE, HAS_OFFSET)
     tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
     exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
     columns = tl.arange(0, BLOCK_D)
@@ -109,8 +111,11 @@ def shared_forward_kernel(
     valid = counted & (raw >= 0) & (raw < num_items)
     safe = tl.where(valid, raw, 0)
     target = tl.where(valid, raw, -1).to(tl.int32)
+    if TABLE == STORED_TABLE:
+        valid = counted
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + group.to(tl.int64) * row_stride
+    row = first_row + group.to(tl.int64) * row_stride
+    num_negatives = count_draws(num_negatives, size_ptr, row, TABLE)
 
     places = tokens[:, None] * D + columns[None, :]
     h = tl.load(hidden + places, mask=exists[:, None] & inside[None, :], other=0.0)
@@ -133,6 +138,16 @@ def shared_forward_kernel(
                 D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, True,
             )  # fmt: skip
 
+    if TABLE == STORED_TABLE:
+        tl.store(loss + tokens, total, mask=exists)
+        tl.store(shift + tokens, tl.maximum(top, _LOWEST_BASE), mask=exists)
+        tl.store(pull + tokens, left, mask=exists)
+        factor = tl.zeros((BLOCK_T,), tl.float32) + scale
+        if SOFTMAX:
+            factor = tl.where(total != 0, 1.0 / tl.where(total != 0, total, 1.0), 0.0)
+        mean = (gathered * factor[:, None]).to(h.dtype)
+        tl.store(dhidden + places, mean, mask=exists[:, None] & inside[None, :])
+        return
     if SOFTMAX:
         rest = tl.zeros((BLOCK_T,), tl.float32) + constant_rest
         if HAS_LOGQ:
@@ -171,7 +186,8 @@ def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_r
     """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
     programs = tiles.programs(call.group_tokens)
     arguments = forward_arguments(call, outputs, constant_rest)
-    online = call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"]
+    # The score of a target that is elsewhere is not known here, and is no base of exponents.
+    online = call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"] or call.own_counts is not None
     shared_forward_kernel[(call.num_groups * programs,)](
         **arguments, group_shift=call.group_shift, row_stride=call.row_stride,
         BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, GROUP_TOKENS=call.group_tokens, PROGRAMS=programs,
