@@ -14,8 +14,8 @@ def allowed_error(size: float, dim: int, terms: int, device: str = "cpu", dtype:
     One rounding errs by at most u, in the mean square by u / sqrt(3), and independent roundings add as squares.
     A score sums `dim` products and is never larger than `size`: sqrt(dim) size; exp and log add 4 size, because an
     absolute error of the score is a relative error of its exponential. The sum over `terms` adds sqrt(terms);
-    division, log1p and the upstream gradient add 8. A 16-bit result has up to three roundings of its own (probability,
-    gradient, gradient times upstream gradient): sqrt(3) u / sqrt(3) = u.
+    division, log1p and the upstream gradient add 8. A 16-bit result has two roundings of its own, of the probability
+    and of the gradient: sqrt(2) u / sqrt(3) on average, and u is allowed.
 
     Args:
         size: the largest score, bias and corrections included.

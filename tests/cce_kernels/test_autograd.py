@@ -1,10 +1,12 @@
 """Gradients of the losses have no derivative: who asks for one is told, and who does not is not disturbed."""
 
+from functools import partial
+
 import pytest
 import torch
 from kernel_cases import DEVICES
 
-from cce_kernels import linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels import BCE, linear_cross_entropy, sampled_linear_cross_entropy
 
 LOSSES = {
     "full": (linear_cross_entropy, {}),
@@ -117,3 +119,55 @@ def test_the_operators_refuse_too(leaves, loss, impl, monkeypatch):
     (gradient,) = torch.autograd.grad(value, leaves["hidden"], create_graph=True)
     with pytest.raises(RuntimeError, match=r"cce_kernels[.:]+\w+_backward"):
         (value + gradient.pow(2).sum()).backward()
+
+
+TRANSFORMS = {
+    "grad": lambda f, x: torch.func.grad(lambda y: f(y).sum())(x),
+    "vjp": lambda f, x: torch.func.vjp(f, x),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,)),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "vmap": lambda f, x: torch.func.vmap(f)(x[None]),
+    "per sample": lambda f, x: torch.func.vmap(torch.func.grad(lambda y: f(y).sum()))(x[None]),
+    "batched": lambda f, x: torch.autograd.functional.jacobian(f, x, vectorize=True),
+}
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_of_torch_func_are_refused_by_name(leaves, loss, impl, transform):
+    with pytest.raises(RuntimeError, match=r"^cce_kernels: found a transform of torch\.func .*, allowed: "):
+        TRANSFORMS[transform](partial(one_by_one, loss, impl, leaves), leaves["hidden"].detach())
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_forward_mode_is_refused_by_name(leaves, loss, impl):
+    with torch.autograd.forward_ad.dual_level():
+        hidden = torch.autograd.forward_ad.make_dual(leaves["hidden"].detach(), leaves["hidden"].detach())
+        with pytest.raises(RuntimeError, match=r"^cce_kernels: found forward-mode"):
+            loss_of(loss, impl, leaves, hidden=hidden)
+
+
+def one_by_one(loss, impl, leaves, hidden):
+    return loss_of(loss, impl, leaves, hidden=hidden, reduction="none")
+
+
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("loss", [*LOSSES, "deterministic", "bce"])
+@pytest.mark.parametrize("road", ["eager", "operators"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_backward_may_run_inside_autocast(leaves, loss, impl, road, dtype, monkeypatch, bf16_of_hardware):
+    if road == "operators":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    more = {"deterministic": {"deterministic": True}, "bce": {"objective": BCE()}}.get(loss, {})
+    loss = loss if loss in LOSSES else "tile"
+    wanted, device = list(leaves.values()), leaves["weight"].device.type
+    hidden = leaves["hidden"].to(dtype)
+    expected = torch.autograd.grad(loss_of(loss, impl, leaves, hidden=hidden, **more), wanted, retain_graph=True)
+    value = loss_of(loss, impl, leaves, hidden=hidden, **more)
+    with torch.autocast(device, torch.bfloat16):
+        found = torch.autograd.grad(value, wanted)
+    for mine, exact in zip(found, expected, strict=True):
+        assert mine.dtype == exact.dtype
+        torch.testing.assert_close(mine.to_dense(), exact.to_dense())

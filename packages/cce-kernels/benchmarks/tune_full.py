@@ -105,7 +105,7 @@ def inputs(tokens: int, items: int, dim: int, dtype: str) -> tuple[FullCall, Ful
 
 def forward(call: FullCall, outputs: FullOutputs, tiles: tuple[Any, ...]) -> Any:
     """Launch a candidate of the forward."""
-    launch_forward(call, outputs, 1.0, FullTiles(*tiles), 1)
+    launch_forward(call, outputs, FullTiles(*tiles), 1)
     return outputs.dhidden
 
 

@@ -37,9 +37,9 @@ def test_peak_memory_is_bounded():
     outputs = sum(x.numel() * x.element_size() for x in results[1:])
     accumulator = items * dim * 4
     extra = torch.cuda.max_memory_allocated() - before - outputs
-    # dW is the accumulator; beyond it dH before its factor, and a few numbers a token. Forward's 16-bit copy of the
-    # table is gone before there is a dW. Every measured row of the full loss is within this (benchmarks/results).
-    assert extra <= 0.1 * accumulator + tokens * (dim * 2 + 32)
+    # dW is the accumulator; beyond it dH in fp32 before its factor, and a few numbers a token. Forward's 16-bit copy of
+    # the table is gone before there is a dW.
+    assert extra <= 0.1 * accumulator + tokens * (dim * 4 + 32)
 
 
 def test_no_recompilation_when_the_number_of_tokens_changes():

@@ -43,6 +43,49 @@ def naive(hidden, weight, targets, bias, ids, objective, q):
     return torch.stack(losses)
 
 
+@pytest.mark.parametrize("objective", [BCE(), GBCE(0.5)], ids=str)
+def test_float64_keeps_what_a_softplus_adds_to_a_large_score(objective):
+    """At a score of 20 it is 2e-9; the target, of score -20, adds the same."""
+    hidden, weight = torch.full((1, 1), 20.5, dtype=torch.float64), torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    options = {"num_negatives": 1, "seed": 1, "sampler": Popularity(torch.tensor([0, 1]), logq=False)}
+    loss = sampled_linear_cross_entropy(
+        hidden, weight, torch.zeros(1, dtype=torch.int64), objective=objective, **options
+    )
+    scale = 1.0 if isinstance(objective, BCE) else 0.5  # one negative and two items: beta is 1
+    expected = 2 * scale * (20.5 + math.log1p(math.exp(-20.5)))
+    assert abs(loss.item() - expected) <= 4 * 2.0**-53 * expected
+
+
+@pytest.mark.parametrize("sampler", [Popularity(COUNTS, 0.7), InBatch()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sharing", ["none", "tile"])
+def test_logq_has_the_gradient_of_the_corrected_logq_correction(sampler, sharing):
+    """Khrylchenko et al., RecSys 2025 (arXiv 2507.09331): the positive is not sampled and takes no part in log q.
+
+    Its loss is `-sg(1 - P_t) log(e^s_t / sum_n e^(s_n - log q'_n))`, with `q'_n = q_n / (1 - q_t)` over the negatives
+    that are not the target, and `P_t = e^s_t / (e^s_t + mean_n e^(s_n - log q'_n))`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    leaves = hidden, weight = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((M, D), (V, D))
+    ]
+    targets = torch.randint(0, V, (M,), generator=generator)
+    options = {"num_negatives": N, "seed": 5, "sampler": sampler, "sharing": sharing}
+    ids = draw_negatives(M, V, targets=targets if isinstance(sampler, InBatch) else None, **options)
+    q = sampler_share(sampler, targets).double()
+    losses = []
+    for m, target in enumerate(targets.tolist()):
+        kept = ids[m][ids[m] != target]
+        positive, negative = hidden[m] @ weight[target], weight[kept] @ hidden[m]
+        rest = torch.logsumexp(negative - torch.log(q[kept] / (1 - q[target])), 0)
+        wrong = torch.sigmoid(rest - math.log(len(kept)) - positive).detach()  # 1 - P_t
+        losses.append(wrong * (rest - positive))
+    expected = torch.autograd.grad(torch.stack(losses).mean(), leaves)
+    loss = sampled_linear_cross_entropy(hidden, weight, targets, **options)
+    for ours, theirs in zip(torch.autograd.grad(loss, leaves), expected, strict=True):
+        # log q and log(1 - q) are fp32, each below 8: off by up to 2^-22, and a probability by as much of itself.
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2 * 2.0**-22 * float(theirs.abs().max()))
+
+
 def sampler_share(sampler, targets):
     """The q that corrects the scores, or None."""
     if isinstance(sampler, Popularity) and sampler.logq is None:

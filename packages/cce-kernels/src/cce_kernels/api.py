@@ -1,14 +1,14 @@
 """The two losses: checks, autocast, shapes and reduction around the kernels."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from cce_kernels import validation
+from cce_kernels.autograd import refuse_transforms
 from cce_kernels.checks import plain_flag, plain_integer
-from cce_kernels.dtypes import product_dtype
+from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
 from cce_kernels.full.reference import full_reference
@@ -103,8 +103,10 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
-        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative.
+        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative. Or a
+            transform of `torch.func` is applied.
     """
+    refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
@@ -119,7 +121,7 @@ def linear_cross_entropy(
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
     h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
-    with _without_autocast(hidden.device.type):
+    with without_autocast(hidden.device.type):
         if shard is not None:
             loss, lse = sharded.full(shard, h, w, b, t, reduction, ignore_index, softcap, filter_eps, use_triton)
             loss = loss.view(targets.shape) if reduction == "none" else loss
@@ -197,8 +199,10 @@ def sampled_linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
-        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative.
+        RuntimeError: the gradient is differentiated again, after `create_graph=True`: it has no derivative. Or a
+            transform of `torch.func` is applied.
     """
+    refuse_transforms()
     num_negatives, seed, step, row_offset, tile_tokens, ignore_index = map(
         plain_integer, (num_negatives, seed, step, row_offset, tile_tokens, ignore_index)
     )
@@ -215,7 +219,7 @@ def sampled_linear_cross_entropy(
         validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
     use_triton = _use_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
     h, w, b, t = _prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
-    with _without_autocast(hidden.device.type):
+    with without_autocast(hidden.device.type):
         if shard is not None:
             if sparse_grad:
                 raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
@@ -229,7 +233,7 @@ def sampled_linear_cross_entropy(
         call = sampled_call(
             h, w, b, t, sampler, objective, seed, step, num_negatives=num_negatives, ignore_index=ignore_index,
             groups=groups_of(h.shape[0], sharing, tile_tokens, row_offset), deterministic=deterministic,
-            row_offset=row_offset if isinstance(row_offset, Tensor) and sharing != "batch" else None,
+            row_offset=row_offset.reshape(()) if isinstance(row_offset, Tensor) and sharing != "batch" else None,
         )  # fmt: skip
         run, sparse_backward = sampled_reference, sparse_reference_backward
         if use_triton and h.shape[0] > 0:
@@ -259,8 +263,3 @@ def _prepared(
     if use_triton or torch.compiler.is_compiling():
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     return h, weight, bias, targets.reshape(-1).contiguous()
-
-
-def _without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Switch autocast off where it is on: entering the context costs as much as a small kernel."""
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
+from cce_kernels.dtypes import without_autocast
 from cce_kernels.reduction import reduce_loss, upstream_of
 
 Gradients = tuple[Tensor | None, ...]
@@ -62,7 +63,8 @@ class CustomLoss:
         def run_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
             *tensors, with_hidden, with_weight = arguments
             fields, kept = tensors[: self.num_fields], tensors[self.num_fields :]
-            return _present(backward(grad, call(*fields), kept, with_hidden, with_weight), arguments[0])
+            with without_autocast(grad.device.type):
+                return _present(backward(grad, call(*fields), kept, with_hidden, with_weight), arguments[0])
 
         def fake_backward(_: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
             hidden, weight, bias = arguments[:3]
@@ -104,13 +106,15 @@ class CustomLoss:
         self, ctx: Any, grad: Tensor, needs: tuple[bool, ...], backward: Callable[..., Gradients] | None
     ) -> Gradients:
         """Gradients of all fields of the call, from `backward` or, where it is None, from the operator."""
+        refuse_transforms(grad)
         saved = ctx.saved_tensors  # read once: checkpointing recomputes them only once
         kept = saved[self.num_tensors :]
         fields, flags = (*saved[: self.num_tensors], *ctx.options), (needs[0], needs[1] or needs[2])
         if backward is None:
             found: Gradients = self.backward_operator(grad, *fields, *kept, *flags)
         else:
-            found = backward(grad, self.call(*fields), kept, *flags)
+            with without_autocast(grad.device.type):  # that of `loss.backward()`, not of the forward
+                found = backward(grad, self.call(*fields), kept, *flags)
         wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
         return *wanted, *(None,) * (self.num_fields - 3)
 
@@ -128,6 +132,24 @@ class CustomLoss:
 def _present(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
     """An operator returns tensors only: an empty one in the place of None."""
     return tuple(like.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def refuse_transforms(grad: Tensor | None = None) -> None:
+    """Refuse `torch.func`, whose transforms need a derivative of the gradient, or kernels that work on batches.
+
+    Args:
+        grad: an upstream gradient; a batch of them (`is_grads_batched=True`) is refused too.
+
+    Raises:
+        RuntimeError: a transform is active.
+    """
+    batched = grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
+    if batched or torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "cce_kernels: found a transform of torch.func (grad, vmap, jvp, ...) or a batch of upstream gradients, "
+            "allowed: loss.backward() and torch.autograd.grad, one gradient at a time; "
+            "hidden [..., D] takes any leading dimensions in the place of vmap"
+        )
 
 
 def first_order(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
@@ -175,6 +197,12 @@ class _Eager(torch.autograd.Function):
         needs = ctx.needs_input_grad[3:6]
         gradients = loss.gradients(ctx, upstream_of(grad, ctx.count), needs, ctx.run_backward)
         return (None, None, None, *gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Tensor | None) -> None:
+        raise RuntimeError(
+            "cce_kernels: found forward-mode differentiation, allowed: loss.backward() and torch.autograd.grad"
+        )
 
 
 class _Final(torch.autograd.Function):

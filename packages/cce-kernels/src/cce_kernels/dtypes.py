@@ -1,5 +1,7 @@
 """The dtypes that products and sums are computed in."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,11 @@ def product_dtype(hidden: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(kind) and hidden.dtype == torch.float32:
         return torch.get_autocast_dtype(kind)
     return hidden.dtype
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Switch autocast off where it is on: entering the context costs as much as a small kernel."""
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def sum_dtype(*tensors: Tensor | None) -> torch.dtype:

@@ -28,11 +28,9 @@ def upstream_of(grad: Tensor, count: Tensor | None) -> Tensor:
     return grad if count is None else grad / count
 
 
-def scale_rows(stored: Tensor, upstream: Tensor) -> Tensor:
-    """`stored` [M, D] times fp32 `upstream` ([M] or a scalar), rounded once to stored's dtype."""
-    out = torch.empty_like(stored)
-    # A scalar is given two dimensions: without them it would be rounded to stored's dtype before the product.
-    return torch.mul(stored, upstream.view(-1, 1), out=out)
+def scale_rows(stored: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
+    """Fp32 `stored` [M, D] times fp32 `upstream` ([M] or a scalar), rounded once to `dtype`: one launch."""
+    return torch.mul(stored, upstream.view(-1, 1), out=torch.empty_like(stored, dtype=dtype))
 
 
 def sparse_rows(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ def check_common(
     if weight.dim() != 2:
         raise ValueError(f"weight: found the shape {list(weight.shape)}, allowed: [V, D]")
     items, width = weight.shape
-    if not 1 <= items <= MAX_ITEMS:
+    if shard is not None:
+        check_shard(shard, items)
+    elif not 1 <= items <= MAX_ITEMS:
         raise ValueError(f"weight: found {items} rows, allowed: 1 to {MAX_ITEMS}")
     if hidden.shape[-1] != width or width < 1:
         raise ValueError(
@@ -64,6 +66,16 @@ def check_common(
             raise ValueError(f"{name}: found on {tensor.device}, allowed: hidden's device {hidden.device}")
     if hidden.is_meta:
         raise ValueError("hidden: found on meta, allowed: a device that holds numbers")
+
+
+def check_shard(shard: Shard, rows: int) -> None:
+    """What a shard is, and that the table has its rows."""
+    if not isinstance(shard, Shard):
+        raise ValueError(f"shard: found {type(shard).__name__}, allowed: a Shard or None")
+    if rows != shard.rows.number:
+        raise ValueError(
+            f"weight: found {rows} rows, allowed: the {shard.rows.number} rows of this process, of {shard.num_items}"
+        )
 
 
 def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> None:
@@ -99,16 +111,21 @@ def check_full(softcap: float | None, filter_eps: float | None) -> None:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: a number in (0, 1), or None")
 
 
-def check_values(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> None:
+def check_values(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, shard: Shard | None = None
+) -> None:
     """Refuse targets out of range, and NaN or infinity in hidden, weight or bias: one synchronization."""
-    bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= weight.shape[0]))).any()
+    num_items = weight.shape[0] if shard is None else shard.num_items
+    bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= num_items))).any()
     named = [("hidden", hidden), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
     # aminmax carries NaN through and needs no [V, D] of booleans.
     finite = [torch.stack(torch.aminmax(x.detach())).isfinite().all() for _, x in named if x.numel()]
     flags = torch.stack([bad_target, *(~flag for flag in finite)]).tolist()
+    if shard is not None:
+        shard.check_tokens(targets)
     if flags[0]:
         raise ValueError(
-            f"targets: found an id out of range, allowed: [0, {weight.shape[0]}) and ignore_index {ignore_index}"
+            f"targets: found an id out of range, allowed: [0, {num_items}) and ignore_index {ignore_index}"
         )
     for (name, _), flag in zip([item for item in named if item[1].numel()], flags[1:], strict=True):
         if flag:

@@ -3,7 +3,9 @@
 `L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
 Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
 As in the kernels, the sum leaves out the target, so that no digits are lost where the model is sure of it: with
-`x = logsumexp_{j != t} s_mj - s_mt`, the loss is `log(1 + e^x)` and `1 - p_mt = 1 / (1 + e^-x)`.
+`b_m = max_{j != t} s_mj`, `T_m = sum_{j != t} e^(s_mj - b_m)` and `x = (b_m - s_mt) + log T_m`, where nothing is
+rounded at the size of the scores, the loss is `log(1 + e^x)`, `o_m = 1 - p_mt = 1 / (1 + e^-x)`, and
+`p_mj = e^(s_mj - b_m) o_m / T_m`.
 Tokens and items are computed in chunks: no [M, V] tensor exists, in forward or backward. Arithmetic is fp32 for
 16-bit inputs and float64 where an input is.
 """
@@ -56,17 +58,17 @@ def _operands(call: FullCall, dtype: torch.dtype) -> tuple[Tensor, Tensor | None
 
 def _empty_outputs(call: FullCall) -> tuple[Tensor, ...]:
     dtype = sum_dtype(call.hidden, call.weight, call.bias)
-    return tuple(call.hidden.new_empty(call.hidden.shape[0], dtype=dtype) for _ in range(4))
+    return tuple(call.hidden.new_empty(call.hidden.shape[0], dtype=dtype) for _ in range(5))
 
 
 def _forward(call: FullCall) -> tuple[Tensor, ...]:
-    """Loss [M], log-sum-exp [M] for the user and for `_backward`, and `1 - p_mt` [M]."""
+    """Loss and log-sum-exp for the user, then `b`, `T` and `o / T` for `_backward`; all [M]."""
     hidden, weight = call.hidden, call.weight
     dtype = sum_dtype(hidden, weight, call.bias)
     w, b = _operands(call, dtype)
     valid, bad, safe = masks(call.targets, call.ignore_index, weight.shape[0])
-    rest = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=dtype)  # log-sum-exp of all but the target
-    target_score = torch.zeros_like(rest)
+    base = hidden.new_full((hidden.shape[0],), -torch.inf, dtype=dtype)
+    total, target_score = torch.zeros_like(base), torch.zeros_like(base)
     token_chunks, item_chunks = _chunks(hidden, weight)
     for tokens in token_chunks:
         h = hidden[tokens].to(dtype)
@@ -76,12 +78,22 @@ def _forward(call: FullCall) -> tuple[Tensor, ...]:
             found = scores.gather(1, columns)
             target_score[tokens] += torch.where(inside, found, 0).squeeze(1)
             scores.scatter_(1, columns, torch.where(inside, -torch.inf, found))
-            rest[tokens] = torch.logaddexp(rest[tokens], scores.logsumexp(1))
-    lse = torch.logaddexp(rest, target_score)
+            raised = torch.maximum(base[tokens], scores.amax(1))
+            finite = _finite(raised)
+            total[tokens] *= torch.exp(base[tokens] - finite)
+            total[tokens] += scores.sub_(finite[:, None]).exp_().sum(1)
+            base[tokens] = raised
     # A target at +inf has no finite loss: the difference alone would make it a certain one.
-    x = (rest - target_score).masked_fill_(target_score == torch.inf, torch.nan)
+    x = (_finite(base) - target_score + total.log()).masked_fill_(target_score == torch.inf, torch.nan)
+    lse = torch.logaddexp(base + total.log(), target_score)
     loss = torch.where(valid, torch.logaddexp(x, torch.zeros_like(x)), 0).masked_fill_(bad, torch.nan)
-    return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), lse, torch.sigmoid(x)
+    share = torch.sigmoid(x) / total.masked_fill(total == 0, 1)
+    return loss, torch.where(valid, lse, 0).masked_fill_(bad, torch.nan), _finite(base), total, share
+
+
+def _finite(base: Tensor) -> Tensor:
+    """The base of exponents: 0 in the place of an infinite one, so that `s - base` is a number."""
+    return torch.where(base.isinf(), 0, base)
 
 
 def _backward(
@@ -90,13 +102,13 @@ def _backward(
     """DH [M, D], dW [V, D] and db [V], each in the dtype of its tensor.
 
     With `c_mj = g_m (p_mj - [j = t])` times the slope of the cap: `dH_m = sum_j c_mj w_j`, `dW_j = sum_m c_mj h_m` and
-    `db_j = sum_m c_mj`.
+    `db_j = sum_m c_mj`. Up to the factor `g_m o_m / T_m` it is `e^(s_mj - b_m)`, and `-T_m` at the target.
     """
-    lse, others = kept
-    hidden, weight, bias, softcap, dtype = call.hidden, call.weight, call.bias, call.softcap, lse.dtype
+    base, total, share = kept
+    hidden, weight, bias, softcap, dtype = call.hidden, call.weight, call.bias, call.softcap, base.dtype
     w, b = _operands(call, dtype)
     valid, bad, safe = masks(call.targets, call.ignore_index, weight.shape[0])
-    grad = torch.where(valid, grad_loss.to(dtype), 0)
+    factor = torch.where(valid, grad_loss.to(dtype) * share, 0)
     d_hidden = torch.zeros_like(hidden, dtype=dtype) if with_hidden else None
     d_weight = torch.zeros_like(w) if with_weight else None
     d_bias = torch.zeros_like(b) if with_weight and b is not None else None
@@ -106,12 +118,12 @@ def _backward(
         for items in item_chunks:
             scores = _scores(h, w[items], None if b is None else b[items], softcap)
             slope = None if softcap is None else 1 - (scores / softcap) ** 2
-            coefficient = scores.sub_(lse[tokens, None]).exp_()
+            coefficient = scores.sub_(base[tokens, None]).exp_()
             columns, inside = _columns(safe[tokens], items)
-            coefficient.scatter_(1, columns, torch.where(inside, -others[tokens, None], coefficient.gather(1, columns)))
+            coefficient.scatter_(1, columns, torch.where(inside, -total[tokens, None], coefficient.gather(1, columns)))
             if slope is not None:
                 coefficient *= slope
-            coefficient *= grad[tokens, None]
+            coefficient *= factor[tokens, None]
             if d_hidden is not None:
                 d_hidden[tokens].addmm_(coefficient, w[items])
             if d_weight is not None:
@@ -126,5 +138,5 @@ def _backward(
 
 
 full_reference = CustomLoss(
-    "reference_full", FullCall, _forward, _backward, _empty_outputs, shown=2, kept=("lse", "others")
+    "reference_full", FullCall, _forward, _backward, _empty_outputs, shown=2, kept=("base", "total", "share")
 )

@@ -24,7 +24,8 @@ from cce_kernels.reduction import scale_rows
 def _empty_outputs(call: FullCall) -> FullOutputs:
     hidden = call.hidden
     loss, lse, lse2, others = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(4))
-    return FullOutputs(loss, lse, lse2, others, torch.empty_like(hidden) if call.with_dhidden else hidden.new_empty(0))
+    dhidden = loss.new_empty(hidden.shape if call.with_dhidden else 0)
+    return FullOutputs(loss, lse, lse2, others, dhidden)
 
 
 def _forward(call: FullCall) -> FullOutputs:
@@ -37,7 +38,7 @@ def _forward(call: FullCall) -> FullOutputs:
     tiles, _ = tuning.full_tiles(hidden.device, hidden.dtype, dim)
     programs, streamed = -(-num_tokens // tiles.block_m), -(-weight.shape[0] // tiles.block_v)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_tokens * dim)
-    launch_forward(call, outputs, _stored_scale(hidden), tiles, splits)
+    launch_forward(call, outputs, tiles, splits)
     return outputs
 
 
@@ -47,8 +48,7 @@ def _backward(grad: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden:
     if grad.dim() > 0:
         # Whatever arrives for a token that does not count (its lse2 is infinite), it must not make a NaN.
         grad = torch.where(lse2.isinf(), 0.0, grad)
-    scale = _stored_scale(hidden)
-    scaled = scale_rows(dhidden, grad if scale == 1.0 else grad / scale) if with_hidden else None
+    scaled = scale_rows(dhidden, grad, hidden.dtype) if with_hidden else None
     if not with_weight:
         return scaled, None, None
     num_items, dim = weight.shape
@@ -56,14 +56,6 @@ def _backward(grad: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden:
     programs, streamed = -(-num_items // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_items * dim)
     return scaled, *launch_backward(call, lse2, others, grad, tiles, splits)
-
-
-def _stored_scale(hidden: Tensor) -> float:
-    """The factor that dH is stored with until backward knows the upstream gradient.
-
-    1 / M is what a mean over all tokens sends: the ratio is 1 and rounds nothing a second time. fp16 lacks the range.
-    """
-    return 1.0 / hidden.shape[0] if hidden.dtype == torch.bfloat16 else 1.0
 
 
 full_triton = CustomLoss(

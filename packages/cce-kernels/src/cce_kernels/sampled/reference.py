@@ -1,6 +1,6 @@
 """The sampled losses in eager torch: the specification, and the CPU path.
 
-Softmax: `L = softplus(z)`, `z = logsumexp_n s'_n - s_t`, over the negatives n that differ from the target; corrected
+Softmax: `L = softplus(z)`, `z = logsumexp_n (s'_n - s_t)`, over the negatives n that differ from the target; corrected
 scores `s'_n = s_n + log((V - 1) / N_m)`, or `s_n - log q_n + log(1 - q_t) - log N_m`, with N_m = negatives left.
 Gradient: `dL/ds_n = p_n = softmax(s')_n sigma(z)`, `dL/ds_t = -sigma(z)`: no difference of near-equal numbers.
 
@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from cce_kernels.autograd import CustomLoss, Gradients
 from cce_kernels.dtypes import as_multiplied, sum_dtype
@@ -29,6 +28,11 @@ from cce_kernels.sampled.row_sums import RowSums
 CHUNK_ELEMENTS = 1 << 21
 
 
+def softplus(x: Tensor) -> Tensor:
+    """`log(1 + e^x)`; torch's own leaves out `e^-x` from 20 on, which float64 holds up to 36."""
+    return torch.nn.functional.softplus(x, threshold=40.0)
+
+
 class _Chunk(NamedTuple):
     """Scores of the groups of one chunk: C groups of T tokens against their N negatives."""
 
@@ -36,7 +40,7 @@ class _Chunk(NamedTuple):
     ids: Tensor  # int64 [C, N]
     rows: Tensor  # [C, N, D]
     target_rows: Tensor  # [C, T, D]
-    scores: Tensor  # [C, T, N], corrected by log q; -inf where the negative is the target
+    scores: Tensor  # [C, T, N], -inf where the negative is the target; for the softmax less s_t and log q
     target_scores: Tensor  # [C, T]
     left: Tensor  # [C, T], negatives that are not the target
 
@@ -86,6 +90,8 @@ class _Batch:
         if call.bias is not None:
             scores += call.bias[ids].to(self.dtype)[:, None, :]
             target_scores = target_scores + call.bias[targets].to(self.dtype)
+        if call.terms.softmax:  # first, so that nothing is rounded at the size of the scores
+            scores -= target_scores[..., None]
         if call.log_q is not None:
             scores -= call.log_q[ids].to(self.dtype)[:, None, :]
         hit = ids[:, None, :] == targets[:, :, None]
@@ -94,10 +100,14 @@ class _Batch:
         return _Chunk(h, ids, rows, target_rows, scores, target_scores, left)
 
     def softmax(self, part: slice, chunk: _Chunk) -> tuple[Tensor, Tensor]:
-        """Log-sum-exp of the scores and `z`, [C, T]; both -inf where no negative is left."""
+        """Log-sum-exp of the scores and `z`, [C, T]; both -inf where no negative is left.
+
+        `z` is NaN where the target's score is NaN or infinite: 0 would be a plausible loss.
+        """
         lse = chunk.scores.logsumexp(2)
         rest = math.log(max(self.call.num_items - 1, 1)) if self.log_rest is None else self.log_rest[part]
-        return lse, lse + rest - chunk.left.clamp(min=1).to(self.dtype).log() - chunk.target_scores
+        z = lse + rest - chunk.left.clamp(min=1).to(self.dtype).log()
+        return lse, z.masked_fill_(~(chunk.target_scores < torch.inf), torch.nan)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows of the item table [*ids.shape, D]; index_select is several times faster than indexing on a CPU."""

@@ -39,7 +39,7 @@ def _keeps_copy(call: SampledCall) -> bool:
 def _empty_outputs(call: SampledCall) -> SampledOutputs:
     hidden = call.hidden
     loss, shift, pull = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(3))
-    dhidden = torch.empty_like(hidden) if call.with_dhidden else hidden.new_empty(0)
+    dhidden = loss.new_empty(hidden.shape if call.with_dhidden else 0)
     copied = torch.empty_like(call.weight, dtype=hidden.dtype) if _keeps_copy(call) else hidden.new_empty(0)
     return SampledOutputs(loss, dhidden, shift, pull, copied)
 
@@ -81,7 +81,7 @@ def _backward(
         if bias is not None and into.bias is not None:
             d_bias = into.bias.to(bias.dtype) if items is None else sparse_rows(items, into.bias, bias)
     # dH comes last: it takes the place of the scratch of the sums.
-    return scale_rows(dhidden, grad) if with_hidden else None, d_weight, d_bias
+    return scale_rows(dhidden, grad, call.hidden.dtype) if with_hidden else None, d_weight, d_bias
 
 
 def _touched_items(call: SampledCall) -> tuple[Tensor, Tensor]:

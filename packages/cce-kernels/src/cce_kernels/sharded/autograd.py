@@ -18,6 +18,8 @@ from cce_kernels.reduction import upstream_of
 from cce_kernels.sharded.merge import Merged, Partial, exchange
 from cce_kernels.sharded.shard import Shard
 
+RowGradients = tuple[Tensor, Tensor | None]  # of the own rows [n, D] and their bias [n]
+
 
 class ShardedLoss(ABC):
     """One call of a loss over sharded rows.
@@ -44,13 +46,11 @@ class ShardedLoss(ABC):
         """Results [P, M] of all processes for the own tokens, put together."""
 
     @abstractmethod
-    def weight_gradient(
-        self, call: Any, shift: Tensor, pull: Tensor, grad: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def weight_gradient(self, call: Any, shift: Tensor, pull: Tensor, grad: Tensor) -> RowGradients:
         """DW and db of the own rows, from numbers [P, M]; `grad` is [P, M] or a scalar for all tokens."""
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def run_sharded(
     loss: ShardedLoss, reduction: str, hidden: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:

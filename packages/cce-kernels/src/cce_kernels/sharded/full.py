@@ -12,18 +12,23 @@ The last line needs lse2 and o of every token, and no rows of other processes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from cce_kernels.dtypes import sum_dtype
-from cce_kernels.full import reference, tuning
+from cce_kernels.dtypes import as_multiplied, sum_dtype
+from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
 from cce_kernels.reduction import masks
+from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
 from cce_kernels.sharded.merge import LOG2E, Merged, Partial, own_targets, weighted_sum
+from cce_kernels.sharded.shard import ELSEWHERE, Shard
 
 _LN2 = math.log(2.0)
 
 
+_CHUNK_ELEMENTS = 1 << 22  # scores that exist at once in the reference
 _NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
@@ -42,13 +47,35 @@ def partial(call: FullCall, *, use_triton: bool) -> Partial:
 
 
 def _reference_sums(call: FullCall) -> tuple[Tensor, Tensor, Tensor]:
-    rest, _ = reference.sums_without_target(call, call.targets)
-    nothing = rest == -torch.inf
-    total = (~nothing).to(rest.dtype)
-    lse = torch.where(nothing, 0, rest)
-    mean, *_ = reference.sum_gradients(call, call.targets, total, lse, torch.zeros_like(rest), True, False)
-    assert mean is not None
-    return torch.where(nothing, _NOTHING, lse * LOG2E), total, mean
+    weight = as_multiplied(call.weight, call.hidden)
+    found = []
+    for tokens, h, scores, own in _scores(call):
+        slope = 1.0 if call.softcap is None else 1 - (scores / call.softcap) ** 2
+        scores[own, call.targets[tokens][own]] = -torch.inf
+        base = scores.amax(1)
+        base = torch.where(base == -torch.inf, _NOTHING, base)
+        p = torch.exp(scores - base[:, None])
+        total = p.sum(1)
+        mean = (p * slope) @ weight.to(h.dtype) / total.clamp(min=torch.finfo(h.dtype).tiny)[:, None]
+        found.append((base * LOG2E, total, mean.to(call.hidden.dtype)))
+    base, total, mean = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return base, total, mean
+
+
+def _scores(call: FullCall) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Tokens, their vectors [C, D], their capped scores [C, n] and which have an own target: some tokens at a time."""
+    dtype = sum_dtype(call.hidden, call.weight, call.bias)
+    weight = as_multiplied(call.weight, call.hidden).to(dtype)
+    size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+    for start in range(0, call.hidden.shape[0], size):
+        tokens = slice(start, start + size)
+        h = call.hidden[tokens].to(dtype)
+        scores = h @ weight.T
+        if call.bias is not None:
+            scores += call.bias.to(dtype)
+        if call.softcap is not None:
+            scores = call.softcap * torch.tanh(scores / call.softcap)
+        yield tokens, h, scores, (call.targets[tokens] >= 0).nonzero().squeeze(1)
 
 
 def _triton_sums(call: FullCall) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,8 +89,8 @@ def _triton_sums(call: FullCall) -> tuple[Tensor, Tensor, Tensor]:
     tiles, _ = tuning.full_tiles(hidden.device, hidden.dtype, dim)
     programs, streamed = -(-num_tokens // tiles.block_m), -(-call.weight.shape[0] // tiles.block_v)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_tokens * dim)
-    unwritten = FullOutputs(*[hidden.new_empty(1, dtype=torch.float32)] * 4, hidden)
-    sums, bases, vectors = launch_splits(call, unwritten, 1.0, tiles, splits, sharded=True)
+    unwritten = FullOutputs(*[hidden.new_empty(1, dtype=torch.float32)] * 5)
+    sums, bases, vectors = launch_splits(call, unwritten, tiles, splits, sharded=True)
     base = bases.amax(0)
     shares = torch.exp2(bases - base)
     total = (shares * sums).sum(0)
@@ -72,9 +99,7 @@ def _triton_sums(call: FullCall) -> tuple[Tensor, Tensor, Tensor]:
     return base, total, mean
 
 
-def merge(
-    parts: Partial, targets: Tensor, ignore_index: int, num_items: int, softcap: float | None, dtype: torch.dtype
-) -> Merged:
+def merge(parts: Partial, targets: Tensor, ignore_index: int, num_items: int, softcap: float | None) -> Merged:
     """Loss, log-sum-exp and dH of M tokens from the results [P, M] of all processes; `targets` [M] are ids."""
     valid, bad, _ = masks(targets, ignore_index, num_items)
     score = parts.target_score.sum(0)  # all but one are 0
@@ -85,7 +110,8 @@ def merge(
     z = total + own
     lse2 = top + z.log2()
     lse = lse2 * _LN2
-    loss = torch.where(total < own, torch.log1p(total / own), lse - score)
+    # Not `lse - score`: lse is rounded at the size of the scores.
+    loss = torch.where(total < own, torch.log1p(total / own), (z.log2() - (target2 - top)) * _LN2)
     others = total / z
     pull = others if softcap is None else others * (1 - (score / softcap) ** 2)
     dhidden = weighted_sum(shares / z, parts.mean) - pull[:, None] * parts.target_row.sum(0)
@@ -98,9 +124,7 @@ def merge(
     )
 
 
-def weight_gradient(
-    call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor, *, use_triton: bool
-) -> tuple[Tensor, Tensor | None]:
+def weight_gradient(call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor, *, use_triton: bool) -> RowGradients:
     """DW and db of the rows of a call of all tokens [N], from `Merged.shift`, `Merged.pull` and the upstream gradient.
 
     `grad` is [N], or a scalar for all tokens.
@@ -108,18 +132,61 @@ def weight_gradient(
     hidden, weight, bias = call.hidden, call.weight, call.bias
     if 0 in (hidden.shape[0], weight.shape[0]):
         return torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
-    counts = lse2 != torch.inf
+    grad = torch.where(lse2 == torch.inf, 0, grad) if grad.dim() or not use_triton else grad
     if not use_triton:
-        grad = torch.where(counts, grad, 0)
-        lse = torch.where(counts, lse2, 0) / LOG2E
-        _, d_weight, d_bias = reference.sum_gradients(call, call.targets, grad, lse, pull, False, True)
-        assert d_weight is not None
-        return d_weight, d_bias
+        return _reference_gradient(call, lse2, pull, grad)
     from cce_kernels.full.kernels.backward import launch_backward
 
-    grad = grad if grad.dim() == 0 else torch.where(counts, grad, 0)
     num_items, dim = weight.shape
     _, tiles = tuning.full_tiles(hidden.device, hidden.dtype, dim)
     programs, streamed = -(-num_items // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_items * dim)
     return launch_backward(call, lse2, pull, grad, tiles, splits)
+
+
+def _reference_gradient(call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor) -> RowGradients:
+    weight, bias = call.weight, call.bias
+    dtype = sum_dtype(call.hidden, weight, bias)
+    d_weight = torch.zeros_like(weight, dtype=dtype)
+    d_bias = torch.zeros(weight.shape[0], dtype=dtype, device=weight.device)
+    for tokens, h, scores, own in _scores(call):
+        p = torch.exp(scores - lse2[tokens, None] / LOG2E)
+        if call.softcap is not None:
+            p *= 1 - (scores / call.softcap) ** 2
+        p[own, call.targets[tokens][own]] = -pull[tokens][own]
+        p = torch.where(lse2[tokens, None] == torch.inf, 0, p * grad[tokens, None])
+        d_weight.addmm_(p.T, h)
+        d_bias += p.sum(0)
+    return d_weight.to(weight.dtype), None if bias is None else d_bias.to(bias.dtype)
+
+
+class ShardedFull(ShardedLoss):
+    """A call of the full loss over sharded rows."""
+
+    def __init__(
+        self, shard: Shard, targets: Tensor, ignore_index: int, softcap: float | None, filter_eps: float | None,
+        use_triton: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(shard, targets, ignore_index)
+        self.softcap, self.filter_eps, self.use_triton = softcap, filter_eps, use_triton
+
+    def of_all(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> FullCall:
+        """A call of the tokens [P M] of all processes, whose targets are own rows or -1."""
+        targets = self.shard.gather(self.targets).flatten()
+        rows = torch.where(targets == self.ignore_index, ELSEWHERE, self.shard.rows.local(targets))
+        flat = hidden.flatten(0, 1)
+        return FullCall(flat, weight, bias, rows, self.ignore_index, self.softcap, self.filter_eps, True)
+
+    def partial(self, call: FullCall) -> Partial:
+        """Results [P, M] over the own rows."""
+        ranks = self.shard.rows.ranks
+        return Partial(*(x.view(ranks, -1, *x.shape[1:]) for x in partial(call, use_triton=self.use_triton)))
+
+    def merge(self, parts: Partial) -> Merged:
+        """See the head of this file."""
+        return merge(parts, self.targets, self.ignore_index, self.shard.num_items, self.softcap)
+
+    def weight_gradient(self, call: FullCall, shift: Tensor, pull: Tensor, grad: Tensor) -> RowGradients:
+        """DW and db of the own rows."""
+        flat = grad.flatten() if grad.dim() else grad
+        return weight_gradient(call, shift.flatten(), pull.flatten(), flat, use_triton=self.use_triton)

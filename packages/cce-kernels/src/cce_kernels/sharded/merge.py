@@ -1,8 +1,8 @@
 """What a process computes of every token over its own rows, and how the process that has the token puts it together.
 
-Process r leaves of the scores s_j of its rows j, in log2 units, the target left out,
+Process r leaves of the scores s_j of its rows j, the target left out,
 
-    T_r = sum_j 2^(s_j - b_r),    a_r = sum_j 2^(s_j - b_r) w_j / T_r
+    T_r = sum_j e^(s_j - b_r),    a_r = sum_j e^(s_j - b_r) w_j / T_r
 
 and the score s_t and the row w_t of the target where it has them. a_r is a mean of rows, so it fits 16 bits whatever
 the scores are. T never holds the target, so that 1 - p_t keeps its digits where the model is sure of it. Sums are in
@@ -26,7 +26,7 @@ LOG2E = math.log2(math.e)
 class Partial(NamedTuple):
     """The results of tokens [..., M] over the rows of one process; scalars are fp32 or float64."""
 
-    base: Tensor  # [..., M], b in log2 units; 0 for a pointwise objective
+    base: Tensor  # [..., M], b, in log2 units for the full loss; 0 for a pointwise objective
     total: Tensor  # [..., M], T; the sum of the losses of negatives for a pointwise objective
     left: Tensor  # [..., M], negatives that are left; 0 for the full loss
     target_score: Tensor  # [..., M], 0 where another process has the target
@@ -41,7 +41,7 @@ class Merged(NamedTuple):
     lse: Tensor  # [M], for the user: 0 where a token is ignored; empty for a sampled loss
     shift: Tensor  # [M], 2^(s - shift) or e^(s - shift) is the gradient of a score; infinite where there is none
     pull: Tensor  # [M], minus the gradient of the target's score
-    dhidden: Tensor  # [M, D] in hidden's dtype, before the upstream gradient
+    dhidden: Tensor  # [M, D] in the dtype of sums, before the upstream gradient
 
 
 def exchange(shard: Shard, partial: Partial) -> Partial:
@@ -52,7 +52,9 @@ def exchange(shard: Shard, partial: Partial) -> Partial:
     return Partial(*numbers.unbind(-1), *rows.chunk(2, -1))
 
 
-def own_targets(hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:  # fmt: skip
+def own_targets(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Scores [N] in `dtype` and rows [N, D] in hidden's dtype of targets `rows` [N]; 0 where the row is negative."""
     own = rows >= 0
     if weight.shape[0] == 0:

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from cce_kernels.dtypes import sum_dtype
 from cce_kernels.reduction import masks
@@ -30,9 +29,9 @@ from cce_kernels.sampled.objectives import Objective, Terms, encode
 from cce_kernels.sampled.samplers import Sampler, prepare
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from cce_kernels.sharded import sampled_reference
-from cce_kernels.sharded.autograd import ShardedLoss
+from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
 from cce_kernels.sharded.merge import Merged, Partial, own_targets, weighted_sum
-from cce_kernels.sharded.shard import ELSEWHERE, Shard
+from cce_kernels.sharded.shard import Shard
 
 SKIPPED = -2  # the row of the target of a token that does not count
 
@@ -116,14 +115,15 @@ class ShardedSampled(ShardedLoss):
             top = parts.base.amax(0)
             shares = torch.exp(parts.base - top) * parts.total
             total = shares.sum(0)
-            log_total = top + total.log()
             rest = math.log(max(num_items - 1, 1)) if self.log_rest is None else self.log_rest.to(score.dtype)
-            z = log_total + rest - parts.left.sum(0).clamp(min=1).log() - score
+            # The difference first, so that nothing else is rounded at the size of the scores.
+            z = (top - score) + total.log() + rest - parts.left.sum(0).clamp(min=1).log()
+            z = z + (score - score)  # NaN where the target's score is no finite number: 0 would be a plausible loss
             loss, pull = _log1p_exp(z), torch.sigmoid(z)
-            shift = torch.where(total != 0, log_total + _log1p_exp(-z), torch.inf)
+            shift = torch.where(total != 0, top + (total.log() + _log1p_exp(-z)), torch.inf)
             shares = shares * torch.where(total != 0, pull / total, 0)
         else:
-            loss = terms.scale * (terms.positive_weight * softplus(-score, threshold=_EXACT) + total)
+            loss = terms.scale * (terms.positive_weight * _log1p_exp(-score) + total)
             pull = terms.scale * terms.positive_weight * torch.sigmoid(-score)
             shift, shares = torch.zeros_like(score), torch.ones_like(parts.total)
         dhidden = weighted_sum(shares, parts.mean) - pull[:, None] * parts.target_row.sum(0)
@@ -135,9 +135,7 @@ class ShardedSampled(ShardedLoss):
             torch.where(valid[:, None], dhidden, 0).masked_fill_(bad[:, None], torch.nan),
         )
 
-    def weight_gradient(
-        self, call: SampledCall, shift: Tensor, pull: Tensor, grad: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def weight_gradient(self, call: SampledCall, shift: Tensor, pull: Tensor, grad: Tensor) -> RowGradients:
         """DW and db of the own rows, from the own draws of the tokens of every process and from their targets."""
         weight, bias = call.weight, call.bias
         dtype = sum_dtype(call.hidden, weight, bias)
@@ -171,17 +169,18 @@ class ShardedSampled(ShardedLoss):
                     row_offset=None if call.row_offset is None else call.row_offset[q] + start,
                 )  # fmt: skip
                 if self.options.use_triton:
-                    from cce_kernels.sharded.own_draws import pack_own_draws
+                    from cce_kernels.sharded.kernels.own_draws import pack_own_draws
 
                     ids, counts = pack_own_draws(part, rows)
                 else:
                     ids, counts = sampled_reference.own_draws(part, rows), None
-                yield q, tokens, part._replace(
-                    id_table=ids, own_counts=counts, size=call.num_negatives, size_tensor=None, alias=False
+                yield (
+                    q,
+                    tokens,
+                    part._replace(
+                        id_table=ids, own_counts=counts, size=call.num_negatives, size_tensor=None, alias=False
+                    ),
                 )
-
-
-_EXACT = 700.0  # torch's softplus is x itself above its threshold, 2e-9 off at the usual one
 
 
 def _log1p_exp(x: Tensor) -> Tensor:

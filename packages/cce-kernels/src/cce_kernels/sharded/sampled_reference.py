@@ -70,7 +70,9 @@ def sums(call: SampledCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             base[part], total[part] = top, shares.sum(2)
             shares = shares / total[part].clamp(min=torch.finfo(dtype).tiny)[..., None]
         else:
-            total[part] = torch.where(chunk.kept, torch.logaddexp(chunk.scores, torch.zeros_like(chunk.scores)), 0).sum(2)
+            total[part] = torch.where(chunk.kept, torch.logaddexp(chunk.scores, torch.zeros_like(chunk.scores)), 0).sum(
+                2
+            )
             shares = torch.where(chunk.kept, torch.sigmoid(chunk.scores) * terms.scale, 0)
         mean[part] = torch.bmm(shares, chunk.rows)
     return tuple(ungrouped(x, groups, call.hidden.shape[0]) for x in (base, total, left, mean))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""The sampled losses over sharded rows in Triton: the kernels of one process, reading stored ids (own_draws.py)."""
+"""The sampled losses over sharded rows in Triton: the kernels of one process, which read stored ids (own_draws.py)."""
 
 from __future__ import annotations
 

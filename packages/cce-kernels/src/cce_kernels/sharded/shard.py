@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cce_kernels.checks import check_integer
-from cce_kernels.validation import MAX_ITEMS
 
 CLASSES = 64
 ELSEWHERE = -1  # the row of an item of another process, or of none
@@ -74,7 +73,7 @@ class Shard:
     num_items: int
 
     def __post_init__(self) -> None:
-        check_integer("num_items", self.num_items, 1, MAX_ITEMS + 1)
+        check_integer("num_items", self.num_items, 1, 2**31)
         if not dist.is_initialized():
             raise ValueError("shard: found no process group, allowed: after torch.distributed.init_process_group")
         if dist.get_rank(self.group) < 0:
@@ -86,6 +85,13 @@ class Shard:
     def rows(self) -> Rows:
         """The rows of this process."""
         return Rows(self.num_items, dist.get_world_size(self.group), dist.get_rank(self.group))
+
+    def check_tokens(self, targets: Tensor) -> None:
+        """Refuse other numbers of tokens in other processes; this waits for the device."""
+        numbers = self.gather(targets.new_tensor([targets.numel()])).flatten().tolist()
+        if len(set(numbers)) > 1:
+            found = ", ".join(map(str, numbers))
+            raise ValueError(f"targets: found {found} tokens in the processes, allowed: as many in each, filled up")
 
     def gather(self, mine: Tensor) -> Tensor:
         """[...], of the same shape in every process, to [P, ...] in the order of the processes."""

@@ -3,7 +3,7 @@
 With r the base of the exponents (log2 units), T = sum_{j != t} 2^(s_j - r) and e = 2^(s_t - r), all fp32:
 
     Z = T + e,   o = T / Z = 1 - p_t,   lse = (r + log2 Z) ln 2,   loss = log(Z / e) = log1p(T / e)
-    dH_m = (A_m / Z_m - o_m w_t) * scale,      A_m = sum_{j != t} 2^(s_mj - r_m) w_j
+    dH_m = A_m / Z_m - o_m w_t,      A_m = sum_{j != t} 2^(s_mj - r_m) w_j
 
 T never holds the target, so that o and the loss keep their digits where the model is sure of the target (o -> 0). The
 target's row is added to dH in fp32: it never meets a rounded probability.
@@ -19,18 +19,18 @@ from cce_kernels.full.kernels.tiles import LN2, LOG2E, cap_scores, cap_slope, ga
 
 
 @triton.jit
-def write_dhidden(acc0, acc1, others, inverse, safe, ignored, invalid, weight, scale, dhidden, start, num_tokens,
+def write_dhidden(acc0, acc1, others, inverse, safe, ignored, invalid, weight, dhidden, start, num_tokens,
                   DTYPE: tl.constexpr, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                   BLOCK_M: tl.constexpr):  # fmt: skip
-    """Write dH, rounded once; zero for an ignored token, NaN for an invalid one."""
+    """Write dH in fp32; zero for an ignored token, NaN for an invalid one."""
     every = safe >= 0
     w0 = gather_rows(weight, safe, every, 0, DIM0, DIM).to(DTYPE).to(tl.float32)
-    out0 = (acc0 * inverse[:, None] - others[:, None] * w0) * scale
+    out0 = acc0 * inverse[:, None] - others[:, None] * w0
     out0 = tl.where(ignored[:, None], 0.0, tl.where(invalid[:, None], float("nan"), out0))
     store_tile(dhidden, start, num_tokens - start, out0, 0, DIM0, BLOCK_M, DIM)
     if DIM1 > 0:
         w1 = gather_rows(weight, safe, every, DIM0, DIM1, DIM).to(DTYPE).to(tl.float32)
-        out1 = (acc1 * inverse[:, None] - others[:, None] * w1) * scale
+        out1 = acc1 * inverse[:, None] - others[:, None] * w1
         out1 = tl.where(ignored[:, None], 0.0, tl.where(invalid[:, None], float("nan"), out1))
         store_tile(dhidden, start, num_tokens - start, out1, DIM0, DIM1, BLOCK_M, DIM)
 
@@ -70,13 +70,15 @@ def finish_tokens(total, base, target_score, ignored, invalid, softcap, HAS_SOFT
     An ignored token gets zeros, an invalid one NaN; both get an infinite log-sum-exp for backward, where every
     probability of theirs is then exactly 0.
     """
-    target_term = tl.exp2(target_score * LOG2E - base)
+    exponent = target_score * LOG2E - base
+    target_term = tl.exp2(exponent)
     z = total + target_term
     lse2 = base + tl.log2(z)
     lse = lse2 * LN2
     sure = total < target_term
     ratio = total / tl.where(sure, target_term, 1.0)
-    loss = tl.where(sure, log1p_small(tl.where(sure, ratio, 0.0)), lse - target_score)
+    # Not `lse - target_score`: lse is rounded at the size of the scores.
+    loss = tl.where(sure, log1p_small(tl.where(sure, ratio, 0.0)), (tl.log2(z) - exponent) * LN2)
     inverse = 1.0 / z
     others = total * inverse
     if HAS_SOFTCAP:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.epilogue import finish_tokens, read_targets, score_targets, write_dhidden
@@ -116,7 +117,7 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, 
 
 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
-def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, scale, loss, lse, lse2, others, dhidden,
+def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, loss, lse, lse2, others, dhidden,
                         partial_sum, partial_base, partial_acc,
                         num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
@@ -225,23 +226,23 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, s
         tl.store(lse2 + tokens, lse2_m, mask=inside)
         tl.store(others + tokens, others_m, mask=inside)
         if WITH_DHIDDEN:
-            write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, scale, dhidden, start,
+            write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, dhidden, start,
                           num_tokens, DTYPE, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
 
 
-def launch_forward(call: FullCall, outputs: FullOutputs, scale: float, tiles: FullTiles, splits: int) -> None:
-    """Write loss, log-sum-exp and dH (times `scale`) of every token into `outputs`.
+def launch_forward(call: FullCall, outputs: FullOutputs, tiles: FullTiles, splits: int) -> None:
+    """Write loss, log-sum-exp and dH of every token into `outputs`.
 
     The weight of `call` is the table or its copy in hidden's dtype. `splits`, at least 1, runs of the vocabulary are
     computed side by side.
     """
-    parts = launch_splits(call, outputs, scale, tiles, splits, sharded=False)
+    parts = launch_splits(call, outputs, tiles, splits, sharded=False)
     if parts[0].shape[0] > 1:
-        launch_merge(call, outputs, scale, *parts)
+        launch_merge(call, outputs, *parts)
 
 
 def launch_splits(
-    call: FullCall, outputs: FullOutputs, scale: float, tiles: FullTiles, splits: int, *, sharded: bool
+    call: FullCall, outputs: FullOutputs, tiles: FullTiles, splits: int, *, sharded: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `launch_forward`, without the merge: returns the sums, bases and A of each split (see merge.py).
 
@@ -264,7 +265,7 @@ def launch_splits(
     stream = stream_blocks(weight, tiles.block_v, dim0, dim1) if tma else (weight, weight)
     half = hidden.dtype == torch.float16 and call.with_dhidden
     full_forward_kernel[grid](
-        hidden, held, weight, *stream, weight if bias is None else bias, call.targets, scale, *outputs, partial_sum,
+        hidden, held, weight, *stream, weight if bias is None else bias, call.targets, *outputs, partial_sum,
         partial_base, partial_acc, num_tokens, num_items, items_per_split, call.ignore_index, call.softcap or 1.0,
         call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
         HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,

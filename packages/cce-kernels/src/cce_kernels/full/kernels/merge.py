@@ -20,7 +20,7 @@ from cce_kernels.full.kernels.tiles import load_tile
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_splits"])
-def full_merge_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, others, dhidden,
+def full_merge_kernel(hidden, weight, bias, targets, loss, lse, lse2, others, dhidden,
                       partial_sum, partial_base, partial_acc,
                       num_tokens, num_items, num_splits, ignore_index, softcap,
                       DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -64,14 +64,14 @@ def full_merge_kernel(hidden, weight, bias, targets, scale, loss, lse, lse2, oth
     tl.store(lse2 + tokens, lse2_m, mask=inside)
     tl.store(others + tokens, others_m, mask=inside)
     if WITH_DHIDDEN:
-        write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, scale, dhidden, start,
+        write_dhidden(acc0, acc1, others_m, inverse, safe, ignored, invalid, weight, dhidden, start,
                       num_tokens, h0.dtype, DIM, DIM0, DIM1, BLOCK_M)  # fmt: skip
 
 
 def launch_merge(
-    call: FullCall, outputs: FullOutputs, scale: float, partial_sum: Tensor, partial_base: Tensor, partial_acc: Tensor
+    call: FullCall, outputs: FullOutputs, partial_sum: Tensor, partial_base: Tensor, partial_acc: Tensor
 ) -> None:
-    """Write the final numbers of a split forward into `outputs`, dH times `scale`.
+    """Write the final numbers of a split forward into `outputs`.
 
     The partial numbers are fp32: sums [S, M], bases [S, M] in log2 units, and A [S, M, D], empty without dH.
     """
@@ -80,7 +80,7 @@ def launch_merge(
     dim0, dim1 = block_widths(hidden)
     block = max(4, 4096 // (1 << (dim0 + dim1 - 1).bit_length()))
     full_merge_kernel[(-(-num_tokens // block),)](
-        hidden, weight, weight if bias is None else bias, call.targets, scale, *outputs,
+        hidden, weight, weight if bias is None else bias, call.targets, *outputs,
         partial_sum, partial_base, partial_acc, num_tokens, weight.shape[0], partial_sum.shape[0], call.ignore_index,
         call.softcap or 1.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=block, HAS_BIAS=bias is not None,
         HAS_SOFTCAP=call.softcap is not None, WITH_DHIDDEN=call.with_dhidden, num_warps=4,

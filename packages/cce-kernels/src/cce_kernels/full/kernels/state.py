@@ -63,4 +63,4 @@ class FullOutputs(NamedTuple):
     lse: Tensor  # [M] fp32
     lse2: Tensor  # [M] fp32: log-sum-exp in log2 units, infinite where a token has no gradient
     others: Tensor  # [M] fp32: o_m = 1 - p_mt, times the slope of the softcap at the target
-    dhidden: Tensor  # [M, D] before the upstream gradient, or empty where it is not wanted
+    dhidden: Tensor  # [M, D] fp32, before the upstream gradient, or empty where it is not wanted

@@ -13,7 +13,7 @@ from cce_kernels.sampled.draws import STREAM_NEGATIVES
 NO_TABLE = tl.constexpr(0)  # the position is the id
 ALIAS_TABLE = tl.constexpr(1)
 POOL_TABLE = tl.constexpr(2)  # the number of positions is read from the device
-STORED_TABLE = tl.constexpr(3)  # each row's ids are stored (sharded/own_draws.py), and how many there are
+STORED_TABLE = tl.constexpr(3)  # each row's ids are stored (sharded/kernels/own_draws.py), and how many there are
 _STREAM = tl.constexpr(STREAM_NEGATIVES)
 
 

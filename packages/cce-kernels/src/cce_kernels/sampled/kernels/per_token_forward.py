@@ -1,7 +1,7 @@
 """Sampled losses with negatives per token, forward: loss and dH in one pass over the gathered rows.
 
-Softmax, with base = running maximum: `l += exp(s' - base)`, `a += exp(s' - base) w_n`; at the end `lse = base + log l`,
-`z = lse + rest - log N_m - s_t`, loss = softplus(z), `dH = sigma(z) (a / l - w_t)`.
+Softmax, with base = running maximum of `d_n = s'_n - s_t`: `l += exp(d - base)`, `a += exp(d - base) w_n`; at the end
+`z = base + log l + rest - log N_m`, loss = softplus(z), `dH = sigma(z) (a / l - w_t)`.
 Pointwise: loss = c (beta softplus(-s_t) + sum softplus(s_n)), `dH = c (sum sigma(s_n) w_n - beta sigma(-s_t) w_t)`.
 Upstream gradients are applied in backward.
 
@@ -60,6 +60,8 @@ def per_token_forward_kernel(
     target_score = tl.sum(h * target_row, 0)
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
+    if TABLE == STORED_TABLE:
+        target_score = tl.zeros((), tl.float32)  # known to one process alone: no base of exponents
 
     top = tl.zeros((), tl.float32) - float("inf")
     total = tl.zeros((), tl.float32)
@@ -78,6 +80,8 @@ def per_token_forward_kernel(
             scores = tl.sum(rows * h[None, :], 1)
             if HAS_BIAS:
                 scores += tl.load(bias + ids, mask=kept, other=0.0).to(tl.float32)
+            if SOFTMAX:
+                scores -= target_score  # first, so that nothing is rounded at the size of the scores
             if HAS_LOGQ:
                 scores -= tl.load(log_q + ids, mask=kept, other=0.0)
             left += tl.sum(kept.to(tl.int32), 0)
@@ -109,16 +113,15 @@ def per_token_forward_kernel(
         rest = constant_rest + 0.0
         if HAS_LOGQ:
             rest = tl.load(log_rest + token)
-        # None where no negative is left, or all that are left score -inf. NaN is not, and stays, the target's too; and
-        # a target of -inf among nothing but -inf is NaN.
-        some = (total != 0) | (target_score != target_score) | ((target_score == float("-inf")) & (left > 0))
-        lse = tl.where(some, top + tl.log(tl.where(some, total, 1.0)), float("-inf"))
-        lse += rest - tl.log(tl.maximum(left, 1).to(tl.float32))
-        z = tl.where(some, lse - target_score, float("-inf"))
+        # None where no negative is left, or all that are left score -inf. NaN is not, and stays.
+        some = total != 0
+        base = tl.where(some, top + tl.log(tl.where(some, total, 1.0)), float("-inf"))
+        # A target that is no finite number makes z NaN: 0 would be a plausible loss.
+        z = base + (rest - tl.log(tl.maximum(left, 1).to(tl.float32))) + (target_score - target_score)
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
         # exp(s - log q - token_shift) is the gradient of a corrected score: softmax over the negatives times sigma(z).
-        token_shift = tl.where(some, top + tl.log(tl.where(some, total, 1.0)) + log1p_exp(-z), float("inf"))
+        token_shift = tl.where(some, target_score + (base + log1p_exp(-z)), float("inf"))
         gathered = gathered * tl.where(some, token_pull / tl.where(some, total, 1.0), 0.0)
     else:
         token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
@@ -130,7 +133,7 @@ def per_token_forward_kernel(
     tl.store(pull + token, tl.where(valid, token_pull, 0.0))
     if WITH_GRAD:
         gradient = tl.where(valid, gathered - token_pull * target_row, tl.where(counted, float("nan"), 0.0))
-        tl.store(dhidden + token.to(tl.int64) * D + columns, gradient.to(dhidden.dtype.element_ty), mask=inside)
+        tl.store(dhidden + token.to(tl.int64) * D + columns, gradient, mask=inside)
 
 
 def launch_per_token_forward(

@@ -40,12 +40,12 @@ def _sum_negatives(
     TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, WITH_GRAD: tl.constexpr,
     PRECISION: tl.constexpr, ONLINE: tl.constexpr,
 ):  # fmt: skip
-    """Base of the exponents, T and negatives left, all [BLOCK_T], and A [BLOCK_T, BLOCK_D] of one tile of tokens."""
+    """Base of the exponents, relative to s_t, T and negatives left, all [BLOCK_T], and A [BLOCK_T, BLOCK_D]."""
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
-    top = target_score
+    top = tl.zeros((BLOCK_T,), tl.float32)
     if ONLINE:
-        top = tl.zeros((BLOCK_T,), tl.float32) - float("inf")
+        top -= float("inf")
     total = tl.zeros((BLOCK_T,), tl.float32)
     left = tl.zeros((BLOCK_T,), tl.float32)
     gathered = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
@@ -58,7 +58,8 @@ def _sum_negatives(
         if HAS_BIAS:
             scores += tl.load(bias + ids).to(tl.float32)[None, :]
         if HAS_LOGQ:
-            scores -= tl.load(log_q + ids)[None, :]
+            # The target's score first, so that log q is not rounded at the size of the scores.
+            scores = scores - target_score[:, None] - tl.load(log_q + ids)[None, :]
         kept = (ids.to(tl.int32)[None, :] != target[:, None]) & drawn[None, :]
         if SOFTMAX:
             # A score of -inf becomes fp32's lowest number, whose share of the sums is 0 too. So hits alone are -inf,
@@ -68,7 +69,7 @@ def _sum_negatives(
             scores = tl.where(kept, scores, float("-inf"))
             left += tl.sum(tl.where(scores == float("-inf"), 0.0, 1.0), 1)
         if SOFTMAX and not ONLINE:
-            shares = tl.exp(scores - target_score[:, None])
+            shares = tl.exp(scores if HAS_LOGQ else scores - target_score[:, None])
             total += tl.sum(shares, 1)
         elif SOFTMAX:
             new_top = tl.maximum(top, tl.max(scores, 1))
@@ -84,6 +85,8 @@ def _sum_negatives(
             total += tl.sum(tl.where(kept, log1p_exp(scores), 0.0), 1)
         if WITH_GRAD:
             gathered = dot(shares.to(h.dtype), rows, gathered, PRECISION)
+    if ONLINE and not HAS_LOGQ:
+        top -= target_score
     return top, total, left, gathered
 
 
@@ -124,6 +127,8 @@ def shared_forward_kernel(
     target_score = tl.sum(h.to(tl.float32) * target_rows.to(h.dtype).to(tl.float32), 1)
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
+    if TABLE == STORED_TABLE:
+        target_score = tl.zeros((BLOCK_T,), tl.float32)  # known to one process alone: no base of exponents
 
     top, total, left, gathered = _sum_negatives(
         h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
@@ -154,12 +159,12 @@ def shared_forward_kernel(
             rest = tl.load(log_rest + tokens, mask=exists, other=0.0)
         rest -= tl.log(tl.maximum(left, 1.0))
         # A sum of 0, where every term is below fp32's range or a hit, makes z -inf, and loss and gradient 0; unless the
-        # target is no number: NaN stays.
-        z = rest + (tl.where(total != 0, top, 0.0) - target_score) + tl.log(total)
+        # target is no finite number: then NaN.
+        base = tl.where(total != 0, top, 0.0) + tl.log(total)
+        z = rest + base + (target_score - target_score)
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
-        # Not `target_score - rest + token_loss`, which rounds at the size of the scores where they are large.
-        token_shift = tl.where(total != 0, top + tl.log(total) + log1p_exp(-z), float("inf"))
+        token_shift = tl.where(total != 0, target_score + (base + log1p_exp(-z)), float("inf"))
         factor = tl.where(total != 0, token_pull / total, 0.0)
     else:
         token_loss = scale * (positive_weight * log1p_exp(-target_score) + total)
@@ -176,17 +181,18 @@ def shared_forward_kernel(
         nothing = tl.load(targets + tokens, mask=exists, other=0, volatile=True) - raw
         target_places = (safe + nothing)[:, None] * D + columns[None, :]
         target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
-        places = (tokens + nothing)[:, None] * D + columns[None, :]
+        # One 64-bit address for the tile; inside it 32 bits are enough, and half the registers.
+        first = group.to(tl.int64) * GROUP_TOKENS - group_shift + (tl.program_id(0) % PROGRAMS) * BLOCK_T
+        places = (tl.arange(0, BLOCK_T) + nothing.to(tl.int32))[:, None] * D + columns[None, :]
         gradient = gathered * factor[:, None] - token_pull[:, None] * target_rows.to(h.dtype).to(tl.float32)
         gradient = tl.where(valid[:, None], gradient, wrong[:, None])
-        tl.store(dhidden + places, gradient.to(h.dtype), mask=exists[:, None] & inside[None, :])
+        tl.store(dhidden + first * D + places, gradient, mask=exists[:, None] & inside[None, :])
 
 
 def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_rest: float, tiles: SharedTiles) -> None:
     """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
     programs = tiles.programs(call.group_tokens)
     arguments = forward_arguments(call, outputs, constant_rest)
-    # The score of a target that is elsewhere is not known here, and is no base of exponents.
     online = call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"] or call.own_counts is not None
     shared_forward_kernel[(call.num_groups * programs,)](
         **arguments, group_shift=call.group_shift, row_stride=call.row_stride,

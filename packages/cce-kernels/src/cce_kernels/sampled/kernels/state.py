@@ -26,7 +26,7 @@ class SampledOutputs(NamedTuple):
     """What a forward writes: the loss, and what the backward reads."""
 
     loss: Tensor  # fp32 [M]
-    dhidden: Tensor  # [M, D] before the upstream gradient, or empty where it is not wanted
+    dhidden: Tensor  # [M, D] fp32, before the upstream gradient, or empty where it is not wanted
     shift: Tensor  # fp32 [M]
     pull: Tensor  # fp32 [M]
     copied: Tensor  # [V, D]: the weight in hidden's dtype, or empty

@@ -52,11 +52,13 @@ def pack_own_draws(call: SampledCall, rows: Rows) -> tuple[Tensor, Tensor]:
     With one set of draws for the whole batch, G is 1.
     """
     groups = call.num_groups if call.row_stride else 1
-    found = torch.empty(groups, call.num_negatives, dtype=torch.int32, device=call.hidden.device)
+    # Places that no draw fills are read too, as row 0, and left out afterwards.
+    found = torch.zeros(groups, call.num_negatives, dtype=torch.int32, device=call.hidden.device)
     counts = torch.empty(groups, dtype=torch.int32, device=call.hidden.device)
     own_draws_kernel[(groups,)](
         found, counts, call.seed, call.step, call.seed if call.size_tensor is None else call.size_tensor,
-        call.seed if call.row_offset is None else call.row_offset, call.seed if call.id_table is None else call.id_table,
+        call.seed if call.row_offset is None else call.row_offset,
+        call.seed if call.id_table is None else call.id_table,
         call.size, call.num_negatives, call.first_row, call.row_stride, *rows.classes, TABLE=table_kind(call),
         SLOTS=_SLOTS, GROUP_TOKENS=call.group_tokens, HAS_OFFSET=call.row_offset is not None, num_warps=4,
     )  # fmt: skip

@@ -1,0 +1,77 @@
+"""Partial results of slices of a table on one device, merged: the loss and the gradients of the whole table."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from kernel_cases import DEVICES
+from sharded_cases import CASES, Case, call, compare, in_slices, whole
+
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+SMALL = {"items": 70, "negatives": 9}  # the interpreter is slow
+KERNEL_CASES = [
+    (Case(bias=True, softcap=3.0, ignore_index=0, reduction="none", dtype=FP32, items=70), 3),
+    (Case(dtype=BF16, weight_dtype=FP32, items=70), 2),
+    (Case(dtype=FP16, weight_dtype=FP32, reduction="none", items=70), 2),
+    (Case(reduction="sum", bias=True, items=9, dtype=FP32), 3),
+    (Case("uniform", sharing="none", reduction="none", bias=True, dtype=FP32, items=24, negatives=9), 2),
+    (Case("popularity", dtype=FP32, bias=True, deterministic=True, **SMALL), 3),
+    (Case("popularity", dtype=BF16, weight_dtype=FP32, reduction="none", **SMALL), 2),
+    (Case("in_batch", sharing="batch", dtype=FP16, weight_dtype=FP32, ignore_index=0, **SMALL), 2),
+    (Case("uniform", "gbce", dtype=FP32, reduction="none", **SMALL), 2),
+    (Case("uniform", "bce", sharing="none", dtype=FP32, items=24, negatives=9), 2),
+]
+# A product of two 16-bit numbers is exact in fp32; what is rounded is p, before its product with rows, the mean of
+# rows that a process sends, and the result: at most three roundings of the largest number.
+ALLOWED = {FP32: 1e-5, BF16: 3 * 2**-8, FP16: 3 * 2**-11}
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_reference_in_slices_is_the_loss_of_the_whole(case, ranks):
+    assert worst(case, ranks, use_triton=False) < 1e-12
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("case", "ranks"), KERNEL_CASES, ids=str)
+def test_the_kernels_in_slices_are_the_loss_of_the_whole(case, ranks, device, bf16_of_hardware):
+    assert worst(case, ranks, use_triton=True, device=device) < ALLOWED[case.dtype]
+
+
+@pytest.mark.parametrize(
+    "use_triton", [pytest.param(True, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="interpreter")), False]
+)
+@pytest.mark.parametrize("case", [Case(dtype=FP32, items=70), Case("uniform", dtype=FP32, **SMALL)], ids=str)
+def test_row_0_is_not_taken_for_a_target_that_is_elsewhere(case, use_triton):
+    """Row 0 of every slice scores above all others: masked out as the target, it would be missed."""
+    inputs = whole(case)
+    inputs["targets"].copy_(torch.where(inputs["targets"] < 0, inputs["targets"], 5))
+    direction = inputs["hidden"].sum(0)
+    inputs["weight"][::32] += 3 * direction / direction.norm()  # the first row of each of two slices
+    assert worst(case, 2, use_triton=use_triton, inputs=inputs) < ALLOWED[FP32]
+
+
+def test_the_size_of_the_catalogue_is_not_that_of_a_slice():
+    """log(V - 1) corrects the softmax, and V - 1 scales the positive term of gBCE: a slice has a third of the rows."""
+    for case in (Case("uniform", negatives=3), Case("uniform", "gbce", negatives=3)):
+        inputs = whole(case)
+        (_, _, (found, *_)), *_ = in_slices(case, inputs, 3, use_triton=False)
+        narrow = replace(case, items=case.items // 3)
+        own = {name: x[: narrow.items] if name in ("weight", "counts") else x for name, x in inputs.items()}
+        own["targets"] = inputs["targets"].clamp(max=narrow.items - 1)
+        assert float((found - call(narrow, own)[0]).abs()) > 1e-3
+        assert float((found - call(case, inputs)[0]).abs()) < 1e-12
+
+
+def worst(case, ranks, use_triton, device="cpu", inputs=None):
+    """The largest difference of any slice from the reference in float64, of inputs as products see them."""
+    inputs = whole(case, device) if inputs is None else inputs
+    exact = {name: x.double() if x is not None and x.is_floating_point() else x for name, x in inputs.items()}
+    exact["weight"] = inputs["weight"].to(inputs["hidden"].dtype).double()
+    expected = call(replace(case, dtype=torch.float64), exact)
+    expected[1] = torch.nan_to_num(expected[1])
+    return max(compare(case, *slice_of) for slice_of in with_last(in_slices(case, inputs, ranks, use_triton), expected))
+
+
+def with_last(results, expected):
+    return ((rows, tokens, found, expected) for rows, tokens, found in results)
