@@ -27,7 +27,7 @@ def run_case(case, rank, ranks):
     found[1] = torch.nan_to_num(found[1])
     expected = call(case, inputs)
     expected[1] = torch.nan_to_num(expected[1])
-    return compare(case, shard.rows, tokens, found, expected)
+    return compare(shard.rows, tokens, found, expected)
 
 
 def run_again(rank, ranks):

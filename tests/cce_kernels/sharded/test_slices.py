@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_cases import DEVICES
+from kernel_cases import DEVICES, INTERPRETED
 from sharded_cases import CASES, Case, call, compare, in_slices, whole
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -38,9 +38,7 @@ def test_the_kernels_in_slices_are_the_loss_of_the_whole(case, ranks, device, bf
     assert worst(case, ranks, use_triton=True, device=device) < ALLOWED[case.dtype]
 
 
-@pytest.mark.parametrize(
-    "use_triton", [pytest.param(True, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="interpreter")), False]
-)
+@pytest.mark.parametrize("use_triton", [pytest.param(True, marks=INTERPRETED), False])
 @pytest.mark.parametrize("case", [Case(dtype=FP32, items=70), Case("uniform", dtype=FP32, **SMALL)], ids=str)
 def test_row_0_is_not_taken_for_a_target_that_is_elsewhere(case, use_triton):
     """Row 0 of every slice scores above all others: masked out as the target, it would be missed."""
@@ -70,8 +68,4 @@ def worst(case, ranks, use_triton, device="cpu", inputs=None):
     exact["weight"] = inputs["weight"].to(inputs["hidden"].dtype).double()
     expected = call(replace(case, dtype=torch.float64), exact)
     expected[1] = torch.nan_to_num(expected[1])
-    return max(compare(case, *slice_of) for slice_of in with_last(in_slices(case, inputs, ranks, use_triton), expected))
-
-
-def with_last(results, expected):
-    return ((rows, tokens, found, expected) for rows, tokens, found in results)
+    return max(compare(*part, expected) for part in in_slices(case, inputs, ranks, use_triton))
