@@ -60,6 +60,11 @@ def check_sampler(sampler: Sampler) -> None:
     """What a sampler is, without the table it draws from."""
     if not isinstance(sampler, Uniform | Popularity | InBatch):
         raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch()")
+    if isinstance(sampler, InBatch) and sampler.pool is not None:
+        pool = sampler.pool
+        if not isinstance(pool, Tensor) or pool.dtype != torch.int64 or pool.dim() != 1:
+            found = f"{list(pool.shape)} of {pool.dtype}" if isinstance(pool, Tensor) else type(pool).__name__
+            raise ValueError(f"sampler: found InBatch.pool {found}, allowed: int64 [K], targets to draw among")
     if not isinstance(sampler, Uniform) and not (sampler.logq is None or isinstance(sampler.logq, bool)):
         raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
 

@@ -45,12 +45,30 @@ class StepBatch(NamedTuple):
     window_counts: tuple[int, ...]  # tokens in the loss of each micro-batch: M, and padded places where it trains them
     position: int  # of this micro-batch in its step
     num_places: int  # T, without what `rec_models.training.cuda_graphs` adds
+    rank: int = 0
+    rank_counts: tuple[tuple[int, ...], ...] | None = None  # the `window_counts` of all ranks; None: there is one
     buffer: Tensor | None = None  # uint8 [bytes] that all tensors are views of, if there is one
 
     @property
     def num_targets(self) -> int:
         """The weight of its mean loss: its tokens without what filling adds, with padding where the loss trains it."""
         return self.window_counts[self.position]
+
+    @property
+    def micro_counts(self) -> tuple[int, ...]:
+        """`num_targets` of all ranks."""
+        return (self.num_targets,) if self.rank_counts is None else tuple(x[self.position] for x in self.rank_counts)
+
+    @property
+    def step_tokens(self) -> int:
+        """The tokens of the whole optimizer step: of all its micro-batches, on all ranks."""
+        return sum(map(sum, self.rank_counts or (self.window_counts,)))
+
+    @property
+    def row_offset(self) -> int:
+        """The tokens of the step before this rank's, in the order in which one process would see them."""
+        earlier = sum(sum(counts[: self.position]) for counts in self.rank_counts or (self.window_counts,))
+        return earlier + sum(self.micro_counts[: self.rank])
 
     @property
     def is_last(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rec_models.training.batch import Batch, StepBatch, prepare
 from rec_models.training.cuda_graphs import prepare_filled
+from rec_models.training.ranks import Ranks
 
 _Entry = TypeVar("_Entry")
 
@@ -47,6 +48,7 @@ class Prefetcher:
     fill: int | None = None  # fill every batch up to one of a few sizes, for histories of at most this many items
     pad_to: int | None = None  # count the places that each history lacks to this length as targets
     num_items: int | None = None  # refuse ids that are not below V, a ValueError: a GPU would stop without naming them
+    ranks: Ranks | None = None  # agrees on the tokens of each batch, ahead of the training steps; None: one process
     is_busy: Callable[[], bool] | None = None  # whether the device still has work, so that waiting costs nothing
     waited_seconds: float = 0.0  # spent waiting for batches, without waits at whose end the device was busy
 
@@ -67,8 +69,9 @@ class Prefetcher:
         with closing(self._prepared(epoch, start)) as source:
             while prepared := list(islice(source, self.accumulate)):
                 counts = tuple(self._count(step) for step in prepared)
+                rank, everyone = (0, None) if self.ranks is None else (self.ranks.rank, self.ranks.agree(counts))
                 for position, step in enumerate(prepared):
-                    placed = step._replace(window_counts=counts, position=position)
+                    placed = step._replace(window_counts=counts, position=position, rank=rank, rank_counts=everyone)
                     yield placed.in_one_buffer(pin=True) if self.pin and not step.items.is_cuda else placed
 
     def _count(self, step: StepBatch) -> int:

@@ -49,8 +49,8 @@ def per_token_forward_kernel(
     if TABLE == STORED_TABLE:
         valid = counted
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    first, _ = first_group(offset_ptr, first_row, first_row, 1, TABLE, HAS_OFFSET)
-    row = first + token
+    begin, _ = first_group(offset_ptr, first_row, first_row, 1, TABLE, HAS_OFFSET)
+    row = begin + token
     num_negatives = count_draws(num_negatives, size_ptr, row, TABLE)
 
     h = tl.load(hidden + token.to(tl.int64) * D + columns, mask=inside, other=0.0)

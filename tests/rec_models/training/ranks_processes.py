@@ -1,0 +1,104 @@
+"""Runs of one, two and three processes on the same batches, in float64: run by test_ranks.py.
+
+Prints a JSON object: by number of processes and by run, the losses of each epoch, steps, and weights. Processes are
+forked before torch starts a thread: importing torch and Lightning takes seconds.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import tiny_run
+from tiny_run import ITEMS, TinyBatches, validate
+
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.losses import LOSSES
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.loop import fit
+
+RANKS = (1, 2, 3)
+SHARED = {"none": {"sharing": "none"}, "tile": {"sharing": "tile", "tile_tokens": 8}, "batch": {"sharing": "batch"}}
+
+
+def runs():
+    """Every loss with every sampler and sharing that it takes, by name."""
+    found = {}
+    for loss, spec in LOSSES.items():
+        if not spec.sampled:
+            found[loss] = {"loss": loss}
+            continue
+        for sampling in ("uniform", "popularity", "in_batch"):
+            for sharing, options in SHARED.items():
+                found[f"{loss}-{sampling}-{sharing}"] = {"loss": loss, "sampling": sampling, **options}
+    found["sce-ties"] = {"loss": "sce", "sce_bucket_size_y": ITEMS, "sce_buckets": 5}
+    found["cce_neg-faithful"] = {"loss": "cce_neg", "paper_faithful": True, "sampling": "uniform"}
+    found["two-micro-batches"] = {"loss": "cce_neg", "micro": 2, "sampling": "in_batch", **SHARED["tile"]}
+    found["sce-two-micro-batches"] = {"loss": "sce", "micro": 2}
+    for optimizer in ("adam_bf16", "adam_rowwise"):
+        found[optimizer] = {"loss": "cce_neg", "optimizer": optimizer, **SHARED["tile"]}
+    return found
+
+
+def train(ranks, options, folder):
+    options = dict(options)
+    micro, optimizer = options.pop("micro", 1), options.pop("optimizer", "adam")
+    defaults = {"num_negatives": 7, "sce_bucket_size_x": 12, "sce_bucket_size_y": 9, "sce_buckets": 4}
+    result = fit(
+        model=ModelSettings(model="sasrec", hidden=16, max_seq_len=10, dropout=0.0),
+        loss=LossSettings.pick(**(defaults | options)),
+        training=TrainingSettings(
+            max_epochs=2, learning_rate=1e-2, accelerator="cpu", accumulate=micro, devices=ranks, optimizer=optimizer
+        ),
+        num_items=ITEMS,
+        train_batches=lambda rank, world: TinyBatches(count=2, rows=6 * micro, rank=rank, world_size=world, micro=micro),
+        validate=validate,
+        out=folder / "out",
+        checkpoint_dir=folder / "kept",
+        item_counts=torch.arange(ITEMS),
+        build=lambda settings, items: build_encoder(settings, items).double(),
+    )
+    if not result.is_first_rank:
+        return None
+    weights = ModelCheckpoint.read(folder / "out" / "model.ckpt").weights
+    rows = [[row[name] for name in ("train_loss", "step", "tokens")] for row in result.history]
+    return {"history": rows, "weights": {name: tensor.double().flatten().tolist() for name, tensor in weights.items()}}
+
+
+def work(rank, ranks, port, folder, results):
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "tests",
+    }  # fmt: skip
+    chosen = sys.argv[1:]
+    found = {}
+    for name, options in runs().items():
+        if not chosen or name in chosen:
+            found[name] = train(ranks, options, folder / name)
+    if rank == 0:
+        results.put(found)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    report = {}
+    with tempfile.TemporaryDirectory() as place:
+        for number in RANKS:
+            queue = context.SimpleQueue()
+            port = 20000 + os.getpid() % 20000 + number
+            folder = Path(place) / str(number)
+            processes = [context.Process(target=work, args=(r, number, port, folder, queue)) for r in range(number)]
+            for process in processes:
+                process.start()
+            report[number] = queue.get()
+            for process in processes:
+                process.join()
+    sys.stdout.write(json.dumps(report))
