@@ -9,7 +9,6 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint
 
 NONE, TILES = {"sharing": "none"}, {"sharing": "tile", "tile_tokens": 8}  # tiles that span ranks
@@ -22,20 +21,7 @@ UNEVEN = [
 
 @pytest.mark.slow
 def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path):
-    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, [{"loss_options": NONE}, {"loss_options": TILES}])
-
-
-def test_a_second_rank_with_the_same_batches_changes_nothing(tiny, tmp_path, monkeypatch):
-    """In one process: what the other rank would send is a copy, and averaging equal gradients is left out."""
-    options = {"dropout": 0.0, "max_epochs": 1, "micro": 2}
-    alone = tiny.run(tmp_path / "a", tmp_path / "a-kept", **options)
-    monkeypatch.setattr(Fabric, "world_size", 2)
-    monkeypatch.setattr(Fabric, "all_gather", lambda self, ours: torch.stack((ours, ours)))
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda table: table.mul_(2))
-    monkeypatch.setattr(loop, "batches_of", lambda make, rank, world_size: make(0, 1))
-    beside = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
-    assert beside.train_loss == pytest.approx(alone.train_loss, rel=1e-6)
-    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, [{"loss_options": TILES}])
 
 
 @pytest.mark.parametrize(("counts", "message"), UNEVEN)

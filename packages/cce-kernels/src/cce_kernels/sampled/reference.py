@@ -25,7 +25,7 @@ from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import Groups, draw_ids
 from cce_kernels.sampled.row_sums import RowSums
 
-CHUNK_ELEMENTS = 1 << 21
+_CHUNK_ELEMENTS = 1 << 21
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class _Batch:
         self.targets = grouped(safe, groups)  # [G, T]
         self.log_rest = None if call.log_rest is None else grouped(call.log_rest.to(self.dtype), groups)
         per_group = call.num_negatives * max(hidden.shape[1], groups.tokens)
-        size = max(1, CHUNK_ELEMENTS // per_group)
+        size = max(1, _CHUNK_ELEMENTS // per_group)
         self.chunks = [slice(i, min(i + size, groups.number)) for i in range(0, groups.number, size)]
 
     def chunk(self, part: slice) -> _Chunk:

@@ -11,9 +11,10 @@ from torch import Tensor
 from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import draw_ids
-from cce_kernels.sampled.reference import CHUNK_ELEMENTS, grouped, ungrouped
+from cce_kernels.sampled.reference import grouped, ungrouped
 from cce_kernels.sharded.shard import Rows
 
+_CHUNK_ELEMENTS = 1 << 21
 NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
@@ -37,7 +38,7 @@ def _chunks(call: SampledCall) -> Iterator[tuple[slice, _Chunk]]:
     dtype = sum_dtype(call.hidden, call.weight, call.bias)
     hidden, targets = grouped(call.hidden, call.groups), grouped(call.targets, call.groups)
     assert call.id_table is not None
-    size = max(1, CHUNK_ELEMENTS // (call.num_negatives * max(hidden.shape[2], call.group_tokens)))
+    size = max(1, _CHUNK_ELEMENTS // (call.num_negatives * max(hidden.shape[2], call.group_tokens)))
     for start in range(0, call.num_groups, size):
         part = slice(start, min(start + size, call.num_groups))
         drawn = call.id_table[part]
