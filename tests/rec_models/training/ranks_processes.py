@@ -9,9 +9,12 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
+import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_run import ITEMS, TinyBatches
@@ -19,8 +22,9 @@ from tiny_run import ITEMS, TinyBatches
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
 from rec_models.losses import LOSSES
+from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint
-from rec_models.training.loop import fit
+from rec_models.training.cuda_graphs import GraphedSteps, size_of
 
 RANKS = (1, 2, 3)
 SHARED = {"none": {"sharing": "none"}, "tile": {"sharing": "tile", "tile_tokens": 8}, "batch": {"sharing": "batch"}}
@@ -40,16 +44,44 @@ def runs():
     found["cce_neg-faithful"] = {"loss": "cce_neg", "paper_faithful": True, "sampling": "uniform"}
     found["two-micro-batches"] = {"loss": "cce_neg", "micro": 2, "sampling": "in_batch", **SHARED["tile"]}
     found["sce-two-micro-batches"] = {"loss": "sce", "micro": 2}
+    for sampling in ("uniform", "in_batch"):
+        found[f"filled-{sampling}"] = {"loss": "cce_neg", "sampling": sampling, "filled": True, **SHARED["tile"]}
+    found["filled-cce"] = {"loss": "cce", "filled": True}
     for optimizer in ("adam_bf16", "adam_rowwise"):
         found[optimizer] = {"loss": "cce_neg", "optimizer": optimizer, **SHARED["tile"]}
     return found
 
 
+class LaunchedSteps(GraphedSteps):
+    """Whole steps on the filled batches of a GPU, launched one by one: what a CUDA graph would hold."""
+
+    def __init__(self, step_loss, optimizer, ranks):
+        self._step_loss, self._optimizer, self._ranks = step_loss, optimizer, ranks
+        self._device, self._step = torch.device("cpu"), torch.zeros((), dtype=torch.int64)
+
+    def run(self, batch, step):
+        if self._ranks is not None:  # all would record the same graph
+            sizes = [None] * dist.get_world_size()
+            dist.all_gather_object(sizes, size_of(batch))
+            assert len(set(sizes)) == 1, sizes
+        self._step.fill_(step)
+        with mock.patch.object(torch, "autocast", return_value=nullcontext()):  # float64 is wanted
+            return self._train(batch)
+
+
 def train(ranks, options, folder):
     options = dict(options)
+    with ExitStack() as patches:
+        if options.pop("filled", False):
+            patches.enter_context(mock.patch.object(loop, "_uses_cuda_graphs", return_value=True))
+            patches.enter_context(mock.patch.object(loop, "GraphedSteps", LaunchedSteps))
+        return fit(ranks, options, folder)
+
+
+def fit(ranks, options, folder):
     micro, optimizer = options.pop("micro", 1), options.pop("optimizer", "adam")
     defaults = {"num_negatives": 7, "sce_bucket_size_x": 12, "sce_bucket_size_y": 9, "sce_buckets": 4}
-    result = fit(
+    result = loop.fit(
         model=ModelSettings(model="sasrec", hidden=16, max_seq_len=10, dropout=0.0),
         loss=LossSettings.pick(**(defaults | options)),
         training=TrainingSettings(

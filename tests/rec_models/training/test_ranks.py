@@ -15,7 +15,7 @@ from rec_models.training.ranks import RankTokens
 SCRIPT = Path(__file__).parent / "ranks_processes.py"
 FAST = [
     "cce", "sce-ties", "ce_neg-in_batch-tile", "cce_neg-popularity-tile", "cce_neg-in_batch-none", "gbce-uniform-batch",
-    "two-micro-batches",
+    "two-micro-batches", "filled-in_batch",
 ]  # fmt: skip
 
 

@@ -18,13 +18,14 @@ class LossContext:
 
     seed: int  # of the run
     step: int | Tensor  # of the optimizer, from 0; losses of cce_kernels also take an int64 scalar on the device
-    row_offset: int = 0  # tokens of the step before this call's: on lower ranks, in earlier micro-batches
+    row_offset: int | Tensor = 0  # tokens of the step before this call's: on lower ranks, in earlier micro-batches
     sparse_grad: bool = False  # the table's gradient holds touched rows only; for fused losses with sampled negatives
     ranks: Ranks | None = None  # the tokens of the other ranks; None: there are none
 
     @property
     def first_row(self) -> int:
-        """The tokens of the step before those of all ranks that this call is about."""
+        """The tokens of the step before those of all ranks that this call is about; for a number on the host only."""
+        assert isinstance(self.row_offset, int)
         return self.row_offset - (0 if self.ranks is None else self.ranks.first)
 
 

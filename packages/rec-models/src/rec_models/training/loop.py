@@ -133,7 +133,9 @@ def fit(
             step_loss = StepLoss(encoder, loss, training, counts)
             ranks = Ranks() if fabric.world_size > 1 else None
             optimizer = build_optimizer(encoder, training)
-            graphed = GraphedSteps(step_loss, optimizer) if _uses_cuda_graphs(training, loss, precision) else None
+            graphed = (
+                GraphedSteps(step_loss, optimizer, ranks) if _uses_cuda_graphs(training, loss, precision) else None
+            )
             prefetcher = Prefetcher(
                 batches_of(train_batches, fabric.global_rank, fabric.world_size),
                 training.accumulate,
@@ -200,7 +202,7 @@ def _train(
                     fabric.backward(mean if share == 1 else mean * share)
                     if batch.is_last:
                         if ranks is not None:
-                            ranks.sum_gradients(run.encoder.item_table, run.encoder.parameters())
+                            ranks.sum_gradients(run.encoder)
                         optimizer.step()
                         optimizer.zero_grad()
                 mean = mean.detach()

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from rec_models.training.batch import Batch, StepBatch, prepare
-from rec_models.training.cuda_graphs import prepare_filled
+from rec_models.training.cuda_graphs import FilledSize, prepare_filled
 from rec_models.training.ranks import Ranks
 
 _Entry = TypeVar("_Entry")
@@ -72,6 +72,8 @@ class Prefetcher:
                 rank, everyone = (0, None) if self.ranks is None else (self.ranks.rank, self.ranks.agree(counts))
                 for position, step in enumerate(prepared):
                     placed = step._replace(window_counts=counts, position=position, rank=rank, rank_counts=everyone)
+                    if self.fill is not None and self.ranks is not None:
+                        placed = placed.with_place()
                     yield placed.in_one_buffer(pin=True) if self.pin and not step.items.is_cuda else placed
 
     def _count(self, step: StepBatch) -> int:
@@ -79,13 +81,19 @@ class Prefetcher:
         padding = 0 if self.pad_to is None else step.layout.rows * self.pad_to - step.num_places
         return step.num_targets + padding
 
+    def _size(self, batch: Batch) -> FilledSize:
+        """What a batch is filled up to: the largest of all ranks."""
+        assert self.fill is not None
+        mine = FilledSize.of(batch, self.fill)
+        return mine if self.ranks is None else FilledSize.of_ranks(self.ranks.agree(mine), self.fill)
+
     def _prepared(self, epoch: int, start: int) -> Generator[StepBatch]:
         # Two threads, one reads batches and one prepares them: a small step takes less time than both together.
         batches = self.batches.epoch(epoch, start=start)
         source = in_background(iter(batches)) if self.pin else (batch for batch in batches)
         with closing(source):
             for batch in source:
-                step = prepare(batch) if self.fill is None else prepare_filled(batch, self.fill)
+                step = prepare(batch) if self.fill is None else prepare_filled(batch, self.fill, self._size(batch))
                 if self.num_items is not None:
                     _check_ids("items", step.items, self.num_items)
                     _check_ids("targets", step.targets[: step.num_targets], self.num_items)

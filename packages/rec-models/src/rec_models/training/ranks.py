@@ -7,7 +7,7 @@ agreed ahead of time, on the host: a training step never waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from rec_models.encoders import Encoder
 from rec_models.training.batch import IGNORED
 
 
@@ -42,17 +43,15 @@ class Ranks:
         dist.all_gather_into_tensor(of_all, mine, group=self._host)
         return tuple(map(tuple, of_all.view(self.world_size, -1).tolist()))
 
-    def share_weights(self, module: nn.Module) -> None:
+    def share_weights(self, encoder: Encoder) -> None:
         """Give all ranks the weights of the first."""
-        for tensor in module.state_dict().values():
+        for tensor in encoder.state_dict().values():
             dist.broadcast(tensor, 0)
 
-    def sum_gradients(self, table: Tensor, parameters: Iterable[Tensor]) -> None:
-        """Add up the gradients of all ranks, in place: of the item table, and of all `parameters`, it among them.
-
-        A parameter without a gradient has one of 0.
-        """
-        others = [parameter for parameter in parameters if parameter is not table]
+    def sum_gradients(self, encoder: Encoder) -> None:
+        """Add up the gradients of all ranks in place; a parameter without one has a gradient of 0."""
+        table = encoder.item_table
+        others = [parameter for parameter in encoder.parameters() if parameter is not table]
         for parameter in (table, *others):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

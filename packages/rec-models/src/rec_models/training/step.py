@@ -44,15 +44,15 @@ class StepLoss(nn.Module):
             torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
         )
 
-    def forward(self, batch: StepBatch, step: int | Tensor, row_offset: int = 0) -> Tensor:
+    def forward(self, batch: StepBatch, step: int | Tensor, row_offset: int | Tensor = 0) -> Tensor:
         """The mean over the tokens with a target, and over padded places where the loss trains them; 0 without any.
 
         With several ranks the tokens are those of this rank, or for a joint loss the result is this rank's part of the
         mean over the tokens of all: `weight` is what it stands for.
 
         The batch is on the encoder's device; `step` is the optimizer's, from 0, for losses of cce_kernels also an int64
-        scalar on the device; `row_offset` counts the tokens of the same step before this batch's first. Returns an fp32
-        scalar.
+        scalar on the device; `row_offset` counts the tokens of the same step before this batch's first, for the same
+        losses also on the device. Returns an fp32 scalar.
 
         Raises:
             ValueError: a batch without masked places, for a model that learns from nothing else.
