@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,25 @@ CASES = [
 ]  # fmt: skip
 
 
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+SMALL = {"items": 70, "negatives": 9}  # the interpreter is slow
+KERNEL_CASES = [
+    (Case(bias=True, softcap=3.0, ignore_index=0, reduction="none", dtype=FP32, items=70), 3),
+    (Case(dtype=BF16, weight_dtype=FP32, items=70), 2),
+    (Case(dtype=FP16, weight_dtype=FP32, reduction="none", items=70), 2),
+    (Case(reduction="sum", bias=True, items=9, dtype=FP32), 3),
+    (Case("uniform", sharing="none", reduction="none", bias=True, dtype=FP32, items=24, negatives=9), 2),
+    (Case("popularity", dtype=FP32, bias=True, deterministic=True, **SMALL), 3),
+    (Case("popularity", dtype=BF16, weight_dtype=FP32, reduction="none", **SMALL), 2),
+    (Case("in_batch", sharing="batch", dtype=FP16, weight_dtype=FP32, ignore_index=0, **SMALL), 2),
+    (Case("uniform", "gbce", dtype=FP32, reduction="none", **SMALL), 2),
+    (Case("uniform", "bce", sharing="none", dtype=FP32, items=24, negatives=9), 2),
+]
+# A product of two 16-bit numbers is exact in fp32; what is rounded is p, before its product with rows, the mean of
+# rows that a process sends, and the result: at most three roundings of the largest number.
+ALLOWED = {FP32: 1e-5, BF16: 3 * 2**-8, FP16: 3 * 2**-11}
+
+
 def whole(case: Case, device: str = "cpu") -> dict[str, Any]:
     """Tokens of one process, in the order of the processes that share them."""
     generator = torch.Generator().manual_seed(0)
@@ -124,6 +143,14 @@ def call(case: Case, inputs: dict[str, Any], impl: str = "reference", **more: An
     )  # fmt: skip
     counted = inputs["grad"] * ~loss.detach().isnan() if case.reduction == "none" else 1.5
     return [loss.detach(), *torch.autograd.grad((torch.nan_to_num(loss) * counted).sum(), leaves)]
+
+
+def expected_of(case: Case, inputs: dict[str, Any]) -> list[Tensor]:
+    """What `call` finds in float64, of inputs as products see them; 0 where dH is NaN."""
+    exact = {name: x.double() if x is not None and x.is_floating_point() else x for name, x in inputs.items()}
+    exact["weight"] = inputs["weight"].to(inputs["hidden"].dtype).double()
+    loss, dhidden, *table = call(replace(case, dtype=torch.float64), exact)
+    return [loss, torch.nan_to_num(dhidden), *table]
 
 
 def part(case: Case, inputs: dict[str, Any], rows: Rows) -> tuple[dict[str, Any], slice]:

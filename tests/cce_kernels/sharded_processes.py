@@ -1,7 +1,7 @@
-"""Both losses over a table that is sharded over processes, with gloo: run by test_autograd.py of the folder `sharded`.
+"""Both losses over a table that is sharded over processes: run by test_autograd.py of the folder `sharded`.
 
-Prints a JSON object of what the tests ask for, of 2 and of 3 processes. Processes are forked before torch starts a
-thread: importing torch takes seconds.
+Arguments: a folder for files, and cpu or cuda. Prints a JSON object of what the tests ask for: of 2 and of 3 processes
+with gloo, or of 2 GPUs with NCCL. Processes are forked before torch starts a thread: importing torch takes seconds.
 """
 
 import json
@@ -11,26 +11,48 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from sharded_cases import CASES, Case, call, compare, part, whole
+from sharded_cases import ALLOWED, CASES, KERNEL_CASES, Case, call, compare, expected_of, part, whole
 
 from cce_kernels import Shard, Uniform, linear_cross_entropy, sampled_linear_cross_entropy
 
-RANKS = (2, 3)
 
-
-def run_case(case, rank, ranks):
-    inputs = whole(case)
+def run_case(case, device="cpu", impl="reference"):
+    """The largest difference from one process."""
+    inputs = whole(case, device)
     shard = Shard(None, case.items)
     own, tokens = part(case, inputs, shard.rows)
-    more = {} if case.sampler is None else {"row_offset": torch.tensor([tokens.start])}
-    found = call(case, own, shard=shard, **more)
+    more = {} if case.sampler is None else {"row_offset": torch.tensor([tokens.start], device=device)}
+    found = call(case, own, impl, shard=shard, **more)
     found[1] = torch.nan_to_num(found[1])
-    expected = call(case, inputs)
-    expected[1] = torch.nan_to_num(expected[1])
-    return compare(shard.rows, tokens, found, expected)
+    return compare(shard.rows, tokens, found, expected_of(case, inputs))
 
 
-def run_again(rank, ranks):
+def run_recorded(case, device):
+    """Whether a CUDA graph with the collectives inside, replayed on other numbers, has the bits of a launched call."""
+    inputs = whole(case, device)
+    shard = Shard(None, case.items)
+    own, tokens = part(case, inputs, shard.rows)
+    offset = torch.tensor(tokens.start, device=device)
+    more = {} if case.sampler is None else {"row_offset": offset}
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            call(case, own, "triton", shard=shard, **more)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        recorded = call(case, own, "triton", shard=shard, **more)
+    same = []
+    for number in range(3):
+        own["hidden"].mul_(0.9)
+        offset.add_(number)
+        graph.replay()
+        launched = call(case, own, "triton", shard=shard, **more)
+        same.append(all(torch.equal(a, b) for a, b in zip(recorded, launched, strict=True)))
+    return all(same)
+
+
+def run_again():
     """Whether a second run has the same bits, in bf16 too."""
     same = True
     for dtype in (torch.bfloat16, torch.float32):
@@ -43,7 +65,7 @@ def run_again(rank, ranks):
     return same
 
 
-def errors_of(rank, ranks):
+def errors_of(rank):
     """What is refused, and how; every process must refuse the same calls."""
     shard = Shard(None, 100)
     number = shard.rows.number
@@ -71,11 +93,26 @@ def errors_of(rank, ranks):
     return found
 
 
-def work(rank, ranks, store, results):
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(store, ranks))
-    found = {str(case): run_case(case, rank, ranks) for case in CASES}
+def on_cpu(rank):
+    found = {str(case): run_case(case) for case in CASES}
     found["no tokens"] = no_tokens()
-    mine = {"differences": found, "same": run_again(rank, ranks), "errors": errors_of(rank, ranks)}
+    return {"differences": found, "same": run_again(), "errors": errors_of(rank)}
+
+
+def on_gpu(rank):
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    cases = [case for case, _ in KERNEL_CASES]
+    return {
+        "differences": {str(case): run_case(case, device, "triton") / ALLOWED[case.dtype] for case in cases},
+        "recorded": {str(case): run_recorded(case, device) for case in cases if case.reduction != "none"},
+    }
+
+
+def work(rank, ranks, kind, store, results):
+    backend = {"cpu": "gloo", "cuda": "nccl"}[kind]
+    dist.init_process_group(backend, rank=rank, world_size=ranks, store=dist.FileStore(store, ranks))
+    mine = {"cpu": on_cpu, "cuda": on_gpu}[kind](rank)
     everyone = [None] * ranks
     dist.all_gather_object(everyone, mine)
     if rank == 0:
@@ -100,10 +137,11 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
     report = {}
-    for number in RANKS:
+    folder, kind = sys.argv[1:]
+    for number in {"cpu": (2, 3), "cuda": (2,)}[kind]:
         queue = context.SimpleQueue()
-        store = str(Path(sys.argv[1]) / f"store-{number}")
-        processes = [context.Process(target=work, args=(rank, number, store, queue)) for rank in range(number)]
+        store = str(Path(folder) / f"store-{number}")
+        processes = [context.Process(target=work, args=(rank, number, kind, store, queue)) for rank in range(number)]
         for process in processes:
             process.start()
         report[number] = queue.get()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from sharded_cases import CASES
 
 SCRIPT = Path(__file__).parents[1] / "sharded_processes.py"
@@ -15,8 +16,12 @@ SCRIPT = Path(__file__).parents[1] / "sharded_processes.py"
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """What every process of two and of three found; all of it in one start, because that takes seconds."""
+    return run(tmp_path_factory.mktemp("processes"), "cpu")
+
+
+def run(folder, kind):
     ran = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("processes"))],
+        [sys.executable, str(SCRIPT), str(folder), kind],
         check=False, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
@@ -52,3 +57,12 @@ def test_what_is_wrong_is_refused_in_one_line(reports, name, message):
     first, second = (found["errors"] for found in reports[2])
     assert first[name].startswith(message)
     assert second[name].split(",")[-1] == first[name].split(",")[-1] or name == "rows"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_together_are_one_launched_and_recorded(tmp_path):
+    """Differences are in units of the bound of each dtype; most sums by atomics are not compared to the bit."""
+    for found in run(tmp_path, "cuda")[2]:
+        assert {name: error for name, error in found["differences"].items() if not error < 1} == {}
+        assert all(same for name, same in found["recorded"].items() if name.startswith("full") or "determin" in name)

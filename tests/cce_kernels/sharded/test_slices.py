@@ -5,25 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from kernel_cases import DEVICES, INTERPRETED
-from sharded_cases import CASES, Case, call, compare, in_slices, whole
-
-FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
-SMALL = {"items": 70, "negatives": 9}  # the interpreter is slow
-KERNEL_CASES = [
-    (Case(bias=True, softcap=3.0, ignore_index=0, reduction="none", dtype=FP32, items=70), 3),
-    (Case(dtype=BF16, weight_dtype=FP32, items=70), 2),
-    (Case(dtype=FP16, weight_dtype=FP32, reduction="none", items=70), 2),
-    (Case(reduction="sum", bias=True, items=9, dtype=FP32), 3),
-    (Case("uniform", sharing="none", reduction="none", bias=True, dtype=FP32, items=24, negatives=9), 2),
-    (Case("popularity", dtype=FP32, bias=True, deterministic=True, **SMALL), 3),
-    (Case("popularity", dtype=BF16, weight_dtype=FP32, reduction="none", **SMALL), 2),
-    (Case("in_batch", sharing="batch", dtype=FP16, weight_dtype=FP32, ignore_index=0, **SMALL), 2),
-    (Case("uniform", "gbce", dtype=FP32, reduction="none", **SMALL), 2),
-    (Case("uniform", "bce", sharing="none", dtype=FP32, items=24, negatives=9), 2),
-]
-# A product of two 16-bit numbers is exact in fp32; what is rounded is p, before its product with rows, the mean of
-# rows that a process sends, and the result: at most three roundings of the largest number.
-ALLOWED = {FP32: 1e-5, BF16: 3 * 2**-8, FP16: 3 * 2**-11}
+from sharded_cases import ALLOWED, CASES, FP32, KERNEL_CASES, SMALL, Case, call, compare, expected_of, in_slices, whole
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -64,8 +46,5 @@ def test_the_size_of_the_catalogue_is_not_that_of_a_slice():
 def worst(case, ranks, use_triton, device="cpu", inputs=None):
     """The largest difference of any slice from the reference in float64, of inputs as products see them."""
     inputs = whole(case, device) if inputs is None else inputs
-    exact = {name: x.double() if x is not None and x.is_floating_point() else x for name, x in inputs.items()}
-    exact["weight"] = inputs["weight"].to(inputs["hidden"].dtype).double()
-    expected = call(replace(case, dtype=torch.float64), exact)
-    expected[1] = torch.nan_to_num(expected[1])
+    expected = expected_of(case, inputs)
     return max(compare(*part, expected) for part in in_slices(case, inputs, ranks, use_triton))
