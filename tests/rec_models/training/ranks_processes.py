@@ -21,6 +21,7 @@ from tiny_run import ITEMS, TinyBatches
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
+from rec_models.errors import TrainingError
 from rec_models.losses import LOSSES
 from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint
@@ -49,6 +50,7 @@ def runs():
     found["filled-cce"] = {"loss": "cce", "filled": True}
     for optimizer in ("adam_bf16", "adam_rowwise"):
         found[optimizer] = {"loss": "cce_neg", "optimizer": optimizer, **SHARED["tile"]}
+    found["a-rank-ends"] = {"loss": "cce", "ends": True}  # the last, because the group is lost with it
     return found
 
 
@@ -75,7 +77,25 @@ def train(ranks, options, folder):
         if options.pop("filled", False):
             patches.enter_context(mock.patch.object(loop, "_uses_cuda_graphs", return_value=True))
             patches.enter_context(mock.patch.object(loop, "GraphedSteps", LaunchedSteps))
+        if options.pop("ends", False):
+            return ended(ranks, options, folder)
         return fit(ranks, options, folder)
+
+
+def ended(ranks, options, folder):
+    """What the first of several processes raises when the last one has ended without a word."""
+    batch = TinyBatches.batch
+
+    def deadly(self, epoch, index):
+        if ranks > 1 and self.rank == ranks - 1 and index == 2:
+            os._exit(1)
+        return batch(self, epoch, index)
+
+    with mock.patch.object(TinyBatches, "batch", deadly):
+        try:
+            return fit(ranks, options, folder)
+        except TrainingError as error:
+            return str(error)
 
 
 def fit(ranks, options, folder):

@@ -15,7 +15,7 @@ from rec_models.training.ranks import RankTokens
 SCRIPT = Path(__file__).parent / "ranks_processes.py"
 FAST = [
     "cce", "sce-ties", "ce_neg-in_batch-tile", "cce_neg-popularity-tile", "cce_neg-in_batch-none", "gbce-uniform-batch",
-    "two-micro-batches", "filled-in_batch",
+    "two-micro-batches", "filled-in_batch", "a-rank-ends",
 ]  # fmt: skip
 
 
@@ -45,6 +45,9 @@ def assert_equal(reports):
     for ranks in ("2", "3"):
         for name, expected in reports["1"].items():
             found = reports[ranks][name]
+            if name == "a-rank-ends":
+                assert found.startswith("devices: found that another process of this run has ended")
+                continue
             assert (found["step"], found["tokens"]) == (4, expected["tokens"]), name
             assert found["loss"] == pytest.approx(expected["loss"], rel=1e-10), name
             for parameter, values in expected["weights"].items():

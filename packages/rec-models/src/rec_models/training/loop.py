@@ -32,7 +32,7 @@ from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.cuda_graphs import GraphedSteps
 from rec_models.training.logging import Progress, ResultsFolder
 from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, batches_of
-from rec_models.training.ranks import Ranks
+from rec_models.training.ranks import Ranks, lost_rank_errors
 from rec_models.training.result import BatchDone, FitResult
 from rec_models.training.run_state import Resumed, RunFolder, RunState
 from rec_models.training.step import StepLoss
@@ -116,6 +116,7 @@ def fit(
         contexts.enter_context(closing(results))
         contexts.enter_context(memory.out_of_memory_errors(device, settings, shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
+        contexts.enter_context(lost_rank_errors())
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
         if not state.finished:

@@ -7,7 +7,8 @@ agreed ahead of time, on the host: a training step never waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from rec_models.encoders import Encoder
+from rec_models.errors import TrainingError
 from rec_models.training.batch import IGNORED
 
 
@@ -26,6 +28,18 @@ class Processes(DDPStrategy):
     def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
         """The module itself."""
         return module
+
+
+@contextmanager
+def lost_rank_errors() -> Iterator[None]:
+    """Turn the error of a connection to a process that has ended into a `TrainingError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
+        text = "devices: found that another process of this run has ended; its own message says why"
+        raise TrainingError(text) from error
 
 
 class Ranks:
