@@ -73,6 +73,7 @@ def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     if dim == DIMS[0]:  # every branch compiles at one width
         full += [{"bias": bias, "softcap": 3.0}, {"filter_eps": 0.1}]
         sampled += [{"bias": bias, "sampler": popularity, "objective": BCE()}, {"deterministic": True}]
+        sampled += [{"row_offset": torch.zeros((), dtype=torch.int64)}]
     if dim <= widest(hidden.dtype):
         for options in full:
             yield "full", lambda x=options: linear_cross_entropy(*inputs, impl="triton", **x).backward()

@@ -63,12 +63,17 @@ def shared_backward_kernel(
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
     target = tl.load(targets + tokens, mask=exists, other=-1)
-    valid = exists & (target != ignore_index) & (target >= 0) & (target < num_items)
-    own = valid
     if TABLE == STORED_TABLE:
+        # Two selects on one mask, as below, fail to compile for some options (triton 3.6): layouts get mixed up.
         valid = exists & (target != ignore_index)
-    safe = tl.where(own, target, 0)
-    target = tl.where(own, target, -1).to(tl.int32)
+        own = target >= 0
+        safe = tl.maximum(target, 0)
+        target = target.to(tl.int32)
+    else:
+        valid = exists & (target != ignore_index) & (target >= 0) & (target < num_items)
+        own = valid
+        safe = tl.where(valid, target, 0)
+        target = tl.where(valid, target, -1).to(tl.int32)
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
     row = first_row + group.to(tl.int64) * row_stride
 
