@@ -18,10 +18,10 @@ from cce_kernels import (
     linear_cross_entropy,
     sampled_linear_cross_entropy,
 )
+from cce_kernels.shard import Rows
 from cce_kernels.sharded.full import ShardedFull
 from cce_kernels.sharded.merge import Partial
 from cce_kernels.sharded.sampled import SampledOptions, ShardedSampled
-from cce_kernels.sharded.shard import Rows
 
 DIM, TILE = 16, 8
 TOKENS = {1: [22], 2: [9, 13], 3: [5, 13, 4]}  # of each process: tiles straddle two of them

@@ -90,9 +90,9 @@ def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     from cce_kernels.full.tuning import widest
     from cce_kernels.sampled.call import sampled_call
     from cce_kernels.sampled.draws import groups_of
+    from cce_kernels.shard import Rows
     from cce_kernels.sharded import full, sampled_triton
     from cce_kernels.sharded.kernels.own_draws import pack_own_draws
-    from cce_kernels.sharded.shard import Rows
 
     hidden, weight = torch.zeros(M, dim, dtype=getattr(torch, dtype)), torch.zeros(V, dim)
     targets, numbers, gradient = torch.zeros(M, dtype=torch.int64), torch.zeros(3, M), torch.zeros(V, dim)

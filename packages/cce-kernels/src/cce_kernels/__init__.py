@@ -5,7 +5,7 @@ from cce_kernels.modules import LinearCrossEntropy, SampledLinearCrossEntropy
 from cce_kernels.sampled.draws import draw_negatives
 from cce_kernels.sampled.objectives import BCE, GBCE, Softmax
 from cce_kernels.sampled.samplers import InBatch, Popularity, Uniform
-from cce_kernels.sharded.shard import Shard
+from cce_kernels.shard import Shard
 
 __all__ = [
     "BCE",

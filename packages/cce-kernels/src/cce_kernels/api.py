@@ -25,9 +25,9 @@ from cce_kernels.sampled.validation import (
     check_objective,
     check_sampling,
 )
+from cce_kernels.shard import Shard
 from cce_kernels.sharded import api as sharded
 from cce_kernels.sharded.sampled import SampledOptions
-from cce_kernels.sharded.shard import Shard
 
 Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]

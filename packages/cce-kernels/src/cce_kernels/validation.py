@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cce_kernels.checks import check_choice, check_integer, is_number
 from cce_kernels.hardware import is_ampere_or_newer, is_interpreted
-from cce_kernels.sharded.shard import Shard
+from cce_kernels.shard import Shard
 
 MAX_ITEMS = 2**31 - 1
 INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it when kernels are imported

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from cce_kernels.shard import Shard
 from cce_kernels.sharded.autograd import run_sharded
 from cce_kernels.sharded.full import ShardedFull
 from cce_kernels.sharded.sampled import SampledOptions, ShardedSampled
-from cce_kernels.sharded.shard import Shard
 
 
 def full(

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cce_kernels.autograd import Gradients, first_order
 from cce_kernels.reduction import upstream_of
+from cce_kernels.shard import Shard
 from cce_kernels.sharded.merge import Merged, Partial, exchange
-from cce_kernels.sharded.shard import Shard
 
 RowGradients = tuple[Tensor, Tensor | None]  # of the own rows [n, D] and their bias [n]
 

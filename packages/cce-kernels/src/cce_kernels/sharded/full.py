@@ -21,9 +21,9 @@ from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
 from cce_kernels.reduction import masks
+from cce_kernels.shard import ELSEWHERE, Shard
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
 from cce_kernels.sharded.merge import LOG2E, Merged, Partial, own_targets, weighted_sum
-from cce_kernels.sharded.shard import ELSEWHERE, Shard
 
 _LN2 = math.log(2.0)
 

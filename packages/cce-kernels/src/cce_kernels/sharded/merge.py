@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cce_kernels.dtypes import as_multiplied
-from cce_kernels.sharded.shard import Shard
+from cce_kernels.shard import Shard
 
 LOG2E = math.log2(math.e)
 

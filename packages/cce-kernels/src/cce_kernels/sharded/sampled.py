@@ -28,10 +28,10 @@ from cce_kernels.sampled.draws import Sharing, as_counter, groups_of
 from cce_kernels.sampled.objectives import Objective, Terms, encode
 from cce_kernels.sampled.samplers import Sampler, prepare
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
+from cce_kernels.shard import Shard
 from cce_kernels.sharded import sampled_reference
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
 from cce_kernels.sharded.merge import Merged, Partial, own_targets, weighted_sum
-from cce_kernels.sharded.shard import Shard
 
 SKIPPED = -2  # the row of the target of a token that does not count
 

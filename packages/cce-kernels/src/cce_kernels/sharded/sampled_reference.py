@@ -12,7 +12,7 @@ from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import draw_ids
 from cce_kernels.sampled.reference import grouped, ungrouped
-from cce_kernels.sharded.shard import Rows
+from cce_kernels.shard import Rows
 
 _CHUNK_ELEMENTS = 1 << 21
 NOTHING = -1.0e30  # the base of no terms, below that of any term

@@ -17,7 +17,7 @@ from torch import Tensor
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import draw_ids, first_group, read_size
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, table_kind
-from cce_kernels.sharded.shard import CLASSES, Rows
+from cce_kernels.shard import CLASSES, Rows
 
 _SLOTS = 256
 _CLASSES = tl.constexpr(CLASSES)
