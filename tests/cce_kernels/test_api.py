@@ -186,14 +186,17 @@ def test_micro_batches_draw_what_one_batch_would(inputs, sharing, tile):
     assert_close(torch.autograd.grad(parts, (hidden, weight)), whole_gradients)
 
 
-def test_return_lse_is_a_value(inputs):
+def test_a_z_loss_through_the_log_sum_exp(inputs):
     hidden, weight, targets = inputs
     targets[0] = -100
-    _, lse = linear_cross_entropy(hidden, weight, targets, return_lse=True)
-    assert not lse.requires_grad
-    expected = (hidden @ weight.T).logsumexp(1).detach()
-    expected[0] = 0
+    loss, lse = linear_cross_entropy(hidden, weight, targets, return_lse=True)
+    scores = hidden @ weight.T
+    expected = scores.logsumexp(1) * (targets != -100)
     assert_close(lse, expected)
+    plain = torch.nn.functional.cross_entropy(scores, targets)
+    for total, truth in ((lse.square().mean(), expected.square().mean()), (loss + lse.sum(), plain + expected.sum())):
+        found, true = (torch.autograd.grad(x, (hidden, weight), retain_graph=True) for x in (total, truth))
+        assert_close(found, true)
 
 
 def test_autocast_uses_its_dtype(inputs):
@@ -263,14 +266,19 @@ def test_modules_hand_every_option_on(monkeypatch):
     for name in ("linear_cross_entropy", "sampled_linear_cross_entropy"):
         monkeypatch.setattr(modules, name, lambda *tensors, **options: seen.append(options))
     common = {"ignore_index": 4, "reduction": "sum", "check": True, "impl": "triton"}
-    full = {**common, "softcap": 3.0, "filter_eps": 0.1}
+    full = {**common, "softcap": 3.0, "temperature": 2.0, "filter_eps": 0.1}
     sampled = {
         **common, "num_negatives": 3, "seed": 5, "sampler": InBatch(logq=False), "objective": BCE(), "sharing": "tile",
         "tile_tokens": 7, "deterministic": True, "sparse_grad": True,
     }  # fmt: skip
     LinearCrossEntropy(**full)("hidden", "weight", "targets", bias="bias")
     SampledLinearCrossEntropy(**sampled)("hidden", "weight", "targets", step=2, row_offset=6, bias="bias")
-    assert seen == [{**full, "bias": "bias"}, {**sampled, "step": 2, "row_offset": 6, "bias": "bias"}]
+    smooth = {**full, "softcap": None, "label_smoothing": 0.1}  # not together with a softcap
+    LinearCrossEntropy(**smooth)("hidden", "weight", "targets", bias="bias")
+    assert seen == [
+        {**full, "label_smoothing": 0.0, "bias": "bias"}, {**sampled, "step": 2, "row_offset": 6, "bias": "bias"},
+        {**smooth, "bias": "bias"},
+    ]  # fmt: skip
 
 
 def test_modules_refuse_wrong_options_when_built_and_print_the_others():

@@ -72,10 +72,23 @@ def test_what_cannot_be_is_refused_when_it_is_built(name, build):
 
 
 @pytest.mark.parametrize("value", ["x", True, torch.tensor(3.0), 0.0, -1.0, float("nan"), float("inf"), [3.0]], ids=str)
-@pytest.mark.parametrize("name", ["softcap", "filter_eps"])
+@pytest.mark.parametrize("name", ["softcap", "filter_eps", "temperature", "label_smoothing"])
 def test_numbers_are_numbers(inputs, name, value):
+    if name == "label_smoothing" and value == 0.0:
+        value = 1.0  # 0 switches it off
     refused(lambda: LinearCrossEntropy(**{name: value}), name)
     refused(lambda: linear_cross_entropy(*inputs, impl="reference", **{name: value}), name)
+
+
+@pytest.mark.parametrize("value", [[1.0] * V, torch.ones(V + 1), torch.ones(V, 1), torch.ones(V).long()], ids=str)
+@pytest.mark.parametrize("name", ["token_weights", "item_weights"])
+def test_weights_are_floats_of_the_right_shape(inputs, name, value):
+    assert M != V + 1
+    refused(lambda: linear_cross_entropy(*inputs, **{name: value}), name)
+
+
+def test_smoothing_and_a_softcap_exclude_each_other(inputs):
+    refused(lambda: linear_cross_entropy(*inputs, softcap=3.0, label_smoothing=0.1), "label_smoothing")
 
 
 def test_numbers_may_be_integers_or_of_numpys_float64(inputs):

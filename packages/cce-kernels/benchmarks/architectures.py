@@ -62,6 +62,8 @@ class Kernel:
 def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     """The calls that launch the kernels of this package at a width and dtype: name and function."""
     from cce_kernels import BCE, Popularity, linear_cross_entropy, sampled_linear_cross_entropy
+    from cce_kernels.full.call import FullCall
+    from cce_kernels.full.small_impl import full_small
     from cce_kernels.full.tuning import widest
 
     hidden = torch.zeros(M, dim, dtype=getattr(torch, dtype), requires_grad=True)
@@ -77,6 +79,9 @@ def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     if dim <= widest(hidden.dtype):
         for options in full:
             yield "full", lambda x=options: linear_cross_entropy(*inputs, impl="triton", **x).backward()
+    if dtype == "bfloat16" and dim == DIMS[0]:  # its kernels see no vectors
+        call = FullCall(hidden, weight, None, inputs[2], -100, None, 1.0, None, True)
+        yield "full, small", lambda: full_small(call, "mean")[0].backward()
     for sharing in ("tile", "none"):
         for options in sampled:
             given = {"num_negatives": N, "seed": 1, "sharing": sharing, "impl": "triton", **options}
@@ -84,10 +89,11 @@ def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
 
 
 def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
-    """The calls that launch the kernels of losses over sharded rows, for the tokens of one process."""
+    """The calls that launch the kernels of losses over sharded rows, for the tokens of one process, at one width."""
+    if dim != DIMS[0]:
+        return
     from cce_kernels import Softmax, Uniform
     from cce_kernels.full.call import FullCall
-    from cce_kernels.full.tuning import widest
     from cce_kernels.sampled.call import sampled_call
     from cce_kernels.sampled.draws import groups_of
     from cce_kernels.shard import Rows
@@ -99,7 +105,7 @@ def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     rows = Rows(2 * V, 2, 0)
 
     def run_full() -> None:
-        call = FullCall(hidden, weight, None, targets, -100, None, None, True)
+        call = FullCall(hidden, weight, None, targets, -100, None, 1.0, None, True)
         full.partial(call, use_triton=True)
         full.weight_gradient(call, numbers[0], numbers[1], torch.ones(()), use_triton=True)
 
@@ -114,8 +120,7 @@ def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
         sampled_triton.write_sums(call, *numbers, torch.zeros_like(hidden))
         sampled_triton.add_gradient(call, numbers[0], numbers[1], torch.ones(()), gradient, None)
 
-    if dim <= widest(hidden.dtype):
-        yield "full, sharded", run_full
+    yield "full, sharded", run_full
     for sharing in ("tile", "none"):
         yield f"sampled, {sharing}, sharded", lambda x=sharing: run_sampled(x)
 
@@ -124,6 +129,8 @@ def ranking(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     """The calls that launch the kernels of rec_eval, where it uses them: fp32 vectors are ranked by plain torch."""
     from rec_eval.ranking.kernels.filter import filter_items
     from rec_eval.ranking.kernels.merge import LONGEST, merge_survivors
+    from rec_eval.ranking.kernels.order import LONGEST as MOST
+    from rec_eval.ranking.kernels.order import order_best
     from rec_eval.ranking.triton_impl import DTYPES as RANKED
     from rec_eval.ranking.triton_impl import choose_tiles
 
@@ -148,6 +155,10 @@ def ranking(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
                     torch.zeros(M, 10, dtype=torch.int64), found, x, numbers[:M], numbers, torch.zeros(1).int(), 20
                 ),
             )
+        for length in (11, MOST):
+            best = torch.zeros(M, length), torch.zeros(M, length, dtype=torch.int64), length - 1, queries
+            lists = torch.zeros(M, length - 1, dtype=torch.int64), torch.zeros(M, length - 1)
+            yield "top-k", lambda x=best, y=lists: order_best(*x, *y, *floors[:1], torch.zeros(M))
 
 
 def optimizer(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:

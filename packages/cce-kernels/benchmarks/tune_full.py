@@ -55,7 +55,7 @@ BACKWARD = {
     64: [
         (128, 64, 4, 3, None, True), (128, 64, 4, 2, None, True), (128, 64, 4, 4, None, True),
         (64, 64, 4, 4, 128, True), (64, 64, 4, 5, 128, True), (128, 64, 4, 3, None, False), (256, 64, 4, 2, None, True),
-        (128, 64, 4, 3, 152, True),
+        (128, 64, 4, 3, 168, True), (128, 64, 4, 3, 152, True),
     ],
     128: [
         (128, 64, 4, 3, None, True), (128, 64, 4, 4, None, True), (64, 64, 4, 3, 168, True), (64, 64, 4, 4, 168, True),
@@ -99,7 +99,7 @@ def inputs(tokens: int, items: int, dim: int, dtype: str) -> tuple[FullCall, Ful
     weight = (torch.randn(items, dim, device="cuda") / dim**0.5).to(hidden.dtype)
     targets = torch.randint(0, items, (tokens,), device="cuda")
     loss, lse, lse2, others = (torch.empty(tokens, device="cuda") for _ in range(4))
-    call = FullCall(hidden, weight, None, targets, -100, None, None, True)
+    call = FullCall(hidden, weight, None, targets, -100, None, 1.0, None, True)
     return call, FullOutputs(loss, lse, lse2, others, torch.empty_like(hidden))
 
 

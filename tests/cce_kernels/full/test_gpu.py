@@ -114,7 +114,7 @@ def test_operators_pass_torch_opcheck():
     inputs = make(Case(40, 60, 64, torch.float32, bias=True), "cuda")
     torch.library.opcheck(
         full_triton.forward_operator,
-        tuple(FullCall(inputs.hidden, inputs.weight, inputs.bias, inputs.targets, -100, None, None, True)),
+        tuple(FullCall(inputs.hidden, inputs.weight, inputs.bias, inputs.targets, -100, None, 1.0, None, True)),
         test_utils=("test_schema", "test_faketensor"),
     )  # fmt: skip
 

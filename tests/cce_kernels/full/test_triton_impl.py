@@ -194,6 +194,152 @@ def test_all_targets_equal(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(34, 33, 64, FP32, bias=True, softcap=4.0, per_token=True, scores="peaked"),
+        Case(35, 50, 320, BF16, weight_dtype=FP32, scores="fitted"),
+        Case(18, 20, 16, FP16, per_token=True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("loss_grad", [1.0, 0.0])
+def test_the_log_sum_exp_has_a_gradient(device: str, case: Case, loss_grad: float) -> None:
+    inputs = make(case, device)
+    inputs.grad *= loss_grad
+    pulls = torch.linspace(-2, 2, case.tokens, device=device) if case.per_token else inputs.grad.new_tensor(0.1)
+    hidden, weight, bias = (
+        None if x is None else x.detach().to(dtype).double().requires_grad_()
+        for x, dtype in ((inputs.hidden, case.dtype), (inputs.weight, case.dtype), (inputs.bias, FP32))
+    )
+    scores = hidden @ weight.T + (0.0 if bias is None else bias)
+    scores = scores if case.softcap is None else case.softcap * torch.tanh(scores / case.softcap)
+    exact = torch.nn.functional.cross_entropy(scores, inputs.targets, reduction="none"), scores.logsumexp(1)
+    found = linear_cross_entropy_triton(
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, softcap=case.softcap
+    )
+    pulls = pulls * (inputs.targets >= 0)
+    gradients, truth = [], [x for x in (hidden, weight, bias) if x is not None]
+    for (loss, lse), leaves in ((found, inputs.leaves()), (exact, truth)):
+        total = (lse * pulls).sum() + ((loss * inputs.grad).sum() if loss_grad else 0.0)
+        gradients.append(torch.autograd.grad(total, leaves))
+    sizes = score_size(inputs), case.dim, max(case.items, case.tokens), device
+    for x, y, dtype in zip(*gradients, (case.dtype, case.dtype, FP32), strict=False):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed_error(*sizes, dtype)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("temperature", [0.05, 3.0])
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_a_temperature_divides_scores(device: str, impl: str, temperature: float, softcap: float | None) -> None:
+    inputs = make(Case(35, 50, 64, FP32, bias=True), device)
+    found = linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, softcap=softcap, temperature=temperature,
+        reduction="none", return_lse=True, impl=impl,
+    )  # fmt: skip
+    exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
+    scores = exact[0] @ exact[1].T + exact[2]
+    scores = (scores if softcap is None else softcap * torch.tanh(scores / softcap)) / temperature
+    counted = inputs.targets >= 0
+    truth = torch.nn.functional.cross_entropy(scores, inputs.targets, reduction="none"), scores.logsumexp(1) * counted
+    results = []
+    for (loss, lse), leaves in ((found, inputs.leaves()), (truth, exact)):
+        total = (loss * inputs.grad).sum() + 0.1 * lse.square().mean()
+        results.append((loss, lse, *torch.autograd.grad(total, leaves)))
+    allowed = allowed_error(score_size(inputs) / min(1.0, temperature), 64, 50, device)
+    for x, y in zip(*results, strict=True):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_label_smoothing_is_that_of_torch(device: str, impl: str, reduction: str) -> None:
+    inputs = make(Case(18, 40, 64, FP32, bias=True, scores="fitted"), device)
+    found = linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, bias=inputs.bias, temperature=2.0, label_smoothing=0.2,
+        reduction=reduction, impl=impl,
+    )  # fmt: skip
+    exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
+    truth = torch.nn.functional.cross_entropy(
+        (exact[0] @ exact[1].T + exact[2]) / 2, inputs.targets, label_smoothing=0.2, reduction=reduction
+    )
+    gradients = [
+        torch.autograd.grad((loss * inputs.grad.to(loss.dtype)).sum(), leaves)
+        for loss, leaves in ((found, inputs.leaves()), (truth, exact))
+    ]
+    allowed = allowed_error(score_size(inputs), 64, 40, device)
+    for x, y in zip((found, *gradients[0]), (truth, *gradients[1]), strict=True):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize(
+    ("dtype", "reduction", "smoothing"), [(FP32, "mean", 0.0), (BF16, "none", 0.0), (FP32, "sum", 0.1)]
+)
+def test_several_targets_share_the_distribution(
+    device: str, impl: str, dtype: torch.dtype, reduction: str, smoothing: float
+) -> None:
+    inputs = make(Case(18, 40, 64, dtype, weight_dtype=FP32, bias=True, scores="fitted"), device)
+    sets = torch.randint(0, 40, (18, 4), generator=torch.Generator().manual_seed(1)).to(device)
+    sets[1, 2:], sets[2, 0], sets[3], sets[4, 1] = -100, -100, -100, sets[4, 0]  # fewer, none, the same twice
+    options = {"bias": inputs.bias, "temperature": 2.0, "label_smoothing": smoothing}
+    found = linear_cross_entropy(inputs.hidden, inputs.weight, sets, reduction=reduction, impl=impl, **options)
+    exact = [x.detach().double() for x in inputs.leaves()]
+    exact[1] = inputs.weight.detach().to(dtype).double()
+    exact = [x.requires_grad_() for x in exact]
+    counted = sets >= 0
+    share = counted / counted.sum(1, keepdim=True).clamp(min=1)
+    spread = torch.zeros(18, 40, dtype=torch.float64, device=device).scatter_add_(1, sets.clamp(min=0), share.double())
+    spread = (1 - smoothing) * spread + smoothing / 40
+    scores = (exact[0] @ exact[1].T + exact[2]) / 2
+    truth = torch.nn.functional.cross_entropy(scores, spread, reduction="none") * counted.any(1)
+    truth = {"none": truth, "sum": truth.sum(), "mean": truth.sum() / 17}[reduction]
+    gradients = [
+        torch.autograd.grad((loss * inputs.grad.to(loss.dtype)).sum(), leaves)
+        for loss, leaves in ((found, inputs.leaves()), (truth, exact))
+    ]
+    for x, y in zip((found, *gradients[0]), (truth, *gradients[1]), strict=True):
+        # Two gradients are added, each rounded to its dtype.
+        allowed = 2 * allowed_error(score_size(inputs), 64, 40, device, dtype)
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed
+    sets[5, 1] = 40
+    wrong = linear_cross_entropy(inputs.hidden, inputs.weight, sets, reduction="none", impl=impl, **options)
+    assert wrong.isnan().nonzero().tolist() == [[5]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize(
+    ("which", "reduction"), [("tokens", "mean"), ("items", "none"), ("both", "mean"), ("both", "sum")]
+)
+def test_weights_multiply_losses(device: str, impl: str, reduction: str, which: str) -> None:
+    inputs = make(Case(18, 40, 64, FP32, scores="fitted"), device)
+    generator = torch.Generator().manual_seed(1)
+    of_tokens, of_items = (torch.rand(size, generator=generator).to(device) for size in (18, 40))
+    of_tokens[3] = torch.nan  # an ignored token
+    options = {"tokens": {"token_weights": of_tokens}, "items": {"item_weights": of_items}}
+    options["both"] = options["tokens"] | options["items"]
+    found = linear_cross_entropy(
+        inputs.hidden, inputs.weight, inputs.targets, reduction=reduction, impl=impl, **options[which]
+    )
+    exact = [x.detach().double().requires_grad_() for x in inputs.leaves()]
+    factor = torch.where(inputs.targets >= 0, of_tokens.double() if which != "items" else 1.0, 0.0)
+    factor = factor * (of_items.double()[inputs.targets.clamp(min=0)] if which != "tokens" else 1.0)
+    truth = factor * torch.nn.functional.cross_entropy(exact[0] @ exact[1].T, inputs.targets, reduction="none")
+    truth = {"none": truth, "sum": truth.sum(), "mean": truth.sum() / factor.sum()}[reduction]
+    gradients = [
+        torch.autograd.grad((loss * inputs.grad.to(loss.dtype)).sum(), leaves)
+        for loss, leaves in ((found, inputs.leaves()), (truth, exact))
+    ]
+    allowed = allowed_error(score_size(inputs), 64, 40, device)
+    for x, y in zip((found, *gradients[0]), (truth, *gradients[1]), strict=True):
+        assert ((x.double() - y).norm() / y.norm()).item() <= allowed
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_ignored_and_invalid_targets(device: str) -> None:
     inputs = make(Case(9, 20, 16, FP32, per_token=True), device)
     inputs.targets.copy_(torch.tensor([3, 3, -7, 1, 20, -100, 2**40, 19, 0]))

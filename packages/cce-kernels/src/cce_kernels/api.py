@@ -11,8 +11,10 @@ from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
+from cce_kernels.full.compose import average_targets, first_targets, reduce_weighted, smooth
 from cce_kernels.full.reference import full_reference
 from cce_kernels.hardware import MAX_TRITON_DIM, is_ampere_or_newer
+from cce_kernels.reduction import reduce_loss
 from cce_kernels.sampled.call import sampled_call
 from cce_kernels.sampled.draws import Sharing, groups_of
 from cce_kernels.sampled.objectives import Objective, Softmax
@@ -39,6 +41,10 @@ class _Options(TypedDict, total=False):
     bias: Tensor | None
     ignore_index: int
     softcap: float | None
+    temperature: float
+    label_smoothing: float
+    token_weights: Tensor | None
+    item_weights: Tensor | None
     reduction: Reduction
     filter_eps: float | None
     check: bool
@@ -66,6 +72,10 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
     softcap: float | None = None,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.0,
+    token_weights: Tensor | None = None,
+    item_weights: Tensor | None = None,
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
     return_lse: bool = False,
@@ -80,22 +90,35 @@ def linear_cross_entropy(
         weight: [V, D], in its own dtype. Products are made of rows rounded to hidden's dtype (a narrower row is widened
             instead), so with bf16 hidden an fp16 table loses digits, and with fp16 hidden a bf16 one loses what is
             below 6e-8 and is infinite above 65,504. The gradient is summed in fp32 and returned in weight's dtype.
-        targets: int64 [...]. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
+        targets: int64 [...], or [..., K] for several targets per token (a basket): the loss is then that of a target
+            distribution spread evenly over those that are not `ignore_index`, `logsumexp_j s_mj - mean_k s_mk`; it
+            gathers M K rows. A target outside [0, V) that is not `ignore_index` makes its token's loss NaN.
         bias: [V] or None, added to the scores.
         ignore_index: target of tokens that do not count.
         softcap: scores become `softcap * tanh(s / softcap)`.
-        reduction: `mean` is over the tokens that count, 0 if there are none.
+        temperature: the softmax is that of scores divided by it, bias and cap included.
+        label_smoothing: a in [0, 1), as in torch's `cross_entropy`: the loss is that of a target distribution with `a`
+            spread evenly over the catalogue. Neither this nor several targets go together with `softcap`.
+        token_weights: [...] or None: the loss of each token is multiplied by its weight.
+        item_weights: [V] or None: the loss of each token is multiplied by the weight of its target, as with `weight` of
+            torch's `cross_entropy` (which weighs the smoothed part of a loss by all items instead). Not with several
+            targets.
+        reduction: `mean` is over the tokens that count, 0 if there are none. With weights it divides by their sum.
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
-        return_lse: also return the log-sum-exp of each token (a value: no gradient flows through it).
+        return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
+            `1e-4 * lse.square().mean()`. Without a gradient through it nothing more is computed.
         check: check the values too: one synchronization, and a break in torch.compile's graph.
-        impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
-            up to 512, in fp32 up to 256: with wider fp32 vectors `auto` is the reference, which is faster there. The
-            reference's products in fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
+        impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Up to 2^24 pairs
+            of a token and an item in bf16, without bias and softcap, it stores their scores (64 MiB) and takes torch's
+            products, which is faster there (not in a graph of torch.compile). Triton takes D up to 512, in fp32 up to
+            256: with wider fp32 vectors `auto` is the reference, which is faster there. The reference's products in
+            fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
         shard: the table is spread over the processes of a group. Then weight is [shard.rows.number, D] and bias
             [shard.rows.number], those of this process; hidden and targets are the tokens of this process, as many in
             each (fill up with `ignore_index`); targets are ids of the whole catalogue. Every process must make the same
             calls, and backward too. `sum` and `mean` are over the tokens of all processes, the same number in each,
-            whose gradient must be the same in each.
+            whose gradient must be the same in each. `return_lse` then returns a value: no gradient flows through it.
+            Not with `temperature`, `label_smoothing`, weights or several targets.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
@@ -109,8 +132,19 @@ def linear_cross_entropy(
     refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
+    sets = None
+    if validation.are_sets(hidden, targets):
+        validation.check_sets(softcap, item_weights)
+        sets = targets.reshape(-1, targets.shape[-1])
+        targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape[:-1])
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
-    validation.check_full(softcap, filter_eps)
+    validation.check_full(softcap, filter_eps, temperature, label_smoothing)
+    validation.check_weights(hidden, weight, token_weights, item_weights)
+    if shard is not None:
+        validation.check_unsharded(
+            temperature=temperature != 1, label_smoothing=label_smoothing != 0, token_weights=token_weights is not None,
+            item_weights=item_weights is not None, targets=sets is not None,
+        )  # fmt: skip
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
     dtype = product_dtype(hidden)
@@ -127,11 +161,24 @@ def linear_cross_entropy(
             loss = loss.view(targets.shape) if reduction == "none" else loss
             return (loss, lse.view(targets.shape)) if return_lse else loss
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
-        call = FullCall(h, w, b, t, ignore_index, softcap, filter_eps, with_dhidden)
+        call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden)
         run = full_reference
-        if use_triton and h.shape[0] > 0:
+        if use_triton and impl == "auto" and tuning.is_small(call):
+            from cce_kernels.full.small_impl import full_small as run
+        elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        loss, lse = run(call, reduction)
+        weighted = token_weights is not None or item_weights is not None
+        plain = not label_smoothing and not weighted and sets is None
+        loss, lse = run(call, reduction if plain else "none")
+        if sets is not None:
+            loss = average_targets(loss, call, sets)
+        if label_smoothing:
+            loss = smooth(loss, lse, call, label_smoothing)
+        if weighted:
+            each = None if token_weights is None else token_weights.reshape(-1)
+            loss = reduce_weighted(loss, call, reduction, each, item_weights)
+        elif not plain:
+            loss = reduce_loss(loss, t, ignore_index, reduction)[0]
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss
 

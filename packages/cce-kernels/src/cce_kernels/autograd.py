@@ -29,10 +29,11 @@ class CustomLoss:
         call: the NamedTuple of all arguments. Tensors come first, among them hidden, weight and bias in this order.
         forward: maps a call to its outputs: the loss [M], other values for the user, and what backward reads.
         backward: maps (upstream gradient of the losses, [M] or a scalar for all; call; kept outputs; is the gradient of
-            hidden wanted; is that of weight or bias) to the gradients of hidden, weight and bias, None where unwanted.
+            hidden wanted; is that of weight or bias; upstream gradients of the other values, [M] or a scalar for all,
+            None where nothing depends on them) to the gradients of hidden, weight and bias, None where unwanted.
         empty_outputs: maps a call to uninitialized outputs.
         kept: names of the outputs that only backward reads; they come last.
-        shown: how many outputs the user sees; all but the loss are not differentiable.
+        shown: how many outputs the user sees and may differentiate.
         reduce: what `reduction.reduce_loss` does.
     """
 
@@ -56,18 +57,19 @@ class CustomLoss:
         outputs = shown + len(kept)
         returned = "Tensor" if outputs == 1 else f"({', '.join(['Tensor'] * outputs)})"
         extra = "".join(f", Tensor {output}" for output in kept)
+        upstream = "".join(f"Tensor? grad_{i}, " for i in range(1, shown))
 
         def single(results: tuple[Tensor, ...]) -> Any:
             return results[0] if outputs == 1 else results
 
         def run_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-            *tensors, with_hidden, with_weight = arguments
+            others, (*tensors, with_hidden, with_weight) = arguments[: shown - 1], arguments[shown - 1 :]
             fields, kept = tensors[: self.num_fields], tensors[self.num_fields :]
             with without_autocast(grad.device.type):
-                return _present(backward(grad, call(*fields), kept, with_hidden, with_weight), arguments[0])
+                return _present(backward(grad, call(*fields), kept, with_hidden, with_weight, *others), tensors[0])
 
         def fake_backward(_: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-            hidden, weight, bias = arguments[:3]
+            hidden, weight, bias = arguments[shown - 1 : shown + 2]
             with_hidden, with_weight = arguments[-2:]
             wanted = hidden if with_hidden else None, weight if with_weight else None, bias if with_weight else None
             return _present(tuple(None if x is None else torch.empty_like(x) for x in wanted), hidden)
@@ -82,7 +84,8 @@ class CustomLoss:
             f"cce_kernels::{name}_backward",
             run_backward,
             mutates_args=(),
-            schema=f"(Tensor grad, {fields}{extra}, bool with_hidden, bool with_weight) -> (Tensor, Tensor, Tensor)",
+            schema=f"(Tensor grad, {upstream}{fields}{extra}, bool with_hidden, bool with_weight) "
+            "-> (Tensor, Tensor, Tensor)",
         )
         self.forward_operator.register_fake(lambda *arguments: single(empty_outputs(call(*arguments))))
         self.backward_operator.register_fake(fake_backward)
@@ -103,30 +106,37 @@ class CustomLoss:
         ctx.set_materialize_grads(False)
 
     def gradients(
-        self, ctx: Any, grad: Tensor, needs: tuple[bool, ...], backward: Callable[..., Gradients] | None
-    ) -> Gradients:
-        """Gradients of all fields of the call, from `backward` or, where it is None, from the operator."""
-        refuse_transforms(grad)
+        self, ctx: Any, upstream: tuple[Tensor | None, ...], count: Tensor | None, needs: tuple[bool, ...],
+        backward: Callable[..., Gradients] | None,
+    ) -> Gradients:  # fmt: skip
+        """Gradients of all fields of the call, from `backward` or, where it is None, from the operator.
+
+        `upstream` are the gradients of the loss, which was divided by `count`, and of the other values shown.
+        """
+        given = [x for x in upstream if x is not None]
+        if not given:
+            return (None,) * self.num_fields
+        refuse_transforms(*given)
+        others = [None if x is None else upstream_of(x) for x in upstream[1:]]
+        grad = given[0].new_zeros(()) if upstream[0] is None else upstream_of(upstream[0], count)
         saved = ctx.saved_tensors  # read once: checkpointing recomputes them only once
         kept = saved[self.num_tensors :]
         fields, flags = (*saved[: self.num_tensors], *ctx.options), (needs[0], needs[1] or needs[2])
         if backward is None:
-            found: Gradients = self.backward_operator(grad, *fields, *kept, *flags)
+            found: Gradients = self.backward_operator(grad, *others, *fields, *kept, *flags)
         else:
             with without_autocast(grad.device.type):  # that of `loss.backward()`, not of the forward
-                found = backward(grad, self.call(*fields), kept, *flags)
+                found = backward(grad, self.call(*fields), kept, *flags, *others)
         wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
         return *wanted, *(None,) * (self.num_fields - 3)
 
     def _setup_operator(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = (output,) if isinstance(output, Tensor) else output
         self.keep(ctx, inputs, outputs)
-        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.mark_non_differentiable(*outputs[self.shown :])
 
-    def _operator_backward(self, ctx: Any, grad: Tensor | None, *_: Tensor | None) -> Gradients:
-        if grad is None:
-            return (None,) * self.num_fields
-        return self.gradients(ctx, upstream_of(grad, None), ctx.needs_input_grad[:3], None)
+    def _operator_backward(self, ctx: Any, *upstream: Tensor | None) -> Gradients:
+        return self.gradients(ctx, upstream[: self.shown], None, ctx.needs_input_grad[:3], None)
 
 
 def _present(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
@@ -134,16 +144,16 @@ def _present(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
     return tuple(like.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
-def refuse_transforms(grad: Tensor | None = None) -> None:
+def refuse_transforms(*upstream: Tensor) -> None:
     """Refuse `torch.func`, whose transforms need a derivative of the gradient, or kernels that work on batches.
 
     Args:
-        grad: an upstream gradient; a batch of them (`is_grads_batched=True`) is refused too.
+        upstream: upstream gradients; a batch of them (`is_grads_batched=True`) is refused too.
 
     Raises:
         RuntimeError: a transform is active.
     """
-    batched = grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
+    batched = any(map(torch._C._functorch.is_legacy_batchedtensor, upstream))
     if batched or torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             "cce_kernels: found a transform of torch.func (grad, vmap, jvp, ...) or a batch of upstream gradients, "
@@ -184,18 +194,13 @@ class _Eager(torch.autograd.Function):
         loss.keep(ctx, arguments, outputs)
         ctx.loss, ctx.run_backward = loss, backward
         reduced, ctx.count = loss.reduce(outputs[0], call.targets, call.ignore_index, reduction)
-        others = outputs[1 : loss.shown]
-        ctx.mark_non_differentiable(*others)
-        return reduced, *others
+        return reduced, *outputs[1 : loss.shown]
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> Gradients:
+    def backward(ctx: Any, *upstream: Tensor | None) -> Gradients:
         loss: CustomLoss = ctx.loss
-        if grad is None:
-            return (None,) * (3 + loss.num_fields)
-        needs = ctx.needs_input_grad[3:6]
-        gradients = loss.gradients(ctx, upstream_of(grad, ctx.count), needs, ctx.run_backward)
+        gradients = loss.gradients(ctx, upstream, ctx.count, ctx.needs_input_grad[3:6], ctx.run_backward)
         return (None, None, None, *gradients)
 
     @staticmethod

@@ -18,7 +18,16 @@ from cce_kernels.sampled.validation import (
     check_sharing,
 )
 
-_FULL_OPTIONS = ("ignore_index", "softcap", "reduction", "filter_eps", "check", "impl")
+_FULL_OPTIONS = (
+    "ignore_index",
+    "softcap",
+    "temperature",
+    "label_smoothing",
+    "reduction",
+    "filter_eps",
+    "check",
+    "impl",
+)
 _SAMPLED_OPTIONS = (
     "num_negatives", "seed", "sampler", "objective", "sharing", "tile_tokens", "ignore_index", "reduction",
     "deterministic", "sparse_grad", "check", "impl",
@@ -37,6 +46,8 @@ class LinearCrossEntropy(nn.Module):
         *,
         ignore_index: int = validation.DEFAULT_IGNORE_INDEX,
         softcap: float | None = None,
+        temperature: float = 1.0,
+        label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
         filter_eps: float | None = None,
         check: bool = False,
@@ -44,11 +55,12 @@ class LinearCrossEntropy(nn.Module):
     ) -> None:
         ignore_index = plain_integer(ignore_index)
         validation.check_shared_options(reduction, impl, ignore_index)
-        validation.check_full(softcap, filter_eps)
+        validation.check_full(softcap, filter_eps, temperature, label_smoothing)
         check = plain_flag("check", check)
         super().__init__()
         self.ignore_index, self.softcap, self.reduction = ignore_index, softcap, reduction
         self.filter_eps, self.check, self.impl = filter_eps, check, impl
+        self.temperature, self.label_smoothing = temperature, label_smoothing
 
     def extra_repr(self) -> str:
         """The options, for printing."""

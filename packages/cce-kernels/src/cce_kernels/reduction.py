@@ -21,7 +21,7 @@ def reduce_loss(loss: Tensor, targets: Tensor, ignore_index: int, reduction: str
     return loss.sum() / count, count
 
 
-def upstream_of(grad: Tensor, count: Tensor | None) -> Tensor:
+def upstream_of(grad: Tensor, count: Tensor | None = None) -> Tensor:
     """Turn the gradient of a reduced loss into that of the losses: [M], or a scalar where all tokens share it."""
     if grad.dim() > 0 and grad.numel() > 0 and (grad.stride(0) == 0 or grad.numel() == 1):
         grad = grad[0]  # a sum or a mean outside gives every token the same number

@@ -68,6 +68,14 @@ def check_common(
         raise ValueError("hidden: found on meta, allowed: a device that holds numbers")
 
 
+def check_unsharded(**given: bool) -> None:
+    """Refuse the options that are given and do not go together with a sharded table."""
+    for name, is_given in given.items():
+        if is_given:
+            found = "several per token" if name == "targets" else "one"
+            raise ValueError(f"{name}: found {found} with shard, allowed: without a sharded table")
+
+
 def check_shard(shard: Shard, rows: int) -> None:
     """What a shard is, and that the table has its rows."""
     if not isinstance(shard, Shard):
@@ -103,12 +111,47 @@ def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: in
             raise ValueError(f"{name}: found float64, allowed with impl='reference' only")
 
 
-def check_full(softcap: float | None, filter_eps: float | None) -> None:
+def check_full(softcap: float | None, filter_eps: float | None, temperature: float, label_smoothing: float) -> None:
     """The numbers among the options of the full loss."""
     if softcap is not None and not (is_number(softcap) and softcap > 0):
         raise ValueError(f"softcap: found {softcap!r}, allowed: a positive finite number, or None")
     if filter_eps is not None and not (is_number(filter_eps) and 0 < filter_eps < 1):
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: a number in (0, 1), or None")
+    if not (is_number(temperature) and temperature > 0):
+        raise ValueError(f"temperature: found {temperature!r}, allowed: a positive finite number")
+    if not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
+        raise ValueError(f"label_smoothing: found {label_smoothing!r}, allowed: a number in [0, 1)")
+    if label_smoothing and softcap is not None:
+        raise ValueError(f"label_smoothing: found {label_smoothing!r}, allowed: 0 with softcap {softcap!r}")
+
+
+def are_sets(hidden: Tensor, targets: Tensor) -> bool:
+    """Whether `targets` are [..., K]: those of hidden [..., D], K for each token."""
+    both = isinstance(hidden, Tensor) and isinstance(targets, Tensor) and targets.dtype == torch.int64
+    return both and targets.dim() == hidden.dim() and targets.shape[:-1] == hidden.shape[:-1] and targets.shape[-1] > 0
+
+
+def check_sets(softcap: float | None, item_weights: Tensor | None) -> None:
+    """What several targets per token exclude."""
+    if softcap is not None:
+        raise ValueError(f"softcap: found {softcap!r}, allowed: None with several targets per token")
+    if item_weights is not None:
+        raise ValueError("item_weights: found a tensor, allowed: None with several targets per token")
+
+
+def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, item_weights: Tensor | None) -> None:
+    """Weights of tokens and of items: floats of the right shape on hidden's device."""
+    for name, given, shape, meaning in (
+        ("token_weights", token_weights, hidden.shape[:-1], "hidden's without D"),
+        ("item_weights", item_weights, weight.shape[:1], "[V]"),
+    ):
+        if given is None:
+            continue
+        if not isinstance(given, Tensor) or not given.is_floating_point() or given.device != hidden.device:
+            found = f"{given.dtype} on {given.device}" if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{name}: found {found}, allowed: a tensor of floats on {hidden.device}, or None")
+        if given.shape != shape:
+            raise ValueError(f"{name}: found the shape {list(given.shape)}, allowed: {meaning}, {list(shape)}")
 
 
 def check_values(

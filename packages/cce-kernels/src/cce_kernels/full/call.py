@@ -14,5 +14,6 @@ class FullCall(NamedTuple):
     targets: Tensor  # int64 [M]; `ignore_index` gives loss 0, any other id outside [0, V) gives NaN
     ignore_index: int
     softcap: float | None  # scores become `softcap * tanh(s / softcap)`
+    temperature: float  # capped scores are divided by it
     filter_eps: float | None  # Triton only: skip tiles whose probabilities are all below this; None is exact
     with_dhidden: bool  # Triton only: forward computes dH

@@ -1,7 +1,8 @@
 """The full loss in eager torch: the specification, and the CPU path.
 
-`L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j)`, `cap(x) = c tanh(x / c)` with softcap c, else x.
-Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the cap multiplies it by `1 - (s / c)^2`.
+`L_m = logsumexp_j s_mj - s_mt`, `s_mj = cap(h_m . w_j + b_j) / tau` with temperature tau, `cap(x) = c tanh(x / c)`
+with softcap c, else x. Gradient: `dL/ds_mj = p_mj - [j = t]`, with `p = exp(s - lse)`; the temperature divides it, and
+the cap multiplies it by `1 - (tau s / c)^2`.
 As in the kernels, the sum leaves out the target, so that no digits are lost where the model is sure of it: with
 `b_m = max_{j != t} s_mj`, `T_m = sum_{j != t} e^(s_mj - b_m)` and `x = (b_m - s_mt) + log T_m`, where nothing is
 rounded at the size of the scores, the loss is `log(1 + e^x)`, `o_m = 1 - p_mt = 1 / (1 + e^-x)`, and
@@ -74,6 +75,8 @@ def _forward(call: FullCall) -> tuple[Tensor, ...]:
         h = hidden[tokens].to(dtype)
         for items in item_chunks:
             scores = _scores(h, w[items], None if b is None else b[items], call.softcap)
+            if call.temperature != 1.0:
+                scores /= call.temperature
             columns, inside = _columns(safe[tokens], items)
             found = scores.gather(1, columns)
             target_score[tokens] += torch.where(inside, found, 0).squeeze(1)
@@ -97,18 +100,23 @@ def _finite(base: Tensor) -> Tensor:
 
 
 def _backward(
-    grad_loss: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool
-) -> Gradients:
+    grad_loss: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool,
+    grad_lse: Tensor | None = None,
+) -> Gradients:  # fmt: skip
     """DH [M, D], dW [V, D] and db [V], each in the dtype of its tensor.
 
-    With `c_mj = g_m (p_mj - [j = t])` times the slope of the cap: `dH_m = sum_j c_mj w_j`, `dW_j = sum_m c_mj h_m` and
-    `db_j = sum_m c_mj`. Up to the factor `g_m o_m / T_m` it is `e^(s_mj - b_m)`, and `-T_m` at the target.
+    With `c_mj = g_m (p_mj - [j = t]) + e_m p_mj` times the slope of the cap, where e_m is the upstream gradient of the
+    log-sum-exp: `dH_m = sum_j c_mj w_j`, `dW_j = sum_m c_mj h_m` and `db_j = sum_m c_mj`. Of items that are not the
+    target `c_mj = e^(s_mj - b_m) (g_m + e_m) o_m / T_m`, and of the target `e_m - (g_m + e_m) o_m`.
     """
     base, total, share = kept
     hidden, weight, bias, softcap, dtype = call.hidden, call.weight, call.bias, call.softcap, base.dtype
     w, b = _operands(call, dtype)
     valid, bad, safe = masks(call.targets, call.ignore_index, weight.shape[0])
-    factor = torch.where(valid, grad_loss.to(dtype) * share, 0)
+    grad = grad_loss.to(dtype) if grad_lse is None else grad_loss.to(dtype) + grad_lse
+    factor = torch.where(valid, grad * share, 0)
+    own = -factor * total if grad_lse is None else torch.where(valid, grad_lse - grad * share * total, 0)
+    factor, own = factor / call.temperature, own / call.temperature
     d_hidden = torch.zeros_like(hidden, dtype=dtype) if with_hidden else None
     d_weight = torch.zeros_like(w) if with_weight else None
     d_bias = torch.zeros_like(b) if with_weight and b is not None else None
@@ -118,12 +126,13 @@ def _backward(
         for items in item_chunks:
             scores = _scores(h, w[items], None if b is None else b[items], softcap)
             slope = None if softcap is None else 1 - (scores / softcap) ** 2
-            coefficient = scores.sub_(base[tokens, None]).exp_()
+            if call.temperature != 1.0:
+                scores /= call.temperature
+            coefficient = scores.sub_(base[tokens, None]).exp_().mul_(factor[tokens, None])
             columns, inside = _columns(safe[tokens], items)
-            coefficient.scatter_(1, columns, torch.where(inside, -total[tokens, None], coefficient.gather(1, columns)))
+            coefficient.scatter_(1, columns, torch.where(inside, own[tokens, None], coefficient.gather(1, columns)))
             if slope is not None:
                 coefficient *= slope
-            coefficient *= factor[tokens, None]
             if d_hidden is not None:
                 d_hidden[tokens].addmm_(coefficient, w[items])
             if d_weight is not None:

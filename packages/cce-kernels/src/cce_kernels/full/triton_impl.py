@@ -17,6 +17,7 @@ from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.backward import launch_backward
 from cce_kernels.full.kernels.forward import launch_forward
 from cce_kernels.full.kernels.state import FullOutputs
+from cce_kernels.full.upstream import upstream
 from cce_kernels.kernels.mean_loss import reduce_in_one_launch
 from cce_kernels.reduction import scale_rows
 
@@ -42,20 +43,25 @@ def _forward(call: FullCall) -> FullOutputs:
     return outputs
 
 
-def _backward(grad: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool) -> Gradients:
+def _backward(
+    grad: Tensor, call: FullCall, kept: Sequence[Tensor], with_hidden: bool, with_weight: bool,
+    grad_lse: Tensor | None = None,
+) -> Gradients:  # fmt: skip
     hidden, weight = call.hidden, call.weight
     lse2, others, dhidden = kept
-    if grad.dim() > 0:
-        # Whatever arrives for a token that does not count (its lse2 is infinite), it must not make a NaN.
-        grad = torch.where(lse2.isinf(), 0.0, grad)
-    scaled = scale_rows(dhidden, grad, hidden.dtype) if with_hidden else None
+    sent = upstream(call, grad, grad_lse, lse2, others)
+    scaled = None
+    if with_hidden and sent.own is not None and sent.rows is not None:
+        scaled = (dhidden * sent.grad[:, None]).addcmul_(sent.own[:, None], sent.rows).to(hidden.dtype)
+    elif with_hidden:
+        scaled = scale_rows(dhidden, sent.grad, hidden.dtype)
     if not with_weight:
         return scaled, None, None
     num_items, dim = weight.shape
     _, tiles = tuning.full_tiles(hidden.device, hidden.dtype, dim)
     programs, streamed = -(-num_items // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_items * dim)
-    return scaled, *launch_backward(call, lse2, others, grad, tiles, splits)
+    return scaled, *launch_backward(call, lse2, sent.pull, sent.grad, tiles, splits)
 
 
 full_triton = CustomLoss(

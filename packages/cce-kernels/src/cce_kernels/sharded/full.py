@@ -141,7 +141,7 @@ def weight_gradient(call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor, *,
     _, tiles = tuning.full_tiles(hidden.device, hidden.dtype, dim)
     programs, streamed = -(-num_items // tiles.block_v), -(-hidden.shape[0] // tiles.block_m)
     splits = tuning.full_splits(hidden.device, programs, streamed, tiles.num_warps, 4 * num_items * dim)
-    return launch_backward(call, lse2, pull, grad, tiles, splits)
+    return launch_backward(call, lse2, pull * grad if grad.dim() else pull, grad, tiles, splits)
 
 
 def _reference_gradient(call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor) -> RowGradients:
@@ -175,7 +175,7 @@ class ShardedFull(ShardedLoss):
         targets = self.shard.gather(self.targets).flatten()
         rows = torch.where(targets == self.ignore_index, ELSEWHERE, self.shard.rows.local(targets))
         flat = hidden.flatten(0, 1)
-        return FullCall(flat, weight, bias, rows, self.ignore_index, self.softcap, self.filter_eps, True)
+        return FullCall(flat, weight, bias, rows, self.ignore_index, self.softcap, 1.0, self.filter_eps, True)
 
     def partial(self, call: FullCall) -> Partial:
         """Results [P, M] over the own rows."""

@@ -62,6 +62,12 @@ def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
     Raises:
         ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
     """
+    check_queries(queries, catalogue)
+    return may_overflow(_largest("queries", queries), queries, catalogue)
+
+
+def check_queries(queries: Tensor, catalogue: Catalogue) -> None:
+    """Refuse queries ``[U, D]`` whose shape, dtype or device does not fit: a ValueError."""
     items = catalogue.items
     if queries.ndim != 2 or queries.shape[1] != items.shape[1]:
         raise ValueError(
@@ -73,8 +79,11 @@ def check_scoring(queries: Tensor, catalogue: Catalogue) -> bool:
         )
     if items.device != queries.device:
         raise ValueError(f"items are on {items.device}, queries on {queries.device}: they must be on one device")
-    bound = _largest("queries", queries) * catalogue.largest * queries.shape[1] + catalogue.shift
-    return bound >= torch.finfo(torch.float32).max
+
+
+def may_overflow(largest: float, queries: Tensor, catalogue: Catalogue) -> bool:
+    """Whether scores of finite vectors could overflow float32; ``largest`` is the largest absolute value of queries."""
+    return largest * catalogue.largest * queries.shape[1] + catalogue.shift >= torch.finfo(torch.float32).max
 
 
 def _shift(bias: Tensor, items: Tensor) -> float:
@@ -93,7 +102,11 @@ def _largest(name: str, values: Tensor) -> float:
     """Refuse NaN and infinities, and return the largest absolute value: one pass with one synchronization."""
     if values.numel() == 0:
         return 0.0
-    largest = float(torch.stack(values.detach().aminmax()).abs().max())  # NaN propagates
+    return finite(name, float(torch.stack(values.detach().aminmax()).abs().max()))  # NaN propagates
+
+
+def finite(name: str, largest: float) -> float:
+    """Refuse values whose largest absolute value is NaN or infinite, and return it."""
     if not largest < float("inf"):
         raise ValueError(f"{name} holds NaN or infinite values; allowed: finite ones")
     return largest

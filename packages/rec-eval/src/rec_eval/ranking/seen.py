@@ -23,7 +23,8 @@ class SeenItems:
         if (offsets is None) != (items is None):
             raise ValueError("seen_offsets and seen_items must be given together, but one of them is None")
         if offsets is None or items is None:
-            offsets, items = torch.zeros(num_users + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+            self.offsets, self.items = torch.zeros(num_users + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+            return
         if offsets.shape != (num_users + 1,) or offsets.is_floating_point():
             raise ValueError(
                 f"seen_offsets must hold users + 1 = {num_users + 1} integers, "

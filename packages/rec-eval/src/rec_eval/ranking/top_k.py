@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rec_eval.ranking import torch_impl, triton_impl
-from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring
+from rec_eval.ranking import at_once, torch_impl, triton_impl
+from rec_eval.ranking.scores import Catalogue, as_catalogue, check_queries, check_scoring
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import TopK, decode_keys
 
@@ -30,13 +30,15 @@ def top_k(
     product, whose last bit can depend on the tile sizes because libraries sum in different orders.
 
     ``reference`` is plain torch, on any device and in every dtype. ``triton`` never stores the scores of most items; it
-    needs bfloat16 or float16 on a GPU of compute capability 8.0 or above. ``auto`` uses ``triton`` if possible, unless
-    ``item_tile`` is given.
+    needs bfloat16 or float16 on a GPU of compute capability 8.0 or above. ``auto`` ranks up to 200 million pairs of a
+    user and an item on such a GPU from all their scores, which is fastest there; otherwise it uses ``triton`` if
+    possible. Neither if ``item_tile`` is given.
 
     Memory in addition to inputs and output does not depend on U. With s the seen items of a tile of users, it is
     for ``reference`` at most ``user_tile * (20 * item_tile + 48 * (k + c)) + 32 * s`` bytes with ``c = max(2 * k, 64)``
     (and a float32 copy of both tiles for 16-bit vectors on a CPU), and for ``triton`` at most
-    ``64 * max(user_tile * c, V) + 48 * s`` bytes with c the power of two above ``4 * k``, at least 256.
+    ``64 * max(user_tile * c, V) + 48 * s`` bytes with c the power of two above ``4 * k``, at least 256. All scores of
+    some users take ``4 * max(2 ** 26, V)`` bytes, and what ``torch.topk`` takes.
 
     Args:
         queries: ``[U, D]`` float32, bfloat16 or float16, on CPU or CUDA.
@@ -58,13 +60,18 @@ def top_k(
             ``impl`` does not support the operands or the options.
     """
     catalogue = as_catalogue(items, bias)
-    check = check_scoring(queries, catalogue)
+    check_queries(queries, catalogue)
     vectors, bias = catalogue.items, catalogue.bias
     num_users, num_items = queries.shape[0], vectors.shape[0]
     for name, value in (("k", k), ("item_tile", item_tile), ("user_tile", user_tile)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
+    if impl == "auto" and item_tile is None and user_tile is None and at_once.suits(queries, num_items, k):
+        found = at_once.rank_at_once(queries, catalogue, k, seen)
+        if found is not None:
+            return found
+    check = check_scoring(queries, catalogue)
     plan = _plan(impl, queries, num_items, k, item_tile, check)
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores = torch.empty(num_users, k, dtype=torch.float32, device=queries.device)

@@ -84,11 +84,14 @@ bce: Builder = partial(_sampled, BCE())  # and BCE+
 
 
 def cce_cost(size: LossSize) -> LossCost:
-    """A 16-bit copy of the table, the hidden gradient, sums of split passes, and four products: scores come twice."""
-    dhidden = 2 * size.tokens * size.width
+    """A 16-bit copy of the table, the hidden gradient, sums of split passes, and four products: scores come twice.
+
+    The hidden gradient is fp32 until backward rounds it to 16 bits.
+    """
+    dhidden = 4 * size.tokens * size.width
     forward = 2 * size.items * size.width + dhidden + _split_sums(size.tokens * size.width)
     work = {"exact_flops": 8.0 * size.tokens * size.items * size.width}
-    return LossCost(forward, 2 * dhidden + _split_sums(size.items * size.width), work)
+    return LossCost(forward, 1.5 * dhidden + _split_sums(size.items * size.width), work)
 
 
 def _split_sums(elements: float) -> float:
@@ -98,14 +101,18 @@ def _split_sums(elements: float) -> float:
 
 
 def sampled_cost(size: LossSize) -> LossCost:
-    """The hidden gradient, a 16-bit copy of the table where it pays, scratch for sums, and M N D multiplications."""
+    """The hidden gradient, a 16-bit copy of the table where it pays, scratch for sums, and M N D multiplications.
+
+    The hidden gradient is fp32 until backward rounds it to 16 bits.
+    """
     shared = size.groups < size.tokens
-    dhidden = 2 * size.tokens * size.width
+    rounded = 2 * size.tokens * size.width
+    dhidden = 2 * rounded
     rows_read = int(size.groups * size.negatives * (2 if shared else 1))
     table, products = (torch.empty(size.items, 0, dtype=kind, device="meta") for kind in (torch.float, torch.bfloat16))
     copy = 2 * size.items * size.width if copy_pays(table, products, rows_read) else 0
     # The sums take their own bound, and a share of the hidden gradient on which three measured shapes agree.
-    scratch = 0 if shared else SCRATCH_BYTES + 0.4 * size.items * size.width + 0.7 * dhidden
+    scratch = 0 if shared else SCRATCH_BYTES + 0.4 * size.items * size.width + 0.7 * rounded
     rate = "own_elements" if size.options["sharing"] == "none" else "shared_elements"
     work = {rate: size.tokens * size.negatives * size.width}
-    return LossCost(copy + dhidden, (copy if shared else 0) + dhidden + max(scratch, dhidden), work)
+    return LossCost(copy + dhidden, (copy if shared else 0) + dhidden + max(scratch, rounded), work)

@@ -4,10 +4,11 @@ The loss L_m = log sum_j e^(s_mj) - s_mt has the derivative dL_m/ds_mj = p_mj - 
 With the upstream gradients g_m and o_m = 1 - p_mt
 
     p_mj = 2^(s_mj log2 e - lse2_m)      recomputed;  P' = p times the slope of the softcap, target masked to 0
-    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} o_m g_m h_m,      db_j the same without h_m
+    dW_j = sum_m P'_mj g_m h_m - sum_{m: t_m = j} pull_m h_m,      pull_m = o_m g_m,      db_j the same without h_m
 
+With an upstream gradient e_m of the log-sum-exp, whose derivative is p_mj, g_m is g_m + e_m and pull_m is less by e_m.
 The second sum runs over the tokens sorted by the tile of items that holds their target (a stable sort: a fixed order).
-It is a product with a one-hot matrix whose entries -o_m g_m are given as a sum of two or three 16-bit numbers, which
+It is a product with a one-hot matrix whose entries -pull_m are given as a sum of two or three 16-bit numbers, which
 keeps them to fp32's digits: at a fitted token o_m is all that is left, and one rounding of p_t - 1 would swamp it.
 A program finds its tokens in the sorted order itself: two searches replace three launches.
 
@@ -30,12 +31,12 @@ from cce_kernels.full.kernels.state import (
     can_stream,
     dot_precision,
     even_splits,
+    exponent_scale,
     one_loop,
     stream_blocks,
 )
 from cce_kernels.full.kernels.targets import add_targets, first_from, sort_by_tile
 from cce_kernels.full.kernels.tiles import (
-    LOG2E,
     as_operand,
     cap_scores,
     cap_slope,
@@ -59,7 +60,7 @@ _SLOTS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 4}  # columns of a
 
 @triton.jit
 def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                 stream0, stream1, targets, order, lse2, grad, softcap, filter_eps, grad_scale,
+                 stream0, stream1, targets, order, lse2, grad, softcap, log2e, filter_eps, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_V: tl.constexpr,
                  BLOCK_M: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
                  PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PRECISION: tl.constexpr,
@@ -89,7 +90,7 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
         scores += item_bias[:, None]
     if HAS_SOFTCAP:
         scores = cap_scores(scores, softcap)
-    p = tl.exp2(scores * LOG2E - (shift - P_SHIFT)[None, :])
+    p = tl.exp2(scores * log2e - (shift - P_SHIFT)[None, :])
     if next_token < first + BLOCK_M:
         # A token of this tile has its target among these items, which is rare: no targets are read otherwise.
         target = tl.load(targets + tokens, mask=tokens < end, other=-1).to(tl.int32)
@@ -120,9 +121,9 @@ def _tokens_step(first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place
 
 
 @triton.jit(do_not_specialize=["num_tokens", "tokens_per_split", "first_tile", "held_rows"])
-def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, lse2, others, grad, range_scale, order,
+def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, lse2, pull, grad, range_scale, order,
                          target_tiles, dweight, dbias_out, num_tokens, num_items, tokens_per_split, first_tile,
-                         held_rows, softcap, filter_eps,
+                         held_rows, softcap, log2e, filter_eps,
                          DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                          BLOCK_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_T: tl.constexpr,
                          HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr,
@@ -186,7 +187,7 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
     for first in range(begin, full_end, BLOCK_M):
         acc0, acc1, dbias, shift, next_token, place = _tokens_step(
             first, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-            stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+            stream0, stream1, targets, order, lse2, grad, softcap, log2e, filter_eps * (2.0**P_SHIFT), grad_scale,
             DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
             ONE_LOOP, DTYPE,
         )  # fmt: skip
@@ -194,15 +195,15 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
         if full_end < end:
             acc0, acc1, dbias, shift, next_token, place = _tokens_step(
                 full_end, end, w0, w1, acc0, acc1, dbias, shift, next_token, place, high, items, item_bias, hidden,
-                stream0, stream1, targets, order, lse2, grad, softcap, filter_eps * (2.0**P_SHIFT), grad_scale,
+                stream0, stream1, targets, order, lse2, grad, softcap, log2e, filter_eps * (2.0**P_SHIFT), grad_scale,
                 DIM, DIM0, DIM1, BLOCK_V, BLOCK_M, HAS_BIAS, HAS_SOFTCAP, FILTER, PER_TOKEN, P_SHIFT, PRECISION, TMA,
                 True, DTYPE,
             )  # fmt: skip
-    if split == 0:
-        acc0, acc1, dbias = add_targets(
-            low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
-            DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, SLOTS, PRECISION,
-        )  # fmt: skip
+    share = tl.cdiv(high - low, tl.num_programs(1))
+    acc0, acc1, dbias = add_targets(
+        low + split * share, tl.minimum(low + (split + 1) * share, high), acc0, acc1, dbias, items, hidden, order,
+        targets, pull, grad_scale, DIM, DIM0, DIM1, BLOCK_T, HAS_BIAS, PER_TOKEN, P_SHIFT, PARTS, SLOTS, PRECISION,
+    )  # fmt: skip
 
     factor = 2.0**-P_SHIFT / grad_scale
     if not PER_TOKEN:
@@ -216,12 +217,13 @@ def full_backward_kernel(hidden, stream0, stream1, weight, held, bias, targets, 
 
 
 def launch_backward(
-    call: FullCall, lse2: Tensor, others: Tensor, grad: Tensor, tiles: FullTiles, splits: int
+    call: FullCall, lse2: Tensor, pull: Tensor, grad: Tensor, tiles: FullTiles, splits: int
 ) -> tuple[Tensor, Tensor | None]:
     """Compute dW [V, D] and db [V] or None, in the dtypes of weight and bias.
 
-    `lse2` and `others`, fp32 [M], come from the forward; `grad` is the upstream gradient, fp32, [M] or a scalar for all
-    tokens. `splits`, at least 1, runs of the tokens are computed side by side; their gradients are added in order.
+    `lse2`, fp32 [M], comes from the forward. `grad` is the upstream gradient, fp32, [M] or a scalar for all tokens, and
+    `pull`, fp32 [M], that of the targets' scores with the opposite sign, from which a scalar `grad` is left out.
+    `splits`, at least 1, runs of the tokens are computed side by side; their gradients are added in order.
     """
     hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape
@@ -232,7 +234,7 @@ def launch_backward(
     tma = tiles.tma and can_stream(hidden, hidden.dtype)
     stream = stream_blocks(hidden, tiles.block_m, dim0, dim1) if tma else (hidden, hidden)
     p_shift = _P_SHIFT if hidden.dtype == torch.float16 else 0
-    range_scale = _range_scale(grad) if grad.dim() > 0 and p_shift > 0 else grad
+    range_scale = _range_scale(grad, pull) if grad.dim() > 0 and p_shift > 0 else grad
     partial = splits > 1
     dweight = weight.new_empty((splits, num_items, dim), dtype=torch.float32 if partial else weight.dtype)
     dbias = dweight  # never written without a bias
@@ -247,11 +249,12 @@ def launch_backward(
         rows = weight[first_tile * tiles.block_v : (first_tile + run) * tiles.block_v]
         full_backward_kernel[-(-rows.shape[0] // tiles.block_v), splits](
             hidden, *stream, weight, split_parts(rows) if in_fp32 else weight, weight if bias is None else bias,
-            call.targets, lse2, others, grad, range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items,
-            tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, call.filter_eps or 0.0,
-            DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m, BLOCK_T=32,
-            HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
-            PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift, PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
+            call.targets, lse2, pull, grad, range_scale, order, target_tiles, dweight, dbias, num_tokens, num_items,
+            tokens_per_split, first_tile, rows.shape[0], call.softcap or 1.0, exponent_scale(call),
+            call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_V=tiles.block_v, BLOCK_M=tiles.block_m,
+            BLOCK_T=32, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
+            FILTER=call.filter_eps is not None, PER_TOKEN=grad.dim() > 0, P_SHIFT=p_shift,
+            PARTS=_PARTS[hidden.dtype], SLOTS=_SLOTS[hidden.dtype],
             PRECISION=dot_precision(hidden), TMA=tma, STAGED=weight.dtype.itemsize > hidden.dtype.itemsize,
             ONE_LOOP=one_loop(hidden), **tiles.options(),
         )  # fmt: skip
@@ -260,7 +263,7 @@ def launch_backward(
     return dweight.sum(0).to(weight.dtype), None if bias is None else dbias.sum(0).to(bias.dtype)
 
 
-def _range_scale(grad: Tensor) -> Tensor:
-    """Power of two [1] that brings the largest upstream gradient to between one half and 1."""
-    _, exponent = torch.frexp(grad.abs().amax(0, keepdim=True))
+def _range_scale(grad: Tensor, pull: Tensor) -> Tensor:
+    """Power of two [1] that brings the largest upstream gradient of a token to between one half and 1."""
+    _, exponent = torch.frexp(torch.maximum(grad.abs(), pull.abs()).amax(0, keepdim=True))
     return torch.ldexp(torch.ones_like(grad[:1]), -exponent)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from cce_kernels.full.kernels.tiles import LN2, LOG2E, cap_scores, cap_slope, gather_rows, log1p_small, store_tile
+from cce_kernels.full.kernels.tiles import LN2, cap_scores, cap_slope, gather_rows, log1p_small, store_tile
 
 
 @triton.jit
@@ -64,13 +64,13 @@ def score_targets(h0, h1, weight, bias, safe, softcap, DIM: tl.constexpr, DIM0: 
 
 
 @triton.jit
-def finish_tokens(total, base, target_score, ignored, invalid, softcap, HAS_SOFTCAP: tl.constexpr):
+def finish_tokens(total, base, target_score, ignored, invalid, softcap, log2e, HAS_SOFTCAP: tl.constexpr):
     """From the sums to (loss, lse, lse in log2 for backward, o times the target's slope, 1 / Z); all [BLOCK] fp32.
 
     An ignored token gets zeros, an invalid one NaN; both get an infinite log-sum-exp for backward, where every
     probability of theirs is then exactly 0.
     """
-    exponent = target_score * LOG2E - base
+    exponent = target_score * log2e - base
     target_term = tl.exp2(exponent)
     z = total + target_term
     lse2 = base + tl.log2(z)

@@ -32,12 +32,12 @@ from cce_kernels.full.kernels.state import (
     can_stream,
     dot_precision,
     even_splits,
+    exponent_scale,
     one_loop,
     stream_blocks,
 )
 from cce_kernels.full.kernels.tiles import (
     BELOW_HALF_RANGE,
-    LOG2E,
     as_operand,
     cap_scores,
     cap_slope,
@@ -57,7 +57,7 @@ _LOWEST_BASE = tl.constexpr(-1.0e30)
 
 @triton.jit
 def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-                bias, softcap, filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
+                bias, softcap, log2e, filter_eps, DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                 BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
                 FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
                 PRECISION: tl.constexpr, TMA: tl.constexpr, MASKED: tl.constexpr,
@@ -80,7 +80,7 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, 
         scores += tl.load(bias + items, mask=items < end, other=0.0).to(tl.float32)[None, :]
     if HAS_SOFTCAP:
         scores = cap_scores(scores, softcap)
-    scores2 = scores * LOG2E
+    scores2 = scores * log2e
     if MASKED:
         scores2 = tl.where((items < end)[None, :], scores2, float("-inf"))
     if ONLINE:
@@ -119,7 +119,7 @@ def _items_step(first, end, h0, h1, acc0, acc1, total, base, next_target, safe, 
 @triton.jit(do_not_specialize=["num_tokens", "items_per_split"])
 def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, loss, lse, lse2, others, dhidden,
                         partial_sum, partial_base, partial_acc,
-                        num_tokens, num_items, items_per_split, ignore_index, softcap, filter_eps,
+                        num_tokens, num_items, items_per_split, ignore_index, softcap, log2e, filter_eps,
                         DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr,
                         BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, HAS_BIAS: tl.constexpr,
                         HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr,
@@ -157,7 +157,7 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
 
     begin = split * items_per_split
     end = tl.minimum(begin + items_per_split, num_items)
-    base = target_score * LOG2E - P_SHIFT
+    base = target_score * log2e - P_SHIFT
     if not ONLINE:
         w0 = as_operand(load_tile(weight, begin, end - begin, 0, DIM0, BLOCK_V, DIM, True).to(DTYPE), PRECISION)
         w1 = w0
@@ -171,7 +171,7 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
         if HAS_SOFTCAP:
             scores = cap_scores(scores, softcap)
         scores = tl.where((items < end)[None, :], scores, float("-inf"))
-        base = tl.maximum(base, tl.max(scores, axis=1) * LOG2E)
+        base = tl.maximum(base, tl.max(scores, axis=1) * log2e)
 
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
@@ -183,14 +183,14 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
     for first in range(begin, full_end, BLOCK_V):
         acc0, acc1, total, base, next_target = _items_step(
             first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-            bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+            bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
             WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, ONE_LOOP, DTYPE,
         )  # fmt: skip
     if not ONE_LOOP:
         if full_end < end:
             acc0, acc1, total, base, next_target = _items_step(
                 full_end, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-                bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+                bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
                 WITH_DHIDDEN, ONLINE, P_SHIFT, PRECISION, TMA, True, DTYPE,
             )  # fmt: skip
 
@@ -201,12 +201,12 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
             total = tl.zeros([BLOCK_M], dtype=tl.float32)
             acc0 = tl.zeros([BLOCK_M, DIM0], dtype=tl.float32)
             acc1 = tl.zeros([BLOCK_M, DIM1 if DIM1 > 0 else 16], dtype=tl.float32)
-            base = target_score * LOG2E - P_SHIFT
+            base = target_score * log2e - P_SHIFT
             next_target = tl.min(tl.where(safe >= begin, safe, _NEVER), axis=0)
             for first in tl.range(begin, end, BLOCK_V, num_stages=1):
                 acc0, acc1, total, base, next_target = _items_step(
                     first, end, h0, h1, acc0, acc1, total, base, next_target, safe, weight, stream0, stream1,
-                    bias, softcap, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
+                    bias, softcap, log2e, filter_eps, DIM, DIM0, DIM1, BLOCK_M, BLOCK_V, HAS_BIAS, HAS_SOFTCAP, FILTER,
                     WITH_DHIDDEN, True, P_SHIFT, PRECISION, False, True, DTYPE,
                 )  # fmt: skip
     if SPLIT:
@@ -219,7 +219,7 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
                 store_tile(partial_acc, rows, num_tokens - start, acc1, DIM0, DIM1, BLOCK_M, DIM)
     else:
         loss_m, lse_m, lse2_m, others_m, inverse = finish_tokens(
-            total, base, target_score, ignored, invalid, softcap, HAS_SOFTCAP
+            total, base, target_score, ignored, invalid, softcap, log2e, HAS_SOFTCAP
         )
         tl.store(loss + tokens, loss_m, mask=inside)
         tl.store(lse + tokens, lse_m, mask=inside)
@@ -267,8 +267,9 @@ def launch_splits(
     full_forward_kernel[grid](
         hidden, held, weight, *stream, weight if bias is None else bias, call.targets, *outputs, partial_sum,
         partial_base, partial_acc, num_tokens, num_items, items_per_split, call.ignore_index, call.softcap or 1.0,
-        call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m, BLOCK_V=tiles.block_v,
-        HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, FILTER=call.filter_eps is not None,
+        exponent_scale(call), call.filter_eps or 0.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=tiles.block_m,
+        BLOCK_V=tiles.block_v, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
+        FILTER=call.filter_eps is not None,
         WITH_DHIDDEN=call.with_dhidden, SPLIT=split, ONLINE=half, P_SHIFT=14 if half else 0,
         PRECISION=dot_precision(hidden), TMA=tma, ONE_LOOP=one_loop(hidden), SHARDED=sharded,
         **tiles.options(),

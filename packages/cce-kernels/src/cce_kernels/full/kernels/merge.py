@@ -15,14 +15,14 @@ from torch import Tensor
 
 from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.epilogue import finish_tokens, read_targets, score_targets, write_dhidden
-from cce_kernels.full.kernels.state import FullOutputs, block_widths
+from cce_kernels.full.kernels.state import FullOutputs, block_widths, exponent_scale
 from cce_kernels.full.kernels.tiles import load_tile
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_splits"])
 def full_merge_kernel(hidden, weight, bias, targets, loss, lse, lse2, others, dhidden,
                       partial_sum, partial_base, partial_acc,
-                      num_tokens, num_items, num_splits, ignore_index, softcap,
+                      num_tokens, num_items, num_splits, ignore_index, softcap, log2e,
                       DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_M: tl.constexpr,
                       HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, WITH_DHIDDEN: tl.constexpr):  # fmt: skip
     """Grid (tiles of tokens,); see the head of this file."""
@@ -57,7 +57,7 @@ def full_merge_kernel(hidden, weight, bias, targets, loss, lse, lse2, others, dh
                     partial_acc, row + start, num_tokens - start, DIM0, DIM1, BLOCK_M, DIM, True
                 )
     loss_m, lse_m, lse2_m, others_m, inverse = finish_tokens(
-        total, base, target_score, ignored, invalid, softcap, HAS_SOFTCAP
+        total, base, target_score, ignored, invalid, softcap, log2e, HAS_SOFTCAP
     )
     tl.store(loss + tokens, loss_m, mask=inside)
     tl.store(lse + tokens, lse_m, mask=inside)
@@ -82,6 +82,6 @@ def launch_merge(
     full_merge_kernel[(-(-num_tokens // block),)](
         hidden, weight, weight if bias is None else bias, call.targets, *outputs,
         partial_sum, partial_base, partial_acc, num_tokens, weight.shape[0], partial_sum.shape[0], call.ignore_index,
-        call.softcap or 1.0, DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=block, HAS_BIAS=bias is not None,
-        HAS_SOFTCAP=call.softcap is not None, WITH_DHIDDEN=call.with_dhidden, num_warps=4,
+        call.softcap or 1.0, exponent_scale(call), DIM=dim, DIM0=dim0, DIM1=dim1, BLOCK_M=block,
+        HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None, WITH_DHIDDEN=call.with_dhidden, num_warps=4,
     )  # fmt: skip

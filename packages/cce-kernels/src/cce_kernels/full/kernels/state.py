@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.tiles import split_dimension
 from cce_kernels.hardware import is_interpreted
 
@@ -32,6 +34,11 @@ def one_loop(hidden: Tensor) -> bool:
     items fit one tile, and at D 16 where a tile of tokens is computed again and the items fill their tiles (TUNING.md).
     """
     return hidden.dtype == torch.float32 or hidden.shape[1] < 64
+
+
+def exponent_scale(call: FullCall) -> float:
+    """`log2e` of the kernels: what scores, bias and cap included, are multiplied by to become exponents of 2."""
+    return math.log2(math.e) / call.temperature
 
 
 def can_stream(matrix: Tensor, dtype: torch.dtype) -> bool:

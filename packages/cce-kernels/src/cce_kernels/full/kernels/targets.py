@@ -1,4 +1,4 @@
-"""Full loss, backward: the targets' part of dW, `- sum_{m: t_m = j} o_m g_m h_m` (see backward.py), in a fixed order.
+"""Full loss, backward: the targets' part of dW, `- sum_{m: t_m = j} pull_m h_m` (see backward.py), in a fixed order.
 
 Bytes: one row of h per token; FLOPs: 2 SLOTS D per token and item of the tile that holds its target.
 """
@@ -27,11 +27,11 @@ def first_from(ordered, number, value):
 
 
 @triton.jit
-def add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, others, grad, grad_scale,
+def add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, pull, grad_scale,
                  DIM: tl.constexpr, DIM0: tl.constexpr, DIM1: tl.constexpr, BLOCK_T: tl.constexpr,
                  HAS_BIAS: tl.constexpr, PER_TOKEN: tl.constexpr, P_SHIFT: tl.constexpr, PARTS: tl.constexpr,
                  SLOTS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Subtract o_m g_m h_m from the row of token m's target, for the tokens low .. high of the sorted order."""
+    """Subtract pull_m h_m from the row of token m's target, for the tokens low .. high of the sorted order."""
     # A token has SLOTS columns of the one-hot matrix, one for each 16-bit part of its entry: one product adds them all.
     # One product per part would be a chain, with another layout than the loop before: at D 512 the sums would not fit
     # into registers, and ptxas would run the products of that loop one by one (TUNING.md).
@@ -41,9 +41,9 @@ def add_targets(low, high, acc0, acc1, dbias, items, hidden, order, targets, oth
         inside = places < high
         tokens = tl.load(order + places, mask=inside, other=0)
         target = tl.load(targets + tokens, mask=inside, other=-1).to(tl.int32)
-        value = tl.load(others + tokens, mask=inside, other=0.0) * (2.0**P_SHIFT)
+        value = tl.load(pull + tokens, mask=inside, other=0.0) * (2.0**P_SHIFT)
         if PER_TOKEN:
-            value *= tl.load(grad + tokens, mask=inside, other=0.0) * grad_scale
+            value *= grad_scale
         h0 = as_operand(gather_rows(hidden, tokens, inside, 0, DIM0, DIM), PRECISION)
         h1 = h0
         if DIM1 > 0:

@@ -90,6 +90,18 @@ def _sum_negatives(
     return top, total, left, gathered
 
 
+@triton.jit
+def _tokens(targets, first, begin, num_tokens, num_items, ignore_index, GROUP_TOKENS: tl.constexpr,
+            BLOCK_T: tl.constexpr):  # fmt: skip
+    """Rows of a tile of tokens, int64, whether they exist, count and have a valid target, and a safe id of it."""
+    tokens = first + tl.arange(0, BLOCK_T)
+    exists = (begin + tl.arange(0, BLOCK_T) < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
+    target = tl.load(targets + tokens, mask=exists, other=0)
+    counted = exists & (target != ignore_index)
+    valid = counted & (target >= 0) & (target < num_items)
+    return tokens, exists, counted, valid, tl.where(valid, target, 0)
+
+
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def shared_forward_kernel(
     hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
@@ -99,36 +111,38 @@ def shared_forward_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
-    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr, PART: tl.constexpr,
+    HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x programs of a group,); see the head of this file, and per_token_forward.py for stored ids."""
     group = tl.program_id(0) // PROGRAMS
-    in_group = (tl.program_id(0) % PROGRAMS) * BLOCK_T + tl.arange(0, BLOCK_T)
     first_row, group_shift = first_group(offset_ptr, first_row, group_shift, GROUP_TOKENS, TABLE, HAS_OFFSET)
-    tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
-    exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
-    columns = tl.arange(0, BLOCK_D)
-    inside = columns < D
-    raw = tl.load(targets + tokens, mask=exists, other=0)
-    counted = exists & (raw != ignore_index)
-    valid = counted & (raw >= 0) & (raw < num_items)
-    safe = tl.where(valid, raw, 0)
-    target = tl.where(valid, raw, -1).to(tl.int32)
-    if TABLE == STORED_TABLE:
-        valid = counted
-    seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
+    begin = (tl.program_id(0) % PROGRAMS) * BLOCK_T
+    first = group.to(tl.int64) * GROUP_TOKENS - group_shift + begin
+    tokens, exists, counted, valid, safe = _tokens(
+        targets, first, begin, num_tokens, num_items, ignore_index, GROUP_TOKENS, BLOCK_T
+    )
+    target = tl.where(valid, safe, -1).to(tl.int32)
+    step = tl.load(step_ptr)
+    seed, bound = tl.load(seed_ptr), read_size(size, size_ptr, TABLE)
     row = first_row + group.to(tl.int64) * row_stride
     num_negatives = count_draws(num_negatives, size_ptr, row, TABLE)
 
-    places = tokens[:, None] * D + columns[None, :]
-    h = tl.load(hidden + places, mask=exists[:, None] & inside[None, :], other=0.0)
-    target_places = safe[:, None] * D + columns[None, :]
-    target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
-    target_score = tl.sum(h.to(tl.float32) * target_rows.to(h.dtype).to(tl.float32), 1)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < D
+    target_score = tl.zeros((BLOCK_T,), tl.float32)
+    for start in tl.range(0, D, PART, num_stages=1):
+        some = start + tl.arange(0, PART)
+        there = exists[:, None] & (some < D)[None, :]
+        part = tl.load(hidden + tokens[:, None] * D + some[None, :], mask=there, other=0.0)
+        own = tl.load(weight + safe[:, None] * D + some[None, :], mask=valid[:, None] & there, other=0.0)
+        target_score += tl.sum(part.to(tl.float32) * own.to(part.dtype).to(tl.float32), 1)
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
     if TABLE == STORED_TABLE:
         target_score = tl.zeros((BLOCK_T,), tl.float32)  # known to one process alone: no base of exponents
+        valid = counted
+    h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
 
     top, total, left, gathered = _sum_negatives(
         h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
@@ -150,9 +164,16 @@ def shared_forward_kernel(
         factor = tl.zeros((BLOCK_T,), tl.float32) + scale
         if SOFTMAX:
             factor = tl.where(total != 0, 1.0 / tl.where(total != 0, total, 1.0), 0.0)
+        places = tokens[:, None] * D + columns[None, :]
         mean = (gathered * factor[:, None]).to(h.dtype)
         tl.store(dhidden + places, mean, mask=exists[:, None] & inside[None, :])
         return
+    # From here on everything about tokens is worked out again, from a 0 that the compiler does not know: kept through
+    # the loop, a vector of them would take 32 or 64 registers of every thread, and be spilled (TUNING.md).
+    nothing = (tl.load(step_ptr, volatile=True) - step).to(tl.int32)
+    tokens, exists, counted, valid, safe = _tokens(
+        targets, first + nothing, begin, num_tokens, num_items, ignore_index, GROUP_TOKENS, BLOCK_T
+    )
     if SOFTMAX:
         rest = tl.zeros((BLOCK_T,), tl.float32) + constant_rest
         if HAS_LOGQ:
@@ -176,17 +197,17 @@ def shared_forward_kernel(
     tl.store(shift + tokens, token_shift, mask=exists)
     tl.store(pull + tokens, tl.where(valid, token_pull, 0.0), mask=exists)
     if WITH_GRAD:
-        # The addresses are computed again, from a number that the compiler does not know to be 0: kept through the loop
-        # they would take 64 registers of every thread, and accumulators would be spilled.
-        nothing = tl.load(targets + tokens, mask=exists, other=0, volatile=True) - raw
-        target_places = (safe + nothing)[:, None] * D + columns[None, :]
-        target_rows = tl.load(weight + target_places, mask=valid[:, None] & inside[None, :], other=0.0)
-        # One 64-bit address for the tile; inside it 32 bits are enough, and half the registers.
-        first = group.to(tl.int64) * GROUP_TOKENS - group_shift + (tl.program_id(0) % PROGRAMS) * BLOCK_T
-        places = (tl.arange(0, BLOCK_T) + nothing.to(tl.int32))[:, None] * D + columns[None, :]
-        gradient = gathered * factor[:, None] - token_pull[:, None] * target_rows.to(h.dtype).to(tl.float32)
-        gradient = tl.where(valid[:, None], gradient, wrong[:, None])
-        tl.store(dhidden + first * D + places, gradient, mask=exists[:, None] & inside[None, :])
+        # The target's row is subtracted in memory, some columns at a time, for want of registers beside the sums.
+        rows = dhidden + tokens[:, None] * D
+        tl.store(rows + columns[None, :], gathered * factor[:, None], mask=exists[:, None] & inside[None, :])
+        tl.debug_barrier()
+        for start in tl.range(0, D, PART, num_stages=1):
+            some = start + tl.arange(0, PART)
+            there = exists[:, None] & (some < D)[None, :]
+            own = tl.load(weight + safe[:, None] * D + some[None, :], mask=valid[:, None] & there, other=0.0)
+            gradient = tl.load(rows + some[None, :], mask=there, other=0.0)
+            gradient -= token_pull[:, None] * own.to(h.dtype).to(tl.float32)
+            tl.store(rows + some[None, :], tl.where(valid[:, None], gradient, wrong[:, None]), mask=there)
 
 
 def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_rest: float, tiles: SharedTiles) -> None:
@@ -197,5 +218,6 @@ def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_r
     shared_forward_kernel[(call.num_groups * programs,)](
         **arguments, group_shift=call.group_shift, row_stride=call.row_stride,
         BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, GROUP_TOKENS=call.group_tokens, PROGRAMS=programs,
-        PRECISION=dot_precision(call.hidden), ONLINE=online, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        PRECISION=dot_precision(call.hidden), ONLINE=online,
+        PART=min(64, arguments["BLOCK_D"]), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
