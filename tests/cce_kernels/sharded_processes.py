@@ -79,6 +79,8 @@ def errors_of(rank):
         "tokens": lambda: linear_cross_entropy(
             hidden[: 3 + rank % 2], weight, targets[: 3 + rank % 2], shard=shard, check=True
         ),
+        "temperature": lambda: linear_cross_entropy(hidden, weight, targets, shard=shard, temperature=2.0),
+        "sets": lambda: linear_cross_entropy(hidden, weight, targets[:, None], shard=shard),
         "target": lambda: linear_cross_entropy(hidden, weight, targets + 100, shard=shard, check=True),
         "offset": lambda: sampled_linear_cross_entropy(
             hidden, weight, targets, row_offset=torch.zeros(2, dtype=torch.int64), sampler=Uniform(), **options

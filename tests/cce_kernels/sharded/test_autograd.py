@@ -49,6 +49,8 @@ def test_a_second_run_has_the_same_bits(reports, ranks):
         ("type", "shard: found int, allowed: a Shard or None"),
         ("sparse", "sparse_grad: found True with shard, allowed: False"),
         ("tokens", "targets: found 3, 4 tokens in the processes, allowed: as many in each"),
+        ("temperature", "temperature: found one with shard, allowed: without a sharded table"),
+        ("sets", "targets: found several per token with shard, allowed: without a sharded table"),
         ("target", "targets: found an id out of range, allowed: [0, 100)"),
         ("offset", "row_offset: found a tensor [2] of torch.int64"),
     ],
