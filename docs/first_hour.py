@@ -33,7 +33,7 @@ HEAD = """\
 
 What a new user types and sees, from a downloaded zip to a comparison of two losses on a log of their own.
 `docs/first_hour.py` ran these commands and wrote this page{when}. The times include everything that a command did.
-Packages came from uv's cache, so the first command took no download. Long outputs are trimmed (`...`).
+Packages came from uv's cache, so that nothing was downloaded. Long outputs are trimmed (`...`).
 
 Machine: {machine}.
 """
@@ -60,25 +60,25 @@ STEPS = [
     Step("Unpack the zip and install uv.", "unzip -q ../cutrec.zip && pip install --quiet uv && export UV_NO_DEV=1"),
     Step("Run the demo. The first `uv run` creates the environment.", "uv run dvc repro"),
     Step(
-        "Experiments need git, because DVC records each of them as a commit. A zip tells DVC that there is none.",
+        "Experiments need git, because DVC records each of them as a commit. A zip is set up to work without git.",
         "git init --quiet && uv run dvc config core.no_scm false && git add --all && git commit --quiet -m start",
     ),
-    Step("The shop's log.", "head -n 4 ../shop.csv"),
+    Step("Look at the first lines of the shop's log.", "head -n 4 ../shop.csv"),
     Step(
-        "What is it like?",
+        "Describe the log.",
         "uv run cutrec describe -S dataset=../shop.csv -S download.columns.user=customer "
         "-S download.columns.item=article -S download.columns.timestamp=bought_at",
         lines=20,
     ),
     Step(
-        "Train on it, rank, and write the report.",
+        "Train on the log, rank, and write the report.",
         "uv run dvc exp run --name first -S dataset=../shop.csv -S download.columns.user=customer "
         "-S download.columns.item=article -S download.columns.timestamp=bought_at",
     ),
-    Step("The list of one customer.", "uv run cutrec recommend --user CUST-0007 --k 5"),
-    Step("The same from Python.", "cat shop.py && uv run python shop.py", lines=40),
-    Step("A second loss.", "uv run dvc exp run --name second -S loss=cce_neg -S num_negatives=256"),
-    Step("Both, customer by customer.", "uv run cutrec compare first second", lines=20),
+    Step("Print the list of one customer.", "uv run cutrec recommend --user CUST-0007 --k 5"),
+    Step("Do the same from Python.", "cat shop.py && uv run python shop.py", lines=40),
+    Step("Train with a second loss.", "uv run dvc exp run --name second -S loss=cce_neg -S num_negatives=256"),
+    Step("Compare both runs, customer by customer.", "uv run cutrec compare first second", lines=20),
     Step("Bring the committed settings back.", "uv run cutrec reset"),
 ]
 
@@ -131,7 +131,7 @@ def trimmed(printed: str, folder: Path, most: int) -> str:
 
 
 def time_of(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds, from a minute on with minutes."""
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 

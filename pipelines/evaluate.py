@@ -1,11 +1,11 @@
 """Stage ``evaluate``: the whole catalogue ranked for every test user, by the model and by popularity.
 
-Reads ``evaluate`` of params.yaml, ``data/split/`` and ``data/train/model.ckpt``; writes metrics, lists and details into
-``data/evaluate/``.
+Reads ``evaluate`` of params.yaml, ``data/split/``, ``data/train/model.ckpt``, and the groups of items in the file that
+``report.item_names`` names; writes metrics, lists and details into ``data/evaluate/``.
 """
 
 from cutrec import config
-from cutrec.paths import DATA, MODEL, SPLIT
+from cutrec.paths import DATA, MODEL, SPLIT, live_checkout
 from pipelines import stage
 
 
@@ -13,7 +13,7 @@ def main(settings: config.Config) -> None:
     """Rank, measure and write the results."""
     from cutrec.workflow.evaluate import evaluate
 
-    evaluate(settings, SPLIT, MODEL, DATA / "evaluate")
+    evaluate(settings, SPLIT, MODEL, DATA / "evaluate", root=live_checkout())
 
 
 if __name__ == "__main__":

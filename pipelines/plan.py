@@ -6,7 +6,7 @@ Examples:
     uv run python -m pipelines.plan --gpu 40                         # the point of params.yaml
     uv run python -m pipelines.plan --table 4 --dataset gowalla --sharing tile --gpu 40
     uv run python -m pipelines.plan --search --loss cce_neg --dataset beauty
-    uv run python -m pipelines.plan --refit results/training.csv     # constants from measured runs
+    uv run python -m pipelines.plan --refit results/h100/training.csv # constants from measured runs
     uv run python -m pipelines.plan --check results/training.csv --page results/planner.md
 """
 

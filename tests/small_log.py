@@ -1,6 +1,7 @@
 """A small log with something to learn, a folder that looks like a repository, and what in it names a user."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,18 @@ def write_params(folder: Path, overrides: dict[str, Any]) -> None:
 
 def decoded(path: Path) -> str:
     """All that a file says, as text."""
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
+    return _decoded(path.suffix, path.read_bytes())
+
+
+@lru_cache(maxsize=1000)
+def _decoded(suffix: str, content: bytes) -> str:
+    if suffix == ".parquet":
+        table = pq.read_table(pa.BufferReader(content))
         return f"{table.to_pydict()} {table.schema.metadata}"
-    if path.suffix == ".arrow":
-        with pa.ipc.open_file(path) as reader:
+    if suffix == ".arrow":
+        with pa.ipc.open_file(content) as reader:
             return f"{reader.read_all().to_pydict()} {reader.schema.metadata}"
-    return path.read_bytes().decode(errors="replace")
+    return content.decode(errors="replace")
 
 
 def naming(folder: Path, user: str) -> list[str]:

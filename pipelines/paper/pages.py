@@ -12,18 +12,23 @@ from rec_models.losses.registry import LOSSES
 TITLES = ("NDCG@10", "Coverage@10", "Surprisal@10", "peak GiB", "epoch s")
 """Of the columns of `MEASURES`."""
 NOTES = """\
-Each measure has the paper's figure, then ours, and in brackets ours over the paper's. Peak GiB and seconds are of
-the whole fit: validation included, as the paper measured. Empty: not run. "twin" is a synthetic log of the data
-set's published shape: good for memory and time, without accuracy; its seconds of an epoch are extrapolated from
-timed steps, and its peak is of the twelve batches that were taken in turn: the largest batch of a whole epoch takes
-up to a fifth more in CE (`pipelines.plan` counts that one). "network" is the paper's SASRec (input scale, attention
-dropout, ReLU, Xavier weights, only queries normalized) or this project's plain one. "predicted" is the planner's
-figure, of the training loop alone, where memory or time was not measured with negatives of each token's own. The
-paper does not name its GPU, and its printed times fit another kind than ours: a ratio of seconds compares two GPUs
-as well as two programs. Its Megamarket runs fit the 3,281,750 items of the unfiltered purchases by their memory,
-the twin has the 1.66 million that are left by the filter. Rows of the plain network were measured on earlier twins:
-Gowalla with 290,000 items, 30Music with 900,000, Zvuk and Megamarket with longer histories; column num_items of
-results/training.csv.
+Each measure has the paper's figure, then ours, and in brackets ours over the paper's. Empty: not run.
+
+- **our run**: "twin" is a synthetic log of the data set's published shape, good for memory and time, without accuracy.
+  "the data itself" is the log of that name. "predicted" is the planner's figure for the training loop alone.
+- **network**: the paper's SASRec (input scale, attention dropout, ReLU, Xavier weights, only queries normalized), or
+  "plain": this project's SASRec, and BERT4Rec, of which there is one.
+- **peak GiB** and **epoch s** are of the whole fit, validation included, as the paper measured. Ours validates many
+  users at once, so on small points the peak is that of validation. The peak of a twin is of the twelve batches that
+  were taken in turn: the largest batch of a whole epoch takes up to a fifth more in CE. Seconds of a twin are
+  extrapolated from timed steps. Seconds of the data itself are the mean of all epochs; the first one compiles kernels
+  and takes seconds longer.
+- The paper does not name its GPU, and its printed times fit another kind than ours: a ratio of seconds compares two
+  GPUs as well as two programs.
+- By their memory, the paper's Megamarket runs fit the 3,281,750 items of the unfiltered purchases. The twin has the
+  1.66 million that the filter leaves.
+- **completejourney** is no data set of the paper: a public log of a grocer's customers, which its package calls
+  simulated after real ones, with the paper's settings and one size for all losses.
 """
 
 
@@ -58,7 +63,7 @@ def markdown(lines: Sequence[Line]) -> str:
 def markdown_table(lines: Sequence[Line]) -> str:
     """One table with a line for each of our rows; the first one has the paper's figures."""
     measures = [column for measure in TITLES for column in (measure, "ours")]
-    header = ["data set", "BS x SL", "N", "ours", "network", *measures, "GPU", "revision"]
+    header = ["data set", "BS x SL", "N", "our run", "network", *measures, "GPU", "revision"]
     rows = []
     for line in lines:
         point = line.point.params
@@ -69,14 +74,15 @@ def markdown_table(lines: Sequence[Line]) -> str:
                 *(first if place == 0 else ["", "", ""]),
                 *(("", "") if ours is None else (ours.label, ours.result.network)),
             ]
-            for name, printed in line.paper.items():
-                cells += [number(printed) if place == 0 else "", _ours(ours, name, printed)]
+            for name in MEASURES:
+                printed = line.paper.get(name)
+                cells += [number(printed) if place == 0 and printed is not None else "", _ours(ours, name, printed)]
             cells += ["", ""] if ours is None else [_short(ours.result.device), ours.result.revision or ""]
             rows.append(cells)
     return render(header, rows, left=5)
 
 
-def _ours(ours: OurRow | None, name: str, printed: float) -> str:
+def _ours(ours: OurRow | None, name: str, printed: float | None) -> str:
     if ours is None or name not in ours.values:
         return ""
     value = ours.values[name]
@@ -104,9 +110,9 @@ def write_csv(lines: Sequence[Line], path: Path) -> None:
                 own = {} if ours is None else {"twin": ours.twin, "seeds": " ".join(map(str, ours.seeds))}
                 how = {} if ours is None else vars(ours.result) | own | {"predicted": ours.predicted}
                 cells = [line.point.table, point.model, point.loss, _sampling(line), *sizes, *map(how.get, of_row)]
-                for name, printed in line.paper.items():
-                    value = None if ours is None else ours.values.get(name)
-                    ratio = None if value is None or printed == 0 else float(f"{value / printed:.4g}")
+                for name in MEASURES:
+                    printed, value = line.paper.get(name), None if ours is None else ours.values.get(name)
+                    ratio = None if value is None or not printed else float(f"{value / printed:.4g}")
                     deviation = None if ours is None else ours.deviations.get(name)
                     cells += [
                         printed,

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from pipelines.paper.rows import Line, OurRow
 from rec_models.losses.registry import LOSSES
@@ -35,14 +36,16 @@ def _by_loss(lines: Sequence[Line], measure: str, label: str, path: Path) -> Non
             continue
         loss, printed = line.point.params.loss, line.paper[measure]
         colour, x = LOSSES[loss].colour, DATASETS.index(dataset) + (CURVES.index(loss) - 1.5) * 0.2
-        axes.plot(x, printed, "o", markersize=8, markerfacecolor="none", color=colour)
+        axes.plot(x, printed, _shape(line), markersize=8, markerfacecolor="none", color=colour)
         for ours in _shown(line.ours, (measure,)):
             value = ours.values[measure]
             axes.plot([x, x], [printed, value], color=colour, linewidth=1, alpha=0.5)
-            axes.plot(x, value, _marker(ours), markersize=8, color=colour)
+            axes.plot(x, value, _marker(line, ours), markersize=8, color=colour)
     axes.set(yscale="log", ylabel=label, xlim=(-0.6, len(DATASETS) - 0.4))
     axes.set_xticks(range(len(DATASETS)), DATASETS)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(_plain_number)
+    axes.yaxis.set_minor_formatter(lambda *_: "")
     _tidy(axes)
     _legend(figure, CURVES, lines, (measure,))
     figure.supxlabel(_caption(lines, measure), fontsize="small")
@@ -57,33 +60,46 @@ def _caption(lines: Sequence[Line], measure: str) -> str:
     if devices:
         said[0] += f" Ours: {', '.join(devices)}."
     if any(row.twin for row in shown):
-        said.append("Ours: synthetic logs of the published shapes; megamarket has 1.66 million items, the paper's 3.")
+        said.append("Ours: synthetic logs of the published shapes; megamarket has 1.66 million items, paper: 3.28.")
     return "\n".join(said)
 
 
 def _accuracy(lines: Sequence[Line], path: Path) -> None:
     """NDCG@10 against peak memory, one panel per data set; markers are hollow for the paper, filled for ours."""
-    figure = Figure(figsize=(12, 6.6), layout="constrained", dpi=150)
+    figure = Figure(figsize=(13, 6.6), layout="constrained", dpi=150)
     both = ("peak_gib", "ndcg_at_10")
-    for axes, dataset in zip(figure.subplots(2, 3, sharex=True).flat, DATASETS, strict=True):
+    further = dict.fromkeys(line.point.dataset for line in lines if not line.paper)
+    panels = figure.subplots(2, math.ceil((len(DATASETS) + len(further)) / 2), sharex=True, squeeze=False)
+    for axes, dataset in zip(panels.flat, (*DATASETS, *further), strict=False):
         of_dataset = [line for line in lines if line.point.dataset == dataset]
         for line in of_dataset:
             colour = LOSSES[line.point.params.loss].colour
-            axes.plot(*(line.paper[name] for name in both), "o", markerfacecolor="none", color=colour)
+            if line.paper:
+                axes.plot(*(line.paper[name] for name in both), _shape(line), markerfacecolor="none", color=colour)
             for ours in _shown(line.ours, both):
-                axes.plot(*(ours.values[name] for name in both), _marker(ours), color=colour)
-        heights = [line.paper["ndcg_at_10"] for line in of_dataset]
+                axes.plot(*(ours.values[name] for name in both), _marker(line, ours), color=colour)
+        heights = [line.paper["ndcg_at_10"] for line in of_dataset if line.paper]
         heights += [ours.values["ndcg_at_10"] for line in of_dataset for ours in _shown(line.ours, both)]
-        axes.set(xscale="log", xlim=(0.4, 120), ylim=(0, 1.1 * max(heights, default=1.0)), title=dataset)
+        axes.set(xscale="log", xlim=(0.2, 120), ylim=(0, 1.1 * max(heights, default=1.0)), title=dataset)
         axes.xaxis.set_major_formatter(_plain_number)
         axes.xaxis.set_minor_formatter(lambda *_: "")
         _tidy(axes)
-    for axes in figure.axes[3:]:
+    for axes in panels.flat[len(DATASETS) + len(further) :]:
+        axes.set_axis_off()
+    for axes in panels.flat[: len(DATASETS) + len(further)][-panels.shape[1] :]:  # the lowest panel of each column
         axes.set_xlabel("peak memory, GiB")
-    for axes in figure.axes[::3]:
+        axes.tick_params(labelbottom=True)
+    for axes in panels[:, 0]:
         axes.set_ylabel("NDCG@10")
-    if not any(_shown(line.ours, both) for line in lines):
-        figure.supxlabel("None of ours yet: synthetic logs have no accuracy", fontsize="small")
+    shown = [row for line in lines for row in _shown(line.ours, both)]
+    said = "SASRec. None of ours yet: synthetic logs have no accuracy."
+    if shown:
+        devices = ", ".join(sorted({row.result.device for row in shown}))
+        seeds = ", ".join(map(str, sorted({seed for row in shown for seed in row.seeds})))
+        said = f"SASRec. Ours: {devices}, seed {seeds}; synthetic logs have no accuracy."
+    if "completejourney" in further:
+        said += "\ncompletejourney is not in the paper; its package calls it simulated after real purchases."
+    figure.supxlabel(said, fontsize="small")
     there = {line.point.params.loss for line in lines}
     _legend(figure, [loss for loss in LOSSES if loss in there], lines, both)
     figure.savefig(path)
@@ -107,16 +123,27 @@ def _shown(ours: Sequence[OurRow], measures: Sequence[str]) -> list[OurRow]:
     return list(best.values())
 
 
-def _marker(ours: OurRow) -> str:
+def _shape(line: Line) -> str:
+    """The marker of a row: how its negatives are drawn."""
+    point = line.point.params
+    return "D" if LOSSES[point.loss].sampled and point.negatives.sampling == "popularity" else "o"
+
+
+def _marker(line: Line, ours: OurRow) -> str:
     if ours.predicted:
         return "x"
-    return "^" if ours.result.sharing not in (None, "none") else "o"
+    return "^" if ours.result.sharing not in (None, "none") else _shape(line)
 
 
 def _legend(figure: Figure, losses: Sequence[str], lines: Sequence[Line], measures: Sequence[str]) -> None:
     """The colors of the losses, and the markers that occur in the picture."""
-    used = {_marker(row) for line in lines for row in _shown(line.ours, measures)}
-    kinds = {"o": "ours", "^": "ours, negatives shared by tile", "x": "ours, predicted"}
+    used = {_marker(line, row) for line in lines for row in _shown(line.ours, measures)} | set(map(_shape, lines))
+    kinds = {
+        "o": "ours",
+        "D": "negatives by popularity",
+        "^": "ours, negatives shared by tile",
+        "x": "ours, predicted",
+    }
     handles = [Line2D([], [], marker="s", color=LOSSES[loss].colour, label=LOSSES[loss].title) for loss in losses]
     handles.append(Line2D([], [], marker="o", color="black", markerfacecolor="none", label="the paper's"))
     handles += [Line2D([], [], marker=kind, color="black", label=kinds[kind]) for kind in kinds if kind in used]

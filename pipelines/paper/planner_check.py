@@ -40,7 +40,7 @@ class Check(NamedTuple):
         """A line on memory and a line on time."""
         return [
             f"{name}: {sum(abs(error) <= 0.1 for error in found)} of {len(found)} within 10 %, "
-            f"median {statistics.median(map(abs, found)):.1%}"
+            f"median {statistics.median(map(abs, found)):.1%}, largest {max(found, key=abs):+.0%}"
             for name, found in (("memory", self.memory), ("time", self.time))
         ]
 
@@ -61,8 +61,7 @@ def refit(paths: Sequence[Path], calibration: Calibration) -> str:
     pairs = with_points(measured)
     if len(pairs) < FEWEST:
         raise StageError(f"--refit: found {len(pairs)} measured points, allowed: {FEWEST} or more")
-    revisions = sorted({str(result.revision) for _, result in pairs})
-    by = f"{len(pairs)} points on {devices[0]}, revision {', '.join(revisions)}"
+    by = _summary_of(pairs)
     planning.save(planning.refit([run_of(*pair) for pair in pairs], calibration, by=by))
     return "\n".join([f"{planning.PATH.name}: fitted to {by}", *_left_out(len(measured), len(pairs))])
 
@@ -82,13 +81,13 @@ def report(paths: Sequence[Path], calibration: Calibration) -> tuple[str, str]:
     if not pairs:
         raise StageError("--check: found no point of the paper's tables measured on a GPU, allowed: one or more")
     checked = check(pairs, calibration)
-    said = [*checked.summary(), *_left_out(len(measured), len(pairs))]
+    said = [f"measured: {_summary_of(pairs)}", *checked.summary(), *_left_out(len(measured), len(pairs))]
     for point, result in with_points([result for result in found if result.status == "out of memory"]):
         name, peak = points.experiment_name(point), plan(point, calibration).memory.peak
         said.append(f"ran out of memory on {result.device}: {name}, predicted {peak:.3g} GiB")
     if len({result.dataset for _, result in pairs}) > 1:
         said += [f"constants fitted without the point's data set: {line}" for line in held_out(pairs).summary()]
-    source = source_of(calibration)
+    source = f"predicted with constants of: {source_of(calibration)}"
     text = "\n".join([checked.table, "", *said, source])
     return text, "\n\n".join([TITLE, *said, source, checked.table]) + "\n"
 
@@ -168,6 +167,13 @@ def _key(result: Result) -> object:
     """All but the kind and the precision, which depends on the device. Other options make another run."""
     *point, _, options = result.key[1:]
     return (*point, options)
+
+
+def _summary_of(pairs: Sequence[Pair]) -> str:
+    """How many points, on which GPUs and of which revisions."""
+    devices = sorted({result.device for _, result in pairs})
+    revisions = sorted({str(result.revision) for _, result in pairs})
+    return f"{len(pairs)} points on {', '.join(devices)}, revision {', '.join(revisions)}"
 
 
 def _left_out(measured: int, used: int) -> list[str]:

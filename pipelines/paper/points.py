@@ -59,6 +59,8 @@ class GridPoint:
     """The overrides on top of the defaults."""
     name: str
     """Readable and unique among points, see `experiment_name`."""
+    printed: bool
+    """Whether the paper prints the row; False for a data set that the paper does not have."""
 
 
 def experiment_name(point: config.Config, extra: Mapping[str, Any] | None = None) -> str:
@@ -112,7 +114,8 @@ def table_points(
         choices: see `Choices`.
 
     Returns:
-        One point for each row of the paper's tables; two rows repeat the point of another row.
+        One point for each row of the paper's tables, of which two repeat the point of another row, and of the further
+        data sets.
 
     Raises:
         ConfigError: a table, a data set or a line that does not exist, or a point that contradicts itself.
@@ -236,4 +239,5 @@ def _point(file: Mapping[str, Any], row: Row, choices: Choices, sizes: Mapping[s
                 f"allowed: another value, or grid.settings.{key}={value} in params.yaml"
             )
     decided = frozenset({*flatten(row_values(file, row.name, changed)), *changed, "paper_faithful"})
-    return GridPoint(row.table, merged(values, sizes or {}, extra), decided, row.dataset, params, name)
+    own_values = merged(values, sizes or {}, extra)
+    return GridPoint(row.table, own_values, decided, row.dataset, params, name, row.printed)

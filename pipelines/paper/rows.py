@@ -56,7 +56,7 @@ class OurRow:
         """How it was run, in a few words."""
         run = self.result
         words = [
-            "twin" if self.twin else None,
+            "twin" if self.twin else "the data itself",
             f"negatives shared by {run.sharing}" if run.sharing not in (None, "none") else None,
             "paper-faithful" if run.paper_faithful else None,
             run.options,
@@ -64,7 +64,7 @@ class OurRow:
             run.status if run.status != "ok" else None,
             "predicted" if self.predicted else None,
         ]
-        return ", ".join(word for word in words if word) or "the data itself"
+        return ", ".join(word for word in words if word)
 
     @property
     def _seeds(self) -> str | None:
@@ -79,7 +79,7 @@ class Line:
 
     point: GridPoint
     paper: dict[str, float]
-    """As printed, by the names of `MEASURES`."""
+    """As printed, by the names of `MEASURES`; empty for a data set that the paper does not have."""
     ours: tuple[OurRow, ...]
 
 
@@ -103,7 +103,7 @@ def read_results(paths: Sequence[Path]) -> list[Result]:
 
 
 def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calibration | None = None) -> list[Line]:
-    """Every row of the paper with our results for it; two rows that repeat one point get the same results.
+    """Every row of the tables with our results for it; two rows that repeat one point get the same results.
 
     Args:
         results: results of the data sets and of their twins. Those of scaled twins, and those that were trained with
@@ -117,8 +117,8 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
     for result in results:
         if result.twin in (None, 1.0) and is_the_papers_point(result.options):
             by_key.setdefault(_key(result), []).append(result)
-    found = []
-    for printed, (key, point) in zip(read_paper(), _points(file), strict=True):
+    found, printed = [], iter(read_paper())
+    for key, point in _points(file):
         ours = _grouped(by_key.get(key, []))
         measured = any(
             "peak_gib" in row.values
@@ -131,7 +131,7 @@ def lines(results: Sequence[Result], file: dict[str, Any], *, calibration: Calib
             planned = plan(point.params, calibration)
             values = {"peak_gib": planned.memory.peak, "epoch_seconds": planned.epoch_seconds}
             ours.append(OurRow(Result.of(point.params, "training", device="planner"), values, predicted=True))
-        found.append(Line(point, printed, tuple(ours)))
+        found.append(Line(point, next(printed) if point.printed else {}, tuple(ours)))
     return found
 
 

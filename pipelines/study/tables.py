@@ -137,6 +137,7 @@ UNVARIED = {
     "backbone.blocks": 2,
     "backbone.scale_embeddings": False,
     "train.learning_rate": 0.001,
+    "train.averaging": 0.0,
     "train.window": None,
 }
 """What a candidate had if it does not say so; left out of a preset, these keys would be ``auto``."""

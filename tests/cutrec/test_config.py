@@ -11,7 +11,6 @@ from cutrec.config import (
     AUTO_KEYS,
     NO_PRESET,
     PRESET_KEYS,
-    Backbone,
     Config,
     ConfigError,
     as_written,
@@ -27,6 +26,7 @@ from cutrec.config import (
     training_settings,
 )
 from cutrec.nested import flatten, nest
+from rec_models.config import Backbone
 
 ROOT = Path(__file__).parents[2]
 

@@ -52,7 +52,7 @@ def decided(facts: Facts, **changes: Any) -> tuple[dict[str, Any], dict[str, Any
         (
             SPARSE,
             {"loss": "cce", "batch_size": 256, "max_seq_len": 40, "backbone.hidden": 256, "train.window": None,
-             "train.patience": 10},
+             "train.patience": 6, "train.averaging": 3.0},
         ),
         (
             DENSE,
@@ -63,9 +63,10 @@ def decided(facts: Facts, **changes: Any) -> tuple[dict[str, Any], dict[str, Any
         (
             HUGE,
             {"loss": "cce_neg", "num_negatives": 2048, "max_seq_len": 16, "batch_size": 1024, "backbone.hidden": 256,
-             "train.patience": 4},
+             "train.patience": 4, "train.averaging": 1.0},
         ),
-        (VAST, {"loss": "cce_neg", "batch_size": 1024, "backbone.hidden": 64, "train.patience": 3}),
+        (VAST, {"loss": "cce_neg", "batch_size": 1024, "backbone.hidden": 64, "train.patience": 3,
+                "train.averaging": 0.0}),
         (EMPTY, {"loss": "cce", "max_seq_len": 16, "train.window": None}),
     ],
 )  # fmt: skip

@@ -76,8 +76,8 @@ def test_a_profile_is_a_trace_of_as_many_steps_and_no_row(run: Any, tmp_path: Pa
 def test_no_point_is_begun_after_the_minutes_are_over(run: Any):
     printed, rows = run("--tables 3 --minutes -1")
     assert rows == []
-    assert "-1 minutes are over: 6 points are left, start again" in printed
-    assert "note: -S num_negatives=4 changes nothing in 6 of 6 points: those of sasrec-cce" in printed
+    assert "-1 minutes are over: 7 points are left, start again" in printed
+    assert "note: -S num_negatives=4 changes nothing in 7 of 7 points: those of sasrec-cce" in printed
 
 
 def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monkeypatch: pytest.MonkeyPatch):
@@ -170,7 +170,7 @@ def test_the_order_and_the_sharing_are_as_asked():
         ("cce", "tile"),
     ]
     every = measure.wanted_points(points.load(ROOT / "params.yaml"), measure._parse([]))
-    assert len(every) == 90 + sum(LOSSES[point.loss].sampled for point in every) // 2
+    assert len(every) == 90 + 9 + sum(LOSSES[point.loss].sampled for point in every) // 2
     assert {point.dataset for point in every} >= {"twin:zvuk", "twin:30music"}
     assert every[0].loss == "cce_neg"
 

@@ -46,10 +46,11 @@ def test_a_checkpoint_holds_everything(saved):
 
 
 @pytest.mark.parametrize("model_name", ["bert4rec"])
-def test_using_a_model_loads_neither_lightning_nor_the_compiler(saved):
+def test_planning_and_using_a_model_load_neither_lightning_nor_the_compiler(saved):
     """They take three seconds, most of the time of one user's list on the command line."""
     code = (
-        "import sys; from rec_models.inference import encode, load; encode(load(sys.argv[1]), [[1]]); "
+        "import sys, rec_models.planning; from rec_models.inference import encode, load; "
+        "encode(load(sys.argv[1]), [[1]]); "
         "print([name for name in ('lightning', 'torch._dynamo', 'sympy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(saved[0])], capture_output=True, text=True, check=True)

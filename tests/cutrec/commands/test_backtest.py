@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import polars as pl
 import pytest
 
 from cutrec.cli import execute
+from cutrec.config import Config
 from cutrec.errors import ConfigError, StageError, UsageError
 from cutrec.outputs import write_json
 from cutrec.workflow import backtest as workflow
 from rec_data.errors import DataError
+from tests.docs.pages import ROOT, commands
 from tests.small_log import small_log
 
 TINY = {
@@ -78,8 +81,8 @@ def test_windows_follow_each_other_and_are_not_computed_again(
         execute(["backtest", "--windows", "2"])
         execute(["backtest", "--windows", "2", "--rolled"])
     rows = read(out / "windows.csv")
-    assert {row["trained"] for row in rows} == {"per window", "once"}
-    assert "Training again for each window changes NDCG@10" in capsys.readouterr().out
+    assert {row["trained"] for row in rows} == {"per window", "once", "per window - once"}
+    assert "training again for each window changes NDCG@10" in capsys.readouterr().out
     assert not (out / "2/rolled/train").exists()
     windows = {
         row["trained"]: row["value"]
@@ -102,7 +105,11 @@ def test_windows_follow_each_other_and_are_not_computed_again(
             DataError,
             "--windows: found 7 with split.test_fraction 0.15, .* -S split.test_fraction=0.071",
         ),
-        (["--days", "9999"], DataError, "--windows: found 4, and no interaction lies before the first window"),
+        (
+            ["--days", "9999"],
+            DataError,
+            "--windows: found 4 of --days 9999, and no interaction lies before the first one, allowed",
+        ),
         (["-S", "dataset=other"], ConfigError, "found 'dataset=other', allowed: model=... or "),
         (
             ["-S", "split.strategy=leave_one_out"],
@@ -110,12 +117,33 @@ def test_windows_follow_each_other_and_are_not_computed_again(
             "split.strategy: found leave_one_out, allowed for a backtest",
         ),
         (["-S", "split.test_from=2024-01-01"], StageError, "split.test_from: found 2024-01-01, .*: null"),
+        (
+            ["-S", "split.test_until=2001-01-01"],
+            DataError,
+            r"split.test_until: found 978307200 \(2001-01-01 00:00:00\), which leaves no interaction; allowed: a ",
+        ),
     ],
 )
 def test_mistakes_are_one_line(place: Path, arguments: list[str], error: type[Exception], says: str):
     with pytest.raises(error, match=f"^{says}"):
         execute(["backtest", *arguments])
     assert not (place / "data/backtest/1").exists()
+
+
+@pytest.mark.parametrize("command", [c for c in commands(ROOT / "docs/evaluation.md", "sh") if "backtest" in c])
+def test_the_commands_of_the_page_are_accepted(place: Path, command: str, monkeypatch: pytest.MonkeyPatch):
+    asked: dict[str, Any] = {}
+
+    def stop(config: Config, log: Path, out: Path, **kind: Any) -> None:
+        asked.update(kind, out=out, filter_seen=config.evaluate.filter_seen)
+        raise StageError("accepted")
+
+    monkeypatch.setattr(workflow, "backtest", stop)
+    with pytest.raises(StageError, match=r"^accepted$"):
+        execute(shlex.split(command)[3:])
+    assert asked["rolled"] == ("--rolled" in command)
+    assert asked["windows"] == (8 if "--windows 8" in command else 4)
+    assert asked["filter_seen"] == ("filter_seen=false" not in command)
 
 
 def test_the_log_is_that_of_the_current_point(place: Path):

@@ -62,7 +62,7 @@ def test_metrics_intervals_and_one_sentence(
     cells = {row[0]: row for row in rows}
     assert cells["metric"] == ["metric", "a", "b", "difference", "95% interval", "p"]
     assert cells["mrr@10"][1:4] == ["0.7500", "0.6250", "-0.1250"]  # b less a, as `dvc metrics diff` has it
-    assert cells["mrr@10"][5] == "0.001"
+    assert cells["mrr@10"][5] == "0.0005"
     assert cells["recall@10"][4] == "too few users"  # none differs
     assert cells["recall@10"][1:4] == ["1.0000", "1.0000", "+0.0000"]
     assert cells["coverage@10"] == ["coverage@10", "0.8333", "0.8333", "+0.0000", "", ""]  # no interval
@@ -175,3 +175,81 @@ def test_revisions_come_from_the_cache(repository: Path, capsys: pytest.CaptureF
         if path.is_file():
             path.unlink()
     assert "first: found no data/evaluate/per_user.parquet of it in DVC's cache" in failing(capsys, "first", "second")
+
+
+def noisy(seed: int, *, share: float, names: list[str] | None = None, first_id: int = 0) -> Evaluation:
+    """A run of 40 users who are hit at rank 1 with this probability."""
+    generator = np.random.default_rng(seed)
+    lists = np.tile(np.arange(12), (USERS, 1))
+    targets = np.where(generator.random(USERS) < share, 0, 11)
+    return evaluate(
+        lists, targets, (1, 10), LogCounts(np.full(12, 2), 4), user_ids=np.arange(USERS) + first_id, targets=names
+    )
+
+
+def test_several_seeds_of_both(save: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    a = ",".join(save(f"exact-{seed}", noisy(seed, share=0.3)) for seed in (1, 2, 3))
+    b = ",".join(save(f"sampled-{seed}", noisy(10 + seed, share=0.9)) for seed in (1, 2))
+    execute(["compare", a, b, "--out", str(tmp_path / "table.csv")])
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    header = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert header[1:3] == ["exact", "sampled"]
+    assert header[-2:] == ["error of users", "error of seeds"]
+    assert "exact (3 seeds) has ndcg@10" in lines[-1]
+    assert "sampled is higher by" in lines[-1]
+    with (tmp_path / "table.csv").open() as file:
+        table = {row["metric"]: row for row in csv.DictReader(file)}
+    assert (table["ndcg@10"]["seeds_a"], table["ndcg@10"]["seeds_b"], table["ndcg@10"]["users"]) == ("3", "2", "40")
+    assert float(table["ndcg@10"]["error_users"]) > 0
+
+
+def test_seeds_are_compared_over_users_with_the_same_targets(
+    save: Callable[..., str], capsys: pytest.CaptureFixture[str]
+):
+    """The seed draws validation users and orders ties: other users, other targets."""
+    targets = [f"item {user}" for user in range(USERS)]
+    changed = [*targets[:5], *["another"] * 5, *targets[10:]]
+    runs = [
+        save("a1", noisy(1, share=0.3, names=targets)),
+        save("a2", noisy(2, share=0.3, names=[*targets[3:], "x", "y", "z"], first_id=3)),
+        save("b1", noisy(3, share=0.6, names=changed)),
+        save("b2", noisy(4, share=0.6, names=targets)),
+    ]
+    execute(["compare", "a1,a2", "b1,b2"])
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "note: of up to 40 users of a run, those count whom all runs tested on the same target: 32\n"
+    )
+    assert "from 32 users" in printed.out
+    assert failing(capsys, "a1,a2", "b1") == (
+        "error: B: found 1 run, b1, beside 2, allowed: at least 2 of different seeds, with commas between their names, "
+        "or one run on both sides"
+    )
+    assert "a1 and a1: found equal values of all users, allowed: runs of different seeds" in failing(
+        capsys, "a1,a1", "b1,b2"
+    )
+    far = save("far", noisy(5, share=0.3, first_id=1000))
+    assert "found 0 users whom all runs tested on the same target" in failing(capsys, f"{runs[0]},{far}", "b1,b2")
+
+
+def test_seeds_of_users_with_several_targets_pair_the_lists_in_their_order(
+    save: Callable[..., str], capsys: pytest.CaptureFixture[str]
+):
+    """The second run tests the users in another order, and the first user on one target less."""
+    ids, lists = np.repeat(np.arange(USERS), 2), np.tile(np.arange(12), (2 * USERS, 1))
+    targets = np.tile([0, 9], USERS)
+    moved = np.argsort(-ids, kind="stable")[:-1]
+
+    def saved(name: str, places: np.ndarray, change: int) -> str:
+        found = np.where(ids[places] % 7 == change, 1, targets[places])
+        names = [f"{user} {target}" for user, target in zip(ids[places], targets[places], strict=True)]
+        run = evaluate(lists[places], found, (1, 10), user_ids=ids[places], targets=np.array(names))
+        return save(name, run)
+
+    whole = np.arange(2 * USERS)
+    a, b = (
+        ",".join([saved(f"{side}1", whole, n), saved(f"{side}2", moved, n + 2)]) for side, n in (("a", 1), ("b", 4))
+    )
+    execute(["compare", a, b])
+    assert "from 40 users" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from cutrec.config import batch_settings, loss_settings, model_settings, trainin
 from cutrec.errors import StageError
 from cutrec.workflow import recommend, refit
 from rec_data.ids import read_ids
+from rec_models.config import Train
 from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
@@ -274,7 +275,7 @@ def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
 
 
 def test_a_refit_at_another_point_is_refused(trained: Path):
-    point = dataclasses.replace(decided(), train=config.Train(learning_rate=0.5))
+    point = dataclasses.replace(decided(), train=Train(learning_rate=0.5))
     with pytest.raises(StageError, match=r"has train.learning_rate=0.5, the model was trained with 0.001"):
         refit.refuse_other_config(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
 
@@ -283,7 +284,7 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
     ("point", "says"),
     [
         ({"batch_size": 256}, "has batch_size=256, the model was trained with 128"),
-        ({"train": config.Train(window=4)}, "has train.window=4, the model was trained with None"),
+        ({"train": Train(window=4)}, "has train.window=4, the model was trained with None"),
     ],
 )
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):

@@ -1,6 +1,7 @@
 """``cutrec reset`` brings back the committed params.yaml from every state that experiments leave, and nothing else."""
 
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from cutrec import cli
+from cutrec.commands import reset
 from cutrec.config import read_yaml
 from cutrec.errors import StageError
 from cutrec.presets import write_preset
@@ -133,6 +135,31 @@ def test_presets_that_are_not_committed_are_kept(checkout: Path, capsys: pytest.
     after = read_yaml(checkout / "params.yaml")
     assert after["presets"].pop("shop") == {"loss": "cce", "backbone": {"hidden": 128}}
     assert after == before
+
+
+def test_a_preset_that_a_search_writes_meanwhile_is_kept(checkout: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = {"path": checkout / "params.yaml", "name": "shop", "values": {"loss": "cce"}, "overwrite": False}
+    search = threading.Thread(target=write_preset, kwargs=settings)
+    look = reset.uncommitted_presets
+
+    def look_slowly(found: bytes, committed: bytes) -> dict[str, Any]:
+        presets = look(found, committed)
+        search.start()
+        search.join(0.3)
+        return presets
+
+    monkeypatch.setattr(reset, "uncommitted_presets", look_slowly)
+    cli.execute(["reset"])
+    search.join()
+    assert read_yaml(checkout / "params.yaml")["presets"]["shop"] == {"loss": "cce"}
+
+
+def test_a_preset_that_is_wrong_does_not_keep_the_others(checkout: Path, capsys: pytest.CaptureFixture[str]):
+    write_params(checkout, {**EDITED, "presets.wrong": {"batch_size": 0}, "presets.shop": {"loss": "cce"}})
+    cli.execute(["reset"])
+    printed = capsys.readouterr()
+    assert printed.err.startswith("note: a preset is not kept: presets.wrong")
+    assert printed.out.splitlines()[-1] == "kept, although not committed: presets.shop"
 
 
 def test_it_works_from_a_folder_of_the_checkout(checkout: Path, monkeypatch: pytest.MonkeyPatch):

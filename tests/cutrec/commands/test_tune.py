@@ -46,9 +46,15 @@ def test_the_preset_of_the_best_trial_is_in_params_yaml(place: Path, capsys: pyt
         ConfigError, match=r"^--name: found shop, which params\.yaml has already, allowed: another name"
     ):
         execute(["tune", "--name", "shop"])
-    execute(
-        ["tune", "--trials", "3", "--name", "shop", "-S", "backbone.dropout=0.3", "--overwrite"]
-    )  # searched already
+    again = ["tune", "--trials", "3", "--name", "shop", "-S", "backbone.dropout=0.3"]
+    execute(again)  # the preset is this search's own, which has ended
+    assert (place / "params.yaml").read_text() == before
+    edited = before.replace("dropout: 0.3", "dropout: 0.2", 1)
+    assert edited != before
+    (place / "params.yaml").write_text(edited)
+    with pytest.raises(ConfigError, match=r"found shop, which .* has already"):
+        execute(again)
+    execute([*again, "--overwrite"])
     assert (place / "params.yaml").read_text() == before
 
 

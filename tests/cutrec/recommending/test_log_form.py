@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -10,7 +11,8 @@ from cutrec import Recommender
 from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import write_json
-from cutrec.recommending.log_form import FORM, LogForm, speaking_python
+from cutrec.recommending.log_form import FORM, LogForm, as_arguments
+from rec_data.stated import stated, stated_as
 from tests.small_log import small_log, write_params
 
 LOG = pl.DataFrame({"u": [1], "i": ["a"], "t": [1], "kind": ["buy"]}, schema_overrides={"u": pl.UInt16})
@@ -49,14 +51,39 @@ def test_positions_and_names_that_are_taken_get_the_usual_names(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("settings", "options", "arguments"),
     [
-        ("allowed: another name (-S download.columns.user=who)", 'allowed: another name (columns={"user": "who"})'),
-        ("ignore it: -S download.columns.timestamp=null", 'ignore it: columns={"timestamp": None}'),
-        ("by -S 'download.null_values=[]'", "by 'download.null_values=[]'"),
-        ("the file -S is missing", "the file -S is missing"),
+        ({"download.columns.user": "who"}, "-S download.columns.user=who", 'columns={"user": "who"}'),
+        ({"download.columns.user": "Who is"}, "-S 'download.columns.user=Who is'", 'columns={"user": "Who is"}'),
+        ({"download.columns.timestamp": None}, "-S download.columns.timestamp=null", 'columns={"timestamp": None}'),
+        (
+            {"download.format.header": False, "download.columns.user": 1, "download.columns.item": 2},
+            "-S download.format.header=false -S download.columns.user=1 -S download.columns.item=2",
+            'columns={"user": 1, "item": 2}, download={"format": {"header": False}}',
+        ),
+        ({"download.null_values": []}, "-S 'download.null_values=[]'", 'download={"null_values": []}'),
+        ({"split.min_item_count": 1}, "-S split.min_item_count=1", 'split={"min_item_count": 1}'),
+        ({"--item-column": "movieId"}, "--item-column movieId", "rename the column movieId"),
     ],
 )
-def test_errors_name_arguments_and_not_options(said: str, expected: str):
-    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"), speaking_python():
-        raise ValueError(said)
+def test_messages_state_settings_as_the_caller_does(settings: dict[str, Any], options: str, arguments: str):
+    assert stated(settings) == options
+    with stated_as(as_arguments):
+        assert stated(settings) == arguments
+    assert stated(settings) == options
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"split": {"min_item_count": 999}}, 'allowed: a smaller one (split={"min_item_count": 1} keeps all)'),
+        (
+            {"download": {"events": {"column": "kind"}}},
+            'download={"events": {"column": "event", "keep": ["purchase"]}}',
+        ),
+    ],
+)
+def test_no_stage_of_fit_names_options_of_the_command_line(settings: dict[str, Any], says: str):
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        Recommender.fit(small_log(), **settings)
+    assert "-S " not in str(caught.value)

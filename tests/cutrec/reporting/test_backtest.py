@@ -4,20 +4,24 @@ import csv
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cutrec.outputs import write_json
 from cutrec.reporting.backtest import (
     DIFFERENCE,
+    SHARED,
     Value,
     difference,
     mean_interval,
     means,
+    read_shared,
     read_window,
     t_quantile,
     table,
     write_backtest,
 )
+from rec_eval import Evaluation, write_evaluation
 
 
 @pytest.mark.parametrize(
@@ -52,28 +56,38 @@ def results(*, once: bool = True) -> list[list[Value]]:
         window(number, "per window", "model", 0.1 * number) + window(number, "per window", "popularity", 0.05)
         for number in (1, 2, 3)
     ]
-    return found + [window(number, "once", "model", value) for number, value in enumerate([0.1, 0.1, 0.2], 1) if once]
+    if once:
+        older = enumerate([0.1, 0.1, 0.2], 1)
+        found += [window(number, "once", "model", value) for number, value in older]
+        shared = {"per window": 0.15, "once": 0.1, DIFFERENCE: 0.05}
+        found += [window(number, trained, SHARED, value) for number in (2, 3) for trained, value in shared.items()]
+    return found
 
 
-def test_differences_are_paired_by_window_and_leave_out_the_first():
+def test_means_are_over_the_windows_that_have_a_value():
     found = {(mean.trained, mean.ranking): mean for mean in means(results()) if mean.metric == "ndcg"}
     assert found["per window", "model"].mean == pytest.approx(0.2)
     assert found["per window", "popularity"][4:7] == pytest.approx((0.05, 0.05, 0.05))
-    assert found[DIFFERENCE, "model"].windows == 2
-    assert found[DIFFERENCE, "model"].mean == pytest.approx(0.1)
+    assert found[DIFFERENCE, SHARED].windows == 2
+    assert found[DIFFERENCE, SHARED].mean == pytest.approx(0.05)
     assert difference(results(once=False)) is None
-    assert "by +0.1000 (+0.1000 to +0.1000), over 2 windows after the first" in str(difference(results()))
+    assert "by +0.0500 (+0.0500 to +0.0500), over 2 windows after the first" in str(difference(results()))
 
 
 def test_the_table_has_a_row_per_window_and_the_mean():
     header, *rows = table(results())
-    assert header[4:] == ("trained per window", "trained once", "popularity", "on unknown items")
+    assert header[3:] == (
+        "trained per window", "trained before the first window", "gain on shared targets", "popularity",
+        "on unknown items",
+    )  # fmt: skip
     assert [row[0] for row in rows] == ["1", "2", "3", "mean"]
     assert rows[1][1:6] == (
-        "2024-02-01 00:00", "2024-03-01 00:00", "500", "0.2000 (0.1900 to 0.2100)", "0.1000 (0.0900 to 0.1100)",
+        "2024-02-01 00:00", "500", "0.2000 (0.1900 to 0.2100)", "0.1000 (0.0900 to 0.1100)",
+        "+0.0500 (+0.0400 to +0.0600)",
     )  # fmt: skip
+    assert [row[5] for row in rows[::3]] == ["", "+0.0500 (+0.0500 to +0.0500)"]
     assert [row[-1] for row in rows] == ["", "25.0%", "25.0%", ""]
-    assert table(results(once=False))[0][4:] == ("trained per window", "popularity")
+    assert table(results(once=False))[0][3:] == ("trained per window", "popularity")
 
 
 def test_the_page_needs_no_other_file_and_empty_intervals_are_empty_cells(tmp_path: Path):
@@ -83,12 +97,12 @@ def test_the_page_needs_no_other_file_and_empty_intervals_are_empty_cells(tmp_pa
     page = (tmp_path / "backtest.html").read_text()
     assert "A &lt;log&gt;" in page
     assert page.count('src="data:image/png;base64,') == page.count("src=") == 1
-    assert "Training again for each window" in page
+    assert "training again for each window" in page
     rows = list(csv.DictReader((tmp_path / "windows.csv").open()))
-    assert len(rows) == 3 * 10 + 3 * 5
+    assert len(rows) == 3 * 10 + 3 * 5 + 6 * 5
     assert (rows[3]["value"], rows[3]["low"], rows[3]["unknown"]) == ("0.1", "", "")
     assert (tmp_path / "ndcg.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list(csv.DictReader((tmp_path / "means.csv").open()))) == 4 * 5
+    assert len(list(csv.DictReader((tmp_path / "means.csv").open()))) == 6 * 5
 
 
 def test_the_metrics_of_a_window_are_those_of_its_evaluation(tmp_path: Path):
@@ -101,3 +115,21 @@ def test_the_metrics_of_a_window_are_those_of_its_evaluation(tmp_path: Path):
     assert first == Value(2, "a", "b", "once", "model", "ndcg", 10, 0.25, 0.2, 0.3, 9, 0.5)
     assert (second.value, second.users) == (0.5, 9)
     assert math.isnan(second.low)
+
+
+def test_models_are_compared_on_the_users_and_targets_of_both(tmp_path: Path):
+    """Ann's first target is an item that the older model does not know, Bob is new, and Cid has another target."""
+    runs = {
+        "evaluate": (["ann", "ann", "ann", "bob", "cid"], [9, 5, 5, 5, 7], [1.0, 0.5, 0.0, 1.0, 1.0]),
+        "rolled/evaluate": (["ann", "ann", "cid"], [5, 5, 6], [0.1, 0.3, 1.0]),
+    }
+    for name, (users, targets, values) in runs.items():
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        run = Evaluation((10,), {"ndcg@10": np.array(values)}, {}, 3, 0, 0, np.array(users), np.array(targets))
+        write_evaluation(run, folder / "per_user.parquet")
+    newer, older, gain = read_shared(tmp_path, 2, ("a", "b"))
+    assert (newer.trained, newer.ranking, newer.metric, newer.k) == ("per window", SHARED, "ndcg", 10)
+    assert (newer.value, newer.users) == (0.25, 1)
+    assert (older.trained, older.value) == ("once", pytest.approx(0.2))
+    assert (gain.trained, gain.value, gain.users) == (DIFFERENCE, pytest.approx(0.05), 1)

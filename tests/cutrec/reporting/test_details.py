@@ -73,9 +73,9 @@ def test_the_model_is_compared_with_popularity_user_by_user(written: Path):
 
 
 def test_segments_are_of_history_length_and_of_the_target_s_popularity(written: Path):
-    table = [row for row in rows(written / "bands.csv") if row["ranking"] == "model" and row["metric"] == "hitrate"]
-    bands = {(row["by"], row["band"]): (int(row["users"]), float(row["value"])) for row in table}
-    assert bands == {
+    table = [row for row in rows(written / "segments.csv") if row["ranking"] == "model" and row["metric"] == "hitrate"]
+    segments = {(row["by"], row["segment"]): (int(row["users"]), float(row["value"])) for row in table}
+    assert segments == {
         ("history", "1"): (2, 1.0),
         ("history", "2-11"): (1, 1.0),
         ("history", "12"): (1, 0.0),
@@ -89,9 +89,16 @@ def test_segments_are_of_history_length_and_of_the_target_s_popularity(written: 
 
 def test_targets_that_training_lacks_are_a_segment(tmp_path: Path):
     details.write_details(make_rankings(counts=np.array([10, 8, 4, 0, 1])), tmp_path)
-    table = [row for row in rows(tmp_path / "bands.csv") if (row["ranking"], row["metric"]) == ("model", "hitrate")]
-    bands = [(row["band"], row["users"], row["value"]) for row in table if row["by"] == "known_target"]
-    assert bands == [("0", "1", "1.0"), ("1", "3", str(2 / 3))]
+    table = [row for row in rows(tmp_path / "segments.csv") if (row["ranking"], row["metric"]) == ("model", "hitrate")]
+    segments = [(row["segment"], row["users"], row["value"]) for row in table if row["by"] == "known_target"]
+    assert segments == [("0", "1", "1.0"), ("1", "3", str(2 / 3))]
+
+
+def test_days_since_the_last_event_are_a_segment_of_logs_with_a_clock(tmp_path: Path):
+    details.write_details(make_rankings(days=np.array([0, 3, 3, 40])), tmp_path)
+    table = [row for row in rows(tmp_path / "segments.csv") if (row["ranking"], row["metric"]) == ("model", "hitrate")]
+    found = [(row["segment"], row["users"], float(row["value"])) for row in table if row["by"] == "days"]
+    assert found == [("0-2", "1", 1.0), ("3-39", "2", 0.5), ("40", "1", 1.0)]
 
 
 def test_popularity_of_what_is_consumed_stands_once_beside_both_rankings(written: Path):
@@ -140,5 +147,5 @@ def test_one_test_user_has_values_and_no_intervals(tmp_path: Path):
     details.write_details(make_rankings(users=1), tmp_path)
     first = rows(tmp_path / "intervals.csv")[0]
     assert (float(first["value"]), first["low"], first["users"]) == (1.0, "", "1")
-    assert {(row["low"], row["p_value"]) for row in rows(tmp_path / "comparison.csv")} == {("", "1.0")}
+    assert {(row["low"], row["p_value"]) for row in rows(tmp_path / "comparison.csv")} == {("", "0.5")}
     assert all(math.isnan(row.low) for row in details.interval_rows(make_rankings(users=1).results["model"]))

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from cutrec.config import Config, Split
+from cutrec.config import Config
 from cutrec.environment import Code
 from cutrec.reporting.limits import limits
 from cutrec.reporting.remarks import Remark, no_gain
 from cutrec.reporting.run_outputs import RunOutputs
+from rec_data.config import Split
 from tests.cutrec.reporting.test_remarks import PLAIN, TRAINED
 
 

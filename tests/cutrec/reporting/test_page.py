@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, settings
 from hypothesis import given as for_all
@@ -19,7 +20,7 @@ from hypothesis import strategies as some
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from cutrec.config import AUTO_KEYS, Config, Evaluate, Report, as_written, from_mapping, read_yaml, settled
+from cutrec.config import AUTO_KEYS, Config, Report, as_written, from_mapping, read_yaml, settled
 from cutrec.decide import write_decisions
 from cutrec.environment import Code, read_code
 from cutrec.nested import merged, nest
@@ -29,8 +30,11 @@ from cutrec.reporting.page import steps
 from cutrec.reporting.run_outputs import RunOutputs, read_outputs
 from cutrec.workflow.report import report
 from rec_data.raw.titles import Titles
+from rec_eval import Baseline, LogCounts, evaluate
+from rec_eval.config import Evaluate
 from tests.cutrec.reporting.test_details import make_rankings
 
+LOG = LogCounts(np.array([3, 3, 2, 1, 1]), 4)
 PICTURES = {
     "loss", "validation", "ndcg", "recall", "coverage", "surprisal", "by_history", "by_popularity", "concentration",
     "long_tail",
@@ -388,11 +392,31 @@ def test_ids_of_the_log_are_text_and_no_markup(make: Make):
     Text(html)
 
 
+def test_days_and_metrics_beyond_accuracy_are_shown_where_there_are_any(make: Make, tmp_path: Path):
+    run = make()
+    text = Text(html_of(run)).text
+    assert "Days from the user's last event to the target" not in text
+    assert "Unexpectedness" not in text
+    rankings = make_rankings(days=np.array([0, 3, 3, 40]))
+    baseline = Baseline(rankings.lists["popularity"], rankings.counts)
+    results = {
+        name: evaluate(ids, rankings.targets, [1, 10], LOG, baseline=baseline, groups=np.array([0, 0, 1, 1, -1]))
+        for name, ids in rankings.lists.items()
+    }
+    run = make(rankings=dataclasses.replace(rankings, results=results))
+    page.draw(run, tmp_path)
+    assert (tmp_path / "by_days.png").is_file()
+    text = Text(html_of(run)).text
+    assert "Days from the user's last event to the target segment users NDCG@10" in text
+    assert "list k Coverage Surprisal Unexpectedness Serendipity Diversity model 1" in text
+    assert "Diversity share of pairs of items in the list that are of different groups" in text
+
+
 def test_one_test_user_is_enough_for_a_page(make: Make, tmp_path: Path):
     run = make(rankings=make_rankings(users=1))
     page.draw(run, tmp_path)
     text = Text(html_of(run)).text
-    assert "(95% interval of too few users; permutation test: p = 1, 1 users)" in text
+    assert "(95% interval of too few users; permutation test: p = 0.5, 1 users)" in text
     assert "NDCG model 1.0000 too few users 1.0000 too few users" in text
 
 

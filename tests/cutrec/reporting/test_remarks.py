@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from cutrec.config import Config, Train
+from cutrec.config import Config
 from cutrec.reporting.remarks import split_remarks, training_remarks
+from rec_models.config import Train
 
 PLAIN: dict[str, Any] = {
     "test_fraction": 0.1,

@@ -40,7 +40,7 @@ def test_what_is_written_comes_back(tmp_path: Path):
     assert (tmp_path / "whole.csv").read_text() == path.read_text()
 
 
-@pytest.mark.parametrize("name", ["training.csv", "study/results.csv"])
+@pytest.mark.parametrize("name", ["training.csv", "h100/training.csv", "study/results.csv"])
 def test_committed_results_are_read_and_written_as_they_are(tmp_path: Path, name: str):
     committed = ROOT / "results" / name
     found = read(committed)

@@ -104,7 +104,7 @@ CASES: dict[str, Read] = {
     "data/train/metrics.json": of_report,
     "data/train/history.csv": of_report,
     "data/evaluate/metrics.json": of_report,
-    "data/evaluate/details/bands.csv": of_report,
+    "data/evaluate/details/segments.csv": of_report,
     "data/evaluate/details/examples.json": of_report,
     "data/evaluate/SHA256SUMS": of_report,
 }
@@ -205,7 +205,7 @@ def test_an_edited_or_restored_file_is_named_with_the_cure(
     )
 
 
-@pytest.mark.parametrize("name", ["details/bands.csv", "details/comparison.csv", "details/memory.json"])
+@pytest.mark.parametrize("name", ["details/segments.csv", "details/comparison.csv", "details/memory.json"])
 def test_an_output_that_is_gone_is_missed(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     folder = shutil.copytree(run, tmp_path / "checkout")
     monkeypatch.chdir(folder)

@@ -10,13 +10,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate, Split
+from cutrec.config import Config, Report
 from cutrec.workflow import evaluate
 from cutrec.workflow.recommendations import write_recommendations
+from rec_data.config import Split
 from rec_data.sequences.store import write_store
 from rec_data.splits.split import split_log
 from rec_eval import TopK, read_evaluation
 from rec_eval import evaluate as measure
+from rec_eval.config import Evaluate
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
 from rec_models.training.checkpoint import ModelCheckpoint
@@ -99,6 +101,23 @@ def run(folder: Path, out: Path, dataset: str) -> Path:
     return out
 
 
+def test_each_user_counts_once_however_many_successive_targets(trained: Path, tmp_path: Path):
+    (tmp_path / "split").mkdir()
+    settings = Split(strategy="leave_one_out", holdout=2, target="successive", seen_targets="drop")
+    summary = split_log(trained / "log.parquet", tmp_path / "split", settings)
+    config = Config(dataset="log.parquet", split=settings, evaluate=Evaluate(k=(1, 10)))
+    evaluate.evaluate(config, tmp_path / "split", trained / "model.ckpt", tmp_path / "evaluate")
+    metrics = json.loads((tmp_path / "evaluate/metrics.json").read_text())
+    rows = pl.read_parquet(tmp_path / "evaluate/per_user.parquet")
+    lists = rows.group_by("user_id").agg(pl.len(), pl.col("ndcg@10").mean())
+    assert summary["test"]["users"] == metrics["users"] == len(lists)
+    assert summary["test"]["targets"] == metrics["targets"] == len(rows)
+    assert sorted(lists["len"].unique()) == [1, 2]
+    assert metrics["ndcg@10"] == pytest.approx(lists["ndcg@10"].mean(), abs=1e-6)
+    intervals = pl.read_csv(tmp_path / "evaluate/details/intervals.csv")
+    assert intervals["users"].unique().to_list() == [len(lists)]
+
+
 def test_metrics_are_those_of_the_lists_that_were_written(trained: Path, tmp_path: Path):
     out = run(trained, tmp_path / "evaluate", "log.parquet")
     metrics = json.loads((out / "metrics.json").read_text())
@@ -128,6 +147,31 @@ def test_metrics_are_those_of_the_lists_that_were_written(trained: Path, tmp_pat
     intervals = pl.read_csv(out / "details/intervals.csv")
     row = intervals.filter(ranking="popularity", metric="ndcg", k=10)
     assert row["value"].item() == pytest.approx(metrics["popularity"]["ndcg@10"], abs=1e-6)
+
+
+def test_groups_and_repeats_add_diversity_and_novelty_and_days_a_segment(trained: Path, tmp_path: Path):
+    items = pl.read_parquet(trained / "split/items.parquet")["original_id"]
+    table = pl.DataFrame({"id": items, "title": items.cast(pl.String), "group": (items % 3).cast(pl.String)})
+    table.write_csv(tmp_path / "items.csv")
+    config = Config(
+        dataset="log.parquet",
+        split=Split(strategy="leave_one_out"),
+        evaluate=Evaluate(k=(1, 10, 50), filter_seen=False),
+        report=Report(item_names="items.csv"),
+    )
+    out = tmp_path / "evaluate"
+    evaluate.evaluate(config, trained / "split", trained / "model.ckpt", out, root=tmp_path)
+    metrics = json.loads((out / "metrics.json").read_text())
+    lists = pl.read_parquet(out / "recommendations.parquet").filter(pl.col("rank") <= 10)
+    groups = lists.with_columns(group=pl.col("item_id") % 3).group_by("user_id").agg(pl.col("group"))["group"].to_list()
+    pairs = [np.mean([a != b for i, a in enumerate(own) for b in own[:i]]) for own in groups]
+    assert metrics["diversity@10"] == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert 0 < metrics["novelty@10"] < 1
+    assert metrics["popularity"]["unexpectedness@10"] == 0 < metrics["unexpectedness@10"]
+    segments = pl.read_csv(out / "details/segments.csv").filter(ranking="model", metric="hitrate")
+    assert segments.filter(by="days")["users"].sum() == 60
+    without = json.loads((run(trained, tmp_path / "without", "log.parquet") / "metrics.json").read_text())
+    assert not {"diversity@10", "novelty@10"} & set(without)
 
 
 def test_a_twin_writes_no_accuracy(trained: Path, tmp_path: Path):

@@ -33,3 +33,12 @@ def test_rows_that_are_left_out_are_told_in_one_line(tmp_path: Path, settings: d
     columns = {"columns": Columns(rating="stars")} if "min_rating" in settings else {}
     config = Config(dataset="raw.parquet", download=Download(**(columns | settings)))
     assert read_remarks(config, fetch(config, tmp_path / "log.parquet", root=tmp_path)) == lines
+
+
+@pytest.mark.parametrize("unknown", ["2099-12-31", None])
+def test_times_after_today_are_told(tmp_path: Path, unknown: str | None):
+    rows = ["user_id,item_id,timestamp", "1,2,2024-01-31 12:00:00.5", *([f"1,3,{unknown}"] * 2 if unknown else [])]
+    (tmp_path / "raw.csv").write_text("\n".join(rows))
+    config = Config(dataset="raw.csv")
+    lines = read_remarks(config, fetch(config, tmp_path / "log.parquet", root=tmp_path))
+    assert [line.partition(";")[0] for line in lines] == ["2 of 3 rows have times after today"] * bool(unknown)

@@ -62,6 +62,7 @@ def test_a_log_is_planned_once_it_is_split(monkeypatch: pytest.MonkeyPatch, tmp_
     assert sizes.items == summary["items"]
     assert 2 <= sizes.mean_length <= 4
     assert sizes.steps == 5
-    known = r"movielens_20m, beauty, zvuk, megamarket, 30music, gowalla, twin:NAME or twin:NAME@SCALE of one of them"
+    logs = "movielens_20m, beauty, zvuk, megamarket, 30music, gowalla, completejourney"
+    known = f"{logs}, twin:NAME or twin:NAME@SCALE of one of them"
     with pytest.raises(ConfigError, match=f"dataset: found 'nope', allowed: {known}, demo, whose split is in data/sp"):
         sizes_of(from_mapping({"dataset": "nope"}))

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate
+from cutrec.config import Config
 from cutrec.workflow import ranking
 from cutrec.workflow import training_inputs as inputs
 from rec_data.sequences.store import SequenceStore, write_store
 from rec_eval import rank_metrics, target_ranks, top_k
+from rec_eval.config import Evaluate
 from rec_models.config import ModelSettings
 from rec_models.encoders import Encoder, build_encoder
 

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Config, Evaluate, Negatives, Report, Split, Train, settled
+from cutrec.config import Config, Report, settled
 from cutrec.workflow.run_hash import run_hash, training_code
+from rec_data.config import Split
+from rec_eval.config import Evaluate
+from rec_models.config import Negatives, Train
 
 NAMES = ("split/sequences/train.arrow", "split/items.parquet", "code.py")
 

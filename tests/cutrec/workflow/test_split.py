@@ -6,10 +6,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cutrec.config import Config, Download, Split
+from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import read_json
 from cutrec.workflow.split import split
+from rec_data.config import Download, Split
 from rec_data.describe import describe
 
 

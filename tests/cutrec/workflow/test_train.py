@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec.config import Config, Evaluate, read_yaml
+from cutrec.config import Config, read_yaml
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError
 from cutrec.reporting.remarks import no_gain
@@ -17,6 +17,7 @@ from cutrec.workflow import train
 from cutrec.workflow.checkpoints import COMPLETE
 from cutrec.workflow.training_inputs import popularity_ndcg, unreachable_share
 from rec_data.sequences.store import SequenceStore
+from rec_eval.config import Evaluate
 from rec_models.errors import TrainingError
 from rec_models.training.result import FitResult
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import Config, Losses, Negatives, Train, loss_settings, model_settings, training_settings
+from cutrec.config import Config, loss_settings, model_settings, training_settings
 from cutrec.workflow.training_inputs import users_at_once
 from rec_data.sequences.store import SequenceStore
-from rec_models.config import Gbce
+from rec_models.config import Gbce, Losses, Negatives, Train
 from rec_models.losses import LOSSES
 from tests.cutrec.test_config import SHIPPED
 

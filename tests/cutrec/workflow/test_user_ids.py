@@ -70,7 +70,7 @@ def test_files_without_ids_are_refused(tmp_path: Path):
         with pytest.raises(StageError, match=r"^--users: found no ids in .*empty.txt, allowed: at least one"):
             ids_in(tmp_path / "empty.txt")
     for text, columns, example in (
-        ("shop,name\na,b\n", "shop, name", "NAME"), ("id,reason\n1,a\n", "id, reason", "id"),
+        ("shop,name\na,b\n", "shop, name", "NAME"), ("userid,reason\n1,a\n", "userid, reason", "userid"),
         ("1,2,3\n", "1, 2, 3", "NAME"), ("a;b\nc;d\n", "a, b", "NAME"),
     ):  # fmt: skip
         (tmp_path / "two.csv").write_text(text)

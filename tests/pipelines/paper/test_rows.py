@@ -86,7 +86,7 @@ def test_other_hyper_parameters_are_another_point_and_other_ways_the_same():
         "2 results are of no point of the paper's tables, or of a twin of another scale"
     ]
     (line,) = beauty(lines([trained(point(4, "beauty", extra={"train": {"optimizer": "adam_bf16"}}))], SHIPPED))
-    assert [row.label for row in line.ours] == ["optimizer=adam_bf16"]
+    assert [row.label for row in line.ours] == ["the data itself, optimizer=adam_bf16"]
 
 
 def test_both_rows_of_a_repeated_point_get_its_result():
@@ -97,7 +97,7 @@ def test_both_rows_of_a_repeated_point_get_its_result():
 def test_defects_and_seeds_are_told():
     faithful = trained(point(4, "beauty", paper_faithful=True, extra={"seed": 7}))
     (line,) = beauty(lines([faithful], SHIPPED))
-    assert line.ours[0].label == "paper-faithful, seed 7"
+    assert line.ours[0].label == "the data itself, paper-faithful, seed 7"
 
 
 def test_a_point_that_did_not_fit_says_so_and_is_predicted_on_request():
@@ -136,7 +136,8 @@ def test_seeds_have_a_mean_and_a_deviation(tmp_path: Path):
     found = [*runs, REAL, replace(REAL, seed=1, peak_fit_gib=2.5), replace(TWIN, seed=7), TILE]
     (line,) = beauty(lines(found, SHIPPED))
     three, alone, tile = line.ours
-    assert (three.label, three.seeds, three.values["peak_gib"]) == ("3 seeds", (1, 2, 42), pytest.approx(2.4))
+    assert (three.label, three.seeds) == ("the data itself, 3 seeds", (1, 2, 42))
+    assert three.values["peak_gib"] == pytest.approx(2.4)
     assert three.values["ndcg_at_10"] == pytest.approx(0.03)
     assert three.deviations["ndcg_at_10"] == pytest.approx(0.01)
     assert {alone.label, tile.label} == {"twin, seed 7", "twin, negatives shared by tile"}
@@ -163,7 +164,7 @@ def test_the_csv_holds_the_same(tmp_path: Path):
     write_csv(lines([TWIN], SHIPPED), tmp_path / "tables.csv")
     with (tmp_path / "tables.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 92
+    assert len(rows) == 92 + 9
     (ours,) = (row for row in rows if row["twin"] == "True")
     assert (ours["peak_gib_ours"], ours["peak_gib_ratio"], ours["ndcg_at_10_ours"]) == ("1.15", "0.5", "")
     collapsed = next(row for row in rows if row["ndcg_at_10_paper"] == "0.0")  # a row that the paper prints as 0
@@ -219,3 +220,18 @@ def test_ways_of_computing_leave_a_point_where_it_is():
     assert is_the_papers_point(None)
     assert is_the_papers_point("cuda_graphs=true;optimizer=adam_bf16")
     assert not is_the_papers_point("cuda_graphs=true;dropout=0.3")
+
+
+def test_a_log_that_the_paper_does_not_have_has_its_own_row(tmp_path: Path):
+    of = point(4, "completejourney")
+    real = trained(of)
+    accurate = Result.of(of, "accuracy", device=real.device, revision="def5678", ndcg_at_10=0.0232)
+    (line,) = (line for line in lines([real, accurate], SHIPPED) if line.ours)
+    assert (line.paper, line.ours[0].label) == ({}, "the data itself")
+    row = [cell.strip() for cell in markdown_table([line]).splitlines()[2].split("|")[1:-1]]
+    assert row[:5] == ["completejourney", "16 x 512", "511", "the data itself", "paper"]
+    assert row[5:15] == ["", "0.0232", "", "", "", "", "", "1.15", "", "4.6"]
+    write_csv([line], tmp_path / "tables.csv")
+    with (tmp_path / "tables.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["ndcg_at_10_paper"], row["ndcg_at_10_ours"], row["ndcg_at_10_ratio"]) == ("", "0.0232", "")

@@ -22,7 +22,7 @@ def test_the_command_writes_a_page_a_csv_and_pictures(
     printed = capsys.readouterr().out
     assert "Table 4: SASRec with CCE-" in printed
     assert "Table 3" not in printed
-    assert "1 of 92 rows have something of ours" in printed
+    assert "1 of 101 rows have something of ours" in printed
     page = (tmp_path / "out/tables.md").read_text()
     assert page.count("\n## Table ") == 15
     for name in ("memory_by_loss", "epoch_time_by_loss", "accuracy_by_memory"):
@@ -45,7 +45,7 @@ def test_without_anything_of_ours_the_next_step_is_named(
     tables.main(["--table", "4", "--no-dvc", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "nothing of ours is known yet: `python -m pipelines.paper.grid` queues" in printed
-    assert "0 of 92 rows have something of ours" in printed
+    assert "0 of 101 rows have something of ours" in printed
 
 
 def test_results_files_are_told_by_their_columns(tmp_path: Path):

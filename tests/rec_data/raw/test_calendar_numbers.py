@@ -92,6 +92,20 @@ def test_days_of_a_spreadsheet_are_refused(tmp_path_factory, days, part):
         )
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    moments=st.lists(st.datetimes(dt.datetime(1990, 1, 2), dt.datetime(2026, 1, 1)), min_size=1),
+    zero=st.sampled_from([("since 1970", 0), ("Julian", 2_440_587.5), ("MATLAB", 719_529)]),
+)
+def test_days_with_a_fraction_are_refused(tmp_path_factory, moments, zero):
+    name, of_1970 = zero
+    days = [(moment - dt.datetime(1970, 1, 1)) / dt.timedelta(days=1) + of_1970 for moment in moments]
+    days = [day + 0.25 * (day % 1 == 0) for day in days]
+    ids = range(len(days))
+    with pytest.raises(DataError, match=rf"dates? in .*{name}.*; allowed: an export .* as text"):
+        fetch(tmp_path_factory.mktemp("days"), {"user_id": ids, "item_id": ids, "timestamp": days})
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.one_of(

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from rec_data.config import Columns, Download, Format, character
 from rec_data.errors import DataError
 from rec_data.raw import text_check, text_files, text_source
+from rec_data.raw.files import require_columns
 from rec_data.raw.history_files import write_history_log
 from rec_data.raw.rows import PLACE
+from rec_data.schema import ITEM, TIMESTAMP, USER
 from rec_data.sources.fetch import fetch_log
 
 EVENTS = [("ann", "p1", 1), ("ben", "p6", 2), ("cas", "p4", 3), ("ann", "p2", 4), ("ben", "p7", 5), ("cas", "p5", 6)]
@@ -347,6 +349,32 @@ def test_missing_column_is_told_the_flag_with_the_most_similar_name(tmp_path):
     (tmp_path / "raw.csv").write_text("user_id,movieId\n1,2\n")
     with pytest.raises(DataError, match=r"\(--item-column movieId\)$"):
         write_history_log("raw.csv", tmp_path / "h.parquet", root=tmp_path, columns=Columns())
+
+
+HEADERS = {  # real ones: what is proposed for user, item and time
+    "userId,movieId,rating,timestamp": ("userId", "movieId", None),
+    "timestamp,visitorid,event,itemid,transactionid": ("visitorid", "itemid", None),
+    "rating,title,text,asin,parent_asin,sort_timestamp,helpful_vote": ("NAME", "asin", "NAME"),
+    "Invoice,StockCode,Quantity,InvoiceDate,Price,Customer ID,Country": ("Customer ID", "NAME", "InvoiceDate"),
+    "household_id,store_id,basket_id,product_id,quantity,transaction_timestamp": (
+        "NAME", "product_id", "transaction_timestamp",
+    ),
+    "t_dat,customer_id,article_id,price,sales_channel_id": ("customer_id", "article_id", "NAME"),
+    "Kunde,Seite,Zeit": ("NAME", "NAME", "NAME"),
+    "id,order_item_count,user_age,updated": ("NAME", "NAME", "NAME"),
+    "usr_id,itm_id,timestmp": ("usr_id", "itm_id", "timestmp"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_column_is_only_proposed_if_its_name_fits(header):
+    names = header.split(",")
+    for key, expected in zip((USER, ITEM, TIMESTAMP), HEADERS[header], strict=True):
+        if expected is not None:
+            with pytest.raises(DataError) as caught:
+                require_columns(names, {key: key}, "log", keys={key: "X"})
+            proposed = "'X={}'" if " " in expected else "X={}"
+            assert f"(-S {proposed.format(expected)})" in str(caught.value)
 
 
 def test_line_that_tells_excel_the_separator_is_read(tmp_path):

@@ -230,6 +230,10 @@ def test_times_that_do_not_have_the_format(tmp_path, given, form, message):
         ("%Y%Q", "in which %Q has no meaning"),
         ("%Y%%%", "in which % has no meaning"),
         ("%Y-%5f", "in which %5 has no meaning"),
+        ("%Y-%m-%d %H:%M:%M", "%M is there twice"),
+        ("%d.%m.%Y %-m", "%m is there twice"),
+        ("%F %b", "%m is there twice"),
+        ("%d.%M.%Y", "allowed: a month"),
     ],
 )
 def test_formats_that_would_be_misread(form, message):

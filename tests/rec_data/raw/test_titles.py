@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rec_data.errors import DataError
-from rec_data.raw.titles import Titles, read_titles
+from rec_data.raw.titles import Titles, read_groups, read_titles
 
 CURE = ", allowed: a CSV file in UTF-8 with a header, or a parquet file, with the columns id (or item_id) and title"
 
@@ -28,6 +28,16 @@ def test_the_first_of_several_titles_is_taken_and_counted(tmp_path: Path):
     path = tmp_path / "items.tsv"
     path.write_text("id\ttitle\n1\tcup\n1\tmug\n2\tpot\n2\tpot\n", encoding="utf-8")
     assert read(path, 1, 2) == Titles({"1": "cup", "2": "pot"}, repeated=1)
+
+
+def test_groups_are_numbered_and_may_be_missing(tmp_path: Path):
+    path = tmp_path / "items.csv"
+    path.write_text("id,title,group\n7,cup,kitchen\n8,rope,garden\n9,pot,kitchen\n9,pot,garden\n10,?,\n")
+    found = read_groups(path.name, [9, 8, "x", 7, 10], root=tmp_path, what="report.item_names", item="item_id")
+    assert found is not None
+    assert found.tolist() == [1, 0, -1, 1, -1]
+    path.write_text("id,title\n7,cup\n")
+    assert read_groups(path.name, [7], root=tmp_path, what="report.item_names", item="item_id") is None
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,36 @@ def test_incomplete_lines_of_gowalla_are_dropped_and_counted(mirror):
         fetch("gowalla", mirror)
 
 
+def test_a_file_of_an_installed_package_is_read_where_it_is(mirror, monkeypatch):
+    purchases = {
+        "household_id": [900, 900, 1228],
+        "product_id": [1095275, 9878513, 1041453],
+        "transaction_timestamp": [dt.datetime(2017, 1, 1, 11, 53, 26)] * 3,
+    }
+    site = mirror.parent / "site"
+    (raw,) = SOURCES["completejourney"].raws
+    raw = dataclasses.replace(raw, file="groceries_py/data/transactions.parquet")
+    monkeypatch.setitem(SOURCES, "completejourney", Published((raw,)))
+    with pytest.raises(DataError, match=r"which is not installed; .*'rec-data\[completejourney\]'\), or "):
+        fetch_log("completejourney", mirror.parent / "log.parquet", root=mirror)
+
+    (site / "groceries_py/data").mkdir(parents=True)
+    (site / "groceries_py/__init__.py").touch()
+    pl.DataFrame(purchases).write_parquet(site / raw.file)
+    checksum = "sha256:" + hashlib.sha256((site / raw.file).read_bytes()).hexdigest()
+    monkeypatch.setitem(SOURCES, "completejourney", Published((dataclasses.replace(raw, checksum=checksum),)))
+    monkeypatch.syspath_prepend(str(site))
+    expected = [(900, 1095275, 1483271606), (900, 9878513, 1483271606), (1228, 1041453, 1483271606)]
+    fetch_log("completejourney", mirror.parent / "log.parquet", root=mirror)
+    assert pl.read_parquet(mirror.parent / "log.parquet").rows() == expected
+    fetch_log("completejourney", mirror.parent / "log.parquet", root=site, settings=Download(mirror="."))
+    assert pl.read_parquet(mirror.parent / "log.parquet").rows() == expected
+    assert fingerprint("completejourney", root=site)["checksum"] == checksum
+    (site / raw.file).write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"transactions\.parquet .* expected .*; install the package again"):
+        fetch_log("completejourney", mirror.parent / "log.parquet", root=mirror)
+
+
 def test_every_source_has_a_reader_and_a_fetcher():
     for source in SOURCES.values():
         if isinstance(source, Published):

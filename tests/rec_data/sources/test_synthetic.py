@@ -14,6 +14,7 @@ PUBLISHED = {  # users, items, interactions after filtering
     "megamarket": (350_267, 1_661_327, 114_846_280),
     "30music": (44_381, 909_487, 25_639_260),
     "gowalla": (84_766, 308_962, 4_660_733),
+    "completejourney": (2_458, 28_165, 1_401_647),
 }
 
 

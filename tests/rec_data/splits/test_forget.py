@@ -65,8 +65,11 @@ def test_leave_one_out_by_hand(tmp_path):
     assert pl.read_parquet(out / "users.parquet").rows() == [(0, "a"), (1, "c")]
     assert pl.read_parquet(out / "items.parquet").rows() == [(0, 5, 1), (1, 6, 0), (2, 7, 2), (3, 8, 1), (4, 9, 0)]
     assert pl.read_parquet(out / "train.parquet").rows() == [(0, [2, 3], [1, 2]), (1, [0, 2], [1, 2])]
-    assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [2, 3], [1, 2], 0), (1, [0, 2], [1, 2], 3)]
-    assert pl.read_parquet(out / "test.parquet").rows() == [(0, [2, 3, 0], [1, 2, 3], 4), (1, [0, 2, 3], [1, 2, 3], 4)]
+    assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [2, 3], [1, 2], 0, 3), (1, [0, 2], [1, 2], 3, 3)]
+    assert pl.read_parquet(out / "test.parquet").rows() == [
+        (0, [2, 3, 0], [1, 2, 3], 4, 4),
+        (1, [0, 2, 3], [1, 2, 3], 4, 4),
+    ]
     store = SequenceStore.open(out / "sequences" / "test.arrow", hashes={"users": read_ids(out / "users.parquet").hash})
     assert (store.user_ids.tolist(), store.items.tolist(), store.targets.tolist()) == (
         [0, 1],

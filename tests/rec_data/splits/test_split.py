@@ -27,8 +27,8 @@ def test_leave_one_out_by_hand(tmp_path):
     summary = split_log(log, out, Split(strategy="leave_one_out"), tie_seed=None)
     # a: 7 9 5 8 (5 before 8: a tie keeps the order of rows); items 5 7 8 9 -> 0 1 2 3
     assert pl.read_parquet(out / "train.parquet").rows() == [(0, [1, 3], [1, 2]), (1, [1, 0], [1, 2])]
-    assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [1, 3], [1, 2], 0)]
-    assert pl.read_parquet(out / "test.parquet").rows() == [(0, [1, 3, 0], [1, 2, 3], 2)]
+    assert pl.read_parquet(out / "validation.parquet").rows() == [(0, [1, 3], [1, 2], 0, 3)]
+    assert pl.read_parquet(out / "test.parquet").rows() == [(0, [1, 3, 0], [1, 2, 3], 2, 3)]
     assert pl.read_parquet(out / "items.parquet").rows() == [(0, 5, 1), (1, 7, 2), (2, 8, 0), (3, 9, 1)]
     assert pl.read_parquet(out / "users.parquet").rows() == [(0, "a"), (1, "b")]
     assert summary["test"]["targets_unseen_in_train"] == 1
@@ -198,8 +198,9 @@ def test_times_too_wide_for_one_sort_key(tmp_path):
     rows = distinct_times(2)
     wide = [(user, item, time * 2**54) for user, item, time in rows]
     one, other = (parts_of(tmp_path, r, n) for r, n in ((rows, "a"), (wide, "b")))
+    times = ["timestamps", "target_time"]
     for name, part in one.items():
-        assert part.drop("timestamps", strict=False).equals(other[name].drop("timestamps", strict=False)), name
+        assert part.drop(times, strict=False).equals(other[name].drop(times, strict=False)), name
 
 
 def test_ties_keep_row_order_in_a_log_of_many_row_groups(tmp_path):
@@ -272,7 +273,7 @@ def test_paper_faithful_writes_the_inputs_of_newcomers(tmp_path):
     seed = next(seed for seed in range(99) if np.random.default_rng(seed).choice([1, 2, 3], 1, replace=False) == 2)
     settings = Split(min_item_count=None, min_user_count=None, test_fraction=0.3)
     parts = parts_of(tmp_path, rows, "a", settings, seed=seed, paper_faithful=True)
-    assert parts["test.parquet"].rows() == [(0, [0], [0], 1), (2, [1, 0], [0, 1], 1)]
+    assert parts["test.parquet"].rows() == [(0, [0], [0], 1, 1), (2, [1, 0], [0, 1], 1, 9)]
     assert parts["untargeted.parquet"].rows() == [(3, [1], [8])]
     assert parts["users.parquet"]["original_id"].to_list() == [1, 2, 3, 4]
     store = SequenceStore.open(tmp_path / "a" / "sequences" / "untargeted.arrow")

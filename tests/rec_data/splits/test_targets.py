@@ -12,7 +12,7 @@ from rec_data.splits.sorted_log import SortedLog
 from rec_data.splits.strategies import leave_one_out, temporal
 from rec_data.splits.targets import TargetRule, hold_out
 
-CHOICES = ("last", "first", "random")
+CHOICES = ("last", "first", "random", "successive")
 rules = st.builds(TargetRule, st.sampled_from(CHOICES), st.sampled_from(["keep", "drop"]), st.integers(0, 3))
 histories = st.lists(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 30)), max_size=14), min_size=2, max_size=8
@@ -32,14 +32,20 @@ def allowed(events, candidates, rule):
     found = [place for place in candidates if place > 0]
     if rule.seen == "drop":
         found = [place for place in found if events[place][0] not in {item for item, _ in events[:place]}]
-    return {"last": found[-1:], "first": found[:1], "random": found}[rule.choice]
+    return {"last": found[-1:], "first": found[:1]}.get(rule.choice, found)
 
 
-def check(part, expected):
-    """Compare a part with {user: (events, places that may be the target)}."""
-    assert part.users.tolist() == [user for user, (_, places) in expected.items() if places]
-    for row, user in enumerate(part.users.tolist()):
-        events, places = expected[user]
+def check(part, expected, rule):
+    """Compare a part with {user: (events, places that may be the target, or are with successive targets)}."""
+    each = rule.choice == "successive"
+    rows = [
+        (user, chosen)
+        for user, (_, places) in expected.items()
+        for chosen in ([[place] for place in places] if each else [places] if places else [])
+    ]
+    assert part.users.tolist() == [user for user, _ in rows]
+    for row, (user, places) in enumerate(rows):
+        events, _ = expected[user]
         begin, end = part.offsets[row], part.offsets[row + 1]
         place = int(end - begin)
         assert place in places
@@ -66,7 +72,7 @@ def test_hold_out(users, rule, data):
             first = asked[0] == 0  # the first event of a user is new, and has no history
             reasons["too_short" if first or rule.seen == "keep" else "with_seen_targets_only"] += 1
     part, found = hold_out(log, rows, candidates, rule)
-    check(part, expected)
+    check(part, expected, rule)
     assert Counter(found) == reasons
     assert ("with_seen_targets_only" in found) == (rule.seen == "drop")
 
@@ -94,7 +100,9 @@ def test_temporal(users, rule, moment, share, in_time):
     def places(events, begin, end=np.inf):
         return allowed(events, [place for place, (_, time) in enumerate(events) if begin <= time < end], rule)
 
-    check(parts.test, {u: (usable[u], places(usable[u], moment) if u in trains else []) for u in range(len(users))})
+    check(
+        parts.test, {u: (usable[u], places(usable[u], moment) if u in trains else []) for u in range(len(users))}, rule
+    )
     for user, _ in enumerate(users):
         usable[user] = [event for event in usable[user] if event[1] < moment]
     if in_time:
@@ -103,7 +111,7 @@ def test_temporal(users, rule, moment, share, in_time):
     else:
         rule = TargetRule("last", rule.seen)
         expected = {u: (usable[u], [] if u in trains else places(usable[u], -1)) for u in range(len(users))}
-    check(parts.validation, expected)
+    check(parts.validation, expected, rule)
 
 
 @settings(max_examples=100, deadline=None)
@@ -124,8 +132,8 @@ def test_leave_one_out(users, rule, holdout):
             leave_one_out(log, holdout=holdout, rule=rule)
         return
     parts = leave_one_out(log, holdout=holdout, rule=rule)
-    check(parts.test, test)
-    check(parts.validation, validation)
+    check(parts.test, test, rule)
+    check(parts.validation, validation, rule)
     train = [events[: -2 * holdout] if user in enough else events for user, events in enumerate(users)]
     assert parts.train.users.tolist() == [user for user in everyone if train[user]]
     assert parts.train.items.tolist() == [item for events in train for item, _ in events]

@@ -14,8 +14,9 @@ from rec_data.errors import DataError
 from rec_data.splits.split import split_log
 from rec_data.splits.windows import Window, split_later, windows_of
 
+START = 1_600_000_000
 rows_of_logs = st.lists(
-    st.tuples(st.integers(0, 5), st.sampled_from("abcdef"), st.integers(0, 400)), min_size=12, max_size=60
+    st.tuples(st.integers(0, 5), st.sampled_from("abcdef"), st.integers(START, START + 400)), min_size=12, max_size=60
 )
 
 
@@ -26,7 +27,9 @@ def write(rows, folder):
 
 
 @settings(max_examples=150, deadline=None)
-@given(rows_of_logs, st.integers(2, 4), st.sampled_from([0.1, 0.2, 0.3]), st.none() | st.integers(50, 400))
+@given(
+    rows_of_logs, st.integers(2, 4), st.sampled_from([0.1, 0.2, 0.3]), st.none() | st.integers(START + 50, START + 400)
+)
 def test_windows_share_the_end_of_the_log(rows, count, share, until):
     times = sorted(time for _, _, time in rows if until is None or time < until)
     assume(times)
@@ -44,14 +47,20 @@ def test_windows_share_the_end_of_the_log(rows, count, share, until):
 
 def test_windows_of_days(tmp_path):
     day = 86_400
-    log = write([(1, "a", 1_600_000_000 + day * number) for number in range(20)], tmp_path)
-    last = 1_600_000_000 + 19 * day + 1
+    log = write([(1, "a", START + day * number) for number in range(20)], tmp_path)
+    last = START + 19 * day + 1
     assert windows_of(log, 2, share=0.1, days=7) == [
         Window(last - 14 * day, last - 7 * day),
         Window(last - 7 * day, last),
     ]
-    with pytest.raises(DataError, match=r"^--windows: found 3, and no interaction lies before the first window"):
+    with pytest.raises(DataError, match=r"^--windows: found 3 of --days 7, and no interaction lies before the first"):
         windows_of(log, 3, share=0.1, days=7)
+
+
+def test_positions_have_no_windows(tmp_path):
+    log = write([(user, "a", number) for user in (1, 2) for number in range(20)], tmp_path)
+    with pytest.raises(DataError, match=r"^--windows: found times up to 19, which are positions .* a clock"):
+        windows_of(log, 2, share=0.1)
 
 
 def read(folder, name):

@@ -119,6 +119,21 @@ def test_table_and_csv(tmp_path):
     assert set(result.summary()) == {f"{row.metric}@{row.k}" for row in result.rows()}
 
 
+def test_several_lists_of_a_user_are_one_value():
+    """User a has two lists, of which one hits at rank 1; b hits at rank 2, c not at all and d in both lists."""
+    lists = [[1, 2], [3, 2], [4, 1], [1, 2], [1, 2], [1, 2]]
+    users, targets = np.array(["a", "a", "b", "c", "d", "d"]), [1, 1, 1, 3, 1, 2]
+    run = evaluate(lists, targets, [1, 2], num_items=5, user_ids=users)
+    assert run.num_users == 4
+    assert run.summary()["hitrate@1"] == pytest.approx((0.5 + 0 + 0 + 0.5) / 4)
+    assert run.summary()["hitrate@2"] == pytest.approx((0.5 + 1 + 0 + 1) / 4)
+    ranks = torch.tensor([1, 3, 2, 3, 1, 2])
+    found = rank_metrics(ranks, [1, 2], user_ids=torch.tensor([0, 0, 1, 2, 3, 3]))
+    assert found == pytest.approx({name: run.summary()[name] for name in found})
+    assert run.per_user["ndcg@2"].size == 6
+    assert run.user_means(np.array([np.nan, 1, np.nan, 2, 3, 5]))[[0, 2, 3]].tolist() == [1, 2, 4]
+
+
 def test_rank_metrics_agree_with_lists():
     generator = np.random.default_rng(1)
     lists = np.argsort(generator.random((200, 50)), axis=1)
@@ -164,5 +179,5 @@ def test_ranks_of_nobody_are_refused():
 
 
 def test_names_must_fit_the_users():
-    with pytest.raises(ValueError, match="user_ids must hold 4 ids, one per user"):
+    with pytest.raises(ValueError, match="user_ids must hold 4 ids, one per list"):
         evaluate(np.array([[0, 1], [1, 2], [2, -1], [0, 3]]), np.array([0, 0, 2, 3]), [1], user_ids=[1, 2])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from rec_eval import (
     evaluate,
@@ -12,15 +13,15 @@ from rec_eval import (
     popularity_profile,
     segment_edges,
 )
-from rec_eval.metrics.segments import gini
+from rec_eval.metrics.segments import entropy, gini
 
 LISTS = np.array([[0, 1], [1, 2], [2, -1], [0, 3]])
 RESULT = evaluate(LISTS, np.array([0, 0, 2, 3]), [1, 2])
 
 
-def test_bands_by_hand():
+def test_segments_by_hand():
     rows = metrics_by_segment(RESULT, "history", np.array([1, 4, 4, 9]), metrics=["mrr@2"], edges=[1, 3, 5])
-    assert [(row.band, row.start, row.users, row.value) for row in rows] == [
+    assert [(row.segment, row.start, row.users, row.value) for row in rows] == [
         ("1-2", 1, 1, 1.0),
         ("3-4", 3, 2, 0.5),
         ("5-9", 5, 1, 0.5),
@@ -31,11 +32,11 @@ def test_bands_by_hand():
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
 @settings(deadline=None, max_examples=80)
-def test_bands_part_all_users_and_never_equal_values(values, bands):
+def test_segments_part_all_users_and_never_equal_values(values, segments):
     values = np.array(values)
-    edges = segment_edges(values, bands)
+    edges = segment_edges(values, segments)
     assert edges[0] == values.min()
-    assert len(edges) <= bands
+    assert len(edges) <= segments
     assert sorted(set(edges)) == edges
     lists = np.zeros((values.size, 1), dtype=int)
     result = evaluate(lists, np.arange(values.size) % 2, [1])
@@ -45,28 +46,28 @@ def test_bands_part_all_users_and_never_equal_values(values, bands):
     assert mean == pytest.approx(result.summary()["ndcg@1"])
 
 
-def test_default_bands_hold_about_equally_many():
+def test_default_segments_hold_about_equally_many():
     rows = metrics_by_segment(
         evaluate(np.zeros((100, 1), dtype=int), np.zeros(100, dtype=int), [1]),
         "history",
         np.arange(100) + 7,
         metrics=["ndcg@1"],
     )
-    assert [(row.band, row.users) for row in rows] == [
+    assert [(row.segment, row.users) for row in rows] == [
         ("7-26", 20), ("27-46", 20), ("47-66", 20), ("67-86", 20), ("87-106", 20),
     ]  # fmt: skip
 
 
-def test_a_band_without_relevant_items_is_left_out():
+def test_a_segment_without_relevant_items_is_left_out():
     result = evaluate(LISTS, (np.array([0, 0, 1, 1, 2]), np.array([1, 3])), [1])
     rows = metrics_by_segment(result, "x", np.array([1, 2, 3, 4]), metrics=["ndcg@1"], edges=[1, 2, 3, 4])
-    assert [row.band for row in rows] == ["2", "4"]
+    assert [row.segment for row in rows] == ["2", "4"]
 
 
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([1, 2, 3], {}, "one number for each of the 4 users"),
+        ([1, 2, 3], {}, "one number for each of the 4 lists"),
         ([1.0, 2, 3, 4], {}, "must be integers"),
         ([1, 2, 3, 4], {"edges": [2, 3]}, "edges must ascend"),
         ([1, 2, 3, 4], {"edges": [1, 1]}, "edges must ascend"),
@@ -74,7 +75,7 @@ def test_a_band_without_relevant_items_is_left_out():
         ([1, 2, 3, 4], {"metrics": ["ndcg@7"]}, "no ndcg@7 per user"),
     ],
 )
-def test_bad_bands_are_named(values, options, message):
+def test_bad_segments_are_named(values, options, message):
     with pytest.raises(ValueError, match=message):
         metrics_by_segment(RESULT, "x", np.array(values), **options)
 
@@ -107,6 +108,15 @@ def test_gini_by_hand():
     assert gini(np.array([0.0, 0.0, 5.0, 0.0])) == 0.75
     values = np.array([1.0, 4.0, 2.0])
     assert gini(values) == pytest.approx(np.abs(values[:, None] - values).mean() / (2 * values.mean()))
+
+
+def test_gini_and_entropy_are_those_of_other_libraries():
+    """Gini as RecBole sums it, over the items that occur; entropy as scipy has it."""
+    times = np.random.default_rng(0).poisson(1.0, 50).astype(np.float64)
+    occurring = np.sort(times[times > 0])
+    places = np.arange(51 - occurring.size, 51)
+    assert gini(times) == pytest.approx(((2 * places - 51) * occurring).sum() / times.sum() / 50)
+    assert entropy(times) == pytest.approx(stats.entropy(times, base=2))
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,21 @@ def test_a_collapsed_model_does_not_look_perfect(scale):
         assert target_ranks(queries, items, targets, **tiles).tolist() == (targets + 1).tolist()
 
 
+@pytest.mark.parametrize("num_users", [1, 3, 100])
+@pytest.mark.parametrize("dim", [8, 16, 50, 64])
+def test_equal_items_rank_by_id_however_many_there_are(num_users, dim):
+    """Products round the last few columns otherwise if their number is no multiple of a kernel's block."""
+    generator = torch.Generator().manual_seed(1)
+    queries = torch.randn(num_users, dim, generator=generator)
+    for num_items in (2, 5, 7, 9, 17, 31, 33, 127, 257, 1001):
+        items = torch.randn(1, dim, generator=generator).expand(num_items, -1).contiguous()
+        targets = torch.randint(0, num_items, (num_users,), generator=generator)
+        for bias in (None, torch.zeros(num_items)):
+            for tiles in ({}, {"item_tile": 5}):
+                found = target_ranks(queries, items, targets, bias=bias, **tiles)
+                assert found.tolist() == (targets + 1).tolist()
+
+
 def test_rank_is_the_place_in_the_list():
     generator = torch.Generator().manual_seed(2)
     queries, items = integers(50, 32, 50, generator), integers(777, 32, 50, generator)

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rec_models.encoders.packing import layout_of, padded_layout_of
+from rec_models.encoders.packing import blocks_of, layout_of, padded_layout_of
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
@@ -36,3 +38,20 @@ def test_a_layout_with_padding_points_at_the_same_places(lengths):
     assert layout.key_mask().sum((1, 2, 3)).tolist() == lengths
     assert layout.from_end[packed.places].tolist() == packed.from_end.tolist()
     assert layout.starts.tolist() == [width * row for row in range(len(lengths) + 1)]
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 4))
+def test_blocks_hold_every_history_once_from_the_shortest_to_the_longest(lengths, most):
+    layout = layout_of(torch.tensor(lengths))
+    places, ordered, shapes = blocks_of(layout, most)
+    assert len(shapes) <= most
+    flat = torch.full((sum(rows * width for rows, width in shapes),), -1)
+    flat[places] = torch.arange(sum(lengths))
+    found = []
+    for part, (rows, width) in zip(flat.split([rows * width for rows, width in shapes]), shapes, strict=True):
+        assert part.view(rows, width).ge(0).any(0).all()  # no wider than its longest history
+        found += [[place for place in row if place >= 0] for row in part.view(rows, width).tolist()]
+    assert list(map(len, found)) == sorted(lengths) == ordered.tolist()
+    starts = layout.starts.tolist()
+    assert sorted(found) == [list(range(*ends)) for ends in pairwise(starts)]

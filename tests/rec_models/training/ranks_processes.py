@@ -50,6 +50,7 @@ def runs():
     found["filled-cce"] = {"loss": "cce", "filled": True}
     for optimizer in ("adam_bf16", "adam_rowwise"):
         found[optimizer] = {"loss": "cce_neg", "optimizer": optimizer, **SHARED["tile"]}
+    found["averaging"] = {"loss": "cce", "averaging": 0.5}
     found["a-rank-ends"] = {"loss": "cce", "ends": True}  # the last, because the group is lost with it
     return found
 
@@ -99,13 +100,14 @@ def ended(ranks, options, folder):
 
 
 def fit(ranks, options, folder):
-    micro, optimizer = options.pop("micro", 1), options.pop("optimizer", "adam")
+    micro = options.pop("micro", 1)
+    training = {name: options.pop(name) for name in ("optimizer", "averaging") if name in options}
     defaults = {"num_negatives": 7, "sce_bucket_size_x": 12, "sce_bucket_size_y": 9, "sce_buckets": 4}
     result = loop.fit(
         model=ModelSettings(model="sasrec", hidden=16, max_seq_len=10, dropout=0.0),
         loss=LossSettings.pick(**(defaults | options)),
         training=TrainingSettings(
-            max_epochs=1, learning_rate=1e-2, accelerator="cpu", accumulate=micro, devices=ranks, optimizer=optimizer
+            max_epochs=1, learning_rate=1e-2, accelerator="cpu", accumulate=micro, devices=ranks, **training
         ),
         num_items=ITEMS,
         train_batches=lambda rank, world: TinyBatches(

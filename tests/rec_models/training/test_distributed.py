@@ -21,7 +21,7 @@ UNEVEN = [
 
 @pytest.mark.slow
 def test_two_ranks_with_half_a_batch_are_one_with_the_whole(tiny, tiny_script, tmp_path):
-    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, [{"loss_options": TILES}])
+    assert_two_ranks_are_one(tiny, tiny_script, tmp_path, [{"loss_options": TILES, "averaging": 0.5}])
 
 
 @pytest.mark.parametrize(("counts", "message"), UNEVEN)

@@ -80,9 +80,12 @@ def test_a_run_stopped_in_mid_epoch_ends_as_an_uninterrupted_one(
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
 
 
-@pytest.mark.parametrize("optimizer", ["adam_bf16", "adam_rowwise", "adam_lazy"])
-def test_a_lean_optimizer_resumes_where_it_was(tiny, uninterrupted, tmp_path, monkeypatch, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "averaging"), [("adam_bf16", 0.0), ("adam_rowwise", 0.5), ("adam_lazy", 0.0), ("adam_lazy", 0.5)]
+)
+def test_moments_and_averages_resume_where_they_were(tiny, uninterrupted, tmp_path, monkeypatch, optimizer, averaging):
     options = {"loss": "cce_neg", "optimizer": optimizer, "checkpoint_steps": 2, "max_epochs": 2}
+    options["averaging"] = averaging
     whole, whole_out = uninterrupted(**options)
     stopping_run(tiny, monkeypatch, (1, 5), tmp_path / "b", tmp_path / "b-kept", **options)
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
@@ -204,7 +207,7 @@ def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path)
     folder = RunFolder(tmp_path, {"seed": 1})
     for epoch in range(1, 6):
         folder.best(epoch).write_bytes(b"model")
-        folder.save(RunState(epoch=epoch, best_epoch=epoch), {}, {}, {})
+        folder.save(RunState(epoch=epoch, best_epoch=epoch), {}, {}, {}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best-4.ckpt",
         "best-5.ckpt",
@@ -217,8 +220,8 @@ def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path)
 
 def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):
     folder = RunFolder(tmp_path, {})
-    folder.save(RunState(epoch=1), {}, {}, {})
-    folder.save(RunState(epoch=2, best_epoch=2), {}, {}, {})
+    folder.save(RunState(epoch=1), {}, {}, {}, {})
+    folder.save(RunState(epoch=2, best_epoch=2), {}, {}, {}, {})
     assert RunFolder(tmp_path, {}).resume().state.epoch == 1
     assert "best-2.ckpt is missing beside it" in capfd.readouterr().err
 

@@ -30,14 +30,12 @@ def committed_params() -> bytes:
         raise StageError(f"{PARAMS}: git has no committed version of it ({reason}); {_COPY}") from None
 
 
-def restore(committed: bytes) -> list[str]:
-    """Write the committed params.yaml, in the index of git too; return what changed back, one line per key.
+def unstage() -> None:
+    """Take back what is staged of the restored params.yaml in the index of git.
 
     Raises:
-        StageError: params.yaml is restored, but git cannot write its index.
+        StageError: git cannot write its index.
     """
-    found = PARAMS.read_bytes() if PARAMS.is_file() else None
-    PARAMS.write_bytes(committed)  # git restore can miss an edit by DVC that keeps the length of the file
     try:
         git("reset", "--quiet", "--", str(PARAMS))
     except subprocess.CalledProcessError as error:
@@ -48,9 +46,6 @@ def restore(committed: bytes) -> list[str]:
             f"{PARAMS} is restored, but git cannot take back what is staged of it ({reason})"
             + (cure if lock.exists() else "")
         ) from None
-    if found is None:
-        return [f"{PARAMS} was missing"]
-    return [f"{key}: {before} -> {after}" for key, (before, after) in differences(found, committed).items()]
 
 
 def differences(found: bytes, wanted: bytes) -> dict[str, tuple[str, str]]:

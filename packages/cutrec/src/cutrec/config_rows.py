@@ -24,6 +24,8 @@ class Row(NamedTuple):
     dataset: str
     values: dict[str, Any]
     """Nested: what the table and its line say."""
+    printed: bool
+    """Whether the paper prints it; False for a data set that the paper does not have."""
 
 
 def rows_of(grid: Mapping[str, Any]) -> list[Row]:
@@ -40,13 +42,14 @@ def rows_of(grid: Mapping[str, Any]) -> list[Row]:
         shared: dict[str, Any] = {"model": table["model"], "loss": table["loss"]}
         if "sampling" in table:
             shared["negatives"] = {"sampling": table["sampling"]}
-        lines = [_read_line(number, line) for line in table["points"]]
+        lines = [_read_line(number, line) for line in (*table["points"], *table.get("further", ()))]
         sizes = defaultdict(set)
         for line in lines:
             sizes[line["dataset"]].add((line["batch_size"], line["max_seq_len"], line.get("num_negatives")))
-        for line in lines:
+        for place, line in enumerate(lines):
             size = f"-{line['batch_size']}x{line['max_seq_len']}" if len(sizes[line["dataset"]]) > 1 else ""
-            found.append(Row(f"{number}/{line['dataset']}{size}", int(number), line["dataset"], shared | line))
+            name, printed = f"{number}/{line['dataset']}{size}", place < len(table["points"])
+            found.append(Row(name, int(number), line["dataset"], shared | line, printed))
     return found
 
 

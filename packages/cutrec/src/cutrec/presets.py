@@ -11,8 +11,8 @@ from ruamel.yaml.comments import CommentedMap
 
 from cutrec.config import NO_PRESET, preset_values, read_yaml
 from cutrec.errors import ConfigError
-from cutrec.nested import nest
-from cutrec.outputs import atomic_file
+from cutrec.nested import flatten, nest
+from cutrec.outputs import atomic_file, read_json
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Names that ``-S preset=`` and ``-S presets.NAME.KEY=`` take without quotes."""
@@ -32,9 +32,13 @@ def refuse_preset_name(path: Path, name: str, *, overwrite: bool) -> None:
         raise ConfigError(f"--name: found {name}, which {path} has already, allowed: another name, or --overwrite")
 
 
-def write_preset(
-    path: Path, name: str, values: Mapping[str, Any], *, overwrite: bool, comment: str = "Written by `cutrec tune`."
-) -> None:
+def is_as_recorded(path: Path, name: str, record: Path) -> bool:
+    """Whether a params.yaml has a preset as a JSON file ``{name: values}`` says that it was written, flat."""
+    preset = (read_yaml(path).get("presets") or {}).get(name)
+    return isinstance(preset, dict) and record.is_file() and read_json(record) == {name: flatten(preset)}
+
+
+def write_preset(path: Path, name: str, values: Mapping[str, Any], *, overwrite: bool) -> None:
     """Add a preset to a params.yaml, as the first one, or replace the one with this name.
 
     The file is replaced at once: another process reads the old or the new one.
@@ -44,28 +48,37 @@ def write_preset(
         name: of the preset.
         values: dotted keys and their values.
         overwrite: replace a preset with this name.
-        comment: above a new preset.
 
     Raises:
         ConfigError: the name or a value is not allowed, or the name is taken.
     """
+    with atomic_file(path.resolve()) as part:
+        refuse_preset_name(path, name, overwrite=overwrite)
+        text = with_preset(path.read_text(encoding="utf-8"), name, values, "Written by `cutrec tune`.")
+        part.write_text(text, encoding="utf-8")
+
+
+def with_preset(text: str, name: str, values: Mapping[str, Any], comment: str) -> str:
+    """The text of a params.yaml with a preset, as `write_preset` writes it; the comment is that above a new one.
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
     preset_values(name, nest(values))
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 10_000, True
-    with atomic_file(path.resolve()) as part:
-        refuse_preset_name(path, name, overwrite=overwrite)
-        root = yaml.load(path.read_text(encoding="utf-8"))
-        presets = root.setdefault("presets", CommentedMap())
-        preset = _commented(nest(values))
-        if name in presets:
-            _keep_comment_below(presets[name], preset)
-            presets[name] = preset
-        else:
-            presets.insert(0, name, preset)
-            presets.yaml_set_comment_before_after_key(name, before=comment, indent=2)
-        text = io.StringIO()
-        yaml.dump(root, text)
-        part.write_text(text.getvalue(), encoding="utf-8")
+    root = yaml.load(text)
+    presets = root.setdefault("presets", CommentedMap())
+    preset = _commented(nest(values))
+    if name in presets:
+        _keep_comment_below(presets[name], preset)
+        presets[name] = preset
+    else:
+        presets.insert(0, name, preset)
+        presets.yaml_set_comment_before_after_key(name, before=comment, indent=2)
+    written = io.StringIO()
+    yaml.dump(root, written)
+    return written.getvalue()
 
 
 def _commented(values: Mapping[str, Any]) -> CommentedMap:

@@ -18,20 +18,19 @@ import pyarrow as pa
 import torch
 from torch.nn import functional
 
-from cutrec.checksums import verify_folder, write_checksums
-from cutrec.console import prepare_output_folder
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, identity, read_json, write_json
+from cutrec.outputs import identity, read_json
 from cutrec.paths import LOG
-from cutrec.recommending import asked, frames
+from cutrec.recommending import asked, folders, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
 from cutrec.recommending.lists import excluded, fill_by_popularity, rank, read_counts
-from cutrec.recommending.log_form import FORM, LogForm
+from cutrec.recommending.log_form import LogForm, as_arguments
 from cutrec.workflow.ranking import load_encoder, scoring_catalogue
 from cutrec.workflow.recommend import choose_device, read_log
 from cutrec.workflow.recommendations import list_table
 from rec_data.sequences.histories import Histories
+from rec_data.stated import stated_as
 from rec_eval import Catalogue, top_k
 from rec_models.training.devices import usable_device
 
@@ -64,6 +63,7 @@ class Recommender:
         return f"Recommender({network.model}, {len(self._items.names):,} items, on {self.encoder.item_table.device})"
 
     @classmethod
+    @stated_as(as_arguments)
     def fit(
         cls,
         log: str | Path | Frame,
@@ -89,21 +89,10 @@ class Recommender:
         Raises:
             ValueError: the log, a column or a setting is wrong, or training failed.
         """
-        from cutrec.workflow.fetch import download
-        from cutrec.workflow.split import split
-        from cutrec.workflow.train import train
-
         form = LogForm.of(log, columns, settings)
         folder = Path(tempfile.mkdtemp(prefix="cutrec-") if out is None else out)
         try:
-            for name in ("download", "split", "train"):
-                prepare_output_folder("out", folder / name)
-            with form.as_source(log) as source:
-                download(source, folder / "download", root=Path.cwd())
-            split(form.config, folder / "download" / LOG.name, folder / "split")
-            train(form.config, folder / "split", folder / "train", checkpoints=folder / ".checkpoints")
-            write_json(folder / "train" / FORM, form.as_json())
-            write_checksums(folder / "train")
+            folders.run_stages(log, form, folder)
             found = cls(folder / "train", form, log=folder / "download" / LOG.name)
         except BaseException:
             if out is None:
@@ -127,15 +116,8 @@ class Recommender:
         Raises:
             ValueError: there is no model, a file is damaged, or the items are not those of the model.
         """
-        place = Path(folder)
-        if not (place / "model.ckpt").is_file() and (place / "train" / "model.ckpt").is_file():
-            place /= "train"
-        if not (place / "model.ckpt").is_file():
-            found = f"no {place / 'model.ckpt'}"
-            raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
-        verify_folder(place)
-        logs = (place / LOG.name, place.parent / "download" / LOG.name)
-        return cls(place, LogForm.beside(place), log=next((log for log in logs if log.is_file()), None), device=device)
+        place = folders.of_model(Path(folder))
+        return cls(place, LogForm.beside(place), log=folders.log_beside(place), device=device)
 
     def save(self, folder: str | Path, *, histories: bool = False) -> None:
         """Write the model, the ids of its items, its metrics, its curves and their checksums into a folder for `load`.
@@ -148,28 +130,9 @@ class Recommender:
             ValueError: the folder holds other files, another process replaced the model since it was loaded, or there
                 are no histories.
         """
-        target = Path(folder)
-        prepare_output_folder("folder", target)
-        if target.resolve() == self._folder.resolve():
-            raise StageError(f"folder: found {folder}, which this model was loaded from, allowed: another folder")
-        if target.is_dir() and any(target.iterdir()) and not (target / FORM).is_file():
-            raise StageError(
-                f"folder: found {folder} with other files, allowed: a new one, or one that save has written"
-            )
         if histories and self._log is None:
             raise StageError(f"histories: found True, but there is no log beside {self._folder}, allowed: False")
-        with atomic_folder(target) as part:
-            for path in self._folder.iterdir():
-                if path.is_file() and path.name != LOG.name:
-                    shutil.copyfile(path, part / path.name)
-            if identity(self._folder) != self._files:
-                raise StageError(f"{self._folder}: found that it was written since it was loaded; load it again")
-            if histories and self._log is not None:
-                shutil.copyfile(self._log, part / LOG.name)
-            else:
-                (target / LOG.name).unlink(missing_ok=True)  # of a model that was saved there before
-            write_json(part / FORM, self._form.as_json())
-            write_checksums(part)
+        folders.save(self._folder, self._files, self._form, Path(folder), self._log if histories else None)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -177,6 +140,7 @@ class Recommender:
         path = self._folder / "metrics.json"
         return read_json(path) if path.is_file() else {}
 
+    @stated_as(as_arguments)
     def evaluate(self) -> dict[str, Any]:
         """Measure the lists of the users that the split held out, beside the ranking by popularity, as the stage does.
 

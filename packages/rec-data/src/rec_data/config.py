@@ -14,11 +14,12 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+from rec_data.stated import stated
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
 TieOrder = Literal["shuffle", "row_order"]
-TargetChoice = Literal["last", "first", "random"]
+TargetChoice = Literal["last", "first", "random", "successive"]
 Position = Annotated[int, Field(ge=1, le=1_000_000)]
 MinCount = Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["auto"] | None
 
@@ -128,6 +129,9 @@ class Format:
 
 _DIRECTIVE = r"%(?:[-_0]?[aAbBcCdDeFgGhHIjklmMnpPqrRsStTuUVwWxXyYz+]|%|\.[369]?f|:{1,3}z|#z)"
 """What stands for a part of a time in the formats of polars."""
+_PARTS = {"F": "Ymd", "D": "mdY", "x": "mdY", "T": "HMS", "X": "HMS", "R": "HM", "y": "Y", "b": "m", "B": "m", "h": "m",
+          "e": "d", "k": "H"}  # fmt: skip
+"""The parts of a time that other letters stand for."""
 
 
 def _check_time_format(found: str) -> str:
@@ -139,6 +143,15 @@ def _check_time_format(found: str) -> str:
         raise ValueError("allowed: fractions of a second as %.f right after %S")
     if unknown := re.search("%.?", re.sub(_DIRECTIVE, "", found.replace(".%f", ""))):
         raise ValueError(f"allowed: a strftime format such as %d.%m.%Y %H:%M, in which {unknown[0]} has no meaning")
+    letters = (match[-1] for match in re.findall(_DIRECTIVE, found) if not match.endswith(("%", "f", "z")))
+    parts = "".join(_PARTS.get(letter, letter) for letter in letters)
+    if twice := next((part for part in parts if parts.count(part) > 1), None):  # polars takes the last one
+        raise ValueError(
+            f"allowed: each part of a time once, but %{twice} is there twice (%m is the month, %M the minute, %S the "
+            "second)"
+        )
+    if "d" in parts and "m" not in parts:
+        raise ValueError("allowed: a month (%m, or %b for its name) with the day %d; %M is the minute")
     return found
 
 
@@ -158,8 +171,8 @@ class Events:
     def __post_init__(self) -> None:
         if (self.column is None) != (len(self.keep) == 0):
             raise ValueError(
-                "allowed: a column together with the values to keep (-S download.events.column=event "
-                "-S 'download.events.keep=[purchase]'), or neither"
+                "allowed: a column together with the values to keep "
+                f"({stated({'download.events.column': 'event', 'download.events.keep': ['purchase']})}), or neither"
             )
 
 
@@ -201,11 +214,11 @@ class Download:
             if found is not None and isinstance(found, int) != headless:
                 wanted = "positions from 1, because format.header is false," if headless else "names"
                 columns = [name for name, column in vars(self.columns).items() if column is not None]
-                flags = " ".join(f"-S download.columns.{name}={at}" for at, name in enumerate(columns, start=1))
+                positions = stated({f"download.columns.{name}": at for at, name in enumerate(columns, start=1)})
                 more = (
-                    f" ({flags}, as the columns are)"
+                    f" ({positions}, as the columns are)"
                     if headless
-                    else "; positions need -S download.format.header=false"
+                    else f"; positions need {stated({'download.format.header': False})}"
                 )
                 raise ValueError(f"allowed: {wanted} in columns, where {key} is {found!r}{more}")
 
@@ -251,8 +264,11 @@ class Split:
 
     ``last``: far into the period, with all that the user did before as input. ``first``: the next thing that a user
     does after training ended, soon after t* and with the input that training ended with; the question of lists that
-    are computed once. ``random``: a moment that users choose, between the two. Validation by time chooses in the same
-    way, validation by users always takes the last interaction."""
+    are computed once. ``random``: a moment that users choose, between the two. ``successive``: each of them, with all
+    before it as input; the question of lists that are computed again after every interaction. A user's metric is then
+    the mean over the user's targets, and each user counts once. Histories are written once per target, so this needs
+    more disk space and time. Validation by time chooses in the same way, validation by users always takes the last
+    interaction. "Time to Split" compares these choices."""
     seen_targets: Literal["keep", "drop"] = "keep"
     """``drop``: an interaction with an item that the user has had before is no target, but stays in the inputs of
     later ones. It asks for discoveries only; where `evaluate.filter_seen` is true, no list can hold the others."""

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from rec_data import arrays
 from rec_data.arrays import Int64s
 from rec_data.order_test import TOP, OrderTest, order_test
-from rec_data.raw.timestamps import UNITS, to_datetime, unit_of
+from rec_data.raw.timestamps import to_datetime, unit_of
+from rec_data.schema import UNITS
 from rec_data.splits.clock import dates_only, has_clock
 from rec_data.splits.encode import encode
 from rec_data.splits.sorted_log import SortedLog

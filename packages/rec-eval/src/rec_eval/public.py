@@ -3,11 +3,12 @@
 # mypy: implicit-reexport
 # ruff: noqa: F401
 from rec_eval.errors import DamagedError
-from rec_eval.metrics.beyond_accuracy import LogCounts
+from rec_eval.metrics.beyond_accuracy import Baseline, LogCounts
 from rec_eval.metrics.comparison import Comparison, compare
-from rec_eval.metrics.evaluate import Evaluation, Row, evaluate
+from rec_eval.metrics.evaluate import Evaluation, Row, evaluate, first_lists
 from rec_eval.metrics.intervals import Interval, IntervalRow, intervals, mean_interval
 from rec_eval.metrics.io import read_evaluation, write_evaluation, write_rows
+from rec_eval.metrics.seeds import SeedComparison, compare_seeds
 from rec_eval.metrics.segments import (
     PopularityRow,
     SegmentRow,

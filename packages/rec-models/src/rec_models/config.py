@@ -66,6 +66,11 @@ class _Loop:
     what they missed since the last time; the table has no dense gradient (fused losses with sampled negatives, on one
     device).
     """
+    averaging: NotNegative = 0.0
+    """Time constant, in epochs, of an exponential moving average of the weights; 0: none.
+
+    Validation sees the average, and the best and the final model are averages. It takes 4 bytes a weight.
+    """
     compile: bool = False
     """Compile the network between embeddings and loss with torch.compile; the first steps then take a minute."""
     cuda_graphs: bool | Literal["auto"] = "auto"

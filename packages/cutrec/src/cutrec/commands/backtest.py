@@ -24,6 +24,7 @@ from cutrec.nested import changed
 from cutrec.outputs import read_json
 from cutrec.paths import BACKTEST, LOG, checkpoint_folder
 from cutrec.reporting.text_table import render
+from rec_data.locks import locked
 
 PARAMS = Path("params.yaml")
 CHANGES = (*PRESET_KEYS, "preset", "seed", "impl", "split", "evaluate")
@@ -59,17 +60,18 @@ def run(options: Namespace) -> None:
 
     out = options.out
     kind = {"windows": options.windows, "days": options.days, "rolled": options.rolled}
-    results = backtest(config, LOG, out, checkpoints=checkpoint_folder(), **kind)
     words = ["uv run cutrec backtest", f"--windows {options.windows}"]
     words += [f"--days {options.days}"] if options.days else []
     command = " ".join([*words, *(f"-S {shlex.quote(change)}" for change in changes)])
-    both = difference(results) is not None
-    only = [command + " --rolled" * options.rolled]
     title = f"Backtest of {Path(config.dataset).name}: {options.windows} windows"
-    write_backtest(results, out, title=title, command="\n".join([command, f"{command} --rolled"] if both else only))
+    with locked(out):  # a second backtest in this folder waits, and does not repeat what this one has completed
+        results = backtest(config, LOG, out, checkpoints=checkpoint_folder(), **kind)
+        gain = difference(results)
+        commands = [command, f"{command} --rolled"] if gain else [command + " --rolled" * options.rolled]
+        write_backtest(results, out, title=title, command="\n".join(commands))
     header, *rows = table(results)
     print("NDCG@10, with 95 % intervals over the users of a window, and of the mean over windows")
-    print(render(header, rows, left=3))
-    if both:
-        print(difference(results))
+    print(render(header, rows, left=2))
+    if gain:
+        print(gain)
     print(f"page: {out / 'backtest.html'}, picture: {out / 'ndcg.png'}, tables: {out / 'windows.csv'}, means.csv")

@@ -1,9 +1,14 @@
 """Search better settings for the log in data/split, and write the best ones into params.yaml as a preset.
 
 The first trial has the settings that training would decide by itself, so the result is never worse on validation. Keys
-that params.yaml states stay as they are; those that are ``auto``, or have their default, are searched. Settings that do
-not fit into memory are not tried. A search that was stopped or killed goes on at the next start, and several starts at
-once share its trials.
+that params.yaml or -S state stay as they are; those that are ``auto``, or have their default, are searched. Settings
+that do not fit into memory are not tried.
+
+If a search was stopped or killed, the same command goes on with it, for as many minutes again, and replaces the preset
+that it wrote before. Several processes that are started at once share the trials of a search.
+
+The preset holds all settings of training of the best trial: what was searched, what ``auto`` became, and what
+params.yaml or -S state. So it trains the same model later, whatever the defaults are then. It does not hold the seed.
 
 Examples:
     uv run cutrec tune --minutes 60 --name shop
@@ -22,27 +27,29 @@ from cutrec.arguments import positive_float, positive_int
 from cutrec.config import PRESET_KEYS, Config, from_mapping, read_yaml, refuse_contradictions
 from cutrec.errors import StageError
 from cutrec.nested import as_yaml, changed
-from cutrec.outputs import read_json
+from cutrec.outputs import read_json, write_json
 from cutrec.paths import DATA, SPLIT, search_folder
-from cutrec.presets import refuse_preset_name, write_preset
+from cutrec.presets import is_as_recorded, refuse_preset_name, write_preset
 from cutrec.reporting.text_table import render
 
 if TYPE_CHECKING:
     from cutrec.workflow.tune_result import Tried, Tuning
 
 PARAMS = Path("params.yaml")
+RECORD = "preset.json"
+"""The file in the folder of a search with the preset that it wrote."""
 SHOWN = 5
 """Trials in the table, beside the defaults."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    text = "when to stop, also in the middle of a trial (default: 30)"
+    text = "how long this start may take; a trial that is then in training goes on at the next start (default: 30)"
     parser.add_argument("--minutes", type=positive_float, default=30.0, help=text)
-    text = "most trials of the search, with those of earlier starts (default: 30)"
+    text = "most trials of the search, including those of earlier starts (default: 30)"
     parser.add_argument("--trials", type=positive_int, default=30, help=text)
     parser.add_argument("--name", default="tuned", help="of the preset (default: tuned)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a preset of this name")
+    parser.add_argument("--overwrite", action="store_true", help="replace a preset that this search did not write")
     text = "processes; with several GPUs they take turns (default: 1)"
     parser.add_argument("--jobs", type=positive_int, default=1, help=text)
     text = "auto (the default) takes a GPU if there is one"
@@ -53,17 +60,20 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Read params.yaml, search, write the preset and say what was found."""
-    refuse_preset_name(PARAMS, options.name, overwrite=options.overwrite)
+    refuse_preset_name(PARAMS, options.name, overwrite=True)
     config = read_point(options.changes or [])
     refuse_other_split(config)
     if find_spec("optuna") is None:
         raise StageError("cutrec tune: found no optuna, allowed: uv pip install 'cutrec[tune]'")
 
     from cutrec.workflow.recommend import choose_device
-    from cutrec.workflow.tune import tune
+    from cutrec.workflow.tune import search_of, tune
     from cutrec.workflow.tune_result import preset_of
 
     choose_device(options.device)
+    record = search_of(config, SPLIT, search_folder())[1] / RECORD
+    overwrite = options.overwrite or is_as_recorded(PARAMS, options.name, record)
+    refuse_preset_name(PARAMS, options.name, overwrite=overwrite)
     settings = {name: options[name] for name in ("trials", "minutes", "jobs", "device")}
     found = tune(config, SPLIT, search_folder(), **settings)
     print(table_of(found))
@@ -73,11 +83,13 @@ def run(options: Namespace) -> None:
             f"{PARAMS}: found other settings than at the start, allowed: the same ones; restore them and run this "
             f"again, the search is kept in {found.folder}"
         )
-    write_preset(PARAMS, options.name, preset_of(found.space, found.best.settings), overwrite=options.overwrite)
+    preset = preset_of(found.space, found.best.settings)
+    write_preset(PARAMS, options.name, preset, overwrite=overwrite)
+    write_json(record, {options.name: preset})
     print(sentence(found))
     if found.left:
         text = f"The time was too short for {found.left} of {options.trials} trials"
-        print(f"{text}; the same command with --overwrite goes on with them.")
+        print(f"{text}; the same command goes on with them.")
     print(f"Use it: uv run dvc exp run -S preset={options.name}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from cutrec.outputs import read_json
 from cutrec.recommending import frames
 from rec_data.config import Columns, Download, Format
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+from rec_data.stated import Settings, stated_as
 
 FORM = "recommender.json"
 """The file beside a model with the form of its log."""
@@ -103,11 +104,8 @@ class LogForm:
 
     @contextmanager
     def as_source(self, log: Any) -> Iterator[Config]:
-        """The configuration that fetches the log, which is a file during the block if it was a frame.
-
-        Errors of the block name arguments in place of options of the command line.
-        """
-        with tempfile.TemporaryDirectory() as folder, speaking_python():
+        """The configuration that fetches the log, which is a file during the block if it was a frame."""
+        with tempfile.TemporaryDirectory() as folder:
             if frames.kind_of(log) is None:
                 yield self.config
             else:
@@ -129,10 +127,30 @@ class LogForm:
         wanted = [name for name in _columns_of(settings) if name in present]
         with (
             tempfile.TemporaryDirectory() as folder,
-            speaking_python(),
+            stated_as(as_arguments),
             written(events, wanted, Path(folder), "histories") as path,
         ):
             yield path, settings
+
+
+def as_arguments(settings: Settings) -> str:
+    """The form of settings in messages of `cutrec.Recommender`: arguments of ``fit``, such as ``split={"holdout": 2}``.
+
+    Options of the command line name columns of histories; a frame has the names of the log's.
+    """
+    renamed = [f"rename the column {value}" for key, value in settings.items() if key.startswith("--")]
+    keys = {key.removeprefix("download."): value for key, value in settings.items() if ".columns." in key}
+    keys |= {key: value for key, value in settings.items() if not key.startswith("--") and ".columns." not in key}
+    return ", ".join(renamed + [f"{name}={_literal(value)}" for name, value in nest(keys).items()])
+
+
+def _literal(value: object) -> str:
+    """A value as Python writes it, with double quotes."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _name(found: str | int | None, usual: str) -> str:
@@ -155,24 +173,7 @@ def written(frame: Any, columns: list[str], folder: Path, what: str) -> Iterator
     except pa.ArrowException as error:
         raise StageError(f"{what}: found {' '.join(str(error).split())[:300]}, allowed: ids and times") from None
     except ValueError as error:
-        text = re.sub(rf"(dataset|histories) {re.escape(repr(str(path)))}", what, str(error)).replace(str(path), what)
+        text = str(error)
+        for named in (f"dataset {str(path)!r}", f"histories {str(path)!r}", str(path)):
+            text = text.replace(named, what)
         raise StageError(text) from error
-
-
-@contextmanager
-def speaking_python() -> Iterator[None]:
-    """Errors name arguments of Python where those of the command line have options."""
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(r"-S download\.columns\.(\w+)=(\w+)", _argument, str(error))
-        text = re.sub(r"-S (?='?[a-z_]+(\.[a-z_]+)*=)", "", text)
-        text = re.sub(r"another name for it \(--\w+-column \w+\)", "the names of the log's columns", text)
-        if text == str(error):
-            raise
-        raise StageError(text) from None
-
-
-def _argument(found: re.Match[str]) -> str:
-    value = "None" if found[2] == "null" else f'"{found[2]}"'
-    return f'columns={{"{found[1]}": {value}}}'

@@ -9,25 +9,32 @@ import csv
 import math
 import statistics
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
 from cutrec.checksums import verified
 from cutrec.outputs import read_json, write_csv
+from rec_eval import Evaluation, IntervalRow, compare, intervals, read_evaluation
 
 TEMPLATE = Path(__file__).parent / "backtest.html.jinja"
 LEVEL = 0.95
+SHARED = "model on shared targets"
+"""The ranking of a model on the users and targets that the newer and the older model of a window are both tested on."""
+DIFFERENCE = "per window - once"
+"""The column ``trained`` of what the newer model gains on them; its interval is of paired users."""
 SERIES = {
     ("per window", "model"): "trained per window",
-    ("once", "model"): "trained once",
+    ("once", "model"): "trained before the first window",
+    (DIFFERENCE, SHARED): "gain on shared targets",
     ("per window", "popularity"): "popularity",
     ("once", "popularity"): "popularity of the first window",
 }
-"""What is evaluated, by the columns ``trained`` and ``ranking``, and its name."""
-DIFFERENCE = "per window - once"
+"""The columns of the tables, by the columns ``trained`` and ``ranking`` of the files."""
 METRICS = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "coverage": "Coverage", "surprisal": "Surprisal"}
 
 
@@ -38,7 +45,7 @@ class Value(NamedTuple):
     begin: str
     end: str
     trained: str
-    """``per window`` or ``once``, before the first window."""
+    """``per window``, ``once`` (before the first window) or `DIFFERENCE`."""
     ranking: str
     metric: str
     k: int
@@ -90,21 +97,53 @@ def read_window(folder: Path, window: int, dates: tuple[str, str], trained: str)
         ]
 
 
-def means(results: Sequence[WindowResult]) -> list[Mean]:
-    """The mean of every metric over windows, and of the differences between the two kinds of models.
+def read_shared(folder: Path, window: int, dates: tuple[str, str]) -> WindowResult:
+    """Both models of a window on the users and targets of both, and what the newer one gains, paired by user.
 
-    The first window is not among the differences: both models are the same there.
+    Empty if they share no target. The older model is not tested on items that are unknown to it.
     """
-    series: dict[tuple[str, str, str, int], dict[int, float]] = {}
+    places = (folder / "evaluate", folder / "rolled" / "evaluate")
+    runs = [read_evaluation(verified(place / "per_user.parquet")) for place in places]
+    rows = [_rows(run) for run in runs]
+    shared = [key for key in rows[0] if key in rows[1]]
+    if not shared:
+        return []
+    newer, older = (_lists(run, [known[key] for key in shared]) for run, known in zip(runs, rows, strict=True))
+    found = [("per window", row) for row in intervals(newer)] + [("once", row) for row in intervals(older)]
+    for metric, k, *_ in intervals(newer):
+        gain = compare(older, newer, f"{metric}@{k}")
+        found.append((DIFFERENCE, IntervalRow(metric, k, gain.difference, gain.low, gain.high, gain.users)))
+    return [
+        Value(window, *dates, trained, SHARED, metric, k, value, low, high, users, unknown=math.nan)
+        for trained, (metric, k, value, low, high, users) in found
+    ]
+
+
+def _lists(run: Evaluation, rows: list[int]) -> Evaluation:
+    """Some of the lists of a run."""
+    assert run.user_ids is not None
+    per_user = {name: column[rows] for name, column in run.per_user.items()}
+    return replace(run, per_user=per_user, catalogue={}, user_ids=run.user_ids[rows], targets=None)
+
+
+def _rows(run: Evaluation) -> dict[tuple[Any, ...], int]:
+    """The row of each user, target, and how often the user has had it as a target before."""
+    assert run.user_ids is not None
+    assert run.targets is not None
+    times: Counter[tuple[Any, ...]] = Counter()
+    rows = {}
+    for row, key in enumerate(zip(run.user_ids.tolist(), run.targets.tolist(), strict=True)):
+        rows[(*key, times[key])] = row
+        times[key] += 1
+    return rows
+
+
+def means(results: Sequence[WindowResult]) -> list[Mean]:
+    """The mean of every metric over windows."""
+    series: dict[tuple[str, str, str, int], list[float]] = {}
     for value in (value for result in results for value in result):
-        key = (value.trained, value.ranking, value.metric, value.k)
-        series.setdefault(key, {})[value.window] = value.value
-    for (trained, ranking, metric, k), values in list(series.items()):
-        once = series.get(("once", ranking, metric, k))
-        if trained == "per window" and ranking == "model" and once is not None and len(values) > 1:
-            differences = {window: value - once[window] for window, value in values.items() if window > 1}
-            series[(DIFFERENCE, ranking, metric, k)] = differences
-    return [Mean(*key, *mean_interval(list(values.values())), len(values)) for key, values in series.items()]
+        series.setdefault((value.trained, value.ranking, value.metric, value.k), []).append(value.value)
+    return [Mean(*key, *mean_interval(values), len(values)) for key, values in series.items()]
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
@@ -135,37 +174,47 @@ def t_quantile(level: float, degrees: int) -> float:
         return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
     low, high = 0.0, math.pi / 2
-    while high - low > 1e-15:
+    for _ in range(52):  # bits of a float64
         middle = (low + high) / 2
         low, high = (middle, high) if probability(middle) < level else (low, middle)
-        if middle in (low, high) and high - low < 1e-12:
-            break
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
+    return math.sqrt(degrees) * math.tan(low)
 
 
 def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10) -> list[tuple[str, ...]]:
-    """A metric in every window and its mean, as texts: a row per window, and a column per kind of model."""
+    """A metric in every window and its mean, as texts: a row per window, and a column per series.
+
+    Numbers of users are those of the model per window, of the older model, and of the shared targets.
+    """
     names = shown(results)
     values = {(v.window, v.trained, v.ranking): v for v in _of(results, metric, k)}
     old = ("once", "model")
     extra = ("on unknown items",) if old in names else ()
-    rows: list[tuple[str, ...]] = [("window", "from", "to", "users", *names.values(), *extra)]
+    rows: list[tuple[str, ...]] = [("window", "from", "users", *names.values(), *extra)]
     for window in sorted({key[0] for key in values}):
-        cells = [values[(window, *key)] for key in names]
-        first = cells[0]
-        users = " / ".join(dict.fromkeys(f"{cell.users:,}" for cell in cells))
-        texts = (interval(cell.value, cell.low, cell.high) for cell in cells)
-        unknown = [values[(window, *old)].unknown] if extra else []
+        cells = {key: value for key in names if (value := values.get((window, *key)))}
+        first = next(iter(cells.values()))
+        tested = [f"{cell.users:,}" for (_, ranking), cell in cells.items() if ranking != "popularity"]
+        users = " / ".join(tested if len(set(tested)) > 1 else tested[:1])
+        texts = (_cell(key, cells.get(key)) for key in names)
+        unknown = [cells[old].unknown] if extra else []
         shares = ("" if math.isnan(share) else f"{share:.1%}" for share in unknown)
-        rows.append((str(window), first.begin[:16], first.end[:16], users, *texts, *shares))
-    found = {(mean.trained, mean.ranking): mean for mean in means(results) if (mean.metric, mean.k) == (metric, k)}
-    texts = (interval(found[key].mean, found[key].low, found[key].high) for key in names)
-    rows.append(("mean", "", "", "", *texts, *("" for _ in extra)))
+        rows.append((str(window), first.begin[:16], users, *texts, *shares))
+    found = _means(results)
+    average = (_cell(key, found.get((*key, metric, k))) for key in names)
+    rows.append(("mean", "", "", *average, *("" for _ in extra)))
     return rows
 
 
+def _cell(series: tuple[str, str], found: Value | Mean | None) -> str:
+    """A value with its interval as a text, empty if there is none, such as a gain in the first window."""
+    if found is None:
+        return ""
+    value = found.mean if isinstance(found, Mean) else found.value
+    return interval(value, found.low, found.high, sign="+" if series[0] == DIFFERENCE else "")
+
+
 def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:
-    """The series of the tables and of the picture: one popularity is enough."""
+    """The series of the tables: one popularity is enough."""
     there = {(value.trained, value.ranking) for result in results for value in result}
     names = {key: name for key, name in SERIES.items() if key in there}
     if ("per window", "popularity") in names:
@@ -175,15 +224,19 @@ def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:
 
 def difference(results: Sequence[WindowResult], metric: str = "ndcg", k: int = 10) -> str | None:
     """What training again gains, in one sentence; None if only one kind of model was evaluated."""
-    for mean in means(results):
-        if (mean.trained, mean.metric, mean.k) == (DIFFERENCE, metric, k):
-            text = interval(mean.mean, mean.low, mean.high, sign="+")
-            count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
-            return (
-                f"Training again for each window changes {METRICS[metric]}@{k} by {text}, over {count} after the first."
-                " The older model is only tested on items that it knows, which flatters it."
-            )
-    return None
+    mean = _means(results).get((DIFFERENCE, SHARED, metric, k))
+    if mean is None:
+        return None
+    count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
+    return (
+        f"On the users and targets that both models are tested on, training again for each window changes "
+        f"{METRICS[metric]}@{k} by {interval(mean.mean, mean.low, mean.high, sign='+')}, over {count} after the first."
+    )
+
+
+def _means(results: Sequence[WindowResult]) -> dict[tuple[str, str, str, int], Mean]:
+    """The means by ``trained``, ``ranking``, ``metric`` and ``k``."""
+    return {mean[:4]: mean for mean in means(results)}
 
 
 def interval(value: float, low: float, high: float, *, sign: str = "") -> str:
@@ -192,19 +245,37 @@ def interval(value: float, low: float, high: float, *, sign: str = "") -> str:
     return text if math.isnan(low) else f"{text} ({low:{sign}.4f} to {high:{sign}.4f})"
 
 
-def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, command: str) -> None:
-    """Write the tables, the picture and the page into an existing folder."""
+def draw(results: Sequence[WindowResult], out: Path) -> None:
+    """Draw ``ndcg.png``, with two models on the targets of both; their own targets differ and do not compare them.
+
+    Popularity is drawn on all targets of the model per window. In the first window, both models are the same one.
+    """
     from cutrec.reporting.figures import draw_windows
 
     names = shown(results)
+    both = names.pop((DIFFERENCE, SHARED), None) is not None
+    values = {(v.window, v.trained, v.ranking): v for v in _of(results, "ndcg", 10)}
+    windows = {v.window: v.begin[:10] for v in values.values()}
+    series: dict[str, list[tuple[float, float, float]]] = {}
+    for (trained, ranking), name in names.items():
+        for window in windows:
+            drawn = SHARED if both and window > 1 and ranking == "model" else ranking
+            value = values.get((window, trained, drawn))  # None if no target is shared
+            point = (value.value, value.low, value.high) if value else (math.nan,) * 3
+            series.setdefault(name, []).append(point)
+    title = "NDCG@10 by window"
+    if both:
+        title = "NDCG@10 on targets that both models know"
+        series["popularity (all targets)"] = series.pop("popularity")
+    draw_windows(list(windows.values()), series, out, title=title)
+
+
+def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, command: str) -> None:
+    """Write the tables, the picture and the page into an existing folder."""
+    names = shown(results)
     write_csv(out / "windows.csv", Value._fields, _blank(value for result in results for value in result))
     write_csv(out / "means.csv", Mean._fields, _blank(means(results)))
-    drawn = _of(results, "ndcg", 10)
-    series = {
-        name: [(v.value, v.low, v.high) for v in drawn if (v.trained, v.ranking) == key] for key, name in names.items()
-    }
-    dates = dict.fromkeys(value.begin for value in drawn)
-    draw_windows([date[:10] for date in dates], series, out)
+    draw(results, out)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -213,11 +284,9 @@ def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, co
         lstrip_blocks=True,
     )
     ks = sorted({value.k for value in results[0]})
-    found = {(mean.trained, mean.ranking, mean.metric, mean.k): mean for mean in means(results)}
+    found = _means(results)
     at_k = {
-        f"{label}@{k}": [
-            interval(mean.mean, mean.low, mean.high) for key in names if (mean := found[(*key, metric, k)])
-        ]
+        f"{label}@{k}": [_cell(key, found.get((*key, metric, k))) for key in names]
         for metric, label in METRICS.items()
         for k in ks
     }

@@ -5,8 +5,8 @@ The stage ``evaluate`` writes these files into ``data/evaluate/details/``, the s
 - ``intervals.csv``: every metric at every k with its 95 % interval, for the model and the ranking by popularity; no
   interval for Coverage, or with too few users
 - ``comparison.csv``: the metrics at 10 of both rankings compared user by user
-- ``bands.csv``: metrics at 10 per segment of users, by length of history, by popularity of the
-  target, and by whether training has the target
+- ``segments.csv``: metrics at 10 per segment of users, by length of history, by days since the last event of the
+  history, by popularity of the target, and by whether training has the target
 - ``popularity.csv``: how popular and how concentrated the recommendations and the targets are
 - ``concentration.csv``: the share of both that the most popular items hold, from one item to all
 - ``examples.json``: ten users drawn at random, ids as in the raw log
@@ -54,6 +54,8 @@ class Rankings:
     """``[U]`` Arrow array, ids as in the raw log."""
     item_names: Any
     """``[V]`` Arrow array, ids as in the raw log."""
+    days: npt.NDArray[Any] | None = None
+    """``[L]`` days from the last event of the history to the target; None without a clock."""
 
 
 def write_details(rankings: Rankings, folder: Path) -> None:
@@ -66,11 +68,12 @@ def write_details(rankings: Rankings, folder: Path) -> None:
     interactions = rankings.counts[rankings.targets]
     properties = {
         "history": np.diff(rankings.offsets),
+        **({} if rankings.days is None else {"days": rankings.days}),
         "popularity": interactions,
         "known_target": np.minimum(interactions, 1),
     }
     edges = {"known_target": range(int(interactions.min() > 0), 1 + int(interactions.max() > 0))}
-    bands = {
+    segments = {
         name: [
             row
             for by, values in properties.items()
@@ -78,7 +81,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
         ]
         for name, result in rankings.results.items()
     }
-    _write_named(bands, folder / "bands.csv")
+    _write_named(segments, folder / "segments.csv")
     ks = rankings.results["model"].ks
     profiles = {
         name: popularity_profile(lists, rankings.targets, rankings.counts, ks) for name, lists in rankings.lists.items()
@@ -93,7 +96,7 @@ def write_details(rankings: Rankings, folder: Path) -> None:
 def interval_rows(result: Evaluation) -> list[IntervalRow]:
     """All metrics with their intervals; NaN where there is none: for Coverage, and with too few users."""
     known = {(row.metric, row.k): row for row in intervals(result, level=LEVEL)}
-    users = result.num_users - result.num_without_relevant
+    users = int(np.count_nonzero(~np.isnan(result.user_means(result.per_user[f"ndcg@{result.ks[0]}"]))))
     return [
         known.get((metric, k), IntervalRow(metric, k, value, math.nan, math.nan, users))
         for metric, k, value in result.rows()

@@ -23,6 +23,7 @@ RANKINGS: dict[str, dict[str, Any]] = {
 AT_K = {"ndcg": "NDCG", "recall": "Recall", "coverage": "Coverage", "surprisal": "Surprisal"}
 SEGMENTS = {
     "history": ("Short and long histories", "items in the user's history"),
+    "days": ("Recent and returning users", "days from the last event to the target"),
     "popularity": ("Rare and popular targets", "interactions of the target in training"),
 }
 
@@ -71,12 +72,14 @@ def draw_metrics(intervals: Sequence[Named], out: Path) -> None:
         _save(axes, out / f"{metric}.png")
 
 
-def draw_segments(bands: Sequence[Named], out: Path) -> None:
-    """NDCG@10 of segments of users with intervals: by length of history, by popularity of the target."""
+def draw_segments(segments: Sequence[Named], out: Path) -> None:
+    """NDCG@10 of segments of users with intervals: by length of history, by days, by popularity of the target."""
     for by, (title, label) in SEGMENTS.items():
+        if all(row["by"] != by for row in segments):  # days, of a log without a clock
+            continue
         axes = _axes()
         for (ranking, style), shift in zip(RANKINGS.items(), (-0.2, 0.2), strict=True):
-            rows = [r for r in bands if (r["by"], r["metric"], r["ranking"]) == (by, "ndcg", ranking)]
+            rows = [r for r in segments if (r["by"], r["metric"], r["ranking"]) == (by, "ndcg", ranking)]
             values = _column(rows, "value")
             errors = [
                 [max(0.0, value - low) for value, low in zip(values, _column(rows, "low"), strict=True)],
@@ -85,7 +88,7 @@ def draw_segments(bands: Sequence[Named], out: Path) -> None:
             places = [place + shift for place in range(len(rows))]
             look: dict[str, Any] = {"color": style["color"], "label": style["label"], "ecolor": "#333333", "capsize": 3}
             axes.bar(places, values, 0.38, yerr=errors, **look)
-            axes.set_xticks(range(len(rows)), [row["band"] for row in rows])
+            axes.set_xticks(range(len(rows)), [row["segment"] for row in rows])
         axes.set(title=title, xlabel=label, ylabel="NDCG@10", ylim=(0, None))
         axes.margins(y=0.15)
         _save(axes, out / f"by_{by}.png")
@@ -122,7 +125,9 @@ WINDOWS = (
 """The styles of the series of a backtest; the ranking by popularity is the last one."""
 
 
-def draw_windows(dates: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float]]], out: Path) -> None:
+def draw_windows(
+    dates: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float]]], out: Path, *, title: str
+) -> None:
     """``ndcg.png``: NDCG@10 in each window of a backtest by series: value, low and high end of its interval."""
     axes = _axes()
     styles = WINDOWS if len(series) == len(WINDOWS) else WINDOWS[::2]
@@ -135,11 +140,11 @@ def draw_windows(dates: Sequence[str], series: Mapping[str, Sequence[tuple[float
         ]
         look: dict[str, Any] = {"label": name, "markersize": 5, "capsize": 3, **style}
         axes.errorbar(places, [value for value, _, _ in values], yerr=errors, **look)
-    slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(dates) > 3 else {}
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(dates) > 4 else {}
     axes.set_xticks(range(len(dates)), dates, **slanted)
-    axes.set(title="NDCG@10 by window", xlabel="first day of the window", ylim=(0, None))
+    axes.set(title=title, xlabel="first day of the window", ylabel="NDCG@10", ylim=(0, None))
     axes.margins(y=0.1)
-    _save(axes, out / "ndcg.png")
+    _save(axes, out / "ndcg.png", columns=2)
 
 
 def _axes() -> Axes:
@@ -148,7 +153,7 @@ def _axes() -> Axes:
     return axes
 
 
-def _save(axes: Axes, path: Path) -> None:
+def _save(axes: Axes, path: Path, *, columns: int = 3) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -156,7 +161,7 @@ def _save(axes: Axes, path: Path) -> None:
     assert isinstance(figure, Figure)
     handles, names = axes.get_legend_handles_labels()
     if names:
-        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path)
 
 

@@ -39,7 +39,7 @@ def _uncertain_gain(run: RunOutputs) -> Remark | None:
     rows = run.details["comparison"] if run.details else []
     if model <= baseline:
         test = run.split["test"]
-        return no_gain("test", model, baseline, test["unreachable_targets"] / test["users"])
+        return no_gain("test", model, baseline, test["unreachable_targets"] / test.get("targets", test["users"]))
     (p_value,) = (float(row["p_value"]) for row in rows if row["metric"] == "ndcg@10")
     if p_value < 0.05:
         return None

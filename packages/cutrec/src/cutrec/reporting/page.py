@@ -34,7 +34,7 @@ def draw(run: RunOutputs, out: Path) -> None:
     figures.draw_training(run.history, run.training["best_epoch"], out, accuracy=found is not None)
     if found is not None:
         figures.draw_metrics(found["intervals"], out)
-        figures.draw_segments(found["bands"], out)
+        figures.draw_segments(found["segments"], out)
         figures.draw_popularity(numbers(found["concentration"]), found["popularity"], out)
 
 
@@ -59,12 +59,14 @@ def write_page(run: RunOutputs, pictures: Mapping[str, bytes], titles: "Titles |
         next_steps=next_steps(run, remarks),
         numbers=tables.key_numbers(run),
         measured=tables.measured(run.config),
-        meanings=tables.MEANINGS,
+        meanings=tables.meanings(found["intervals"]) if found else {},
         paired=tables.paired(run),
         ks=tables.cutoffs(found["intervals"]) if found else [],
         metrics=tables.metric_rows(found["intervals"]) if found else [],
-        beyond=tables.beyond_rows(found["intervals"], found["popularity"]) if found else [],
-        segments=tables.segment_tables(found["bands"]) if found else [],
+        beyond_metrics=tables.beyond_metrics(found["intervals"]) if found else [],
+        beyond=tables.beyond_rows(found["intervals"]) if found else [],
+        popularity=tables.popularity_rows(found["popularity"]) if found else [],
+        segments=tables.segment_tables(found["segments"]) if found else [],
         resources=tables.resource_rows(run),
         sizes=tables.size_rows(run.split),
         data_rows=tables.data_rows(run),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cutrec.config import Config
+from rec_data.sequences.examples import UNREAD, half_overlapping
 from rec_models.config import Train
 
 NOTABLE = 0.01
@@ -18,8 +19,6 @@ TOLERANCE = 0.2
 NOISY = 0.2
 """Half an interval of the validation's NDCG@10, as a part of its value, from which on the choice of the epoch is partly
 chance."""
-UNREAD = 0.2
-"""The smallest share of interactions that training never reads that is worth a remark."""
 MANY_UNREACHABLE = 0.1
 """Share of unreachable validation targets from which on longer training is not advised."""
 
@@ -135,7 +134,7 @@ def _future(split: Mapping[str, Any]) -> Remark | None:
 
 
 def _unreachable(split: Mapping[str, Any]) -> Remark | None:
-    test, total = split["test"]["unreachable_targets"], split["test"]["users"]
+    test, total = split["test"]["unreachable_targets"], split["test"].get("targets", split["test"]["users"])
     if test < NOTABLE * total:
         return None
     cure, changes = "evaluate.filter_seen=false ranks seen items too", {"evaluate.filter_seen": False}
@@ -160,9 +159,9 @@ def _last_epoch(settings: Train, training: Mapping[str, Any]) -> Remark | None:
 
 def _unread(settings: Train, max_seq_len: int, training: Mapping[str, Any]) -> Remark | None:
     share = training["unread_share"]
-    if share < UNREAD or settings.window is not None:
+    if share <= UNREAD or settings.window is not None:
         return None
-    window = max(1, max_seq_len // 2)
+    window = half_overlapping(max_seq_len)
     text = (
         f"{share:.0%} of the training interactions are never read, because training takes only the last items of each "
         f"history (max_seq_len={max_seq_len})"

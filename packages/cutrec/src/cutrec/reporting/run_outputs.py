@@ -13,7 +13,7 @@ from cutrec.environment import Code, read_code
 from cutrec.outputs import read_json
 from cutrec.paths import SETTINGS
 
-TABLES = ("intervals", "comparison", "bands", "popularity", "concentration")
+TABLES = ("intervals", "comparison", "segments", "popularity", "concentration")
 """The CSV files that `cutrec.reporting.details` writes."""
 
 

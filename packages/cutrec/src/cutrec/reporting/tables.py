@@ -16,7 +16,13 @@ MEANINGS = {
     "MRR": "one divided by the rank of the target, 0 below rank k",
     "Coverage": "share of all items that occur in the lists of any user",
     "Surprisal": "how rare the recommended items are: 0 if all users have them, 1 if a single one has",
+    "Unexpectedness": "share of the list that the ranking by popularity does not have in its first k",
+    "Serendipity": "hits, each weighed by how much higher it is ranked than by popularity, divided by k",
+    "Novelty": "share of the list that the user has not had before",
+    "Diversity": "share of pairs of items in the list that are of different groups",
 }
+BEYOND = ("coverage", "surprisal", "unexpectedness", "serendipity", "novelty", "diversity")
+"""The metrics beyond accuracy; some are left out where the run has nothing to compute them from."""
 KEY_METRICS = {
     "ndcg": ("NDCG", "1 if the target always comes first"),
     "hitrate": ("Hit rate", "share of users with the target in the first ten"),
@@ -35,9 +41,11 @@ SIZES = {
 }
 SEGMENTS = {
     "history": "Items in the user's history",
+    "days": "Days from the user's last event to the target",
     "popularity": "Interactions of the target in training",
-    "known_target": "Target in training: 1 if it is, 0 if not",
+    "known_target": "Whether training has the target",
 }
+KNOWN = {"0": "no", "1": "yes"}
 
 
 class Cell(NamedTuple):
@@ -126,7 +134,7 @@ def key_numbers(run: RunOutputs) -> list[tuple[str, str, str]]:
 
 
 def cell(row: dict[str, str]) -> Cell:
-    """A row of intervals.csv or bands.csv as it is shown."""
+    """A row of intervals.csv or segments.csv as it is shown."""
     missing = "" if row["metric"] == "coverage" else "too few users"
     interval = f"{float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] else missing
     return Cell(f"{float(row['value']):.4f}", interval)
@@ -147,15 +155,33 @@ def metric_rows(intervals: list[dict[str, str]]) -> list[tuple[str, str, list[Ce
     ]
 
 
-def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]]) -> list[list[Cell | str]]:
-    """Coverage, Surprisal and popularity at each k of both rankings, after those of what the test users chose."""
+def beyond_metrics(intervals: list[dict[str, str]]) -> list[str]:
+    """The metrics of `BEYOND` that the run has."""
+    found = {row["metric"] for row in intervals}
+    return [metric for metric in BEYOND if metric in found]
+
+
+def meanings(intervals: list[dict[str, str]]) -> dict[str, str]:
+    """The metrics of the page and what they mean."""
+    shown = {*ACCURACY.values(), *(metric.capitalize() for metric in beyond_metrics(intervals))}
+    return {name: meaning for name, meaning in MEANINGS.items() if name in shown}
+
+
+def beyond_rows(intervals: list[dict[str, str]]) -> list[list[Cell | str]]:
+    """The metrics beyond accuracy at each k of both rankings."""
     known = {(row["ranking"], row["metric"], row["k"]): cell(row) for row in intervals}
-    rows: list[list[Cell | str]] = []
+    return [
+        [ranking, k, *(known.get((ranking, metric, k), "") for metric in beyond_metrics(intervals))]
+        for ranking in ("model", "popularity")
+        for k in cutoffs(intervals)
+    ]
+
+
+def popularity_rows(popularity: list[dict[str, str]]) -> list[list[str]]:
+    """Popularity and concentration of what test users chose, and of both rankings at each k."""
+    rows = []
     for row in popularity:
-        k, ranking = row["k"], row["ranking"]
-        first: list[Cell | str] = ["what users chose", "", "", ""]
-        if row["what"] != "consumed":
-            first = [ranking, k, known[ranking, "coverage", k], known[ranking, "surprisal", k]]
+        first = ["what users chose", ""] if row["what"] == "consumed" else [row["ranking"], row["k"]]
         names = ("mean_count", "median_count", "tail_share", "gini", "entropy")
         mean, median, tail, gini, entropy = (float(row[name]) for name in names)
         distinct = f"{int(row['distinct_items']):,}"
@@ -165,17 +191,23 @@ def beyond_rows(intervals: list[dict[str, str]], popularity: list[dict[str, str]
     return rows
 
 
-def segment_tables(bands: list[dict[str, str]]) -> list[tuple[str, list[list[Cell | str]]]]:
+def segment_tables(segments: list[dict[str, str]]) -> list[tuple[str, list[list[Cell | str]]]]:
     """For each property its name and its rows: segment, users, then NDCG@10 and hit rate of model and popularity."""
     tables = []
     for by, name in SEGMENTS.items():
-        chosen = [row for row in bands if row["by"] == by]
-        cells = {(row["band"], row["metric"], row["ranking"]): cell(row) for row in chosen}
-        users = {row["band"]: int(row["users"]) for row in chosen}
+        chosen = [row for row in segments if row["by"] == by]
+        if not chosen:  # days, of a log without a clock
+            continue
+        cells = {(row["segment"], row["metric"], row["ranking"]): cell(row) for row in chosen}
+        users = {row["segment"]: int(row["users"]) for row in chosen}
         columns = [(metric, ranking) for metric in ("ndcg", "hitrate") for ranking in ("model", "popularity")]
         rows: list[list[Cell | str]] = [
-            [band, f"{number:,}", *(cells[band, metric, ranking] for metric, ranking in columns)]
-            for band, number in users.items()
+            [
+                KNOWN[segment] if by == "known_target" else segment,
+                f"{number:,}",
+                *(cells[segment, metric, ranking] for metric, ranking in columns),
+            ]
+            for segment, number in users.items()
         ]
         tables.append((name, rows))
     return tables
@@ -240,7 +272,8 @@ def reachable(config: Config, split: dict[str, Any]) -> str:
         "never occur in training": test["targets_unseen_in_train"],
     }
     found = [f"{count:,} of their targets {what}" for what, count in counts.items() if count]
-    return "; ".join([f"{test['users']:,} users are tested", *found]) + (". These count as misses." if found else ".")
+    tested = f"{test['users']:,} users are tested" + (f" on {test['targets']:,} targets" if "targets" in test else "")
+    return "; ".join([tested, *found]) + (". These count as misses." if found else ".")
 
 
 def changed_settings(config: Config) -> list[tuple[str, Any, Any]]:

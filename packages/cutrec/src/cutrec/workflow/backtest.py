@@ -16,7 +16,7 @@ from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import PRESET_KEYS, Config, as_written
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged
-from cutrec.reporting.backtest import WindowResult, read_window
+from cutrec.reporting.backtest import WindowResult, read_shared, read_window
 from cutrec.workflow.evaluate import evaluate
 from cutrec.workflow.split import split
 from cutrec.workflow.train import train
@@ -55,7 +55,7 @@ def backtest(
 
     Returns:
         The results of all windows, first those of a model per window. Those of the other kind are among them if an
-        earlier call with the same settings made them.
+        earlier call with the same settings made them, and then both models on what both are tested on.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -68,24 +68,25 @@ def backtest(
         share, until = config.split.test_fraction, config.split.test_until
         found = windows_of(log, windows, share=share, days=days, until=until)
         points = [_at(config, window) for window in found]
-        first = out / "1"
+        first_model = _key(points[0], identity, _TRAIN_KEYS)
+        retrained: list[WindowResult] = []
+        once: list[WindowResult] = []
         for number, (point, window) in enumerate(zip(points, found, strict=True), start=1):
-            print(f"window {number} of {windows}: {_in_words(window)}", file=sys.stderr)
-            folder = out / str(number)
+            folder, dates = out / str(number), _dates(window)
+            print(f"window {number} of {windows}: {' to '.join(dates)}", file=sys.stderr)
             if number == 1 or not rolled:
                 _train_and_evaluate(point, log, identity, folder, checkpoints)
             else:
-                _evaluate_later(point, log, _key(points[0], identity, _TRAIN_KEYS), first, folder / "rolled")
-    retrained: list[WindowResult] = []
-    once: list[WindowResult] = []
-    for number, (point, window) in enumerate(zip(points, found, strict=True), start=1):
-        folder, rolled_key = out / str(number), _key(points[0], identity, _TRAIN_KEYS)
-        own = folder, _key(point, identity, _EVALUATE_KEYS)
-        later = own if number == 1 else (folder / "rolled", _key(point, rolled_key, _EVALUATE_KEYS))
-        for results, kind, (place, key) in ((retrained, "per window", own), (once, "once", later)):
-            if _is_complete(place / "evaluate", key):
-                results.append(read_window(place, number, _dates(window), kind))
+                _evaluate_later(point, log, first_model, out / "1", folder / "rolled")
+            own = folder, _key(point, identity, _EVALUATE_KEYS)
+            later = own if number == 1 else (folder / "rolled", _key(point, first_model, _EVALUATE_KEYS))
+            for results, kind, (place, key) in ((retrained, "per window", own), (once, "once", later)):
+                if _is_complete(place / "evaluate", key):
+                    results.append(read_window(place, number, dates, kind))
     complete = [results for results in (retrained, once) if len(results) == windows]
+    if len(complete) == 2:
+        after = enumerate(found[1:], start=2)
+        complete.append([read_shared(out / str(number), number, _dates(window)) for number, window in after])
     return [result for results in complete for result in results]
 
 
@@ -169,7 +170,3 @@ def _dates(window: Window) -> tuple[str, str]:
     """The moments of a window, as ISO 8601 to the second."""
     first, end = (to_datetime(moment).replace(tzinfo=None).isoformat(" ", "seconds") for moment in window)
     return first, end
-
-
-def _in_words(window: Window) -> str:
-    return "{} to {}".format(*_dates(window))

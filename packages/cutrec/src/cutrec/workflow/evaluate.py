@@ -17,26 +17,32 @@ from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details
+from cutrec.workflow.item_names import item_groups
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data import arrays
 from rec_data.ids import read_ids
 from rec_data.sequences.store import SequenceStore
-from rec_eval import Evaluation, LogCounts, popularity_top_k, write_evaluation
+from rec_data.splits.recency import days_since_last
+from rec_eval import Baseline, Evaluation, LogCounts, popularity_top_k, write_evaluation
 from rec_eval import evaluate as compute_metrics
 from rec_models.encoders import Encoder
 from rec_models.training import memory
 from rec_models.training.devices import cpu_name
 
 
-def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
+def evaluate(config: Config, split: Path, model: Path, out: Path, *, root: Path | None = None) -> None:
     """Rank, measure and write the results into the folder `out`.
+
+    Diversity needs the groups in the file that ``report.item_names`` names, whose relative path starts from `root`;
+    with None it is left out.
 
     Writes ``metrics.json`` (the summary at 10), ``metrics_at_k.csv`` (every metric at every k), ``details/`` (see
     `cutrec.reporting.details`), ``per_user.parquet``, ``recommendations.parquet`` (ids as in the raw log) and
     ``tensorboard/``. A synthetic log has no accuracy, so only times and memory are written for it.
 
     Raises:
+        DataError: ``report.item_names`` cannot be read.
         StageError: a missing or damaged file, no test users, only one user to count items in, or another process
             replaced the split while it was read.
     """
@@ -59,7 +65,10 @@ def evaluate(config: Config, split: Path, model: Path, out: Path) -> None:
             train = read_output(SequenceStore.open, split / "sequences" / "train.arrow", hashes=hashes)
             counts = arrays.count(train.items.numpy(), len(items.names))  # [V]
             reference = reference_log(config, split, len(counts), hashes)
-            rankings = _measure(config, store, recommended, user_names, items.names, counts, reference)
+            verified(split / "summary.json")
+            days = read_output(days_since_last, verified(split / "test.parquet"))
+            groups = None if root is None else item_groups(config, items.names.to_pylist(), root=root)
+            rankings = _measure(config, store, recommended, user_names, items.names, counts, reference, days, groups)
             results = rankings.results
             write_evaluation(results["model"], folder / "per_user.parquet")
             write_details(rankings, folder / "details")
@@ -90,11 +99,17 @@ def _rank(
     peak = {"peak_gib": round(memory.peak_gib(device), 3), "kind": memory.peak_kind(device)}
     write_json(out / "details" / "memory.json", peak)
     return recommended, {
-        "users": len(store),
+        **_tested(store),
         "rank_seconds": round(seconds, 3),
-        "users_per_second": round(len(store) / seconds, 1),
+        "users_per_second": round(len(store) / seconds, 1),  # lists, if some users have several
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
     }
+
+
+def _tested(store: SequenceStore) -> dict[str, int]:
+    """The number of test users, and that of their targets if some users have several."""
+    users = {"users": store.num_users}
+    return users if store.num_users == len(store) else users | {"targets": len(store)}
 
 
 def _measure(
@@ -105,6 +120,8 @@ def _measure(
     items: pa.Array,
     counts: arrays.Int64s,
     reference: LogCounts,
+    days: arrays.Int64s | None,
+    groups: arrays.Int64s | None,
 ) -> Rankings:
     """Compute every metric of the model's lists ``[U, K]`` and of the ranking by ``counts`` [V], that of training."""
     assert store.targets is not None
@@ -112,12 +129,24 @@ def _measure(
     seen = {"seen_offsets": store.offsets, "seen_items": store.items} if config.evaluate.filter_seen else {}
     popular = popularity_top_k(torch.tensor(counts), recommended.shape[1], num_users=len(store), **seen)
     lists = {"model": recommended, "popularity": popular.ids.numpy().astype(np.int32)}
+    baseline = Baseline(lists["popularity"], counts)
+    history = None if config.evaluate.filter_seen else (store.offsets, store.items)  # else every item is new
     names = users.to_numpy(zero_copy_only=False)
     target_names = items.take(pa.array(targets)).to_numpy(zero_copy_only=False)
     return Rankings(
         lists=lists,
         results={
-            name: compute_metrics(ids, targets, config.evaluate.k, reference, user_ids=names, targets=target_names)
+            name: compute_metrics(
+                ids,
+                targets,
+                config.evaluate.k,
+                reference,
+                baseline=baseline,
+                history=history,
+                groups=groups,
+                user_ids=names,
+                targets=target_names,
+            )
             for name, ids in lists.items()
         },
         targets=targets,
@@ -126,6 +155,7 @@ def _measure(
         counts=counts,
         user_names=users,
         item_names=items,
+        days=days,
     )
 
 
@@ -156,7 +186,8 @@ def write_table(path: Path, results: dict[str, Evaluation], ks: tuple[int, ...])
         for row in result.rows()
     }
     names = list(dict.fromkeys(name for name, _ in values))
-    write_csv(path, ["k", *names], ([k, *(round(values[name, k], 6) for name in names)] for k in sorted(ks)))
+    rows = ([k, *(round(values[name, k], 6) if (name, k) in values else "" for name in names)] for k in sorted(ks))
+    write_csv(path, ["k", *names], rows)
 
 
 def _write_tensorboard(folder: Path, results: dict[str, Evaluation]) -> None:

@@ -54,7 +54,7 @@ def download(config: Config, out: Path, *, root: Path) -> None:
 
 
 def read_remarks(config: Config, summary: dict[str, Any]) -> list[str]:
-    """Remarks on the rows that `fetch` left out, and on a setting without effect; one line each."""
+    """Remarks on the rows that `fetch` left out, on times after today and on a setting without effect; a line each."""
     counts = {
         "of other kinds of events": summary.get("rows_of_other_events", 0),
         "duplicates": summary.get("duplicates_dropped", 0),
@@ -66,6 +66,11 @@ def read_remarks(config: Config, summary: dict[str, Any]) -> list[str]:
     if dropped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         lines.append(f"{sum(dropped.values()):,} of {summary['rows_read']:,} rows are left out: {reasons}")
+    if later := summary.get("rows_after_today"):
+        lines.append(
+            f"{later:,} of {summary['rows']:,} rows have times after today; a temporal split tests on the latest ones: "
+            "remove them if such a time stands for an unknown one"
+        )
     if config.download.duplicates == "drop" and config.download.columns.timestamp is None:
         lines.append(DROP_WITHOUT_EFFECT)
     return lines

@@ -4,19 +4,14 @@ Every folder and file is replaced whole, by renaming. After a kill, each holds e
 the same call does the rest.
 """
 
-import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TextIO, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cutrec.checksums import checksum, read_output, verify_folder, write_checksums
@@ -24,19 +19,17 @@ from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
 from cutrec.paths import BACKTEST, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES
 from cutrec.workflow.user_ids import Users
+from cutrec.workflow.user_rows import count_rows, filter_csv, filter_parquet, is_list
 from rec_data.errors import DataError
-from rec_data.ids import is_ids, read_ids
+from rec_data.ids import read_ids
 from rec_data.locks import is_locked, locked
 from rec_data.raw import finding
 from rec_data.schema import USER
 from rec_data.splits.forget import EVERYBODY, forget_users
-from rec_eval import read_evaluation, write_evaluation
+from rec_eval import first_lists, read_evaluation, write_evaluation
 
 RECOMMENDATIONS = "recommendations.parquet"
-LIST = ["user_id", "item_id", "rank", "score"]
-"""The columns of lists of recommendations."""
 _EXAMPLES = Path("details") / "examples.json"
-_BATCH_ROWS = 1 << 20
 _WRITERS = [LOG.parent, SPLIT, PER_USER.parent, DATA / "report"]
 """Folders whose writers are waited for; what others write holds no events of users."""
 _ROUNDS = 5
@@ -67,7 +60,7 @@ def find_users(users: Users, data: Path = DATA) -> dict[Path, Counter[str]]:
 def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
     """The rows of each user, for each file that holds some."""
     found: dict[Path, Counter[str]] = {}
-    count = partial(_count_file, users)
+    count = partial(count_rows, users)
     log, names, per_user, examples = (
         data / path.relative_to(DATA) for path in (LOG, SPLIT / "users.parquet", PER_USER, PER_USER.parent / _EXAMPLES)
     )
@@ -83,28 +76,6 @@ def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
     return {path: counts for path, counts in found.items() if counts}
 
 
-def _count_file(users: Users, path: Path) -> Counter[str]:
-    """The rows of each user in one file.
-
-    Raises:
-        DataError: It is damaged.
-    """
-    try:
-        if path.suffix == ".csv":
-            with _open_csv(path) as file:
-                return Counter(row[0] for row, _ in _records(file) if row and row[0] in users.ids)
-        if path.suffix == ".json":
-            shown = [str(example["user"]) for example in json.loads(path.read_bytes())]
-            return _count(users, [pa.array(shown, pa.string())])
-        if path.name == "users.parquet":
-            return _count(users, [read_ids(path).names])
-        if USER not in pq.read_schema(path).names:
-            return Counter()
-        return _count(users, (batch[USER] for batch in _batches(path, [USER])))
-    except (pa.ArrowException, csv.Error, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
-
-
 def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
     """The parquet and text files below ``data/`` that neither a stage nor a backtest wrote.
 
@@ -118,7 +89,7 @@ def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
             hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
             of_a_model = (path.parent / MODEL.name).is_file()
             if finding.format_of(path.name.removesuffix(".part")) and path.is_file() and not (hidden or of_a_model):
-                (lists if _is_list(path) else others).append(path)
+                (lists if is_list(path) else others).append(path)
     return lists, others
 
 
@@ -193,7 +164,7 @@ def _remove_found(users: Users, found: dict[Path, Counter[str]], data: Path) -> 
     for path, counts in found.items():
         if path.relative_to(data).parts[0] not in STAGES:
             with atomic_file(path) as part:
-                (_filter_csv if path.suffix == ".csv" else _filter_parquet)(users, path, part)
+                (filter_csv if path.suffix == ".csv" else filter_parquet)(users, path, part)
             lines.append(f"{path}: {counts.total():,} rows removed")
     evaluate = data / "evaluate"
     if any(path.is_relative_to(evaluate) for path in found):
@@ -216,19 +187,10 @@ def _remove_page(data: Path) -> list[str]:
     return [f"{page}: removed, because it shows users as examples"]
 
 
-def _count(users: Users, columns: Iterable[pa.Array]) -> Counter[str]:
-    """How often each of the users occurs in some columns."""
-    counts: Counter[str] = Counter()
-    for column in columns:
-        for pair in column.filter(users.among(column)).value_counts().to_pylist():
-            counts[str(pair["values"])] += pair["counts"]
-    return counts
-
-
 def _remove_from_log(users: Users, log: Path, fresh: Path) -> int:
     """Write a log, its summary and its checksums without users; returns how many rows are gone."""
     verify_folder(log.parent)
-    gone, left = _filter_parquet(users, log, fresh)
+    gone, left = filter_parquet(users, log, fresh)
     if left == 0:
         raise StageError(f"{log}: found nobody else, allowed: {EVERYBODY}")
     if (path := log.with_name("summary.json")).is_file():
@@ -246,9 +208,9 @@ def _remove_evaluated(users: Users, evaluate: Path) -> None:
     with replaced_folder(evaluate, without=("SHA256SUMS", per_user.name, lists.name, _EXAMPLES.name)) as fresh:
         verify_folder(evaluate)
         if lists.is_file():
-            _filter_parquet(users, lists, fresh / lists.name)
+            filter_parquet(users, lists, fresh / lists.name)
         if per_user.is_file() and b"rec_eval" not in (pq.read_schema(per_user).metadata or {}):
-            _filter_parquet(users, per_user, fresh / per_user.name)  # of a synthetic log: ids alone
+            filter_parquet(users, per_user, fresh / per_user.name)  # of a synthetic log: ids alone
         elif per_user.is_file():
             run = read_evaluation(per_user)
             keep = ~users.among(pq.read_table(per_user, columns=[USER])[USER]).to_numpy()
@@ -256,7 +218,8 @@ def _remove_evaluated(users: Users, evaluate: Path) -> None:
             without = int(np.isnan(values[f"ndcg@{run.ks[0]}"]).sum())
             ids = None if run.user_ids is None else run.user_ids[keep]
             targets = None if run.targets is None else run.targets[keep]
-            run = replace(run, per_user=values, num_users=int(keep.sum()), num_without_relevant=without)
+            left = int(keep.sum()) if ids is None else first_lists(ids).size
+            run = replace(run, per_user=values, num_users=left, num_without_relevant=without)
             write_evaluation(replace(run, user_ids=ids, targets=targets), fresh / per_user.name)
         if examples.is_file():
             kept = [each for each in json.loads(examples.read_bytes()) if str(each["user"]) not in users.ids]
@@ -264,66 +227,3 @@ def _remove_evaluated(users: Users, evaluate: Path) -> None:
             (fresh / _EXAMPLES).write_text(text + "\n", encoding="utf-8")
         if (evaluate / "SHA256SUMS").is_file():
             write_checksums(fresh)
-
-
-def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a parquet file, whose pages are compared with their checksums if they have some."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
-
-
-def _filter_parquet(users: Users, path: Path, out: Path) -> tuple[int, int]:
-    """Copy a parquet file without the rows of users; the other rows keep their order.
-
-    Returns:
-        How many rows are gone, and how many are left.
-    """
-    gone = left = 0
-    with pq.ParquetWriter(out, pq.read_schema(path), compression="zstd") as writer:
-        for batch in _batches(path):
-            kept = batch.filter(pc.invert(users.among(batch[USER])))
-            gone, left = gone + len(batch) - len(kept), left + len(kept)
-            if kept.num_rows:
-                writer.write_batch(kept)
-    return gone, left
-
-
-def _is_list(path: Path) -> bool:
-    """Whether a file has the columns of a list of recommendations, of users whose ids are integers or strings."""
-    if path.suffix == ".csv":
-        with path.open("rb") as file:
-            return file.readline(200).decode(errors="replace").replace('"', "").strip().split(",")[:4] == LIST
-    try:
-        return (
-            path.suffix == ".parquet" and (schema := pq.read_schema(path)).names[:4] == LIST and is_ids(schema.types[0])
-        )
-    except (pa.ArrowException, OSError):
-        return False
-
-
-def _open_csv(path: Path, mode: str = "r") -> TextIO:
-    """Open a CSV so that what is read can be written byte by byte."""
-    return cast(TextIO, path.open(mode, encoding="utf-8", errors="surrogateescape", newline=""))
-
-
-def _filter_csv(users: Users, path: Path, out: Path) -> None:
-    """Copy a CSV whose first column are users without the rows of some; the other rows stay byte by byte."""
-    with _open_csv(path) as file, _open_csv(out, "w") as copy:
-        copy.writelines(text for row, text in _records(file) if not row or row[0] not in users.ids)
-
-
-def _records(file: Iterable[str]) -> Iterator[tuple[list[str], str]]:
-    """The records of a CSV and the text of each, which may have several lines."""
-    text: list[str] = []
-
-    def lines() -> Iterator[str]:
-        for line in file:
-            text.append(line)
-            yield line
-
-    for row in csv.reader(lines()):
-        yield row, "".join(text)
-        text.clear()

@@ -1,4 +1,4 @@
-"""The titles of items that ``report.item_names`` names."""
+"""The titles and groups of items in the file that ``report.item_names`` names."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cutrec.config import Config
 
 if TYPE_CHECKING:
+    from rec_data.arrays import Int64s
     from rec_data.raw.titles import Titles
 
 KEY = "report.item_names"
@@ -39,3 +40,17 @@ def item_titles(config: Config, wanted: Iterable[object], *, root: Path) -> "Tit
 
     item = str(config.download.columns.item)
     return read_titles(config.report.item_names, wanted, root=root, what=KEY, item=item)
+
+
+def item_groups(config: Config, ids: Iterable[object], *, root: Path) -> "Int64s | None":
+    """The number of the group of each of the ids, -1 for none; None without a file with a column ``group``.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    if config.report.item_names is None:
+        return None
+    from rec_data.raw.titles import read_groups
+
+    item = str(config.download.columns.item)
+    return read_groups(config.report.item_names, ids, root=root, what=KEY, item=item)

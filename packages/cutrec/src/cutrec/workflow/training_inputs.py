@@ -76,8 +76,13 @@ VALIDATED_K = (1, 5, 10, 20, 100)
 
 def make_validation(point: Config, store: SequenceStore) -> Callable[[Encoder], dict[str, float]]:
     """The metrics of `validation_ranks` at each of `VALIDATED_K`."""
-    ranks = validation_ranks(point, store)
-    return lambda encoder: rank_metrics(ranks(encoder), VALIDATED_K)
+    ranks, users = validation_ranks(point, store), several_targets(store)
+    return lambda encoder: rank_metrics(ranks(encoder), VALIDATED_K, user_ids=users)
+
+
+def several_targets(store: SequenceStore) -> Tensor | None:
+    """The users [U] of the histories of a store; None if no user has several."""
+    return store.user_ids if store.num_users < len(store) else None
 
 
 def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder], Tensor]:
@@ -126,7 +131,7 @@ def popularity_ndcg(point: Config, store: SequenceStore, counts: Tensor) -> floa
     lists = popularity_top_k(counts, 10, num_users=len(store), **seen)
     hits = lists.ids == store.targets[:, None]  # [U, 10]
     ranks = torch.where(hits.any(dim=1), hits.int().argmax(dim=1) + 1, 11)
-    return rank_metrics(ranks, [10])["ndcg@10"]
+    return rank_metrics(ranks, [10], user_ids=several_targets(store))["ndcg@10"]
 
 
 def unreachable_share(point: Config, store: SequenceStore) -> float:

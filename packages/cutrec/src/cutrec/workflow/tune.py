@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from optuna.exceptions import TrialPruned
 
@@ -92,7 +93,8 @@ def tune(
         searches: the folder for the state of searches. Each has a folder of its own there, named by the hash of its
             split, its settings and its space.
         trials: most trials of the search in total.
-        minutes: when to stop; a trial that is then in training stays unfinished, and the next call resumes it.
+        minutes: what this call may take; a trial that is then in training stays unfinished, and the next call, which
+            has its own minutes, resumes it.
         jobs: processes. With several GPUs they take turns.
         device: where to train.
         memory_gib: of a device, for all jobs on it; None: all that it has. Settings whose predicted memory is larger
@@ -103,16 +105,9 @@ def tune(
         StageError: a file of the split is missing or damaged, no setting is left to search, or no trial validated.
     """
     until = time.monotonic() + 60 * minutes
-    if config.dataset.startswith("twin:"):
-        raise StageError(f"dataset: found {config.dataset!r}, allowed: a log; a synthetic one has no accuracy")
-    if config.train.devices != 1:
-        raise StageError(f"train.devices: found {config.train.devices}, allowed: 1; --jobs uses several GPUs")
     with unchanged(split):
-        space = space_of(config, inputs.read_split(split).facts)
-        if not space.axes:
-            raise StageError("params.yaml: found a value for every key that is searched, allowed: auto for some")
-        name = hashlib.sha256(f"{run_hash(space.point, split, code={})} {space.axes}".encode()).hexdigest()[:16]
-        search = _Search(space, split, searches / name, trials, until, device, memory_gib)
+        space, folder = search_of(config, split, searches)
+        search = _Search(space, split, folder, trials, until, device, memory_gib)
         if jobs == 1:
             _work(search)
         else:
@@ -125,6 +120,24 @@ def tune(
         )
         raise StageError(f"no trial was validated: {why}")
     return found
+
+
+def search_of(config: Config, split: Path, searches: Path) -> tuple[Space, Path]:
+    """The space around a point for a split, and the folder of its search; the arguments are those of `tune`.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        StageError: a file of the split is missing or damaged, or no setting is left to search.
+    """
+    if config.dataset.startswith("twin:"):
+        raise StageError(f"dataset: found {config.dataset!r}, allowed: a log; a synthetic one has no accuracy")
+    if config.train.devices != 1:
+        raise StageError(f"train.devices: found {config.train.devices}, allowed: 1; --jobs uses several GPUs")
+    space = space_of(config, inputs.read_split(split).facts)
+    if not space.axes:
+        raise StageError("params.yaml: found a value for every key that is searched, allowed: auto for some")
+    name = hashlib.sha256(f"{run_hash(space.point, split, code={})} {space.axes}".encode()).hexdigest()[:16]
+    return space, searches / name
 
 
 def _work_in_processes(search: _Search, jobs: int) -> None:
@@ -171,12 +184,13 @@ def _train(search: _Search, data: inputs.SplitData, study: Study, claim: Claim) 
     """Train a trial, from its checkpoint if there is one, and say in one line how it went."""
     point, place = search.space.at(claim.settings), study.place(claim.number)
     seconds, lap = claim.seconds, time.perf_counter()
-    ranks_of = inputs.validation_ranks(point, data.validation)
+    ranks_of, users = inputs.validation_ranks(point, data.validation), inputs.several_targets(data.validation)
 
     def validate(encoder: Encoder) -> dict[str, float]:
         ranks = ranks_of(encoder).cpu().numpy()
-        keep_best_ranks(ranks_file(search.folder, claim.number), ranks)
-        return rank_metrics(torch.from_numpy(ranks), [K])
+        kept = ranks if users is None else np.stack([ranks, users.numpy()], axis=1)
+        keep_best_ranks(ranks_file(search.folder, claim.number), kept)
+        return rank_metrics(torch.from_numpy(ranks), [K], user_ids=users)
 
     def on_epoch(metrics: Mapping[str, float], epoch: int) -> None:
         nonlocal seconds, lap

@@ -102,12 +102,12 @@ def read_result(folder: Path, space: Space, *, wanted: int = 0) -> Tuning:
 
 
 def ranks_file(folder: Path, number: int) -> Path:
-    """The file with the ranks [U] int64 of the validation targets in the best epoch of a trial."""
+    """The file with the ranks, as `gains` takes them, of the validation targets in the best epoch of a trial."""
     return folder / f"trial-{number}.npy"
 
 
 def keep_best_ranks(path: Path, ranks: npt.NDArray[np.int64]) -> None:
-    """Write ranks [U], unless those in the file are as good."""
+    """Write ranks, as `gains` takes them, unless those in the file are as good."""
     if path.is_file() and gains(np.load(path)).mean() >= gains(ranks).mean():
         return
     part = path.with_suffix(".part.npy")
@@ -116,8 +116,14 @@ def keep_best_ranks(path: Path, ranks: npt.NDArray[np.int64]) -> None:
 
 
 def gains(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """NDCG at `K` of each user [U] from the rank of their only target, as `rec_eval.rank_metrics` averages it."""
-    return np.where(ranks <= K, 1 / np.log2(ranks + 1.0), 0.0)
+    """NDCG at `K` of each user [U] from the rank [U] of their only target, as `rec_eval.rank_metrics` averages it.
+
+    Of users with several targets, from [T, 2] ranks and users.
+    """
+    if ranks.ndim == 1:
+        return np.where(ranks <= K, 1 / np.log2(ranks + 1.0), 0.0)
+    _, users = np.unique(ranks[:, 1], return_inverse=True)
+    return np.bincount(users, weights=gains(ranks[:, 0])) / np.bincount(users)
 
 
 def preset_of(space: Space, settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Each axis is a list of values in an order, so that the search can learn from nei
 keys with their default value, are searched.
 
 Not searched: ``train.max_epochs`` and ``train.patience``, because training ends by itself when validation no longer
-improves; ``train.weight_decay``, because dropout regularizes already and every further axis thins out the trials;
+improves; ``train.averaging``, because the rules decide it for each trial from its steps; ``train.weight_decay``,
+because dropout regularizes already and every further axis thins out the trials;
 ``backbone.attention_dropout``, because it makes attention work on padded histories, which is slower.
 """
 
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from cutrec.config import AUTO_KEYS, Config, as_written, settled
-from cutrec.decide import EXACT_ITEMS, LENGTH_QUANTILE, LENGTH_STEP, LENGTHS, UNREAD, Facts, decide
+from cutrec.decide import EXACT_ITEMS, LENGTH_QUANTILE, LENGTH_STEP, LENGTHS, Facts, decide
+from rec_data.sequences.examples import UNREAD
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 

@@ -32,6 +32,10 @@ class Users:
         """Keep the ids; their order and repetitions have no meaning."""
         self.ids = frozenset(ids)
 
+    def names(self, text: str) -> bool:
+        """Whether a cell of a CSV is one of the ids: padded, or written as a float as pandas writes integers, too."""
+        return not self.ids.isdisjoint((text, text.strip(), re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text.strip())))
+
     def of_type(self, kind: pa.DataType) -> pa.Array:
         """Those of the ids that can occur in a column of integers or strings."""
         return as_ids(self.ids, kind)
@@ -73,9 +77,9 @@ def read_users(name: str, *, root: Path, settings: Download) -> list[str]:
             names = dict(zip(header, first.columns, strict=True))
             frame = frame.slice(1) if {usual, USER} & set(names) else frame
         column = next((each for each in (usual, USER, *list(names)[: len(names) == 1]) if each in names), usual)
-        flags = {column: "-S download.columns.user="} if settings.format.header is not False else None
+        keys = {USER: "download.columns.user"} if settings.format.header is not False else None
         try:
-            files.require_columns(names, {column: column}, origin, flags=flags)
+            files.require_columns(names, {USER: column}, origin, keys=keys)
         except DataError as error:
             raise DataError(f"{error}, or a file with one id per line") from error
         kind, given = frame.collect_schema()[names[column]], pl.col(USER)

@@ -13,6 +13,7 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.raw.rows import find_rows
 from rec_data.schema import TIMESTAMP
+from rec_data.stated import stated
 
 FIRST_YEAR = 1990
 _FIRST_ROWS = 1000
@@ -29,9 +30,14 @@ _SHORTEST = 10_000
 """The largest number of a column of dates with two digits of the year is at least this; smaller ones are positions."""
 _DISTINCT_DATES = 4
 """In so many dates a column differs if it is not read as the Unix times of the last decades that it could be."""
-_DAYS = "in days, as a spreadsheet counts them"
-_DAY_ZERO = dt.datetime(1899, 12, 30)
-"""From here spreadsheets count days."""
+_DAYS = {
+    "in days, as a spreadsheet counts them": 25_569,
+    "in days since 1970": 0,
+    "in Julian days": 2_440_587.5,
+    "in days, as MATLAB counts them": 719_529,
+}
+"""The number of 1970-01-01. Only those of a spreadsheet are refused without a fraction too: others may be positions."""
+_DAY = dt.timedelta(days=1)
 _TICKS = {
     "in .NET ticks (100 ns since the year 1)": (dt.datetime(1, 1, 1), 10),
     "in Windows file times (100 ns since 1601)": (dt.datetime(1601, 1, 1), 10),
@@ -90,10 +96,10 @@ def refuse_calendar_numbers(
     forms, others = ([what for what in kinds if (what in FORMS) == is_form] for is_form in (True, False))
     what = " or ".join([f"of the form {' or '.join(forms)}"] * bool(forms) + others)
     shown = find_rows(frame, fits[kinds[0]], f"1 date {what}", f"dates {what}", show=TIMESTAMP)
-    cure = " or ".join([f"-S download.time_format={form}" for form in forms] + [_EXPORT] * bool(others))
+    cure = " or ".join([stated({"download.time_format": form}) for form in forms] + [_EXPORT] * bool(others))
     raise DataError(
         f"{where} holds {shown}, which are no Unix times; allowed: {cure}; if they are positions, "
-        "-S download.columns.timestamp=null takes the order of rows"
+        f"{stated({'download.columns.timestamp': None})} takes the order of rows"
     )
 
 
@@ -101,8 +107,10 @@ def _as_dates(column: pl.Expr, after: dt.datetime) -> dict[str, pl.Expr]:
     """For each kind of dates whether a number is one, from ``FIRST_YEAR`` to before ``after``."""
     first = dt.datetime(FIRST_YEAR, 1, 1)
     fits = {form: _has_form(column, form, after.year - 1) for form in FORMS}
-    begin, end = ((date - _DAY_ZERO).days for date in (first, after))
-    fits[_DAYS] = column.is_between(begin, end, closed="left")
+    for what, of_1970 in _DAYS.items():
+        earliest, latest = ((date - _EPOCH) / _DAY + of_1970 for date in (first, after))
+        days = column.is_between(earliest, latest, closed="left")
+        fits[what] = days if "spreadsheet" in what else days & (column % 1 != 0)
     for what, (zero, ticks) in _TICKS.items():
         begin, end = ((date - zero) // _MICROSECOND * ticks for date in (first, after))
         fits[what] = column.is_between(begin, end, closed="left")

@@ -10,6 +10,7 @@ import polars as pl
 from rec_data.config import Events
 from rec_data.errors import DataError
 from rec_data.raw.files import require_columns
+from rec_data.stated import stated
 
 USUAL_NAMES = frozenset(
     f"{word}{ending}"
@@ -48,7 +49,7 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
     column, keep = events.column, [re.sub(_DECIMALS, r"\1", str(value)) for value in events.keep]
     schema = frame.collect_schema()
     flag = "download.events.column"
-    require_columns(schema, {flag: column}, origin, flags={flag: f"-S {flag}="})
+    require_columns(schema, {flag: column}, origin, keys={flag: flag})
     kind, value_of = schema[column], pl.col(column)
     if kind.is_float():  # integers that passed through a tool which stores missing values as NaN
         whole = value_of.is_finite() & (value_of == value_of.floor()) & (value_of.abs() < 2**53)
@@ -64,7 +65,7 @@ def keep_events(frame: pl.LazyFrame, events: Events, origin: str, *, all_occur: 
             close = difflib.get_close_matches(
                 value, [name for name in found if name and re.fullmatch(_PLAIN, name)], 1, 0
             )
-            cure = f"; allowed: values that it holds (-S 'download.events.keep=[{close[0]}]')" if close else ""
+            cure = f"; allowed: values that it holds ({stated({'download.events.keep': [close[0]]})})" if close else ""
             raise DataError(
                 f"{origin}: column {column!r} never holds {value!r} of download.events.keep; it holds {held}{cure}"
             )

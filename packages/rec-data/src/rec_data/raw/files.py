@@ -18,12 +18,18 @@ from rec_data.errors import DataError
 from rec_data.progress import progress
 from rec_data.raw import text_files
 from rec_data.raw.finding import format_of
+from rec_data.raw.headers import USUAL
 from rec_data.raw.rows import PLACE, numbered, placed
+from rec_data.stated import stated
 
 _BATCH_ROWS = 1 << 18
 """Rows of a parquet file that are decoded at a time to verify it."""
 
 _POSITION = "position of the row"
+_ALIKE = 0.75
+"""The smallest likeness of names, from 0 to 1, that differ by a slip."""
+_MORE_LETTERS = 2
+"""So many more or fewer letters are a slip."""
 _INTEGER_CURE = "export the column as integers: tools store integers as floats where values are missing"
 _TYPE_CURE = "write one of them again, with the column as the type of the other"
 
@@ -70,14 +76,14 @@ def check_pages(paths: Sequence[Path], columns: Sequence[str] | None = None) -> 
 
 
 def require_columns(
-    present: Iterable[str], wanted: Mapping[str, str], origin: str, *, flags: Mapping[str, str] | None = None
+    present: Iterable[str], wanted: Mapping[str, str], origin: str, *, keys: Mapping[str, str] | None = None
 ) -> None:
     """Refuse a table that lacks one of the columns ``wanted.values()``, whose keys say what the columns are for.
 
-    ``flags`` are what names each column on the command line, such as ``--user-column ``.
+    ``keys`` are the settings or options that name the columns, such as ``--user-column``.
 
     Raises:
-        DataError: A column is missing. The message shows the flag with the most similar name that the table has.
+        DataError: A column is missing. The message proposes a column that has a usual or a similar name.
     """
     present = [name for name in present if name != PLACE]
     for key, name in wanted.items():
@@ -86,27 +92,42 @@ def require_columns(
             cure = ""
             others = [other for other in present if other not in wanted.values()]
             if f"'{name}'" in present:
-                cure = "; allowed: names without quotes (text files: -S download.format.quote=single)"
-            elif (flag := (flags or {}).get(key)) and (allowed := _another(name, others, flag)):
+                cure = f"; allowed: names without quotes (text files: {stated({'download.format.quote': 'single'})})"
+            elif keys and key in keys and (allowed := _another(key, name, others, keys[key])):
                 cure = f"; allowed: {allowed}"
             raise DataError(f"{origin} has no column {name!r}{purpose}; its columns are: {', '.join(present)}{cure}")
 
 
-def _another(name: str, others: list[str], flag: str) -> str | None:
+def _another(key: str, name: str, others: list[str], setting: str) -> str | None:
     """What to take for a column that is missing: one of the others, or nothing; None if there is no choice."""
     if not others:
-        purposes = {"timestamp": "rows are in order", "rating": "there are no ratings"}
-        purpose = purposes.get(flag.removeprefix("-S download.columns.").removesuffix("="))
-        return purpose and f"{flag}null ({purpose})"
+        purposes = {
+            "download.columns.timestamp": "rows are in order",
+            "download.columns.rating": "there are no ratings",
+        }
+        return f"{stated({setting: None})} ({purposes[setting]})" if setting in purposes else None
     if name.isdecimal() and all(other.isdecimal() for other in others):
-        what, example = "another position for it", next(iter(others), "N")
+        what, example = "another position for it", others[0]
     else:
-        like = {_letters(other): other for other in others}
-        close = difflib.get_close_matches(_letters(name), like, 1, cutoff=0.4)
-        example = next((like[word] for word in close if re.fullmatch(r"[^\W\d]\w*", like[word])), "NAME")
-        what = "another name for it"
-    null = "; null if rows are in order" if flag == "-S download.columns.timestamp=" else ""
-    return f"{what} ({flag}{example}{null})"
+        what, example = "another name for it", _likely(key, name, others) or "NAME"
+    null = f"; {stated({setting: None})} if rows are in order" if setting == "download.columns.timestamp" else ""
+    return f"{what} ({stated({setting: example})}{null})"
+
+
+def _likely(key: str, name: str, others: list[str]) -> str | None:
+    """The column that has a usual name for what is missing, or nearly the same letters; the most similar of several."""
+
+    def likeness(other: str) -> float:
+        return difflib.SequenceMatcher(None, _letters(name), _letters(other)).ratio()
+
+    def is_near(other: str) -> bool:  # a wrong letter or two; "customer_age" is not near to "customer"
+        return likeness(other) >= _ALIKE and abs(len(_letters(other)) - len(_letters(name))) <= _MORE_LETTERS
+
+    plain = [other for other in others if re.fullmatch(r"[^\W\d][\w ]*", other)]
+    usual = [other for other in plain if re.fullmatch(USUAL.get(key, "(?!)"), other)]
+    of_others = [form for purpose, form in USUAL.items() if purpose != key]
+    near = [other for other in plain if is_near(other) and not any(re.fullmatch(form, other) for form in of_others)]
+    return max(usual or near, key=likeness, default=None)
 
 
 def _letters(name: str) -> str:
@@ -233,7 +254,7 @@ def reading(origin: str) -> Iterator[None]:
         encoding = getattr(error, "encoding", "that is given")
         raise DataError(
             f"{origin} cannot be read: found bytes that are not in the encoding {encoding}, allowed: another by name "
-            "(-S download.format.encoding=latin-1)"
+            f"({stated({'download.format.encoding': 'latin-1'})})"
         ) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).partition("\n\n")[0].split())  # the rest is advice for callers of polars

@@ -7,11 +7,14 @@ import polars as pl
 from rec_data.config import Columns
 from rec_data.errors import DataError
 from rec_data.raw.rows import PLACE, find_rows
-from rec_data.schema import ITEM, USER
+from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+from rec_data.stated import stated
 
-_USUAL = {
+USUAL = {
     USER: r"(?i)^(user|customer|visitor|session|account|member|person|client|reviewer)s?[ _-]?(id|name|no|hash)?$",
     ITEM: r"(?i)^((item|product|movie|article|track|song|book|video|news|sku)s?[ _-]?(id|name|no)?|(parent_)?asin)$",
+    TIMESTAMP: r"(?i)^((event|invoice|order|transaction|view|visit)[ _-]?)?(time|date|datetime|timestamp|ts)$",
+    RATING: r"(?i)^(rating|rate|stars|score)s?$",
 }
 """Usual names of columns."""
 _RULER = r"^[-=+:.…_*]{2,}$"
@@ -39,7 +42,7 @@ def no_events(frame: pl.LazyFrame, columns: Columns) -> pl.Expr:
         held = [name.strip() + kind for name in texts.values() for kind in ("", ":token", ":float")]  # RecBole
         names = pl.all_horizontal(pl.col(key).is_in(held) for key in texts)
     else:
-        names = pl.all_horizontal(pl.col(key).str.contains(form) for key, form in _USUAL.items())
+        names = pl.all_horizontal(pl.col(key).str.contains(USUAL[key]) for key in (USER, ITEM))
     least = 1 if _without_header(texts) else _MANY
     if _only_first_is_text(frame.head(_FIRST_ROWS), least) and _only_first_is_text(frame, least):
         names |= ~pl.col(USER).str.contains(_NUMBER)
@@ -60,8 +63,8 @@ def refuse_no_events(frame: pl.LazyFrame, columns: Columns, wrong: pl.Expr, orig
     cure = "remove it (as in a drawn table, or in files that were joined)"
     if _without_header(texts) and _first_of_every_file(frame, wrong):
         shown = {key: row[key] if re.fullmatch(r"[^\W\d]\w*", row[key]) else "NAME" for key in texts}
-        flags = (f"-S download.columns.{key.removesuffix('_id')}={name}" for key, name in shown.items())
-        cure = f"read the header: -S download.format.header=true {' '.join(flags)}"
+        named = {f"download.columns.{key.removesuffix('_id')}": name for key, name in shown.items()}
+        cure = f"read the header: {stated({'download.format.header': True, **named})}"
     raise DataError(f"{origin} has {found}: {', '.join(row[key] for key in texts)}; allowed: none, {cure}")
 
 

@@ -13,6 +13,7 @@ from rec_data.raw.events import keep_events
 from rec_data.raw.normalise import drop_duplicates, write_log
 from rec_data.raw.rows import PLACE, find_nulls, find_rows
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
+from rec_data.stated import stated
 
 EVENT = "event"
 """Stands for the column of kinds of events among the columns that are named."""
@@ -80,9 +81,9 @@ def write_history_log(
     columns = Columns(
         user, item, time if timed or TIMESTAMP in named else None, rating if rated or RATING in named else None
     )
-    flags = {key: f"--{key.removesuffix('_id')}-column " for key in columns.by_key}
-    flags[RATING] = "-S download.columns.rating="
-    files.require_columns(schema, columns.by_key, origin, flags=flags)
+    keys = {key: f"--{key.removesuffix('_id')}-column" for key in columns.by_key}
+    keys[RATING] = "download.columns.rating"
+    files.require_columns(schema, columns.by_key, origin, keys=keys)
     dropped, everybody = 0, frame.select(pl.col(user).alias(USER))
     event = settings.events.column
     of_kinds = event is not None and (event in schema or EVENT in named)
@@ -152,8 +153,8 @@ def _refuse_times_of_lists(schema: pl.Schema, columns: Columns, origin: str) -> 
     if timed:
         raise DataError(
             f"{origin} holds lists of items, and column {timed[0]!r} holds times; allowed: lists in order, oldest item "
-            "first, without times (remove the column, or ignore it: -S download.columns.timestamp=null), or one event "
-            "per row"
+            f"first, without times (remove the column, or ignore it: {stated({'download.columns.timestamp': None})}), "
+            "or one event per row"
         )
 
 

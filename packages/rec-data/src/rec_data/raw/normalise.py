@@ -3,7 +3,6 @@
 Two streaming passes over the source: the first gathers the facts that decide types and units, the second writes.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,33 +14,11 @@ from rec_data.errors import DataError, refuse_if_full, writing
 from rec_data.progress import progress
 from rec_data.raw.files import reading, require_columns
 from rec_data.raw.headers import no_events, refuse_no_events
-from rec_data.raw.rows import EXACT_BITS, PLACE, find_nulls, find_rows, numbered, refuse_inexact, refuse_unparsed
+from rec_data.raw.id_columns import facts_of_texts, id_expression
+from rec_data.raw.rows import PLACE, find_nulls, find_rows, numbered, refuse_unparsed
 from rec_data.raw.timestamps import FINER, NUMBER, time_expression
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
-
-INTEGER = r"^(0|-?[1-9][0-9]*)$"
-"""Text that is read as an integer if 64 bits hold it. There is no leading zero, because "007" is a name."""
-
-_DECIMALS = r"^(0|-?[1-9][0-9]*)\.0+$"
-"""An integer that a tool wrote as a float, as pandas does with a column that lacks values."""
-_WHOLE = r"^(0|-?[1-9][0-9]*)(\.0+)?$"
-
-_ALLOWED_IDS = "allowed for ids: integers or strings"
-_FIRST_ROWS = 1000
-_MARK = "\ufeff"
-_SHORT = 18
-"""Every integer of at most this many characters fits into Int64."""
-_SCIENTIFIC = r"^[+-]?[0-9](\.[0-9]+[eE]\+?|[eE]\+)[0-9]+$"
-"""Text that is a number in the notation that programs choose for large numbers, usually with fewer digits."""
-_WRAPPED = (
-    (
-        r"^[\[(].*[\])]$",
-        "lists as text",
-        "one event per row (pandas: df.explode), or for histories a parquet file with lists",
-    ),
-    ("^'.*'$", "ids that are all in single quotes", "ids without them (text files: -S download.format.quote=single)"),
-)
-"""How all ids of a column must not be: a pattern, its name, and what is allowed."""
+from rec_data.stated import stated
 
 
 class Normalised(NamedTuple):
@@ -96,7 +73,7 @@ def write_log(
         if min_rating is not None and columns.rating is None:
             raise DataError(
                 f"min_rating is {min_rating:g} but {origin} has no rating column; allowed: one by "
-                "-S download.columns.rating=NAME, or all rows by -S download.min_rating=null"
+                f"{stated({'download.columns.rating': 'NAME'})}, or all rows by {stated({'download.min_rating': None})}"
             )
         frame = _strip_text(frame, list(columns.by_key))
         selected, rows_read, unit = _expressions(frame, columns, origin, time_format, null_values)
@@ -132,14 +109,7 @@ def _expressions(
     for key in where:
         if facts[f"{key}.nulls"]:
             raise DataError(f"{where[key]} has {find_nulls(frame, key)}; allowed: none")
-    selected = []
-    for key in (USER, ITEM):
-        if schema[key] == pl.String:
-            _refuse_texts(frame, key, facts, null_values, where[key])
-            _refuse_wrapped(frame, key, where[key])
-            selected.append(_textual_id(frame, key, facts, where[key]))
-        else:
-            selected.append(_id_expression(frame, key, schema[key], where=where[key]))
+    selected = [id_expression(frame, key, schema[key], facts, null_values, where[key]) for key in (USER, ITEM)]
     time, unit = time_expression(frame, schema[TIMESTAMP], facts, where[TIMESTAMP], time_format)
     selected.append(time.alias(TIMESTAMP))
     if RATING in where:
@@ -158,21 +128,10 @@ def _facts(frame: pl.LazyFrame, schema: pl.Schema, null_values: Sequence[str], w
             asked.append(pl.col(key).str.contains(NUMBER).sum().alias(f"{key}.numbers"))
             asked.append(pl.col(key).str.contains(FINER.removeprefix("^.*")).any().alias(f"{key}.finer"))
         elif kind == pl.String and key in (USER, ITEM):
-            asked.append(pl.col(key).str.contains(_WHOLE).all().alias(f"{key}.integers"))
-            asked.append(pl.col(key).str.contains(".0", literal=True).any().alias(f"{key}.decimals"))
-            asked.append(pl.col(key).str.len_bytes().max().alias(f"{key}.longest"))
-            asked.append(pl.col(key).str.contains(_SCIENTIFIC).any().alias(f"{key}.scientific"))
-            asked.append(pl.col(key).str.starts_with(_MARK).any().alias(f"{key}.marked"))
-            asked.append(_stands_for_missing(key, null_values).any().alias(f"{key}.missing"))
+            asked += facts_of_texts(key, null_values)
         elif kind.is_float():
             asked.append(pl.col(key).is_finite().all().alias(f"{key}.finite"))
     return frame.select(asked).collect(engine="streaming").row(0, named=True)
-
-
-def _stands_for_missing(key: str, null_values: Sequence[str]) -> pl.Expr:
-    """Whether a text is one of those for a missing id, in capital or small letters."""
-    words = "|".join(map(re.escape, null_values))
-    return pl.col(key).str.contains(f"(?i)^(?:{words})$") if null_values else pl.lit(value=False)
 
 
 def _strip_text(frame: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
@@ -184,96 +143,6 @@ def _strip_text(frame: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
             text = pl.col(key).cast(pl.String).str.strip_chars()
             stripped.append(pl.when(text != "").then(text).alias(key))
     return frame.with_columns(stripped)
-
-
-def _refuse_texts(frame: pl.LazyFrame, key: str, facts: dict[str, Any], null_values: Sequence[str], where: str) -> None:
-    """Refuse texts that are no ids: with a mark in front, words for a missing id, numbers whose digits were cut."""
-    text = pl.col(key)
-    if facts[f"{key}.marked"]:
-        one, many = "1 text after a byte order mark", "texts after byte order marks"
-        found = find_rows(frame, text.str.starts_with(_MARK), one, many, show=key)
-        raise DataError(f"{where} has {found}; allowed: none (join files without their marks and headers)")
-    if facts[f"{key}.missing"]:
-        one, many = "1 text that stands for a missing id", "texts that stand for a missing id"
-        found = find_rows(frame, _stands_for_missing(key, null_values), one, many, show=key)
-        raise DataError(
-            f"{where} has {found}; allowed: none: remove these rows, or take such texts as ids by "
-            "-S 'download.null_values=[]'"
-        )
-    if facts[f"{key}.scientific"]:
-        one, many = "1 number in scientific notation", "numbers in scientific notation"
-        found = find_rows(frame, text.str.contains(_SCIENTIFIC), one, many, show=key)
-        raise DataError(f"{where} has {found}, which may lack digits; allowed for ids: strings, or integers in full")
-
-
-def _refuse_wrapped(frame: pl.LazyFrame, key: str, where: str) -> None:
-    """Refuse ids that are all lists, as pandas writes them to CSV, or that all stand in single quotes."""
-    first = frame.select(key).head(_FIRST_ROWS).collect()
-    for pattern, what, cure in _WRAPPED:
-        wrapped = pl.col(key).str.contains(pattern).all()
-        if first.select(wrapped).item() and frame.select(wrapped).collect(engine="streaming").item():
-            raise DataError(f"{where} holds {what}, such as {first.item(0, 0)!r}; allowed: {cure}")
-
-
-def _textual_id(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> pl.Expr:
-    """Text as integers if every value is one that 64 bits hold, otherwise as it is."""
-    column = pl.col(key)
-    if facts[f"{key}.decimals"]:
-        _refuse_decimals(frame, key, facts, where)
-        column = column.str.replace(_DECIMALS, "${1}") if facts[f"{key}.integers"] else column
-    if not facts[f"{key}.integers"]:
-        return column
-    return column.cast(pl.Int64) if facts[f"{key}.longest"] <= _SHORT else _narrow(frame, column)
-
-
-def _refuse_decimals(frame: pl.LazyFrame, key: str, facts: dict[str, Any], where: str) -> None:
-    """Refuse texts such as '7.0' that are not surely integers.
-
-    Among other texts than numbers, '7.0' beside '7' would be another id, and may not be. Floats of 2^53 and more may
-    have lost digits.
-    """
-    text, bits = pl.col(key), EXACT_BITS[pl.Float64()]
-    decimal = text.str.contains(_DECIMALS)
-    cure = "export the column as integers, or as text without decimals"
-    if facts[f"{key}.integers"]:
-        wrong = decimal & (text.cast(pl.Float64, strict=False).abs() >= 2**bits)
-        reason = f"of 2^{bits} or more, which may lack digits"
-    else:
-        integers = frame.filter(decimal).select(text.str.replace(_DECIMALS, "${1}").unique())
-        beside = frame.select(text).join(integers, on=key, how="semi").unique().collect(engine="streaming")[key]
-        wrong = decimal & text.str.replace(_DECIMALS, "${1}").is_in(beside.implode())
-        reason = "beside the same without decimals"
-    one, many = f"1 whole number written as a decimal {reason}", f"whole numbers written as decimals {reason}"
-    if found := find_rows(frame, wrong, one, many, show=key):
-        raise DataError(f"{where} has {found}; {_ALLOWED_IDS}: {cure}")
-
-
-def _narrow(frame: pl.LazyFrame, column: pl.Expr) -> pl.Expr:
-    """Integers of any size, or their text, as the first of Int64, UInt64 and text that holds all of them exactly."""
-    kinds = (pl.Int64, pl.UInt64)
-    fits = frame.select(column.cast(kind, strict=False).is_not_null().all().alias(str(kind)) for kind in kinds)
-    for kind, fit in zip(kinds, fits.collect(engine="streaming").row(0), strict=True):
-        if fit:
-            return column.cast(kind)
-    return column.cast(pl.String)
-
-
-def _id_expression(frame: pl.LazyFrame, key: str, kind: pl.DataType, *, where: str) -> pl.Expr:
-    """Numbers as integers; floats and decimals must hold whole numbers, floats only such as their type tells apart."""
-    column = pl.col(key)
-    if kind.is_integer():
-        return _narrow(frame, column) if kind in (pl.Int128, pl.UInt128) else column
-    if not (kind.is_float() or kind.is_decimal()):
-        cure = " (cast the column to a string in the program that writes the file)" if kind == pl.Binary else ""
-        raise DataError(f"{where} holds {kind}; {_ALLOWED_IDS}{cure}")
-    # Integers that passed through a tool which stores missing values as NaN, or that has no other type for numbers.
-    broken = ~(column.is_finite() & (column == column.floor())) if kind.is_float() else column % 1 != 0
-    if found := find_rows(frame, broken, "1 value is not a whole number", "values are not whole numbers", show=key):
-        raise DataError(f"{where} holds {kind}, and {found}; {_ALLOWED_IDS}")
-    if kind.is_decimal():
-        return _narrow(frame, column.cast(pl.Decimal(38, 0)))
-    refuse_inexact(frame, key, kind, where=where, allowed=_ALLOWED_IDS)
-    return column.cast(pl.Int64)
 
 
 def _rating_expression(frame: pl.LazyFrame, kind: pl.DataType, facts: dict[str, Any], where: str) -> pl.Expr:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rec_data.config import character_name
 from rec_data.raw.dialects import SEPARATORS, Dialect, Grammar
+from rec_data.stated import stated
 
 _DATUM = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?|\d{4}-\d\d-\d\d.*", re.IGNORECASE)
 """A number or a date in the first line: such a line can be data."""
@@ -38,7 +39,7 @@ def zero_bytes(beginning: bytes) -> str:
         if side.count(0) * 2 > len(side) and other.count(0) * 8 < len(other):
             return (
                 "line 1: found zero bytes, as in UTF-16 without a byte order mark; allowed: UTF-8, or the encoding by "
-                f"name (-S download.format.encoding={encoding})"
+                f"name ({stated({'download.format.encoding': encoding})})"
             )
     return zero_byte(beginning.count(b"\n", 0, beginning.index(0)) + 1)
 
@@ -52,7 +53,7 @@ def not_utf8(line: int) -> str:
     """The refusal of bytes in an encoding that is not known."""
     return (
         f"line {line}: found bytes that are not UTF-8, allowed: UTF-8, or the encoding by name "
-        "(-S download.format.encoding=NAME, for example latin-1, cp1251, shift_jis)"
+        f"({stated({'download.format.encoding': 'NAME'})}, for example latin-1, cp1251, shift_jis)"
     )
 
 
@@ -71,11 +72,12 @@ def broken_record(fault: str, line: int) -> str:
     if "quote" in fault:
         return (
             f"line {line}: found {fault}, allowed: doubled quotes inside quoted fields; if quotes are text: "
-            "-S download.format.quote=none; if they are escaped: -S download.format.escape=backslash"
+            f"{stated({'download.format.quote': 'none'})}; if they are escaped: "
+            f"{stated({'download.format.escape': 'backslash'})}"
         )
     return (
         f"line {line}: found {fault}, allowed: escaped quotes, separators, line ends and escapes; if it is "
-        "text: -S download.format.escape=none"
+        f"text: {stated({'download.format.escape': 'none'})}"
     )
 
 
@@ -95,7 +97,7 @@ def one_column(beginning: bytes) -> str:
     looked_for = ", ".join(character_name(mark) for mark in SEPARATORS)
     return (
         f"line 1: found 1 field ({shown!r}), allowed: fields with a separator between them, which is one character "
-        f"({looked_for} are looked for; another one: -S download.format.separator='~')"
+        f"({looked_for} are looked for; another one: {stated({'download.format.separator': ':'})})"
     )
 
 
@@ -125,7 +127,9 @@ def wrong_width(found: int, width: int, line: int, dialect: Dialect, first_lines
             count = used if used > 1 else _fitting(after, dialect)[separator]
             return _odd_first_line(f"{in_words(width)} separated by {mark}", count, separator)
     fitting = [character_name(separator) for separator in _fitting(first_lines, dialect)]
-    other = f"; {fitting[0]} fits the first lines: -S download.format.separator={fitting[0]}" if fitting else ""
+    other = ""
+    if fitting:
+        other = f"; {fitting[0]} fits the first lines: {stated({'download.format.separator': fitting[0]})}"
     return (
         f"line {line}: found {in_words(found)}, allowed: {width} as in the first line, separated by {mark} (a field "
         f"that holds it is quoted{other})"
@@ -172,14 +176,17 @@ def data_as_header(fields: Sequence[str]) -> str:
     times = times or [place for place in at if _UNIX_TIME.fullmatch(fields[place])]
     left = [place for place in at if place not in times[-1:]]
     user, item, others = *[*left, 0, 1][:2], left[2:]
-    if times:
-        time = f"{times[-1] + 1}"
-    else:
-        time = "N (the column of times; null if rows are in order)" if others else "null (rows are in order)"
+    time: int | str | None = times[-1] + 1 if times else "N" if others else None
+    key = "download.columns.timestamp"
+    why = "" if times else " (rows are in order)"
+    if time == "N":
+        why = " (N is the column of times; null if rows are in order)"
+    columns = {"download.columns.user": user + 1, "download.columns.item": item + 1, key: time}
     rating = next((place + 1 for place in others if _RATING.fullmatch(fields[place])), None)
-    more = "" if rating is None else f" (a rating may be in column {rating}: -S download.columns.rating={rating})"
+    more = ""
+    if rating is not None:
+        more = f" (a rating may be in column {rating}: {stated({'download.columns.rating': rating})})"
     return (
         f"line 1: found what looks like data ({shown}), allowed: the names of columns; without them give positions: "
-        f"-S download.format.header=false -S download.columns.user={user + 1} -S download.columns.item={item + 1} "
-        f"-S download.columns.timestamp={time}{more}"
+        f"{stated({'download.format.header': False, **columns})}{why}{more}"
     )

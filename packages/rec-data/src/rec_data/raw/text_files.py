@@ -21,6 +21,7 @@ from rec_data.raw.dialects import SEPARATORS, Dialect, Grammar, Use
 from rec_data.raw.rows import PLACE
 from rec_data.raw.text_check import Reading
 from rec_data.raw.text_source import CHUNK, LONGEST, TextFile
+from rec_data.stated import stated
 
 _QUOTE, _ESCAPE = '"', "\\"
 """What is looked for where the characters are not given."""
@@ -171,18 +172,19 @@ def _decide(file: TextFile) -> Reading:
     if doubt is not None and file.form.quote == "auto":
         raise DataError(
             f"file {file.path}, line {doubt}: found quotes around line ends that may be text, so that each line is a "
-            f"record; allowed: -S download.format.quote={character_name(chosen.dialect.quote)} or "
-            "-S download.format.quote=none"
+            f"record; allowed: {stated({'download.format.quote': character_name(chosen.dialect.quote)})} or "
+            f"{stated({'download.format.quote': 'none'})}"
         )
     if chosen.spaced is not None and file.form.quote == "auto":
         raise DataError(f"file {file.path}, {text_faults.spaced_quotes(chosen.spaced)}")
     for rival in rivals:
         if Use.BARE in chosen.uses and not _same(file, chosen, rival):
             key = "quote" if rival.dialect.quote != chosen.dialect.quote else "escape"
-            names = [character_name(getattr(way.dialect, key)) for way in (chosen, rival)]
+            names = (character_name(getattr(way.dialect, key)) for way in (chosen, rival))
+            choices = " or ".join(stated({f"download.format.{key}": name}) for name in names)
             raise DataError(
                 f"file {file.path}, line {chosen.uses_line}: found {key} characters that can mean two things, and the "
-                f"values differ; allowed: -S download.format.{key}={names[0]} or -S download.format.{key}={names[1]}"
+                f"values differ; allowed: {choices}"
             )
     return chosen
 
@@ -225,7 +227,7 @@ def _separator(file: TextFile) -> str:
         found = [character_name(mark) for mark in likely]
         raise DataError(
             f"file {file.path}, line 1: found {' and '.join(found)} equally often, allowed: one separator "
-            f"(-S download.format.separator={found[0]})"
+            f"({stated({'download.format.separator': found[0]})})"
         )
     return likely[0]
 

@@ -15,10 +15,8 @@ import polars as pl
 from rec_data.errors import DataError
 from rec_data.raw.calendar_numbers import refuse_calendar_numbers, width
 from rec_data.raw.rows import EXACT_BITS, find_rows, refuse_inexact, refuse_unparsed
-from rec_data.schema import TIMESTAMP
-
-UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-"""Ticks per second of every unit."""
+from rec_data.schema import TIMESTAMP, UNITS
+from rec_data.stated import stated
 
 EARLIEST_TIME = 315_532_800
 """1980-01-01: an earlier time is an error if the column is a clock."""
@@ -35,11 +33,6 @@ UNIT_LIMIT = 10**11
 NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 """Text that is a number."""
 
-ALLOWED_TIMES = (
-    "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone), one kind in the whole column; another form "
-    "by its format, such as -S 'download.time_format=%d.%m.%Y %H:%M'; another column by "
-    "-S download.columns.timestamp=NAME"
-)
 FINER = r"^.*[.,][0-9]{6}([0-9]{0,2}[1-9])"
 """Text of a time with a fraction that microseconds do not hold; its group is the digits after those of microseconds."""
 _ZONE = r"[Tt ][0-9].*([Zz]|UTC|GMT|[+-][0-9]{2}(:?[0-9]{2})?)$"
@@ -96,7 +89,11 @@ def time_expression(
     Raises:
         DataError: A wrong type, text that does not parse, or impossible times.
     """
-    allowed = ALLOWED_TIMES
+    allowed = (
+        "a Unix time or ISO 8601 (2024-01-31 12:00:00, with or without zone), one kind in the whole column; another "
+        f"form by its format, such as {stated({'download.time_format': '%d.%m.%Y %H:%M'})}; another column by "
+        f"{stated({'download.columns.timestamp': 'NAME'})}"
+    )
     calendar = True  # whether times come from a calendar, in microseconds, and not from bare numbers
     finer = kind == pl.String and facts[f"{TIMESTAMP}.finer"]
     if time_format is not None:
@@ -197,7 +194,7 @@ def _find_unit(frame: pl.LazyFrame, column: pl.Expr, found: dict[str, Any], *, c
         late = find_rows(frame, column > LATEST_SECOND * ticks, one, many, show=TIMESTAMP)
         raise DataError(
             f"{where} holds {late}; allowed: times before the year 2200 in seconds, milliseconds, microseconds or "
-            "nanoseconds; dates such as 20240131120000 by -S download.time_format=%Y%m%d%H%M%S"
+            f"nanoseconds; dates such as 20240131120000 by {stated({'download.time_format': '%Y%m%d%H%M%S'})}"
         )
     same_unit = calendar or unit_of(int(smallest)) == unit
     # If most times are later than 1990, the column is a clock. A time of another unit is early only in seconds too.

@@ -6,6 +6,9 @@ import numpy as np
 
 from rec_data.arrays import Int64s
 
+UNREAD = 0.2
+"""The share of the interactions outside of `last_windows` from which on `sliding_windows` are worth longer epochs."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -51,6 +54,11 @@ def sliding_windows(offsets: Int64s, span: int, stride: int, *, full: bool = Fal
         ends = np.minimum(starts + span, offsets[1:][history])
     enough = ends - starts >= 2
     return Examples(starts[enough], (ends - starts)[enough])
+
+
+def half_overlapping(span: int) -> int:
+    """The stride of `sliding_windows` that share half of their ``span`` items with the next one; at least 1."""
+    return max(1, span // 2)
 
 
 def epoch_order(size: int, *, seed: int, epoch: int) -> Int64s:

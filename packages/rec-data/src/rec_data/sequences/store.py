@@ -74,13 +74,19 @@ class SequenceStore:
     offsets: Tensor
     """``[n + 1]`` int64."""
     user_ids: Tensor
-    """``[n]`` int32, dense user ids."""
+    """``[n]`` int32, dense user ids; a user with several targets has a history for each, one after the other."""
     targets: Tensor | None = None
     """``[n]`` int32, the item to predict after the history; None for training."""
 
     def __len__(self) -> int:
         """Number of histories."""
         return len(self.user_ids)
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        users = self.user_ids.numpy()
+        return len(self) and 1 + int(np.count_nonzero(users[1:] != users[:-1]))
 
     @property
     def lengths(self) -> Tensor:

@@ -4,15 +4,18 @@ This module imports neither torch nor, unless a file has to be read, polars.
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rec_data.arrays import to_arrow
 from rec_data.config import Columns, Download, Events, Format
 from rec_data.errors import DataError, writing
+from rec_data.schema import TIMESTAMP, UNITS
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, UNUSABLE, is_generated, lookup
 
@@ -39,8 +42,9 @@ def fetch_log(
 
     Returns:
         What was written, ready for JSON: ``dataset``, ``kind``, ``rows``, ``rows_read``, ``timestamp_unit``; where
-        rows were dropped, ``rows_of_other_events`` and ``duplicates_dropped``; ``columns_of_events`` are those of your
-        own file that ``download.events`` may be meant for, with their values.
+        rows were dropped, ``rows_of_other_events`` and ``duplicates_dropped``; of your own file also
+        ``columns_of_events``, those that ``download.events`` may be meant for, with their values, and
+        ``rows_after_today``, if some have times more than a day after now.
 
     Raises:
         DataError: The name, the files, their columns, their values, or the output is wrong.
@@ -180,8 +184,8 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
         frame = files.scan(paths, wanted, settings.format)
         if settings.events.column is None:
             hints = {"columns_of_events": found} if (found := find_events(frame, besides=wanted)) else {}
-        flags = {key: f"-S download.columns.{key.removesuffix('_id')}=" for key in columns.by_key}
-        files.require_columns(frame.collect_schema(), columns.by_key, origin, flags=flags)
+        keys = {key: f"download.columns.{key.removesuffix('_id')}" for key in columns.by_key}
+        files.require_columns(frame.collect_schema(), columns.by_key, origin, keys=keys)
         frame, others = keep_events(frame, settings.events, origin)
         if columns.timestamp is None:
             frame, columns = files.number_rows(frame, columns)
@@ -194,7 +198,26 @@ def _read_files(dataset: str, paths: list[Path], out: Path, *, settings: Downloa
         time_format=None if settings.columns.timestamp is None else settings.time_format,
         null_values=settings.missing_ids,
     )
-    return {"kind": "file", **done.with_other_events(others).facts, **hints}
+    later = _rows_after_today(out, UNITS[done.timestamp_unit])
+    return {"kind": "file", **done.with_other_events(others).facts, **hints} | (
+        {"rows_after_today": later} if later else {}
+    )
+
+
+def _rows_after_today(log: Path, ticks: int) -> int:
+    """The rows with times more than a day after now, in units of which a second has `ticks`.
+
+    Times are only read where the statistics of the file say that there are any.
+    """
+    limit, found = int((time.time() + 86_400) * ticks), 0
+    with pq.ParquetFile(log) as file:
+        place = file.schema_arrow.names.index(TIMESTAMP)
+        for group in range(file.num_row_groups):
+            statistics = file.metadata.row_group(group).column(place).statistics
+            if statistics is None or not statistics.has_min_max or statistics.max > limit:
+                times = file.read_row_group(group, columns=[TIMESTAMP])[TIMESTAMP]
+                found += pc.sum(pc.greater(times, limit)).as_py() or 0
+    return found
 
 
 def _generate(dataset: str, out: Path, *, seed: int) -> dict[str, Any]:

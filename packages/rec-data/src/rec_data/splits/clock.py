@@ -4,7 +4,9 @@ import datetime as dt
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
-from rec_data.raw.timestamps import UNITS, of_a_clock, unit_of
+from rec_data.errors import DataError
+from rec_data.raw.timestamps import of_a_clock, to_datetime, unit_of
+from rec_data.schema import UNITS
 
 
 def has_clock(times: Int64s) -> bool:
@@ -35,3 +37,16 @@ def to_ticks(moment: int | str, unit: str) -> int:
         date = date if date.tzinfo is not None else date.replace(tzinfo=dt.UTC)
         found = (date - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(microseconds=1)
     return -(-found * UNITS[unit] // UNITS[own])
+
+
+def in_words(moment: int) -> str:
+    """A moment of a log, and its date in UTC: ``1700000000 (2023-11-14 22:13:20)``."""
+    return f"{moment} ({to_datetime(moment).replace(tzinfo=None).isoformat(' ', 'seconds')})"
+
+
+def nothing_before(until: int, first: int) -> DataError:
+    """What is wrong with a ``split.test_until`` that is not after the first time of the log."""
+    return DataError(
+        f"split.test_until: found {in_words(until)}, which leaves no interaction; allowed: a moment after the log's "
+        f"first one, {in_words(first)}"
+    )

@@ -14,8 +14,9 @@ from rec_data.errors import DataError
 from rec_data.raw.files import reading, require_columns
 from rec_data.raw.timestamps import unit_of
 from rec_data.schema import ITEM, ORIGINAL_ID, TIMESTAMP, USER
-from rec_data.splits.clock import to_ticks
+from rec_data.splits.clock import nothing_before, to_ticks
 from rec_data.splits.sorted_log import SortedLog
+from rec_data.stated import stated
 from rec_data.ties import Ties, resolve_ties
 
 
@@ -35,7 +36,7 @@ class EncodedLog:
     ties: Ties
     """How many of the interactions have equal times or are duplicates."""
     unit: str
-    """Of the times, a key of ``rec_data.raw.timestamps.UNITS``."""
+    """Of the times, a key of ``rec_data.schema.UNITS``."""
 
 
 def encode(
@@ -73,10 +74,7 @@ def encode(
             cut, rows = rows, int(frame.select(pl.len()).collect(engine="streaming").item())
             cut -= rows
             if rows == 0:
-                raise DataError(
-                    f"split.test_until: found {until!r} ({end}), which leaves no interaction; allowed: a moment after "
-                    f"the log's first time, {first}"
-                )
+                raise nothing_before(end, first)
         item_counts = frame.group_by(ITEM).len().collect(engine="streaming")
         items = _names(item_counts, ITEM, "item", min_item_count)
         kept = _keep(frame, items, ITEM, "item")
@@ -135,7 +133,7 @@ def _names(counts: pl.DataFrame, key: str, what: str, fewest: int | None) -> pl.
     if kept.is_empty():
         raise DataError(
             f"split.min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one "
-            f"(-S split.min_{what}_count=1 keeps all)"
+            f"({stated({f'split.min_{what}_count': 1})} keeps all)"
         )
     return kept.select(key).sort(key)
 

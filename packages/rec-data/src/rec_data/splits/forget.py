@@ -14,7 +14,7 @@ from rec_data import arrays
 from rec_data.arrays import Int32s, Int64s, Mask
 from rec_data.errors import DataError
 from rec_data.ids import read_ids
-from rec_data.schema import ORIGINAL_ID, TIMESTAMPS
+from rec_data.schema import ORIGINAL_ID, TARGET_TIME, TIMESTAMPS
 from rec_data.sequences.store import SequenceStore
 from rec_data.splits.sorted_log import Subset
 from rec_data.splits.split import SUBSETS, describe_subset, write_histories, write_names
@@ -72,7 +72,10 @@ def read_subset(split: Path, name: str, hashes: dict[str, str]) -> Subset:
     store = SequenceStore.open(split / "sequences" / f"{name}.arrow", hashes=hashes)
     path = split / f"{name}.parquet"
     try:
-        lists = pq.read_table(path, columns=[TIMESTAMPS])[TIMESTAMPS]
+        columns = [TIMESTAMPS] if store.targets is None else [TIMESTAMPS, TARGET_TIME]
+        table = pq.read_table(path, columns=columns)
+        lists = table[TIMESTAMPS]
+        target_times = None if store.targets is None else table[TARGET_TIME].to_numpy()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
     parts = [np.asarray(chunk.flatten()) for chunk in lists.chunks]
@@ -81,7 +84,7 @@ def read_subset(split: Path, name: str, hashes: dict[str, str]) -> Subset:
         raise DataError(f"{path} does not belong to sequences/{name}.arrow: found {len(lists)} histories of "
                         f"{len(times)} events, allowed: {len(store)} of {len(store.items)}")  # fmt: skip
     targets = None if store.targets is None else store.targets.numpy()
-    return Subset(store.user_ids.numpy(), store.offsets.numpy(), store.items.numpy(), times, targets)
+    return Subset(store.user_ids.numpy(), store.offsets.numpy(), store.items.numpy(), times, targets, target_times)
 
 
 def _without(subset: Subset, gone: Mask, dense: Int32s) -> Subset:
@@ -90,4 +93,5 @@ def _without(subset: Subset, gone: Mask, dense: Int32s) -> Subset:
     rows = arrays.spread(keep, subset.offsets)
     offsets = np.concatenate(([0], np.cumsum(subset.lengths[keep])))
     targets = None if subset.targets is None else subset.targets[keep]
-    return Subset(dense[subset.users[keep]], offsets, subset.items[rows], subset.times[rows], targets)
+    target_times = None if subset.target_times is None else subset.target_times[keep]
+    return Subset(dense[subset.users[keep]], offsets, subset.items[rows], subset.times[rows], targets, target_times)

@@ -28,10 +28,13 @@ class SortedLog:
 
 @dataclass(frozen=True)
 class Subset:
-    """Training, validation or test data: histories of some users in CSR form, and the target of each."""
+    """Training, validation or test data: histories of some users in CSR form, and the target of each.
+
+    A user with several successive targets has a history for each, one after the other.
+    """
 
     users: Int32s
-    """``[n]`` users, ascending."""
+    """``[n]`` users, ascending; repeated for successive targets."""
     offsets: Int64s
     """``[n + 1]``."""
     items: Int32s
@@ -39,6 +42,8 @@ class Subset:
     times: Int64s
     """``[nnz]``."""
     targets: Int32s | None = None
+    """``[n]``; None for training."""
+    target_times: Int64s | None = None
     """``[n]``; None for training."""
 
     @property

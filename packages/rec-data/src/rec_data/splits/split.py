@@ -15,13 +15,14 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import hash_ids
 from rec_data.progress import progress
-from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TIMESTAMPS, USER
+from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TARGET_TIME, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
 from rec_data.splits.clock import dates_only, has_clock, to_ticks
 from rec_data.splits.encode import EncodedLog, encode
 from rec_data.splits.sorted_log import Subset
 from rec_data.splits.strategies import Partition, leave_one_out, temporal
 from rec_data.splits.targets import TargetRule
+from rec_data.stated import stated
 
 AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
 """The minimum counts of items and of users that "auto" stands for."""
@@ -175,7 +176,8 @@ def _refuse_trivial(encoded: EncodedLog) -> None:
         if len(names) < 2:
             raise DataError(
                 f"the log has one {what} left after filtering ({names[0]!r}); at least two are needed "
-                f"(the log had {encoded.raw[what + 's']}; -S split.min_item_count=1 -S split.min_user_count=1 keep all)"
+                f"(the log had {encoded.raw[what + 's']}; "
+                f"{stated({'split.min_item_count': 1, 'split.min_user_count': 1})} keep all)"
             )
 
 
@@ -211,14 +213,16 @@ def _renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
     """Replace the ids of the sorted log by those of the split."""
     targets = None if subset.targets is None else dense_item[subset.targets]
     items = arrays.lookup(dense_item, subset.items)
-    return Subset(dense_user[subset.users], subset.offsets, items, subset.times, targets)
+    return Subset(dense_user[subset.users], subset.offsets, items, subset.times, targets, subset.target_times)
 
 
 def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
     """Summarise a subset: its size, and for evaluation the targets that no model can hit."""
-    facts = {"users": len(subset.users), "interactions": len(subset.items)}
+    facts = {"users": len(np.unique(subset.users)), "interactions": len(subset.items)}
     if subset.targets is None:
         return facts
+    if len(subset.targets) > facts["users"]:
+        facts["targets"] = len(subset.targets)
     repeated = arrays.count_repeated(subset.targets, subset.items, subset.offsets)
     facts["targets_already_in_history"] = repeated
     facts["unreachable_targets"] = repeated if filter_seen else 0
@@ -238,7 +242,7 @@ def write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]
     )
     fields = [(USER, pa.int32()), (HISTORY, pa.list_(pa.int32())), (TIMESTAMPS, pa.list_(pa.int64()))]
     if subset.targets is not None:
-        fields.append((TARGET, pa.int32()))
+        fields += [(TARGET, pa.int32()), (TARGET_TIME, pa.int64())]
     schema = pa.schema(fields)
     encoding = dict.fromkeys((USER, f"{TIMESTAMPS}.list.element"), "DELTA_BINARY_PACKED")  # both ascend
     with pq.ParquetWriter(
@@ -253,7 +257,8 @@ def write_histories(subset: Subset, out: Path, name: str, hashes: dict[str, str]
                 pa.ListArray.from_arrays(offsets, to_arrow(subset.times[begin:end])),
             ]
             if subset.targets is not None:
-                columns.append(to_arrow(subset.targets[rows]))
+                assert subset.target_times is not None
+                columns += [to_arrow(subset.targets[rows]), to_arrow(subset.target_times[rows])]
             writer.write_table(pa.table(columns, schema=schema))
 
 

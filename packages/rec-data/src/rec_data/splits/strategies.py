@@ -11,6 +11,7 @@ import numpy as np
 from rec_data import arrays
 from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
+from rec_data.splits.clock import in_words
 from rec_data.splits.sorted_log import SortedLog, Subset
 from rec_data.splits.targets import TargetRule, gather, hold_out
 
@@ -81,8 +82,8 @@ def temporal(
     if test_from is not None and (past.all() or not past.any()):
         side = "from it on" if past.all() else "before it"
         raise DataError(
-            f"split.test_from (t* = {boundary}) leaves no interaction {side}; allowed: a moment within the log's "
-            f"times, {log.times.min()} to {log.times.max()}"
+            f"split.test_from: found {in_words(boundary)}, which leaves no interaction {side}; allowed: a moment "
+            f"within the log, from {in_words(int(log.times.min()))} to {in_words(int(log.times.max()))}"
         )
     if past_users.size == 0:
         raise DataError(
@@ -123,7 +124,7 @@ def temporal(
     if paper_faithful:
         rows = known & arrays.spread(returns, log.offsets)
         both, without = hold_out(log, rows, rows)
-        test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None)
+        test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None, target_times=None)
     else:
         test, without = hold_out(log, known, future & known & training, rule)
     if (validation == "time" or validation_users > 0) and validated.users.size == 0:
@@ -224,7 +225,15 @@ def _choose(users: Int64s, share: float, seed: int) -> Int64s:
 def _of_users(subset: Subset, chosen: Mask) -> Subset:
     """The histories and targets of some users, ``[num_users]`` marks."""
     assert subset.targets is not None
+    assert subset.target_times is not None
     kept = chosen[subset.users]
     rows = arrays.spread(kept, subset.offsets)
     offsets = np.concatenate(([0], np.cumsum(subset.lengths[kept])))
-    return Subset(subset.users[kept], offsets, subset.items[rows], subset.times[rows], subset.targets[kept])
+    return Subset(
+        subset.users[kept],
+        offsets,
+        subset.items[rows],
+        subset.times[rows],
+        subset.targets[kept],
+        subset.target_times[kept],
+    )

@@ -1,12 +1,12 @@
-"""The choice of the interaction that each evaluated user is tested on, and of the history before it."""
+"""The choice of the interactions that each evaluated user is tested on, and of the history before each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from rec_data import arrays
-from rec_data.arrays import Int32s, Int64s, Mask
+from rec_data.arrays import Int64s, Mask
 from rec_data.config import TargetChoice
 from rec_data.splits.sorted_log import SortedLog, Subset
 
@@ -21,18 +21,21 @@ class TargetRule:
     """Of random targets."""
 
 
-def gather(log: SortedLog, rows: Mask, *, targets: Int32s | None = None) -> Subset:
-    """The marked rows, ``[n]``, as histories of the users who have some."""
+def gather(log: SortedLog, rows: Mask, *, targets: Int64s | None = None) -> Subset:
+    """The marked rows, ``[n]``, as histories of the users who have some; ``targets`` are rows too, one per user."""
     counts = arrays.count_rows(rows, log.offsets)
     users = np.flatnonzero(counts)
     offsets = np.concatenate(([0], np.cumsum(counts[users])))
-    return Subset(users.astype(np.int32), offsets, log.items[rows], log.times[rows], targets)
+    subset = Subset(users.astype(np.int32), offsets, log.items[rows], log.times[rows])
+    if targets is None:
+        return subset
+    return replace(subset, targets=log.items[targets], target_times=log.times[targets])
 
 
 def hold_out(
     log: SortedLog, rows: Mask, candidates: Mask, rule: TargetRule | None = None
 ) -> tuple[Subset, dict[str, int]]:
-    """Make one of each user's candidates the target, and the rows before it the history.
+    """Make one of each user's candidates the target, or each of them, and the rows before it the history.
 
     Args:
         log: The filtered log.
@@ -42,8 +45,8 @@ def hold_out(
         rule: How; None takes the last candidate.
 
     Returns:
-        The histories and targets of the users who have a target, and how many users with candidates have none, by
-        reason.
+        The histories and targets of the users who have a target (one after the other of those who have several), and
+        how many users with candidates have none, by reason.
     """
     rule = rule or TargetRule()
     reasons = {}
@@ -61,12 +64,30 @@ def hold_out(
     reasons["too_short"] = int(np.count_nonzero(number[users] == 0))
     users = np.flatnonzero(number)
     number = number[users]
+    if rule.choice == "successive":
+        return _successive(log, rows, np.repeat(users, number), place), reasons
     nth = {"last": number - 1, "first": np.zeros_like(number)}.get(rule.choice)
     if nth is None:
         nth = np.random.default_rng(rule.seed).integers(number)
     target = place[np.cumsum(number) - number + nth]
     earlier = np.repeat(np.tile([True, False], log.num_users), np.diff(_cut(log, users, target)))
-    return gather(log, rows & earlier, targets=log.items[target]), reasons
+    return gather(log, rows & earlier, targets=target), reasons
+
+
+def _successive(log: SortedLog, rows: Mask, users: Int64s, targets: Int64s) -> Subset:
+    """The marked rows before each target: the user and the row of each of ``[t]`` targets."""
+    kept = np.flatnonzero(rows)
+    begins, ends = (np.searchsorted(kept, bounds) for bounds in (log.offsets[users], targets))
+    lengths = ends - begins
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    items = np.empty(offsets[-1], dtype=log.items.dtype)
+    times = np.empty(offsets[-1], dtype=log.times.dtype)
+    for part in arrays.chunks(offsets, arrays.BLOCK):
+        whole = slice(offsets[part.start], offsets[part.stop])
+        shifts = np.repeat(begins[part] - offsets[part], lengths[part])
+        found = kept[np.arange(whole.start, whole.stop) + shifts]
+        items[whole], times[whole] = log.items[found], log.times[found]
+    return Subset(users.astype(np.int32), offsets, items, times, log.items[targets], log.times[targets])
 
 
 def _cut(log: SortedLog, users: Int64s, rows: Int64s) -> Int64s:

@@ -14,14 +14,15 @@ from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import read_ids
 from rec_data.raw.files import reading
-from rec_data.raw.timestamps import UNITS, unit_of
-from rec_data.schema import ORIGINAL_ID, TIMESTAMP
-from rec_data.splits.clock import to_ticks
+from rec_data.raw.timestamps import unit_of
+from rec_data.schema import ORIGINAL_ID, TIMESTAMP, UNITS
+from rec_data.splits.clock import has_clock, nothing_before, to_ticks
 from rec_data.splits.encode import encode
 from rec_data.splits.forget import read_subset
 from rec_data.splits.sorted_log import Subset
 from rec_data.splits.split import describe_subset, write_histories, write_names
 from rec_data.splits.targets import TargetRule, hold_out
+from rec_data.stated import stated
 
 
 class Window(NamedTuple):
@@ -45,17 +46,26 @@ def windows_of(
         until: The log as if it ended before this moment (``rec_data.config.Split.test_until``).
 
     Raises:
-        DataError: The log cannot be read or is too short for these windows, or its times are too coarse.
+        DataError: The log cannot be read, has positions instead of times or is too short for these windows, or its
+            times are too coarse.
     """
     with reading(f"log {log}"):
         times = pl.read_parquet(log, columns=[TIMESTAMP])[TIMESTAMP].to_numpy()
+    if not has_clock(times):
+        raise DataError(
+            f"--windows: found times up to {int(times.max())}, which are positions and not Unix times after 1990, "
+            "allowed: a timestamp column that holds a clock, or download.time_format if it holds dates in another form"
+        )
     unit = unit_of(int(times.max()))
     if until is not None:
-        times = times[times < to_ticks(until, unit)]
+        moment, first = to_ticks(until, unit), int(times.min())
+        times = times[times < moment]
+        if not times.size:
+            raise nothing_before(moment, first)
     if days is None and count * share >= 1:
         raise DataError(
             f"--windows: found {count} with split.test_fraction {share:g}, which leaves nothing before the first "
-            f"window; allowed: a product below 1, such as -S split.test_fraction={0.5 / count:.2g}"
+            f"window; allowed: a product below 1, such as {stated({'split.test_fraction': f'{0.5 / count:.2g}'})}"
         )
     end = int(times.max()) + 1
     if days is not None:
@@ -64,8 +74,9 @@ def windows_of(
         places = [int(len(times) * (1 - share * (count - number))) for number in range(count)]
         begins = np.partition(times, places)[places].tolist()
     if begins[0] <= int(times.min()):
+        length = "" if days is None else f" of --days {days}"
         raise DataError(
-            f"--windows: found {count}, and no interaction lies before the first window; allowed: fewer or shorter ones"
+            f"--windows: found {count}{length}, and no interaction lies before the first one, allowed: fewer or shorter"
         )
     if len(set(begins)) < count:
         raise DataError(
@@ -140,6 +151,7 @@ def split_later(
             arrays.lookup(dense_item, test.items),
             test.times,
             dense_item[test.targets],
+            test.target_times,
         ),
     }
     summary: dict[str, Any] = {

@@ -1,14 +1,14 @@
-"""Coverage and Surprisal: how much of a log's catalogue the lists reach, and how unpopular their items are there."""
+"""Lists beyond their hits: coverage of the catalogue, and how unpopular, unexpected, new and diverse lists are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rec_eval.checks import as_integers, check_ids, check_offsets
-from rec_eval.metrics.hits import Floats, Ints, added_places
+from rec_eval.metrics.hits import Floats, Hits, Ints, added_places, user_blocks
 
 _EVENTS_PER_BLOCK = 1 << 22
 
@@ -113,3 +113,96 @@ def surprisal(recommended: npt.NDArray[Any], log: LogCounts, ks: Sequence[int]) 
             total[rows] += weights[places].sum(axis=1)
         means[k] = total / k
     return means
+
+
+class Baseline(NamedTuple):
+    """The ranking by popularity, which Unexpectedness and Serendipity compare with."""
+
+    lists: npt.NDArray[Any]
+    """``[U, K]`` ids, -1 for an empty place."""
+    counts: npt.NDArray[Any]
+    """``[V]`` interactions of each item."""
+
+
+def unexpectedness(lists: npt.NDArray[Any], baseline: npt.NDArray[Any], ks: Sequence[int]) -> dict[int, Floats]:
+    """Share of each user's k places whose item is not among the first k of the baseline; an empty place is none.
+
+    ``|list_k without baseline_k| / k``. Source: Ge, Delgado-Battenfeld and Jannach, "Beyond accuracy: evaluating
+    recommender systems by coverage and serendipity", RecSys 2010, with the ranking by popularity as the primitive
+    recommender. Lists and baseline are ``[U, K]`` checked ids, -1 for an empty place; the cutoffs ascend.
+    """
+    shares = {k: np.empty(len(lists)) for k in ks}
+    for rows in user_blocks(*lists.shape):
+        known = np.zeros((rows.stop - rows.start, lists.shape[1]), dtype=np.int64)  # the rank in the baseline
+        for place in range(min(ks[-1], baseline.shape[1])):
+            known[lists[rows] == baseline[rows, place, None]] = place + 1
+        for k in ks:
+            found = (known[:, :k] > 0) & (known[:, :k] <= k)
+            shares[k][rows] = ((lists[rows, :k] >= 0) & ~found).sum(axis=1) / k
+    return shares
+
+
+def serendipity(hits: Hits, lists: npt.NDArray[Any], counts: npt.NDArray[Any], k: int) -> Floats:
+    """How much higher the hits of each user are ranked than by popularity: ``sum_i hit_i max(0, p_i - q_i) / k``.
+
+    ``p_i = (V + 1 - i) / V`` at rank i, and ``q_i = (V + 1 - r_i) / V`` with the rank r_i of the item by ``counts``
+    ``[V]``, where items with equal counts share a rank and the ranks have no gaps; 0 for an item without interactions.
+    NaN for users without relevant items. Source: the metric ``Serendipity`` of RecTools, after the definition as
+    unexpected and relevant of Ge, Delgado-Battenfeld and Jannach, RecSys 2010.
+    """
+    size = counts.size
+    _, dense = np.unique(-counts, return_inverse=True)
+    popular = np.where(counts > 0, size - dense, 0) / size  # [V] q
+    near = hits.ranks <= k
+    users, ranks = hits.users[near], hits.ranks[near]
+    gains = np.maximum((size + 1 - ranks) / size - popular[lists[users, ranks - 1]], 0.0)
+    total = np.bincount(users, weights=gains, minlength=hits.relevant.size).astype(np.float64)
+    return np.where(hits.relevant > 0, total / k, np.nan)
+
+
+def novelty(
+    lists: npt.NDArray[Any], history: tuple[npt.NDArray[Any], npt.NDArray[Any]], ks: Sequence[int]
+) -> dict[int, Floats]:
+    """Share of each user's k places whose item is not in the user's own history; an empty place is none.
+
+    Source: Castells, Vargas and Wang, "Novelty and diversity metrics for recommender systems: choice, discovery and
+    relevance", DDR at ECIR 2011. The lists are ``[U, K]`` checked ids, -1 for an empty place; the history is a pair of
+    offsets ``[U + 1]`` and items ``[nnz]``; the cutoffs ascend.
+    """
+    offsets, items = (np.asarray(part).astype(np.int64) for part in history)
+    size = max(int(lists.max()), int(items.max(initial=0))) + 1
+    pairs = np.append(np.unique(np.repeat(np.arange(len(lists)), np.diff(offsets)) * size + items), len(lists) * size)
+    found = np.zeros(len(lists))
+    shares: dict[int, Floats] = {}
+    for k, blocks in added_places(lists, ks):
+        for rows, places in blocks:
+            wanted = np.arange(rows.start, rows.stop)[:, None] * size + places
+            consumed = pairs[np.minimum(np.searchsorted(pairs, wanted), pairs.size - 1)] == wanted
+            found[rows] += ((places >= 0) & ~consumed).sum(axis=1)
+        shares[k] = found / k
+    return shares
+
+
+def diversity(lists: npt.NDArray[Any], groups: npt.NDArray[Any], ks: Sequence[int]) -> dict[int, Floats]:
+    """Share of pairs of items of different groups among the pairs of each user's first k items.
+
+    Items without a group are left out; with fewer than two other ones there is no pair, and the diversity is 0. It is
+    the mean pairwise distance of Smyth and McClave, "Similarity vs. diversity", ICCBR 2001, with the distance 1 between
+    items of different groups (intra-list diversity; 1 less the intra-list similarity of Ziegler et al., WWW 2005).
+    The lists are ``[U, K]`` checked ids, -1 for an empty place; ``groups`` is ``[V]``, the number of each item's group,
+    -1 for none; the cutoffs ascend.
+    """
+    numbers = np.append(groups, -1)  # index -1 is an empty place
+    shares = {k: np.empty(len(lists)) for k in ks}
+    for rows in user_blocks(*lists.shape) if shares else []:
+        own = numbers[lists[rows, : ks[-1]]]
+        known = np.cumsum(own >= 0, axis=1)
+        equal = np.zeros(own.shape)  # pairs of one group that each place adds
+        for place in range(1, own.shape[1]):
+            last = own[:, place, None]
+            equal[:, place] = ((own[:, :place] == last) & (last >= 0)).sum(axis=1)
+        equal = np.cumsum(equal, axis=1)
+        for k in ks:
+            pairs = known[:, k - 1] * (known[:, k - 1] - 1) / 2
+            shares[k][rows] = np.where(pairs > 0, 1 - equal[:, k - 1] / np.maximum(pairs, 1), 0.0)
+    return shares

@@ -2,14 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from rec_eval.checks import as_integers, check_offsets
 from rec_eval.metrics.accuracy import ACCURACY
-from rec_eval.metrics.beyond_accuracy import LogCounts, coverage, surprisal
+from rec_eval.metrics.beyond_accuracy import (
+    Baseline,
+    LogCounts,
+    coverage,
+    diversity,
+    novelty,
+    serendipity,
+    surprisal,
+    unexpectedness,
+)
 from rec_eval.metrics.hits import Floats, Relevant, check_cutoffs, check_recommended, find_hits
+
+ORDER = (*ACCURACY, "serendipity", "coverage", "surprisal", "unexpectedness", "novelty", "diversity")
+"""The metrics in the order of results."""
 
 
 class Row(NamedTuple):
@@ -22,24 +36,47 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one run. Users without relevant items have NaN accuracies, which means leave out."""
+    """Results of one run. Lists without relevant items have NaN accuracies, which means leave out.
+
+    A user who is tested on several targets, one after the other, has several lists, whose ids in ``user_ids`` are equal
+    and next to each other. Means, intervals and tests take the mean over a user's lists as one value (`user_means`), so
+    that each user counts once and lists of one user are not taken as independent.
+    """
 
     ks: tuple[int, ...]
     """Lengths of the lists, ascending."""
     per_user: dict[str, Floats]
-    """``[U]`` float64 by "metric@k": the accuracy metrics, and surprisal if a log was given."""
+    """``[L]`` float64, one per list, by "metric@k": accuracy, and what else ``evaluate`` could compute."""
     catalogue: dict[str, float]
     """Metrics of all lists together by "metric@k": coverage, if a log was given."""
     num_users: int
-    """U, the number of lists."""
+    """U, which is L if every user has one list."""
     num_without_relevant: int
-    """Number of users without any relevant item."""
+    """Number of lists without any relevant item."""
     num_relevant_outside: int
     """Number of relevant items outside the catalogue, which count as misses."""
     user_ids: npt.NDArray[Any] | None = None
-    """``[U]`` ids of the users, or None. Two runs with ids can only be compared if these agree."""
+    """``[L]`` ids of the users, or None if each list has its own. Two runs can only be compared if these agree."""
     targets: npt.NDArray[Any] | None = None
-    """``[U]`` ids of the one relevant item of each user, or None. Two runs can only be compared if these agree."""
+    """``[L]`` ids of the one relevant item of each list, or None. Two runs can only be compared if these agree."""
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64] | None:
+        """``[U]`` the first list of each user, or None if every user has one list."""
+        if self.user_ids is None or not len(self.user_ids):
+            return None
+        starts = first_lists(self.user_ids)
+        return None if starts.size == len(self.user_ids) else starts
+
+    def user_means(self, values: Floats) -> Floats:
+        """The mean over each user's lists, without NaN: ``[L]`` float64 give ``[U]``, NaN if there is nothing else."""
+        starts = self._starts
+        if starts is None:
+            return values
+        known = ~np.isnan(values)
+        sums = np.add.reduceat(np.where(known, values, 0.0), starts)
+        counts = np.add.reduceat(known, starts, dtype=np.int64)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def summary(self) -> dict[str, float]:
         """Means over users, and catalogue metrics, as ``{"ndcg@1": ..., ..., "surprisal@100": ...}``."""
@@ -47,13 +84,10 @@ class Evaluation:
 
     def rows(self) -> list[Row]:
         """The summary as (metric, k, value), metric by metric, k ascending."""
-        means = {name: float(np.nanmean(values)) for name, values in self.per_user.items()}
+        means = {name: float(np.nanmean(self.user_means(values))) for name, values in self.per_user.items()}
         values = {**means, **self.catalogue}
         return [
-            Row(metric, k, values[f"{metric}@{k}"])
-            for metric in (*ACCURACY, "coverage", "surprisal")
-            for k in self.ks
-            if f"{metric}@{k}" in values
+            Row(metric, k, values[f"{metric}@{k}"]) for metric in ORDER for k in self.ks if f"{metric}@{k}" in values
         ]
 
 
@@ -64,20 +98,27 @@ def evaluate(
     log: LogCounts | None = None,
     *,
     num_items: int | None = None,
+    baseline: Baseline | None = None,
+    history: tuple[Any, Any] | None = None,
+    groups: Any = None,
     user_ids: Any = None,
     targets: Any = None,
 ) -> Evaluation:
-    """Compute every accuracy metric at each k, and Coverage and Surprisal if a log is given.
+    """Compute every accuracy metric at each k, and the other metrics for which there is what they need.
 
     Args:
-        recommended: ``[U, K]`` integer ids, best first, as an array or tensor; -1 is an empty place, which is a miss.
-        relevant: ``[U]`` ids, one per user, or a pair (offsets ``[U + 1]``, items ``[nnz]``) with any number per user;
+        recommended: ``[L, K]`` integer ids, best first, as an array or tensor; -1 is an empty place, which is a miss.
+        relevant: ``[L]`` ids, one per list, or a pair (offsets ``[L + 1]``, items ``[nnz]``) with any number per list;
             repetitions count once. Relevant items outside the catalogue count as misses; the result says how many.
         ks: cutoffs of the lists, from 1 to K; repetitions are dropped.
         log: counts of the log that Coverage and Surprisal are relative to, or None to leave these out.
         num_items: V, to check ids against; taken from ``log`` if that is given.
-        user_ids: ``[U]`` ids of the users, kept in the result, or None.
-        targets: ``[U]`` names of the one relevant item of each user, kept in the result, or None.
+        baseline: the ranking by popularity, for Unexpectedness and Serendipity; lists of K places.
+        history: a pair (offsets ``[L + 1]``, items ``[nnz]``) of what the user of each list has consumed, for Novelty.
+        groups: ``[V]`` integers, the group of each item, -1 for none, for Diversity.
+        user_ids: ``[L]`` ids of the users, kept in the result, or None if each list is of another user. Lists of one
+            user are next to each other.
+        targets: ``[L]`` names of the one relevant item of each list, kept in the result, or None.
 
     Raises:
         ValueError: an item twice in one list, an id outside the catalogue, a k below 1 or above K, shapes that do not
@@ -99,7 +140,33 @@ def evaluate(
     if log is not None:
         catalogue = {f"coverage@{k}": value for k, value in coverage(lists, log, cuts).items()}
         per_user |= {f"surprisal@{k}": values for k, values in surprisal(lists, log, cuts).items()}
-    return Evaluation(cuts, per_user, catalogue, lists.shape[0], without, hits.outside, user_ids, targets)
+    more: dict[str, dict[int, Floats]] = {}
+    if baseline is not None:
+        others = check_recommended(baseline.lists, num_items)
+        counts = as_integers("baseline.counts", baseline.counts, 1)
+        if others.shape != lists.shape or lists.max() >= counts.size:
+            raise ValueError(f"baseline must have the shape of the lists, {lists.shape}, and a count for every item")
+        more["serendipity"] = {k: serendipity(hits, lists, counts, k) for k in cuts}
+        more["unexpectedness"] = unexpectedness(lists, others, cuts)
+    if history is not None:
+        offsets, items = (as_integers(f"history[{place}]", part, 1) for place, part in enumerate(history))
+        check_offsets("history offsets", offsets, items.size)
+        if offsets.size != len(lists) + 1:
+            raise ValueError(f"history offsets must be users + 1 = {len(lists) + 1} numbers, got {offsets.size}")
+        more["novelty"] = novelty(lists, (offsets, items), cuts)
+    if groups is not None:
+        numbers = as_integers("groups", groups, 1)
+        if lists.max() >= numbers.size:
+            raise ValueError(f"groups must hold a number for every item, got {numbers.size}")
+        more["diversity"] = diversity(lists, numbers, [k for k in cuts if k > 1])  # one item is no pair
+    per_user |= {f"{name}@{k}": values for name, by_k in more.items() for k, values in by_k.items()}
+    users = lists.shape[0] if user_ids is None else first_lists(user_ids).size
+    return Evaluation(cuts, per_user, catalogue, users, without, hits.outside, user_ids, targets)
+
+
+def first_lists(user_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """``[U]`` places from which on the ids of the next user follow in ``[L]`` ids."""
+    return np.flatnonzero(np.concatenate(([True], user_ids[1:] != user_ids[:-1]))) if len(user_ids) else np.arange(0)
 
 
 def _one_per_user(name: str, ids: Any, lists: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
@@ -108,5 +175,5 @@ def _one_per_user(name: str, ids: Any, lists: npt.NDArray[Any]) -> npt.NDArray[A
         return None
     found = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
     if found.shape != lists.shape[:1]:
-        raise ValueError(f"{name} must hold {lists.shape[0]} ids, one per user, got shape {found.shape}")
+        raise ValueError(f"{name} must hold {lists.shape[0]} ids, one per list, got shape {found.shape}")
     return found

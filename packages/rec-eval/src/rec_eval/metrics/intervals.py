@@ -7,11 +7,17 @@ cumulants k2 to k4 (Morris, "Natural exponential families with quadratic varianc
 10(1), 1982; Brown, Cai and DasGupta, "Interval estimation in exponential families", Statistica Sinica 13, 2003: score
 intervals of these families).
 
-A few hits do not show how good a hit can be. The smallest and the largest possible value are therefore added to the
-moments, each as `END_WEIGHT` of a user. METRICS.md has the coverage by simulation.
+A few hits do not show how good a hit can be, nor a few misses how bad a miss. The largest possible value is therefore
+added to the moments of the upper bound, and the smallest to those of the lower bound, each as `END_WEIGHT` of a user.
+
+Hits are whole numbers, so the coverage of any interval that depends on their number alone jumps by several points from
+one rate to the next. The bounds are those of the sum plus a part of a hit, from minus to plus one half, that is
+drawn from a hash of which users are hit: equal data have equal intervals (Stevens, "Fiducial limits of the parameter
+of a discontinuous distribution", Biometrika 37, 1950). METRICS.md has the coverage by simulation.
 """
 
 import math
+import zlib
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -23,9 +29,9 @@ from rec_eval.metrics.hits import Floats
 
 MIN_USERS = 30
 """With fewer users there is no interval."""
-MIN_HITS = 2
+MIN_HITS = 1
 """With fewer users whose value is above 0 there is no interval of an accuracy."""
-END_WEIGHT = 0.35
+END_WEIGHT = 0.5
 """Chosen by the simulation in benchmarks/coverage.py."""
 MAX_LEVEL = 0.99999
 """Above it, 30 users would not be enough."""
@@ -62,39 +68,51 @@ def normal_quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def score_bounds(values: Floats, users: Floats, ends: tuple[Floats, Floats], level: float) -> tuple[Floats, Floats]:
+def score_bounds(
+    values: Floats, users: Floats, ends: tuple[float, float], level: float, shift: Floats
+) -> tuple[Floats, Floats]:
     """Lower and upper bound of the mean of each of T samples, as the head of this file describes.
 
     Args:
         values: ``[T, n]`` or ``[1, n]`` float64.
         users: ``[T, n]`` how many users have each value.
-        ends: ``[T]`` or ``[1]`` each, the smallest and the largest possible value.
+        ends: the smallest and the largest possible value.
         level: nominal coverage.
+        shift: ``[T]`` part of a hit that is added, from -1/2 to 1/2. It has no effect if all values are the smallest.
 
     Returns:
         ``[T]`` float64 each.
     """
     squared = normal_quantile(level) ** 2
     number = users.sum(axis=1)  # [T]
-    mean = (users * values).sum(axis=1) / number
-    total = number + 2 * END_WEIGHT
-    middle = (number * mean + END_WEIGHT * (ends[0] + ends[1])) / total
+    gains = values - ends[0]
+    total = (users * gains).sum(axis=1)
+    hit = (users * gains**2).sum(axis=1) / np.where(total > 0, total, 1.0)  # the gain of a hit; 0 without hits
+    mean = ends[0] + (total + shift * hit) / number
+    low, high = (_bound(values, users, end, sign, mean, squared) for end, sign in zip(ends, (-1, 1), strict=True))
+    return np.maximum(low, ends[0]), np.minimum(high, ends[1])
+
+
+def _bound(values: Floats, users: Floats, end: float, sign: int, mean: Floats, squared: float) -> Floats:
+    """The lower (sign -1) or upper bound around ``[T]`` means, from moments to which one end is added."""
+    number = users.sum(axis=1)
+    weight = number + END_WEIGHT
+    middle = ((users * values).sum(axis=1) + END_WEIGHT * end) / weight
     deviations = values - middle[:, None]  # [T, n]
     k2, k3, m4 = (
-        ((users * deviations**power).sum(axis=1) + END_WEIGHT * sum((end - middle) ** power for end in ends)) / total
-        for power in (2, 3, 4)
+        ((users * deviations**power).sum(axis=1) + END_WEIGHT * (end - middle) ** power) / weight for power in (2, 3, 4)
     )
-    known = np.where(k2 > 0, k2, 1.0)  # 0 if all values and both ends are equal; k3 and m4 are 0 then too
+    known = np.where(k2 > 0, k2, 1.0)  # 0 if all values and the end are equal; k3 and m4 are 0 then too
     slope = k3 / known
     curvature = np.minimum((m4 / known**2 - 3 - slope**2 / known) / 2, 1.0)
     # V as a polynomial of x = m - mean, and the roots of n x**2 = z**2 (constant + linear x + curvature x**2).
-    shift = mean - middle
-    constant = np.maximum(k2 + slope * shift + curvature * shift**2, 0.0)
-    linear = slope + 2 * curvature * shift
+    away = mean - middle
+    constant = np.maximum(k2 + slope * away + curvature * away**2, 0.0)
+    linear = slope + 2 * curvature * away
     leading = number - squared * curvature
     root = np.sqrt((squared * linear) ** 2 + 4 * leading * squared * constant)
-    low, high = (mean + (squared * linear + sign * root) / (2 * leading) for sign in (-1, 1))
-    return np.maximum(low, ends[0]), np.minimum(high, ends[1])
+    bound: Floats = mean + (squared * linear + sign * root) / (2 * leading)
+    return bound
 
 
 def mean_interval(
@@ -115,22 +133,23 @@ def mean_interval(
     if known.size == 0:
         raise ValueError("values: found no user with a value, allowed: at least 1")
     smallest, largest = (known.min(), known.max()) if ends is None else ends
-    mean = float(known.mean())
-    if known.size < MIN_USERS or (known > smallest).sum() < min_hits:
+    mean, hit = float(known.mean()), known > smallest
+    if known.size < MIN_USERS or hit.sum() < min_hits:
         return Interval(mean, math.nan, math.nan, known.size)
-    one = np.ones((1, known.size))
-    low, high = score_bounds(known[None], one, (np.array([smallest]), np.array([largest])), level)
-    return Interval(mean, float(low[0]), float(high[0]), known.size)
+    shift = 0.0 if hit.all() else zlib.crc32(np.packbits(hit).tobytes()) / 2**32 - 0.5
+    ends = float(smallest), float(largest)
+    low, high = score_bounds(known[None], np.ones((1, known.size)), ends, level, np.array([shift]))
+    return Interval(mean, min(float(low[0]), mean), max(float(high[0]), mean), known.size)
 
 
 def metric_interval(metric: str, values: Floats, level: float = 0.95) -> Interval:
     """`mean_interval` of a metric such as ``ndcg``: an accuracy lies between 0 and 1 and needs `MIN_HITS` hits.
 
-    Precision is at most the number of relevant items over k, which is not known here; its largest value found is taken.
+    The largest possible precision and serendipity are not known here; their largest value found is taken.
     """
-    if metric not in ACCURACY:
+    if metric not in (*ACCURACY, "serendipity"):
         return mean_interval(values, level=level)
-    largest = float(np.nanmax(values)) if metric == "precision" else 1.0
+    largest = float(np.nanmax(values)) if metric in ("precision", "serendipity") else 1.0
     return mean_interval(values, ends=(0.0, largest), min_hits=MIN_HITS, level=level)
 
 
@@ -143,7 +162,9 @@ def intervals(evaluation: Evaluation, *, level: float = 0.95) -> list[IntervalRo
         ValueError: the level is out of range.
     """
     return [
-        IntervalRow(metric, k, *metric_interval(metric, evaluation.per_user[f"{metric}@{k}"], level))
+        IntervalRow(
+            metric, k, *metric_interval(metric, evaluation.user_means(evaluation.per_user[f"{metric}@{k}"]), level)
+        )
         for metric, k, _ in evaluation.rows()
         if f"{metric}@{k}" in evaluation.per_user
     ]

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,14 +26,15 @@ _IDS = {"user_id": "user_ids", "target": "targets"}
 
 
 def write_evaluation(evaluation: Evaluation, path: str | Path) -> None:
-    """Write a run as parquet: one row per user, one float64 column per metric and k; NaN stays NaN.
+    """Write a run as parquet: one row per list, one float64 column per metric and k; NaN stays NaN.
 
     The ids of the users and of their targets, if any, become the columns ``user_id`` and ``target``.
     """
     ids = {column: getattr(evaluation, name) for column, name in _IDS.items()}
     columns = {name: values for name, values in ids.items() if values is not None} | dict(evaluation.per_user)
     kept = ("per_user", *_IDS.values())
-    whole = json.dumps({name: value for name, value in vars(evaluation).items() if name not in kept}).encode()
+    rest = {field.name: getattr(evaluation, field.name) for field in fields(evaluation) if field.name not in kept}
+    whole = json.dumps(rest).encode()
     table = pa.table(columns).replace_schema_metadata({_KEY: whole, _CHECKSUM: _checksum(columns, whole)})
     pq.write_table(table, path, compression="zstd")
 

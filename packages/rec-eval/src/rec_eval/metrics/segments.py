@@ -128,10 +128,10 @@ def entropy(times: Floats) -> float:
 
 
 class SegmentRow(NamedTuple):
-    """One metric in one segment (``band``), with its interval; low and high are NaN with too few users."""
+    """One metric in one segment, with its interval; low and high are NaN with too few users."""
 
     by: str
-    band: str
+    segment: str
     start: float
     users: int
     metric: str
@@ -164,14 +164,14 @@ def metrics_by_segment(
     edges: Sequence[int] | None = None,
     level: float = 0.95,
 ) -> list[SegmentRow]:
-    """Mean of each metric by segments of an integer property of users, with intervals.
+    """Mean of each metric by segments of an integer property of lists, with intervals over users.
 
-    Typical properties are the length of each user's history, and the training count of each user's target.
+    Typical properties are the length of the history, and the training count of the target.
 
     Args:
         evaluation: the run.
         by: name of the property, kept in the rows.
-        values: ``[U]`` integers, one per user.
+        values: ``[L]`` integers, one per list.
         metrics: keys of ``per_user``.
         edges: first value of each segment, ascending; by default five segments of nearly equal sizes. Values below the
             first edge are refused.
@@ -184,8 +184,9 @@ def metrics_by_segment(
         ValueError: values or edges do not fit, or the run lacks a metric.
     """
     known = as_integers("values", values, 1)
-    if known.size != evaluation.num_users:
-        raise ValueError(f"values must hold one number for each of the {evaluation.num_users} users, got {known.size}")
+    lists = next(iter(evaluation.per_user.values())).size
+    if known.size != lists:
+        raise ValueError(f"values must hold one number for each of the {lists} lists, got {known.size}")
     starts = segment_edges(known) if edges is None else list(edges)
     if not starts or any(low >= high for low, high in itertools.pairwise(starts)) or known.min() < starts[0]:
         raise ValueError(f"edges must ascend from at most the smallest value, {known.min()}; got {starts}")
@@ -196,7 +197,7 @@ def metrics_by_segment(
             raise ValueError(f"the run has no {name} per user; it has {', '.join(evaluation.per_user)}")
         metric, k = name.split("@")
         for index, start in enumerate(starts):
-            inside = evaluation.per_user[name][segment == index]
+            inside = evaluation.user_means(np.where(segment == index, evaluation.per_user[name], np.nan))
             inside = inside[~np.isnan(inside)]
             if inside.size == 0:
                 continue

@@ -14,6 +14,8 @@ from rec_eval.ranking.seen import SeenItems
 
 _DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 1024)}
 """Items and users of a tile; of a smaller catalogue, more users."""
+_COLUMNS = 64
+"""Products have a multiple of so many columns, whole blocks of all kernels: some round what is left over otherwise."""
 
 
 def target_ranks(
@@ -32,7 +34,7 @@ def target_ranks(
     The targets are ``[U]`` integers in [0, V); the other arguments, with their shapes, are those of ``top_k``.
 
     Memory in addition to inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)``
-    bytes and the seen items of a user tile.
+    bytes, with the item tile rounded up to a multiple of 64, and the seen items of a user tile.
 
     Returns:
         ``[U]`` int64 on the device of ``queries``, from 1. A target that the user has seen, or whose bias is -inf,
@@ -56,9 +58,12 @@ def target_ranks(
         raise ValueError(
             f"item_tile must lie between 1 and 2^24 and user_tile be at least 1, got {item_tile} and {user_tile}"
         )
-    # The last tile overlaps the one before instead of being shorter. All products have one shape, so that equal items
-    # have equal scores.
-    starts = [min(start, num_items - item_tile) for start in range(0, num_items, item_tile)]
+    # All products have one shape, of whole blocks of columns, so that equal items have equal scores. The last ones
+    # overlap those before; a catalogue of fewer items is filled up with copies of one.
+    width = -(-item_tile // _COLUMNS) * _COLUMNS
+    if num_items < width:
+        vectors, bias = _filled(vectors, width), None if bias is None else _filled(bias, width)
+    starts = [min(start, vectors.shape[0] - width) for start in range(0, num_items, item_tile)]
     bounds = [*range(0, num_items, item_tile), num_items]
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
     ranks = torch.empty(num_users, dtype=torch.int64, device=device)
@@ -71,14 +76,15 @@ def target_ranks(
             place[order] = torch.arange(order.numel(), device=device)
             chosen = queries[begin:end][order]  # [u, D]
             # One tile holds all scores, the targets' among them. [u, 1]
-            own = None if len(starts) == 1 else _own_scores(chosen, vectors, own_ids, bias, item_tile, check)
+            own = None if len(starts) == 1 else _own_scores(chosen, vectors, own_ids, bias, width, check)
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
             cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
             seen_tiles = seen.tiles(begin, end, bounds, device)
             for tile, (rows, columns) in enumerate(seen_tiles):
-                start, first = starts[tile], bounds[tile]
-                tile_bias = None if bias is None else bias[start : start + item_tile]
-                scores = tile_scores(chosen, vectors[start : start + item_tile], tile_bias, check)[:, first - start :]
+                start, first, end_of_tile = starts[tile], bounds[tile], bounds[tile + 1]
+                tile_bias = None if bias is None else bias[start : start + width]
+                scores = _scores(chosen, vectors[start : start + width], tile_bias, check)
+                scores = scores[:, first - start : end_of_tile - start]
                 own = scores.gather(1, own_ids[:, None]) if own is None else own
                 scores[place[rows], columns] = float("-inf")
                 _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
@@ -106,8 +112,19 @@ def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: in
     middle.copy_(((middle > own[low:high]) & (place != 0)) | ((middle == own[low:high]) & (place < 0)))
 
 
+def _filled(values: Tensor, rows: int) -> Tensor:
+    """At least ``rows`` rows: the first one is repeated at the end."""
+    missing = rows - values.shape[0]
+    return values if missing <= 0 else torch.cat([values, values[:1].expand(missing, *values.shape[1:])])
+
+
+def _scores(queries: Tensor, items: Tensor, bias: Tensor | None, check: bool) -> Tensor:
+    """`tile_scores`, for one user as for several: the product of a matrix and a vector rounds otherwise."""
+    return tile_scores(_filled(queries, 2), items, bias, check)[: queries.shape[0]]
+
+
 def _own_scores(
-    queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None, item_tile: int, check: bool
+    queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None, width: int, check: bool
 ) -> Tensor:
     """Compute the scores of the users' own targets ``[u, 1]``, by products of the same shape as for all items.
 
@@ -115,24 +132,21 @@ def _own_scores(
     and a collapsed model could seem perfect.
     """
     own = torch.empty(queries.shape[0], 1, device=queries.device)
-    for start in range(0, queries.shape[0], item_tile):
-        chosen = targets[start : start + item_tile]
-        rows = items[chosen]  # [c, D]
-        padded = torch.cat([rows, rows[:1].expand(item_tile - rows.shape[0], -1)])
-        own_bias = None
-        if bias is not None:
-            own_bias = torch.cat([bias[chosen], bias[chosen[:1]].expand(item_tile - rows.shape[0])])
-        scores = tile_scores(queries, padded, own_bias, check)  # [u, item_tile]
+    for start in range(0, queries.shape[0], width):
+        chosen = targets[start : start + width]
+        own_bias = None if bias is None else _filled(bias[chosen], width)
+        scores = _scores(queries, _filled(items[chosen], width), own_bias, check)  # [u, width]
         users = torch.arange(start, start + chosen.numel(), device=queries.device)
         own[users, 0] = scores[users, users - start]
     return own
 
 
-def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
+def rank_metrics(ranks: Tensor, ks: Sequence[int], *, user_ids: Tensor | None = None) -> dict[str, float]:
     """Compute NDCG, HitRate and MRR at each k from the ranks of single targets.
 
     With one relevant item the ideal DCG is 1, so NDCG@k is the mean of ``1 / log2(rank + 1)`` over ranks up to k. The
-    ranks are ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss.
+    ranks are ``[U]`` integers from 1, as ``target_ranks`` returns them; one above k is a miss. With ``[U]`` user_ids
+    (integers from 0), a user's value is the mean over the user's ranks, as in ``rec_eval.Evaluation``.
 
     Returns:
         ``{"ndcg@10": ..., "hitrate@10": ..., "mrr@10": ...}`` for each k.
@@ -143,12 +157,20 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
     if ranks.numel() == 0:
         raise ValueError("ranks is empty; allowed: at least one rank")
     values = ranks.double()
+    weights = None
+    if user_ids is not None:
+        users = user_ids.to(ranks.device)
+        counts = torch.bincount(users).double()
+        weights = 1.0 / (torch.count_nonzero(counts) * counts[users])
     summary: dict[str, float] = {}
     for k in ks:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         hit = values <= k
-        summary[f"ndcg@{k}"] = float(torch.where(hit, 1.0 / torch.log2(values + 1.0), 0.0).mean())
-        summary[f"hitrate@{k}"] = float(hit.double().mean())
-        summary[f"mrr@{k}"] = float(torch.where(hit, 1.0 / values, 0.0).mean())
+        found = {
+            f"ndcg@{k}": torch.where(hit, 1.0 / torch.log2(values + 1.0), 0.0),
+            f"hitrate@{k}": hit.double(),
+            f"mrr@{k}": torch.where(hit, 1.0 / values, 0.0),
+        }
+        summary |= {name: float(each.mean() if weights is None else each @ weights) for name, each in found.items()}
     return summary

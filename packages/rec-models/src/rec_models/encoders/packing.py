@@ -45,6 +45,29 @@ class Layout(NamedTuple):
         return real.index_fill(0, self.places, True).view(self.rows, 1, 1, self.width)
 
 
+class Blocks(NamedTuple):
+    """The same histories in several padded blocks, each of histories of similar length, with little padding."""
+
+    places: Tensor  # [T] int64, where the packed places are in the blocks one after another
+    lengths: Tensor  # [B] int64, of the histories in the order of the blocks
+    shapes: list[tuple[int, int]]  # of each block: histories, and the longest of them
+
+
+def blocks_of(layout: Layout, most: int) -> Blocks:
+    """The histories of a layout without padding, from the shortest to the longest, in at most so many blocks."""
+    lengths = layout.starts.diff().long()  # [B]
+    order = lengths.argsort(stable=True)
+    blocks = torch.split(lengths[order], -(-layout.rows // most))
+    shapes = [(len(block), int(block[-1])) for block in blocks]
+    widths = torch.tensor([width for _, width in shapes], device=lengths.device)
+    widths = widths.repeat_interleave(torch.tensor([rows for rows, _ in shapes], device=lengths.device))  # [B]
+    first = torch.empty_like(lengths)  # of each history in the blocks
+    first[order] = widths.cumsum(0) - widths
+    row = torch.repeat_interleave(lengths)  # [T]
+    places = torch.arange(row.shape[0], device=lengths.device) + (first - layout.starts[:-1])[row]
+    return Blocks(places, lengths[order], shapes)
+
+
 def layout_of(lengths: Tensor, width: int | None = None) -> Layout:
     """The layout of packed histories of lengths [B] int64, at least 1; on a GPU this waits for the device.
 

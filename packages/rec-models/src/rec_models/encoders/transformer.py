@@ -9,24 +9,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cce_kernels.hardware import is_ampere_or_newer
-from rec_models.encoders.packing import Layout
+from rec_models.encoders.packing import Layout, blocks_of
 from rec_models.encoders.settings import ModelSettings
 
 if torch.cuda.is_available():  # the import loads torch's compiler, which takes seconds and is of no use on a CPU
     from torch.nn.attention.varlen import varlen_attn
 
 _HALF = (torch.bfloat16, torch.float16)
+_BLOCKS = 8  # of histories of similar length; more of them make operations too small
 
 
 def attend(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:
     """Scaled dot product attention within each history: torch's variable-length kernel if possible, padded otherwise.
 
+    A CPU pads histories of similar length together, unless the network is compiled, as one graph for all lengths.
     From qkv [T, 3, H, d], the queries, keys and values of packed histories, to [T, H * d]. `causal`: no place attends
     to a later one. `dropout`: share of attention weights set to zero, the others scaled up; above 0 histories are
     padded.
     """
     if qkv.dtype in _HALF and dropout == 0 and is_ampere_or_newer(qkv.device):
         return _attend_packed(qkv, layout, causal=causal)
+    in_blocks = qkv.device.type == "cpu" and dropout == 0 and not torch.compiler.is_compiling()
+    if in_blocks and layout.keys is None and not layout.is_full:
+        return _attend_in_blocks(qkv, layout, causal=causal)
     return _attend_padded(qkv, layout, causal=causal, dropout=dropout)
 
 
@@ -37,6 +42,22 @@ def _attend_packed(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
     out = varlen_attn(q, k, v, layout.starts, layout.starts, layout.width, layout.width, window_size=window)
     assert isinstance(out, Tensor)
     return out.flatten(1)
+
+
+def _attend_in_blocks(qkv: Tensor, layout: Layout, *, causal: bool) -> Tensor:
+    """What `_attend_padded` computes, with the padding of each block instead of that of the whole batch."""
+    blocks = blocks_of(layout, _BLOCKS)
+    sizes = [rows * width for rows, width in blocks.shapes]
+    padded = qkv.new_zeros(sum(sizes), *qkv.shape[1:]).index_copy(0, blocks.places, qkv)
+    lengths = torch.split(blocks.lengths, [rows for rows, _ in blocks.shapes])
+    found = []
+    for part, (rows, width), held in zip(torch.split(padded, sizes), blocks.shapes, lengths, strict=True):
+        parts = part.view(rows, width, *part.shape[1:]).unbind(2)
+        q, k, v = (one.transpose(1, 2) for one in parts)  # [rows, H, width, d]
+        mask = None if causal else (torch.arange(width) < held[:, None])[:, None, None, :]
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        found.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found).index_select(0, blocks.places).flatten(1)
 
 
 def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float = 0.0) -> Tensor:

@@ -111,8 +111,8 @@ def sampled_cost(size: LossSize) -> LossCost:
     rows_read = int(size.groups * size.negatives * (2 if shared else 1))
     table, products = (torch.empty(size.items, 0, dtype=kind, device="meta") for kind in (torch.float, torch.bfloat16))
     copy = 2 * size.items * size.width if copy_pays(table, products, rows_read) else 0
-    # The sums take their own bound, and a share of the hidden gradient on which three measured shapes agree.
-    scratch = 0 if shared else SCRATCH_BYTES + 0.4 * size.items * size.width + 0.7 * rounded
+    # The sums take their own bound, and shares of the table and the hidden gradient on which measured shapes agree.
+    scratch = 0 if shared else SCRATCH_BYTES + 0.3 * size.items * size.width + 0.25 * rounded
     rate = "own_elements" if size.options["sharing"] == "none" else "shared_elements"
     work = {rate: size.tokens * size.negatives * size.width}
     return LossCost(copy + dhidden, (copy if shared else 0) + dhidden + max(scratch, rounded), work)

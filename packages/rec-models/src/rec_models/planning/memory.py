@@ -3,13 +3,14 @@
 The model counts the bytes of the tensors that are alive at each moment of a step that may be the peak, and takes the
 largest. With n parameters, T places, M targets, V items, B histories, width D and 16-bit products:
 
-    always      parameters 4 n, Adam 8 n, and cuBLAS's workspaces of the forward and of the backward thread
+    always      parameters 4 n, Adam 8 n, with averaging 4 n, and cuBLAS's workspaces of the forward and of the backward
+                thread
     forward     everything kept for backward, what the loss makes, and the gradients 4 n of the step before, which are
                 cleared after the forward pass. A recorded step has already cleared its own.
     loss        inside its backward pass: the same without the last norm's output, plus the item table's new gradient
                 4 V D; with accumulation the gradients so far stay as well
     attention   inside the backward pass of the last block's attention: 4 V D, what is still kept, the gradients of
-                queries, keys and values, and flash attention's fp32 sums for queries, 4 D (T + 128 B)
+                queries, keys and values, and flash attention's fp32 sums for queries, 4 D (T + 128 B); padded, 4 D B L
     Adam        inside its step, for ``adam_lazy``: copies of the rows that the batch touched
 
     kept for backward, per block and token: 4 D norm's input (residual stream, fp32), 2 D its product input, 6 D
@@ -42,13 +43,13 @@ from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
 GIB = 2**30
 WORKSPACES = 2 * (32 << 20)  # cuBLAS on sm_90; autograd's thread has its own handle
 _TOUCHED_COPIES = 8  # rec_models.optim.table_adam: gradient and its sum, table, two moments, three temporaries
-_FLASH_ROWS = 128  # flash attention's backward keeps this many rows of fp32 sums between histories
+_FLASH_ROWS = 128  # flash attention's backward keeps this many rows of fp32 sums between packed histories
 
 
 class Memory(NamedTuple):
     """Predicted GiB of a training run."""
 
-    state: float  # parameters and optimizer state
+    state: float  # parameters, their average and optimizer state
     gradients: float
     activations: float
     loss: float  # what the loss adds, including a 16-bit copy of the item table
@@ -131,10 +132,11 @@ def parameter_count(model: ModelSettings, items: int) -> int:
 
 
 def state_bytes(setup: Setup, items: int) -> float:
-    """Bytes of the parameters and of what the optimizer keeps of them."""
+    """Bytes of the parameters, of their average and of what the optimizer keeps of them."""
     kept = KEPT[setup.training.optimizer]
     of_table = (8 - kept.element_bytes) * items * setup.model.hidden - kept.row_bytes * items
-    return 12.0 * parameter_count(setup.model, items) - of_table
+    each = 16.0 if setup.training.averaging else 12.0
+    return each * parameter_count(setup.model, items) - of_table
 
 
 def activation_bytes(model: ModelSettings) -> int:
@@ -168,4 +170,4 @@ def _attention_bytes(model: ModelSettings, rows: int, places: float) -> float:
     kept += (1 + 4 + 2 + 8) * width * places + (8 * width * spread if spread else 0)
     # Gradients of the residual stream, of the output, and of queries, keys and values; then the sums for queries.
     flowing = 4 * width * places + (2 + 6) * width * inside
-    return kept + flowing + 4 * width * (inside + _FLASH_ROWS * rows)
+    return kept + flowing + 4 * width * (inside + (0 if spread else _FLASH_ROWS * rows))

@@ -27,6 +27,7 @@ from rec_models.optim.build import build_optimizer
 from rec_models.optim.table_adam import TableAdam
 from rec_models.randomness import mix_seed
 from rec_models.training import devices, memory
+from rec_models.training.averaging import AveragedEncoder
 from rec_models.training.batch import StepBatch
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.cuda_graphs import GraphedSteps
@@ -67,6 +68,8 @@ def fit(
     build: Callable[[ModelSettings, int], Encoder] | None = None,
 ) -> FitResult:
     """Train, validate after each epoch, keep the best model.
+
+    With ``training.averaging`` the model that is validated and kept has the average of the weights (`AveragedEncoder`).
 
     Writes ``model.ckpt`` (the best epoch), ``history.csv`` and ``tensorboard/`` into ``out``. Keeps its state in
     ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it. On a CPU the outcome is
@@ -253,10 +256,21 @@ class _Run:
         if len(set(counts)) > 1:
             found = ", ".join(map(str, counts))
             raise ValueError(f"train_batches: found {found} batches on the ranks, allowed: equally many on each")
+        self.average: AveragedEncoder | None = None
+        if self.training.averaging:
+            steps = math.ceil(self.num_batches / self.training.accumulate)
+            self.average = AveragedEncoder(self.encoder, self.training.averaging, steps)
+
+    @property
+    def result(self) -> Encoder:
+        """The network that is validated and kept."""
+        return self.encoder if self.average is None else self.average.encoder
 
     def restore(self, resumed: Resumed) -> None:
-        """Load weights, optimizer and loss scale of a saved run."""
+        """Load weights, their average, optimizer and loss scale of a saved run."""
         self.encoder.load_state_dict(resumed.encoder)
+        if self.average is not None:
+            self.average.encoder.load_state_dict(resumed.average)
         self.optimizer.load_state_dict(resumed.optimizer)
         if resumed.scaler:
             self.fabric.strategy.precision.load_state_dict(resumed.scaler)
@@ -271,11 +285,14 @@ class _Run:
         self._lap = self._read_at = time.perf_counter()
 
     def count(self, batch: StepBatch, mean: Tensor, weight: int) -> None:
-        """Count a micro-batch; its loss, of `weight` tokens, stays on the device until `read_losses`."""
+        """Count a micro-batch, whose loss is of `weight` tokens, and after a step average the weights."""
         self._pending.append(_Pending(mean, weight, batch.num_targets, batch.num_places, self.state.step + 1))
         self.state.index += 1
         if batch.is_last:
             self.state.step += 1
+            if self.average is not None and self.average.is_due(self.state.step):
+                self._catch_up()
+                self.average.update(self.state.step)
 
     def read_and_save(self) -> None:
         """After an optimizer step, read the losses and write a checkpoint when it is time."""
@@ -326,6 +343,9 @@ class _Run:
         device = self.fabric.device
         if device.type == "cuda" or not self._has_validated:
             self.state.loop_peak_memory_gib = max(self.state.loop_peak_memory_gib, memory.peak_gib(device))
+        self._catch_up()
+
+    def _catch_up(self) -> None:
         if isinstance(self.optimizer, TableAdam):
             self.optimizer.catch_up()
 
@@ -336,9 +356,9 @@ class _Run:
         if validate is not None:
             self._has_validated = True
             if self.fabric.is_global_zero:
-                self.encoder.eval()
+                self.result.eval()
                 with torch.no_grad():
-                    metrics = {name: float(value) for name, value in validate(self.encoder).items()}
+                    metrics = {name: float(value) for name, value in validate(self.result).items()}
             metrics = self.fabric.broadcast(metrics)
             if not math.isfinite(metrics.get(MONITORED, math.nan)):
                 found = metrics.get(MONITORED, f"only {sorted(metrics)}")
@@ -357,7 +377,7 @@ class _Run:
         """Save at the end of an epoch; where that would take too long, hold a copy of the best model on the host."""
         save_now = self.state.finished or self._save_seconds < _CHEAP_SECONDS or self._is_time_to_save(0.0)
         if self.state.bad_epochs == 0 and self.fabric.is_global_zero:
-            weights = self.encoder.state_dict()
+            weights = self.result.state_dict()
             if not save_now:
                 weights = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
             self._unsaved_best = self.snapshot(self.state.best_epoch, metrics, weights)
@@ -382,7 +402,8 @@ class _Run:
                 self._unsaved_best.save(self.folder.best(self.state.best_epoch))
                 self._unsaved_best = None
             scaler = self.fabric.strategy.precision.state_dict()
-            self.folder.save(self.state, weights, self.optimizer.state_dict(), scaler)
+            averages = {} if self.average is None else self.average.encoder.state_dict()
+            self.folder.save(self.state, weights, self.optimizer.state_dict(), scaler, averages)
         self._lap = self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - started
 

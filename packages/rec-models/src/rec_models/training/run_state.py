@@ -66,6 +66,7 @@ class Resumed(NamedTuple):
     encoder: dict[str, Any]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
+    average: dict[str, Any]
     path: Path
 
 
@@ -93,16 +94,24 @@ class RunFolder:
         path = self.best(self._kept_best[1])
         return path if self.newest is not None and path.is_file() else None
 
-    def save(self, state: RunState, encoder: dict[str, Any], optimizer: dict[str, Any], scaler: dict[str, Any]) -> None:
+    def save(
+        self,
+        state: RunState,
+        encoder: dict[str, Any],
+        optimizer: dict[str, Any],
+        scaler: dict[str, Any],
+        average: dict[str, Any],
+    ) -> None:
         """Write a state; the previous one stays as a fallback, with the best model that it refers to.
 
-        Beside the counters these are the state dicts of encoder, optimizer and precision plugin (empty unless in
-        16-mixed). A finished run needs only the counters and the best model: the same run then ends at once.
+        Beside the counters these are the state dicts of encoder, optimizer, precision plugin (empty unless in 16-mixed)
+        and averaged encoder (empty without averaging). A finished run needs only the counters and the best model: the
+        same run then ends at once.
         """
         if state.finished:
-            encoder, optimizer = {}, {}
+            encoder, optimizer, average = {}, {}, {}
         payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
-        payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler}
+        payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler, "average": average}
         self.path.mkdir(parents=True, exist_ok=True)
         if self.newest == self.last:  # a damaged file never replaces an intact one
             self.last.replace(self.previous)
@@ -136,7 +145,8 @@ class RunFolder:
                     raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
                 self._kept_best = [state.best_epoch, state.best_epoch]
                 self.newest = path
-                return Resumed(state, payload["encoder"], payload["optimizer"], payload["scaler"], path)
+                encoder, optimizer, scaler = (payload[name] for name in ("encoder", "optimizer", "scaler"))
+                return Resumed(state, encoder, optimizer, scaler, payload.get("average", {}), path)
             except (CheckpointError, KeyError, TypeError) as error:
                 sys.stderr.write(f"warning: not resuming from this checkpoint: {error}\n")
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from rec_models.losses import LOSSES, LossContext, build_loss
 from rec_models.losses.paper import trains_padding, with_padding_targets
 from rec_models.training.batch import StepBatch
 from rec_models.training.ranks import RankTokens
+
+if TYPE_CHECKING:  # Lightning takes two seconds to import, and planning does not need it
+    pass
 
 
 class StepLoss(nn.Module):

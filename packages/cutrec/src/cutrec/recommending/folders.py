@@ -1,0 +1,79 @@
+"""The folders of a model: trained into, found, and copied."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cutrec.checksums import verify_folder, write_checksums
+from cutrec.console import prepare_output_folder
+from cutrec.errors import StageError
+from cutrec.outputs import atomic_folder, identity, write_json
+from cutrec.paths import LOG, MODEL
+from cutrec.recommending.log_form import FORM, LogForm
+
+
+def run_stages(log: Any, form: LogForm, folder: Path) -> None:
+    """Read, split and train on a log, into ``download/``, ``split/`` and ``train/`` of a folder.
+
+    Raises:
+        ValueError: the log or a setting is wrong, or training failed.
+    """
+    from cutrec.workflow.fetch import download
+    from cutrec.workflow.split import split
+    from cutrec.workflow.train import train
+
+    for name in ("download", "split", "train"):
+        prepare_output_folder("out", folder / name)
+    with form.as_source(log) as source:
+        download(source, folder / "download", root=Path.cwd())
+    split(form.config, folder / "download" / LOG.name, folder / "split")
+    train(form.config, folder / "split", folder / "train", checkpoints=folder / ".checkpoints")
+    write_json(folder / "train" / FORM, form.as_json())
+    write_checksums(folder / "train")
+
+
+def of_model(folder: Path) -> Path:
+    """A folder with a model, or its ``train/``, whose files are as they were written.
+
+    Raises:
+        StageError: there is no model, or a file is damaged.
+    """
+    for place in (folder, folder / "train"):
+        if (place / MODEL.name).is_file():
+            verify_folder(place)
+            return place
+    found = f"no {folder / MODEL.name}"
+    raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
+
+
+def log_beside(model: Path) -> Path | None:
+    """The log that was saved with a model, or that the stage download wrote beside its folder."""
+    logs = (model / LOG.name, model.parent / "download" / LOG.name)
+    return next((log for log in logs if log.is_file()), None)
+
+
+def save(source: Path, files: object, form: LogForm, target: Path, log: Path | None) -> None:
+    """Copy a model, and a log if there is one, into a folder that is new, empty, or holds a model that was saved there.
+
+    `files` is what `cutrec.outputs.identity` said of the source when the model was loaded.
+
+    Raises:
+        StageError: the folder holds other files, or another process has written the source since.
+    """
+    prepare_output_folder("folder", target)
+    if target.resolve() == source.resolve():
+        raise StageError(f"folder: found {target}, which this model was loaded from, allowed: another folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / FORM).is_file():
+        raise StageError(f"folder: found {target} with other files, allowed: a new one, or one that save has written")
+    with atomic_folder(target) as part:
+        for path in source.iterdir():
+            if path.is_file() and path.name != LOG.name:
+                shutil.copyfile(path, part / path.name)
+        if identity(source) != files:
+            raise StageError(f"{source}: found that it was written since it was loaded; load it again")
+        if log is not None:
+            shutil.copyfile(log, part / LOG.name)
+        else:
+            (target / LOG.name).unlink(missing_ok=True)  # of a model that was saved there before
+        write_json(part / FORM, form.as_json())
+        write_checksums(part)

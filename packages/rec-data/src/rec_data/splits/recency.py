@@ -1,0 +1,40 @@
+"""How long before its target the history of each tested user ends."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rec_data.arrays import Int64s
+from rec_data.errors import DataError
+from rec_data.schema import TARGET_TIME, TIMESTAMPS, UNITS
+
+
+def days_since_last(path: Path) -> Int64s | None:
+    """Whole days from the last interaction of each history to the target: ``[n]``, in the order of the sequence store.
+
+    Args:
+        path: The exported parquet of validation or test in a split's folder, beside its ``summary.json``.
+
+    Returns:
+        The days, or None if the times of the log are positions and no clock.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    try:
+        summary = json.loads((path.parent / "summary.json").read_bytes())
+        if not summary.get("clock", True):
+            return None
+        ticks = 86_400 * UNITS[summary["timestamp_unit"]]
+        days = [np.empty(0, np.int64)]
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=[TIMESTAMPS, TARGET_TIME]):
+                lists = batch.column(TIMESTAMPS)
+                last = lists.values.to_numpy()[lists.offsets.to_numpy()[1:] - 1]
+                days.append((batch.column(TARGET_TIME).to_numpy() - last) // ticks)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    return np.concatenate(days)
