@@ -95,7 +95,11 @@ def test_graphed_steps_on_filled_batches_train_as_launched_ones(tiny, tmp_path, 
     assert losses_of(recorded) == pytest.approx(losses_of(plain), rel=1e-5)
     for name in ("step", "tokens"):
         assert [row[name] for row in recorded.history] == [row[name] for row in plain.history]
-    for ours, theirs in zip(weights_of(tmp_path / "b").values(), weights_of(tmp_path / "a").values(), strict=True):
+    trained = weights_of(tmp_path / "a")
+    for name, ours in weights_of(tmp_path / "b").items():
+        theirs = trained[name]
+        if name.endswith("query_key_value.bias"):  # softmax cancels the keys' bias: its gradient is only rounding
+            ours, theirs = (torch.cat((bias.chunk(3)[0], bias.chunk(3)[2])) for bias in (ours, theirs))
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
 
 
