@@ -17,6 +17,8 @@ from rec_models.optim.build import KEPT, build_optimizer
 from rec_models.training.batch import prepare
 from rec_models.training.cuda_graphs import GraphedSteps, prepare_filled
 from rec_models.training.loop import fit
+from rec_models.training.prefetch import Prefetcher
+from rec_models.training.ranks import Ranks
 from rec_models.training.step import StepLoss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -167,6 +169,27 @@ def step_of(tiny, encoder, loss, optimizer, rows=8):
         optimizer.zero_grad()
 
     return step
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "in_batch"])
+def test_graphs_with_collective_operations_train_as_those_without(tiny, sampling):
+    """A group of one rank, through NCCL: what it adds up is its own, and sizes, offsets and shares come by tensors."""
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("nccl", store=store, rank=0, world_size=1)
+    trained = []
+    for ranks in (None, Ranks()):
+        torch.manual_seed(0)
+        encoder = build_encoder(ModelSettings(hidden=16, max_seq_len=10, dropout=0.0), tiny.ITEMS).cuda()
+        loss = LossSettings.pick("cce_neg", num_negatives=5, sampling=sampling, sharing="tile", tile_tokens=8)
+        training = TrainingSettings(learning_rate=1e-2)
+        step_loss, optimizer = StepLoss(encoder, loss, training), build_optimizer(encoder, training)
+        graphed = GraphedSteps(step_loss, optimizer, ranks)
+        prefetcher = Prefetcher(tiny.TinyBatches(count=20), 1, fill=10, pin=True, ranks=ranks)
+        losses = [graphed.run(batch, step) for step, batch in enumerate(prefetcher.epoch(0, 0))]
+        trained.append([torch.stack(losses), *encoder.state_dict().values()])
+    for ours, expected in zip(*trained, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-2, atol=1e-3)
 
 
 GRAPHED = [(model, loss, False) for model in ("sasrec", "bert4rec") for loss in ("cce", "cce_neg", "bce_neg", "gbce")]

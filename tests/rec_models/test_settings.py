@@ -137,7 +137,6 @@ def test_pick_refuses_what_is_unknown():
             lambda: TrainingSettings(optimizer="adam_lazy", weight_decay=0.1),
             "weight_decay: found 0.1 with optimizer=adam_lazy, allowed: 0",
         ),
-        (lambda: TrainingSettings(cuda_graphs=True, devices=2), "devices: found 2 with cuda_graphs=True, allowed: 1"),
         (lambda: TrainingSettings(cuda_graphs=True, accumulate=2), "accumulate: found 2 with cuda_graphs=True"),
         (
             lambda: TrainingSettings(cuda_graphs=True, precision="16-mixed"),

@@ -75,6 +75,7 @@ def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     if dim == DIMS[0]:  # every branch compiles at one width
         full += [{"bias": bias, "softcap": 3.0}, {"filter_eps": 0.1}]
         sampled += [{"bias": bias, "sampler": popularity, "objective": BCE()}, {"deterministic": True}]
+        sampled += [{"row_offset": torch.zeros((), dtype=torch.int64)}]
     if dim <= widest(hidden.dtype):
         for options in full:
             yield "full", lambda x=options: linear_cross_entropy(*inputs, impl="triton", **x).backward()
@@ -85,6 +86,43 @@ def losses(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
         for options in sampled:
             given = {"num_negatives": N, "seed": 1, "sharing": sharing, "impl": "triton", **options}
             yield f"sampled, {sharing}", lambda x=given: sampled_linear_cross_entropy(*inputs, **x).backward()
+
+
+def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
+    """The calls that launch the kernels of losses over sharded rows, for the tokens of one process, at one width."""
+    if dim != DIMS[0]:
+        return
+    from cce_kernels import Softmax, Uniform
+    from cce_kernels.full.call import FullCall
+    from cce_kernels.sampled.call import sampled_call
+    from cce_kernels.sampled.draws import groups_of
+    from cce_kernels.shard import Rows
+    from cce_kernels.sharded import full, sampled_triton
+    from cce_kernels.sharded.kernels.own_draws import pack_own_draws
+
+    hidden, weight = torch.zeros(M, dim, dtype=getattr(torch, dtype)), torch.zeros(V, dim)
+    targets, numbers, gradient = torch.zeros(M, dtype=torch.int64), torch.zeros(3, M), torch.zeros(V, dim)
+    rows = Rows(2 * V, 2, 0)
+
+    def run_full() -> None:
+        call = FullCall(hidden, weight, None, targets, -100, None, 1.0, None, True)
+        full.partial(call, use_triton=True)
+        full.weight_gradient(call, numbers[0], numbers[1], torch.ones(()), use_triton=True)
+
+    def run_sampled(sharing: Any) -> None:
+        offset = torch.zeros((), dtype=torch.int64)
+        call = sampled_call(
+            hidden, weight, None, targets, Uniform(), Softmax(), 1, 0, num_negatives=N, ignore_index=-100,
+            groups=groups_of(M, sharing, 64, offset), deterministic=False, row_offset=offset,
+        )  # fmt: skip
+        ids, counts = pack_own_draws(call, rows)
+        call = call._replace(id_table=ids, own_counts=counts, size=N)
+        sampled_triton.write_sums(call, *numbers, torch.zeros_like(hidden))
+        sampled_triton.add_gradient(call, numbers[0], numbers[1], torch.ones(()), gradient, None)
+
+    yield "full, sharded", run_full
+    for sharing in ("tile", "none"):
+        yield f"sampled, {sharing}, sharded", lambda x=sharing: run_sampled(x)
 
 
 def ranking(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
@@ -172,7 +210,7 @@ def compile_all(architecture: int) -> list[Kernel]:
         # Both 16-bit dtypes have the same tiles. Without tensor cores a wide product unrolls into code that takes a
         # compiler many minutes.
         for dim in DIMS if architecture >= 80 and dtype != "float16" else DIMS[:1]:
-            for calls in (losses, ranking, optimizer):
+            for calls in (losses, sharded, ranking, optimizer):
                 for operation, call in calls(dtype, dim):
                     place |= {"operation": operation, "dtype": dtype, "D": dim}
                     try:

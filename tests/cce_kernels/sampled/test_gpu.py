@@ -150,16 +150,17 @@ def test_compile_with_inductor():
 
 
 @pytest.mark.parametrize("sharing", ["none", "tile"])
-def test_cuda_graph_follows_the_step(sharing):
+def test_cuda_graph_follows_the_step_and_the_row_offset(sharing):
     weight = torch.randn(501, 64, device="cuda", requires_grad=True)
     hidden = torch.randn(100, 64, device="cuda", requires_grad=True)
     targets = torch.randint(0, 501, (100,), device="cuda")
-    seed, step = torch.tensor(3, device="cuda"), torch.tensor(0, device="cuda")
+    seed, step, offset = (torch.tensor(value, device="cuda") for value in (3, 0, 0))
 
     def run():
         loss = sampled_linear_cross_entropy(
-            hidden, weight, targets, num_negatives=20, seed=seed, step=step, sharing=sharing, deterministic=True
-        )
+            hidden, weight, targets, num_negatives=20, seed=seed, step=step, row_offset=offset, sharing=sharing,
+            deterministic=True,
+        )  # fmt: skip
         return loss, *torch.autograd.grad(loss, (hidden, weight))
 
     stream = torch.cuda.Stream()
@@ -172,12 +173,13 @@ def test_cuda_graph_follows_the_step(sharing):
     with torch.cuda.graph(graph):
         captured = run()
     seen = []
-    for number in (5, 6):
+    for number, first_row in ((5, 0), (6, 0), (6, 77)):
         step.fill_(number)
+        offset.fill_(first_row)
         graph.replay()
         seen.append(captured[0].item())
         assert all(torch.equal(a, b) for a, b in zip(captured, run(), strict=True))
-    assert seen[0] != seen[1]
+    assert len(set(seen)) == 3
 
 
 def test_autocast_uses_its_dtype():

@@ -7,7 +7,7 @@ from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.encoders import build_encoder
 from rec_models.encoders.packing import layout_of
 from rec_models.training.batch import prepare
-from rec_models.training.cuda_graphs import bucket_of, prepare_filled, size_of
+from rec_models.training.cuda_graphs import FilledSize, bucket_of, prepare_filled, size_of
 from rec_models.training.step import StepLoss
 
 WIDTH = 12  # of the network; batches are 10 wide
@@ -118,3 +118,31 @@ def test_shapes_depend_on_few_numbers(tiny, model_name):
         assert filled.layout.starts[-1] == filled.items.numel()
     assert all(len(found) == 1 for found in shapes.values())
     assert len(shapes) < 10
+
+
+_LENGTHS = st.lists(st.integers(1, WIDTH), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(_LENGTHS, st.sampled_from(["all", "some", "none"])), min_size=1, max_size=4))
+def test_the_batches_of_all_ranks_are_filled_up_to_one_size(tiny, ranks):
+    """Of other numbers of histories, places and targets: all record the same graph, and real places come first."""
+    batches = []
+    for lengths, have_targets in ranks:
+        random = torch.Generator().manual_seed(len(lengths))
+        inputs = torch.randint(0, 50, (sum(lengths),), generator=random)
+        here = torch.rand(sum(lengths), generator=random) < {"all": 1.0, "some": 0.3, "none": 0.0}[have_targets]
+        offsets = torch.tensor([0, *lengths]).cumsum(0)
+        batches.append(tiny.TinyBatch(inputs, offsets, torch.where(here, inputs, -100)))
+    size = FilledSize.of_ranks([FilledSize.of(batch, WIDTH) for batch in batches], WIDTH)
+    filled = [prepare_filled(batch, WIDTH, size) for batch in batches]
+    assert len({size_of(one) for one in filled}) == 1
+    for ours, batch in zip(filled, batches, strict=True):
+        real = prepare(batch)
+        assert torch.equal(ours.items[: len(batch.items)], batch.items)
+        assert torch.equal(ours.targets[ours.targets >= 0], real.targets)
+        assert ours.num_targets == real.num_targets
+        lengths = ours.layout.starts.diff()
+        assert torch.equal(lengths[: len(batch.lengths)], batch.lengths)
+        assert lengths.max() <= WIDTH
+        assert lengths.sum() == ours.items.numel() == bucket_of(size.places)

@@ -73,7 +73,7 @@ def test_settings_that_contradict_the_loss_stop_before_anything_is_trained(tiny,
 class LaunchedSteps:
     """Replaces `GraphedSteps`: the same step of the same filled batches, without a GPU."""
 
-    def __init__(self, step_loss, optimizer):
+    def __init__(self, step_loss, optimizer, ranks):
         self.step_loss, self.optimizer = step_loss, optimizer
 
     def run(self, batch, step):

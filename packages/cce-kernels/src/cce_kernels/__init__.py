@@ -5,6 +5,7 @@ from cce_kernels.modules import LinearCrossEntropy, SampledLinearCrossEntropy
 from cce_kernels.sampled.draws import draw_negatives
 from cce_kernels.sampled.objectives import BCE, GBCE, Softmax
 from cce_kernels.sampled.samplers import InBatch, Popularity, Uniform
+from cce_kernels.shard import Shard
 
 __all__ = [
     "BCE",
@@ -13,6 +14,7 @@ __all__ = [
     "LinearCrossEntropy",
     "Popularity",
     "SampledLinearCrossEntropy",
+    "Shard",
     "Softmax",
     "Uniform",
     "draw_negatives",

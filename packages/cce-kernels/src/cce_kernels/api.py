@@ -27,6 +27,9 @@ from cce_kernels.sampled.validation import (
     check_objective,
     check_sampling,
 )
+from cce_kernels.shard import Shard
+from cce_kernels.sharded import api as sharded
+from cce_kernels.sharded.sampled import SampledOptions
 
 Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]
@@ -46,6 +49,7 @@ class _Options(TypedDict, total=False):
     filter_eps: float | None
     check: bool
     impl: Impl
+    shard: Shard | None
 
 
 @overload
@@ -77,6 +81,7 @@ def linear_cross_entropy(
     return_lse: bool = False,
     check: bool = False,
     impl: Impl = "auto",
+    shard: Shard | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Exact cross-entropy over the catalogue, `logsumexp_j s_mj - s_mt`, without the logits.
 
@@ -108,6 +113,12 @@ def linear_cross_entropy(
             products, which is faster there (not in a graph of torch.compile). Triton takes D up to 512, in fp32 up to
             256: with wider fp32 vectors `auto` is the reference, which is faster there. The reference's products in
             fp32 follow `torch.set_float32_matmul_precision`; the kernels' are never plain TF32.
+        shard: the table is spread over the processes of a group. Then weight is [shard.rows.number, D] and bias
+            [shard.rows.number], those of this process; hidden and targets are the tokens of this process, as many in
+            each (fill up with `ignore_index`); targets are ids of the whole catalogue. Every process must make the same
+            calls, and backward too. `sum` and `mean` are over the tokens of all processes, the same number in each,
+            whose gradient must be the same in each. `return_lse` then returns a value: no gradient flows through it.
+            Not with `temperature`, `label_smoothing`, weights or several targets.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
@@ -126,11 +137,16 @@ def linear_cross_entropy(
         validation.check_sets(softcap, item_weights)
         sets = targets.reshape(-1, targets.shape[-1])
         targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape[:-1])
-    validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
+    validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
     validation.check_weights(hidden, weight, token_weights, item_weights)
+    if shard is not None:
+        validation.check_unsharded(
+            temperature=temperature != 1, label_smoothing=label_smoothing != 0, token_weights=token_weights is not None,
+            item_weights=item_weights is not None, targets=sets is not None,
+        )  # fmt: skip
     if check:
-        validation.check_values(hidden, weight, targets, bias, ignore_index)
+        validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
     dtype = product_dtype(hidden)
     widest = tuning.widest(dtype)
     if impl == "auto" and dtype == torch.float32 and hidden.shape[-1] > widest:
@@ -140,6 +156,10 @@ def linear_cross_entropy(
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
     h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
     with without_autocast(hidden.device.type):
+        if shard is not None:
+            loss, lse = sharded.full(shard, h, w, b, t, reduction, ignore_index, softcap, filter_eps, use_triton)
+            loss = loss.view(targets.shape) if reduction == "none" else loss
+            return (loss, lse.view(targets.shape)) if return_lse else loss
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
         call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden)
         run = full_reference
@@ -171,7 +191,7 @@ def sampled_linear_cross_entropy(
     num_negatives: int,
     seed: Tensor | int,
     step: Tensor | int = 0,
-    row_offset: int = 0,
+    row_offset: Tensor | int = 0,
     sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
     objective: Objective = Softmax(),  # noqa: B008 - frozen, without state
     sharing: Sharing = "none",
@@ -183,6 +203,7 @@ def sampled_linear_cross_entropy(
     sparse_grad: bool = False,
     check: bool = False,
     impl: Impl = "auto",
+    shard: Shard | None = None,
 ) -> Tensor:
     """Cross-entropy against N sampled negatives per token, drawn inside the kernel and again in backward.
 
@@ -198,8 +219,9 @@ def sampled_linear_cross_entropy(
         seed: int in [0, 2**63), or an int64 tensor of one element on hidden's device.
         step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
             ids.
-        row_offset: row number of the first token (ignored tokens count): ranks and micro-batches that number their rows
-            consecutively draw what one big batch would. Not so with `InBatch`, which draws among this call's targets.
+        row_offset: row number of the first token (ignored tokens count), an int or a tensor like `seed`: ranks and
+            micro-batches that number their rows consecutively draw what one big batch would. `InBatch` draws among this
+            call's targets, or among those of its `pool`. A CUDA graph replays the int that it was recorded with.
         sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
         objective: `Softmax()`, `BCE()` or `GBCE(t)`.
         sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
@@ -216,6 +238,8 @@ def sampled_linear_cross_entropy(
         check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
             up to 512.
+        shard: as in `linear_cross_entropy`; `row_offset` is that of this process's first token, and `InBatch` draws
+            among the targets of all processes. Without `sparse_grad`.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`.
@@ -231,19 +255,32 @@ def sampled_linear_cross_entropy(
     )
     deterministic, sparse_grad = plain_flag("deterministic", deterministic), plain_flag("sparse_grad", sparse_grad)
     check = plain_flag("check", check)
-    validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index)
-    check_sampling(weight.shape[0], num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens)
+    validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
+    num_items = weight.shape[0] if shard is None else shard.num_items
+    check_sampling(num_items, num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens)
     check_objective(objective, sampler)
     check_counter("seed", seed, hidden.device, 2**63)
     check_counter("step", step, hidden.device, MAX_COUNTER)
+    check_counter("row_offset", row_offset, hidden.device, MAX_COUNTER)
     if check:
-        validation.check_values(hidden, weight, targets, bias, ignore_index)
+        validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
     use_triton = _use_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
     h, w, b, t = _prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
     with without_autocast(hidden.device.type):
+        if shard is not None:
+            if sparse_grad:
+                raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
+            options = SampledOptions(
+                sampler, objective, seed, step, row_offset, num_negatives, sharing, tile_tokens, deterministic,
+                use_triton,
+            )  # fmt: skip
+            return sharded.sampled(shard, h, w, b, t, reduction, ignore_index, options).view(
+                targets.shape if reduction == "none" else ()
+            )
         call = sampled_call(
             h, w, b, t, sampler, objective, seed, step, num_negatives=num_negatives, ignore_index=ignore_index,
             groups=groups_of(h.shape[0], sharing, tile_tokens, row_offset), deterministic=deterministic,
+            row_offset=row_offset.reshape(()) if isinstance(row_offset, Tensor) and sharing != "batch" else None,
         )  # fmt: skip
         run, sparse_backward = sampled_reference, sparse_reference_backward
         if use_triton and h.shape[0] > 0:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cce_kernels.checks import check_choice, check_integer, is_number
 from cce_kernels.hardware import is_ampere_or_newer, is_interpreted
+from cce_kernels.shard import Shard
 
 MAX_ITEMS = 2**31 - 1
 INTERPRETER = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it when kernels are imported
@@ -26,8 +27,9 @@ def check_shared_options(reduction: str, impl: str, ignore_index: int) -> None:
 
 
 def check_common(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, reduction: str, impl: str, ignore_index: int
-) -> None:
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, reduction: str, impl: str, ignore_index: int,
+    shard: Shard | None = None,
+) -> None:  # fmt: skip
     """Shapes, dtypes and devices that both losses demand."""
     check_shared_options(reduction, impl, ignore_index)
     for name, given in (("hidden", hidden), ("weight", weight), ("targets", targets), ("bias", bias)):
@@ -40,7 +42,9 @@ def check_common(
     if weight.dim() != 2:
         raise ValueError(f"weight: found the shape {list(weight.shape)}, allowed: [V, D]")
     items, width = weight.shape
-    if not 1 <= items <= MAX_ITEMS:
+    if shard is not None:
+        check_shard(shard, items)
+    elif not 1 <= items <= MAX_ITEMS:
         raise ValueError(f"weight: found {items} rows, allowed: 1 to {MAX_ITEMS}")
     if hidden.shape[-1] != width or width < 1:
         raise ValueError(
@@ -62,6 +66,24 @@ def check_common(
             raise ValueError(f"{name}: found on {tensor.device}, allowed: hidden's device {hidden.device}")
     if hidden.is_meta:
         raise ValueError("hidden: found on meta, allowed: a device that holds numbers")
+
+
+def check_unsharded(**given: bool) -> None:
+    """Refuse the options that are given and do not go together with a sharded table."""
+    for name, is_given in given.items():
+        if is_given:
+            found = "several per token" if name == "targets" else "one"
+            raise ValueError(f"{name}: found {found} with shard, allowed: without a sharded table")
+
+
+def check_shard(shard: Shard, rows: int) -> None:
+    """What a shard is, and that the table has its rows."""
+    if not isinstance(shard, Shard):
+        raise ValueError(f"shard: found {type(shard).__name__}, allowed: a Shard or None")
+    if rows != shard.rows.number:
+        raise ValueError(
+            f"weight: found {rows} rows, allowed: the {shard.rows.number} rows of this process, of {shard.num_items}"
+        )
 
 
 def check_triton(hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> None:
@@ -132,16 +154,21 @@ def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, 
             raise ValueError(f"{name}: found the shape {list(given.shape)}, allowed: {meaning}, {list(shape)}")
 
 
-def check_values(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> None:
+def check_values(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, shard: Shard | None = None
+) -> None:
     """Refuse targets out of range, and NaN or infinity in hidden, weight or bias: one synchronization."""
-    bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= weight.shape[0]))).any()
+    num_items = weight.shape[0] if shard is None else shard.num_items
+    bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= num_items))).any()
     named = [("hidden", hidden), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
     # aminmax carries NaN through and needs no [V, D] of booleans.
     finite = [torch.stack(torch.aminmax(x.detach())).isfinite().all() for _, x in named if x.numel()]
     flags = torch.stack([bad_target, *(~flag for flag in finite)]).tolist()
+    if shard is not None:
+        shard.check_tokens(targets)
     if flags[0]:
         raise ValueError(
-            f"targets: found an id out of range, allowed: [0, {weight.shape[0]}) and ignore_index {ignore_index}"
+            f"targets: found an id out of range, allowed: [0, {num_items}) and ignore_index {ignore_index}"
         )
     for (name, _), flag in zip([item for item in named if item[1].numel()], flags[1:], strict=True):
         if flag:

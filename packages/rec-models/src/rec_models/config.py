@@ -55,7 +55,7 @@ class _Loop:
     """On a GPU. A CPU trains in 32-true, where mixed precision measured slower; so does a GPU without bf16 (before
     Ampere) instead of bf16-mixed."""
     devices: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Processes of one device each, through Lightning's DDP."""
+    """Processes of one device each. They train on parts of the batch and add up their gradients."""
     accumulate: Count = 1
     """Batches per optimizer step; the loss is the mean over the tokens of all of them."""
     optimizer: Optimizer = "adam"
@@ -76,7 +76,7 @@ class _Loop:
     cuda_graphs: bool | Literal["auto"] = "auto"
     """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
 
-    For bf16-mixed on one device, without accumulation, with losses of cce_kernels and any optimizer but ``adam_lazy``:
+    For bf16-mixed without accumulation, with losses of cce_kernels and any optimizer but ``adam_lazy``: on one device
     ``auto`` records exactly then. Small batches gain most: their kernels are shorter than their launches.
     """
 
@@ -108,7 +108,6 @@ class TrainingSettings(_Loop):
             self._require("devices", 1, optimizer="adam_lazy")
             self._require("weight_decay", 0, optimizer="adam_lazy")
         if self.cuda_graphs is True:
-            self._require("devices", 1, cuda_graphs=True)
             self._require("accumulate", 1, cuda_graphs=True)
             self._require("precision", "bf16-mixed", cuda_graphs=True)
             if self.optimizer == "adam_lazy":

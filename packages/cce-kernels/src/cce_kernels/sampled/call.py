@@ -23,6 +23,9 @@ class SampledCall(NamedTuple):
     id_table: Tensor | None  # int64 [positions]
     log_q: Tensor | None  # fp32 [V]
     log_rest: Tensor | None  # fp32 [M]
+    row_offset: Tensor | None  # int64 []: the first token's row number, where only the device knows it
+    own_counts: Tensor | None  # int32 [rows]: sharded only, how many of the ids of each row are in `id_table`
+    num_items: int  # V, of which a sharded call has a part
     size: int  # positions to draw from, where there is no size_tensor
     alias: bool
     num_negatives: int
@@ -46,26 +49,32 @@ class SampledCall(NamedTuple):
     @property
     def groups(self) -> Groups:
         """Which tokens share negatives."""
-        return Groups(self.group_tokens, self.num_groups, self.group_shift, self.first_row, self.row_stride)
+        groups = Groups(self.group_tokens, self.num_groups, self.group_shift, self.first_row, self.row_stride)
+        if self.row_offset is None:
+            return groups
+        tokens = self.group_tokens
+        return groups._replace(shift=self.row_offset % tokens, first=self.row_offset // tokens)
 
     @property
     def terms(self) -> Terms:
         """What is summed."""
-        return decode(self.objective, self.t).terms(self.num_negatives, self.weight.shape[0])
+        return decode(self.objective, self.t).terms(self.num_negatives, self.num_items)
 
 
 def sampled_call(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
     sampler: Sampler, objective: Objective, seed: Tensor | int, step: Tensor | int, *,
-    num_negatives: int, groups: Groups, ignore_index: int, deterministic: bool,
+    num_negatives: int, groups: Groups, ignore_index: int, deterministic: bool, row_offset: Tensor | None = None,
 ) -> SampledCall:  # fmt: skip
     """Prepare the sampler for a batch and flatten all arguments."""
     terms = objective.terms(num_negatives, weight.shape[0])
     source = prepare(sampler, targets, ignore_index, weight.shape[0], correct=terms.softmax)
     size, size_tensor = (0, source.size) if isinstance(source.size, Tensor) else (source.size, None)
+    shift, first = (0 if isinstance(x, Tensor) else x for x in (groups.shift, groups.first))
     wanted = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     return SampledCall(
         hidden, weight, bias, targets, as_counter(seed, hidden.device), as_counter(step, hidden.device), size_tensor,
-        source.id_table, source.log_q, source.log_rest, size, source.alias, num_negatives, *groups, ignore_index,
-        *encode(objective), deterministic, torch.is_grad_enabled() and wanted,
+        source.id_table, source.log_q, source.log_rest, row_offset, None, weight.shape[0], size, source.alias,
+        num_negatives, groups.tokens, groups.number, shift, first, groups.stride, ignore_index, *encode(objective),
+        deterministic, torch.is_grad_enabled() and wanted,
     )  # fmt: skip

@@ -70,19 +70,23 @@ class Groups(NamedTuple):
 
     tokens: int
     number: int
-    shift: int  # places of the first group that lie before this batch (an earlier micro-batch or rank)
-    first: int
+    shift: int | Tensor  # places of the first group that lie before this batch (an earlier micro-batch or rank)
+    first: int | Tensor
     stride: int
 
 
-def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: int) -> Groups:
-    """The groups of a batch whose first token is row `row_offset` of a larger one."""
+def groups_of(num_tokens: int, sharing: Sharing, tile_tokens: int, row_offset: Tensor | int) -> Groups:
+    """The groups of a batch whose first token is row `row_offset` of a larger one.
+
+    A tensor is an int64 scalar on the device: the number of groups is then what any offset may need.
+    """
     if sharing == "none":
         return Groups(1, num_tokens, 0, row_offset, 1)
     if sharing == "batch":
         return Groups(BATCH_GROUP, -(-num_tokens // BATCH_GROUP), 0, 0, 0)
     shift = row_offset % tile_tokens
-    return Groups(tile_tokens, -(-(num_tokens + shift) // tile_tokens), shift, row_offset // tile_tokens, 1)
+    most = tile_tokens - 1 if isinstance(shift, Tensor) else shift
+    return Groups(tile_tokens, -(-(num_tokens + most) // tile_tokens), shift, row_offset // tile_tokens, 1)
 
 
 def draw_ids(
@@ -114,7 +118,7 @@ def draw_negatives(
     num_negatives: int,
     seed: Tensor | int,
     step: Tensor | int = 0,
-    row_offset: int = 0,
+    row_offset: Tensor | int = 0,
     sampler: Sampler = Uniform(),  # noqa: B008 - frozen, without state
     sharing: Sharing = "none",
     tile_tokens: int = DEFAULT_TILE_TOKENS,
@@ -138,7 +142,8 @@ def draw_negatives(
         ignore_index: as there; for `InBatch` only.
 
     Returns:
-        int64 [M, N], on the device of the tensors among `seed`, `step` and `targets`, which is one; else on the CPU.
+        int64 [M, N], on the device of the tensors among `seed`, `step`, `row_offset` and `targets`, which is one; else
+        on the CPU.
 
     Raises:
         ValueError: an argument is out of its range, or would not be read; the message names it.
@@ -151,11 +156,12 @@ def draw_negatives(
         ignore_index,
     )  # fmt: skip
     device = torch.device("cpu")
-    for given in (targets, step, seed):
+    for given in (targets, row_offset, step, seed):
         device = given.device if isinstance(given, Tensor) else device
     if targets is None:
         targets = torch.zeros(num_tokens, dtype=torch.int64, device=device)
     source = prepare(sampler, targets, ignore_index, num_items, correct=False)
+    row_offset = row_offset.reshape(()) if isinstance(row_offset, Tensor) else row_offset
     groups = groups_of(num_tokens, sharing, tile_tokens, row_offset)
     counters = as_counter(seed, device), as_counter(step, device)
     ids = draw_ids(source, *counters, groups, 0, groups.number, num_negatives)

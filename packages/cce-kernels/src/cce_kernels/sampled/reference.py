@@ -45,18 +45,23 @@ class _Chunk(NamedTuple):
     left: Tensor  # [C, T], negatives that are not the target
 
 
-def _grouped(x: Tensor, groups: Groups) -> Tensor:
+def grouped(x: Tensor, groups: Groups) -> Tensor:
     """[M, ...] -> [G, T, ...], zero-padded before and after."""
     total = groups.number * groups.tokens
     if total == x.shape[0]:
         return x.reshape(groups.number, groups.tokens, *x.shape[1:])
     padded = x.new_zeros(total, *x.shape[1:])
-    padded[groups.shift : groups.shift + x.shape[0]] = x
+    if isinstance(groups.shift, Tensor):
+        padded.index_copy_(0, groups.shift + torch.arange(x.shape[0], device=x.device), x)
+    else:
+        padded[groups.shift : groups.shift + x.shape[0]] = x
     return padded.reshape(groups.number, groups.tokens, *x.shape[1:])
 
 
-def _ungrouped(x: Tensor, groups: Groups, num_tokens: int) -> Tensor:
-    """The inverse of `_grouped`."""
+def ungrouped(x: Tensor, groups: Groups, num_tokens: int) -> Tensor:
+    """The inverse of `grouped`."""
+    if isinstance(groups.shift, Tensor):
+        return x.flatten(0, 1).index_select(0, groups.shift + torch.arange(num_tokens, device=x.device))
     return x.flatten(0, 1)[groups.shift : groups.shift + num_tokens]
 
 
@@ -68,9 +73,9 @@ class _Batch:
         self.call, self.groups = call, groups
         self.dtype = sum_dtype(hidden, weight, bias)
         self.valid, self.bad, safe = masks(call.targets, call.ignore_index, weight.shape[0])
-        self.hidden = _grouped(hidden, groups)  # [G, T, D]
-        self.targets = _grouped(safe, groups)  # [G, T]
-        self.log_rest = None if call.log_rest is None else _grouped(call.log_rest.to(self.dtype), groups)
+        self.hidden = grouped(hidden, groups)  # [G, T, D]
+        self.targets = grouped(safe, groups)  # [G, T]
+        self.log_rest = None if call.log_rest is None else grouped(call.log_rest.to(self.dtype), groups)
         per_group = call.num_negatives * max(hidden.shape[1], groups.tokens)
         size = max(1, _CHUNK_ELEMENTS // per_group)
         self.chunks = [slice(i, min(i + size, groups.number)) for i in range(0, groups.number, size)]
@@ -100,7 +105,7 @@ class _Batch:
         `z` is NaN where the target's score is NaN or infinite: 0 would be a plausible loss.
         """
         lse = chunk.scores.logsumexp(2)
-        rest = math.log(max(self.call.weight.shape[0] - 1, 1)) if self.log_rest is None else self.log_rest[part]
+        rest = math.log(max(self.call.num_items - 1, 1)) if self.log_rest is None else self.log_rest[part]
         z = lse + rest - chunk.left.clamp(min=1).to(self.dtype).log()
         return lse, z.masked_fill_(~(chunk.target_scores < torch.inf), torch.nan)
 
@@ -127,7 +132,7 @@ def _forward(call: SampledCall) -> tuple[Tensor]:
         else:
             pointwise = terms.positive_weight * softplus(-chunk.target_scores) + softplus(chunk.scores).sum(2)
             grouped[part] = pointwise * terms.scale
-    loss = _ungrouped(grouped, batch.groups, call.hidden.shape[0])
+    loss = ungrouped(grouped, batch.groups, call.hidden.shape[0])
     return (torch.where(batch.valid, loss, 0).masked_fill_(batch.bad, torch.nan),)
 
 
@@ -141,8 +146,8 @@ def _backward(
     `dH_m = sum_n c_mn w_n - pull_m w_t`, `dW_n += c_mn h_m`, `dW_t -= pull_m h_m`, and db the same without h.
     """
     batch, terms = _Batch(call), call.terms
-    grad = _grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), batch.groups)
-    counted = _grouped(batch.valid, batch.groups)  # [G, T]
+    grad = grouped(torch.where(batch.valid, grad_loss.to(batch.dtype), 0), batch.groups)
+    counted = grouped(batch.valid, batch.groups)  # [G, T]
     d_hidden = torch.zeros_like(batch.hidden, dtype=batch.dtype)
     collected = RowSums(call.weight, call.bias, batch.dtype, call.deterministic, sparse)
     for part in batch.chunks:
@@ -164,7 +169,7 @@ def _backward(
     d_weight, d_bias = collected.gradients() if with_weight else (None, None)
     if not with_hidden:
         return None, d_weight, d_bias
-    d_hidden = _ungrouped(d_hidden, batch.groups, call.hidden.shape[0]).to(call.hidden.dtype)
+    d_hidden = ungrouped(d_hidden, batch.groups, call.hidden.shape[0]).to(call.hidden.dtype)
     return d_hidden.masked_fill(batch.bad[:, None], torch.nan), d_weight, d_bias
 
 

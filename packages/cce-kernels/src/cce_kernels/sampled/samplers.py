@@ -119,14 +119,15 @@ class Popularity:
 class InBatch:
     """A draw is a random valid token of the batch, the id its target: q is the target's share of the batch.
 
-    The batch is that of one call: micro-batches and ranks each draw among their own targets, whatever their
-    `row_offset`, and not what one big batch would.
-
     Attributes:
         logq: as in `Popularity`.
+        pool: int64 [K], the targets to draw among, those of this call too: of all ranks, in their order, to draw what
+            one big batch would. Those that are not an id do not count. None: the targets of the call, so that
+            micro-batches and ranks each draw among their own, whatever their `row_offset`.
     """
 
     logq: bool | None = None
+    pool: Tensor | None = field(default=None, compare=False)
 
 
 Sampler = Uniform | Popularity | InBatch
@@ -146,14 +147,15 @@ def prepare(sampler: Sampler, targets: Tensor, ignore_index: int, num_items: int
         _, _, safe = masks(targets, ignore_index, num_items)
         log_rest = torch.log1p(-log_q[safe].double().exp()).float()
         return Source(num_items, table, True, log_q, log_rest)
-    valid, _, targets = masks(targets, ignore_index, num_items)
+    _, _, safe = masks(targets, ignore_index, num_items)
+    valid, _, pool = masks(targets if sampler.pool is None else sampler.pool, ignore_index, num_items)
     # The pool of valid targets: they come first, the invalid ones after them are never drawn.
     order = torch.sort(valid, descending=True, stable=True).indices
-    table = targets[order]  # [M]
+    table = pool[order]  # [K]
     size = valid.sum().clamp(min=1)  # 0-dim; with no valid token nothing that is drawn counts
     if not correct or sampler.logq is False:
         return Source(size, table, False, None, None)
-    counts = targets.new_zeros(num_items).scatter_add_(0, targets, valid.to(torch.int64))  # int adds
-    share = (counts[targets] / size.double()).clamp(max=1.0)
+    counts = pool.new_zeros(num_items).scatter_add_(0, pool, valid.to(torch.int64))  # int adds
+    share = (counts[safe] / size.double()).clamp(max=1.0)
     log_q = (counts / size.double()).log().float()
     return Source(size, table, False, log_q, torch.log1p(-share).float())

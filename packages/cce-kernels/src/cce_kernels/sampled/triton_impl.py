@@ -76,7 +76,7 @@ def _backward(
         into = WeightGradient(
             grad.new_zeros(rows, weight.shape[1]), None if bias is None else grad.new_zeros(rows), row_map
         )
-        _accumulate(call._replace(weight=copied) if copied.numel() else call, Upstream(shift, pull, grad), into)
+        accumulate(call._replace(weight=copied) if copied.numel() else call, Upstream(shift, pull, grad), into)
         d_weight = into.weight.to(weight.dtype) if items is None else sparse_rows(items, into.weight, weight)
         if bias is not None and into.bias is not None:
             d_bias = into.bias.to(bias.dtype) if items is None else sparse_rows(items, into.bias, bias)
@@ -93,7 +93,7 @@ def _touched_items(call: SampledCall) -> tuple[Tensor, Tensor]:
     return touched.nonzero().squeeze(1), (touched.cumsum(0) - 1).to(torch.int32)
 
 
-def _accumulate(call: SampledCall, upstream: Upstream, into: WeightGradient) -> None:
+def accumulate(call: SampledCall, upstream: Upstream, into: WeightGradient) -> None:
     """Add the gradients of weight and bias to `into`."""
     if call.group_tokens == 1:
         _add_tokens(call, upstream, call.num_negatives, into)
@@ -117,6 +117,8 @@ def _add_groups(
     rows = into.weight.new_empty(num_rows, call.hidden.shape[1])
     scalars = None if into.bias is None else into.bias.new_empty(num_rows)
     ids = call.targets.new_empty(num_rows, dtype=torch.int32)
+    if call.own_counts is not None:
+        ids.fill_(call.weight.shape[0])  # stored ids fill a part of the rows: the others belong to no item
     launch_shared_backward(call, upstream, WeightGradient(rows, scalars, None), tiles, Scratch(ids, first, number))
     launch_sum_rows(rows, scalars, sort_draws(ids, call.weight.shape[0]), into)
 

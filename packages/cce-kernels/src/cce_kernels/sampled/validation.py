@@ -39,13 +39,13 @@ def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
 
 
 def check_sampling(
-    num_items: int, num_negatives: int, row_offset: int, num_tokens: int,
+    num_items: int, num_negatives: int, row_offset: Tensor | int, num_tokens: int,
     sampler: Sampler, sharing: str, tile_tokens: int,
 ) -> None:  # fmt: skip
     """What drawing needs, whatever the objective."""
     check_sharing(num_negatives, sharing, tile_tokens)
-    check_integer("row_offset", row_offset, 0, MAX_COUNTER)
-    if row_offset + num_tokens > MAX_COUNTER:
+    check_counter("row_offset", row_offset, None, MAX_COUNTER)
+    if not isinstance(row_offset, Tensor) and row_offset + num_tokens > MAX_COUNTER:
         raise ValueError(
             f"row_offset: found {row_offset!r} with {num_tokens} tokens, allowed: row numbers below {MAX_COUNTER}"
         )
@@ -60,6 +60,11 @@ def check_sampler(sampler: Sampler) -> None:
     """What a sampler is, without the table it draws from."""
     if not isinstance(sampler, Uniform | Popularity | InBatch):
         raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch()")
+    if isinstance(sampler, InBatch) and sampler.pool is not None:
+        pool = sampler.pool
+        if not isinstance(pool, Tensor) or pool.dtype != torch.int64 or pool.dim() != 1:
+            found = f"{list(pool.shape)} of {pool.dtype}" if isinstance(pool, Tensor) else type(pool).__name__
+            raise ValueError(f"sampler: found InBatch.pool {found}, allowed: int64 [K], targets to draw among")
     if not isinstance(sampler, Uniform) and not (sampler.logq is None or isinstance(sampler.logq, bool)):
         raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
 
@@ -76,8 +81,9 @@ def check_objective(objective: Objective, sampler: Sampler) -> None:
 
 
 def check_draw(
-    num_tokens: int, num_items: int, num_negatives: int, seed: Tensor | int, step: Tensor | int, row_offset: int,
-    sampler: Sampler, sharing: str, tile_tokens: int, targets: Tensor | None, ignore_index: int,
+    num_tokens: int, num_items: int, num_negatives: int, seed: Tensor | int, step: Tensor | int,
+    row_offset: Tensor | int, sampler: Sampler, sharing: str, tile_tokens: int, targets: Tensor | None,
+    ignore_index: int,
 ) -> None:  # fmt: skip
     """Arguments of `draw_negatives`."""
     check_integer("num_tokens", num_tokens, 0, MAX_COUNTER + 1)
@@ -101,7 +107,9 @@ def check_draw(
     elif targets.dtype != torch.int64:
         raise ValueError(f"targets: found {targets.dtype}, allowed: int64")
     places = {
-        name: x.device for name, x in (("seed", seed), ("step", step), ("targets", targets)) if isinstance(x, Tensor)
+        name: x.device
+        for name, x in (("seed", seed), ("step", step), ("row_offset", row_offset), ("targets", targets))
+        if isinstance(x, Tensor)
     }
     if len(set(places.values())) > 1:
         found = ", ".join(f"{name} on {device}" for name, device in places.items())

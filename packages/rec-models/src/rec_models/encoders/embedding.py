@@ -30,9 +30,8 @@ def sparse_lookup(items: Tensor, table: Tensor) -> Tensor:
 def lookup_into_grad(items: Tensor, table: Tensor) -> Tensor:
     """Like `lookup`, but backward adds to ``table.grad`` in place instead of returning a gradient.
 
-    Only for a backward pass into ``.grad`` in a single process: `torch.autograd.grad` and DDP's hooks do not see this
-    gradient. The loss must use the table after the lookup, so that its gradient exists first; if there is none, zeros
-    are allocated.
+    Only for a backward pass into ``.grad``: `torch.autograd.grad` and DDP's hooks do not see this gradient. The loss
+    must use the table after the lookup, so that its gradient exists first; if there is none, zeros are allocated.
     """
     anchor = torch.empty(0, device=table.device, requires_grad=True)  # makes autograd call backward at all
     # In a tuple the table is not an input to autograd, so the loss's gradient is complete before this backward runs.

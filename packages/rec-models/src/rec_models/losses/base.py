@@ -18,8 +18,44 @@ class LossContext:
 
     seed: int  # of the run
     step: int | Tensor  # of the optimizer, from 0; losses of cce_kernels also take an int64 scalar on the device
-    row_offset: int = 0  # tokens of the step before this call's: on lower ranks, in earlier micro-batches
+    row_offset: int | Tensor = 0  # tokens of the step before this call's: on lower ranks, in earlier micro-batches
     sparse_grad: bool = False  # the table's gradient holds touched rows only; for fused losses with sampled negatives
+    ranks: Ranks | None = None  # the tokens of the other ranks; None: there are none
+
+    @property
+    def first_row(self) -> int:
+        """The tokens of the step before those of all ranks that this call is about; for a number on the host only."""
+        assert isinstance(self.row_offset, int)
+        return self.row_offset - (0 if self.ranks is None else self.ranks.first)
+
+
+class Ranks(Protocol):
+    """The tokens of several ranks that compute a loss at the same time: `rec_models.training.ranks.RankTokens`."""
+
+    @property
+    def total(self) -> int:
+        """The tokens of all ranks."""
+
+    @property
+    def first(self) -> int:
+        """The place of this rank's first token among them."""
+
+    @property
+    def rank(self) -> int:
+        """The place of this rank among `size`."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+
+    def pool(self, targets: Tensor) -> Tensor:
+        """The targets of all ranks in their order, from [M] int64 to [K], -100 in places without one."""
+
+    def gather(self, mine: Tensor) -> Tensor:
+        """[M, ...] of this rank to [total, ...] of all; the gradient of this rank's part comes back from all."""
+
+    def each(self, values: Tensor) -> Tensor:
+        """The values of all ranks, [P, ...], by rank; their shape is the same on all."""
 
 
 class Loss(Protocol):
@@ -35,7 +71,8 @@ class Loss(Protocol):
             context: what random draws are a function of.
 
         Returns:
-            fp32 scalar; 0 with zero gradients where M = 0.
+            fp32 scalar; 0 with zero gradients where M = 0. Of a joint loss (`LossSpec.joint`) with several ranks this
+            rank's part of the mean over the tokens of all.
         """
         ...
 

@@ -12,13 +12,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cce_kernels import BCE, GBCE, Softmax, linear_cross_entropy, sampled_linear_cross_entropy
+from cce_kernels import BCE, GBCE, InBatch, Softmax, linear_cross_entropy, sampled_linear_cross_entropy
 from cce_kernels.full.tuning import MAX_PARTIAL_BYTES, MAX_SPLITS
 from cce_kernels.sampled.kernels.state import copy_pays
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
@@ -55,6 +56,9 @@ def _sampled(objective: Any, settings: LossSettings, item_counts: Tensor | None)
     tile_tokens = settings.tile_tokens or 64  # has no effect unless sharing is tile
 
     def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
+        source = sampler
+        if context.ranks is not None and isinstance(sampler, InBatch):
+            source = replace(sampler, pool=context.ranks.pool(targets))
         loss: Tensor = sampled_linear_cross_entropy(
             hidden,
             weight,
@@ -63,7 +67,7 @@ def _sampled(objective: Any, settings: LossSettings, item_counts: Tensor | None)
             seed=context.seed,
             step=context.step,
             row_offset=context.row_offset,
-            sampler=sampler,
+            sampler=source,
             objective=objective,
             sharing=sharing,
             tile_tokens=tile_tokens,

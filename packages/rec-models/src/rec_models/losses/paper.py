@@ -67,9 +67,9 @@ def _in_chunks(sum_of: SumOfTokens, settings: LossSettings, item_counts: Tensor 
     sampler = sampler_of(settings, item_counts)
 
     def mean(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
-        if targets.numel() == 0:
-            return no_tokens(hidden, weight)
         draws = draw(settings, sampler, targets, weight.shape[0], context)
+        if draws is None:
+            return no_tokens(hidden, weight)
         step = max(1, _CHUNK_ELEMENTS // (draws.ids.shape[1] * hidden.shape[1]))
         total = torch.zeros((), device=hidden.device)
         for start in range(0, targets.numel(), step):

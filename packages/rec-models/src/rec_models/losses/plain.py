@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from rec_models.losses.base import Loss, LossContext
 from rec_models.losses.registry import LossCost, LossSize
-from rec_models.losses.sampling import Draws, draw, no_tokens, sampler_of, scores_of
+from rec_models.losses.sampling import Draws, at_least_fp32, draw, no_tokens, sampler_of, scores_of
 from rec_models.losses.settings import LossSettings
 
 
@@ -31,7 +31,7 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, context: Loss
     if targets.numel() == 0:
         return no_tokens(hidden, weight)
     logits = functional.linear(hidden, weight)  # [M, V]
-    return functional.cross_entropy(logits.float(), targets)
+    return functional.cross_entropy(at_least_fp32(logits), targets)
 
 
 def ce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
@@ -39,9 +39,8 @@ def ce_neg(settings: LossSettings, item_counts: Tensor | None) -> Loss:
     sampler = sampler_of(settings, item_counts)
 
     def sampled_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
-        if targets.numel() == 0:
-            return no_tokens(hidden, weight)
-        return loss_of_draws(hidden, weight, targets, draw(settings, sampler, targets, weight.shape[0], context))
+        draws = draw(settings, sampler, targets, weight.shape[0], context)
+        return no_tokens(hidden, weight) if draws is None else loss_of_draws(hidden, weight, targets, draws)
 
     return sampled_cross_entropy
 

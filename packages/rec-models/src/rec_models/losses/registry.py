@@ -51,6 +51,7 @@ class LossSpec:
     title: str  # as the paper writes it
     colour: str  # in pictures
     options: frozenset[str] = frozenset()  # the fields of `rec_models.losses.settings.LossSettings` that the loss uses
+    joint: bool = False  # one loss over the tokens of all ranks, not the mean of theirs
     pointwise: bool = False  # scores an item by itself, without a softmax over several
     fixed_negatives: int | None = None  # negatives per token of a sampled loss that leaves no choice
     less_memory: str = ""  # what lowers its memory too, to be read behind "lower batch_size or max_seq_len, or"
@@ -111,7 +112,7 @@ LOSSES: dict[str, LossSpec] = {
                         faithful="paper.bce", faithful_cost="paper.cost"),
     "gbce": LossSpec(build="fused.gbce", title="gBCE", colour="#16a085", options=NEGATIVES | {"impl", "gbce_t"},
                      pointwise=True, less_memory=_FEWER, cost="fused.sampled_cost"),
-    "sce": LossSpec(build="sce.build", title="SCE", colour="#7d3c98", options=SCE,
+    "sce": LossSpec(build="sce.build", title="SCE", colour="#7d3c98", options=SCE, joint=True,
                     less_memory="the sce bucket sizes", cost="sce.cost"),
 }
 

@@ -87,28 +87,38 @@ class Draws:
     ids: Tensor  # [G, N] int64
     group_tokens: int  # T; the last group may be short
     log_q: Tensor | None  # [V] fp32 log q of every item; None: uniform, or not corrected by q
+    shift: int = 0  # places of the first group that are another rank's
 
     def for_tokens(self, num_tokens: int) -> Tensor:
         """[M, N] int64: the ids of each token."""
-        return self.ids.repeat_interleave(self.group_tokens, 0)[:num_tokens]
+        return self.ids.repeat_interleave(self.group_tokens, 0)[self.shift : self.shift + num_tokens]
 
 
-def draw(settings: LossSettings, sampler: Sampler, targets: Tensor, num_items: int, context: LossContext) -> Draws:
-    """Draw with torch's own generators for targets [M] int64 (M at least 1); with replacement, hits not removed.
+def draw(
+    settings: LossSettings, sampler: Sampler, targets: Tensor, num_items: int, context: LossContext
+) -> Draws | None:
+    """Draw with torch's own generators for targets [M] int64; with replacement, hits not removed. None where M = 0.
 
-    The draws are a function of the context.
+    The draws are a function of the context: every rank draws for the tokens of all and takes those of its own.
     """
-    num_tokens = targets.numel()
-    group_tokens = {"none": 1, "tile": settings.tile_tokens or 1, "batch": num_tokens}[settings.sharing or "none"]
-    shape = (-(-num_tokens // group_tokens), settings.num_negatives or 1)
-    ids, log_q = sampler.draw(shape, targets, num_items, seeded_generator(targets.device, context, "negatives"))
-    return Draws(ids, group_tokens, log_q)
+    first, total, pool = 0, targets.numel(), targets
+    if context.ranks is not None:
+        first, total = context.ranks.first, context.ranks.total
+        if settings.sampling == "in_batch":
+            pool = context.ranks.gather(targets)
+    if targets.numel() == 0:
+        return None
+    group_tokens = {"none": 1, "tile": settings.tile_tokens or 1, "batch": total}[settings.sharing or "none"]
+    shape = (-(-total // group_tokens), settings.num_negatives or 1)
+    ids, log_q = sampler.draw(shape, pool, num_items, seeded_generator(targets.device, context, "negatives"))
+    begin, end = first // group_tokens, -(-(first + targets.numel()) // group_tokens)
+    return Draws(ids[begin:end], group_tokens, log_q, first - begin * group_tokens)
 
 
 def seeded_generator(device: torch.device, context: LossContext, purpose: str) -> torch.Generator:
     """A generator that is a function of context and purpose alone: resuming needs no stored state."""
     assert isinstance(context.step, int)
-    seed = mix_seed(context.seed, context.step, context.row_offset, purpose)
+    seed = mix_seed(context.seed, context.step, context.first_row, purpose)
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -118,17 +128,23 @@ def no_tokens(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 def scores_of(hidden: Tensor, weight: Tensor, targets: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Scores of each token with its target, [M] fp32, and with its negatives, [M, N] fp32.
+    """Scores of each token with its target, [M], and with its negatives, [M, N], fp32 or float64.
 
     Hidden is [M, D], weight [V, D], targets [M] int64. Rows of negatives are gathered once per group.
     """
     num_tokens, width = hidden.shape
     groups = draws.ids.shape[0]
-    missing = groups * draws.group_tokens - num_tokens
-    grouped = torch.nn.functional.pad(hidden, (0, 0, 0, missing)).view(groups, draws.group_tokens, width)
+    missing = groups * draws.group_tokens - draws.shift - num_tokens
+    grouped = torch.nn.functional.pad(hidden, (0, 0, draws.shift, missing)).view(groups, draws.group_tokens, width)
     negatives, positives = gather(weight, draws.ids, targets)  # [G, N, D], [M, D]
     scores = torch.matmul(grouped, negatives.to(hidden.dtype).transpose(1, 2))  # [G, T, N]
-    return target_scores(hidden, positives), scores.flatten(0, 1)[:num_tokens].float()
+    own = scores.flatten(0, 1)[draws.shift : draws.shift + num_tokens]
+    return target_scores(hidden, positives), at_least_fp32(own)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """The dtype of sums: float64 as it is, and fp32 for anything else."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def gather(weight: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
@@ -139,5 +155,5 @@ def gather(weight: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
 
 
 def target_scores(hidden: Tensor, positives: Tensor) -> Tensor:
-    """[M] fp32 scores of tokens [M, D] with the rows of their targets [M, D]."""
-    return (hidden.float() * positives.float()).sum(-1)
+    """[M] scores, fp32 or float64, of tokens [M, D] with the rows of their targets [M, D]."""
+    return (at_least_fp32(hidden) * at_least_fp32(positives)).sum(-1)

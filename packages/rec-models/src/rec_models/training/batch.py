@@ -45,12 +45,32 @@ class StepBatch(NamedTuple):
     window_counts: tuple[int, ...]  # tokens in the loss of each micro-batch: M, and padded places where it trains them
     position: int  # of this micro-batch in its step
     num_places: int  # T, without what `rec_models.training.cuda_graphs` adds
+    rank: int = 0
+    rank_counts: tuple[tuple[int, ...], ...] | None = None  # the `window_counts` of all ranks; None: there is one
+    first_row: Tensor | None = None  # int64 [], `row_offset`, where a graph of several ranks reads it on the device
+    share: Tensor | None = None  # float64 [], of this rank's tokens in the step's; beside `first_row`
     buffer: Tensor | None = None  # uint8 [bytes] that all tensors are views of, if there is one
 
     @property
     def num_targets(self) -> int:
         """The weight of its mean loss: its tokens without what filling adds, with padding where the loss trains it."""
         return self.window_counts[self.position]
+
+    @property
+    def micro_counts(self) -> tuple[int, ...]:
+        """`num_targets` of all ranks."""
+        return (self.num_targets,) if self.rank_counts is None else tuple(x[self.position] for x in self.rank_counts)
+
+    @property
+    def step_tokens(self) -> int:
+        """The tokens of the whole optimizer step: of all its micro-batches, on all ranks."""
+        return sum(map(sum, self.rank_counts or (self.window_counts,)))
+
+    @property
+    def row_offset(self) -> int:
+        """The tokens of the step before this rank's, in the order in which one process would see them."""
+        earlier = sum(sum(counts[: self.position]) for counts in self.rank_counts or (self.window_counts,))
+        return earlier + sum(self.micro_counts[: self.rank])
 
     @property
     def is_last(self) -> bool:
@@ -60,7 +80,7 @@ class StepBatch(NamedTuple):
     def tensors(self) -> list[Tensor]:
         """All tensors, in the order of the fields."""
         layout = self.layout
-        optional = [tensor for tensor in (self.masked, self.rows) if tensor is not None]
+        optional = [tensor for tensor in (self.masked, self.rows, self.first_row, self.share) if tensor is not None]
         return [self.items, layout.places, layout.from_end, layout.starts, layout.ends, *optional, self.targets]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
@@ -97,7 +117,15 @@ class StepBatch(NamedTuple):
         layout = self.layout._replace(places=places, from_end=from_end, starts=starts, ends=ends)
         masked = None if self.masked is None else optional.pop(0)
         rows = None if self.rows is None else optional.pop(0)
-        return self._replace(items=items, layout=layout, masked=masked, rows=rows, targets=targets, buffer=buffer)
+        first_row = None if self.first_row is None else optional.pop(0)
+        share = None if self.share is None else optional.pop(0)
+        changed = self._replace(items=items, layout=layout, targets=targets, buffer=buffer)
+        return changed._replace(masked=masked, rows=rows, first_row=first_row, share=share)
+
+    def with_place(self) -> StepBatch:
+        """The same batch with `first_row` and `share` as tensors: what differs from step to step is no number then."""
+        share = self.num_targets / max(1, self.step_tokens)
+        return self._replace(first_row=torch.tensor(self.row_offset), share=torch.tensor(share, dtype=torch.float64))
 
 
 def prepare(batch: Batch) -> StepBatch:

@@ -9,7 +9,9 @@ no two run at once and nothing in the pool but the loss outlives a step.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from rec_models.encoders.packing import Layout
 from rec_models.training.batch import IGNORED, Batch, StepBatch
+from rec_models.training.ranks import Ranks
 from rec_models.training.step import StepLoss
 
 _AHEAD = 2  # steps of the host before the GPU: enough to keep it busy, and few pinned buffers are in use
@@ -36,7 +39,33 @@ def _step(count: int) -> int:
     return max(16, 1 << max(0, (count - 1).bit_length() - 5))
 
 
-def prepare_filled(batch: Batch, width: int) -> StepBatch:
+class FilledSize(NamedTuple):
+    """What a batch is filled up to, by its number of histories and by what `bucket_of` makes of the others."""
+
+    places: int  # T
+    targets: int  # M
+    histories: int  # with those that are appended
+    full: bool  # every place has a target
+
+    @classmethod
+    def of(cls, batch: Batch, width: int) -> FilledSize:
+        """The size that a batch alone needs; `width` is the longest history."""
+        places = len(batch.targets)
+        targets = int((batch.targets.cpu().numpy() != IGNORED).sum())
+        histories = len(batch.offsets) - 1 - (-_step(places) // width)
+        return cls(places, targets, histories, targets == places)
+
+    @classmethod
+    def of_ranks(cls, sizes: Sequence[Sequence[int]], width: int) -> FilledSize:
+        """The size that the batches of all ranks fit into, from the `of` of each: all record the same graphs."""
+        places, targets, histories, full = zip(*sizes, strict=True)
+        needed = -(-(bucket_of(max(places)) - min(places)) // width)  # histories that the smallest batch is filled by
+        more = needed - -(-_step(max(places)) // width)
+        more = 1 << (more - 1).bit_length() if more > 0 else 0  # a power of two: few sizes, and so few graphs
+        return cls(max(places), max(targets), max(histories) + more, all(full))
+
+
+def prepare_filled(batch: Batch, width: int, size: FilledSize | None = None) -> StepBatch:
     """`rec_models.training.batch.prepare`, with histories without targets appended to reach a fixed size.
 
     Loss and gradient stay the same. The added places repeat the first items of the batch, and the added rows its first
@@ -49,10 +78,12 @@ def prepare_filled(batch: Batch, width: int) -> StepBatch:
     It is written in NumPy: torch releases Python's lock at every operation, and a thread that prepares batches beside a
     training loop would wait for it each time. The result is on the host; so should the batch be, because one on a
     device is waited for and copied. `width` is the longest history that the network takes: the same for all batches.
+    `size` is what several ranks agreed on; None: that of the batch.
     """
     items, offsets, targets = (part.cpu().numpy() for part in (batch.items, batch.offsets, batch.targets))
     real = len(targets)
-    places, histories = bucket_of(real), -(-_step(real) // width)
+    size = size or FilledSize.of(batch, width)
+    places, histories = bucket_of(size.places), size.histories - (len(offsets) - 1)
     added = np.clip(places - real - width * np.arange(histories), 0, width)
     starts = np.concatenate((offsets, real + np.cumsum(added)))  # [B + 1]
     lengths = np.diff(starts)
@@ -67,10 +98,9 @@ def prepare_filled(batch: Batch, width: int) -> StepBatch:
         width,
     )
     rows, count = None, places
-    has_target = targets != IGNORED
-    if not has_target.all():
-        chosen = np.flatnonzero(has_target)
-        targets, count = targets[chosen], bucket_of(len(chosen))
+    if not size.full:
+        chosen = np.flatnonzero(targets != IGNORED)
+        targets, count = targets[chosen], bucket_of(size.targets)
         rows = torch.from_numpy(np.resize(chosen, count) if len(chosen) else np.zeros(count, np.int64))
     filled = np.full(count, IGNORED, np.int64)
     filled[: len(targets)] = targets
@@ -108,11 +138,15 @@ class GraphedSteps:
     optimizer's state. Dropout and negatives are the same as without a graph: torch gives a replay the generator's
     current seed, and the step number that negatives depend on is read on the device. The encoder is on a GPU, and the
     optimizer never waits for it.
+
+    With several ranks a graph holds the collective operations too. All ranks see batches of the same size at the same
+    step, so they record and replay the same graphs in the same order, as NCCL demands.
     """
 
-    def __init__(self, step_loss: StepLoss, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, step_loss: StepLoss, optimizer: torch.optim.Optimizer, ranks: Ranks | None = None) -> None:
         self._step_loss = step_loss
         self._optimizer = optimizer
+        self._ranks = ranks
         self._device = step_loss.encoder.item_table.device
         self._step = torch.zeros((), dtype=torch.int64, device=self._device)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -173,8 +207,10 @@ class GraphedSteps:
         """The step itself; it leaves no gradient behind, so that all graphs use the same memory."""
         kind = self._device.type
         with torch.autocast(kind, torch.bfloat16):
-            mean: Tensor = self._step_loss(batch, self._step)
-        mean.backward()  # type: ignore[no-untyped-call]
+            mean: Tensor = self._step_loss(batch, self._step, 0 if batch.first_row is None else batch.first_row)
+        (mean if batch.share is None else mean * batch.share).backward()  # type: ignore[no-untyped-call]
+        if self._ranks is not None:
+            self._ranks.sum_gradients(self._step_loss.encoder)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return mean.detach()

@@ -58,10 +58,10 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
 def build_fabric(training: TrainingSettings, device: torch.device, precision: Precision) -> Fabric:
     """Lightning Fabric for the devices of a run; no process is started yet."""
     from lightning.fabric import Fabric
-    from lightning.fabric.strategies.ddp import DDPStrategy
 
-    # Gradients are views into the buffers that processes exchange, so the table's gradient exists once.
-    strategy = DDPStrategy(gradient_as_bucket_view=True) if training.devices > 1 else "auto"
+    from rec_models.training.ranks import Processes
+
+    strategy = Processes() if training.devices > 1 else "auto"
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     return Fabric(accelerator=accelerator, strategy=strategy, devices=training.devices, precision=precision)
 

@@ -13,7 +13,7 @@ from dataclasses import InitVar, asdict, dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -33,9 +33,10 @@ from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.cuda_graphs import GraphedSteps
 from rec_models.training.logging import Progress, ResultsFolder
 from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, batches_of
+from rec_models.training.ranks import Ranks, lost_rank_errors
 from rec_models.training.result import BatchDone, FitResult
 from rec_models.training.run_state import Resumed, RunFolder, RunState
-from rec_models.training.step import StepLoss, count_tokens
+from rec_models.training.step import StepLoss
 from rec_models.training.stopping import EXIT_STATUS, stop_on_sigterm
 
 MONITORED = "ndcg@10"
@@ -118,6 +119,7 @@ def fit(
         contexts.enter_context(closing(results))
         contexts.enter_context(memory.out_of_memory_errors(device, settings, shape))
         contexts.enter_context(devices.deterministic_on_cpu(device))
+        contexts.enter_context(lost_rank_errors())
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
         if not state.finished:
@@ -132,9 +134,12 @@ def fit(
             encoder = (build or build_encoder)(model, num_items).to(fabric.device)
             encoder.autocast_dtype = devices.autocast_dtype(precision, device)
             counts = None if item_counts is None else item_counts.to(fabric.device)
-            step_loss = StepLoss(encoder, loss, training, counts, fabric.world_size)
+            step_loss = StepLoss(encoder, loss, training, counts)
+            ranks = Ranks() if fabric.world_size > 1 else None
             optimizer = build_optimizer(encoder, training)
-            graphed = GraphedSteps(step_loss, optimizer) if _uses_cuda_graphs(training, loss, precision) else None
+            graphed = (
+                GraphedSteps(step_loss, optimizer, ranks) if _uses_cuda_graphs(training, loss, precision) else None
+            )
             prefetcher = Prefetcher(
                 batches_of(train_batches, fabric.global_rank, fabric.world_size),
                 training.accumulate,
@@ -142,13 +147,16 @@ def fit(
                 pad_to=model.max_seq_len if trains_padding(loss) else None,
                 num_items=num_items,
                 pin=device.type == "cuda",
+                ranks=ranks,
             )
             snapshot = partial(ModelCheckpoint, *settings, batching=batching, catalogue=catalogue, log=log)
             run = _Run(fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started)
             if resumed is not None:
                 run.restore(resumed)
                 resumed = None  # frees its tensors
-            _train(run, step_loss, graphed, prefetcher, validate, results, stop, shape, on_batch, on_epoch)
+            if ranks is not None:
+                ranks.share_weights(encoder)
+            _train(run, step_loss, ranks, graphed, prefetcher, validate, results, stop, shape, on_batch, on_epoch)
 
     if fabric.is_global_zero:
         with closing(results):
@@ -161,6 +169,7 @@ def fit(
 def _train(
     run: _Run,
     step_loss: StepLoss,
+    ranks: Ranks | None,
     graphed: GraphedSteps | None,
     prefetcher: Prefetcher,
     validate: Validate | None,
@@ -172,7 +181,7 @@ def _train(
 ) -> None:
     """Train until the run is finished: every epoch trains, validates, keeps the best model and saves the state."""
     fabric, training, state = run.fabric, run.training, run.state
-    if graphed is None:  # a graph holds the whole step; otherwise Fabric applies precision, scaling and DDP
+    if graphed is None:  # a graph holds the whole step; otherwise Fabric applies precision and scaling
         module: Any = fabric.setup_module(step_loss, move_to_device=False)
         optimizer: Any = fabric.setup_optimizers(run.optimizer)
     while not state.finished:
@@ -190,19 +199,18 @@ def _train(
                 if graphed is not None:
                     mean = graphed.run(batch, state.step)
                 else:
-                    if batch.position == 0:
-                        total, offsets = count_tokens(fabric, batch.window_counts)
                     on_device = batch if fabric.device.type == "cpu" else batch.to(fabric.device)
-                    with fabric.no_backward_sync(module, enabled=not batch.is_last):
-                        mean = module(on_device, state.step, offsets[batch.position])
-                        # The gradient of the mean over all tokens of the step. DDP averages over ranks: undone here.
-                        share = batch.num_targets * fabric.world_size / max(1, total)
-                        fabric.backward(mean if share == 1 else mean * share)
+                    mean = module(on_device, state.step, batch.row_offset)
+                    # The gradient of the mean over all tokens of the step, on all ranks.
+                    share = step_loss.weight(batch) / max(1, batch.step_tokens)
+                    fabric.backward(mean if share == 1 else mean * share)
                     if batch.is_last:
+                        if ranks is not None:
+                            ranks.sum_gradients(run.encoder)
                         optimizer.step()
                         optimizer.zero_grad()
                 mean = mean.detach()
-                run.count(batch, mean)
+                run.count(batch, mean, step_loss.weight(batch))
                 if batch.is_last:
                     run.read_and_save()
                 if on_batch is not None:
@@ -232,7 +240,7 @@ class _Run:
     snapshot: Callable[[int, dict[str, float], dict[str, Tensor]], ModelCheckpoint]  # of epoch, metrics, weights
     num_batches: int  # per epoch of this rank
     started: InitVar[float]  # when the whole fit began, on the clock of time.perf_counter
-    _pending: list[tuple[Tensor, int, int, int]] = field(default_factory=list)  # mean loss, tokens, places, step
+    _pending: list[_Pending] = field(default_factory=list)
     _unsaved_best: ModelCheckpoint | None = None
     _has_validated: bool = False
     _save_seconds: float = 0.0  # of the last checkpoint
@@ -276,9 +284,9 @@ class _Run:
         self.progress.start_epoch(self.state.epoch, self.state.index, self.num_batches)
         self._lap = self._read_at = time.perf_counter()
 
-    def count(self, batch: StepBatch, mean: Tensor) -> None:
-        """Count a micro-batch, and after a step average the weights; `read_losses` reads the loss from the device."""
-        self._pending.append((mean, batch.num_targets, batch.num_places, self.state.step + 1))
+    def count(self, batch: StepBatch, mean: Tensor, weight: int) -> None:
+        """Count a micro-batch, whose loss is of `weight` tokens, and after a step average the weights."""
+        self._pending.append(_Pending(mean, weight, batch.num_targets, batch.num_places, self.state.step + 1))
         self.state.index += 1
         if batch.is_last:
             self.state.step += 1
@@ -303,16 +311,16 @@ class _Run:
         state = self.state
         pending, self._pending = self._pending, []
         if pending:
-            means = torch.stack([mean for mean, *_ in pending]).double()
-            numbers = [[tokens, places] for _, tokens, places, _ in pending]
-            tokens, places = torch.tensor(numbers, dtype=torch.float64, device=means.device).T
-            table = torch.stack([means * tokens, tokens, places])  # [3, micro-batches]
+            means = torch.stack([row.mean for row in pending]).double()
+            numbers = [[row.weight, row.tokens, row.places] for row in pending]
+            weights, tokens, places = torch.tensor(numbers, dtype=torch.float64, device=means.device).T
+            table = torch.stack([means * weights, tokens, places])  # [3, micro-batches]
             if self.fabric.world_size > 1:
                 torch.distributed.all_reduce(table)
             sums, counts, inputs = table.tolist()
-            for value, (*_, step) in zip(sums, pending, strict=True):
+            for value, row in zip(sums, pending, strict=True):
                 if not math.isfinite(value):
-                    text = f"the loss is {value} at step {step} (epoch {state.epoch + 1}): {self._advice()}"
+                    text = f"the loss is {value} at step {row.step} (epoch {state.epoch + 1}): {self._advice()}"
                     raise TrainingError(text, on_every_rank=True)  # the sums are those of all ranks
             for same in (list(group) for _, group in groupby(zip(pending, sums, counts, strict=True), _step_of)):
                 state.step_losses.append(sum(row[1] for row in same) / max(1.0, sum(row[2] for row in same)))
@@ -417,9 +425,19 @@ class _Run:
         return f"the same call starts again from the last good checkpoint, {saved}{model}; {cure}"
 
 
-def _step_of(row: tuple[tuple[Tensor, int, int, int], float, float]) -> int:
+class _Pending(NamedTuple):
+    """A micro-batch whose loss was not read yet."""
+
+    mean: Tensor
+    weight: int  # of the mean, in tokens
+    tokens: int
+    places: int
+    step: int  # of the optimizer, from 1
+
+
+def _step_of(row: tuple[_Pending, float, float]) -> int:
     """The optimizer step of a pending micro-batch, its loss and its tokens."""
-    return row[0][3]
+    return row[0].step
 
 
 def _uses_cuda_graphs(training: TrainingSettings, loss: LossSettings, precision: Precision) -> bool:

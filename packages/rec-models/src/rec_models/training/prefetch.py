@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from rec_models.training.batch import Batch, StepBatch, prepare
-from rec_models.training.cuda_graphs import prepare_filled
+from rec_models.training.cuda_graphs import FilledSize, prepare_filled
+from rec_models.training.ranks import Ranks
 
 _Entry = TypeVar("_Entry")
 
@@ -47,6 +48,7 @@ class Prefetcher:
     fill: int | None = None  # fill every batch up to one of a few sizes, for histories of at most this many items
     pad_to: int | None = None  # count the places that each history lacks to this length as targets
     num_items: int | None = None  # refuse ids that are not below V, a ValueError: a GPU would stop without naming them
+    ranks: Ranks | None = None  # agrees on the tokens of each batch, ahead of the training steps; None: one process
     is_busy: Callable[[], bool] | None = None  # whether the device still has work, so that waiting costs nothing
     waited_seconds: float = 0.0  # spent waiting for batches, without waits at whose end the device was busy
 
@@ -67,8 +69,11 @@ class Prefetcher:
         with closing(self._prepared(epoch, start)) as source:
             while prepared := list(islice(source, self.accumulate)):
                 counts = tuple(self._count(step) for step in prepared)
+                rank, everyone = (0, None) if self.ranks is None else (self.ranks.rank, self.ranks.agree(counts))
                 for position, step in enumerate(prepared):
-                    placed = step._replace(window_counts=counts, position=position)
+                    placed = step._replace(window_counts=counts, position=position, rank=rank, rank_counts=everyone)
+                    if self.fill is not None and self.ranks is not None:
+                        placed = placed.with_place()
                     yield placed.in_one_buffer(pin=True) if self.pin and not step.items.is_cuda else placed
 
     def _count(self, step: StepBatch) -> int:
@@ -76,13 +81,19 @@ class Prefetcher:
         padding = 0 if self.pad_to is None else step.layout.rows * self.pad_to - step.num_places
         return step.num_targets + padding
 
+    def _size(self, batch: Batch) -> FilledSize:
+        """What a batch is filled up to: the largest of all ranks."""
+        assert self.fill is not None
+        mine = FilledSize.of(batch, self.fill)
+        return mine if self.ranks is None else FilledSize.of_ranks(self.ranks.agree(mine), self.fill)
+
     def _prepared(self, epoch: int, start: int) -> Generator[StepBatch]:
         # Two threads, one reads batches and one prepares them: a small step takes less time than both together.
         batches = self.batches.epoch(epoch, start=start)
         source = in_background(iter(batches)) if self.pin else (batch for batch in batches)
         with closing(source):
             for batch in source:
-                step = prepare(batch) if self.fill is None else prepare_filled(batch, self.fill)
+                step = prepare(batch) if self.fill is None else prepare_filled(batch, self.fill, self._size(batch))
                 if self.num_items is not None:
                     _check_ids("items", step.items, self.num_items)
                     _check_ids("targets", step.targets[: step.num_targets], self.num_items)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from cce_kernels.full.call import FullCall
 from cce_kernels.full.kernels.epilogue import finish_tokens, read_targets, score_targets, write_dhidden
@@ -51,6 +52,7 @@ from cce_kernels.full.kernels.tiles import (
 from cce_kernels.full.tuning import FullTiles
 
 _NEVER = tl.constexpr(2**31 - 1)
+_LOWEST_BASE = tl.constexpr(-1.0e30)
 
 
 @triton.jit
@@ -123,19 +125,29 @@ def full_forward_kernel(hidden, held, weight, stream0, stream1, bias, targets, l
                         HAS_SOFTCAP: tl.constexpr, FILTER: tl.constexpr, WITH_DHIDDEN: tl.constexpr,
                         SPLIT: tl.constexpr, ONLINE: tl.constexpr, P_SHIFT: tl.constexpr,
                         PRECISION: tl.constexpr, TMA: tl.constexpr,
-                        ONE_LOOP: tl.constexpr):  # fmt: skip
-    """Grid (tiles of tokens, splits of the vocabulary); see the head of this file."""
+                        ONE_LOOP: tl.constexpr, SHARDED: tl.constexpr = False):  # fmt: skip
+    """Grid (tiles of tokens, splits of the vocabulary); see the head of this file.
+
+    SHARDED, which goes with SPLIT: targets are rows of this part of the table, or -1 where another part has the row.
+    """
     tile = tl.program_id(0)
     split = tl.program_id(1)
     start = tile * BLOCK_M
     tokens = start + tl.arange(0, BLOCK_M)
-    safe, ignored, invalid = read_targets(targets, tokens, num_tokens, num_items, ignore_index)
+    if SHARDED:
+        safe = tl.load(targets + tokens, mask=tokens < num_tokens, other=-1).to(tl.int32)
+    else:
+        safe, ignored, invalid = read_targets(targets, tokens, num_tokens, num_items, ignore_index)
     DTYPE: tl.constexpr = hidden.dtype.element_ty
     h0 = load_tile(hidden, start, num_tokens - start, 0, DIM0, BLOCK_M, DIM, True)  # [BLOCK_M, DIM0]
     h1 = h0
     if DIM1 > 0:
         h1 = load_tile(hidden, start, num_tokens - start, DIM0, DIM1, BLOCK_M, DIM, True)
-    target_score = score_targets(h0, h1, weight, bias, safe, softcap, DIM, DIM0, DIM1, HAS_BIAS, HAS_SOFTCAP)
+    if SHARDED:
+        # No row is read for a target that lives elsewhere: the base is the best of the first tile, or finite without.
+        target_score = tl.zeros([BLOCK_M], dtype=tl.float32) + _LOWEST_BASE
+    else:
+        target_score = score_targets(h0, h1, weight, bias, safe, softcap, DIM, DIM0, DIM1, HAS_BIAS, HAS_SOFTCAP)
     if in_parts(PRECISION):
         plane = tl.cast(num_tokens, tl.int64) * DIM
         h0 = load_parts(held, plane, start, num_tokens - start, 0, DIM0, BLOCK_M, DIM)
@@ -224,6 +236,19 @@ def launch_forward(call: FullCall, outputs: FullOutputs, tiles: FullTiles, split
     The weight of `call` is the table or its copy in hidden's dtype. `splits`, at least 1, runs of the vocabulary are
     computed side by side.
     """
+    parts = launch_splits(call, outputs, tiles, splits, sharded=False)
+    if parts[0].shape[0] > 1:
+        launch_merge(call, outputs, *parts)
+
+
+def launch_splits(
+    call: FullCall, outputs: FullOutputs, tiles: FullTiles, splits: int, *, sharded: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `launch_forward`, without the merge: returns the sums, bases and A of each split (see merge.py).
+
+    With `sharded` the table is part of a larger one, and the targets are its rows, or -1 where the target is not among
+    them: only the sums are written, of a single split too.
+    """
     hidden, weight, bias = call.hidden, call.weight, call.bias
     num_tokens, dim = hidden.shape
     num_items = weight.shape[0]
@@ -231,8 +256,8 @@ def launch_forward(call: FullCall, outputs: FullOutputs, tiles: FullTiles, split
     held = split_parts(hidden) if hidden.dtype == torch.float32 else hidden
     splits, items_per_split = even_splits(num_items, splits, tiles.block_v)
     grid = (-(-num_tokens // tiles.block_m), splits)
-    split = splits > 1
-    partial_sum = partial_base = partial_acc = outputs.loss  # never read without a split
+    split = splits > 1 or sharded
+    partial_sum = partial_base = partial_acc = outputs.loss[None]  # never read without a split
     if split:
         partial_sum, partial_base = (outputs.loss.new_empty(splits, num_tokens) for _ in range(2))
         partial_acc = outputs.loss.new_empty((splits, num_tokens, dim) if call.with_dhidden else 0)
@@ -246,7 +271,7 @@ def launch_forward(call: FullCall, outputs: FullOutputs, tiles: FullTiles, split
         BLOCK_V=tiles.block_v, HAS_BIAS=bias is not None, HAS_SOFTCAP=call.softcap is not None,
         FILTER=call.filter_eps is not None,
         WITH_DHIDDEN=call.with_dhidden, SPLIT=split, ONLINE=half, P_SHIFT=14 if half else 0,
-        PRECISION=dot_precision(hidden), TMA=tma, ONE_LOOP=one_loop(hidden), **tiles.options(),
+        PRECISION=dot_precision(hidden), TMA=tma, ONE_LOOP=one_loop(hidden), SHARDED=sharded,
+        **tiles.options(),
     )  # fmt: skip
-    if split:
-        launch_merge(call, outputs, partial_sum, partial_base, partial_acc)
+    return partial_sum, partial_base, partial_acc

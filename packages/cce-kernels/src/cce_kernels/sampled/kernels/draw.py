@@ -13,6 +13,7 @@ from cce_kernels.sampled.draws import STREAM_NEGATIVES
 NO_TABLE = tl.constexpr(0)  # the position is the id
 ALIAS_TABLE = tl.constexpr(1)
 POOL_TABLE = tl.constexpr(2)  # the number of positions is read from the device
+STORED_TABLE = tl.constexpr(3)  # each row's ids are stored (sharded/kernels/own_draws.py), and how many there are
 _STREAM = tl.constexpr(STREAM_NEGATIVES)
 
 
@@ -25,11 +26,37 @@ def read_size(size, size_ptr, TABLE: tl.constexpr):
 
 
 @triton.jit
+def first_group(offset_ptr, first_row, group_shift, GROUP_TOKENS: tl.constexpr, TABLE: tl.constexpr,
+                HAS_OFFSET: tl.constexpr):  # fmt: skip
+    """Row counter and shift of the first group, int64: given by the host, or by a row number on the device."""
+    first = first_row.to(tl.int64)
+    shift = group_shift.to(tl.int64)
+    if HAS_OFFSET:
+        offset = tl.load(offset_ptr)
+        shift = offset % GROUP_TOKENS
+        if TABLE != STORED_TABLE:
+            first = offset // GROUP_TOKENS
+    return first, shift
+
+
+@triton.jit
+def count_draws(num_negatives, size_ptr, row, TABLE: tl.constexpr):
+    """How many ids a row draws: N, or what is stored."""
+    if TABLE == STORED_TABLE:
+        return tl.load(size_ptr + row).to(tl.int32)
+    return num_negatives
+
+
+@triton.jit
 def draw_ids(seed, step, row, first_slot, size, id_table, TABLE: tl.constexpr, SLOTS: tl.constexpr):
     """Ids of slots first_slot .. first_slot + SLOTS (both even) of one row, int64 [SLOTS].
 
     `seed` and `step` are int64 scalars, `row` an integer scalar, `size` the uint64 of `read_size`.
     """
+    if TABLE == STORED_TABLE:
+        slots = first_slot + tl.arange(0, SLOTS)
+        stored = id_table + row.to(tl.int64) * size.to(tl.int64) + slots
+        return tl.load(stored, mask=slots < size.to(tl.int32), other=0).to(tl.int64)
     pairs = first_slot // 2 + tl.arange(0, SLOTS // 2)
     c0 = pairs.to(tl.uint32)
     zero = tl.zeros_like(c0)

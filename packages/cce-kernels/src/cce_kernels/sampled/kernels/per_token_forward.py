@@ -15,24 +15,29 @@ import triton
 import triton.language as tl
 
 from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.kernels.draw import draw_ids, read_size
+from cce_kernels.sampled.kernels.draw import STORED_TABLE, count_draws, draw_ids, first_group, read_size
 from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, forward_arguments
 from cce_kernels.sampled.tuning import PerTokenTiles
 
+_LOWEST = tl.constexpr(-1.0e30)  # the base of no terms: finite, and below that of any term
 _DRAWS = tl.constexpr(64)  # ids drawn at once, two by each thread of a warp; tiles get theirs by shuffles
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def per_token_forward_kernel(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, id_table,
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
     log_rest, loss, dhidden, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
-    WITH_GRAD: tl.constexpr,
+    WITH_GRAD: tl.constexpr, HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tokens,); see the head of this file."""
+    """Grid (tokens,); see the head of this file.
+
+    With stored ids (sharded/sampled.py) targets are rows of this part of the table, or -1 where another part has the
+    row: of the softmax T is written as loss, its base as shift, the negatives left as pull, and A / T as dH.
+    """
     token = tl.program_id(0)
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
@@ -41,8 +46,12 @@ def per_token_forward_kernel(
     possible = (target >= 0) & (target < num_items)
     valid = counted & possible
     safe = tl.where(valid, target, 0)
+    if TABLE == STORED_TABLE:
+        valid = counted
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + token
+    begin, _ = first_group(offset_ptr, first_row, first_row, 1, TABLE, HAS_OFFSET)
+    row = begin + token
+    num_negatives = count_draws(num_negatives, size_ptr, row, TABLE)
 
     h = tl.load(hidden + token.to(tl.int64) * D + columns, mask=inside, other=0.0)
     target_row = tl.load(weight + safe * D + columns, mask=inside, other=0.0).to(h.dtype).to(tl.float32)
@@ -51,6 +60,8 @@ def per_token_forward_kernel(
     target_score = tl.sum(h * target_row, 0)
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
+    if TABLE == STORED_TABLE:
+        target_score = tl.zeros((), tl.float32)  # known to one process alone: no base of exponents
 
     top = tl.zeros((), tl.float32) - float("inf")
     total = tl.zeros((), tl.float32)
@@ -89,6 +100,15 @@ def per_token_forward_kernel(
             if WITH_GRAD:
                 gathered = gathered * shrink + tl.sum(shares[:, None] * rows, 0)
 
+    if TABLE == STORED_TABLE:
+        tl.store(loss + token, total)
+        tl.store(shift + token, tl.maximum(top, _LOWEST))
+        tl.store(pull + token, left.to(tl.float32))
+        factor = scale
+        if SOFTMAX:
+            factor = tl.where(total != 0, 1.0 / tl.where(total != 0, total, 1.0), 0.0)
+        tl.store(dhidden + token.to(tl.int64) * D + columns, (gathered * factor).to(narrow), mask=inside)
+        return
     if SOFTMAX:
         rest = constant_rest + 0.0
         if HAS_LOGQ:

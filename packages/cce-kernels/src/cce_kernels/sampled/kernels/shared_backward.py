@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cce_kernels.kernels.dot import dot
 from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.kernels.draw import draw_once, read_size
+from cce_kernels.sampled.kernels.draw import STORED_TABLE, count_draws, draw_once, first_group, read_size
 from cce_kernels.sampled.kernels.math import sigmoid
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, Upstream, WeightGradient, dot_precision, kernel_arguments
 from cce_kernels.sampled.tuning import SharedTiles
@@ -40,7 +40,7 @@ class Scratch(NamedTuple):
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def shared_backward_kernel(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, id_table,
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
     grad, dweight, dbias, row_map, scratch_ids,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     group_shift, row_stride, first_unit,
@@ -48,22 +48,34 @@ def shared_backward_kernel(
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_MAP: tl.constexpr, SCRATCH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
-    GRAD_STRIDE: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr, HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
-    """Grid (groups x programs of a group, blocks of negatives); see the head of this file."""
+    """Grid (groups x programs of a group, blocks of negatives); see the head of this file.
+
+    With stored ids a target may be -1: it counts, and another part of the table has its row.
+    """
     unit = first_unit + tl.program_id(0)
     group = unit // PROGRAMS
     in_group = (unit % PROGRAMS) * BLOCK_T + tl.arange(0, BLOCK_T)
+    first_row, group_shift = first_group(offset_ptr, first_row, group_shift, GROUP_TOKENS, TABLE, HAS_OFFSET)
     tokens = group.to(tl.int64) * GROUP_TOKENS - group_shift + in_group  # [BLOCK_T]
     exists = (in_group < GROUP_TOKENS) & (tokens >= 0) & (tokens < num_tokens)
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
     target = tl.load(targets + tokens, mask=exists, other=-1)
-    valid = exists & (target != ignore_index) & (target >= 0) & (target < num_items)
-    safe = tl.where(valid, target, 0)
-    target = tl.where(valid, target, -1).to(tl.int32)
+    if TABLE == STORED_TABLE:
+        # Two selects on one mask, as below, fail to compile for some options (triton 3.6): layouts get mixed up.
+        valid = exists & (target != ignore_index)
+        own = target >= 0
+        safe = tl.maximum(target, 0)
+        target = target.to(tl.int32)
+    else:
+        valid = exists & (target != ignore_index) & (target >= 0) & (target < num_items)
+        own = valid
+        safe = tl.where(valid, target, 0)
+        target = tl.where(valid, target, -1).to(tl.int32)
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + group.to(tl.int64) * row_stride
+    row = first_row + group.to(tl.int64) * row_stride
 
     h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
     upstream = tl.where(valid, tl.load(grad + tokens * GRAD_STRIDE, mask=exists, other=0.0), 0.0)
@@ -73,15 +85,20 @@ def shared_backward_kernel(
         token_pull = -tl.load(pull + tokens, mask=exists, other=0.0) * upstream
         out = safe
         if HAS_MAP:
-            out = tl.load(row_map + safe, mask=valid, other=0).to(tl.int64)
+            out = tl.load(row_map + safe, mask=own, other=0).to(tl.int64)
         products = token_pull[:, None] * h.to(tl.float32)
-        keep_columns = valid[:, None] & inside[None, :]
+        keep_columns = own[:, None] & inside[None, :]
         tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
         if HAS_BIAS:
-            tl.atomic_add(dbias + out, token_pull, mask=valid, sem="relaxed")
+            tl.atomic_add(dbias + out, token_pull, mask=own, sem="relaxed")
     # A program is STEPS blocks of slots; the scratch has one row for each (unit, slot).
     scratch_row = tl.program_id(0).to(tl.int64) * num_negatives
-    for index in range(STEPS):
+    num_negatives = count_draws(num_negatives, size_ptr, row, TABLE)
+    steps = STEPS
+    if TABLE == STORED_TABLE:
+        blocks = tl.cdiv(num_negatives, BLOCK_N) - tl.program_id(1) * STEPS
+        steps = tl.minimum(tl.maximum(blocks, 0), STEPS)
+    for index in range(steps):
         first = (tl.program_id(1) * STEPS + index) * BLOCK_N
         slots = first + tl.arange(0, BLOCK_N)
         drawn = slots < num_negatives

@@ -23,12 +23,13 @@ import triton.language as tl
 
 from cce_kernels.kernels.dot import dot
 from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.kernels.draw import draw_once, read_size
+from cce_kernels.sampled.kernels.draw import STORED_TABLE, count_draws, draw_once, first_group, read_size
 from cce_kernels.sampled.kernels.math import log1p_exp, sigmoid
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, SampledOutputs, dot_precision, forward_arguments
 from cce_kernels.sampled.tuning import SharedTiles
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
+_LOWEST_BASE = tl.constexpr(-1.0e30)  # the base of no terms, below that of any term
 _ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any sane size
 
 
@@ -103,7 +104,7 @@ def _tokens(targets, first, begin, num_tokens, num_items, ignore_index, GROUP_TO
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def shared_forward_kernel(
-    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, id_table,
+    hidden, weight, bias, targets, shift, pull, log_q, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
     log_rest, loss, dhidden, constant_rest,
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     group_shift, row_stride,
@@ -111,9 +112,11 @@ def shared_forward_kernel(
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr, PART: tl.constexpr,
+    HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
-    """Grid (groups x programs of a group,); see the head of this file."""
+    """Grid (groups x programs of a group,); see the head of this file, and per_token_forward.py for stored ids."""
     group = tl.program_id(0) // PROGRAMS
+    first_row, group_shift = first_group(offset_ptr, first_row, group_shift, GROUP_TOKENS, TABLE, HAS_OFFSET)
     begin = (tl.program_id(0) % PROGRAMS) * BLOCK_T
     first = group.to(tl.int64) * GROUP_TOKENS - group_shift + begin
     tokens, exists, counted, valid, safe = _tokens(
@@ -122,7 +125,8 @@ def shared_forward_kernel(
     target = tl.where(valid, safe, -1).to(tl.int32)
     step = tl.load(step_ptr)
     seed, bound = tl.load(seed_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + group.to(tl.int64) * row_stride
+    row = first_row + group.to(tl.int64) * row_stride
+    num_negatives = count_draws(num_negatives, size_ptr, row, TABLE)
 
     columns = tl.arange(0, BLOCK_D)
     inside = columns < D
@@ -135,6 +139,9 @@ def shared_forward_kernel(
         target_score += tl.sum(part.to(tl.float32) * own.to(part.dtype).to(tl.float32), 1)
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
+    if TABLE == STORED_TABLE:
+        target_score = tl.zeros((BLOCK_T,), tl.float32)  # known to one process alone: no base of exponents
+        valid = counted
     h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
 
     top, total, left, gathered = _sum_negatives(
@@ -150,6 +157,17 @@ def shared_forward_kernel(
                 D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, True,
             )  # fmt: skip
 
+    if TABLE == STORED_TABLE:
+        tl.store(loss + tokens, total, mask=exists)
+        tl.store(shift + tokens, tl.maximum(top, _LOWEST_BASE), mask=exists)
+        tl.store(pull + tokens, left, mask=exists)
+        factor = tl.zeros((BLOCK_T,), tl.float32) + scale
+        if SOFTMAX:
+            factor = tl.where(total != 0, 1.0 / tl.where(total != 0, total, 1.0), 0.0)
+        places = tokens[:, None] * D + columns[None, :]
+        mean = (gathered * factor[:, None]).to(h.dtype)
+        tl.store(dhidden + places, mean, mask=exists[:, None] & inside[None, :])
+        return
     # From here on everything about tokens is worked out again, from a 0 that the compiler does not know: kept through
     # the loop, a vector of them would take 32 or 64 registers of every thread, and be spilled (TUNING.md).
     nothing = (tl.load(step_ptr, volatile=True) - step).to(tl.int32)
@@ -196,7 +214,7 @@ def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_r
     """Fill the loss, shift, pull and, where the call wants it, dH of `outputs`."""
     programs = tiles.programs(call.group_tokens)
     arguments = forward_arguments(call, outputs, constant_rest)
-    online = call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"]
+    online = call.hidden.dtype == torch.float16 or not arguments["SOFTMAX"] or call.own_counts is not None
     shared_forward_kernel[(call.num_groups * programs,)](
         **arguments, group_shift=call.group_shift, row_stride=call.row_stride,
         BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, GROUP_TOKENS=call.group_tokens, PROGRAMS=programs,

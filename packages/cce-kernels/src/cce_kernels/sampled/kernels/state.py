@@ -82,19 +82,23 @@ def kernel_arguments(call: SampledCall, shift: Tensor, pull: Tensor) -> dict[str
         "hidden": hidden, "weight": call.weight, "bias": pull if call.bias is None else call.bias,
         "targets": call.targets, "shift": shift, "pull": pull, "log_q": pull if call.log_q is None else call.log_q,
         "seed_ptr": call.seed, "step_ptr": call.step,
-        "size_ptr": call.seed if call.size_tensor is None else call.size_tensor,
+        "size_ptr": next((x for x in (call.size_tensor, call.own_counts) if x is not None), call.seed),
+        "offset_ptr": call.seed if call.row_offset is None else call.row_offset,
         "id_table": call.targets if call.id_table is None else call.id_table,
         "size": call.size, "num_tokens": hidden.shape[0], "num_items": call.weight.shape[0],
         "num_negatives": call.num_negatives, "first_row": call.first_row, "ignore_index": call.ignore_index,
         "positive_weight": terms.positive_weight, "scale": terms.scale,
         "D": hidden.shape[1], "BLOCK_D": padded(hidden.shape[1]), "SOFTMAX": terms.softmax, "TABLE": table_kind(call),
         "HAS_LOGQ": call.log_q is not None, "HAS_BIAS": call.bias is not None,
+        "HAS_OFFSET": call.row_offset is not None,
         "enable_fp_fusion": True,  # explicit, because newer Triton leaves it off
     }  # fmt: skip
 
 
 def table_kind(call: SampledCall) -> int:
     """The constants of draw.py."""
+    if call.own_counts is not None:
+        return 3
     return 0 if call.id_table is None else 1 if call.alias else 2
 
 

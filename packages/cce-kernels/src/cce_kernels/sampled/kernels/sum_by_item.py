@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.kernels.draw import draw_ids, read_size
+from cce_kernels.sampled.kernels.draw import STORED_TABLE, count_draws, draw_ids, first_group, read_size
 from cce_kernels.sampled.kernels.state import UNSPECIALIZED, WeightGradient, padded, table_kind
 
 _SLOTS = 256
@@ -25,15 +25,17 @@ _MARK_BLOCK = 1024
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def draw_keys_kernel(
-    out, targets, seed_ptr, step_ptr, size_ptr, id_table,
+    out, targets, seed_ptr, step_ptr, size_ptr, offset_ptr, id_table,
     size, num_items, num_negatives, first_row, row_stride, ignore_index, first_token,
     TABLE: tl.constexpr, SLOTS: tl.constexpr, WITH_TARGET: tl.constexpr, MARK: tl.constexpr,
+    GROUP_TOKENS: tl.constexpr, HAS_OFFSET: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens or groups, blocks of slots): the ids they draw, as sort keys or as marks of touched items."""
     local = tl.program_id(0)
     first = tl.program_id(1) * SLOTS
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
-    row = first_row.to(tl.int64) + (first_token + local).to(tl.int64) * row_stride
+    first_row, _ = first_group(offset_ptr, first_row, first_row, GROUP_TOKENS, TABLE, HAS_OFFSET)
+    row = first_row + (first_token + local).to(tl.int64) * row_stride
     ids = draw_ids(seed, step, row, first, bound, id_table, TABLE, SLOTS)
     slots = first + tl.arange(0, SLOTS)
     if MARK:
@@ -45,7 +47,11 @@ def draw_keys_kernel(
             target = tl.load(targets + first_token + local)
             valid = (target != ignore_index) & (target >= 0) & (target < num_items)
             # A hit, and every draw of a token that does not count, gets the key of no item and is never summed.
-            ids = tl.where(valid & (ids != target), ids, num_items)
+            if TABLE == STORED_TABLE:
+                drawn = slots < tl.minimum(count_draws(num_negatives, size_ptr, row, TABLE), num_negatives)
+                ids = tl.where((target != ignore_index) & drawn & (ids != target), ids, num_items)
+            else:
+                ids = tl.where(valid & (ids != target), ids, num_items)
             ids = tl.where(valid & (slots == num_negatives), target, ids)
         tl.store(out + local.to(tl.int64) * width + slots, ids.to(out.dtype.element_ty), mask=slots < width)
 
@@ -61,10 +67,13 @@ def launch_draw_keys(
     """
     keys = num_negatives + int(with_target)
     draw_keys_kernel[(rows, -(-keys // _SLOTS))](
-        out, call.targets, call.seed, call.step, call.seed if call.size_tensor is None else call.size_tensor,
+        out, call.targets, call.seed, call.step,
+        next((x for x in (call.size_tensor, call.own_counts) if x is not None), call.seed),
+        call.seed if call.row_offset is None else call.row_offset,
         call.targets if call.id_table is None else call.id_table, call.size, call.weight.shape[0], num_negatives,
         call.first_row, call.row_stride, call.ignore_index, first,
-        TABLE=table_kind(call), SLOTS=_SLOTS, WITH_TARGET=with_target, MARK=mark, num_warps=4,
+        TABLE=table_kind(call), SLOTS=_SLOTS, WITH_TARGET=with_target, MARK=mark,
+        GROUP_TOKENS=call.group_tokens, HAS_OFFSET=call.row_offset is not None, num_warps=4,
     )  # fmt: skip
 
 

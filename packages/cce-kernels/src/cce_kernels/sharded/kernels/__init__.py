@@ -1,0 +1,1 @@
+"""Triton kernels that only losses over sharded rows need."""

@@ -1,0 +1,164 @@
+"""Runs of one, two and three processes on the same batches, in float64: run by test_ranks.py.
+
+Arguments are names of runs. Prints a JSON object: by number of processes and by run, what four steps make of loss and
+weights. Processes are forked before torch starts a thread: importing torch and Lightning takes seconds.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny_run import ITEMS, TinyBatches
+
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.encoders import build_encoder
+from rec_models.errors import TrainingError
+from rec_models.losses import LOSSES
+from rec_models.training import loop
+from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.cuda_graphs import GraphedSteps, size_of
+
+RANKS = (1, 2, 3)
+SHARED = {"none": {"sharing": "none"}, "tile": {"sharing": "tile", "tile_tokens": 8}, "batch": {"sharing": "batch"}}
+
+
+def runs():
+    """Every loss with every sampler and sharing that it takes, by name."""
+    found = {}
+    for loss, spec in LOSSES.items():
+        if not spec.sampled:
+            found[loss] = {"loss": loss}
+            continue
+        for sampling in ("uniform", "popularity", "in_batch"):
+            for sharing, options in SHARED.items():
+                found[f"{loss}-{sampling}-{sharing}"] = {"loss": loss, "sampling": sampling, **options}
+    found["sce-ties"] = {"loss": "sce", "sce_bucket_size_y": ITEMS, "sce_buckets": 5}
+    found["cce_neg-faithful"] = {"loss": "cce_neg", "paper_faithful": True, "sampling": "uniform"}
+    found["two-micro-batches"] = {"loss": "cce_neg", "micro": 2, "sampling": "in_batch", **SHARED["tile"]}
+    found["sce-two-micro-batches"] = {"loss": "sce", "micro": 2}
+    for sampling in ("uniform", "in_batch"):
+        found[f"filled-{sampling}"] = {"loss": "cce_neg", "sampling": sampling, "filled": True, **SHARED["tile"]}
+    found["filled-cce"] = {"loss": "cce", "filled": True}
+    for optimizer in ("adam_bf16", "adam_rowwise"):
+        found[optimizer] = {"loss": "cce_neg", "optimizer": optimizer, **SHARED["tile"]}
+    found["averaging"] = {"loss": "cce", "averaging": 0.5}
+    found["a-rank-ends"] = {"loss": "cce", "ends": True}  # the last, because the group is lost with it
+    return found
+
+
+class LaunchedSteps(GraphedSteps):
+    """Whole steps on the filled batches of a GPU, launched one by one: what a CUDA graph would hold."""
+
+    def __init__(self, step_loss, optimizer, ranks):
+        self._step_loss, self._optimizer, self._ranks = step_loss, optimizer, ranks
+        self._device, self._step = torch.device("cpu"), torch.zeros((), dtype=torch.int64)
+
+    def run(self, batch, step):
+        if self._ranks is not None:  # all would record the same graph
+            sizes = [None] * dist.get_world_size()
+            dist.all_gather_object(sizes, size_of(batch))
+            assert len(set(sizes)) == 1, sizes
+        self._step.fill_(step)
+        with mock.patch.object(torch, "autocast", return_value=nullcontext()):  # float64 is wanted
+            return self._train(batch)
+
+
+def train(ranks, options, folder):
+    options = dict(options)
+    with ExitStack() as patches:
+        if options.pop("filled", False):
+            patches.enter_context(mock.patch.object(loop, "_uses_cuda_graphs", return_value=True))
+            patches.enter_context(mock.patch.object(loop, "GraphedSteps", LaunchedSteps))
+        if options.pop("ends", False):
+            return ended(ranks, options, folder)
+        return fit(ranks, options, folder)
+
+
+def ended(ranks, options, folder):
+    """What the first of several processes raises when the last one has ended without a word."""
+    batch = TinyBatches.batch
+
+    def deadly(self, epoch, index):
+        if ranks > 1 and self.rank == ranks - 1 and index == 2:
+            os._exit(1)
+        return batch(self, epoch, index)
+
+    with mock.patch.object(TinyBatches, "batch", deadly):
+        try:
+            return fit(ranks, options, folder)
+        except TrainingError as error:
+            return str(error)
+
+
+def fit(ranks, options, folder):
+    micro = options.pop("micro", 1)
+    training = {name: options.pop(name) for name in ("optimizer", "averaging") if name in options}
+    defaults = {"num_negatives": 7, "sce_bucket_size_x": 12, "sce_bucket_size_y": 9, "sce_buckets": 4}
+    result = loop.fit(
+        model=ModelSettings(model="sasrec", hidden=16, max_seq_len=10, dropout=0.0),
+        loss=LossSettings.pick(**(defaults | options)),
+        training=TrainingSettings(
+            max_epochs=1, learning_rate=1e-2, accelerator="cpu", accumulate=micro, devices=ranks, **training
+        ),
+        num_items=ITEMS,
+        train_batches=lambda rank, world: TinyBatches(
+            count=4, rows=6 * micro, rank=rank, world_size=world, micro=micro
+        ),
+        validate=None,
+        out=folder / "out",
+        checkpoint_dir=folder / "kept",
+        item_counts=torch.arange(ITEMS),
+        build=lambda settings, items: build_encoder(settings, items).double(),
+    )
+    if not result.is_first_rank:
+        return None
+    weights = ModelCheckpoint.read(folder / "out" / "model.ckpt").weights
+    (row,) = result.history
+    return {
+        "loss": row["train_loss"],
+        "step": row["step"],
+        "tokens": row["tokens"],
+        "weights": {name: tensor.double().flatten().tolist() for name, tensor in weights.items()},
+    }
+
+
+def work(rank, ranks, port, folder, results):
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "tests",
+    }  # fmt: skip
+    chosen = sys.argv[1:]
+    found = {}
+    for name, options in runs().items():
+        if not chosen or name in chosen:
+            found[name] = train(ranks, options, folder / name)
+    if rank == 0:
+        results.put(found)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    report = {}
+    with tempfile.TemporaryDirectory() as place:
+        for number in RANKS:
+            queue = context.SimpleQueue()
+            port = 20000 + os.getpid() % 20000 + number
+            folder = Path(place) / str(number)
+            processes = [context.Process(target=work, args=(r, number, port, folder, queue)) for r in range(number)]
+            for process in processes:
+                process.start()
+            report[number] = queue.get()
+            for process in processes:
+                process.join()
+    sys.stdout.write(json.dumps(report))
