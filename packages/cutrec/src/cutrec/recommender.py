@@ -260,7 +260,7 @@ class Recommender:
 
     @cached_property
     def _catalogue(self) -> Catalogue:
-        return scoring_catalogue(self.encoder)
+        return scoring_catalogue(self.encoder, int8=True)
 
     @cached_property
     def _directions(self) -> Catalogue:
