@@ -60,7 +60,7 @@ def test_lists_are_those_of_float64(seed, num_users, num_items, dim, k, spread, 
     assert torch.equal(found.ids >= 0, places)
     at = exact.gather(1, found.ids.clamp_min(0))
     assert all(len(set(row[row >= 0].tolist())) == int((row >= 0).sum()) for row in found.ids)
-    # A sum of D products rounded to float32 is off by at most D * eps * |q| |w|, here and in the score it is compared to.
+    # A sum of D products in float32 is off by at most D * eps * |q| |w|, as is the score it is compared to.
     bound = 2 * dim * torch.finfo(torch.float32).eps * queries.norm(dim=1).max() * items.norm(dim=1).max()
     torch.testing.assert_close(at[places], best[places[:, : best.shape[1]]], rtol=0, atol=float(bound))
     assert torch.all(found.scores[:, 1:] <= found.scores[:, :-1])

@@ -5,7 +5,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import backtest, compare, describe, forget, plan, recommend, reset, tune
+from cutrec.commands import backtest, compare, describe, forget, index, plan, recommend, reset, serve, tune
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
 
@@ -22,6 +22,8 @@ Examples:
 COMMANDS = {
     "describe": describe,
     "recommend": recommend,
+    "serve": serve,
+    "index": index,
     "compare": compare,
     "backtest": backtest,
     "plan": plan,

@@ -29,6 +29,7 @@ from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommend import choose_device, read_log
 from cutrec.workflow.recommendations import list_table
 from rec_data.sequences.histories import Histories
+from rec_data.sequences.store import SequenceStore
 from rec_data.stated import stated_as
 from rec_models.training.devices import usable_device
 
@@ -55,7 +56,8 @@ class Recommender:
         """The network, in eval mode."""
         self._items = Index(items.names)
         batch_users = form.config.evaluate.batch_users
-        self._ranker = Ranker(self.encoder, self._items, folder / "items.parquet", batch_users=batch_users)
+        self.ranker = Ranker(self.encoder, self._items, folder, batch_users=batch_users, item_type=form.item_type)
+        """What ranks, by dense ids and without data frames."""
 
     def __repr__(self) -> str:
         """Name the model and the sizes."""
@@ -217,7 +219,7 @@ class Recommender:
             closed = self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
             allowed = ~closed if allowed is None else allowed & ~closed
         own = excluded(found, exclude, self._items) if isinstance(exclude, Mapping) else None
-        lists = self._ranker.recommend(
+        lists = self.ranker.recommend(
             found,
             k,
             filter_seen=filter_seen,
@@ -254,9 +256,20 @@ class Recommender:
         for warning in asked.unknown_items("items", ids.filter(pa.array(places < 0))):
             warnings.warn(warning, stacklevel=2)
         known, names = places[places >= 0], self._items.names
-        table = list_table(known, *self._ranker.similar(known, k), names, names)
+        table = list_table(known, *self.ranker.similar(known, k), names, names)
         kind = self._form.item_type
         return self._returned(table, [(self._form.item, kind), (f"similar_{self._form.item}", kind)], frame)
+
+    def some_histories(self, number: int) -> SequenceStore:
+        """The histories of at most so many users of the log, drawn at random and the same each time.
+
+        Raises:
+            ValueError: there is no log.
+        """
+        log = self._histories
+        drawn = np.random.default_rng(0).permutation(len(log.store))[:number]
+        users = log.user_names.take(pa.array(log.store.user_ids.numpy()[drawn]))
+        return asked.users_of_log(users, log, self._users, self._form).store
 
     @cached_property
     def _histories(self) -> Histories:

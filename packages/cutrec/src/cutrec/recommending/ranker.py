@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch.nn import functional
 
+from cutrec.checksums import checksum
+from cutrec.paths import MODEL
+from cutrec.recommending import frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
 from cutrec.recommending.lists import Excluded, Lists, fill_by_popularity, rank, read_counts
@@ -28,16 +32,18 @@ class Ranker:
     Args:
         encoder: in eval mode.
         items: the ids.
-        file: their ``items.parquet``, whose counts are the popularity.
+        folder: of the model; its ``items.parquet`` has the counts that are the popularity.
         batch_users: users that are ranked at a time.
-        index: an approximate index, which then ranks in place of the whole catalogue.
+        item_type: the Arrow type of the ids in a frame; None: as in ``items.parquet``.
     """
 
     def __init__(
-        self, encoder: Encoder, items: Index, file: Path, *, batch_users: int, index: ItemIndex | None = None
+        self, encoder: Encoder, items: Index, folder: Path, *, batch_users: int, item_type: str | None = None
     ) -> None:
-        self.encoder, self.items, self.index = encoder, items, index
-        self._file, self._batch_users = file, batch_users
+        self.encoder, self.items, self.folder = encoder, items, folder
+        self.index: ItemIndex | None = None
+        """An approximate index, which then ranks in place of the whole catalogue."""
+        self._batch_users, self._item_type = batch_users, item_type
 
     def recommend(
         self,
@@ -86,6 +92,15 @@ class Ranker:
         found = top_k(queries, self._directions, k, seen_offsets=torch.arange(len(known) + 1), seen_items=known)
         return Lists(found.ids.cpu().numpy(), found.scores.cpu().numpy())
 
+    def original(self, ids: Int32s | Int64s) -> pa.Array:
+        """The ids ``[n]`` of the log of items ``[n]``."""
+        return frames.cast_like(self.items.names.take(pa.array(ids)), self._item_type)
+
+    @cached_property
+    def hash(self) -> str:
+        """The SHA-256 of the model."""
+        return checksum(self.folder / MODEL.name)
+
     @cached_property
     def catalogue(self) -> Catalogue:
         """The item table, as it is ranked."""
@@ -98,4 +113,4 @@ class Ranker:
 
     @cached_property
     def _counts(self) -> Int64s:
-        return read_counts(self._file)
+        return read_counts(self.folder / "items.parquet")
