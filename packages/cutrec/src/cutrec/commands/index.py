@@ -35,7 +35,7 @@ def run(options: Namespace) -> None:
     prepare_output_folder("--out", options.out)
 
     from cutrec.recommender import Recommender
-    from cutrec.workflow.item_index import build
+    from cutrec.serving.build_index import build
 
     found = build(
         Recommender.load(Path(options.model), device="cpu"),

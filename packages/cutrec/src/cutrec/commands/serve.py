@@ -6,13 +6,14 @@ SIGTERM answers what has arrived and stops. Needs the extra cutrec[serve].
 
 Examples:
     uv run cutrec serve
-    CUTREC_API_KEY=... uv run cutrec serve --model model --host 0.0.0.0 --port 80
+    uv run cutrec serve --model model --index model/index --port 8080
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
@@ -53,6 +54,8 @@ def run(options: Namespace) -> None:
         raise StageError(f"--host: found {options.host}, which other machines reach, allowed: {cure}")
     if options.port > 65535:
         raise StageError(f"--port: found {options.port}, allowed: 0 to 65535")
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload
     try:
         from cutrec.serving.app import Server
         from cutrec.serving.run import serve
