@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -70,10 +71,9 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     base, started = peak_gib(), time.perf_counter()
     if options.variant == "whole":
         found = read_histories(log, items, tie_seed=42)
-        rows = recommend(encoder, found, items, out.with_suffix(".parquet"), as_csv=False, **how)
+        rows = recommend(encoder, found, items, out / "all.parquet", as_csv=False, **how)
         users, chunks = len(found.store), 1
     else:
-        out.mkdir(exist_ok=True)
         parts = [Part(number, options.parts) for number in range(1, 1 + (options.only or options.parts))]
         chosen = {"tie_seed": 42, "chunk_events": options.chunk_events, **how}
         done = [score_part(encoder, items, log, out, part, {}, **chosen) for part in parts]
@@ -121,7 +121,9 @@ def main() -> None:
         variants = options.variants if (folder / "log.parquet").is_file() else ["generate", *options.variants]
         for variant in variants:
             command = [sys.executable, *sys.argv, "--folder", str(folder), "--variant", variant]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode:
+                sys.exit(f"{variant} failed:\n{done.stderr[-3000:]}")
             measured = json.loads(done.stdout.splitlines()[-1])
             if variant == "generate":
                 continue
