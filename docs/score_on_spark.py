@@ -2,8 +2,9 @@
 
     spark-submit --master "local[2]" docs/score_on_spark.py --log data/download/log.parquet --out lists
 
-Each task loads the model once and ranks for the users of about 500,000 events at a time. On a cluster, install ``cutrec``
-on the executors, and give paths that all of them can read. A user is in the same part as in ``cutrec recommend --part``.
+Each task loads the model once and ranks for the users of about 500,000 events at a time. On a cluster, install
+``cutrec`` on the executors, and give paths that all of them can read. A user is in the same part as in
+``cutrec recommend --part``.
 """
 
 import argparse

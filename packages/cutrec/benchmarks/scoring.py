@@ -60,11 +60,9 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     network = ModelSettings(model="sasrec", hidden=options.hidden, max_seq_len=options.length)
     encoder = build_encoder(network, options.items).to(device).eval().requires_grad_(False)
     encoder.autocast_dtype = autocast_dtype("bf16-mixed", device)
-    items, log, out = (
-        pa.array(np.arange(options.items)),
-        options.folder / "log.parquet",
-        options.folder / options.variant,
-    )
+    items, log, out = pa.array(np.arange(options.items)), options.folder / "log.parquet", options.folder / "lists"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
     how = {"k": K, "batch_users": options.batch_users, "keep_seen": False}
     warm = torch.randn(8, options.hidden, device=device)
     (warm @ encoder.item_table[:8].T).sum().item()
