@@ -57,7 +57,7 @@ def run(options: Namespace) -> None:
         raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
     values, config = read_yaml(Path("params.yaml")), load()
 
-    from cutrec.reporting.drift import table, write_drift
+    from cutrec.reporting.drift import judge, table, write_drift
     from cutrec.reporting.text_table import render
     from cutrec.workflow import drift
     from rec_data.drift import compare_logs
@@ -77,7 +77,7 @@ def run(options: Namespace) -> None:
         scores = None
         if encoder is not None and items is not None:
             scores = drift.score_changes(compared, encoder, items, tie_seed=config.download.tie_seed(config.seed))
-        measures = drift.judge(compared, scores, level=options.level)
+        measures = judge(compared, scores, level=options.level)
         if compared.left_out:
             text = f"{compared.left_out:,} events of B are not after the end of A and are left out"
             print(f"note: {text}", file=sys.stderr)

@@ -1,80 +1,26 @@
-"""Whether a later log differs from an earlier one by more than successive windows of the earlier one do."""
+"""What `cutrec drift` compares: the logs that paths name, and the scores of a model from window to window."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cutrec.checksums import verified
 from cutrec.config import from_mapping
-from cutrec.errors import StageError
 from cutrec.nested import changed
 from cutrec.paths import LOG, live_checkout
 from rec_data.drift import Compared
-from rec_eval import student_quantile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from rec_models.encoders import Encoder
 
-MEASURES = {
-    "turnover": "Catalogue turnover: share of the items of two successive windows that are in only one of them",
-    "popularity": "Popularity shift: Jensen-Shannon divergence of the items' shares in the events, in bits",
-    "lengths": "Events per user: largest gap of the distribution functions (Kolmogorov-Smirnov)",
-    "unknown": "Unknown items: share of the events on items that a model cannot know yet",
-    "scores": "Scores of the model: largest gap of the distribution functions of the best score of each user",
-}
-"""What each measure is; all of them lie between 0 and 1, and 0 means no change."""
 SAMPLED_USERS = 2_000
 """Of a window, whose scores are compared."""
-FEWEST = 3
-"""Pairs of windows that say how much a measure varies."""
-
-
-class Measure(NamedTuple):
-    """A measure of the later log, beside the windows of the earlier one."""
-
-    name: str
-    text: str
-    value: float
-    threshold: float
-    beyond: bool
-    windows: list[float]
-    """Of each window of A beside the one before it."""
-
-
-def judge(compared: Compared, scores: Sequence[float] | None, *, level: float) -> list[Measure]:
-    """Compare what B measures with a threshold for each measure.
-
-    The threshold is the larger one of the largest value of A and of the upper end of Student's prediction interval for
-    one more window, ``mean + t sd sqrt(1 + 1 / m)`` for m values of A (Hahn and Meeker, "Statistical Intervals", 1991).
-
-    Args:
-        compared: both logs.
-        scores: of each window but the first, if there is a model.
-        level: of the two-sided prediction interval; a value within it exceeds the upper end by (1 - level) / 2.
-    """
-    columns = {name: [getattr(window, name) for window in compared.windows[1:]] for name in list(MEASURES)[:4]}
-    if scores is not None:
-        columns["scores"] = list(scores)
-    found = []
-    for name, (*windows, value) in columns.items():
-        usual = [each for each in windows if not math.isnan(each)]
-        if len(usual) < FEWEST or math.isnan(value):
-            raise StageError(
-                f"A: found {len(usual)} pairs of successive windows with events, allowed: at least {FEWEST}; take a "
-                "longer A"
-            )
-        spread = statistics.stdev(usual) * math.sqrt(1 + 1 / len(usual))
-        bound = statistics.fmean(usual) + student_quantile(level, len(usual) - 1) * spread
-        threshold = min(1.0, max(*usual, bound))
-        found.append(Measure(name, MEASURES[name], value, threshold, value > threshold, windows))
-    return found
 
 
 def log_of(name: str, folder: Path, values: dict[str, Any], changes: Sequence[str]) -> Path:
