@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cutrec import Recommender, UnknownItemsWarning, UnknownUsersWarning
 from cutrec.cli import execute
 from cutrec.config import load
+from cutrec.paths import MODEL
 from pipelines import download, split, train
 from rec_models.inference import encode
 from tests.small_log import small_log, workplace
@@ -252,7 +253,7 @@ def test_a_saved_model_gives_the_same_lists(model: Recommender, tmp_path: Path):
             without.save(tmp_path / "more", histories=True)
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "items.parquet", "log.parquet", "metrics.json", "recommender.json"])
+@pytest.mark.parametrize("name", [MODEL.name, "items.parquet", "log.parquet", "metrics.json", "recommender.json"])
 def test_a_damaged_folder_is_refused(model: Recommender, tmp_path: Path, name: str):
     model.save(tmp_path / "saved", histories=True)
     path = tmp_path / "saved" / name
@@ -286,10 +287,10 @@ def test_a_folder_with_files_of_others_is_left_alone(model: Recommender, tmp_pat
 def test_a_model_that_was_replaced_since_it_was_loaded_is_not_saved(out: Path, tmp_path: Path):
     shutil.copytree(out / "train", tmp_path / "train")
     model = Recommender.load(tmp_path / "train")
-    (tmp_path / "train/model.ckpt").write_bytes(b"of the next training")
+    (tmp_path / "train/model.safetensors").write_bytes(b"of the next training")
     with pytest.raises(ValueError, match="was written since it was loaded; load it again"):
         model.save(tmp_path / "saved")
-    assert not (tmp_path / "saved/model.ckpt").exists()
+    assert not (tmp_path / "saved/model.safetensors").exists()
 
 
 def test_the_split_of_fit_measures_the_model(model: Recommender, tmp_path: Path):
@@ -377,7 +378,7 @@ def test_wrong_logs_and_settings_are_named(log: Any, options: dict[str, Any], sa
 def test_a_folder_without_a_model_and_an_output_of_the_pipeline_are_named(model: Recommender, workplace):
     workplace({})
     with pytest.raises(
-        ValueError, match=r"folder: found no none/model.ckpt, allowed: a folder that save, fit or the train"
+        ValueError, match=r"folder: found no none/model.safetensors, allowed: a folder that save, fit or the train"
     ):
         Recommender.load("none")
     with pytest.raises(ValueError, match="out: found data/download, allowed: outside of data/download"):
