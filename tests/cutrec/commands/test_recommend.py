@@ -24,6 +24,7 @@ from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
 from rec_models.training.checkpoint import ModelCheckpoint
+from tests.old_model import write_old_model
 from tests.small_log import write_params
 
 SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
@@ -237,6 +238,18 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     assert again.drop("score").rows() == found.drop("score").rows()
 
 
+def test_a_model_of_version_0_1_ranks_and_is_refitted(trained: Path, refitted_once: Path):
+    before, model = run("--k", "3"), Path("data/train/model.safetensors")
+    write_old_model(ModelCheckpoint.read(model), model.with_name("model.ckpt"))
+    model.unlink()
+    assert run("--k", "3").equals(before)
+    assert run("--k", "3", "--model", "data/train/model.ckpt").equals(before)
+    refitted = run("--k", "3", "--refit")
+    assert {path.name for path in Path("out/top.refit").iterdir()} >= {"README.md", "SHA256SUMS", "metrics.json"}
+    assert run("--k", "3", "--model", "out/top.refit").equals(refitted)
+    assert run("--k", "3", "--model", str(refitted_once / "out/top.refit")).equals(refitted)
+
+
 @pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.safetensors"])
 def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
     refitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -443,7 +456,7 @@ def test_a_model_without_its_catalogue_is_refused(trained: Path):
 
 def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
     workplace({})
-    with pytest.raises(StageError, match=r"--model: found no data/train/model\.safetensors"):
+    with pytest.raises(StageError, match=r"--model: found no data/train, allowed: what the train stage"):
         execute(["recommend"])
 
 

@@ -118,7 +118,7 @@ def test_a_complete_training_writes_its_outputs(
     split = split_once / "data/split"
     train.train(Config(undecided=("loss",)), split, tmp_path / "train", checkpoints=tmp_path / "state")
     assert {path.name for path in (tmp_path / "train").iterdir()} == {
-        "model.safetensors", "items.parquet", "metrics.json", "settings.yaml", "SHA256SUMS",
+        "model.safetensors", "items.parquet", "metrics.json", "settings.yaml", "README.md", "SHA256SUMS",
     }  # fmt: skip
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
     assert [path.name for path in (tmp_path / "state").glob("*/*")] == [COMPLETE]

@@ -83,7 +83,7 @@ def _data_rows(config: Config, split: Mapping[str, Any], *, whole: bool) -> list
     if whole:
         return [*rows, ("split", "none: trained on all interactions")]
     if "strategy" in split:
-        rows.append(("split", f"{split['strategy']}, seed {split['seed']}"))
+        rows.append(("split", split["strategy"]))
     if boundary := _moment(split, "boundary_time"):
         rows.append(("test begins", boundary.isoformat(" ", "seconds")))
     for part in ("train", "validation", "test"):
