@@ -1,8 +1,8 @@
 """Kernels compile for each architecture, and every entry of the tables of tiles fits the shared memory of a block.
 
 The kernels are compiled for the architecture without a GPU, as `benchmarks/registers.py` does it, up to the point where
-their shared memory is known: ptxas is left out, and where no instructions are looked at LLVM is as well. One process per
-architecture compiles every entry once per dtype.
+their shared memory is known: ptxas is left out, and LLVM is as well where no instructions are looked at. One process
+per architecture compiles every entry once per dtype.
 """
 
 import json
