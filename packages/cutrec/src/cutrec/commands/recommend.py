@@ -32,7 +32,7 @@ from cutrec.console import prepare_output_file, prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
+from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout, model_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,8 +69,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     text += f"folder (default: {PARTS})"
     parser.add_argument("--out", type=local_file, help=text)
-    text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
-    parser.add_argument("--model", type=local_file, default=MODEL, help=text)
+    text = f"the folder of a model, or its file with items.parquet beside it (default: {MODEL.parent})"
+    parser.add_argument("--model", type=local_file, default=MODEL.parent, help=text)
     text = "train on the whole log first; the model is kept in OUT.refit/"
     parser.add_argument("--refit", action="store_true", help=text)
     text = "auto (the default) takes a GPU if there is one"
@@ -122,9 +122,8 @@ def run(options: Namespace) -> None:
     device = recommend.choose_device(options.device)
     if options.refit or not printed:
         prepare_output_file("--out", out)
-    if not options.model.is_file():
-        raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
-    model = options.model
+    if not (model := model_file(options.model)).is_file():
+        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
     if options.refit:
         verified(LOG)
         from cutrec.workflow.refit import refit

@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
-    """Load a checkpoint, and the ids of its items from ``items.parquet`` beside it.
+    """Load a model, and the ids of its items from ``items.parquet`` beside it.
 
     Returns:
         The encoder in eval mode, and ``[V]`` the original item ids by dense id.
@@ -48,7 +48,7 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     path = model.parent / "items.parquet"
     if not path.is_file():
         raise StageError(f"--model: found no {path}, which says what items {model} ranks; keep the two together")
-    encoder, catalogue = load_encoder(model, path, device)
+    encoder, catalogue = load_encoder(verified(model), path, device)
     return encoder, catalogue.names
 
 
