@@ -12,7 +12,7 @@ a line begins with ``error:`` and no ``drift.json`` is written.
 
 Examples:
     uv run cutrec drift data/download/log.parquet /data/today.parquet
-    uv run cutrec drift old.csv new.csv --model data/train/model.ckpt --out drift
+    uv run cutrec drift old.csv new.csv --model data/train --out drift
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cutrec.config import load, read_yaml
 from cutrec.console import prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
-from cutrec.paths import DATA
+from cutrec.paths import DATA, model_file
 
 OUT = DATA / "drift"
 
@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("a", metavar="A", type=local_path, help="the earlier log, at least four times as long as B")
     parser.add_argument("b", metavar="B", type=local_path, help="the later log")
-    text = "a model with its items.parquet: what it does not know is unknown, and its scores are compared"
+    text = "the folder of a model: what it does not know is unknown, and its scores are compared"
     parser.add_argument("--model", type=local_file, help=text)
     text = "of the prediction interval whose upper end is the threshold (default: 0.99)"
     parser.add_argument("--level", type=share, default=0.99, help=text)
@@ -53,8 +53,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Measure both logs, write the page, print the table, and end with status 1 if B is beyond a threshold."""
     prepare_output_folder("--out", options.out)
-    if options.model is not None and not options.model.is_file():
-        raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
+    model = None if options.model is None else model_file(options.model)
+    if model is not None and not model.is_file():
+        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
     values, config = read_yaml(Path("params.yaml")), load()
 
     from cutrec.reporting.drift import judge, table, write_drift
@@ -64,10 +65,10 @@ def run(options: Namespace) -> None:
     from rec_data.splits.split import AUTO_COUNTS
 
     encoder = items = None
-    if options.model is not None:
+    if model is not None:
         from cutrec.workflow.recommend import choose_device, load_model
 
-        encoder, items = load_model(options.model, choose_device(options.device))
+        encoder, items = load_model(model, choose_device(options.device))
     with tempfile.TemporaryDirectory() as folder:
         names = {"A": options.a, "B": options.b}
         logs = [drift.log_of(name, Path(folder) / key, values, options.changes) for key, name in names.items()]
@@ -81,7 +82,7 @@ def run(options: Namespace) -> None:
         if compared.left_out:
             text = f"{compared.left_out:,} events of B are not after the end of A and are left out"
             print(f"note: {text}", file=sys.stderr)
-        given = {"a": options.a, "b": options.b, "model": None if options.model is None else str(options.model)}
+        given = {"a": options.a, "b": options.b, "model": None if model is None else str(model)}
         words = ["uv run cutrec drift", shlex.quote(options.a), shlex.quote(options.b)]
         words += [f"--model {shlex.quote(given['model'])}"] if given["model"] else []
         words += [f"-S {shlex.quote(change)}" for change in options.changes]

@@ -29,7 +29,7 @@ from cutrec.arguments import local_file
 from cutrec.checksums import checksum
 from cutrec.config import load
 from cutrec.errors import StageError
-from cutrec.paths import MODEL, SPLIT
+from cutrec.paths import MODEL, SPLIT, model_file
 
 if TYPE_CHECKING:
     from cutrec.workflow.promote import Decision
@@ -59,14 +59,14 @@ def margin(value: str | float) -> float:
 
 def run(options: Namespace) -> None:
     """Compare both models, switch, print the decision, and end with status 1 if the old model was kept."""
-    new, running = options.new / MODEL.name, options.running
+    new, running = model_file(options.new), options.running
     if not new.is_file():
         raise StageError(f"NEW: found no {new}, allowed: the folder of a model, such as {MODEL.parent} (dvc repro)")
 
     from cutrec.workflow import promote
 
     promote.refuse_other(running)
-    old = running / MODEL.name
+    old = model_file(running)
     if running.is_symlink() and not old.is_file():
         raise StageError(f"RUNNING: found {running} without a model, allowed: a link to one (rm {running} starts anew)")
     if not running.is_symlink():

@@ -122,8 +122,7 @@ def run(options: Namespace) -> None:
     device = recommend.choose_device(options.device)
     if options.refit or not printed:
         prepare_output_file("--out", out)
-    if not (model := model_file(options.model)).is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    model = existing_model(options.model)
     if options.refit:
         verified(LOG)
         from cutrec.workflow.refit import refit
@@ -169,6 +168,13 @@ def run(options: Namespace) -> None:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
+def existing_model(place: Path) -> Path:
+    """The file of the model that ``--model`` names."""
+    if not (model := model_file(place)).is_file():
+        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    return model
+
+
 def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     """The model and the ids of its items, with ``--k`` checked against their number."""
     from cutrec.workflow import recommend
@@ -183,7 +189,7 @@ def run_part(options: Namespace) -> None:
     """Recommend for a part of the users, into a folder."""
     out = PARTS if options.out is None else options.out
     if options.user or options.refit:
-        cure = "a model of --refit is used with --model OUT.refit/model.ckpt"
+        cure = "a model of --refit is used with --model OUT.refit"
         raise StageError(f"--part: found it with --user or --refit, allowed: all users and a trained model; {cure}")
     if out.suffix in SUFFIXES or out.name == "-" or out.is_file():
         raise StageError(f"--out: found {out}, allowed with --part: a folder, which gets several parquet files")
@@ -194,9 +200,7 @@ def run_part(options: Namespace) -> None:
     from rec_data.sequences.parts import Part
 
     prepare_output_folder("--out", out)
-    device, model, part = recommend.choose_device(options.device), options.model, Part(*options.part)
-    if not model.is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    device, model, part = recommend.choose_device(options.device), existing_model(options.model), Part(*options.part)
     encoder, item_names = load_model(options, model, device)
     with tempfile.TemporaryDirectory() as folder:
         log, tie_seed = LOG, config.download.tie_seed(config.seed)
