@@ -5,7 +5,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import backtest, compare, describe, forget, plan, recommend, reset, tune
+from cutrec.commands import backtest, compare, describe, export, forget, plan, recommend, reset, tune
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
 
@@ -26,6 +26,7 @@ COMMANDS = {
     "backtest": backtest,
     "plan": plan,
     "tune": tune,
+    "export": export,
     "forget": forget,
     "reset": reset,
 }

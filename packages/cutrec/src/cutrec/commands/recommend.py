@@ -26,7 +26,7 @@ from cutrec.console import prepare_output_file
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout, model_file
+from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, existing_model, live_checkout
 
 if TYPE_CHECKING:
     from rec_data.config import Download
@@ -86,8 +86,7 @@ def run(options: Namespace) -> None:
     device = recommend.choose_device(options.device)
     if options.refit or not printed:
         prepare_output_file("--out", out)
-    if not (model := model_file(options.model)).is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    model = existing_model(options.model)
     if options.refit:
         verified(LOG)
         from cutrec.workflow.refit import refit
