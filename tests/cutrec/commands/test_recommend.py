@@ -536,3 +536,41 @@ def test_what_is_left_out_of_histories_is_told(trained: Path, capsys: pytest.Cap
     pl.DataFrame(rows).write_parquet("h.parquet")
     assert run("--histories", "h.parquet", "--k", "4").drop("score").rows() == expected({1: names[:4]}, 4)
     assert "users with several lists, which are joined in the order of rows: 1" in capsys.readouterr().err
+
+
+def test_parts_of_the_users_are_written_into_a_folder(trained: Path, capsys: pytest.CaptureFixture[str]):
+    everybody = run("--k", "3").sort("user_id", "rank")
+    for number in (2, 1):
+        execute(["recommend", "--k", "3", "--part", f"{number}/2", "--chunk-events", "400", "--out", "out/lists"])
+    said = capsys.readouterr().out
+    assert re.search(r"out/lists/part-00002-of-00002: [\d,]+ recommendations for \d+ users, on cpu\n", said)
+    assert said.endswith("out/lists: all 2 parts are complete\n")
+    found = pl.read_parquet("out/lists/*.parquet").sort("user_id", "rank")
+    assert found.drop("score").equals(everybody.drop("score"))
+    shutil.copyfile("data/download/log.parquet", "h.parquet")
+    execute(["recommend", "--k", "3", "--part", "1/1", "--histories", "h.parquet"])
+    found = pl.read_parquet("data/recommend/parts/*.parquet").sort("user_id", "rank")
+    assert found.drop("score").equals(everybody.drop("score"))
+    with pytest.raises(StageError, match="lists of another k: found 4, allowed: 3 as there; take another folder"):
+        execute(["recommend", "--k", "4", "--part", "1/2", "--out", "out/lists"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--part", "3/2"], r"--part: found 3/2, allowed: I/N with I from 1 to N, such as 1/8"),
+        (["--part", "0/2"], r"--part: found 0/2, allowed: I/N"),
+        (["--part", "half"], r"--part: found half, allowed: I/N"),
+        (["--part", "1/2", "--out", "lists.parquet"], r"--out: found lists.parquet, allowed with --part: a folder"),
+        (["--part", "1/2", "--user", "3"], r"--part: found it with --user or --refit, allowed: all users"),
+        (["--part", "1/2", "--out", "data/train"], r"--out: found data/train, allowed: outside of data/train"),
+        (
+            ["--chunk-events", "5"],
+            r"--chunk-events: it is about --part, which is not given; --part 1/1 takes",
+        ),
+    ],
+)
+def test_a_wrong_part_is_refused_in_one_line(arguments: list[str], said: str, trained: Path):
+    with pytest.raises(StageError, match=said) as caught:
+        execute(["recommend", *arguments])
+    assert "\n" not in str(caught.value)
