@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from rec_data.stated import stated_value
 from rec_models.errors import SettingsError
 
 
@@ -71,7 +72,7 @@ def unknown_key(name: str, keys: Collection[str]) -> str:
 
 
 _CONSTRAINTS = ("ge", "gt", "le", "lt", "allow_inf_nan")
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
 
 def _describe(hint: Any) -> str:
@@ -87,7 +88,9 @@ def _describe(hint: Any) -> str:
         return f"a list, each entry {_describe(arguments[0])}"
     if origin is Annotated:
         return _with_range(_describe(arguments[0]), arguments[1:])
-    return _WORDS[hint]
+    if hint is bool:
+        return f"{stated_value(True)} or {stated_value(False)}"
+    return stated_value(None) if hint is types.NoneType else _WORDS[hint]
 
 
 def _with_range(words: str, metadata: Iterable[Any]) -> str:
