@@ -81,6 +81,8 @@ def test_an_edit_during_the_search_is_told_and_the_search_is_kept(place: Path, m
         (["--name", "none"], ConfigError, "--name: found 'none', allowed: a letter"),
         (["-S", "preset=tunde"], ConfigError, "preset: found 'tunde', allowed: none, "),
         (["-S", "split.strategy=temporal"], ConfigError, "found 'split.strategy=temporal', allowed: model=... or "),
+        (["-S", "los=cce"], ConfigError, r"found 'los=cce' \(did you mean loss\?\), allowed: model=... or "),
+        (["-S", "lr=0.1"], ConfigError, r"found 'lr=0.1' \(did you mean train.learning_rate\?\), allowed: "),
         ([], StageError, "data/split: found the split of demo, dataset is other, allowed: the split of the current"),
         (["no split"], StageError, "data/split: found no split, allowed: .* which `dvc repro split` makes"),
         (["no params"], ConfigError, "params.yaml: no such file in "),

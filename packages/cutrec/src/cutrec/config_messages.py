@@ -55,6 +55,14 @@ def full_names(keys: Collection[str]) -> dict[str, str]:
 
 def unknown_key(name: str, keys: Collection[str]) -> str:
     """The line about an unknown key, with the nearest known key or section anywhere in the tree."""
+    section = name.rpartition(".")[0]
+    prefix = f"{section}." if section else ""
+    beside = dict.fromkeys(prefix + key[len(prefix) :].partition(".")[0] for key in keys if key.startswith(prefix))
+    return f"{name}: unknown key{guess(name, keys)}, allowed: {', '.join(beside)}"
+
+
+def guess(name: str, keys: Collection[str]) -> str:
+    """``(did you mean ...?)`` with the known key or section that is most like an unknown one, if one is."""
     section, _, last = name.rpartition(".")
     parents = {key.rpartition(".")[0] for key in keys} - {"", section}
 
@@ -65,10 +73,7 @@ def unknown_key(name: str, keys: Collection[str]) -> str:
         return alike, difflib.SequenceMatcher(None, name, key).ratio()
 
     nearest = max([*keys, *parents], key=likeness)
-    guess = f" (did you mean {nearest}?)" if likeness(nearest)[0] >= 0.6 else ""
-    prefix = f"{section}." if section else ""
-    beside = dict.fromkeys(prefix + key[len(prefix) :].partition(".")[0] for key in keys if key.startswith(prefix))
-    return f"{name}: unknown key{guess}, allowed: {', '.join(beside)}"
+    return f" (did you mean {nearest}?)" if likeness(nearest)[0] >= 0.6 else ""
 
 
 _CONSTRAINTS = ("ge", "gt", "le", "lt", "allow_inf_nan")
