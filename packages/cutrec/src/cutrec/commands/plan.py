@@ -1,7 +1,8 @@
 """Predict memory and time of training before anything runs: will it fit, and how long will it take?
 
 The run is the one that params.yaml describes, with the given changes, written with or without ``-S`` as for
-``dvc exp run -S``. A published log has the sizes of its synthetic twin; the demo and a log of your own are read from ``data/split``.
+``dvc exp run -S``. A published log has the sizes of its synthetic twin; the demo and a log of your own are read from
+``data/split``.
 
 Example:
     uv run cutrec plan -S loss=cce_neg -S batch_size=512 --dataset gowalla --gpu 24
