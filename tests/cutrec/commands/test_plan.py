@@ -25,17 +25,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_changes_apply_to_each_log(run: Any):
-    printed = run(
-        "loss=ce",
-        "-S",
-        "batch_size=128",
-        "-S",
-        "max_seq_len=64",
-        "--dataset",
-        "beauty",
-        "--dataset",
-        "twin:gowalla@0.5",
-    )
+    sizes = ("loss=ce", "-S", "batch_size=128", "-S", "max_seq_len=64")
+    printed = run(*sizes, "--dataset", "beauty", "--dataset", "twin:gowalla@0.5")
     assert "| beauty: sasrec, ce, 128 x 64           | 176,450 |" in printed
     assert "| twin:gowalla@0.5: sasrec, ce, 128 x 64 | 154,481 |" in printed
     assert "GiB of a GPU with 80; memory: 145 points on NVIDIA H100" in printed
