@@ -16,6 +16,7 @@ from cutrec.config import ConfigError
 from cutrec.config_rows import Row, row_values, rows_of
 from cutrec.errors import UsageError
 from cutrec.nested import as_override, as_yaml, flatten, merged, nest
+from cutrec.paths import PARAMS
 from cutrec.reporting.result import point_fields
 from cutrec.reporting.standard_settings import is_used
 from rec_models.losses.registry import LOSSES
@@ -202,7 +203,7 @@ def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[s
     return lines
 
 
-def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
+def load(path: Path = PARAMS) -> dict[str, Any]:
     """The mapping of params.yaml with its ``grid``.
 
     Raises:

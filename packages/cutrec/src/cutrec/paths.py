@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+PARAMS = Path("params.yaml")
+"""The settings, in the root of the repository."""
 DATA = Path("data")
 """The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
 LOG = DATA / "download" / "log.parquet"
@@ -21,7 +23,7 @@ STAGES = ("source", "download", "split", "train", "evaluate", "report")
 def checkout_root() -> Path | None:
     """The current folder, or the nearest one above it, that holds params.yaml or dvc.yaml; None without one."""
     here = Path.cwd()
-    names = ("params.yaml", "dvc.yaml")
+    names = (PARAMS, "dvc.yaml")
     return next((folder for folder in (here, *here.parents) if any((folder / name).is_file() for name in names)), None)
 
 

@@ -11,7 +11,6 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -19,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cutrec.arguments import positive_float
 from cutrec.config import from_mapping, read_yaml
 from cutrec.nested import merged, parse_overrides
+from cutrec.paths import PARAMS
 from cutrec.reporting.text_table import number, render
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(options: Namespace) -> None:
     from rec_models.planning import load
 
     changes = [*options.changes, *(options.more_changes or [])]
-    values = merged(read_yaml(Path("params.yaml")), parse_overrides(changes))
+    values = merged(read_yaml(PARAMS), parse_overrides(changes))
     named = [{"dataset": dataset} for dataset in options.dataset or []]
     configs = [from_mapping(merged(values, dataset)) for dataset in named or [{}]]
     calibration = load()

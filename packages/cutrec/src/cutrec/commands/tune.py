@@ -18,7 +18,6 @@ Examples:
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -28,14 +27,13 @@ from cutrec.config import PRESET_KEYS, Config, from_mapping, read_yaml, refuse_c
 from cutrec.errors import StageError
 from cutrec.nested import as_yaml, changed
 from cutrec.outputs import read_json, write_json
-from cutrec.paths import DATA, SPLIT, search_folder
+from cutrec.paths import DATA, PARAMS, SPLIT, search_folder
 from cutrec.presets import is_as_recorded, refuse_preset_name, write_preset
 from cutrec.reporting.text_table import render
 
 if TYPE_CHECKING:
     from cutrec.workflow.tune_result import Tried, Tuning
 
-PARAMS = Path("params.yaml")
 RECORD = "preset.json"
 """The file in the folder of a search with the preset that it wrote."""
 SHOWN = 5

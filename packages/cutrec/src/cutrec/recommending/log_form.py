@@ -19,6 +19,7 @@ from cutrec.config_point import AUTO, AUTO_KEYS, as_written
 from cutrec.errors import StageError
 from cutrec.nested import flatten, nest
 from cutrec.outputs import read_json
+from cutrec.paths import PARAMS
 from cutrec.recommending import frames
 from rec_data.config import Columns, Download, Format
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
@@ -96,7 +97,7 @@ class LogForm:
                 raise StageError(
                     f"{folder / FORM}: found another form ({error}), allowed: that of this version"
                 ) from None
-        params = folder.resolve().parent.parent / "params.yaml"
+        params = folder.resolve().parent.parent / PARAMS
         return cls(_with_absolute_names(load(params), params.parent) if params.is_file() else Config())
 
     def as_json(self) -> dict[str, Any]:
