@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,6 +14,7 @@ from cutrec.commands import tune as command
 from cutrec.commands.tune import sentence
 from cutrec.errors import ConfigError, StageError, UsageError
 from cutrec.outputs import write_json
+from cutrec.workflow import training_inputs
 from cutrec.workflow.tune_result import Gain, Tried, Tuning
 from cutrec.workflow.tune_space import Space
 
@@ -28,8 +30,13 @@ def place(workplace: Callable[[dict[str, Any]], Path], split_once: Path) -> Path
     return folder
 
 
-def test_the_preset_of_the_best_trial_is_in_params_yaml(place: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_preset_of_the_best_trial_is_in_params_yaml(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    opened = Mock(wraps=training_inputs.read_split)
+    monkeypatch.setattr(training_inputs, "read_split", opened)
     execute(["tune", "--trials", "3", "--name", "shop", "-S", "backbone.dropout=0.3"])
+    assert opened.call_count == 1  # opening hashes the whole split
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("|")[1].strip() == "trial"
     assert any("the defaults" in line and "train.learning_rate=0.0005" in line for line in lines)

@@ -18,6 +18,7 @@ Examples:
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -65,15 +66,19 @@ def run(options: Namespace) -> None:
         raise StageError("cutrec tune: found no optuna, allowed: uv pip install 'cutrec[tune]'")
 
     from cutrec.workflow.recommend import choose_device
-    from cutrec.workflow.tune import search_of, tune
+    from cutrec.workflow.tune import tune
     from cutrec.workflow.tune_result import preset_of
 
     choose_device(options.device)
-    record = search_of(config, SPLIT, search_folder())[1] / RECORD
-    overwrite = options.overwrite or is_as_recorded(PARAMS, options.name, record)
-    refuse_preset_name(PARAMS, options.name, overwrite=overwrite)
+
+    def may_replace(search: Path) -> bool:
+        return options.overwrite or is_as_recorded(PARAMS, options.name, search / RECORD)
+
+    def refuse_taken_name(search: Path) -> None:
+        refuse_preset_name(PARAMS, options.name, overwrite=may_replace(search))
+
     settings = {name: options[name] for name in ("trials", "minutes", "jobs", "device")}
-    found = tune(config, SPLIT, search_folder(), **settings)
+    found = tune(config, SPLIT, search_folder(), **settings, begin=refuse_taken_name)
     print(table_of(found))
     print()
     if read_point(options.changes or []) != config:
@@ -82,8 +87,8 @@ def run(options: Namespace) -> None:
             f"again, the search is kept in {found.folder}"
         )
     preset = preset_of(found.space, found.best.settings)
-    write_preset(PARAMS, options.name, preset, overwrite=overwrite)
-    write_json(record, {options.name: preset})
+    write_preset(PARAMS, options.name, preset, overwrite=may_replace(found.folder))
+    write_json(found.folder / RECORD, {options.name: preset})
     print(sentence(found))
     if found.left:
         text = f"The time was too short for {found.left} of {options.trials} trials"
