@@ -32,7 +32,7 @@ from cutrec.console import prepare_output_file, prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, existing_model, live_checkout
+from cutrec.paths import DATA, LOG, MODEL, PARAMS, SPLIT, checkpoint_folder, existing_model, live_checkout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,13 +168,6 @@ def run(options: Namespace) -> None:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
-def existing_model(place: Path) -> Path:
-    """The file of the model that ``--model`` names."""
-    if not (model := model_file(place)).is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
-    return model
-
-
 def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     """The model and the ids of its items, with ``--k`` checked against their number."""
     from cutrec.workflow import recommend
@@ -245,7 +238,7 @@ def history_settings(options: Namespace) -> tuple[Download, set[str]]:
 
     from rec_data.config import Columns
 
-    changes, values = options.changes or [], read_yaml(Path("params.yaml"))
+    changes, values = options.changes or [], read_yaml(PARAMS)
     given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
     if parse_overrides(changes).get("download", {}).get("format", {}).get("header") is False:
         changes = [*changes, *(f"download.columns.{name}={place}" for name, place in given.items())]  # positions
