@@ -227,7 +227,7 @@ def test_the_readme_has_the_commands_that_ci_runs():
 @pytest.mark.parametrize("command", [c for c in page_commands() if not c.startswith("pip install uv")])
 def test_a_command_of_a_page(clone: Clone, logs: Path, command: str):
     """In the order of the pages; some are the occasion to look at what a user relies on there."""
-    here = command.replace("/data/", f"{logs}/").replace("loss=ce,ce_neg,", "loss=")  # DVC knows the results of the others
+    here = command.replace("/data/", f"{logs}/").replace("loss=ce,ce_neg,", "loss=")  # DVC knows these two already
     (check,) = [check for words, check in CHECKS.items() if words in command] or [None]
     if check is None:
         clone.run(here)
