@@ -5,7 +5,21 @@ from contextlib import chdir
 from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import backtest, compare, describe, forget, index, plan, recommend, reset, serve, tune
+from cutrec.commands import (
+    backtest,
+    compare,
+    describe,
+    drift,
+    export,
+    forget,
+    index,
+    plan,
+    promote,
+    recommend,
+    reset,
+    serve,
+    tune,
+)
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
 
@@ -26,8 +40,11 @@ COMMANDS = {
     "index": index,
     "compare": compare,
     "backtest": backtest,
+    "drift": drift,
+    "promote": promote,
     "plan": plan,
     "tune": tune,
+    "export": export,
     "forget": forget,
     "reset": reset,
 }

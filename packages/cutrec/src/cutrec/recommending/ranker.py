@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from cutrec.checksums import checksum
-from cutrec.paths import MODEL
+from cutrec.paths import model_file
 from cutrec.recommending import frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
@@ -99,7 +99,7 @@ class Ranker:
     @cached_property
     def hash(self) -> str:
         """The SHA-256 of the model."""
-        return checksum(self.folder / MODEL.name)
+        return checksum(model_file(self.folder))
 
     @cached_property
     def catalogue(self) -> Catalogue:

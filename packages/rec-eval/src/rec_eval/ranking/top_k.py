@@ -89,10 +89,12 @@ def top_k(
         for start in range(0, num_users, user_tile):
             users = (start, min(start + user_tile, num_users))
             chosen = queries[slice(*users)]
-            if plan is not None:
-                keys = triton_impl.rank_users(chosen, vectors, k, bias, seen, users, plan)
-            elif int8 is None or (keys := int8_impl.rank_users(chosen, int8, k, bias, seen, users)) is None:
+            keys = None if int8 is None else int8_impl.rank_users(chosen, int8, k, bias, seen, users)
+            if keys is None and plan is None:
                 keys = torch_impl.rank_users(chosen, vectors, k, bias, seen, users, item_tile or num_items, check)
+            elif plan is not None:
+                keys = triton_impl.rank_users(chosen, vectors, k, bias, seen, users, plan)
+            assert keys is not None
             ids[slice(*users)], scores[slice(*users)] = decode_keys(keys)
     return TopK(ids, scores)
 
