@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from cutrec.errors import StageError
+
 DATA = Path("data")
 """The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
 LOG = DATA / "download" / "log.parquet"
@@ -27,6 +29,17 @@ def model_file(place: Path) -> Path:
         return place
     paths = [folder / name for folder in (place, place / "train") for name in (MODEL.name, OLD_MODEL)]
     return next((path for path in paths if path.is_file()), paths[0])
+
+
+def existing_model(place: Path) -> Path:
+    """The same, given as the option ``--model``.
+
+    Raises:
+        StageError: there is none.
+    """
+    if not (model := model_file(place)).is_file():
+        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    return model
 
 
 def checkout_root() -> Path | None:

@@ -32,7 +32,7 @@ from cutrec.console import prepare_output_file, prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout, model_file
+from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, existing_model, live_checkout
 
 if TYPE_CHECKING:
     import pyarrow as pa
