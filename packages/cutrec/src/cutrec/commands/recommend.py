@@ -168,13 +168,6 @@ def run(options: Namespace) -> None:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
-def existing_model(place: Path) -> Path:
-    """The file of the model that ``--model`` names."""
-    if not (model := model_file(place)).is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
-    return model
-
-
 def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     """The model and the ids of its items, with ``--k`` checked against their number."""
     from cutrec.workflow import recommend
