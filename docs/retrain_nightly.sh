@@ -1,14 +1,18 @@
 #!/bin/sh
-# One night: read the log, say whether it has changed, train again, compare with the running model, switch, score all users.
-# A crontab line, with a lock so that two nights never overlap:
+# One night: read the log, say whether it has changed, train again, compare with the running model, switch to the new one
+# unless it is worse, and score all users. A crontab line, with a lock so that two nights never overlap:
 #
-#   30 3 * * *  RUNNING=/srv/running LISTS=/srv/lists RELOAD="systemctl reload cutrec" flock -n /tmp/cutrec.lock CHECKOUT/docs/retrain_nightly.sh
+#   30 3 * * *  flock -n /tmp/cutrec.lock env RUNNING=/srv/running LISTS=/srv/lists CHECKOUT/docs/retrain_nightly.sh
 #
-# RUNNING is the link to the running model, LISTS the folder for the lists of each day, RELOAD what tells the server about a
-# new model. The exit status is that of `cutrec promote`: 1 if the running model was kept.
+# RUNNING   the link to the running model
+# LISTS     the folder for the lists of each day
+# RELOAD    what tells the server about a new model: "systemctl reload cutrec"
+#
+# The exit status is 1 if the running model was kept, or if a step failed.
 set -eu
 cd "$(dirname "$0")/.."
-: "${RUNNING:=running}" "${LISTS:=lists}" "${RELOAD:=true}" "${CUTREC:=uv run --no-dev cutrec}" "${DVC:=uv run --no-dev dvc}"
+: "${RUNNING:?the link to the running model, such as /srv/running}" "${LISTS:?a folder for the lists, such as /srv/lists}"
+: "${RELOAD:=true}" "${CUTREC:=uv run --no-dev cutrec}" "${DVC:=uv run --no-dev dvc}"
 
 if [ -f data/download/log.parquet ]; then
     rm -rf data/previous
