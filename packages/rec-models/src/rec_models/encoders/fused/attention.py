@@ -188,9 +188,10 @@ def attention_key_kernel(
 
 
 def _options(qkv: Tensor, heads: Heads) -> dict[str, object]:
+    precision = "tf32x3" if qkv.dtype == torch.float32 else "as they are"
     return {
         "HEADS": heads.number, "HEAD": heads.of(qkv), "TILE": TILE, "CAUSAL": heads.causal,
-        "PRECISION": "as they are" if qkv.is_cuda else "upcast",
+        "PRECISION": precision if qkv.is_cuda else "upcast",
     }  # fmt: skip
 
 
