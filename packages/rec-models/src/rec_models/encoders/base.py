@@ -31,7 +31,7 @@ def fuses(encoder: Encoder, layout: Layout) -> bool:
     usual = settings.norm == "pre" and settings.attention_dropout == 0 and settings.hidden <= _FUSED_WIDTH
     heads = settings.hidden // settings.heads in _FUSED_HEADS
     half = is_ampere_or_newer(table.device) and torch.is_autocast_enabled("cuda") and table.dtype == torch.float32
-    packed = layout.keys is None and layout.places.shape[0] > 0
+    packed = layout.keys is None and layout.places.shape[0] > 0 and layout.rows * layout.width < 2**32
     return usual and heads and half and packed and not torch.compiler.is_compiling()
 
 

@@ -25,6 +25,7 @@ from cce_kernels.kernels.dot import dot
 from rec_models.encoders.packing import Layout
 
 TILE = 64  # places
+_WARPS, _STAGES = 4, 2
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -42,7 +43,7 @@ class Heads(NamedTuple):
 @triton.jit
 def _starts(places, rows, num_rows, width):
     """Where the histories of some packed places [n] start, int32 [n]."""
-    column = tl.load(places + rows, mask=rows < num_rows, other=0) % width
+    column = tl.load(places + rows, mask=rows < num_rows, other=0).to(tl.uint32) % width.to(tl.uint32)
     return rows - column.to(tl.int32)
 
 
@@ -65,7 +66,7 @@ def attention_forward_kernel(
     q = tl.load(heads + rows.to(tl.int64)[:, None] * stride, mask=(rows < num_rows)[:, None], other=0.0)
     begin = _starts(places, rows, num_rows, width)
     end = rows
-    begin_all = first - (tl.load(places + first) % width).to(tl.int32)
+    begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
     last = tl.minimum(first + TILE, num_rows) - 1
     end_all = last
     if not CAUSAL:
@@ -98,7 +99,7 @@ def attention_forward_kernel(
 
 @triton.jit(do_not_specialize=["width"])
 def attention_query_kernel(
-    qkv, out, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale,
+    qkv, out, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the queries, and delta fp32 [H, T]; grid (tiles of queries, heads), sums [tiles, 3 D]."""
@@ -116,7 +117,7 @@ def attention_query_kernel(
     lse = tl.load(lse_ptr + head * num_rows + rows, mask=exists, other=float("inf"))
     begin = _starts(places, rows, num_rows, width)
     end = rows
-    begin_all = first - (tl.load(places + first) % width).to(tl.int32)
+    begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
     last = tl.minimum(first + TILE, num_rows) - 1
     end_all = last
     if not CAUSAL:
@@ -137,12 +138,12 @@ def attention_query_kernel(
     target = grad + rows.to(tl.int64)[:, None] * stride + head * HEAD + columns[None, :]
     tl.store(target, acc.to(grad.dtype.element_ty), mask=exists[:, None])
     acc = tl.where(exists[:, None], acc, 0.0)
-    tl.store(sums + tl.program_id(0).to(tl.int64) * stride + head * HEAD + columns, tl.sum(acc, 0))
+    tl.store(sums + tl.program_id(0).to(tl.int64) * sums_stride + head * HEAD + columns, tl.sum(acc, 0))
 
 
 @triton.jit(do_not_specialize=["width"])
 def attention_key_kernel(
-    qkv, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale,
+    qkv, grad_out, places, from_end, lse_ptr, delta_ptr, grad, sums, num_rows, width, scale, sums_stride,
     HEADS: tl.constexpr, HEAD: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values; grid (tiles of keys, heads), sums as above."""
@@ -161,7 +162,7 @@ def attention_key_kernel(
     begin_all = first
     if not CAUSAL:
         begin = _starts(places, rows, num_rows, width)
-        begin_all = first - (tl.load(places + first) % width).to(tl.int32)
+        begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
     grad_k = tl.zeros((TILE, HEAD), tl.float32)
     grad_v = tl.zeros((TILE, HEAD), tl.float32)
     for start in range(begin_all, end_all + 1, TILE):
@@ -182,9 +183,14 @@ def attention_key_kernel(
     target = grad + wide + head * HEAD + columns[None, :]
     tl.store(target + HEADS * HEAD, grad_k.to(grad.dtype.element_ty), mask=exists[:, None])
     tl.store(target + 2 * HEADS * HEAD, grad_v.to(grad.dtype.element_ty), mask=exists[:, None])
-    mine = sums + tl.program_id(0).to(tl.int64) * stride + head * HEAD + columns
+    mine = sums + tl.program_id(0).to(tl.int64) * sums_stride + head * HEAD + columns
     tl.store(mine + HEADS * HEAD, tl.sum(grad_k, 0))
     tl.store(mine + 2 * HEADS * HEAD, tl.sum(grad_v, 0))
+
+
+def num_tiles(num_rows: int) -> int:
+    """Tiles of T places."""
+    return -(-num_rows // TILE)
 
 
 def _options(qkv: Tensor, heads: Heads) -> dict[str, object]:
@@ -200,28 +206,29 @@ def launch_attention_forward(qkv: Tensor, layout: Layout, heads: Heads) -> tuple
     num_rows, width = qkv.shape
     out = torch.empty(num_rows, width // 3, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty(heads.number, num_rows, dtype=torch.float32, device=qkv.device)
-    attention_forward_kernel[(triton.cdiv(num_rows, TILE), heads.number)](
+    attention_forward_kernel[(num_tiles(num_rows), heads.number)](
         qkv, layout.places, layout.from_end, out, lse, num_rows, layout.width, heads.of(qkv) ** -0.5,
-        **_options(qkv, heads), num_warps=4, num_stages=2,
+        **_options(qkv, heads), num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
     return out, lse
 
 
 def launch_attention_backward(
-    qkv: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, layout: Layout, heads: Heads
-) -> tuple[Tensor, Tensor]:
-    """The gradient of qkv [T, 3 D], and its sums over the places of each tile, fp32 [tiles, 3 D]."""
-    num_rows = qkv.shape[0]
-    tiles = triton.cdiv(num_rows, TILE)
+    qkv: Tensor, out: Tensor, lse: Tensor, grad_out: Tensor, layout: Layout, heads: Heads, sums: Tensor
+) -> Tensor:
+    """The gradient of qkv [T, 3 D].
+
+    Fills sums, fp32 [tiles, 3 D], a part of each row of a larger tensor: its sums over the places of each tile.
+    """
+    num_rows, tiles = qkv.shape[0], sums.shape[0]
     grad, delta = torch.empty_like(qkv), torch.empty_like(lse)
-    sums = lse.new_empty(tiles, qkv.shape[1])
     scale, options = heads.of(qkv) ** -0.5, _options(qkv, heads)
     attention_query_kernel[(tiles, heads.number)](
         qkv, out, grad_out, layout.places, layout.from_end, lse, delta, grad, sums, num_rows, layout.width, scale,
-        **options, num_warps=4, num_stages=2,
+        sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
     attention_key_kernel[(tiles, heads.number)](
         qkv, grad_out, layout.places, layout.from_end, lse, delta, grad, sums, num_rows, layout.width, scale,
-        **options, num_warps=4, num_stages=2,
+        sums.stride(0), **options, num_warps=_WARPS, num_stages=_STAGES,
     )  # fmt: skip
-    return grad, sums
+    return grad

@@ -22,7 +22,12 @@ from torch.nn import functional
 from cce_kernels.hardware import device_properties
 from rec_models.encoders.embedding import gradient_of
 from rec_models.encoders.fused.activation import launch_activation_backward
-from rec_models.encoders.fused.attention import Heads, launch_attention_backward, launch_attention_forward
+from rec_models.encoders.fused.attention import (
+    Heads,
+    launch_attention_backward,
+    launch_attention_forward,
+    num_tiles,
+)
 from rec_models.encoders.fused.residual import (
     Dropout,
     Embeddings,
@@ -30,6 +35,7 @@ from rec_models.encoders.fused.residual import (
     launch_norm_backward,
     launch_norm_forward,
 )
+from rec_models.encoders.fused.sums import column_sums
 from rec_models.encoders.packing import Layout
 
 if TYPE_CHECKING:
@@ -172,12 +178,13 @@ class _Network(torch.autograd.Function):
         per_block = 6 * width + inner_width
         sums = gain.new_empty(_programs(grad), num_blocks * per_block + 3 * width)
         *block_sums, final_sums = sums.split([per_block] * num_blocks + [3 * width], dim=1)
+        tile_sums = gain.new_empty(num_tiles(grad.shape[0]), num_blocks * 3 * width)  # of the projections' gradients
+        project_sums = tile_sums.split(3 * width, dim=1)
         final = Normed(stream, stream, mean, rstd)
         last = Dropout(seed, 2 * num_blocks, plan.dropout)
         grad_branch = torch.empty_like(grad, dtype=plan.products)
         grad_stream = launch_norm_backward(grad.contiguous(), None, final, gain, last, final_sums, grad_branch)
         gradients: list[tuple[Tensor, ...]] = []  # of each block's four matrices, the last block first
-        biases: list[Tensor] = []  # of its projections
         for number in reversed(range(num_blocks)):
             block, had, mine = weights[number], kept[number], block_sums[number]
             norm1_sums, norm2_sums, inner_sums = mine.split([3 * width, 3 * width, inner_width], dim=1)
@@ -191,8 +198,8 @@ class _Network(torch.autograd.Function):
                 block.norm2, Dropout(seed, 2 * number + 1, plan.dropout), norm2_sums, grad_branch,
             )  # fmt: skip
             out = _weight_gradient(grad_branch, had.attended)
-            grad_qkv, project_sums = launch_attention_backward(
-                had.qkv, had.attended, had.lse, grad_branch @ block.out, layout, plan.heads
+            grad_qkv = launch_attention_backward(
+                had.qkv, had.attended, had.lse, grad_branch @ block.out, layout, plan.heads, project_sums[number]
             )
             project = _weight_gradient(grad_qkv, had.normed1)
             into: Tensor | Embeddings
@@ -205,9 +212,8 @@ class _Network(torch.autograd.Function):
                 block.norm1, Dropout(seed, 2 * number, plan.dropout), norm1_sums, into, first=number == 0,
             )  # fmt: skip
             gradients.append((project, out, inner, outer))
-            biases.append(project_sums.sum(0))
         # The bias of a branch has the sum of its gradient, which the norm after it made.
-        total = sums.sum(0)
+        total, biases = column_sums(sums), column_sums(tile_sums).split(3 * width)
         found: list[Tensor] = []
         for number in range(num_blocks):
             project, out, inner, outer = gradients[num_blocks - 1 - number]
@@ -215,7 +221,7 @@ class _Network(torch.autograd.Function):
             gain1, shift1, _, gain2, shift2, out_bias = mine[: 6 * width].split(width)
             after = (number + 1) * per_block + 2 * width  # of the next block's first norm, or of the last norm
             found += [
-                gain1, shift1, project, biases[num_blocks - 1 - number], out, out_bias,
+                gain1, shift1, project, biases[number], out, out_bias,
                 gain2, shift2, inner, mine[6 * width :], outer, total[after : after + width],
             ]  # fmt: skip
         gain_sum, shift_sum, _ = total[num_blocks * per_block :].split(width)

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from rec_models.encoders.fused.dropout import scale_kept
 
-_ELEMENTS = 1024  # of a tile: 8 per thread of 4 warps
-_WARPS = 4
+_FORWARD = 1024, 4  # elements of a tile, and its warps
+_BACKWARD = 1024, 4
 
 
 class Normed(NamedTuple):
@@ -104,6 +104,7 @@ def norm_backward_kernel(
     """Grid (programs,), each of which takes every so many tiles of rows; sums [programs, 3 D]."""
     columns = tl.arange(0, BLOCK)
     weights = tl.load(gain + columns, mask=columns < D, other=0.0)
+    seed = tl.load(seed_ptr)
     gain_sum = tl.zeros((ROWS, BLOCK), tl.float32)
     shift_sum = tl.zeros((ROWS, BLOCK), tl.float32)
     branch_sum = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -127,7 +128,7 @@ def norm_backward_kernel(
         if HAS_STREAM:
             tl.store(grad_stream + places, grad, mask=inside)
         if PROBABILITY > 0:
-            grad = scale_kept(grad, tl.load(seed_ptr), site, rows, PROBABILITY, ROWS, BLOCK)
+            grad = scale_kept(grad, seed, site, rows, PROBABILITY, ROWS, BLOCK)
         grad = tl.where(inside, grad, 0.0)
         if EMBEDS:
             item = tl.load(items + rows, mask=rows < num_rows, other=0)
@@ -144,10 +145,10 @@ def norm_backward_kernel(
     tl.store(mine + 2 * D, tl.sum(branch_sum, 0), mask=columns < D)
 
 
-def _tile(width: int) -> tuple[int, int]:
+def _tile(width: int, elements: int) -> tuple[int, int]:
     """Columns of a tile, and its rows."""
     block = triton.next_power_of_2(width)
-    return block, max(1, _ELEMENTS // block)
+    return block, max(1, elements // block)
 
 
 def _places(branch: Tensor | Embeddings) -> Embeddings:
@@ -163,7 +164,7 @@ def launch_norm_forward(
     embeds = isinstance(branch, Embeddings)
     table, items, from_end, positions, factor = _places(branch)
     num_rows, width = items.shape[0], gain.shape[0]
-    block, rows = _tile(width)
+    block, rows = _tile(width, _FORWARD[0])
     found = Normed(
         torch.empty(num_rows, width, dtype=torch.float32, device=gain.device),
         torch.empty(num_rows, width, dtype=dtype, device=gain.device),
@@ -173,7 +174,7 @@ def launch_norm_forward(
         table if stream is None else stream, table, items, from_end, positions, gain, shift, dropout.seed, *found,
         num_rows, dropout.site, eps, factor,
         D=width, BLOCK=block, ROWS=rows, HAS_STREAM=stream is not None, EMBEDS=embeds, PROBABILITY=dropout.probability,
-        num_warps=_WARPS,
+        num_warps=_FORWARD[1],
     )  # fmt: skip
     return found
 
@@ -190,13 +191,13 @@ def launch_norm_backward(
     embeds = isinstance(grad_branch, Embeddings)
     into, items, from_end, positions, factor = _places(grad_branch)
     num_rows, width = grad_out.shape
-    block, rows = _tile(width)
+    block, rows = _tile(width, _BACKWARD[0])
     stream = None if first else torch.empty_like(normed.stream)
     norm_backward_kernel[(sums.shape[0],)](
         grad_out, grad_out if grad_later is None else grad_later, normed.stream, items, from_end, normed.mean,
         normed.rstd, gain, dropout.seed, into if stream is None else stream, into, positions, sums, num_rows,
         dropout.site, factor, sums.stride(0),
         D=width, BLOCK=block, ROWS=rows, HAS_LATER=grad_later is not None, HAS_STREAM=not first, EMBEDS=embeds,
-        PROBABILITY=dropout.probability, num_warps=_WARPS,
+        PROBABILITY=dropout.probability, num_warps=_BACKWARD[1],
     )  # fmt: skip
     return stream
