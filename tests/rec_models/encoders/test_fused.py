@@ -12,7 +12,6 @@ from rec_models.config import ModelSettings
 from rec_models.encoders import Encoder, build_encoder
 from rec_models.encoders.base import fuses
 from rec_models.encoders.embedding import lookup_into_grad
-from rec_models.encoders.fused.network import encode, transform
 from rec_models.encoders.fused.residual import Dropout, launch_norm_forward
 from rec_models.encoders.packing import Layout, layout_of
 
@@ -63,7 +62,7 @@ def test_the_fused_network_and_its_gradients_are_the_plain_ones(changes, dtype, 
     wide = x.double().requires_grad_()
     exact_encoder = in_float64(encoder)
     exact = exact_encoder.transform(wide, layout())
-    found = transform(encoder, x.requires_grad_(), layout(), dtype, torch.float32)
+    found = encoder.fused(x.requires_grad_(), layout(), dtype, torch.float32)
     assert error(found, exact) < bound
     gradients = torch.autograd.grad(found, [x, *weights_of(encoder)], upstream)
     expected = torch.autograd.grad(exact, [wide, *weights_of(exact_encoder)], upstream.double())
@@ -82,7 +81,7 @@ def test_it_embeds_items_and_adds_to_the_gradient_of_their_table():
     expected.backward(upstream.double())
     there = torch.randn_like(encoder.item_table)  # the loss's
     encoder.item_table.grad = there.clone()
-    found = encode(encoder, items, layout(), torch.float32, torch.float32)
+    found = encoder.fused(items, layout(), torch.float32, torch.float32)
     found.backward(upstream)
     encoder.item_table.grad -= there
     assert error(found, expected) < FP32
@@ -109,12 +108,12 @@ def test_dropout_has_one_mask_forward_and_backward():
     wide = x.double().requires_grad_()
     expected = exact.transform(wide, layout())
     torch.manual_seed(5)
-    found = transform(encoder, x.requires_grad_(), layout(), torch.float32, torch.float32)
+    found = encoder.fused(x.requires_grad_(), layout(), torch.float32, torch.float32)
     assert error(found, expected) < FP32
     gradients = torch.autograd.grad(found, [x, *weights_of(encoder)], upstream)
     wanted = torch.autograd.grad(expected, [wide, *weights_of(exact)], upstream.double())
     assert max(map(error, gradients, wanted)) < 3 * FP32
-    again = transform(encoder, x, layout(), torch.float32, torch.float32)
+    again = encoder.fused(x, layout(), torch.float32, torch.float32)
     assert not torch.equal(again, found)
 
 

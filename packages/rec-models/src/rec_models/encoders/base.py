@@ -84,10 +84,8 @@ class Encoder(nn.Module):
             ValueError: a history is longer than ``max_seq_len``, or the model has no mask vector.
         """
         if masked is None and self.lookup is lookup_into_grad and fuses(self, layout):
-            from rec_models.encoders.fused.network import encode
-
             self._check_width(layout)
-            return encode(self, items, layout, torch.get_autocast_dtype("cuda"), dtype or self.item_table.dtype)
+            return self.fused(items, layout, torch.get_autocast_dtype("cuda"), dtype or self.item_table.dtype)
         return self.transform(self.embed(items, layout, masked), layout, dtype)
 
     def embed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
@@ -107,9 +105,7 @@ class Encoder(nn.Module):
         `rec_models.encoders.fused`, unless the network is compiled.
         """
         if fuses(self, layout):
-            from rec_models.encoders.fused.network import transform
-
-            return transform(self, x, layout, torch.get_autocast_dtype("cuda"), dtype or x.dtype)
+            return self.fused(x, layout, torch.get_autocast_dtype("cuda"), dtype or x.dtype)
         hidden = self._transform(x, layout)
         return hidden if dtype is None else hidden.to(dtype)
 
@@ -120,6 +116,28 @@ class Encoder(nn.Module):
             x = block(x, layout)
         hidden: Tensor = x if post else self.norm(x)
         return hidden
+
+    def fused(self, source: Tensor, layout: Layout, products: torch.dtype, result: torch.dtype) -> Tensor:
+        """`transform` in the kernels of `rec_models.encoders.fused`, whatever `fuses` says of the device.
+
+        The source is x fp32 [T, D], or items int64 [T] to embed: their gradient is that of `lookup_into_grad`.
+        `products` is the dtype of matrix products, `result` that of what is returned, [T, D].
+        """
+        from rec_models.encoders.fused.attention import Heads
+        from rec_models.encoders.fused.network import Plan, run
+        from rec_models.encoders.fused.residual import Embeddings
+
+        settings, x, start = self.settings, source, None
+        if not source.is_floating_point():
+            factor = math.sqrt(settings.hidden) if settings.scale_embeddings else 1.0
+            start = Embeddings(self.item_table, source, layout.from_end, self.position_table, factor)
+            x = self.position_table
+        dropout = settings.dropout if self.training else 0.0
+        heads = Heads(settings.heads, self.causal)
+        plan = Plan(heads, settings.activation, self.norm.eps, dropout, products, result)
+        layers = [layer for block in self.blocks for layer in block.layers()]  # type: ignore[operator]
+        parameters = [tensor for layer in (*layers, self.norm) for tensor in (layer.weight, layer.bias)]
+        return run(x, start, layout, plan, parameters)
 
     def encode_last(self, items: Tensor, offsets: Tensor) -> Tensor:
         """The vectors that rank the item after each history; on a GPU this waits for the device.

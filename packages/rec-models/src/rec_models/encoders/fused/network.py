@@ -12,8 +12,7 @@ is summed over places, for the biases, where it is made.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,9 +36,6 @@ from rec_models.encoders.fused.residual import (
 )
 from rec_models.encoders.fused.sums import column_sums
 from rec_models.encoders.packing import Layout
-
-if TYPE_CHECKING:
-    from rec_models.encoders.base import Encoder
 
 _PROGRAMS = 4  # per multiprocessor, of kernels that sum over places
 
@@ -93,43 +89,18 @@ class _Kept(NamedTuple):
 _NUM_WEIGHTS, _NUM_KEPT = len(_Weights._fields), len(_Kept._fields)
 
 
-def transform(encoder: Encoder, x: Tensor, layout: Layout, products: torch.dtype, result: torch.dtype) -> Tensor:
-    """`Encoder.transform` from x fp32 [T, D] to [T, D] in the dtype of the result."""
-    return _run(encoder, x, None, layout, products, result)
+def run(x: Tensor, start: Embeddings | None, layout: Layout, plan: Plan, parameters: list[Tensor]) -> Tensor:
+    """The network's output [T, D] in the dtype of the result.
 
-
-def encode(encoder: Encoder, items: Tensor, layout: Layout, products: torch.dtype, result: torch.dtype) -> Tensor:
-    """`Encoder.embed` and `Encoder.transform` of items int64 [T], with the gradient of `lookup_into_grad`."""
-    factor = math.sqrt(encoder.settings.hidden) if encoder.settings.scale_embeddings else 1.0
-    start = Embeddings(encoder.item_table, items, layout.from_end, encoder.position_table, factor)
-    return _run(encoder, encoder.position_table, start, layout, products, result)
-
-
-def _run(
-    encoder: Encoder, x: Tensor, start: Embeddings | None, layout: Layout, products: torch.dtype, result: torch.dtype
-) -> Tensor:
-    settings = encoder.settings
-    plan = Plan(
-        Heads(settings.heads, encoder.causal),
-        settings.activation,
-        encoder.norm.eps,
-        settings.dropout if encoder.training else 0.0,
-        products,
-        result,
-    )
-    parameters: list[Tensor] = []
-    for block in encoder.blocks:
-        layers: tuple[Any, ...] = (
-            block.attention_norm, block.query_key_value, block.attention_out,
-            block.feed_norm, block.feed_in, block.feed_out,
-        )  # fmt: skip
-        parameters += [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    `x` is fp32 [T, D] or, where the network embeds items itself (`start`), the positions' table [L, D]: the gradient of
+    the item table is then added to its ``.grad``, as by `rec_models.encoders.embedding.lookup_into_grad`. The
+    parameters are weight and bias of each layer: of a block attention's norm, projection and output, then the
+    feed-forward net's norm and its two layers; of the network the last norm.
+    """
     # Drawn on the device, so that every replay of a CUDA graph has another mask.
-    seed = torch.randint(1 << 62, (), device=layout.places.device) if plan.dropout else layout.places
+    seed = torch.randint(1 << 62, (), device=x.device) if plan.dropout else layout.places
     with torch.cuda.device_of(x):
-        hidden: Tensor = _Network.apply(
-            x, start, seed, layout, plan, *parameters, encoder.norm.weight, encoder.norm.bias
-        )
+        hidden: Tensor = _Network.apply(x, start, seed, layout, plan, *parameters)
     return hidden
 
 
