@@ -119,10 +119,10 @@ def test_an_empty_part_is_complete(encoder: Encoder, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "parts", "said"),
     [
-        ({"model": "m2"}, 2, "of another model: found m2, allowed: m1"),
-        ({"log": "l2"}, 2, "of another log"),
-        ({"k": 5}, 2, "of another k: found 5, allowed: 4"),
-        ({}, 3, "of another parts: found 3, allowed: 2"),
+        ({"model": "m2"}, 2, "with another model: found m2, allowed: m1"),
+        ({"log": "l2"}, 2, "with another log: found l2, allowed: l1"),
+        ({"k": 5}, 2, "with another --k: found 5, allowed: 4"),
+        ({}, 3, r"with another number of parts \(--part\): found 3, allowed: 2"),
     ],
 )
 def test_parts_of_other_lists_are_refused(

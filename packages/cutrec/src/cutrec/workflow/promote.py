@@ -21,6 +21,7 @@ import torch
 
 from cutrec.checksums import checksum, read_output, verified, verify_folder
 from cutrec.errors import StageError
+from cutrec.outputs import unchanged
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommend import load_model
 from cutrec.workflow.recommendations import ranked_batches
@@ -125,7 +126,7 @@ def switch(model: Path, running: Path) -> Path:
     Older versions than the last `KEPT` are removed.
 
     Raises:
-        StageError: a file of the model is damaged, or `running` is not a link.
+        StageError: a file of the model is damaged or was replaced meanwhile, or `running` is not a link.
     """
     verify_folder(model.parent)
     place = versions(running)
@@ -137,9 +138,10 @@ def switch(model: Path, running: Path) -> Path:
         if not copy.is_dir():
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
-            for path in model.parent.iterdir():
-                if path.is_file():
-                    shutil.copyfile(path, fresh / path.name)
+            with unchanged(model.parent):
+                for path in model.parent.iterdir():
+                    if path.is_file():
+                        shutil.copyfile(path, fresh / path.name)
             fresh.rename(copy)
         os.utime(copy)
         link = place / ".tmp-link"

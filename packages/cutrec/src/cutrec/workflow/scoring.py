@@ -34,6 +34,14 @@ from rec_models.encoders import Encoder
 
 JOB = "_recommend.json"
 SUCCESS = "_SUCCESS"
+NAMES = {
+    "k": "--k",
+    "keep_seen": "choice of --keep-seen",
+    "ties": "order of equal times (download.ties, seed)",
+    "parts": "number of parts (--part)",
+    "chunks": "number of chunks (--chunk-events)",
+}
+"""Keys of `JOB` as the user knows them."""
 CHUNK_EVENTS = 5_000_000
 """Events of the log in memory at a time, by default."""
 
@@ -144,8 +152,8 @@ def _open_folder(out: Path, job: dict[str, Any]) -> None:
                 if known.get(key) != value:
                     old, new = (str(found)[:12] for found in (known.get(key), value))
                     raise StageError(
-                        f"--out: {out} holds lists of another {key}: found {new}, allowed: {old} as there; take "
-                        f"another folder, or remove this one (rm -r {out})"
+                        f"--out: {out} holds lists with another {NAMES.get(key, key)}: found {new}, allowed: {old} as "
+                        f"there; take another folder, or remove this one (rm -r {out})"
                     )
         elif others := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
             raise StageError(
