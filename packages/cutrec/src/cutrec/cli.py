@@ -5,7 +5,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import backtest, compare, describe, forget, plan, recommend, reset, tune
+from cutrec.commands import backtest, compare, describe, forget, plan, recommend, reset, tune, update
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
 
@@ -22,6 +22,7 @@ Examples:
 COMMANDS = {
     "describe": describe,
     "recommend": recommend,
+    "update": update,
     "compare": compare,
     "backtest": backtest,
     "plan": plan,

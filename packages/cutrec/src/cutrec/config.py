@@ -265,5 +265,6 @@ def _loss_settings(point: Config) -> LossSettings:
 
 
 def _training_settings(point: Config) -> TrainingSettings:
-    loop = {name: value for name, value in vars(point.train).items() if name != "window"}  # of the batches
+    elsewhere = ("window", "init_from")  # of the batches, and of the first weights
+    loop = {name: value for name, value in vars(point.train).items() if name not in elsewhere}
     return TrainingSettings(seed=point.seed, **loop)

@@ -12,6 +12,8 @@ SETTINGS = DATA / "train" / "settings.yaml"
 PER_USER = DATA / "evaluate" / "per_user.parquet"
 BACKTEST = DATA / "backtest"
 """What ``cutrec backtest`` writes: a folder per window, and its tables, picture and page."""
+UPDATE = DATA / "update"
+"""What ``cutrec update`` writes: the longer log, its split and the new model."""
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
 

@@ -87,6 +87,9 @@ class Train(_Loop):
 
     window: Count | None = None
     """Slide a window of ``max_seq_len`` over long histories, this many items per step. Null: the last window only."""
+    init_from: str | None = None
+    """A folder with a trained model, whose weights training starts from; items are matched by their ids. Null: random
+    weights."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

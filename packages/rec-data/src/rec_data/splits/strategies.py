@@ -81,7 +81,7 @@ def temporal(
     past_users = np.flatnonzero(past_counts)
     validating = np.zeros(log.num_users, dtype=bool)
     if validation == "users":
-        validating[_choose(past_users, validation_users, seed)] = True
+        validating[choose_users(past_users, validation_users, seed)] = True
         held_out = past & arrays.spread(validating, log.offsets)
         key, cure = f"split.validation_users {validation_users:g}", "a smaller share"
     else:
@@ -225,7 +225,7 @@ def _known(log: SortedLog, rows: Mask) -> Mask:
     return arrays.lookup(arrays.mark(log.items[rows], log.num_items), log.items)
 
 
-def _choose(users: Int64s, share: float, seed: int) -> Int64s:
+def choose_users(users: Int64s, share: float, seed: int) -> Int64s:
     """Draw a share of the users: at least one, unless the share is 0."""
     if share == 0:
         return users[:0]
