@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cutrec.config import Config, settled
+from cutrec.config import AUTO, NO_PRESET, NO_ROW, Config, as_written, from_mapping, settled
 from cutrec.decide import Decision, Facts, decide
 from cutrec.errors import ConfigError
+from cutrec.nested import nest
 
 SCHEDULE = ("train.max_epochs", "train.patience", "train.learning_rate", "train.averaging")
 """The keys that are decided again for an update; all others that are ``auto`` keep the values of the model."""
@@ -25,6 +26,12 @@ RATE = 0.5
 PASSES = 2.0
 """Examples that an update reads, as a multiple of all examples of the histories."""
 PATIENCE = 3
+
+
+def for_update(point: Config) -> Config:
+    """The point of a model as one of its updates, for which `SCHEDULE` is decided again."""
+    kept = as_written(point) | dict.fromkeys(SCHEDULE, AUTO) | {"preset": NO_PRESET, "row": NO_ROW}
+    return from_mapping(nest(kept))
 
 
 def decide_update(
@@ -66,8 +73,6 @@ def decide_update(
 
 
 def _refuse_other_network(point: Config, trained: Mapping[str, Any]) -> None:
-    from cutrec.config import as_written
-
     found = as_written(point)
     for key in SHAPES:
         if found[key] != trained[key]:

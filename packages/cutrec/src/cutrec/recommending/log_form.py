@@ -14,18 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cutrec.config import (
-    AUTO,
-    AUTO_KEYS,
-    NO_PRESET,
-    NO_ROW,
-    Config,
-    as_written,
-    from_mapping,
-    load,
-    refuse_contradictions,
-)
-from cutrec.decide_update import SCHEDULE
+from cutrec.config import AUTO, AUTO_KEYS, Config, as_written, from_mapping, load, refuse_contradictions
+from cutrec.decide_update import for_update
 from cutrec.errors import StageError
 from cutrec.nested import flatten, nest
 from cutrec.outputs import read_json
@@ -95,7 +85,7 @@ class LogForm:
         Raises:
             ValueError: as `of`.
         """
-        kept = as_written(self.config) | dict.fromkeys(SCHEDULE, AUTO) | {"preset": NO_PRESET, "row": NO_ROW}
+        kept = as_written(for_update(self.config))
         replaced = {"dataset", *flatten(settings), *(f"download.columns.{key}" for key in columns or {})}
         kept = {key: value for key, value in kept.items() if key not in replaced}
         return type(self).of(log, columns, kept | flatten(settings))
