@@ -65,7 +65,8 @@ def split_update(
         )
     continuing = np.flatnonzero((arrays.count_rows(new, rows.offsets) > 0) & (np.diff(rows.offsets) > 1))
     validating = np.zeros(rows.num_users, dtype=bool)
-    validating[choose_users(continuing, settings.validation_users, seed)] = True
+    if continuing.size:
+        validating[choose_users(continuing, settings.validation_users, seed)] = True
     held_out = new & arrays.spread(validating, rows.offsets)
     train = gather(rows, ~held_out)
     kept_items = arrays.mark(train.items, rows.num_items)
