@@ -99,7 +99,9 @@ def assert_two_ranks_are_one(tiny, script, tmp_path, runs):
 
 
 def assert_same_weights(expected_folder, found_folder):
-    first, second = (ModelCheckpoint.read(folder / "model.ckpt").weights for folder in (expected_folder, found_folder))
+    first, second = (
+        ModelCheckpoint.read(folder / "model.safetensors").weights for folder in (expected_folder, found_folder)
+    )
     for name, expected in first.items():
         found = second[name]
         if name.endswith("query_key_value.bias"):  # softmax cancels the keys' bias: its gradient is only rounding

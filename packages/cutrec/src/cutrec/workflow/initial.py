@@ -16,7 +16,7 @@ from cutrec.config import AUTO_KEYS, Config, read_yaml, settled
 from cutrec.decide import Decision, Facts
 from cutrec.decide_update import SHAPES, decide_update
 from cutrec.errors import StageError
-from cutrec.paths import MODEL, SETTINGS, live_checkout
+from cutrec.paths import SETTINGS, live_checkout, model_file
 from cutrec.workflow.ranking import refuse_other_catalogue
 from cutrec.workflow.training_inputs import make_batches
 from rec_data.arrays import Mask
@@ -43,7 +43,7 @@ class Start(NamedTuple):
 def start_model(config: Config) -> Path | None:
     """The file of the model that ``train.init_from`` names; a relative path starts from the checkout."""
     folder = config.train.init_from
-    return None if folder is None else live_checkout() / folder / MODEL.name
+    return None if folder is None else model_file(live_checkout() / folder)
 
 
 def read_start(config: Config, path: Path) -> Start:
@@ -54,7 +54,7 @@ def read_start(config: Config, path: Path) -> Start:
     """
     key = f"train.init_from: found {config.train.init_from}"
     if not path.is_file():
-        raise StageError(f"{key}, which holds no {path.name}, allowed: a folder that training wrote, or null")
+        raise StageError(f"{key}, where there is no {path.name}, allowed: a folder that training wrote, or null")
     try:
         checkpoint, catalogue = ModelCheckpoint.read(path), read_output(read_ids, path.parent / "items.parquet")
     except CheckpointError as error:
@@ -94,7 +94,9 @@ def decide_further(
         batches = make_batches(replace(point, batch_size=1), histories, facts.items, new)(0, 1)
         share = len(batches) / len(batches.examples)
     config, decisions = decide_update(config, facts, trained, share=share, is_updated=is_updated(start.path))
-    return config, [*decisions, Decision(KEY, checksum(start.path), "the first weights are of this file")]
+    content = checksum(start.path)  # which does not depend on where the model was
+    config = replace(config, train=replace(config.train, init_from=content))
+    return config, [*decisions, Decision(KEY, content, "the SHA-256 of the model whose weights are the first ones")]
 
 
 def first_weights(start: Start, names: pa.Array, histories: SequenceStore) -> Callable[[ModelSettings, int], Encoder]:

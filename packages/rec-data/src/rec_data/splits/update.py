@@ -95,12 +95,20 @@ def split_update(
         "min_user_count": fewest_users,
         "seed": seed,
         "timestamp_unit": encoded.unit,
+        "first_time": int(rows.times.min()),
+        "last_time": int(rows.times.max()),
+        "clock": True,
         "users": len(users),
         "items": len(items),
         "new_items": len(items) - len(known.names),
         "items_without_events": int(np.count_nonzero(counts[: len(known.names)] == 0)),
         "new_events": fresh,
         "log": encoded.raw,
+        "filtered": {
+            "users": rows.num_users,
+            "items": int(np.count_nonzero(arrays.mark(rows.items, rows.num_items))),
+            "interactions": len(rows.items),
+        },
         "dropped": encoded.dropped,
     }
     (out / "sequences").mkdir()

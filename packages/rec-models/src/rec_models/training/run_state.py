@@ -86,7 +86,7 @@ class RunFolder:
 
     def best(self, epoch: int) -> Path:
         """The model of the best epoch, from 1."""
-        return self.path / f"best-{epoch}.ckpt"
+        return self.path / f"best-{epoch}.safetensors"
 
     @property
     def newest_best(self) -> Path | None:
@@ -122,7 +122,7 @@ class RunFolder:
             self.previous.unlink(missing_ok=True)
             self._kept_best[0] = state.best_epoch
         wanted = {self.best(epoch).name for epoch in self._kept_best}
-        for path in self.path.glob("best-*.ckpt"):
+        for path in self.path.glob("best-*.safetensors"):
             if path.name not in wanted:
                 path.unlink()
 
