@@ -91,6 +91,9 @@ class Train(_Loop):
     tracker: TrackerName = "none"
     """An experiment tracker that gets the settings and the curves of the training; each needs its extra, such as
     ``cutrec[mlflow]``. It has no influence on the model."""
+    init_from: str | None = None
+    """A folder with a trained model, whose weights training starts from; items are matched by their ids. Null: random
+    weights."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
