@@ -103,7 +103,8 @@ def user_batches(
     items = scoring_catalogue(encoder) if catalogue is None else catalogue
     start = 0
     batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
-    with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False) as progress:
+    one = len(store) <= batch_users  # a bar costs a millisecond
+    with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False, disable=one) as progress:
         for batch in batches:
             end = start + len(batch.offsets) - 1
             with torch.no_grad():
