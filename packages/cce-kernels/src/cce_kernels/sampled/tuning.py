@@ -53,7 +53,7 @@ PER_TOKEN = {
 SHARED = {
     64: (SharedTiles(64, 64, 1, 4, 3), SharedTiles(64, 64, 8, 4, 2)),
     128: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 32, 8, 4, 2)),
-    256: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 32, 16, 8, 2, 128)),
+    256: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 32, 8, 8, 2, 128)),
     512: (SharedTiles(32, 16, 1, 8, 1), SharedTiles(32, 16, 4, 8, 1)),
 }
 # Any GPU but sm_80 and sm_90, 16-bit operands: at most 64 KiB of shared memory.

@@ -37,7 +37,7 @@ from rec_models.encoders.fused.residual import (
 from rec_models.encoders.fused.sums import column_sums
 from rec_models.encoders.packing import Layout
 
-_PROGRAMS = 4  # per multiprocessor, of kernels that sum over places
+_PROGRAMS = 8  # per multiprocessor, of kernels that sum over places
 
 
 class Plan(NamedTuple):

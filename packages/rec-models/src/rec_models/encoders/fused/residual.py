@@ -29,7 +29,7 @@ from torch import Tensor
 from rec_models.encoders.fused.dropout import scale_kept
 
 _FORWARD = 1024, 4  # elements of a tile, and its warps
-_BACKWARD = 1024, 4
+_BACKWARD = 512, 2
 
 
 class Normed(NamedTuple):
