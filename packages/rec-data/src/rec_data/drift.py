@@ -89,8 +89,8 @@ def compare_logs(
         changes: how many items are listed.
 
     Raises:
-        DataError: a log cannot be read or has no clock, B has too few events after the end of A, A is too short for `FEWEST`
-            windows, or they have no item in common.
+        DataError: a log cannot be read or has no clock, B has fewer than `FEWEST_EVENTS` after the end of A, A is too
+            short for `FEWEST` windows, or they have no item in common.
     """
     old, new = _Log.open("A", a), _Log.open("B", b)
     frame_a, frame_b = _of_one_type(old.frame, new.frame)
@@ -99,8 +99,8 @@ def compare_logs(
         later, begin = frame_b.select(pl.len(), pl.col(TIMESTAMP).min().alias("first")).collect().row(0)
     if later < FEWEST_EVENTS:
         raise DataError(
-            f"B: found {later} events after the last one of A, {_date(old.last)}, allowed: at least {FEWEST_EVENTS}; take "
-            "a later log, or a longer one that begins with A"
+            f"B: found {later} events after the last one of A, {_date(old.last)}, allowed: at least {FEWEST_EVENTS}; "
+            "take a later log, or a longer one that begins with A"
         )
     step = max(old.step, new.step)
     length = new.last + step - begin
