@@ -258,7 +258,7 @@ def test_a_file_of_an_older_version_loads_and_is_written_back_with_new_settings(
     assert (model.loss.gbce_t, model.loss.impl, model.training.seed) == (0.75, "auto", 42)
     model.save(tmp_path / "new.ckpt")
     expected = {**OLD, "format": checkpoint._MODEL_FORMAT, "model": OLD["model"] | {"initialization": "normal"}}
-    expected["training"] = OLD["training"] | {"averaging": 0.0}
+    expected["training"] = OLD["training"] | {"averaging": 0.0, "table": "auto"}
     assert torch.load(tmp_path / "new.ckpt", weights_only=True) == expected  # with the settings that came since
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import tiny_run
 from tiny_run import ITEMS, TinyBatches
 
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
@@ -51,6 +52,9 @@ def runs():
     for optimizer in ("adam_bf16", "adam_rowwise"):
         found[optimizer] = {"loss": "cce_neg", "optimizer": optimizer, **SHARED["tile"]}
     found["averaging"] = {"loss": "cce", "averaging": 0.5}
+    for name in [name for name, options in found.items() if LOSSES[options["loss"]].fused]:
+        if name != "cce_neg-faithful":
+            found[f"sharded-{name}"] = found[name] | {"table": "sharded"}
     found["a-rank-ends"] = {"loss": "cce", "ends": True}  # the last, because the group is lost with it
     return found
 
@@ -75,6 +79,9 @@ class LaunchedSteps(GraphedSteps):
 def train(ranks, options, folder):
     options = dict(options)
     with ExitStack() as patches:
+        if "table" in options:  # of one process: the whole table
+            options["table"] = "replicated" if ranks == 1 else options["table"]
+            patches.enter_context(mock.patch.object(tiny_run, "ITEMS", 130))  # every process has a row
         if options.pop("filled", False):
             patches.enter_context(mock.patch.object(loop, "_uses_cuda_graphs", return_value=True))
             patches.enter_context(mock.patch.object(loop, "GraphedSteps", LaunchedSteps))
@@ -101,7 +108,7 @@ def ended(ranks, options, folder):
 
 def fit(ranks, options, folder):
     micro = options.pop("micro", 1)
-    training = {name: options.pop(name) for name in ("optimizer", "averaging") if name in options}
+    training = {name: options.pop(name) for name in ("optimizer", "averaging", "table") if name in options}
     defaults = {"num_negatives": 7, "sce_bucket_size_x": 12, "sce_bucket_size_y": 9, "sce_buckets": 4}
     result = loop.fit(
         model=ModelSettings(model="sasrec", hidden=16, max_seq_len=10, dropout=0.0),
@@ -109,14 +116,14 @@ def fit(ranks, options, folder):
         training=TrainingSettings(
             max_epochs=1, learning_rate=1e-2, accelerator="cpu", accumulate=micro, devices=ranks, **training
         ),
-        num_items=ITEMS,
+        num_items=tiny_run.ITEMS,
         train_batches=lambda rank, world: TinyBatches(
             count=4, rows=6 * micro, rank=rank, world_size=world, micro=micro
         ),
         validate=None,
         out=folder / "out",
         checkpoint_dir=folder / "kept",
-        item_counts=torch.arange(ITEMS),
+        item_counts=torch.arange(tiny_run.ITEMS),
         build=lambda settings, items: build_encoder(settings, items).double(),
     )
     if not result.is_first_rank:

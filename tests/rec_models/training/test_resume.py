@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint
-from rec_models.training.run_state import RunFolder, RunState
+from rec_models.training.run_state import RunFolder, RunState, Tensors
 
 
 class StoppedError(Exception):
@@ -207,7 +207,7 @@ def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path)
     folder = RunFolder(tmp_path, {"seed": 1})
     for epoch in range(1, 6):
         folder.best(epoch).write_bytes(b"model")
-        folder.save(RunState(epoch=epoch, best_epoch=epoch), {}, {}, {}, {})
+        folder.save(RunState(epoch=epoch, best_epoch=epoch), Tensors({}, {}, {}, {}))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best-4.ckpt",
         "best-5.ckpt",
@@ -220,8 +220,8 @@ def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path)
 
 def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):
     folder = RunFolder(tmp_path, {})
-    folder.save(RunState(epoch=1), {}, {}, {}, {})
-    folder.save(RunState(epoch=2, best_epoch=2), {}, {}, {}, {})
+    folder.save(RunState(epoch=1), Tensors({}, {}, {}, {}))
+    folder.save(RunState(epoch=2, best_epoch=2), Tensors({}, {}, {}, {}))
     assert RunFolder(tmp_path, {}).resume().state.epoch == 1
     assert "best-2.ckpt is missing beside it" in capfd.readouterr().err
 

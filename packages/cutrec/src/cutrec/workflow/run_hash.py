@@ -18,9 +18,12 @@ def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None
     """The name of the folder that the checkpoints of a run are kept in; `code` holds files by name.
 
     The configuration must be decided: a value that was ``auto`` and the same one in params.yaml are one run. Sections
-    that reach training only through the files of the split are left out.
+    that reach training only through the files of the split are left out. Other processes that together have the same
+    batch are the same run.
     """
     settings = dataclasses.asdict(config)
+    settings["batch_size"] *= settings["train"].pop("devices")
+    del settings["train"]["table"]
     for section in ("dataset", "download", "split", "report", "undecided"):
         del settings[section]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}

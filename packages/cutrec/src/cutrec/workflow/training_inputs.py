@@ -12,7 +12,7 @@ from cutrec.checksums import read_output
 from cutrec.config import Config
 from cutrec.decide import Facts
 from cutrec.errors import StageError
-from cutrec.workflow.ranking import user_batches
+from cutrec.workflow.ranking import part_of, user_batches
 from rec_data import arrays
 from rec_data.arrays import count_repeated
 from rec_data.ids import Ids, read_ids
@@ -96,6 +96,7 @@ def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder],
         users = on_gpu if encoder.item_table.device.type == "cuda" else usual
         seen = point.evaluate.filter_seen
         batches = user_batches(encoder, store, batch_users=users, filter_seen=seen, title="validate")
+        part = part_of(encoder)
         ranks = [
             target_ranks(
                 batch.queries,
@@ -103,6 +104,7 @@ def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder],
                 targets[batch.start : batch.end],
                 seen_offsets=batch.seen_offsets,
                 seen_items=batch.seen_items,
+                part=part,
             )
             for batch in batches
         ]

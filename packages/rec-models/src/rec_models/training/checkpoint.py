@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cce_kernels.shard import Shard
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import CheckpointError
 from rec_models.fields import in_short
 from rec_models.training.devices import usable_device
 from rec_models.training.memory import is_out_of_memory
+from rec_models.training.rows_file import mapped_rows, write_rows
 
 _MODEL_FORMAT = "rec_models.model/1"
 
@@ -38,8 +40,21 @@ class ModelCheckpoint:
     catalogue: str | None = None  # the hash of the items' ids that `fit` was given; None: not recorded, or older
     log: str | None = None  # the hash of the log that `fit` was given; None: not recorded, or older
 
-    def save(self, path: Path) -> None:
-        """Write to `path` under a temporary name, then rename: the final name never has a partial file."""
+    def save(self, path: Path, shard: Shard | None = None) -> None:
+        """Write to `path` under a temporary name, then rename: the final name never has a partial file.
+
+        With a shard all processes call this, each with its rows of the item table; the first one writes the file, and
+        reads the rows of the others from the disk, as they are written.
+        """
+        if shard is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = path.with_name(f"{path.name}.rows.part")
+            write_rows(rows, {"item_table": self.weights["item_table"]}, shard)
+            if shard.rows.rank == 0:
+                with mapped_rows(rows) as whole:
+                    replace(self, weights=self.weights | whole).save(path)
+                rows.unlink()
+            return
         parts: Any = {"model": self.model, "loss": self.loss, "training": self.training, "batching": self.batching}
         settings = {name: asdict(part) for name, part in parts.items() if part is not None}
         hashes = ("catalogue", "log")

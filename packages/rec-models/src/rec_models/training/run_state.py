@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from cce_kernels.shard import Rows, Shard
 from rec_models.errors import CheckpointError
 from rec_models.training.checkpoint import read_payload, save_atomically
+from rec_models.training.rows_file import read_rows, write_rows
 
-_RUN_FORMAT = "rec_models.run/1"
+_RUN_FORMAT = "rec_models.run/2"
+_TABLE = "item_table"  # of an encoder's state dict
 
 
 @dataclass
@@ -58,30 +64,113 @@ class RunState:
         self.loss_sum, self.loss_tokens, self.places, self.loop_seconds = 0.0, 0, 0, 0.0
         return row
 
+    def restart_epoch(self) -> None:
+        """Begin the epoch in progress again, with the weights as they are."""
+        self.index = 0
+        self.loss_sum, self.loss_tokens, self.places, self.loop_seconds = 0.0, 0, 0, 0.0
+
+
+class Tensors(NamedTuple):
+    """What a state holds beside its counters: state dicts, as torch makes them."""
+
+    encoder: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]  # of the precision plugin, empty unless in 16-mixed
+    average: dict[str, Any]  # of the averaged encoder, empty without averaging
+
+    def split(self, index: int) -> tuple[Tensors, dict[str, Tensor]]:
+        """The same without the item table and its moments, and these by name; `index` is the optimizer's of the table.
+
+        All of them have a row for each item.
+        """
+        rows, rest = {}, self
+        for name in ("encoder", "average"):
+            kept = dict(getattr(self, name))
+            if _TABLE in kept:
+                rows[f"{name}.{_TABLE}"] = kept.pop(_TABLE)
+            rest = rest._replace(**{name: kept})
+        state = dict(self.optimizer.get("state", {}))
+        if index in state:
+            rows |= {f"optimizer.{name}": value for name, value in state[index].items() if value.dim()}
+            state[index] = {name: value for name, value in state[index].items() if not value.dim()}
+        return rest._replace(optimizer=self.optimizer | {"state": state}), rows
+
+    def joined(self, index: int, rows: Mapping[str, Tensor]) -> Tensors:
+        """The inverse of `split`."""
+        joined = Tensors(*(dict(part) for part in self))
+        for name, values in rows.items():
+            part, _, key = name.partition(".")
+            if part == "optimizer":
+                state = dict(joined.optimizer["state"])
+                state[index] = state[index] | {key: values}
+                joined.optimizer["state"] = state
+            else:
+                getattr(joined, part)[key] = values
+        return joined
+
+
+class Processes(NamedTuple):
+    """The processes of a run, which decide what its batches are."""
+
+    number: int = 1
+    batch_size: int | None = None  # of each; None: not known
+
+    def is_same_order(self, other: Processes) -> bool:
+        """Whether a batch of all processes has the same examples."""
+        if None in (self.batch_size, other.batch_size):
+            return self.number == other.number
+        return self.number * (self.batch_size or 0) == other.number * (other.batch_size or 0)
+
+    def __str__(self) -> str:
+        of = "" if self.batch_size is None else f" with {self.batch_size} sequences each"
+        return f"{self.number} process{'es' * (self.number > 1)}{of}"
+
+
+def run_of(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Processes]:
+    """What makes a run the same one, and its processes, from its settings in sections: where the table is does not."""
+    training, batching = dict(settings["training"]), dict(settings.get("batching", {}))
+    processes = Processes(training.pop("devices"), batching.pop("batch_size", None))
+    del training["table"]
+    return {**settings, "training": training, "batching": batching}, processes
+
 
 class Resumed(NamedTuple):
     """A run that was read from disk: what `RunFolder.save` wrote, and where it was."""
 
     state: RunState
-    encoder: dict[str, Any]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
-    average: dict[str, Any]
+    tensors: Tensors
     path: Path
+    rows: dict[str, Any] | None = None  # the file with the rows of a sharded table, and its checksums
+    remark: str = ""  # what other processes than those that wrote it make of it
+
+    def own(self, index: int, rows: Rows) -> Tensors:
+        """All tensors, of the item table and its moments own rows only; `index` as of `Tensors.split`.
+
+        Raises:
+            CheckpointError: the file of the rows is missing or damaged.
+        """
+        if self.rows is not None:
+            return self.tensors.joined(index, read_rows(self.path.parent / self.rows["file"], rows, self.rows["sums"]))
+        if rows.ranks == 1:
+            return self.tensors
+        rest, whole = self.tensors.split(index)
+        return rest.joined(index, {name: rows.of(values) for name, values in whole.items()})
 
 
 class RunFolder:
     """The folder of a run's checkpoints: the last two states, and the best model of each.
 
-    The identity has plain values (settings, catalogue size) that a state must share to belong to this run.
+    The identity has plain values (settings, catalogue size) that a state must share to belong to this run; `processes`
+    may differ, in their number, and in their batch size if all together have the same.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], processes: Processes = Processes()) -> None:  # noqa: B008
         self.path = path
         self.last = path / "last.ckpt"
         self.previous = path / "previous.ckpt"
-        self._identity = identity
+        self._identity, self._processes = identity, processes
         self._kept_best = [0, 0]  # best epoch of the previous and of the last state
+        self._kept_rows: list[str | None] = [None, None]  # the files of rows of the two
         self.newest: Path | None = None  # the newest intact state of this run that this object saved or read
 
     def best(self, epoch: int) -> Path:
@@ -97,34 +186,48 @@ class RunFolder:
     def save(
         self,
         state: RunState,
-        encoder: dict[str, Any],
-        optimizer: dict[str, Any],
-        scaler: dict[str, Any],
-        average: dict[str, Any],
+        tensors: Tensors,
+        index: int = 0,
+        shard: Shard | None = None,
     ) -> None:
         """Write a state; the previous one stays as a fallback, with the best model that it refers to.
 
-        Beside the counters these are the state dicts of encoder, optimizer, precision plugin (empty unless in 16-mixed)
-        and averaged encoder (empty without averaging). A finished run needs only the counters and the best model: the
-        same run then ends at once.
+        A finished run needs only the counters and the best model: the same run then ends at once. With a shard all
+        processes call this, and each writes its rows of the item table and its moments; `index` as of `Tensors.split`.
         """
         if state.finished:
-            encoder, optimizer, average = {}, {}, {}
-        payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
-        payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler, "average": average}
+            tensors = Tensors({}, {}, tensors.scaler, {})
         self.path.mkdir(parents=True, exist_ok=True)
+        kept = None
+        if shard is not None:
+            tensors, rows = tensors.split(index)
+            kept = self._save_rows(f"rows-{state.step}.safetensors", rows, shard) if rows else None
+            if shard.rows.rank > 0:
+                self.newest = self.last
+                return
+        payload: dict[str, Any] = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
+        payload |= {"processes": tuple(self._processes), "rows": kept} | tensors._asdict()
         if self.newest == self.last:  # a damaged file never replaces an intact one
             self.last.replace(self.previous)
         save_atomically(payload, self.last)
         self.newest = self.last
         self._kept_best = [self._kept_best[1], state.best_epoch]
+        self._kept_rows = [self._kept_rows[1], None if kept is None else kept["file"]]
         if state.finished:
             self.previous.unlink(missing_ok=True)
-            self._kept_best[0] = state.best_epoch
-        wanted = {self.best(epoch).name for epoch in self._kept_best}
-        for path in self.path.glob("best-*.ckpt"):
+            self._kept_best[0], self._kept_rows[0] = state.best_epoch, None
+        wanted = {self.best(epoch).name for epoch in self._kept_best} | set(self._kept_rows)
+        for path in (*self.path.glob("best-*.ckpt"), *self.path.glob("rows-*.safetensors")):
             if path.name not in wanted:
                 path.unlink()
+
+    def _save_rows(self, name: str, rows: Mapping[str, Tensor], shard: Shard) -> dict[str, Any]:
+        """Write the rows of all processes to a file, which gets its name when it is complete."""
+        temporary = self.path / f"{name}.part"
+        sums = write_rows(temporary, rows, shard)
+        if shard.rows.rank == 0:
+            temporary.replace(self.path / name)
+        return {"file": name, "sums": sums}
 
     def resume(self) -> Resumed | None:
         """The newest intact state of this run, or None.
@@ -138,15 +241,26 @@ class RunFolder:
                 continue
             try:
                 payload = read_payload(path, _RUN_FORMAT)
-                if payload["identity"] != self._identity:
+                before = Processes(*payload["processes"])
+                same_order = before.is_same_order(self._processes)
+                if payload["identity"] != self._identity or not (
+                    same_order or before.batch_size == self._processes.batch_size
+                ):
                     raise CheckpointError(f"{path}: of a run with other settings")
                 state = RunState(**payload["state"])
+                kept = payload["rows"]
+                if kept is not None and not (self.path / kept["file"]).is_file():
+                    raise CheckpointError(f"{path}: {kept['file']} is missing beside it")
                 if state.best_epoch and not self.best(state.best_epoch).is_file():
                     raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
                 self._kept_best = [state.best_epoch, state.best_epoch]
+                self._kept_rows = [None if kept is None else kept["file"]] * 2
                 self.newest = path
-                encoder, optimizer, scaler = (payload[name] for name in ("encoder", "optimizer", "scaler"))
-                return Resumed(state, encoder, optimizer, scaler, payload.get("average", {}), path)
+                remark = "" if before == self._processes else f"; {self._processes} after {before}: exact"
+                if not same_order and not state.finished:
+                    remark = f"; {self._processes} after {before} read other batches: the epoch starts again"
+                    state.restart_epoch()
+                return Resumed(state, Tensors(*(payload[name] for name in Tensors._fields)), path, kept, remark)
             except (CheckpointError, KeyError, TypeError) as error:
                 sys.stderr.write(f"warning: not resuming from this checkpoint: {error}\n")
         return None
