@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny_run
 from tiny_run import ITEMS, TinyBatches
 
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
@@ -87,7 +86,7 @@ def train(ranks, options, folder):
     with ExitStack() as patches:
         if "table" in options:  # of one process: the whole table
             options["table"] = "replicated" if ranks == 1 else options["table"]
-            patches.enter_context(mock.patch.object(tiny_run, "ITEMS", 130))  # every process has a row
+            options["items"] = 130  # every process has a row
         if options.pop("filled", False):
             patches.enter_context(mock.patch.object(loop, "_uses_cuda_graphs", return_value=True))
             patches.enter_context(mock.patch.object(loop, "GraphedSteps", LaunchedSteps))
@@ -115,7 +114,14 @@ def ended(ranks, options, folder):
 STAGES = (  # processes, their table, and at which batch the last one is killed
     (1, "sharded", 1), (2, "sharded", 2), (3, "sharded", 3), (1, "auto", None),
 )  # fmt: skip
-RESUMED = {"loss": "cce_neg", "sampling": "popularity", "optimizer": "adam_rowwise", "averaging": 0.5, **SHARED["tile"]}
+RESUMED = {
+    "items": 130,
+    "loss": "cce_neg",
+    "sampling": "popularity",
+    "optimizer": "adam_rowwise",
+    "averaging": 0.5,
+    **SHARED["tile"],
+}
 
 
 def stage(ranks, folder, table, kill_at, batch_size):
@@ -127,7 +133,7 @@ def stage(ranks, folder, table, kill_at, batch_size):
             os.kill(os.getpid(), signal.SIGKILL)
         return batch(self, epoch, index)
 
-    with mock.patch.object(TinyBatches, "batch", deadly), mock.patch.object(tiny_run, "ITEMS", 130):
+    with mock.patch.object(TinyBatches, "batch", deadly):
         try:
             return fit(ranks, RESUMED | {"table": table, "batch_size": batch_size, "checkpoint_steps": 1}, folder)
         except TrainingError as error:
@@ -136,7 +142,7 @@ def stage(ranks, folder, table, kill_at, batch_size):
 
 def fit(ranks, options, folder):
     batching = BatchSettings(batch_size=options.pop("batch_size", 6 // ranks))
-    micro = options.pop("micro", 1)
+    micro, items = options.pop("micro", 1), options.pop("items", ITEMS)
     training = {name: options.pop(name) for name in TRAINING if name in options}
     defaults = {"num_negatives": 7, "sce_bucket_size_x": 12, "sce_bucket_size_y": 9, "sce_buckets": 4}
     result = loop.fit(
@@ -145,15 +151,15 @@ def fit(ranks, options, folder):
         training=TrainingSettings(
             max_epochs=1, learning_rate=1e-2, accelerator="cpu", accumulate=micro, devices=ranks, **training
         ),
-        num_items=tiny_run.ITEMS,
+        num_items=items,
         train_batches=lambda rank, world: TinyBatches(
-            count=4, rows=6 * micro, rank=rank, world_size=world, micro=micro
+            count=4, rows=6 * micro, rank=rank, world_size=world, micro=micro, items=items
         ),
         validate=None,
         out=folder / "out",
         checkpoint_dir=folder / "kept",
         batching=batching,
-        item_counts=torch.arange(tiny_run.ITEMS),
+        item_counts=torch.arange(items),
         build=lambda settings, items: build_encoder(settings, items).double(),
     )
     if not result.is_first_rank:
