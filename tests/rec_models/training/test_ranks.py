@@ -79,6 +79,16 @@ def assert_same(expected, found, name):
         assert found["weights"][parameter] == pytest.approx(values, abs=1e-10), (name, parameter)
 
 
+def test_a_process_ends_when_the_one_that_started_it_has_ended():
+    script = (
+        "import os, time; from rec_models.training.ranks import end_with_parent\n"
+        "if os.fork() == 0: end_with_parent(); time.sleep(60)\n"
+        "else: time.sleep(0.5); os._exit(0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=50)
+    assert ran.stderr == "devices: found that the first process of this run has ended; its own message says why\n"
+
+
 def test_the_place_of_tokens_is_that_of_one_process():
     """Two micro-batches on three ranks: of the first all ranks' tokens come first."""
     counts = ((3, 4), (5, 0), (2, 6))

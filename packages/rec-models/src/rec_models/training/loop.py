@@ -34,7 +34,7 @@ from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.cuda_graphs import GraphedSteps
 from rec_models.training.logging import Progress, ResultsFolder
 from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, batches_of
-from rec_models.training.ranks import Ranks, lost_rank_errors
+from rec_models.training.ranks import Ranks, end_with_parent, lost_rank_errors
 from rec_models.training.result import BatchDone, FitResult
 from rec_models.training.run_state import Resumed, RunFolder, RunState, Tensors, run_of
 from rec_models.training.shards import build_part, shard_of
@@ -74,8 +74,9 @@ def fit(
     With ``training.averaging`` the model that is validated and kept has the average of the weights (`AveragedEncoder`).
 
     Writes ``model.ckpt`` (the best epoch), ``history.csv`` and ``tensorboard/`` into ``out``. Keeps its state in
-    ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it. On a CPU the outcome is
-    then bit for bit that of an uninterrupted run.
+    ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it, on any number of devices:
+    in the same place if all processes together have the same batch, otherwise from the start of the epoch. On a CPU,
+    and with as many processes, the outcome is then bit for bit that of an uninterrupted run.
 
     Args:
         model: the network.
@@ -85,9 +86,10 @@ def fit(
         train_batches: the batches, or with several devices a function from (rank, world size) to the batches of that
             rank. All ranks must have equally many.
         validate: returns metrics of an encoder in eval mode, ``ndcg@10`` among them; its `encode_last` computes in the
-            precision of training. None: train for ``max_epochs``.
+            precision of training. The first rank calls it, or with a sharded table (``encoder.shard``, whose rows the
+            item table has) all ranks at the same time. None: train for ``max_epochs``.
         out: folder for the results.
-        checkpoint_dir: folder for the state of this run and no other.
+        checkpoint_dir: folder for the state of this run and no other, the same on all ranks.
         item_counts: [V] int64, how often each item occurs in the training data; for popularity sampling.
         batching: what ``train_batches`` holds. It is kept in ``model.ckpt`` for training again; None: not recorded.
         catalogue: a hash of the items' ids. It is kept in ``model.ckpt``, so that nobody pairs the model with other
@@ -128,6 +130,8 @@ def fit(
         if not state.finished:
             with devices.quiet_lightning():
                 fabric.launch()  # starts the other processes and waits until all of them have come this far
+            if fabric.global_rank > 0:
+                end_with_parent()
             stop = contexts.enter_context(stop_on_sigterm(getattr(fabric.strategy.launcher, "procs", [])))
             devices.free_earlier_memory(fabric)
             memory.reset_peak(device)
