@@ -74,8 +74,8 @@ def fit(
     With ``training.averaging`` the model that is validated and kept has the average of the weights (`AveragedEncoder`).
 
     Writes ``model.ckpt`` (the best epoch), ``history.csv`` and ``tensorboard/`` into ``out``. Keeps its state in
-    ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it, on any number of devices:
-    in the same place if all processes together have the same batch, otherwise from the start of the epoch. On a CPU,
+    ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it, also with another number
+    of devices: in the same place if all together have the same batch, otherwise from the start of the epoch. On a CPU,
     and with as many processes, the outcome is then bit for bit that of an uninterrupted run.
 
     Args:
