@@ -1,7 +1,7 @@
 """Stage ``evaluate``: the whole catalogue ranked for every test user, by the model and by popularity.
 
-Reads ``evaluate`` of params.yaml, ``data/split/``, ``data/train/model.ckpt``, and the groups of items in the file that
-``report.item_names`` names; writes metrics, lists and details into ``data/evaluate/``.
+Reads ``evaluate`` of params.yaml, ``data/split/``, ``data/train/model.safetensors``, and the groups of items in the
+file that ``report.item_names`` names; writes metrics, lists and details into ``data/evaluate/``.
 """
 
 from cutrec import config

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutrec.outputs import read_json
+from cutrec.paths import MODEL
 from pipelines.study.trials import Row, Trial
 from rec_data.locks import locked
 
@@ -57,7 +58,7 @@ def train_and_measure(trial: Trial, split: Path) -> Row:
         row: Row = {field: found[field] for field in TRAINING}
         row["validation_ndcg_at_10"] = found["validation_ndcg@10"]
         if trial.kind == "final":
-            evaluate(trial.point, split, trained / "model.ckpt", tested)
+            evaluate(trial.point, split, trained / MODEL.name, tested)
             found = read_json(tested / "metrics.json")
             row |= {f"{metric}_at_10": found[f"{metric}@10"] for metric in TEST_METRICS}
             row["test_users"] = found["users"]

@@ -1,8 +1,8 @@
 """Kernels compile for each architecture, and every entry of the tables of tiles fits the shared memory of a block.
 
 The kernels are compiled for the architecture without a GPU, as `benchmarks/registers.py` does it, up to the point where
-their shared memory is known: ptxas is left out, and at widths whose instructions are not looked at LLVM is as well. One
-process per architecture compiles every entry once per dtype.
+their shared memory is known: ptxas is left out, and LLVM is as well where no instructions are looked at. One process
+per architecture compiles every entry once per dtype.
 """
 
 import json
@@ -33,21 +33,21 @@ from cce_kernels.full import tuning
 from cce_kernels.sampled import tuning as tuning_sampled
 
 architecture = int(sys.argv[1])
-READ_TO = 128  # the widest vectors whose instructions are looked at
+READ = {(80, torch.float32, 64), (80, torch.float32, 128), (90, torch.bfloat16, 64)}  # whose instructions are looked at
 compiler.CUDABackend.make_cubin = lambda *_: b"not needed"
 make_ptx, optimize = compiler.CUDABackend.make_ptx, compiler.llvm.optimize_module
-dim = None
+read = False
 
 
-def make_ptx_of_narrow(backend, source, metadata, *arguments):
-    if dim <= READ_TO:
+def make_ptx_to_read(backend, source, metadata, *arguments):
+    if read:
         return make_ptx(backend, source, metadata, *arguments)
     metadata["name"] = "not needed"
     return ""
 
 
-compiler.CUDABackend.make_ptx = make_ptx_of_narrow
-compiler.llvm.optimize_module = lambda *arguments: optimize(*arguments) if dim <= READ_TO else None
+compiler.CUDABackend.make_ptx = make_ptx_to_read
+compiler.llvm.optimize_module = lambda *arguments: optimize(*arguments) if read else None
 pretend(architecture)
 found = []
 INSTRUCTIONS = {
@@ -77,6 +77,7 @@ popularity = Popularity(torch.ones(512))
 for hidden_dtype, weight_dtype in ((torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
     # One width per entry; 320 has its own on sm_90 alone.
     for dim in (64, 128, 256, 320, 512) if architecture == 90 else (64, 128, 256, 512):
+        read = (architecture, hidden_dtype, dim) in READ
         hidden = torch.zeros(256, dim, dtype=hidden_dtype, requires_grad=True)
         weight = torch.zeros(512, dim, dtype=weight_dtype, requires_grad=True)
         bias = torch.zeros(512, requires_grad=True)

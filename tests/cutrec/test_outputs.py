@@ -31,7 +31,7 @@ def test_written_entries_are_replaced_and_others_stay(tmp_path: Path):
     final = tmp_path / "train"
     (final / "folder").mkdir(parents=True)
     (final / "folder" / "stale.txt").write_text("old")
-    (final / ".gitignore").write_text("/model.ckpt\n")
+    (final / ".gitignore").write_text("/model.safetensors\n")
     with atomic_folder(final) as out:
         (out / "folder").mkdir()
         (out / "folder" / "fresh.txt").write_text("new")

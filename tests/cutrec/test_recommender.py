@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 from cutrec import Recommender, UnknownItemsWarning, UnknownUsersWarning
 from cutrec.cli import execute
 from cutrec.config import load
+from cutrec.paths import MODEL, OLD_MODEL
 from pipelines import download, split, train
 from rec_models.inference import encode
+from rec_models.training.checkpoint import ModelCheckpoint
+from tests.old_model import write_old_model
 from tests.small_log import small_log, workplace
 
 __all__ = ["workplace"]
@@ -252,7 +255,7 @@ def test_a_saved_model_gives_the_same_lists(model: Recommender, tmp_path: Path):
             without.save(tmp_path / "more", histories=True)
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "items.parquet", "log.parquet", "metrics.json", "recommender.json"])
+@pytest.mark.parametrize("name", [MODEL.name, "items.parquet", "log.parquet", "metrics.json", "recommender.json"])
 def test_a_damaged_folder_is_refused(model: Recommender, tmp_path: Path, name: str):
     model.save(tmp_path / "saved", histories=True)
     path = tmp_path / "saved" / name
@@ -286,10 +289,22 @@ def test_a_folder_with_files_of_others_is_left_alone(model: Recommender, tmp_pat
 def test_a_model_that_was_replaced_since_it_was_loaded_is_not_saved(out: Path, tmp_path: Path):
     shutil.copytree(out / "train", tmp_path / "train")
     model = Recommender.load(tmp_path / "train")
-    (tmp_path / "train/model.ckpt").write_bytes(b"of the next training")
+    (tmp_path / "train/model.safetensors").write_bytes(b"of the next training")
     with pytest.raises(ValueError, match="was written since it was loaded; load it again"):
         model.save(tmp_path / "saved")
-    assert not (tmp_path / "saved/model.ckpt").exists()
+    assert not (tmp_path / "saved/model.safetensors").exists()
+
+
+def test_a_model_of_version_0_1_is_used_and_saved_as_a_new_one(model: Recommender, out: Path, tmp_path: Path):
+    shutil.copytree(out, tmp_path / "out", ignore=shutil.ignore_patterns("SHA256SUMS"))
+    (path := tmp_path / "out/train" / MODEL.name).unlink()
+    write_old_model(ModelCheckpoint.read(out / "train" / MODEL.name), path.with_name(OLD_MODEL))
+    old = Recommender.load(tmp_path / "out")
+    assert old.recommend(k=5).equals(model.recommend(k=5))
+    assert old.evaluate()["ndcg@10"] == model.evaluate()["ndcg@10"]
+    old.save(tmp_path / "saved", histories=True)
+    assert not (tmp_path / "saved" / OLD_MODEL).exists()
+    assert Recommender.load(tmp_path / "saved").recommend(k=5).equals(model.recommend(k=5))
 
 
 def test_the_split_of_fit_measures_the_model(model: Recommender, tmp_path: Path):
@@ -297,6 +312,8 @@ def test_the_split_of_fit_measures_the_model(model: Recommender, tmp_path: Path)
     assert set(found) >= {"ndcg@10", "popularity"}
     assert found["users"] > 0
     model.save(tmp_path / "saved")
+    (row,) = (line for line in (tmp_path / "saved/README.md").read_text().splitlines() if line.startswith("| ndcg@10"))
+    assert row.split("|")[3].split()[0] == f"{found['ndcg@10']:.4f}"
     with pytest.raises(ValueError, match=r"evaluate: found no .*split, allowed: after fit"):
         Recommender.load(tmp_path / "saved").evaluate()
 
@@ -377,7 +394,7 @@ def test_wrong_logs_and_settings_are_named(log: Any, options: dict[str, Any], sa
 def test_a_folder_without_a_model_and_an_output_of_the_pipeline_are_named(model: Recommender, workplace):
     workplace({})
     with pytest.raises(
-        ValueError, match=r"folder: found no none/model.ckpt, allowed: a folder that save, fit or the train"
+        ValueError, match=r"folder: found no none/model.safetensors, allowed: a folder that save, fit or the train"
     ):
         Recommender.load("none")
     with pytest.raises(ValueError, match="out: found data/download, allowed: outside of data/download"):

@@ -303,13 +303,13 @@ def tables(clone: Clone, command: str) -> None:
 def pull(clone: Clone, command: str) -> None:
     """A remote gives everything back."""
     before = (clone.data / "split/summary.json").read_text()
-    for path in ("download", "split", "train/model.ckpt", "train/tensorboard"):
+    for path in ("download", "split", "train/model.safetensors", "train/tensorboard"):
         target = clone.data / path
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     shutil.rmtree(clone.root / ".dvc" / "cache")
     clone.run(command)
     assert (clone.data / "split/summary.json").read_text() == before
-    assert (clone.data / "train/model.ckpt").stat().st_size > 0
+    assert (clone.data / "train/model.safetensors").stat().st_size > 0
     assert ran(clone.run("uv run dvc repro")) == ["source"]
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-import torch
+from safetensors.torch import load_file
 
 from cutrec.config import read_yaml
 from cutrec.workflow.checkpoints import COMPLETE
@@ -167,9 +167,8 @@ def content(path: Path) -> Any:
     if path.name in ("history.csv", "results.csv"):
         table = pl.read_csv(path)
         return table.select(name for name in table.columns if not TIMES.search(name)).to_dicts()
-    if path.suffix == ".ckpt":
-        weights = torch.load(path, weights_only=True)["weights"]
-        return {name: tensor.tolist() for name, tensor in weights.items()}
+    if path.suffix == ".safetensors":
+        return {name: tensor.tolist() for name, tensor in load_file(path).items()}
     if path.suffix == ".parquet":
         return pq.read_table(path).to_pydict()
     return path.suffix if path.suffix in (".html", ".png") else path.read_bytes()

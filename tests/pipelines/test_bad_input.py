@@ -126,7 +126,7 @@ def test_a_good_log_passes(workplace: Make, capsys: pytest.CaptureFixture[str]):
 MISSING = {
     split: ["download/log.parquet"],
     train: ["split/items.parquet", "split/sequences/train.arrow", "split/sequences/validation.arrow"],
-    evaluate: ["train/model.ckpt"],
+    evaluate: ["train/model.safetensors"],
     report: ["evaluate/metrics.json"],
 }
 

@@ -212,7 +212,7 @@ def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
     assert first.returncode != 0
     (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: params.yaml: found loss=cce (was auto), allowed: what this stage began with; ")
-    assert not (tmp_path / "data/train/model.ckpt").exists()
+    assert not (tmp_path / "data/train/model.safetensors").exists()
 
     assert list(tmp_path.glob(".checkpoints/*/last.ckpt"))
 
@@ -229,7 +229,7 @@ def test_a_complete_training_whose_outputs_are_lost_is_not_repeated(project: Pat
     write_params(project, small)
     for step in (source, download, split, train):
         step.main(load())
-    model, history = (project / "data/train" / name for name in ("model.ckpt", "history.csv"))
+    model, history = (project / "data/train" / name for name in ("model.safetensors", "history.csv"))
     first = model.read_bytes(), history.read_text()
     shutil.rmtree(project / "data/train")
     write_params(project, small)

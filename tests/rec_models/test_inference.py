@@ -8,12 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rec_models.config import BatchSettings, LossSettings, TrainingSettings
 from rec_models.errors import CheckpointError
 from rec_models.inference import encode, load, recommend
+from rec_models.training import tensor_file
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.devices import autocast_dtype
+from tests.old_model import write_old_model
 
 
 @pytest.fixture
@@ -28,8 +31,8 @@ def saved(tmp_path, make_encoder, model_name):
         metrics={"ndcg@10": 0.25},
         weights=encoder.state_dict(),
     )
-    checkpoint.save(tmp_path / "model.ckpt")
-    return tmp_path / "model.ckpt", encoder, checkpoint
+    checkpoint.save(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors", encoder, checkpoint
 
 
 def test_a_checkpoint_holds_everything(saved):
@@ -65,32 +68,34 @@ def test_a_checkpoint_says_what_a_batch_held(saved):
     assert ModelCheckpoint.read(path).batching == batching
 
 
-def test_an_older_checkpoint_lacks_settings_and_has_their_defaults(saved):
-    path, _, checkpoint = saved
-    payload = torch.load(path, weights_only=True)
-    del payload["batching"], payload["model"]["mask_prob"]
-    torch.save(payload, path)
-    read = ModelCheckpoint.read(path)
-    assert read.batching is None
-    assert read.model == checkpoint.model
+def test_a_model_of_version_0_1_is_read(saved, tmp_path):
+    path, encoder, checkpoint = saved
+    payload = write_old_model(checkpoint, tmp_path / "model.ckpt")
+    read = ModelCheckpoint.read(tmp_path / "model.ckpt")
+    assert vars(read) | {"weights": {}} == vars(ModelCheckpoint.read(path)) | {"weights": {}}
+    assert torch.equal(encode(load(tmp_path / "model.ckpt"), [[1, 2, 3]]), encode(encoder, [[1, 2, 3]]))
+    del payload["model"]["mask_prob"]  # a setting that came later has its default
+    torch.save(payload, tmp_path / "model.ckpt")
+    assert ModelCheckpoint.read(tmp_path / "model.ckpt").model == checkpoint.model
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda payload: payload["model"].update(colour="red"), "colour: found 'red', Unexpected keyword argument"),
-        (lambda payload: payload["loss"].update(loss="guess"), "loss: found 'guess', allowed: "),
-        (lambda payload: payload.pop("epoch"), "'epoch'"),
+        (lambda header: header.update(model='{"colour": "red"}'), "colour: found 'red', Unexpected keyword argument"),
+        (lambda header: header.update(loss='{"loss": "guess"}'), "loss: found 'guess', allowed: "),
+        (lambda header: header.pop("epoch"), "'epoch'"),
     ],
     ids=["unknown setting", "unknown value", "missing entry"],
 )
 def test_a_checkpoint_of_another_version_is_refused_in_one_line(saved, change, said):
-    path, _, _ = saved
-    payload = torch.load(path, weights_only=True)
-    change(payload)
-    torch.save(payload, path)
-    with pytest.raises(CheckpointError, match=f"of another version of rec_models: .*{said}"):
+    path, _, checkpoint = saved
+    header = checkpoint._metadata()
+    change(header)
+    save_file(checkpoint.weights, path, header)
+    with pytest.raises(CheckpointError, match=f"of another version of rec_models: .*{said}") as caught:
         load(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_ranking_computes_in_the_precision_it_is_told(make_encoder, model_name):
@@ -131,18 +136,24 @@ def test_a_cpu_ranks_in_float32_whatever_the_model_was_trained_in(saved):
 def test_nothing_else_is_left_beside_a_checkpoint(saved):
     path, _, checkpoint = saved
     checkpoint.save(path)
-    assert [entry.name for entry in path.parent.iterdir()] == ["model.ckpt"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_what_is_no_checkpoint_is_refused(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
-        load(tmp_path / "nothing.ckpt")
-    torch.save({"format": "another/1"}, tmp_path / "other.ckpt")
+        load(tmp_path / "nothing")
+    torch.save({"format": "another/1"}, tmp_path / "state")
     with pytest.raises(CheckpointError, match=r"found format 'another/1', allowed: rec_models\.model/1"):
-        load(tmp_path / "other.ckpt")
-    (tmp_path / "broken.ckpt").write_bytes(b"PK broken")
-    with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
-        load(tmp_path / "broken.ckpt")
+        load(tmp_path / "state")
+    save_file({}, tmp_path / "tensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"found format 'pt', allowed: rec_models\.model/2"):
+        load(tmp_path / "tensors")
+    whole = saved[0].read_bytes()
+    for content in (b"PK broken", b"broken", b"", whole[:-1], whole[:100]):
+        (tmp_path / "broken").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"damaged, or no (checkpoint|model)") as caught:
+            load(tmp_path / "broken")
+        assert "\n" not in str(caught.value)
 
 
 def test_weights_of_another_network_are_refused_in_one_line(saved):
@@ -246,7 +257,7 @@ def test_memory_that_runs_out_is_no_damage(saved, monkeypatch):
     def hungry(*args, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
 
-    monkeypatch.setattr(torch, "load", hungry)
+    monkeypatch.setattr(tensor_file, "safe_open", hungry)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         load(saved[0])
 
@@ -304,7 +315,7 @@ def test_the_lines_of_the_readme_run(tmp_path, monkeypatch, make_encoder):
     encoder = make_encoder("sasrec", num_items=100).float()
     settings = {"loss": LossSettings(loss="cce"), "training": TrainingSettings(), "epoch": 1, "metrics": {}}
     checkpoint = ModelCheckpoint(model=encoder.settings, num_items=100, weights=encoder.state_dict(), **settings)
-    checkpoint.save(tmp_path / "data" / "train" / "model.ckpt")
+    checkpoint.save(tmp_path / "data" / "train" / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[2] / "packages/rec-models/README.md").read_text()
     section = readme.split("## Use a trained model")[1].split("\n## ")[0]

@@ -57,9 +57,9 @@ def test_mixed_precision_stays_close_to_float64(tiny, model_name):
 def test_a_loaded_model_ranks_in_the_precision_of_training(tiny, tmp_path, model_name):
     tiny.run(tmp_path / "out", tmp_path / "kept", model=model_name, accelerator="cuda", max_epochs=1)
     histories = [[1, 8, 15], [4], list(range(12))]
-    encoder = load(tmp_path / "out" / "model.ckpt", "cuda")
+    encoder = load(tmp_path / "out" / "model.safetensors", "cuda")
     assert encoder.autocast_dtype == torch.bfloat16
-    found, exact = encode(encoder, histories), encode(load(tmp_path / "out" / "model.ckpt"), histories)
+    found, exact = encode(encoder, histories), encode(load(tmp_path / "out" / "model.safetensors"), histories)
     assert found.dtype == torch.float32
     assert (found.cpu() - exact).norm() < 0.02 * exact.norm()
 
@@ -202,7 +202,7 @@ def test_a_sharded_table_of_one_rank_trains_as_the_whole(tiny, tmp_path, loss):
         own = tiny.run(place, place / "kept", items=200, table="sharded", cuda_graphs=recorded, **options)
         for ours, expected in zip(own.history, whole.history, strict=True):
             assert ours["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-2)
-        first, second = (load(folder / "model.ckpt").item_table for folder in (tmp_path / "a", place))
+        first, second = (load(folder / "model.safetensors").item_table for folder in (tmp_path / "a", place))
         torch.testing.assert_close(second, first, rtol=0, atol=1e-2)
 
 
@@ -247,7 +247,7 @@ def test_a_graphed_run_resumes_where_it_was(tiny, tmp_path):
     whole = tiny.run(tmp_path / "a", tmp_path / "a-kept", max_epochs=4, **options)
 
     def stop_at_the_second(encoder):
-        if (tmp_path / "b-kept" / "best-1.ckpt").exists():
+        if (tmp_path / "b-kept" / "best-1.safetensors").exists():
             raise KeyError("stop")
         return original(encoder)
 

@@ -109,7 +109,7 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     user = shown_users()[0]
     rows = pl.read_csv("events.csv").filter(pl.col("user_id") == user).height
     Path("data/recommend/top.refit").mkdir()
-    Path("data/recommend/top.refit/model.ckpt").touch()
+    Path("data/recommend/top.refit/model.safetensors").touch()
     for backtest in ("data/backtest", "data/backtest-weeks"):
         Path(backtest, "1/split").mkdir(parents=True)
         Path(backtest, "1/split/train.parquet").touch()
@@ -122,7 +122,7 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     execute(["forget", "--user", user])
     text = capsys.readouterr().out
     place = f"events.csv ({rows} rows)"
-    assert "data/train/model.ckpt, data/recommend/top.refit/model.ckpt" in text
+    assert "data/train/model.safetensors, data/recommend/top.refit/model.safetensors" in text
     assert "states of trainings: .checkpoints/ (0123, " in text
     assert f"- the source, which the next run reads again: {place}\n" in text
     assert "\n3. rm -r .checkpoints   # when no training runs\n" in text

@@ -15,18 +15,16 @@ import torch
 
 from cutrec import Recommender, config
 from cutrec.cli import execute
-from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import loss_settings
 from cutrec.errors import StageError
 from cutrec.workflow import recommend, refit
-from rec_data.ids import read_ids
 from rec_models.config import Train
-from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
 from rec_models.training.checkpoint import ModelCheckpoint
+from tests.old_model import write_old_model
 from tests.small_log import write_params
-
-SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
+from tests.small_model import SETTINGS, write_model
 
 
 def decided(params: Path = Path("params.yaml")) -> config.Config:
@@ -40,24 +38,7 @@ def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("trained") / "checkout"
     shutil.copytree(split_once, folder)
     write_params(folder, SETTINGS)
-    point = decided(folder / "params.yaml")
-    num_items = len(pl.read_parquet(folder / "data/split/items.parquet"))
-    torch.manual_seed(0)
-    encoder = build_encoder(model_settings(point), num_items)
-    torch.nn.init.normal_(encoder.item_table)
-    (folder / "data/train").mkdir()
-    ModelCheckpoint(
-        model=encoder.settings,
-        loss=loss_settings(point),
-        training=training_settings(point),
-        num_items=num_items,
-        epoch=1,
-        metrics={"ndcg@10": 0.1},
-        weights=encoder.state_dict(),
-        batching=batch_settings(point),
-        catalogue=read_ids(folder / "data/split/items.parquet").hash,
-    ).save(folder / "data/train/model.ckpt")
-    shutil.copyfile(folder / "data/split/items.parquet", folder / "data/train/items.parquet")
+    write_model(folder)
     return folder
 
 
@@ -88,7 +69,7 @@ def expected(histories: dict[object, list[int]], k: int, **options: bool) -> lis
     """The same by the library's own ranking: (user, item, rank), original ids."""
     names = pl.read_parquet("data/split/items.parquet")["original_id"].to_list()
     lists = [[names.index(item) for item in history if item in names] for history in histories.values()]
-    found = rank_all(load("data/train/model.ckpt"), lists, k, **options).items.tolist()
+    found = rank_all(load("data/train/model.safetensors"), lists, k, **options).items.tolist()
     return [
         (user, names[item], rank)
         for user, items in zip(histories, found, strict=True)
@@ -176,7 +157,7 @@ def test_the_suffix_decides_what_is_written(trained: Path):
     items = pl.read_parquet("data/train/items.parquet")
     named = items.with_columns(pl.format('{} "b", c', "original_id").alias("original_id"))
     named.write_parquet("data/train/items.parquet")
-    model = Path("data/train/model.ckpt")
+    model = Path("data/train/model.safetensors")
     dataclasses.replace(ModelCheckpoint.read(model), catalogue=None).save(model)
     rows = pl.DataFrame({"user_id": ["a,b", "c"], "item_id": named["original_id"][:2]})
     rows.write_parquet("h.parquet")
@@ -225,7 +206,7 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
     assert found["user_id"].n_unique() == log["user_id"].n_unique()
     catalogue = pl.read_parquet("out/top.refit/items.parquet")
     assert sorted(catalogue["original_id"]) == sorted({*log["item_id"], 9})
-    checkpoint = ModelCheckpoint.read(Path("out/top.refit/model.ckpt"))
+    checkpoint = ModelCheckpoint.read(Path("out/top.refit/model.safetensors"))
     assert (checkpoint.num_items, checkpoint.epoch) == (len(catalogue), 1)
     assert checkpoint.loss == loss_settings(point)
     popular = Recommender.load("out/top.refit").recommend(histories={"new": []}, k=40, fallback="popularity")
@@ -233,16 +214,28 @@ def test_a_refit_sees_every_event_and_every_item(trained: Path):
         popular["score"].to_list()
         == sorted(pl.concat([log, extra])["item_id"].value_counts()["count"], reverse=True)[:40]
     )
-    again = run("--model", "out/top.refit/model.ckpt", "--k", "2")  # takes the catalogue that lies beside it
+    again = run("--model", "out/top.refit/model.safetensors", "--k", "2")  # takes the catalogue that lies beside it
     assert again.drop("score").rows() == found.drop("score").rows()
 
 
-@pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.ckpt"])
+def test_a_model_of_version_0_1_ranks_and_is_refitted(trained: Path, refitted_once: Path):
+    before, model = run("--k", "3"), Path("data/train/model.safetensors")
+    write_old_model(ModelCheckpoint.read(model), model.with_name("model.ckpt"))
+    model.unlink()
+    assert run("--k", "3").equals(before)
+    assert run("--k", "3", "--model", "data/train/model.ckpt").equals(before)
+    refitted = run("--k", "3", "--refit")
+    assert {path.name for path in Path("out/top.refit").iterdir()} >= {"README.md", "SHA256SUMS", "metrics.json"}
+    assert run("--k", "3", "--model", "out/top.refit").equals(refitted)
+    assert run("--k", "3", "--model", str(refitted_once / "out/top.refit")).equals(refitted)
+
+
+@pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.safetensors"])
 def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
     refitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ):
     monkeypatch.chdir(shutil.copytree(refitted_once, tmp_path / "checkout"))
-    kept = {name: Path("out/top.refit", name).read_bytes() for name in ("items.parquet", "model.ckpt")}
+    kept = {name: Path("out/top.refit", name).read_bytes() for name in ("items.parquet", "model.safetensors")}
     log = pl.read_parquet("data/download/log.parquet")
     extra = pl.DataFrame({"user_id": [0] * 5, "item_id": [9] * 5, "timestamp": [1_800_000_000] * 5})
     pl.concat([log, extra]).write_parquet("data/download/log.parquet")  # another catalogue
@@ -262,13 +255,13 @@ def test_a_refit_that_is_killed_never_pairs_a_model_with_other_ids(
         monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         execute(["recommend", "--refit", "--out", "out/top.parquet"])
-    model = Path("out/top.refit/model.ckpt")
+    model = Path("out/top.refit/model.safetensors")
     if model.exists():
         assert {name: Path("out/top.refit", name).read_bytes() for name in kept} == kept
 
 
 def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
-    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), epoch=7)
+    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.safetensors")), epoch=7)
     loop = refit.loop_settings(checkpoint, torch.device("cpu"))
     assert dataclasses.replace(loop, max_epochs=20, accelerator="auto") == checkpoint.training
     assert (loop.max_epochs, loop.accelerator) == (7, "cpu")
@@ -277,7 +270,7 @@ def test_a_refit_trains_as_long_as_the_best_epoch(trained: Path):
 def test_a_refit_at_another_point_is_refused(trained: Path):
     point = dataclasses.replace(decided(), train=Train(learning_rate=0.5))
     with pytest.raises(StageError, match=r"has train.learning_rate=0.5, the model was trained with 0.001"):
-        refit.refuse_other_config(point, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+        refit.refuse_other_config(point, ModelCheckpoint.read(Path("data/train/model.safetensors")))
 
 
 @pytest.mark.parametrize(
@@ -290,19 +283,19 @@ def test_a_refit_at_another_point_is_refused(trained: Path):
 def test_a_refit_with_other_batches_is_refused(trained: Path, point: dict[str, Any], says: str):
     other = dataclasses.replace(decided(), **point)
     with pytest.raises(StageError, match=says):
-        refit.refuse_other_config(other, ModelCheckpoint.read(Path("data/train/model.ckpt")))
+        refit.refuse_other_config(other, ModelCheckpoint.read(Path("data/train/model.safetensors")))
 
 
 def test_a_model_that_does_not_know_its_batches_is_refitted_with_a_warning(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ):
-    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.ckpt")), batching=None)
+    checkpoint = dataclasses.replace(ModelCheckpoint.read(Path("data/train/model.safetensors")), batching=None)
     refit.refuse_other_config(decided(), checkpoint)
     assert "warning: the model does not say what its batches held" in capsys.readouterr().err
 
 
 def test_what_params_leaves_open_is_taken_from_the_model(trained: Path):
-    checkpoint = ModelCheckpoint.read(Path("data/train/model.ckpt"))
+    checkpoint = ModelCheckpoint.read(Path("data/train/model.safetensors"))
     assert refit.as_trained(config.load(), checkpoint) == decided()
     old = dataclasses.replace(checkpoint, batching=None)
     assert refit.as_trained(config.load(), old).undecided == ("batch_size", "train.window")
@@ -360,7 +353,7 @@ def test_a_catalogue_of_another_size_is_refused(trained: Path):
 def test_a_catalogue_of_equal_length_with_other_ids_is_refused(trained: Path):
     items = pl.read_parquet("data/train/items.parquet")
     items.with_columns(pl.col("original_id").reverse()).write_parquet("data/train/items.parquet")
-    says = r"^data/train/items.parquet is not the catalogue that data/train/model.ckpt was trained with: found ids with"
+    says = r"^data/train/items.parquet is not the catalogue that data/train/model.safetensors was trained with"
     with pytest.raises(StageError, match=says):
         execute(["recommend"])
 
@@ -374,27 +367,31 @@ def test_the_same_ids_written_by_another_tool_are_the_same_catalogue(trained: Pa
 
 def test_a_model_that_does_not_know_its_catalogue_works_with_a_note(trained: Path, capsys: pytest.CaptureFixture[str]):
     before = run("--k", "3")
-    model = Path("data/train/model.ckpt")
+    model = Path("data/train/model.safetensors")
     dataclasses.replace(ModelCheckpoint.read(model), catalogue=None).save(model)
     capsys.readouterr()
     assert run("--k", "3").equals(before)
-    assert "note: data/train/model.ckpt is of an earlier version, which did not record" in capsys.readouterr().err
+    assert (
+        "note: data/train/model.safetensors is of an earlier version, which did not record" in capsys.readouterr().err
+    )
 
 
 def test_a_refit_after_another_split_is_refused(trained: Path):
     items = pl.read_parquet("data/split/items.parquet")
     items.with_columns(pl.col("original_id").reverse()).write_parquet("data/split/items.parquet")
-    with pytest.raises(StageError, match=r"^data/split/items.parquet is not the catalogue that data/train/model.ckpt"):
+    with pytest.raises(
+        StageError, match=r"^data/split/items.parquet is not the catalogue that data/train/model.safetensors"
+    ):
         execute(["recommend", "--refit"])
 
 
 def test_another_log_than_that_of_training_gets_one_note(trained: Path, capsys: pytest.CaptureFixture[str]):
-    log, model = Path("data/download/log.parquet"), Path("data/train/model.ckpt")
+    log, model = Path("data/download/log.parquet"), Path("data/train/model.safetensors")
     digest = hashlib.sha256(log.read_bytes()).hexdigest()
     dataclasses.replace(ModelCheckpoint.read(model), log=digest).save(model)
     run("--k", "3")
     run("--refit", "--k", "2")
-    refitted = ("--model", "out/top.refit/model.ckpt", "--k", "2")
+    refitted = ("--model", "out/top.refit/model.safetensors", "--k", "2")
     run(*refitted)
     assert "another log" not in capsys.readouterr().err
     other = pl.read_parquet(log).with_columns(pl.col("user_id") + 1000)  # the same items, as another data set may have
@@ -439,7 +436,7 @@ def test_a_model_without_its_catalogue_is_refused(trained: Path):
 
 def test_before_the_pipeline_has_run_the_missing_file_is_named(workplace):
     workplace({})
-    with pytest.raises(StageError, match=r"--model: found no data/train/model\.ckpt"):
+    with pytest.raises(StageError, match=r"--model: found no data/train, allowed: what the train stage"):
         execute(["recommend"])
 
 
@@ -519,3 +516,41 @@ def test_what_is_left_out_of_histories_is_told(trained: Path, capsys: pytest.Cap
     pl.DataFrame(rows).write_parquet("h.parquet")
     assert run("--histories", "h.parquet", "--k", "4").drop("score").rows() == expected({1: names[:4]}, 4)
     assert "users with several lists, which are joined in the order of rows: 1" in capsys.readouterr().err
+
+
+def test_parts_of_the_users_are_written_into_a_folder(trained: Path, capsys: pytest.CaptureFixture[str]):
+    everybody = run("--k", "3").sort("user_id", "rank")
+    for number in (2, 1):
+        execute(["recommend", "--k", "3", "--part", f"{number}/2", "--chunk-events", "400", "--out", "out/lists"])
+    said = capsys.readouterr().out
+    assert re.search(r"out/lists/part-00002-of-00002: [\d,]+ recommendations for \d+ users, on cpu\n", said)
+    assert said.endswith("out/lists: all 2 parts are complete\n")
+    found = pl.read_parquet("out/lists/*.parquet").sort("user_id", "rank")
+    assert found.drop("score").equals(everybody.drop("score"))
+    shutil.copyfile("data/download/log.parquet", "h.parquet")
+    execute(["recommend", "--k", "3", "--part", "1/1", "--histories", "h.parquet"])
+    found = pl.read_parquet("data/recommend/parts/*.parquet").sort("user_id", "rank")
+    assert found.drop("score").equals(everybody.drop("score"))
+    with pytest.raises(StageError, match="lists of another k: found 4, allowed: 3 as there; take another folder"):
+        execute(["recommend", "--k", "4", "--part", "1/2", "--out", "out/lists"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--part", "3/2"], r"--part: found 3/2, allowed: I/N with I from 1 to N, such as 1/8"),
+        (["--part", "0/2"], r"--part: found 0/2, allowed: I/N"),
+        (["--part", "half"], r"--part: found half, allowed: I/N"),
+        (["--part", "1/2", "--out", "lists.parquet"], r"--out: found lists.parquet, allowed with --part: a folder"),
+        (["--part", "1/2", "--user", "3"], r"--part: found it with --user or --refit, allowed: all users"),
+        (["--part", "1/2", "--out", "data/train"], r"--out: found data/train, allowed: outside of data/train"),
+        (
+            ["--chunk-events", "5"],
+            r"--chunk-events: it is about --part, which is not given; --part 1/1 takes",
+        ),
+    ],
+)
+def test_a_wrong_part_is_refused_in_one_line(arguments: list[str], said: str, trained: Path):
+    with pytest.raises(StageError, match=said) as caught:
+        execute(["recommend", *arguments])
+    assert "\n" not in str(caught.value)

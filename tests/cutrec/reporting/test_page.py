@@ -426,13 +426,14 @@ def test_the_report_is_the_page_its_pictures_and_its_results(make: Make, tmp_pat
     point = dataclasses.replace(DEFAULT, report=Report(item_names="items.csv"))
     report(point, tmp_path / "data", tmp_path / "report", root=tmp_path)
     written = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
-    assert set(written) == {"report.html", "results.csv", *(f"{name}.png" for name in PICTURES)}
+    assert set(written) == {"report.html", "results.csv", "model_card.md", *(f"{name}.png" for name in PICTURES)}
     kinds = [row.kind for row in results_file.read(tmp_path / "report" / "results.csv")]
     assert kinds == ["training", "accuracy"]
     assert all(image.startswith(b"\x89PNG") for name, image in written.items() if name.endswith(".png"))
     assert b"sasrec with cce_neg on demo" in written["report.html"]
     assert b"Apple <small>a</small>" in written["report.html"]
     assert b"4 items have none" in written["report.html"]
+    assert b"test, by popularity" in written["model_card.md"]
 
 
 @pytest.mark.parametrize(("epochs", "ticks"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])])

@@ -91,13 +91,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = build_encoder(model, items).state_dict()
     loss = LossSettings.pick("cce")
     checkpoint = ModelCheckpoint(model, loss, TrainingSettings(), items, epoch=1, metrics={}, weights=weights)
-    checkpoint.save(folder / "model.ckpt")
+    checkpoint.save(folder / "model.safetensors")
     return folder
 
 
 def run(folder: Path, out: Path, dataset: str) -> Path:
     config = Config(dataset=dataset, split=Split(strategy="leave_one_out"), evaluate=Evaluate(k=(1, 10, 50)))
-    evaluate.evaluate(config, folder / "split", folder / "model.ckpt", out)
+    evaluate.evaluate(config, folder / "split", folder / "model.safetensors", out)
     return out
 
 
@@ -106,7 +106,7 @@ def test_each_user_counts_once_however_many_successive_targets(trained: Path, tm
     settings = Split(strategy="leave_one_out", holdout=2, target="successive", seen_targets="drop")
     summary = split_log(trained / "log.parquet", tmp_path / "split", settings)
     config = Config(dataset="log.parquet", split=settings, evaluate=Evaluate(k=(1, 10)))
-    evaluate.evaluate(config, tmp_path / "split", trained / "model.ckpt", tmp_path / "evaluate")
+    evaluate.evaluate(config, tmp_path / "split", trained / "model.safetensors", tmp_path / "evaluate")
     metrics = json.loads((tmp_path / "evaluate/metrics.json").read_text())
     rows = pl.read_parquet(tmp_path / "evaluate/per_user.parquet")
     lists = rows.group_by("user_id").agg(pl.len(), pl.col("ndcg@10").mean())
@@ -160,7 +160,7 @@ def test_groups_and_repeats_add_diversity_and_novelty_and_days_a_segment(trained
         report=Report(item_names="items.csv"),
     )
     out = tmp_path / "evaluate"
-    evaluate.evaluate(config, trained / "split", trained / "model.ckpt", out, root=tmp_path)
+    evaluate.evaluate(config, trained / "split", trained / "model.safetensors", out, root=tmp_path)
     metrics = json.loads((out / "metrics.json").read_text())
     lists = pl.read_parquet(out / "recommendations.parquet").filter(pl.col("rank") <= 10)
     groups = lists.with_columns(group=pl.col("item_id") % 3).group_by("user_id").agg(pl.col("group"))["group"].to_list()

@@ -111,14 +111,14 @@ def test_a_complete_training_writes_its_outputs(
 ):
     def fit(*, out: Path, checkpoint_dir: Path, **_: object) -> FitResult:
         checkpoint_dir.mkdir(parents=True)
-        (out / "model.ckpt").write_text("weights")
+        (out / "model.safetensors").write_text("weights")
         return dataclasses.replace(RESULT, metrics={"ndcg@10": 0.0})
 
     monkeypatch.setattr(train, "fit", fit)
     split = split_once / "data/split"
     train.train(Config(undecided=("loss",)), split, tmp_path / "train", checkpoints=tmp_path / "state")
     assert {path.name for path in (tmp_path / "train").iterdir()} == {
-        "model.ckpt", "items.parquet", "metrics.json", "settings.yaml", "SHA256SUMS",
+        "model.safetensors", "items.parquet", "metrics.json", "settings.yaml", "README.md", "SHA256SUMS",
     }  # fmt: skip
     assert (tmp_path / "train/items.parquet").read_bytes() == (split / "items.parquet").read_bytes()
     assert [path.name for path in (tmp_path / "state").glob("*/*")] == [COMPLETE]
@@ -134,7 +134,7 @@ def test_a_training_that_is_not_confirmed_keeps_its_checkpoints_and_writes_nothi
     def fit(*, out: Path, checkpoint_dir: Path, **_: object) -> FitResult:
         checkpoint_dir.mkdir(parents=True)
         (checkpoint_dir / "last.ckpt").write_text("state")
-        (out / "model.ckpt").write_text("weights")
+        (out / "model.safetensors").write_text("weights")
         return RESULT
 
     def refuse() -> None:

@@ -23,7 +23,7 @@ def first_day(form):
     return dt.datetime(2001 if "%y" in form else 1990, 1, 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), form=st.sampled_from(COMPACT), kind=st.sampled_from([pl.String, pl.Int64, pl.Float64]))
 def test_dates_written_as_numbers_are_refused_and_read_by_their_format(tmp_path_factory, data, form, kind):
     folder = tmp_path_factory.mktemp("compact")
@@ -58,7 +58,7 @@ def test_all_forms_of_a_date_are_named(tmp_path, given, forms):
     assert re.findall(r"time_format=(\S+?)(?:;| )", str(caught.value)) == forms
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     moments=st.lists(st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2026, 1, 1)), min_size=1),
     zero=st.sampled_from(
@@ -79,7 +79,7 @@ def test_ticks_since_another_year_are_refused(tmp_path_factory, moments, zero, k
         fetch(tmp_path_factory.mktemp("ticks"), {"user_id": ids, "item_id": ids, "timestamp": ticks.cast(kind)})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(days=st.lists(st.integers(32_874, 46_000), min_size=1), part=st.sampled_from([0, 0.5, 0.0006]))
 def test_days_of_a_spreadsheet_are_refused(tmp_path_factory, days, part):
     ids = range(len(days))
@@ -92,7 +92,7 @@ def test_days_of_a_spreadsheet_are_refused(tmp_path_factory, days, part):
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     moments=st.lists(st.datetimes(dt.datetime(1990, 1, 2), dt.datetime(2026, 1, 1)), min_size=1),
     zero=st.sampled_from([("since 1970", 0), ("Julian", 2_440_587.5), ("MATLAB", 719_529)]),
@@ -106,7 +106,7 @@ def test_days_with_a_fraction_are_refused(tmp_path_factory, moments, zero):
         fetch(tmp_path_factory.mktemp("days"), {"user_id": ids, "item_id": ids, "timestamp": days})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.one_of(
         st.tuples(st.integers(0, 1), st.integers(1, 60_000), st.integers(1, 500)).map(
@@ -122,7 +122,7 @@ def test_positions_and_unix_times_are_not_taken_for_other_dates(tmp_path_factory
     assert log["timestamp"].to_list() == times
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seconds=st.lists(st.integers(662_688_000, 2_082_758_399), min_size=5, unique=True),
     unit=st.sampled_from(["s", "ms", "us", "ns"]),

@@ -84,7 +84,7 @@ def write(folder: Path, kind: str, **columns: pa.Array) -> str:
     return "raw.parquet"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(INTEGERS, min_size=1, max_size=4),
     st.sampled_from(sorted(EXACT | FLOATS.keys())),
@@ -111,7 +111,7 @@ def test_ids(values, kind, key):
         assert read.dtype.is_integer() is in_64_bits
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(INTEGERS, min_size=1, max_size=5, unique=True),
     st.sampled_from(sorted(EXACT)),
@@ -156,7 +156,7 @@ TIMES = st.integers(1_000_000_000, 1_790_000_000) | st.integers(3_200_000_000, 4
 """Seconds up to 2115: later nanoseconds are too large for the microseconds of a float64."""
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(TIMES, min_size=1, max_size=4),
     st.lists(st.integers(0, 10**9 - 1), min_size=4, max_size=4),
@@ -180,7 +180,7 @@ def test_whole_times(seconds, fractions, unit, kind):
         assert read == [value * 10**6 // ticks for value in values]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.tuples(TIMES, st.integers(0, 999_999)), min_size=1, max_size=4),
     st.sampled_from(["decimal", "text", "csv", "float64", "scientific"]),
@@ -237,7 +237,7 @@ def spell(moment: dt.datetime, minutes: int, zone: str, places: int, *, gap: str
     return clock + fraction + suffix
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(MOMENTS, OFFSETS), min_size=1, max_size=4),
     st.lists(
@@ -270,7 +270,7 @@ def test_iso_8601(moments, forms, zoned):
         assert (parsed - EPOCH) // dt.timedelta(microseconds=1) == value
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(MOMENTS, min_size=1, max_size=4),
     st.sampled_from(

@@ -200,7 +200,7 @@ def run(rows: Rows, folder: Path, settings: Split, **arguments):
     return tuple(read_part(out, name) for name in parts if (out / f"{name}.parquet").exists()), out
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     logs,
     st.integers(1, 3),
@@ -254,14 +254,14 @@ def check(rows: Rows, choices: Split, oracle, ties: TieOrder):
             check_counts(found[1], kept)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(logs, st.integers(1, 2), st.integers(1, 2), st.sampled_from([0.1, 0.3, 0.5]), tie_orders)
 def test_validation_in_time(rows, min_item, min_user, fraction, ties):
     choices = Split(validation="time", test_fraction=fraction, min_item_count=min_item, min_user_count=min_user)
     check(rows, choices, lambda kept: validated_in_time(kept, fraction, ties), ties)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(logs, st.integers(1, 2), st.integers(4, 30), st.none() | st.integers(10, 60), st.booleans(), tie_orders)
 def test_a_window(rows, least, begin, until, in_time, ties):
     choices = Split(
@@ -282,7 +282,7 @@ def test_a_window(rows, least, begin, until, in_time, ties):
     check(rows, choices, oracle, ties)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(logs, st.integers(1, 2), st.integers(1, 3), tie_orders)
 def test_leave_one_out(rows, min_item, min_user, ties):
     choices = Split(strategy="leave_one_out", min_item_count=min_item, min_user_count=min_user)

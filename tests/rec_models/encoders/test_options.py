@@ -112,7 +112,7 @@ def test_a_run_goes_well_and_its_checkpoint_knows(tiny, tmp_path, model_name, op
     )
     first, last = (result.history[epoch]["train_loss"] for epoch in (0, -1))
     assert last < (0.8 if model_name == "sasrec" else 1.01) * first
-    encoder = load(tmp_path / "out" / "model.ckpt")
+    encoder = load(tmp_path / "out" / "model.safetensors")
     assert encoder.settings == settings
     assert tiny.validate(encoder) == result.metrics
 

@@ -164,7 +164,7 @@ def fit(ranks, options, folder):
     )
     if not result.is_first_rank:
         return None
-    weights = ModelCheckpoint.read(folder / "out" / "model.ckpt").weights
+    weights = ModelCheckpoint.read(folder / "out" / "model.safetensors").weights
     (row,) = result.history
     return {
         "loss": row["train_loss"],

@@ -59,6 +59,6 @@ def test_an_average_never_changes_training_but_is_what_is_validated_and_kept(tin
     assert losses[0] == losses[1]
     assert scores[0] != scores[1]
     assert len(seen) == 2 * 6  # every step of both epochs
-    kept = ModelCheckpoint.read(tmp_path / "averaged" / "model.ckpt").weights
+    kept = ModelCheckpoint.read(tmp_path / "averaged" / "model.safetensors").weights
     for found, steps in zip(kept.values(), zip(*seen[: 6 * averaged.best_epoch], strict=True), strict=True):
         torch.testing.assert_close(found, torch.stack(steps).mean(0), rtol=0, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.checkpoint import MODEL_NAME, ModelCheckpoint
 
 NONE, TILES = {"sharing": "none"}, {"sharing": "tile", "tile_tokens": 8}  # tiles that span ranks
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
@@ -103,7 +103,7 @@ def assert_two_ranks_are_one(tiny, script, tmp_path, runs):
 
 def assert_same_weights(tiny, expected_folder, found_folder):
     folders = (expected_folder, found_folder)
-    first, second = (tiny.without_keys_bias(ModelCheckpoint.read(path / "model.ckpt").weights) for path in folders)
+    first, second = (tiny.without_keys_bias(ModelCheckpoint.read(path / MODEL_NAME).weights) for path in folders)
     torch.testing.assert_close(second, first, rtol=1e-3, atol=2e-5)
 
 

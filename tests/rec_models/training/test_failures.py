@@ -33,7 +33,7 @@ def test_training_stops_after_patience_and_keeps_the_best(tiny, folders):
     result = scripted(tiny, folders, [0.1, 0.3, 0.2, 0.3, 0.9])  # an equal score is no better one
     assert (result.best_epoch, result.epochs) == (2, 4)
     assert result.metrics == {"ndcg@10": 0.3}
-    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").epoch == 2
+    assert ModelCheckpoint.read(folders["out"] / "model.safetensors").epoch == 2
 
 
 def test_validation_sees_the_encoder_in_eval_mode(tiny, folders):
@@ -101,11 +101,11 @@ def test_a_nan_loss_names_the_step_and_the_last_good_checkpoint(tiny, folders, p
     assert "the loss is nan at step 9 (epoch 2)" in str(error.value)
     assert (
         f"the same call starts again from the last good checkpoint, {kept / 'last.ckpt'}; "
-        f"the best model so far is {kept / 'best-1.ckpt'}; lower learning_rate"
+        f"the best model so far is {kept / 'best-1.safetensors'}; lower learning_rate"
     ) in str(error.value)
     assert "precision" not in str(error.value)  # a CPU trains in 32-true already
     assert error.value.on_every_rank
-    assert not load(kept / "best-1.ckpt").training
+    assert not load(kept / "best-1.safetensors").training
     state = torch.load(folders["checkpoints"] / "last.ckpt", weights_only=True)
     assert state["state"]["step"] == 8
     assert all(torch.isfinite(value).all() for value in state["encoder"].values())
@@ -283,5 +283,5 @@ def test_folders_may_be_strings(tiny, folders):
         out=str(folders["out"]),
         checkpoint_dir=str(folders["checkpoints"]),
     )
-    assert (folders["out"] / "model.ckpt").is_file()
+    assert (folders["out"] / "model.safetensors").is_file()
     assert (folders["checkpoints"] / "last.ckpt").is_file()

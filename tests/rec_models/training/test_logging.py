@@ -54,12 +54,12 @@ def test_a_second_run_into_one_folder_leaves_its_own_curves_alone(tmp_path):
 
 
 def test_the_model_is_copied_whole(tmp_path):
-    (tmp_path / "best-3.ckpt").write_bytes(b"weights")
+    (tmp_path / "best-3.safetensors").write_bytes(b"weights")
     folder = ResultsFolder(tmp_path / "out")
     folder.write_history([])
-    folder.take_model(tmp_path / "best-3.ckpt")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.ckpt"]
-    assert (tmp_path / "out" / "model.ckpt").read_bytes() == b"weights"
+    folder.take_model(tmp_path / "best-3.safetensors")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"weights"
 
 
 EPOCH = {"train_loss": 1.23456, "tokens_per_second": 12345.6, "train_seconds": 7.89}

@@ -13,7 +13,7 @@ from rec_models.training.loop import fit
 
 
 def weights_of(folder):
-    return ModelCheckpoint.read(folder / "model.ckpt").weights
+    return ModelCheckpoint.read(folder / "model.safetensors").weights
 
 
 def losses_of(result):
@@ -39,7 +39,7 @@ def test_a_callback_sees_every_epoch_and_may_end_training(tiny, folders):
     result = tiny.run(**folders, on_epoch=on_epoch)
     assert result.epochs == 2
     assert seen == [(row["epoch"], row["validation_ndcg@10"]) for row in result.history]
-    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").epoch == result.best_epoch
+    assert ModelCheckpoint.read(folders["out"] / "model.safetensors").epoch == result.best_epoch
 
 
 def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
@@ -59,7 +59,7 @@ def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
     )
 
     out = folders["out"]
-    assert sorted(path.name for path in out.iterdir()) == ["history.csv", "model.ckpt", "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == ["history.csv", "model.safetensors", "tensorboard"]
     with (out / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
@@ -73,11 +73,11 @@ def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
     first = sum(point.value * tokens for point, tokens in zip(curve[:steps], targets, strict=True)) / sum(targets)
     assert first == pytest.approx(result.history[0]["train_loss"], rel=1e-5)
 
-    checkpoint = ModelCheckpoint.read(out / "model.ckpt")
+    checkpoint = ModelCheckpoint.read(out / "model.safetensors")
     assert checkpoint.epoch == result.best_epoch
     assert checkpoint.metrics == result.metrics
     assert checkpoint.loss == LossSettings(loss="cce")
-    encoder = load(out / "model.ckpt")
+    encoder = load(out / "model.safetensors")
     assert not encoder.training
     assert tiny.validate(encoder) == result.metrics
 
@@ -86,8 +86,8 @@ def test_fit_reports_and_leaves_what_it_promises(tiny, folders):
 def test_fit_computes_every_loss_at_its_place_in_the_run(tiny, folders, model_name, loss):
     options = {"model": model_name, "loss": loss, "learning_rate": 1e-12, "max_epochs": 1, "dropout": 0.0}
     result = tiny.run(**folders, **options)
-    encoder = load(folders["out"] / "model.ckpt")
-    checkpoint = ModelCheckpoint.read(folders["out"] / "model.ckpt")
+    encoder = load(folders["out"] / "model.safetensors")
+    checkpoint = ModelCheckpoint.read(folders["out"] / "model.safetensors")
     function = build_loss(checkpoint.loss)
     total, count = 0.0, 0
     for number, batch in enumerate(tiny.TinyBatches(model=model_name).epoch(0)):
@@ -143,7 +143,7 @@ def test_the_papers_full_cce_trains_padded_places_towards_item_0(tiny, folders):
             out=folders["out"] / name,
             checkpoint_dir=folders["checkpoints"] / name,
         )
-        return result.train_loss, load(folders["out"] / name / "model.ckpt")
+        return result.train_loss, load(folders["out"] / name / "model.safetensors")
 
     (faithful, encoder), (right, _) = last_loss(True), last_loss(False)
     batch = next(iter(tiny.TinyBatches(count=1).epoch(0)))

@@ -12,7 +12,7 @@ from rec_models.training.memory import Run
 
 
 def weights_of(folder):
-    return ModelCheckpoint.read(folder / "model.ckpt").weights
+    return ModelCheckpoint.read(folder / "model.safetensors").weights
 
 
 def losses_of(result):
@@ -22,10 +22,10 @@ def losses_of(result):
 def test_what_a_batch_held_is_kept_and_another_is_another_run(tiny, folders, capfd):
     batching = BatchSettings(batch_size=8)
     tiny.run(**folders, max_epochs=1, batching=batching)
-    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").batching == batching
+    assert ModelCheckpoint.read(folders["out"] / "model.safetensors").batching == batching
     other = BatchSettings(batch_size=8, window=3)
     tiny.run(**folders, max_epochs=1, batching=other)
-    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").batching == other
+    assert ModelCheckpoint.read(folders["out"] / "model.safetensors").batching == other
     assert "of a run with other settings" in capfd.readouterr().err
 
 

@@ -63,7 +63,7 @@ def assert_same_outcome(first, second, first_out, second_out):
     assert timeless(first.history) == timeless(second.history)
     assert (first.best_epoch, first.metrics) == (second.best_epoch, second.metrics)
     assert step_losses(first_out) == step_losses(second_out)
-    ours, theirs = (ModelCheckpoint.read(out / "model.ckpt").weights for out in (first_out, second_out))
+    ours, theirs = (ModelCheckpoint.read(out / "model.safetensors").weights for out in (first_out, second_out))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -110,7 +110,7 @@ def test_slow_checkpoints_are_written_less_often(tiny, uninterrupted, tmp_path, 
     stopping_run(tiny, monkeypatch, (2, 3), tmp_path / "b", tmp_path / "b-kept")
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"]) == (1, 0)  # not the end of the second epoch
-    assert sorted(path.name for path in (tmp_path / "b-kept").iterdir()) == ["best-1.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (tmp_path / "b-kept").iterdir()) == ["best-1.safetensors", "last.ckpt"]
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept")
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
     never = tiny.run(tmp_path / "c", tmp_path / "c-kept")  # the best model waits in memory until the end
@@ -209,8 +209,8 @@ def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path)
         folder.best(epoch).write_bytes(b"model")
         folder.save(RunState(epoch=epoch, best_epoch=epoch), Tensors({}, {}, {}, {}))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "best-4.ckpt",
-        "best-5.ckpt",
+        "best-4.safetensors",
+        "best-5.safetensors",
         "last.ckpt",
         "previous.ckpt",
     ]
@@ -223,7 +223,7 @@ def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):
     folder.save(RunState(epoch=1), Tensors({}, {}, {}, {}))
     folder.save(RunState(epoch=2, best_epoch=2), Tensors({}, {}, {}, {}))
     assert RunFolder(tmp_path, {}).resume().state.epoch == 1
-    assert "best-2.ckpt is missing beside it" in capfd.readouterr().err
+    assert "best-2.safetensors is missing beside it" in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -235,7 +235,7 @@ def test_a_killed_process_goes_on_where_it_was(tiny, uninterrupted, tiny_script,
     assert killed.returncode == -signal.SIGKILL
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"]) == (1, 4)
-    assert not (tmp_path / "b" / "model.ckpt").exists()
+    assert not (tmp_path / "b" / "model.safetensors").exists()
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept", **options)
     whole, whole_out = uninterrupted(**options)
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
@@ -243,8 +243,8 @@ def test_a_killed_process_goes_on_where_it_was(tiny, uninterrupted, tiny_script,
 
 def test_a_run_on_other_ids_is_not_resumed_and_the_model_knows_its_own(tiny, folders, capsys):
     tiny.run(**folders, max_epochs=1, catalogue="5f3a")
-    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").catalogue == "5f3a"
+    assert ModelCheckpoint.read(folders["out"] / "model.safetensors").catalogue == "5f3a"
     capsys.readouterr()
     tiny.run(**folders, max_epochs=1, catalogue="77aa")
     assert "not resuming from this checkpoint" in capsys.readouterr().err
-    assert ModelCheckpoint.read(folders["out"] / "model.ckpt").catalogue == "77aa"
+    assert ModelCheckpoint.read(folders["out"] / "model.safetensors").catalogue == "77aa"

@@ -41,12 +41,12 @@ def parse(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
         raise UsageError(f"{message}; --help lists the options") from None
 
 
-def whole_from(least: int) -> Callable[[str | int], int]:
-    """The type of an option that takes a whole number from `least` to `MOST`."""
+def whole_from(least: int, most: int = MOST) -> Callable[[str | int], int]:
+    """The type of an option that takes a whole number from `least` to `most`."""
 
     def convert(value: str | int) -> int:
-        if not re.fullmatch(r"0*[0-9]{1,9}", str(value), re.ASCII) or not least <= int(value) <= MOST:
-            raise ArgumentTypeError(f"found {value}, allowed: {least} to {MOST:,}")
+        if not re.fullmatch(r"0*[0-9]{1,10}", str(value), re.ASCII) or not least <= int(value) <= most:
+            raise ArgumentTypeError(f"found {value}, allowed: {least} to {most:,}")
         return int(value)
 
     return convert

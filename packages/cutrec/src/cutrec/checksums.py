@@ -1,6 +1,6 @@
 """Checksums of the outputs of a stage, and errors that name the stage whose output is missing or damaged.
 
-`NAME` in the folder of a stage lists its CSV, JSON and parquet files. Sequence stores and models hold checksums of
+`NAME` in the folder of a stage lists its CSV, JSON and parquet files and its model. Sequence stores hold checksums of
 their own. ``sha256sum --check SHA256SUMS`` reads the same file.
 """
 
@@ -16,7 +16,7 @@ from cutrec.paths import STAGES
 from rec_data.errors import DataError
 
 NAME = "SHA256SUMS"
-SUFFIXES = (".csv", ".json", ".parquet")
+SUFFIXES = (".csv", ".json", ".parquet", ".safetensors")
 """Of the files that are listed."""
 Value = TypeVar("Value")
 

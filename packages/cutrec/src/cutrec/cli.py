@@ -5,7 +5,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import backtest, compare, describe, forget, plan, recommend, reset, tune
+from cutrec.commands import backtest, compare, describe, drift, export, forget, plan, promote, recommend, reset, tune
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
 
@@ -24,8 +24,11 @@ COMMANDS = {
     "recommend": recommend,
     "compare": compare,
     "backtest": backtest,
+    "drift": drift,
+    "promote": promote,
     "plan": plan,
     "tune": tune,
+    "export": export,
     "forget": forget,
     "reset": reset,
 }

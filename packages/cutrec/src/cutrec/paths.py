@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+from cutrec.errors import StageError
+
 DATA = Path("data")
 """The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
 LOG = DATA / "download" / "log.parquet"
 SPLIT = DATA / "split"
-MODEL = DATA / "train" / "model.ckpt"
+MODEL = DATA / "train" / "model.safetensors"
+OLD_MODEL = "model.ckpt"
+"""The name of a model's file in version 0.1, which is still read (`model_file`)."""
 SETTINGS = DATA / "train" / "settings.yaml"
 """What the train stage decided for the keys that are ``auto``, and why."""
 PER_USER = DATA / "evaluate" / "per_user.parquet"
@@ -14,6 +18,28 @@ BACKTEST = DATA / "backtest"
 """What ``cutrec backtest`` writes: a folder per window, and its tables, picture and page."""
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
+
+
+def model_file(place: Path) -> Path:
+    """The file of a model, given that or its folder: the one of a training, or the ``out`` of `cutrec.Recommender.fit`.
+
+    A folder without a model gives the path that the file would have.
+    """
+    if not place.is_dir():
+        return place
+    paths = [folder / name for folder in (place, place / "train") for name in (MODEL.name, OLD_MODEL)]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def existing_model(place: Path) -> Path:
+    """The same, given as the option ``--model``.
+
+    Raises:
+        StageError: there is none.
+    """
+    if not (model := model_file(place)).is_file():
+        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    return model
 
 
 def checkout_root() -> Path | None:

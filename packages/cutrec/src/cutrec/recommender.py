@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from cutrec.errors import StageError
 from cutrec.outputs import identity, read_json
-from cutrec.paths import LOG
+from cutrec.paths import LOG, model_file
 from cutrec.recommending import asked, folders, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
@@ -49,13 +49,15 @@ class Recommender:
     """
 
     def __init__(self, folder: Path, form: LogForm, *, log: Path | None, device: str = "auto") -> None:
-        """Use `fit` or `load`. `folder` holds model.ckpt and items.parquet, `log` the histories of the users."""
+        """Use `fit` or `load`. `folder` holds a model and items.parquet, `log` the histories of the users."""
         self._folder, self._form, self._log = folder, form, log
         self._files = identity(folder)
         where = choose_device("auto") if device == "auto" else usable_device(device)
-        self.encoder, items = load_encoder(folder / "model.ckpt", folder / "items.parquet", where)
+        self._model = model_file(folder)
+        self.encoder, items = load_encoder(self._model, folder / "items.parquet", where)
         """The network, in eval mode."""
         self._items = Index(items.names)
+        self._card: str | None = None  # the one with the metrics of `evaluate`
 
     def __repr__(self) -> str:
         """Name the model and the sizes."""
@@ -110,7 +112,8 @@ class Recommender:
         the folder, as in a checkout. They are read when they are first asked for.
 
         Args:
-            folder: one with ``model.ckpt``, ``items.parquet`` and their checksums, or the ``out`` of `fit`.
+            folder: one with ``model.safetensors`` (or ``model.ckpt`` of version 0.1), ``items.parquet`` and their
+                checksums, or the ``out`` of `fit`.
             device: where to rank. ``auto`` takes a GPU if there is one.
 
         Raises:
@@ -122,6 +125,8 @@ class Recommender:
     def save(self, folder: str | Path, *, histories: bool = False) -> None:
         """Write the model, the ids of its items, its metrics, its curves and their checksums into a folder for `load`.
 
+        The model card there, ``README.md``, has the metrics of the test and their intervals after `evaluate`.
+
         Args:
             folder: it is new or empty, or holds a model that was saved there before, which is replaced.
             histories: also write ``log.parquet``, the events of all users, for ``recommend(users=...)`` after `load`.
@@ -132,7 +137,8 @@ class Recommender:
         """
         if histories and self._log is None:
             raise StageError(f"histories: found True, but there is no log beside {self._folder}, allowed: False")
-        folders.save(self._folder, self._files, self._form, Path(folder), self._log if histories else None)
+        log = self._log if histories else None
+        folders.save(self._folder, self._files, self._form, Path(folder), log=log, card=self._card)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -158,7 +164,8 @@ class Recommender:
             raise StageError(f"evaluate: found no {split}, allowed: after fit, or with the out of fit loaded")
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "evaluate"
-            evaluate(self._form.config, split, self._folder / "model.ckpt", out)
+            evaluate(self._form.config, split, self._model, out)
+            self._card = folders.card(self._folder, self._form.config, split, out / "details")
             return read_json(out / "metrics.json")
 
     def recommend(
@@ -276,7 +283,7 @@ class Recommender:
         found, notes = read_log(
             self._log,
             self._items.names,
-            model=self._folder / "model.ckpt",
+            model=self._model,
             trained_with=self.encoder.log,
             tie_seed=self._form.config.download.tie_seed(self._form.config.seed),
             users=None,

@@ -22,7 +22,9 @@ _SCORES = 1 << 26  # scores in memory at a time: 256 MiB
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
-    """Load the encoder of a ``model.ckpt``, in eval mode, with its settings as ``encoder.settings``.
+    """Load the encoder of a ``model.safetensors``, in eval mode, with its settings as ``encoder.settings``.
+
+    A ``model.ckpt`` of version 0.1 is read as well. On a CPU the weights are memory-mapped (`ModelCheckpoint.read`).
 
     On a GPU `Encoder.encode_last` computes in the precision of training, on a CPU in float32. ``encoder.catalogue`` is
     the hash of the catalogue that `fit` was given, None in older files: compare it with that of the ids you rank.

@@ -3,35 +3,47 @@
 Every user of ``data/download/log.parquet`` gets a list that follows their whole history, including the events that the
 split held out from training. The output is a parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
 
+``--part i/n`` ranks for one of n parts of the users, in bounded memory, and writes the same lists as several parquet
+files into a folder. Parts may run at the same time; one that was killed goes on at the next call.
+
 Examples:
     uv run cutrec recommend --k 20 --out lists.csv
     uv run cutrec recommend --user 4711
+    uv run cutrec recommend --part 1/8 --out lists
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
+from argparse import ArgumentTypeError
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.arguments import local_file, local_path, positive_int
-from cutrec.checksums import verified
+from cutrec.arguments import local_file, local_path, positive_int, whole_from
+from cutrec.checksums import checksum, verified
 from cutrec.config import from_mapping, load, read_yaml
-from cutrec.console import prepare_output_file
+from cutrec.console import prepare_output_file, prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout
+from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, existing_model, live_checkout
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
     from rec_data.config import Download
+    from rec_models.encoders import Encoder
 
 OUT = DATA / "recommend" / "recommendations.parquet"
+PARTS = DATA / "recommend" / "parts"
+MOST_PARTS = 100_000
 SUFFIXES = (".parquet", ".csv")
 COLUMNS = ("user", "item", "timestamp")
 KEYS = {
@@ -48,10 +60,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
     parser.add_argument("--histories", type=local_path, help=text)
     parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
-    text = f"the .parquet or .csv to write, or - to print (default: {OUT}; lists of --user are printed)"
+    text = "a part of the users, such as 1/8: those of whom the CRC-32 of the id, modulo 8, is 0"
+    parser.add_argument("--part", type=part_of_users, metavar="I/N", help=text)
+    text = "with --part: events of the log in memory at a time (default: 5000000)"
+    parser.add_argument("--chunk-events", type=whole_from(1, 10**9), help=text)
+    text = (
+        f"the .parquet or .csv to write, or - to print (default: {OUT}; lists of --user are printed); with --part the "
+    )
+    text += f"folder (default: {PARTS})"
     parser.add_argument("--out", type=local_file, help=text)
-    text = f"a checkpoint with its items.parquet beside it (default: {MODEL})"
-    parser.add_argument("--model", type=local_file, default=MODEL, help=text)
+    text = f"the folder of a model, or its file with items.parquet beside it (default: {MODEL.parent})"
+    parser.add_argument("--model", type=local_file, default=MODEL.parent, help=text)
     text = "train on the whole log first; the model is kept in OUT.refit/"
     parser.add_argument("--refit", action="store_true", help=text)
     text = "auto (the default) takes a GPU if there is one"
@@ -66,6 +85,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-S", dest="changes", action="append", metavar="KEY=VALUE", help=text)
 
 
+def part_of_users(text: str | tuple[int, int]) -> tuple[int, int]:
+    """The type of ``--part``: I/N with 1 <= I <= N <= 100,000."""
+    if isinstance(text, tuple):  # checked a second time
+        return text
+    number, _, of = text.partition("/")
+    if not re.fullmatch(r"[0-9]{1,6}/[0-9]{1,6}", text, re.ASCII) or not 1 <= int(number) <= int(of) <= MOST_PARTS:
+        raise ArgumentTypeError(
+            f"found {text}, allowed: I/N with I from 1 to N, such as 1/8, and N up to {MOST_PARTS:,}"
+        )
+    return int(number), int(of)
+
+
 def run(options: Namespace) -> None:
     """Check the options, read params.yaml, recommend and say what could not be used."""
     for name in COLUMNS:
@@ -75,6 +106,11 @@ def run(options: Namespace) -> None:
         raise StageError("-S: it changes how --histories are read, which are not given")
     if options.user and options.histories is not None:
         raise StageError("--user: it names users of the log; with --histories, give a file of these users alone")
+    if options.chunk_events is not None and options.part is None:
+        raise StageError("--chunk-events: it is about --part, which is not given; --part 1/1 takes all users")
+    if options.part is not None:
+        run_part(options)
+        return
     printed = bool(options.user) if options.out is None else options.out.name == "-"
     out = OUT if printed or options.out is None else options.out  # a refit is kept beside it
     if out.suffix not in SUFFIXES:
@@ -86,18 +122,14 @@ def run(options: Namespace) -> None:
     device = recommend.choose_device(options.device)
     if options.refit or not printed:
         prepare_output_file("--out", out)
-    if not options.model.is_file():
-        raise StageError(f"--model: found no {options.model}, allowed: what the train stage wrote (dvc repro)")
-    model = options.model
+    model = existing_model(options.model)
     if options.refit:
         verified(LOG)
         from cutrec.workflow.refit import refit
 
         folder = out.with_suffix(".refit")
         model = refit(config, model, LOG, SPLIT, folder, checkpoints=checkpoint_folder(), device=device)
-    encoder, item_names = recommend.load_model(model, device)
-    if options.k > len(item_names):
-        raise StageError(f"--k: found {options.k}, allowed: 1 to {len(item_names)}, the size of the catalogue")
+    encoder, item_names = load_model(options, model, device)
     of_the_log = options.histories is None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lists.csv" if printed else out
@@ -117,7 +149,7 @@ def run(options: Namespace) -> None:
                     settings=settings,
                     tie_seed=settings.tie_seed(config.seed),
                 )
-            for note in [*notes, *recommend.unusable(histories)]:
+            for note in [*notes, *recommend.unusable(histories.unknown_items, histories.empty_users)]:
                 print(f"note: {note}", file=sys.stderr)
             rows = recommend.recommend(
                 encoder,
@@ -134,6 +166,66 @@ def run(options: Namespace) -> None:
                 shutil.copyfileobj(lists, sys.stdout)
         else:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
+
+
+def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
+    """The model and the ids of its items, with ``--k`` checked against their number."""
+    from cutrec.workflow import recommend
+
+    encoder, item_names = recommend.load_model(model, device)
+    if options.k > len(item_names):
+        raise StageError(f"--k: found {options.k}, allowed: 1 to {len(item_names)}, the size of the catalogue")
+    return encoder, item_names
+
+
+def run_part(options: Namespace) -> None:
+    """Recommend for a part of the users, into a folder."""
+    out = PARTS if options.out is None else options.out
+    if options.user or options.refit:
+        cure = "a model of --refit is used with --model OUT.refit"
+        raise StageError(f"--part: found it with --user or --refit, allowed: all users and a trained model; {cure}")
+    if out.suffix in SUFFIXES or out.name == "-" or out.is_file():
+        raise StageError(f"--out: found {out}, allowed with --part: a folder, which gets several parquet files")
+    config = load()
+
+    from cutrec.workflow import recommend
+    from cutrec.workflow.scoring import CHUNK_EVENTS, score_part
+    from rec_data.sequences.parts import Part
+
+    prepare_output_folder("--out", out)
+    device, model, part = recommend.choose_device(options.device), existing_model(options.model), Part(*options.part)
+    encoder, item_names = load_model(options, model, device)
+    with tempfile.TemporaryDirectory() as folder:
+        log, tie_seed = LOG, config.download.tie_seed(config.seed)
+        if options.histories is None:
+            found = checksum(verified(log))
+            notes = recommend.notes_on_log(log, found, model=model, trained_with=encoder.log)
+        else:
+            settings, named = history_settings(options)
+            log, tie_seed = Path(folder) / "log.parquet", settings.tie_seed(config.seed)
+            notes = recommend.write_file(options.histories, log, root=live_checkout(), named=named, settings=settings)
+            found = checksum(log)
+        done = score_part(
+            encoder,
+            item_names,
+            log,
+            out,
+            part,
+            {"model": checksum(model), "log": found, "k": options.k, "keep_seen": options.keep_seen, "ties": tie_seed},
+            tie_seed=tie_seed,
+            k=options.k,
+            batch_users=options.batch_users or config.evaluate.batch_users,
+            keep_seen=options.keep_seen,
+            chunk_events=options.chunk_events or CHUNK_EVENTS,
+        )
+    for note in [*notes, *recommend.unusable(done.unknown_items, done.empty_users)]:
+        print(f"note: {note}", file=sys.stderr)
+    if done.users == 0:
+        print(f"note: part {part.number} of {part.of} holds no user with a list", file=sys.stderr)
+    there = f" ({done.chunks - done.ranked} of {done.chunks} chunks were there)" if done.ranked < done.chunks else ""
+    print(f"{out / part.name}: {done.rows:,} recommendations for {done.users:,} users{there}, on {device.type}")
+    if done.all_complete:
+        print(f"{out}: all {part.of} parts are complete")
 
 
 def history_settings(options: Namespace) -> tuple[Download, set[str]]:

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from cutrec.checksums import verify_folder, write_checksums
+from cutrec.config import Config, read_yaml
 from cutrec.console import prepare_output_folder
+from cutrec.decide import with_decisions
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, identity, write_json
-from cutrec.paths import LOG, MODEL
+from cutrec.outputs import atomic_folder, identity, read_json, write_json
+from cutrec.paths import LOG, MODEL, OLD_MODEL, SETTINGS, model_file
 from cutrec.recommending.log_form import FORM, LogForm
+from cutrec.reporting.model_card import CARD, model_card
+from cutrec.reporting.run_outputs import read_csv
+from rec_models.training.checkpoint import ModelCheckpoint
 
 
 def run_stages(log: Any, form: LogForm, folder: Path) -> None:
@@ -38,12 +43,12 @@ def of_model(folder: Path) -> Path:
     Raises:
         StageError: there is no model, or a file is damaged.
     """
-    for place in (folder, folder / "train"):
-        if (place / MODEL.name).is_file():
-            verify_folder(place)
-            return place
-    found = f"no {folder / MODEL.name}"
-    raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
+    model = model_file(folder)
+    if not model.is_file() or model == folder:
+        found = f"no {folder / MODEL.name}"
+        raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
+    verify_folder(model.parent)
+    return model.parent
 
 
 def log_beside(model: Path) -> Path | None:
@@ -52,10 +57,19 @@ def log_beside(model: Path) -> Path | None:
     return next((log for log in logs if log.is_file()), None)
 
 
-def save(source: Path, files: object, form: LogForm, target: Path, log: Path | None) -> None:
+def card(model: Path, config: Config, split: Path, details: Path) -> str:
+    """The card of a model with the metrics of an evaluation, given the folders of the three."""
+    if (settings := model / SETTINGS.name).is_file():
+        config = with_decisions(config, read_yaml(settings))
+    intervals = read_csv(details / "intervals.csv")
+    return model_card(config, read_json(split / "summary.json"), read_json(model / "metrics.json"), intervals=intervals)
+
+
+def save(source: Path, files: object, form: LogForm, target: Path, *, log: Path | None, card: str | None) -> None:
     """Copy a model, and a log if there is one, into a folder that is new, empty, or holds a model that was saved there.
 
-    `files` is what `cutrec.outputs.identity` said of the source when the model was loaded.
+    A model of version 0.1 is written as this version writes it. `files` is what `cutrec.outputs.identity` said of the
+    source when the model was loaded. `card` takes the place of the model card in the source.
 
     Raises:
         StageError: the folder holds other files, or another process has written the source since.
@@ -67,13 +81,18 @@ def save(source: Path, files: object, form: LogForm, target: Path, log: Path | N
         raise StageError(f"folder: found {target} with other files, allowed: a new one, or one that save has written")
     with atomic_folder(target) as part:
         for path in source.iterdir():
-            if path.is_file() and path.name != LOG.name:
+            if path.is_file() and path.name not in (LOG.name, OLD_MODEL):
                 shutil.copyfile(path, part / path.name)
+        if (model := model_file(source)).name == OLD_MODEL:
+            ModelCheckpoint.read(model).save(part / MODEL.name)
+        if card is not None:
+            (part / CARD).write_text(card, encoding="utf-8")
         if identity(source) != files:
             raise StageError(f"{source}: found that it was written since it was loaded; load it again")
         if log is not None:
             shutil.copyfile(log, part / LOG.name)
         else:
             (target / LOG.name).unlink(missing_ok=True)  # of a model that was saved there before
+        (target / OLD_MODEL).unlink(missing_ok=True)
         write_json(part / FORM, form.as_json())
         write_checksums(part)

@@ -46,7 +46,7 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
     folder = data / "evaluate" / "details"
     details: dict[str, list[dict[str, Any]]] | None = None
     if "ndcg@10" in evaluation:
-        details = {name: _read_csv(folder / f"{name}.csv") for name in TABLES}
+        details = {name: read_csv(folder / f"{name}.csv") for name in TABLES}
         details["examples"] = json.loads(verified(folder / "examples.json").read_text(encoding="utf-8"))
     settings = read_yaml(verified(data / "train" / SETTINGS.name))
     return RunOutputs(
@@ -56,7 +56,7 @@ def read_outputs(config: Config, data: Path) -> RunOutputs:
         download=read_json(data / "download" / "summary.json"),
         split=read_json(data / "split" / "summary.json"),
         training=read_json(data / "train" / "metrics.json"),
-        history=numbers(_read_csv(data / "train" / "history.csv")),
+        history=numbers(read_csv(data / "train" / "history.csv")),
         evaluation=evaluation,
         memory=read_json(folder / "memory.json"),
         details=details,
@@ -70,6 +70,7 @@ def numbers(rows: list[dict[str, str]]) -> list[dict[str, float]]:
     return [{key: float(value or "nan") for key, value in row.items()} for row in rows]
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV that a stage wrote, by column name."""
     with verified(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from cutrec.config import AUTO_KEYS, Config, as_written
 from cutrec.nested import flatten
 from cutrec.reporting.run_outputs import RunOutputs
+from rec_data.schema import UNITS
 
 ACCURACY = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR"}
 """With one target per user, the other metrics follow from these."""
@@ -252,10 +253,11 @@ def size_rows(split: dict[str, Any]) -> list[tuple[str, ...]]:
 def data_rows(run: RunOutputs) -> list[tuple[str, str]]:
     """Where the log comes from and what the split did, without counts of zero and unset values."""
     split = {key: value for key, value in run.split.items() if key not in (*SIZES, "dropped")}
-    boundary, unit = split.pop("boundary_time", None), split.pop("timestamp_unit", "s")
-    if boundary is not None:
-        seconds = boundary / {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[unit]
-        split["boundary"] = datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds")
+    unit = split.pop("timestamp_unit", "s")
+    for name in ("first_time", "last_time", "boundary_time"):
+        if (found := split.pop(name, None)) is not None and split.get("clock", True):
+            moment = datetime.fromtimestamp(found / UNITS[unit], UTC)
+            split[name.removesuffix("_time")] = moment.isoformat(" ", "seconds")
     dropped = {name.replace("_", " "): count for name, count in run.split.get("dropped", {}).items() if count}
     rows = [*flat({"source": run.source}), *flat({"download": run.download}), *flat({"split": split})]
     rows += [(f"dropped: {name}", f"{count:,}") for name, count in dropped.items()]

@@ -16,6 +16,7 @@ from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import PRESET_KEYS, Config, as_written
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged
+from cutrec.paths import model_file
 from cutrec.reporting.backtest import WindowResult, read_shared, read_window
 from cutrec.workflow.evaluate import evaluate
 from cutrec.workflow.split import split
@@ -117,7 +118,7 @@ def _train_and_evaluate(point: Config, log: Path, identity: str, folder: Path, c
     _step(model, _key(point, identity, _TRAIN_KEYS), lambda: train(point, parts, model, checkpoints=checkpoints))
     tested = folder / "evaluate"
     key = _key(point, identity, _EVALUATE_KEYS)
-    _step(tested, key, lambda: evaluate(point, parts, model / "model.ckpt", tested))
+    _step(tested, key, lambda: evaluate(point, parts, model_file(model), tested))
 
 
 def _evaluate_later(point: Config, log: Path, model_key: str, first: Path, folder: Path) -> None:
@@ -139,7 +140,7 @@ def _evaluate_later(point: Config, log: Path, model_key: str, first: Path, folde
 
     _step(parts, _key(point, model_key, _SPLIT_KEYS), write_split)
     key = _key(point, model_key, _EVALUATE_KEYS)
-    _step(tested, key, lambda: evaluate(point, parts, first / "train" / "model.ckpt", tested))
+    _step(tested, key, lambda: evaluate(point, parts, model_file(first / "train"), tested))
 
 
 def _key(point: Config, made_from: str, keys: Sequence[str]) -> str:

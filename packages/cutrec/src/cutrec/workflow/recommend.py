@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
-    """Load a checkpoint, and the ids of its items from ``items.parquet`` beside it.
+    """Load a model, and the ids of its items from ``items.parquet`` beside it.
 
     Returns:
         The encoder in eval mode, and ``[V]`` the original item ids by dense id.
@@ -48,7 +48,7 @@ def load_model(model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     path = model.parent / "items.parquet"
     if not path.is_file():
         raise StageError(f"--model: found no {path}, which says what items {model} ranks; keep the two together")
-    encoder, catalogue = load_encoder(model, path, device)
+    encoder, catalogue = load_encoder(verified(model), path, device)
     return encoder, catalogue.names
 
 
@@ -78,8 +78,15 @@ def read_log(
         StageError: the log is missing or damaged, or another process replaced it while it was read.
     """
     with unchanged(log):
-        found = checksum(verified(log))
+        notes = notes_on_log(log, checksum(verified(log)), model=model, trained_with=trained_with)
         histories = read_histories(log, item_names, tie_seed=tie_seed, users=users)
+    if users and (absent := sorted(set(users) - set(map(str, histories.user_names.to_pylist())))):
+        notes.append(f"users that {log} does not hold: {', '.join(map(repr, absent))}")
+    return histories, notes
+
+
+def notes_on_log(log: Path, found: str, *, model: Path, trained_with: str | None) -> list[str]:
+    """A note if a log with the SHA-256 `found` is not the one that the model was trained with."""
     notes = []
     if trained_with not in (None, found):
         summary = log.with_name("summary.json")
@@ -88,9 +95,7 @@ def read_log(
         else:
             cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
         notes.append(f"{log} is another log than {model} was trained with: {cure}")
-    if users and (absent := sorted(set(users) - set(map(str, histories.user_names.to_pylist())))):
-        notes.append(f"users that {log} does not hold: {', '.join(map(repr, absent))}")
-    return histories, notes
+    return notes
 
 
 def read_file(
@@ -115,12 +120,18 @@ def read_file(
     Returns:
         The histories, and notes on how the file was read.
     """
-    from rec_data.raw.history_files import write_history_log  # needs polars, which ranking itself does not
-
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.parquet"
-        found = write_history_log(histories, log, root=root, columns=settings.columns, named=named, settings=settings)
-        return read_histories(log, item_names, tie_seed=tie_seed), _notes(found, settings)
+        notes = write_file(histories, log, root=root, named=named, settings=settings)
+        return read_histories(log, item_names, tie_seed=tie_seed), notes
+
+
+def write_file(histories: str, log: Path, *, root: Path, named: Collection[str], settings: Download) -> list[str]:
+    """Write the log of a file of histories, with the arguments of `read_file`; return notes on how it was read."""
+    from rec_data.raw.history_files import write_history_log  # needs polars, which ranking itself does not
+
+    found = write_history_log(histories, log, root=root, columns=settings.columns, named=named, settings=settings)
+    return _notes(found, settings)
 
 
 def _notes(found: HistoryLog, settings: Download) -> list[str]:
@@ -151,15 +162,15 @@ def _notes(found: HistoryLog, settings: Download) -> list[str]:
     return notes
 
 
-def unusable(found: Histories) -> list[str]:
-    """What of the histories could not be used, one line each."""
+def unusable(unknown_items: Skipped, empty_users: Skipped) -> list[str]:
+    """What of histories could not be used, one line each."""
     lines = []
-    if (left := found.unknown_items).count:
+    if (left := unknown_items).count:
         line = f"unknown items are skipped: {left.count:,} in {left.events:,} events: {_examples(left)}"
         if any(isinstance(item, str) and re.fullmatch(r"-?\d+\.0*", item) for item in left.examples):
             line += "; ids of text files are compared as text: write 7 and not 7.0"
         lines.append(line)
-    if (left := found.empty_users).count:
+    if (left := empty_users).count:
         lines.append(f"users without any known item get no list: {left.count:,}: {_examples(left)}")
     return lines
 

@@ -6,6 +6,7 @@ it; all remaining items are in the catalogue, including those that the training 
 """
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cutrec.checksums import checksum, read_output
+from cutrec.checksums import checksum, read_output, write_checksums
 from cutrec.config import Config, as_written, batch_settings, loss_settings, model_settings, settled, training_settings
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, read_json, unchanged
+from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
+from cutrec.paths import MODEL, OLD_MODEL, SETTINGS
+from cutrec.reporting.model_card import CARD, model_card
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.ranking import refuse_other_catalogue
 from cutrec.workflow.run_hash import run_hash
+from cutrec.workflow.train import summary
 from rec_data.ids import hash_ids, read_ids
 from rec_data.sequences.histories import read_catalogue
 from rec_models.config import TrainingSettings
@@ -38,15 +42,15 @@ def refit(
     Args:
         config: must be the configuration that the model was trained with; it describes the batches. What it leaves
             undecided is taken from the model.
-        model: a checkpoint whose settings and best epoch are used.
+        model: the file of a model whose settings and best epoch are used.
         log: the whole log.
         split: the folder of the split; its summary says how the log was filtered.
-        out: the folder for ``model.ckpt``, ``items.parquet`` (the catalogue), ``history.csv`` and ``tensorboard/``.
+        out: the folder for the new model, with the files that `cutrec.workflow.train.train` writes.
         checkpoints: the folder for the state of interrupted runs; an interrupted refit resumes at the next call.
         device: where to train.
 
     Returns:
-        The new checkpoint.
+        The file of the new model.
 
     Raises:
         StageError: the configuration or the split is not the model's, the split is missing, or training failed.
@@ -58,11 +62,11 @@ def refit(
         refuse_other_catalogue(model, checkpoint, read_output(read_ids, split / "items.parquet"))
         if not (path := split / "summary.json").is_file():
             raise StageError(f"--refit: found no {path}, which says how the log was filtered (dvc repro)")
-        summary, log_hash = read_json(split / "summary.json"), checksum(log)
+        about, log_hash = read_json(split / "summary.json"), checksum(log)
         found, names = read_catalogue(
             log,
-            min_item_count=summary["min_item_count"],
-            min_user_count=summary["min_user_count"],
+            min_item_count=about["min_item_count"],
+            min_user_count=about["min_user_count"],
             tie_seed=config.download.tie_seed(config.seed),
         )
         name = f"{run_hash(config, split)}-refit-{checkpoint.epoch}"
@@ -74,7 +78,7 @@ def refit(
     catalogue = pa.table({"item_id": dense, "original_id": names, "count": pa.array(counts.numpy())})
     with run_folder(checkpoints, name) as state, atomic_folder(out) as folder:
         try:
-            fit(
+            result = fit(
                 model=checkpoint.model,
                 loss=checkpoint.loss,
                 training=loop_settings(checkpoint, device),
@@ -91,10 +95,17 @@ def refit(
         except TrainingError as error:
             raise StageError(str(error)) from error
         pq.write_table(catalogue, folder / "items.parquet")
-        # The files move one by one, items.parquet before model.ckpt. A kill in between leaves no model instead of a
+        metrics = summary(whole, result)
+        write_json(folder / "metrics.json", metrics)
+        (folder / CARD).write_text(model_card(whole, about, metrics, whole=True), encoding="utf-8")
+        if (decided := model.with_name(SETTINGS.name)).is_file():
+            shutil.copyfile(decided, folder / decided.name)
+        write_checksums(folder)
+        # The files move one by one, items.parquet before the model. A kill in between leaves no model instead of a
         # model with the ids of another one.
-        (out / "model.ckpt").unlink(missing_ok=True)
-    return out / "model.ckpt"
+        for name in (MODEL.name, OLD_MODEL):
+            (out / name).unlink(missing_ok=True)
+    return out / MODEL.name
 
 
 def loop_settings(checkpoint: ModelCheckpoint, device: torch.device) -> TrainingSettings:

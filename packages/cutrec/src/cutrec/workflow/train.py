@@ -14,7 +14,8 @@ from cutrec.decide import decide, write_decisions
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.paths import SETTINGS
-from cutrec.reporting.remarks import no_gain, training_remarks
+from cutrec.reporting.model_card import CARD, model_card
+from cutrec.reporting.remarks import Remark, no_gain, training_remarks
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
 from cutrec.workflow.run_hash import run_hash
@@ -34,10 +35,10 @@ def train(
 ) -> None:
     """Decide the settings that are ``auto`` and train, or resume the training that was interrupted.
 
-    Writes ``model.ckpt`` (the epoch of the best validation NDCG@10), ``items.parquet`` (the catalogue that it ranks: a
-    model and its ids stay together), ``settings.yaml`` (what was decided, and why), ``history.csv`` (one row per
-    epoch), ``metrics.json`` and ``tensorboard/``. If another process trains the same, this one waits for it and takes
-    its model.
+    Writes ``model.safetensors`` (the epoch of the best validation NDCG@10), ``items.parquet`` (the catalogue that it
+    ranks: a model and its ids stay together), ``settings.yaml`` (what was decided, and why), ``history.csv`` (one row
+    per epoch), ``metrics.json``, ``README.md`` (the model card), ``tensorboard/`` and the checksums. If another process
+    trains the same, this one waits for it and takes its model.
 
     Args:
         config: the model, the loss and the training loop.
@@ -68,7 +69,7 @@ def train(
                 places.enter_context(run_folder(checkpoints, state.name))
             place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
             folder = Path(places.enter_context(place))
-            log = read_json(split / "summary.json").get("log_sha256") if (split / "summary.json").is_file() else None
+            about = read_json(split / "summary.json") if (split / "summary.json").is_file() else {}
             shutil.copyfile(catalogue.path, folder / "items.parquet")
             write_decisions(folder / SETTINGS.name, decisions)
         try:
@@ -84,7 +85,7 @@ def train(
                 item_counts=counts,
                 batching=batch_settings(config),
                 catalogue=catalogue.hash,
-                log=log,
+                log=about.get("log_sha256"),
                 on_epoch=on_epoch,
             )
         except TrainingError as error:
@@ -92,6 +93,7 @@ def train(
                 sys.exit(1)
             raise StageError(str(error)) from error
         metrics = summary(config, result, facts.unread(config))
+        remarks: list[Remark] = []
         if result.is_first_rank and not config.dataset.startswith("twin:"):
             remarks = training_remarks(config.train, config.max_seq_len, metrics, len(validation_store))
             model, popularity = result.metrics["ndcg@10"], inputs.popularity_ndcg(config, validation_store, counts)
@@ -101,15 +103,16 @@ def train(
             for remark in remarks:
                 print(f"note: {remark.line}", file=sys.stderr)
         write_json(folder / "metrics.json", metrics)
+        (folder / CARD).write_text(model_card(config, about, metrics, remarks=remarks), encoding="utf-8")
         write_checksums(folder)
         if first:
             confirm()
 
 
-def summary(config: Config, result: FitResult, unread_share: float) -> dict[str, object]:
+def summary(config: Config, result: FitResult, unread_share: float | None = None) -> dict[str, object]:
     """The metrics of a training run that ``dvc metrics`` shows; a synthetic log has no accuracy.
 
-    `unread_share` is the share of the training interactions that no example contains.
+    `unread_share` is the share of the training interactions that no example contains; None if it is not known.
     """
     accuracy = {} if config.dataset.startswith("twin:") else result.metrics
     accuracy = {name: value for name, value in accuracy.items() if name.endswith("@10")}  # history.csv has all
@@ -117,7 +120,7 @@ def summary(config: Config, result: FitResult, unread_share: float) -> dict[str,
         "train_loss": round(result.train_loss, 6),
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
-        "unread_share": round(unread_share, 4),
+        **({} if unread_share is None else {"unread_share": round(unread_share, 4)}),
         **{f"validation_{name}": round(value, 6) for name, value in accuracy.items()},
         "epoch_seconds": round(result.epoch_seconds, 3),
         "whole_epoch_seconds": round(result.whole_epoch_seconds, 3),

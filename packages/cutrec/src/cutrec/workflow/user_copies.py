@@ -10,7 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from cutrec.config import Config
-from cutrec.paths import DATA, MODEL
+from cutrec.paths import DATA, MODEL, OLD_MODEL
 from cutrec.workflow.forget import backtests, tables_outside_stages
 from cutrec.workflow.user_ids import Users
 from rec_data.raw import files, finding
@@ -32,8 +32,9 @@ class Copies(NamedTuple):
 def find_copies(config: Config, users: Users, root: Path) -> Copies:
     """Look for copies of users' data in the checkout `root` (the current directory) and the source of its log."""
     where = []
-    refits = sorted(path.relative_to(root) for path in (root / DATA).rglob("*.refit/*.ckpt"))
-    models = [MODEL, *refits]
+    names = (MODEL.name, OLD_MODEL)
+    refits = sorted(path.relative_to(root) for name in names for path in (root / DATA).rglob(f"*.refit/{name}"))
+    models = [*(MODEL.with_name(name) for name in names), *refits]
     if found := [str(path) for path in models if (root / path).is_file()]:
         where.append(f"models that may be trained on their events: {', '.join(found)}")
     if found := sorted(path.name for path in (root / ".checkpoints").glob("*") if path.is_dir()):
@@ -43,7 +44,7 @@ def find_copies(config: Config, users: Users, root: Path) -> Copies:
     if found:
         cures.append("rm -r .checkpoints   # when no training runs")
     if refits:
-        folders = " ".join(shlex.quote(str(path.parent)) for path in refits)
+        folders = " ".join(shlex.quote(str(folder)) for folder in dict.fromkeys(path.parent for path in refits))
         cures.append(f"rm -r {folders}   # uv run cutrec recommend --refit trains again")
     for folder in backtests(root / DATA):
         name = folder.relative_to(root)

@@ -3,7 +3,7 @@
 Needs torch, numpy and pyarrow only, so that it runs wherever models run.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,17 @@ class Skipped:
         """Original ids of the first few."""
         return list(self.ids[:EXAMPLES].to_pylist())
 
+    @classmethod
+    def none(cls) -> Self:
+        """Nothing that was skipped."""
+        return cls(pa.nulls(0), 0)
+
+    def joined(self, other: Self) -> Self:
+        """What was skipped in two logs with ids of the same type."""
+        if not len(self.ids) or not len(other.ids):
+            return type(self)(self.ids if len(self.ids) else other.ids, self.events + other.events)
+        return type(self)(pa.concat_arrays([self.ids, other.ids]).unique(), self.events + other.events)
+
 
 @dataclass(frozen=True)
 class Histories:
@@ -82,7 +93,15 @@ def read_histories(
         DataError: The file cannot be read, or lacks a column.
     """
     with _Log(log) as opened:
-        return _histories(opened, item_names, tie_seed=tie_seed, min_user_count=min_user_count, users=users)
+        rows = None if users is None else opened.rows_of(users)
+        return _histories(
+            lambda name: opened.column(name, rows), item_names, tie_seed=tie_seed, min_user_count=min_user_count
+        )
+
+
+def table_histories(rows: pa.Table, item_names: pa.Array, *, tie_seed: int | None) -> Histories:
+    """Take the histories of rows in memory, with the columns and the arguments of `read_histories`."""
+    return _histories(lambda name: _in_one_piece(rows[name]), item_names, tie_seed=tie_seed, min_user_count=1)
 
 
 def read_catalogue(
@@ -103,7 +122,7 @@ def read_catalogue(
         names, counts = counted.field(0), counted.field(1)
         names = names.filter(pc.greater_equal(counts, min_item_count or 1))
         names = names.take(pc.array_sort_indices(names))
-        found = _histories(opened, names, tie_seed=tie_seed, min_user_count=min_user_count or 1)
+        found = _histories(opened.column, names, tie_seed=tie_seed, min_user_count=min_user_count or 1)
     if len(found.store) == 0:
         raise DataError(
             f"log {log}: min_item_count {min_item_count} and min_user_count {min_user_count} leave no user; allowed: "
@@ -142,20 +161,24 @@ class _Log:
         """Read a column, or take it of some of the rows: in one piece, strings with 64-bit offsets."""
         with _reading(self.path, name):
             column = (self.file.read(columns=[name]) if rows is None else rows)[name]
-        if pa.types.is_string(column.type):
-            column = column.cast(pa.large_string())
-        combined = column.combine_chunks()
-        return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
+        return _in_one_piece(column)
+
+
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """A column without chunks, strings with 64-bit offsets."""
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.large_string())
+    combined = column.combine_chunks()
+    return combined.combine_chunks() if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def _histories(
-    log: _Log, item_names: pa.Array, *, tie_seed: int | None, min_user_count: int, users: Collection[str] | None = None
+    column: Callable[[str], pa.Array], item_names: pa.Array, *, tie_seed: int | None, min_user_count: int
 ) -> Histories:
-    """The histories of an open log, as `read_histories` returns them."""
-    rows_of_users = None if users is None else log.rows_of(users)
-    encoded = log.column(USER, rows_of_users).dictionary_encode()
+    """The histories of a log, as `read_histories` returns them, from its columns in one piece."""
+    encoded = column(USER).dictionary_encode()
     names = encoded.dictionary
-    events = log.column(ITEM, rows_of_users)
+    events = column(ITEM)
     kind = _comparable_type(events.type, item_names.type)
     found = pc.index_in(events.cast(kind), value_set=item_names.cast(kind))
     items = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)  # [n], -1: unknown
@@ -164,7 +187,7 @@ def _histories(
     lengths = np.bincount(rows[known], minlength=len(names))
     enough = lengths >= min_user_count
     present, kept = np.flatnonzero(enough), np.flatnonzero(known & enough[rows])
-    times = log.column(TIMESTAMP, rows_of_users).to_numpy(zero_copy_only=False)[kept]
+    times = column(TIMESTAMP).to_numpy(zero_copy_only=False)[kept]
     by_time = np.lexsort((times, rows[kept]))  # stable
     offsets = np.concatenate([[0], np.cumsum(lengths[present])])
     of_users = names.take(pa.array(present))

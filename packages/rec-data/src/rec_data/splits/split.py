@@ -150,6 +150,8 @@ def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[
     log, boundary = encoded.log, partition.boundary_time
     return {
         "timestamp_unit": encoded.unit,
+        "first_time": int(log.times.min()),
+        "last_time": int(log.times.max()),
         "boundary_time": boundary,
         "future_share": None if boundary is None else float((log.times >= boundary).mean()),
         "boundary_share": None if boundary is None else float((log.times == boundary).mean()),

@@ -1,15 +1,19 @@
-"""Checkpoint files: the trained model, and how any checkpoint is written and read safely.
+"""Files of a training: the trained model, and states to resume from.
 
-All of them can be loaded with ``weights_only=True``.
+A model is a safetensors file, whose metadata have everything but the weights as JSON. States are written by
+`torch.save` and loaded with ``weights_only=True``, as models of version 0.1 were (``model.ckpt``).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -18,11 +22,17 @@ from cce_kernels.shard import Shard
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import CheckpointError
 from rec_models.fields import in_short
+from rec_models.training import tensor_file
 from rec_models.training.devices import usable_device
 from rec_models.training.memory import is_out_of_memory
-from rec_models.training.rows_file import mapped_rows, write_rows
+from rec_models.training.rows_file import rows_in_order, whole
 
-_MODEL_FORMAT = "rec_models.model/1"
+MODEL_NAME = "model.safetensors"
+"""The name of a model's file in the folder of a training."""
+_MODEL_FORMAT = "rec_models.model/2"
+_OLD_MODEL_FORMAT = "rec_models.model/1"
+_ZIP = b"PK"
+"""What a file of `torch.save` begins with."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +53,28 @@ class ModelCheckpoint:
     def save(self, path: Path, shard: Shard | None = None) -> None:
         """Write to `path` under a temporary name, then rename: the final name never has a partial file.
 
-        With a shard all processes call this, each with its rows of the item table; the first one writes the file, and
-        reads the rows of the others from the disk, as they are written.
+        With a shard all processes call this, each with its rows of the item table; the first one writes the file.
         """
-        if shard is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows = path.with_name(f"{path.name}.rows.part")
-            write_rows(rows, {"item_table": self.weights["item_table"]}, shard)
-            if shard.rows.rank == 0:
-                with mapped_rows(rows) as whole:
-                    replace(self, weights=self.weights | whole).save(path)
-                rows.unlink()
-            return
-        parts: Any = {"model": self.model, "loss": self.loss, "training": self.training, "batching": self.batching}
-        settings = {name: asdict(part) for name, part in parts.items() if part is not None}
-        hashes = ("catalogue", "log")
-        fields = {name: value for name, value in vars(self).items() if name not in hashes or value is not None}
-        save_atomically({"format": _MODEL_FORMAT, **fields, **settings}, path)
+        save_rows(path, self._metadata(), self.weights, ("item_table",), shard)
+
+    def _metadata(self) -> dict[str, str]:
+        """The format, and every other field as JSON; one that is not recorded is left out."""
+        fields = {name: value for name, value in vars(self).items() if name != "weights" and value is not None}
+        return {"format": _MODEL_FORMAT} | {name: json.dumps(value, default=asdict) for name, value in fields.items()}
 
     @classmethod
     def read(cls, path: Path, device: str | torch.device = "cpu") -> ModelCheckpoint:
-        """Read a file that `save` wrote; settings that are missing in an older file get their defaults.
+        """Read a file that `save` wrote, or a ``model.ckpt`` of version 0.1, whatever its name.
+
+        Settings that are missing in an older file get their defaults. The weights of a file that `save` wrote are
+        memory-mapped (`rec_models.training.tensor_file.read`).
 
         Raises:
             CheckpointError: the file is damaged, not a model, or has settings that this version does not know.
             FileNotFoundError: there is no such file.
             ValueError: there is no such device.
         """
-        payload = read_payload(path, _MODEL_FORMAT, device)
+        payload = _read_model(path, device)
         try:
             model, loss = ModelSettings(**payload["model"]), LossSettings(**payload["loss"])
             training, batching = TrainingSettings(**payload["training"]), payload.get("batching")
@@ -82,8 +86,25 @@ class ModelCheckpoint:
             raise CheckpointError(f"{path}: of another version of rec_models: {in_short(error)}") from error
 
 
-def save_atomically(payload: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values with `torch.save` beside the target, flush to the disk, rename.
+def _read_model(path: Path, device: str | torch.device) -> dict[str, Any]:
+    """The fields of a model's file by name, with settings as plain values."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) == _ZIP:
+            return read_payload(path, _OLD_MODEL_FORMAT, device)
+    metadata, weights = tensor_file.read(path, device)
+    if (found := metadata.pop("format", None)) != _MODEL_FORMAT:
+        raise CheckpointError(f"{path}: found format {found!r}, allowed: {_MODEL_FORMAT}")
+    try:
+        return {name: json.loads(text) for name, text in metadata.items()} | {"weights": weights}
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside the target, which takes its place when the block ends and all is on the disk.
 
     The folder is created. An ``OSError`` names the file: those of writing, such as a full disk, do not by themselves.
     """
@@ -91,7 +112,7 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            torch.save(payload, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -99,6 +120,36 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_rows(
+    path: Path, metadata: dict[str, str], tensors: dict[str, Tensor], sharded: Collection[str], shard: Shard | None
+) -> None:
+    """Write a file of tensors, of which those with names in `sharded` are the rows of a shard.
+
+    All processes of the shard call this with the same names; the first one writes.
+    """
+    if shard is None:
+        with _written(path) as file:
+            tensor_file.write(file, metadata, tensors)
+        return
+    own = {name: tensors[name] for name in tensors if name in sharded}
+    if shard.rows.rank > 0:
+        for values in own.values():
+            for _ in rows_in_order(values, shard):
+                pass
+        return
+    shapes = {name: whole(tensor, shard) if name in own else tensor for name, tensor in tensors.items()}
+    with _written(path) as file:
+        tensor_file.write(
+            file, metadata, shapes, lambda name: rows_in_order(own[name], shard) if name in own else [tensors[name]]
+        )
+
+
+def save_atomically(payload: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values with `torch.save` beside the target, flush to the disk, rename."""
+    with _written(path) as file:
+        torch.save(payload, file)
 
 
 def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:

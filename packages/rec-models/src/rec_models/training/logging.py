@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from rec_models.training.checkpoint import MODEL_NAME
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -59,10 +61,10 @@ class ResultsFolder:
         self._logged_step = step
 
     def take_model(self, best: Path) -> None:
-        """Copy the best model to ``model.ckpt``; there is never a partial file under that name."""
-        temporary = self.path / "model.ckpt.part"
+        """Copy the best model to ``model.safetensors``; there is never a partial file under that name."""
+        temporary = self.path / f"{MODEL_NAME}.part"
         shutil.copyfile(best, temporary)
-        temporary.replace(self.path / "model.ckpt")
+        temporary.replace(self.path / MODEL_NAME)
 
     def close(self) -> None:
         """Close the file of TensorBoard's log."""

@@ -73,7 +73,7 @@ def fit(
 
     With ``training.averaging`` the model that is validated and kept has the average of the weights (`AveragedEncoder`).
 
-    Writes ``model.ckpt`` (the best epoch), ``history.csv`` and ``tensorboard/`` into ``out``. Keeps its state in
+    Writes ``model.safetensors`` (the best epoch), ``history.csv`` and ``tensorboard/`` into ``out``. Keeps its state in
     ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it, also with another number
     of devices: in the same place if all together have the same batch, otherwise from the start of the epoch. On a CPU,
     and with as many processes, the outcome is then bit for bit that of an uninterrupted run.
@@ -91,10 +91,10 @@ def fit(
         out: folder for the results.
         checkpoint_dir: folder for the state of this run and no other, the same on all ranks.
         item_counts: [V] int64, how often each item occurs in the training data; for popularity sampling.
-        batching: what ``train_batches`` holds. It is kept in ``model.ckpt`` for training again; None: not recorded.
-        catalogue: a hash of the items' ids. It is kept in ``model.ckpt``, so that nobody pairs the model with other
-            ids, and a state of a run on other ids is not resumed; None: not recorded.
-        log: a hash of the log that the data are of. It is kept in ``model.ckpt``; None: not recorded.
+        batching: what ``train_batches`` holds. It is kept with the model for training again; None: not recorded.
+        catalogue: a hash of the items' ids. It is kept with the model, so that nobody pairs the model with other ids,
+            and a state of a run on other ids is not resumed; None: not recorded.
+        log: a hash of the log that the data are of. It is kept with the model; None: not recorded.
         on_batch: called after each micro-batch, for benchmarks.
         on_epoch: called after each epoch with its validation metrics and its number, from 1, on every rank; if it
             returns True, training is finished.

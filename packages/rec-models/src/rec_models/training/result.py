@@ -32,7 +32,7 @@ class FitResult:
     """The outcome of `rec_models.training.loop.fit`."""
 
     train_loss: float  # mean loss per token in the best epoch
-    best_epoch: int  # the epoch, from 1, whose weights are in ``model.ckpt``
+    best_epoch: int  # the epoch, from 1, whose weights are in ``model.safetensors``
     epochs: int  # number of epochs trained
     metrics: dict[str, float]  # validation metrics of the best epoch; empty without validation
     epoch_seconds: float  # mean per epoch in the training loop, with data loading, without validation and checkpoints

@@ -1,17 +1,13 @@
-"""A safetensors file of tensors [V, ...] whose rows several processes write, each its own, and read again.
+"""Tensors [V, ...] whose rows are spread over processes, written to one file in the order of the ids, and read again.
 
-The file has its full size before anything is written: a header, and the rows in the order of the ids. No process holds
-more than its own rows, and the number of processes that read may be another one than that which wrote.
+No process holds more than its own rows and those of a part of the file. The number of processes that read may be
+another one than that which wrote.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import mmap
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,108 +16,79 @@ from torch import Tensor
 
 from cce_kernels.shard import CLASSES, Rows, Shard
 from rec_models.errors import CheckpointError
+from rec_models.training import tensor_file
 
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16"}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-_COPIED_BYTES = 1 << 26  # at a time
+_PART_BYTES = 1 << 26  # of a tensor at a time, of all processes together
 
 
-def write_rows(path: Path, own: Mapping[str, Tensor], shard: Shard) -> dict[str, list[int]]:
-    """Write tensors [V, ...], of which each process has its rows [n, ...]; all processes call this at the same time.
+def whole(own: Tensor, shard: Shard) -> Tensor:
+    """The shape and dtype [V, ...] of a tensor of which this process has some rows, on the device ``meta``."""
+    return own.new_empty(shard.num_items, *own.shape[1:], device="meta")
 
-    Returns sums by which `read_rows` finds damage.
+
+def rows_in_order(own: Tensor, shard: Shard) -> Iterator[Tensor]:
+    """All rows from first to last, some at a time, of a tensor of which each process has its own rows [n, ...].
+
+    All processes must iterate to the end at the same time.
     """
-    if shard.rows.rank == 0:
-        _reserve(path, {name: (x.dtype, (shard.num_items, *x.shape[1:])) for name, x in own.items()})
-    dist.barrier(group=shard.group)
-    with mapped_rows(path, write=True) as tensors:
-        for name, values in own.items():
-            for part, place in _parts(tensors[name], shard.rows):
-                part.copy_(values[place].view(part.shape))
-    sums = {name: _sums(values, shard.rows) for name, values in own.items()}
-    for each in sums.values():
-        dist.all_reduce(each, group=shard.group)
-    return {name: each.tolist() for name, each in sums.items()}
+    rows = shard.rows
+    widths = [Rows(rows.num_items, rows.ranks, rank).classes[1] for rank in range(rows.ranks)]
+    width, most = widths[rows.rank], max(widths)
+    step = max(1, _PART_BYTES // (CLASSES * math.prod(own.shape[1:]) * own.element_size()))
+    for start in range(0, -(-rows.num_items // CLASSES), step):
+        end = min(start + step, -(-rows.num_items // CLASSES))
+        here = own[start * width : end * width]  # the last block may be short
+        filled = own.new_zeros((end - start) * width, *own.shape[1:])
+        filled[: len(here)] = here
+        sent = own.new_zeros(end - start, most, *own.shape[1:])
+        sent[:, :width] = filled.view(end - start, width, *own.shape[1:])
+        everyone = shard.gather(sent)  # [P, blocks, most, ...]
+        parts = [part[:, :number] for part, number in zip(everyone, widths, strict=True)]
+        yield torch.cat(parts, 1).flatten(0, 1)[: rows.num_items - start * CLASSES]
 
 
 def read_rows(path: Path, rows: Rows, sums: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    """The rows [n, ...] of all tensors of a file, on the CPU.
+    """Own rows [n, ...] of all tensors of a file, on the CPU; `sums` are those of `sums_of`.
 
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    found: dict[str, Tensor] = {}
-    try:
-        with mapped_rows(path) as tensors:
-            for name, tensor in tensors.items():
-                found[name] = tensor.new_empty(rows.number, *tensor.shape[1:])
-                for part, place in _parts(tensor, rows):
-                    found[name][place].view(part.shape).copy_(part)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged, or no file of rows: {error}") from error
+    found = {name: _own_of(tensor, rows) for name, tensor in tensor_file.read(path)[1].items()}
     first, width = rows.classes
-    for name, values in found.items():
-        own = _sums(values, rows).tolist()[first : first + width]
-        if own != sums[name][first : first + width]:
+    for name, expected in sums.items():
+        if name not in found or _sums(found[name], rows).tolist()[first:][:width] != expected[first:][:width]:
             raise CheckpointError(f"{path}: damaged: {name} fails its checksum")
     return found
 
 
-@contextmanager
-def mapped_rows(path: Path, *, write: bool = False) -> Iterator[dict[str, Tensor]]:
-    """The tensors of a file, mapped into memory and not read; what is written is on the disk after the block."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_COPY)
-        tensors = {}
-        for name, entry in header.items():
-            count, start = math.prod(entry["shape"]), 8 + length + entry["data_offsets"][0]
-            flat = torch.frombuffer(memory, dtype=_DTYPES[entry["dtype"]], count=count, offset=start)
-            tensors[name] = flat.view(entry["shape"])
-        yield tensors
-        if write:
-            memory.flush()
-            os.fsync(file.fileno())
-
-
-def _reserve(path: Path, shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-    """Write the header of a file and take its room on the disk, so that a full disk is noticed here."""
-    header, end = {}, 0
-    for name, (dtype, shape) in shapes.items():
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    try:
-        with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.flush()
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, 8 + len(text) + end)
-            file.truncate(8 + len(text) + end)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def _parts(tensor: Tensor, rows: Rows) -> Iterator[tuple[Tensor, slice]]:
-    """Own rows of a tensor [V, ...] as views, and which of the own rows [n, ...] they are, some at a time."""
-    first, width = rows.classes
+def _own_of(tensor: Tensor, rows: Rows) -> Tensor:
+    """Own rows of a tensor [V, ...] of a mapped file, of which little more is read."""
+    (first, width), shape = rows.classes, tensor.shape[1:]
     blocks, rest = divmod(rows.num_items, CLASSES)
-    step = max(1, _COPIED_BYTES // max(1, width * math.prod(tensor.shape[1:]) * tensor.element_size()))
-    whole = tensor[: blocks * CLASSES].view(blocks, CLASSES, *tensor.shape[1:])
-    for start in range(0, blocks, step):
-        end = min(start + step, blocks)
-        yield whole[start:end, first : first + width], slice(start * width, end * width)
-    if rest > first:
-        start = blocks * CLASSES + first
-        yield tensor[start : start + min(width, rest - first)], slice(blocks * width, rows.number)
+    own = tensor.new_empty(rows.number, *shape)
+    in_blocks = tensor[: blocks * CLASSES].view(blocks, CLASSES, *shape)[:, first : first + width]
+    own[: blocks * width].view(in_blocks.shape).copy_(in_blocks)
+    own[blocks * width :] = tensor[blocks * CLASSES + min(first, rest) :][: len(own) - blocks * width]
+    return own
+
+
+def sums_of(own: Mapping[str, Tensor], shard: Shard) -> dict[str, list[int]]:
+    """By tensor, for each of the 64 classes the sum of all 16-bit words of its rows, of all processes.
+
+    A class is never divided between processes, so that any number of them can check its own rows.
+    """
+    found = {}
+    for name, values in own.items():
+        sums = _sums(values, shard.rows)
+        dist.all_reduce(sums, group=shard.group)
+        found[name] = sums.tolist()
+    return found
 
 
 def _sums(values: Tensor, rows: Rows) -> Tensor:
-    """Int64 [64]: of each own class the sum of all 16-bit words of its rows, 0 for a class of another process."""
+    """Int64 [64], 0 for a class of another process."""
     first, width = rows.classes
-    words = values.contiguous().view(torch.int16).flatten(1) if values.numel() else values.new_zeros(0, 1)
+    words = values.contiguous().view(torch.int16).flatten(1)
     blocks = rows.num_items // CLASSES
     sums = torch.zeros(CLASSES, dtype=torch.int64, device=values.device)
     own = sums[first : first + width]

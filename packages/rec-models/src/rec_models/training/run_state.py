@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cce_kernels.shard import Rows, Shard
 from rec_models.errors import CheckpointError
-from rec_models.training.checkpoint import read_payload, save_atomically
-from rec_models.training.rows_file import read_rows, write_rows
+from rec_models.training.checkpoint import read_payload, save_atomically, save_rows
+from rec_models.training.rows_file import read_rows, sums_of
 
 _RUN_FORMAT = "rec_models.run/2"
 _TABLE = "item_table"  # of an encoder's state dict
@@ -175,7 +175,7 @@ class RunFolder:
 
     def best(self, epoch: int) -> Path:
         """The model of the best epoch, from 1."""
-        return self.path / f"best-{epoch}.ckpt"
+        return self.path / f"best-{epoch}.safetensors"
 
     @property
     def newest_best(self) -> Path | None:
@@ -198,10 +198,12 @@ class RunFolder:
         if state.finished:
             tensors = Tensors({}, {}, tensors.scaler, {})
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = None
+        kept: dict[str, Any] | None = None
         if shard is not None:
             tensors, rows = tensors.split(index)
-            kept = self._save_rows(f"rows-{state.step}.safetensors", rows, shard) if rows else None
+            if rows:
+                kept = {"file": f"rows-{state.step}.safetensors", "sums": sums_of(rows, shard)}
+                save_rows(self.path / kept["file"], {}, rows, rows, shard)
             if shard.rows.rank > 0:
                 self.newest = self.last
                 return
@@ -217,17 +219,9 @@ class RunFolder:
             self.previous.unlink(missing_ok=True)
             self._kept_best[0], self._kept_rows[0] = state.best_epoch, None
         wanted = {self.best(epoch).name for epoch in self._kept_best} | set(self._kept_rows)
-        for path in (*self.path.glob("best-*.ckpt"), *self.path.glob("rows-*.safetensors")):
+        for path in (*self.path.glob("best-*.safetensors"), *self.path.glob("rows-*.safetensors")):
             if path.name not in wanted:
                 path.unlink()
-
-    def _save_rows(self, name: str, rows: Mapping[str, Tensor], shard: Shard) -> dict[str, Any]:
-        """Write the rows of all processes to a file, which gets its name when it is complete."""
-        temporary = self.path / f"{name}.part"
-        sums = write_rows(temporary, rows, shard)
-        if shard.rows.rank == 0:
-            temporary.replace(self.path / name)
-        return {"file": name, "sums": sums}
 
     def resume(self) -> Resumed | None:
         """The newest intact state of this run, or None.

@@ -1,0 +1,145 @@
+"""Users per second and peak memory of lists for all users of a synthetic log: in one file, and part by part.
+
+    python packages/cutrec/benchmarks/scoring.py --users 1000000 --items 1000000 --events 20000000 --csv FILE.csv
+
+The network is SASRec with random weights, which cost what trained ones do. Every variant runs in a process of its own,
+so that its peak of resident memory is its own; ``base_gib`` is the peak after loading torch and the model, before the
+log. The git revision is read from the environment variable REVISION, or asked from git. Needs no polars.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+K = 10
+
+
+def generate(options: argparse.Namespace) -> dict[str, Any]:
+    """Write the log in order of time, as logs are, and not of users."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rec_data.sources.synthetic import LogShape, chunks
+
+    shape = LogShape(options.users, options.items, options.events, options.events / options.users * 0.6, 365)
+    users, items, times = (np.concatenate(columns) for columns in zip(*chunks(shape, seed=1), strict=True))
+    order = np.argsort(times, kind="stable")
+    columns = {"user_id": users[order], "item_id": items[order], "timestamp": times[order]}
+    with pq.ParquetWriter(options.folder / "log.parquet", pa.table(columns).schema, compression="zstd") as writer:
+        writer.write_table(pa.table(columns), row_group_size=1 << 19)
+    return {}
+
+
+def score(options: argparse.Namespace) -> dict[str, Any]:
+    """Rank for all users, or for those of some parts."""
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+    from cutrec.workflow.recommend import choose_device, recommend
+    from cutrec.workflow.scoring import score_part
+    from rec_data.sequences.histories import read_histories
+    from rec_data.sequences.parts import Part
+    from rec_models.config import ModelSettings
+    from rec_models.encoders import build_encoder
+    from rec_models.training.devices import autocast_dtype
+
+    device = choose_device("auto")
+    torch.manual_seed(0)
+    network = ModelSettings(model="sasrec", hidden=options.hidden, max_seq_len=options.length)
+    encoder = build_encoder(network, options.items).to(device).eval().requires_grad_(False)
+    encoder.autocast_dtype = autocast_dtype("bf16-mixed", device)
+    items, log, out = pa.array(np.arange(options.items)), options.folder / "log.parquet", options.folder / "lists"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    how = {"k": K, "batch_users": options.batch_users, "keep_seen": False}
+    warm = torch.randn(8, options.hidden, device=device)
+    (warm @ encoder.item_table[:8].T).sum().item()
+    base, started = peak_gib(), time.perf_counter()
+    if options.variant == "whole":
+        found = read_histories(log, items, tie_seed=42)
+        rows = recommend(encoder, found, items, out / "all.parquet", as_csv=False, **how)
+        users, chunks = len(found.store), 1
+    else:
+        parts = [Part(number, options.parts) for number in range(1, 1 + (options.only or options.parts))]
+        chosen = {"tie_seed": 42, "chunk_events": options.chunk_events, **how}
+        done = [score_part(encoder, items, log, out, part, {}, **chosen) for part in parts]
+        users, rows, chunks = (sum(numbers) for numbers in zip(*(each[:3] for each in done), strict=True))
+    seconds = time.perf_counter() - started
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
+    return {
+        "gpu": gpu, "torch": torch.__version__, "pyarrow": pa.__version__, "scored_users": users, "rows": rows,
+        "chunks": chunks, "seconds": round(seconds, 2), "users_per_s": round(users / seconds),
+        "base_gib": round(base, 3), "peak_gib": round(peak_gib(), 3),
+        "gpu_peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3) if gpu else "",
+    }  # fmt: skip
+
+
+def peak_gib() -> float:
+    """The peak of resident memory of this process; Linux counts KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def revision() -> str:
+    """The commit that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return os.environ.get("REVISION") or asked.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    """Make the log, run the variants one after another, print and keep their rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("users", 1_000_000), ("items", 1_000_000), ("events", 20_000_000), ("hidden", 64),
+                        ("length", 50), ("batch-users", 4096), ("chunk-events", 5_000_000), ("parts", 1),
+                        ("only", 0)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--variants", nargs="+", default=["whole", "parts"], choices=("whole", "parts"))
+    parser.add_argument("--csv", type=Path, help="add the rows to this file")
+    parser.add_argument("--folder", type=Path, help="where the log is, or will be; default: a temporary folder")
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(generate(options) if options.variant == "generate" else score(options)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        variants = options.variants if (folder / "log.parquet").is_file() else ["generate", *options.variants]
+        for variant in variants:
+            command = [sys.executable, *sys.argv, "--folder", str(folder), "--variant", variant]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode:
+                sys.exit(f"{variant} failed:\n{done.stderr[-3000:]}")
+            measured = json.loads(done.stdout.splitlines()[-1])
+            if variant == "generate":
+                continue
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+            machine = f"{os.cpu_count()} cores, {memory:.0f} GiB"
+            shape = {name: vars(options)[name] for name in ("users", "items", "events", "hidden", "length", "parts")}
+            row = {"machine": machine, "python": platform.python_version(), "revision": revision(), "variant": variant}
+            row |= {**shape, "k": K, "batch_users": options.batch_users, "chunk_events": options.chunk_events}
+            row |= measured | {"load": round(os.getloadavg()[0], 1)}
+            print(json.dumps(row), flush=True)
+            if options.csv:
+                fresh = not options.csv.is_file()
+                with options.csv.open("a", newline="") as file:
+                    writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+                    if fresh:
+                        writer.writeheader()
+                    writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
