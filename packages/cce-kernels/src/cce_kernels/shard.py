@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -55,13 +54,6 @@ class Rows:
         own_class = ids % CLASSES - first
         owned = (own_class >= 0) & (own_class < width) & (ids >= 0) & (ids < self.num_items)
         return torch.where(owned, ids // CLASSES * width + own_class, ELSEWHERE)
-
-    def owners(self, ids: Any) -> Any:
-        """The processes that have items in [0, V), and their rows there, for a tensor or a NumPy array of ids."""
-        size = -(-CLASSES // self.ranks)
-        owner = ids % CLASSES // size
-        width = (CLASSES - owner * size).clip(max=size)
-        return owner, ids // CLASSES * width + ids % CLASSES - owner * size
 
     def of(self, values: Tensor) -> Tensor:
         """The values [number, ...] that belong to its rows, of those of all items [V, ...]."""

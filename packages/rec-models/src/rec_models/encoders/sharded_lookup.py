@@ -7,6 +7,7 @@ and as much again for their gradient in backward. A batch is planned on the host
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from cce_kernels.shard import Rows, Shard
+from cce_kernels.shard import CLASSES, Rows, Shard
 
 if TYPE_CHECKING:
     from rec_models.encoders.base import Encoder
@@ -26,20 +27,24 @@ class Asked(NamedTuple):
     """The different items of a batch, by the process that has them."""
 
     rows: list[npt.NDArray[np.int32]]  # by process: the rows there
-    owner: npt.NDArray[np.int64]  # [U], the process of each item
-    order: npt.NDArray[np.int64]  # [U], the item's place among those of its process
+    owner: npt.NDArray[np.int32]  # [U], the process of each item
+    order: npt.NDArray[np.int32]  # [U], the item's place among those of its process
     place: npt.NDArray[np.int64]  # [T], which of the U items each place of the batch has
 
     @classmethod
     def of(cls, items: npt.NDArray[np.int64], rows: Rows) -> Asked:
         """Of the items [T] of a batch; in NumPy, because torch releases Python's lock at every operation."""
-        ids, place = np.unique(items, return_inverse=True)
-        owner, row = rows.owners(ids)
-        by_owner = np.argsort(owner, kind="stable")
-        counts = np.bincount(owner, minlength=rows.ranks)
-        order = np.empty_like(by_owner)
-        order[by_owner] = np.arange(len(ids)) - np.repeat(counts.cumsum() - counts, counts)
-        return cls(np.split(row[by_owner].astype(np.int32), counts.cumsum()[:-1]), owner, order, place)
+        ids, place = np.unique(items.astype(np.int32), return_inverse=True)
+        owners, widths, starts = _of_classes(rows.ranks)
+        of_class = ids % CLASSES
+        owner = owners[of_class]
+        row = ids // CLASSES * widths[of_class] + starts[of_class]
+        order, by_process = np.empty_like(owner), []
+        for process in range(rows.ranks):
+            (own,) = np.nonzero(owner == process)
+            order[own] = np.arange(len(own), dtype=np.int32)
+            by_process.append(row[own])
+        return cls(by_process, owner, order, place)
 
     @property
     def most(self) -> int:
@@ -47,10 +52,18 @@ class Asked(NamedTuple):
         return max(map(len, self.rows))
 
     def filled(self, capacity: int) -> tuple[Tensor, Tensor]:
-        """`asked` int32 [P, C], and where each place [T] finds its row among the P C that arrive."""
+        """`asked` int32 [P, C], and where each place int32 [T] finds its row among the P C that arrive."""
         asked = [np.resize(rows, capacity) if len(rows) else np.zeros(capacity, np.int32) for rows in self.rows]
-        places = (self.owner * capacity + self.order)[self.place]
-        return torch.from_numpy(np.stack(asked)), torch.from_numpy(places)
+        places = self.owner * np.int32(capacity) + self.order
+        return torch.from_numpy(np.stack(asked)), torch.from_numpy(places[self.place])
+
+
+@cache
+def _of_classes(ranks: int) -> tuple[npt.NDArray[np.int32], ...]:
+    """For each of the 64 classes the process that has it, its number of classes, and this class's place in them."""
+    parts = [Rows(CLASSES, ranks, rank).classes for rank in range(ranks)]
+    found = [(rank, width, place) for rank, (_, width) in enumerate(parts) for place in range(width)]
+    return tuple(np.array(column, np.int32) for column in zip(*found, strict=True))
 
 
 class ShardedLookup:

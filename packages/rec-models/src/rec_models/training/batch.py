@@ -51,7 +51,7 @@ class StepBatch(NamedTuple):
     first_row: Tensor | None = None  # int64 [], `row_offset`, where a graph of several ranks reads it on the device
     share: Tensor | None = None  # float64 [], of this rank's tokens in the step's; beside `first_row`
     asked: Tensor | None = None  # int32 [P, C], the rows of each rank's shard that the batch needs; None: not sharded
-    found: Tensor | None = None  # int64 [T], where each place finds its row among the P C; beside `asked`
+    found: Tensor | None = None  # int32 [T], where each place finds its row among the P C; beside `asked`
     buffer: Tensor | None = None  # uint8 [bytes] that all tensors are views of, if there is one
 
     @property
