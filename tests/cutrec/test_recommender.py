@@ -318,6 +318,13 @@ def test_the_split_of_fit_measures_the_model(model: Recommender, tmp_path: Path)
         Recommender.load(tmp_path / "saved").evaluate()
 
 
+def test_groups_of_items_measure_the_diversity_of_lists(tmp_path: Path):
+    items = small_log().select(id=pl.col("item_id").unique()).with_columns(title=pl.col("id"), group=pl.col("id"))
+    items.write_csv(tmp_path / "items.csv")
+    model = Recommender.fit(small_log(), **TINY, report={"item_names": tmp_path / "items.csv"})
+    assert model.evaluate()["diversity@10"] == 1  # every item is a group of its own
+
+
 def test_a_temporary_folder_goes_with_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     model = Recommender.fit(small_log(), **TINY)

@@ -110,9 +110,10 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     rows = pl.read_csv("events.csv").filter(pl.col("user_id") == user).height
     Path("data/recommend/top.refit").mkdir()
     Path("data/recommend/top.refit/model.safetensors").touch()
-    for backtest in ("data/backtest", "data/backtest-weeks"):
-        Path(backtest, "1/split").mkdir(parents=True)
-        Path(backtest, "1/split/train.parquet").touch()
+    for backtest in ("data/backtest", "data/weekly/shop"):
+        Path(backtest, "2/evaluate").mkdir(parents=True)
+        Path(backtest, "2/evaluate/.complete").touch()
+        shutil.copy("data/evaluate/recommendations.parquet", Path(backtest, "2/evaluate"))
     Path(".checkpoints/0123").mkdir(parents=True)
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
     execute(["forget", "--user", user, "--dry-run"])
@@ -129,9 +130,9 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
     assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
                      "4. rm -r data/recommend/top.refit", "5. rm -r data/backtest",
-                     "6. rm -r data/backtest-weeks"]  # fmt: skip
-    assert "- the splits, models and lists of backtests: data/backtest-weeks/\n" in text
-    assert "train.parquet" not in text
+                     "6. rm -r data/weekly/shop"]  # fmt: skip
+    assert "- the splits, models and lists of backtests: data/weekly/shop/\n" in text
+    assert "2/evaluate" not in text  # a rewritten list would no longer have its checksum
     assert counted.partition("Still there")[2] == text.partition("Still there")[2]
     user = shown_users()[0]
     kept = [line for line in Path("events.csv").read_text().splitlines() if not line.startswith(f"{user},")]

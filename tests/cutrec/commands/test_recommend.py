@@ -509,9 +509,9 @@ def test_what_is_left_out_of_histories_is_told(trained: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "note: events with a rating below 3 are skipped: 2" in said
     assert "note: users whose events are all skipped get no list: 1" in said
-    assert "note: download.duplicates=drop has no effect on rows without times" in said
+    assert "note: -S download.duplicates=drop has no effect on rows without times" in said
     run("--histories", "h.csv", "--k", "4", *limit)
-    assert "note: no column of ratings: download.min_rating=3 is not applied" in capsys.readouterr().err
+    assert "note: no column of ratings: -S download.min_rating=3.0 is not applied" in capsys.readouterr().err
     rows = {"user_id": [1, 1], "item_id": [names[:2], names[2:4]]}
     pl.DataFrame(rows).write_parquet("h.parquet")
     assert run("--histories", "h.parquet", "--k", "4").drop("score").rows() == expected({1: names[:4]}, 4)

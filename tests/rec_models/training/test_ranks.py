@@ -14,9 +14,8 @@ from rec_models.training.ranks import RankTokens
 
 SCRIPT = Path(__file__).parent / "ranks_processes.py"
 FAST = [
-    "cce", "sce-ties", "ce_neg-in_batch-tile", "cce_neg-popularity-tile", "cce_neg-in_batch-none", "gbce-uniform-batch",
-    "two-micro-batches", "filled-in_batch", "a-rank-ends", "sharded-cce", "sharded-cce_neg-in_batch-none",
-    "sharded-gbce-uniform-batch", "sharded-two-micro-batches", "sharded-filled-uniform", "sharded-adam_rowwise",
+    "cce", "sce-ties", "cce_neg-in_batch-none", "filled-in_batch", "a-rank-ends", "sharded-cce",
+    "sharded-cce_neg-in_batch-none", "sharded-two-micro-batches", "sharded-filled-uniform", "sharded-adam_rowwise",
 ]  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from cutrec.errors import StageError
 
+PARAMS = Path("params.yaml")
+"""The settings, in the root of the repository."""
 DATA = Path("data")
 """The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
 LOG = DATA / "download" / "log.parquet"
@@ -16,6 +18,8 @@ SETTINGS = DATA / "train" / "settings.yaml"
 PER_USER = DATA / "evaluate" / "per_user.parquet"
 BACKTEST = DATA / "backtest"
 """What ``cutrec backtest`` writes: a folder per window, and its tables, picture and page."""
+COMPLETE = ".complete"
+"""The file that a complete step of a backtest leaves in its folder, with a hash of all that decides its outputs."""
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
 
@@ -45,7 +49,7 @@ def existing_model(place: Path) -> Path:
 def checkout_root() -> Path | None:
     """The current folder, or the nearest one above it, that holds params.yaml or dvc.yaml; None without one."""
     here = Path.cwd()
-    names = ("params.yaml", "dvc.yaml")
+    names = (PARAMS, "dvc.yaml")
     return next((folder for folder in (here, *here.parents) if any((folder / name).is_file() for name in names)), None)
 
 

@@ -25,7 +25,7 @@ from cutrec.recommending import asked, folders, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
 from cutrec.recommending.lists import excluded, fill_by_popularity, rank, read_counts
-from cutrec.recommending.log_form import LogForm, as_arguments
+from cutrec.recommending.log_form import ARGUMENTS, LogForm
 from cutrec.workflow.ranking import load_encoder, scoring_catalogue
 from cutrec.workflow.recommend import choose_device, read_log
 from cutrec.workflow.recommendations import list_table
@@ -65,7 +65,7 @@ class Recommender:
         return f"Recommender({network.model}, {len(self._items.names):,} items, on {self.encoder.item_table.device})"
 
     @classmethod
-    @stated_as(as_arguments)
+    @stated_as(ARGUMENTS)
     def fit(
         cls,
         log: str | Path | Frame,
@@ -86,7 +86,8 @@ class Recommender:
                 ``user_id``, ``item_id``, ``timestamp`` and none. Timestamp None: the rows are in order.
             out: the folder for ``download/``, ``split/`` and ``train/``, as in ``data/`` of a checkout. If a training
                 there is interrupted, the next `fit` resumes it. None: a temporary folder, removed with the object.
-            settings: keys of params.yaml: ``loss="cce"``, and sections as dicts: ``train={"max_epochs": 3}``.
+            settings: keys of params.yaml: ``loss="cce"``, and sections as dicts: ``train={"max_epochs": 3}``. Presets
+                and rows of the paper's tables are names of a checkout's params.yaml, so they are not taken.
 
         Raises:
             ValueError: the log, a column or a setting is wrong, or training failed.
@@ -146,16 +147,17 @@ class Recommender:
         path = self._folder / "metrics.json"
         return read_json(path) if path.is_file() else {}
 
-    @stated_as(as_arguments)
+    @stated_as(ARGUMENTS)
     def evaluate(self) -> dict[str, Any]:
         """Measure the lists of the users that the split held out, beside the ranking by popularity, as the stage does.
 
         Returns:
-            ``ndcg@10``, ``recall@10`` and more, and the same under ``popularity``; without diversity, whose groups of
-            items (``report.item_names``) only the stage reads.
+            ``ndcg@10``, ``recall@10`` and more, and the same under ``popularity``; with the diversity of lists if
+            ``report={"item_names": FILE}`` was given to `fit` and the file has a column ``group``.
 
         Raises:
-            ValueError: the split is not there: after `load`, only ``out`` of `fit` and a checkout have one.
+            ValueError: the split is not there: after `load`, only ``out`` of `fit` and a checkout have one; or the
+                file of ``report.item_names`` cannot be read.
         """
         from cutrec.workflow.evaluate import evaluate
 
@@ -164,7 +166,7 @@ class Recommender:
             raise StageError(f"evaluate: found no {split}, allowed: after fit, or with the out of fit loaded")
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "evaluate"
-            evaluate(self._form.config, split, self._model, out)
+            evaluate(self._form.config, split, self._model, out, root=Path())
             self._card = folders.card(self._folder, self._form.config, split, out / "details")
             return read_json(out / "metrics.json")
 

@@ -32,7 +32,7 @@ from cutrec.console import prepare_output_file, prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, existing_model, live_checkout
+from cutrec.paths import DATA, LOG, MODEL, PARAMS, SPLIT, checkpoint_folder, existing_model, live_checkout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -238,7 +238,7 @@ def history_settings(options: Namespace) -> tuple[Download, set[str]]:
 
     from rec_data.config import Columns
 
-    changes, values = options.changes or [], read_yaml(Path("params.yaml"))
+    changes, values = options.changes or [], read_yaml(PARAMS)
     given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
     if parse_overrides(changes).get("download", {}).get("format", {}).get("header") is False:
         changes = [*changes, *(f"download.columns.{name}={place}" for name, place in given.items())]  # positions

@@ -16,7 +16,7 @@ from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import PRESET_KEYS, Config, as_written
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged
-from cutrec.paths import model_file
+from cutrec.paths import COMPLETE, model_file
 from cutrec.reporting.backtest import WindowResult, read_shared, read_window
 from cutrec.workflow.evaluate import evaluate
 from cutrec.workflow.split import split
@@ -28,8 +28,6 @@ _SPLIT_KEYS = ("split", "seed", "download.ties", "evaluate.filter_seen")
 _TRAIN_KEYS = (*_SPLIT_KEYS, *PRESET_KEYS, "impl")
 _EVALUATE_KEYS = (*_TRAIN_KEYS, "evaluate")
 """The keys of params.yaml, or sections of it, that decide what a step writes."""
-_COMPLETE = ".complete"
-"""The file that a complete step leaves in its folder: a hash of all that decides its outputs."""
 
 
 def backtest(
@@ -154,17 +152,17 @@ def _key(point: Config, made_from: str, keys: Sequence[str]) -> str:
 
 def _is_complete(folder: Path, key: str) -> bool:
     """Whether a step with these settings has written its folder."""
-    return (folder / _COMPLETE).is_file() and (folder / _COMPLETE).read_text() == key
+    return (folder / COMPLETE).is_file() and (folder / COMPLETE).read_text() == key
 
 
 def _step(folder: Path, key: str, make: Callable[[], None]) -> None:
     """Write the folder of a step, unless it is complete."""
     if _is_complete(folder, key):
         return
-    (folder / _COMPLETE).unlink(missing_ok=True)
+    (folder / COMPLETE).unlink(missing_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     make()
-    (folder / _COMPLETE).write_text(key)
+    (folder / COMPLETE).write_text(key)
 
 
 def _dates(window: Window) -> tuple[str, str]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cutrec.checksums import checksum, read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
-from cutrec.paths import BACKTEST, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES
+from cutrec.paths import COMPLETE, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES
 from cutrec.workflow.user_ids import Users
 from cutrec.workflow.user_rows import count_rows, filter_csv, filter_parquet, is_list
 from rec_data.errors import DataError
@@ -77,8 +77,8 @@ def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
 
 
 def backtests(data: Path = DATA) -> list[Path]:
-    """The folders of backtests: those below ``data/`` whose names begin as that of the default does."""
-    return sorted(path for path in data.glob(f"{BACKTEST.name}*") if path.is_dir())
+    """The folders of backtests: those below ``data/`` with a complete step of a window, such as ``1/split/``."""
+    return sorted({path.parents[2] for path in data.rglob(f"[0-9]*/*/{COMPLETE}") if path.parents[1].name.isdecimal()})
 
 
 def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
@@ -90,8 +90,10 @@ def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
     lists: list[Path] = []
     others: list[Path] = []
     made = backtests(data)
-    for top in sorted(path for path in data.glob("[!.]*") if path.name not in STAGES and path not in made):
+    for top in sorted(path for path in data.glob("[!.]*") if path.name not in STAGES):
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if any(path.is_relative_to(folder) for folder in made):
+                continue
             hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
             of_a_model = (path.parent / MODEL.name).is_file()
             if finding.format_of(path.name.removesuffix(".part")) and path.is_file() and not (hidden or of_a_model):

@@ -92,7 +92,7 @@ def _read_model(path: Path, device: str | torch.device) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     with path.open("rb") as file:
         if file.read(len(_ZIP)) == _ZIP:
-            return read_payload(path, _OLD_MODEL_FORMAT, device)
+            return read_payload(path, (_OLD_MODEL_FORMAT,), device)
     metadata, weights = tensor_file.read(path, device)
     if (found := metadata.pop("format", None)) != _MODEL_FORMAT:
         raise CheckpointError(f"{path}: found format {found!r}, allowed: {_MODEL_FORMAT}")
@@ -152,7 +152,7 @@ def save_atomically(payload: dict[str, Any], path: Path) -> None:
         torch.save(payload, file)
 
 
-def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:
+def read_payload(path: Path, formats: tuple[str, ...], device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read what `save_atomically` wrote, with tensors on a device; errors as of `ModelCheckpoint.read`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
@@ -171,6 +171,6 @@ def read_payload(path: Path, expected_format: str, device: str | torch.device = 
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: damaged, or no checkpoint: {reason}") from error
     found = payload.get("format") if isinstance(payload, dict) else type(payload).__name__
-    if found != expected_format:
-        raise CheckpointError(f"{path}: found format {found!r}, allowed: {expected_format}")
+    if found not in formats:
+        raise CheckpointError(f"{path}: found format {found!r}, allowed: {' | '.join(formats)}")
     return dict(payload)

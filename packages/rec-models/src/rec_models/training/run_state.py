@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from rec_models.errors import CheckpointError
 from rec_models.training.checkpoint import read_payload, save_atomically, save_rows
 from rec_models.training.rows_file import read_rows, sums_of
 
-_RUN_FORMAT = "rec_models.run/2"
+_RUN_FORMAT, _SHARDED_FORMAT = "rec_models.run/1", "rec_models.run/2"  # the second has rows in a file beside it
 _TABLE = "item_table"  # of an encoder's state dict
 
 
@@ -38,7 +39,8 @@ class RunState:
     bad_epochs: int = 0  # epochs since the best one
     finished: bool = False  # training is over
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
-    step_losses: list[float] = field(default_factory=list)  # mean loss per token of the last optimizer steps, if read
+    # mean loss per token of the last optimizer steps, if read; the checkpoint has their number, a file beside it all
+    step_losses: array[float] = field(default_factory=lambda: array("d"))
 
     def end_epoch(self, metrics: dict[str, float], score: float | None, validation_seconds: float) -> dict[str, float]:
         """Close the epoch in progress: add its row to the history and compare its score with the best so far.
@@ -128,10 +130,11 @@ class Processes(NamedTuple):
 
 def run_of(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Processes]:
     """What makes a run the same one, and its processes, from its settings in sections: where the table is does not."""
-    training, batching = dict(settings["training"]), dict(settings.get("batching", {}))
-    processes = Processes(training.pop("devices"), batching.pop("batch_size", None))
-    del training["table"]
-    return {**settings, "training": training, "batching": batching}, processes
+    training, batching = (dict(settings.get(name, {})) for name in ("training", "batching"))
+    processes = Processes(training.pop("devices", 1), batching.pop("batch_size", None))
+    training.pop("table", None)
+    changed = {"training": training, "batching": batching}
+    return {name: changed.get(name, section) for name, section in settings.items()}, processes
 
 
 class Resumed(NamedTuple):
@@ -168,6 +171,8 @@ class RunFolder:
         self.path = path
         self.last = path / "last.ckpt"
         self.previous = path / "previous.ckpt"
+        self.step_losses = path / "step_losses.bin"  # float64, appended to: a checkpoint does not grow with the steps
+        self._losses_saved = 0
         self._identity, self._processes = identity, processes
         self._kept_best = [0, 0]  # best epoch of the previous and of the last state
         self._kept_rows: list[str | None] = [None, None]  # the files of rows of the two
@@ -207,8 +212,11 @@ class RunFolder:
             if shard.rows.rank > 0:
                 self.newest = self.last
                 return
-        payload: dict[str, Any] = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
+        counters = vars(state) | {"step_losses": len(state.step_losses)}
+        form = _RUN_FORMAT if kept is None else _SHARDED_FORMAT
+        payload: dict[str, Any] = {"format": form, "identity": self._identity, "state": counters}
         payload |= {"processes": tuple(self._processes), "rows": kept} | tensors._asdict()
+        self._append_losses(state.step_losses)
         if self.newest == self.last:  # a damaged file never replaces an intact one
             self.last.replace(self.previous)
         save_atomically(payload, self.last)
@@ -234,19 +242,21 @@ class RunFolder:
             if not path.is_file():
                 continue
             try:
-                payload = read_payload(path, _RUN_FORMAT)
-                before = Processes(*payload["processes"])
+                payload = read_payload(path, (_RUN_FORMAT, _SHARDED_FORMAT))
+                identity, before = payload["identity"], Processes(*payload.get("processes", ()))
+                if "processes" not in payload:  # of an earlier version
+                    identity, before = run_of(identity)
                 same_order = before.is_same_order(self._processes)
-                if payload["identity"] != self._identity or not (
-                    same_order or before.batch_size == self._processes.batch_size
-                ):
+                if identity != self._identity or not (same_order or before.batch_size == self._processes.batch_size):
                     raise CheckpointError(f"{path}: of a run with other settings")
-                state = RunState(**payload["state"])
-                kept = payload["rows"]
+                losses = payload["state"].pop("step_losses", [])
+                state = RunState(**payload["state"], step_losses=self._read_losses(losses))
+                kept = payload.get("rows")
                 if kept is not None and not (self.path / kept["file"]).is_file():
                     raise CheckpointError(f"{path}: {kept['file']} is missing beside it")
                 if state.best_epoch and not self.best(state.best_epoch).is_file():
                     raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
+                self._losses_saved = 0 if isinstance(losses, list) else len(state.step_losses)
                 self._kept_best = [state.best_epoch, state.best_epoch]
                 self._kept_rows = [None if kept is None else kept["file"]] * 2
                 self.newest = path
@@ -254,7 +264,25 @@ class RunFolder:
                 if not same_order and not state.finished:
                     remark = f"; {self._processes} after {before} read other batches: the epoch starts again"
                     state.restart_epoch()
-                return Resumed(state, Tensors(*(payload[name] for name in Tensors._fields)), path, kept, remark)
+                tensors = Tensors(*(payload.get(name, {}) for name in Tensors._fields))
+                return Resumed(state, tensors, path, kept, remark)
             except (CheckpointError, KeyError, TypeError) as error:
                 sys.stderr.write(f"warning: not resuming from this checkpoint: {error}\n")
         return None
+
+    def _append_losses(self, losses: array[float]) -> None:
+        """Write the losses that are not in the file yet, over what a run that was killed has written there since."""
+        if fresh := losses[self._losses_saved :]:
+            self.step_losses.touch()
+            with self.step_losses.open("r+b") as file:
+                file.seek(losses.itemsize * self._losses_saved)
+                fresh.tofile(file)
+        self._losses_saved = len(losses)
+
+    def _read_losses(self, kept: int | list[float]) -> array[float]:
+        """The first `kept` losses of the file; none if it has fewer. An older state has the losses themselves."""
+        if isinstance(kept, list):
+            return array("d", kept)
+        written = self.step_losses.read_bytes() if self.step_losses.is_file() else b""
+        size = kept * array("d").itemsize
+        return array("d", written[:size] if len(written) >= size else b"")
