@@ -33,7 +33,7 @@ def target_ranks(
 
     The targets are ``[U]`` integers in [0, V); the other arguments, with their shapes, are those of ``top_k``.
 
-    Memory in addition to inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)``
+    Memory in addition to inputs and output is at most ``9 * user_tile * item_tile + 4 * D * (user_tile + item_tile)``
     bytes, with the item tile rounded up to a multiple of 64, and the seen items of a user tile.
 
     Returns:
@@ -78,7 +78,10 @@ def target_ranks(
             # One tile holds all scores, the targets' among them. [u, 1]
             own = None if len(starts) == 1 else _own_scores(chosen, vectors, own_ids, bias, width, check)
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
-            cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
+            blocked = torch.zeros(end - begin, dtype=torch.int32, device=device)  # how often the target was seen
+            cuts = [0, end - begin]
+            if len(starts) > 1:
+                cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
             seen_tiles = seen.tiles(begin, end, bounds, device)
             for tile, (rows, columns) in enumerate(seen_tiles):
                 start, first, end_of_tile = starts[tile], bounds[tile], bounds[tile + 1]
@@ -86,14 +89,14 @@ def target_ranks(
                 scores = _scores(chosen, vectors[start : start + width], tile_bias, check)
                 scores = scores[:, first - start : end_of_tile - start]
                 own = scores.gather(1, own_ids[:, None]) if own is None else own
-                scores[place[rows], columns] = float("-inf")
+                seen_rows = place[rows]
+                scores[seen_rows, columns] = float("-inf")
+                blocked.index_add_(0, seen_rows, (columns == (own_ids - first)[seen_rows]).int())
                 _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
                 ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
             assert own is not None
-            unreachable = torch.isneginf(own.squeeze(1))[place]
-            rows, seen_ids = seen.rows(begin, end, device)
-            unreachable[rows[seen_ids == own_ids[place[rows]]]] = True
-            ranks[begin:end] = torch.where(unreachable, num_items + 1, ahead[place] + 1)
+            unreachable = torch.isneginf(own.squeeze(1)) | (blocked > 0)
+            ranks[begin:end] = torch.where(unreachable, num_items + 1, ahead + 1)[place]
     return ranks
 
 
@@ -102,14 +105,17 @@ def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: in
 
     ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending. The targets of users
     before ``low`` lie before the tile, so only a higher score ranks above; those of users from ``high`` on lie after
-    it, so an equal score ranks above too. No target ranks above itself: on some CPUs a score's rounding depends on its
-    column.
+    it, so an equal score ranks above too. Inside the tile, an equal score ranks above in the columns before the
+    target's: it is above the next smaller number. No target ranks above itself: its score becomes ``own``, because on
+    some CPUs a score's rounding depends on its column.
     """
     scores[:low].gt_(own[:low])
     scores[high:].ge_(own[high:])
-    middle = scores[low:high]
-    place = torch.arange(scores.shape[1], device=scores.device) - columns[low:high, None]  # 0: the target itself
-    middle.copy_(((middle > own[low:high]) & (place != 0)) | ((middle == own[low:high]) & (place < 0)))
+    middle, own, columns = scores[low:high], own[low:high], columns[low:high, None]
+    before = torch.arange(scores.shape[1], device=scores.device) < columns  # [m, t]
+    smaller = torch.nextafter(own, torch.full_like(own, float("-inf")))
+    middle.scatter_(1, columns, own)
+    middle.gt_(torch.where(before, smaller, own))
 
 
 def _filled(values: Tensor, rows: int) -> Tensor:
@@ -156,22 +162,20 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int], *, user_ids: Tensor | None = 
     """
     if ranks.numel() == 0:
         raise ValueError("ranks is empty; allowed: at least one rank")
+    if min(ks, default=1) < 1:
+        raise ValueError(f"k must be at least 1, got {min(ks)}")
     values = ranks.double()
     weights = None
     if user_ids is not None:
         users = user_ids.to(ranks.device)
         counts = torch.bincount(users).double()
         weights = 1.0 / (torch.count_nonzero(counts) * counts[users])
-    means: dict[str, Tensor] = {}
-    for k in ks:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        hit = values <= k
-        found = {
-            f"ndcg@{k}": torch.where(hit, 1.0 / torch.log2(values + 1.0), 0.0),
-            f"hitrate@{k}": hit.double(),
-            f"mrr@{k}": torch.where(hit, 1.0 / values, 0.0),
-        }
-        means |= {name: each.mean() if weights is None else each @ weights for name, each in found.items()}
-    # Read together: each read would wait for the device.
-    return dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True)) if means else {}
+    hits = values <= torch.tensor(list(ks), device=ranks.device)[:, None]  # [K, U]
+    gains = {"ndcg": 1.0 / torch.log2(values + 1.0), "hitrate": torch.ones_like(values), "mrr": 1.0 / values}
+    means = {}
+    for name, gain in gains.items():
+        found = torch.where(hits, gain, 0.0)  # [K, U]
+        means[name] = found.mean(dim=1) if weights is None else found @ weights
+    # Read at once: each read would wait for the device.
+    rows = torch.stack(list(means.values()), dim=1).tolist()  # [K, 3]
+    return {f"{name}@{k}": mean for k, row in zip(ks, rows, strict=True) for name, mean in zip(gains, row, strict=True)}
