@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cutrec.checksums import checksum, verified, write_checksums
-from cutrec.config import PRESET_KEYS, Config, as_written
+from cutrec.config import PRESET_KEYS
+from cutrec.config_point import Config, as_written
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged
 from cutrec.paths import COMPLETE, model_file
