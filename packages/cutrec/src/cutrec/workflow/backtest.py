@@ -143,7 +143,7 @@ def _evaluate_later(point: Config, log: Path, model_key: str, first: Path, folde
 
 def _key(point: Config, made_from: str, keys: Sequence[str]) -> str:
     """A hash of what a step is made from, and of the settings that it reads."""
-    values = as_written(point)
+    values = {key: value for key, value in as_written(point).items() if key != "train.tracker"}
     read = {
         key: value for key, value in values.items() if any(key == name or key.startswith(f"{name}.") for name in keys)
     }
