@@ -165,7 +165,7 @@ def content(path: Path) -> Any:
             if isinstance(values, dict)
             else values
         )
-    if path.name in ("history.csv", "results.csv"):
+    if path.name in ("history.csv", "results.csv", "training.csv"):
         table = pl.read_csv(path)
         return table.select(name for name in table.columns if not TIMES.search(name)).to_dicts()
     if path.suffix == ".safetensors":
