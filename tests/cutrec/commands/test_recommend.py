@@ -539,7 +539,8 @@ def test_parts_of_the_users_are_written_into_a_folder(trained: Path, capsys: pyt
     found = pl.read_parquet("out/lists/*.parquet").sort("user_id", "rank")
     assert found.drop("score").equals(everybody.drop("score"))
     shutil.copyfile("data/download/log.parquet", "h.parquet")
-    execute(["recommend", "--k", "3", "--part", "1/1", "--histories", "h.parquet"])
+    for number in (1, 2):
+        execute(["recommend", "--k", "3", "--part", f"{number}/2", "--histories", "h.parquet"])
     found = pl.read_parquet("data/recommend/parts/*.parquet").sort("user_id", "rank")
     assert found.drop("score").equals(everybody.drop("score"))
     with pytest.raises(StageError, match="lists with another --k: found 4, allowed: 3 as there; take another folder"):

@@ -205,6 +205,8 @@ def run_part(options: Namespace) -> None:
             log, tie_seed = Path(folder) / "log.parquet", settings.tie_seed(config.seed)
             notes = recommend.write_file(options.histories, log, root=live_checkout(), named=named, settings=settings)
             found = checksum(log)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         done = score_part(
             encoder,
             item_names,
@@ -218,7 +220,7 @@ def run_part(options: Namespace) -> None:
             keep_seen=options.keep_seen,
             chunk_events=options.chunk_events or CHUNK_EVENTS,
         )
-    for note in [*notes, *recommend.unusable(done.unknown_items, done.empty_users)]:
+    for note in recommend.unusable(done.unknown_items, done.empty_users):
         print(f"note: {note}", file=sys.stderr)
     if done.users == 0:
         print(f"note: part {part.number} of {part.of} holds no user with a list", file=sys.stderr)
