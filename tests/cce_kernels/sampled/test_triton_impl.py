@@ -32,7 +32,7 @@ SWEEP = pairwise(
         "dtype": [FP32, BF16, FP16],
         "weight_dtype": [FP32, BF16],
         "sampler": ["uniform", "popularity", "constant", "in_batch"],
-        "objective": ["softmax", "bce", "gbce"],
+        "objective": ["softmax", "cool", "bce", "gbce"],
         "sharing": ["none", "tile", "batch"],
         "bias": [False, True],
         "deterministic": [False, True],
@@ -342,7 +342,7 @@ def test_fp16_keeps_gradients_below_its_range(device, objective, deterministic):
 def test_deterministic_means_without_atomics(device, sharing, monkeypatch):
     launch = triton_impl.launch_shared_backward
 
-    def forbidden(*arguments):
+    def forbidden(*arguments, sorted_ids=None):
         if len(arguments) < 5:  # without a scratch
             raise AssertionError("atomics")
         launch(*arguments)

@@ -57,7 +57,7 @@ def shared_backward_kernel(
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_MAP: tl.constexpr, SCRATCH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
-    GRAD_STRIDE: tl.constexpr, HAS_OFFSET: tl.constexpr, PART: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr, HAS_OFFSET: tl.constexpr, PART: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x programs of a group, blocks of negatives); see the head of this file.
 
@@ -122,10 +122,14 @@ def shared_backward_kernel(
         scores = dot(rows.to(h.dtype), tl.trans(h), scores, PRECISION)
         if HAS_BIAS:
             scores += tl.load(bias + ids).to(tl.float32)[:, None]
+        if SCALED:
+            scores *= scale
         if HAS_LOGQ:
             scores -= tl.load(log_q + ids)[:, None]
         if SOFTMAX:
             slopes = tl.exp(scores - token_shift[None, :])
+            if SCALED:
+                slopes *= scale
         else:
             slopes = scale * sigmoid(scores)
         kept = (ids.to(tl.int32)[:, None] != target[None, :]) & drawn[:, None] & valid[None, :]
