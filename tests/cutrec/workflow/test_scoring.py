@@ -145,3 +145,10 @@ def test_a_folder_of_other_files_is_refused(encoder: Encoder, tmp_path: Path):
     next((tmp_path / "out").glob("*.parquet")).write_text("damaged")
     with pytest.raises(StageError, match=r"chunk-00001-of-00001.parquet is damaged .*remove it and run this again"):
         score(encoder, log, tmp_path / "out", Part(1, 1))
+
+
+def test_more_chunks_than_files_that_can_be_open_are_refused(encoder: Encoder, tmp_path: Path):
+    log = write_log(tmp_path / "log.parquet")
+    with pytest.raises(StageError, match=r"^--part: found 300 chunks in part 1 of 1, allowed: 256; take more parts or"):
+        score(encoder, log, tmp_path / "out", Part(1, 1), chunk_events=1)
+    assert not list((tmp_path / "out").iterdir())

@@ -34,6 +34,8 @@ from rec_models.encoders import Encoder
 
 JOB = "_recommend.json"
 SUCCESS = "_SUCCESS"
+MOST_CHUNKS = 256
+"""Of a part, whose logs are written at the same time."""
 NAMES = {
     "k": "--k",
     "keep_seen": "choice of --keep-seen",
@@ -101,6 +103,11 @@ def score_part(
         StageError: the folder holds other files, or parts of another job, or the log was replaced meanwhile.
     """
     chunks = max(1, -(-count_rows(log) // (part.of * chunk_events)))
+    if chunks > MOST_CHUNKS:
+        raise StageError(
+            f"--part: found {chunks:,} chunks in part {part.number} of {part.of}, allowed: {MOST_CHUNKS}; take more "
+            "parts or a larger --chunk-events"
+        )
     place = out / part.name
     with locked(place):
         _open_folder(out, {"part_of_a_user": "1 + crc32(user_id) % parts", **job, "parts": part.of, "chunks": chunks})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rec_eval.checks import check_ids
+from rec_eval.ranking.parts import Part
 from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring, tile_scores
 from rec_eval.ranking.seen import SeenItems
 
@@ -28,10 +29,13 @@ def target_ranks(
     seen_items: Tensor | None = None,
     item_tile: int | None = None,
     user_tile: int | None = None,
+    part: Part | None = None,
 ) -> Tensor:
     """Rank each user's target among the items not yet seen, with the tie rule of ``top_k`` (lower id first).
 
     The targets are ``[U]`` integers in [0, V); the other arguments, with their shapes, are those of ``top_k``.
+
+    With a ``part``, ``items`` are its rows of the catalogue, and all processes call this with the same users.
 
     Memory in addition to inputs and output is at most ``8 * user_tile * item_tile + 4 * D * (user_tile + item_tile)``
     bytes, with the item tile rounded up to a multiple of 64, and the seen items of a user tile.
@@ -46,13 +50,14 @@ def target_ranks(
     catalogue = as_catalogue(items, bias)
     check = check_scoring(queries, catalogue)
     vectors, bias = catalogue.items, catalogue.bias
-    num_users, num_items = queries.shape[0], vectors.shape[0]
+    num_users, num_rows = queries.shape[0], vectors.shape[0]
+    num_items = num_rows if part is None else part.num_items
     if targets.shape != (num_users,) or targets.is_floating_point():
         raise ValueError(f"targets must be [{num_users}] integers, got {list(targets.shape)} {targets.dtype}")
     check_ids("targets", targets, num_items)
     device = queries.device
     defaults = _DEFAULT_TILES.get(device.type, _DEFAULT_TILES["cpu"])
-    item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)
+    item_tile = min(defaults[0] if item_tile is None else item_tile, num_rows if part is None else part.most_rows)
     user_tile = defaults[1] * max(1, defaults[0] // max(1, item_tile)) if user_tile is None else user_tile
     if not 1 <= item_tile <= 1 << 24 or user_tile < 1:
         raise ValueError(
@@ -61,25 +66,33 @@ def target_ranks(
     # All products have one shape, of whole blocks of columns, so that equal items have equal scores. The last ones
     # overlap those before; a catalogue of fewer items is filled up with copies of one.
     width = -(-item_tile // _COLUMNS) * _COLUMNS
-    if num_items < width:
+    if num_rows < width:
         vectors, bias = _filled(vectors, width), None if bias is None else _filled(bias, width)
-    starts = [min(start, vectors.shape[0] - width) for start in range(0, num_items, item_tile)]
-    bounds = [*range(0, num_items, item_tile), num_items]
+    starts = [min(start, vectors.shape[0] - width) for start in range(0, num_rows, item_tile)]
+    bounds = [*range(0, num_rows, item_tile), num_rows]
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
+    here = seen if part is None else part.seen(seen)
     ranks = torch.empty(num_users, dtype=torch.int64, device=device)
     with torch.no_grad():
         for begin in range(0, num_users, user_tile):
             end = min(begin + user_tile, num_users)
             # Sorted by target, users form three runs: target before, inside and after the item tile.
             own_ids, order = targets[begin:end].to(device).long().sort()  # [u]
+            # The row of each target; of one that is elsewhere the first row with a higher id.
+            own_rows, is_here = (own_ids, None) if part is None else part.rows_of(own_ids)
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=device)
             chosen = queries[begin:end][order]  # [u, D]
             # One tile holds all scores, the targets' among them. [u, 1]
-            own = None if len(starts) == 1 else _own_scores(chosen, vectors, own_ids, bias, width, check)
+            own: Tensor | None = None
+            if part is not None and is_here is not None:
+                safe = own_rows.clamp(max=num_rows - 1)
+                own = part.sum(torch.where(is_here[:, None], _own_scores(chosen, vectors, safe, bias, width, check), 0))
+            elif len(starts) > 1:
+                own = _own_scores(chosen, vectors, own_ids, bias, width, check)
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
-            cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
-            seen_tiles = seen.tiles(begin, end, bounds, device)
+            cuts = torch.searchsorted(own_rows, torch.tensor(bounds, device=device)).tolist()
+            seen_tiles = here.tiles(begin, end, bounds, device)
             for tile, (rows, columns) in enumerate(seen_tiles):
                 start, first, end_of_tile = starts[tile], bounds[tile], bounds[tile + 1]
                 tile_bias = None if bias is None else bias[start : start + width]
@@ -87,9 +100,10 @@ def target_ranks(
                 scores = scores[:, first - start : end_of_tile - start]
                 own = scores.gather(1, own_ids[:, None]) if own is None else own
                 scores[place[rows], columns] = float("-inf")
-                _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
+                _mark_ahead(scores, own, own_rows - first, is_here, cuts[tile], cuts[tile + 1])
                 ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
             assert own is not None
+            ahead = ahead if part is None else part.sum(ahead)
             unreachable = torch.isneginf(own.squeeze(1))[place]
             rows, seen_ids = seen.rows(begin, end, device)
             unreachable[rows[seen_ids == own_ids[place[rows]]]] = True
@@ -97,10 +111,11 @@ def target_ranks(
     return ranks
 
 
-def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: int) -> None:
+def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, is_here: Tensor | None, low: int, high: int) -> None:
     """Overwrite a tile of scores ``[u, t]`` with 1 if the item ranks above the user's target, else 0.
 
-    ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending. The targets of users
+    ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending; where ``is_here`` is
+    false the column is that of the first item after the target. The targets of users
     before ``low`` lie before the tile, so only a higher score ranks above; those of users from ``high`` on lie after
     it, so an equal score ranks above too. No target ranks above itself: on some CPUs a score's rounding depends on its
     column.
@@ -109,7 +124,8 @@ def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: in
     scores[high:].ge_(own[high:])
     middle = scores[low:high]
     place = torch.arange(scores.shape[1], device=scores.device) - columns[low:high, None]  # 0: the target itself
-    middle.copy_(((middle > own[low:high]) & (place != 0)) | ((middle == own[low:high]) & (place < 0)))
+    other = place != 0 if is_here is None else (place != 0) | ~is_here[low:high, None]
+    middle.copy_(((middle > own[low:high]) & other) | ((middle == own[low:high]) & (place < 0)))
 
 
 def _filled(values: Tensor, rows: int) -> Tensor:
