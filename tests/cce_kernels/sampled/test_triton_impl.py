@@ -118,6 +118,22 @@ def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, spa
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(dim=16, tokens=9, items=7, negatives=45, sharing="tile", tile=4, offset=3, targets="ignored"),
+        Case(dim=16, tokens=9, items=7, negatives=5, sharing="tile", tile=3, sampler="popularity", sparse=True),
+        Case(dim=16, tokens=5, items=6, negatives=9, sharing="batch", sampler="in_batch", objective="bce", dtype=BF16),
+    ],
+    ids=str,
+)
+def test_draws_that_are_sorted_first_make_the_same_gradient(monkeypatch, device, case):
+    monkeypatch.setattr(tuning, "SORTED_BYTES", 0)
+    monkeypatch.setattr(tuning, "SORTED_DRAWS", 0)
+    assert_exact(case, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("sharing", ["none", "tile"])
 def test_a_wider_table_is_rounded_as_the_reference_rounds_it(device, sharing):
     case = Case(dim=16, tokens=6, items=9, negatives=5, dtype=FP16, sharing=sharing)
@@ -326,7 +342,7 @@ def test_fp16_keeps_gradients_below_its_range(device, objective, deterministic):
 def test_deterministic_means_without_atomics(device, sharing, monkeypatch):
     launch = triton_impl.launch_shared_backward
 
-    def forbidden(*arguments):
+    def forbidden(*arguments, sorted_ids=None):
         if len(arguments) < 5:  # without a scratch
             raise AssertionError("atomics")
         launch(*arguments)
