@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from rec_models.config import LossSettings, TrainingSettings
 from rec_models.encoders import Encoder
 from rec_models.encoders.embedding import lookup_into_grad, sparse_lookup
-from rec_models.encoders.packing import Layout
+from rec_models.encoders.sharded_lookup import ShardedLookup
 from rec_models.losses import LOSSES, LossContext, build_loss
 from rec_models.losses.paper import trains_padding, with_padding_targets
-from rec_models.training.batch import StepBatch
+from rec_models.training.batch import IGNORED, StepBatch
 from rec_models.training.ranks import RankTokens
-
-if TYPE_CHECKING:  # Lightning takes two seconds to import, and planning does not need it
-    pass
 
 
 class StepLoss(nn.Module):
@@ -40,19 +34,20 @@ class StepLoss(nn.Module):
         self._seed = training.seed
         self._sparse_grad = training.optimizer == "adam_lazy"
         encoder.lookup = sparse_lookup if self._sparse_grad else lookup_into_grad  # one gradient table instead of two
+        self._sharded = None if encoder.shard is None else ShardedLookup(encoder.shard)
+        if self._sharded is not None:
+            encoder.lookup = self._sharded
         self._loss = build_loss(loss, item_counts)
         self._joint = LOSSES[loss.loss].joint
         self._pads = trains_padding(loss)
-        # The encoder itself is not compiled: validation has other shapes, which would be compiled too.
-        self._network: Callable[[Tensor, Layout], Tensor] = (
-            torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
-        )
+        # Validation has other shapes, which would be compiled too if the encoder itself were.
+        self._compiled = torch.compile(encoder.transform, dynamic=True) if training.compile else None
 
     def forward(self, batch: StepBatch, step: int | Tensor, row_offset: int | Tensor = 0) -> Tensor:
         """The mean over the tokens with a target, and over padded places where the loss trains them; 0 without any.
 
         With several ranks the tokens are those of this rank, or for a joint loss the result is this rank's part of the
-        mean over the tokens of all: `weight` is what it stands for.
+        mean over the tokens of all, and with a sharded table that mean itself: `weight` is what it stands for.
 
         The batch is on the encoder's device; `step` is the optimizer's, from 0, for losses of cce_kernels also an int64
         scalar on the device; `row_offset` counts the tokens of the same step before this batch's first, for the same
@@ -66,18 +61,29 @@ class StepLoss(nn.Module):
             allowed = f"masked places with model={model}, which sees the targets themselves otherwise"
             raise ValueError(f"train_batches: found masked=None, allowed: {allowed}")
         ranks = None if batch.rank_counts is None else RankTokens(batch.micro_counts, batch.rank)
-        context = LossContext(self._seed, step, row_offset, self._sparse_grad, ranks)
-        x = self.encoder.embed(batch.items, batch.layout, batch.masked)
-        hidden = self._network(x, batch.layout)  # [T, D]
+        context = LossContext(self._seed, step, row_offset, self._sparse_grad, ranks, self.encoder.shard)
+        items = batch.items
+        if self._sharded is not None and batch.found is not None:
+            self._sharded.asked, items = batch.asked, batch.found
+        # Under autocast the loss computes in the dtype of matrix products.
+        mixed = torch.is_autocast_enabled(kind := batch.items.device.type)
+        dtype = torch.get_autocast_dtype(kind) if mixed else None
+        if self._compiled is None:
+            hidden = self.encoder(items, batch.layout, batch.masked, dtype)  # [T, D]
+        else:
+            hidden = self._compiled(self.encoder.embed(items, batch.layout, batch.masked), batch.layout, dtype)
         tokens = hidden if batch.rows is None else hidden.index_select(0, batch.rows)  # [M, D]
-        # Under autocast the last norm returns fp32, but the loss computes in the dtype of matrix products.
-        if torch.is_autocast_enabled(kind := hidden.device.type):
-            tokens = tokens.to(torch.get_autocast_dtype(kind))
         targets = batch.targets
+        if self._sharded is not None and ranks is not None:
+            tokens, targets = ranks.filled(tokens, 0), ranks.filled(targets, IGNORED)
         if self._pads:
             tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.layout.starts.diff().long())
         return self._loss(tokens, self.encoder.item_table, targets, context)
 
     def weight(self, batch: StepBatch) -> int:
         """Of how many tokens the result of `forward` is the mean, in the mean over all tokens of the step."""
-        return sum(batch.micro_counts) if self._joint else batch.num_targets
+        return batch.num_targets if self._sharded is None and not self._joint else sum(batch.micro_counts)
+
+    def counted(self, batch: StepBatch) -> int:
+        """Of how many tokens the result of `forward` counts: a mean that all ranks have counts once."""
+        return self.weight(batch) if self._sharded is None else batch.num_targets
