@@ -34,7 +34,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "folder that `cutrec index` wrote (default: rank the whole catalogue)"
     parser.add_argument("--index", type=local_file, help=text)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
-    parser.add_argument("--port", type=whole_from(0, 65535), default=8000, help="port; 0 takes a free one (default: 8000)")
+    text = "port; 0 takes a free one (default: 8000)"
+    parser.add_argument("--port", type=whole_from(0, 65535), default=8000, help=text)
     text = "allow a --host that other machines reach without a key"
     parser.add_argument("--without-key", action="store_true", help=text)
     text = "auto (the default) takes a GPU if there is one"
