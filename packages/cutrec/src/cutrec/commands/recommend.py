@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
     parser.add_argument("--histories", type=local_path, help=text)
     parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
-    text = "a part of the users, such as 1/8: those of whom the CRC-32 of the id, modulo 8, is 0"
+    text = "a part of the users, such as 1/8: those with a CRC-32 of the id that is 0 modulo 8"
     parser.add_argument("--part", type=part_of_users, metavar="I/N", help=text)
     text = "with --part: events of the log in memory at a time (default: 5000000)"
     parser.add_argument("--chunk-events", type=whole_from(1, 10**9), help=text)
