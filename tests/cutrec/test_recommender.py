@@ -1,5 +1,6 @@
 """`Recommender` against the pipeline and against a ranking by hand; frames in and out; saving and loading."""
 
+import json
 import operator
 import re
 import shutil
@@ -323,6 +324,15 @@ def test_groups_of_items_measure_the_diversity_of_lists(tmp_path: Path):
     items.write_csv(tmp_path / "items.csv")
     model = Recommender.fit(small_log(), **TINY, report={"item_names": tmp_path / "items.csv"})
     assert model.evaluate()["diversity@10"] == 1  # every item is a group of its own
+
+
+def test_a_tracker_of_fit_writes_where_the_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    model = Recommender.fit(small_log(), **(TINY | {"train": {"max_epochs": 1, "tracker": "dvclive"}}))
+    logged = json.loads(Path("dvclive/metrics.json").read_text())
+    assert logged["validation"]["ndcg_at_10"] == pytest.approx(model.metrics["validation_ndcg@10"], abs=1e-6)
+    assert Path("dvclive/params.yaml").read_text().count("backbone") == 0  # the names are those of the model's file
+    assert "model.hidden: 8" in Path("dvclive/params.yaml").read_text()
 
 
 def test_a_temporary_folder_goes_with_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -117,6 +117,7 @@ def run(
     catalogue=None,
     loss_options=None,
     on_epoch=None,
+    tracker=None,
     items=ITEMS,
     **training,
 ) -> FitResult:
@@ -150,6 +151,7 @@ def run(
         batching=batching,
         catalogue=catalogue,
         on_epoch=on_epoch,
+        tracker=tracker,
     )
 
 

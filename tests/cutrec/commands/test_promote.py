@@ -131,6 +131,18 @@ def test_a_running_model_of_another_catalogue_is_tested_on_the_same_users(
     assert compared["differing"] == np.count_nonzero(np.abs(expected[0] - expected[1]) > 1e-9)
 
 
+def test_a_split_without_a_test_is_tested_on_its_validation_users(checkout: Path, capsys: pytest.CaptureFixture[str]):
+    """As that of an update."""
+    run(capsys)
+    write_model(checkout, seed=1)
+    assert run(capsys, "--dry-run", "--margin", "0.99")["tested_on"] == "test"
+    (checkout / "data/split/sequences/test.arrow").unlink()
+    decision = run(capsys, "--dry-run", "--margin", "0.99")
+    assert decision["tested_on"] == "validation"
+    store = SequenceStore.open(checkout / "data/split/sequences/validation.arrow")
+    assert decision["comparison"]["users"] == store.num_users
+
+
 def test_old_versions_are_removed_and_a_killed_copy_is_made_again(checkout: Path, capsys: pytest.CaptureFixture[str]):
     for seed in range(5):
         write_model(checkout, seed=seed)

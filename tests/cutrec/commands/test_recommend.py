@@ -531,7 +531,7 @@ def test_parts_of_the_users_are_written_into_a_folder(trained: Path, capsys: pyt
     execute(["recommend", "--k", "3", "--part", "1/1", "--histories", "h.parquet"])
     found = pl.read_parquet("data/recommend/parts/*.parquet").sort("user_id", "rank")
     assert found.drop("score").equals(everybody.drop("score"))
-    with pytest.raises(StageError, match="lists of another k: found 4, allowed: 3 as there; take another folder"):
+    with pytest.raises(StageError, match="lists with another --k: found 4, allowed: 3 as there; take another folder"):
         execute(["recommend", "--k", "4", "--part", "1/2", "--out", "out/lists"])
 
 

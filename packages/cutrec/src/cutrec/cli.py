@@ -5,7 +5,22 @@ from contextlib import chdir
 from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import backtest, compare, describe, drift, export, forget, plan, promote, recommend, reset, tune
+from cutrec.commands import (
+    backtest,
+    compare,
+    describe,
+    drift,
+    export,
+    forget,
+    index,
+    plan,
+    promote,
+    recommend,
+    reset,
+    serve,
+    tune,
+    update,
+)
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
 
@@ -22,6 +37,9 @@ Examples:
 COMMANDS = {
     "describe": describe,
     "recommend": recommend,
+    "update": update,
+    "serve": serve,
+    "index": index,
     "compare": compare,
     "backtest": backtest,
     "drift": drift,

@@ -15,8 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch.nn import functional
 
 from cutrec.errors import StageError
 from cutrec.outputs import identity, read_json
@@ -24,14 +22,15 @@ from cutrec.paths import LOG, model_file
 from cutrec.recommending import asked, folders, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
-from cutrec.recommending.lists import excluded, fill_by_popularity, rank, read_counts
+from cutrec.recommending.lists import excluded
 from cutrec.recommending.log_form import ARGUMENTS, LogForm
-from cutrec.workflow.ranking import load_encoder, scoring_catalogue
+from cutrec.recommending.ranker import Ranker
+from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommend import choose_device, read_log
 from cutrec.workflow.recommendations import list_table
 from rec_data.sequences.histories import Histories
+from rec_data.sequences.store import SequenceStore
 from rec_data.stated import stated_as
-from rec_eval import Catalogue, top_k
 from rec_models.training.devices import usable_device
 
 Frame = Any
@@ -57,6 +56,9 @@ class Recommender:
         self.encoder, items = load_encoder(self._model, folder / "items.parquet", where)
         """The network, in eval mode."""
         self._items = Index(items.names)
+        batch_users = form.config.evaluate.batch_users
+        self.ranker = Ranker(self.encoder, self._items, folder, batch_users=batch_users, item_type=form.item_type)
+        """What ranks, by dense ids and without data frames."""
         self._card: str | None = None  # the one with the metrics of `evaluate`
 
     def __repr__(self) -> str:
@@ -141,6 +143,48 @@ class Recommender:
         log = self._log if histories else None
         folders.save(self._folder, self._files, self._form, Path(folder), log=log, card=self._card)
 
+    @stated_as(ARGUMENTS)
+    def update(
+        self,
+        log: str | Path | Frame,
+        *,
+        columns: Mapping[str, str | int | None] | None = None,
+        out: str | Path | None = None,
+        **settings: Any,
+    ) -> Recommender:
+        """Train further on the events of new days; ids of items keep their places, and new items follow them.
+
+        This object stays as it is. Events that are not later than the model's log are skipped with a note. Without new
+        events the result has the same model, bit for bit.
+
+        Args:
+            log: the new events, as for `fit`; the model's log is beside it, as for `load`.
+            columns: as for `fit`; the defaults are those of the model's log.
+            out: the folder for ``download/``, ``split/`` and ``train/``; the one of this model is replaced as a whole.
+                None: a temporary folder, removed with the new object.
+            settings: as for `fit`; the defaults are those of the model, for a short training.
+
+        Raises:
+            ValueError: the events or a setting are wrong, none is left to train or validate on, there is no log beside
+                the model, another process replaced the model, or training failed.
+        """
+        later = self._form.of_new_days(log, columns, settings)
+        folder = Path(tempfile.mkdtemp(prefix="cutrec-") if out is None else out)
+        try:
+            if identity(self._folder) != self._files:
+                raise StageError(f"{self._folder}: found that it was written since it was loaded; load it again")
+            folders.run_update(
+                log, self._form, later, self._folder, folder, folder.parent / f".{folder.name}-checkpoints"
+            )
+            found = Recommender.load(folder)
+        except BaseException:
+            if out is None:
+                shutil.rmtree(folder)
+            raise
+        if out is None:
+            weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+        return found
+
     @property
     def metrics(self) -> dict[str, Any]:
         """What training measured: ``validation_ndcg@10``, ``best_epoch``, ``epoch_seconds`` and more."""
@@ -214,7 +258,7 @@ class Recommender:
             raise StageError(f"fallback: found {fallback!r}, allowed: popularity or None")
         found = self._asked(users, histories)
         said = found.warnings
-        allowed = np.ones(len(self._items.names), dtype=bool)
+        allowed = None
         if candidates is not None:
             ids = frames.to_ids("candidates", candidates)
             places = self._items.find(ids)
@@ -223,13 +267,17 @@ class Recommender:
             if not allowed.any():
                 raise StageError("candidates: found no item that the model knows, allowed: ids of its items")
         if exclude is not None and not isinstance(exclude, Mapping):
-            allowed &= ~self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
+            closed = self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
+            allowed = ~closed if allowed is None else allowed & ~closed
         own = excluded(found, exclude, self._items) if isinstance(exclude, Mapping) else None
-        catalogue = self._catalogue if allowed.all() else self._catalogue.among(torch.from_numpy(allowed))
-        batch_users = self._form.config.evaluate.batch_users
-        lists = rank(self.encoder, catalogue, found, k, batch_users=batch_users, filter_seen=filter_seen, excluded=own)
-        if fallback:
-            fill_by_popularity(lists, read_counts(self._folder / "items.parquet"), found.without_history, allowed, own)
+        lists = self.ranker.recommend(
+            found,
+            k,
+            filter_seen=filter_seen,
+            excluded=own,
+            allowed=allowed,
+            by_popularity=found.without_history if fallback else None,
+        )
         for warning in said:
             warnings.warn(warning, stacklevel=2)
         table = list_table(np.arange(len(found.users)), *lists, found.users, self._items.names)
@@ -258,23 +306,21 @@ class Recommender:
         places = self._items.find(ids)
         for warning in asked.unknown_items("items", ids.filter(pa.array(places < 0))):
             warnings.warn(warning, stacklevel=2)
-        known = torch.from_numpy(places[places >= 0]).long()
-        queries = self._directions.items[known.to(self._directions.items.device)]
-        found = top_k(queries, self._directions, k, seen_offsets=torch.arange(len(known) + 1), seen_items=known)
-        names = self._items.names
-        lists = found.ids.cpu().numpy(), found.scores.cpu().numpy()
-        table = list_table(known.numpy(), *lists, names, names)
+        known, names = places[places >= 0], self._items.names
+        table = list_table(known, *self.ranker.similar(known, k), names, names)
         kind = self._form.item_type
         return self._returned(table, [(self._form.item, kind), (f"similar_{self._form.item}", kind)], frame)
 
-    @cached_property
-    def _catalogue(self) -> Catalogue:
-        return scoring_catalogue(self.encoder)
+    def some_histories(self, number: int) -> SequenceStore:
+        """The histories of at most so many users of the log, drawn at random and the same each time.
 
-    @cached_property
-    def _directions(self) -> Catalogue:
-        """The item table ``[V, D]`` with rows of length 1."""
-        return Catalogue(functional.normalize(self.encoder.item_table.detach().float(), dim=1))
+        Raises:
+            ValueError: there is no log.
+        """
+        log = self._histories
+        drawn = np.random.default_rng(0).permutation(len(log.store))[:number]
+        users = log.user_names.take(pa.array(log.store.user_ids.numpy()[drawn]))
+        return asked.users_of_log(users, log, self._users, self._form).store
 
     @cached_property
     def _histories(self) -> Histories:

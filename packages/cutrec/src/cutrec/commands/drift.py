@@ -27,9 +27,8 @@ from jsonargparse import ArgumentParser, Namespace
 from cutrec.arguments import local_file, local_path, share
 from cutrec.config import load, read_yaml
 from cutrec.console import prepare_output_folder
-from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder
-from cutrec.paths import DATA, model_file
+from cutrec.paths import DATA, existing_model
 
 OUT = DATA / "drift"
 
@@ -53,9 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Measure both logs, write the page, print the table, and end with status 1 if B is beyond a threshold."""
     prepare_output_folder("--out", options.out)
-    model = None if options.model is None else model_file(options.model)
-    if model is not None and not model.is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    model = None if options.model is None else existing_model(options.model)
     values, config = read_yaml(Path("params.yaml")), load()
 
     from cutrec.reporting.drift import judge, table, write_drift

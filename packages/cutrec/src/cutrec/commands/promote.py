@@ -110,6 +110,7 @@ def _as_json(options: Namespace, decision: Decision) -> dict[str, Any]:
     if (compared := decision.compared) is not None:
         values = {name: value for name, value in compared._asdict().items() if name not in ("name_a", "name_b")}
         values["mean_running"], values["mean_new"] = values.pop("mean_a"), values.pop("mean_b")
+        found["tested_on"] = decision.tested_on
         found["comparison"] = {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()
         }

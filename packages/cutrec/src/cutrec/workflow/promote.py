@@ -1,7 +1,8 @@
 """Whether a new model takes the place of the running one, and the switch, which is one rename.
 
-Both models are tested on the same users and targets: the test of the new model's split. What the running model does not
-know, it cannot recommend, and a target that it does not know is a miss.
+Both models are tested on the same users and targets: the test of the new model's split. That of ``cutrec update`` has
+none: then its validation users, whose new events neither model was trained on. What the running model does not know, it
+cannot recommend, and a target that it does not know is a miss.
 
 The running model is a symbolic link to a folder of `versions` beside it. A reader that opens the link finds one model
 or the other, complete; a reader that has opened a folder can go on, because the last versions are kept.
@@ -21,6 +22,7 @@ import torch
 
 from cutrec.checksums import checksum, read_output, verified, verify_folder
 from cutrec.errors import StageError
+from cutrec.outputs import unchanged
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommend import load_model
 from cutrec.workflow.recommendations import ranked_batches
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from cutrec.config import Config
     from rec_models.encoders import Encoder
 
+PARTS = ("test", "validation")
+"""Of a split, the users that both models are tested on: the first one that is there."""
 KEPT = 3
 """Versions that are kept, the running one among them."""
 
@@ -45,6 +49,8 @@ class Decision(NamedTuple):
     reason: str
     compared: Comparison | None = None
     """Second minus first: the new model minus the running one; None if there was nothing to compare."""
+    tested_on: str | None = None
+    """The part of the split: ``test``, or ``validation`` where there is none."""
 
 
 def decide(
@@ -68,9 +74,10 @@ def decide(
     encoder, items = load_encoder(verified(new), verified(split / "items.parquet"), device)
     users = read_output(read_ids, split / "users.parquet")
     hashes = {"items": items.hash, "users": users.hash}
-    store = read_output(SequenceStore.open, split / "sequences" / "test.arrow", hashes=hashes)
+    part = next(name for name in PARTS if name == PARTS[-1] or (split / "sequences" / f"{name}.arrow").is_file())
+    store = read_output(SequenceStore.open, split / "sequences" / f"{part}.arrow", hashes=hashes)
     if len(store) == 0:
-        raise StageError(f"{split}: found no test users, allowed: at least 1 (of a larger log)")
+        raise StageError(f"{split}: found no {part} users, allowed: at least 1 (of a larger log)")
     old_encoder, old_names = load_model(running, device)
     names = users.names.take(pa.array(store.user_ids.numpy())).to_numpy(zero_copy_only=False)
     results = {
@@ -82,7 +89,7 @@ def decide(
     reason = f"{found.metric} changes by {found.difference:+.4f}, allowed: {least:+.4f} or more"
     if not (found.low > least or found.high < least):
         reason += "; the test users are too few to tell the difference from that"
-    return Decision(found.difference >= least, reason, found)
+    return Decision(found.difference >= least, reason, found, part)
 
 
 def _test(
@@ -125,7 +132,7 @@ def switch(model: Path, running: Path) -> Path:
     Older versions than the last `KEPT` are removed.
 
     Raises:
-        StageError: a file of the model is damaged, or `running` is not a link.
+        StageError: a file of the model is damaged or was replaced meanwhile, or `running` is not a link.
     """
     verify_folder(model.parent)
     place = versions(running)
@@ -137,9 +144,10 @@ def switch(model: Path, running: Path) -> Path:
         if not copy.is_dir():
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
-            for path in model.parent.iterdir():
-                if path.is_file():
-                    shutil.copyfile(path, fresh / path.name)
+            with unchanged(model.parent):
+                for path in model.parent.iterdir():
+                    if path.is_file():
+                        shutil.copyfile(path, fresh / path.name)
             fresh.rename(copy)
         os.utime(copy)
         link = place / ".tmp-link"

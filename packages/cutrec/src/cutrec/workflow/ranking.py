@@ -77,9 +77,9 @@ def scoring_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_ampere_or_newer(device) else torch.float32
 
 
-def scoring_catalogue(encoder: Encoder) -> Catalogue:
-    """The item table ``[V, D]`` in the dtype in which it is multiplied, checked for NaN."""
-    return Catalogue(encoder.item_table.detach().to(scoring_dtype(encoder.item_table.device)))
+def scoring_catalogue(encoder: Encoder, *, int8: bool = False) -> Catalogue:
+    """The item table ``[V, D]`` in the dtype in which it is multiplied, checked for NaN; `int8` as of `Catalogue`."""
+    return Catalogue(encoder.item_table.detach().to(scoring_dtype(encoder.item_table.device)), int8=int8)
 
 
 def part_of(encoder: Encoder) -> Part | None:
@@ -116,6 +116,7 @@ def user_batches(
     start = 0
     batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
     silent = encoder.shard is not None and encoder.shard.rows.rank > 0
+    silent = silent or len(store) <= batch_users  # a bar costs a millisecond
     with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False, disable=silent) as progress:
         for batch in batches:
             end = start + len(batch.offsets) - 1

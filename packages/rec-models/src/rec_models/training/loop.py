@@ -40,6 +40,7 @@ from rec_models.training.run_state import Resumed, RunFolder, RunState, Tensors,
 from rec_models.training.shards import build_part, shard_of
 from rec_models.training.step import StepLoss
 from rec_models.training.stopping import EXIT_STATUS, stop_on_sigterm
+from rec_models.training.trackers import Tracker
 
 MONITORED = "ndcg@10"
 _READ_SECONDS = 0.5  # how often one process reads the losses back
@@ -68,6 +69,7 @@ def fit(
     on_batch: Callable[[BatchDone], object] | None = None,
     on_epoch: OnEpoch | None = None,
     build: Callable[[ModelSettings, int], Encoder] | None = None,
+    tracker: Tracker | None = None,
 ) -> FitResult:
     """Train, validate after each epoch, keep the best model.
 
@@ -100,6 +102,7 @@ def fit(
             returns True, training is finished.
         build: makes a new network from its settings and V, on any device, with all rows of the item table; None:
             `build_encoder`.
+        tracker: an experiment tracker, which gets the settings and the rows of ``history.csv``.
 
     Raises:
         TrainingError: the loss or a weight became NaN, memory ran out, or validation returned no ``ndcg@10``.
@@ -115,7 +118,7 @@ def fit(
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     identity |= {} if batching is None else {"batching": asdict(batching)}
     identity |= {} if catalogue is None else {"catalogue": catalogue}
-    folder, results = RunFolder(Path(checkpoint_dir), *run_of(identity)), ResultsFolder(Path(out))
+    folder, results = RunFolder(Path(checkpoint_dir), *run_of(identity)), ResultsFolder(Path(out), tracker)
     shape: list[int] = []  # rows and columns of the batch in work, for a message about memory
     with devices.quiet_lightning():
         fabric = devices.build_fabric(training, device, precision)
@@ -127,6 +130,8 @@ def fit(
         contexts.enter_context(lost_rank_errors())
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
+        if tracker is not None:
+            tracker.follow(state, identity)
         if not state.finished:
             with devices.quiet_lightning():
                 fabric.launch()  # starts the other processes and waits until all of them have come this far
@@ -140,6 +145,8 @@ def fit(
             shard = shard_of(settings, batches, ranks, device)
             if fabric.is_global_zero:
                 devices.announce(settings, device, precision, sharded=shard is not None)
+                if tracker is not None:
+                    tracker.start()
             torch.manual_seed(training.seed)
             encoder = build_part(model, num_items, shard, build).to(fabric.device)
             encoder.autocast_dtype = devices.autocast_dtype(precision, device)

@@ -38,6 +38,7 @@ class RunState:
     best_epoch: int = 0  # the epoch, from 1, whose weights are kept; 0 before the first
     bad_epochs: int = 0  # epochs since the best one
     finished: bool = False  # training is over
+    tracked: str = ""  # the tracker that follows the training, and its name of the run: mlflow:ID
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
     # mean loss per token of the last optimizer steps, if read; the checkpoint has their number, a file beside it all
     step_losses: array[float] = field(default_factory=lambda: array("d"))
