@@ -26,12 +26,13 @@ from cce_kernels.reduction import masks
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import Sharing, as_counter, groups_of
 from cce_kernels.sampled.objectives import Objective, Terms, encode
-from cce_kernels.sampled.samplers import Sampler, prepare
+from cce_kernels.sampled.samplers import Popularity, Sampler, prepare
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from cce_kernels.shard import Shard
 from cce_kernels.sharded import sampled_reference
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import Merged, Partial, own_targets, weighted_sum
+from cce_kernels.sharded.merge import Merged, Partial, weighted_sum
+from cce_kernels.sharded.targets import own_targets
 
 SKIPPED = -2  # the row of the target of a token that does not count
 
@@ -74,11 +75,16 @@ class ShardedSampled(ShardedLoss):
         valid, _, _ = masks(targets, self.ignore_index, rows.num_items)
         by_place = options.sharing != "batch"  # else all rows draw the same
         groups = groups_of(targets.shape[1], options.sharing, options.tile_tokens, offsets if by_place else 0)
+        own_log_q = None
+        if source.log_q is not None and isinstance(options.sampler, Popularity):
+            own_log_q = options.sampler.own_log_q(rows, device)
+        elif source.log_q is not None:
+            own_log_q = rows.of(source.log_q)
         self.weight_dtype = weight.dtype
         call = SampledCall(
             hidden, weight, bias, torch.where(valid, rows.local(targets), SKIPPED), as_counter(options.seed, device),
             as_counter(options.step, device), size_tensor, source.id_table,
-            None if source.log_q is None else rows.of(source.log_q), None, offsets if by_place else None, None,
+            own_log_q, None, offsets if by_place else None, None,
             rows.num_items, size, source.alias, options.num_negatives, groups.tokens, groups.number, 0, 0,
             groups.stride, SKIPPED, *encode(options.objective), options.deterministic, True,
         )  # fmt: skip
