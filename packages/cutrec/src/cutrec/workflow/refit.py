@@ -118,7 +118,8 @@ def refit(
 def loop_settings(checkpoint: ModelCheckpoint, device: torch.device) -> TrainingSettings:
     """The training loop of the model, in one process on this device, for as many epochs as its best epoch."""
     accelerator: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
-    return dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, accelerator=accelerator)
+    loop = dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, table="auto")
+    return dataclasses.replace(loop, accelerator=accelerator)
 
 
 def as_trained(config: Config, checkpoint: ModelCheckpoint) -> Config:
