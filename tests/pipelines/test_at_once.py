@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMALL = {
     "dataset": "log.parquet", "batch_size": 16, "max_seq_len": 8, "num_negatives": 8, "backbone.hidden": 16,
-    "train.max_epochs": 6, "train.patience": 20, "evaluate.k": [1, 10],
+    "train.max_epochs": 4, "train.patience": 20, "evaluate.k": [1, 10],
 }  # fmt: skip
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 PRINT = {
@@ -76,9 +76,10 @@ TRIES = 2
 FORKS = multiprocessing.get_context("forkserver")
 """Commands start in a copy of a process that has imported the libraries: they spend their time on their work."""
 FORKS.set_forkserver_preload(
-    ["cutrec.reporting.compare", "cutrec.workflow.backtest", "cutrec.workflow.evaluate", "cutrec.workflow.plan",
-     "cutrec.workflow.refit", "cutrec.workflow.report", "cutrec.workflow.split", "cutrec.workflow.train",
-     "cutrec.workflow.tune", "cutrec.workflow.user_copies", "rec_data.raw.normalise", "torch.utils.tensorboard"]
+    ["cutrec.arguments", "cutrec.reporting.compare", "cutrec.workflow.backtest", "cutrec.workflow.evaluate",
+     "cutrec.workflow.plan", "cutrec.workflow.refit", "cutrec.workflow.report", "cutrec.workflow.split",
+     "cutrec.workflow.train", "cutrec.workflow.tune", "cutrec.workflow.user_copies", "pandas", "pipelines.stage",
+     "rec_data.raw.normalise", "torch.utils.tensorboard"]
 )  # fmt: skip
 
 

@@ -216,7 +216,7 @@ def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
 
     assert list(tmp_path.glob(".checkpoints/*/last.ckpt"))
 
-    again = start("git show HEAD:params.yaml > params.yaml && dvc exp run -n first -S evaluate.batch_users=11")
+    again = start("git show HEAD:params.yaml > params.yaml && dvc exp run -n first train -S evaluate.batch_users=11")
     printed, _ = again.communicate()
     assert again.returncode == 0, printed
     assert list(tmp_path.glob(".checkpoints/*/complete"))

@@ -91,6 +91,22 @@ def test_windows_follow_each_other_and_are_not_computed_again(
     }
     assert windows["once"] == windows["per window"]
     assert (out / "backtest.html").is_file()
+
+    execute(["backtest", "--windows", "2", "--updated"])
+    said = capsys.readouterr().out
+    assert "an update for each window keeps" in said
+    rows = read(out / "windows.csv")
+    assert {row["trained"] for row in rows} >= {"per window", "once", "updated", "per window - updated"}
+    assert {(row["window"], row["trained"]) for row in read(out / "training.csv")} == {
+        ("1", "per window"), ("2", "per window"), ("2", "updated"),
+    }  # fmt: skip
+    learned = json.loads((out / "2/updated/learn/summary.json").read_text())
+    assert (learned["new_from"], learned["test_until"]) == (first["test_from"], second["test_from"])
+    ids = [
+        pl.read_parquet(out / place / "items.parquet")["original_id"].to_list()
+        for place in ("1/train", "2/updated/train")
+    ]
+    assert ids[1][: len(ids[0])] == ids[0]
     monkeypatch.setattr(workflow, "train", never)
     with pytest.raises(AssertionError):  # other settings are trained again
         execute(["backtest", "--windows", "2", "-S", "train.learning_rate=0.01"])
@@ -141,7 +157,7 @@ def test_the_commands_of_the_page_are_accepted(place: Path, command: str, monkey
     monkeypatch.setattr(workflow, "backtest", stop)
     with pytest.raises(StageError, match=r"^accepted$"):
         execute(shlex.split(command)[3:])
-    assert asked["rolled"] == ("--rolled" in command)
+    assert asked["later"] == next((kind for kind in ("rolled", "updated") if f"--{kind}" in command), "retrained")
     assert asked["windows"] == (8 if "--windows 8" in command else 4)
     assert asked["filter_seen"] == ("filter_seen=false" not in command)
 

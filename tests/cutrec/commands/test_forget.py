@@ -114,6 +114,8 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
         Path(backtest, "2/evaluate").mkdir(parents=True)
         Path(backtest, "2/evaluate/.complete").touch()
         shutil.copy("data/evaluate/recommendations.parquet", Path(backtest, "2/evaluate"))
+    Path("data/update/split").mkdir(parents=True)
+    Path("data/update/split/train.parquet").touch()
     Path(".checkpoints/0123").mkdir(parents=True)
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
     execute(["forget", "--user", user, "--dry-run"])
@@ -130,8 +132,8 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
     assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
                      "4. rm -r data/recommend/top.refit", "5. rm -r data/backtest",
-                     "6. rm -r data/weekly/shop"]  # fmt: skip
-    assert "- the splits, models and lists of backtests: data/weekly/shop/\n" in text
+                     "6. rm -r data/update", "7. rm -r data/weekly/shop"]  # fmt: skip
+    assert "- the splits, models and lists of cutrec backtest: data/weekly/shop/\n" in text
     assert "2/evaluate" not in text  # a rewritten list would no longer have its checksum
     assert counted.partition("Still there")[2] == text.partition("Still there")[2]
     user = shown_users()[0]

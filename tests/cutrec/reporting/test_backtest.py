@@ -10,18 +10,14 @@ from matplotlib.image import imread
 
 from cutrec.outputs import write_json
 from cutrec.reporting.backtest import (
-    DIFFERENCE,
-    SHARED,
-    Value,
     difference,
     interval,
     mean_interval,
     means,
-    read_shared,
-    read_window,
     table,
     write_backtest,
 )
+from cutrec.reporting.backtest_results import DIFFERENCE, SHARED, Training, Value, read_shared, read_window
 from rec_eval import Evaluation, write_evaluation
 
 
@@ -53,8 +49,10 @@ def results(*, once: bool = True) -> list[list[Value]]:
     if once:
         older = enumerate([0.1, 0.1, 0.2], 1)
         found += [window(number, "once", "model", value) for number, value in older]
-        shared = {"per window": 0.15, "once": 0.1, DIFFERENCE: 0.05}
-        found += [window(number, trained, SHARED, value) for number in (2, 3) for trained, value in shared.items()]
+        shared = {"per window": 0.15, "once": 0.1, DIFFERENCE["once"]: 0.05}
+        found += [
+            window(number, trained, SHARED["once"], value) for number in (2, 3) for trained, value in shared.items()
+        ]
     return found
 
 
@@ -62,8 +60,8 @@ def test_means_are_over_the_windows_that_have_a_value():
     found = {(mean.trained, mean.ranking): mean for mean in means(results()) if mean.metric == "ndcg"}
     assert found["per window", "model"].mean == pytest.approx(0.2)
     assert found["per window", "popularity"][4:7] == pytest.approx((0.05, 0.05, 0.05))
-    assert found[DIFFERENCE, SHARED].windows == 2
-    assert found[DIFFERENCE, SHARED].mean == pytest.approx(0.05)
+    assert found[DIFFERENCE["once"], SHARED["once"]].windows == 2
+    assert found[DIFFERENCE["once"], SHARED["once"]].mean == pytest.approx(0.05)
     assert difference(results(once=False)) is None
     assert "by +0.0500 (+0.0500 to +0.0500), over 2 windows after the first" in str(difference(results()))
 
@@ -95,7 +93,9 @@ def test_a_window_of_too_few_users_says_so():
 def test_the_page_needs_no_other_file_and_empty_intervals_are_empty_cells(tmp_path: Path):
     found = results()
     found[0][3] = found[0][3]._replace(low=math.nan, high=math.nan)
-    write_backtest(found, tmp_path, title="A <log>", command="uv run cutrec backtest")
+    write_backtest(
+        found, [Training(1, "per window", 20, 12, 30.5)], tmp_path, title="A <log>", command="uv run cutrec backtest"
+    )
     page = (tmp_path / "backtest.html").read_text()
     assert "A &lt;log&gt;" in page
     assert page.count('src="data:image/png;base64,') == page.count("src=") == 1
@@ -132,7 +132,7 @@ def test_models_are_compared_on_the_users_and_targets_of_both(tmp_path: Path):
         run = Evaluation((10,), {"ndcg@10": np.array(values)}, {}, 3, 0, 0, np.array(users), np.array(targets))
         write_evaluation(run, folder / "per_user.parquet")
     newer, older, gain = read_shared(tmp_path, 2, ("a", "b"))
-    assert (newer.trained, newer.ranking, newer.metric, newer.k) == ("per window", SHARED, "ndcg", 10)
+    assert (newer.trained, newer.ranking, newer.metric, newer.k) == ("per window", SHARED["once"], "ndcg", 10)
     assert (newer.value, newer.users) == (0.25, 1)
     assert (older.trained, older.value) == ("once", pytest.approx(0.2))
-    assert (gain.trained, gain.value, gain.users) == (DIFFERENCE, pytest.approx(0.05), 1)
+    assert (gain.trained, gain.value, gain.users) == (DIFFERENCE["once"], pytest.approx(0.05), 1)

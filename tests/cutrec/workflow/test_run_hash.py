@@ -56,6 +56,12 @@ def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Config
     assert hashed(folder, other) == hashed(folder)
 
 
+def test_processes_with_the_same_batch_together_are_one_run(folder: Path):
+    halves = Config(batch_size=64, train=Train(devices=2, table="sharded"))
+    assert hashed(folder, halves) == hashed(folder, Config(batch_size=128))
+    assert hashed(folder, Config(batch_size=128, train=Train(devices=2))) != hashed(folder, Config(batch_size=128))
+
+
 def test_a_decided_value_and_the_same_in_params_are_one_run(folder: Path):
     decided = settled(Config(undecided=("loss",)), {"loss": "cce"})
     assert hashed(folder, decided) == hashed(folder, Config(loss="cce"))

@@ -19,6 +19,7 @@ from cutrec.commands import (
     reset,
     serve,
     tune,
+    update,
 )
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
@@ -36,6 +37,7 @@ Examples:
 COMMANDS = {
     "describe": describe,
     "recommend": recommend,
+    "update": update,
     "serve": serve,
     "index": index,
     "compare": compare,

@@ -269,6 +269,6 @@ def _loss_settings(point: Config) -> LossSettings:
 
 
 def _training_settings(point: Config) -> TrainingSettings:
-    others = ("window", "tracker")  # the first is of the batches, and the second decides nothing
+    others = ("window", "init_from", "tracker")  # of the batches, of the first weights, and it decides nothing
     loop = {name: value for name, value in vars(point.train).items() if name not in others}
     return TrainingSettings(seed=point.seed, **loop)

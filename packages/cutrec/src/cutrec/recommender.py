@@ -143,6 +143,48 @@ class Recommender:
         log = self._log if histories else None
         folders.save(self._folder, self._files, self._form, Path(folder), log=log, card=self._card)
 
+    @stated_as(ARGUMENTS)
+    def update(
+        self,
+        log: str | Path | Frame,
+        *,
+        columns: Mapping[str, str | int | None] | None = None,
+        out: str | Path | None = None,
+        **settings: Any,
+    ) -> Recommender:
+        """Train further on the events of new days; ids of items keep their places, and new items follow them.
+
+        This object stays as it is. Events that are not later than the model's log are skipped with a note. Without new
+        events the result has the same model, bit for bit.
+
+        Args:
+            log: the new events, as for `fit`; the model's log is beside it, as for `load`.
+            columns: as for `fit`; the defaults are those of the model's log.
+            out: the folder for ``download/``, ``split/`` and ``train/``; the one of this model is replaced as a whole.
+                None: a temporary folder, removed with the new object.
+            settings: as for `fit`; the defaults are those of the model, for a short training.
+
+        Raises:
+            ValueError: the events or a setting are wrong, none is left to train or validate on, there is no log beside
+                the model, another process replaced the model, or training failed.
+        """
+        later = self._form.of_new_days(log, columns, settings)
+        folder = Path(tempfile.mkdtemp(prefix="cutrec-") if out is None else out)
+        try:
+            if identity(self._folder) != self._files:
+                raise StageError(f"{self._folder}: found that it was written since it was loaded; load it again")
+            folders.run_update(
+                log, self._form, later, self._folder, folder, folder.parent / f".{folder.name}-checkpoints"
+            )
+            found = Recommender.load(folder)
+        except BaseException:
+            if out is None:
+                shutil.rmtree(folder)
+            raise
+        if out is None:
+            weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+        return found
+
     @property
     def metrics(self) -> dict[str, Any]:
         """What training measured: ``validation_ndcg@10``, ``best_epoch``, ``epoch_seconds`` and more."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cce_kernels.dtypes import as_multiplied
+from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.shard import Shard
 
 LOG2E = math.log2(math.e)
@@ -53,9 +53,17 @@ def exchange(shard: Shard, partial: Partial) -> Partial:
 
 
 def own_targets(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, dtype: torch.dtype
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, *, use_triton: bool
 ) -> tuple[Tensor, Tensor]:
-    """Scores [N] in `dtype` and rows [N, D] in hidden's dtype of targets `rows` [N]; 0 where the row is negative."""
+    """Scores [N], in the dtype of sums, and rows [N, D] in hidden's dtype of targets `rows` [N].
+
+    Both are 0 where the row is negative: another process has it.
+    """
+    if use_triton and 0 not in (hidden.shape[0], weight.shape[0]):
+        from cce_kernels.sharded.kernels import tokens
+
+        return tokens.own_targets(hidden, weight, bias, rows)
+    dtype = sum_dtype(hidden, weight, bias)
     own = rows >= 0
     if weight.shape[0] == 0:
         return hidden.new_zeros(rows.shape, dtype=dtype), torch.zeros_like(hidden)

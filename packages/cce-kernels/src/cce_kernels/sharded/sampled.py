@@ -86,12 +86,13 @@ class ShardedSampled(ShardedLoss):
         hidden, weight = call.hidden, call.weight
         dtype = sum_dtype(hidden, weight, call.bias)
         flat = hidden.flatten(0, 1)
-        score, row = own_targets(flat, weight, call.bias, call.targets.flatten(), dtype)
+        use_triton = self.options.use_triton
+        score, row = own_targets(flat, weight, call.bias, call.targets.flatten(), use_triton=use_triton)
         base, total, left = (hidden.new_zeros(hidden.shape[:2], dtype=dtype) for _ in range(3))
         mean = torch.zeros_like(hidden)
         if weight.shape[0] == 0:
             base.fill_(sampled_reference.NOTHING)
-        elif self.options.use_triton:
+        elif use_triton:
             from cce_kernels.sharded.sampled_triton import narrow, write_sums
 
             call = narrow(call)
@@ -108,6 +109,12 @@ class ShardedSampled(ShardedLoss):
         """See the head of this file."""
         options, num_items = self.options, self.shard.rows.num_items
         terms: Terms = options.objective.terms(options.num_negatives, num_items)
+        if options.use_triton and self.targets.numel():
+            from cce_kernels.sharded.kernels.tokens import launch_merge
+
+            constant = math.log(max(num_items - 1, 1))
+            uncorrected = constant if self.log_rest is None else self.log_rest.contiguous()
+            return launch_merge(parts, self.targets, self.ignore_index, num_items, terms=terms, rest=uncorrected)
         valid, bad, _ = masks(self.targets, self.ignore_index, num_items)
         score = parts.target_score.sum(0)  # all but one are 0
         total = parts.total.sum(0)

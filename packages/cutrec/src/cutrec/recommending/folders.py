@@ -1,8 +1,10 @@
-"""The folders of a model: trained into, found, and copied."""
+"""The folders of a model: trained into, updated, found, and copied."""
+
+from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutrec.checksums import verify_folder, write_checksums
 from cutrec.config import Config, read_yaml
@@ -10,11 +12,14 @@ from cutrec.console import prepare_output_folder
 from cutrec.decide import with_decisions
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, identity, read_json, write_json
-from cutrec.paths import LOG, MODEL, OLD_MODEL, SETTINGS, model_file
+from cutrec.paths import LOG, MODEL, OLD_MODEL, SETTINGS, live_checkout, model_file
 from cutrec.recommending.log_form import FORM, LogForm
 from cutrec.reporting.model_card import CARD, model_card
 from cutrec.reporting.run_outputs import read_csv
 from rec_models.training.checkpoint import ModelCheckpoint
+
+if TYPE_CHECKING:
+    from cutrec.workflow.update import Updated
 
 
 def run_stages(log: Any, form: LogForm, folder: Path) -> None:
@@ -37,6 +42,37 @@ def run_stages(log: Any, form: LogForm, folder: Path) -> None:
     train(form.config, folder / "split", folder / "train", checkpoints=folder / ".checkpoints")
     write_json(folder / "train" / FORM, form.as_json())
     write_checksums(folder / "train")
+
+
+def run_update(log: Any, form: LogForm, later: LogForm, model: Path, out: Path, checkpoints: Path) -> Updated:
+    """Update a model by the events of a log, into ``download/``, ``split/`` and ``train/`` of a folder.
+
+    Args:
+        log: the events, a frame or what ``dataset`` may be.
+        form: of the model's log.
+        later: of the events, from `LogForm.of_new_days`.
+        model: the folder of the model.
+        out: a new folder, an empty one, or one that `run_stages` or an update wrote, which is replaced.
+        checkpoints: where an interrupted training resumes from.
+
+    Raises:
+        ValueError: `out` holds other files, there is no log beside the model, the events or a setting are wrong, or
+            training failed.
+    """
+    from cutrec.workflow.update import update
+
+    def finish(folder: Path) -> None:
+        write_json(folder / FORM, form.as_json())
+        write_checksums(folder)
+
+    if (old := log_beside(model)) is None:
+        cure = "data/train of a checkout, the out of fit or of an update, or save(folder, histories=True)"
+        raise StageError(f"model: found no log beside {model}, allowed: {cure}")
+    prepare_output_folder("out", out)
+    if any(out.iterdir()) and not (out / "train" / FORM).is_file():
+        raise StageError(f"out: found {out} with other files, allowed: a new folder, or one that an update has written")
+    with later.as_source(log) as source:
+        return update(source, model, old, out, root=live_checkout(), checkpoints=checkpoints, finish=finish)
 
 
 def of_model(folder: Path) -> Path:

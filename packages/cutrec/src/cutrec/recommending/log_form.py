@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from cutrec.config import NAMES, Config, from_mapping, load, refuse_contradictions
 from cutrec.config_point import AUTO, AUTO_KEYS, as_written
+from cutrec.decide_update import for_update
 from cutrec.errors import StageError
 from cutrec.nested import flatten, nest
 from cutrec.outputs import read_json
@@ -81,6 +82,21 @@ class LogForm:
         names = config.download.columns.by_key
         ids = [types.field(names[key]) for key in (USER, ITEM) if names[key] in types.names]  # fetching misses one
         return cls(config, kind, *(frames.type_name(field.type) for field in ids))
+
+    def of_new_days(
+        self, log: Any, columns: Mapping[str, str | int | None] | None, settings: Mapping[str, Any]
+    ) -> LogForm:
+        """The form of later events of the log, to update its model by; keys that are not set keep their values.
+
+        How long and how fast the model learns is decided again, unless it is set (`cutrec.decide_update`).
+
+        Raises:
+            ValueError: as `of`.
+        """
+        kept = as_written(for_update(self.config))
+        replaced = {"dataset", *NAMES, *flatten(settings), *(f"download.columns.{key}" for key in columns or {})}
+        kept = {key: value for key, value in kept.items() if key not in replaced}
+        return type(self).of(log, columns, kept | flatten(settings))
 
     @classmethod
     def beside(cls, folder: Path) -> LogForm:

@@ -1,62 +1,36 @@
 """The tables, the picture and the page of a backtest, from the evaluations of its windows.
 
 - ``windows.csv``: every metric at every k in every window, with its interval over users
+- ``training.csv``: epochs and seconds of the training of each model
 - ``means.csv``: the mean over windows, with a 95 % interval by Student's t
 - ``ndcg.png``, and ``backtest.html`` with both, which needs no other file
 """
 
-import csv
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cutrec.checksums import verified
-from cutrec.outputs import read_json, write_csv
+from cutrec.outputs import write_csv
 from cutrec.reporting import html
-from rec_eval import Evaluation, IntervalRow, compare, intervals, read_evaluation, student_quantile
+from cutrec.reporting.backtest_results import DIFFERENCE, OLDER, SHARED, Training, Value, WindowResult
+from rec_eval import student_quantile
 
 TEMPLATE = Path(__file__).parent / "backtest.html.jinja"
 LEVEL = 0.95
-SHARED = "model on shared targets"
-"""The ranking of a model on the users and targets that the newer and the older model of a window are both tested on."""
-DIFFERENCE = "per window - once"
-"""The column ``trained`` of what the newer model gains on them; its interval is of paired users."""
 SERIES = {
     ("per window", "model"): "trained per window",
+    ("updated", "model"): "updated per window",
     ("once", "model"): "trained before the first window",
-    (DIFFERENCE, SHARED): "gain on shared targets",
+    (DIFFERENCE["updated"], SHARED["updated"]): "gain on targets shared with the update",
+    (DIFFERENCE["once"], SHARED["once"]): "gain on shared targets",
     ("per window", "popularity"): "popularity",
     ("once", "popularity"): "popularity of the first window",
+    ("updated", "popularity"): "popularity for the update",
 }
 """The columns of the tables, by the columns ``trained`` and ``ranking`` of the files."""
 METRICS = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR", "coverage": "Coverage", "surprisal": "Surprisal"}
-
-
-class Value(NamedTuple):
-    """A metric of a ranking in a window; NaN where there is no interval."""
-
-    window: int
-    begin: str
-    end: str
-    trained: str
-    """``per window``, ``once`` (before the first window) or `DIFFERENCE`."""
-    ranking: str
-    metric: str
-    k: int
-    value: float
-    low: float
-    high: float
-    users: int
-    unknown: float
-    """Share of what these users did in the window that is on items which the model does not know, for a model that is
-    older than the window; it is no target."""
-
-
-WindowResult = list[Value]
 
 
 class Mean(NamedTuple):
@@ -70,70 +44,6 @@ class Mean(NamedTuple):
     low: float
     high: float
     windows: int
-
-
-def read_window(folder: Path, window: int, dates: tuple[str, str], trained: str) -> WindowResult:
-    """The metrics of a window, from its folders ``split`` and ``evaluate``."""
-    unknown = read_json(folder / "split" / "summary.json").get("unknown_items_share", math.nan)
-    with verified(folder / "evaluate" / "details" / "intervals.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            Value(
-                window=window,
-                begin=dates[0],
-                end=dates[1],
-                trained=trained,
-                ranking=row["ranking"],
-                metric=row["metric"],
-                k=int(row["k"]),
-                value=float(row["value"]),
-                low=float(row["low"] or "nan"),
-                high=float(row["high"] or "nan"),
-                users=int(row["users"]),
-                unknown=unknown,
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def read_shared(folder: Path, window: int, dates: tuple[str, str]) -> WindowResult:
-    """Both models of a window on the users and targets of both, and what the newer one gains, paired by user.
-
-    Empty if they share no target. The older model is not tested on items that are unknown to it.
-    """
-    places = (folder / "evaluate", folder / "rolled" / "evaluate")
-    runs = [read_evaluation(verified(place / "per_user.parquet")) for place in places]
-    rows = [_rows(run) for run in runs]
-    shared = [key for key in rows[0] if key in rows[1]]
-    if not shared:
-        return []
-    newer, older = (_lists(run, [known[key] for key in shared]) for run, known in zip(runs, rows, strict=True))
-    found = [("per window", row) for row in intervals(newer)] + [("once", row) for row in intervals(older)]
-    for metric, k, *_ in intervals(newer):
-        gain = compare(older, newer, f"{metric}@{k}")
-        found.append((DIFFERENCE, IntervalRow(metric, k, gain.difference, gain.low, gain.high, gain.users)))
-    return [
-        Value(window, *dates, trained, SHARED, metric, k, value, low, high, users, unknown=math.nan)
-        for trained, (metric, k, value, low, high, users) in found
-    ]
-
-
-def _lists(run: Evaluation, rows: list[int]) -> Evaluation:
-    """Some of the lists of a run."""
-    assert run.user_ids is not None
-    per_user = {name: column[rows] for name, column in run.per_user.items()}
-    return replace(run, per_user=per_user, catalogue={}, user_ids=run.user_ids[rows], targets=None)
-
-
-def _rows(run: Evaluation) -> dict[tuple[Any, ...], int]:
-    """The row of each user, target, and how often the user has had it as a target before."""
-    assert run.user_ids is not None
-    assert run.targets is not None
-    times: Counter[tuple[Any, ...]] = Counter()
-    rows = {}
-    for row, key in enumerate(zip(run.user_ids.tolist(), run.targets.tolist(), strict=True)):
-        rows[(*key, times[key])] = row
-        times[key] += 1
-    return rows
 
 
 def means(results: Sequence[WindowResult]) -> list[Mean]:
@@ -163,8 +73,8 @@ def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10)
     """
     names = shown(results)
     values = {(v.window, v.trained, v.ranking): v for v in _of(results, metric, k)}
-    old = ("once", "model")
-    extra = ("on unknown items",) if old in names else ()
+    old = next((key for key in (("once", "model"), ("updated", "model")) if key in names), None)
+    extra = ("on unknown items",) if old else ()
     rows: list[tuple[str, ...]] = [("window", "from", "users", *names.values(), *extra)]
     for window in sorted({key[0] for key in values}):
         cells = {key: value for key in names if (value := values.get((window, *key)))}
@@ -172,7 +82,7 @@ def table(results: Sequence[WindowResult], *, metric: str = "ndcg", k: int = 10)
         tested = [f"{cell.users:,}" for (_, ranking), cell in cells.items() if ranking != "popularity"]
         users = " / ".join(tested if len(set(tested)) > 1 else tested[:1])
         texts = (_cell(key, cells.get(key)) for key in names)
-        unknown = [cells[old].unknown] if extra else []
+        unknown = [cells[old].unknown] if old else []
         shares = ("" if math.isnan(share) else f"{share:.1%}" for share in unknown)
         rows.append((str(window), first.begin[:16], users, *texts, *shares))
     found = _means(results)
@@ -185,7 +95,7 @@ def _cell(series: tuple[str, str], found: Value | Mean | None) -> str:
     """A value with its interval as a text, empty if there is none, such as a gain in the first window."""
     if found is None:
         return ""
-    sign = "+" if series[0] == DIFFERENCE else ""
+    sign = "+" if series[0] in DIFFERENCE.values() else ""
     if isinstance(found, Mean):
         return interval(found.mean, found.low, found.high, sign=sign)
     missing = " (too few users)" if math.isnan(found.low) and found.metric != "coverage" else ""
@@ -196,21 +106,43 @@ def shown(results: Sequence[WindowResult]) -> dict[tuple[str, str], str]:
     """The series of the tables: one popularity is enough."""
     there = {(value.trained, value.ranking) for result in results for value in result}
     names = {key: name for key, name in SERIES.items() if key in there}
-    if ("per window", "popularity") in names:
-        names.pop(("once", "popularity"), None)
-    return names
+    popularities = [key for key in names if key[1] == "popularity"]
+    return {key: name for key, name in names.items() if key not in popularities[1:]}
 
 
 def difference(results: Sequence[WindowResult], metric: str = "ndcg", k: int = 10) -> str | None:
-    """What training again gains, in one sentence; None if only one kind of model was evaluated."""
-    mean = _means(results).get((DIFFERENCE, SHARED, metric, k))
+    """What training again gains, in one sentence; None if the model of the first window was not evaluated as well."""
+    mean = _means(results).get((DIFFERENCE["once"], SHARED["once"], metric, k))
     if mean is None:
         return None
-    count = f"{mean.windows} windows" if mean.windows > 1 else "the window"
     return (
         f"On the users and targets that both models are tested on, training again for each window changes "
-        f"{METRICS[metric]}@{k} by {interval(mean.mean, mean.low, mean.high, sign='+')}, over {count} after the first."
+        f"{METRICS[metric]}@{k} by {interval(mean.mean, mean.low, mean.high, sign='+')}, {_windows(mean)}."
     )
+
+
+def kept(
+    results: Sequence[WindowResult], training: Sequence[Training], metric: str = "ndcg", k: int = 10
+) -> str | None:
+    """What updates keep of training again and what they take, in one sentence; None if one of them was not done."""
+    found, ranking = _means(results), SHARED["updated"]
+    if (gain := found.get((DIFFERENCE["updated"], ranking, metric, k))) is None:
+        return None
+    share = found["updated", ranking, metric, k].mean / found["per window", ranking, metric, k].mean
+    seconds = {
+        kind: sum(row.seconds for row in training if row.trained == kind and row.window > 1)
+        for kind in ("per window", "updated")
+    }
+    return (
+        f"On the users and targets that both models are tested on, an update for each window keeps {share:.1%} of the "
+        f"{METRICS[metric]}@{k} of training again (which changes it by "
+        f"{interval(gain.mean, gain.low, gain.high, sign='+')}) in {seconds['updated'] / seconds['per window']:.1%} of "
+        f"its training time, {_windows(gain)}."
+    )
+
+
+def _windows(mean: Mean) -> str:
+    return f"over {mean.windows} windows after the first" if mean.windows > 1 else "in the window after the first"
 
 
 def _means(results: Sequence[WindowResult]) -> dict[tuple[str, str, str, int], Mean]:
@@ -232,13 +164,17 @@ def draw(results: Sequence[WindowResult], out: Path) -> None:
     from cutrec.reporting.figures import draw_windows
 
     names = shown(results)
-    both = names.pop((DIFFERENCE, SHARED), None) is not None
+    both = next((older for older in reversed(OLDER) if names.pop((DIFFERENCE[older], SHARED[older]), None)), None)
+    for older in OLDER:
+        names.pop((DIFFERENCE[older], SHARED[older]), None)
     values = {(v.window, v.trained, v.ranking): v for v in _of(results, "ndcg", 10)}
     windows = {v.window: v.begin[:10] for v in values.values()}
     series: dict[str, list[tuple[float, float, float]]] = {}
     for (trained, ranking), name in names.items():
         for window in windows:
-            drawn = SHARED if both and window > 1 and ranking == "model" else ranking
+            drawn = ranking
+            if both and window > 1 and ranking == "model":
+                drawn = SHARED.get(trained, SHARED[both])
             value = values.get((window, trained, drawn))  # None if no target is shared
             point = (value.value, value.low, value.high) if value else (math.nan,) * 3
             series.setdefault(name, []).append(point)
@@ -249,10 +185,13 @@ def draw(results: Sequence[WindowResult], out: Path) -> None:
     draw_windows(list(windows.values()), series, out, title=title)
 
 
-def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, command: str) -> None:
+def write_backtest(
+    results: Sequence[WindowResult], training: Sequence[Training], out: Path, *, title: str, command: str
+) -> None:
     """Write the tables, the picture and the page into an existing folder."""
     names = shown(results)
     write_csv(out / "windows.csv", Value._fields, _blank(value for result in results for value in result))
+    write_csv(out / "training.csv", Training._fields, training)
     write_csv(out / "means.csv", Mean._fields, _blank(means(results)))
     draw(results, out)
     ks = sorted({value.k for value in results[0]})
@@ -274,6 +213,8 @@ def write_backtest(results: Sequence[WindowResult], out: Path, *, title: str, co
             rows=rows,
             means=at_k,
             difference=difference(results),
+            kept=kept(results, training),
+            training=training,
             command=command,
         )
     )

@@ -119,6 +119,7 @@ def draw_popularity(concentration: list[Row], popularity: Sequence[Named], out: 
 WINDOWS = (
     {"color": MODEL, "marker": "o", "linestyle": "-"},
     {"color": CHOSEN, "marker": "^", "linestyle": ":"},
+    {"color": "#7f4fa8", "marker": "v", "linestyle": "-."},
     {"color": BASELINE, "marker": "s", "linestyle": "--"},
 )
 """The styles of the series of a backtest; the ranking by popularity is the last one."""
@@ -129,7 +130,7 @@ def draw_windows(
 ) -> None:
     """``ndcg.png``: NDCG@10 in each window of a backtest by series: value, low and high end of its interval."""
     axes = _axes()
-    styles = WINDOWS if len(series) == len(WINDOWS) else WINDOWS[::2]
+    styles = (*WINDOWS[: len(series) - 1], WINDOWS[-1])
     for number, (style, (name, values)) in enumerate(zip(styles, series.items(), strict=True)):
         shift = 0.06 * (number - (len(series) - 1) / 2)
         places = [place + shift for place in range(len(values))]

@@ -2,7 +2,8 @@
 
 One figure of one test period does not say how much figures change from period to period. A model per window, trained on
 what lies before it, says what a team sees that trains again for every period. One model of the first window, evaluated
-in the later ones with histories that grow, says how fast a model ages.
+in the later ones with histories that grow, says how fast a model ages. That model updated by the events of each window
+before the next one (`cutrec.workflow.update`) says how much of what training again gains an update keeps.
 """
 
 import dataclasses
@@ -11,16 +12,19 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from cutrec.checksums import checksum, verified, write_checksums
 from cutrec.config import PRESET_KEYS, Config, as_written
+from cutrec.decide_update import for_update
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged
 from cutrec.paths import COMPLETE, model_file
-from cutrec.reporting.backtest import WindowResult, read_shared, read_window
+from cutrec.reporting.backtest_results import OLDER, WindowResult, read_shared, read_window
 from cutrec.workflow.evaluate import evaluate
 from cutrec.workflow.split import split
 from cutrec.workflow.train import train
+from cutrec.workflow.update import write_update_split
 from rec_data.raw.timestamps import to_datetime
 from rec_data.splits.windows import Window, split_later, windows_of
 
@@ -28,6 +32,8 @@ _SPLIT_KEYS = ("split", "seed", "download.ties", "evaluate.filter_seen")
 _TRAIN_KEYS = (*_SPLIT_KEYS, *PRESET_KEYS, "impl")
 _EVALUATE_KEYS = (*_TRAIN_KEYS, "evaluate")
 """The keys of params.yaml, or sections of it, that decide what a step writes."""
+Later = Literal["retrained", "rolled", "updated"]
+"""The models of the windows after the first: trained again, that of the first window, or it with an update for each."""
 
 
 def backtest(
@@ -37,7 +43,7 @@ def backtest(
     *,
     windows: int,
     days: int | None = None,
-    rolled: bool = False,
+    later: Later = "retrained",
     checkpoints: Path,
 ) -> list[WindowResult]:
     """Split, train and evaluate for each window; steps that are complete are not repeated.
@@ -45,16 +51,17 @@ def backtest(
     Args:
         config: the point; its ``split.test_fraction`` is the share of the interactions in each window.
         log: the log of the stage download.
-        out: for the folders ``<window>/split``, ``train`` and ``evaluate``, from 1 on, and ``<window>/rolled/split``
-            and ``evaluate`` of the first window's model.
+        out: for the folders ``<window>/split``, ``train`` and ``evaluate``, from 1 on, ``<window>/rolled/split`` and
+            ``evaluate`` of the first window's model, and ``<window>/updated/learn``, ``train``, ``split`` and
+            ``evaluate`` of its updates.
         windows: how many; the last one ends with the log.
         days: the length of a window, instead of the share.
-        rolled: evaluate the first window's model in all windows, instead of training one for each.
+        later: the models of the windows after the first.
         checkpoints: see `cutrec.workflow.train.train`.
 
     Returns:
-        The results of all windows, first those of a model per window. Those of the other kind are among them if an
-        earlier call with the same settings made them, and then both models on what both are tested on.
+        The results of all windows, first those of a model per window. Those of the other kinds are among them if
+        earlier calls with the same settings made them, and then both models on what both are tested on.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -67,31 +74,37 @@ def backtest(
         share, until = config.split.test_fraction, config.split.test_until
         found = windows_of(log, windows, share=share, days=days, until=until)
         points = [_at(config, window) for window in found]
-        first_model = _key(points[0], identity, _TRAIN_KEYS)
-        retrained: list[WindowResult] = []
-        once: list[WindowResult] = []
+        first_model = made_from = _key(points[0], identity, _TRAIN_KEYS)
+        results: dict[str, list[WindowResult]] = {kind: [] for kind in ("per window", *OLDER)}
         for number, (point, window) in enumerate(zip(points, found, strict=True), start=1):
             folder, dates = out / str(number), _dates(window)
             print(f"window {number} of {windows}: {' to '.join(dates)}", file=sys.stderr)
-            if number == 1 or not rolled:
+            if number == 1 or later == "retrained":
                 _train_and_evaluate(point, log, identity, folder, checkpoints)
-            else:
+            elif later == "rolled":
                 _evaluate_later(point, log, first_model, out / "1", folder / "rolled")
-            own = folder, _key(point, identity, _EVALUATE_KEYS)
-            later = own if number == 1 else (folder / "rolled", _key(point, first_model, _EVALUATE_KEYS))
-            for results, kind, (place, key) in ((retrained, "per window", own), (once, "once", later)):
-                if _is_complete(place / "evaluate", key):
-                    results.append(read_window(place, number, dates, kind))
-    complete = [results for results in (retrained, once) if len(results) == windows]
-    if len(complete) == 2:
-        after = enumerate(found[1:], start=2)
-        complete.append([read_shared(out / str(number), number, _dates(window)) for number, window in after])
-    return [result for results in complete for result in results]
+            else:
+                before = out / "1" if number == 2 else out / str(number - 1) / "updated"
+                _update_and_evaluate(point, log, made_from, before, found[number - 2], folder / "updated", checkpoints)
+            places = {"per window": (folder, identity)} | dict.fromkeys(OLDER, (folder, identity))
+            if number > 1:
+                made_from = _key(point, made_from, _TRAIN_KEYS)
+                places |= {"once": (folder / "rolled", first_model), "updated": (folder / "updated", made_from)}
+            for kind, (place, source) in places.items():
+                if _is_complete(place / "evaluate", _key(point, source, _EVALUATE_KEYS)):
+                    results[kind].append(read_window(place, number, dates, kind))
+    complete = {kind: rows for kind, rows in results.items() if len(rows) == windows}
+    for kind in OLDER:
+        if {"per window", kind} <= set(complete):
+            after = enumerate(found[1:], start=2)
+            complete[f"shared {kind}"] = [read_shared(out / str(n), n, _dates(window), kind) for n, window in after]
+    return [result for rows in complete.values() for result in rows]
 
 
 def _refuse(config: Config) -> None:
     """Refuse points that have no windows, or no accuracy."""
     for key, found, allowed, text in (
+        ("train.init_from", config.train.init_from, None, "null"),
         ("split.strategy", config.split.strategy, "temporal", "temporal"),
         ("split.test_from", config.split.test_from, None, "null"),
         ("paper_faithful", config.paper_faithful, False, "false"),
@@ -119,15 +132,35 @@ def _train_and_evaluate(point: Config, log: Path, identity: str, folder: Path, c
     _step(tested, key, lambda: evaluate(point, parts, model_file(model), tested))
 
 
-def _evaluate_later(point: Config, log: Path, model_key: str, first: Path, folder: Path) -> None:
-    """The two steps of a window with the model of the first one."""
+def _update_and_evaluate(
+    point: Config, log: Path, before_key: str, before: Path, period: Window, folder: Path, checkpoints: Path
+) -> None:
+    """The four steps of a window with the model of the window before, updated by the events of that period."""
+    learn, model = folder / "learn", folder / "train"
+    shorter = dataclasses.replace(
+        for_update(point), split=dataclasses.replace(point.split, test_from=None, test_until=period.end)
+    )
+
+    def write_learn() -> None:
+        with atomic_folder(learn) as fresh:
+            write_update_split(shorter, log, before / "train" / "items.parquet", fresh, new_from=period.begin)
+
+    key = _key(point, before_key, _TRAIN_KEYS)
+    _step(learn, key, write_learn)
+    started = dataclasses.replace(shorter, train=dataclasses.replace(shorter.train, init_from=str(before / "train")))
+    _step(model, key, lambda: train(started, learn, model, checkpoints=checkpoints))
+    _evaluate_later(point, log, key, folder, folder, split="learn")
+
+
+def _evaluate_later(point: Config, log: Path, model_key: str, first: Path, folder: Path, split: str = "split") -> None:
+    """The two steps of a window with the model in ``train/`` of a folder, whose catalogue is that of its `split`."""
     parts, tested = folder / "split", folder / "evaluate"
 
     def write_split() -> None:
         with atomic_folder(parts) as fresh:
             split_later(
                 log,
-                first / "split",
+                first / split,
                 fresh,
                 point.split,
                 seed=point.seed,

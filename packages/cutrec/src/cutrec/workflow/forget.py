@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cutrec.checksums import checksum, read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
-from cutrec.paths import COMPLETE, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES
+from cutrec.paths import COMPLETE, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES, UPDATE
 from cutrec.workflow.user_ids import Users
 from cutrec.workflow.user_rows import count_rows, filter_csv, filter_parquet, is_list
 from rec_data.errors import DataError
@@ -76,20 +76,25 @@ def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
     return {path: counts for path, counts in found.items() if counts}
 
 
-def backtests(data: Path = DATA) -> list[Path]:
-    """The folders of backtests: those below ``data/`` with a complete step of a window, such as ``1/split/``."""
-    return sorted({path.parents[2] for path in data.rglob(f"[0-9]*/*/{COMPLETE}") if path.parents[1].name.isdecimal()})
+def made_again(data: Path = DATA) -> dict[Path, str]:
+    """The folders below ``data/`` that a command makes again, and the command.
+
+    Backtests are found by a complete step of a window, such as ``1/split/``, and updates by the name of their folder.
+    """
+    windows = (path.parents[1] for path in data.rglob(f"[0-9]*/*/{COMPLETE}"))
+    found = {window.parent: "backtest" for window in windows if window.name.isdecimal()}
+    return dict(sorted((found | {path: "update" for path in data.glob(f"{UPDATE.name}*") if path.is_dir()}).items()))
 
 
 def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
-    """The parquet and text files below ``data/`` that neither a stage nor a backtest wrote.
+    """The parquet and text files below ``data/`` that no stage, backtest or update wrote.
 
     Returns:
         The lists of recommendations, and the other files, unfinished ones among them.
     """
     lists: list[Path] = []
     others: list[Path] = []
-    made = backtests(data)
+    made = made_again(data)
     for top in sorted(path for path in data.glob("[!.]*") if path.name not in STAGES):
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             if any(path.is_relative_to(folder) for folder in made):

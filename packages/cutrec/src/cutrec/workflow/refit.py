@@ -23,6 +23,7 @@ from cutrec.paths import MODEL, OLD_MODEL, SETTINGS
 from cutrec.reporting.model_card import CARD, model_card
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
+from cutrec.workflow.initial import is_updated, trained_values
 from cutrec.workflow.ranking import refuse_other_catalogue
 from cutrec.workflow.run_hash import run_hash
 from cutrec.workflow.train import summary
@@ -58,6 +59,11 @@ def refit(
     checkpoint = ModelCheckpoint.read(model)
     config = as_trained(config, checkpoint)
     refuse_other_config(config, checkpoint)
+    if is_updated(model):
+        raise StageError(
+            f"--refit: found {model}, which was trained further from another model (train.init_from) and for too few "
+            "epochs to begin with random weights, allowed: a model that was not"
+        )
     with unchanged(log, split):
         refuse_other_catalogue(model, checkpoint, read_output(read_ids, split / "items.parquet"))
         if not (path := split / "summary.json").is_file():
@@ -116,10 +122,7 @@ def loop_settings(checkpoint: ModelCheckpoint, device: torch.device) -> Training
 
 def as_trained(config: Config, checkpoint: ModelCheckpoint) -> Config:
     """The configuration with the model's own values for its undecided keys; old models do not record all of them."""
-    found: dict[str, Any] = {}
-    for settings in (checkpoint.model, checkpoint.loss, checkpoint.training, checkpoint.batching):
-        found |= {} if settings is None else vars(settings)
-    found["num_negatives"] = found["num_negatives"] or config.num_negatives  # of a loss that has no use for it
+    found = {"num_negatives": config.num_negatives} | trained_values(checkpoint)
     names = {key: key.rpartition(".")[2] for key in config.undecided}
     return settled(config, {key: found[name] for key, name in names.items() if name in found})
 

@@ -14,20 +14,27 @@ NOT_READ = ("cutrec/commands/", "cutrec/recommender.py", "cutrec/recommending/",
 """The code of the packages that training does not read."""
 
 
-def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None) -> str:
+def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None, start: Path | None = None) -> str:
     """The name of the folder that the checkpoints of a run are kept in; `code` holds files by name.
 
+    `start` is the file of the model that ``train.init_from`` names: its content counts, and its place does not.
+
     The configuration must be decided: a value that was ``auto`` and the same one in params.yaml are one run. Sections
-    that reach training only through the files of the split are left out.
+    that reach training only through the files of the split are left out. Other processes that together have the same
+    batch are the same run.
     """
     settings = dataclasses.asdict(config)
+    settings["batch_size"] *= settings["train"].pop("devices")
+    del settings["train"]["table"]
     for section in ("dataset", "download", "split", "report", "undecided"):
         del settings[section]
-    del settings["train"]["tracker"]
+    for key in ("init_from", "tracker"):
+        del settings["train"][key]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     code = training_code() if code is None else code
     data = {path.name: path for path in [*sorted((split / "sequences").iterdir()), split / "items.parquet"]}
+    data |= {} if start is None else {"init_from": start}
     for name, path in [*sorted(code.items()), *data.items()]:
         with path.open("rb") as file:
             digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())

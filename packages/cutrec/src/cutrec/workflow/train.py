@@ -12,6 +12,7 @@ from pathlib import Path
 from cutrec.checksums import verified, write_checksums
 from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
 from cutrec.decide import decide, write_decisions
+from cutrec.decide_update import SCHEDULE
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.paths import SETTINGS, live_checkout
@@ -19,6 +20,7 @@ from cutrec.reporting.model_card import CARD, model_card
 from cutrec.reporting.remarks import Remark, no_gain, training_remarks
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.checkpoints import run_folder
+from cutrec.workflow.initial import decide_further, first_weights, read_start, start_model
 from cutrec.workflow.run_hash import run_hash
 from rec_models.errors import TrainingError
 from rec_models.training.loop import OnEpoch, fit
@@ -52,23 +54,30 @@ def train(
         on_epoch: see `rec_models.training.loop.fit`.
 
     Raises:
-        ConfigError: settings contradict each other or what was decided.
-        StageError: a file of the split is missing, nobody validates, training failed, or another process replaced the
-            split while it was read.
+        ConfigError: settings contradict each other, what was decided, or the model of ``train.init_from``.
+        StageError: a file of the split or that model is missing, nobody validates, training failed, or another process
+            replaced the split or that model while it was read.
     """
     # Training starts one more process for each further device (train.devices), which keeps no results and no locks.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     tracker = tracker_of(config)
     with ExitStack() as places:
-        with unchanged(split):
+        start = start_model(config)
+        with unchanged(split, *([] if start is None else [start.parent])):
             for name in ("items.parquet", "sequences/train.arrow", "sequences/validation.arrow"):
                 verified(split / name)
-            catalogue, train_store, validation_store, counts, facts = inputs.read_split(split)
-            config, decisions = decide(config, facts)
-            state = checkpoints / run_hash(config, split)
+            catalogue, train_store, validation_store, counts, facts, new = inputs.read_split(split)
+            if start is None:
+                build, (config, decisions) = None, decide(config, facts)
+            else:
+                initial = read_start(config, start)
+                config, decisions = decide_further(config, initial, facts, train_store, new)
+                build = first_weights(initial, catalogue.names, train_store)
+            state = checkpoints / run_hash(config, split, start=start)
             if first:
                 for decision in decisions:
-                    print(decision, file=sys.stderr)
+                    if start is None or decision.key in SCHEDULE:  # the others are the model's
+                        print(decision, file=sys.stderr)
                 places.enter_context(run_folder(checkpoints, state.name))
             place: AbstractContextManager[Path | str] = atomic_folder(out) if first else tempfile.TemporaryDirectory()
             folder = Path(places.enter_context(place))
@@ -81,7 +90,7 @@ def train(
                 loss=loss_settings(config),
                 training=training_settings(config),
                 num_items=len(counts),
-                train_batches=inputs.make_batches(config, train_store, len(counts)),
+                train_batches=inputs.make_batches(config, train_store, len(counts), new),
                 validate=inputs.make_validation(config, validation_store),
                 out=folder,
                 checkpoint_dir=state,
@@ -91,6 +100,7 @@ def train(
                 log=about.get("log_sha256"),
                 on_epoch=on_epoch,
                 tracker=tracker,
+                build=build,
             )
         except TrainingError as error:
             if error.on_every_rank and not first:

@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutrec.checksums import read_output
+from cutrec.checksums import read_output, verified
 from cutrec.config import Config
 from cutrec.decide import Facts
 from cutrec.errors import StageError
-from cutrec.workflow.ranking import user_batches
+from cutrec.outputs import read_json
+from cutrec.workflow.ranking import part_of, user_batches
 from rec_data import arrays
-from rec_data.arrays import count_repeated
+from rec_data.arrays import Mask, count_repeated
 from rec_data.ids import Ids, read_ids
 from rec_data.sequences.batches import TrainingBatches
 from rec_data.sequences.store import SequenceStore
+from rec_data.splits.recency import is_since
 from rec_eval import popularity_top_k, rank_metrics, target_ranks
 from rec_models.encoders import ENCODERS, Encoder
 
@@ -31,6 +33,8 @@ class SplitData(NamedTuple):
     counts: Tensor
     """[V] int64, how often each item occurs in the training histories."""
     facts: Facts
+    new: Mask | None
+    """[nnz] which items of the training histories are new to the model that is updated; None: of no update."""
 
 
 def read_split(split: Path) -> SplitData:
@@ -47,11 +51,16 @@ def read_split(split: Path) -> SplitData:
         raise StageError(f"{split}: found no validation users, allowed: at least 1 (of a larger log)")
     items = len(catalogue.names)
     counts = torch.from_numpy(arrays.count(train.items.numpy(), items))
-    return SplitData(catalogue, train, validation, counts, Facts.of(items, train.lengths.numpy()))
+    summary = read_json(split / "summary.json") if (split / "summary.json").is_file() else {}
+    moment = summary.get("new_from")
+    new = None if moment is None else is_since(verified(split / "train.parquet"), moment)
+    return SplitData(catalogue, train, validation, counts, Facts.of(items, train.lengths.numpy()), new)
 
 
-def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callable[[int, int], TrainingBatches]:
-    """The training batches of each rank."""
+def make_batches(
+    point: Config, store: SequenceStore, num_items: int, new: Mask | None = None
+) -> Callable[[int, int], TrainingBatches]:
+    """The training batches of each rank; of an update those with ``[nnz]`` new items, and a sample of the others."""
 
     def make(rank: int, world_size: int) -> TrainingBatches:
         return TrainingBatches(
@@ -65,6 +74,7 @@ def make_batches(point: Config, store: SequenceStore, num_items: int) -> Callabl
             seed=point.seed,
             rank=rank,
             world_size=world_size,
+            new=new,
         )
 
     return make
@@ -96,6 +106,7 @@ def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder],
         users = on_gpu if encoder.item_table.device.type == "cuda" else usual
         seen = point.evaluate.filter_seen
         batches = user_batches(encoder, store, batch_users=users, filter_seen=seen, title="validate")
+        part = part_of(encoder)
         ranks = [
             target_ranks(
                 batch.queries,
@@ -103,6 +114,7 @@ def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder],
                 targets[batch.start : batch.end],
                 seen_offsets=batch.seen_offsets,
                 seen_items=batch.seen_items,
+                part=part,
             )
             for batch in batches
         ]

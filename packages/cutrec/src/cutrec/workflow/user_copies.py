@@ -11,7 +11,7 @@ import polars as pl
 
 from cutrec.config import Config
 from cutrec.paths import DATA, MODEL, OLD_MODEL
-from cutrec.workflow.forget import backtests, tables_outside_stages
+from cutrec.workflow.forget import made_again, tables_outside_stages
 from cutrec.workflow.user_ids import Users
 from rec_data.raw import files, finding
 from rec_data.schema import USER
@@ -46,10 +46,10 @@ def find_copies(config: Config, users: Users, root: Path) -> Copies:
     if refits:
         folders = " ".join(shlex.quote(str(folder)) for folder in dict.fromkeys(path.parent for path in refits))
         cures.append(f"rm -r {folders}   # uv run cutrec recommend --refit trains again")
-    for folder in backtests(root / DATA):
+    for folder, command in made_again(root / DATA).items():
         name = folder.relative_to(root)
-        where.append(f"the splits, models and lists of backtests: {name}/")
-        cures.append(f"rm -r {shlex.quote(str(name))}   # uv run cutrec backtest makes it again")
+        where.append(f"the splits, models and lists of cutrec {command}: {name}/")
+        cures.append(f"rm -r {shlex.quote(str(name))}   # uv run cutrec {command} makes it again")
     known = _own_files(config, root)
     others = [path for path in tables_outside_stages(root / DATA)[1] if path.resolve() not in known]
     if others:

@@ -14,9 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rec_data.arrays import Int64s
+from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
-from rec_data.sequences.examples import Examples, epoch_order, last_windows, num_batches, shard, sliding_windows
+from rec_data.sequences.examples import (
+    Examples,
+    epoch_order,
+    last_windows,
+    num_batches,
+    replayed_order,
+    shard,
+    sliding_windows,
+    with_new_items,
+)
 from rec_data.sequences.gather import IGNORE, Gather
 from rec_data.sequences.masking import mask_items
 from rec_data.sequences.store import SequenceStore
@@ -61,6 +70,8 @@ class TrainingBatches:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        new: Mask | None = None,
+        replay: float = 1.0,
     ) -> None:
         """Plans the examples and reads the whole store once, to check its ids.
 
@@ -80,6 +91,9 @@ class TrainingBatches:
             device: Where the batches should be.
             rank: Index of this process.
             world_size: Number of processes, which share the examples without overlap or loss.
+            new: [nnz] which items of the store are new, for a model that knows the others. An epoch then has the
+                examples that predict a new item, and some of the others. None: all examples.
+            replay: How many of the others an epoch has, drawn for each epoch, as a multiple of those with new items.
 
         Raises:
             DataError: An argument out of range, an item out of range, or too few examples for the ranks.
@@ -107,16 +121,21 @@ class TrainingBatches:
             if window is None
             else sliding_windows(offsets, span, window, full=task == "masked_item")
         )
-        if len(self.examples) < world_size:
+        self._new: Mask | None = None
+        self._size = len(self.examples)  # of an epoch
+        if new is not None:
+            self._new = with_new_items(self.examples, new)
+            self._size = min(self._size, round((1 + replay) * int(np.count_nonzero(self._new))))
+        if self._size < world_size:
             raise DataError(
-                f"{len(self.examples)} histories with at least two items, for world_size {world_size}; "
+                f"{self._size} histories with at least two items, for world_size {world_size}; "
                 "allowed: at least one each"
             )
         self._gather = Gather(store.items, self.device)
 
     def __len__(self) -> int:
         """Batches per epoch (the same on every rank)."""
-        return num_batches(len(self.examples), batch_size=self.batch_size, world_size=self.world_size)
+        return num_batches(self._size, batch_size=self.batch_size, world_size=self.world_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches ``start`` to ``len(self) - 1`` of an epoch on this rank; each epoch has its own order.
@@ -125,7 +144,11 @@ class TrainingBatches:
             DataError: An argument below 0.
         """
         _check_at_least(0, epoch=epoch, start=start)
-        order = epoch_order(len(self.examples), seed=self.seed, epoch=epoch)
+        if self._new is None:
+            order = epoch_order(self._size, seed=self.seed, epoch=epoch)
+        else:
+            replayed = self._size - int(np.count_nonzero(self._new))
+            order = replayed_order(self._new, replayed, seed=self.seed, epoch=epoch)
         for index in range(start, len(self)):
             place = shard(len(order), index, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size)
             yield self._batch(order[place], epoch)

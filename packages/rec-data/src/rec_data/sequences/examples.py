@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rec_data.arrays import Int64s
+from rec_data.arrays import Int64s, Mask
 
 UNREAD = 0.2
 """The share of the interactions outside of `last_windows` from which on `sliding_windows` are worth longer epochs."""
@@ -64,6 +64,21 @@ def half_overlapping(span: int) -> int:
 def epoch_order(size: int, *, seed: int, epoch: int) -> Int64s:
     """The order of the examples in an epoch: [size] int64, a permutation that ``seed`` and ``epoch`` decide."""
     return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def with_new_items(examples: Examples, new: Mask) -> Mask:
+    """[E] which examples hold a new item after their first one, so that it is predicted; `new` marks the flat items."""
+    before = np.concatenate([[0], np.cumsum(new)])  # [nnz + 1]
+    found: Mask = before[examples.starts + examples.lengths] > before[examples.starts + 1]
+    return found
+
+
+def replayed_order(new: Mask, replayed: int, *, seed: int, epoch: int) -> Int64s:
+    """The order of an epoch that has the new ones of [E] examples, and `replayed` of the others, drawn anew."""
+    order = epoch_order(len(new), seed=seed, epoch=epoch)
+    is_new = new[order]
+    kept = order[is_new | (np.cumsum(~is_new) <= replayed)]
+    return kept[epoch_order(len(kept), seed=seed, epoch=epoch)]
 
 
 def num_batches(size: int, *, batch_size: int, world_size: int) -> int:

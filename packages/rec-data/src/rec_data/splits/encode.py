@@ -1,7 +1,8 @@
 """A log's parquet file to dense, filtered, sorted arrays.
 
 Polars counts, filters and encodes in streaming passes over the file, holding 16 bytes per interaction, then sorts once.
-Dense ids follow the order of the original ids, so they do not depend on the order of rows.
+Dense ids follow the order of the original ids, so they do not depend on the order of rows. Items of an earlier
+catalogue keep their ids, and new items follow them.
 """
 
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from rec_data.errors import DataError
 from rec_data.raw.files import reading, require_columns
@@ -46,6 +48,7 @@ def encode(
     min_user_count: int | None,
     tie_seed: int | None,
     until: int | str | None = None,
+    catalogue: pa.Array | None = None,
 ) -> EncodedLog:
     """Read, filter, encode and sort a log.
 
@@ -56,6 +59,9 @@ def encode(
     the order of rows.
 
     With ``until``, a Unix time or ISO 8601, everything is as if the log ended before this moment.
+
+    The items of a ``catalogue``, ``[V]`` original ids, get the dense ids 0 to V - 1, however rare they are and even if
+    the log has none of them; the other items get the ids after these.
 
     The log is a parquet file with ``user_id``, ``item_id`` (integers or strings) and ``timestamp`` (integers).
 
@@ -76,12 +82,13 @@ def encode(
             if rows == 0:
                 raise nothing_before(end, first)
         item_counts = frame.group_by(ITEM).len().collect(engine="streaming")
-        items = _names(item_counts, ITEM, "item", min_item_count)
+        items = _names(item_counts, ITEM, "item", min_item_count, first=catalogue)
+        present = len(items.join(item_counts, on=ITEM, how="semi"))
         kept = _keep(frame, items, ITEM, "item")
         user_counts = kept.group_by(USER).len().collect(engine="streaming")
         users = _names(user_counts, USER, "user", min_user_count)
         raw_users = len(user_counts)
-        if len(items) < len(item_counts):
+        if present < len(item_counts):
             raw_users = int(frame.select(pl.col(USER).n_unique()).collect(engine="streaming").item())
         raw = {"users": raw_users, "items": len(item_counts), "interactions": rows}
         coded = _keep(kept, users, USER, "user")
@@ -97,7 +104,7 @@ def encode(
     )
     log = replace(log, items=ordered)
     dropped = {
-        "items_below_min_count": raw["items"] - len(item_names),
+        "items_below_min_count": raw["items"] - present,
         "users_below_min_count": raw["users"] - len(user_names),
         "interactions_by_filters": rows - len(log.items),
     }
@@ -127,9 +134,14 @@ def _check(frame: pl.LazyFrame, path: Path) -> tuple[int, int, int]:
     return rows, first, last
 
 
-def _names(counts: pl.DataFrame, key: str, what: str, fewest: int | None) -> pl.DataFrame:
-    """The ids that are kept, at least one, sorted."""
+def _names(
+    counts: pl.DataFrame, key: str, what: str, fewest: int | None, first: pa.Array | None = None
+) -> pl.DataFrame:
+    """The ids that are kept, at least one, sorted, after those of ``first``."""
     kept = counts if fewest is None else counts.filter(pl.col("len") >= fewest)
+    if first is not None:
+        known = pl.DataFrame({key: pl.Series(first).cast(counts.schema[key])})
+        return pl.concat([known, kept.select(key).join(known, on=key, how="anti").sort(key)])
     if kept.is_empty():
         raise DataError(
             f"split.min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one "

@@ -1,4 +1,4 @@
-"""How long before its target the history of each tested user ends."""
+"""What the times in the files of a split say: how old a history is, and which items of it are new."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rec_data.arrays import Int64s
+from rec_data.arrays import Int64s, Mask
 from rec_data.errors import DataError
 from rec_data.schema import TARGET_TIME, TIMESTAMPS, UNITS
 
@@ -38,3 +38,24 @@ def days_since_last(path: Path) -> Int64s | None:
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return np.concatenate(days)
+
+
+def is_since(path: Path, moment: int) -> Mask:
+    """Which items of the histories are of a moment or later: ``[nnz]``, in the order of the sequence store.
+
+    Args:
+        path: The exported parquet of training, validation or test.
+        moment: In the log's unit of time.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            found = [
+                batch.column(TIMESTAMPS).flatten().to_numpy() >= moment
+                for batch in file.iter_batches(columns=[TIMESTAMPS])
+            ]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    return np.concatenate([np.empty(0, np.bool_), *found])

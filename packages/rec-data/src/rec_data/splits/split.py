@@ -121,13 +121,13 @@ def split_log(
             "ties": "row_order" if tie_seed is None else "shuffle",
             **_facts(encoded, partition, kept_users),
         }
-        dense_user, dense_item = _dense(kept_users), _dense(partition.catalogue)
+        dense_user, dense_item = dense_ids(kept_users), dense_ids(partition.catalogue)
         users = encoded.user_names.filter(pl.Series(kept_users))
         hashes = write_names(users, encoded.item_names.filter(pl.Series(partition.catalogue)), counts, out)
         (out / "sequences").mkdir()
         for name in SUBSETS:
             if name in subsets:
-                subset = _renumber(subsets[name], dense_user, dense_item)
+                subset = renumber(subsets[name], dense_user, dense_item)
                 write_histories(subset, out, name, hashes)
                 summary[name] = describe_subset(subset, counts, filter_seen=filter_seen)
             bar.update()
@@ -204,14 +204,14 @@ def _refuse_untrainable(train: Subset, settings: Split) -> None:
     )
 
 
-def _dense(kept: Mask) -> Int32s:
+def dense_ids(kept: Mask) -> Int32s:
     """Number the kept ids in their order; the others get -1."""
     ids = np.cumsum(kept, dtype=np.int32) - 1
     ids[~kept] = -1
     return ids
 
 
-def _renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
+def renumber(subset: Subset, dense_user: Int32s, dense_item: Int32s) -> Subset:
     """Replace the ids of the sorted log by those of the split."""
     targets = None if subset.targets is None else dense_item[subset.targets]
     items = arrays.lookup(dense_item, subset.items)

@@ -120,7 +120,7 @@ def _validation_by_users(log: SortedLog, past: Mask, share: float, seed: int) ->
     """Hold out the past of random users."""
     users = np.flatnonzero(arrays.count_rows(past, log.offsets))
     validating = np.zeros(log.num_users, dtype=bool)
-    validating[_choose(users, share, seed)] = True
+    validating[choose_users(users, share, seed)] = True
     held_out = past & arrays.spread(validating, log.offsets)
     return _Past(held_out, validating, f"split.validation_users {share:g}", "a smaller share")
 
@@ -269,7 +269,7 @@ def _known(log: SortedLog, rows: Mask) -> Mask:
     return arrays.lookup(arrays.mark(log.items[rows], log.num_items), log.items)
 
 
-def _choose(users: Int64s, share: float, seed: int) -> Int64s:
+def choose_users(users: Int64s, share: float, seed: int) -> Int64s:
     """Draw a share of the users: at least one, unless the share is 0."""
     if share == 0:
         return users[:0]

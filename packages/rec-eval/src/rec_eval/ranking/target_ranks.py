@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rec_eval.checks import check_ids
+from rec_eval.ranking.parts import Part
 from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring, tile_scores
-from rec_eval.ranking.seen import SeenItems
+from rec_eval.ranking.seen import SeenItems, divide
 
 _DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 1024)}
 """Items and users of a tile; of a smaller catalogue, more users."""
@@ -28,10 +29,13 @@ def target_ranks(
     seen_items: Tensor | None = None,
     item_tile: int | None = None,
     user_tile: int | None = None,
+    part: Part | None = None,
 ) -> Tensor:
     """Rank each user's target among the items not yet seen, with the tie rule of ``top_k`` (lower id first).
 
     The targets are ``[U]`` integers in [0, V); the other arguments, with their shapes, are those of ``top_k``.
+
+    With a ``part``, ``items`` are its rows of the catalogue, and all processes call this with the same users.
 
     Memory in addition to inputs and output is at most ``9 * user_tile * item_tile + 4 * D * (user_tile + item_tile)``
     bytes, with the item tile rounded up to a multiple of 64, and the seen items of a user tile.
@@ -46,13 +50,14 @@ def target_ranks(
     catalogue = as_catalogue(items, bias)
     check = check_scoring(queries, catalogue)
     vectors, bias = catalogue.items, catalogue.bias
-    num_users, num_items = queries.shape[0], vectors.shape[0]
+    num_users, num_rows = queries.shape[0], vectors.shape[0]
+    num_items = num_rows if part is None else part.num_items
     if targets.shape != (num_users,) or targets.is_floating_point():
         raise ValueError(f"targets must be [{num_users}] integers, got {list(targets.shape)} {targets.dtype}")
     check_ids("targets", targets, num_items)
     device = queries.device
     defaults = _DEFAULT_TILES.get(device.type, _DEFAULT_TILES["cpu"])
-    item_tile = min(defaults[0] if item_tile is None else item_tile, num_items)
+    item_tile = min(defaults[0] if item_tile is None else item_tile, num_rows if part is None else part.most_rows)
     user_tile = defaults[1] * max(1, defaults[0] // max(1, item_tile)) if user_tile is None else user_tile
     if not 1 <= item_tile <= 1 << 24 or user_tile < 1:
         raise ValueError(
@@ -61,49 +66,59 @@ def target_ranks(
     # All products have one shape, of whole blocks of columns, so that equal items have equal scores. The last ones
     # overlap those before; a catalogue of fewer items is filled up with copies of one.
     width = -(-item_tile // _COLUMNS) * _COLUMNS
-    if num_items < width:
+    if num_rows < width:
         vectors, bias = _filled(vectors, width), None if bias is None else _filled(bias, width)
-    starts = [min(start, vectors.shape[0] - width) for start in range(0, num_items, item_tile)]
-    bounds = [*range(0, num_items, item_tile), num_items]
+    starts = [min(start, vectors.shape[0] - width) for start in range(0, num_rows, item_tile)]
+    bounds = [*range(0, num_rows, item_tile), num_rows]
     seen = SeenItems(seen_offsets, seen_items, num_users, num_items)
+    here = seen if part is None else part.seen(seen)
     ranks = torch.empty(num_users, dtype=torch.int64, device=device)
     with torch.no_grad():
         for begin in range(0, num_users, user_tile):
             end = min(begin + user_tile, num_users)
             # Sorted by target, users form three runs: target before, inside and after the item tile.
             own_ids, order = targets[begin:end].to(device).long().sort()  # [u]
+            # The row of each target; of one that is elsewhere the first row with a higher id.
+            own_rows, is_here = (own_ids, None) if part is None else part.rows_of(own_ids)
             place = torch.empty_like(order)
             place[order] = torch.arange(order.numel(), device=device)
             chosen = queries[begin:end][order]  # [u, D]
             # One tile holds all scores, the targets' among them. [u, 1]
-            own = None if len(starts) == 1 else _own_scores(chosen, vectors, own_ids, bias, width, check)
+            own: Tensor | None = None
+            if part is not None and is_here is not None:
+                safe = own_rows.clamp(max=num_rows - 1)
+                own = part.sum(torch.where(is_here[:, None], _own_scores(chosen, vectors, safe, bias, width, check), 0))
+            elif len(starts) > 1:
+                own = _own_scores(chosen, vectors, own_ids, bias, width, check)
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
-            blocked = torch.zeros(end - begin, dtype=torch.int32, device=device)  # how often the target was seen
             cuts = [0, end - begin]
-            if len(starts) > 1:
-                cuts = torch.searchsorted(own_ids, torch.tensor(bounds, device=device)).tolist()
-            seen_tiles = seen.tiles(begin, end, bounds, device)
+            if len(starts) > 1 or part is not None:
+                cuts = torch.searchsorted(own_rows, torch.tensor(bounds, device=device)).tolist()
+            pairs = seen.rows(begin, end, device)
+            seen_tiles = divide(*pairs, bounds) if part is None else here.tiles(begin, end, bounds, device)
             for tile, (rows, columns) in enumerate(seen_tiles):
                 start, first, end_of_tile = starts[tile], bounds[tile], bounds[tile + 1]
                 tile_bias = None if bias is None else bias[start : start + width]
                 scores = _scores(chosen, vectors[start : start + width], tile_bias, check)
                 scores = scores[:, first - start : end_of_tile - start]
                 own = scores.gather(1, own_ids[:, None]) if own is None else own
-                seen_rows = place[rows]
-                scores[seen_rows, columns] = float("-inf")
-                blocked.index_add_(0, seen_rows, (columns == (own_ids - first)[seen_rows]).int())
-                _mark_ahead(scores, own, own_ids - first, cuts[tile], cuts[tile + 1])
+                scores[place[rows], columns] = float("-inf")
+                _mark_ahead(scores, own, own_rows - first, is_here, cuts[tile], cuts[tile + 1])
                 ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
             assert own is not None
-            unreachable = torch.isneginf(own.squeeze(1)) | (blocked > 0)
+            ahead = ahead if part is None else part.sum(ahead)
+            users = place[pairs[0]]
+            times_seen = torch.zeros_like(ahead).index_add_(0, users, (pairs[1] == own_ids[users]).long())
+            unreachable = torch.isneginf(own.squeeze(1)) | (times_seen > 0)
             ranks[begin:end] = torch.where(unreachable, num_items + 1, ahead + 1)[place]
     return ranks
 
 
-def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: int) -> None:
+def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, is_here: Tensor | None, low: int, high: int) -> None:
     """Overwrite a tile of scores ``[u, t]`` with 1 if the item ranks above the user's target, else 0.
 
-    ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending. The targets of users
+    ``own`` are the targets' scores ``[u, 1]`` and ``columns`` their columns ``[u]``, ascending; where ``is_here`` is
+    false the column is that of the first item after the target. The targets of users
     before ``low`` lie before the tile, so only a higher score ranks above; those of users from ``high`` on lie after
     it, so an equal score ranks above too. Inside the tile, an equal score ranks above in the columns before the
     target's: it is above the next smaller number. No target ranks above itself: its score becomes ``own``, because on
@@ -114,7 +129,9 @@ def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, low: int, high: in
     middle, own, columns = scores[low:high], own[low:high], columns[low:high, None]
     before = torch.arange(scores.shape[1], device=scores.device) < columns  # [m, t]
     smaller = torch.nextafter(own, torch.full_like(own, float("-inf")))
-    middle.scatter_(1, columns, own)
+    middle.scatter_(
+        1, columns, own if is_here is None else torch.where(is_here[low:high, None], own, middle.gather(1, columns))
+    )
     middle.gt_(torch.where(before, smaller, own))
 
 

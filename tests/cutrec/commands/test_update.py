@@ -1,0 +1,161 @@
+"""``cutrec update``: item ids stay, nothing is half written, no news change nothing, and mistakes are one line."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from cutrec import Recommender
+from cutrec.cli import execute
+from cutrec.errors import ConfigError, StageError
+from cutrec.paths import MODEL
+from cutrec.workflow import update as workflow
+from rec_data.errors import DataError
+from rec_models.training.checkpoint import ModelCheckpoint
+from tests.small_log import small_log
+
+SETTINGS = {
+    "loss": "cce", "batch_size": 64, "max_seq_len": 16, "backbone": {"hidden": 16, "blocks": 1},
+    "train": {"max_epochs": 3}, "split": {"validation_users": 0.1, "min_item_count": 2, "min_user_count": 2},
+}  # fmt: skip
+DAY = 1_700_000_000 + 150 * 86_400
+"""The first moment of the new days."""
+NEW = 9999
+"""An item that only the new days have."""
+
+
+def before_and_after() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The log of the model, and new days with an item that is new."""
+    rows = small_log(150)
+    item = pl.when((pl.col("item_id") == 1003) & (pl.col("timestamp") >= DAY)).then(NEW).otherwise(pl.col("item_id"))
+    rows = rows.with_columns(item.alias("item_id"))
+    return rows.filter(pl.col("timestamp") < DAY), rows.filter(pl.col("timestamp") >= DAY)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    Recommender.fit(before_and_after()[0], out=folder, **SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and a file of new days."""
+    shutil.copytree(trained, tmp_path / "model")
+    before_and_after()[1].write_csv(tmp_path / "days.csv")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def names(folder: Path) -> list[int]:
+    return pl.read_parquet(folder / "train" / "items.parquet")["original_id"].to_list()
+
+
+def test_ids_stay_and_the_next_day_is_the_same_command(place: Path, capsys: pytest.CaptureFixture[str]):
+    old = names(place / "model")
+    command = ["update", "--model", "model", "--log", "days.csv", "--out", "model"]
+    execute(command)
+    assert "1 new items; " in capsys.readouterr().out
+    assert names(place / "model") == [*old, NEW]
+    model = Recommender.load("model")
+    assert NEW in model.similar_items(NEW, k=3, frame="pyarrow")[model._form.item].to_pylist()
+    assert len(pl.read_parquet("model/download/log.parquet")) == sum(map(len, before_and_after()))
+    before = contents(place / "model")
+    execute(command)  # all events are known now
+    said = capsys.readouterr()
+    assert "are not after" in said.err
+    assert "no new events" in said.out
+    assert contents(place / "model") == before
+
+
+def test_without_new_events_the_model_is_copied_bit_for_bit(place: Path):
+    before_and_after()[0].write_csv(place / "days.csv")
+    execute(["update", "--model", "model", "--log", "days.csv", "--out", "other"])
+    one, other = contents(place / "model/train"), contents(place / "other/train")
+    assert one == other
+    assert (place / "other/download/log.parquet").read_bytes() == (place / "model/download/log.parquet").read_bytes()
+
+
+def test_the_first_weights_are_those_of_the_model_by_item(place: Path):
+    """With a learning rate that changes nothing, known items keep their vectors; a new one is near its neighbours."""
+    old = ModelCheckpoint.read(place / "model/train" / MODEL.name).weights["item_table"]
+    execute(["update", "--model", "model", "--log", "days.csv", "--out", "other", "-S", "train.learning_rate=1e-30"])
+    table = ModelCheckpoint.read(place / "other/train" / MODEL.name).weights["item_table"]
+    torch.testing.assert_close(table[: len(old)], old)
+    vectors = torch.nn.functional.normalize(table, dim=1)
+    successor, others = names(place / "other").index(1004), vectors[-1] @ vectors[:-1].T
+    assert others[successor] > others.median()
+
+
+def test_a_killed_update_leaves_the_model_and_a_rerun_works(place: Path, monkeypatch: pytest.MonkeyPatch):
+    before, command = contents(place / "model"), ["update", "--model", "model", "--log", "days.csv", "--out", "model"]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            execute(command)
+    assert contents(place / "model") == before
+    execute(command)
+    assert names(place / "model")[-1] == NEW
+
+
+def test_a_model_that_is_replaced_meanwhile_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch):
+    split_update: Callable[..., dict] = workflow.split_update
+
+    def replaced(*arguments: object, **options: object) -> dict:
+        (place / "model/train/metrics.json").write_text("{}")
+        return split_update(*arguments, **options)
+
+    monkeypatch.setattr(workflow, "split_update", replaced)
+    with pytest.raises(StageError, match=r"another process wrote it while it was read; run this again$"):
+        execute(["update", "--model", "model", "--log", "days.csv", "--out", "other"])
+    assert not any((place / "other").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "says"),
+    [
+        ("user,item,timestamp\n1,1000,1712960000", DataError, "dataset 'days.csv' lacks|dataset 'days.csv' has no"),
+        (f"user_id,item_id,timestamp\n1,5555,{DAY + 1}", DataError, "found no event from .* fewer than 2 events"),
+        (f"user_id,item_id,timestamp\nx1,1000,{DAY + 1}", DataError, "user_id: found 'x1' in the new events"),
+    ],
+    ids=["other columns", "unknown items only", "other ids"],
+)
+def test_events_that_cannot_be_used_are_one_line(place: Path, rows: str, error: type[Exception], says: str):
+    (place / "days.csv").write_text(rows)
+    before = contents(place / "model")
+    with pytest.raises(error, match=says):
+        execute(["update", "--model", "model", "--log", "days.csv", "--out", "model"])
+    assert contents(place / "model") == before
+
+
+def test_other_mistakes_are_one_line(place: Path):
+    command = ["update", "--model", "model", "--log", "days.csv"]
+    with pytest.raises(ConfigError, match=r"^backbone.hidden: found 32 with train.init_from=.*, allowed: 16"):
+        execute([*command, "--out", "other", "-S", "backbone.hidden=32"])
+    (place / "full").mkdir()
+    (place / "full/thesis.tex").touch()
+    with pytest.raises(StageError, match=r"^out: found full with other files, allowed: a new folder"):
+        execute([*command, "--out", "full"])
+    with pytest.raises(StageError, match=r"^folder: found no full/"):
+        execute(["update", "--model", "full", "--log", "days.csv"])
+    damaged = place / "damaged/train"
+    shutil.copytree(place / "model", damaged.parent)
+    (damaged / MODEL.name).write_bytes(b"of another format")
+    (damaged / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=r"^train.init_from: found .*/damaged/train: .*: damaged, or no "):
+        execute(["update", "--model", "damaged", "--log", "days.csv", "--out", "other"])
+    shutil.rmtree(place / "model/download")
+    with pytest.raises(StageError, match=r"^model: found no log beside model/train, allowed: data/train of a checkout"):
+        execute([*command, "--out", "other"])
