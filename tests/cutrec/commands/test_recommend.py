@@ -16,6 +16,7 @@ import torch
 from cutrec import Recommender, config
 from cutrec.cli import execute
 from cutrec.config import loss_settings
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.workflow import recommend, refit
 from rec_models.config import Train
@@ -27,8 +28,8 @@ from tests.small_log import write_params
 from tests.small_model import SETTINGS, write_model
 
 
-def decided(params: Path = Path("params.yaml")) -> config.Config:
-    """The point of params.yaml, with the defaults of `config.Config` where that says auto."""
+def decided(params: Path = Path("params.yaml")) -> Config:
+    """The point of params.yaml, with the defaults of `Config` where that says auto."""
     return dataclasses.replace(config.load(params), undecided=())
 
 

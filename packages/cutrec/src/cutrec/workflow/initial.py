@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cutrec.checksums import checksum, read_output
-from cutrec.config import AUTO_KEYS, Config, read_yaml, settled
+from cutrec.config import read_yaml
+from cutrec.config_point import AUTO_KEYS, Config, settled
 from cutrec.decide import Decision, Facts
 from cutrec.decide_update import SHAPES, decide_update
 from cutrec.errors import StageError

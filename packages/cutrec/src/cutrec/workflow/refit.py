@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import torch
 
 from cutrec.checksums import checksum, read_output, write_checksums
-from cutrec.config import Config, as_written, batch_settings, loss_settings, model_settings, settled, training_settings
+from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config_point import Config, as_written, settled
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
 from cutrec.paths import MODEL, OLD_MODEL, SETTINGS
