@@ -44,21 +44,18 @@ class SeenItems:
         return rows, items
 
     def tiles(self, start: int, end: int, bounds: list[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """`divide` the pairs of users ``start`` to ``end``."""
-        return divide(*self.rows(start, end, device), bounds)
+        """Divide the pairs of users ``start`` to ``end`` by item tile.
 
-
-def divide(rows: Tensor, items: Tensor, bounds: list[int]) -> list[tuple[Tensor, Tensor]]:
-    """Divide pairs by item tile.
-
-    ``bounds`` are the first item of each tile, and V at the end. Returns (rows, columns) of each tile: ``[n]`` int64,
-    columns counted from the tile's first item.
-    """
-    if len(bounds) == 2:  # one tile has all of them
-        return [(rows, items - bounds[0])]
-    items, order = items.sort()
-    rows = rows[order]
-    cuts = torch.searchsorted(items, torch.tensor(bounds, device=items.device)).tolist()
-    return [
-        (rows[low:high], items[low:high] - first) for first, low, high in zip(bounds, cuts[:-1], cuts[1:], strict=False)
-    ]
+        ``bounds`` are the first item of each tile, and V at the end. Returns (rows, columns) of each tile: ``[n]``
+        int64, columns counted from the tile's first item.
+        """
+        rows, items = self.rows(start, end, device)
+        if len(bounds) == 2:  # one tile has all of them
+            return [(rows, items - bounds[0])]
+        items, order = items.sort()
+        rows = rows[order]
+        cuts = torch.searchsorted(items, torch.tensor(bounds, device=device)).tolist()
+        return [
+            (rows[low:high], items[low:high] - first)
+            for first, low, high in zip(bounds, cuts[:-1], cuts[1:], strict=False)
+        ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from rec_eval.checks import check_ids
 from rec_eval.ranking.parts import Part
 from rec_eval.ranking.scores import Catalogue, as_catalogue, check_scoring, tile_scores
-from rec_eval.ranking.seen import SeenItems, divide
+from rec_eval.ranking.seen import SeenItems
 
 _DEFAULT_TILES = {"cpu": (4096, 512), "cuda": (65536, 1024)}
 """Items and users of a tile; of a smaller catalogue, more users."""
@@ -91,25 +91,27 @@ def target_ranks(
             elif len(starts) > 1:
                 own = _own_scores(chosen, vectors, own_ids, bias, width, check)
             ahead = torch.zeros(end - begin, dtype=torch.int64, device=device)
+            blocked = torch.zeros(end - begin, dtype=torch.int32, device=device)  # how often the target was seen
             cuts = [0, end - begin]
             if len(starts) > 1 or part is not None:
                 cuts = torch.searchsorted(own_rows, torch.tensor(bounds, device=device)).tolist()
-            pairs = seen.rows(begin, end, device)
-            seen_tiles = divide(*pairs, bounds) if part is None else here.tiles(begin, end, bounds, device)
+            seen_tiles = here.tiles(begin, end, bounds, device)
             for tile, (rows, columns) in enumerate(seen_tiles):
                 start, first, end_of_tile = starts[tile], bounds[tile], bounds[tile + 1]
                 tile_bias = None if bias is None else bias[start : start + width]
                 scores = _scores(chosen, vectors[start : start + width], tile_bias, check)
                 scores = scores[:, first - start : end_of_tile - start]
                 own = scores.gather(1, own_ids[:, None]) if own is None else own
-                scores[place[rows], columns] = float("-inf")
+                seen_rows = place[rows]
+                scores[seen_rows, columns] = float("-inf")
+                hits = columns == (own_rows - first)[seen_rows]
+                blocked.index_add_(0, seen_rows, (hits if is_here is None else hits & is_here[seen_rows]).int())
                 _mark_ahead(scores, own, own_rows - first, is_here, cuts[tile], cuts[tile + 1])
                 ahead += scores.sum(dim=1).long()  # a float32 sum of at most 2^24 ones is exact
             assert own is not None
-            ahead = ahead if part is None else part.sum(ahead)
-            users = place[pairs[0]]
-            times_seen = torch.zeros_like(ahead).index_add_(0, users, (pairs[1] == own_ids[users]).long())
-            unreachable = torch.isneginf(own.squeeze(1)) | (times_seen > 0)
+            if part is not None:
+                ahead, blocked = part.sum(ahead), part.sum(blocked)
+            unreachable = torch.isneginf(own.squeeze(1)) | (blocked > 0)
             ranks[begin:end] = torch.where(unreachable, num_items + 1, ahead + 1)[place]
     return ranks
 
@@ -129,9 +131,8 @@ def _mark_ahead(scores: Tensor, own: Tensor, columns: Tensor, is_here: Tensor | 
     middle, own, columns = scores[low:high], own[low:high], columns[low:high, None]
     before = torch.arange(scores.shape[1], device=scores.device) < columns  # [m, t]
     smaller = torch.nextafter(own, torch.full_like(own, float("-inf")))
-    middle.scatter_(
-        1, columns, own if is_here is None else torch.where(is_here[low:high, None], own, middle.gather(1, columns))
-    )
+    itself = own if is_here is None else torch.where(is_here[low:high, None], own, middle.gather(1, columns))
+    middle.scatter_(1, columns, itself)
     middle.gt_(torch.where(before, smaller, own))
 
 
