@@ -88,12 +88,12 @@ def decide_further(
     """
     values = trained_values(start.checkpoint)
     trained = {key: values[name] for key in (*AUTO_KEYS, *SHAPES) if (name := key.rpartition(".")[2]) in values}
-    share = 1.0
+    share = None
     if new is not None:
         point = settled(config, {key: trained[key] for key in config.undecided if key in trained})
         batches = make_batches(replace(point, batch_size=1), histories, facts.items, new)(0, 1)
         share = len(batches) / len(batches.examples)
-    config, decisions = decide_update(config, facts, trained, share=share, is_updated=is_updated(start.path))
+    config, decisions = decide_update(config, facts, trained, share)
     content = checksum(start.path)  # which does not depend on where the model was
     config = replace(config, train=replace(config.train, init_from=content))
     return config, [*decisions, Decision(KEY, content, "the SHA-256 of the model whose weights are the first ones")]
