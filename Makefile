@@ -46,8 +46,9 @@ lock: ## Write requirements.lock after a change of the date in pyproject.toml or
 	rm -f uv.lock # it would bring back older resolutions
 	uv export --quiet --no-header --no-annotate --no-emit-workspace --python 3.11 --output-file requirements.lock
 
-docker: ## Build the image
+docker: ## Build the images
 	docker build -t cutrec .
+	docker build -t cutrec-serve -f Dockerfile.serve .
 
 clean: ## Remove the outputs of the stages and the checkpoints of killed runs; git and DVC can restore recorded outputs
 	git clean -fdXq data

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from cutrec.commands.recommend import part_of_users
-from cutrec.paths import MODEL
+from cutrec.paths import MODEL, model_file
 from cutrec.workflow.recommend import choose_device, load_model
 from cutrec.workflow.recommendations import list_table, ranked_batches
 from rec_data.sequences.histories import table_histories
@@ -75,7 +75,7 @@ def main() -> None:
         "--log", required=True, help="parquet with user_id, item_id, timestamp, as the stage download writes it"
     )
     parser.add_argument("--out", required=True, help="the folder of the lists")
-    parser.add_argument("--model", type=Path, default=MODEL, help=f"as of cutrec recommend (default: {MODEL})")
+    parser.add_argument("--model", type=Path, default=MODEL.parent, help=f"folder of a model (default: {MODEL.parent})")
     parser.add_argument("--k", type=int, default=10)
     text = "only one part of the users, as of cutrec recommend"
     parser.add_argument("--part", type=part_of_users, default=(1, 1), metavar="I/N", help=text)
@@ -88,7 +88,7 @@ def main() -> None:
     spark = SparkSession.builder.appName("cutrec recommend").getOrCreate()
     hashed = f.crc32(f.col("user_id").cast("string").cast("binary"))
     log = spark.read.parquet(options.log).where(hashed % of == number - 1)
-    lists = recommend(log, options.model, k=options.k, tie_seed=None if options.row_order else options.seed)
+    lists = recommend(log, model_file(options.model), k=options.k, tie_seed=None if options.row_order else options.seed)
     lists.write.mode("errorifexists").parquet(options.out)
     spark.stop()
 

@@ -8,8 +8,8 @@ point that needs more than the remaining minutes is left out in favor of shorter
 extrapolated: mean step x steps of the full split, and in the same way for validation.
 
 Examples:
-    uv run python -m pipelines.measure --tables 4,3 --datasets beauty --sharing none,tile --minutes 9
-    uv run python -m pipelines.measure --tables 4 --datasets beauty --profile traces --steps 5
+    uv run python -m pipelines.measure --table 4,3 --dataset beauty --sharing none,tile --minutes 9
+    uv run python -m pipelines.measure --table 4 --dataset beauty --profile traces --steps 5
 """
 
 import gc
@@ -128,7 +128,7 @@ def wanted_points(values: dict[str, Any], options: Namespace) -> list[config.Con
     Raises:
         ConfigError: an unknown table or data set, or a point that contradicts itself.
     """
-    points.table_points(values, options.tables, datasets=options.datasets)  # names what is unknown
+    points.table_points(values, options.table, datasets=options.dataset)  # names what is unknown
     sharings: list[Sharing] = ["none"] if options.faithful else options.sharing
     choices = [
         Choices(twin=options.scale, sharing=sharing, paper_faithful=options.faithful, extra=options.extra)
@@ -136,10 +136,10 @@ def wanted_points(values: dict[str, Any], options: Namespace) -> list[config.Con
     ]
     rows = [
         row
-        for table in options.tables
+        for table in options.table or ORDER
         for choice in choices
         for row in points.table_points(values, [table], **choice)
-        if not options.datasets or row.dataset in options.datasets
+        if not options.dataset or row.dataset in options.dataset
     ]
     found = [row.params for row in points.distinct(rows)]
     for point in found:
@@ -176,8 +176,9 @@ def _check_device() -> None:
 def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser = make_parser(str(__doc__), prog="python -m pipelines.measure")
     sharings = some_of(("none", "tile", "batch"))
-    parser.add_argument("--tables", type=some_of(ORDER), default=list(ORDER), help="which, in this order")
-    parser.add_argument("--datasets", help="only these, separated by commas")
+    text = "of the paper, separated by commas, in this order (default: all)"
+    parser.add_argument("--table", action="append", help=text)
+    parser.add_argument("--dataset", action="append", help="only these, separated by commas")
     parser.add_argument("--sharing", type=sharings, default=["none", "tile"], help="who shares negatives: none,tile")
     parser.add_argument("--faithful", action="store_true", help="with the defects of the paper's code")
     text = "of the twins; only 1 says something about the paper"
@@ -191,7 +192,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--profile", type=Path, metavar="DIR", help=text)
     parser.add_argument("-S", dest="extra", action="append", metavar="KEY=VALUE", help="over the point")
     options = parse(parser, arguments)
-    options.datasets = options.datasets.split(",") if options.datasets else []
+    options.table, options.dataset = points.table_numbers(options.table), points.names_of(options.dataset)
     options.extra = parse_overrides(options.extra or [])
     return options
 

@@ -66,7 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> Namespace:
     """
     parser = make_parser(str(__doc__), prog="python -m pipelines.plan")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--table", action="append", help="of the paper; may be given several times")
+    what.add_argument("--table", action="append", help="of the paper, separated by commas")
     what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss, --dataset")
     what.add_argument("--refit", type=Path, nargs="+", metavar="CSV", help="fit the constants to measured runs")
     what.add_argument("--check", type=Path, nargs="+", metavar="CSV", help="predicted beside measured")

@@ -7,13 +7,12 @@ split, so that rows of one data set share both.
 """
 
 import sys
-from pathlib import Path
 
 from cutrec import config
 from cutrec.checksums import write_checksums
 from cutrec.nested import as_yaml
 from cutrec.outputs import atomic_folder, write_json
-from cutrec.paths import DATA, live_checkout
+from cutrec.paths import DATA, PARAMS, live_checkout
 from pipelines import stage
 
 
@@ -32,7 +31,7 @@ def _decided_by_row(settings: config.Config) -> dict[str, object]:
     """What the stages ``download`` and ``split`` read, if a row decides it; notes what was set beside the row."""
     if settings.row == config.NO_ROW:
         return {}
-    if beside := config.set_beside_row(config.read_yaml(Path("params.yaml"))):
+    if beside := config.set_beside_row(config.read_yaml(PARAMS)):
         listed = ", ".join(f"{key}={as_yaml(value)}" for key, value in beside.items())
         print(f"note: beside row={settings.row}: {listed}", file=sys.stderr)
     values = config.as_written(settings)

@@ -20,7 +20,7 @@ SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "l
 
 def write_trained(folder: Path) -> Path:
     """Write params.yaml, the log, its split and a model into an empty folder, and return it."""
-    for place in (LOG.parent, SPLIT, MODEL.parent):
+    for place in (LOG.parent, SPLIT):
         (folder / place).mkdir(parents=True)
     write_params(folder, SETTINGS)
     small_log().write_parquet(folder / LOG)
@@ -36,6 +36,7 @@ def write_model(folder: Path, *, seed: int = 0) -> None:
     torch.manual_seed(seed)
     encoder = build_encoder(model_settings(point), len(items.names))
     torch.nn.init.normal_(encoder.item_table)
+    (folder / MODEL.parent).mkdir(exist_ok=True)
     ModelCheckpoint(
         model=encoder.settings,
         loss=loss_settings(point),

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def add_point_options(parser: ArgumentParser) -> None:
     """Declare the options that narrow or change the points of ``--table`` and ``--search``."""
-    parser.add_argument("--dataset", action="append", help="only this; may be given several times")
+    parser.add_argument("--dataset", action="append", help="only these, separated by commas")
     parser.add_argument("--model", choices=list(ENCODERS), help="of the search: sasrec")
     parser.add_argument("--loss", help="of the search: cce_neg")
     parser.add_argument("--sharing", choices=["none", "tile", "batch"], help="which tokens share negatives: none")
@@ -93,7 +93,7 @@ def parse_points(parser: ArgumentParser, arguments: Sequence[str] | None) -> Nam
     for name in ("model", "loss"):
         if options[name] and not options.search:
             raise UsageError(f"--{name}: allowed with --search; -S {name}=... changes a point")
-    options.table, options.dataset = points.table_numbers(options.table), options.dataset or []
+    options.table, options.dataset = points.table_numbers(options.table), points.names_of(options.dataset)
     options.extra = parse_overrides(options.extra or [])
     return options
 
@@ -206,7 +206,7 @@ def _note_edits() -> None:
 def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser = make_parser(str(__doc__), prog="python -m pipelines.paper.grid")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--table", action="append", help="of the paper, 1 to 15; may be given several times")
+    what.add_argument("--table", action="append", help="of the paper, 1 to 15, separated by commas")
     what.add_argument("--all", action="store_true", help="all tables")
     what.add_argument("--search", action="store_true", help="the paper's search grid of --model, --loss and --dataset")
     add_point_options(parser)

@@ -16,6 +16,7 @@ from cutrec.config import ConfigError
 from cutrec.config_rows import Row, row_values, rows_of
 from cutrec.errors import UsageError
 from cutrec.nested import as_override, as_yaml, flatten, merged, nest
+from cutrec.paths import PARAMS
 from cutrec.reporting.result import point_fields
 from cutrec.reporting.standard_settings import is_used
 from rec_models.losses.registry import LOSSES
@@ -90,16 +91,22 @@ def experiment_name(point: config.Config, extra: Mapping[str, Any] | None = None
     return re.sub(r"[^A-Za-z0-9.-]+|\.\.+", "_", "-".join(str(part) for part in parts if part)).strip("._-")
 
 
+def names_of(texts: Sequence[str] | None) -> list[str]:
+    """The values of an option that may be given several times, and with several values separated by commas."""
+    return [name for text in texts or [] for name in text.split(",")]
+
+
 def table_numbers(texts: Sequence[str] | None) -> list[int]:
-    """The values of ``--table``; jsonargparse leaves those of an option that is given several times as text.
+    """The values of ``--table``, as `names_of`.
 
     Raises:
         UsageError: one of them is no number.
     """
-    for text in texts or []:
-        if not text.isdigit():
-            raise UsageError(f"--table: found {text!r}, allowed: a whole number")
-    return [int(text) for text in texts or []]
+    names = names_of(texts)
+    for name in names:
+        if not name.isdecimal():
+            raise UsageError(f"--table: found {name!r}, allowed: a whole number")
+    return [int(name) for name in names]
 
 
 def table_points(
@@ -196,7 +203,7 @@ def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[s
     return lines
 
 
-def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
+def load(path: Path = PARAMS) -> dict[str, Any]:
     """The mapping of params.yaml with its ``grid``.
 
     Raises:
@@ -222,6 +229,8 @@ def _point(file: Mapping[str, Any], row: Row, choices: Choices, sizes: Mapping[s
             default of params.yaml, which a row replaces.
     """
     twin, extra = choices.get("twin", False), choices.get("extra", {})
+    if "row" in extra:
+        raise ConfigError(f"-S row: found {extra['row']!r}, allowed: --table and --dataset, which choose the rows")
     data = f"twin@{twin:g}" if twin and twin != 1 else "twin" if twin else "real"
     values: dict[str, Any] = {"row": row.name, "row_data": data, "paper_faithful": choices.get("paper_faithful", False)}
     if (sharing := choices.get("sharing", "none")) != "none":

@@ -46,6 +46,8 @@ def test_a_row_itself_can_be_changed():
         ({"row": "gowalla"}, "row: found 'gowalla', allowed: none, or TABLE/DATASET such as 4/gowalla"),
         ({"row": "4/gowalla", "preset": "ml_1m_cce"}, "preset: found 'ml_1m_cce' with row=4/gowalla, allowed: none"),
         ({"row": "4/gowalla", "row_data": "fake"}, "row_data: found 'fake', allowed: real | twin | twin@SCALE"),
+        ({"row": "4/gowalla", "row_data": "twin@0"}, "row_data: found 'twin@0': scale '0'; allowed: a positive number"),
+        ({"row": "4/gowalla", "row_data": "twin@1e9"}, "row_data: found 'twin@1e9': scale '1e9' makes"),
         (
             {"row": "4/gowalla", "paper_faithful": True, "grid.settings.negatives.sharing": "tile"},
             "negatives.sharing: found 'tile' with row=4/gowalla, allowed: none with paper_faithful=true",

@@ -1,5 +1,6 @@
 """`Recommender` against the pipeline and against a ranking by hand; frames in and out; saving and loading."""
 
+import json
 import operator
 import re
 import shutil
@@ -316,6 +317,22 @@ def test_the_split_of_fit_measures_the_model(model: Recommender, tmp_path: Path)
     assert row.split("|")[3].split()[0] == f"{found['ndcg@10']:.4f}"
     with pytest.raises(ValueError, match=r"evaluate: found no .*split, allowed: after fit"):
         Recommender.load(tmp_path / "saved").evaluate()
+
+
+def test_groups_of_items_measure_the_diversity_of_lists(tmp_path: Path):
+    items = small_log().select(id=pl.col("item_id").unique()).with_columns(title=pl.col("id"), group=pl.col("id"))
+    items.write_csv(tmp_path / "items.csv")
+    model = Recommender.fit(small_log(), **TINY, report={"item_names": tmp_path / "items.csv"})
+    assert model.evaluate()["diversity@10"] == 1  # every item is a group of its own
+
+
+def test_a_tracker_of_fit_writes_where_the_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    model = Recommender.fit(small_log(), **(TINY | {"train": {"max_epochs": 1, "tracker": "dvclive"}}))
+    logged = json.loads(Path("dvclive/metrics.json").read_text())
+    assert logged["validation"]["ndcg_at_10"] == pytest.approx(model.metrics["validation_ndcg@10"], abs=1e-6)
+    assert Path("dvclive/params.yaml").read_text().count("backbone") == 0  # the names are those of the model's file
+    assert "model.hidden: 8" in Path("dvclive/params.yaml").read_text()
 
 
 def test_a_temporary_folder_goes_with_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,12 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 def commands(page: Path, *languages: str) -> list[str]:
     """The lines of these blocks, continued ones as one, without comments."""
-    text = "\n".join(blocks(page, *languages)).replace("\\\n", " ")
+    return commands_in("\n".join(blocks(page, *languages)))
+
+
+def commands_in(block: str) -> list[str]:
+    """The lines of a block, continued ones as one, without comments."""
+    text = block.replace("\\\n", " ")
     return [line for line in (line.split("  #")[0].strip() for line in text.splitlines()) if line]
 
 

@@ -1,4 +1,6 @@
-"""The notebooks run from beginning to end, in an empty folder."""
+"""The notebooks run from beginning to end, in an empty folder, with one epoch per training."""
+
+import re
 
 import pytest
 
@@ -15,4 +17,6 @@ def test_a_notebook_runs(notebook, tmp_path):
 
     cells = nbformat.read(notebook, as_version=4)
     assert not any(cell.get("outputs") for cell in cells.cells), "committed with outputs"
+    for cell in cells.cells:
+        cell.source = re.sub(r'"max_epochs": \d+', '"max_epochs": 1', cell.source)
     NotebookClient(cells, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()

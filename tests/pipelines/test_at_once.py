@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-import torch
+from safetensors.torch import load_file
 
 from cutrec.config import read_yaml
 from cutrec.workflow.checkpoints import COMPLETE
@@ -167,9 +167,8 @@ def content(path: Path) -> Any:
     if path.name in ("history.csv", "results.csv"):
         table = pl.read_csv(path)
         return table.select(name for name in table.columns if not TIMES.search(name)).to_dicts()
-    if path.suffix == ".ckpt":
-        weights = torch.load(path, weights_only=True)["weights"]
-        return {name: tensor.tolist() for name, tensor in weights.items()}
+    if path.suffix == ".safetensors":
+        return {name: tensor.tolist() for name, tensor in load_file(path).items()}
     if path.suffix == ".parquet":
         return pq.read_table(path).to_pydict()
     return path.suffix if path.suffix in (".html", ".png") else path.read_bytes()
@@ -259,8 +258,11 @@ def test_commands_at_once_end_well_or_are_refused_in_a_line(
     assert project.left() == []
 
 
-def test_an_experiment_ends_as_alone_beside_other_commands(tmp_path: Path):
+def test_an_experiment_ends_as_alone_beside_other_commands(
+    project: Project, undisturbed: dict[str, Any], tmp_path: Path
+):
     """Each of them ends well too, or is refused in a line: DVC removes the outputs of a stage before it runs."""
+    alone, kept = of_stages(undisturbed), project.root / "kept"
     project = Project(tmp_path / "project", tmp_path)
     copy_repository(project.root)
     (project.root / "dvc.lock").unlink(missing_ok=True)
@@ -270,16 +272,9 @@ def test_an_experiment_ends_as_alone_beside_other_commands(tmp_path: Path):
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
     commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm start"
     subprocess.run(commit, shell=True, cwd=project.root, check=True)
-
-    def stage_outputs() -> dict[str, Any]:
-        found = project.outputs().items()
-        return {path: held for path, held in found if path.startswith(STAGES) and not path.endswith(".gitignore")}
-
-    project.run(*STAGES)
-    alone = stage_outputs()
-    (project.root / "kept").mkdir()
-    shutil.copy2(project.data / "evaluate/per_user.parquet", project.root / "kept")
-    project.remove_complete()
+    shutil.copytree(kept, project.root / "kept")
+    for name in STAGES:  # what the others read before the experiment has made its own
+        shutil.copytree(kept.parent / "data" / name, project.data / name, dirs_exist_ok=True)
     with (tmp_path / "dvc").open("w") as printed:
         experiment = subprocess.Popen(
             ["dvc", "exp", "run"], cwd=project.root, env=environment, stdout=printed, stderr=printed
@@ -292,7 +287,13 @@ def test_an_experiment_ends_as_alone_beside_other_commands(tmp_path: Path):
             assert "Traceback" not in text, text
             assert (status, len(errors)) in ((0, 0), (1, 1)), (name, text)
     assert experiment.returncode == 0, (tmp_path / "dvc").read_text()
-    assert stage_outputs() == alone
+    assert of_stages(project.outputs()) == alone
+
+
+def of_stages(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Of these outputs those that the stages wrote, without what names the checkout."""
+    others = (".gitignore", "source/fingerprint.json", "report/results.csv")
+    return {path: held for path, held in outputs.items() if path.startswith(STAGES) and not path.endswith(others)}
 
 
 @pytest.fixture(scope="module")

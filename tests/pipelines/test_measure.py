@@ -39,7 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_point_is_measured_once_and_every_field_of_training_is_there(run: Any):
-    printed, rows = run("--tables 3,14 --datasets beauty --sharing tile")
+    printed, rows = run("--table 3,14 --dataset beauty --sharing tile")
     assert [(row.model, row.loss, row.sharing) for row in rows] == [
         ("sasrec", "cce", None),
         ("bert4rec", "cce_neg", "tile"),
@@ -57,13 +57,13 @@ def test_a_point_is_measured_once_and_every_field_of_training_is_there(run: Any)
         assert 16 <= row.tokens_per_step <= row.most_tokens <= 16 * 12
         assert 0 < row.peak_loop_gib <= row.peak_fit_gib
     assert "[2/2] " in printed
-    printed, again = run("--tables 3,14 --datasets beauty --sharing tile")
+    printed, again = run("--table 3,14 --dataset beauty --sharing tile")
     assert "2 points, 2 of them already in" in printed
     assert again == rows
 
 
 def test_a_profile_is_a_trace_of_as_many_steps_and_no_row(run: Any, tmp_path: Path):
-    printed, rows = run(f"--tables 3 --datasets beauty --profile {tmp_path / 'traces'}")
+    printed, rows = run(f"--table 3 --dataset beauty --profile {tmp_path / 'traces'}")
     assert rows == []
     (path,) = (tmp_path / "traces").iterdir()
     assert path.name == "sasrec-cce-twin_beauty_0.003-16x12-hidden_8-buckets_4-bucket_size_x_8-bucket_size_y_8.json.gz"
@@ -74,7 +74,7 @@ def test_a_profile_is_a_trace_of_as_many_steps_and_no_row(run: Any, tmp_path: Pa
 
 
 def test_no_point_is_begun_after_the_minutes_are_over(run: Any):
-    printed, rows = run("--tables 3 --minutes -1")
+    printed, rows = run("--table 3 --minutes -1")
     assert rows == []
     assert "-1 minutes are over: 7 points are left, start again" in printed
     assert "note: -S num_negatives=4 changes nothing in 7 of 7 points: those of sasrec-cce" in printed
@@ -90,7 +90,7 @@ def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monk
         raise RuntimeError("an illegal\naccess")
 
     monkeypatch.setattr(steps, "_train", fail)
-    printed, rows = run("--tables 3,1 --datasets beauty")
+    printed, rows = run("--table 3,1 --dataset beauty")
     assert [(row.loss, row.status, row.step_ms) for row in rows] == [
         ("cce", "out of memory", None),
         ("ce", "failed", None),
@@ -103,14 +103,14 @@ def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monk
 def test_where_steps_are_recorded_the_warm_up_has_each_size_twice(run: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "_is_recorded", lambda point: True)
     monkeypatch.setattr(rehearsal, "recorded_sizes", lambda batches: list("abac"))
-    _, rows = run("--tables 3 --datasets beauty")
+    _, rows = run("--table 3 --dataset beauty")
     assert (rows[0].warmup_steps, rows[0].steps_timed, rows[0].replayed_steps) == (6, 4, 4)
 
 
 def test_on_a_gpu_what_surely_does_not_fit_is_not_tried(run: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measure, "_gpu_gib", lambda: 0.001)
     monkeypatch.setattr(steps, "_train", lambda *_: pytest.fail("tried"))
-    printed, rows = run("--tables 3 --datasets beauty")
+    printed, rows = run("--table 3 --dataset beauty")
     assert [(row.status, row.step_ms) for row in rows] == [("out of memory", None)]
     assert rows[0].note == "not tried: the planner counts 0 GiB, the GPU has 0"
     assert "out of memory: not tried" in printed
@@ -118,23 +118,23 @@ def test_on_a_gpu_what_surely_does_not_fit_is_not_tried(run: Any, monkeypatch: p
 
 def test_on_a_gpu_a_point_is_left_that_the_minutes_are_too_short_for(run: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measure, "_gpu_gib", lambda: 80.0)
-    printed, rows = run("--tables 3 --datasets beauty --minutes 0.05")
+    printed, rows = run("--table 3 --dataset beauty --minutes 0.05")
     assert rows == []
     assert "left for another call: sasrec-cce-twin_beauty" in printed
-    _, rows = run("--tables 3 --datasets beauty --minutes 5")
+    _, rows = run("--table 3 --dataset beauty --minutes 5")
     assert [row.status for row in rows] == ["ok"]
 
 
 def test_memory_that_was_not_given_back_is_told(run: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "held_gib", lambda: 0.3)
-    _, rows = run("--tables 3 --datasets beauty")
+    _, rows = run("--table 3 --dataset beauty")
     assert (rows[0].status, rows[0].note) == ("ok", "0.3 GiB of points before were still held")
-    assert run("--tables 3 --datasets beauty")[1] == rows
+    assert run("--table 3 --dataset beauty")[1] == rows
 
 
 def test_an_allocator_with_growing_segments_is_told(run: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    _, rows = run("--tables 3 --datasets beauty")
+    _, rows = run("--table 3 --dataset beauty")
     assert rows[0].note == "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
 
@@ -157,12 +157,12 @@ def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(steps, "_train", fail)
     monkeypatch.setattr(steps, "_forget", collected)
-    _, rows = run("--tables 3 --datasets beauty")
+    _, rows = run("--table 3 --dataset beauty")
     assert [row.status for row in rows] == ["out of memory"]
 
 
 def test_the_order_and_the_sharing_are_as_asked():
-    options = measure._parse(["--tables", "4,3", "--datasets", "beauty", "--sharing", "tile,none"])
+    options = measure._parse(["--table", "4,3", "--dataset", "beauty", "--sharing", "tile,none"])
     found = measure.wanted_points(points.load(ROOT / "params.yaml"), options)
     assert [(point.loss, point.negatives.sharing) for point in found] == [
         ("cce_neg", "tile"),
@@ -176,8 +176,8 @@ def test_the_order_and_the_sharing_are_as_asked():
 
 
 def test_ways_of_training_make_other_rows(run: Any):
-    run("--tables 3 --datasets beauty")
-    printed, rows = run("--tables 3 --datasets beauty -S train.optimizer=adam_bf16 -S train.accumulate=2")
+    run("--table 3 --dataset beauty")
+    printed, rows = run("--table 3 --dataset beauty -S train.optimizer=adam_bf16 -S train.accumulate=2")
     assert [row.options for row in rows] == [None, "accumulate=2;optimizer=adam_bf16"]
     assert "1 points, 0 of them already in" in printed
     one, two = rows
@@ -189,26 +189,28 @@ def test_ways_of_training_make_other_rows(run: Any):
 
 
 def test_settings_that_contradict_each_other_are_passed_over(run: Any):
-    printed, rows = run("--tables 3,4 --datasets beauty --sharing tile -S train.optimizer=adam_lazy")
+    printed, rows = run("--table 3,4 --dataset beauty --sharing tile -S train.optimizer=adam_lazy")
     assert [row.loss for row in rows] == ["cce_neg"]
     assert "[1/2] sasrec-cce-twin_beauty_0.003-16x12: passed over: " in printed
 
 
 def test_the_timed_steps_end_when_their_seconds_are_over(run: Any):
-    _, rows = run("--tables 3 --datasets beauty --seconds 0")
+    _, rows = run("--table 3 --dataset beauty --seconds 0")
     assert rows[0].steps_timed == 4  # fewer than ten are never cut short
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--tables 4,a", "--tables: found '4,a', allowed: 4, 3, 14, 13, 2"),
+        ("--table 4,a", "--table: found 'a', allowed: a whole number"),
+        ("--table 16", "error: table: found 16, allowed: 1, 2, 3"),
+        ("--table 4 -S row=3/beauty", "error: -S row: found '3/beauty', allowed: --table and --dataset, which choose"),
         ("--scale 0", "--scale: found 0, allowed: a number above 0"),
-        ("--tables 8 --datasets zvuk", "error: dataset: found 'zvuk', allowed in these tables"),
+        ("--table 8 --dataset zvuk", "error: dataset: found 'zvuk', allowed in these tables"),
         ("--sharing all", "found 'all', allowed: none, tile, batch"),
-        ("--tables 3 -S train.window=8", "error: train.window: found 8, allowed: null"),
+        ("--table 3 -S train.window=8", "error: train.window: found 8, allowed: null"),
         ("-S batch=3", "error: batch: unknown key (did you mean batch_size?)"),
-        ("-S model=bert4rec -S backbone.hidden=7 --tables 3", "error: backbone.hidden: found 7 with backbone.heads=2"),
+        ("-S model=bert4rec -S backbone.hidden=7 --table 3", "error: backbone.hidden: found 7 with backbone.heads=2"),
     ],
 )
 def test_wrong_arguments_are_one_line(

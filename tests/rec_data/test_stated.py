@@ -5,7 +5,7 @@ import shlex
 import pytest
 from dvc.utils.hydra import to_hydra_overrides
 
-from rec_data.stated import as_options, stated, stated_as
+from rec_data.stated import Form, as_options, stated, stated_as, stated_value
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,6 @@ def test_options_of_a_command_are_quoted_for_the_shell():
 
 
 def test_another_form_holds_for_a_block():
-    with stated_as(lambda settings: str(sorted(settings))):
-        assert stated({"b": 1, "a": 2}) == "['a', 'b']"
-    assert stated({"a": 2}) == "-S a=2"
+    with stated_as(Form(lambda settings: str(sorted(settings)), repr)):
+        assert (stated({"b": 1, "a": 2}), stated_value(None)) == ("['a', 'b']", "None")
+    assert (stated({"a": 2}), stated_value(None), stated_value(True)) == ("-S a=2", "null", "true")

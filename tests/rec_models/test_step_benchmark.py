@@ -43,7 +43,7 @@ def test_a_row_can_be_measured_written_and_found_again(bench, tmp_path):
     times = bench.measure(case, None)
     assert times.steps == bench.STEPS
     where = {"gpu": "none", "revision": "abc"}
-    row = bench.row_of(case, times, "", {}) | where
+    row = bench.row_of(case, times, "") | where
     assert set(row) <= set(sys.modules["step_results"].COLUMNS)
     bench.write_rows(tmp_path / "a" / "out.csv", [row])
     (found,), _ = bench.read_rows(tmp_path / "a" / "out.csv", where)
@@ -72,16 +72,20 @@ def test_rows_above_their_goals_are_named(bench):
 def test_a_row_that_fails_says_so_and_the_next_goes_on(bench, monkeypatch):
     monkeypatch.setattr(bench, "measure", lambda case, profiler: 1 / 0)
     monkeypatch.setattr(bench, "forget", lambda: None)
-    row = bench.run(bench.Case("tiny", "ce", "eager"), {})
+    row = bench.run(bench.Case("tiny", "ce", "eager"))
     assert row["note"].startswith("failed: ZeroDivisionError")
 
 
-def test_the_bound_of_the_full_loss(bench):
+def test_steps_stand_beside_their_counted_floor(bench):
     values = {field.name: 1.0 for field in dataclasses.fields(StepTimes)} | {"step_ms": 30.0, "tokens": 1000.0}
-    row = bench.row_of(bench.Case("beauty", "cce", "eager"), StepTimes(**values), "", {"tflops": 700.0, "beauty": 2.0})
-    products = 8 * 1000 * 176_450 * 256 / 700e12 * 1e3
-    assert row["bound_ms"] == pytest.approx(products + 2, abs=1e-3)
-    assert row["over_bound"] == pytest.approx(30 / (products + 2), abs=1e-3)
+    moved = (32 * 176_450 * 256 + 46e3 * 1000) / 4.3e12  # seconds
+    exact = bench.row_of(bench.Case("beauty", "cce", "eager"), StepTimes(**values), "")
+    floor = (moved + 8 * 1000 * 176_450 * 256 / 688e12) * 1e3
+    assert exact["floor_ms"] == pytest.approx(floor, abs=1e-3)
+    assert exact["over_floor"] == pytest.approx(30 / floor, abs=0.01)
+    sampled = bench.row_of(bench.Case("beauty", "cce_neg/tile", "graphs"), StepTimes(**values), "")
+    assert moved * 1e3 < sampled["floor_ms"] < exact["floor_ms"]
+    assert "floor_ms" not in bench.row_of(bench.Case("beauty", "cce_neg/tile", "adam_lazy"), StepTimes(**values), "")
 
 
 def test_losses_that_differ_between_variants_are_told(bench):

@@ -97,6 +97,7 @@ def run(
     catalogue=None,
     loss_options=None,
     on_epoch=None,
+    tracker=None,
     **training,
 ) -> FitResult:
     """Train; `kill_at`: send SIGKILL to this process when batch (epoch, index) is asked for; `counts`: of batches, by
@@ -129,6 +130,7 @@ def run(
         batching=batching,
         catalogue=catalogue,
         on_epoch=on_epoch,
+        tracker=tracker,
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from step_bounds import copy_tb_s, lookup_gradient_ms, matmul_tflops, network_ms
+from step_bounds import copy_tb_s, floor_ms, lookup_gradient_ms, matmul_tflops
 from step_points import DISTINCT, POINTS, Point, SyntheticBatches
 from step_profile import PROFILED, Profiler
 from step_profile import write as write_profile
@@ -91,7 +91,7 @@ def measure(case: Case, profiler: Profiler | None) -> StepTimes:
     )
 
 
-def row_of(case: Case, times: StepTimes | None, note: str, bounds: dict[str, float]) -> dict[str, object]:
+def row_of(case: Case, times: StepTimes | None, note: str) -> dict[str, object]:
     """What the CSV says of a measurement."""
     point = POINTS[case.point]
     row: dict[str, object] = {
@@ -116,19 +116,17 @@ def row_of(case: Case, times: StepTimes | None, note: str, bounds: dict[str, flo
             "fit_peak_gib": round(times.fit_peak_gib, 3),
             "loss_of_step": round(times.loss, 4),
         }
-        row |= _goals(case, times, point, bounds)
+        row |= _goals(case, times, point)
     return row | {"note": note}
 
 
-def _goals(case: Case, times: StepTimes, point: Point, bounds: dict[str, float]) -> dict[str, object]:
+def _goals(case: Case, times: StepTimes, point: Point) -> dict[str, object]:
     goals: dict[str, object] = {"limit_gib": point.limit_gib}
     if case.loss == "cce_neg/tile":
         goals |= {"must_ms": point.must_ms, "aim_ms": point.aim_ms}
-    network = bounds.get(case.point)
-    if case.loss == "cce" and network is not None:
-        products = 8 * times.tokens * point.items * point.hidden / bounds["tflops"] / 1e9  # ms
-        goals["bound_ms"] = round(products + network, 3)
-        goals["over_bound"] = round(times.step_ms / (products + network), 3)
+    floor = floor_ms(point, case.loss, times.tokens)
+    if VARIANTS[case.variant].get("optimizer", "adam") == "adam" and not math.isnan(floor):
+        goals |= {"floor_ms": round(floor, 3), "over_floor": round(times.step_ms / floor, 2)}
     return goals
 
 
@@ -169,8 +167,7 @@ def main() -> None:
     rows, others = read_rows(arguments.out, where)
     done = {(row["point"], row["loss"], row["variant"]) for row in rows}
     chosen = [case for case in select(arguments) if tuple(case) not in done]
-    bounds = {"tflops": matmul_tflops()}
-    print(f"{where}\nceilings: {bounds['tflops']:.0f} TFLOP/s, copy {copy_tb_s():.2f} TB/s", flush=True)
+    print(f"{where}\nceilings: {matmul_tflops():.0f} TFLOP/s, copy {copy_tb_s():.2f} TB/s", flush=True)
     if chosen:
         for name in ("beauty", "zvuk"):
             print(f"adding rows to the table's gradient, {name}, ms: {lookup_gradient_ms(POINTS[name])}", flush=True)
@@ -178,7 +175,7 @@ def main() -> None:
         if time.monotonic() > until:
             print(f"out of time before {case.point} {case.loss} {case.variant}; the same call goes on from here")
             break
-        rows.append(run(case, bounds) | where)
+        rows.append(run(case) | where)
         write_rows(arguments.out, [*others, *rows])
         print("  ".join(f"{key} {rows[-1].get(key, '')}" for key in SHOWN if rows[-1].get(key)), flush=True)
     if arguments.profile is not None:
@@ -204,17 +201,15 @@ def select(arguments: argparse.Namespace) -> list[Case]:
     return rows
 
 
-def run(case: Case, bounds: dict[str, float]) -> dict[str, object]:
+def run(case: Case) -> dict[str, object]:
     """One row, whatever becomes of it."""
-    if case.loss == "cce" and case.point not in bounds:
-        bounds[case.point] = network_ms(POINTS[case.point])
     try:
-        return row_of(case, measure(case, None), "", bounds)
+        return row_of(case, measure(case, None), "")
     except TrainingError as error:
-        return row_of(case, None, str(error), bounds)
+        return row_of(case, None, str(error))
     except Exception as error:  # the other rows shall not wait for this one to be mended; main's exit code tells
         traceback.print_exc()
-        return row_of(case, None, f"failed: {type(error).__name__}: {str(error).splitlines()[:1]}", bounds)
+        return row_of(case, None, f"failed: {type(error).__name__}: {str(error).splitlines()[:1]}")
     finally:
         forget()
 

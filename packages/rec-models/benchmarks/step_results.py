@@ -12,11 +12,11 @@ import triton
 
 COLUMNS = [
     "point", "loss", "variant", "V", "D", "batch", "N", "tokens", "steps", "step_ms", "low_ms", "high_ms", "mean_ms",
-    "must_ms", "aim_ms", "bound_ms", "over_bound", "wait_share", "loop_peak_gib", "fit_peak_gib", "limit_gib",
+    "must_ms", "aim_ms", "floor_ms", "over_floor", "wait_share", "loop_peak_gib", "fit_peak_gib", "limit_gib",
     "loss_of_step", "note", "gpu", "driver", "torch", "triton", "revision",
 ]  # fmt: skip
 SHOWN = [
-    "point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_bound", "fit_peak_gib", "limit_gib",
+    "point", "loss", "variant", "tokens", "step_ms", "must_ms", "aim_ms", "over_floor", "fit_peak_gib", "limit_gib",
     "note",
 ]  # fmt: skip
 

@@ -204,6 +204,22 @@ def test_several_seeds_of_both(save: Callable[..., str], capsys: pytest.CaptureF
     assert float(table["ndcg@10"]["error_users"]) > 0
 
 
+def test_an_error_of_seeds_that_cannot_be_seen_is_not_printed_as_zero(
+    save: Callable[..., str], capsys: pytest.CaptureFixture[str]
+):
+    """Both seeds hit half of the users, others each: their means are equal, so nothing is seen of the seeds' effect."""
+
+    def half(first: int, rank: int) -> Evaluation:
+        targets = np.where((np.arange(USERS) + first) % 2, rank - 1, 11)
+        return evaluate(np.tile(np.arange(12), (USERS, 1)), targets, (1, 10), user_ids=np.arange(USERS), num_items=12)
+
+    a, b = (",".join(save(f"{side}{seed}", half(seed, rank)) for seed in (1, 2)) for side, rank in (("a", 1), ("b", 2)))
+    execute(["compare", a, b])
+    *table, _, sentence = capsys.readouterr().out.splitlines()
+    assert table[-1].split("|")[-2].strip() == "too small to see"
+    assert "(that of the seeds is too small to be seen with 2 and 2 of them)" in sentence
+
+
 def test_seeds_are_compared_over_users_with_the_same_targets(
     save: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ):

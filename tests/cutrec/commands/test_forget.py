@@ -110,9 +110,12 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     rows = pl.read_csv("events.csv").filter(pl.col("user_id") == user).height
     Path("data/recommend/top.refit").mkdir()
     Path("data/recommend/top.refit/model.safetensors").touch()
-    for folder in ("data/backtest/1/split", "data/backtest-weeks/1/split", "data/update/split"):
-        Path(folder).mkdir(parents=True)
-        Path(folder, "train.parquet").touch()
+    for backtest in ("data/backtest", "data/weekly/shop"):
+        Path(backtest, "2/evaluate").mkdir(parents=True)
+        Path(backtest, "2/evaluate/.complete").touch()
+        shutil.copy("data/evaluate/recommendations.parquet", Path(backtest, "2/evaluate"))
+    Path("data/update/split").mkdir(parents=True)
+    Path("data/update/split/train.parquet").touch()
     Path(".checkpoints/0123").mkdir(parents=True)
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
     execute(["forget", "--user", user, "--dry-run"])
@@ -129,8 +132,9 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
     assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
                      "4. rm -r data/recommend/top.refit", "5. rm -r data/backtest",
-                     "6. rm -r data/backtest-weeks", "7. rm -r data/update"]  # fmt: skip
-    assert "- the splits, models and lists of cutrec backtest: data/backtest-weeks/\n" in text
+                     "6. rm -r data/weekly/shop", "7. rm -r data/update"]  # fmt: skip
+    assert "- the splits, models and lists of cutrec backtest: data/weekly/shop/\n" in text
+    assert "2/evaluate" not in text  # a rewritten list would no longer have its checksum
     assert "train.parquet" not in text
     assert counted.partition("Still there")[2] == text.partition("Still there")[2]
     user = shown_users()[0]

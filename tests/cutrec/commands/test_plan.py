@@ -25,7 +25,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_changes_apply_to_each_log(run: Any):
-    printed = run("loss=ce", "batch_size=128", "max_seq_len=64", "--dataset", "beauty", "--dataset", "twin:gowalla@0.5")
+    sizes = ("loss=ce", "-S", "batch_size=128", "-S", "max_seq_len=64")
+    printed = run(*sizes, "--dataset", "beauty", "--dataset", "twin:gowalla@0.5")
     assert "| beauty: sasrec, ce, 128 x 64           | 176,450 |" in printed
     assert "| twin:gowalla@0.5: sasrec, ce, 128 x 64 | 154,481 |" in printed
     assert "GiB of a GPU with 80; memory: 145 points on NVIDIA H100" in printed
@@ -39,6 +40,6 @@ def test_what_does_not_fit_is_marked(run: Any):
 
 def test_what_is_wrong_is_named(run: Any):
     with pytest.raises(ValueError, match="loss: found 'cee'"):
-        run("loss=cee")
+        run("-S", "loss=cee")
     with pytest.raises(ArgumentError, match="--gpu: found 0, allowed: a number above 0"):
         run("--gpu", "0")

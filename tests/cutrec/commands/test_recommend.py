@@ -15,19 +15,16 @@ import torch
 
 from cutrec import Recommender, config
 from cutrec.cli import execute
-from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import loss_settings
 from cutrec.errors import StageError
 from cutrec.workflow import recommend, refit
-from rec_data.ids import read_ids
 from rec_models.config import Train
-from rec_models.encoders import build_encoder
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
 from rec_models.training.checkpoint import ModelCheckpoint
 from tests.old_model import write_old_model
 from tests.small_log import write_params
-
-SETTINGS = {"dataset": "log.parquet", "max_seq_len": 8, "backbone.hidden": 8, "loss": "cce"}
+from tests.small_model import SETTINGS, write_model
 
 
 def decided(params: Path = Path("params.yaml")) -> config.Config:
@@ -41,24 +38,7 @@ def trained_once(split_once: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("trained") / "checkout"
     shutil.copytree(split_once, folder)
     write_params(folder, SETTINGS)
-    point = decided(folder / "params.yaml")
-    num_items = len(pl.read_parquet(folder / "data/split/items.parquet"))
-    torch.manual_seed(0)
-    encoder = build_encoder(model_settings(point), num_items)
-    torch.nn.init.normal_(encoder.item_table)
-    (folder / "data/train").mkdir()
-    ModelCheckpoint(
-        model=encoder.settings,
-        loss=loss_settings(point),
-        training=training_settings(point),
-        num_items=num_items,
-        epoch=1,
-        metrics={"ndcg@10": 0.1},
-        weights=encoder.state_dict(),
-        batching=batch_settings(point),
-        catalogue=read_ids(folder / "data/split/items.parquet").hash,
-    ).save(folder / "data/train/model.safetensors")
-    shutil.copyfile(folder / "data/split/items.parquet", folder / "data/train/items.parquet")
+    write_model(folder)
     return folder
 
 
@@ -529,9 +509,9 @@ def test_what_is_left_out_of_histories_is_told(trained: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert "note: events with a rating below 3 are skipped: 2" in said
     assert "note: users whose events are all skipped get no list: 1" in said
-    assert "note: download.duplicates=drop has no effect on rows without times" in said
+    assert "note: -S download.duplicates=drop has no effect on rows without times" in said
     run("--histories", "h.csv", "--k", "4", *limit)
-    assert "note: no column of ratings: download.min_rating=3 is not applied" in capsys.readouterr().err
+    assert "note: no column of ratings: -S download.min_rating=3.0 is not applied" in capsys.readouterr().err
     rows = {"user_id": [1, 1], "item_id": [names[:2], names[2:4]]}
     pl.DataFrame(rows).write_parquet("h.parquet")
     assert run("--histories", "h.parquet", "--k", "4").drop("score").rows() == expected({1: names[:4]}, 4)
@@ -551,7 +531,7 @@ def test_parts_of_the_users_are_written_into_a_folder(trained: Path, capsys: pyt
     execute(["recommend", "--k", "3", "--part", "1/1", "--histories", "h.parquet"])
     found = pl.read_parquet("data/recommend/parts/*.parquet").sort("user_id", "rank")
     assert found.drop("score").equals(everybody.drop("score"))
-    with pytest.raises(StageError, match="lists of another k: found 4, allowed: 3 as there; take another folder"):
+    with pytest.raises(StageError, match="lists with another --k: found 4, allowed: 3 as there; take another folder"):
         execute(["recommend", "--k", "4", "--part", "1/2", "--out", "out/lists"])
 
 

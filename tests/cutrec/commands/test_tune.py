@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,6 +14,7 @@ from cutrec.commands import tune as command
 from cutrec.commands.tune import sentence
 from cutrec.errors import ConfigError, StageError, UsageError
 from cutrec.outputs import write_json
+from cutrec.workflow import training_inputs
 from cutrec.workflow.tune_result import Gain, Tried, Tuning
 from cutrec.workflow.tune_space import Space
 
@@ -28,8 +30,13 @@ def place(workplace: Callable[[dict[str, Any]], Path], split_once: Path) -> Path
     return folder
 
 
-def test_the_preset_of_the_best_trial_is_in_params_yaml(place: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_preset_of_the_best_trial_is_in_params_yaml(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    opened = Mock(wraps=training_inputs.read_split)
+    monkeypatch.setattr(training_inputs, "read_split", opened)
     execute(["tune", "--trials", "3", "--name", "shop", "-S", "backbone.dropout=0.3"])
+    assert opened.call_count == 1  # opening hashes the whole split
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("|")[1].strip() == "trial"
     assert any("the defaults" in line and "train.learning_rate=0.0005" in line for line in lines)
@@ -81,6 +88,8 @@ def test_an_edit_during_the_search_is_told_and_the_search_is_kept(place: Path, m
         (["--name", "none"], ConfigError, "--name: found 'none', allowed: a letter"),
         (["-S", "preset=tunde"], ConfigError, "preset: found 'tunde', allowed: none, "),
         (["-S", "split.strategy=temporal"], ConfigError, "found 'split.strategy=temporal', allowed: model=... or "),
+        (["-S", "los=cce"], ConfigError, r"found 'los=cce' \(did you mean loss\?\), allowed: model=... or "),
+        (["-S", "lr=0.1"], ConfigError, r"found 'lr=0.1' \(did you mean train.learning_rate\?\), allowed: "),
         ([], StageError, "data/split: found the split of demo, dataset is other, allowed: the split of the current"),
         (["no split"], StageError, "data/split: found no split, allowed: .* which `dvc repro split` makes"),
         (["no params"], ConfigError, "params.yaml: no such file in "),

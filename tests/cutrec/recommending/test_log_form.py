@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from cutrec import Recommender
 from cutrec.config import Config
 from cutrec.errors import StageError
 from cutrec.outputs import write_json
-from cutrec.recommending.log_form import FORM, LogForm, as_arguments
+from cutrec.recommending.asked import events
+from cutrec.recommending.frames import Index
+from cutrec.recommending.log_form import ARGUMENTS, FORM, LogForm
 from rec_data.stated import stated, stated_as
 from tests.small_log import small_log, write_params
 
@@ -79,12 +82,11 @@ def test_positions_and_names_that_are_taken_get_the_usual_names(tmp_path: Path):
         ),
         ({"download.null_values": []}, "-S 'download.null_values=[]'", 'download={"null_values": []}'),
         ({"split.min_item_count": 1}, "-S split.min_item_count=1", 'split={"min_item_count": 1}'),
-        ({"--item-column": "movieId"}, "--item-column movieId", "rename the column movieId"),
     ],
 )
 def test_messages_state_settings_as_the_caller_does(settings: dict[str, Any], options: str, arguments: str):
     assert stated(settings) == options
-    with stated_as(as_arguments):
+    with stated_as(ARGUMENTS):
         assert stated(settings) == arguments
     assert stated(settings) == options
 
@@ -97,9 +99,53 @@ def test_messages_state_settings_as_the_caller_does(settings: dict[str, Any], op
             {"download": {"events": {"column": "kind"}}},
             'download={"events": {"column": "event", "keep": ["purchase"]}}',
         ),
+        ({"train": {"compile": 3}}, "train.compile: found 3, allowed: True or False"),
+        ({"max_seq_len": 8, "train.window": 9}, "train.window: found 9, allowed: None or 1 to max_seq_len = 8"),
+        ({"preset": "sparse"}, "preset: found 'sparse', but presets and rows belong to the params.yaml of a checkout"),
+        ({"row": "4/gowalla"}, "row: found '4/gowalla', but presets and rows belong to the params.yaml of a checkout"),
+        ({"report": {"item_names": "none.csv"}}, "report.item_names '"),
     ],
 )
 def test_no_stage_of_fit_names_options_of_the_command_line(settings: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
         Recommender.fit(small_log(), **settings)
     assert "-S " not in str(caught.value)
+
+
+def test_notes_are_in_the_words_of_python(capsys: pytest.CaptureFixture[str]):
+    log = pl.concat([small_log()] * 2)
+    Recommender.fit(
+        log, max_seq_len=8, loss="cce", train={"max_epochs": 1, "patience": 1}, download={"min_rating": None}
+    )
+    said = capsys.readouterr().err
+    assert 'download={"duplicates": "drop"} keeps one of each' in said
+    assert 'train={"max_epochs": 2} trains longer' in said
+    assert "backbone.scale_embeddings: True, because" in said
+    assert "=true" not in said
+    assert "-S " not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "cure"),
+    [
+        ("pandas", 'histories=frame.rename(columns={"movieId": "i"})'),
+        ("polars", 'histories=frame.rename({"movieId": "i"})'),
+        ("pyarrow", 'histories=frame.rename_columns({"movieId": "i"})'),
+    ],
+)
+def test_a_column_of_histories_with_another_name_is_renamed_in_the_words_of_its_library(kind: str, cure: str):
+    form, frame = LogForm.of(LOG, COLUMNS, {}), LOG.rename({"i": "movieId"})
+    histories = {"pandas": frame.to_pandas, "polars": lambda: frame, "pyarrow": frame.to_arrow}[kind]()
+    items = Index(pa.array(["a"]))
+    with pytest.raises(StageError, match=re.escape("has no column 'i' (for item_id); its columns are: ")) as caught:
+        events(histories, items, form)
+    assert cure in str(caught.value)
+
+
+def test_the_file_of_item_names_is_found_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    form = LogForm.of(LOG, COLUMNS, {"report.item_names": "items.csv"})
+    assert form.config.report.item_names == str(tmp_path / "items.csv")
+    write_params(tmp_path, {"report.item_names": "items.csv"})
+    monkeypatch.chdir("/")
+    assert LogForm.beside(tmp_path / "data/train").config.report.item_names == str(tmp_path / "items.csv")

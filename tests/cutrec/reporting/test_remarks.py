@@ -30,35 +30,35 @@ PLAIN: dict[str, Any] = {
         (
             {"tied_interactions": 100},
             ["100 of 10,000 interactions (1.0%) share user and time with another: their order is random; if the rows "
-             "are in order, set download.ties=row_order"],
+             "are in order, set -S download.ties=row_order"],
         ),
         (
             {"tied_interactions": 10_000, "dates_only": True, "ties": "row_order"},
             ["10,000 of 10,000 interactions (100.0%) share user and time with another (the dates have no time of day): "
-             "they keep the order of rows (download.ties=row_order)"],
+             "they keep the order of rows (download.ties)"],
         ),
         (
             {"duplicate_interactions": 5},
-            ["5 of 10,000 interactions (0.1%) repeat the user, item and time of another: download.duplicates=drop "
+            ["5 of 10,000 interactions (0.1%) repeat the user, item and time of another: -S download.duplicates=drop "
              "keeps one of each"],
         ),
         (
             {"duplicate_interactions": 7500, "copies_of_every_row": 3,
              "test": {"users": 40, "unreachable_targets": 40}},
-            ["40 of 40 test targets are in the history of their user already, and evaluate.filter_seen=true keeps seen "
-             "items out of every list: download.duplicates=drop removes the copies that cause it",
+            ["40 of 40 test targets are in the history of their user already, and evaluate.filter_seen keeps seen "
+             "items out of every list: -S download.duplicates=drop removes the copies that cause it",
              "every row occurs at least 3 times, and 7,500 of 10,000 interactions (75.0%) repeat the user, item and "
-             "time of another: download.duplicates=drop keeps one of each"],
+             "time of another: -S download.duplicates=drop keeps one of each"],
         ),
         (
             {"test": {"users": 40, "unreachable_targets": 20}},
-            ["20 of 40 test targets are in the history of their user already, and evaluate.filter_seen=true keeps seen "
-             "items out of every list: evaluate.filter_seen=false ranks seen items too"],
+            ["20 of 40 test targets are in the history of their user already, and evaluate.filter_seen keeps seen "
+             "items out of every list: -S evaluate.filter_seen=false ranks seen items too"],
         ),
         (
             {"future_share": 0.6, "boundary_share": 0.55},
             ["60.0% of the interactions are in the future, not 10.0% (split.test_fraction), because 5,500 interactions "
-             "(55.0%) have the time at which it begins: finer times, or split.strategy=leave_one_out, avoid this"],
+             "(55.0%) have the time at which it begins: finer times, or -S split.strategy=leave_one_out, avoid this"],
         ),
         (
             {"future_share": 2 / 12, "boundary_share": 1 / 12,

@@ -23,7 +23,7 @@ ALL = {"events": Events(column="kind", keep=("buy",)), "min_rating": 3, "duplica
         ),
         (
             {"duplicates": "drop", "columns": Columns(timestamp=None)},
-            ["download.duplicates=drop has no effect on rows without times, which may be repetitions"],
+            ["-S download.duplicates=drop has no effect on rows without times, which may be repetitions"],
         ),
     ],
 )

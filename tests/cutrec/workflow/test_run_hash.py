@@ -48,8 +48,9 @@ def test_another_setting_is_another_run(folder: Path, other: Config):
         Config(split=Split(test_fraction=0.2)),
         Config(dataset="other"),
         Config(report=Report(item_names="a.csv")),
+        Config(train=Train(tracker="mlflow")),
     ],
-    ids=["k", "split", "dataset", "item_names"],
+    ids=["k", "split", "dataset", "item_names", "tracker"],
 )
 def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Config):
     assert hashed(folder, other) == hashed(folder)

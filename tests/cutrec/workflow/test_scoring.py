@@ -119,10 +119,10 @@ def test_an_empty_part_is_complete(encoder: Encoder, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "parts", "said"),
     [
-        ({"model": "m2"}, 2, "of another model: found m2, allowed: m1"),
-        ({"log": "l2"}, 2, "of another log"),
-        ({"k": 5}, 2, "of another k: found 5, allowed: 4"),
-        ({}, 3, "of another parts: found 3, allowed: 2"),
+        ({"model": "m2"}, 2, "with another model: found m2, allowed: m1"),
+        ({"log": "l2"}, 2, "with another log: found l2, allowed: l1"),
+        ({"k": 5}, 2, "with another --k: found 5, allowed: 4"),
+        ({}, 3, r"with another number of parts \(--part\): found 3, allowed: 2"),
     ],
 )
 def test_parts_of_other_lists_are_refused(
@@ -145,3 +145,10 @@ def test_a_folder_of_other_files_is_refused(encoder: Encoder, tmp_path: Path):
     next((tmp_path / "out").glob("*.parquet")).write_text("damaged")
     with pytest.raises(StageError, match=r"chunk-00001-of-00001.parquet is damaged .*remove it and run this again"):
         score(encoder, log, tmp_path / "out", Part(1, 1))
+
+
+def test_more_chunks_than_files_that_can_be_open_are_refused(encoder: Encoder, tmp_path: Path):
+    log = write_log(tmp_path / "log.parquet")
+    with pytest.raises(StageError, match=r"^--part: found 300 chunks in part 1 of 1, allowed: 256; take more parts or"):
+        score(encoder, log, tmp_path / "out", Part(1, 1), chunk_events=1)
+    assert not list((tmp_path / "out").iterdir())

@@ -27,11 +27,11 @@ def test_a_log_of_dates_is_told_and_its_rows_may_be_in_order(tmp_path: Path, cap
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
     assert line == (
         "note: 30 of 30 interactions (100.0%) share user and time with another (the dates have no time of day): their "
-        "order is random; if the rows are in order, set download.ties=row_order"
+        "order is random; if the rows are in order, set -S download.ties=row_order"
     )
     in_order = dataclasses.replace(leave_one_out, download=Download(ties="row_order"))
     split(in_order, log, tmp_path / "in_order")
-    assert "they keep the order of rows (download.ties=row_order)" in capsys.readouterr().err
+    assert "they keep the order of rows (download.ties)" in capsys.readouterr().err
     histories = pl.read_parquet(tmp_path / "in_order" / "train.parquet")["history"].to_list()
     assert histories == [[0, 1, 2, 3]] * 5
     assert read_json(tmp_path / "shuffled" / "summary.json")["ties"] == "shuffle"

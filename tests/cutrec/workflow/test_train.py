@@ -18,6 +18,7 @@ from cutrec.workflow.checkpoints import COMPLETE
 from cutrec.workflow.training_inputs import popularity_ndcg, unreachable_share
 from rec_data.sequences.store import SequenceStore
 from rec_eval.config import Evaluate
+from rec_models.config import Train
 from rec_models.errors import TrainingError
 from rec_models.training.result import FitResult
 
@@ -147,3 +148,14 @@ def test_a_training_that_is_not_confirmed_keeps_its_checkpoints_and_writes_nothi
         )
     assert [path.name for path in (tmp_path / "state").glob("*/*")] == ["last.ckpt"]
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(train, "find_spec", lambda _: None)
+    says = (
+        r"^train.tracker: found wandb, which is not installed here, allowed: none, or uv pip install 'cutrec\[wandb\]'$"
+    )
+    with pytest.raises(StageError, match=says):
+        train.train(Config(train=Train(tracker="wandb")), tmp_path / "split", tmp_path / "out", checkpoints=tmp_path)

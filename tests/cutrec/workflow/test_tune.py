@@ -40,7 +40,7 @@ def outcome(found: Tuning) -> list[tuple[object, ...]]:
 
 
 def test_a_search_begins_with_the_defaults_and_keeps_what_is_stated(split: Path, tmp_path: Path, capsys):
-    found = tune(point(backbone__dropout=0.25), split, tmp_path, trials=3)
+    found = tune(point(backbone__dropout=0.25, train__tracker="mlflow"), split, tmp_path, trials=3)
     default = found.default
     assert default is not None
     assert default.settings == found.space.settings(found.space.first)
@@ -50,7 +50,7 @@ def test_a_search_begins_with_the_defaults_and_keeps_what_is_stated(split: Path,
     assert not any({"backbone.dropout", "loss", "backbone.hidden"} & set(trial.settings) for trial in found.tried)
     preset = preset_of(found.space, found.best.settings)
     assert preset.items() >= (found.best.settings | STATED | {"backbone.dropout": 0.25}).items()
-    assert not {"num_negatives", "backbone.mask_prob", "seed"} & set(preset)
+    assert not {"num_negatives", "backbone.mask_prob", "seed", "train.tracker"} & set(preset)
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" (")[0] for line in said if line.startswith("trial")] == ["trial 1", "trial 2", "trial 3"]
     assert "trial 1 (the defaults): validation ndcg@10" in said[-3]

@@ -38,7 +38,8 @@ def test_without_an_effect_of_seeds_the_error_is_that_of_users():
     )
     assert found.sentence.startswith("A (2 seeds) has ndcg@10")
     assert "B (2 seeds) is better by" in found.sentence
-    assert found.sentence.endswith(f"error {found.error_users:.4f} from 400 users and 0.0000 from the seeds.")
+    unseen = "(that of the seeds is too small to be seen with 2 and 2 of them)"
+    assert found.sentence.endswith(f"error {found.error_users:.4f} from 400 users {unseen}.")
 
 
 def test_the_interval_covers_where_that_of_users_alone_does_not():

@@ -13,10 +13,7 @@ from rec_models.training.batch import StepBatch
 from rec_models.training.ranks import RankTokens
 
 SCRIPT = Path(__file__).parent / "ranks_processes.py"
-FAST = [
-    "cce", "sce-ties", "ce_neg-in_batch-tile", "cce_neg-popularity-tile", "cce_neg-in_batch-none", "gbce-uniform-batch",
-    "two-micro-batches", "filled-in_batch", "a-rank-ends",
-]  # fmt: skip
+FAST = ["cce", "sce-ties", "cce_neg-in_batch-none", "filled-in_batch", "a-rank-ends"]
 
 
 def test_processes_together_are_one():
@@ -28,7 +25,7 @@ def test_processes_together_are_one():
 @pytest.mark.slow
 def test_processes_together_are_one_with_every_loss_sampler_and_sharing():
     reports = run([])
-    assert len(reports["1"]) > 50
+    assert len(reports["1"]) > 35
     assert_equal(reports)
 
 

@@ -11,7 +11,7 @@ from lightning.fabric.plugins import Precision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rec_models.training import loop
-from rec_models.training.checkpoint import ModelCheckpoint
+from rec_models.training.checkpoint import ModelCheckpoint, save_atomically
 from rec_models.training.run_state import RunFolder, RunState
 
 
@@ -110,7 +110,8 @@ def test_slow_checkpoints_are_written_less_often(tiny, uninterrupted, tmp_path, 
     stopping_run(tiny, monkeypatch, (2, 3), tmp_path / "b", tmp_path / "b-kept")
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"]) == (1, 0)  # not the end of the second epoch
-    assert sorted(path.name for path in (tmp_path / "b-kept").iterdir()) == ["best-1.safetensors", "last.ckpt"]
+    kept_names = ["best-1.safetensors", "last.ckpt", "step_losses.bin"]
+    assert sorted(path.name for path in (tmp_path / "b-kept").glob("*.*")) == kept_names
     resumed = tiny.run(tmp_path / "b", tmp_path / "b-kept")
     assert_same_outcome(resumed, whole, tmp_path / "b", whole_out)
     never = tiny.run(tmp_path / "c", tmp_path / "c-kept")  # the best model waits in memory until the end
@@ -216,6 +217,40 @@ def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path)
     ]
     resumed = RunFolder(tmp_path, {"seed": 1}).resume()
     assert asdict(resumed.state) == asdict(RunState(epoch=5, best_epoch=5))
+
+
+def test_a_checkpoint_of_a_long_run_is_no_larger(tmp_path):
+    folder, state, sizes = RunFolder(tmp_path, {}), RunState(), []
+    for steps in (10, 100_000):
+        state.step_losses.extend([0.5] * steps)
+        folder.save(state, {}, {}, {}, {})
+        sizes.append(folder.last.stat().st_size)
+    assert sizes[1] - sizes[0] < 64
+    assert RunFolder(tmp_path, {}).resume().state.step_losses == state.step_losses
+    folder.last.write_bytes(b"damaged")
+    again = RunFolder(tmp_path, {})
+    state = again.resume().state
+    assert len(state.step_losses) == 10
+    state.step_losses.append(0.25)  # the losses after the tenth were those of steps that are trained again
+    again.save(state, {}, {}, {}, {})
+    assert list(RunFolder(tmp_path, {}).resume().state.step_losses) == [0.5] * 10 + [0.25]
+
+
+def test_losses_of_steps_in_a_state_of_an_earlier_version_are_kept(tmp_path):
+    state = {**asdict(RunState()), "step_losses": [2.0, 1.0]}
+    payload = {
+        "format": "rec_models.run/1",
+        "identity": {},
+        "state": state,
+        "encoder": {},
+        "optimizer": {},
+        "scaler": {},
+    }
+    save_atomically(payload, tmp_path / "last.ckpt")
+    folder = RunFolder(tmp_path, {})
+    resumed = folder.resume().state
+    folder.save(resumed, {}, {}, {}, {})
+    assert list(resumed.step_losses) == list(RunFolder(tmp_path, {}).resume().state.step_losses) == [2.0, 1.0]
 
 
 def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):

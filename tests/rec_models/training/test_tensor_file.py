@@ -1,4 +1,6 @@
-import psutil
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -41,16 +43,12 @@ def test_ranges_of_rows_make_the_same_file(tmp_path):
         written(tmp_path / "short", shapes, lambda name: [TENSORS[name][:4]])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the mapped files of this process from /proc")
 def test_tensors_are_views_of_the_file_and_do_not_change_it(tmp_path):
-    path = written(tmp_path / "file", {"table": torch.zeros(1024, 4096)})  # 16 MiB
-    before, resident = path.read_bytes(), _resident()
+    path = written(tmp_path / "file", {"table": torch.zeros(64, 64)})
+    before = path.read_bytes()
     (table,) = tensor_file.read(path)[1].values()
-    assert _resident() - resident < 4 << 20
+    assert str(path) in Path("/proc/self/maps").read_text()
     table[0] = 1
-    assert float(table.sum()) == 4096
+    assert float(table.sum()) == 64
     assert path.read_bytes() == before
-
-
-def _resident():
-    """Bytes of this process in memory."""
-    return psutil.Process().memory_info().rss

@@ -28,11 +28,6 @@ def upstream_of(grad: Tensor, count: Tensor | None = None) -> Tensor:
     return grad if count is None else grad / count
 
 
-def scale_rows(stored: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
-    """Fp32 `stored` [M, D] times fp32 `upstream` ([M] or a scalar), rounded once to `dtype`: one launch."""
-    return torch.mul(stored, upstream.view(-1, 1), out=torch.empty_like(stored, dtype=dtype))
-
-
 def sparse_rows(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:
     """A coalesced sparse tensor of like's shape and dtype: `values` [R, ...] at rows `ids` int64 [R], ascending."""
     if values.dtype != like.dtype or values.stride() != (*values.shape[1:], 1):

@@ -5,7 +5,22 @@ from contextlib import chdir
 from pathlib import Path
 
 from cutrec.arguments import make_parser, parse
-from cutrec.commands import backtest, compare, describe, forget, plan, recommend, reset, tune, update
+from cutrec.commands import (
+    backtest,
+    compare,
+    describe,
+    drift,
+    export,
+    forget,
+    index,
+    plan,
+    promote,
+    recommend,
+    reset,
+    serve,
+    tune,
+    update,
+)
 from cutrec.console import run_and_exit
 from cutrec.paths import checkout_root
 
@@ -22,11 +37,16 @@ Examples:
 COMMANDS = {
     "describe": describe,
     "recommend": recommend,
+    "serve": serve,
+    "index": index,
     "update": update,
     "compare": compare,
     "backtest": backtest,
+    "drift": drift,
+    "promote": promote,
     "plan": plan,
     "tune": tune,
+    "export": export,
     "forget": forget,
     "reset": reset,
 }

@@ -9,8 +9,8 @@ from ruamel.yaml.error import YAMLError
 
 from cutrec.errors import StageError
 from cutrec.nested import as_yaml, flatten
+from cutrec.paths import PARAMS
 
-PARAMS = Path("params.yaml")
 _ABSENT = "absent"
 _COPY = "allowed: a clone, or take the file from the downloaded archive again"
 

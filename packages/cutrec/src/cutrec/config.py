@@ -29,6 +29,8 @@ from cutrec.config_rows import NO_ROW as NO_ROW
 from cutrec.config_rows import with_row
 from cutrec.errors import ConfigError as ConfigError
 from cutrec.nested import flatten, merged, nest
+from cutrec.paths import PARAMS
+from rec_data.stated import stated_value
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings, options_of
 from rec_models.errors import SettingsError
 
@@ -46,7 +48,7 @@ USUAL = _DEFAULTS | dict.fromkeys(AUTO_KEYS, AUTO)
 _ADAPTER = TypeAdapter(Config)
 
 
-def load(path: Path = Path("params.yaml")) -> Config:
+def load(path: Path = PARAMS) -> Config:
     """Read the parameters of the current point.
 
     Raises:
@@ -222,7 +224,9 @@ def refuse_contradictions(point: Config) -> None:
         )
     window, longest = point.train.window, point.max_seq_len
     if window is not None and window > longest and not {"train.window", "max_seq_len"} & set(point.undecided):
-        raise ConfigError(f"train.window: found {window}, allowed: null or 1 to max_seq_len = {longest}")
+        raise ConfigError(
+            f"train.window: found {window}, allowed: {stated_value(None)} or 1 to max_seq_len = {longest}"
+        )
 
 
 def model_settings(point: Config) -> ModelSettings:
@@ -265,6 +269,6 @@ def _loss_settings(point: Config) -> LossSettings:
 
 
 def _training_settings(point: Config) -> TrainingSettings:
-    elsewhere = ("window", "init_from")  # of the batches, and of the first weights
-    loop = {name: value for name, value in vars(point.train).items() if name not in elsewhere}
+    others = ("window", "init_from", "tracker")  # of the batches, of the first weights, and without effect
+    loop = {name: value for name, value in vars(point.train).items() if name not in others}
     return TrainingSettings(seed=point.seed, **loop)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from rec_data.stated import stated_value
 from rec_models.errors import SettingsError
 
 
@@ -54,6 +55,14 @@ def full_names(keys: Collection[str]) -> dict[str, str]:
 
 def unknown_key(name: str, keys: Collection[str]) -> str:
     """The line about an unknown key, with the nearest known key or section anywhere in the tree."""
+    section = name.rpartition(".")[0]
+    prefix = f"{section}." if section else ""
+    beside = dict.fromkeys(prefix + key[len(prefix) :].partition(".")[0] for key in keys if key.startswith(prefix))
+    return f"{name}: unknown key{guess(name, keys)}, allowed: {', '.join(beside)}"
+
+
+def guess(name: str, keys: Collection[str]) -> str:
+    """``(did you mean ...?)`` with the known key or section that is most like an unknown one, if one is."""
     section, _, last = name.rpartition(".")
     parents = {key.rpartition(".")[0] for key in keys} - {"", section}
 
@@ -64,14 +73,11 @@ def unknown_key(name: str, keys: Collection[str]) -> str:
         return alike, difflib.SequenceMatcher(None, name, key).ratio()
 
     nearest = max([*keys, *parents], key=likeness)
-    guess = f" (did you mean {nearest}?)" if likeness(nearest)[0] >= 0.6 else ""
-    prefix = f"{section}." if section else ""
-    beside = dict.fromkeys(prefix + key[len(prefix) :].partition(".")[0] for key in keys if key.startswith(prefix))
-    return f"{name}: unknown key{guess}, allowed: {', '.join(beside)}"
+    return f" (did you mean {nearest}?)" if likeness(nearest)[0] >= 0.6 else ""
 
 
 _CONSTRAINTS = ("ge", "gt", "le", "lt", "allow_inf_nan")
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+_WORDS = {int: "a whole number", float: "a number", str: "a text"}
 
 
 def _describe(hint: Any) -> str:
@@ -87,7 +93,9 @@ def _describe(hint: Any) -> str:
         return f"a list, each entry {_describe(arguments[0])}"
     if origin is Annotated:
         return _with_range(_describe(arguments[0]), arguments[1:])
-    return _WORDS[hint]
+    if hint is bool:
+        return f"{stated_value(True)} or {stated_value(False)}"
+    return stated_value(None) if hint is types.NoneType else _WORDS[hint]
 
 
 def _with_range(words: str, metadata: Iterable[Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from cutrec.errors import ConfigError
 from cutrec.nested import flatten, merged, nest
+from rec_data.errors import DataError
 from rec_models.config import Sce
 from rec_models.losses.registry import LOSSES
 
@@ -90,7 +91,20 @@ def row_values(file: Mapping[str, Any], name: str, beside: Mapping[str, Any]) ->
             "shares nothing"
         )
     _, twin, scale = str(beside.get("row_data", "real")).partition("twin")
+    if twin:
+        _check_scale(row.dataset, scale)
     return values | {"dataset": f"twin:{row.dataset}{scale}" if twin else row.dataset}
+
+
+def _check_scale(dataset: str, scale: str) -> None:
+    """Refuse a scale of ``row_data``, such as ``@0``, that gives no synthetic log of the data set."""
+    from rec_data.sources.synthetic import parse
+
+    try:
+        parse(f"{dataset}{scale}")
+    except DataError as error:
+        text = str(error).replace(f"twin:{dataset}", "twin").removeprefix("dataset ")
+        raise ConfigError(f"row_data: found {text}") from None
 
 
 def sce_sizes(batch_size: int, max_seq_len: int) -> Sce:

@@ -21,6 +21,7 @@ from cutrec.checksums import verified
 from cutrec.config import Config, read_yaml, refuse_contradictions, settled
 from rec_data.arrays import Int64s
 from rec_data.sequences.examples import UNREAD, Examples, half_overlapping, last_windows, sliding_windows
+from rec_data.stated import stated_value
 from rec_models.encoders.registry import ENCODERS
 from rec_models.losses.registry import LOSSES
 
@@ -88,7 +89,8 @@ class Decision(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        value = {None: "none", True: "true", False: "false"}.get(self.value, self.value)
+        value = "none" if self.value is None else self.value
+        value = stated_value(value) if isinstance(value, bool) else value
         return f"{self.key}: {value}, because {self.reason}"
 
 

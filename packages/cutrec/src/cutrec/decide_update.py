@@ -12,7 +12,7 @@ from cutrec.decide import Decision, Facts, decide
 from cutrec.errors import ConfigError
 from cutrec.nested import nest
 
-SCHEDULE = ("train.max_epochs", "train.patience", "train.averaging")
+SCHEDULE = ("train.max_epochs", "train.patience", "train.learning_rate", "train.averaging")
 """The keys that are decided again for an update; all others that are ``auto`` keep the values of the model."""
 SHAPES = (
     "model", "max_seq_len", "backbone.blocks", "backbone.heads", "backbone.hidden", "backbone.scale_embeddings",
@@ -24,7 +24,10 @@ EPOCHS = 4
 PASSES = 3.0
 """The most examples that an update reads, as a multiple of all examples of the histories."""
 PATIENCE = 2
+LEARNING_RATE = 0.001
+"""The least learning rate: with the 0.0005 of short histories, a few epochs teach too little about new items."""
 AVERAGING = 1.0
+"""The most epochs of the time constant of ``train.averaging``."""
 
 
 def for_update(point: Config) -> Config:
@@ -53,7 +56,7 @@ def decide_update(
     decisions = [Decision(key, value, "the model has it") for key, value in fixed.items()]
     _refuse_other_network(point, trained)
     if share is not None:
-        schedule = _schedule(share, trained["train.averaging"])
+        schedule = _schedule(share, trained)
         found = [decision for decision in schedule if decision.key in point.undecided]
         point = settled(point, {decision.key: decision.value for decision in found})
         decisions += found
@@ -61,13 +64,15 @@ def decide_update(
     return point, decisions + others
 
 
-def _schedule(share: float, averaging: float) -> tuple[Decision, ...]:
+def _schedule(share: float, trained: Mapping[str, Any]) -> tuple[Decision, ...]:
     """The values of `SCHEDULE`."""
+    usual, averaging = trained["train.learning_rate"], trained["train.averaging"]
     epochs = max(1, min(EPOCHS, round(PASSES / share)))
     reason = f"an epoch reads {share:.0%} of the examples"
     return (
         Decision("train.max_epochs", epochs, reason),
         Decision("train.patience", PATIENCE, f"there are {epochs} epochs"),
+        Decision("train.learning_rate", max(usual, LEARNING_RATE), f"the model was trained with {usual:g}"),
         Decision("train.averaging", min(averaging, AVERAGING), f"there are {epochs} epochs"),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cutrec.config_messages import guess
 from cutrec.errors import ConfigError
 from rec_data.stated import quoted_for_hydra
 
@@ -86,7 +87,9 @@ def changed(values: Mapping[str, Any], changes: Sequence[str], allowed: Sequence
         key, sign, _ = change.partition("=")
         if not sign or key.split(".")[0] not in allowed:
             known = " or ".join("download.KEY=..." if name == "download" else f"{name}=..." for name in allowed)
-            raise ConfigError(f"found {change!r}, allowed: {known} of params.yaml")
+            keys = flatten(values)
+            also = "" if key in keys else guess(key, [name for name in keys if name.split(".")[0] in allowed])
+            raise ConfigError(f"found {change!r}{also}, allowed: {known} of params.yaml")
     return merged(values, parse_overrides(changes))
 
 

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from cutrec.errors import StageError
+
+PARAMS = Path("params.yaml")
+"""The settings, in the root of the repository."""
 DATA = Path("data")
 """The outputs of the stages, ``data/<stage>/...``, relative to the root of the repository."""
 LOG = DATA / "download" / "log.parquet"
@@ -16,6 +20,8 @@ BACKTEST = DATA / "backtest"
 """What ``cutrec backtest`` writes: a folder per window, and its tables, picture and page."""
 UPDATE = DATA / "update"
 """What ``cutrec update`` writes: the longer log, its split and the new model."""
+COMPLETE = ".complete"
+"""The file that a complete step of a backtest leaves in its folder, with a hash of all that decides its outputs."""
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
 
@@ -31,10 +37,21 @@ def model_file(place: Path) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def existing_model(place: Path) -> Path:
+    """The same, given as the option ``--model``.
+
+    Raises:
+        StageError: there is none.
+    """
+    if not (model := model_file(place)).is_file():
+        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    return model
+
+
 def checkout_root() -> Path | None:
     """The current folder, or the nearest one above it, that holds params.yaml or dvc.yaml; None without one."""
     here = Path.cwd()
-    names = ("params.yaml", "dvc.yaml")
+    names = (PARAMS, "dvc.yaml")
     return next((folder for folder in (here, *here.parents) if any((folder / name).is_file() for name in names)), None)
 
 

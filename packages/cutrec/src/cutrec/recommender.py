@@ -15,8 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch.nn import functional
 
 from cutrec.errors import StageError
 from cutrec.outputs import identity, read_json
@@ -24,14 +22,15 @@ from cutrec.paths import LOG, model_file
 from cutrec.recommending import asked, folders, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
-from cutrec.recommending.lists import excluded, fill_by_popularity, rank, read_counts
-from cutrec.recommending.log_form import LogForm, as_arguments
-from cutrec.workflow.ranking import load_encoder, scoring_catalogue
+from cutrec.recommending.lists import excluded
+from cutrec.recommending.log_form import ARGUMENTS, LogForm
+from cutrec.recommending.ranker import Ranker
+from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommend import choose_device, read_log
 from cutrec.workflow.recommendations import list_table
 from rec_data.sequences.histories import Histories
+from rec_data.sequences.store import SequenceStore
 from rec_data.stated import stated_as
-from rec_eval import Catalogue, top_k
 from rec_models.training.devices import usable_device
 
 Frame = Any
@@ -57,6 +56,9 @@ class Recommender:
         self.encoder, items = load_encoder(self._model, folder / "items.parquet", where)
         """The network, in eval mode."""
         self._items = Index(items.names)
+        batch_users = form.config.evaluate.batch_users
+        self.ranker = Ranker(self.encoder, self._items, folder, batch_users=batch_users, item_type=form.item_type)
+        """What ranks, by dense ids and without data frames."""
         self._card: str | None = None  # the one with the metrics of `evaluate`
 
     def __repr__(self) -> str:
@@ -65,7 +67,7 @@ class Recommender:
         return f"Recommender({network.model}, {len(self._items.names):,} items, on {self.encoder.item_table.device})"
 
     @classmethod
-    @stated_as(as_arguments)
+    @stated_as(ARGUMENTS)
     def fit(
         cls,
         log: str | Path | Frame,
@@ -86,7 +88,8 @@ class Recommender:
                 ``user_id``, ``item_id``, ``timestamp`` and none. Timestamp None: the rows are in order.
             out: the folder for ``download/``, ``split/`` and ``train/``, as in ``data/`` of a checkout. If a training
                 there is interrupted, the next `fit` resumes it. None: a temporary folder, removed with the object.
-            settings: keys of params.yaml: ``loss="cce"``, and sections as dicts: ``train={"max_epochs": 3}``.
+            settings: keys of params.yaml: ``loss="cce"``, and sections as dicts: ``train={"max_epochs": 3}``. Presets
+                and rows of the paper's tables are names of a checkout's params.yaml, so they are not taken.
 
         Raises:
             ValueError: the log, a column or a setting is wrong, or training failed.
@@ -140,7 +143,7 @@ class Recommender:
         log = self._log if histories else None
         folders.save(self._folder, self._files, self._form, Path(folder), log=log, card=self._card)
 
-    @stated_as(as_arguments)
+    @stated_as(ARGUMENTS)
     def update(
         self,
         log: str | Path | Frame,
@@ -188,16 +191,17 @@ class Recommender:
         path = self._folder / "metrics.json"
         return read_json(path) if path.is_file() else {}
 
-    @stated_as(as_arguments)
+    @stated_as(ARGUMENTS)
     def evaluate(self) -> dict[str, Any]:
         """Measure the lists of the users that the split held out, beside the ranking by popularity, as the stage does.
 
         Returns:
-            ``ndcg@10``, ``recall@10`` and more, and the same under ``popularity``; without diversity, whose groups of
-            items (``report.item_names``) only the stage reads.
+            ``ndcg@10``, ``recall@10`` and more, and the same under ``popularity``; with the diversity of lists if
+            ``report={"item_names": FILE}`` was given to `fit` and the file has a column ``group``.
 
         Raises:
-            ValueError: the split is not there: after `load`, only ``out`` of `fit` and a checkout have one.
+            ValueError: the split is not there: after `load`, only ``out`` of `fit` and a checkout have one; or the
+                file of ``report.item_names`` cannot be read.
         """
         from cutrec.workflow.evaluate import evaluate
 
@@ -206,7 +210,7 @@ class Recommender:
             raise StageError(f"evaluate: found no {split}, allowed: after fit, or with the out of fit loaded")
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "evaluate"
-            evaluate(self._form.config, split, self._model, out)
+            evaluate(self._form.config, split, self._model, out, root=Path())
             self._card = folders.card(self._folder, self._form.config, split, out / "details")
             return read_json(out / "metrics.json")
 
@@ -254,7 +258,7 @@ class Recommender:
             raise StageError(f"fallback: found {fallback!r}, allowed: popularity or None")
         found = self._asked(users, histories)
         said = found.warnings
-        allowed = np.ones(len(self._items.names), dtype=bool)
+        allowed = None
         if candidates is not None:
             ids = frames.to_ids("candidates", candidates)
             places = self._items.find(ids)
@@ -263,13 +267,17 @@ class Recommender:
             if not allowed.any():
                 raise StageError("candidates: found no item that the model knows, allowed: ids of its items")
         if exclude is not None and not isinstance(exclude, Mapping):
-            allowed &= ~self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
+            closed = self._items.mark(self._items.find(frames.to_ids("exclude", exclude)))
+            allowed = ~closed if allowed is None else allowed & ~closed
         own = excluded(found, exclude, self._items) if isinstance(exclude, Mapping) else None
-        catalogue = self._catalogue if allowed.all() else self._catalogue.among(torch.from_numpy(allowed))
-        batch_users = self._form.config.evaluate.batch_users
-        lists = rank(self.encoder, catalogue, found, k, batch_users=batch_users, filter_seen=filter_seen, excluded=own)
-        if fallback:
-            fill_by_popularity(lists, read_counts(self._folder / "items.parquet"), found.without_history, allowed, own)
+        lists = self.ranker.recommend(
+            found,
+            k,
+            filter_seen=filter_seen,
+            excluded=own,
+            allowed=allowed,
+            by_popularity=found.without_history if fallback else None,
+        )
         for warning in said:
             warnings.warn(warning, stacklevel=2)
         table = list_table(np.arange(len(found.users)), *lists, found.users, self._items.names)
@@ -298,23 +306,21 @@ class Recommender:
         places = self._items.find(ids)
         for warning in asked.unknown_items("items", ids.filter(pa.array(places < 0))):
             warnings.warn(warning, stacklevel=2)
-        known = torch.from_numpy(places[places >= 0]).long()
-        queries = self._directions.items[known.to(self._directions.items.device)]
-        found = top_k(queries, self._directions, k, seen_offsets=torch.arange(len(known) + 1), seen_items=known)
-        names = self._items.names
-        lists = found.ids.cpu().numpy(), found.scores.cpu().numpy()
-        table = list_table(known.numpy(), *lists, names, names)
+        known, names = places[places >= 0], self._items.names
+        table = list_table(known, *self.ranker.similar(known, k), names, names)
         kind = self._form.item_type
         return self._returned(table, [(self._form.item, kind), (f"similar_{self._form.item}", kind)], frame)
 
-    @cached_property
-    def _catalogue(self) -> Catalogue:
-        return scoring_catalogue(self.encoder)
+    def some_histories(self, number: int) -> SequenceStore:
+        """The histories of at most so many users of the log, drawn at random and the same each time.
 
-    @cached_property
-    def _directions(self) -> Catalogue:
-        """The item table ``[V, D]`` with rows of length 1."""
-        return Catalogue(functional.normalize(self.encoder.item_table.detach().float(), dim=1))
+        Raises:
+            ValueError: there is no log.
+        """
+        log = self._histories
+        drawn = np.random.default_rng(0).permutation(len(log.store))[:number]
+        users = log.user_names.take(pa.array(log.store.user_ids.numpy()[drawn]))
+        return asked.users_of_log(users, log, self._users, self._form).store
 
     @cached_property
     def _histories(self) -> Histories:

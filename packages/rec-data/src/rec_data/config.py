@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
-from rec_data.stated import stated
+from rec_data.stated import stated, stated_value
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -284,7 +284,9 @@ class Split:
 
     def __post_init__(self) -> None:
         if self.strategy == "leave_one_out" and self.test_from is not None:
-            raise ValueError("allowed: test_from null with strategy leave_one_out, or strategy temporal")
+            raise ValueError(
+                f"allowed: test_from {stated_value(None)} with strategy leave_one_out, or strategy temporal"
+            )
         if self.strategy == "leave_one_out" and self.validation != "users":
             raise ValueError("allowed: validation users with strategy leave_one_out, or strategy temporal")
         if self.strategy == "temporal" and self.holdout != 1:

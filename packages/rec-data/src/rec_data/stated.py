@@ -1,8 +1,8 @@
 """How a message says which settings help: in the words of the surface that the program was called from.
 
-A message names settings as data, ``stated({"download.format.quote": "single"})``. They are shown as options of the
-command line, unless the caller has chosen another form with `stated_as`: `cutrec.Recommender` has arguments in place of
-options.
+A message names settings as data, ``stated({"download.format.quote": "single"})``, and values such as None by
+`stated_value`. They are shown as options of the command line, unless the caller has chosen another form with
+`stated_as`: `cutrec.Recommender` has arguments in place of options.
 """
 
 import re
@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 Settings = Mapping[str, object]
 """Dotted keys of params.yaml, or options such as ``--user-column``, and their values."""
@@ -51,17 +52,31 @@ def _quoted_for_shell(word: str) -> str:
     return word if re.fullmatch(r"[\w@%+=:,./-]+", word) else shlex.quote(word)  # shlex quotes all but ASCII
 
 
-_form: ContextVar[Callable[[Settings], str]] = ContextVar("form", default=as_options)
+class Form(NamedTuple):
+    """How settings and single values are shown."""
+
+    settings: Callable[[Settings], str]
+    value: Callable[[object], str]
+
+
+OPTIONS = Form(as_options, _override)
+"""The form of the command line."""
+_form: ContextVar[Form] = ContextVar("form", default=OPTIONS)
 
 
 def stated(settings: Settings) -> str:
     """The settings as the caller states them, for a message."""
-    return _form.get()(settings)
+    return _form.get().settings(settings)
+
+
+def stated_value(value: object) -> str:
+    """A value as the caller states it, such as None as ``null``, for a message."""
+    return _form.get().value(value)
 
 
 @contextmanager
-def stated_as(form: Callable[[Settings], str]) -> Iterator[None]:
-    """Show the settings of messages in another form during the block."""
+def stated_as(form: Form) -> Iterator[None]:
+    """Show the settings and values of messages in another form during the block."""
     token = _form.set(form)
     try:
         yield

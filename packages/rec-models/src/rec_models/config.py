@@ -21,6 +21,7 @@ from rec_models.losses.settings import Gbce, Impl, Losses, LossName, LossSetting
 
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
 Optimizer = Literal["adam", "adam_bf16", "adam_rowwise", "adam_lazy"]
+TrackerName = Literal["none", "dvclive", "mlflow", "wandb"]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
@@ -83,13 +84,16 @@ class _Loop:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Train(_Loop):
-    """The training loop and its examples."""
+    """The training loop, its examples, and who follows it."""
 
     window: Count | None = None
     """Slide a window of ``max_seq_len`` over long histories, this many items per step. Null: the last window only."""
     init_from: str | None = None
     """A folder with a trained model, whose weights training starts from; items are matched by their ids. Null: random
     weights."""
+    tracker: TrackerName = "none"
+    """An experiment tracker that gets the settings and the curves of the training; each needs its extra, such as
+    ``cutrec[mlflow]``. It has no influence on the model."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -150,5 +154,5 @@ def _never_waits(loss: LossSettings) -> bool:
 __all__ = [
     "ENCODERS", "LOSSES", "OPTIMIZERS", "Backbone", "BatchSettings", "Gbce", "Impl", "LossName", "LossSettings",
     "Losses", "MaxSeqLen", "ModelName", "ModelSettings", "Negatives", "Optimizer", "Precision", "Sce", "Seed",
-    "Train", "TrainingSettings", "options_of",
+    "TrackerName", "Train", "TrainingSettings", "options_of",
 ]

@@ -19,7 +19,7 @@ from cce_kernels.full.kernels.forward import launch_forward
 from cce_kernels.full.kernels.state import FullOutputs
 from cce_kernels.full.upstream import upstream
 from cce_kernels.kernels.mean_loss import reduce_in_one_launch
-from cce_kernels.reduction import scale_rows
+from cce_kernels.kernels.scale import scale_rows
 
 
 def _empty_outputs(call: FullCall) -> FullOutputs:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cce_kernels.autograd import CustomLoss, Gradients
 from cce_kernels.kernels.mean_loss import reduce_in_one_launch
-from cce_kernels.reduction import masks, scale_rows, sparse_rows
+from cce_kernels.kernels.scale import scale_rows
+from cce_kernels.reduction import masks, sparse_rows
 from cce_kernels.sampled import tuning
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.per_token_backward import launch_per_token_backward

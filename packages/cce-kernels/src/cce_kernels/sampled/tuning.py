@@ -25,13 +25,17 @@ class PerTokenTiles:
 
 @dataclass(frozen=True)
 class SharedTiles:
-    """Tile of tokens x tile of negatives of one program, such tiles it computes in turn (backward), warps, stages."""
+    """Tile of tokens x tile of negatives of one program, such tiles it computes in turn (backward), warps, stages.
+
+    `registers` is the most that a thread may have, None: as many as the compiler wants.
+    """
 
     block_t: int
     block_n: int
     steps: int
     num_warps: int
     num_stages: int
+    registers: int | None = None
 
     def programs(self, group_tokens: int) -> int:
         """Programs that share the tokens of one group."""
@@ -49,7 +53,7 @@ PER_TOKEN = {
 SHARED = {
     64: (SharedTiles(64, 64, 1, 4, 3), SharedTiles(64, 64, 8, 4, 2)),
     128: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 32, 8, 4, 2)),
-    256: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 64, 8, 8, 2)),
+    256: (SharedTiles(64, 32, 1, 4, 3), SharedTiles(64, 32, 8, 8, 2, 128)),
     512: (SharedTiles(32, 16, 1, 8, 1), SharedTiles(32, 16, 4, 8, 1)),
 }
 # Any GPU but sm_80 and sm_90, 16-bit operands: at most 64 KiB of shared memory.

@@ -25,11 +25,10 @@ from cutrec.console import prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed
 from cutrec.outputs import read_json
-from cutrec.paths import BACKTEST, LOG, checkpoint_folder
+from cutrec.paths import BACKTEST, LOG, PARAMS, checkpoint_folder
 from cutrec.reporting.text_table import render
 from rec_data.locks import locked
 
-PARAMS = Path("params.yaml")
 CHANGES = (*PRESET_KEYS, "preset", "seed", "impl", "split", "evaluate")
 """The keys of params.yaml, or sections of it, that may be changed for a backtest."""
 

@@ -17,7 +17,7 @@ from cutrec.config import from_mapping, read_yaml
 from cutrec.console import prepare_output_folder
 from cutrec.nested import changed
 from cutrec.outputs import atomic_folder, write_json
-from cutrec.paths import DATA, live_checkout
+from cutrec.paths import DATA, PARAMS, live_checkout
 
 OUT = DATA / "describe"
 SECTIONS = ("dataset", "download")
@@ -37,9 +37,7 @@ def run(options: Namespace) -> None:
     """Read params.yaml, apply the changes and describe the log."""
     out = options.out
     prepare_output_folder("--out", out)
-    config = from_mapping(
-        changed(read_yaml(Path("params.yaml")), [*options.changes, *(options.more_changes or [])], SECTIONS)
-    )
+    config = from_mapping(changed(read_yaml(PARAMS), [*options.changes, *(options.more_changes or [])], SECTIONS))
 
     from cutrec.workflow.fetch import fetch
     from rec_data import describe

@@ -18,7 +18,7 @@ from cutrec.config import from_mapping, load, read_yaml
 from cutrec.errors import StageError, UsageError
 from cutrec.nested import changed
 from cutrec.outputs import read_json
-from cutrec.paths import DATA, LOG, live_checkout
+from cutrec.paths import DATA, LOG, PARAMS, live_checkout
 
 _SHOWN = 5
 
@@ -55,7 +55,7 @@ def run(options: Namespace) -> None:
         )
     ids = list(options.user)
     if options.users is not None:
-        settings = from_mapping(changed(read_yaml(Path("params.yaml")), options.changes, ("download",))).download
+        settings = from_mapping(changed(read_yaml(PARAMS), options.changes, ("download",))).download
         ids += read_users(options.users, root=live_checkout(), settings=settings)
     users = Users(ids)
     with locked(DATA / "forget"):  # of two calls at once, the second one finds what the first one left

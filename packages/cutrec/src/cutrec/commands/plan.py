@@ -1,16 +1,16 @@
 """Predict memory and time of training before anything runs: will it fit, and how long will it take?
 
-The run is the one that params.yaml describes, with the given changes (written as for ``dvc exp run -S``). A published
-log has the sizes of its synthetic twin; the demo and a log of your own are read from ``data/split``.
+The run is the one that params.yaml describes, with the given changes, written with or without ``-S`` as for
+``dvc exp run -S``. A published log has the sizes of its synthetic twin; the demo and a log of your own are read from
+``data/split``.
 
 Example:
-    uv run cutrec plan loss=cce_neg batch_size=512 --dataset gowalla --gpu 24
+    uv run cutrec plan -S loss=cce_neg -S batch_size=512 --dataset gowalla --gpu 24
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from cutrec.arguments import positive_float
 from cutrec.config import from_mapping, read_yaml
 from cutrec.nested import merged, parse_overrides
+from cutrec.paths import PARAMS
 from cutrec.reporting.text_table import number, render
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     text = "changes of params.yaml: loss=..., batch_size=..., ..."
     parser.add_argument("changes", nargs="*", default=[], metavar="KEY=VALUE", help=text)
+    parser.add_argument("-S", dest="more_changes", action="append", metavar="KEY=VALUE", help="the same")
     parser.add_argument("--gpu", type=positive_float, default=80.0, help="GiB of the GPU (default: 80)")
     text = "the log; may be given several times (default: that of params.yaml)"
     parser.add_argument("--dataset", action="append", help=text)
@@ -44,7 +46,8 @@ def run(options: Namespace) -> None:
     from cutrec.workflow.plan import plan
     from rec_models.planning import load
 
-    values = merged(read_yaml(Path("params.yaml")), parse_overrides(options.changes, "change"))
+    changes = [*options.changes, *(options.more_changes or [])]
+    values = merged(read_yaml(PARAMS), parse_overrides(changes))
     named = [{"dataset": dataset} for dataset in options.dataset or []]
     configs = [from_mapping(merged(values, dataset)) for dataset in named or [{}]]
     calibration = load()

@@ -32,7 +32,7 @@ from cutrec.console import prepare_output_file, prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, SPLIT, checkpoint_folder, live_checkout, model_file
+from cutrec.paths import DATA, LOG, MODEL, PARAMS, SPLIT, checkpoint_folder, existing_model, live_checkout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,8 +122,7 @@ def run(options: Namespace) -> None:
     device = recommend.choose_device(options.device)
     if options.refit or not printed:
         prepare_output_file("--out", out)
-    if not (model := model_file(options.model)).is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    model = existing_model(options.model)
     if options.refit:
         verified(LOG)
         from cutrec.workflow.refit import refit
@@ -183,7 +182,7 @@ def run_part(options: Namespace) -> None:
     """Recommend for a part of the users, into a folder."""
     out = PARTS if options.out is None else options.out
     if options.user or options.refit:
-        cure = "a model of --refit is used with --model OUT.refit/model.ckpt"
+        cure = "a model of --refit is used with --model OUT.refit"
         raise StageError(f"--part: found it with --user or --refit, allowed: all users and a trained model; {cure}")
     if out.suffix in SUFFIXES or out.name == "-" or out.is_file():
         raise StageError(f"--out: found {out}, allowed with --part: a folder, which gets several parquet files")
@@ -194,9 +193,7 @@ def run_part(options: Namespace) -> None:
     from rec_data.sequences.parts import Part
 
     prepare_output_folder("--out", out)
-    device, model, part = recommend.choose_device(options.device), options.model, Part(*options.part)
-    if not model.is_file():
-        raise StageError(f"--model: found no {model}, allowed: what the train stage wrote (dvc repro)")
+    device, model, part = recommend.choose_device(options.device), existing_model(options.model), Part(*options.part)
     encoder, item_names = load_model(options, model, device)
     with tempfile.TemporaryDirectory() as folder:
         log, tie_seed = LOG, config.download.tie_seed(config.seed)
@@ -241,7 +238,7 @@ def history_settings(options: Namespace) -> tuple[Download, set[str]]:
 
     from rec_data.config import Columns
 
-    changes, values = options.changes or [], read_yaml(Path("params.yaml"))
+    changes, values = options.changes or [], read_yaml(PARAMS)
     given = {name: options[f"{name}_column"] for name in COLUMNS if options[f"{name}_column"] is not None}
     if parse_overrides(changes).get("download", {}).get("format", {}).get("header") is False:
         changes = [*changes, *(f"download.columns.{name}={place}" for name, place in given.items())]  # positions

@@ -12,10 +12,11 @@ import sys
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.committed import PARAMS, committed_params, differences, uncommitted_presets, unstage
+from cutrec.committed import committed_params, differences, uncommitted_presets, unstage
 from cutrec.errors import ConfigError
 from cutrec.nested import flatten
 from cutrec.outputs import atomic_file
+from cutrec.paths import PARAMS
 from cutrec.presets import with_preset
 
 

@@ -28,14 +28,13 @@ from cutrec.config import PRESET_KEYS, Config, from_mapping, read_yaml, refuse_c
 from cutrec.errors import StageError
 from cutrec.nested import as_yaml, changed
 from cutrec.outputs import read_json, write_json
-from cutrec.paths import DATA, SPLIT, search_folder
+from cutrec.paths import DATA, PARAMS, SPLIT, search_folder
 from cutrec.presets import is_as_recorded, refuse_preset_name, write_preset
 from cutrec.reporting.text_table import render
 
 if TYPE_CHECKING:
     from cutrec.workflow.tune_result import Tried, Tuning
 
-PARAMS = Path("params.yaml")
 RECORD = "preset.json"
 """The file in the folder of a search with the preset that it wrote."""
 SHOWN = 5
@@ -67,15 +66,19 @@ def run(options: Namespace) -> None:
         raise StageError("cutrec tune: found no optuna, allowed: uv pip install 'cutrec[tune]'")
 
     from cutrec.workflow.recommend import choose_device
-    from cutrec.workflow.tune import search_of, tune
+    from cutrec.workflow.tune import tune
     from cutrec.workflow.tune_result import preset_of
 
     choose_device(options.device)
-    record = search_of(config, SPLIT, search_folder())[1] / RECORD
-    overwrite = options.overwrite or is_as_recorded(PARAMS, options.name, record)
-    refuse_preset_name(PARAMS, options.name, overwrite=overwrite)
+
+    def may_replace(search: Path) -> bool:
+        return options.overwrite or is_as_recorded(PARAMS, options.name, search / RECORD)
+
+    def refuse_taken_name(search: Path) -> None:
+        refuse_preset_name(PARAMS, options.name, overwrite=may_replace(search))
+
     settings = {name: options[name] for name in ("trials", "minutes", "jobs", "device")}
-    found = tune(config, SPLIT, search_folder(), **settings)
+    found = tune(config, SPLIT, search_folder(), **settings, begin=refuse_taken_name)
     print(table_of(found))
     print()
     if read_point(options.changes or []) != config:
@@ -84,8 +87,8 @@ def run(options: Namespace) -> None:
             f"again, the search is kept in {found.folder}"
         )
     preset = preset_of(found.space, found.best.settings)
-    write_preset(PARAMS, options.name, preset, overwrite=overwrite)
-    write_json(record, {options.name: preset})
+    write_preset(PARAMS, options.name, preset, overwrite=may_replace(found.folder))
+    write_json(found.folder / RECORD, {options.name: preset})
     print(sentence(found))
     if found.left:
         text = f"The time was too short for {found.left} of {options.trials} trials"

@@ -29,11 +29,13 @@ def run_stages(log: Any, form: LogForm, folder: Path) -> None:
         ValueError: the log or a setting is wrong, or training failed.
     """
     from cutrec.workflow.fetch import download
+    from cutrec.workflow.item_names import item_titles
     from cutrec.workflow.split import split
     from cutrec.workflow.train import train
 
     for name in ("download", "split", "train"):
         prepare_output_folder("out", folder / name)
+    item_titles(form.config, [], root=Path.cwd())  # a wrong file is refused before anything is trained
     with form.as_source(log) as source:
         download(source, folder / "download", root=Path.cwd())
     split(form.config, folder / "download" / LOG.name, folder / "split")

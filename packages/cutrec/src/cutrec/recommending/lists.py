@@ -14,10 +14,10 @@ from cutrec.errors import StageError
 from cutrec.recommending import frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
-from cutrec.workflow.recommendations import ranked_batches
+from cutrec.workflow.recommendations import FindTopK, ranked_batches
 from rec_data.arrays import Int32s, Int64s, Mask
 from rec_data.schema import COUNT
-from rec_eval import Catalogue, popularity_top_k
+from rec_eval import Catalogue, popularity_top_k, top_k
 from rec_models.encoders import Encoder
 
 
@@ -65,6 +65,7 @@ def rank(
     batch_users: int,
     filter_seen: bool,
     excluded: Excluded | None,
+    find: FindTopK = top_k,
 ) -> Lists:
     """The lists of those who have a history; those of the others stay empty.
 
@@ -76,6 +77,7 @@ def rank(
         batch_users: users per batch.
         filter_seen: leave a user's own items out.
         excluded: further items that are left out, of single users.
+        find: as of `ranked_batches`.
     """
     hidden, store = None, asked.store
     if excluded is not None:
@@ -96,6 +98,7 @@ def rank(
         title="recommend",
         catalogue=catalogue,
         hidden=hidden,
+        find=find,
     )
     shape = (len(asked.users), k)
     lists = Lists(np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32))

@@ -14,15 +14,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cutrec.config import AUTO, AUTO_KEYS, Config, as_written, from_mapping, load, refuse_contradictions
+from cutrec.config import NAMES, Config, from_mapping, load, refuse_contradictions
+from cutrec.config_point import AUTO, AUTO_KEYS, as_written
 from cutrec.decide_update import for_update
 from cutrec.errors import StageError
 from cutrec.nested import flatten, nest
 from cutrec.outputs import read_json
+from cutrec.paths import PARAMS
 from cutrec.recommending import frames
 from rec_data.config import Columns, Download, Format
 from rec_data.schema import ITEM, RATING, TIMESTAMP, USER
-from rec_data.stated import Settings, stated_as
+from rec_data.stated import Form, Settings, stated_as
 
 FORM = "recommender.json"
 """The file beside a model with the form of its log."""
@@ -56,6 +58,12 @@ class LogForm:
             raise StageError(f'columns: found {columns!r}, allowed: a dict such as {{"user": "customer"}}')
         if "dataset" in settings:
             raise StageError("dataset: found it as a setting, allowed: the log as the first argument")
+        for key in (*NAMES, "presets", "grid"):
+            if key in settings:
+                found = f"{key}: found {settings[key]!r}, but presets and rows belong to the params.yaml of a checkout"
+                raise StageError(
+                    f'{found}; allowed: the settings themselves, such as loss="cce", train={{"patience": 9}}'
+                )
         named = {f"download.columns.{key}": name for key, name in (columns or {}).items()}
         stated = flatten(settings)
         for key, name in named.items():
@@ -63,7 +71,7 @@ class LogForm:
                 raise StageError(f"{key}: found {stated[key]!r} with {name!r} in columns, allowed: one of the two")
         given: dict[str, Any] = dict.fromkeys(AUTO_KEYS, AUTO)  # as params.yaml has them
         given |= {"dataset": f"{kind} frame" if kind else fspath(log), **stated, **named}
-        config = from_mapping(nest(given))
+        config = _with_absolute_names(from_mapping(nest(given)), Path.cwd())
         refuse_contradictions(config)
         if config.train.devices > 1:
             allowed = "1; several devices need processes, which `dvc repro` starts"
@@ -86,7 +94,7 @@ class LogForm:
             ValueError: as `of`.
         """
         kept = as_written(for_update(self.config))
-        replaced = {"dataset", *flatten(settings), *(f"download.columns.{key}" for key in columns or {})}
+        replaced = {"dataset", *NAMES, *flatten(settings), *(f"download.columns.{key}" for key in columns or {})}
         kept = {key: value for key, value in kept.items() if key not in replaced}
         return type(self).of(log, columns, kept | flatten(settings))
 
@@ -105,8 +113,8 @@ class LogForm:
                 raise StageError(
                     f"{folder / FORM}: found another form ({error}), allowed: that of this version"
                 ) from None
-        params = folder.resolve().parent.parent / "params.yaml"
-        return cls(load(params) if params.is_file() else Config())
+        params = folder.resolve().parent.parent / PARAMS
+        return cls(_with_absolute_names(load(params), params.parent) if params.is_file() else Config())
 
     def as_json(self) -> dict[str, Any]:
         """What is written to `FORM`."""
@@ -147,21 +155,38 @@ class LogForm:
         wanted = [name for name in _columns_of(settings) if name in present]
         with (
             tempfile.TemporaryDirectory() as folder,
-            stated_as(as_arguments),
+            stated_as(self._with_renaming(events)),
             written(events, wanted, Path(folder), "histories") as path,
         ):
             yield path, settings
 
+    def _with_renaming(self, events: Any) -> Form:
+        """`ARGUMENTS`, but options of the command line, which name columns, become the renaming of a frame's column."""
+        names = {"--user-column": self.user, "--item-column": self.item}
+        call = {"pandas": "rename(columns=%s)", "polars": "rename(%s)", "pyarrow": "rename_columns(%s)"}
+
+        def settings(stated: Settings) -> str:
+            renamed = {str(found): names[key] for key, found in stated.items() if key in names}
+            if renamed:
+                return f"histories=frame.{call[str(frames.kind_of(events))] % _literal(renamed)}"
+            return as_arguments(stated)
+
+        return Form(settings, _literal)
+
+
+def _with_absolute_names(config: Config, root: Path) -> Config:
+    """A configuration that finds the file of ``report.item_names`` wherever it is used later."""
+    names = config.report.item_names
+    if names is None or "://" in names:  # an address of a file holds its whole path
+        return config
+    return replace(config, report=replace(config.report, item_names=str(root / Path(names).expanduser())))
+
 
 def as_arguments(settings: Settings) -> str:
-    """The form of settings in messages of `cutrec.Recommender`: arguments of ``fit``, such as ``split={"holdout": 2}``.
-
-    Options of the command line name columns of histories; a frame has the names of the log's.
-    """
-    renamed = [f"rename the column {value}" for key, value in settings.items() if key.startswith("--")]
+    """Settings as arguments of `cutrec.Recommender.fit`, such as ``split={"holdout": 2}``."""
     keys = {key.removeprefix("download."): value for key, value in settings.items() if ".columns." in key}
-    keys |= {key: value for key, value in settings.items() if not key.startswith("--") and ".columns." not in key}
-    return ", ".join(renamed + [f"{name}={_literal(value)}" for name, value in nest(keys).items()])
+    keys |= {key: value for key, value in settings.items() if ".columns." not in key}
+    return ", ".join(f"{name}={_literal(value)}" for name, value in nest(keys).items())
 
 
 def _literal(value: object) -> str:
@@ -171,6 +196,10 @@ def _literal(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_literal, value)) + "]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+ARGUMENTS = Form(as_arguments, _literal)
+"""The form of messages of `cutrec.Recommender`."""
 
 
 def _name(found: str | int | None, usual: str) -> str:

@@ -241,7 +241,7 @@ def table(
         interval = "too few users" if math.isnan(row.low) else f"{row.low:+.4f} to {row.high:+.4f}"
         line = [row.metric, *means, interval, f"{row.p_value:.2g}"]
         if isinstance(row, SeedComparison):
-            line += [f"{row.error_users:.4f}", f"{row.error_seeds:.4f}"]
+            line += [f"{row.error_users:.4f}", f"{row.error_seeds:.4f}" if row.error_seeds else "too small to see"]
         lines.append(line)
     coverage = f"coverage@{k}"
     if all(coverage in run.catalogue for run in (*runs_a, *runs_b)):

@@ -144,6 +144,20 @@ def draw_windows(
     _save(axes, out / "ndcg.png", columns=1)
 
 
+def draw_drift(dates: Sequence[str], values: Sequence[float], threshold: float, out: Path, *, title: str) -> None:
+    """A measure in each window of log A, and at last in log B, with the threshold; NaN draws nothing."""
+    axes = _axes()
+    places = range(len(values))
+    axes.plot(places, values, color=MODEL, marker="o", markersize=4, linewidth=1, label="windows of A")
+    axes.plot(places[-1:], values[-1:], color=CHOSEN, marker="^", markersize=9, linestyle="", label="B")
+    axes.axhline(threshold, color=BASELINE, linestyle="--", label="threshold")
+    axes.set(title=title, xlabel="first day of the window", ylim=(0, None))
+    shown = sorted({0, len(dates) // 2, len(dates) - 1})
+    axes.set_xticks(shown, [dates[place] for place in shown])
+    axes.margins(y=0.1)
+    _save(axes, out)
+
+
 def _axes() -> Axes:
     """Axes whose texts can be read on a phone."""
     axes: Axes = Figure(figsize=(4.8, 3.2), layout="constrained", dpi=150).subplots()

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from cutrec.config import Config
 from rec_data.sequences.examples import UNREAD, half_overlapping
+from rec_data.stated import stated
 from rec_models.config import Train
 
+DROP = {"download.duplicates": "drop"}
 NOTABLE = 0.01
 """The smallest share of ties, and of unreachable targets, that is worth a remark."""
 TOLERANCE = 0.2
@@ -85,7 +87,7 @@ def no_gain(where: str, model: float, popularity: float, unreachable: float) -> 
     if unreachable >= MANY_UNREACHABLE:
         cure = (
             f"{unreachable:.0%} of the {where} targets are in the history of their user already, and "
-            "evaluate.filter_seen=true keeps such items out of every list; the note on the split names the cure"
+            "evaluate.filter_seen keeps such items out of every list; the note on the split names the cure"
         )
     text = (
         f"the {where} NDCG@10 of the model, {model:.4f}, is not above that of the ranking by popularity, "
@@ -101,10 +103,8 @@ def _duplicates(split: Mapping[str, Any]) -> Remark | None:
     copies = split["copies_of_every_row"]
     often = f"every row occurs at least {copies} times, and " if copies > 1 else ""
     text = f"{often}{count:,} of {total:,} interactions ({count / total:.1%}) repeat the user, item and time of another"
-    cure = "download.duplicates=drop keeps one of each"
-    return Remark(
-        "duplicates", f"Duplicates: {count / total:.1%} of events", "data", text, cure, {"download.duplicates": "drop"}
-    )
+    cure = f"{stated(DROP)} keeps one of each"
+    return Remark("duplicates", f"Duplicates: {count / total:.1%} of events", "data", text, cure, DROP)
 
 
 def _ties(split: Mapping[str, Any]) -> Remark | None:
@@ -115,8 +115,8 @@ def _ties(split: Mapping[str, Any]) -> Remark | None:
     text = f"{count:,} of {total:,} interactions ({count / total:.1%}) share user and time with another{why}"
     chip = f"Ties in time: {count / total:.0%} of events"
     if split["ties"] != "shuffle":
-        return Remark("ties", chip, "data", text, "they keep the order of rows (download.ties=row_order)")
-    cure = "their order is random; if the rows are in order, set download.ties=row_order"
+        return Remark("ties", chip, "data", text, "they keep the order of rows (download.ties)")
+    cure = f"their order is random; if the rows are in order, set {stated({'download.ties': 'row_order'})}"
     return Remark("ties", chip, "data", text, cure)
 
 
@@ -128,7 +128,7 @@ def _future(split: Mapping[str, Any]) -> Remark | None:
     why, cure = "the log is so small", ""
     if at_once > 1:
         why = f"{at_once:,} interactions ({split['boundary_share']:.1%}) have the time at which it begins"
-        cure = "finer times, or split.strategy=leave_one_out, avoid this"
+        cure = f"finer times, or {stated({'split.strategy': 'leave_one_out'})}, avoid this"
     text = f"{taken:.1%} of the interactions are in the future, not {asked:.1%} (split.test_fraction), because {why}"
     return Remark("future", f"Test share {taken:.0%}, not {asked:.0%}", "data", text, cure)
 
@@ -137,12 +137,13 @@ def _unreachable(split: Mapping[str, Any]) -> Remark | None:
     test, total = split["test"]["unreachable_targets"], split["test"].get("targets", split["test"]["users"])
     if test < NOTABLE * total:
         return None
-    cure, changes = "evaluate.filter_seen=false ranks seen items too", {"evaluate.filter_seen": False}
+    changes: dict[str, Any] = {"evaluate.filter_seen": False}
+    cure = f"{stated(changes)} ranks seen items too"
     if split["copies_of_every_row"] > 1:
-        cure, changes = "download.duplicates=drop removes the copies that cause it", {}
+        cure, changes = f"{stated(DROP)} removes the copies that cause it", {}
     text = (
-        f"{test:,} of {total:,} test targets are in the history of their user already, and evaluate.filter_seen=true "
-        "keeps seen items out of every list"
+        f"{test:,} of {total:,} test targets are in the history of their user already, and evaluate.filter_seen keeps "
+        "seen items out of every list"
     )
     return Remark("repeats", f"Repeats: {test / total:.0%} of targets", "data", text, cure, changes)
 
@@ -153,7 +154,7 @@ def _last_epoch(settings: Train, training: Mapping[str, Any]) -> Remark | None:
         return None
     text = f"the best of {last} epochs by validation NDCG@10 was the last one, so longer training may be better"
     longer = {"train.max_epochs": 2 * last}
-    cure = f"train.max_epochs={2 * last} trains longer, until train.patience ends it"
+    cure = f"{stated(longer)} trains longer, until train.patience ends it"
     return Remark("last-epoch", "Best epoch was the last", "training", text, cure, longer)
 
 
@@ -161,15 +162,13 @@ def _unread(settings: Train, max_seq_len: int, training: Mapping[str, Any]) -> R
     share = training["unread_share"]
     if share <= UNREAD or settings.window is not None:
         return None
-    window = half_overlapping(max_seq_len)
+    changes = {"train.window": half_overlapping(max_seq_len)}
     text = (
         f"{share:.0%} of the training interactions are never read, because training takes only the last items of each "
         f"history (max_seq_len={max_seq_len})"
     )
-    cure = f"train.window={window} slides over whole histories, which makes epochs longer"
-    return Remark(
-        "unread", f"Never trained on: {share:.0%} of events", "training", text, cure, {"train.window": window}
-    )
+    cure = f"{stated(changes)} slides over whole histories, which makes epochs longer"
+    return Remark("unread", f"Never trained on: {share:.0%} of events", "training", text, cure, changes)
 
 
 def _noise(training: Mapping[str, Any], users: int) -> Remark | None:
@@ -184,6 +183,7 @@ def _noise(training: Mapping[str, Any], users: int) -> Remark | None:
         f"validation has {users:,} users, so its NDCG@10 of {value:.4f} may be off by up to {half:.4f} (95%), and the "
         "choice of the best epoch is partly chance"
     )
-    larger = "a larger split.validation_users, or split.test_fraction with split.validation=time"
+    by_time = stated({"split.validation": "time"})
+    larger = f"a larger split.validation_users, or split.test_fraction with {by_time}"
     cure = f"more users make it certain (temporal split: {larger})"
     return Remark("noise", "Noisy validation", "training", text, cure)

@@ -25,7 +25,7 @@ _COLUMNS = frozenset(
      "negatives.sampling", "negatives.sharing", "backbone.hidden", "train.precision"}
 )  # fmt: skip
 """Keys that a result has columns for."""
-_WITHOUT_EFFECT = frozenset({*config.NAMES, "download.mirror", "evaluate.k", "report.item_names"})
+_WITHOUT_EFFECT = frozenset({*config.NAMES, "download.mirror", "evaluate.k", "report.item_names", "train.tracker"})
 """Keys that change no field of a result; the values of a preset or a row are among the other keys."""
 
 

@@ -19,7 +19,7 @@ from cutrec.config import PRESET_KEYS, Config, as_written
 from cutrec.decide_update import for_update
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged
-from cutrec.paths import model_file
+from cutrec.paths import COMPLETE, model_file
 from cutrec.reporting.backtest_results import OLDER, WindowResult, read_shared, read_window
 from cutrec.workflow.evaluate import evaluate
 from cutrec.workflow.split import split
@@ -34,8 +34,6 @@ _EVALUATE_KEYS = (*_TRAIN_KEYS, "evaluate")
 """The keys of params.yaml, or sections of it, that decide what a step writes."""
 Later = Literal["retrained", "rolled", "updated"]
 """The models of the windows after the first: trained again, that of the first window, or it with an update for each."""
-_COMPLETE = ".complete"
-"""The file that a complete step leaves in its folder: a hash of all that decides its outputs."""
 
 
 def backtest(
@@ -178,7 +176,7 @@ def _evaluate_later(point: Config, log: Path, model_key: str, first: Path, folde
 
 def _key(point: Config, made_from: str, keys: Sequence[str]) -> str:
     """A hash of what a step is made from, and of the settings that it reads."""
-    values = as_written(point)
+    values = {key: value for key, value in as_written(point).items() if key != "train.tracker"}
     read = {
         key: value for key, value in values.items() if any(key == name or key.startswith(f"{name}.") for name in keys)
     }
@@ -187,17 +185,17 @@ def _key(point: Config, made_from: str, keys: Sequence[str]) -> str:
 
 def _is_complete(folder: Path, key: str) -> bool:
     """Whether a step with these settings has written its folder."""
-    return (folder / _COMPLETE).is_file() and (folder / _COMPLETE).read_text() == key
+    return (folder / COMPLETE).is_file() and (folder / COMPLETE).read_text() == key
 
 
 def _step(folder: Path, key: str, make: Callable[[], None]) -> None:
     """Write the folder of a step, unless it is complete."""
     if _is_complete(folder, key):
         return
-    (folder / _COMPLETE).unlink(missing_ok=True)
+    (folder / COMPLETE).unlink(missing_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     make()
-    (folder / _COMPLETE).write_text(key)
+    (folder / COMPLETE).write_text(key)
 
 
 def _dates(window: Window) -> tuple[str, str]:

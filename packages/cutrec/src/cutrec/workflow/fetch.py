@@ -9,8 +9,7 @@ from cutrec.config import Config
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import LOG
 from rec_data.sources.fetch import fetch_log, fingerprint
-
-DROP_WITHOUT_EFFECT = "download.duplicates=drop has no effect on rows without times, which may be repetitions"
+from rec_data.stated import stated
 
 
 def identify(config: Config, *, root: Path) -> dict[str, Any]:
@@ -72,5 +71,10 @@ def read_remarks(config: Config, summary: dict[str, Any]) -> list[str]:
             "remove them if such a time stands for an unknown one"
         )
     if config.download.duplicates == "drop" and config.download.columns.timestamp is None:
-        lines.append(DROP_WITHOUT_EFFECT)
+        lines.append(drop_without_effect())
     return lines
+
+
+def drop_without_effect() -> str:
+    """The remark on ``download.duplicates`` with rows that have no times."""
+    return f"{stated({'download.duplicates': 'drop'})} has no effect on rows without times, which may be repetitions"

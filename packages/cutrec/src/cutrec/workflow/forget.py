@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cutrec.checksums import checksum, read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
-from cutrec.paths import BACKTEST, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES, UPDATE
+from cutrec.paths import COMPLETE, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES, UPDATE
 from cutrec.workflow.user_ids import Users
 from cutrec.workflow.user_rows import count_rows, filter_csv, filter_parquet, is_list
 from rec_data.errors import DataError
@@ -79,10 +79,12 @@ def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
 def made_again(data: Path = DATA) -> dict[Path, str]:
     """The folders below ``data/`` that a command makes again, and the command.
 
-    They are those whose names begin as the default folder of backtests or of updates does.
+    Those of backtests have a complete step of a window, such as ``1/split/``. The names of those of updates begin as
+    that of the default does.
     """
-    commands = {BACKTEST.name: "backtest", UPDATE.name: "update"}
-    found = {path: command for name, command in commands.items() for path in data.glob(f"{name}*") if path.is_dir()}
+    steps = (path for path in data.rglob(f"[0-9]*/*/{COMPLETE}") if path.parents[1].name.isdecimal())
+    found = {path.parents[2]: "backtest" for path in steps}
+    found |= {path: "update" for path in data.glob(f"{UPDATE.name}*") if path.is_dir()}
     return dict(sorted(found.items()))
 
 
@@ -95,8 +97,10 @@ def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
     lists: list[Path] = []
     others: list[Path] = []
     made = made_again(data)
-    for top in sorted(path for path in data.glob("[!.]*") if path.name not in STAGES and path not in made):
+    for top in sorted(path for path in data.glob("[!.]*") if path.name not in STAGES):
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if any(path.is_relative_to(folder) for folder in made):
+                continue
             hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
             of_a_model = (path.parent / MODEL.name).is_file()
             if finding.format_of(path.name.removesuffix(".part")) and path.is_file() and not (hidden or of_a_model):

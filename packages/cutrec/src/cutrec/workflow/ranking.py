@@ -75,9 +75,9 @@ def scoring_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_ampere_or_newer(device) else torch.float32
 
 
-def scoring_catalogue(encoder: Encoder) -> Catalogue:
-    """The item table ``[V, D]`` in the dtype in which it is multiplied, checked for NaN."""
-    return Catalogue(encoder.item_table.detach().to(scoring_dtype(encoder.item_table.device)))
+def scoring_catalogue(encoder: Encoder, *, int8: bool = False) -> Catalogue:
+    """The item table ``[V, D]`` in the dtype in which it is multiplied, checked for NaN; `int8` as of `Catalogue`."""
+    return Catalogue(encoder.item_table.detach().to(scoring_dtype(encoder.item_table.device)), int8=int8)
 
 
 def user_batches(

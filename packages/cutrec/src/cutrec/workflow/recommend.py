@@ -14,11 +14,12 @@ import torch
 from cutrec.checksums import checksum, verified
 from cutrec.errors import StageError
 from cutrec.outputs import read_json, unchanged
-from cutrec.workflow.fetch import DROP_WITHOUT_EFFECT
+from cutrec.workflow.fetch import drop_without_effect
 from cutrec.workflow.ranking import load_encoder
 from cutrec.workflow.recommendations import ranked_batches, write_recommendations
 from rec_data.config import Download
 from rec_data.sequences.histories import Histories, Skipped, read_histories
+from rec_data.stated import stated
 from rec_models.encoders import Encoder
 
 if TYPE_CHECKING:
@@ -145,14 +146,14 @@ def _notes(found: HistoryLog, settings: Download) -> list[str]:
         notes.append(f"no column {settings.events.column!r}: events other than {kept} are not skipped")
     if settings.min_rating is not None and not found.rated:
         what = "no column of ratings" if rating is None else f"no column {rating!r}"
-        notes.append(f"{what}: download.min_rating={settings.min_rating:g} is not applied")
+        notes.append(f"{what}: {stated({'download.min_rating': settings.min_rating})} is not applied")
     elif found.low_ratings:
         notes.append(f"events with a rating below {settings.min_rating:g} are skipped: {found.low_ratings:,}")
     if found.in_row_order:
         what = "no times" if time is None else f"no column {time!r}"
         notes.append(f"{what}: events of a user are taken in the order of rows")
         if settings.duplicates == "drop":
-            notes.append(DROP_WITHOUT_EFFECT)
+            notes.append(drop_without_effect())
     if found.joined_users:
         notes.append(f"users with several lists, which are joined in the order of rows: {found.joined_users:,}")
     if found.empty_users:

@@ -1,6 +1,6 @@
 """Ranked lists batch by batch, and the parquet or CSV that stores them with the ids of the raw log."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from rec_data.sequences.store import SequenceStore
 from rec_eval import Catalogue, TopK, top_k
 from rec_models.encoders import Encoder
 
+FindTopK = Callable[..., TopK]
+"""`rec_eval.top_k`, or a function that takes the same arguments."""
+
 
 def ranked_batches(
     encoder: Encoder,
@@ -28,6 +31,7 @@ def ranked_batches(
     title: str,
     catalogue: Catalogue | None = None,
     hidden: tuple[Tensor, Tensor] | None = None,
+    find: FindTopK = top_k,
 ) -> Iterator[tuple[Tensor, TopK]]:
     """Rank the catalogue for all users of a store, in their order; further arguments as of `user_batches`.
 
@@ -40,6 +44,7 @@ def ranked_batches(
         title: of the progress bar.
         catalogue: of `scoring_catalogue`; one of `rec_eval.Catalogue.among` ranks some of the items only.
         hidden: what is left out of each user's list, as offsets ``[len(store) + 1]`` and items; without `filter_seen`.
+        find: what ranks a batch, with the arguments of `rec_eval.top_k`.
 
     Yields:
         The dense ids ``[u]`` of the users of a batch, and their lists ``[u, k]``.
@@ -52,7 +57,7 @@ def ranked_batches(
         if hidden is not None:
             offsets = hidden[0][batch.start : batch.end + 1]
             seen = (offsets - offsets[0], hidden[1][offsets[0] : offsets[-1]])
-        lists = top_k(batch.queries, batch.items, k, seen_offsets=seen[0], seen_items=seen[1])
+        lists = find(batch.queries, batch.items, k, seen_offsets=seen[0], seen_items=seen[1])
         yield store.user_ids[batch.start : batch.end], lists
 
 

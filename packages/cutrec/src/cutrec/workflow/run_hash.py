@@ -25,7 +25,8 @@ def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None
     settings = dataclasses.asdict(config)
     for section in ("dataset", "download", "split", "report", "undecided"):
         del settings[section]
-    del settings["train"]["init_from"]
+    for key in ("init_from", "tracker"):
+        del settings["train"][key]
     settings["evaluate"] = {"filter_seen": config.evaluate.filter_seen}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     code = training_code() if code is None else code

@@ -34,6 +34,16 @@ from rec_models.encoders import Encoder
 
 JOB = "_recommend.json"
 SUCCESS = "_SUCCESS"
+MOST_CHUNKS = 256
+"""Of a part, whose logs are written at the same time."""
+NAMES = {
+    "k": "--k",
+    "keep_seen": "choice of --keep-seen",
+    "ties": "order of equal times (download.ties, seed)",
+    "parts": "number of parts (--part)",
+    "chunks": "number of chunks (--chunk-events)",
+}
+"""Keys of `JOB` as the user knows them."""
 CHUNK_EVENTS = 5_000_000
 """Events of the log in memory at a time, by default."""
 
@@ -93,6 +103,11 @@ def score_part(
         StageError: the folder holds other files, or parts of another job, or the log was replaced meanwhile.
     """
     chunks = max(1, -(-count_rows(log) // (part.of * chunk_events)))
+    if chunks > MOST_CHUNKS:
+        raise StageError(
+            f"--part: found {chunks:,} chunks in part {part.number} of {part.of}, allowed: {MOST_CHUNKS}; take more "
+            "parts or a larger --chunk-events"
+        )
     place = out / part.name
     with locked(place):
         _open_folder(out, {"part_of_a_user": "1 + crc32(user_id) % parts", **job, "parts": part.of, "chunks": chunks})
@@ -144,8 +159,8 @@ def _open_folder(out: Path, job: dict[str, Any]) -> None:
                 if known.get(key) != value:
                     old, new = (str(found)[:12] for found in (known.get(key), value))
                     raise StageError(
-                        f"--out: {out} holds lists of another {key}: found {new}, allowed: {old} as there; take "
-                        f"another folder, or remove this one (rm -r {out})"
+                        f"--out: {out} holds lists with another {NAMES.get(key, key)}: found {new}, allowed: {old} as "
+                        f"there; take another folder, or remove this one (rm -r {out})"
                     )
         elif others := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
             raise StageError(

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 from cutrec.checksums import verified, write_checksums
@@ -14,7 +15,7 @@ from cutrec.decide import decide, write_decisions
 from cutrec.decide_update import SCHEDULE
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, read_json, unchanged, write_json
-from cutrec.paths import SETTINGS
+from cutrec.paths import SETTINGS, live_checkout
 from cutrec.reporting.model_card import CARD, model_card
 from cutrec.reporting.remarks import Remark, no_gain, training_remarks
 from cutrec.workflow import training_inputs as inputs
@@ -24,6 +25,7 @@ from cutrec.workflow.run_hash import run_hash
 from rec_models.errors import TrainingError
 from rec_models.training.loop import OnEpoch, fit
 from rec_models.training.result import FitResult
+from rec_models.training.trackers import Tracker
 
 
 def train(
@@ -58,6 +60,7 @@ def train(
     """
     # Training starts one more process for each further device (train.devices), which keeps no results and no locks.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
+    tracker = tracker_of(config)
     with ExitStack() as places:
         start = start_model(config)
         with unchanged(split, *([] if start is None else [start.parent])):
@@ -97,6 +100,7 @@ def train(
                 log=about.get("log_sha256"),
                 on_epoch=on_epoch,
                 build=build,
+                tracker=tracker,
             )
         except TrainingError as error:
             if error.on_every_rank and not first:
@@ -117,6 +121,21 @@ def train(
         write_checksums(folder)
         if first:
             confirm()
+
+
+def tracker_of(config: Config) -> Tracker | None:
+    """The tracker that ``train.tracker`` names, if any; its files are in the checkout, or in the current folder.
+
+    Raises:
+        StageError: its library is not installed.
+    """
+    name = config.train.tracker
+    if name == "none":
+        return None
+    if find_spec(name) is None:
+        cure = f"none, or uv pip install 'cutrec[{name}]'"
+        raise StageError(f"train.tracker: found {name}, which is not installed here, allowed: {cure}")
+    return Tracker(name, live_checkout())
 
 
 def summary(config: Config, result: FitResult, unread_share: float | None = None) -> dict[str, object]:

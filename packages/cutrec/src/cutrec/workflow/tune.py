@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,7 @@ def tune(
     jobs: int = 1,
     device: Device = "auto",
     memory_gib: float | None = None,
+    begin: Callable[[Path], None] = lambda _: None,
 ) -> Tuning:
     """Search, or go on with the search of the same split and settings.
 
@@ -99,6 +100,7 @@ def tune(
         device: where to train.
         memory_gib: of a device, for all jobs on it; None: all that it has. Settings whose predicted memory is larger
             are not tried.
+        begin: called with the folder of the search before the first trial; if it raises, nothing is searched.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -106,10 +108,12 @@ def tune(
     """
     until = time.monotonic() + 60 * minutes
     with unchanged(split):
-        space, folder = search_of(config, split, searches)
+        data = inputs.read_split(split)
+        space, folder = _search_of(config, split, searches, data)
+        begin(folder)
         search = _Search(space, split, folder, trials, until, device, memory_gib)
         if jobs == 1:
-            _work(search)
+            _work(search, data)
         else:
             _work_in_processes(search, jobs)
     found = read_result(search.folder, space, wanted=trials if search.is_over() else 0)
@@ -122,18 +126,18 @@ def tune(
     return found
 
 
-def search_of(config: Config, split: Path, searches: Path) -> tuple[Space, Path]:
+def _search_of(config: Config, split: Path, searches: Path, data: inputs.SplitData) -> tuple[Space, Path]:
     """The space around a point for a split, and the folder of its search; the arguments are those of `tune`.
 
     Raises:
         ConfigError: settings contradict each other.
-        StageError: a file of the split is missing or damaged, or no setting is left to search.
+        StageError: no setting is left to search.
     """
     if config.dataset.startswith("twin:"):
         raise StageError(f"dataset: found {config.dataset!r}, allowed: a log; a synthetic one has no accuracy")
     if config.train.devices != 1:
         raise StageError(f"train.devices: found {config.train.devices}, allowed: 1; --jobs uses several GPUs")
-    space = space_of(config, inputs.read_split(split).facts)
+    space = space_of(config, data.facts)
     if not space.axes:
         raise StageError("params.yaml: found a value for every key that is searched, allowed: auto for some")
     name = hashlib.sha256(f"{run_hash(space.point, split, code={})} {space.axes}".encode()).hexdigest()[:16]
@@ -167,9 +171,9 @@ def _work_in_processes(search: _Search, jobs: int) -> None:
         raise StageError("--jobs: every process of the search failed, for the reasons above; what was found is kept")
 
 
-def _work(search: _Search) -> None:
-    """Train trials until all are done or the time is up."""
-    data, study = inputs.read_split(search.split), Study(search.folder, search.space)
+def _work(search: _Search, data: inputs.SplitData | None = None) -> None:
+    """Train trials until all are done or the time is up; a process of its own opens the split itself."""
+    data, study = data or inputs.read_split(search.split), Study(search.folder, search.space)
     device = device_of(search.training(search.space.point))
     refused = Bounds(search.space, device, (search.memory_gib or device_gib(device)) / search.sharers)
     while not search.is_over() and (claim := study.claim(search.trials, refused)) is not None:

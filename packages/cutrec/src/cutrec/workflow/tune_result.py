@@ -129,12 +129,12 @@ def gains(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 def preset_of(space: Space, settings: Settings) -> dict[str, Any]:
     """The preset that repeats a trial, as_written: it means the same when defaults and rules for ``auto`` have changed.
 
-    It holds what was searched, what the rules decided, and what params.yaml states itself; keys that the network or the
-    loss has no use for are left out.
+    It holds what was searched, what the rules decided, and what params.yaml states itself; keys that the network, the
+    loss or the model has no use for are left out.
     """
     point = space.at(settings)
     values, usual = as_written(point), as_written(Config())
-    unused = set() if ENCODERS[point.model].masked else {"backbone.mask_prob"}
+    unused = {"train.tracker"} | (set() if ENCODERS[point.model].masked else {"backbone.mask_prob"})
     if not LOSSES[point.loss].sampled or LOSSES[point.loss].fixed_negatives:
         unused.add("num_negatives")
     return {

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rec_data.config import character_name
 from rec_data.raw.dialects import SEPARATORS, Dialect, Grammar
-from rec_data.stated import stated
+from rec_data.stated import stated, stated_value
 
 _DATUM = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?|\d{4}-\d\d-\d\d.*", re.IGNORECASE)
 """A number or a date in the first line: such a line can be data."""
@@ -180,7 +180,7 @@ def data_as_header(fields: Sequence[str]) -> str:
     key = "download.columns.timestamp"
     why = "" if times else " (rows are in order)"
     if time == "N":
-        why = " (N is the column of times; null if rows are in order)"
+        why = f" (N is the column of times; {stated_value(None)} if rows are in order)"
     columns = {"download.columns.user": user + 1, "download.columns.item": item + 1, key: time}
     rating = next((place + 1 for place in others if _RATING.fullmatch(fields[place])), None)
     more = ""

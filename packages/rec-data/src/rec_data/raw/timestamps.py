@@ -98,7 +98,8 @@ def time_expression(
     finer = kind == pl.String and facts[f"{TIMESTAMP}.finer"]
     if time_format is not None:
         columns, finer = [_formatted(kind, time_format, where)], finer and ".%f" in time_format.replace("%.f", ".%f")
-        allowed = f"times in the form of download.time_format, found {time_format!r}; null recognizes ISO 8601"
+        other = stated({"download.time_format": None})
+        allowed = f"times in the form of download.time_format, found {time_format!r}; {other} recognizes ISO 8601"
     elif kind == pl.String and 2 * facts[f"{TIMESTAMP}.numbers"] <= facts["rows"]:
         columns = _clocks(frame)  # a few numbers do not make other text numbers
     elif kind == pl.Date or isinstance(kind, pl.Datetime):

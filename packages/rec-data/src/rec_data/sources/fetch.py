@@ -18,6 +18,7 @@ from rec_data.errors import DataError, writing
 from rec_data.schema import TIMESTAMP, UNITS
 from rec_data.sources import demo, synthetic
 from rec_data.sources.registry import DEMO, SOURCES, UNUSABLE, is_generated, lookup
+from rec_data.stated import stated
 
 GENERATED_SEED = 0
 """Default seed of the demo and the synthetic logs, so that a name always means the same log."""
@@ -70,9 +71,8 @@ def fetch_log(
                     )
         if is_generated(dataset):
             if settings.min_rating is not None:
-                raise DataError(
-                    f"min_rating is {settings.min_rating:g} but dataset {dataset!r} has no ratings; allowed: null"
-                )
+                found = f"min_rating is {settings.min_rating:g} but dataset {dataset!r} has no ratings"
+                raise DataError(f"{found}; allowed: {stated({'download.min_rating': None})}")
             with writing(part):
                 summary = _generate(dataset, part, seed=seed)
         else:

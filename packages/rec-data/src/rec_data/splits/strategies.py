@@ -4,7 +4,7 @@ Everything here is numpy on flat arrays. Rows are sorted by user, then by time; 
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -77,36 +77,84 @@ def temporal(
     rule = rule or TargetRule()
     boundary = _boundary(log.times, test_fraction, test_from)
     past = log.times < boundary
-    past_counts = arrays.count_rows(past, log.offsets)
-    past_users = np.flatnonzero(past_counts)
-    validating = np.zeros(log.num_users, dtype=bool)
     if validation == "users":
-        validating[choose_users(past_users, validation_users, seed)] = True
-        held_out = past & arrays.spread(validating, log.offsets)
-        key, cure = f"split.validation_users {validation_users:g}", "a smaller share"
+        parts = _validation_by_users(log, past, validation_users, seed)
     else:
-        validation_start = _moment(log.times[past], test_fraction)
-        held_out = past & (log.times >= validation_start)
-        key, cure = f"split.validation time (from t_v = {validation_start} on)", "times that differ more, or users"
-    train = gather(log, past & ~held_out)
+        parts = _validation_by_time(log, past, test_fraction)
+    train = gather(log, past & ~parts.held_out)
     if train.users.size == 0:
-        raise DataError(f"{key} leaves no user to train on; allowed: {cure}")
+        raise DataError(f"{parts.key} leaves no user to train on; allowed: {parts.cure}")
     catalogue = arrays.mark(train.items, log.num_items)
     known = arrays.lookup(catalogue, log.items)
     trains = arrays.mark(train.users, log.num_users)
-    training = arrays.spread(trains, log.offsets)
 
-    if validation == "users":
-        validated, untested = hold_out(log, held_out & known, held_out & known, replace(rule, choice="last"))
+    validated, dropped = _validated(log, parts, past, known, trains, rule)
+    if (validation == "time" or validation_users > 0) and validated.users.size == 0:
+        if validation == "users":
+            parts = parts._replace(cure=f"a {'larger' if validation_users < 0.5 else 'smaller'} share")
+        raise DataError(
+            f"{parts.key} leaves no validation user with two interactions on items of train; allowed: {parts.cure}"
+        )
+    test, untargeted, of_test = _tested(log, parts, past, known, trains, rule, paper_faithful=paper_faithful)
+    if test.users.size == 0:
+        _refuse_without_test(log, parts, past, boundary, test_fraction if test_from is None else None)
+    unknown = {"validation_interactions_on_unknown_items": int(np.count_nonzero(parts.held_out & ~known))}
+    dropped |= of_test | unknown
+    return Partition(train, validated, test, catalogue, boundary, untargeted, dropped)
+
+
+class _Past(NamedTuple):
+    """Which interactions of the past validate."""
+
+    held_out: Mask
+    """``[n]`` these interactions."""
+    validating: Mask | None
+    """``[num_users]`` the validation users, who are not tested; None for validation by time."""
+    key: str
+    """The setting that decides it, for an error."""
+    cure: str
+    """What else it may be, for an error."""
+
+
+def _validation_by_users(log: SortedLog, past: Mask, share: float, seed: int) -> _Past:
+    """Hold out the past of random users."""
+    users = np.flatnonzero(arrays.count_rows(past, log.offsets))
+    validating = np.zeros(log.num_users, dtype=bool)
+    validating[choose_users(users, share, seed)] = True
+    held_out = past & arrays.spread(validating, log.offsets)
+    return _Past(held_out, validating, f"split.validation_users {share:g}", "a smaller share")
+
+
+def _validation_by_time(log: SortedLog, past: Mask, fraction: float) -> _Past:
+    """Hold out the last share of the past."""
+    start = _moment(log.times[past], fraction)
+    key, cure = f"split.validation time (from t_v = {start} on)", "times that differ more, or users"
+    return _Past(past & (log.times >= start), None, key, cure)
+
+
+def _validated(
+    log: SortedLog, parts: _Past, past: Mask, known: Mask, trains: Mask, rule: TargetRule
+) -> tuple[Subset, dict[str, int]]:
+    """The validation users with their inputs and targets, and how many users were left out, by reason."""
+    rows = parts.held_out & known
+    if parts.validating is not None:
+        validated, without = hold_out(log, rows, rows, replace(rule, choice="last"))
         newcomers = {}
     else:
-        validated, untested = hold_out(log, past & known, held_out & known & training, rule)
-        new = (arrays.count_rows(held_out & known, log.offsets) > 0) & ~trains
+        validated, without = hold_out(log, past & known, rows & arrays.spread(trains, log.offsets), rule)
+        new = (arrays.count_rows(rows, log.offsets) > 0) & ~trains
         newcomers = {"validation_users_not_in_train": int(np.count_nonzero(new))}
-    validates = validating
+    return validated, {f"validation_users_{reason}": count for reason, count in without.items()} | newcomers
+
+
+def _tested(
+    log: SortedLog, parts: _Past, past: Mask, known: Mask, trains: Mask, rule: TargetRule, *, paper_faithful: bool
+) -> tuple[Subset, Subset | None, dict[str, int]]:
+    """The test users with their inputs and targets, the ``untargeted``, and what was left out, by reason."""
+    validating = np.zeros(log.num_users, dtype=bool) if parts.validating is None else parts.validating
     if paper_faithful:  # validation users who have no item of train are like newcomers there
-        validates = validating & (arrays.count_rows(past & known, log.offsets) > 0)
-    future = ~past & ~arrays.spread(validates, log.offsets)
+        validating = validating & (arrays.count_rows(past & known, log.offsets) > 0)
+    future = ~past & ~arrays.spread(validating, log.offsets)
     usable = _known(log, past) if paper_faithful else known
     returns = arrays.count_rows(future & usable, log.offsets) > 0
     untargeted = None
@@ -115,38 +163,34 @@ def temporal(
         both, without = hold_out(log, rows, rows)
         test, untargeted = _of_users(both, trains), replace(_of_users(both, ~trains), targets=None, target_times=None)
     else:
-        test, without = hold_out(log, known, future & known & training, rule)
-    if (validation == "time" or validation_users > 0) and validated.users.size == 0:
-        if validation == "users":
-            cure = f"a {'larger' if validation_users < 0.5 else 'smaller'} share"
-        raise DataError(f"{key} leaves no validation user with two interactions on items of train; allowed: {cure}")
-    if test.users.size == 0:
-        if np.any((past_counts > 0) & (arrays.count_rows(~past & _known(log, past), log.offsets) > 0)):
-            why = "validate, or share no item with the few training users" if validation == "users" else "do not train"
-            raise DataError(
-                f"{key} leaves no test user: those with interactions after t* = {boundary} {why}; allowed: {cure}"
-            )
-        asked = f"split.test_fraction {test_fraction:g}" if test_from is None else "split.test_from"
-        raise DataError(
-            f"{asked} leaves no test user; needed: a user with interactions on items of "
-            f"train both before and after t* = {boundary}"
-        )
-    return Partition(
-        train=train,
-        validation=validated,
-        test=test,
-        catalogue=catalogue,
-        boundary_time=boundary,
-        untargeted=untargeted,
-        dropped={
-            **{f"validation_users_{reason}": count for reason, count in untested.items()},
+        test, without = hold_out(log, known, future & known & arrays.spread(trains, log.offsets), rule)
+    return (
+        test,
+        untargeted,
+        {
             **{f"test_users_{reason}": count for reason, count in without.items()},
             "test_users_not_in_train": int(np.count_nonzero(returns & ~trains)),
-            "validation_interactions_on_unknown_items": int(np.count_nonzero(held_out & ~known)),
             "future_interactions_of_validation_users": int(np.count_nonzero(~past & ~future)),
             "future_interactions_on_unknown_items": int(np.count_nonzero(future & ~usable)),
-            **newcomers,
         },
+    )
+
+
+def _refuse_without_test(
+    log: SortedLog, parts: _Past, past: Mask, boundary: int, test_fraction: float | None
+) -> NoReturn:
+    """Say why there is no test user; `test_fraction` is None if the moment t* was given."""
+    returning = arrays.count_rows(~past & _known(log, past), log.offsets) > 0
+    if np.any((arrays.count_rows(past, log.offsets) > 0) & returning):
+        why = "do not train" if parts.validating is None else "validate, or share no item with the few training users"
+        raise DataError(
+            f"{parts.key} leaves no test user: those with interactions after t* = {boundary} {why}; allowed: "
+            f"{parts.cure}"
+        )
+    asked = "split.test_from" if test_fraction is None else f"split.test_fraction {test_fraction:g}"
+    raise DataError(
+        f"{asked} leaves no test user; needed: a user with interactions on items of train both before and after t* = "
+        f"{boundary}"
     )
 
 

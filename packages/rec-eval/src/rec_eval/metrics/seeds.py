@@ -48,7 +48,7 @@ class SeedComparison(NamedTuple):
     error_users: float
     """Standard error of the difference from the choice of users."""
     error_seeds: float
-    """Standard error of the difference from the choice of seeds."""
+    """Standard error of the difference from the choice of seeds; 0 if it is too small to be seen with these seeds."""
 
     @property
     def different(self) -> bool:
@@ -61,9 +61,12 @@ class SeedComparison(NamedTuple):
         interval = f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
         if math.isnan(self.low):
             interval = "too few users for an interval"
+        of_seeds = f"and {self.error_seeds:.4f} from the seeds"
+        if self.error_seeds == 0:
+            of_seeds = f"(that of the seeds is too small to be seen with {self.seeds_a} and {self.seeds_b} of them)"
         evidence = (
             f"{interval} over other users and other seeds, p = {self.p_value:.2g}; standard error "
-            f"{self.error_users:.4f} from {self.users:,} users and {self.error_seeds:.4f} from the seeds"
+            f"{self.error_users:.4f} from {self.users:,} users {of_seeds}"
         )
         a, b = f"{self.name_a} ({self.seeds_a} seeds)", f"{self.name_b} ({self.seeds_b} seeds)"
         return verdict(self.metric, (a, b), (self.mean_a, self.mean_b), self.different, evidence=evidence)

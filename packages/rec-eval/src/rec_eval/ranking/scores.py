@@ -5,23 +5,27 @@ import copy
 import torch
 from torch import Tensor
 
+from rec_eval.ranking.int8_impl import Int8Table, suits
+
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Catalogue:
     """Item vectors that have been checked once, for ranking many batches of users.
 
-    Nothing is copied: if the values change, create a new catalogue.
+    If the values change, create a new catalogue.
 
     Args:
         items: ``[V, D]`` float32, bfloat16 or float16, on CPU or CUDA.
         bias: ``[V]`` floats on the same device, or None. ``-inf`` excludes an item from every list.
+        int8: also keep an int8 copy where `top_k` ranks a few users faster with one (`rec_eval.ranking.int8_impl`).
+            The lists are the same. The copy takes ``D + 12`` bytes per item, and two passes over the items.
 
     Raises:
         ValueError: a shape, dtype or device does not fit, or a value is NaN or infinite.
     """
 
-    def __init__(self, items: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, items: Tensor, bias: Tensor | None = None, *, int8: bool = False) -> None:
         if items.ndim != 2:
             raise ValueError(f"items must be [items, dim], got {list(items.shape)}")
         if items.numel() == 0:
@@ -31,6 +35,7 @@ class Catalogue:
         self.items, self.bias = items, bias
         self.largest = _largest("items", items)
         self.shift = 0.0 if bias is None else _shift(bias, items)
+        self.int8 = Int8Table(items) if int8 and suits(items) else None
 
     def among(self, allowed: Tensor) -> "Catalogue":
         """The same catalogue, of which lists hold only the items marked in ``[V]`` bool; checks nothing again."""

@@ -162,7 +162,7 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int], *, user_ids: Tensor | None = 
         users = user_ids.to(ranks.device)
         counts = torch.bincount(users).double()
         weights = 1.0 / (torch.count_nonzero(counts) * counts[users])
-    summary: dict[str, float] = {}
+    means: dict[str, Tensor] = {}
     for k in ks:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -172,5 +172,6 @@ def rank_metrics(ranks: Tensor, ks: Sequence[int], *, user_ids: Tensor | None = 
             f"hitrate@{k}": hit.double(),
             f"mrr@{k}": torch.where(hit, 1.0 / values, 0.0),
         }
-        summary |= {name: float(each.mean() if weights is None else each @ weights) for name, each in found.items()}
-    return summary
+        means |= {name: each.mean() if weights is None else each @ weights for name, each in found.items()}
+    # Read together: each read would wait for the device.
+    return dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True)) if means else {}

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rec_eval.ranking import at_once, torch_impl, triton_impl
+from rec_eval.ranking import at_once, int8_impl, torch_impl, triton_impl
 from rec_eval.ranking.scores import Catalogue, as_catalogue, check_queries, check_scoring
 from rec_eval.ranking.seen import SeenItems
 from rec_eval.ranking.sort_keys import TopK, decode_keys
@@ -32,7 +32,8 @@ def top_k(
     ``reference`` is plain torch, on any device and in every dtype. ``triton`` never stores the scores of most items; it
     needs bfloat16 or float16 on a GPU of compute capability 8.0 or above. ``auto`` ranks up to 200 million pairs of a
     user and an item on such a GPU from all their scores, which is fastest there; otherwise it uses ``triton`` if
-    possible. Neither if ``item_tile`` is given.
+    possible. Neither if ``item_tile`` is given. For a few users on a CPU it
+    reads the int8 copy of a ``Catalogue`` that has one.
 
     Memory in addition to inputs and output does not depend on U. With s the seen items of a tile of users, it is
     for ``reference`` at most ``user_tile * (20 * item_tile + 48 * (k + c)) + 32 * s`` bytes with ``c = max(2 * k, 64)``
@@ -72,6 +73,8 @@ def top_k(
         if found is not None:
             return found
     check = check_scoring(queries, catalogue)
+    few = num_users <= int8_impl.MOST_USERS and impl == "auto" and item_tile is None
+    int8 = catalogue.int8 if few and not check else None
     plan = _plan(impl, queries, num_items, k, item_tile, check)
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores = torch.empty(num_users, k, dtype=torch.float32, device=queries.device)
@@ -86,10 +89,12 @@ def top_k(
         for start in range(0, num_users, user_tile):
             users = (start, min(start + user_tile, num_users))
             chosen = queries[slice(*users)]
-            if plan is None:
+            keys = None if int8 is None else int8_impl.rank_users(chosen, int8, k, bias, seen, users)
+            if keys is None and plan is None:
                 keys = torch_impl.rank_users(chosen, vectors, k, bias, seen, users, item_tile or num_items, check)
-            else:
+            elif plan is not None:
                 keys = triton_impl.rank_users(chosen, vectors, k, bias, seen, users, plan)
+            assert keys is not None
             ids[slice(*users)], scores[slice(*users)] = decode_keys(keys)
     return TopK(ids, scores)
 

@@ -10,12 +10,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rec_models.encoders.embedding import Lookup, lookup
+from cce_kernels.hardware import is_ampere_or_newer
+from rec_models.encoders.embedding import Lookup, lookup, lookup_into_grad
 from rec_models.encoders.packing import Layout, layout_of
 from rec_models.encoders.settings import ModelSettings
 from rec_models.encoders.transformer import NORM_EPS, Block, draw_weights
 
+_FUSED_HEADS = (16, 32, 64, 128)  # widths of heads that the kernels of `rec_models.encoders.fused` take
+_FUSED_WIDTH = 1024
 MakeLayout = Callable[[Tensor], Layout]  # from the lengths of histories, [B] int64
+
+
+def fuses(encoder: Encoder, layout: Layout) -> bool:
+    """Whether `rec_models.encoders.fused` computes what an encoder is asked for.
+
+    It takes packed histories and products in 16 bits, on an Ampere or newer, with ``norm=pre``, no dropout of attention
+    weights, and heads as wide as a power of two.
+    """
+    settings, table = encoder.settings, encoder.item_table
+    usual = settings.norm == "pre" and settings.attention_dropout == 0 and settings.hidden <= _FUSED_WIDTH
+    heads = settings.hidden // settings.heads in _FUSED_HEADS
+    half = is_ampere_or_newer(table.device) and torch.is_autocast_enabled("cuda") and table.dtype == torch.float32
+    packed = layout.keys is None and layout.places.shape[0] > 0 and layout.rows * layout.width < 2**32
+    return usual and heads and half and packed and not torch.compiler.is_compiling()
 
 
 class Encoder(nn.Module):
@@ -49,13 +66,16 @@ class Encoder(nn.Module):
         draw_weights(self.item_table, settings)
         draw_weights(self.position_table, settings)
 
-    def forward(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
+    def forward(
+        self, items: Tensor, layout: Layout, masked: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Encode every place of packed histories; does not wait for the device.
 
         Args:
             items: [T] int64 item ids.
             layout: of the T places.
             masked: [T] bool, the places where the mask vector replaces the item; BERT4Rec only.
+            dtype: of the result; None: that of the weights.
 
         Returns:
             [T, D].
@@ -63,12 +83,14 @@ class Encoder(nn.Module):
         Raises:
             ValueError: a history is longer than ``max_seq_len``, or the model has no mask vector.
         """
-        return self.transform(self.embed(items, layout, masked), layout)
+        if masked is None and self.lookup is lookup_into_grad and fuses(self, layout):
+            self._check_width(layout)
+            return self.fused(items, layout, torch.get_autocast_dtype("cuda"), dtype or self.item_table.dtype)
+        return self.transform(self.embed(items, layout, masked), layout, dtype)
 
     def embed(self, items: Tensor, layout: Layout, masked: Tensor | None = None) -> Tensor:
         """Items and their positions as vectors, [T, D], scaled as the settings say; see `forward`."""
-        if layout.width > self.settings.max_seq_len:
-            raise ValueError(f"items: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
+        self._check_width(layout)
         # Counted from the end: the same distance to the prediction has the same row, whatever the length.
         places = nn.functional.embedding(layout.from_end, self.position_table)  # [T, D]
         vectors = self._embed_items(items, masked)
@@ -76,14 +98,46 @@ class Encoder(nn.Module):
             vectors = vectors * math.sqrt(self.settings.hidden)
         return vectors + places
 
-    def transform(self, x: Tensor, layout: Layout) -> Tensor:
-        """The network between embeddings and scores: x [T, D] and its layout to [T, D]; compiles as one graph."""
+    def transform(self, x: Tensor, layout: Layout, dtype: torch.dtype | None = None) -> Tensor:
+        """The network between embeddings and scores: x [T, D] and its layout to [T, D]; compiles as one graph.
+
+        `dtype` is that of the result; None: of the weights. On a GPU in 16 bits most settings run in the kernels of
+        `rec_models.encoders.fused`, unless the network is compiled.
+        """
+        if fuses(self, layout):
+            return self.fused(x, layout, torch.get_autocast_dtype("cuda"), dtype or x.dtype)
+        hidden = self._transform(x, layout)
+        return hidden if dtype is None else hidden.to(dtype)
+
+    def _transform(self, x: Tensor, layout: Layout) -> Tensor:
         post = self.settings.norm == "post"  # the last block then ends with its own norm
         x = self.dropout(self.norm(x) if post else x)
         for block in self.blocks:
             x = block(x, layout)
         hidden: Tensor = x if post else self.norm(x)
         return hidden
+
+    def fused(self, source: Tensor, layout: Layout, products: torch.dtype, result: torch.dtype) -> Tensor:
+        """`transform` in the kernels of `rec_models.encoders.fused`, whatever `fuses` says of the device.
+
+        The source is x fp32 [T, D], or items int64 [T] to embed: their gradient is that of `lookup_into_grad`.
+        `products` is the dtype of matrix products, `result` that of what is returned, [T, D].
+        """
+        from rec_models.encoders.fused.attention import Heads
+        from rec_models.encoders.fused.network import Plan, run
+        from rec_models.encoders.fused.residual import Embeddings
+
+        settings, x, start = self.settings, source, None
+        if not source.is_floating_point():
+            factor = math.sqrt(settings.hidden) if settings.scale_embeddings else 1.0
+            start = Embeddings(self.item_table, source, layout.from_end, self.position_table, factor)
+            x = self.position_table
+        dropout = settings.dropout if self.training else 0.0
+        heads = Heads(settings.heads, self.causal)
+        plan = Plan(heads, settings.activation, self.norm.eps, dropout, products, result)
+        layers = [layer for block in self.blocks for layer in block.layers()]  # type: ignore[operator]
+        parameters = [tensor for layer in (*layers, self.norm) for tensor in (layer.weight, layer.bias)]
+        return run(x, start, layout, plan, parameters)
 
     def encode_last(self, items: Tensor, offsets: Tensor) -> Tensor:
         """The vectors that rank the item after each history; on a GPU this waits for the device.
@@ -106,6 +160,10 @@ class Encoder(nn.Module):
         `ends` [B] int64 has the place of each history's last item among the T, `lengths` is [B] int64.
         """
         return self._last_vectors(items, make_layout(lengths))
+
+    def _check_width(self, layout: Layout) -> None:
+        if layout.width > self.settings.max_seq_len:
+            raise ValueError(f"items: found {layout.width} places, allowed: max_seq_len = {self.settings.max_seq_len}")
 
     def _embed_items(self, items: Tensor, masked: Tensor | None) -> Tensor:
         """[T] ids to [T, D] vectors."""

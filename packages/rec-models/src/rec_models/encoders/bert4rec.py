@@ -32,7 +32,7 @@ class BERT4Rec(Encoder):
         See `Encoder.encode_ends` for the arguments.
         """
         layout = make_layout((lengths + 1).clamp_max(self.settings.max_seq_len))
-        row = torch.repeat_interleave(layout.starts.diff(), output_size=layout.from_end.shape[0])  # [T']
+        row = layout.places // layout.width  # [T']
         source = ends[row] - (layout.from_end - 1).clamp_min(0)  # [T']; at the mask any item will do
         return self._last_vectors(items[source], layout, layout.from_end == 0)
 

@@ -39,6 +39,13 @@ def lookup_into_grad(items: Tensor, table: Tensor) -> Tensor:
     return rows
 
 
+def gradient_of(table: Tensor) -> Tensor:
+    """``table.grad``, zeros if there was none."""
+    if table.grad is None:
+        table.grad = torch.zeros_like(table)
+    return table.grad
+
+
 class _LookupIntoGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, items: Tensor, holder: tuple[Tensor]) -> Tensor:
@@ -52,10 +59,8 @@ class _LookupIntoGrad(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[None, None, None]:
         if grad is not None:
             (items,) = ctx.saved_tensors
-            table: Tensor = ctx.table
-            if table.grad is None:
-                table.grad = torch.zeros_like(table)
+            into = gradient_of(ctx.table)
             # On a GPU this uses atomics, as the loss does for its rows, unless torch must use deterministic algorithms.
             # Sorting takes longer, and adds up the rows of a popular item one after another (TUNING.md).
-            table.grad.index_add_(0, items, grad.to(table.grad.dtype))
+            into.index_add_(0, items, grad.to(into.dtype))
         return None, None, None

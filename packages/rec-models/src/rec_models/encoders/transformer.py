@@ -106,6 +106,11 @@ class Block(nn.Module):
             if settings.initialization == "normal" or layer in (self.query_key_value, self.attention_out):
                 nn.init.zeros_(layer.bias)
 
+    def layers(self) -> tuple[nn.LayerNorm | nn.Linear, ...]:
+        """The layers in the order of use."""
+        attention = self.attention_norm, self.query_key_value, self.attention_out
+        return *attention, self.feed_norm, self.feed_in, self.feed_out
+
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Args: x [T, D] packed, and its layout. Returns [T, D]."""
         if self.settings.norm == "query":

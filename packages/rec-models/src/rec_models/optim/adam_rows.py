@@ -1,8 +1,8 @@
-"""Adam on an item table whose moments are kept small; the formula is that of `rec_models.optim.table_adam.adam_rows`.
+"""Adam on an item table; the formula is that of `rec_models.optim.table_adam.adam_rows`.
 
 Each program updates a block of rows. Bytes per element: 12 for an fp32 table and its gradient, plus the moments read
-and written: 8 with both in bf16, 4 with the first in bf16 and the second as one number per row. (torch's fused Adam: 28
-in total.) FLOPs: about 15 per element, negligible beside the bytes.
+and written: 16 with both in fp32, 8 in bf16, 4 with the first in bf16 and the second as one number per row. FLOPs:
+about 15 per element, negligible beside the bytes.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cce_kernels.hardware import is_ampere_or_newer
 from rec_models.config import TrainingSettings
 from rec_models.encoders import Encoder
 from rec_models.optim.table_adam import TableAdam
@@ -47,13 +48,16 @@ def table_bytes(optimizer: str, num_items: int, hidden: int) -> int:
 
 
 def build_optimizer(encoder: Encoder, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Fused Adam, one kernel for all parameters; the item table is updated as `settings.optimizer` says.
+    """Fused Adam; the item table is updated as `settings.optimizer` says, on a GPU by a kernel of its own.
 
     The encoder must be on the device where it will train.
     """
     options: dict[str, Any] = {"lr": settings.learning_rate, "betas": _BETAS, "weight_decay": settings.weight_decay}
+    table, everything = encoder.item_table, list(encoder.parameters())
+    groups = [[parameter for parameter in everything if parameter is not table], [table]]
     if settings.optimizer == "adam":
-        return torch.optim.Adam(encoder.parameters(), fused=True, **options)
+        if not is_ampere_or_newer(table.device):
+            return torch.optim.Adam(everything, fused=True, **options)
+        groups = [everything]  # as torch's, so that a run may be resumed on another device
     kept = KEPT[settings.optimizer]
-    others = [parameter for parameter in encoder.parameters() if parameter is not encoder.item_table]
-    return TableAdam(others, encoder.item_table, moments=kept.moments, rowwise=kept.rowwise, **options)
+    return TableAdam(groups, table, moments=kept.moments, rowwise=kept.rowwise, **options)

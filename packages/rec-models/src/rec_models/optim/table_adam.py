@@ -28,21 +28,21 @@ _CHUNK_ELEMENTS = 1 << 22  # of the table at a time, where temporaries are made:
 
 
 class TableAdam(torch.optim.Adam):
-    """Fused Adam for all parameters except the item table, whose moments are stored in another way.
+    """Fused Adam for all parameters except the item table, which is updated on its own, in one pass.
 
     Args:
-        others: parameters with two fp32 moments.
+        groups: the parameters; all but the table have two fp32 moments. The last group holds the table.
         table: [V, D] the item table. Its gradient is dense, or always sparse: then only touched rows are updated.
-        moments: dtype of the table's moments.
+        moments: dtype of the table's moments. With fp32 the state is that of `torch.optim.Adam`.
         rowwise: one second moment per row, in fp32.
         options: of `torch.optim.Adam`: ``lr``, ``betas`` (both above 0) and ``weight_decay`` (L2 penalty, added to the
             gradient; it does not affect rows without a sparse gradient).
     """
 
     def __init__(
-        self, others: Sequence[Tensor], table: Tensor, *, moments: torch.dtype, rowwise: bool, **options: Any
+        self, groups: Sequence[Sequence[Tensor]], table: Tensor, *, moments: torch.dtype, rowwise: bool, **options: Any
     ) -> None:
-        super().__init__([{"params": list(others)}, {"params": [table]}], fused=True, **options)
+        super().__init__([{"params": list(group)} for group in groups], fused=True, **options)
         self._step_supports_amp_scaling = False  # a scaler then divides the gradients before the step
         self._table = table
         self._moments = moments
@@ -76,7 +76,7 @@ class TableAdam(torch.optim.Adam):
             return
         tensors = self._table, state["exp_avg"], state["exp_avg_sq"], state["last"]
         for table, first, second, last in self._chunks(tensors):
-            _go_without_gradient(table, first, second, last, state["step"] - last, self.param_groups[1])
+            _go_without_gradient(table, first, second, last, state["step"] - last, self.param_groups[-1])
         state["last"].copy_(state["step"].to(torch.int32).expand_as(state["last"]))
 
     def _chunks(self, tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
@@ -94,7 +94,7 @@ class TableAdam(torch.optim.Adam):
         return state
 
     def _update_table(self, grad: Tensor) -> None:
-        state, group = self._state(), self.param_groups[1]
+        state, group = self._state(), self.param_groups[-1]
         state["step"] += 1
         moments = state["exp_avg"], state["exp_avg_sq"]
         if grad.is_sparse:

@@ -18,22 +18,25 @@ from rec_models.training.checkpoint import MODEL_NAME
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from rec_models.training.trackers import Tracker
+
 
 class ResultsFolder:
-    """The folder ``out`` of `rec_models.training.loop.fit`, created when first written.
+    """The folder ``out`` of `rec_models.training.loop.fit`, created when first written, and its tracker.
 
     Fabric's loggers would not do: its CSV logger chooses file name and column order and appends to what an earlier run
     left, and both would repeat the epochs before a resume.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tracker: Tracker | None = None) -> None:
         self.path = path
+        self._tracker = tracker
         self._logged = 0
         self._logged_step = 0
         self._curves: SummaryWriter | None = None
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
-        """Write all rows to ``history.csv``, and those that are not yet logged to ``tensorboard/``.
+        """Write all rows to ``history.csv``, and those that are not yet logged to ``tensorboard/`` and the tracker.
 
         The first call replaces the curves that an earlier run, or this run before it was killed, left in the folder:
         its epochs are in the history, and TensorBoard would show them twice.
@@ -51,6 +54,8 @@ class ResultsFolder:
             shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         if len(history) > self._logged:
             self._write_curves(history[self._logged :])
+        if self._tracker is not None:
+            self._tracker.log(curves_of)
         self._logged = len(history)
 
     def write_step_losses(self, losses: Sequence[float], step: int) -> None:
@@ -67,7 +72,9 @@ class ResultsFolder:
         temporary.replace(self.path / MODEL_NAME)
 
     def close(self) -> None:
-        """Close the file of TensorBoard's log."""
+        """Close the file of TensorBoard's log and the run of the tracker."""
+        if self._tracker is not None:
+            self._tracker.close()
         if self._curves is not None:
             self._curves.close()
             self._curves = None
@@ -76,11 +83,8 @@ class ResultsFolder:
         """Append rows to TensorBoard's log, which is one file per run: one curve per column, over epochs."""
         curves = self._open_curves()
         for row in rows:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    group, _, rest = name.partition("_")
-                    tag = f"{group}/{rest}" if group in ("train", "validation") else f"train/{name}"
-                    curves.add_scalar(tag.replace("@", "_at_"), value, int(row["epoch"]))  # it would replace @
+            for tag, value in curves_of(row).items():
+                curves.add_scalar(tag, value, int(row["epoch"]))
         curves.flush()
 
     def _open_curves(self) -> SummaryWriter:
@@ -89,6 +93,17 @@ class ResultsFolder:
 
             self._curves = SummaryWriter(str(self.path / "tensorboard"))
         return self._curves
+
+
+def curves_of(row: Mapping[str, float]) -> dict[str, float]:
+    """The values of an epoch's row by the names of their curves, such as ``validation/ndcg_at_10``."""
+    values = {}
+    for name, value in row.items():
+        if name not in ("epoch", "step"):
+            group, _, rest = name.partition("_")
+            tag = f"{group}/{rest}" if group in ("train", "validation") else f"train/{name}"
+            values[tag.replace("@", "_at_")] = value  # TensorBoard would replace @, and MLflow refuses it
+    return values
 
 
 _QUIET_SECONDS = 30.0  # without a line before a long epoch says how far it is

@@ -38,6 +38,7 @@ from rec_models.training.result import BatchDone, FitResult
 from rec_models.training.run_state import Resumed, RunFolder, RunState
 from rec_models.training.step import StepLoss
 from rec_models.training.stopping import EXIT_STATUS, stop_on_sigterm
+from rec_models.training.trackers import Tracker
 
 MONITORED = "ndcg@10"
 _READ_SECONDS = 0.5  # how often one process reads the losses back
@@ -66,6 +67,7 @@ def fit(
     on_batch: Callable[[BatchDone], object] | None = None,
     on_epoch: OnEpoch | None = None,
     build: Callable[[ModelSettings, int], Encoder] | None = None,
+    tracker: Tracker | None = None,
 ) -> FitResult:
     """Train, validate after each epoch, keep the best model.
 
@@ -95,6 +97,7 @@ def fit(
         on_epoch: called after each epoch with its validation metrics and its number, from 1, on every rank; if it
             returns True, training is finished.
         build: makes a new network from its settings and V, on any device; None: `build_encoder`.
+        tracker: an experiment tracker, which gets the settings and the rows of ``history.csv``.
 
     Raises:
         TrainingError: the loss or a weight became NaN, memory ran out, or validation returned no ``ndcg@10``.
@@ -110,7 +113,7 @@ def fit(
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     identity |= {} if batching is None else {"batching": asdict(batching)}
     identity |= {} if catalogue is None else {"catalogue": catalogue}
-    folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out))
+    folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out), tracker)
     shape: list[int] = []  # rows and columns of the batch in work, for a message about memory
     with devices.quiet_lightning():
         fabric = devices.build_fabric(training, device, precision)
@@ -122,6 +125,8 @@ def fit(
         contexts.enter_context(lost_rank_errors())
         resumed = folder.resume()
         state = RunState() if resumed is None else resumed.state
+        if tracker is not None:
+            tracker.follow(state, identity)
         if not state.finished:
             with devices.quiet_lightning():
                 fabric.launch()  # starts the other processes and waits until all of them have come this far
@@ -130,6 +135,8 @@ def fit(
             memory.reset_peak(device)
             if fabric.is_global_zero:
                 devices.announce(settings, device, precision)
+                if tracker is not None:
+                    tracker.start()
             torch.manual_seed(training.seed)
             encoder = (build or build_encoder)(model, num_items).to(fabric.device)
             encoder.autocast_dtype = devices.autocast_dtype(precision, device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from array import array
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +32,10 @@ class RunState:
     best_epoch: int = 0  # the epoch, from 1, whose weights are kept; 0 before the first
     bad_epochs: int = 0  # epochs since the best one
     finished: bool = False  # training is over
+    tracked: str = ""  # the tracker that follows the training, and its name of the run: mlflow:ID
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
-    step_losses: list[float] = field(default_factory=list)  # mean loss per token of the last optimizer steps, if read
+    # mean loss per token of the last optimizer steps, if read; the checkpoint has their number, a file beside it all
+    step_losses: array[float] = field(default_factory=lambda: array("d"))
 
     def end_epoch(self, metrics: dict[str, float], score: float | None, validation_seconds: float) -> dict[str, float]:
         """Close the epoch in progress: add its row to the history and compare its score with the best so far.
@@ -80,6 +83,8 @@ class RunFolder:
         self.path = path
         self.last = path / "last.ckpt"
         self.previous = path / "previous.ckpt"
+        self.step_losses = path / "step_losses.bin"  # float64, appended to: a checkpoint does not grow with the steps
+        self._losses_saved = 0
         self._identity = identity
         self._kept_best = [0, 0]  # best epoch of the previous and of the last state
         self.newest: Path | None = None  # the newest intact state of this run that this object saved or read
@@ -110,9 +115,11 @@ class RunFolder:
         """
         if state.finished:
             encoder, optimizer, average = {}, {}, {}
-        payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": asdict(state)}
+        counters = vars(state) | {"step_losses": len(state.step_losses)}
+        payload = {"format": _RUN_FORMAT, "identity": self._identity, "state": counters}
         payload |= {"encoder": encoder, "optimizer": optimizer, "scaler": scaler, "average": average}
         self.path.mkdir(parents=True, exist_ok=True)
+        self._append_losses(state.step_losses)
         if self.newest == self.last:  # a damaged file never replaces an intact one
             self.last.replace(self.previous)
         save_atomically(payload, self.last)
@@ -140,9 +147,11 @@ class RunFolder:
                 payload = read_payload(path, _RUN_FORMAT)
                 if payload["identity"] != self._identity:
                     raise CheckpointError(f"{path}: of a run with other settings")
-                state = RunState(**payload["state"])
+                kept = payload["state"].pop("step_losses", [])
+                state = RunState(**payload["state"], step_losses=self._read_losses(kept))
                 if state.best_epoch and not self.best(state.best_epoch).is_file():
                     raise CheckpointError(f"{path}: {self.best(state.best_epoch).name} is missing beside it")
+                self._losses_saved = 0 if isinstance(kept, list) else len(state.step_losses)
                 self._kept_best = [state.best_epoch, state.best_epoch]
                 self.newest = path
                 encoder, optimizer, scaler = (payload[name] for name in ("encoder", "optimizer", "scaler"))
@@ -150,3 +159,20 @@ class RunFolder:
             except (CheckpointError, KeyError, TypeError) as error:
                 sys.stderr.write(f"warning: not resuming from this checkpoint: {error}\n")
         return None
+
+    def _append_losses(self, losses: array[float]) -> None:
+        """Write the losses that are not in the file yet, over what a run that was killed has written there since."""
+        if fresh := losses[self._losses_saved :]:
+            self.step_losses.touch()
+            with self.step_losses.open("r+b") as file:
+                file.seek(losses.itemsize * self._losses_saved)
+                fresh.tofile(file)
+        self._losses_saved = len(losses)
+
+    def _read_losses(self, kept: int | list[float]) -> array[float]:
+        """The first `kept` losses of the file; none if it has fewer. An older state has the losses themselves."""
+        if isinstance(kept, list):
+            return array("d", kept)
+        written = self.step_losses.read_bytes() if self.step_losses.is_file() else b""
+        size = kept * array("d").itemsize
+        return array("d", written[:size] if len(written) >= size else b"")

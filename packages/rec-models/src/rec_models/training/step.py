@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from rec_models.config import LossSettings, TrainingSettings
 from rec_models.encoders import Encoder
 from rec_models.encoders.embedding import lookup_into_grad, sparse_lookup
-from rec_models.encoders.packing import Layout
 from rec_models.losses import LOSSES, LossContext, build_loss
 from rec_models.losses.paper import trains_padding, with_padding_targets
 from rec_models.training.batch import StepBatch
 from rec_models.training.ranks import RankTokens
-
-if TYPE_CHECKING:  # Lightning takes two seconds to import, and planning does not need it
-    pass
 
 
 class StepLoss(nn.Module):
@@ -43,10 +36,8 @@ class StepLoss(nn.Module):
         self._loss = build_loss(loss, item_counts)
         self._joint = LOSSES[loss.loss].joint
         self._pads = trains_padding(loss)
-        # The encoder itself is not compiled: validation has other shapes, which would be compiled too.
-        self._network: Callable[[Tensor, Layout], Tensor] = (
-            torch.compile(encoder.transform, dynamic=True) if training.compile else encoder.transform
-        )
+        # Validation has other shapes, which would be compiled too if the encoder itself were.
+        self._compiled = torch.compile(encoder.transform, dynamic=True) if training.compile else None
 
     def forward(self, batch: StepBatch, step: int | Tensor, row_offset: int | Tensor = 0) -> Tensor:
         """The mean over the tokens with a target, and over padded places where the loss trains them; 0 without any.
@@ -67,12 +58,14 @@ class StepLoss(nn.Module):
             raise ValueError(f"train_batches: found masked=None, allowed: {allowed}")
         ranks = None if batch.rank_counts is None else RankTokens(batch.micro_counts, batch.rank)
         context = LossContext(self._seed, step, row_offset, self._sparse_grad, ranks)
-        x = self.encoder.embed(batch.items, batch.layout, batch.masked)
-        hidden = self._network(x, batch.layout)  # [T, D]
+        # Under autocast the loss computes in the dtype of matrix products.
+        mixed = torch.is_autocast_enabled(kind := batch.items.device.type)
+        dtype = torch.get_autocast_dtype(kind) if mixed else None
+        if self._compiled is None:
+            hidden = self.encoder(batch.items, batch.layout, batch.masked, dtype)  # [T, D]
+        else:
+            hidden = self._compiled(self.encoder.embed(batch.items, batch.layout, batch.masked), batch.layout, dtype)
         tokens = hidden if batch.rows is None else hidden.index_select(0, batch.rows)  # [M, D]
-        # Under autocast the last norm returns fp32, but the loss computes in the dtype of matrix products.
-        if torch.is_autocast_enabled(kind := hidden.device.type):
-            tokens = tokens.to(torch.get_autocast_dtype(kind))
         targets = batch.targets
         if self._pads:
             tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.layout.starts.diff().long())

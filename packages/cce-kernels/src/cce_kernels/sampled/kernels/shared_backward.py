@@ -26,7 +26,14 @@ from cce_kernels.kernels.dot import dot
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.kernels.draw import STORED_TABLE, count_draws, draw_once, first_group, read_size
 from cce_kernels.sampled.kernels.math import sigmoid
-from cce_kernels.sampled.kernels.state import UNSPECIALIZED, Upstream, WeightGradient, dot_precision, kernel_arguments
+from cce_kernels.sampled.kernels.state import (
+    UNSPECIALIZED,
+    Upstream,
+    WeightGradient,
+    dot_precision,
+    kernel_arguments,
+    padded,
+)
 from cce_kernels.sampled.tuning import SharedTiles
 
 
@@ -48,7 +55,7 @@ def shared_backward_kernel(
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_MAP: tl.constexpr, SCRATCH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
-    GRAD_STRIDE: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr, HAS_OFFSET: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x programs of a group, blocks of negatives); see the head of this file.
 
@@ -77,20 +84,24 @@ def shared_backward_kernel(
     seed, step, bound = tl.load(seed_ptr), tl.load(step_ptr), read_size(size, size_ptr, TABLE)
     row = first_row + group.to(tl.int64) * row_stride
 
-    h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
     upstream = tl.where(valid, tl.load(grad + tokens * GRAD_STRIDE, mask=exists, other=0.0), 0.0)
-    token_shift = tl.load(shift + tokens, mask=exists, other=float("inf"))
-    # The targets come first: after the loop, their addresses and h would be held in registers through it.
+    # The targets come first, some columns at a time: whole rows of them, or their addresses after the loop, would take
+    # the registers that let a second program run on a multiprocessor.
     if tl.program_id(1) == 0 and not SCRATCH:
         token_pull = -tl.load(pull + tokens, mask=exists, other=0.0) * upstream
         out = safe
         if HAS_MAP:
             out = tl.load(row_map + safe, mask=own, other=0).to(tl.int64)
-        products = token_pull[:, None] * h.to(tl.float32)
-        keep_columns = own[:, None] & inside[None, :]
-        tl.atomic_add(dweight + out[:, None] * D + columns[None, :], products, mask=keep_columns, sem="relaxed")
+        for start in tl.range(0, D, PART, num_stages=1):
+            some = start + tl.arange(0, PART)
+            there = own[:, None] & (some < D)[None, :]
+            part = tl.load(hidden + tokens[:, None] * D + some[None, :], mask=there, other=0.0)
+            products = token_pull[:, None] * part.to(tl.float32)
+            tl.atomic_add(dweight + out[:, None] * D + some[None, :], products, mask=there, sem="relaxed")
         if HAS_BIAS:
             tl.atomic_add(dbias + out, token_pull, mask=own, sem="relaxed")
+    h = tl.load(hidden + tokens[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
+    token_shift = tl.load(shift + tokens, mask=exists, other=float("inf"))
     # A program is STEPS blocks of slots; the scratch has one row for each (unit, slot).
     scratch_row = tl.program_id(0).to(tl.int64) * num_negatives
     num_negatives = count_draws(num_negatives, size_ptr, row, TABLE)
@@ -160,5 +171,6 @@ def launch_shared_backward(
         BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, STEPS=tiles.steps,
         GROUP_TOKENS=call.group_tokens, PROGRAMS=programs, HAS_MAP=into.row_map is not None, SCRATCH=ids is not None,
         PRECISION=dot_precision(call.hidden), HALF=call.hidden.dtype == torch.float16, GRAD_STRIDE=grad.dim(),
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        PART=min(64, padded(call.hidden.shape[1])), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        maxnreg=tiles.registers,
     )  # fmt: skip

@@ -220,4 +220,5 @@ def launch_shared_forward(call: SampledCall, outputs: SampledOutputs, constant_r
         BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, GROUP_TOKENS=call.group_tokens, PROGRAMS=programs,
         PRECISION=dot_precision(call.hidden), ONLINE=online,
         PART=min(64, arguments["BLOCK_D"]), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        maxnreg=tiles.registers,
     )  # fmt: skip

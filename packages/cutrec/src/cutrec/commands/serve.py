@@ -1,0 +1,74 @@
+"""Serve recommendations over HTTP: POST /recommend and /similar, with the ids of the log.
+
+The lists are those of `cutrec recommend`. The page /docs describes requests and answers. The server answers to this
+machine alone, unless --host says otherwise; then it needs a key, which CUTREC_API_KEY holds. SIGHUP reloads the model;
+SIGTERM answers what has arrived and stops. Needs the extra cutrec[serve].
+
+Examples:
+    uv run cutrec serve
+    uv run cutrec serve --model model --index model/index --port 8080
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+from dataclasses import fields
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cutrec.arguments import local_file, positive_int, whole_from
+from cutrec.errors import StageError
+from cutrec.paths import MODEL
+from cutrec.serving.limits import Limits
+
+KEY = "CUTREC_API_KEY"
+"""The environment variable with the key that requests must send."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    text = f"folder of a model (default: {MODEL.parent})"
+    parser.add_argument("--model", type=local_file, default=MODEL.parent, help=text)
+    text = "folder that `cutrec index` wrote (default: rank the whole catalogue)"
+    parser.add_argument("--index", type=local_file, help=text)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    parser.add_argument("--port", type=whole_from(0), default=8000, help="port; 0 takes a free one (default: 8000)")
+    text = "allow a --host that other machines reach without a key"
+    parser.add_argument("--without-key", action="store_true", help=text)
+    text = "auto (the default) takes a GPU if there is one"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
+    for limit in fields(Limits):
+        name, text = limit.name.replace("_", "-"), f"{limit.metadata['help']} (default: {limit.default})"
+        parser.add_argument(f"--{name}", type=positive_int, default=limit.default, help=text)
+
+
+def run(options: Namespace) -> None:
+    """Check the options, load the model and serve."""
+    key = os.environ.get(KEY)
+    if key is not None and not (key and key.isascii() and key.isprintable()):
+        raise StageError(f"{KEY}: found a key that is empty or not of printable ASCII, allowed: such a key, or none")
+    if key is None and not options.without_key and not _is_loopback(options.host):
+        cure = f"127.0.0.1, or a key in {KEY}, or --without-key"
+        raise StageError(f"--host: found {options.host}, which other machines reach, allowed: {cure}")
+    if options.port > 65535:
+        raise StageError(f"--port: found {options.port}, allowed: 0 to 65535")
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload
+    try:
+        from cutrec.serving.app import Server
+        from cutrec.serving.run import serve
+        from cutrec.serving.served_model import ServedModel
+    except ImportError as error:
+        raise StageError(f"serve: found no {error.name}, allowed: after pip install 'cutrec[serve]'") from None
+    limits = Limits(**{limit.name: options[limit.name] for limit in fields(Limits)})
+    server = Server(lambda: ServedModel(options.model, device=options.device, index=options.index), limits)
+    serve(server, host=options.host, port=options.port, key=key)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

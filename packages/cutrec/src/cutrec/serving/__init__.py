@@ -1,0 +1,1 @@
+"""The server of ``cutrec serve``; needs the extra ``cutrec[serve]``."""
