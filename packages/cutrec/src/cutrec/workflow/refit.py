@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cutrec.checksums import checksum, read_output, write_checksums
+from cutrec.checksums import checksum, read_output, verified, write_checksums
 from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
 from cutrec.config_point import Config, as_written, settled
 from cutrec.errors import StageError
@@ -57,7 +57,7 @@ def refit(
     Raises:
         StageError: the configuration or the split is not the model's, the split is missing, or training failed.
     """
-    checkpoint = ModelCheckpoint.read(model)
+    checkpoint = ModelCheckpoint.read(verified(model))
     config = as_trained(config, checkpoint)
     refuse_other_config(config, checkpoint)
     if is_updated(model):
