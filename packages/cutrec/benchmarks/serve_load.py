@@ -32,7 +32,8 @@ K = 10
 MODES = ("exact", "index")
 COLUMNS = [
     "items", "mode", "p50_ms", "p99_ms", "requests_s", "cpu_ms", "doubled_at_s", "doubled_p99_ms", "mean_batch",
-    "recall", "start_s", "memory_mib", "index_s", "index_mib", "seconds", "threads", "cpu", "torch", "usearch", "revision",
+    "recall", "start_s", "memory_mib", "index_s", "index_mib", "seconds", "threads", "cpu", "torch", "usearch",
+    "revision",
 ]  # fmt: skip
 _GROWTH = 1.25
 _MOST_CONNECTIONS = 200

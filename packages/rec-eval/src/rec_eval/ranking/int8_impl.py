@@ -133,7 +133,7 @@ def _first_floor(queries: Tensor, items: Tensor, k: int, bias: Tensor | None, up
 
 
 def _scales(rows: Tensor) -> Tensor:
-    """What an int8 step is worth in each row: ``[n, 1]``; 1 for rows of zeros, or whose steps float32 could not tell."""
+    """What an int8 step is worth in each row: ``[n, 1]``; 1 for rows of zeros and of almost zeros."""
     largest = rows.abs().amax(dim=1, keepdim=True)
     return torch.where(largest > 1e-30, largest / 127, 1.0)
 
