@@ -77,7 +77,7 @@ SHARED_FP32_SAFE = SHARED_FP32 | {512: (SharedTiles(16, 16, 1, 8, 1), SharedTile
 _LARGE_SHARED_MEMORY = (80, 90)
 SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
 SCRATCH_BYTES = 48 << 20
-SORTED_BYTES, SORTED_DRAWS, SORTED_STEPS = 128 << 20, 2, 2  # see `sorts_draws`; tiles that a program then computes
+SORTED_BYTES, SORTED_DRAWS = 128 << 20, 2  # see `sorts_draws`: of an fp32 dW, and on average of an item
 PIECE = 256  # draws of an item that one program adds up, with sharing `none`; a more popular item takes several
 
 
