@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 
 from cutrec.config import (
-    AUTO_KEYS,
-    NO_PRESET,
     PRESET_KEYS,
-    Config,
-    ConfigError,
-    as_written,
     batch_settings,
     from_mapping,
     load,
@@ -22,9 +17,10 @@ from cutrec.config import (
     preset_values,
     read_yaml,
     refuse_contradictions,
-    settled,
     training_settings,
 )
+from cutrec.config_point import AUTO_KEYS, NO_PRESET, Config, as_written, settled
+from cutrec.errors import ConfigError
 from cutrec.nested import flatten, nest
 from rec_models.config import Backbone
 

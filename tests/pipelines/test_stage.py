@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cutrec.config import ConfigError, load
-from cutrec.errors import StageError
+from cutrec.config import load
+from cutrec.errors import ConfigError, StageError
 from pipelines import download, source, split, stage, train
 from tests.e2e.conftest import copy_repository
 from tests.small_log import ROOT, small_log, write_params

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Config, Report, settled
+from cutrec.config_point import Config, Report, settled
 from cutrec.workflow.run_hash import run_hash, training_code
 from rec_data.config import Split
 from rec_eval.config import Evaluate

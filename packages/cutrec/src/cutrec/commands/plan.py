@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import positive_float, positive_int
-from cutrec.config import Config, ConfigError, from_mapping, read_yaml
+from cutrec.config import from_mapping, read_yaml
+from cutrec.config_point import Config
+from cutrec.errors import ConfigError
 from cutrec.nested import merged, parse_overrides
 from cutrec.paths import PARAMS
 from cutrec.reporting.text_table import number, render

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from cutrec import config
 from cutrec.checksums import read_output
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.decide import Facts, decide
 from cutrec.errors import ConfigError
 from cutrec.outputs import read_json

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cutrec.checksums import read_output, verified
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.decide import Facts
 from cutrec.errors import StageError
 from cutrec.outputs import read_json

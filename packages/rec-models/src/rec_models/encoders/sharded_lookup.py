@@ -58,6 +58,12 @@ class Asked(NamedTuple):
         return torch.from_numpy(np.stack(asked)), torch.from_numpy(places[self.place])
 
 
+def capacity_of(rows: int) -> int:
+    """What the rows of a process are filled up to: one of four sizes between powers of two, so that few graphs do."""
+    step = max(16, 1 << max(0, (rows - 1).bit_length() - 3))
+    return -(-rows // step) * step
+
+
 @cache
 def _of_classes(ranks: int) -> tuple[npt.NDArray[np.int32], ...]:
     """For each of the 64 classes the process that has it, its number of classes, and this class's place in them."""

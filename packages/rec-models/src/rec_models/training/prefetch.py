@@ -14,9 +14,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from cce_kernels.shard import Rows
-from rec_models.encoders.sharded_lookup import Asked
+from rec_models.encoders.sharded_lookup import Asked, capacity_of
 from rec_models.training.batch import Batch, StepBatch, prepare
-from rec_models.training.cuda_graphs import FilledSize, bucket_of, prepare_filled
+from rec_models.training.cuda_graphs import FilledSize, prepare_filled
 from rec_models.training.ranks import Ranks
 
 _Entry = TypeVar("_Entry")
@@ -78,7 +78,7 @@ class Prefetcher:
                 if self.ranks is not None:
                     said = self.ranks.agree((*counts, *(each.most for each in asked)))
                     rank, everyone = self.ranks.rank, tuple(each[: len(counts)] for each in said)
-                    sizes = [bucket_of(max(of_all)) for of_all in list(zip(*said, strict=True))[len(counts) :]]
+                    sizes = [capacity_of(max(of_all)) for of_all in list(zip(*said, strict=True))[len(counts) :]]
                 for position, step in enumerate(prepared):
                     placed = step._replace(window_counts=counts, position=position, rank=rank, rank_counts=everyone)
                     if asked:
