@@ -112,8 +112,12 @@ def sort_chunk(num_items: int, dim: int) -> int:
 
 
 def sorts_draws(draws: int, num_items: int, dim: int) -> bool:
-    """Whether the tile backward sorts the draws of each group: dW is larger than L2, its rows are drawn often."""
-    return num_items * dim * 4 > SORTED_BYTES and draws > SORTED_DRAWS * num_items
+    """Whether the tile backward sorts the draws of each group: dW is larger than L2, its rows are drawn often.
+
+    The ids before and after, with their places, stay within 48 MiB and a tenth of dW.
+    """
+    size = num_items * dim * 4
+    return size > SORTED_BYTES and draws > SORTED_DRAWS * num_items and 16 * draws <= SCRATCH_BYTES + size // 10
 
 
 def scratch_chunk(num_items: int, dim: int) -> int:
