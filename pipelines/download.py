@@ -3,12 +3,12 @@
 Reads ``dataset`` and ``download`` of params.yaml; writes ``log.parquet`` and ``summary.json`` into ``data/download``.
 """
 
-from cutrec import config
+from cutrec.config_point import Config
 from cutrec.paths import LOG, live_checkout
 from pipelines import stage
 
 
-def main(settings: config.Config) -> None:
+def main(settings: Config) -> None:
     """Fetch the log and write it as parquet."""
     from cutrec.workflow.fetch import download
 

@@ -4,12 +4,12 @@ Reads ``evaluate`` of params.yaml, ``data/split/``, ``data/train/model.safetenso
 file that ``report.item_names`` names; writes metrics, lists and details into ``data/evaluate/``.
 """
 
-from cutrec import config
+from cutrec.config_point import Config
 from cutrec.paths import DATA, MODEL, SPLIT, live_checkout
 from pipelines import stage
 
 
-def main(settings: config.Config) -> None:
+def main(settings: Config) -> None:
     """Rank, measure and write the results."""
     from cutrec.workflow.evaluate import evaluate
 

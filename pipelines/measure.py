@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from cutrec import config
 from cutrec.arguments import make_parser, parse, positive_float, positive_int, some_of, whole_from
+from cutrec.config_point import Config
 from cutrec.console import prepare_output_file, prepare_output_folder, run_and_exit
 from cutrec.environment import environment
-from cutrec.errors import StageError
+from cutrec.errors import ConfigError, StageError
 from cutrec.nested import parse_overrides
 from cutrec.reporting import results_file as results
 from cutrec.workflow.plan import plan
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _check_device()
 
 
-def _profile(todo: Sequence[config.Config], effort: Effort, folder: Path, extra: dict[str, Any]) -> None:
+def _profile(todo: Sequence[Config], effort: Effort, folder: Path, extra: dict[str, Any]) -> None:
     """Write a trace of each point's steps; the results file stays as it is, because profiled steps are slower."""
     for place, point in enumerate(todo, start=1):
         path = folder / f"{points.experiment_name(point, extra)}.json.gz"
@@ -99,7 +99,7 @@ def _profile(todo: Sequence[config.Config], effort: Effort, folder: Path, extra:
         say(f"{table}\n[{place}/{len(todo)}] {path}: {effort.steps} steps, for https://ui.perfetto.dev")
 
 
-def _measured(point: config.Config, effort: Effort, where: dict[str, Any], minutes: float) -> results.Result | None:
+def _measured(point: Config, effort: Effort, where: dict[str, Any], minutes: float) -> results.Result | None:
     """The result of a point; None if it would take longer than the remaining minutes."""
     gpu_gib = _gpu_gib()
     if not gpu_gib:  # the predictions do not cover CPUs
@@ -122,7 +122,7 @@ def _gpu_gib() -> float:
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
 
 
-def wanted_points(values: dict[str, Any], options: Namespace) -> list[config.Config]:
+def wanted_points(values: dict[str, Any], options: Namespace) -> list[Config]:
     """The points of the selected tables, in the given order, each once.
 
     Raises:
@@ -144,7 +144,7 @@ def wanted_points(values: dict[str, Any], options: Namespace) -> list[config.Con
     found = [row.params for row in points.distinct(rows)]
     for point in found:
         if point.train.window is not None:
-            raise config.ConfigError(
+            raise ConfigError(
                 f"train.window: found {point.train.window}, allowed: null, a twin's histories end at their last window"
             )
     return found

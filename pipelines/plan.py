@@ -18,6 +18,7 @@ from jsonargparse import Namespace
 from cutrec import config
 from cutrec.arguments import make_parser
 from cutrec.commands.plan import source_of, table_of
+from cutrec.config_point import Config
 from cutrec.console import prepare_output_file, run_and_exit
 from cutrec.errors import UsageError
 from cutrec.nested import merged
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nGiB of a GPU with {options.gpu:g}; {source_of(calibration)}")
 
 
-def _points(options: Namespace) -> list[config.Config]:
+def _points(options: Namespace) -> list[Config]:
     if options.search or options.table:
         return [point.params for point in wanted_points(options)]
     named = [{"dataset": dataset} for dataset in options.dataset]

@@ -7,12 +7,12 @@ Reads params.yaml and the outputs of the other stages; writes ``report.html``, i
 import os
 from pathlib import Path
 
-from cutrec import config
+from cutrec.config_point import Config
 from cutrec.paths import DATA, live_checkout
 from pipelines import stage
 
 
-def main(settings: config.Config) -> None:
+def main(settings: Config) -> None:
     """Draw the pictures, write the page and print the result."""
     from cutrec.reporting.summary import summary
     from cutrec.workflow.report import report

@@ -10,13 +10,15 @@ import sys
 
 from cutrec import config
 from cutrec.checksums import write_checksums
+from cutrec.config_point import Config, as_written
+from cutrec.config_rows import NO_ROW
 from cutrec.nested import as_yaml
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import DATA, PARAMS, live_checkout
 from pipelines import stage
 
 
-def main(settings: config.Config) -> None:
+def main(settings: Config) -> None:
     """Compute the fingerprints of the log that ``dataset`` names and of the file that ``report.item_names`` names."""
     from cutrec.workflow import fetch, item_names
 
@@ -27,14 +29,14 @@ def main(settings: config.Config) -> None:
         write_checksums(out)
 
 
-def _decided_by_row(settings: config.Config) -> dict[str, object]:
+def _decided_by_row(settings: Config) -> dict[str, object]:
     """What the stages ``download`` and ``split`` read, if a row decides it; notes what was set beside the row."""
-    if settings.row == config.NO_ROW:
+    if settings.row == NO_ROW:
         return {}
     if beside := config.set_beside_row(config.read_yaml(PARAMS)):
         listed = ", ".join(f"{key}={as_yaml(value)}" for key, value in beside.items())
         print(f"note: beside row={settings.row}: {listed}", file=sys.stderr)
-    values = config.as_written(settings)
+    values = as_written(settings)
     read = ("dataset", "download.", "evaluate.filter_seen", "paper_faithful", "seed", "split.")
     return {key: value for key, value in values.items() if key.startswith(read)}
 

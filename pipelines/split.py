@@ -3,12 +3,12 @@
 Reads ``split`` and ``seed`` of params.yaml and ``data/download/log.parquet``; writes ``data/split/``.
 """
 
-from cutrec import config
+from cutrec.config_point import Config
 from cutrec.paths import LOG, SPLIT
 from pipelines import stage
 
 
-def main(settings: config.Config) -> None:
+def main(settings: Config) -> None:
     """Filter and split the log."""
     from cutrec.workflow.split import split
 

@@ -19,7 +19,8 @@ import psutil
 
 from cutrec.arguments import make_parser, parse
 from cutrec.committed import changed_keys
-from cutrec.config import Config, as_written, load, read_yaml
+from cutrec.config import load, read_yaml
+from cutrec.config_point import Config, as_written
 from cutrec.console import run_and_exit
 from cutrec.errors import ConfigError, StageError
 from cutrec.nested import as_yaml

@@ -7,12 +7,12 @@ of a complete training stay until another one starts, in case DVC could not reco
 
 from functools import partial
 
-from cutrec import config
+from cutrec.config_point import Config
 from cutrec.paths import DATA, SPLIT, checkpoint_folder
 from pipelines import stage
 
 
-def main(settings: config.Config) -> None:
+def main(settings: Config) -> None:
     """Train, or resume an interrupted training."""
     from cutrec.workflow.train import train
 

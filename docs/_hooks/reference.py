@@ -88,7 +88,7 @@ def settings() -> str:
 
 def keys_of(kind: Any, schema: dict[str, Any], shared: dict[str, Any], prefix: str) -> Iterator[Key]:
     """The keys of a settings class and of the classes in it."""
-    from cutrec.config import AUTO_KEYS
+    from cutrec.config_point import AUTO_KEYS
 
     hints, said = get_type_hints(kind, include_extras=True), attribute_docs(kind)
     for field in dataclasses.fields(kind):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from cutrec import config
+from cutrec.config_point import Config
 from cutrec.decide import with_decisions
 from cutrec.environment import WRITTEN
-from cutrec.errors import StageError
+from cutrec.errors import ConfigError, StageError
 from cutrec.paths import SETTINGS
 from cutrec.reporting.results_file import Result, of_run
 
@@ -139,7 +140,7 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
             continue
         try:
             point = _trained_point(experiment)
-        except config.ConfigError as error:
+        except ConfigError as error:
             remarks.append(f"{experiment.name}: of a commit with other parameters ({error})")
             continue
         revision = experiment.baseline[:7] + ("+" if experiment.edited else "")
@@ -148,7 +149,7 @@ def results_of(experiments: Iterable[Experiment]) -> tuple[list[Result], list[st
     return results, remarks
 
 
-def _trained_point(experiment: Experiment) -> config.Config:
+def _trained_point(experiment: Experiment) -> Config:
     """The parameters of a finished experiment, with what its train stage decided.
 
     Raises:
@@ -160,7 +161,7 @@ def _trained_point(experiment: Experiment) -> config.Config:
     name = f"{experiment.commit}:{SETTINGS.as_posix()}"
     found = subprocess.run(["git", "show", name], capture_output=True, text=True, check=False)  # noqa: S603, S607
     if found.returncode != 0:
-        raise config.ConfigError(f"{SETTINGS}: found none, allowed: what the train stage wrote")
+        raise ConfigError(f"{SETTINGS}: found none, allowed: what the train stage wrote")
     return with_decisions(point, YAML(typ="safe").load(found.stdout))
 
 

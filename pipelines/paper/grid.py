@@ -20,8 +20,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cutrec import config
 from cutrec.arguments import make_parser, parse, positive_float, whole_from
+from cutrec.config_point import as_written
 from cutrec.console import run_and_exit
-from cutrec.errors import StageError, UsageError
+from cutrec.errors import ConfigError, StageError, UsageError
 from cutrec.nested import merged, parse_overrides
 from cutrec.workflow.plan import plan
 from pipelines.paper import points
@@ -113,7 +114,7 @@ def wanted_points(
     if not options.search:
         return points.distinct(points.table_points(values, options.table, datasets=options.dataset, **choices))
     if len(options.dataset) != 1:
-        raise config.ConfigError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
+        raise ConfigError(f"--dataset: found {len(options.dataset)} with --search, allowed: one")
     model, loss = options.model or "sasrec", options.loss or "cce_neg"
     return points.search_points(values, model=model, loss=loss, dataset=options.dataset[0], **choices)
 
@@ -185,10 +186,10 @@ def summary(counted: Counter[str], *, dry_run: bool) -> str:
 def _refuse_other_settings(point: GridPoint, experiment: Experiment) -> None:
     remove = f"`uv run dvc exp remove {point.name}` (or `dvc queue remove` while it waits) makes room"
     try:
-        theirs = config.as_written(config.from_mapping(experiment.params))
-    except config.ConfigError as error:
+        theirs = as_written(config.from_mapping(experiment.params))
+    except ConfigError as error:
         raise StageError(f"{point.name}: an experiment of this name has other parameters ({error}); {remove}") from None
-    ours = config.as_written(point.params)
+    ours = as_written(point.params)
     for key in sorted(point.decided & ours.keys()):
         if theirs[key] != ours[key]:
             raise StageError(

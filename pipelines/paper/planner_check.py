@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cutrec import config
 from cutrec.commands.plan import source_of
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.reporting.result import Result
 from cutrec.reporting.text_table import number, render
@@ -23,7 +23,7 @@ TITLE = (
     "# The planner beside measured runs\n\nPredicted for the batches that were measured. "
     "`pipelines.plan` counts the largest batch of a whole epoch, which takes up to a fifth more in CE."
 )
-Pair = tuple[config.Config, Result]
+Pair = tuple[Config, Result]
 """A point of the paper's tables and a result that measured it."""
 
 
@@ -105,7 +105,7 @@ def on_gpus(found: Sequence[Result]) -> list[Result]:
 
 
 @cache
-def run_of(point: config.Config, result: Result) -> Measured:
+def run_of(point: Config, result: Result) -> Measured:
     """A point and its result, one that `on_gpus` selects, ready to be compared and fitted."""
     assert result.peak_loop_gib is not None
     assert result.step_ms is not None
@@ -144,7 +144,7 @@ def held_out(pairs: Sequence[Pair]) -> Check:
 def with_points(found: Sequence[Result]) -> list[Pair]:
     """Results that measured points of the paper's tables, with their points."""
     values = points.load()
-    known: dict[object, config.Config] = {}
+    known: dict[object, Config] = {}
     ways: set[tuple[object, ...]] = set()
     for result in found:
         sharing: Sharing = "tile" if result.sharing == "tile" else "none"

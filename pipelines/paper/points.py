@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from cutrec import config
-from cutrec.config import ConfigError
+from cutrec.config_point import Config, as_written
 from cutrec.config_rows import Row, row_values, rows_of
-from cutrec.errors import UsageError
+from cutrec.errors import ConfigError, UsageError
 from cutrec.nested import as_override, as_yaml, flatten, merged, nest
 from cutrec.paths import PARAMS
 from cutrec.reporting.result import point_fields
@@ -56,7 +56,7 @@ class GridPoint:
     """The dotted keys that the row and these changes decide."""
     dataset: str
     """The data set's name in the table, also if a synthetic log replaces it."""
-    params: config.Config
+    params: Config
     """The overrides on top of the defaults."""
     name: str
     """Readable and unique among points, see `experiment_name`."""
@@ -64,7 +64,7 @@ class GridPoint:
     """Whether the paper prints the row; False for a data set that the paper does not have."""
 
 
-def experiment_name(point: config.Config, extra: Mapping[str, Any] | None = None) -> str:
+def experiment_name(point: Config, extra: Mapping[str, Any] | None = None) -> str:
     """A name that DVC accepts: git does not allow ``:`` and some other characters in the names of references.
 
     It consists of model, loss, sampling, sharing, data set, sizes, negatives and extras.
@@ -178,7 +178,7 @@ def distinct(points: Sequence[GridPoint]) -> list[GridPoint]:
     by_name: dict[str, GridPoint] = {}
     for point in points:
         other = by_name.setdefault(point.name, point)
-        ours, theirs = config.as_written(point.params), config.as_written(other.params)
+        ours, theirs = as_written(point.params), as_written(other.params)
         changed = [
             f"{key}={as_yaml(ours[key])}" for key in ours if ours[key] != theirs[key] and key not in config.NAMES
         ]
@@ -192,7 +192,7 @@ def overrides(point: GridPoint) -> list[str]:
     return [f"{key}={as_override(value)}" for key, value in flatten(point.values).items()]
 
 
-def without_use(found: Sequence[config.Config], extra: dict[str, Any]) -> list[str]:
+def without_use(found: Sequence[Config], extra: dict[str, Any]) -> list[str]:
     """A line for each (nested) override that has no effect at some of the points, such as negatives with CE."""
     lines = []
     for key, value in flatten(extra).items():
@@ -215,7 +215,7 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     return values
 
 
-def _kind(point: config.Config) -> str:
+def _kind(point: Config) -> str:
     """How the name of an experiment begins: model, loss, sampling."""
     fields = point_fields(point)
     return "-".join(fields[key] for key in ("model", "loss", "sampling") if fields[key])
@@ -238,7 +238,7 @@ def _point(file: Mapping[str, Any], row: Row, choices: Choices, sizes: Mapping[s
     own = {"grid": file["grid"], "presets": file["presets"]}
     params = config.from_mapping(merged(own, values, sizes or {}, extra))
     name = experiment_name(params, merged({"losses": (sizes or {}).get("losses", {})}, extra))
-    written = config.as_written(params)
+    written = as_written(params)
     changed = flatten(merged(sizes or {}, extra))
     for key, value in changed.items():
         found = written.get(key, value)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from cutrec import config
 from cutrec.config import loss_settings, model_settings, training_settings
+from cutrec.config_point import Config
 from cutrec.reporting import results_file as results
 from cutrec.workflow import training_inputs as inputs
 from cutrec.workflow.plan import setup_of
@@ -47,7 +47,7 @@ class Effort:
     """Time after which no further timed step starts."""
 
 
-def measure(point: config.Config, effort: Effort, where: dict[str, Any]) -> results.Result:
+def measure(point: Config, effort: Effort, where: dict[str, Any]) -> results.Result:
     """Train a point for some steps.
 
     Args:
@@ -66,7 +66,7 @@ def measure(point: config.Config, effort: Effort, where: dict[str, Any]) -> resu
     return result_of(point, where, **fields)
 
 
-def profile(point: config.Config, effort: Effort, path: Path) -> str:
+def profile(point: Config, effort: Effort, path: Path) -> str:
     """Train a point for some steps and write a trace of them, for chrome://tracing or Perfetto.
 
     Args:
@@ -109,7 +109,7 @@ def profile(point: config.Config, effort: Effort, path: Path) -> str:
     return tables[0]
 
 
-def result_of(point: config.Config, where: dict[str, Any], **fields: Any) -> results.Result:
+def result_of(point: Config, where: dict[str, Any], **fields: Any) -> results.Result:
     """A result of now, in the precision in which this machine trains the point; arguments as of `measure`."""
     precision = point.train.precision if torch.cuda.is_available() else "32-true"
     fields = where | {"precision": precision, "measured_at": results.now()} | fields
@@ -124,7 +124,7 @@ def _note() -> dict[str, str]:
     return {"note": "; ".join(notes)} if notes else {}
 
 
-def _tried(point: config.Config, effort: Effort) -> dict[str, Any]:
+def _tried(point: Config, effort: Effort) -> dict[str, Any]:
     """Fields of the result. Returning drops the exception, whose frames keep the tensors of the step alive."""
     try:
         return _train(point, effort)
@@ -135,7 +135,7 @@ def _tried(point: config.Config, effort: Effort) -> dict[str, Any]:
     return {"status": "out of memory" if short else "failed", "note": note}
 
 
-def _forget(point: config.Config, status: str | None) -> None:
+def _forget(point: Config, status: str | None) -> None:
     """Free the memory of a point and the code that torch.compile made for it."""
     gc.collect()  # Fabric and its strategy refer to each other
     if point.train.compile:
@@ -152,7 +152,7 @@ def held_gib() -> float:
 
 
 def _train(
-    point: config.Config, effort: Effort, watch: Callable[[int], Callable[[BatchDone], object]] | None = None
+    point: Config, effort: Effort, watch: Callable[[int], Callable[[BatchDone], object]] | None = None
 ) -> dict[str, Any]:
     """Time and memory of a point, as fields of a result.
 
@@ -231,7 +231,7 @@ def step_fields(times: StepTimes) -> dict[str, float | int]:
     }
 
 
-def _is_recorded(point: config.Config) -> bool:
+def _is_recorded(point: Config) -> bool:
     """Whether this machine records steps of the point."""
     return torch.cuda.is_available() and setup_of(point).recorded
 

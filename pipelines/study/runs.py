@@ -18,7 +18,7 @@ from pipelines.study.trials import Row, Trial
 from rec_data.locks import locked
 
 if TYPE_CHECKING:
-    from cutrec import config
+    from cutrec.config_point import Config
 
 WARMUP = 10
 """Steps before the timed ones."""
@@ -65,7 +65,7 @@ def train_and_measure(trial: Trial, split: Path) -> Row:
     return row
 
 
-def time_steps(point: config.Config, split: Path) -> Row:
+def time_steps(point: Config, split: Path) -> Row:
     """Milliseconds per training step, over an epoch after ten steps; meaningful if nothing else is running."""
     import pyarrow.parquet as pq
     import torch

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from cutrec import config
+from cutrec.config_point import Config
 from cutrec.nested import nest
 
 Kind = Literal["search", "final", "time"]
@@ -55,7 +56,7 @@ class Trial:
         return asdict(self) | {"settings": json.loads(self.settings)}
 
     @property
-    def point(self) -> config.Config:
+    def point(self) -> Config:
         """The parameters of the run.
 
         Raises:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import rec_models.losses
-from cutrec.config import Config, ConfigError, from_mapping, loss_settings, read_yaml, refuse_contradictions
+from cutrec.config import from_mapping, loss_settings, read_yaml, refuse_contradictions
+from cutrec.config_point import Config
+from cutrec.errors import ConfigError
 from cutrec.reporting import tables
 from cutrec.workflow.plan import setup_of
 from rec_models.encoders import ENCODERS, build_encoder

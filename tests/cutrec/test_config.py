@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 
 from cutrec.config import (
-    AUTO_KEYS,
-    NO_PRESET,
     PRESET_KEYS,
-    Config,
-    ConfigError,
-    as_written,
     batch_settings,
     from_mapping,
     load,
@@ -22,9 +17,10 @@ from cutrec.config import (
     preset_values,
     read_yaml,
     refuse_contradictions,
-    settled,
     training_settings,
 )
+from cutrec.config_point import AUTO_KEYS, NO_PRESET, Config, as_written, settled
+from cutrec.errors import ConfigError
 from cutrec.nested import flatten, nest
 from rec_models.config import Backbone
 
@@ -260,6 +256,22 @@ LAZY, RECORDED = {"optimizer": "adam_lazy"}, {"cuda_graphs": True}
         (
             {"train": {**RECORDED, "accumulate": 2}},
             "train.accumulate: found 2 with train.cuda_graphs=True, allowed: 1",
+        ),
+        (
+            {"loss": "ce", "train": {"table": "sharded"}},
+            "train.table: found 'sharded' with loss=ce, allowed: auto | replicated",
+        ),
+        (
+            {"train": {"table": "sharded", "optimizer": "adam_lazy"}},
+            "train.optimizer: found 'adam_lazy' with train.table=sharded, allowed: adam | adam_bf16 | adam_rowwise",
+        ),
+        (
+            {"train": {"table": "sharded", "precision": "16-mixed"}},
+            "train.precision: found '16-mixed' with train.table=sharded, allowed: bf16-mixed | 32-true",
+        ),
+        (
+            {"train": {"table": "sharded", "devices": 65}},
+            "train.devices: found 65 with train.table=sharded, allowed: up to 64",
         ),
         ({"loss": "ce", "train": RECORDED}, "train.cuda_graphs: found True with loss=ce, allowed: auto | False"),
         (

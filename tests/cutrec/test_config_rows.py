@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from cutrec.config import ConfigError, from_mapping, load, read_yaml, set_beside_row
+from cutrec.config import from_mapping, load, read_yaml, set_beside_row
+from cutrec.errors import ConfigError
 from cutrec.nested import merged, nest
 from tests.small_log import ROOT
 

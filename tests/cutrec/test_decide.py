@@ -7,16 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutrec.config import (
-    AUTO_KEYS,
-    Config,
-    ConfigError,
-    as_written,
-    from_mapping,
-    preset_values,
-    read_yaml,
-    refuse_contradictions,
-)
+from cutrec.config import from_mapping, preset_values, read_yaml, refuse_contradictions
+from cutrec.config_point import AUTO_KEYS, Config, as_written
 from cutrec.decide import (
     EXACT_ITEMS,
     PATIENCE,
@@ -28,6 +20,7 @@ from cutrec.decide import (
     read_decisions,
     write_decisions,
 )
+from cutrec.errors import ConfigError
 from cutrec.nested import merged, nest
 from tests.small_log import ROOT
 

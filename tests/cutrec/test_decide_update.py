@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from cutrec.config import Config, ConfigError, as_written, from_mapping, model_settings, read_yaml, training_settings
+from cutrec.config import from_mapping, model_settings, read_yaml, training_settings
+from cutrec.config_point import Config, as_written
 from cutrec.decide import Facts, decide
 from cutrec.decide_update import LEARNING_RATE, decide_update, for_update
+from cutrec.errors import ConfigError
 from cutrec.nested import nest
 from tests.small_log import ROOT
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cutrec.config import ConfigError
+from cutrec.errors import ConfigError
 from cutrec.nested import as_yaml, flatten, merged, nest, parse_overrides
 
 

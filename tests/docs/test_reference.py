@@ -6,7 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from cutrec import cli, config
+from cutrec import cli
+from cutrec.config_point import Config, as_written
 from tests.docs.pages import ROOT
 
 
@@ -23,7 +24,7 @@ def reference() -> ModuleType:
 def test_every_key_has_a_row_with_what_it_allows(reference):
     page = reference.settings()
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", page, flags=re.MULTILINE))
-    keys = set(config.as_written(config.Config()))
+    keys = set(as_written(Config()))
     assert keys <= set(rows)
     assert all(rows[key].split(" | ")[0].strip() for key in keys)
     assert "`sasrec` \\| `bert4rec`" in rows["model"]

@@ -21,7 +21,8 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from cutrec.config import as_written, load
+from cutrec.config import load
+from cutrec.config_point import as_written
 from cutrec.nested import as_yaml
 from cutrec.workflow.checkpoints import COMPLETE
 from tests.docs.pages import commands

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Config, read_yaml
+from cutrec.config import read_yaml
+from cutrec.config_point import Config
 from cutrec.reporting.page import TEMPLATE
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec import config
+from cutrec.config_point import Config
 from cutrec.reporting import results_file as results
 from pipelines import measure
 from pipelines.paper import points, steps
@@ -81,7 +81,7 @@ def test_no_point_is_begun_after_the_minutes_are_over(run: Any):
 
 
 def test_memory_that_runs_out_is_a_row_and_the_next_point_follows(run: Any, monkeypatch: pytest.MonkeyPatch):
-    def fail(point: config.Config, effort: steps.Effort) -> dict[str, Any]:
+    def fail(point: Config, effort: steps.Effort) -> dict[str, Any]:
         if point.loss == "cce":
             try:
                 raise torch.OutOfMemoryError("tried to allocate")
@@ -144,7 +144,7 @@ def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.Mon
 
     held: list[weakref.ref[Held]] = []
 
-    def fail(point: config.Config, effort: steps.Effort) -> dict[str, Any]:
+    def fail(point: Config, effort: steps.Effort) -> dict[str, Any]:
         tensor = Held()
         held.append(weakref.ref(tensor))
         try:
@@ -152,7 +152,7 @@ def test_what_ran_out_holds_nothing_afterwards(run: Any, monkeypatch: pytest.Mon
         except torch.OutOfMemoryError:
             raise RuntimeError("capture failed") from None  # as ending a recording does
 
-    def collected(point: config.Config, status: str | None) -> None:
+    def collected(point: Config, status: str | None) -> None:
         assert held[-1]() is None
 
     monkeypatch.setattr(steps, "_train", fail)

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cutrec.config import ConfigError, load
-from cutrec.errors import StageError
+from cutrec.config import load
+from cutrec.errors import ConfigError, StageError
 from pipelines import download, source, split, stage, train
 from tests.e2e.conftest import copy_repository
 from tests.small_log import ROOT, small_log, write_params
@@ -216,7 +216,7 @@ def test_a_run_refuses_parameters_that_a_second_run_wrote(tmp_path: Path):
 
     assert list(tmp_path.glob(".checkpoints/*/last.ckpt"))
 
-    again = start("git show HEAD:params.yaml > params.yaml && dvc exp run -n first -S evaluate.batch_users=11")
+    again = start("git show HEAD:params.yaml > params.yaml && dvc exp run -n first train -S evaluate.batch_users=11")
     printed, _ = again.communicate()
     assert again.returncode == 0, printed
     assert list(tmp_path.glob(".checkpoints/*/complete"))

@@ -57,10 +57,10 @@ def test_the_measures_of_hand_worked_windows(tmp_path: Path):
 
 def test_what_a_longer_log_repeats_is_left_out(tmp_path: Path):
     a = write(tmp_path / "a.parquet", events(0, 6, "ab"))
-    b = write(tmp_path / "b.parquet", events(0, 7, "ab"))
+    b = write(tmp_path / "b.parquet", events(0, 7, "ab", users=6))
     found = compare_logs(a, b, min_item_count=1)
-    assert found.left_out == 24
-    assert [window.events for window in found.windows] == [4] * 7
+    assert found.left_out == 72
+    assert [window.events for window in found.windows] == [4] * 6 + [12]
     assert found.windows[-1][4:] == (0, 0, 0, 0)
 
 
@@ -68,17 +68,21 @@ def test_dates_make_whole_days(tmp_path: Path):
     """All events of a day are at midnight: the length of one day is not 0."""
     rows = [(user, "ab"[user % 2], day) for day in range(7) for user in range(4)]
     a = write(tmp_path / "a.parquet", rows)
-    b = write(tmp_path / "b.parquet", [(user, "ab"[user % 2], 7) for user in range(4)])
-    assert [window.events for window in compare_logs(a, b, min_item_count=1).windows] == [4] * 8
+    b = write(tmp_path / "b.parquet", [(user, "ab"[user % 2], 7) for user in range(10)])
+    assert [window.events for window in compare_logs(a, b, min_item_count=1).windows] == [4] * 7 + [10]
 
 
 @pytest.mark.parametrize(
     ("a", "b", "said"),
     [
-        (events(0, 5, "ab"), events(3, 1, "ab"), r"^B: found no event after the last one of A, 2023-11-18"),
-        (events(0, 3, "ab"), events(3, 1, "ab"), r"^A: found [23] windows of the length of B \(1 days\), allowed"),
-        (events(0, 1, "ab"), events(1, 1, "ab"), r"^A: found [01] windows of the length of B"),
-        (events(0, 6, "ab"), events(6, 1, "xy"), r"^A and B: found no item in both, allowed: two logs"),
+        (events(0, 5, "ab"), events(3, 1, "ab"), r"^B: found 0 events after the last one of A, 2023-11-18"),
+        (
+            events(0, 3, "ab"),
+            events(3, 1, "ab", users=5),
+            r"^A: found [23] windows of the length of B \(1 days\), allowed",
+        ),
+        (events(0, 1, "ab"), events(1, 1, "ab", users=5), r"^A: found [01] windows of the length of B"),
+        (events(0, 6, "ab"), events(6, 1, "xy", users=5), r"^A and B: found no item in both, allowed: two logs"),
         ([(1, 2, -START / DAY)], events(6, 1, "xy"), r"^A: found no times, or positions instead of Unix times"),
         (events(0, 6, "ab"), [(1, 2, -START / DAY)], r"^B: found no times"),
     ],

@@ -92,13 +92,15 @@ def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
     """The calls that launch the kernels of losses over sharded rows, for the tokens of one process, at one width."""
     if dim != DIMS[0]:
         return
-    from cce_kernels import Softmax, Uniform
+    from cce_kernels import BCE, Softmax, Uniform
     from cce_kernels.full.call import FullCall
     from cce_kernels.sampled.call import sampled_call
     from cce_kernels.sampled.draws import groups_of
     from cce_kernels.shard import Rows
     from cce_kernels.sharded import full, sampled_triton
     from cce_kernels.sharded.kernels.own_draws import pack_own_draws
+    from cce_kernels.sharded.kernels.tokens import launch_merge
+    from cce_kernels.sharded.merge import Partial
 
     hidden, weight = torch.zeros(M, dim, dtype=getattr(torch, dtype)), torch.zeros(V, dim)
     targets, numbers, gradient = torch.zeros(M, dtype=torch.int64), torch.zeros(3, M), torch.zeros(V, dim)
@@ -120,7 +122,14 @@ def sharded(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
         sampled_triton.write_sums(call, *numbers, torch.zeros_like(hidden))
         sampled_triton.add_gradient(call, numbers[0], numbers[1], torch.ones(()), gradient, None)
 
+    def run_merge(kind: str) -> None:
+        parts = Partial(*torch.zeros(4, 2, M), *torch.zeros(2, 2, M, dim, dtype=hidden.dtype))
+        terms = None if kind == "full" else (Softmax() if kind == "softmax" else BCE()).terms(N, V)
+        launch_merge(parts, targets, -100, V, terms=terms, rest=numbers[0] if kind == "softmax" else 0.0)
+
     yield "full, sharded", run_full
+    for kind in ("full", "softmax", "pointwise"):
+        yield f"merge, {kind}, sharded", lambda x=kind: run_merge(x)
     for sharing in ("tile", "none"):
         yield f"sampled, {sharing}, sharded", lambda x=sharing: run_sampled(x)
 

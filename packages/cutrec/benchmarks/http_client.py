@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -89,7 +88,7 @@ def serve(*options: str, log: Path, seconds: float = 900) -> Iterator[Served]:
         except BaseException:
             process.kill()
             raise
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         if process.wait(60) != 0:
             raise RuntimeError(f"cutrec serve: found exit status {process.returncode}, allowed: 0\n{log.read_text()}")
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from cutrec.cli import execute
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.errors import ConfigError, StageError, UsageError
 from cutrec.outputs import write_json
 from cutrec.workflow import backtest as workflow

@@ -132,7 +132,7 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
     cures = [line.partition("   #")[0] for line in text.splitlines() if line[:1].isdigit()]
     assert cures == [f"1. remove their rows from {place}", "2. uv run dvc repro", "3. rm -r .checkpoints",
                      "4. rm -r data/recommend/top.refit", "5. rm -r data/backtest",
-                     "6. rm -r data/weekly/shop", "7. rm -r data/update"]  # fmt: skip
+                     "6. rm -r data/update", "7. rm -r data/weekly/shop"]  # fmt: skip
     assert "- the splits, models and lists of cutrec backtest: data/weekly/shop/\n" in text
     assert "2/evaluate" not in text  # a rewritten list would no longer have its checksum
     assert "train.parquet" not in text

@@ -38,6 +38,18 @@ def test_what_does_not_fit_is_marked(run: Any):
     assert [" yes |" in lines[0], "  NO |" in lines[1]] == [True, True]
 
 
+def test_several_gpus_have_a_row_for_each_place_of_the_table(run: Any):
+    sizes = ("loss=cce_neg", "num_negatives=255", "batch_size=128", "max_seq_len=64", "train.cuda_graphs=true")
+    rows = [line.split("|") for line in run(*sizes, "--dataset", "zvuk", "--devices", "4").splitlines()[2:4]]
+    assert [row[1].split(", ")[-1].strip() for row in rows] == ["replicated", "sharded"]
+    whole, quarter = (float(row[4]) for row in rows)  # the state
+    assert quarter == pytest.approx(whole / 4, rel=0.05)
+    assert float(rows[1][8]) < float(rows[0][8])  # the peak
+    lines = run(*sizes[1:], "loss=ce", "train.cuda_graphs=false", "--dataset", "zvuk", "--devices", "4").splitlines()
+    assert "4 GPUs, replicated" in lines[2]
+    assert "sharded" not in "".join(lines)
+
+
 def test_what_is_wrong_is_named(run: Any):
     with pytest.raises(ValueError, match="loss: found 'cee'"):
         run("-S", "loss=cee")

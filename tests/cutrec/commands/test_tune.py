@@ -12,6 +12,7 @@ from cutrec import config
 from cutrec.cli import execute
 from cutrec.commands import tune as command
 from cutrec.commands.tune import sentence
+from cutrec.config_point import Config
 from cutrec.errors import ConfigError, StageError, UsageError
 from cutrec.outputs import write_json
 from cutrec.workflow import training_inputs
@@ -126,6 +127,6 @@ def trial(number: int, ndcg: float) -> Tried:
 )
 def test_the_sentence_says_how_sure_the_gain_is(best: float, gain: Gain | None, says: str):
     tried = sorted([trial(1, 0.05), trial(2, best if gain else 0.04)], key=lambda tried: -tried.ndcg)
-    point = config.Config()
+    point = Config()
     space = Space(point, None, point, {}, {})  # type: ignore[arg-type]  # not read
     assert says in sentence(Tuning(space, tried, gain, {}, 0, Path()))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cutrec import Recommender
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.outputs import write_json
 from cutrec.recommending.asked import events

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.environment import Code
 from cutrec.reporting.limits import limits
 from cutrec.reporting.remarks import Remark, no_gain

@@ -1,6 +1,6 @@
 """The model card says what is known, and only that."""
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.reporting.model_card import model_card
 from cutrec.reporting.remarks import Remark
 from rec_data.config import Split

@@ -20,7 +20,8 @@ from hypothesis import strategies as some
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from cutrec.config import AUTO_KEYS, Config, Report, as_written, from_mapping, read_yaml, settled
+from cutrec.config import from_mapping, read_yaml
+from cutrec.config_point import AUTO_KEYS, Config, Report, as_written, settled
 from cutrec.decide import write_decisions
 from cutrec.environment import Code, read_code
 from cutrec.nested import merged, nest

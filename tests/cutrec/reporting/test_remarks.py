@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.reporting.remarks import split_remarks, training_remarks
 from rec_models.config import Train
 

@@ -8,6 +8,7 @@ import pytest
 
 from cutrec import config
 from cutrec.config import from_mapping, loss_settings, model_settings, training_settings
+from cutrec.config_point import Config
 from cutrec.nested import flatten, nest
 from cutrec.reporting.result import Result
 from cutrec.reporting.standard_settings import options
@@ -18,7 +19,7 @@ from tests.small_log import ROOT
 SHIPPED = config.read_yaml(ROOT / "params.yaml")
 
 
-def point(flat: dict[str, Any]) -> config.Config:
+def point(flat: dict[str, Any]) -> Config:
     return from_mapping(nest(flat))
 
 
@@ -81,6 +82,6 @@ def test_two_runs_that_differ_in_a_setting_of_training_are_two_points():
 
 
 def test_every_key_has_a_short_name_of_its_own():
-    keys = list(flatten(dataclasses.asdict(config.Config())))
+    keys = list(flatten(dataclasses.asdict(Config())))
     short = [key.partition(".")[2] or key for key in keys]
     assert len(set(short)) == len(keys)

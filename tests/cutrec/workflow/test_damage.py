@@ -15,6 +15,7 @@ import pytest
 from cutrec import config
 from cutrec.checksums import write_checksums
 from cutrec.cli import execute
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.outputs import read_json, write_json
 from cutrec.reporting.run_outputs import read_outputs
@@ -30,7 +31,7 @@ SETTINGS = {
     "train.max_epochs": 2, "batch_size": 64,
 }  # fmt: skip
 TIMES = ("seconds", "memory", "gib", "tokens_per_second", "users_per_second")
-Read = Callable[[config.Config, Path], Any]
+Read = Callable[[Config, Path], Any]
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +60,17 @@ def without_times(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not any(word in name for word in TIMES)}
 
 
-def of_split(point: config.Config, folder: Path) -> Any:
+def of_split(point: Config, folder: Path) -> Any:
     split(point, folder / "data/download/log.parquet", folder / "again")
     return {path.name: path.read_bytes() for path in (folder / "again").rglob("*.arrow")}
 
 
-def of_train(point: config.Config, folder: Path) -> Any:
+def of_train(point: Config, folder: Path) -> Any:
     train(point, folder / "data/split", folder / "again", checkpoints=folder / ".checkpoints")
     return without_times(read_json(folder / "again/metrics.json"))
 
 
-def of_evaluate(point: config.Config, folder: Path) -> Any:
+def of_evaluate(point: Config, folder: Path) -> Any:
     evaluate(point, folder / "data/split", folder / "data/train/model.safetensors", folder / "again")
     lists = pq.read_table(folder / "again/recommendations.parquet").to_pydict()
     return (
@@ -79,12 +80,12 @@ def of_evaluate(point: config.Config, folder: Path) -> Any:
     )
 
 
-def of_recommend(point: config.Config, folder: Path) -> Any:
+def of_recommend(point: Config, folder: Path) -> Any:
     execute(["recommend", "--k", "3", "--out", "again/lists.parquet"])
     return pq.read_table(folder / "again/lists.parquet").to_pydict()
 
 
-def of_report(point: config.Config, folder: Path) -> Any:
+def of_report(point: Config, folder: Path) -> Any:
     found = vars(read_outputs(point, folder / "data"))
     return {name: value for name, value in found.items() if name != "code"}
 
@@ -120,7 +121,7 @@ def damaged(whole: bytes) -> list[bytes]:
     return [*flipped, *(whole[:end] for end in cuts), b""]
 
 
-def outcome(read: Read, point: config.Config, folder: Path) -> Any:
+def outcome(read: Read, point: Config, folder: Path) -> Any:
     """What is read, or None where the file is refused; any other error is one of the program."""
     shutil.rmtree(folder / "again", ignore_errors=True)
     try:

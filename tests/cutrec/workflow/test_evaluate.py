@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cutrec.config import Config, Report
+from cutrec.config_point import Config, Report
 from cutrec.workflow import evaluate
 from cutrec.workflow.recommendations import write_recommendations
 from rec_data.config import Split

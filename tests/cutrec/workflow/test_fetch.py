@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.workflow.fetch import fetch, read_remarks
 from rec_data.config import Columns, Download, Events
 

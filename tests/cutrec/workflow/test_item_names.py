@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Config, Report
+from cutrec.config_point import Config, Report
 from cutrec.workflow.item_names import identify, item_titles
 from rec_data.errors import DataError
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import ConfigError, from_mapping
+from cutrec.config import from_mapping
 from cutrec.decide import Facts
+from cutrec.errors import ConfigError
 from cutrec.workflow.plan import plan, sizes_from, sizes_of
 from rec_models.planning import Calibration
 

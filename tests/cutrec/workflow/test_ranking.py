@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.workflow import ranking
 from cutrec.workflow import training_inputs as inputs
 from rec_data.sequences.store import SequenceStore, write_store

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Config, Report, settled
+from cutrec.config_point import Config, Report, settled
 from cutrec.workflow.run_hash import run_hash, training_code
 from rec_data.config import Split
 from rec_eval.config import Evaluate
@@ -54,6 +54,12 @@ def test_another_setting_is_another_run(folder: Path, other: Config):
 )
 def test_what_training_does_not_read_is_no_other_run(folder: Path, other: Config):
     assert hashed(folder, other) == hashed(folder)
+
+
+def test_processes_with_the_same_batch_together_are_one_run(folder: Path):
+    halves = Config(batch_size=64, train=Train(devices=2, table="sharded"))
+    assert hashed(folder, halves) == hashed(folder, Config(batch_size=128))
+    assert hashed(folder, Config(batch_size=128, train=Train(devices=2))) != hashed(folder, Config(batch_size=128))
 
 
 def test_a_decided_value_and_the_same_in_params_are_one_run(folder: Path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.outputs import read_json
 from cutrec.workflow.split import split

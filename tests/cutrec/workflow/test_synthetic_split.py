@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import ConfigError, from_mapping
+from cutrec.config import from_mapping
+from cutrec.errors import ConfigError
 from cutrec.workflow.synthetic_split import synthetic_split
 from rec_data.config import Split
 from rec_data.errors import DataError

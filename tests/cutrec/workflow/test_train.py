@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from cutrec.config import Config, read_yaml
+from cutrec.config import read_yaml
+from cutrec.config_point import Config
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError
 from cutrec.reporting.remarks import no_gain

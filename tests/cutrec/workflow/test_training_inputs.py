@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import Config, loss_settings, model_settings, training_settings
+from cutrec.config import loss_settings, model_settings, training_settings
+from cutrec.config_point import Config
 from cutrec.workflow.training_inputs import users_at_once
 from rec_data.sequences.store import SequenceStore
 from rec_models.config import Gbce, Losses, Negatives, Train

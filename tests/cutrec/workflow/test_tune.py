@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import Config, from_mapping
+from cutrec.config import from_mapping
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.nested import nest
 from cutrec.workflow import tune as module

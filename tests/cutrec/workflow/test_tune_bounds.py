@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cutrec.config import AUTO_KEYS, from_mapping
+from cutrec.config import from_mapping
+from cutrec.config_point import AUTO_KEYS
 from cutrec.decide import Facts
 from cutrec.nested import nest
 from cutrec.workflow.tune_bounds import Bounds

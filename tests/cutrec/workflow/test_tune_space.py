@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutrec.config import AUTO_KEYS, Config, as_written, from_mapping, refuse_contradictions
+from cutrec.config import from_mapping, refuse_contradictions
+from cutrec.config_point import AUTO_KEYS, Config, as_written
 from cutrec.decide import Facts, decide
 from cutrec.nested import nest
 from cutrec.workflow.tune_space import Space, space_of

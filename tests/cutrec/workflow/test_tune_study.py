@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutrec.config import AUTO_KEYS, from_mapping
+from cutrec.config import from_mapping
+from cutrec.config_point import AUTO_KEYS
 from cutrec.decide import Facts
 from cutrec.nested import nest
 from cutrec.workflow.tune_space import Settings, Space, space_of

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cutrec.config import Config, ConfigError, from_mapping, preset_values, read_yaml
+from cutrec.config import from_mapping, preset_values, read_yaml
+from cutrec.config_point import Config
 from cutrec.config_rows import rows_of
+from cutrec.errors import ConfigError
 from cutrec.nested import merged, parse_overrides
 from cutrec.reporting.standard_settings import PAPER_NETWORK
 from pipelines.paper import points

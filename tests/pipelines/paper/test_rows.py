@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cutrec import config
+from cutrec.config_point import Config
 from cutrec.reporting.results_file import Result
 from pipelines.paper import points
 from pipelines.paper import rows as table_rows
@@ -20,11 +21,11 @@ from tests.small_log import ROOT
 SHIPPED = config.read_yaml(ROOT / "params.yaml")
 
 
-def point(table: int, dataset: str, **options: Any) -> config.Config:
+def point(table: int, dataset: str, **options: Any) -> Config:
     return points.table_points(SHIPPED, [table], datasets=[dataset], **options)[0].params
 
 
-def trained(of: config.Config, **values: Any) -> Result:
+def trained(of: Config, **values: Any) -> Result:
     fields = {
         "device": "NVIDIA H100 80GB HBM3",
         "revision": "abc1234",

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutrec import config
-from cutrec.errors import StageError
+from cutrec.errors import ConfigError, StageError
 from cutrec.reporting import results_file as results
 from pipelines.paper import pages, points, rows, tables
 from tests.pipelines.paper.test_rows import ACCURATE, REAL, TILE, TWIN
@@ -64,5 +63,5 @@ def test_results_files_are_told_by_their_columns(tmp_path: Path):
 )
 def test_wrong_arguments_are_named(arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises((StageError, config.ConfigError), match=says):
+    with pytest.raises((StageError, ConfigError), match=says):
         tables.main(["--no-dvc", *arguments])

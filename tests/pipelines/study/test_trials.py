@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cutrec.config import ConfigError, loss_settings, model_settings, training_settings
+from cutrec.config import loss_settings, model_settings, training_settings
+from cutrec.errors import ConfigError
 from pipelines.study.trials import (
     FINAL_SEEDS,
     KINDS,

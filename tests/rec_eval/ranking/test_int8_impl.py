@@ -34,7 +34,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     k=st.sampled_from([1, 10, 200]),
     spread=st.sampled_from([0.0, 1.0, 8.0]),
     allowed=st.sampled_from([None, 0.02, 0.5]),
-    first_tile=st.sampled_from([64, 1 << 16]),
+    first_tile=st.sampled_from([128, 1 << 16]),
 )
 def test_lists_are_those_of_float64(seed, num_users, num_items, dim, k, spread, allowed, first_tile):
     """Norms of items that differ by up to e^16, seen items and few allowed ones; small tiles as well as one."""
@@ -67,7 +67,7 @@ def test_lists_are_those_of_float64(seed, num_users, num_items, dim, k, spread, 
 
 
 def test_equal_items_have_equal_scores_in_every_tile_and_in_every_batch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(int8_impl, "FIRST_TILE", 64)
+    monkeypatch.setattr(int8_impl, "FIRST_TILE", 128)
     generator = torch.Generator().manual_seed(0)
     items = torch.randn(50, 16, generator=generator).repeat(20, 1)  # 20 copies of each
     queries = torch.randn(9, 16, generator=generator)

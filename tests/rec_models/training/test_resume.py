@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint, save_atomically
-from rec_models.training.run_state import RunFolder, RunState
+from rec_models.training.run_state import Processes, RunFolder, RunState, Tensors
 
 
 class StoppedError(Exception):
@@ -208,7 +208,7 @@ def test_the_folder_keeps_two_states_and_the_models_that_they_refer_to(tmp_path)
     folder = RunFolder(tmp_path, {"seed": 1})
     for epoch in range(1, 6):
         folder.best(epoch).write_bytes(b"model")
-        folder.save(RunState(epoch=epoch, best_epoch=epoch), {}, {}, {}, {})
+        folder.save(RunState(epoch=epoch, best_epoch=epoch), Tensors({}, {}, {}, {}))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best-4.safetensors",
         "best-5.safetensors",
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_a_long_run_is_no_larger(tmp_path):
     folder, state, sizes = RunFolder(tmp_path, {}), RunState(), []
     for steps in (10, 100_000):
         state.step_losses.extend([0.5] * steps)
-        folder.save(state, {}, {}, {}, {})
+        folder.save(state, Tensors({}, {}, {}, {}))
         sizes.append(folder.last.stat().st_size)
     assert sizes[1] - sizes[0] < 64
     assert RunFolder(tmp_path, {}).resume().state.step_losses == state.step_losses
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_a_long_run_is_no_larger(tmp_path):
     state = again.resume().state
     assert len(state.step_losses) == 10
     state.step_losses.append(0.25)  # the losses after the tenth were those of steps that are trained again
-    again.save(state, {}, {}, {}, {})
+    again.save(state, Tensors({}, {}, {}, {}))
     assert list(RunFolder(tmp_path, {}).resume().state.step_losses) == [0.5] * 10 + [0.25]
 
 
@@ -249,14 +249,35 @@ def test_losses_of_steps_in_a_state_of_an_earlier_version_are_kept(tmp_path):
     save_atomically(payload, tmp_path / "last.ckpt")
     folder = RunFolder(tmp_path, {})
     resumed = folder.resume().state
-    folder.save(resumed, {}, {}, {}, {})
+    folder.save(resumed, Tensors({}, {}, {}, {}))
     assert list(resumed.step_losses) == list(RunFolder(tmp_path, {}).resume().state.step_losses) == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (
+            {"format": "rec_models.run/3"},
+            "found format 'rec_models.run/3', allowed: rec_models.run/1 | rec_models.run/2",
+        ),
+        ({"rows": {"file": "rows-4.safetensors", "sums": {}}}, "rows-4.safetensors is missing beside it"),
+        ({"processes": (2, 8)}, "of a run with other settings"),
+    ],
+)
+def test_what_cannot_be_resumed_is_said_in_one_line(tmp_path, capfd, changed, line):
+    folder = RunFolder(tmp_path, {}, Processes(1, 32))
+    folder.save(RunState(epoch=1), Tensors({}, {}, {}, {}))
+    save_atomically(torch.load(folder.last, weights_only=True) | changed, folder.last)
+    assert RunFolder(tmp_path, {}, Processes(1, 32)).resume() is None
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("warning: not resuming from this checkpoint: ")
+    assert said.endswith(line)
 
 
 def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):
     folder = RunFolder(tmp_path, {})
-    folder.save(RunState(epoch=1), {}, {}, {}, {})
-    folder.save(RunState(epoch=2, best_epoch=2), {}, {}, {}, {})
+    folder.save(RunState(epoch=1), Tensors({}, {}, {}, {}))
+    folder.save(RunState(epoch=2, best_epoch=2), Tensors({}, {}, {}, {}))
     assert RunFolder(tmp_path, {}).resume().state.epoch == 1
     assert "best-2.safetensors is missing beside it" in capfd.readouterr().err
 

@@ -223,7 +223,7 @@ def sampled_linear_cross_entropy(
             micro-batches that number their rows consecutively draw what one big batch would. `InBatch` draws among this
             call's targets, or among those of its `pool`. A CUDA graph replays the int that it was recorded with.
         sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
-        objective: `Softmax()`, `BCE()` or `GBCE(t)`.
+        objective: `Softmax(temperature)`, `BCE()` or `GBCE(t)`.
         sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
             `batch` (all rows of a step share).
         tile_tokens: T; changes results.
@@ -258,7 +258,7 @@ def sampled_linear_cross_entropy(
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     num_items = weight.shape[0] if shard is None else shard.num_items
     check_sampling(num_items, num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens)
-    check_objective(objective, sampler)
+    check_objective(objective, sampler, sharded=shard is not None)
     check_counter("seed", seed, hidden.device, 2**63)
     check_counter("step", step, hidden.device, MAX_COUNTER)
     check_counter("row_offset", row_offset, hidden.device, MAX_COUNTER)

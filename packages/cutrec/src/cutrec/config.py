@@ -18,16 +18,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cutrec.config_messages import full_names, one_line, unknown_key
-from cutrec.config_point import AUTO as AUTO
-from cutrec.config_point import AUTO_KEYS as AUTO_KEYS
-from cutrec.config_point import NO_PRESET as NO_PRESET
-from cutrec.config_point import Config as Config
-from cutrec.config_point import Report as Report
-from cutrec.config_point import as_written as as_written
-from cutrec.config_point import settled as settled
-from cutrec.config_rows import NO_ROW as NO_ROW
-from cutrec.config_rows import with_row
-from cutrec.errors import ConfigError as ConfigError
+from cutrec.config_point import AUTO, AUTO_KEYS, NO_PRESET, Config, as_written
+from cutrec.config_rows import NO_ROW, with_row
+from cutrec.errors import ConfigError
 from cutrec.nested import flatten, merged, nest
 from cutrec.paths import PARAMS
 from rec_data.stated import stated_value
@@ -269,6 +262,6 @@ def _loss_settings(point: Config) -> LossSettings:
 
 
 def _training_settings(point: Config) -> TrainingSettings:
-    others = ("window", "init_from", "tracker")  # of the batches, of the first weights, and without effect
+    others = ("window", "init_from", "tracker")  # of the batches, of the first weights, and it decides nothing
     loop = {name: value for name, value in vars(point.train).items() if name not in others}
     return TrainingSettings(seed=point.seed, **loop)

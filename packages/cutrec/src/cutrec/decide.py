@@ -18,7 +18,8 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from cutrec.checksums import verified
-from cutrec.config import Config, read_yaml, refuse_contradictions, settled
+from cutrec.config import read_yaml, refuse_contradictions
+from cutrec.config_point import Config, settled
 from rec_data.arrays import Int64s
 from rec_data.sequences.examples import UNREAD, Examples, half_overlapping, last_windows, sliding_windows
 from rec_data.stated import stated_value

@@ -7,7 +7,9 @@ no torch.
 from collections.abc import Mapping
 from typing import Any
 
-from cutrec.config import AUTO, NO_PRESET, NO_ROW, Config, as_written, from_mapping, settled
+from cutrec.config import from_mapping
+from cutrec.config_point import AUTO, NO_PRESET, Config, as_written, settled
+from cutrec.config_rows import NO_ROW
 from cutrec.decide import Decision, Facts, decide
 from cutrec.errors import ConfigError
 from cutrec.nested import nest

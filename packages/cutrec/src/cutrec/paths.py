@@ -18,10 +18,10 @@ SETTINGS = DATA / "train" / "settings.yaml"
 PER_USER = DATA / "evaluate" / "per_user.parquet"
 BACKTEST = DATA / "backtest"
 """What ``cutrec backtest`` writes: a folder per window, and its tables, picture and page."""
-UPDATE = DATA / "update"
-"""What ``cutrec update`` writes: the longer log, its split and the new model."""
 COMPLETE = ".complete"
 """The file that a complete step of a backtest leaves in its folder, with a hash of all that decides its outputs."""
+UPDATE = DATA / "update"
+"""What ``cutrec update`` writes: the longer log, its split and the new model."""
 STAGES = ("source", "download", "split", "train", "evaluate", "report")
 """Folders of ``data/`` whose content DVC manages. Nothing else may be written there."""
 

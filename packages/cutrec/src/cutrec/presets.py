@@ -9,7 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from cutrec.config import NO_PRESET, preset_values, read_yaml
+from cutrec.config import preset_values, read_yaml
+from cutrec.config_point import NO_PRESET
 from cutrec.errors import ConfigError
 from cutrec.nested import flatten, nest
 from cutrec.outputs import atomic_file, read_json

@@ -26,6 +26,8 @@ from rec_data.splits.clock import dates_only, has_clock
 _DAY = 86_400 * 10**9
 FEWEST, MOST = 4, 30
 """Windows of A that are needed, and that are measured at most."""
+FEWEST_EVENTS = 10
+"""Of B that are later than A."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -87,18 +89,18 @@ def compare_logs(
         changes: how many items are listed.
 
     Raises:
-        DataError: a log cannot be read or has no clock, B has nothing after the end of A, A is too short for `FEWEST`
-            windows, or they have no item in common.
+        DataError: a log cannot be read or has no clock, B has fewer than `FEWEST_EVENTS` after the end of A, A is too
+            short for `FEWEST` windows, or they have no item in common.
     """
     old, new = _Log.open("A", a), _Log.open("B", b)
     frame_a, frame_b = _of_one_type(old.frame, new.frame)
     frame_b = frame_b.filter(pl.col(TIMESTAMP) > old.last)
     with reading("log B"):
         later, begin = frame_b.select(pl.len(), pl.col(TIMESTAMP).min().alias("first")).collect().row(0)
-    if later == 0:
+    if later < FEWEST_EVENTS:
         raise DataError(
-            f"B: found no event after the last one of A, {_date(old.last)}; allowed: a later log, or a longer one that "
-            "begins with A"
+            f"B: found {later} events after the last one of A, {_date(old.last)}, allowed: at least {FEWEST_EVENTS}; "
+            "take a later log, or a longer one that begins with A"
         )
     step = max(old.step, new.step)
     length = new.last + step - begin

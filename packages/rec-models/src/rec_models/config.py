@@ -25,6 +25,8 @@ TrackerName = Literal["none", "dvclive", "mlflow", "wandb"]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+MOST_SHARDS = 64
+"""Processes that an item table can be spread over: `cce_kernels.shard.CLASSES`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -67,13 +69,23 @@ class _Loop:
     what they missed since the last time; the table has no dense gradient (fused losses with sampled negatives, on one
     device).
     """
+    table: Literal["auto", "replicated", "sharded"] = "auto"
+    """The item table, its gradient and its moments: whole on each device, or with its rows spread over them.
+
+    ``sharded``: for losses of cce_kernels, any optimizer but ``adam_lazy``, and bf16-mixed or 32-true. ``auto`` shards
+    a table that does not fit a GPU, and one of more than (devices + 2) items per target of a batch, whose exchange
+    takes longer than that of tokens.
+    """
     averaging: NotNegative = 0.0
     """Time constant, in epochs, of an exponential moving average of the weights; 0: none.
 
     Validation sees the average, and the best and the final model are averages. It takes 4 bytes a weight.
     """
     compile: bool = False
-    """Compile the network between embeddings and loss with torch.compile; the first steps then take a minute."""
+    """Compile the network between embeddings and loss with torch.compile; the first steps then take a minute.
+
+    Pays on a GPU where `rec_models.encoders.fused` does not run the network, such as with ``norm=post``.
+    """
     cuda_graphs: bool | Literal["auto"] = "auto"
     """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
 
@@ -88,12 +100,12 @@ class Train(_Loop):
 
     window: Count | None = None
     """Slide a window of ``max_seq_len`` over long histories, this many items per step. Null: the last window only."""
-    init_from: str | None = None
-    """A folder with a trained model, whose weights training starts from; items are matched by their ids. Null: random
-    weights."""
     tracker: TrackerName = "none"
     """An experiment tracker that gets the settings and the curves of the training; each needs its extra, such as
     ``cutrec[mlflow]``. It has no influence on the model."""
+    init_from: str | None = None
+    """A folder with a trained model, whose weights training starts from; items are matched by their ids. Null: random
+    weights."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -114,6 +126,13 @@ class TrainingSettings(_Loop):
         if self.optimizer == "adam_lazy":
             self._require("devices", 1, optimizer="adam_lazy")
             self._require("weight_decay", 0, optimizer="adam_lazy")
+        if self.table == "sharded":
+            if self.devices > MOST_SHARDS:
+                raise SettingsError("devices", self.devices, f"up to {MOST_SHARDS}", table="sharded")
+            if self.optimizer == "adam_lazy":
+                raise SettingsError("optimizer", self.optimizer, _not_lazy(), table="sharded")
+            if self.precision == "16-mixed":  # each device would scale its rows by itself
+                raise SettingsError("precision", self.precision, "bf16-mixed | 32-true", table="sharded")
         if self.cuda_graphs is True:
             self._require("accumulate", 1, cuda_graphs=True)
             self._require("precision", "bf16-mixed", cuda_graphs=True)
@@ -133,7 +152,7 @@ class TrainingSettings(_Loop):
         return single and self.optimizer != "adam_lazy" and _never_waits(loss)
 
     def check_loss(self, loss: LossSettings) -> None:
-        """Refuse CUDA graphs and lazy Adam with a loss that they cannot work with, by a `SettingsError`."""
+        """Refuse what a loss cannot work with, by a `SettingsError`: CUDA graphs, lazy Adam, a sharded table."""
         beside: dict[str, object] = {"paper_faithful": True} if loss.paper_faithful else {"loss": loss.loss}
         if self.cuda_graphs is True and not _never_waits(loss):
             if loss.impl is not None and not loss.paper_faithful:
@@ -141,8 +160,18 @@ class TrainingSettings(_Loop):
             raise SettingsError("cuda_graphs", True, "auto | False", **beside)
         spec = LOSSES[loss.loss]
         if self.optimizer == "adam_lazy" and not (spec.fused and spec.sampled and not loss.paper_faithful):
-            allowed = " | ".join(name for name in OPTIMIZERS if name != "adam_lazy")
-            raise SettingsError("optimizer", self.optimizer, allowed, **beside)
+            raise SettingsError("optimizer", self.optimizer, _not_lazy(), **beside)
+        if self.table == "sharded" and not can_be_sharded(loss):
+            raise SettingsError("table", self.table, "auto | replicated", **beside)
+
+
+def can_be_sharded(loss: LossSettings) -> bool:
+    """Whether cce_kernels computes the loss: only there the item table can be spread over devices."""
+    return LOSSES[loss.loss].fused and not loss.paper_faithful
+
+
+def _not_lazy() -> str:
+    return " | ".join(name for name in OPTIMIZERS if name != "adam_lazy")
 
 
 def _never_waits(loss: LossSettings) -> bool:

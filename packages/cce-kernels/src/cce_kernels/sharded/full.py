@@ -23,7 +23,8 @@ from cce_kernels.full.call import FullCall
 from cce_kernels.reduction import masks
 from cce_kernels.shard import ELSEWHERE, Shard
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import LOG2E, Merged, Partial, own_targets, weighted_sum
+from cce_kernels.sharded.merge import LOG2E, Merged, Partial, weighted_sum
+from cce_kernels.sharded.targets import own_targets
 
 _LN2 = math.log(2.0)
 
@@ -35,8 +36,7 @@ _NOTHING = -1.0e30  # the base of no terms, below that of any term
 def partial(call: FullCall, *, use_triton: bool) -> Partial:
     """Partial results [N] of a call over its rows: a target is one of them, or -1 where it is elsewhere."""
     hidden, weight = call.hidden, call.weight
-    dtype = sum_dtype(hidden, weight, call.bias)
-    score, row = own_targets(hidden, weight, call.bias, call.targets, dtype)
+    score, row = own_targets(hidden, weight, call.bias, call.targets, use_triton=use_triton)
     if call.softcap is not None:
         score = call.softcap * torch.tanh(score / call.softcap)
     if 0 in (hidden.shape[0], weight.shape[0]):
@@ -184,6 +184,10 @@ class ShardedFull(ShardedLoss):
 
     def merge(self, parts: Partial) -> Merged:
         """See the head of this file."""
+        if self.use_triton and self.targets.numel():
+            from cce_kernels.sharded.kernels.tokens import launch_merge
+
+            return launch_merge(parts, self.targets, self.ignore_index, self.shard.num_items, softcap=self.softcap)
         return merge(parts, self.targets, self.ignore_index, self.shard.num_items, self.softcap)
 
     def weight_gradient(self, call: FullCall, shift: Tensor, pull: Tensor, grad: Tensor) -> RowGradients:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import positive_float, positive_int
-from cutrec.config import PRESET_KEYS, Config, from_mapping, read_yaml, refuse_contradictions
+from cutrec.config import PRESET_KEYS, from_mapping, read_yaml, refuse_contradictions
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.nested import as_yaml, changed
 from cutrec.outputs import read_json, write_json

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutrec.checksums import verify_folder, write_checksums
-from cutrec.config import Config, read_yaml
+from cutrec.config import read_yaml
+from cutrec.config_point import Config
 from cutrec.console import prepare_output_folder
 from cutrec.decide import with_decisions
 from cutrec.errors import StageError

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cutrec.config import NAMES, Config, from_mapping, load, refuse_contradictions
-from cutrec.config_point import AUTO, AUTO_KEYS, as_written
+from cutrec.config import NAMES, from_mapping, load, refuse_contradictions
+from cutrec.config_point import AUTO, AUTO_KEYS, Config, as_written
 from cutrec.decide_update import for_update
 from cutrec.errors import StageError
 from cutrec.nested import flatten, nest

@@ -24,6 +24,8 @@ MEASURES = {
 """What each measure is; all of them lie between 0 and 1, and 0 means no change."""
 FEWEST = 3
 """Pairs of windows that say how much a measure varies."""
+LEAST = 0.01
+"""The smallest threshold, so that one event on a new item is no drift where there were none before."""
 
 
 class Measure(NamedTuple):
@@ -41,8 +43,9 @@ class Measure(NamedTuple):
 def judge(compared: Compared, scores: Sequence[float] | None, *, level: float) -> list[Measure]:
     """Compare what B measures with a threshold for each measure.
 
-    The threshold is the larger one of the largest value of A and of the upper end of Student's prediction interval for
-    one more window, ``mean + t sd sqrt(1 + 1 / m)`` for m values of A (Hahn and Meeker, "Statistical Intervals", 1991).
+    The threshold is the largest one of the values of A, of the upper end of Student's prediction interval for one more
+    window, ``mean + t sd sqrt(1 + 1 / m)`` for m values of A (Hahn and Meeker, "Statistical Intervals", 1991), and of
+    `LEAST`.
 
     Args:
         compared: both logs.
@@ -62,7 +65,7 @@ def judge(compared: Compared, scores: Sequence[float] | None, *, level: float) -
             )
         spread = statistics.stdev(usual) * math.sqrt(1 + 1 / len(usual))
         bound = statistics.fmean(usual) + student_quantile(level, len(usual) - 1) * spread
-        threshold = min(1.0, max(*usual, bound))
+        threshold = min(1.0, max(*usual, bound, LEAST))
         found.append(Measure(name, MEASURES[name], value, threshold, value > threshold, windows))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from cutrec.config import Config, as_written
+from cutrec.config_point import Config, as_written
 from cutrec.nested import as_yaml
 from cutrec.reporting.remarks import Remark
 from rec_data.schema import UNITS

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutrec.config import AUTO_KEYS, NAMES, Config, as_written
+from cutrec.config import NAMES
+from cutrec.config_point import AUTO_KEYS, Config, as_written
 from cutrec.environment import Code, version
 from cutrec.nested import as_override, as_yaml, nest
 from cutrec.reporting import html, tables

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from rec_data.sequences.examples import UNREAD, half_overlapping
 from rec_data.stated import stated
 from rec_models.config import Train

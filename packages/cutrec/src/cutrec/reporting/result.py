@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from cutrec import config
+from cutrec.config_point import Config
 from cutrec.reporting import standard_settings
 from rec_models.losses.registry import LOSSES
 
@@ -144,7 +144,7 @@ class Result:
     """Anything else a reader must know, in a few words."""
 
     @classmethod
-    def of(cls, point: config.Config, kind: Kind, **values: Any) -> Self:
+    def of(cls, point: Config, kind: Kind, **values: Any) -> Self:
         """A result of a point; `values` override what comes from the point (``precision`` as trained)."""
         return cls(**(point_fields(point) | {"kind": kind} | values))
 
@@ -158,7 +158,7 @@ COLUMNS = tuple(entry.name for entry in fields(Result))
 KEY = COLUMNS[: COLUMNS.index("options") + 1]
 
 
-def point_fields(point: config.Config) -> dict[str, Any]:
+def point_fields(point: Config) -> dict[str, Any]:
     """The fields of a `Result` that come from the point; those of negatives are None for a loss without them."""
     twin = None
     dataset = point.dataset
@@ -187,7 +187,7 @@ def point_fields(point: config.Config) -> dict[str, Any]:
     }
 
 
-def of_run(point: config.Config, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
+def of_run(point: Config, training: dict[str, Any], evaluation: dict[str, Any], **where: Any) -> list[Result]:
     """The results of a whole run: its training, and its test accuracy unless the log is synthetic.
 
     Args:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cutrec.checksums import verified
-from cutrec.config import Config, read_yaml
+from cutrec.config import read_yaml
+from cutrec.config_point import Config
 from cutrec.decide import with_decisions
 from cutrec.environment import Code, read_code
 from cutrec.outputs import read_json

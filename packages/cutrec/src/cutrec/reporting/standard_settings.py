@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, Literal
 
 from cutrec import config
+from cutrec.config_point import Config, as_written
 from cutrec.config_rows import sce_sizes
 from cutrec.nested import as_yaml
 from rec_models.encoders.registry import ENCODERS
@@ -29,15 +30,15 @@ _WITHOUT_EFFECT = frozenset({*config.NAMES, "download.mirror", "evaluate.k", "re
 """Keys that change no field of a result; the values of a preset or a row are among the other keys."""
 
 
-def network(point: config.Config) -> Literal["plain", "paper"]:
+def network(point: Config) -> Literal["plain", "paper"]:
     """Which network the options of a point are nearest to: the paper's SASRec if it has all of them."""
     found = {name: getattr(point.backbone, name) for name in PAPER_NETWORK}
     return "paper" if point.model == "sasrec" and found == PAPER_NETWORK else "plain"
 
 
-def standard(point: config.Config) -> config.Config:
+def standard(point: Config) -> Config:
     """The standard settings for a point's model, loss and sizes."""
-    base = config.Config()
+    base = Config()
     return dataclasses.replace(
         base,
         model=point.model,
@@ -52,12 +53,12 @@ def standard(point: config.Config) -> config.Config:
     )
 
 
-def options(point: config.Config) -> str | None:
+def options(point: Config) -> str | None:
     """The settings that differ from the standard ones, as ``dropout=0.3;learning_rate=0.0003``; None if none differ.
 
     Sorted, without the keys that a result has columns for and without those that the point does not use.
     """
-    usual, found = config.as_written(standard(point)), config.as_written(point)
+    usual, found = as_written(standard(point)), as_written(point)
     changed = {
         key.partition(".")[2] or key: value  # train.learning_rate is learning_rate
         for key, value in found.items()
@@ -66,7 +67,7 @@ def options(point: config.Config) -> str | None:
     return ";".join(f"{name}={as_yaml(changed[name])}" for name in sorted(changed)) or None
 
 
-def is_used(key: str, point: config.Config) -> bool:
+def is_used(key: str, point: Config) -> bool:
     """Whether a dotted key has an effect at a point.
 
     Options of losses have one if `rec_models.losses.settings.LossSettings.pick` keeps the point's value.

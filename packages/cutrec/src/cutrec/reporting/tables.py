@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cutrec.config import AUTO_KEYS, Config, as_written
+from cutrec.config_point import AUTO_KEYS, Config, as_written
 from cutrec.nested import flatten
 from cutrec.reporting.run_outputs import RunOutputs
 from rec_data.schema import UNITS

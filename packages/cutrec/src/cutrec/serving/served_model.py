@@ -53,7 +53,8 @@ class ServedModel:
     """
 
     def __init__(self, folder: Path, *, device: str, index: Path | None = None) -> None:
-        self.ranker: Ranker = Recommender.load(folder, device=device).ranker
+        # The files of one model, even if the folder is a link that another process changes (cutrec promote).
+        self.ranker: Ranker = Recommender.load(folder.resolve(), device=device).ranker
         if index is not None:
             if self.ranker.encoder.item_table.is_cuda:
                 raise StageError("--index: found one with a GPU, allowed: with --device cpu")

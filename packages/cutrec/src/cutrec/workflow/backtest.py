@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from cutrec.checksums import checksum, verified, write_checksums
-from cutrec.config import PRESET_KEYS, Config, as_written
+from cutrec.config import PRESET_KEYS
+from cutrec.config_point import Config, as_written
 from cutrec.decide_update import for_update
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged

@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from cutrec.checksums import read_output, verified, write_checksums
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged, write_csv, write_json
 from cutrec.reporting.details import Rankings, write_details

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cutrec.checksums import write_checksums
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.paths import LOG
 from rec_data.sources.fetch import fetch_log, fingerprint

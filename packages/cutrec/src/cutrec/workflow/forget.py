@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cutrec.checksums import checksum, read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
-from cutrec.paths import COMPLETE, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES, UPDATE
+from cutrec.paths import COMPLETE, DATA, LOG, MODEL, OLD_MODEL, PER_USER, SPLIT, STAGES, UPDATE
 from cutrec.workflow.user_ids import Users
 from cutrec.workflow.user_rows import count_rows, filter_csv, filter_parquet, is_list
 from rec_data.errors import DataError
@@ -79,13 +79,11 @@ def _search(users: Users, data: Path) -> dict[Path, Counter[str]]:
 def made_again(data: Path = DATA) -> dict[Path, str]:
     """The folders below ``data/`` that a command makes again, and the command.
 
-    Those of backtests have a complete step of a window, such as ``1/split/``. The names of those of updates begin as
-    that of the default does.
+    Backtests are found by a complete step of a window, such as ``1/split/``, and updates by the name of their folder.
     """
-    steps = (path for path in data.rglob(f"[0-9]*/*/{COMPLETE}") if path.parents[1].name.isdecimal())
-    found = {path.parents[2]: "backtest" for path in steps}
-    found |= {path: "update" for path in data.glob(f"{UPDATE.name}*") if path.is_dir()}
-    return dict(sorted(found.items()))
+    windows = (path.parents[1] for path in data.rglob(f"[0-9]*/*/{COMPLETE}"))
+    found = {window.parent: "backtest" for window in windows if window.name.isdecimal()}
+    return dict(sorted((found | {path: "update" for path in data.glob(f"{UPDATE.name}*") if path.is_dir()}).items()))
 
 
 def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
@@ -102,7 +100,7 @@ def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
             if any(path.is_relative_to(folder) for folder in made):
                 continue
             hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
-            of_a_model = (path.parent / MODEL.name).is_file()
+            of_a_model = any((path.parent / name).is_file() for name in (MODEL.name, OLD_MODEL))
             if finding.format_of(path.name.removesuffix(".part")) and path.is_file() and not (hidden or of_a_model):
                 (lists if is_list(path) else others).append(path)
     return lists, others

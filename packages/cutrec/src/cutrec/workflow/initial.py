@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from cutrec.checksums import checksum, read_output
-from cutrec.config import AUTO_KEYS, Config, read_yaml, settled
+from cutrec.checksums import checksum, read_output, verified
+from cutrec.config import read_yaml
+from cutrec.config_point import AUTO_KEYS, Config, settled
 from cutrec.decide import Decision, Facts
 from cutrec.decide_update import SHAPES, decide_update
 from cutrec.errors import StageError
@@ -58,7 +59,8 @@ def read_start(config: Config, path: Path) -> Start:
     if not path.is_file():
         raise StageError(f"{key}, where there is no {path.name}, allowed: a folder that training wrote, or null")
     try:
-        checkpoint, catalogue = ModelCheckpoint.read(path), read_output(read_ids, path.parent / "items.parquet")
+        checkpoint = ModelCheckpoint.read(verified(path))
+        catalogue = read_output(read_ids, path.parent / "items.parquet")
     except CheckpointError as error:
         raise StageError(f"{key}: {error}") from error
     refuse_other_catalogue(path, checkpoint, catalogue)

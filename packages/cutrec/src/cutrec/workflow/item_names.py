@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 
 if TYPE_CHECKING:
     from rec_data.arrays import Int64s

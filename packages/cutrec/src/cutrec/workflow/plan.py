@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from cutrec import config
 from cutrec.checksums import read_output
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.decide import Facts, decide
 from cutrec.errors import ConfigError
 from cutrec.outputs import read_json
@@ -32,7 +32,8 @@ class Plan:
     @property
     def epoch_seconds(self) -> float:
         """Seconds of the training loop per epoch."""
-        return self.seconds.step * math.ceil(self.sizes.steps / self.point.train.accumulate)
+        together = self.point.train.accumulate * self.point.train.devices
+        return self.seconds.step * math.ceil(self.sizes.steps / together)
 
 
 def plan(point: Config, calibration: Calibration | None = None) -> Plan:

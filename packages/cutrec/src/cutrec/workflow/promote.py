@@ -33,7 +33,7 @@ from rec_data.sequences.store import SequenceStore
 from rec_eval import Comparison, Evaluation, compare, evaluate
 
 if TYPE_CHECKING:
-    from cutrec.config import Config
+    from cutrec.config_point import Config
     from rec_models.encoders import Encoder
 
 PARTS = ("test", "validation")

@@ -6,6 +6,7 @@ epoch that validation chooses is the best one for the test.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,10 @@ from cutrec.errors import StageError
 from rec_data.ids import Ids, read_ids
 from rec_data.sequences.batches import inference_batches
 from rec_data.sequences.store import SequenceStore
-from rec_eval import Catalogue
+from rec_eval import Catalogue, Part
 from rec_models import inference
 from rec_models.encoders import Encoder
+from rec_models.encoders.sharded_lookup import encode_last
 from rec_models.training.checkpoint import ModelCheckpoint
 
 
@@ -32,7 +34,7 @@ class UserBatch(NamedTuple):
     queries: Tensor
     """[u, D] in the dtype of `scoring_dtype`."""
     items: Catalogue
-    """[V, D] the item table, in the same dtype; checked for NaN once, not with every batch."""
+    """[V, D] the item table, in the same dtype; checked for NaN once, not with every batch. See `part_of`."""
     seen_offsets: Tensor | None
     """[u + 1] int64 on the CPU, from 0; None where seen items stay in the ranking."""
     seen_items: Tensor | None
@@ -80,6 +82,14 @@ def scoring_catalogue(encoder: Encoder, *, int8: bool = False) -> Catalogue:
     return Catalogue(encoder.item_table.detach().to(scoring_dtype(encoder.item_table.device)), int8=int8)
 
 
+def part_of(encoder: Encoder) -> Part | None:
+    """The rows of the item table that this process has; None: all."""
+    if encoder.shard is None:
+        return None
+    rows = encoder.shard.rows
+    return Part(rows.ids(encoder.item_table.device), rows.num_items, replace(rows, rank=0).number, encoder.shard.group)
+
+
 def user_batches(
     encoder: Encoder,
     store: SequenceStore,
@@ -90,6 +100,8 @@ def user_batches(
     catalogue: Catalogue | None = None,
 ) -> Iterator[UserBatch]:
     """Encode all users of a store in their order; a progress bar appears after five seconds.
+
+    In training with a sharded table all processes do this together, and each has its part of the catalogue.
 
     Args:
         encoder: in eval mode; the work is done on its device. A GPU holds a bf16 copy of the item table.
@@ -103,11 +115,13 @@ def user_batches(
     items = scoring_catalogue(encoder) if catalogue is None else catalogue
     start = 0
     batches = inference_batches(store, max_seq_len=encoder.settings.max_seq_len, batch_size=batch_users, device=device)
-    with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False) as progress:
+    silent = encoder.shard is not None and encoder.shard.rows.rank > 0
+    silent = silent or len(store) <= batch_users  # a bar costs a millisecond
+    with tqdm(total=len(store), desc=title, unit="user", delay=5, leave=False, disable=silent) as progress:
         for batch in batches:
             end = start + len(batch.offsets) - 1
             with torch.no_grad():
-                queries = encoder.encode_last(batch.items, batch.offsets).to(items.items.dtype)  # [u, D]
+                queries = encode_last(encoder, batch.items, batch.offsets).to(items.items.dtype)  # [u, D]
             offsets = store.offsets[start : end + 1]
             seen_items = store.items[offsets[0] : offsets[-1]]
             seen = (offsets - offsets[0], seen_items) if filter_seen else (None, None)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.outputs import atomic_folder, unchanged
 from cutrec.paths import STAGES
 from cutrec.reporting import results_file

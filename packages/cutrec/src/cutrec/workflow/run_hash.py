@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 
 PACKAGES = ("cce_kernels", "cutrec", "rec_data", "rec_eval", "rec_models")
 NOT_READ = ("cutrec/commands/", "cutrec/recommender.py", "cutrec/recommending/", "cutrec/reporting/")
@@ -20,9 +20,12 @@ def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None
     `start` is the file of the model that ``train.init_from`` names: its content counts, and its place does not.
 
     The configuration must be decided: a value that was ``auto`` and the same one in params.yaml are one run. Sections
-    that reach training only through the files of the split are left out.
+    that reach training only through the files of the split are left out. Other processes that together have the same
+    batch are the same run.
     """
     settings = dataclasses.asdict(config)
+    settings["batch_size"] *= settings["train"].pop("devices")
+    del settings["train"]["table"]
     for section in ("dataset", "download", "split", "report", "undecided"):
         del settings[section]
     for key in ("init_from", "tracker"):

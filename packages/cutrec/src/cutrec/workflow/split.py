@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from cutrec.checksums import checksum, verified, write_checksums
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, unchanged, write_json
 from cutrec.reporting.remarks import split_remarks

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.errors import ConfigError
 from rec_data.config import Split
 from rec_data.sequences.store import SequenceStore

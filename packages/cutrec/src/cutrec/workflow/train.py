@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cutrec.checksums import verified, write_checksums
-from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config_point import Config
 from cutrec.decide import decide, write_decisions
 from cutrec.decide_update import SCHEDULE
 from cutrec.errors import StageError
@@ -99,8 +100,8 @@ def train(
                 catalogue=catalogue.hash,
                 log=about.get("log_sha256"),
                 on_epoch=on_epoch,
-                build=build,
                 tracker=tracker,
+                build=build,
             )
         except TrainingError as error:
             if error.on_every_rank and not first:

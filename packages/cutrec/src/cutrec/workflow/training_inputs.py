@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from cutrec.checksums import read_output, verified
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.decide import Facts
 from cutrec.errors import StageError
 from cutrec.outputs import read_json
-from cutrec.workflow.ranking import user_batches
+from cutrec.workflow.ranking import part_of, user_batches
 from rec_data import arrays
 from rec_data.arrays import Mask, count_repeated
 from rec_data.ids import Ids, read_ids
@@ -106,6 +106,7 @@ def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder],
         users = on_gpu if encoder.item_table.device.type == "cuda" else usual
         seen = point.evaluate.filter_seen
         batches = user_batches(encoder, store, batch_users=users, filter_seen=seen, title="validate")
+        part = part_of(encoder)
         ranks = [
             target_ranks(
                 batch.queries,
@@ -113,6 +114,7 @@ def validation_ranks(point: Config, store: SequenceStore) -> Callable[[Encoder],
                 targets[batch.start : batch.end],
                 seen_offsets=batch.seen_offsets,
                 seen_items=batch.seen_items,
+                part=part,
             )
             for batch in batches
         ]

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from optuna.exceptions import TrialPruned
 
-from cutrec.config import Config, batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
+from cutrec.config_point import Config
 from cutrec.console import run_and_exit
 from cutrec.errors import StageError
 from cutrec.nested import as_yaml

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import torch
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.workflow.plan import setup_of, sizes_from
 from cutrec.workflow.tune_space import Settings, Space
 from rec_models import planning

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import TrialState
 
-from cutrec.config import AUTO_KEYS, PRESET_KEYS, Config, as_written
+from cutrec.config import PRESET_KEYS
+from cutrec.config_point import AUTO_KEYS, Config, as_written
 from cutrec.workflow.tune_space import Settings, Space
 from cutrec.workflow.tune_study import Study
 from rec_models.encoders.registry import ENCODERS

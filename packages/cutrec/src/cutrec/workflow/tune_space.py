@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cutrec.config import AUTO_KEYS, Config, as_written, settled
+from cutrec.config_point import AUTO_KEYS, Config, as_written, settled
 from cutrec.decide import EXACT_ITEMS, LENGTH_QUANTILE, LENGTH_STEP, LENGTHS, Facts, decide
 from rec_data.sequences.examples import UNREAD
 from rec_models.encoders.registry import ENCODERS

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cutrec.checksums import checksum, verified, write_checksums
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.outputs import read_json, replaced_folder, unchanged, write_json
 from cutrec.paths import LOG
 from cutrec.workflow.fetch import fetch, read_remarks

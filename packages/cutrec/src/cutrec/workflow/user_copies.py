@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from cutrec.config import Config
+from cutrec.config_point import Config
 from cutrec.paths import DATA, MODEL, OLD_MODEL
 from cutrec.workflow.forget import made_again, tables_outside_stages
 from cutrec.workflow.user_ids import Users

@@ -50,6 +50,8 @@ class SeenItems:
         int64, columns counted from the tile's first item.
         """
         rows, items = self.rows(start, end, device)
+        if len(bounds) == 2:  # one tile has all of them
+            return [(rows, items - bounds[0])]
         items, order = items.sort()
         rows = rows[order]
         cuts = torch.searchsorted(items, torch.tensor(bounds, device=device)).tolist()

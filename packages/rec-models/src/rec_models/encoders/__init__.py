@@ -12,13 +12,17 @@ from rec_models.encoders.registry import ENCODERS
 from rec_models.encoders.settings import ModelSettings
 
 if TYPE_CHECKING:
+    from cce_kernels.shard import Rows
     from rec_models.encoders.base import Encoder
 
 
-def build_encoder(settings: ModelSettings, num_items: int) -> Encoder:
-    """A new encoder of V items, 2 or more, with random weights drawn from torch's global generator."""
+def build_encoder(settings: ModelSettings, num_items: int, rows: Rows | None = None) -> Encoder:
+    """A new encoder of V items, 2 or more, with random weights drawn from torch's global generator.
+
+    With `rows` it has only those of the item table.
+    """
     file, _, name = ENCODERS[settings.model].build.partition(".")
-    encoder: Encoder = getattr(importlib.import_module(f"{__name__}.{file}"), name)(settings, num_items)
+    encoder: Encoder = getattr(importlib.import_module(f"{__name__}.{file}"), name)(settings, num_items, rows)
     return encoder
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from cce_kernels.hardware import is_ampere_or_newer
+from cce_kernels.shard import Rows, Shard
 from rec_models.encoders.embedding import Lookup, lookup, lookup_into_grad
 from rec_models.encoders.packing import Layout, layout_of
 from rec_models.encoders.settings import ModelSettings
-from rec_models.encoders.transformer import NORM_EPS, Block, draw_weights
+from rec_models.encoders.transformer import NORM_EPS, Block, draw_rows, draw_weights
 
 _FUSED_HEADS = (16, 32, 64, 128)  # widths of heads that the kernels of `rec_models.encoders.fused` take
 _FUSED_WIDTH = 1024
@@ -36,18 +37,22 @@ def fuses(encoder: Encoder, layout: Layout) -> bool:
 
 
 class Encoder(nn.Module):
-    """A transformer over item ids; `num_items` is V, the rows of the item table, 2 or more."""
+    """A transformer over item ids; `num_items` is V, the rows of the item table, 2 or more.
+
+    With `rows` it has only those of the item table, with the weights that one process draws for them.
+    """
 
     causal: ClassVar[bool]
     feed_factor: ClassVar[int]  # width of the inner layers of the feed-forward nets, in D, as each model was published
 
-    def __init__(self, settings: ModelSettings, num_items: int) -> None:
+    def __init__(self, settings: ModelSettings, num_items: int, rows: Rows | None = None) -> None:
         super().__init__()
         if num_items < 2:
             raise ValueError(f"num_items: found {num_items}, allowed: 2 or more, a catalogue of one item ranks nothing")
         self.settings = settings
         self.num_items = num_items
-        self.item_table = nn.Parameter(torch.empty(num_items, settings.hidden))  # [V, D]
+        rows = rows or Rows(num_items, 1, 0)
+        self.item_table = nn.Parameter(torch.empty(rows.number, settings.hidden))  # [V, D], or own rows with a `shard`
         self.position_table = nn.Parameter(torch.empty(settings.max_seq_len, settings.hidden))  # row 0: the last place
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = nn.ModuleList(
@@ -56,6 +61,8 @@ class Encoder(nn.Module):
         # norm=post: of the embeddings; else: of what the blocks return
         self.norm = nn.LayerNorm(settings.hidden, eps=NORM_EPS[settings.norm])
         self.lookup: Lookup = lookup  # of the item table; training chooses how its gradient is computed
+        self.shard: Shard | None = None
+        """Which rows of the item table this process has in training over several; None: all."""
         self.autocast_dtype: torch.dtype | None = None
         """The autocast dtype of matrix products in `encode_last`; None: as the caller has it. Training and loading set
         it on a GPU, so that ranking computes as training does, with the same kernels."""
@@ -63,7 +70,7 @@ class Encoder(nn.Module):
         """The hash of the items' ids that this was trained with; None: not known. Loading sets it, export keeps it."""
         self.log: str | None = None
         """The hash of the log that this was trained with; None: not known. Loading sets it."""
-        draw_weights(self.item_table, settings)
+        draw_rows(self.item_table, settings, rows)
         draw_weights(self.position_table, settings)
 
     def forward(

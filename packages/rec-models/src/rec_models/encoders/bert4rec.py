@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from cce_kernels.shard import Rows
 from rec_models.encoders.base import Encoder, MakeLayout
 from rec_models.encoders.settings import ModelSettings
 from rec_models.encoders.transformer import draw_weights
@@ -21,8 +22,8 @@ class BERT4Rec(Encoder):
     causal: ClassVar[bool] = False
     feed_factor: ClassVar[int] = 4
 
-    def __init__(self, settings: ModelSettings, num_items: int) -> None:
-        super().__init__(settings, num_items)
+    def __init__(self, settings: ModelSettings, num_items: int, rows: Rows | None = None) -> None:
+        super().__init__(settings, num_items, rows)
         self.mask_vector = nn.Parameter(torch.empty(settings.hidden))  # [D]
         draw_weights(self.mask_vector, settings)
 

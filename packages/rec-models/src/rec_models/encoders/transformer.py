@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cce_kernels.hardware import is_ampere_or_newer
+from cce_kernels.shard import Rows
 from rec_models.encoders.packing import Layout, blocks_of
 from rec_models.encoders.settings import ModelSettings
 
@@ -68,6 +71,7 @@ def _attend_padded(qkv: Tensor, layout: Layout, *, causal: bool, dropout: float 
     return layout.pack(out.transpose(1, 2)).flatten(1)
 
 
+_DRAWN_ROWS = 1 << 16  # of an item table at a time; a multiple of 64
 INIT_STD = 0.02  # keeps the first scores near 0, so that the first loss is that of a uniform guess
 NORM_EPS = {"pre": 1e-5, "post": 1e-5, "query": 1e-8}  # of layer norms, by `Backbone.norm`, as each was published
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
@@ -81,6 +85,23 @@ def draw_weights(weights: Tensor, settings: ModelSettings) -> None:
         nn.init.xavier_normal_(weights)
     else:
         nn.init.normal_(weights, std=INIT_STD)
+
+
+def draw_rows(table: Tensor, settings: ModelSettings, rows: Rows) -> None:
+    """`draw_weights` for some rows [n, D] of an item table: the numbers that they have in the whole one."""
+    if rows.ranks == 1 or table.is_meta:
+        draw_weights(table, settings)
+        return
+    num_items, width = rows.num_items, settings.hidden
+    std = math.sqrt(2 / (num_items + width)) if settings.initialization == "xavier" else INIT_STD
+    # torch draws blocks of 16 numbers and the last 16 again: all parts but the last have whole blocks, it has 16.
+    starts = range(0, max(1, num_items - 15), _DRAWN_ROWS)
+    done = 0
+    for start, end in zip(starts, [*starts[1:], num_items], strict=True):
+        part = torch.empty(end - start, width, dtype=table.dtype).normal_(std=std)
+        own = replace(rows, num_items=end - start).of(part)
+        table.data[done : done + len(own)] = own
+        done += len(own)
 
 
 class Block(nn.Module):

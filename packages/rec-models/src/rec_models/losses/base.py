@@ -11,6 +11,8 @@ from rec_models.losses.settings import LossSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cce_kernels import Shard
+
 
 @dataclass(frozen=True, slots=True)
 class LossContext:
@@ -21,6 +23,7 @@ class LossContext:
     row_offset: int | Tensor = 0  # tokens of the step before this call's: on lower ranks, in earlier micro-batches
     sparse_grad: bool = False  # the table's gradient holds touched rows only; for fused losses with sampled negatives
     ranks: Ranks | None = None  # the tokens of the other ranks; None: there are none
+    shard: Shard | None = None  # which rows the table has, for losses of cce_kernels; None: all
 
     @property
     def first_row(self) -> int:
@@ -66,13 +69,13 @@ class Loss(Protocol):
 
         Args:
             hidden: [M, D], the compute dtype.
-            weight: [V, D], the item table, its own dtype.
+            weight: [V, D], the item table, its own dtype; with `LossContext.shard` the rows of this process.
             targets: [M] int64, in [0, V).
             context: what random draws are a function of.
 
         Returns:
             fp32 scalar; 0 with zero gradients where M = 0. Of a joint loss (`LossSpec.joint`) with several ranks this
-            rank's part of the mean over the tokens of all.
+            rank's part of the mean over the tokens of all; over a sharded table that mean itself.
         """
         ...
 

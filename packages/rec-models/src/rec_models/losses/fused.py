@@ -35,7 +35,7 @@ def cce(settings: LossSettings, item_counts: Tensor | None) -> Loss:
     assert impl is not None
 
     def cut_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
-        loss: Tensor = linear_cross_entropy(hidden, weight, targets, impl=impl)
+        loss: Tensor = linear_cross_entropy(hidden, weight, targets, impl=impl, shard=context.shard)
         return loss
 
     return cut_cross_entropy
@@ -57,7 +57,7 @@ def _sampled(objective: Any, settings: LossSettings, item_counts: Tensor | None)
 
     def sampled(hidden: Tensor, weight: Tensor, targets: Tensor, context: LossContext) -> Tensor:
         source = sampler
-        if context.ranks is not None and isinstance(sampler, InBatch):
+        if context.ranks is not None and context.shard is None and isinstance(sampler, InBatch):
             source = replace(sampler, pool=context.ranks.pool(targets))
         loss: Tensor = sampled_linear_cross_entropy(
             hidden,
@@ -73,6 +73,7 @@ def _sampled(objective: Any, settings: LossSettings, item_counts: Tensor | None)
             tile_tokens=tile_tokens,
             sparse_grad=context.sparse_grad,
             impl=impl,
+            shard=context.shard,
         )
         return loss
 

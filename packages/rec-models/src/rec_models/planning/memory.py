@@ -18,6 +18,8 @@ largest. With n parameters, T places, M targets, V items, B histories, width D a
         width f D: 4 D, 2 D, 2 f D, 2 f D, 1 D. ReLU keeps its output alone, 2 f D less. With norm=query keys and values
         have a product input of their own, 2 D, and dropout is inside the net, f D, not behind attention. With dropout
         in attention, queries, keys, values and output are padded to B L places, and the output is packed again.
+    a sharded table: everything of V divided by the devices; the tokens of all devices, 2 D, kept for backward, and 12 D
+        while partial results are exchanged
     around the blocks, per token: 1 D dropout, 4 D the last norm's input, 4 D its output, 2 D the loss's input
     the loss: see its file in `rec_models.losses`
 
@@ -42,6 +44,7 @@ from rec_models.planning.sizes import Setup, Sizes, filled, loss_cost, loss_size
 
 GIB = 2**30
 WORKSPACES = 2 * (32 << 20)  # cuBLAS on sm_90; autograd's thread has its own handle
+_EXCHANGED = 14  # bytes: 16-bit tokens of all devices, means and target rows, the same side by side, and those received
 _TOUCHED_COPIES = 8  # rec_models.optim.table_adam: gradient and its sum, table, two moments, three temporaries
 _FLASH_ROWS = 128  # flash attention's backward keeps this many rows of fp32 sums between packed histories
 
@@ -76,7 +79,11 @@ class Moment(NamedTuple):
 
 
 def memory_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Memory:
-    """Predicted peak of the training loop; `tokens` is T of the largest batch (None: as `sizes` expects it)."""
+    """Predicted peak of the training loop; `tokens` is T of the largest batch (None: as `sizes` expects it).
+
+    It is that of each device, with the batch of each.
+    """
+    sizes = sizes.of_shard(setup.shards)
     moments = moments_of(setup, sizes, sizes.most_tokens if tokens is None else tokens)
     worst = worst_of(moments, setup.loss.loss, calibration)
     constant = WORKSPACES + calibration.constant_gib * GIB
@@ -103,8 +110,10 @@ def moments_of(setup: Setup, sizes: Sizes, tokens: float) -> Iterator[Moment]:
     others = 4.0 * network_of(model).parameters
     summed = table + others if setup.training.accumulate > 1 else 0.0  # over the batches before
     kept = activation_bytes(model) * places + model.blocks * _padded_bytes(model, rows, places)
-    yield Moment(0.0 if setup.recorded or lazy else table + others, kept, loss.forward)
-    yield Moment(summed + (table if loss.with_gradient else 0.0), kept - 4 * model.hidden * places, loss.backward)
+    of_all = size.tokens * model.hidden if setup.shards > 1 else 0.0  # elements of the tokens of all devices
+    yield Moment(0.0 if setup.recorded or lazy else table + others, kept + _EXCHANGED * of_all, loss.forward)
+    backward = kept - 4 * model.hidden * places + 2 * of_all
+    yield Moment(summed + (table if loss.with_gradient else 0.0), backward, loss.backward)
     yield Moment(summed + table, _attention_bytes(model, rows, places), 0.0)
     yield Moment(others + (_TOUCHED_COPIES if lazy else 1) * table, 0.0, 0.0)
 

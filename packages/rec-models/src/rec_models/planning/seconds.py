@@ -6,6 +6,11 @@
       network   3 x 2 FLOPs per weight and token, and its activations read and written a few times
       loss      FLOPs of exact losses, elements of sampled ones: see its file in `rec_models.losses`
       Adam      bytes: table, gradient and moments read, table and moments written, the gradient cleared
+      exchange  with P devices, bytes that each receives, f = (P - 1) / P:
+                replicated  8 V D f, the gradient of the table in fp32, added up and given back
+                sharded     8 T D f rows of the batch and their gradient (if none occurs twice), (6 D + 32) M (P - 1)
+                            tokens and partial results of the loss
+                both        8 n f, the gradient of the network
 
 A step is an optimizer step: with ``accumulate`` it has several batches, and Adam once. The rates start from dated
 figures of an H100; `rec_models.planning.fit` refits them to measured steps.
@@ -33,6 +38,7 @@ RATES: dict[str, float] = {
     "logit_elements": 8e10,
     "gathered_elements": 6e10,
     "bucket_elements": 8e10,
+    "exchanged_bytes": 3.2e11,
 }
 """Sources, all on an H100 80 GB.
 
@@ -48,6 +54,7 @@ those with `cce` or a compiled network took 1 to 2 ms more than others, and one 
 - ``logit_elements``: M V over the time of eager torch (losses.csv), ``gathered_elements``: M N D over that of eager
   CE- (losses.csv).
 - ``bucket_elements``: not measured; taken as ``logit_elements``.
+- ``exchanged_bytes``: received per second in an all-reduce of two H200s over NVLink; over PCIe a fraction.
 """
 
 MULTIPLIED = ("launched_ms", "recorded_ms", "network_passes")  # work is multiplied by these, divided by all others
@@ -60,11 +67,12 @@ class Seconds(NamedTuple):
     network: float
     loss: float
     adam: float
+    exchange: float = 0.0  # between devices
 
     @property
     def device(self) -> float:
         """Seconds that the GPU works."""
-        return self.network + self.loss + self.adam
+        return self.network + self.loss + self.adam + self.exchange
 
     @property
     def step(self) -> float:
@@ -81,9 +89,10 @@ def seconds_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: 
     host = time_of(host_terms(setup, sizes, tokens=tokens), rates)
     parts = device_terms(setup, sizes, tokens=tokens)
     adam = parts.pop("bytes") / rates["bytes"]
+    exchange = parts.pop("exchanged_bytes", 0.0) / rates["exchanged_bytes"]
     network = parts.pop("network_flops") / rates["network_flops"]
     network += parts.pop("network_passes") * rates["network_passes"] / rates["bytes"]
-    return Seconds(host, network, time_of(parts, rates), adam)
+    return Seconds(host, network, time_of(parts, rates), adam, exchange)
 
 
 def time_of(work: dict[str, float], rates: dict[str, float]) -> float:
@@ -100,6 +109,7 @@ def host_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> di
 
 def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> dict[str, float]:
     """What the GPU does in a step, by its rate; arguments as of `seconds_of`."""
+    whole, sizes = sizes, sizes.of_shard(setup.shards)
     model, batches, network = setup.model, setup.training.accumulate, network_of(setup.model)
     width = model.hidden
     places = filled(setup, sizes.tokens if tokens is None else tokens / batches)
@@ -114,4 +124,15 @@ def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> 
     # A sparse gradient leaves all rows but the few that the batch touched as they are.
     of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * sizes.items * width
     adam = 32.0 * network.parameters + of_table
-    return {name: batches * work for name, work in of_a_batch.items()} | {"bytes": adam}
+    terms = {name: batches * work for name, work in of_a_batch.items()} | {"bytes": adam}
+    if (devices := setup.training.devices) > 1:
+        received = (1 - 1 / devices) * 8.0 * network.parameters
+        if setup.shards == 1:
+            received += (1 - 1 / devices) * 8.0 * whole.items * width
+        else:
+            targets = loss_size(setup, sizes, places).tokens / devices
+            received += batches * (
+                (1 - 1 / devices) * 8.0 * places * width + (6 * width + 32) * targets * (devices - 1)
+            )
+        terms["exchanged_bytes"] = received
+    return terms

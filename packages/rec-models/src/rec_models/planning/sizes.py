@@ -27,6 +27,11 @@ class Setup(NamedTuple):
         """Whether a GPU records whole steps as CUDA graphs."""
         return self.training.records_steps(self.loss)
 
+    @property
+    def shards(self) -> int:
+        """How many devices the rows of the item table are spread over."""
+        return self.training.devices if self.training.table == "sharded" else 1
+
 
 class Sizes(NamedTuple):
     """Sizes of a log and of the batches that training makes of it."""
@@ -38,6 +43,10 @@ class Sizes(NamedTuple):
     targets_share: float  # M / T: the share of places that have a target
     mean_length: float  # of the histories that the network reads
     steps: int  # batches of an epoch
+
+    def of_shard(self, shards: int) -> Sizes:
+        """The same with the items of one of so many devices."""
+        return self._replace(items=-(-self.items // shards))
 
     @classmethod
     def of(
@@ -72,7 +81,10 @@ def filled(setup: Setup, tokens: float) -> float:
 
 
 def loss_size(setup: Setup, sizes: Sizes, tokens: float) -> LossSize:
-    """What the loss sees in a batch of so many places."""
+    """What the loss sees in a batch of so many places; `sizes` are those of a shard.
+
+    Over a sharded table that is the tokens of all devices, with the negatives that are among its own rows.
+    """
     loss, targets = setup.loss, tokens * sizes.targets_share
     if trains_padding(loss):
         targets = max(targets, sizes.rows * setup.model.max_seq_len)
@@ -80,9 +92,9 @@ def loss_size(setup: Setup, sizes: Sizes, tokens: float) -> LossSize:
     return LossSize(
         items=sizes.items,
         width=setup.model.hidden,
-        tokens=targets,
-        negatives=loss.num_negatives or 0,
-        groups=targets / members,
+        tokens=targets * setup.shards,
+        negatives=-(-(loss.num_negatives or 0) // setup.shards),
+        groups=targets * setup.shards / members,
         options=vars(loss),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from rec_models.encoders.packing import Layout, layout_of
 
 IGNORED = -100  # the target of a place that predicts nothing
+_OPTIONAL = ("masked", "rows", "first_row", "share", "asked", "found")  # tensors of `StepBatch` that may be missing
 _ALIGNMENT = 16  # bytes between tensors in one buffer are a multiple of this: kernels want aligned pointers
 
 
@@ -49,6 +50,8 @@ class StepBatch(NamedTuple):
     rank_counts: tuple[tuple[int, ...], ...] | None = None  # the `window_counts` of all ranks; None: there is one
     first_row: Tensor | None = None  # int64 [], `row_offset`, where a graph of several ranks reads it on the device
     share: Tensor | None = None  # float64 [], of this rank's tokens in the step's; beside `first_row`
+    asked: Tensor | None = None  # int32 [P, C], the rows of each rank's shard that the batch needs; None: not sharded
+    found: Tensor | None = None  # int32 [T], where each place finds its row among the P C; beside `asked`
     buffer: Tensor | None = None  # uint8 [bytes] that all tensors are views of, if there is one
 
     @property
@@ -72,6 +75,10 @@ class StepBatch(NamedTuple):
         earlier = sum(sum(counts[: self.position]) for counts in self.rank_counts or (self.window_counts,))
         return earlier + sum(self.micro_counts[: self.rank])
 
+    def share_of(self, weight: int) -> float:
+        """The share of a loss that is the mean of so many tokens in the mean over all tokens of the step."""
+        return weight / max(1, self.step_tokens)
+
     @property
     def is_last(self) -> bool:
         """Whether the optimizer steps after this micro-batch."""
@@ -80,7 +87,7 @@ class StepBatch(NamedTuple):
     def tensors(self) -> list[Tensor]:
         """All tensors, in the order of the fields."""
         layout = self.layout
-        optional = [tensor for tensor in (self.masked, self.rows, self.first_row, self.share) if tensor is not None]
+        optional = [tensor for name in _OPTIONAL if (tensor := getattr(self, name)) is not None]
         return [self.items, layout.places, layout.from_end, layout.starts, layout.ends, *optional, self.targets]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
@@ -115,16 +122,14 @@ class StepBatch(NamedTuple):
         """The same batch made of other tensors, in the order of `tensors`."""
         items, places, from_end, starts, ends, *optional, targets = tensors
         layout = self.layout._replace(places=places, from_end=from_end, starts=starts, ends=ends)
-        masked = None if self.masked is None else optional.pop(0)
-        rows = None if self.rows is None else optional.pop(0)
-        first_row = None if self.first_row is None else optional.pop(0)
-        share = None if self.share is None else optional.pop(0)
+        present = [name for name in _OPTIONAL if getattr(self, name) is not None]
         changed = self._replace(items=items, layout=layout, targets=targets, buffer=buffer)
-        return changed._replace(masked=masked, rows=rows, first_row=first_row, share=share)
+        changes: dict[str, Any] = dict(zip(present, optional, strict=True))
+        return changed._replace(**changes)
 
     def with_place(self) -> StepBatch:
         """The same batch with `first_row` and `share` as tensors: what differs from step to step is no number then."""
-        share = self.num_targets / max(1, self.step_tokens)
+        share = self.share_of(self.num_targets if self.asked is None else sum(self.micro_counts))
         return self._replace(first_row=torch.tensor(self.row_offset), share=torch.tensor(share, dtype=torch.float64))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +18,14 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from cce_kernels.shard import Shard
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import CheckpointError
 from rec_models.fields import in_short
 from rec_models.training import tensor_file
 from rec_models.training.devices import usable_device
 from rec_models.training.memory import is_out_of_memory
+from rec_models.training.rows_file import rows_in_order, whole
 
 MODEL_NAME = "model.safetensors"
 """The name of a model's file in the folder of a training."""
@@ -48,13 +50,12 @@ class ModelCheckpoint:
     catalogue: str | None = None  # the hash of the items' ids that `fit` was given; None: not recorded, or older
     log: str | None = None  # the hash of the log that `fit` was given; None: not recorded, or older
 
-    def save(self, path: Path, parts: Callable[[str], Iterable[Tensor]] | None = None) -> None:
+    def save(self, path: Path, shard: Shard | None = None) -> None:
         """Write to `path` under a temporary name, then rename: the final name never has a partial file.
 
-        `parts` is as for `rec_models.training.tensor_file.write`: the values of weights that are on no single device.
+        With a shard all processes call this, each with its rows of the item table; the first one writes the file.
         """
-        with _written(path) as file:
-            tensor_file.write(file, self._metadata(), self.weights, parts)
+        save_rows(path, self._metadata(), self.weights, ("item_table",), shard)
 
     def _metadata(self) -> dict[str, str]:
         """The format, and every other field as JSON; one that is not recorded is left out."""
@@ -91,7 +92,7 @@ def _read_model(path: Path, device: str | torch.device) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     with path.open("rb") as file:
         if file.read(len(_ZIP)) == _ZIP:
-            return read_payload(path, _OLD_MODEL_FORMAT, device)
+            return read_payload(path, (_OLD_MODEL_FORMAT,), device)
     metadata, weights = tensor_file.read(path, device)
     if (found := metadata.pop("format", None)) != _MODEL_FORMAT:
         raise CheckpointError(f"{path}: found format {found!r}, allowed: {_MODEL_FORMAT}")
@@ -121,13 +122,37 @@ def _written(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def save_rows(
+    path: Path, metadata: dict[str, str], tensors: dict[str, Tensor], sharded: Collection[str], shard: Shard | None
+) -> None:
+    """Write a file of tensors, of which those with names in `sharded` are the rows of a shard.
+
+    All processes of the shard call this with the same names; the first one writes.
+    """
+    if shard is None:
+        with _written(path) as file:
+            tensor_file.write(file, metadata, tensors)
+        return
+    own = {name: tensors[name] for name in tensors if name in sharded}
+    if shard.rows.rank > 0:
+        for values in own.values():
+            for _ in rows_in_order(values, shard):
+                pass
+        return
+    shapes = {name: whole(tensor, shard) if name in own else tensor for name, tensor in tensors.items()}
+    with _written(path) as file:
+        tensor_file.write(
+            file, metadata, shapes, lambda name: rows_in_order(own[name], shard) if name in own else [tensors[name]]
+        )
+
+
 def save_atomically(payload: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values with `torch.save` beside the target, flush to the disk, rename."""
     with _written(path) as file:
         torch.save(payload, file)
 
 
-def read_payload(path: Path, expected_format: str, device: str | torch.device = "cpu") -> dict[str, Any]:
+def read_payload(path: Path, formats: tuple[str, ...], device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read what `save_atomically` wrote, with tensors on a device; errors as of `ModelCheckpoint.read`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
@@ -146,6 +171,6 @@ def read_payload(path: Path, expected_format: str, device: str | torch.device = 
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: damaged, or no checkpoint: {reason}") from error
     found = payload.get("format") if isinstance(payload, dict) else type(payload).__name__
-    if found != expected_format:
-        raise CheckpointError(f"{path}: found format {found!r}, allowed: {expected_format}")
+    if found not in formats:
+        raise CheckpointError(f"{path}: found format {found!r}, allowed: {' | '.join(formats)}")
     return dict(payload)

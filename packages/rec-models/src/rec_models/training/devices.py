@@ -61,7 +61,7 @@ def build_fabric(training: TrainingSettings, device: torch.device, precision: Pr
 
     from rec_models.training.ranks import Processes
 
-    strategy = Processes() if training.devices > 1 else "auto"
+    strategy = Processes() if training.devices > 1 or training.table == "sharded" else "auto"
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     return Fabric(accelerator=accelerator, strategy=strategy, devices=training.devices, precision=precision)
 
@@ -113,17 +113,19 @@ def seed_dropout(device: torch.device, seed: int) -> None:
     generator.manual_seed(seed)
 
 
-def announce(run: Run, device: torch.device, precision: str) -> None:
+def announce(run: Run, device: torch.device, precision: str, *, sharded: bool = False) -> None:
     """Write one line about the run to stderr, and one for each thing that may surprise.
 
-    `precision` is the one that the device uses, which may differ from that of the settings.
+    `precision` is the one that the device uses, which may differ from that of the settings; `sharded`: whether the rows
+    of the item table are spread over the devices.
     """
     model, loss, training, num_items = run
     why = ""
     if precision != training.precision:
         slower = f"a CPU is slower in {training.precision}"
         why = f" ({slower if device.type == 'cpu' else 'this GPU has no bf16; train.precision=16-mixed works too'})"
-    lines = [f"training {model.model} with {loss.loss} on {device.type}, {num_items:,} items, {precision}{why}"]
+    items = f"{num_items:,} items" + (f" sharded over {training.devices}" if sharded else "")
+    lines = [f"training {model.model} with {loss.loss} on {device.type}, {items}, {precision}{why}"]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cpu" and training.devices > 1:
         slower = ", which is slower than devices=1" if training.devices > cores else ""

@@ -19,8 +19,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
+from cce_kernels.shard import Rows
 from rec_models.config import BatchSettings, LossSettings, ModelSettings, Precision, TrainingSettings
-from rec_models.encoders import Encoder, build_encoder
+from rec_models.encoders import Encoder
 from rec_models.errors import TrainingError
 from rec_models.losses.paper import trains_padding
 from rec_models.optim.build import build_optimizer
@@ -33,9 +34,10 @@ from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.cuda_graphs import GraphedSteps
 from rec_models.training.logging import Progress, ResultsFolder
 from rec_models.training.prefetch import Batches, MakeBatches, Prefetcher, batches_of
-from rec_models.training.ranks import Ranks, lost_rank_errors
+from rec_models.training.ranks import Ranks, end_with_parent, lost_rank_errors
 from rec_models.training.result import BatchDone, FitResult
-from rec_models.training.run_state import Resumed, RunFolder, RunState
+from rec_models.training.run_state import Resumed, RunFolder, RunState, Tensors, run_of
+from rec_models.training.shards import build_part, shard_of
 from rec_models.training.step import StepLoss
 from rec_models.training.stopping import EXIT_STATUS, stop_on_sigterm
 from rec_models.training.trackers import Tracker
@@ -74,8 +76,9 @@ def fit(
     With ``training.averaging`` the model that is validated and kept has the average of the weights (`AveragedEncoder`).
 
     Writes ``model.safetensors`` (the best epoch), ``history.csv`` and ``tensorboard/`` into ``out``. Keeps its state in
-    ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it. On a CPU the outcome is
-    then bit for bit that of an uninterrupted run.
+    ``checkpoint_dir``; if that folder holds a state of the same run, training resumes from it, also with another number
+    of devices: in the same place if all together have the same batch, otherwise from the start of the epoch. On a CPU,
+    and with as many processes, the outcome is then bit for bit that of an uninterrupted run.
 
     Args:
         model: the network.
@@ -85,9 +88,10 @@ def fit(
         train_batches: the batches, or with several devices a function from (rank, world size) to the batches of that
             rank. All ranks must have equally many.
         validate: returns metrics of an encoder in eval mode, ``ndcg@10`` among them; its `encode_last` computes in the
-            precision of training. None: train for ``max_epochs``.
+            precision of training. The first rank calls it, or with a sharded table (``encoder.shard``, whose rows the
+            item table has) all ranks at the same time. None: train for ``max_epochs``.
         out: folder for the results.
-        checkpoint_dir: folder for the state of this run and no other.
+        checkpoint_dir: folder for the state of this run and no other, the same on all ranks.
         item_counts: [V] int64, how often each item occurs in the training data; for popularity sampling.
         batching: what ``train_batches`` holds. It is kept with the model for training again; None: not recorded.
         catalogue: a hash of the items' ids. It is kept with the model, so that nobody pairs the model with other ids,
@@ -96,7 +100,8 @@ def fit(
         on_batch: called after each micro-batch, for benchmarks.
         on_epoch: called after each epoch with its validation metrics and its number, from 1, on every rank; if it
             returns True, training is finished.
-        build: makes a new network from its settings and V, on any device; None: `build_encoder`.
+        build: makes a new network from its settings and V, on any device, with all rows of the item table; None:
+            `build_encoder`.
         tracker: an experiment tracker, which gets the settings and the rows of ``history.csv``.
 
     Raises:
@@ -113,7 +118,7 @@ def fit(
     identity = {"model": asdict(model), "loss": asdict(loss), "training": asdict(training), "num_items": num_items}
     identity |= {} if batching is None else {"batching": asdict(batching)}
     identity |= {} if catalogue is None else {"catalogue": catalogue}
-    folder, results = RunFolder(Path(checkpoint_dir), identity), ResultsFolder(Path(out), tracker)
+    folder, results = RunFolder(Path(checkpoint_dir), *run_of(identity)), ResultsFolder(Path(out), tracker)
     shape: list[int] = []  # rows and columns of the batch in work, for a message about memory
     with devices.quiet_lightning():
         fabric = devices.build_fabric(training, device, precision)
@@ -130,31 +135,36 @@ def fit(
         if not state.finished:
             with devices.quiet_lightning():
                 fabric.launch()  # starts the other processes and waits until all of them have come this far
+            if fabric.global_rank > 0:
+                end_with_parent()
             stop = contexts.enter_context(stop_on_sigterm(getattr(fabric.strategy.launcher, "procs", [])))
             devices.free_earlier_memory(fabric)
             memory.reset_peak(device)
+            ranks = Ranks() if fabric.world_size > 1 or training.table == "sharded" else None
+            batches = batches_of(train_batches, fabric.global_rank, fabric.world_size)
+            shard = shard_of(settings, batches, ranks, device)
             if fabric.is_global_zero:
-                devices.announce(settings, device, precision)
+                devices.announce(settings, device, precision, sharded=shard is not None)
                 if tracker is not None:
                     tracker.start()
             torch.manual_seed(training.seed)
-            encoder = (build or build_encoder)(model, num_items).to(fabric.device)
+            encoder = build_part(model, num_items, shard, build).to(fabric.device)
             encoder.autocast_dtype = devices.autocast_dtype(precision, device)
             counts = None if item_counts is None else item_counts.to(fabric.device)
             step_loss = StepLoss(encoder, loss, training, counts)
-            ranks = Ranks() if fabric.world_size > 1 else None
             optimizer = build_optimizer(encoder, training)
             graphed = (
                 GraphedSteps(step_loss, optimizer, ranks) if _uses_cuda_graphs(training, loss, precision) else None
             )
             prefetcher = Prefetcher(
-                batches_of(train_batches, fabric.global_rank, fabric.world_size),
+                batches,
                 training.accumulate,
                 fill=None if graphed is None else model.max_seq_len,
                 pad_to=model.max_seq_len if trains_padding(loss) else None,
                 num_items=num_items,
                 pin=device.type == "cuda",
                 ranks=ranks,
+                rows=None if shard is None else shard.rows,
             )
             snapshot = partial(ModelCheckpoint, *settings, batching=batching, catalogue=catalogue, log=log)
             run = _Run(fabric, training, state, folder, encoder, optimizer, snapshot, len(prefetcher.batches), started)
@@ -209,7 +219,7 @@ def _train(
                     on_device = batch if fabric.device.type == "cpu" else batch.to(fabric.device)
                     mean = module(on_device, state.step, batch.row_offset)
                     # The gradient of the mean over all tokens of the step, on all ranks.
-                    share = step_loss.weight(batch) / max(1, batch.step_tokens)
+                    share = batch.share_of(step_loss.weight(batch))
                     fabric.backward(mean if share == 1 else mean * share)
                     if batch.is_last:
                         if ranks is not None:
@@ -217,7 +227,7 @@ def _train(
                         optimizer.step()
                         optimizer.zero_grad()
                 mean = mean.detach()
-                run.count(batch, mean, step_loss.weight(batch))
+                run.count(batch, mean, step_loss.counted(batch))
                 if batch.is_last:
                     run.read_and_save()
                 if on_batch is not None:
@@ -275,14 +285,23 @@ class _Run:
 
     def restore(self, resumed: Resumed) -> None:
         """Load weights, their average, optimizer and loss scale of a saved run."""
-        self.encoder.load_state_dict(resumed.encoder)
+        shard = self.encoder.shard
+        rows = Rows(self.encoder.num_items, 1, 0) if shard is None else shard.rows
+        tensors = resumed.own(self._table_index, rows)
+        self.encoder.load_state_dict(tensors.encoder)
         if self.average is not None:
-            self.average.encoder.load_state_dict(resumed.average)
-        self.optimizer.load_state_dict(resumed.optimizer)
-        if resumed.scaler:
-            self.fabric.strategy.precision.load_state_dict(resumed.scaler)
+            self.average.encoder.load_state_dict(tensors.average)
+        self.optimizer.load_state_dict(tensors.optimizer)
+        if tensors.scaler:
+            self.fabric.strategy.precision.load_state_dict(tensors.scaler)
         place = f"epoch {self.state.epoch + 1}, batch {self.state.index}"
-        self.progress.say(f"resuming from {resumed.path.name}: {place}")
+        self.progress.say(f"resuming from {resumed.path.name}: {place}{resumed.remark}")
+
+    @property
+    def _table_index(self) -> int:
+        """The optimizer's number of the item table."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return [parameter is self.encoder.item_table for parameter in parameters].index(True)
 
     def start_epoch(self) -> None:
         """Start the loop's clock, and count the loop's memory apart from what came before."""
@@ -310,7 +329,7 @@ class _Run:
             read_now = state.step % _READ_STEPS == 0
         if save_now or read_now:
             self.read_losses()
-            if save_now or self._is_time_to_save(self.training.checkpoint_seconds):
+            if save_now or self._agreed(self._is_time_to_save(self.training.checkpoint_seconds)):
                 self.save()
 
     def read_losses(self) -> None:
@@ -357,12 +376,15 @@ class _Run:
             self.optimizer.catch_up()
 
     def measure(self, validate: Validate | None) -> tuple[dict[str, float], float]:
-        """Validation metrics, measured by the first rank and sent to the others, and the seconds that it took."""
+        """Validation metrics, as the first rank has them, and the seconds that it took.
+
+        It measures alone, or together with the others if each has a part of the item table.
+        """
         started = time.perf_counter()
         metrics: dict[str, float] = {}
         if validate is not None:
             self._has_validated = True
-            if self.fabric.is_global_zero:
+            if self._writes:
                 self.result.eval()
                 with torch.no_grad():
                     metrics = {name: float(value) for name, value in validate(self.result).items()}
@@ -382,8 +404,9 @@ class _Run:
 
     def keep_best(self, metrics: dict[str, float]) -> None:
         """Save at the end of an epoch; where that would take too long, hold a copy of the best model on the host."""
-        save_now = self.state.finished or self._save_seconds < _CHEAP_SECONDS or self._is_time_to_save(0.0)
-        if self.state.bad_epochs == 0 and self.fabric.is_global_zero:
+        takes_long = self._save_seconds >= _CHEAP_SECONDS and not self._is_time_to_save(0.0)
+        save_now = self._agreed(self.state.finished or not takes_long)
+        if self.state.bad_epochs == 0 and self._writes:
             weights = self.result.state_dict()
             if not save_now:
                 weights = {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
@@ -394,23 +417,45 @@ class _Run:
     def _is_time_to_save(self, seconds: float) -> bool:
         return time.perf_counter() - self._saved_at > max(seconds, _SAVES_APART * self._save_seconds)
 
+    @property
+    def _writes(self) -> bool:
+        """Whether this rank writes checkpoints: the first one, or all of them where each has a part of the table."""
+        return self.fabric.is_global_zero or self.encoder.shard is not None
+
+    def _agreed(self, decision: bool) -> bool:
+        """What the first rank decides by its clock, where all ranks act on it."""
+        if self.encoder.shard is None:
+            return decision
+        decided = torch.tensor(int(decision), device=self.fabric.device)
+        torch.distributed.broadcast(decided, 0)
+        return bool(decided)
+
+    def _refuse_not_finite(self, weights: Mapping[str, Tensor]) -> None:
+        # A sum carries any NaN or infinity, and needs no second table to find it.
+        is_finite = torch.stack([torch.isfinite(tensor.sum()) for tensor in weights.values()]).all().int()
+        together = self.encoder.shard is not None
+        if together:
+            torch.distributed.all_reduce(is_finite, torch.distributed.ReduceOp.MIN)
+        if not bool(is_finite):
+            text = f"a weight is no longer finite after step {self.state.step}: {self._advice()}"
+            raise TrainingError(text, on_every_rank=together)
+
     def save(self) -> None:
         """Write a checkpoint, if all weights are finite; the time that it takes does not count as the loop's."""
-        started = time.perf_counter()
-        if self.fabric.is_global_zero:
+        started, shard = time.perf_counter(), self.encoder.shard
+        if self._writes:
             weights = self.encoder.state_dict()
-            # A sum carries any NaN or infinity, and needs no second table to find it.
-            if not all(bool(torch.isfinite(tensor.sum())) for tensor in weights.values()):
-                raise TrainingError(f"a weight is no longer finite after step {self.state.step}: {self._advice()}")
+            self._refuse_not_finite(weights)
             before, self._whole_started = self._whole_started, time.perf_counter()
             self.state.whole_seconds += self._whole_started - before
             self.state.peak_memory_gib = max(self.state.peak_memory_gib, memory.peak_gib(self.fabric.device))
             if self._unsaved_best is not None:
-                self._unsaved_best.save(self.folder.best(self.state.best_epoch))
+                self._unsaved_best.save(self.folder.best(self.state.best_epoch), shard)
                 self._unsaved_best = None
             scaler = self.fabric.strategy.precision.state_dict()
             averages = {} if self.average is None else self.average.encoder.state_dict()
-            self.folder.save(self.state, weights, self.optimizer.state_dict(), scaler, averages)
+            tensors = Tensors(weights, self.optimizer.state_dict(), scaler, averages)
+            self.folder.save(self.state, tensors, self._table_index, shard)
         self._lap = self._saved_at = time.perf_counter()
         self._save_seconds = self._saved_at - started
 

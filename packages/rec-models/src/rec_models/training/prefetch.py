@@ -13,6 +13,8 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from cce_kernels.shard import Rows
+from rec_models.encoders.sharded_lookup import Asked, capacity_of
 from rec_models.training.batch import Batch, StepBatch, prepare
 from rec_models.training.cuda_graphs import FilledSize, prepare_filled
 from rec_models.training.ranks import Ranks
@@ -49,6 +51,7 @@ class Prefetcher:
     pad_to: int | None = None  # count the places that each history lacks to this length as targets
     num_items: int | None = None  # refuse ids that are not below V, a ValueError: a GPU would stop without naming them
     ranks: Ranks | None = None  # agrees on the tokens of each batch, ahead of the training steps; None: one process
+    rows: Rows | None = None  # of a table that is sharded over the ranks; None: it is not
     is_busy: Callable[[], bool] | None = None  # whether the device still has work, so that waiting costs nothing
     waited_seconds: float = 0.0  # spent waiting for batches, without waits at whose end the device was busy
 
@@ -69,9 +72,18 @@ class Prefetcher:
         with closing(self._prepared(epoch, start)) as source:
             while prepared := list(islice(source, self.accumulate)):
                 counts = tuple(self._count(step) for step in prepared)
-                rank, everyone = (0, None) if self.ranks is None else (self.ranks.rank, self.ranks.agree(counts))
+                rows = self.rows
+                asked = [] if rows is None else [Asked.of(step.items.cpu().numpy(), rows) for step in prepared]
+                rank, everyone, sizes = 0, None, []
+                if self.ranks is not None:
+                    said = self.ranks.agree((*counts, *(each.most for each in asked)))
+                    rank, everyone = self.ranks.rank, tuple(each[: len(counts)] for each in said)
+                    sizes = [capacity_of(max(of_all)) for of_all in list(zip(*said, strict=True))[len(counts) :]]
                 for position, step in enumerate(prepared):
                     placed = step._replace(window_counts=counts, position=position, rank=rank, rank_counts=everyone)
+                    if asked:
+                        of_rows, found = asked[position].filled(sizes[position])
+                        placed = placed._replace(asked=of_rows, found=found)
                     if self.fill is not None and self.ranks is not None:
                         placed = placed.with_place()
                     yield placed.in_one_buffer(pin=True) if self.pin and not step.items.is_cuda else placed

@@ -7,6 +7,10 @@ agreed ahead of time, on the host: a training step never waits for the device.
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +46,19 @@ def lost_rank_errors() -> Iterator[None]:
         raise TrainingError(text) from error
 
 
+def end_with_parent() -> None:
+    """End this process within seconds of the one that started it: on a GPU it would wait for its tokens forever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2.0)
+        sys.stderr.write("devices: found that the first process of this run has ended; its own message says why\n")
+        os._exit(1)
+
+    threading.Thread(target=watch, name="rec_models.training.ranks", daemon=True).start()
+
+
 class Ranks:
     """The processes of a run; made after their launch, by all of them at the same time."""
 
@@ -58,19 +75,24 @@ class Ranks:
         return tuple(map(tuple, of_all.view(self.world_size, -1).tolist()))
 
     def share_weights(self, encoder: Encoder) -> None:
-        """Give all ranks the weights of the first."""
-        for tensor in encoder.state_dict().values():
-            dist.broadcast(tensor, 0)
+        """Give all ranks the weights of the first; a sharded table is left alone."""
+        for parameter in encoder.parameters():
+            if encoder.shard is None or parameter is not encoder.item_table:
+                dist.broadcast(parameter.data, 0)
 
     def sum_gradients(self, encoder: Encoder) -> None:
-        """Add up the gradients of all ranks in place; a parameter without one has a gradient of 0."""
+        """Add up the gradients of all ranks in place; a parameter without one has a gradient of 0.
+
+        That of a sharded table is complete already.
+        """
         table = encoder.item_table
         others = [parameter for parameter in encoder.parameters() if parameter is not table]
         for parameter in (table, *others):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         assert table.grad is not None
-        dist.all_reduce(table.grad)
+        if encoder.shard is None:
+            dist.all_reduce(table.grad)
         gradients: list[Any] = [parameter.grad for parameter in others]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
@@ -105,7 +127,11 @@ class RankTokens:
 
         With filled batches K is the same for all batches of a size.
         """
-        return self.each(_filled(targets, max(targets.numel(), *self.counts), IGNORED)).flatten()
+        return self.each(self.filled(targets, IGNORED)).flatten()
+
+    def filled(self, mine: Tensor, value: int) -> Tensor:
+        """[M, ...] of this rank, filled up to as many tokens as the others have: [largest of `counts`, ...]."""
+        return _filled(mine, max(mine.shape[0], *self.counts), value)
 
     def gather(self, mine: Tensor) -> Tensor:
         """[M, ...] of this rank to [total, ...] of all; the gradient of this rank's part comes back from all."""
@@ -121,6 +147,8 @@ class RankTokens:
 
 def _filled(part: Tensor, size: int, value: int) -> Tensor:
     """[M, ...] filled up to [size, ...]."""
+    if part.shape[0] == size:
+        return part
     out = part.new_full((size, *part.shape[1:]), value)
     out[: part.shape[0]] = part
     return out

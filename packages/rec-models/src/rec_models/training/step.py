@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from rec_models.config import LossSettings, TrainingSettings
 from rec_models.encoders import Encoder
 from rec_models.encoders.embedding import lookup_into_grad, sparse_lookup
+from rec_models.encoders.sharded_lookup import ShardedLookup
 from rec_models.losses import LOSSES, LossContext, build_loss
 from rec_models.losses.paper import trains_padding, with_padding_targets
-from rec_models.training.batch import StepBatch
+from rec_models.training.batch import IGNORED, StepBatch
 from rec_models.training.ranks import RankTokens
 
 
@@ -33,6 +34,9 @@ class StepLoss(nn.Module):
         self._seed = training.seed
         self._sparse_grad = training.optimizer == "adam_lazy"
         encoder.lookup = sparse_lookup if self._sparse_grad else lookup_into_grad  # one gradient table instead of two
+        self._sharded = None if encoder.shard is None else ShardedLookup(encoder.shard)
+        if self._sharded is not None:
+            encoder.lookup = self._sharded
         self._loss = build_loss(loss, item_counts)
         self._joint = LOSSES[loss.loss].joint
         self._pads = trains_padding(loss)
@@ -43,7 +47,7 @@ class StepLoss(nn.Module):
         """The mean over the tokens with a target, and over padded places where the loss trains them; 0 without any.
 
         With several ranks the tokens are those of this rank, or for a joint loss the result is this rank's part of the
-        mean over the tokens of all: `weight` is what it stands for.
+        mean over the tokens of all, and with a sharded table that mean itself: `weight` is what it stands for.
 
         The batch is on the encoder's device; `step` is the optimizer's, from 0, for losses of cce_kernels also an int64
         scalar on the device; `row_offset` counts the tokens of the same step before this batch's first, for the same
@@ -57,20 +61,29 @@ class StepLoss(nn.Module):
             allowed = f"masked places with model={model}, which sees the targets themselves otherwise"
             raise ValueError(f"train_batches: found masked=None, allowed: {allowed}")
         ranks = None if batch.rank_counts is None else RankTokens(batch.micro_counts, batch.rank)
-        context = LossContext(self._seed, step, row_offset, self._sparse_grad, ranks)
+        context = LossContext(self._seed, step, row_offset, self._sparse_grad, ranks, self.encoder.shard)
+        items = batch.items
+        if self._sharded is not None and batch.found is not None:
+            self._sharded.asked, items = batch.asked, batch.found
         # Under autocast the loss computes in the dtype of matrix products.
         mixed = torch.is_autocast_enabled(kind := batch.items.device.type)
         dtype = torch.get_autocast_dtype(kind) if mixed else None
         if self._compiled is None:
-            hidden = self.encoder(batch.items, batch.layout, batch.masked, dtype)  # [T, D]
+            hidden = self.encoder(items, batch.layout, batch.masked, dtype)  # [T, D]
         else:
-            hidden = self._compiled(self.encoder.embed(batch.items, batch.layout, batch.masked), batch.layout, dtype)
+            hidden = self._compiled(self.encoder.embed(items, batch.layout, batch.masked), batch.layout, dtype)
         tokens = hidden if batch.rows is None else hidden.index_select(0, batch.rows)  # [M, D]
         targets = batch.targets
+        if self._sharded is not None and ranks is not None:
+            tokens, targets = ranks.filled(tokens, 0), ranks.filled(targets, IGNORED)
         if self._pads:
             tokens, targets = with_padding_targets(self.encoder, tokens, targets, batch.layout.starts.diff().long())
         return self._loss(tokens, self.encoder.item_table, targets, context)
 
     def weight(self, batch: StepBatch) -> int:
         """Of how many tokens the result of `forward` is the mean, in the mean over all tokens of the step."""
-        return sum(batch.micro_counts) if self._joint else batch.num_targets
+        return batch.num_targets if self._sharded is None and not self._joint else sum(batch.micro_counts)
+
+    def counted(self, batch: StepBatch) -> int:
+        """Of how many tokens the result of `forward` counts: a mean that all ranks have counts once."""
+        return self.weight(batch) if self._sharded is None else batch.num_targets

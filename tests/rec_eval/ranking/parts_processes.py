@@ -1,0 +1,67 @@
+"""Rankings of a catalogue spread over 1, 2, 3 and 5 processes: run by test_parts.py. Prints what differs from one.
+
+Vectors of whole numbers: scores are exact, and many are equal. Processes are forked before torch starts a thread.
+"""
+
+import json
+import multiprocessing
+import sys
+
+import torch
+import torch.distributed as dist
+
+from rec_eval import Part, target_ranks, top_k, top_k_of_parts
+
+USERS, ITEMS, DIM, K = 37, 203, 8, 20
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    queries, items = (torch.randint(-2, 3, (n, DIM), generator=generator).float() for n in (USERS, ITEMS))
+    targets = torch.randint(0, ITEMS, (USERS,), generator=generator)
+    seen = [
+        torch.randperm(ITEMS, generator=generator)[: int(n)]
+        for n in torch.randint(0, 60, (USERS,), generator=generator)
+    ]
+    seen[0] = targets[:1]
+    seen[1] = torch.randperm(ITEMS, generator=generator)[: ITEMS - 5]  # fewer than k are left
+    offsets = torch.tensor([0] + [len(each) for each in seen]).cumsum(0)
+    return queries, items, targets, {"seen_offsets": offsets, "seen_items": torch.cat(seen)}
+
+
+def work(rank, ranks, port, results):
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    queries, items, targets, seen = inputs()
+    ids = torch.arange(ITEMS)
+    size = -(-64 // ranks)
+    part = Part(ids[ids % 64 // size == rank], ITEMS, -(-ITEMS // 64) * size)
+    own = items[part.ids]
+    same = {}
+    for tiles in ({}, {"item_tile": 17, "user_tile": 10}):
+        found, expected = (
+            target_ranks(queries, x, targets, part=p, **seen, **tiles) for x, p in ((own, part), (items, None))
+        )
+        same[f"ranks {tiles}"] = torch.equal(found, expected)
+    found, expected = top_k_of_parts(queries, own, K, part, **seen), top_k(queries, items, K, **seen)
+    same["ids"], same["scores"] = torch.equal(found.ids, expected.ids), torch.equal(found.scores, expected.scores)
+    everyone = [None] * ranks
+    dist.all_gather_object(everyone, same)
+    if rank == 0:
+        results.put(everyone)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    report = {}
+    for number in (1, 2, 3, 5):
+        queue = context.SimpleQueue()
+        port = 20000 + multiprocessing.current_process().pid % 20000 + number
+        processes = [context.Process(target=work, args=(rank, number, port, queue)) for rank in range(number)]
+        for process in processes:
+            process.start()
+        report[number] = queue.get()
+        for process in processes:
+            process.join()
+    sys.stdout.write(json.dumps(report))
