@@ -121,8 +121,9 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
             correction = torch.where(left > 0, constant, 0.0)[:, None] - q[ids].log()
             scores = scores + torch.where(valid[:, None], correction, 0.0)  # q is 0 where nothing counts
         scores = scores.masked_fill(~kept, -torch.inf)
-        z = scores.logsumexp(1) - positive
-        loss = torch.logaddexp(z, torch.zeros_like(z))  # a loss of 1e-11 keeps its digits
+        alone = scores.isneginf().all(1)  # logsumexp would have a gradient of NaN
+        z = scores.masked_fill(alone[:, None], 0.0).logsumexp(1) - positive
+        loss = torch.logaddexp(z, torch.zeros_like(z)).masked_fill(alone, 0.0)  # a loss of 1e-11 keeps its digits
     else:
         beta, scale = 1.0, 1.0
         if case.objective == "gbce":
