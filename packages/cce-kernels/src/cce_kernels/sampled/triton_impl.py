@@ -108,7 +108,8 @@ def accumulate(call: SampledCall, upstream: Upstream, into: WeightGradient) -> N
             ids = call.targets.new_empty(call.num_groups, call.num_negatives, dtype=torch.int32)
             launch_draw_keys(call, ids, call.num_negatives, 0, call.num_groups)
             sorted_ids = ids.sort(dim=1).values
-            tiles = replace(tiles, steps=tuning.SORTED_STEPS)
+            # The rows' addresses are loaded now: that takes a stage more, where stages are used at all.
+            tiles = replace(tiles, num_stages=tiles.num_stages + (tiles.num_stages > 1))
         launch_shared_backward(call, upstream, into, tiles, sorted_ids=sorted_ids)
         return
     chunk = max(1, tuning.scratch_chunk(*call.weight.shape) // (tiles.programs(call.group_tokens) * call.num_negatives))
