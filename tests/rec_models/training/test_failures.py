@@ -8,7 +8,7 @@ import torch
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.errors import TrainingError
 from rec_models.inference import load
-from rec_models.training import loop
+from rec_models.training import bookkeeping
 from rec_models.training.checkpoint import ModelCheckpoint
 from rec_models.training.loop import fit
 from rec_models.training.run_state import RunState
@@ -148,7 +148,7 @@ def test_a_resumed_run_that_becomes_nan_names_the_checkpoint_that_it_came_from(t
 
 
 def test_a_nan_before_a_short_last_window_is_told_at_its_own_step(tiny, folders, monkeypatch, poison):
-    monkeypatch.setattr(loop, "_READ_SECONDS", 1e9)
+    monkeypatch.setattr(bookkeeping, "_READ_SECONDS", 1e9)
     poison(0, position=3)  # windows of 4 and of 2 batches
     with pytest.raises(TrainingError, match=r"the loss is nan at step 1 \(epoch 1\)"):
         tiny.run(**folders, accumulate=4)

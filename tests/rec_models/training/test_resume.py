@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import Precision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rec_models.training import loop
+from rec_models.training import bookkeeping
 from rec_models.training.checkpoint import ModelCheckpoint, save_atomically
 from rec_models.training.run_state import Processes, RunFolder, RunState, Tensors
 
@@ -105,8 +105,8 @@ def test_a_run_goes_on_with_the_state_of_its_precision(tiny, tmp_path, monkeypat
 
 def test_slow_checkpoints_are_written_less_often(tiny, uninterrupted, tmp_path, monkeypatch):
     whole, whole_out = uninterrupted()
-    monkeypatch.setattr(loop, "_CHEAP_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "_SAVES_APART", 1e9)
+    monkeypatch.setattr(bookkeeping, "_CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(bookkeeping, "_SAVES_APART", 1e9)
     stopping_run(tiny, monkeypatch, (2, 3), tmp_path / "b", tmp_path / "b-kept")
     kept = torch.load(tmp_path / "b-kept" / "last.ckpt", weights_only=True)["state"]
     assert (kept["epoch"], kept["index"]) == (1, 0)  # not the end of the second epoch
