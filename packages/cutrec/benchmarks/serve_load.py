@@ -5,7 +5,8 @@
 Every row has a model of random vectors in clusters (`synthetic_model.py`), D 64, histories of 50 items and k 10, ranked
 exactly or with an index. Models and indexes are kept in the folder, and rows that the file has are not measured again.
 The client runs on the same cores as the server, so the times are those of both. Recall is the share of the items of
-exact float32 lists that answers have; the exact mode is compared to them as well.
+exact float32 lists that answers have; the exact mode is compared to them as well. `cpu_ms` is the processor time of the
+server per request of the one client, all threads together.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from synthetic_model import read_histories, write_model
 K = 10
 MODES = ("exact", "index")
 COLUMNS = [
-    "items", "mode", "p50_ms", "p99_ms", "requests_s", "doubled_at_s", "doubled_p99_ms", "mean_batch", "recall",
-    "start_s", "memory_mib", "index_s", "index_mib", "seconds", "threads", "cpu", "torch", "usearch", "revision",
+    "items", "mode", "p50_ms", "p99_ms", "requests_s", "cpu_ms", "doubled_at_s", "doubled_p99_ms", "mean_batch",
+    "recall", "start_s", "memory_mib", "index_s", "index_mib", "seconds", "threads", "cpu", "torch", "usearch",
+    "revision",
 ]  # fmt: skip
 _GROWTH = 1.25
 _MOST_CONNECTIONS = 200
@@ -141,7 +143,9 @@ def measure(folder: Path, items: int, mode: str, seconds: float) -> dict[str, An
         started = time.perf_counter() - start
         bodies = [body_of(history) for history in histories]
         asyncio.run(closed_loop(served.port, bodies, min(2.0, seconds)))  # warm
+        work = served.metric("process_cpu_seconds_total")
         times = asyncio.run(closed_loop(served.port, bodies, seconds))
+        work = served.metric("process_cpu_seconds_total") - work
         p50, p99 = (float(value) for value in np.quantile(times, (0.5, 0.99)))
         print(f"{items} {mode}: p50 {1000 * p50:.2f} ms, p99 {1000 * p99:.2f} ms", flush=True)
         found = recall(served.port, histories[:200], exact)
@@ -154,6 +158,7 @@ def measure(folder: Path, items: int, mode: str, seconds: float) -> dict[str, An
             "p50_ms": round(1000 * p50, 2),
             "p99_ms": round(1000 * p99, 2),
             "requests_s": round(len(times) / sum(times), 1),
+            "cpu_ms": round(1000 * work / len(times), 2),
             "doubled_at_s": round(doubled[0], 1),
             "doubled_p99_ms": round(1000 * doubled[1], 2),
             "mean_batch": round(batches[0] / max(batches[1], 1), 2),

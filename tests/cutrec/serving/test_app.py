@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from cutrec import Recommender
+from cutrec.errors import StageError
 from cutrec.serving.observing import JsonLines
+from cutrec.serving.schema import Recommend
 
 KNOWN = [f"P-{item}" for item in range(1000, 1040)]
 IDS = st.lists(st.sampled_from([*KNOWN, "P-1", "nothing", "ä"]), max_size=12)
@@ -189,6 +191,17 @@ def test_a_defect_is_an_error_without_a_traceback(client: TestClient, monkeypatc
     monkeypatch.setattr(client.server.model, "answer", lambda requests: 1 / 0)
     answer = client.post(RECOMMEND, json={"history": ["P-1000"]})
     assert (answer.status_code, answer.json()) == (500, {"error": "the server failed; its log says where"})
+
+
+def test_a_request_that_cannot_be_ranked_does_not_fail_the_others(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    def without_counts(*_: Any) -> None:
+        raise StageError("fallback: found no counts")
+
+    monkeypatch.setattr("cutrec.recommending.ranker.fill_by_popularity", without_counts)
+    asks = [Recommend(history=["P-1000"]), Recommend(history=[], fallback="popularity"), Recommend(history=["P-1003"])]
+    first, second, third = client.server.model.answer(asks)
+    assert len(first["items"]) == len(third["items"]) == 10
+    assert isinstance(second, StageError)
 
 
 def test_a_log_has_the_place_of_an_exception_and_not_its_text():

@@ -28,8 +28,6 @@ from cce_kernels.sampled.validation import (
     check_sampling,
 )
 from cce_kernels.shard import Shard
-from cce_kernels.sharded import api as sharded
-from cce_kernels.sharded.sampled import SampledOptions
 
 Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]
@@ -157,6 +155,8 @@ def linear_cross_entropy(
     h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
     with without_autocast(hidden.device.type):
         if shard is not None:
+            from cce_kernels.sharded import api as sharded  # imports torch's compiler, which takes seconds
+
             loss, lse = sharded.full(shard, h, w, b, t, reduction, ignore_index, softcap, filter_eps, use_triton)
             loss = loss.view(targets.shape) if reduction == "none" else loss
             return (loss, lse.view(targets.shape)) if return_lse else loss
@@ -270,6 +270,9 @@ def sampled_linear_cross_entropy(
         if shard is not None:
             if sparse_grad:
                 raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
+            from cce_kernels.sharded import api as sharded
+            from cce_kernels.sharded.sampled import SampledOptions
+
             options = SampledOptions(
                 sampler, objective, seed, step, row_offset, num_negatives, sharing, tile_tokens, deterministic,
                 use_triton,

@@ -115,7 +115,8 @@ def accumulate(call: SampledCall, upstream: Upstream, into: WeightGradient) -> N
     chunk = max(1, tuning.scratch_chunk(*call.weight.shape) // (tiles.programs(call.group_tokens) * call.num_negatives))
     for first in range(0, call.num_groups, chunk):
         _add_groups(call, upstream, first, min(chunk, call.num_groups - first), into, tiles)
-    _add_tokens(call, upstream, 0, into)  # the targets
+    # The targets: nothing is drawn, and what is stored of draws is that of groups, not of tokens.
+    _add_tokens(call if call.own_counts is None else call._replace(id_table=None, own_counts=None), upstream, 0, into)
 
 
 def _add_groups(

@@ -5,7 +5,7 @@ Requests that wait at the same moment are ranked in one call, by the functions o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,8 @@ class Places:
     """Ids of a request: the dense ids of the known ones, and the others."""
 
     def __init__(self, name: str, ids: Sequence[int | str], items: frames.Index) -> None:
-        values = list(map(str, ids)) if len({type(value) for value in ids}) > 1 else ids
-        found = frames.to_ids(name, values)
-        places = items.find(found)
+        values = list(map(str, ids)) if len(set(map(type, ids))) > 1 else ids
+        places = items.find(frames.to_ids(name, values)) if ids else np.empty(0, dtype=np.int32)
         self.known: Int32s = places[places >= 0]
         self.unknown = list(dict.fromkeys(ids[place] for place in np.flatnonzero(places < 0).tolist()))
 
@@ -89,11 +88,18 @@ class ServedModel:
                 answers[number] = error
         for _, group in groupby(sorted(work, key=_Work.group), key=_Work.group):
             together = list(group)
-            for one, answer in zip(together, self._recommend(together), strict=True):
+            for one, answer in zip(together, self._recommended(together), strict=True):
                 answers[one.number] = answer
         return answers
 
-    def _recommend(self, work: Sequence[_Work]) -> Iterable[Answer]:
+    def _recommended(self, work: Sequence[_Work]) -> list[Answer | Exception]:
+        """Lists for some requests; if that fails, for each alone, so that one fails and not all."""
+        try:
+            return [*self._recommend(work)]
+        except Exception as error:
+            return [error] if len(work) == 1 else [answer for one in work for answer in self._recommended([one])]
+
+    def _recommend(self, work: Sequence[_Work]) -> list[Answer]:
         """Lists for requests without candidates, or for one that has some."""
         k = max(one.request.k for one in work)
         lists = self.ranker.recommend(
@@ -104,25 +110,28 @@ class ServedModel:
             allowed=work[0].allowed,
             by_popularity=np.array([row for row, one in enumerate(work) if one.by_popularity], dtype=np.int32),
         )
-        for row, one in enumerate(work):
-            listed = self._listed(Lists(lists.ids[row, : one.request.k], lists.scores[row, : one.request.k]))
-            yield {**listed, "unknown": one.unknown, "model": self.hash}
+        listed = self._listed(lists, [one.request.k for one in work])
+        return [
+            {**answer, "unknown": one.unknown, "model": self.hash} for one, answer in zip(work, listed, strict=True)
+        ]
 
     def _similar(self, request: Similar) -> Answer:
         places = Places("items", request.items, self.ranker.items)
         known = np.array(list(dict.fromkeys(places.known.tolist())), dtype=np.int32)
         refuse_above(self.num_items - 1, request.k)
         lists = self.ranker.similar(known, request.k)
-        neighbors = [
-            {"item": item, **self._listed(Lists(*row))}
-            for item, *row in zip(self._original(known), *lists, strict=True)
-        ]
+        rows = zip(self._original(known), self._listed(lists, [request.k] * len(known)), strict=True)
+        neighbors = [{"item": item, **listed} for item, listed in rows]
         return {"neighbors": neighbors, "unknown": places.unknown, "model": self.hash}
 
-    def _listed(self, row: Lists) -> Answer:
-        """A list of dense ids as one of original ids, without empty places at its end."""
-        full = int((row.ids >= 0).sum())
-        return {"items": self._original(row.ids[:full]), "scores": row.scores[:full].tolist()}
+    def _listed(self, lists: Lists, sizes: Sequence[int]) -> Iterator[Answer]:
+        """Lists of dense ids as lists of original ids of at most these sizes, without empty places at their ends."""
+        present = lists.ids >= 0
+        names, start = self._original(lists.ids[present]), 0  # of all lists at once
+        for size, full, scores in zip(sizes, present.sum(axis=1).tolist(), lists.scores, strict=True):
+            end = min(size, full)
+            yield {"items": names[start : start + end], "scores": scores[:end].tolist()}
+            start += full
 
     def _original(self, ids: Int32s | Int64s) -> list[int | str]:
         found: list[int | str] = self.ranker.original(ids).to_pylist()

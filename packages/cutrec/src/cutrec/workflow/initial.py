@@ -57,7 +57,7 @@ def read_start(config: Config, path: Path) -> Start:
     """
     key = f"train.init_from: found {config.train.init_from}"
     if not path.is_file():
-        raise StageError(f"{key}, where there is no {path.name}, allowed: a folder that training wrote, or null")
+        raise StageError(f"{key}, where there is no model, allowed: a folder that training wrote, or null")
     try:
         checkpoint = ModelCheckpoint.read(verified(path))
         catalogue = read_output(read_ids, path.parent / "items.parquet")

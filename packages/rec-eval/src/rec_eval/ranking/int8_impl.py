@@ -74,7 +74,7 @@ def rank_users(
     queries: Tensor,  # [u, D]
     table: Int8Table,
     k: int,
-    bias: Tensor | None,  # [V]
+    bias: Tensor | None,  # [V], 0 or -inf
     seen: SeenItems,
     users: tuple[int, int],
 ) -> Tensor | None:
@@ -133,9 +133,9 @@ def _first_floor(queries: Tensor, items: Tensor, k: int, bias: Tensor | None, up
 
 
 def _scales(rows: Tensor) -> Tensor:
-    """What an int8 step is worth in each row: ``[n, 1]``; 1 for rows of zeros."""
+    """What an int8 step is worth in each row: ``[n, 1]``; 1 for rows of zeros and of almost zeros."""
     largest = rows.abs().amax(dim=1, keepdim=True)
-    return torch.where(largest > 0, largest / 127, 1.0)
+    return torch.where(largest > 1e-30, largest / 127, 1.0)
 
 
 def _tiles(num_rows: int, most: int) -> list[int]:

@@ -74,7 +74,7 @@ def top_k(
             return found
     check = check_scoring(queries, catalogue)
     few = num_users <= int8_impl.MOST_USERS and impl == "auto" and item_tile is None
-    int8 = catalogue.int8 if few and not check else None
+    int8 = catalogue.int8 if few and not check and catalogue.shift == 0 else None
     plan = _plan(impl, queries, num_items, k, item_tile, check)
     ids = torch.empty(num_users, k, dtype=torch.int64, device=queries.device)
     scores = torch.empty(num_users, k, dtype=torch.float32, device=queries.device)
