@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import local_file, positive_int, whole_from
 from cutrec.errors import StageError
-from cutrec.paths import MODEL
+from cutrec.paths import MODEL, existing_model
 from cutrec.serving.limits import Limits
 
 KEY = "CUTREC_API_KEY"
@@ -54,6 +54,7 @@ def run(options: Namespace) -> None:
         raise StageError(f"--host: found {options.host}, which other machines reach, allowed: {cure}")
     if options.port > 65535:
         raise StageError(f"--port: found {options.port}, allowed: 0 to 65535")
+    existing_model(options.model)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload
     try:
