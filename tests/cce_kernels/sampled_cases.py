@@ -82,7 +82,7 @@ def make(case: Case, device: str) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 
 def objective_of(case: Case) -> Any:
-    return {"softmax": Softmax(), "bce": BCE(), "gbce": GBCE(0.5)}[case.objective]
+    return {"softmax": Softmax(), "cool": Softmax(0.4), "bce": BCE(), "gbce": GBCE(0.5)}[case.objective]
 
 
 def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any]) -> list[torch.Tensor]:
@@ -107,7 +107,9 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
         positive, scores = positive + bias[safe], scores + bias[ids]
     kept = ids != safe[:, None]
     left = kept.sum(1)
-    if case.objective == "softmax":
+    if case.objective in ("softmax", "cool"):
+        if case.objective == "cool":
+            positive, scores = positive / 0.4, scores / 0.4
         if case.sampler in ("uniform", "constant"):
             scores = scores + math.log(case.items - 1) - left.clamp(min=1).to(dtype).log()[:, None]
         else:
@@ -119,7 +121,8 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
             correction = torch.where(left > 0, constant, 0.0)[:, None] - q[ids].log()
             scores = scores + torch.where(valid[:, None], correction, 0.0)  # q is 0 where nothing counts
         scores = scores.masked_fill(~kept, -torch.inf)
-        loss = torch.cat((positive[:, None], scores), 1).logsumexp(1) - positive
+        z = scores.logsumexp(1) - positive
+        loss = torch.logaddexp(z, torch.zeros_like(z))  # a loss of 1e-11 keeps its digits
     else:
         beta, scale = 1.0, 1.0
         if case.objective == "gbce":
@@ -179,7 +182,8 @@ def score_size(case: Case, tensors: dict[str, torch.Tensor]) -> float:
     found = [torch.nan_to_num(hidden @ weight.T, 0.0, 0.0, 0.0)]
     if case.bias:
         found.append(torch.nan_to_num(tensors["bias"].detach(), 0.0, 0.0, 0.0))
-    return sum(float(x.abs().max()) for x in found) + 2 * math.log(case.items * case.negatives)
+    largest = sum(float(x.abs().max()) for x in found) / (0.4 if case.objective == "cool" else 1.0)
+    return largest + 2 * math.log(case.items * case.negatives)
 
 
 def assert_exact(case: Case, device: str, impl: str = "triton") -> None:

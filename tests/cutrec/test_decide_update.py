@@ -6,7 +6,7 @@ import pytest
 from cutrec.config import from_mapping, model_settings, read_yaml, training_settings
 from cutrec.config_point import Config, as_written
 from cutrec.decide import Facts, decide
-from cutrec.decide_update import decide_update, for_update
+from cutrec.decide_update import LEARNING_RATE, decide_update, for_update
 from cutrec.errors import ConfigError
 from cutrec.nested import nest
 from tests.small_log import ROOT
@@ -30,27 +30,21 @@ def trained() -> dict:
 
 
 def test_the_network_is_that_of_the_model_and_training_is_short(trained: dict):
-    point, decisions = decide_update(of_update(), FACTS, trained, share=0.25, is_updated=False)
+    point, decisions = decide_update(of_update(), FACTS, trained, 0.25)
     for key in ("loss", "backbone.hidden", "backbone.blocks", "max_seq_len", "batch_size", "train.window"):
         assert as_written(point)[key] == trained[key]
     assert model_settings(point).hidden == trained["backbone.hidden"]
     assert training_settings(point).max_epochs < trained["train.max_epochs"]
     assert {decision.key for decision in decisions} >= {"train.max_epochs", "train.learning_rate", "backbone.hidden"}
-
-
-def test_an_update_of_an_update_keeps_its_learning_rate(trained: dict):
-    first, _ = decide_update(of_update(), FACTS, trained, share=0.25, is_updated=False)
-    again, _ = decide_update(of_update(), FACTS, as_written(first), share=0.25, is_updated=True)
-    assert again.train.learning_rate == first.train.learning_rate
+    assert point.train.learning_rate == trained["train.learning_rate"] == LEARNING_RATE
+    slower = decide_update(of_update(), FACTS, trained | {"train.learning_rate": 1e-4}, 0.25)[0]
+    assert slower.train.learning_rate == LEARNING_RATE
+    assert decide_update(of_update(), FACTS, trained, 1.0)[0].train.max_epochs < point.train.max_epochs
+    assert decide_update(of_update(), FACTS, trained, None)[0].train.max_epochs == trained["train.max_epochs"]
 
 
 def test_stated_keys_stay_and_another_network_is_refused(trained: dict):
-    assert (
-        decide_update(of_update(**{"train.max_epochs": 7}), FACTS, trained, share=0.25, is_updated=False)[
-            0
-        ].train.max_epochs
-        == 7
-    )
+    assert decide_update(of_update(**{"train.max_epochs": 7}), FACTS, trained, 0.25)[0].train.max_epochs == 7
     other = of_update(**{"backbone.hidden": 64, "train.init_from": "model"})
     with pytest.raises(ConfigError, match=r"^backbone.hidden: found 64 with train.init_from=model, allowed: 128, as "):
-        decide_update(other, FACTS, trained, share=0.25, is_updated=False)
+        decide_update(other, FACTS, trained, 0.25)

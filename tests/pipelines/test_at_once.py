@@ -165,7 +165,7 @@ def content(path: Path) -> Any:
             if isinstance(values, dict)
             else values
         )
-    if path.name in ("history.csv", "results.csv"):
+    if path.name in ("history.csv", "results.csv", "training.csv"):
         table = pl.read_csv(path)
         return table.select(name for name in table.columns if not TIMES.search(name)).to_dicts()
     if path.suffix == ".safetensors":
@@ -220,7 +220,7 @@ def test_kills_at_random_moments_change_nothing(project: Project, undisturbed: d
             process.kill()
             killed += project.wait(process)[0] < 0
         project.run(name)
-    assert killed >= 30
+    assert killed >= 20  # of 42; where other work has slowed down the measured run, commands end before their moment
     assert project.outputs() == undisturbed
     assert project.left() == []
 

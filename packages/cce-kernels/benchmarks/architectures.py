@@ -26,6 +26,8 @@ import torch
 from registers import assemble, pretend, watch
 from rows import read
 
+from cce_kernels.hardware import is_ampere_or_newer
+
 RESULTS = Path(__file__).parent / "results"
 # Compute capability, and KiB of shared memory that a block may ask for (CUDA C++ Programming Guide).
 GPUS = {"T4": 75, "A100": 80, "A10": 86, "L4": 89, "RTX 4090": 89, "H100": 90, "H200": 90}
@@ -176,9 +178,50 @@ def optimizer(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
 
     group = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-8, "weight_decay": 0.0}
     table, first = torch.zeros(V, dim), torch.zeros(V, dim, dtype=getattr(torch, dtype))
-    if dtype == "bfloat16":
-        for second in (first, torch.zeros(V, 1)):
+    if dtype != "float16":
+        for second in (first,) if dtype == "float32" else (first, torch.zeros(V, 1)):
             yield "Adam", lambda x=second: launch_adam_rows(table, table, first, x, torch.zeros(1), group)
+
+
+def network(dtype: str, dim: int) -> Iterator[tuple[str, Any]]:
+    """The calls that launch the kernels of the fused network, with heads as wide as 64 and 128."""
+    from rec_models.encoders.fused import attention, residual
+    from rec_models.encoders.fused.activation import launch_activation_backward
+    from rec_models.encoders.fused.sums import column_sums
+    from rec_models.encoders.packing import layout_of
+
+    if dtype == "float32" or dim not in (64, 256) or not is_ampere_or_newer(torch.device("cuda", 0)):
+        return
+    narrow, wide = torch.zeros(M, dim, dtype=getattr(torch, dtype)), torch.zeros(M, dim)
+    gain, ids, seed = torch.zeros(dim), torch.zeros(M, dtype=torch.int64), torch.zeros((), dtype=torch.int64)
+    sums, qkv, layout = (
+        torch.zeros(4, 4 * dim),
+        torch.zeros(M, 3 * dim, dtype=narrow.dtype),
+        layout_of(torch.tensor([M])),
+    )
+    start = residual.Embeddings(wide, ids, ids, wide, 1.0)
+    dropout = residual.Dropout(seed, 1, 0.1)
+
+    def norms() -> None:
+        normed = residual.launch_norm_forward(None, start, gain, gain, 1e-5, dropout, narrow.dtype)
+        residual.launch_norm_forward(wide, narrow, gain, gain, 1e-5, dropout, narrow.dtype)
+        for later, into in ((None, narrow), (wide, narrow), (wide, start)):
+            residual.launch_norm_backward(
+                narrow, later, normed, gain, dropout, sums[:, : 3 * dim], into, first=into is start
+            )
+
+    def attentions(causal: bool) -> None:
+        heads = attention.Heads(max(1, dim // 128), causal)
+        out, lse = attention.launch_attention_forward(qkv, layout, heads)
+        tiles = torch.zeros(attention.num_tiles(M), 3 * dim)
+        attention.launch_attention_backward(qkv, out, lse, out, layout, heads, tiles)
+
+    yield "network", norms
+    for causal in (True, False):
+        yield "network", lambda x=causal: attentions(x)
+    for activation in ("gelu", "relu"):
+        yield "network", lambda x=activation: launch_activation_backward(narrow, narrow, sums[:, 3 * dim :], x)
+    yield "network", lambda: column_sums(sums)
 
 
 def compile_all(architecture: int) -> list[Kernel]:
@@ -219,7 +262,7 @@ def compile_all(architecture: int) -> list[Kernel]:
         # Both 16-bit dtypes have the same tiles. Without tensor cores a wide product unrolls into code that takes a
         # compiler many minutes.
         for dim in DIMS if architecture >= 80 and dtype != "float16" else DIMS[:1]:
-            for calls in (losses, sharded, ranking, optimizer):
+            for calls in (losses, sharded, ranking, optimizer, network):
                 for operation, call in calls(dtype, dim):
                     place |= {"operation": operation, "dtype": dtype, "D": dim}
                     try:
@@ -232,8 +275,6 @@ def compile_all(architecture: int) -> list[Kernel]:
 
 def summary(kernels: list[Kernel]) -> list[dict[str, object]]:
     """A row for each GPU: what compiles for it, what its blocks hold, what `impl=auto` takes, and what was measured."""
-    from cce_kernels.hardware import is_ampere_or_newer
-
     told, measured = torch.cuda.get_device_properties, {row.gpu for row in read(RESULTS / "losses.csv")}
     rows = []
     for gpu, architecture in GPUS.items():

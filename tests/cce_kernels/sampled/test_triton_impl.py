@@ -32,7 +32,7 @@ SWEEP = pairwise(
         "dtype": [FP32, BF16, FP16],
         "weight_dtype": [FP32, BF16],
         "sampler": ["uniform", "popularity", "constant", "in_batch"],
-        "objective": ["softmax", "bce", "gbce"],
+        "objective": ["softmax", "cool", "bce", "gbce"],
         "sharing": ["none", "tile", "batch"],
         "bias": [False, True],
         "deterministic": [False, True],
@@ -115,6 +115,22 @@ def test_items_drawn_more_often_than_one_program_adds_up(monkeypatch, piece, spa
     if piece < 3:
         case.tokens, case.items, case.negatives = 6, 9, 3
     assert_exact(case, "cpu")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(dim=16, tokens=9, items=7, negatives=45, sharing="tile", tile=4, offset=3, targets="ignored"),
+        Case(dim=16, tokens=9, items=7, negatives=5, sharing="tile", tile=3, sampler="popularity", sparse=True),
+        Case(dim=16, tokens=5, items=6, negatives=9, sharing="batch", sampler="in_batch", objective="bce", dtype=BF16),
+    ],
+    ids=str,
+)
+def test_draws_that_are_sorted_first_make_the_same_gradient(monkeypatch, device, case):
+    monkeypatch.setattr(tuning, "SORTED_BYTES", 0)
+    monkeypatch.setattr(tuning, "SORTED_DRAWS", 0)
+    assert_exact(case, device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -326,7 +342,7 @@ def test_fp16_keeps_gradients_below_its_range(device, objective, deterministic):
 def test_deterministic_means_without_atomics(device, sharing, monkeypatch):
     launch = triton_impl.launch_shared_backward
 
-    def forbidden(*arguments):
+    def forbidden(*arguments, sorted_ids=None):
         if len(arguments) < 5:  # without a scratch
             raise AssertionError("atomics")
         launch(*arguments)

@@ -7,6 +7,8 @@ import torch
 from kernel_cases import DEVICES, INTERPRETED
 from sharded_cases import ALLOWED, CASES, FP32, KERNEL_CASES, SMALL, Case, call, compare, expected_of, in_slices, whole
 
+from cce_kernels.sampled import triton_impl
+
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -29,6 +31,22 @@ def test_row_0_is_not_taken_for_a_target_that_is_elsewhere(case, use_triton):
     direction = inputs["hidden"].sum(0)
     inputs["weight"][::32] += 3 * direction / direction.norm()  # the first row of each of two slices
     assert worst(case, 2, use_triton=use_triton, inputs=inputs) < ALLOWED[FP32]
+
+
+@INTERPRETED
+def test_stored_draws_of_groups_are_not_read_by_token(monkeypatch):
+    """A group has a row of stored draws; a token's number would be an address past their end."""
+    original, seen = triton_impl.launch_draw_keys, []
+
+    def launch(call, out, num_negatives, first, rows, **options):
+        seen.append(call.own_counts is None or rows <= len(call.own_counts))
+        original(call, out, num_negatives, first, rows, **options)
+
+    monkeypatch.setattr(triton_impl, "launch_draw_keys", launch)
+    case = Case("uniform", dtype=FP32, deterministic=True, **SMALL)
+    assert worst(case, 2, use_triton=True) < ALLOWED[FP32]
+    assert seen
+    assert all(seen)
 
 
 def test_the_size_of_the_catalogue_is_not_that_of_a_slice():

@@ -135,6 +135,7 @@ def test_the_copies_that_stay_are_named_with_what_removes_them(checkout, capsys)
                      "6. rm -r data/update", "7. rm -r data/weekly/shop"]  # fmt: skip
     assert "- the splits, models and lists of cutrec backtest: data/weekly/shop/\n" in text
     assert "2/evaluate" not in text  # a rewritten list would no longer have its checksum
+    assert "train.parquet" not in text
     assert counted.partition("Still there")[2] == text.partition("Still there")[2]
     user = shown_users()[0]
     kept = [line for line in Path("events.csv").read_text().splitlines() if not line.startswith(f"{user},")]

@@ -163,6 +163,7 @@ def test_old_versions_are_removed_and_a_killed_copy_is_made_again(checkout: Path
         (["data/train", "data/split"], r"^RUNNING: found data/split, which is no link, allowed: a path that does not"),
         (["data/train", "dangling"], r"^RUNNING: found dangling without a model, allowed: a link to one \(rm dangling"),
         (["data/train", "running", "--metric", "joy@10"], r"^--metric: found 'joy@10', allowed: METRIC@K with"),
+        (["data/train", "nothing", "--metric", "ndcg@²"], r"^--metric: found 'ndcg@²', allowed: .* from 1 to 1000$"),
         (["data/train", "running", "--margin", "-1"], r"--margin: found -1, allowed: a number from 0 to below 1"),
         (["data/train", "running", "--split", "none"], r"^--split: found no none, allowed: the folder of the split"),
     ],

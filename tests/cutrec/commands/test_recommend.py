@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cutrec import Recommender, config
+from cutrec.checksums import write_checksums
 from cutrec.cli import execute
 from cutrec.config import loss_settings
 from cutrec.config_point import Config
@@ -229,6 +230,15 @@ def test_a_model_of_version_0_1_ranks_and_is_refitted(trained: Path, refitted_on
     assert {path.name for path in Path("out/top.refit").iterdir()} >= {"README.md", "SHA256SUMS", "metrics.json"}
     assert run("--k", "3", "--model", "out/top.refit").equals(refitted)
     assert run("--k", "3", "--model", str(refitted_once / "out/top.refit")).equals(refitted)
+
+
+@pytest.mark.parametrize("option", ["--refit", "--keep-seen"])
+def test_a_damaged_model_is_refused_even_if_only_its_settings_are_read(trained: Path, option: str):
+    write_checksums(Path("data/train"))
+    model = Path("data/train/model.safetensors")
+    model.write_bytes(model.read_bytes().replace(b'"epoch":"1"', b'"epoch":"9"'))
+    with pytest.raises(StageError, match=r"model\.safetensors and data/train/SHA256SUMS do not fit each other"):
+        execute(["recommend", option])
 
 
 @pytest.mark.parametrize("broken", ["writing the ids", "items.parquet", "model.safetensors"])
@@ -529,7 +539,8 @@ def test_parts_of_the_users_are_written_into_a_folder(trained: Path, capsys: pyt
     found = pl.read_parquet("out/lists/*.parquet").sort("user_id", "rank")
     assert found.drop("score").equals(everybody.drop("score"))
     shutil.copyfile("data/download/log.parquet", "h.parquet")
-    execute(["recommend", "--k", "3", "--part", "1/1", "--histories", "h.parquet"])
+    for number in (1, 2):
+        execute(["recommend", "--k", "3", "--part", f"{number}/2", "--histories", "h.parquet"])
     found = pl.read_parquet("data/recommend/parts/*.parquet").sort("user_id", "rank")
     assert found.drop("score").equals(everybody.drop("score"))
     with pytest.raises(StageError, match="lists with another --k: found 4, allowed: 3 as there; take another folder"):

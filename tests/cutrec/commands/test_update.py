@@ -1,5 +1,6 @@
 """``cutrec update``: item ids stay, nothing is half written, no news change nothing, and mistakes are one line."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from cutrec import Recommender
 from cutrec.cli import execute
 from cutrec.errors import ConfigError, StageError
-from cutrec.paths import MODEL
+from cutrec.paths import MODEL, model_file
 from cutrec.workflow import update as workflow
+from cutrec.workflow.initial import is_updated
 from rec_data.errors import DataError
 from rec_models.training.checkpoint import ModelCheckpoint
+from tests.docs.pages import ROOT, commands
 from tests.small_log import small_log
 
 SETTINGS = {
@@ -59,13 +62,27 @@ def names(folder: Path) -> list[int]:
     return pl.read_parquet(folder / "train" / "items.parquet")["original_id"].to_list()
 
 
+def test_the_commands_of_the_page_run_one_day_after_the_other(place: Path):
+    shutil.move(place / "model", place / "data")
+    days = before_and_after()[1].sort("timestamp")
+    days.head(300).write_parquet("new_days.parquet")
+    days.tail(-300).write_parquet("next_day.parquet")
+    for command in commands(ROOT / "docs/retrain-daily.md", "bash"):
+        if "cutrec update" in command:
+            execute(shlex.split(command)[3:])
+    assert len(pl.read_parquet("data/update/download/log.parquet")) == sum(map(len, before_and_after()))
+    assert Recommender.load("data/update").recommend(users=[3], k=2, frame="pyarrow").num_rows == 2
+
+
 def test_ids_stay_and_the_next_day_is_the_same_command(place: Path, capsys: pytest.CaptureFixture[str]):
     old = names(place / "model")
+    shutil.copytree(place / "model", place / "first")
     command = ["update", "--model", "model", "--log", "days.csv", "--out", "model"]
     execute(command)
     assert "1 new items; " in capsys.readouterr().out
     assert names(place / "model") == [*old, NEW]
     model = Recommender.load("model")
+    assert [is_updated(model_file(place / name)) for name in ("model", "first")] == [True, False]  # for --refit
     assert NEW in model.similar_items(NEW, k=3, frame="pyarrow")[model._form.item].to_pylist()
     assert len(pl.read_parquet("model/download/log.parquet")) == sum(map(len, before_and_after()))
     before = contents(place / "model")

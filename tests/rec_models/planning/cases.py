@@ -5,7 +5,7 @@ from typing import Any
 from rec_models.config import LossSettings, ModelSettings, TrainingSettings
 from rec_models.planning import Setup, Sizes
 
-LOOP = ("optimizer", "accumulate", "averaging", "cuda_graphs")
+LOOP = ("optimizer", "accumulate", "averaging", "cuda_graphs", "devices", "table")
 SIZES = Sizes(items=100_000, rows=64, tokens=3000, most_tokens=3500, targets_share=1.0, mean_length=47, steps=100)
 
 

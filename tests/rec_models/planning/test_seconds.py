@@ -2,7 +2,9 @@
 
 import pytest
 
+from rec_models.config import ModelSettings
 from rec_models.planning import Calibration, Seconds, seconds_of
+from rec_models.planning.memory import network_of
 from tests.rec_models.planning.cases import SIZES, setup_of
 
 
@@ -43,3 +45,22 @@ def test_lean_optimizers_read_and_write_less():
     full = adam("adam")
     assert [adam(name) / full for name in ("adam_bf16", "adam_rowwise")] == pytest.approx([24 / 32, 20 / 32], rel=0.01)
     assert adam("adam_lazy") < full / 50
+
+
+def test_a_sharded_table_divides_adam_and_sends_tokens_in_the_place_of_the_table():
+    rates = Calibration(seconds={"exchanged_bytes": 1e9})
+    one, whole, rows = (
+        seconds_of(setup_of("cce", **options), SIZES, rates)
+        for options in (
+            {"cuda_graphs": False},
+            {"devices": 2, "table": "replicated"},
+            {"devices": 2, "table": "sharded"},
+        )
+    )
+    network = network_of(ModelSettings())
+    assert one.exchange == 0
+    assert whole.exchange == pytest.approx(4 * (SIZES.items * 64 + network.parameters) / 1e9)
+    tokens = SIZES.tokens  # each has a target
+    assert rows.exchange == pytest.approx(4e-9 * (tokens * 64 + network.parameters) + 1e-9 * (6 * 64 + 32) * tokens)
+    assert (whole.adam, rows.loss) == pytest.approx((one.adam, one.loss))
+    assert rows.adam == pytest.approx(one.adam / 2, rel=0.05)

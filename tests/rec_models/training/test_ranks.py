@@ -36,10 +36,10 @@ def test_a_killed_run_goes_on_with_another_number_of_processes():
     assert_same(found["whole"], found["3"], "resumed")
     lines = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("resuming")]
     assert lines == [
-        "epoch 1, batch 1; 2 processes with 3 sequences each after 1 process with 6 sequences each: exact",
-        "epoch 1, batch 2; 3 processes with 2 sequences each after 2 processes with 3 sequences each: exact",
-        "epoch 1, batch 3; 1 process with 6 sequences each after 3 processes with 2 sequences each: exact",
-        "epoch 1, batch 0; 1 process with 6 sequences each after 2 processes with 6 sequences each read other batches: "
+        "epoch 1, batch 1; 2 processes of 3 sequences after 1 process of 6 sequences: exact",
+        "epoch 1, batch 2; 3 processes of 2 sequences after 2 processes of 3 sequences: exact",
+        "epoch 1, batch 3; 1 process of 6 sequences after 3 processes of 2 sequences: exact",
+        "epoch 1, batch 0; 1 process of 6 sequences after 2 processes of 6 sequences read other batches: "
         "the epoch starts again",
     ]
     assert found["other"]["step"] == 2 + 4

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rec_models.training import loop
 from rec_models.training.checkpoint import ModelCheckpoint, save_atomically
-from rec_models.training.run_state import RunFolder, RunState, Tensors
+from rec_models.training.run_state import Processes, RunFolder, RunState, Tensors
 
 
 class StoppedError(Exception):
@@ -251,6 +251,27 @@ def test_losses_of_steps_in_a_state_of_an_earlier_version_are_kept(tmp_path):
     resumed = folder.resume().state
     folder.save(resumed, Tensors({}, {}, {}, {}))
     assert list(resumed.step_losses) == list(RunFolder(tmp_path, {}).resume().state.step_losses) == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (
+            {"format": "rec_models.run/3"},
+            "found format 'rec_models.run/3', allowed: rec_models.run/1 | rec_models.run/2",
+        ),
+        ({"rows": {"file": "rows-4.safetensors", "sums": {}}}, "rows-4.safetensors is missing beside it"),
+        ({"processes": (2, 8)}, "of a run with other settings"),
+    ],
+)
+def test_what_cannot_be_resumed_is_said_in_one_line(tmp_path, capfd, changed, line):
+    folder = RunFolder(tmp_path, {}, Processes(1, 32))
+    folder.save(RunState(epoch=1), Tensors({}, {}, {}, {}))
+    save_atomically(torch.load(folder.last, weights_only=True) | changed, folder.last)
+    assert RunFolder(tmp_path, {}, Processes(1, 32)).resume() is None
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("warning: not resuming from this checkpoint: ")
+    assert said.endswith(line)
 
 
 def test_a_state_without_its_best_model_is_passed_over(tmp_path, capfd):

@@ -28,8 +28,6 @@ from cce_kernels.sampled.validation import (
     check_sampling,
 )
 from cce_kernels.shard import Shard
-from cce_kernels.sharded import api as sharded
-from cce_kernels.sharded.sampled import SampledOptions
 
 Reduction = Literal["none", "sum", "mean"]
 Impl = Literal["auto", "triton", "reference"]
@@ -157,6 +155,8 @@ def linear_cross_entropy(
     h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
     with without_autocast(hidden.device.type):
         if shard is not None:
+            from cce_kernels.sharded import api as sharded  # imports torch's compiler, which takes seconds
+
             loss, lse = sharded.full(shard, h, w, b, t, reduction, ignore_index, softcap, filter_eps, use_triton)
             loss = loss.view(targets.shape) if reduction == "none" else loss
             return (loss, lse.view(targets.shape)) if return_lse else loss
@@ -223,7 +223,7 @@ def sampled_linear_cross_entropy(
             micro-batches that number their rows consecutively draw what one big batch would. `InBatch` draws among this
             call's targets, or among those of its `pool`. A CUDA graph replays the int that it was recorded with.
         sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
-        objective: `Softmax()`, `BCE()` or `GBCE(t)`.
+        objective: `Softmax(temperature)`, `BCE()` or `GBCE(t)`.
         sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
             `batch` (all rows of a step share).
         tile_tokens: T; changes results.
@@ -258,7 +258,7 @@ def sampled_linear_cross_entropy(
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     num_items = weight.shape[0] if shard is None else shard.num_items
     check_sampling(num_items, num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens)
-    check_objective(objective, sampler)
+    check_objective(objective, sampler, sharded=shard is not None)
     check_counter("seed", seed, hidden.device, 2**63)
     check_counter("step", step, hidden.device, MAX_COUNTER)
     check_counter("row_offset", row_offset, hidden.device, MAX_COUNTER)
@@ -270,6 +270,9 @@ def sampled_linear_cross_entropy(
         if shard is not None:
             if sparse_grad:
                 raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
+            from cce_kernels.sharded import api as sharded
+            from cce_kernels.sharded.sampled import SampledOptions
+
             options = SampledOptions(
                 sampler, objective, seed, step, row_offset, num_negatives, sharing, tile_tokens, deterministic,
                 use_triton,

@@ -37,9 +37,9 @@ Examples:
 COMMANDS = {
     "describe": describe,
     "recommend": recommend,
-    "update": update,
     "serve": serve,
     "index": index,
+    "update": update,
     "compare": compare,
     "backtest": backtest,
     "drift": drift,

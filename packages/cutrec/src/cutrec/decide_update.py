@@ -4,9 +4,7 @@ The trainings that the rules were chosen by are in docs/retrain-daily.md and ``r
 no torch.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from cutrec.config import from_mapping
@@ -23,11 +21,15 @@ SHAPES = (
     "backbone.activation", "backbone.norm",
 )  # fmt: skip
 """The keys that the weights depend on."""
-RATE = 0.5
-"""The learning rate, as a part of that of the model's own training."""
-PASSES = 2.0
-"""Examples that an update reads, as a multiple of all examples of the histories."""
-PATIENCE = 3
+EPOCHS = 4
+"""Epochs of an update; each reads every example with new events, and as many others."""
+PASSES = 3.0
+"""The most examples that an update reads, as a multiple of all examples of the histories."""
+PATIENCE = 2
+LEARNING_RATE = 0.001
+"""The least learning rate: with the 0.0005 of short histories, a few epochs teach too little about new items."""
+AVERAGING = 1.0
+"""The most epochs of the time constant of ``train.averaging``."""
 
 
 def for_update(point: Config) -> Config:
@@ -37,16 +39,16 @@ def for_update(point: Config) -> Config:
 
 
 def decide_update(
-    point: Config, facts: Facts, trained: Mapping[str, Any], *, share: float, is_updated: bool
+    point: Config, facts: Facts, trained: Mapping[str, Any], share: float | None
 ) -> tuple[Config, list[Decision]]:
     """The point with a value for every key that is ``auto``, and how each was chosen.
 
     Args:
         point: the configuration.
         facts: of the split.
-        trained: the values of all keys that the model was trained with, by dotted key.
-        share: the examples of an epoch, as a part of all examples of the histories.
-        is_updated: whether the model itself was made by an update.
+        trained: the values that the model was trained with, of `AUTO_KEYS` and `SHAPES`, by dotted key.
+        share: the examples of an epoch, as a part of all examples of the histories; None: all of another log, which is
+            no update, and trains as long as one that begins with random weights.
 
     Raises:
         ConfigError: the network is not the model's, or settings contradict each other.
@@ -55,23 +57,26 @@ def decide_update(
     point = settled(point, fixed)
     decisions = [Decision(key, value, "the model has it") for key, value in fixed.items()]
     _refuse_other_network(point, trained)
-    free = set(point.undecided)
-    point, usual = decide(point, facts)
-    decisions += [decision for decision in usual if decision.key not in SCHEDULE]
-    epochs = max(1, round(PASSES / share))
-    rate, reason = trained["train.learning_rate"], "the model, which is an update, was trained with it"
-    if not is_updated:
-        rate, reason = RATE * rate, f"the model was trained with {rate:g}"
-    for key, value, why in (
-        ("train.learning_rate", rate, reason),
-        ("train.max_epochs", epochs, f"an epoch reads {share:.0%} of the examples"),
-        ("train.patience", max(PATIENCE, math.ceil(epochs / 3)), f"there are {epochs} epochs"),
-    ):
-        if key in free:
-            point = settled(replace(point, undecided=(key,)), {key: value})
-            decisions.append(Decision(key, value, why))
-    decisions += [decision for decision in usual if decision.key == "train.averaging"]
-    return point, decisions
+    if share is not None:
+        schedule = _schedule(share, trained)
+        found = [decision for decision in schedule if decision.key in point.undecided]
+        point = settled(point, {decision.key: decision.value for decision in found})
+        decisions += found
+    point, others = decide(point, facts)
+    return point, decisions + others
+
+
+def _schedule(share: float, trained: Mapping[str, Any]) -> tuple[Decision, ...]:
+    """The values of `SCHEDULE`."""
+    usual, averaging = trained["train.learning_rate"], trained["train.averaging"]
+    epochs = max(1, min(EPOCHS, round(PASSES / share)))
+    reason = f"an epoch reads {share:.0%} of the examples"
+    return (
+        Decision("train.max_epochs", epochs, reason),
+        Decision("train.patience", PATIENCE, f"there are {epochs} epochs"),
+        Decision("train.learning_rate", max(usual, LEARNING_RATE), f"the model was trained with {usual:g}"),
+        Decision("train.averaging", min(averaging, AVERAGING), f"there are {epochs} epochs"),
+    )
 
 
 def _refuse_other_network(point: Config, trained: Mapping[str, Any]) -> None:

@@ -173,9 +173,7 @@ class Recommender:
         try:
             if identity(self._folder) != self._files:
                 raise StageError(f"{self._folder}: found that it was written since it was loaded; load it again")
-            folders.run_update(
-                log, self._form, later, self._folder, folder, folder.parent / f".{folder.name}-checkpoints"
-            )
+            folders.run_update(log, self._form, later, self._folder, folder, folder / ".checkpoints")
             found = Recommender.load(folder)
         except BaseException:
             if out is None:

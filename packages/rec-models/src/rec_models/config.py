@@ -82,7 +82,10 @@ class _Loop:
     Validation sees the average, and the best and the final model are averages. It takes 4 bytes a weight.
     """
     compile: bool = False
-    """Compile the network between embeddings and loss with torch.compile; the first steps then take a minute."""
+    """Compile the network between embeddings and loss with torch.compile; the first steps then take a minute.
+
+    Pays on a GPU where `rec_models.encoders.fused` does not run the network, such as with ``norm=post``.
+    """
     cuda_graphs: bool | Literal["auto"] = "auto"
     """On a GPU: record whole steps as CUDA graphs, batches filled up to a few sizes; a CPU trains without.
 

@@ -18,7 +18,10 @@ def scale_rows_kernel(stored, upstream, out, num_elements, D: tl.constexpr, STRI
     """Grid (blocks of elements,)."""
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = places < num_elements
-    factor = tl.load(upstream + places // D * STRIDE, mask=inside, other=0.0)
+    if STRIDE == 0:
+        factor = tl.load(upstream)
+    else:
+        factor = tl.load(upstream + places // D, mask=inside, other=0.0)
     values = tl.load(stored + places, mask=inside, other=0.0) * factor
     tl.store(out + places, values.to(out.dtype.element_ty), mask=inside)
 

@@ -1,5 +1,6 @@
 """Objectives of the sampled loss: which scalar function of the scores is summed."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ class Terms(NamedTuple):
     """What the kernels need to know of an objective.
 
     For a pointwise objective the loss of a token is
-    `scale * (positive_weight * softplus(-s_t) + sum_n softplus(s_n))`; the softmax ignores the two numbers.
+    `scale * (positive_weight * softplus(-s_t) + sum_n softplus(s_n))`; the softmax multiplies its scores by the scale.
     """
 
     softmax: bool
@@ -20,11 +21,21 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Softmax:
-    """Sampled softmax: `log(e^{s_t} + sum_n e^{s'_n}) - s_t` with corrected scores `s'` of the negatives."""
+    """Sampled softmax: `log(e^{s_t} + sum_n e^{s'_n}) - s_t` with corrected scores `s'` of the negatives.
+
+    Attributes:
+        temperature: scores, with their bias, are divided by it before they are corrected.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not is_number(self.temperature) or not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"Softmax.temperature: found {self.temperature!r}, allowed: a finite number above 0")
 
     def terms(self, num_negatives: int, num_items: int) -> Terms:
         """Resolve for sizes that are known at the call."""
-        return Terms(True, 1.0, 1.0)
+        return Terms(True, 1.0, 1.0 / self.temperature)
 
 
 @dataclass(frozen=True)
@@ -69,10 +80,12 @@ Objective = Softmax | BCE | GBCE
 
 def encode(objective: Objective) -> tuple[str, float]:
     """An objective as the name and the number that a custom operator can take."""
-    return type(objective).__name__, objective.t if isinstance(objective, GBCE) else 0.0
+    number = objective.t if isinstance(objective, GBCE) else 0.0
+    return type(objective).__name__, objective.temperature if isinstance(objective, Softmax) else number
 
 
 def decode(name: str, t: float) -> Objective:
     """The inverse of `encode`."""
-    named: dict[str, Objective] = {"Softmax": Softmax(), "BCE": BCE(), "GBCE": GBCE(t)}
-    return named[name]
+    if name == "BCE":
+        return BCE()
+    return Softmax(t) if name == "Softmax" else GBCE(t)

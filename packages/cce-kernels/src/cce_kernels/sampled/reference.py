@@ -90,6 +90,8 @@ class _Batch:
         if call.bias is not None:
             scores += call.bias[ids].to(self.dtype)[:, None, :]
             target_scores = target_scores + call.bias[targets].to(self.dtype)
+        if call.terms.softmax and call.terms.scale != 1.0:
+            scores, target_scores = scores * call.terms.scale, target_scores * call.terms.scale
         if call.terms.softmax:  # first, so that nothing is rounded at the size of the scores
             scores -= target_scores[..., None]
         if call.log_q is not None:
@@ -154,7 +156,7 @@ def _backward(
         chunk = batch.chunk(part)
         if terms.softmax:
             lse, z = batch.softmax(part, chunk)
-            out = torch.sigmoid(z)
+            out = torch.sigmoid(z) * terms.scale
             finite_lse = torch.where(lse == -torch.inf, 0, lse)  # no negative is left, or all at -inf
             coefficient = torch.exp(chunk.scores - finite_lse[..., None]) * (out * grad[part])[..., None]
             pull = out * grad[part]

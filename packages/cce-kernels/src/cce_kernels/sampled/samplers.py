@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cce_kernels.checks import is_number
 from cce_kernels.reduction import masks
+from cce_kernels.shard import Rows
 
 _SCALE = 1 << 32
 
@@ -85,6 +86,7 @@ class Popularity:
     alpha: float = 1.0
     logq: bool | None = None
     _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _own: dict[tuple[torch.device, Rows], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.counts, Tensor):
@@ -113,6 +115,12 @@ class Popularity:
             packed, log_q = next(iter(self._tables.values()))
             self._tables[device] = (packed.to(device), log_q.to(device))
         return self._tables[device]
+
+    def own_log_q(self, rows: Rows, device: torch.device) -> Tensor:
+        """Log q (fp32 [n]) of the rows of one process, found once."""
+        if (device, rows) not in self._own:
+            self._own[device, rows] = rows.of(self.tables(device)[1])
+        return self._own[device, rows]
 
 
 @dataclass(frozen=True)

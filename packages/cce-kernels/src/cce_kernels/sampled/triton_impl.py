@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -102,12 +103,20 @@ def accumulate(call: SampledCall, upstream: Upstream, into: WeightGradient) -> N
     device, dim = call.hidden.device, call.weight.shape[1]
     _, tiles = tuning.shared_tiles(device, call.hidden.dtype, dim, call.group_tokens)
     if not call.deterministic:
-        launch_shared_backward(call, upstream, into, tiles)
+        sorted_ids = None
+        if tuning.sorts_draws(call.num_groups * call.num_negatives, *call.weight.shape) and call.own_counts is None:
+            ids = call.targets.new_empty(call.num_groups, call.num_negatives, dtype=torch.int32)
+            launch_draw_keys(call, ids, call.num_negatives, 0, call.num_groups)
+            sorted_ids = ids.sort(dim=1).values
+            # The rows' addresses are loaded now: that takes a stage more, where stages are used at all.
+            tiles = replace(tiles, num_stages=tiles.num_stages + (tiles.num_stages > 1))
+        launch_shared_backward(call, upstream, into, tiles, sorted_ids=sorted_ids)
         return
     chunk = max(1, tuning.scratch_chunk(*call.weight.shape) // (tiles.programs(call.group_tokens) * call.num_negatives))
     for first in range(0, call.num_groups, chunk):
         _add_groups(call, upstream, first, min(chunk, call.num_groups - first), into, tiles)
-    _add_tokens(call, upstream, 0, into)  # the targets
+    # The targets: nothing is drawn, and what is stored of draws is that of groups, not of tokens.
+    _add_tokens(call if call.own_counts is None else call._replace(id_table=None, own_counts=None), upstream, 0, into)
 
 
 def _add_groups(

@@ -77,6 +77,7 @@ SHARED_FP32_SAFE = SHARED_FP32 | {512: (SharedTiles(16, 16, 1, 8, 1), SharedTile
 _LARGE_SHARED_MEMORY = (80, 90)
 SORT_BYTES_PER_DRAW = 40  # key and place, before and after, and the sort's own buffers
 SCRATCH_BYTES = 48 << 20
+SORTED_BYTES, SORTED_DRAWS = 128 << 20, 2  # see `sorts_draws`: of an fp32 dW, and on average of an item
 PIECE = 256  # draws of an item that one program adds up, with sharing `none`; a more popular item takes several
 
 
@@ -108,6 +109,15 @@ def sort_chunk(num_items: int, dim: int) -> int:
     end, 8 bytes an item, comes on top, and so does what one token alone needs more.
     """
     return max(1, (SCRATCH_BYTES + num_items * dim * 4 // 10) // SORT_BYTES_PER_DRAW)
+
+
+def sorts_draws(draws: int, num_items: int, dim: int) -> bool:
+    """Whether the tile backward sorts the draws of each group: dW is larger than L2, its rows are drawn often.
+
+    The ids before and after, with their places, stay within 48 MiB and a tenth of dW.
+    """
+    size = num_items * dim * 4
+    return size > SORTED_BYTES and draws > SORTED_DRAWS * num_items and 16 * draws <= SCRATCH_BYTES + size // 10
 
 
 def scratch_chunk(num_items: int, dim: int) -> int:

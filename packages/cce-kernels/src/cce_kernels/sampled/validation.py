@@ -69,10 +69,12 @@ def check_sampler(sampler: Sampler) -> None:
         raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
 
 
-def check_objective(objective: Objective, sampler: Sampler) -> None:
+def check_objective(objective: Objective, sampler: Sampler, *, sharded: bool = False) -> None:
     """An objective, and that it does not contradict the sampler (one that `check_sampler` has passed)."""
     if not isinstance(objective, Softmax | BCE | GBCE):
         raise ValueError(f"objective: found {objective!r}, allowed: Softmax(), BCE(), GBCE()")
+    if sharded and isinstance(objective, Softmax) and objective.temperature != 1:
+        raise ValueError(f"Softmax.temperature: found {objective.temperature} with shard, allowed: 1")
     if not isinstance(objective, Softmax) and not isinstance(sampler, Uniform) and sampler.logq:
         raise ValueError(
             f"sampler: found logq=True with {type(objective).__name__}, "

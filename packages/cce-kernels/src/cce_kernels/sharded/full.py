@@ -23,7 +23,8 @@ from cce_kernels.full.call import FullCall
 from cce_kernels.reduction import masks
 from cce_kernels.shard import ELSEWHERE, Shard
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import LOG2E, Merged, Partial, own_targets, weighted_sum
+from cce_kernels.sharded.merge import LOG2E, Merged, Partial, weighted_sum
+from cce_kernels.sharded.targets import own_targets
 
 _LN2 = math.log(2.0)
 

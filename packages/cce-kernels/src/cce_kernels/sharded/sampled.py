@@ -26,12 +26,13 @@ from cce_kernels.reduction import masks
 from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import Sharing, as_counter, groups_of
 from cce_kernels.sampled.objectives import Objective, Terms, encode
-from cce_kernels.sampled.samplers import Sampler, prepare
+from cce_kernels.sampled.samplers import Popularity, Sampler, prepare
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from cce_kernels.shard import Shard
 from cce_kernels.sharded import sampled_reference
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import Merged, Partial, own_targets, weighted_sum
+from cce_kernels.sharded.merge import Merged, Partial, weighted_sum
+from cce_kernels.sharded.targets import own_targets
 
 SKIPPED = -2  # the row of the target of a token that does not count
 
@@ -58,6 +59,7 @@ class ShardedSampled(ShardedLoss):
         super().__init__(shard, targets, ignore_index)
         self.options = options
         self.log_rest: Tensor | None = None  # [M] of the own tokens
+        self.weight_dtype = torch.float32
 
     def of_all(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> SampledCall:
         """A call of hidden [P, M, D] whose targets [P, M] are own rows, and whose row offsets are [P]."""
@@ -73,13 +75,24 @@ class ShardedSampled(ShardedLoss):
         valid, _, _ = masks(targets, self.ignore_index, rows.num_items)
         by_place = options.sharing != "batch"  # else all rows draw the same
         groups = groups_of(targets.shape[1], options.sharing, options.tile_tokens, offsets if by_place else 0)
-        return SampledCall(
+        own_log_q = None
+        if source.log_q is not None and isinstance(options.sampler, Popularity):
+            own_log_q = options.sampler.own_log_q(rows, device)
+        elif source.log_q is not None:
+            own_log_q = rows.of(source.log_q)
+        self.weight_dtype = weight.dtype
+        call = SampledCall(
             hidden, weight, bias, torch.where(valid, rows.local(targets), SKIPPED), as_counter(options.seed, device),
             as_counter(options.step, device), size_tensor, source.id_table,
-            None if source.log_q is None else rows.of(source.log_q), None, offsets if by_place else None, None,
+            own_log_q, None, offsets if by_place else None, None,
             rows.num_items, size, source.alias, options.num_negatives, groups.tokens, groups.number, 0, 0,
             groups.stride, SKIPPED, *encode(options.objective), options.deterministic, True,
         )  # fmt: skip
+        if options.use_triton:
+            from cce_kernels.sharded.sampled_triton import narrow
+
+            return narrow(call)  # once for both passes
+        return call
 
     def partial(self, call: SampledCall) -> Partial:
         """Results [P, M] over the own draws of the tokens of every process."""
@@ -93,9 +106,8 @@ class ShardedSampled(ShardedLoss):
         if weight.shape[0] == 0:
             base.fill_(sampled_reference.NOTHING)
         elif use_triton:
-            from cce_kernels.sharded.sampled_triton import narrow, write_sums
+            from cce_kernels.sharded.sampled_triton import write_sums
 
-            call = narrow(call)
             for q, tokens, part in self._parts(call):
                 write_sums(part, base[q, tokens], total[q, tokens], left[q, tokens], mean[q, tokens])
         else:
@@ -150,15 +162,13 @@ class ShardedSampled(ShardedLoss):
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=dtype)
         if weight.shape[0]:
             if self.options.use_triton:
-                from cce_kernels.sharded.sampled_triton import add_gradient, narrow
-
-                call = narrow(call)
+                from cce_kernels.sharded.sampled_triton import add_gradient
             else:
                 add_gradient = sampled_reference.add_gradient
             for q, tokens, part in self._parts(call):
                 upstream = grad if grad.dim() == 0 else grad[q, tokens]
                 add_gradient(part, shift[q, tokens], pull[q, tokens], upstream, d_weight, d_bias)
-        return d_weight.to(weight.dtype), d_bias if d_bias is None or bias is None else d_bias.to(bias.dtype)
+        return d_weight.to(self.weight_dtype), d_bias if d_bias is None or bias is None else d_bias.to(bias.dtype)
 
     def _parts(self, call: SampledCall) -> Iterator[tuple[int, slice, SampledCall]]:
         """The tokens of each process, with the ids that they draw among the own rows in the place of the sampler.

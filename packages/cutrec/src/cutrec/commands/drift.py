@@ -28,7 +28,7 @@ from cutrec.arguments import local_file, local_path, share
 from cutrec.config import load, read_yaml
 from cutrec.console import prepare_output_folder
 from cutrec.outputs import atomic_folder
-from cutrec.paths import DATA, existing_model
+from cutrec.paths import DATA, PARAMS, existing_model
 
 OUT = DATA / "drift"
 
@@ -53,7 +53,7 @@ def run(options: Namespace) -> None:
     """Measure both logs, write the page, print the table, and end with status 1 if B is beyond a threshold."""
     prepare_output_folder("--out", options.out)
     model = None if options.model is None else existing_model(options.model)
-    values, config = read_yaml(Path("params.yaml")), load()
+    values, config = read_yaml(PARAMS), load()
 
     from cutrec.reporting.drift import judge, table, write_drift
     from cutrec.reporting.text_table import render

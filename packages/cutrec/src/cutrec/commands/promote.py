@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from argparse import ArgumentTypeError
 from contextlib import suppress
@@ -65,6 +66,7 @@ def run(options: Namespace) -> None:
 
     from cutrec.workflow import promote
 
+    metric, k = _metric(options.metric)
     promote.refuse_other(running)
     old = model_file(running)
     if running.is_symlink() and not old.is_file():
@@ -74,7 +76,7 @@ def run(options: Namespace) -> None:
     elif checksum(old) == checksum(new):
         decision = promote.Decision(True, "it is the running model")
     else:
-        decision = _compared(options, new, old)
+        decision = _compared(options, new, old, metric, k)
     if decision.promote and not options.dry_run:
         promote.switch(new, running)
     print(json.dumps(_as_json(options, decision), indent=2))
@@ -83,22 +85,27 @@ def run(options: Namespace) -> None:
         raise SystemExit(1)
 
 
-def _compared(options: Namespace, new: Path, old: Path) -> Decision:
+def _metric(text: str) -> tuple[str, int]:
+    """The metric and the length of the lists that ``--metric`` names."""
+    from rec_eval.metrics.accuracy import ACCURACY
+
+    name, _, number = text.partition("@")
+    if name not in ACCURACY or not re.fullmatch(r"[1-9][0-9]{0,2}|1000", number, re.ASCII):
+        allowed = f"METRIC@K with a metric of {', '.join(ACCURACY)} and K from 1 to 1000"
+        raise StageError(f"--metric: found {text!r}, allowed: {allowed}")
+    return name, int(number)
+
+
+def _compared(options: Namespace, new: Path, old: Path, metric: str, k: int) -> Decision:
     """The decision from a test of both models."""
     from cutrec.workflow import promote
     from cutrec.workflow.recommend import choose_device
-    from rec_eval.metrics.accuracy import ACCURACY
 
-    name, _, number = options.metric.partition("@")
-    if name not in ACCURACY or not number.isdigit() or not 1 <= int(number) <= 1000:
-        raise StageError(
-            f"--metric: found {options.metric!r}, allowed: METRIC@K with a metric of {', '.join(ACCURACY)}"
-        )
     split = options.split or new.parent.parent / SPLIT.name
     if not split.is_dir():
         raise StageError(f"--split: found no {split}, allowed: the folder of the split that NEW was trained on")
     return promote.decide(
-        load(), new, old, split, choose_device(options.device), metric=name, k=int(number), margin=options.margin
+        load(), new, old, split, choose_device(options.device), metric=metric, k=k, margin=options.margin
     )
 
 

@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
     parser.add_argument("--histories", type=local_path, help=text)
     parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
-    text = "a part of the users, such as 1/8: those of whom the CRC-32 of the id, modulo 8, is 0"
+    text = "a part of the users, such as 1/8: those with a CRC-32 of the id that is 0 modulo 8"
     parser.add_argument("--part", type=part_of_users, metavar="I/N", help=text)
     text = "with --part: events of the log in memory at a time (default: 5000000)"
     parser.add_argument("--chunk-events", type=whole_from(1, 10**9), help=text)
@@ -205,6 +205,8 @@ def run_part(options: Namespace) -> None:
             log, tie_seed = Path(folder) / "log.parquet", settings.tie_seed(config.seed)
             notes = recommend.write_file(options.histories, log, root=live_checkout(), named=named, settings=settings)
             found = checksum(log)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         done = score_part(
             encoder,
             item_names,
@@ -218,7 +220,7 @@ def run_part(options: Namespace) -> None:
             keep_seen=options.keep_seen,
             chunk_events=options.chunk_events or CHUNK_EVENTS,
         )
-    for note in [*notes, *recommend.unusable(done.unknown_items, done.empty_users)]:
+    for note in recommend.unusable(done.unknown_items, done.empty_users):
         print(f"note: {note}", file=sys.stderr)
     if done.users == 0:
         print(f"note: part {part.number} of {part.of} holds no user with a list", file=sys.stderr)

@@ -34,7 +34,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "folder that `cutrec index` wrote (default: rank the whole catalogue)"
     parser.add_argument("--index", type=local_file, help=text)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
-    parser.add_argument("--port", type=whole_from(0), default=8000, help="port; 0 takes a free one (default: 8000)")
+    text = "port; 0 takes a free one (default: 8000)"
+    parser.add_argument("--port", type=whole_from(0, 65535), default=8000, help=text)
     text = "allow a --host that other machines reach without a key"
     parser.add_argument("--without-key", action="store_true", help=text)
     text = "auto (the default) takes a GPU if there is one"
@@ -52,8 +53,6 @@ def run(options: Namespace) -> None:
     if key is None and not options.without_key and not _is_loopback(options.host):
         cure = f"127.0.0.1, or a key in {KEY}, or --without-key"
         raise StageError(f"--host: found {options.host}, which other machines reach, allowed: {cure}")
-    if options.port > 65535:
-        raise StageError(f"--port: found {options.port}, allowed: 0 to 65535")
     existing_model(options.model)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload

@@ -70,7 +70,7 @@ def run_update(log: Any, form: LogForm, later: LogForm, model: Path, out: Path, 
         cure = "data/train of a checkout, the out of fit or of an update, or save(folder, histories=True)"
         raise StageError(f"model: found no log beside {model}, allowed: {cure}")
     prepare_output_folder("out", out)
-    if any(out.iterdir()) and not (out / "train" / FORM).is_file():
+    if any(not path.name.startswith(".") for path in out.iterdir()) and not (out / "train" / FORM).is_file():
         raise StageError(f"out: found {out} with other files, allowed: a new folder, or one that an update has written")
     with later.as_source(log) as source:
         return update(source, model, old, out, root=live_checkout(), checkpoints=checkpoints, finish=finish)

@@ -150,8 +150,8 @@ def _unreachable(split: Mapping[str, Any]) -> Remark | None:
 
 def _last_epoch(settings: Train, training: Mapping[str, Any]) -> Remark | None:
     last = settings.max_epochs
-    if not training["best_epoch"] == training["epochs"] == last:
-        return None
+    if not training["best_epoch"] == training["epochs"] == last or settings.init_from is not None:
+        return None  # an update is meant to be short
     text = f"the best of {last} epochs by validation NDCG@10 was the last one, so longer training may be better"
     longer = {"train.max_epochs": 2 * last}
     cure = f"{stated(longer)} trains longer, until train.patience ends it"

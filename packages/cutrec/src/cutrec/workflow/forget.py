@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from cutrec.checksums import checksum, read_output, verify_folder, write_checksums
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_file, read_json, recover, replaced_folder, temporary_folder, write_json
-from cutrec.paths import COMPLETE, DATA, LOG, MODEL, PER_USER, SPLIT, STAGES, UPDATE
+from cutrec.paths import COMPLETE, DATA, LOG, MODEL, OLD_MODEL, PER_USER, SPLIT, STAGES, UPDATE
 from cutrec.workflow.user_ids import Users
 from cutrec.workflow.user_rows import count_rows, filter_csv, filter_parquet, is_list
 from rec_data.errors import DataError
@@ -100,7 +100,7 @@ def tables_outside_stages(data: Path = DATA) -> tuple[list[Path], list[Path]]:
             if any(path.is_relative_to(folder) for folder in made):
                 continue
             hidden = any(part.startswith(".") for part in path.relative_to(data).parts)
-            of_a_model = (path.parent / MODEL.name).is_file()
+            of_a_model = any((path.parent / name).is_file() for name in (MODEL.name, OLD_MODEL))
             if finding.format_of(path.name.removesuffix(".part")) and path.is_file() and not (hidden or of_a_model):
                 (lists if is_list(path) else others).append(path)
     return lists, others

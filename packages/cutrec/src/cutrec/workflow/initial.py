@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from cutrec.checksums import checksum, read_output
+from cutrec.checksums import checksum, read_output, verified
 from cutrec.config import read_yaml
 from cutrec.config_point import AUTO_KEYS, Config, settled
 from cutrec.decide import Decision, Facts
@@ -31,6 +31,8 @@ from rec_models.training.checkpoint import ModelCheckpoint
 KEY = "train.init_from"
 NEAR = 3
 """Neighbours on each side, in the histories, whose mean is the first vector of a new item."""
+RARE = 0.1
+"""The share of the known items, those with the fewest events, that count as rare."""
 
 
 class Start(NamedTuple):
@@ -55,9 +57,10 @@ def read_start(config: Config, path: Path) -> Start:
     """
     key = f"train.init_from: found {config.train.init_from}"
     if not path.is_file():
-        raise StageError(f"{key}, where there is no {path.name}, allowed: a folder that training wrote, or null")
+        raise StageError(f"{key}, where there is no model, allowed: a folder that training wrote, or null")
     try:
-        checkpoint, catalogue = ModelCheckpoint.read(path), read_output(read_ids, path.parent / "items.parquet")
+        checkpoint = ModelCheckpoint.read(verified(path))
+        catalogue = read_output(read_ids, path.parent / "items.parquet")
     except CheckpointError as error:
         raise StageError(f"{key}: {error}") from error
     refuse_other_catalogue(path, checkpoint, catalogue)
@@ -89,12 +92,12 @@ def decide_further(
     """
     values = trained_values(start.checkpoint)
     trained = {key: values[name] for key in (*AUTO_KEYS, *SHAPES) if (name := key.rpartition(".")[2]) in values}
-    share = 1.0
+    share = None
     if new is not None:
         point = settled(config, {key: trained[key] for key in config.undecided if key in trained})
         batches = make_batches(replace(point, batch_size=1), histories, facts.items, new)(0, 1)
         share = len(batches) / len(batches.examples)
-    config, decisions = decide_update(config, facts, trained, share=share, is_updated=is_updated(start.path))
+    config, decisions = decide_update(config, facts, trained, share)
     content = checksum(start.path)  # which does not depend on where the model was
     config = replace(config, train=replace(config.train, init_from=content))
     return config, [*decisions, Decision(KEY, content, "the SHA-256 of the model whose weights are the first ones")]
@@ -103,9 +106,9 @@ def decide_further(
 def first_weights(start: Start, names: pa.Array, histories: SequenceStore) -> Callable[[ModelSettings, int], Encoder]:
     """What builds the network: the weights of a model, and a row of the item table for each item by its original id.
 
-    An item that the model does not know gets the mean of the vectors of its neighbours in the training histories,
-    scaled to the usual length of a vector: the length decides how high an item is ranked. One without neighbours that
-    the model knows gets the mean of all vectors, scaled in the same way.
+    An item that the model does not know gets the mean of the vectors of its neighbours in the training histories. The
+    length of a vector decides how high its item is ranked, and a mean is short: it is scaled half way, by the geometric
+    mean, to the usual length for rare items. Without neighbours that the model knows, it is the mean of all vectors.
 
     Args:
         start: the model.
@@ -147,8 +150,9 @@ def _new_rows(table: Tensor, is_new: np.ndarray, histories: SequenceStore) -> Te
         which = torch.from_numpy(number[items[places[usable]]])
         total.index_add_(0, which, table[torch.from_numpy(items[near[usable]]).long()])
         count.index_add_(0, which, torch.ones(len(which), 1))
-    trained = table[torch.from_numpy(~is_new)]
-    mean = torch.where(count > 0, total / count.clamp_min(1), trained.mean(0))
-    usual = trained.norm(dim=1).median()
-    rows: Tensor = mean * (usual / mean.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    trained, events = table[torch.from_numpy(~is_new)], np.bincount(items, minlength=len(is_new))[~is_new]
+    mean = torch.where(count > 0, total / count.clamp_min(1), trained.mean(0))  # [n, D]
+    rare = torch.from_numpy(np.argsort(events, kind="stable")[: max(1, int(RARE * len(events)))])
+    usual = trained[rare].norm(dim=1).mean()
+    rows: Tensor = mean * (usual / mean.norm(dim=1, keepdim=True).clamp_min(1e-12)).sqrt()
     return rows

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cutrec.checksums import checksum, read_output, write_checksums
+from cutrec.checksums import checksum, read_output, verified, write_checksums
 from cutrec.config import batch_settings, loss_settings, model_settings, training_settings
 from cutrec.config_point import Config, as_written, settled
 from cutrec.errors import StageError
@@ -57,7 +57,7 @@ def refit(
     Raises:
         StageError: the configuration or the split is not the model's, the split is missing, or training failed.
     """
-    checkpoint = ModelCheckpoint.read(model)
+    checkpoint = ModelCheckpoint.read(verified(model))
     config = as_trained(config, checkpoint)
     refuse_other_config(config, checkpoint)
     if is_updated(model):
@@ -118,7 +118,8 @@ def refit(
 def loop_settings(checkpoint: ModelCheckpoint, device: torch.device) -> TrainingSettings:
     """The training loop of the model, in one process on this device, for as many epochs as its best epoch."""
     accelerator: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
-    return dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, accelerator=accelerator)
+    loop = dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, table="auto")
+    return dataclasses.replace(loop, accelerator=accelerator)
 
 
 def as_trained(config: Config, checkpoint: ModelCheckpoint) -> Config:

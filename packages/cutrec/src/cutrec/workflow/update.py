@@ -14,7 +14,7 @@ from cutrec.outputs import read_json, replaced_folder, unchanged, write_json
 from cutrec.paths import LOG
 from cutrec.workflow.fetch import fetch, read_remarks
 from cutrec.workflow.train import train
-from rec_data.raw.append import Appended, append_events
+from rec_data.splits.append import Appended, append_events
 from rec_data.splits.clock import in_words
 from rec_data.splits.update import split_update
 

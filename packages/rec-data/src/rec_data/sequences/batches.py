@@ -26,7 +26,7 @@ from rec_data.sequences.examples import (
     sliding_windows,
     with_new_items,
 )
-from rec_data.sequences.gather import IGNORE, Gather
+from rec_data.sequences.gather import IGNORE, Gather, repeat_rows
 from rec_data.sequences.masking import mask_items
 from rec_data.sequences.store import SequenceStore
 
@@ -92,7 +92,8 @@ class TrainingBatches:
             rank: Index of this process.
             world_size: Number of processes, which share the examples without overlap or loss.
             new: [nnz] which items of the store are new, for a model that knows the others. An epoch then has the
-                examples that predict a new item, and some of the others. None: all examples.
+                examples that predict a new item, and some of the others. With ``next_item`` the former have new targets
+                only. None: all examples.
             replay: How many of the others an epoch has, drawn for each epoch, as a multiple of those with new items.
 
         Raises:
@@ -126,6 +127,8 @@ class TrainingBatches:
         if new is not None:
             self._new = with_new_items(self.examples, new)
             self._size = min(self._size, round((1 + replay) * int(np.count_nonzero(self._new))))
+            new_only = torch.where(torch.from_numpy(new), store.items, torch.tensor(IGNORE, dtype=torch.int32))
+            self._gather_new = Gather(new_only, self.device)
         if self._size < world_size:
             raise DataError(
                 f"{self._size} histories with at least two items, for world_size {world_size}; "
@@ -156,7 +159,12 @@ class TrainingBatches:
     def _batch(self, rows: Int64s, epoch: int) -> Batch:
         starts, lengths = self.examples.starts[rows], self.examples.lengths[rows] - self._shift
         if self.task == "next_item":
-            return Batch(*self._gather.with_next(starts, lengths))
+            items, offsets, targets = self._gather.with_next(starts, lengths)
+            if self._new is not None:
+                new_only, _ = self._gather_new(starts + 1, lengths)
+                is_new = torch.from_numpy(self._new[rows]).to(self.device, non_blocking=True)
+                targets = torch.where(repeat_rows(is_new, offsets, len(items)), new_only, targets)
+            return Batch(items, offsets, targets)
         items, offsets = self._gather(starts, lengths)
         examples = torch.from_numpy(rows).to(self.device, non_blocking=True)
         items, targets, masked = mask_items(items, offsets, examples, prob=self.mask_prob, seed=self.seed, epoch=epoch)

@@ -18,6 +18,9 @@ from rec_data.splits.strategies import choose_users
 from rec_data.splits.targets import TargetRule, gather, hold_out
 from rec_data.stated import stated
 
+TARGETS = 2000
+"""About how many targets validate at most; each needs a history of its own."""
+
 
 def split_update(
     log: Path, catalogue: Path, out: Path, settings: Split, *, new_from: int, seed: int, tie_seed: int | None
@@ -25,9 +28,9 @@ def split_update(
     """Write train and validation for a model that knows a catalogue and the events before a moment.
 
     All items of the catalogue keep their ids, also those that have become rare. New items that pass the filter follow
-    them. A share of the users with new events validates: each of their new events is a target, with all events before
-    it as input. All other events train, those before the moment too: they are the histories of the new ones, and what
-    the model must not forget.
+    them. A share of the users with new events validates: each of their new events is a target (of more than `TARGETS`,
+    a sample), with all events before it as input. All other events train, those before the moment too: they are the
+    histories of the new ones, and what the model must not forget.
 
     Args:
         log: The parquet file of ``fetch_log``, or of ``append_events``.
@@ -72,7 +75,10 @@ def split_update(
     kept_items = arrays.mark(train.items, rows.num_items)
     kept_items[: len(known.names)] = True
     usable = arrays.lookup(kept_items, rows.items)
-    validation, _ = hold_out(rows, usable, held_out & usable, TargetRule("successive"))
+    candidates = held_out & usable
+    if (number := int(np.count_nonzero(candidates))) > TARGETS:  # validation costs more than an epoch otherwise
+        candidates &= np.random.default_rng(seed).random(len(candidates)) < TARGETS / number
+    validation, _ = hold_out(rows, usable, candidates, TargetRule("successive"))
     fresh = int(np.count_nonzero(train.times >= new_from))
     if validation.users.size == 0 or fresh == 0:
         raise DataError(

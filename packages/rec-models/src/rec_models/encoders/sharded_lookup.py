@@ -51,11 +51,21 @@ class Asked(NamedTuple):
         """The most rows of one process."""
         return max(map(len, self.rows))
 
-    def filled(self, capacity: int) -> tuple[Tensor, Tensor]:
-        """`asked` int32 [P, C], and where each place int32 [T] finds its row among the P C that arrive."""
+    def filled(self, capacity: int, places: int | None = None) -> tuple[Tensor, Tensor]:
+        """`asked` int32 [P, C], and where each place int32 [T] finds its row among the P C that arrive.
+
+        `places` is T where filling repeats the first items of the batch; None: those of the batch.
+        """
         asked = [np.resize(rows, capacity) if len(rows) else np.zeros(capacity, np.int32) for rows in self.rows]
-        places = self.owner * np.int32(capacity) + self.order
-        return torch.from_numpy(np.stack(asked)), torch.from_numpy(places[self.place])
+        found = (self.owner * np.int32(capacity) + self.order)[self.place]
+        found = found if places is None else np.resize(found, places)
+        return torch.from_numpy(np.stack(asked)), torch.from_numpy(found)
+
+
+def capacity_of(rows: int) -> int:
+    """What the rows of a process are filled up to: one of four sizes between powers of two, so that few graphs do."""
+    step = max(16, 1 << max(0, (rows - 1).bit_length() - 3))
+    return -(-rows // step) * step
 
 
 @cache

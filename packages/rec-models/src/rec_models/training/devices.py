@@ -59,7 +59,7 @@ def build_fabric(training: TrainingSettings, device: torch.device, precision: Pr
     """Lightning Fabric for the devices of a run; no process is started yet."""
     from lightning.fabric import Fabric
 
-    from rec_models.training.ranks import Processes
+    from rec_models.training.launcher import Processes
 
     strategy = Processes() if training.devices > 1 or training.table == "sharded" else "auto"
     accelerator = "gpu" if device.type == "cuda" else "cpu"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from rec_models.config import LossSettings, ModelSettings, TrainingSettings
+from rec_models.config import LossSettings, ModelSettings, TrainingSettings, can_be_sharded
 from rec_models.errors import TrainingError
 from rec_models.losses import LOSSES
 from rec_models.optim.build import KEPT, table_bytes
@@ -123,11 +123,15 @@ def out_of_memory_advice(error: BaseException, device: torch.device, run: Run, s
 
 def _of_table(run: Run, all_gib: float) -> str:
     """What makes the item table smaller, where that is most of all memory; empty where it is not."""
-    gib = {name: table_bytes(name, run.num_items, run.model.hidden) / _GIB for name in KEPT}
+    training = run.training
+    shards = training.devices if training.table == "sharded" else 1
+    gib = {name: table_bytes(name, run.num_items, run.model.hidden) / shards / _GIB for name in KEPT}
     taken = gib[run.training.optimizer]
     if taken <= all_gib / 2:
         return ""
     leaner = [name for name, kept in KEPT.items() if not kept.sparse and gib[name] < taken]  # with any loss
     names = " or ".join(f"{name} ({gib[name]:.1f} GiB)" for name in leaner)
     other = f"or take optimizer={names}, " if names else ""
+    if training.devices > shards and can_be_sharded(run.loss):
+        other += "or table=sharded, "
     return f"hidden, because the item table with its gradient and moments takes {taken:.1f} GiB, {other}or lower "

@@ -14,9 +14,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from cce_kernels.shard import Rows
-from rec_models.encoders.sharded_lookup import Asked
+from rec_models.encoders.sharded_lookup import Asked, capacity_of
 from rec_models.training.batch import Batch, StepBatch, prepare
-from rec_models.training.cuda_graphs import FilledSize, bucket_of, prepare_filled
+from rec_models.training.cuda_graphs import FilledSize, prepare_filled
 from rec_models.training.ranks import Ranks
 
 _Entry = TypeVar("_Entry")
@@ -71,18 +71,17 @@ class Prefetcher:
     def _steps(self, epoch: int, start: int) -> Generator[StepBatch]:
         with closing(self._prepared(epoch, start)) as source:
             while prepared := list(islice(source, self.accumulate)):
-                counts = tuple(self._count(step) for step in prepared)
-                rows = self.rows
-                asked = [] if rows is None else [Asked.of(step.items.cpu().numpy(), rows) for step in prepared]
+                counts = tuple(self._count(step) for step, _ in prepared)
+                asked = [each for _, each in prepared if each is not None]
                 rank, everyone, sizes = 0, None, []
                 if self.ranks is not None:
                     said = self.ranks.agree((*counts, *(each.most for each in asked)))
                     rank, everyone = self.ranks.rank, tuple(each[: len(counts)] for each in said)
-                    sizes = [bucket_of(max(of_all)) for of_all in list(zip(*said, strict=True))[len(counts) :]]
-                for position, step in enumerate(prepared):
+                    sizes = [capacity_of(max(of_all)) for of_all in list(zip(*said, strict=True))[len(counts) :]]
+                for position, (step, _) in enumerate(prepared):
                     placed = step._replace(window_counts=counts, position=position, rank=rank, rank_counts=everyone)
                     if asked:
-                        of_rows, found = asked[position].filled(sizes[position])
+                        of_rows, found = asked[position].filled(sizes[position], len(step.items))
                         placed = placed._replace(asked=of_rows, found=found)
                     if self.fill is not None and self.ranks is not None:
                         placed = placed.with_place()
@@ -99,17 +98,20 @@ class Prefetcher:
         mine = FilledSize.of(batch, self.fill)
         return mine if self.ranks is None else FilledSize.of_ranks(self.ranks.agree(mine), self.fill)
 
-    def _prepared(self, epoch: int, start: int) -> Generator[StepBatch]:
+    def _prepared(self, epoch: int, start: int) -> Generator[tuple[StepBatch, Asked | None]]:
         # Two threads, one reads batches and one prepares them: a small step takes less time than both together.
-        batches = self.batches.epoch(epoch, start=start)
-        source = in_background(iter(batches)) if self.pin else (batch for batch in batches)
+        source = in_background(self._read(epoch, start)) if self.pin else self._read(epoch, start)
         with closing(source):
-            for batch in source:
+            for batch, asked in source:
                 step = prepare(batch) if self.fill is None else prepare_filled(batch, self.fill, self._size(batch))
                 if self.num_items is not None:
                     _check_ids("items", step.items, self.num_items)
                     _check_ids("targets", step.targets[: step.num_targets], self.num_items)
-                yield step
+                yield step, asked
+
+    def _read(self, epoch: int, start: int) -> Generator[tuple[Batch, Asked | None]]:
+        for batch in self.batches.epoch(epoch, start=start):
+            yield batch, None if self.rows is None else Asked.of(batch.items.cpu().numpy(), self.rows)
 
 
 def _check_ids(name: str, ids: Tensor, num_items: int) -> None:

@@ -18,20 +18,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.strategies.ddp import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from rec_models.encoders import Encoder
 from rec_models.errors import TrainingError
 from rec_models.training.batch import IGNORED
-
-
-class Processes(DDPStrategy):
-    """Launches a process per device; modules stay as they are, because `Ranks` adds up the gradients."""
-
-    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
-        """The module itself."""
-        return module
 
 
 @contextmanager

@@ -125,7 +125,7 @@ class Processes(NamedTuple):
         return self.number * (self.batch_size or 0) == other.number * (other.batch_size or 0)
 
     def __str__(self) -> str:
-        of = "" if self.batch_size is None else f" with {self.batch_size} sequences each"
+        of = "" if self.batch_size is None else f" of {self.batch_size} sequences"
         return f"{self.number} process{'es' * (self.number > 1)}{of}"
 
 

@@ -66,7 +66,7 @@ def write(
 
 
 def read(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read the texts and the tensors of a file.
+    """Read the texts and the tensors of a file, in the order in which they were written.
 
     On a CPU the tensors are views of the mapped file: they take memory when they are first used, and processes that
     read the same file share it. What is written into them does not change the file.
@@ -78,7 +78,7 @@ def read(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, str]
     target = usable_device(device)
     try:
         with safe_open(path, framework="pt", device=str(target)) as file:
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.offset_keys()}
     except Exception as error:
         if not isinstance(error, SafetensorError) and is_out_of_memory(error):
             raise

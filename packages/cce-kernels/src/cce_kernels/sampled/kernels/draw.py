@@ -14,6 +14,7 @@ NO_TABLE = tl.constexpr(0)  # the position is the id
 ALIAS_TABLE = tl.constexpr(1)
 POOL_TABLE = tl.constexpr(2)  # the number of positions is read from the device
 STORED_TABLE = tl.constexpr(3)  # each row's ids are stored (sharded/kernels/own_draws.py), and how many there are
+SORTED_TABLE = tl.constexpr(4)  # each row's ids are stored, all of them, in ascending order (sum_by_item.py)
 _STREAM = tl.constexpr(STREAM_NEGATIVES)
 
 
@@ -34,7 +35,7 @@ def first_group(offset_ptr, first_row, group_shift, GROUP_TOKENS: tl.constexpr, 
     if HAS_OFFSET:
         offset = tl.load(offset_ptr)
         shift = offset % GROUP_TOKENS
-        if TABLE != STORED_TABLE:
+        if TABLE < STORED_TABLE:
             first = offset // GROUP_TOKENS
     return first, shift
 
@@ -53,7 +54,7 @@ def draw_ids(seed, step, row, first_slot, size, id_table, TABLE: tl.constexpr, S
 
     `seed` and `step` are int64 scalars, `row` an integer scalar, `size` the uint64 of `read_size`.
     """
-    if TABLE == STORED_TABLE:
+    if TABLE >= STORED_TABLE:
         slots = first_slot + tl.arange(0, SLOTS)
         stored = id_table + row.to(tl.int64) * size.to(tl.int64) + slots
         return tl.load(stored, mask=slots < size.to(tl.int32), other=0).to(tl.int64)

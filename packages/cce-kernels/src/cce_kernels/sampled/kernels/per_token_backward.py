@@ -35,6 +35,7 @@ def _sum_draws(
     start, stop, item, hidden, weight, bias, shift, pull, log_q, grad, order, first_token, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr,
     SOFTMAX: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, GRAD_STRIDE: tl.constexpr,
+    SCALED: tl.constexpr,
 ):  # fmt: skip
     """Gradients [BLOCK_D] of an item's row and of its bias from the draws start .. stop of the order, all its own."""
     columns = tl.arange(0, BLOCK_D)
@@ -44,6 +45,8 @@ def _sum_draws(
     offset = tl.zeros((), tl.float32)
     if HAS_BIAS:
         offset += tl.load(bias + item).to(tl.float32)
+    if SCALED:
+        offset *= scale
     if HAS_LOGQ:
         offset -= tl.load(log_q + item)
     row_sum = tl.zeros((BLOCK_D,), tl.float32)
@@ -59,9 +62,14 @@ def _sum_draws(
             hidden + token[:, None] * D + columns[None, :], mask=exists[:, None] & inside[None, :], other=0.0
         ).to(tl.float32)
         upstream = tl.load(grad + token * GRAD_STRIDE, mask=exists, other=0.0)
-        scores = tl.sum(h * w[None, :], 1) + offset
+        scores = tl.sum(h * w[None, :], 1)
+        if SCALED:
+            scores *= scale
+        scores += offset
         if SOFTMAX:
             slopes = tl.exp(scores - tl.load(shift + token, mask=exists, other=float("inf")))
+            if SCALED:
+                slopes *= scale
         else:
             slopes = scale * sigmoid(scores)
         slopes = tl.where(is_target, -tl.load(pull + token, mask=exists & is_target, other=0.0), slopes)
@@ -78,6 +86,7 @@ def later_draws_kernel(
     first_token, scale, num_items,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr, PIECE: tl.constexpr,
     SOFTMAX: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, GRAD_STRIDE: tl.constexpr,
+    SCALED: tl.constexpr,
 ):  # fmt: skip
     """One program per piece of the order: sums the draws that lie PIECE or more places past their item's first.
 
@@ -91,7 +100,7 @@ def later_draws_kernel(
         if first < last:
             row_sum, scalar_sum = _sum_draws(
                 first, last, item, hidden, weight, bias, shift, pull, log_q, grad, order, first_token, scale,
-                D, BLOCK_D, BLOCK_K, DRAWS, SOFTMAX, HAS_LOGQ, HAS_BIAS, GRAD_STRIDE,
+                D, BLOCK_D, BLOCK_K, DRAWS, SOFTMAX, HAS_LOGQ, HAS_BIAS, GRAD_STRIDE, SCALED,
             )  # fmt: skip
             columns = tl.arange(0, BLOCK_D)
             tl.store(piece_rows + piece.to(tl.int64) * D + columns, row_sum, mask=columns < D)
@@ -106,7 +115,7 @@ def per_token_backward_kernel(
     first_token, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, DRAWS: tl.constexpr, PIECE: tl.constexpr,
     SOFTMAX: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MAP: tl.constexpr,
-    GRAD_STRIDE: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """One program per item: its first PIECE draws, and then the sums that `later_draws_kernel` left of the others."""
     item = tl.program_id(0).to(tl.int64)
@@ -116,7 +125,7 @@ def per_token_backward_kernel(
     if start < stop:
         row_sum, scalar_sum = _sum_draws(
             start, tl.minimum(stop, start + PIECE), item, hidden, weight, bias, shift, pull, log_q, grad, order,
-            first_token, scale, D, BLOCK_D, BLOCK_K, DRAWS, SOFTMAX, HAS_LOGQ, HAS_BIAS, GRAD_STRIDE,
+            first_token, scale, D, BLOCK_D, BLOCK_K, DRAWS, SOFTMAX, HAS_LOGQ, HAS_BIAS, GRAD_STRIDE, SCALED,
         )  # fmt: skip
         if stop - start > PIECE:
             end = tl.cdiv(stop, PIECE)
@@ -146,7 +155,7 @@ def launch_per_token_backward(
     """
     names = (
         "hidden", "weight", "bias", "shift", "pull", "log_q", "scale", "D", "BLOCK_D", "SOFTMAX", "HAS_LOGQ",
-        "HAS_BIAS", "enable_fp_fusion",
+        "HAS_BIAS", "SCALED", "enable_fp_fusion",
     )  # fmt: skip
     arguments, grad = kernel_arguments(call, upstream.shift, upstream.pull), upstream.grad
     pieces = -(-draws.order.numel() // tuning.PIECE)

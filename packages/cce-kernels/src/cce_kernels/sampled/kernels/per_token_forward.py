@@ -31,7 +31,7 @@ def per_token_forward_kernel(
     size, num_tokens, num_items, num_negatives, first_row, ignore_index, positive_weight, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
-    WITH_GRAD: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    WITH_GRAD: tl.constexpr, HAS_OFFSET: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens,); see the head of this file.
 
@@ -60,6 +60,8 @@ def per_token_forward_kernel(
     target_score = tl.sum(h * target_row, 0)
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
+    if SCALED:
+        target_score *= scale
     if TABLE == STORED_TABLE:
         target_score = tl.zeros((), tl.float32)  # known to one process alone: no base of exponents
 
@@ -80,6 +82,8 @@ def per_token_forward_kernel(
             scores = tl.sum(rows * h[None, :], 1)
             if HAS_BIAS:
                 scores += tl.load(bias + ids, mask=kept, other=0.0).to(tl.float32)
+            if SCALED:
+                scores *= scale
             if SOFTMAX:
                 scores -= target_score  # first, so that nothing is rounded at the size of the scores
             if HAS_LOGQ:
@@ -120,6 +124,8 @@ def per_token_forward_kernel(
         z = base + (rest - tl.log(tl.maximum(left, 1).to(tl.float32))) + (target_score - target_score)
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
+        if SCALED:
+            token_pull *= scale
         # exp(s - log q - token_shift) is the gradient of a corrected score: softmax over the negatives times sigma(z).
         token_shift = tl.where(some, target_score + (base + log1p_exp(-z)), float("inf"))
         gathered = gathered * tl.where(some, token_pull / tl.where(some, total, 1.0), 0.0)

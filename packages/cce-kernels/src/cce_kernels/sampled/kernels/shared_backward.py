@@ -10,7 +10,9 @@ c is computed again, and rounded to 16 bits for its product with h; the target's
 
 Rows either go straight into dW by fp32 atomics, or into a scratch that sum_by_item.py sums in a fixed order.
 
-Bytes: G N D gathered again, and G N + M rows of D fp32 added. FLOPs: 4 M N D.
+Bytes: G N D gathered again, and G N + M rows of D fp32 added. FLOPs: 4 M N D. Where dW is larger than L2 and its rows
+are drawn several times, the ids of each group are sorted first: the groups' blocks of the same number, which run at the
+same time, then share a band of the table that L2 holds.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from cce_kernels.kernels.dot import dot
 from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.kernels.draw import STORED_TABLE, count_draws, draw_once, first_group, read_size
+from cce_kernels.sampled.kernels.draw import SORTED_TABLE, STORED_TABLE, count_draws, draw_once, first_group, read_size
 from cce_kernels.sampled.kernels.math import sigmoid
 from cce_kernels.sampled.kernels.state import (
     UNSPECIALIZED,
@@ -55,7 +57,7 @@ def shared_backward_kernel(
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_MAP: tl.constexpr, SCRATCH: tl.constexpr, PRECISION: tl.constexpr, HALF: tl.constexpr,
-    GRAD_STRIDE: tl.constexpr, HAS_OFFSET: tl.constexpr, PART: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr, HAS_OFFSET: tl.constexpr, PART: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x programs of a group, blocks of negatives); see the head of this file.
 
@@ -120,10 +122,14 @@ def shared_backward_kernel(
         scores = dot(rows.to(h.dtype), tl.trans(h), scores, PRECISION)
         if HAS_BIAS:
             scores += tl.load(bias + ids).to(tl.float32)[:, None]
+        if SCALED:
+            scores *= scale
         if HAS_LOGQ:
             scores -= tl.load(log_q + ids)[:, None]
         if SOFTMAX:
             slopes = tl.exp(scores - token_shift[None, :])
+            if SCALED:
+                slopes *= scale
         else:
             slopes = scale * sigmoid(scores)
         kept = (ids.to(tl.int32)[:, None] != target[None, :]) & drawn[:, None] & valid[None, :]
@@ -152,22 +158,30 @@ def shared_backward_kernel(
 
 
 def launch_shared_backward(
-    call: SampledCall, upstream: Upstream, into: WeightGradient, tiles: SharedTiles, scratch: Scratch | None = None
-) -> None:
+    call: SampledCall, upstream: Upstream, into: WeightGradient, tiles: SharedTiles, scratch: Scratch | None = None,
+    sorted_ids: Tensor | None = None,
+) -> None:  # fmt: skip
     """Add to `into` by fp32 atomics (the order of the sums differs from run to run), or write to the scratch.
 
-    `into` is dW and db; with a scratch the negatives' rows of its groups, [units N, D] and [units N].
+    `into` is dW and db; with a scratch the negatives' rows of its groups, [units N, D] and [units N]. Sorted ids, int32
+    [G, N], are those of each group in ascending order: programs that run together then read and add to the same rows.
     """
     ids, first_group, num_groups = scratch or (None, 0, call.num_groups)
     programs = tiles.programs(call.group_tokens)
     blocks = -(-call.num_negatives // tiles.block_n)
     grad, pull = upstream.grad, upstream.pull
+    arguments = kernel_arguments(call, upstream.shift, pull) | {"row_stride": call.row_stride}
+    if sorted_ids is not None:
+        arguments |= {
+            "id_table": sorted_ids, "size": call.num_negatives, "TABLE": SORTED_TABLE.value, "first_row": 0,
+            "row_stride": 1,
+        }  # fmt: skip
     shared_backward_kernel[(num_groups * programs, -(-blocks // tiles.steps))](
-        **kernel_arguments(call, upstream.shift, pull),
+        **arguments,
         grad=grad, dweight=into.weight, dbias=pull if into.bias is None else into.bias,
         row_map=call.targets if into.row_map is None else into.row_map,
         scratch_ids=call.targets if ids is None else ids,
-        group_shift=call.group_shift, row_stride=call.row_stride, first_unit=first_group * programs,
+        group_shift=call.group_shift, first_unit=first_group * programs,
         BLOCK_N=tiles.block_n, BLOCK_T=tiles.block_t, STEPS=tiles.steps,
         GROUP_TOKENS=call.group_tokens, PROGRAMS=programs, HAS_MAP=into.row_map is not None, SCRATCH=ids is not None,
         PRECISION=dot_precision(call.hidden), HALF=call.hidden.dtype == torch.float16, GRAD_STRIDE=grad.dim(),

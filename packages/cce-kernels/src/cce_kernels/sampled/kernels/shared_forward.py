@@ -35,9 +35,9 @@ _ROOM = tl.constexpr(1e26)  # e^60: sums below it leave room for weights of any 
 
 @triton.jit
 def _sum_negatives(
-    h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
+    h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, SOFTMAX: tl.constexpr,
-    TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, WITH_GRAD: tl.constexpr,
+    TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, WITH_GRAD: tl.constexpr,
     PRECISION: tl.constexpr, ONLINE: tl.constexpr,
 ):  # fmt: skip
     """Base of the exponents, relative to s_t, T and negatives left, all [BLOCK_T], and A [BLOCK_T, BLOCK_D]."""
@@ -57,6 +57,8 @@ def _sum_negatives(
         scores = dot(h, tl.trans(rows), tl.zeros((BLOCK_T, BLOCK_N), tl.float32), PRECISION)
         if HAS_BIAS:
             scores += tl.load(bias + ids).to(tl.float32)[None, :]
+        if SCALED:
+            scores *= scale
         if HAS_LOGQ:
             # The target's score first, so that log q is not rounded at the size of the scores.
             scores = scores - target_score[:, None] - tl.load(log_q + ids)[None, :]
@@ -112,7 +114,7 @@ def shared_forward_kernel(
     GROUP_TOKENS: tl.constexpr, PROGRAMS: tl.constexpr,
     SOFTMAX: tl.constexpr, TABLE: tl.constexpr, HAS_LOGQ: tl.constexpr, HAS_BIAS: tl.constexpr,
     WITH_GRAD: tl.constexpr, PRECISION: tl.constexpr, ONLINE: tl.constexpr, PART: tl.constexpr,
-    HAS_OFFSET: tl.constexpr,
+    HAS_OFFSET: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups x programs of a group,); see the head of this file, and per_token_forward.py for stored ids."""
     group = tl.program_id(0) // PROGRAMS
@@ -139,6 +141,8 @@ def shared_forward_kernel(
         target_score += tl.sum(part.to(tl.float32) * own.to(part.dtype).to(tl.float32), 1)
     if HAS_BIAS:
         target_score += tl.load(bias + safe).to(tl.float32)
+    if SCALED:
+        target_score *= scale
     if TABLE == STORED_TABLE:
         target_score = tl.zeros((BLOCK_T,), tl.float32)  # known to one process alone: no base of exponents
         valid = counted
@@ -146,7 +150,7 @@ def shared_forward_kernel(
 
     top, total, left, gathered = _sum_negatives(
         h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
-        D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, ONLINE,
+        scale, D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, SCALED, WITH_GRAD, PRECISION, ONLINE,
     )  # fmt: skip
     if SOFTMAX and not ONLINE:
         # NaN is not below any bound: it is computed again too.
@@ -154,7 +158,8 @@ def shared_forward_kernel(
         if tl.min(within.to(tl.int32), 0) == 0:
             top, total, left, gathered = _sum_negatives(
                 h, target, target_score, weight, bias, log_q, seed, step, row, bound, id_table, num_negatives,
-                D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, WITH_GRAD, PRECISION, True,
+                scale, D, BLOCK_D, BLOCK_N, BLOCK_T, SOFTMAX, TABLE, HAS_LOGQ, HAS_BIAS, SCALED, WITH_GRAD, PRECISION,
+                True,
             )  # fmt: skip
 
     if TABLE == STORED_TABLE:
@@ -185,6 +190,8 @@ def shared_forward_kernel(
         z = rest + base + (target_score - target_score)
         token_loss = log1p_exp(z)
         token_pull = sigmoid(z)
+        if SCALED:
+            token_pull *= scale
         token_shift = tl.where(total != 0, target_score + (base + log1p_exp(-z)), float("inf"))
         factor = tl.where(total != 0, token_pull / total, 0.0)
     else:

@@ -90,7 +90,7 @@ def kernel_arguments(call: SampledCall, shift: Tensor, pull: Tensor) -> dict[str
         "positive_weight": terms.positive_weight, "scale": terms.scale,
         "D": hidden.shape[1], "BLOCK_D": padded(hidden.shape[1]), "SOFTMAX": terms.softmax, "TABLE": table_kind(call),
         "HAS_LOGQ": call.log_q is not None, "HAS_BIAS": call.bias is not None,
-        "HAS_OFFSET": call.row_offset is not None,
+        "HAS_OFFSET": call.row_offset is not None, "SCALED": terms.softmax and terms.scale != 1.0,
         "enable_fp_fusion": True,  # explicit, because newer Triton leaves it off
     }  # fmt: skip
 

@@ -41,7 +41,7 @@ def own_targets_kernel(hidden, weight, bias, rows, score, found, num_tokens, DIM
 
 
 def own_targets(hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`cce_kernels.sharded.merge.own_targets` for fp32 sums, at least one token and one row; all are contiguous."""
+    """`cce_kernels.sharded.targets.own_targets` for fp32 sums, at least one token and one row; all are contiguous."""
     num_tokens, dim = hidden.shape
     score, found = torch.empty(num_tokens, dtype=torch.float32, device=hidden.device), torch.empty_like(hidden)
     width = padded(dim)

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cce_kernels import hardware
 from cce_kernels.kernels.dot import dot
 from rec_models.encoders.packing import Layout
 
@@ -197,7 +198,7 @@ def _options(qkv: Tensor, heads: Heads) -> dict[str, object]:
     precision = "tf32x3" if qkv.dtype == torch.float32 else "as they are"
     return {
         "HEADS": heads.number, "HEAD": heads.of(qkv), "TILE": TILE, "CAUSAL": heads.causal,
-        "PRECISION": precision if qkv.is_cuda else "upcast",
+        "PRECISION": "upcast" if hardware.is_interpreted(qkv.device) else precision,
     }  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class _Kept(NamedTuple):
     active: Tensor
 
 
-_NUM_WEIGHTS, _NUM_KEPT = len(_Weights._fields), len(_Kept._fields)
+_NUM_WEIGHTS = len(_Weights._fields)
 
 
 def run(x: Tensor, start: Embeddings | None, layout: Layout, plan: Plan, parameters: list[Tensor]) -> Tensor:
@@ -100,21 +100,24 @@ def run(x: Tensor, start: Embeddings | None, layout: Layout, plan: Plan, paramet
     # Drawn on the device, so that every replay of a CUDA graph has another mask.
     seed = torch.randint(1 << 62, (), device=x.device) if plan.dropout else layout.places
     with torch.cuda.device_of(x):
-        hidden: Tensor = _Network.apply(x, start, seed, layout, plan, *parameters)
+        hidden: Tensor = _Network.apply(x, start, seed, layout, plan, torch.is_grad_enabled(), *parameters)
     return hidden
 
 
 class _Network(torch.autograd.Function):
+    """What a block keeps is freed as soon as its backward has run, so there is one backward to a forward."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, start: Embeddings | None, seed: Tensor, layout: Layout, plan: Plan, *parameters: Tensor
-    ) -> Tensor:
-        """`x` is [T, D], or where the function embeds itself the positions' table [L, D]."""
+        ctx: Any, x: Tensor, start: Embeddings | None, seed: Tensor, layout: Layout, plan: Plan, keeps: bool,
+        *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """`x` is [T, D], or where the function embeds itself the positions' table [L, D]; `keeps`: for a backward."""
         *blocks, gain, shift = parameters
         weights = _converted([_Weights(*part) for part in _chunks(blocks, _NUM_WEIGHTS)], plan.products)
         stream: Tensor | None = None
         branch: Tensor | Embeddings = x if start is None else start
-        kept: list[Tensor] = []
+        ctx.kept = []
         for number, block in enumerate(weights):
             first, second = (Dropout(seed, 2 * number + half, plan.dropout) for half in range(2))
             one = launch_norm_forward(stream, branch, block.norm1, block.norm1_bias, plan.eps, first, plan.products)
@@ -128,11 +131,12 @@ class _Network(torch.autograd.Function):
             active = functional.gelu(inner) if plan.activation == "gelu" else functional.relu(inner)
             branch = torch.addmm(block.outer_bias, active, block.outer.t())
             stream = two.stream
-            kept += _Kept(*one, qkv, attended, lse, *two, inner, active)
+            if keeps:
+                ctx.kept.append(_Kept(*one, qkv, attended, lse, *two, inner, active))
         last = Dropout(seed, 2 * len(weights), plan.dropout)
         final = launch_norm_forward(stream, branch, gain, shift, plan.eps, last, plan.result)
         flat = [tensor for block in weights for tensor in block]
-        ctx.save_for_backward(*kept, *flat, final.stream, final.mean, final.rstd, gain, seed)
+        ctx.save_for_backward(*flat, final.stream, final.mean, final.rstd, gain, seed)
         ctx.layout, ctx.plan, ctx.num_blocks, ctx.start = layout, plan, len(weights), start
         return final.out
 
@@ -140,11 +144,10 @@ class _Network(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan, layout, num_blocks = ctx.plan, ctx.layout, ctx.num_blocks
-        saved = ctx.saved_tensors
-        kept = [_Kept(*part) for part in _chunks(saved[: num_blocks * _NUM_KEPT], _NUM_KEPT)]
-        flat = saved[num_blocks * _NUM_KEPT :]
-        weights = [_Weights(*part) for part in _chunks(flat[: num_blocks * _NUM_WEIGHTS], _NUM_WEIGHTS)]
-        stream, mean, rstd, gain, seed = flat[num_blocks * _NUM_WEIGHTS :][:5]
+        *flat, stream, mean, rstd, gain, seed = ctx.saved_tensors
+        weights = [_Weights(*part) for part in _chunks(flat, _NUM_WEIGHTS)]
+        if not ctx.kept:
+            raise RuntimeError("rec_models: found a second backward of the fused network, allowed: one to a forward")
         width, inner_width = gain.shape[0], weights[0].inner.shape[0]
         per_block = 6 * width + inner_width
         sums = gain.new_empty(_programs(grad), num_blocks * per_block + 3 * width)
@@ -157,7 +160,7 @@ class _Network(torch.autograd.Function):
         grad_stream = launch_norm_backward(grad.contiguous(), None, final, gain, last, final_sums, grad_branch)
         gradients: list[tuple[Tensor, ...]] = []  # of each block's four matrices, the last block first
         for number in reversed(range(num_blocks)):
-            block, had, mine = weights[number], kept[number], block_sums[number]
+            block, had, mine = weights[number], ctx.kept.pop(), block_sums[number]
             norm1_sums, norm2_sums, inner_sums = mine.split([3 * width, 3 * width, inner_width], dim=1)
             outer = _weight_gradient(grad_branch, had.active)
             grad_inner = grad_branch @ block.outer
@@ -196,7 +199,7 @@ class _Network(torch.autograd.Function):
                 gain2, shift2, inner, mine[6 * width :], outer, total[after : after + width],
             ]  # fmt: skip
         gain_sum, shift_sum, _ = total[num_blocks * per_block :].split(width)
-        return grad_branch, None, None, None, None, *found, gain_sum, shift_sum
+        return grad_branch, None, None, None, None, None, *found, gain_sum, shift_sum
 
 
 def _converted(weights: list[_Weights], dtype: torch.dtype) -> list[_Weights]:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from rec_data.errors import DataError
-from rec_data.raw.append import append_events
+from rec_data.splits.append import append_events
 
 NOON = 1_700_000_000
 
