@@ -16,7 +16,7 @@ OTHERS = "which other machines reach, allowed: 127.0.0.1, or a key in CUTREC_API
         (["--host", "example.org"], None, f"--host: found example.org, {OTHERS}"),
         ([], "", "CUTREC_API_KEY: found a key that is empty"),
         ([], "a\nb", "CUTREC_API_KEY: found a key that is empty or not of printable ASCII"),
-        (["--port", "65536"], None, "--port: found 65536, allowed: 0 to 65535"),
+        (["--port", "65536"], None, "--port: found 65536, allowed: 0 to 65,535"),
         (["--max-k", "0"], None, "--max-k: found 0, allowed: 1 to"),
         *[
             ([*options, "--model", "none"], key, "--model: found no none, allowed: ")

@@ -18,7 +18,7 @@ from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.arguments import local_file, positive_int, whole_from
+from cutrec.arguments import local_file, whole_from
 from cutrec.errors import StageError
 from cutrec.paths import MODEL, existing_model
 from cutrec.serving.limits import Limits
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
     for limit in fields(Limits):
         name, text = limit.name.replace("_", "-"), f"{limit.metadata['help']} (default: {limit.default})"
-        parser.add_argument(f"--{name}", type=positive_int, default=limit.default, help=text)
+        parser.add_argument(f"--{name}", type=whole_from(1, 999_999_999), default=limit.default, help=text)
 
 
 def run(options: Namespace) -> None:
