@@ -8,13 +8,11 @@ Examples:
     uv run cutrec serve --model model --index model/index
 """
 
-from pathlib import Path
-
 from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import local_file, positive_int, share
 from cutrec.console import prepare_output_folder
-from cutrec.paths import DATA, MODEL
+from cutrec.paths import DATA, MODEL, existing_model
 
 OUT = DATA / "index"
 
@@ -32,13 +30,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Load the model, build its index and say what it finds."""
+    existing_model(options.model)
     prepare_output_folder("--out", options.out)
 
     from cutrec.recommender import Recommender
     from cutrec.serving.build_index import build
 
     found = build(
-        Recommender.load(Path(options.model), device="cpu"),
+        Recommender.load(options.model, device="cpu"),
         options.out,
         recall=options.recall,
         histories=options.histories,

@@ -18,9 +18,9 @@ from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cutrec.arguments import local_file, positive_int, whole_from
+from cutrec.arguments import local_file, whole_from
 from cutrec.errors import StageError
-from cutrec.paths import MODEL
+from cutrec.paths import MODEL, existing_model
 from cutrec.serving.limits import Limits
 
 KEY = "CUTREC_API_KEY"
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
     for limit in fields(Limits):
         name, text = limit.name.replace("_", "-"), f"{limit.metadata['help']} (default: {limit.default})"
-        parser.add_argument(f"--{name}", type=positive_int, default=limit.default, help=text)
+        parser.add_argument(f"--{name}", type=whole_from(1, 999_999_999), default=limit.default, help=text)
 
 
 def run(options: Namespace) -> None:
@@ -53,6 +53,7 @@ def run(options: Namespace) -> None:
     if key is None and not options.without_key and not _is_loopback(options.host):
         cure = f"127.0.0.1, or a key in {KEY}, or --without-key"
         raise StageError(f"--host: found {options.host}, which other machines reach, allowed: {cure}")
+    existing_model(options.model)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload
     try:
