@@ -69,7 +69,7 @@ class _Loop:
     what they missed since the last time; the table has no dense gradient (fused losses with sampled negatives, on one
     device).
     """
-    table: Literal["auto", "replicated", "sharded"] = "auto"
+    table: Literal["auto", "replicated", "sharded"] = "replicated"
     """The item table, its gradient and its moments: whole on each device, or with its rows spread over them.
 
     ``sharded``: for losses of cce_kernels, any optimizer but ``adam_lazy``, and bf16-mixed or 32-true. ``auto`` shards
