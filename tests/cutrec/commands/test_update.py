@@ -95,7 +95,7 @@ def test_ids_stay_and_the_next_day_is_the_same_command(place: Path, capsys: pyte
 
 def test_without_new_events_the_model_is_copied_bit_for_bit(place: Path):
     before_and_after()[0].write_csv(place / "days.csv")
-    execute(["update", "--model", "model", "--log", "days.csv", "--out", "other"])
+    execute(["update", "--model", "model/train/model.safetensors", "--log", "days.csv", "--out", "other"])
     one, other = contents(place / "model/train"), contents(place / "other/train")
     assert one == other
     assert (place / "other/download/log.parquet").read_bytes() == (place / "model/download/log.parquet").read_bytes()
@@ -163,9 +163,11 @@ def test_other_mistakes_are_one_line(place: Path):
         execute([*command, "--out", "other", "-S", "backbone.hidden=32"])
     (place / "full").mkdir()
     (place / "full/thesis.tex").touch()
-    with pytest.raises(StageError, match=r"^out: found full with other files, allowed: a new folder"):
+    with pytest.raises(StageError, match=r"^--model: found the file full/thesis.tex, allowed: a folder that"):
+        execute(["update", "--model", "full/thesis.tex", "--log", "days.csv"])
+    with pytest.raises(StageError, match=r"^--out: found full with other files, allowed: a new folder"):
         execute([*command, "--out", "full"])
-    with pytest.raises(StageError, match=r"^folder: found no full/"):
+    with pytest.raises(StageError, match=r"^--model: found no full/model.safetensors, allowed: a folder that"):
         execute(["update", "--model", "full", "--log", "days.csv"])
     damaged = place / "damaged/train"
     shutil.copytree(place / "model", damaged.parent)
@@ -174,5 +176,5 @@ def test_other_mistakes_are_one_line(place: Path):
     with pytest.raises(ValueError, match=r"^train.init_from: found .*/damaged/train: .*: damaged, or no "):
         execute(["update", "--model", "damaged", "--log", "days.csv", "--out", "other"])
     shutil.rmtree(place / "model/download")
-    with pytest.raises(StageError, match=r"^model: found no log beside model/train, allowed: data/train of a checkout"):
+    with pytest.raises(StageError, match=r"^--model: found no log beside model/train, allowed: data/train of a check"):
         execute([*command, "--out", "other"])
