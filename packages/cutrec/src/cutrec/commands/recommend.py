@@ -2,7 +2,7 @@
 
 Every user of the log gets a list that follows their whole history, including the events that the split held out from
 training. The log is the one beside the model: ``data/download/log.parquet`` for ``data/train``, and
-``data/update/download/log.parquet`` for ``data/update``. A model without one takes that of the pipeline. The output is a
+``data/update/download/log.parquet`` for ``data/update``. Without one there, it is that of the pipeline. The output is a
 parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
 
 ``--part i/n`` ranks for one of n parts of the users, in bounded memory, and writes the same lists as several parquet
