@@ -15,7 +15,7 @@ from cutrec.paths import LOG
 from cutrec.workflow.fetch import fetch, read_remarks
 from cutrec.workflow.train import train
 from rec_data.splits.append import Appended, append_events
-from rec_data.splits.clock import in_words
+from rec_data.splits.clock import as_date
 from rec_data.splits.update import split_update
 
 
@@ -87,7 +87,7 @@ def _append(config: Config, log: Path, longer: Path, root: Path) -> Appended:
         print(f"note: {line}", file=sys.stderr)
     if found.earlier:
         print(
-            f"note: {found.earlier:,} of {found.earlier + found.new:,} events are not after {in_words(found.end)}, "
+            f"note: {found.earlier:,} of {found.earlier + found.new:,} events are not after {as_date(found.end)}, "
             "the latest event of the model's log: they are skipped",
             file=sys.stderr,
         )
