@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -139,6 +140,24 @@ def test_a_model_that_is_replaced_meanwhile_is_one_line(place: Path, monkeypatch
     with pytest.raises(StageError, match=r"another process wrote it while it was read; run this again$"):
         execute(["update", "--model", "model", "--log", "days.csv", "--out", "other"])
     assert not any((place / "other").iterdir())
+
+
+def test_a_second_update_of_the_same_folder_does_not_lose_the_days_of_the_first(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second has read the log when it waits for the first to end."""
+    replaced, command = workflow.replaced_folder, ["update", "--model", "model", "--log", "days.csv", "--out", "model"]
+
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(workflow, "replaced_folder", replaced)
+        execute(command)
+        return replaced(*arguments, **options)
+
+    monkeypatch.setattr(workflow, "replaced_folder", waiting)
+    (place / "one.csv").write_text(f"user_id,item_id,timestamp\n1,1000,{DAY + 10**8}\n2,1001,{DAY + 10**8}")
+    with pytest.raises(StageError, match=r"another process wrote it while it was read; run this again$"):
+        execute([*command, "--log", "one.csv"])
+    assert len(pl.read_parquet("model/download/log.parquet")) == sum(map(len, before_and_after()))
 
 
 @pytest.mark.parametrize(

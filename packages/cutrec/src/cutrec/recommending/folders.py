@@ -12,7 +12,7 @@ from cutrec.config_point import Config
 from cutrec.console import prepare_output_folder
 from cutrec.decide import with_decisions
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, identity, read_json, write_json
+from cutrec.outputs import atomic_folder, identity, read_json, unchanged, write_json
 from cutrec.paths import LOG, MODEL, OLD_MODEL, SETTINGS, live_checkout, log_beside, model_file, model_folder
 from cutrec.recommending.log_form import FORM, LogForm
 from cutrec.reporting.model_card import CARD, model_card
@@ -84,10 +84,11 @@ def of_model(place: Path, name: str = "folder") -> Path:
     """The folder of a model, as `cutrec.paths.model_folder` finds it, whose files are as they were written.
 
     Raises:
-        StageError: there is no model, or a file is damaged.
+        StageError: there is no model, a file is damaged, or another process replaced one meanwhile.
     """
     folder = model_folder(place, name)
-    verify_folder(folder)
+    with unchanged(folder):
+        verify_folder(folder)
     return folder
 
 

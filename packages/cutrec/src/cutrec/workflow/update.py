@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -57,13 +58,13 @@ def update(
         DataError: the events cannot be read, or leave nothing to train or validate on.
         StageError: training failed, or another process replaced the model or its log meanwhile.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with ExitStack() as reading, tempfile.TemporaryDirectory() as temporary:
+        reading.enter_context(unchanged(model, log))  # until the results are put in place
         longer = Path(temporary) / LOG.name
-        with unchanged(model, log):
-            found = _append(config, verified(log), longer, root)
+        found = _append(config, verified(log), longer, root)
         if not found.new and out.resolve() == model.resolve().parent:
             return Updated(found)
-        with replaced_folder(out, keep=False) as folder, unchanged(model, log):
+        with replaced_folder(out, keep=False) as folder, reading.pop_all():
             (folder / "download").mkdir()
             shutil.copyfile(longer if found.new else log, folder / "download" / LOG.name)
             write_json(folder / "download" / "summary.json", {"dataset": config.dataset, "rows_appended": found.new})
