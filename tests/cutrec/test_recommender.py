@@ -414,6 +414,10 @@ def test_a_folder_without_a_model_and_an_output_of_the_pipeline_are_named(model:
         ValueError, match=r"folder: found no none/model.safetensors, allowed: a folder that save, fit or the train"
     ):
         Recommender.load("none")
+    file = model._folder / "model.safetensors"
+    assert Recommender.load(file, device="cpu").ranker.hash == model.ranker.hash
+    with pytest.raises(ValueError, match=r"folder: found the file .*items.parquet, allowed: .* or model.safeten"):
+        Recommender.load(file.with_name("items.parquet"))
     with pytest.raises(ValueError, match="out: found data/download, allowed: outside of data/download"):
         Recommender.fit(small_log(), out="data")
     with pytest.raises(ValueError, match="folder: found data/train, allowed: outside of data/train"):

@@ -53,7 +53,8 @@ COMMANDS = {
     "tune": ["cutrec.cli", "tune", "--trials", "2", "--name", "shop", "--overwrite", "-S", "train.max_epochs=2"],
     "backtest": ["cutrec.cli", "backtest", "--windows", "2", "-S", "train.max_epochs=1"],
     "reset": ["cutrec.cli", "reset"],
-    **PRINT,
+    "update": ["cutrec.cli", "update", "--log", "new_days.parquet"],
+    **{name: command for name, command in PRINT.items() if name != "plan"},
 }
 KILLED = ("tune", "backtest", "recommend", "refit", "describe", *STAGES)
 PRODUCTS = ((0, 0, 0, 0), (0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2))
@@ -78,8 +79,8 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["cutrec.arguments", "cutrec.reporting.compare", "cutrec.workflow.backtest", "cutrec.workflow.evaluate",
      "cutrec.workflow.plan", "cutrec.workflow.refit", "cutrec.workflow.report", "cutrec.workflow.split",
-     "cutrec.workflow.train", "cutrec.workflow.tune", "cutrec.workflow.user_copies", "pandas", "pipelines.stage",
-     "rec_data.raw.normalise", "torch.utils.tensorboard"]
+     "cutrec.workflow.train", "cutrec.workflow.tune", "cutrec.workflow.update", "cutrec.workflow.user_copies", "pandas",
+     "pipelines.stage", "rec_data.raw.normalise", "torch.utils.tensorboard"]
 )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ class Project:
     def start(self, name: str, place: int = 0) -> Any:
         """Start a command, which trains if it does at all; of those that run at once, each has a place."""
         self.remove_complete()
-        arguments = (self.root, self.streams(place), (COMMANDS | FORGET)[name])
+        arguments = (self.root, self.streams(place), (COMMANDS | PRINT | FORGET)[name])
         process = FORKS.Process(target=execute, args=arguments)
         process.start()
         return process
@@ -175,11 +176,19 @@ def content(path: Path) -> Any:
     return path.suffix if path.suffix in (".html", ".png") else path.read_bytes()
 
 
+def write_logs(root: Path) -> None:
+    """The log, and events of the days after it."""
+    log = small_log()
+    log.write_parquet(root / "log.parquet")
+    days = log.filter(pl.col("user_id") < 50).with_columns(pl.col("timestamp") + 300 * 86_400)
+    days.write_parquet(root / "new_days.parquet")
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("errors"))
     write_params(project.root, SMALL)
-    small_log().write_parquet(project.root / "log.parquet")
+    write_logs(project.root)
     commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm start"
     subprocess.run(commit, shell=True, cwd=project.root, check=True)
     project.run("source")  # starts what the commands are copies of
@@ -214,13 +223,15 @@ def test_kills_at_random_moments_change_nothing(project: Project, undisturbed: d
         project.start_again(name)
         # A trial that is killed MOST_STARTS times in one epoch has failed, as if it needed too much memory.
         kills = MOST_STARTS - 1 if name == "tune" else KILLS
-        for moment in random.uniform(0.0, 1.0, kills) * project.seconds[name]:
+        for moment in (np.arange(kills) + random.uniform(0.0, 1.0, kills)) / kills * project.seconds[name]:
             process = project.start(name)
             time.sleep(moment)
             process.kill()
             killed += project.wait(process)[0] < 0
         project.run(name)
-    assert killed >= 20  # of 42; where other work has slowed down the measured run, commands end before their moment
+    # Where other work has slowed down the measured run, commands end before their moment. Even if that took four times
+    # as long, the first moment of each command, in the first quarter (of tune: half), is not too late.
+    assert killed >= len(KILLED) - 1
     assert project.outputs() == undisturbed
     assert project.left() == []
 
@@ -268,7 +279,7 @@ def test_an_experiment_ends_as_alone_beside_other_commands(
     copy_repository(project.root)
     (project.root / "dvc.lock").unlink(missing_ok=True)
     write_params(project.root, SMALL)
-    small_log().write_parquet(project.root / "log.parquet")
+    write_logs(project.root)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
     commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm start"

@@ -82,7 +82,8 @@ def test_a_log_of_the_pipeline_is_read_as_it_is(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["a.parquet", "nothing.csv"], "nothing.csv"),
+        (["a.parquet", "nothing.csv"], "^B: .*nothing.csv"),
+        (["nosuch", "a.parquet"], "^A: .*nosuch"),
         (["same.parquet", "a.parquet"], "^A: found 0 windows|^B: found 0 events"),
         (["a.parquet", "same.parquet", "--model", "none"], "^--model: found no none, allowed: what the train stage"),
         (["a.parquet", "same.parquet", "--level", "2"], "--level: found 2, allowed: a number between 0 and 1"),

@@ -160,6 +160,10 @@ def test_old_versions_are_removed_and_a_killed_copy_is_made_again(checkout: Path
     ("arguments", "said"),
     [
         (["nothing", "srv/running"], r"^NEW: found no nothing, allowed: the folder of a model"),
+        (
+            ["data/train", "data/train"],
+            r"^RUNNING: found data/train, the new model itself, allowed: the path of a link",
+        ),
         (["data/train", "data/split"], r"^RUNNING: found data/split, which is no link, allowed: a path that does not"),
         (["data/train", "dangling"], r"^RUNNING: found dangling without a model, allowed: a link to one \(rm dangling"),
         (["data/train", "running", "--metric", "joy@10"], r"^--metric: found 'joy@10', allowed: METRIC@K with"),

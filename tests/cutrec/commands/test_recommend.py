@@ -410,7 +410,31 @@ def test_another_log_than_that_of_training_gets_one_note(trained: Path, capsys: 
     for path, arguments in ((str(model), ("--k", "3")), (refitted[1], refitted)):
         run(*arguments)
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "another log" in line]
-        assert line.startswith(f"note: {log} is another log than {path} was trained with: right for a later log ")
+        assert line.startswith(f"note: {log} is another log than {path} was trained with: lists are right only if ")
+
+
+def test_the_log_beside_the_model_is_ranked_from(trained: Path, capsys: pytest.CaptureFixture[str]):
+    """As `Recommender.load` does: that of an update has the events of the new days."""
+    last = pl.read_parquet("data/download/log.parquet").sort("timestamp", maintain_order=True).tail(200)
+    longer = last.with_columns(pl.col("user_id") + 1000, pl.col("timestamp") + 86_400)
+    before = run("--k", "3")
+    shutil.copytree("data/train", "data/update/train")
+    Path("data/update/download").mkdir()
+    longer.write_parquet("data/update/download/log.parquet")
+    model = Path("data/update/train/model.safetensors")
+    digest = hashlib.sha256(Path("data/update/download/log.parquet").read_bytes()).hexdigest()
+    dataclasses.replace(ModelCheckpoint.read(model), log=digest).save(model)
+    write_checksums(model.parent)
+    for folder in ("data/update", "data/update/train", model):
+        found = run("--k", "3", "--model", str(folder))
+        assert set(found["user_id"]) == set(longer["user_id"])
+    execute(["recommend", "--k", "3", "--model", "data/update", "--part", "1/1", "--out", "out/lists"])
+    parts = pl.read_parquet("out/lists/*.parquet")
+    assert parts.sort("user_id", "rank").drop("score").equals(found.sort("user_id", "rank").drop("score"))
+    assert "another log" not in capsys.readouterr().err
+    shutil.rmtree("data/update/download")
+    assert run("--k", "3", "--model", "data/update").drop("score").equals(before.drop("score"))
+    assert "note: data/download/log.parquet is another log than data/update/train/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", ["read_histories", "ranked_batches"])

@@ -19,7 +19,7 @@ OTHERS = "which other machines reach, allowed: 127.0.0.1, or a key in CUTREC_API
         (["--port", "65536"], None, "--port: found 65536, allowed: 0 to 65,535"),
         (["--max-k", "0"], None, "--max-k: found 0, allowed: 1 to"),
         *[
-            ([*options, "--model", "none"], key, "--model: found no none, allowed: ")
+            ([*options, "--model", "none"], key, "--model: found no none/model.safetensors, allowed: ")
             for options, key in (
                 (["--host", "127.0.0.1"], None),
                 (["--host", "::1"], None),

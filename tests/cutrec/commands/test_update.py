@@ -1,9 +1,11 @@
 """``cutrec update``: item ids stay, nothing is half written, no news change nothing, and mistakes are one line."""
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -88,14 +90,14 @@ def test_ids_stay_and_the_next_day_is_the_same_command(place: Path, capsys: pyte
     before = contents(place / "model")
     execute(command)  # all events are known now
     said = capsys.readouterr()
-    assert "are not after" in said.err
+    assert re.search(r"are not after 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC, the latest", said.err)
     assert "no new events" in said.out
     assert contents(place / "model") == before
 
 
 def test_without_new_events_the_model_is_copied_bit_for_bit(place: Path):
     before_and_after()[0].write_csv(place / "days.csv")
-    execute(["update", "--model", "model", "--log", "days.csv", "--out", "other"])
+    execute(["update", "--model", "model/train/model.safetensors", "--log", "days.csv", "--out", "other"])
     one, other = contents(place / "model/train"), contents(place / "other/train")
     assert one == other
     assert (place / "other/download/log.parquet").read_bytes() == (place / "model/download/log.parquet").read_bytes()
@@ -140,6 +142,24 @@ def test_a_model_that_is_replaced_meanwhile_is_one_line(place: Path, monkeypatch
     assert not any((place / "other").iterdir())
 
 
+def test_a_second_update_of_the_same_folder_does_not_lose_the_days_of_the_first(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second has read the log when it waits for the first to end."""
+    replaced, command = workflow.replaced_folder, ["update", "--model", "model", "--log", "days.csv", "--out", "model"]
+
+    def waiting(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(workflow, "replaced_folder", replaced)
+        execute(command)
+        return replaced(*arguments, **options)
+
+    monkeypatch.setattr(workflow, "replaced_folder", waiting)
+    (place / "one.csv").write_text(f"user_id,item_id,timestamp\n1,1000,{DAY + 10**8}\n2,1001,{DAY + 10**8}")
+    with pytest.raises(StageError, match=r"another process wrote it while it was read; run this again$"):
+        execute([*command, "--log", "one.csv"])
+    assert len(pl.read_parquet("model/download/log.parquet")) == sum(map(len, before_and_after()))
+
+
 @pytest.mark.parametrize(
     ("rows", "error", "says"),
     [
@@ -163,9 +183,11 @@ def test_other_mistakes_are_one_line(place: Path):
         execute([*command, "--out", "other", "-S", "backbone.hidden=32"])
     (place / "full").mkdir()
     (place / "full/thesis.tex").touch()
-    with pytest.raises(StageError, match=r"^out: found full with other files, allowed: a new folder"):
+    with pytest.raises(StageError, match=r"^--model: found the file full/thesis.tex, allowed: a folder that"):
+        execute(["update", "--model", "full/thesis.tex", "--log", "days.csv"])
+    with pytest.raises(StageError, match=r"^--out: found full with other files, allowed: a new folder"):
         execute([*command, "--out", "full"])
-    with pytest.raises(StageError, match=r"^folder: found no full/"):
+    with pytest.raises(StageError, match=r"^--model: found no full/model.safetensors, allowed: a folder that"):
         execute(["update", "--model", "full", "--log", "days.csv"])
     damaged = place / "damaged/train"
     shutil.copytree(place / "model", damaged.parent)
@@ -174,5 +196,5 @@ def test_other_mistakes_are_one_line(place: Path):
     with pytest.raises(ValueError, match=r"^train.init_from: found .*/damaged/train: .*: damaged, or no "):
         execute(["update", "--model", "damaged", "--log", "days.csv", "--out", "other"])
     shutil.rmtree(place / "model/download")
-    with pytest.raises(StageError, match=r"^model: found no log beside model/train, allowed: data/train of a checkout"):
+    with pytest.raises(StageError, match=r"^--model: found no log beside model/train, allowed: data/train of a check"):
         execute([*command, "--out", "other"])

@@ -89,6 +89,7 @@ TRAINED: dict[str, Any] = {"best_epoch": 16, "epochs": 20, "unread_share": 0.049
         ({"unread_share": 0.654}, 1000, Config(max_seq_len=2), ["Never trained on: 65% of events"],
          {"train.window": 1}),
         ({"unread_share": 0.2}, 1000, Config(train=Train(window=8)), [], {}),  # histories of one item
+        ({"unread_share": 0.2, "best_epoch": 20}, 1000, Config(train=Train(init_from="data/train")), [], {}),
         # half an interval is at most 1.96 sqrt(0.5 * 0.5 / n): a fifth of 0.5 at n = 96.04
         ({}, 97, Config(), [], {}),
         ({}, 96, Config(), ["Noisy validation"], {}),

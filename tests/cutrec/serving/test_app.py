@@ -89,16 +89,18 @@ WRONG = [
     (RECOMMEND, [{"history": []}, {"history": [], "k": 41}], 422, "1.k: found 41, allowed: 1 to 40"),
     (RECOMMEND, {"history": [], "k": 1001}, 422, "k: found 1001 items, allowed: at most 1000"),
     (RECOMMEND, {"history": [2**64]}, 422, "history: found [18446744073709551616], allowed: ids as in the log"),
-    (RECOMMEND, {"history": [], "top": 3}, 422, "top: found 3, allowed: no such key"),
+    (RECOMMEND, {"history": [], "top": 3}, 422, "top: found an unknown key, allowed: history, k, filter_seen,"),
+    (RECOMMEND, [{"history": [], "top": 3}], 422, "0.top: found an unknown key, allowed: history, k,"),
+    (SIMILAR, {"items": [1], "top": 3}, 422, "top: found an unknown key, allowed: items, k"),
     (RECOMMEND, {"history": ["a"] * 10_001}, 422, "history: found 10001 ids, allowed: at most 10000"),
     (RECOMMEND, [{"history": []}] * 257, 422, "body: found 257 lists, allowed: at most 256"),
-    (RECOMMEND, [], 422, "body: found [], allowed: List should have at least 1 item"),
+    (RECOMMEND, [], 422, "body: found [], allowed: at least one"),
     (RECOMMEND, 7, 422, "body: found 7, allowed: an object"),
     (RECOMMEND, {"history": [], "fallback": "x"}, 422, "fallback: found 'x', allowed: 'popularity'"),
     (RECOMMEND, {"history": ["x" * 1_000_000]}, 413, "body: found more than 1000000 bytes, allowed: at most so many"),
-    (SIMILAR, {"items": ["P-1000"], "k": 40}, 422, "k: found 40, allowed: 1 to 39, the number of items"),
+    (SIMILAR, {"items": ["P-1000"], "k": 40}, 422, "k: found 40, allowed: 1 to 39, the number of other items"),
     (SIMILAR, {"items": ["P-1000"] * 257}, 422, "items: found 257 lists, allowed: at most 256"),
-    (SIMILAR, {"items": []}, 422, "items: found [], allowed: List should have at least 1 item"),
+    (SIMILAR, {"items": []}, 422, "items: found [], allowed: at least one"),
     ("/nothing", {}, 404, "path: found none of this name, allowed: /health,"),
     ("/health", {}, 405, "method: found POST, allowed: GET"),
 ]
@@ -128,6 +130,11 @@ def test_a_body_that_is_no_request_is_refused(client: TestClient, body: bytes, s
     answer = client.post(RECOMMEND, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["error"]
+
+
+def test_json_that_is_damaged_is_said_with_what_is_wrong(client: TestClient):
+    answer = client.post(RECOMMEND, content=b"nonsense", headers={"content-type": "application/json"})
+    assert answer.json()["error"] == "body: found no valid JSON (Expecting value), allowed: JSON"
 
 
 JSON = st.recursive(

@@ -67,6 +67,8 @@ def test_no_patience_is_advised_where_targets_cannot_be_reached(filter_seen: boo
     said = "the validation NDCG@10 of the model, 0.0394, is not above that of the ranking by popularity, 0.0412: "
     assert line.startswith(said)
     assert ("patience" in line) == (not filter_seen)
+    assert ("the note on the split" in line) == filter_seen
+    assert "the note on the split" not in no_gain("validation", 0.0394, 0.0412, share, updated=True).line
     assert ("67% of the validation targets are in the history of their user" in line) == filter_seen
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rec_data.splits.clock import dates_only, to_ticks
+from rec_data.splits.clock import as_date, dates_only, to_ticks
 
 DAY = 86_400
 DAYS = 1_700_006_400 + DAY * np.array([3, 0, 0, 1])
@@ -33,3 +33,8 @@ def test_a_moment_is_the_same_in_every_unit(moment, unit, ticks):
 def test_a_moment_between_two_ticks_is_the_later_one():
     """Interactions before the moment are the past, those from it on the future, whatever the unit of the log."""
     assert to_ticks("2011-09-01T00:00:00.000001", "s") == to_ticks(1_314_835_200_001, "s") == 1_314_835_201
+
+
+def test_a_moment_is_a_date_if_it_can_be_one():
+    assert as_date(1_700_000_000) == as_date(1_700_000_000_000) == "2023-11-14 22:13:20 UTC"
+    assert as_date(17) == "17"

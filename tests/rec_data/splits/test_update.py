@@ -60,7 +60,7 @@ def test_ids_stay_and_the_new_events_of_some_users_validate(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([("a", "kiwi", NEW)], "found no event from 1700000000 .* new items with fewer than 2 events"),
+        ([("a", "kiwi", NEW)], "found no event from 2023-11-14 22:13:20 UTC on .* new items with fewer than 2 events"),
         ([("new", "apple", NEW)], "found 1 new events of 0 users with a history, which leaves none to validate on"),
     ],
 )

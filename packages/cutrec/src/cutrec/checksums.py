@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 def write_checksums(folder: Path) -> None:
     """List the SHA-256 of the files of a folder and its subfolders that have one of `SUFFIXES`, in `NAME`."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
-    lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
+    lines = [f"{file_hash(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     (folder / NAME).write_text("".join(lines), encoding="utf-8")
 
 
@@ -40,7 +40,7 @@ def verified(path: Path) -> Path:
     if not path.is_file():
         raise missing(path)
     known = listed_checksum(path)
-    if known is not None and known != _sha256(path):
+    if known is not None and known != file_hash(path):
         raise StageError(
             f"{path} and {_list_of(path)} do not fit each other: one of them was damaged, edited or restored"
             + _cure(path, "makes both")
@@ -70,7 +70,7 @@ def listed_checksum(path: Path) -> str | None:
 
 def checksum(path: Path) -> str:
     """The SHA-256 of a file: the listed one, which `verified` compares, or else that of its content."""
-    return listed_checksum(path) or _sha256(path)
+    return listed_checksum(path) or file_hash(path)
 
 
 def read_output(read: Callable[..., Value], path: Path, **options: Any) -> Value:
@@ -120,6 +120,7 @@ def _note_unlisted(folder: Path) -> None:
     print(f"note: {folder} has no {NAME}, so its files are not checked for damage (dvc repro)", file=sys.stderr)
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """The SHA-256 of the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -48,6 +48,26 @@ def existing_model(place: Path) -> Path:
     return model
 
 
+def model_folder(place: Path, name: str = "--model") -> Path:
+    """The folder of a model, given that, the folder above its ``train/``, or the model's file.
+
+    Raises:
+        StageError: there is no model; `name` says what the place was given as.
+    """
+    model = model_file(place)
+    if not model.is_file() or model_file(model.parent) != model:
+        found = f"the file {place}" if place.is_file() else f"no {place / MODEL.name}"
+        allowed = f"a folder that save, fit or the train stage wrote, or {MODEL.name} in it"
+        raise StageError(f"{name}: found {found}, allowed: {allowed}")
+    return model.parent
+
+
+def log_beside(model: Path) -> Path | None:
+    """The log in the folder of a model, or the one in ``download/`` beside it; None if there is neither."""
+    logs = (model / LOG.name, model.parent / "download" / LOG.name)
+    return next((log for log in logs if log.is_file()), None)
+
+
 def checkout_root() -> Path | None:
     """The current folder, or the nearest one above it, that holds params.yaml or dvc.yaml; None without one."""
     here = Path.cwd()

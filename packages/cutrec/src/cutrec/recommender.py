@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from cutrec.errors import StageError
 from cutrec.outputs import identity, read_json
-from cutrec.paths import LOG, model_file
+from cutrec.paths import LOG, log_beside, model_file
 from cutrec.recommending import asked, folders, frames
 from cutrec.recommending.asked import Asked
 from cutrec.recommending.frames import Index
@@ -116,14 +116,14 @@ class Recommender:
 
         Args:
             folder: one with ``model.safetensors`` (or ``model.ckpt`` of version 0.1), ``items.parquet`` and their
-                checksums, or the ``out`` of `fit`.
+                checksums, or the ``out`` of `fit`; or the file of the model in it.
             device: where to rank. ``auto`` takes a GPU if there is one.
 
         Raises:
             ValueError: there is no model, a file is damaged, or the items are not those of the model.
         """
         place = folders.of_model(Path(folder))
-        return cls(place, LogForm.beside(place), log=folders.log_beside(place), device=device)
+        return cls(place, LogForm.beside(place), log=log_beside(place), device=device)
 
     def save(self, folder: str | Path, *, histories: bool = False) -> None:
         """Write the model, the ids of its items, its metrics, its curves and their checksums into a folder for `load`.

@@ -68,7 +68,7 @@ def run(options: Namespace) -> None:
         encoder, items = load_model(model, choose_device(options.device))
     with tempfile.TemporaryDirectory() as folder:
         names = {"A": options.a, "B": options.b}
-        logs = [drift.log_of(name, Path(folder) / key, values, options.changes) for key, name in names.items()]
+        logs = [drift.log_of(key, name, Path(folder) / key, values, options.changes) for key, name in names.items()]
         fewest = config.split.min_item_count
         fewest = AUTO_COUNTS[config.split.strategy][0] if fewest == "auto" else fewest
         compared = compare_logs(*logs, min_item_count=fewest or 1, known=items)

@@ -12,14 +12,14 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import local_file, positive_int, share
 from cutrec.console import prepare_output_folder
-from cutrec.paths import DATA, MODEL, existing_model
+from cutrec.paths import DATA, MODEL, model_folder
 
 OUT = DATA / "index"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    text = f"folder of a model (default: {MODEL.parent})"
+    text = f"folder or file of a model (default: {MODEL.parent})"
     parser.add_argument("--model", type=local_file, default=MODEL.parent, help=text)
     parser.add_argument("--out", type=local_file, default=OUT, help=f"folder of the index (default: {OUT})")
     text = "least recall@10 against the exact lists; a search keeps as many candidates as that needs (default: 0.98)"
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Load the model, build its index and say what it finds."""
-    existing_model(options.model)
+    model_folder(options.model)
     prepare_output_folder("--out", options.out)
 
     from cutrec.recommender import Recommender

@@ -67,6 +67,8 @@ def run(options: Namespace) -> None:
     from cutrec.workflow import promote
 
     metric, k = _metric(options.metric)
+    if not running.is_symlink() and running.exists() and model_file(running).parent.resolve() == new.parent.resolve():
+        raise StageError(f"RUNNING: found {running}, the new model itself, allowed: the path of a link to a copy of it")
     promote.refuse_other(running)
     old = model_file(running)
     if running.is_symlink() and not old.is_file():

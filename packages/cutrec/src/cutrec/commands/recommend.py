@@ -1,7 +1,9 @@
 """Recommend items: the top k for every user of the log, or for the histories in a file.
 
-Every user of ``data/download/log.parquet`` gets a list that follows their whole history, including the events that the
-split held out from training. The output is a parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
+Every user of the log gets a list that follows their whole history, including the events that the split held out from
+training. The log is the one beside the model: ``data/download/log.parquet`` for ``data/train``, and
+``data/update/download/log.parquet`` for ``data/update``. Without one there, it is that of the pipeline. The output is a
+parquet or CSV of user_id, item_id, rank, score, with the ids of the log.
 
 ``--part i/n`` ranks for one of n parts of the users, in bounded memory, and writes the same lists as several parquet
 files into a folder. Parts may run at the same time; one that was killed goes on at the next call.
@@ -32,7 +34,7 @@ from cutrec.console import prepare_output_file, prepare_output_folder
 from cutrec.errors import StageError
 from cutrec.nested import changed, flatten, parse_overrides
 from cutrec.outputs import atomic_file, unchanged
-from cutrec.paths import DATA, LOG, MODEL, PARAMS, SPLIT, checkpoint_folder, existing_model, live_checkout
+from cutrec.paths import DATA, LOG, MODEL, PARAMS, SPLIT, checkpoint_folder, existing_model, live_checkout, log_beside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "parquet or CSV with one event per row; parquet may also hold one user per row with a list of items"
     parser.add_argument("--histories", type=local_path, help=text)
     parser.add_argument("--user", action="append", help="a user of the log; may be repeated (default: all users)")
-    text = "a part of the users, such as 1/8: those with a CRC-32 of the id that is 0 modulo 8"
+    text = "a part of the users, such as 1/8: users whose id has a CRC-32 that is 0 modulo 8"
     parser.add_argument("--part", type=part_of_users, metavar="I/N", help=text)
     text = "with --part: events of the log in memory at a time (default: 5000000)"
     parser.add_argument("--chunk-events", type=whole_from(1, 10**9), help=text)
@@ -123,21 +125,22 @@ def run(options: Namespace) -> None:
     if options.refit or not printed:
         prepare_output_file("--out", out)
     model = existing_model(options.model)
+    log = LOG if options.refit else log_of(model)
     if options.refit:
-        verified(LOG)
+        verified(log)
         from cutrec.workflow.refit import refit
 
         folder = out.with_suffix(".refit")
-        model = refit(config, model, LOG, SPLIT, folder, checkpoints=checkpoint_folder(), device=device)
+        model = refit(config, model, log, SPLIT, folder, checkpoints=checkpoint_folder(), device=device)
     encoder, item_names = load_model(options, model, device)
     of_the_log = options.histories is None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lists.csv" if printed else out
-        with atomic_file(out) as part, unchanged(*([LOG] if of_the_log else [])):
+        with atomic_file(out) as part, unchanged(*([log] if of_the_log else [])):
             if of_the_log:
-                log, tie_seed = encoder.log, config.download.tie_seed(config.seed)
+                tie_seed = config.download.tie_seed(config.seed)
                 histories, notes = recommend.read_log(
-                    LOG, item_names, model=model, trained_with=log, tie_seed=tie_seed, users=options.user
+                    log, item_names, model=model, trained_with=encoder.log, tie_seed=tie_seed, users=options.user
                 )
             else:
                 settings, named = history_settings(options)
@@ -168,6 +171,11 @@ def run(options: Namespace) -> None:
             print(f"{out}: {rows:,} recommendations for {len(histories.store):,} users, on {device.type}")
 
 
+def log_of(model: Path) -> Path:
+    """The log beside a model, or that of the pipeline."""
+    return log_beside(model.parent) or LOG
+
+
 def load_model(options: Namespace, model: Path, device: torch.device) -> tuple[Encoder, pa.Array]:
     """The model and the ids of its items, with ``--k`` checked against their number."""
     from cutrec.workflow import recommend
@@ -196,7 +204,7 @@ def run_part(options: Namespace) -> None:
     device, model, part = recommend.choose_device(options.device), existing_model(options.model), Part(*options.part)
     encoder, item_names = load_model(options, model, device)
     with tempfile.TemporaryDirectory() as folder:
-        log, tie_seed = LOG, config.download.tie_seed(config.seed)
+        log, tie_seed = log_of(model), config.download.tie_seed(config.seed)
         if options.histories is None:
             found = checksum(verified(log))
             notes = recommend.notes_on_log(log, found, model=model, trained_with=encoder.log)

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cutrec.arguments import local_file, whole_from
 from cutrec.errors import StageError
-from cutrec.paths import MODEL, existing_model
+from cutrec.paths import MODEL, model_folder
 from cutrec.serving.limits import Limits
 
 KEY = "CUTREC_API_KEY"
@@ -29,7 +29,7 @@ KEY = "CUTREC_API_KEY"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    text = f"folder of a model (default: {MODEL.parent})"
+    text = f"folder or file of a model (default: {MODEL.parent})"
     parser.add_argument("--model", type=local_file, default=MODEL.parent, help=text)
     text = "folder that `cutrec index` wrote (default: rank the whole catalogue)"
     parser.add_argument("--index", type=local_file, help=text)
@@ -53,7 +53,7 @@ def run(options: Namespace) -> None:
     if key is None and not options.without_key and not _is_loopback(options.host):
         cure = f"127.0.0.1, or a key in {KEY}, or --without-key"
         raise StageError(f"--host: found {options.host}, which other machines reach, allowed: {cure}")
-    existing_model(options.model)
+    model_folder(options.model)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload
     try:

@@ -20,7 +20,7 @@ from cutrec.paths import MODEL, UPDATE, checkpoint_folder
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    text = f"folder of a model, with its log beside it (default: {MODEL.parent})"
+    text = f"folder or file of a model, with its log beside it (default: {MODEL.parent})"
     parser.add_argument("--model", type=local_file, default=MODEL.parent, help=text)
     text = "the new events: a path, folder, glob or address of parquet or CSV files"
     parser.add_argument("--log", type=local_path, required=True, help=text)
@@ -35,10 +35,10 @@ def run(options: Namespace) -> None:
     from cutrec.recommending.folders import of_model, run_update
     from cutrec.recommending.log_form import LogForm
 
-    model = of_model(options.model)
+    model = of_model(options.model, "--model")
     form = LogForm.beside(model)
     later = form.of_new_days(options.log, None, parse_overrides(options.changes or []))
-    events, new_items = run_update(options.log, form, later, model, options.out, checkpoint_folder())
+    events, new_items = run_update(options.log, form, later, model, options.out, checkpoint_folder(), prefix="--")
     if not events.new:
         print(f"{options.out}: no new events, so the model is that of {model}, bit for bit")
         return

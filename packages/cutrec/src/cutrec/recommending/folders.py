@@ -12,8 +12,8 @@ from cutrec.config_point import Config
 from cutrec.console import prepare_output_folder
 from cutrec.decide import with_decisions
 from cutrec.errors import StageError
-from cutrec.outputs import atomic_folder, identity, read_json, write_json
-from cutrec.paths import LOG, MODEL, OLD_MODEL, SETTINGS, live_checkout, model_file
+from cutrec.outputs import atomic_folder, identity, read_json, unchanged, write_json
+from cutrec.paths import LOG, MODEL, OLD_MODEL, SETTINGS, live_checkout, log_beside, model_file, model_folder
 from cutrec.recommending.log_form import FORM, LogForm
 from cutrec.reporting.model_card import CARD, model_card
 from cutrec.reporting.run_outputs import read_csv
@@ -45,7 +45,9 @@ def run_stages(log: Any, form: LogForm, folder: Path) -> None:
     write_checksums(folder / "train")
 
 
-def run_update(log: Any, form: LogForm, later: LogForm, model: Path, out: Path, checkpoints: Path) -> Updated:
+def run_update(
+    log: Any, form: LogForm, later: LogForm, model: Path, out: Path, checkpoints: Path, *, prefix: str = ""
+) -> Updated:
     """Update a model by the events of a log, into ``download/``, ``split/`` and ``train/`` of a folder.
 
     Args:
@@ -55,6 +57,7 @@ def run_update(log: Any, form: LogForm, later: LogForm, model: Path, out: Path, 
         model: the folder of the model.
         out: a new folder, an empty one, or one that `run_stages` or an update wrote, which is replaced.
         checkpoints: where an interrupted training resumes from.
+        prefix: what errors put before the names ``model`` and ``out``: ``--`` if these are options.
 
     Raises:
         ValueError: `out` holds other files, there is no log beside the model, the events or a setting are wrong, or
@@ -68,32 +71,25 @@ def run_update(log: Any, form: LogForm, later: LogForm, model: Path, out: Path, 
 
     if (old := log_beside(model)) is None:
         cure = "data/train of a checkout, the out of fit or of an update, or save(folder, histories=True)"
-        raise StageError(f"model: found no log beside {model}, allowed: {cure}")
-    prepare_output_folder("out", out)
+        raise StageError(f"{prefix}model: found no log beside {model}, allowed: {cure}")
+    prepare_output_folder(f"{prefix}out", out)
     if any(not path.name.startswith(".") for path in out.iterdir()) and not (out / "train" / FORM).is_file():
-        raise StageError(f"out: found {out} with other files, allowed: a new folder, or one that an update has written")
+        allowed = "a new folder, or one that an update has written"
+        raise StageError(f"{prefix}out: found {out} with other files, allowed: {allowed}")
     with later.as_source(log) as source:
         return update(source, model, old, out, root=live_checkout(), checkpoints=checkpoints, finish=finish)
 
 
-def of_model(folder: Path) -> Path:
-    """A folder with a model, or its ``train/``, whose files are as they were written.
+def of_model(place: Path, name: str = "folder") -> Path:
+    """The folder of a model, as `cutrec.paths.model_folder` finds it, whose files are as they were written.
 
     Raises:
-        StageError: there is no model, or a file is damaged.
+        StageError: there is no model, a file is damaged, or another process replaced one meanwhile.
     """
-    model = model_file(folder)
-    if not model.is_file() or model == folder:
-        found = f"no {folder / MODEL.name}"
-        raise StageError(f"folder: found {found}, allowed: a folder that save, fit or the train stage wrote")
-    verify_folder(model.parent)
-    return model.parent
-
-
-def log_beside(model: Path) -> Path | None:
-    """The log that was saved with a model, or that the stage download wrote beside its folder."""
-    logs = (model / LOG.name, model.parent / "download" / LOG.name)
-    return next((log for log in logs if log.is_file()), None)
+    folder = model_folder(place, name)
+    with unchanged(folder):
+        verify_folder(folder)
+    return folder
 
 
 def card(model: Path, config: Config, split: Path, details: Path) -> str:

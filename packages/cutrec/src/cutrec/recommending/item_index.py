@@ -6,7 +6,6 @@ What it can miss is measured when it is built: the recall of its lists against t
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutrec.checksums import file_hash
 from cutrec.errors import StageError
 from cutrec.outputs import read_json
 from rec_eval import Catalogue, TopK, top_k
@@ -117,9 +117,3 @@ def usearch() -> Any:
     except ImportError:
         raise StageError("index: found no usearch, allowed: after pip install 'cutrec[ann]'") from None
     return usearch.index
-
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -74,7 +74,7 @@ def training_remarks(
     return [remark for remark in found if remark]
 
 
-def no_gain(where: str, model: float, popularity: float, unreachable: float) -> Remark:
+def no_gain(where: str, model: float, popularity: float, unreachable: float, *, updated: bool = False) -> Remark:
     """The model is not better than the ranking by popularity.
 
     Args:
@@ -82,13 +82,15 @@ def no_gain(where: str, model: float, popularity: float, unreachable: float) -> 
         model: NDCG@10.
         popularity: that of the ranking by popularity.
         unreachable: share of the targets that no list can hold, because their user has seen them.
+        updated: whether a trained model was trained further, whose split prints no notes.
     """
     cure = "more train.patience and train.max_epochs (pointwise losses start slowly), or another loss, may help"
     if unreachable >= MANY_UNREACHABLE:
         cure = (
             f"{unreachable:.0%} of the {where} targets are in the history of their user already, and "
-            "evaluate.filter_seen keeps such items out of every list; the note on the split names the cure"
+            "evaluate.filter_seen keeps such items out of every list"
         )
+        cure += "" if updated else "; the note on the split names the cure"
     text = (
         f"the {where} NDCG@10 of the model, {model:.4f}, is not above that of the ranking by popularity, "
         f"{popularity:.4f}"
@@ -160,8 +162,8 @@ def _last_epoch(settings: Train, training: Mapping[str, Any]) -> Remark | None:
 
 def _unread(settings: Train, max_seq_len: int, training: Mapping[str, Any]) -> Remark | None:
     share = training["unread_share"]
-    if share <= UNREAD or settings.window is not None:
-        return None
+    if share <= UNREAD or settings.window is not None or settings.init_from is not None:
+        return None  # an update keeps the window of its model
     changes = {"train.window": half_overlapping(max_seq_len)}
     text = (
         f"{share:.0%} of the training interactions are never read, because training takes only the last items of each "

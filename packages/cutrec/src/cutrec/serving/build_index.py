@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from cutrec.checksums import file_hash
 from cutrec.errors import StageError
 from cutrec.outputs import atomic_folder, write_json
 from cutrec.recommender import Recommender
-from cutrec.recommending.item_index import FACTS, FILE, ItemIndex, file_hash, usearch
+from cutrec.recommending.item_index import FACTS, FILE, ItemIndex, usearch
 from cutrec.workflow.ranking import UserBatch, user_batches
 from rec_eval import Catalogue, top_k
 

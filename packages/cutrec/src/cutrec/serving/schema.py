@@ -100,7 +100,7 @@ _ALLOWED = {
     "list_type": "a list",
     "model_type": "an object",
     "model_attributes_type": "an object",
-    "extra_forbidden": "no such key",
+    "too_short": "at least one",
 }
 
 
@@ -108,7 +108,7 @@ def sentence(error: dict[str, Any]) -> str:
     """An error of pydantic as ``name: found X, allowed: Y``, in ASCII."""
     kind = error["type"]
     if kind == "json_invalid":
-        return f"body: found no valid JSON, allowed: {error.get('ctx', {}).get('error', 'JSON')}"
+        return f"body: found no valid JSON ({error.get('ctx', {}).get('error', 'damaged')}), allowed: JSON"
     tags = ("body", "one", "several", "int", "str", "list[union[int,str]]")
     path = [str(part) for part in error["loc"] if part not in tags]
     path = [part[:40] for part in path]
@@ -118,4 +118,7 @@ def sentence(error: dict[str, Any]) -> str:
     else:
         allowed = _ALLOWED.get(kind, error["msg"].removeprefix("Input should be "))
     found = "nothing" if kind == "missing" else reprlib.repr(error.get("input"))
+    if kind == "extra_forbidden":
+        request = Similar if len(error["loc"]) == 2 else Recommend  # which has a tag between the body and the key
+        found, allowed = "an unknown key", ", ".join(request.model_fields)
     return f"{'.'.join(path) or 'body'}: found {found}, allowed: {allowed}".encode("ascii", "backslashreplace").decode()

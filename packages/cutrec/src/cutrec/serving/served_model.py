@@ -118,7 +118,7 @@ class ServedModel:
     def _similar(self, request: Similar) -> Answer:
         places = Places("items", request.items, self.ranker.items)
         known = np.array(list(dict.fromkeys(places.known.tolist())), dtype=np.int32)
-        refuse_above(self.num_items - 1, request.k)
+        refuse_above(self.num_items - 1, request.k, "the number of other items")
         lists = self.ranker.similar(known, request.k)
         rows = zip(self._original(known), self._listed(lists, [request.k] * len(known)), strict=True)
         neighbors = [{"item": item, **listed} for item, listed in rows]
@@ -138,10 +138,10 @@ class ServedModel:
         return found
 
 
-def refuse_above(most: int, k: int) -> None:
+def refuse_above(most: int, k: int, meaning: str = "the number of items") -> None:
     """Refuse a list that is longer than the items there are, as `Recommender` does."""
     if k > most:
-        raise StageError(f"k: found {k}, allowed: 1 to {most}, the number of items")
+        raise StageError(f"k: found {k}, allowed: 1 to {most}, {meaning}")
 
 
 class _Work:

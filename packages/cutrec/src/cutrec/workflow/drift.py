@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutrec.checksums import verified
 from cutrec.config import from_mapping
+from cutrec.errors import StageError
 from cutrec.nested import changed
 from cutrec.paths import LOG, live_checkout
 from rec_data.drift import Compared
@@ -23,24 +24,28 @@ SAMPLED_USERS = 2_000
 """Of a window, whose scores are compared."""
 
 
-def log_of(name: str, folder: Path, values: dict[str, Any], changes: Sequence[str]) -> Path:
+def log_of(which: str, name: str, folder: Path, values: dict[str, Any], changes: Sequence[str]) -> Path:
     """The log that a path names, as one parquet.
 
     A log of the stage download is used as it is: its file, or a folder that holds it, such as a checkout. Everything
     else is read as ``dataset`` of params.yaml, with ``download`` of the values and the changes, into the folder.
 
     Raises:
-        ValueError: there is no such log, or it cannot be read.
+        ValueError: there is no such log, or it cannot be read; the message begins with `which` of the two it is.
     """
-    place = Path(name)
-    for path in (place, place / LOG.name, place / LOG.parent.name / LOG.name, place / LOG):
-        if path.name == LOG.name and path.with_name("summary.json").is_file() and path.is_file():
-            return verified(path)
-    from cutrec.workflow.fetch import fetch
+    config = from_mapping(changed({**values, "dataset": name}, list(changes), ("download",)))
+    try:
+        place = Path(name)
+        for path in (place, place / LOG.name, place / LOG.parent.name / LOG.name, place / LOG):
+            if path.name == LOG.name and path.with_name("summary.json").is_file() and path.is_file():
+                return verified(path)
+        from cutrec.workflow.fetch import fetch
 
-    out = folder / LOG.name
-    folder.mkdir()
-    fetch(from_mapping(changed({**values, "dataset": name}, list(changes), ("download",))), out, root=live_checkout())
+        out = folder / LOG.name
+        folder.mkdir()
+        fetch(config, out, root=live_checkout())
+    except ValueError as error:
+        raise StageError(f"{which}: {error}") from error
     return out
 
 

@@ -94,7 +94,7 @@ def notes_on_log(log: Path, found: str, *, model: Path, trained_with: str | None
         if summary.is_file() and "rows_forgotten" in read_json(summary):
             cure = "users were forgotten since then, train again (uv run python -m pipelines.train)"
         else:
-            cure = "right for a later log of the same users and items, otherwise train again (dvc repro)"
+            cure = "lists are right only if it is a later log of the same items, otherwise train again (dvc repro)"
         notes.append(f"{log} is another log than {model} was trained with: {cure}")
     return notes
 

@@ -114,7 +114,8 @@ def train(
             model, popularity = result.metrics["ndcg@10"], inputs.popularity_ndcg(config, validation_store, counts)
             if model <= popularity:
                 unreachable = inputs.unreachable_share(config, validation_store)
-                remarks = [no_gain("validation", model, popularity, unreachable), *remarks]
+                updated = start is not None
+                remarks = [no_gain("validation", model, popularity, unreachable, updated=updated), *remarks]
             for remark in remarks:
                 print(f"note: {remark.line}", file=sys.stderr)
         write_json(folder / "metrics.json", metrics)

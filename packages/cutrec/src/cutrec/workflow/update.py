@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from cutrec.paths import LOG
 from cutrec.workflow.fetch import fetch, read_remarks
 from cutrec.workflow.train import train
 from rec_data.splits.append import Appended, append_events
-from rec_data.splits.clock import in_words
+from rec_data.splits.clock import as_date
 from rec_data.splits.update import split_update
 
 
@@ -57,13 +58,13 @@ def update(
         DataError: the events cannot be read, or leave nothing to train or validate on.
         StageError: training failed, or another process replaced the model or its log meanwhile.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    with ExitStack() as reading, tempfile.TemporaryDirectory() as temporary:
+        reading.enter_context(unchanged(model, log))  # until the results are put in place
         longer = Path(temporary) / LOG.name
-        with unchanged(model, log):
-            found = _append(config, verified(log), longer, root)
+        found = _append(config, verified(log), longer, root)
         if not found.new and out.resolve() == model.resolve().parent:
             return Updated(found)
-        with replaced_folder(out, keep=False) as folder, unchanged(model, log):
+        with replaced_folder(out, keep=False) as folder, reading.pop_all():
             (folder / "download").mkdir()
             shutil.copyfile(longer if found.new else log, folder / "download" / LOG.name)
             write_json(folder / "download" / "summary.json", {"dataset": config.dataset, "rows_appended": found.new})
@@ -87,7 +88,7 @@ def _append(config: Config, log: Path, longer: Path, root: Path) -> Appended:
         print(f"note: {line}", file=sys.stderr)
     if found.earlier:
         print(
-            f"note: {found.earlier:,} of {found.earlier + found.new:,} events are not after {in_words(found.end)}, "
+            f"note: {found.earlier:,} of {found.earlier + found.new:,} events are not after {as_date(found.end)}, "
             "the latest event of the model's log: they are skipped",
             file=sys.stderr,
         )

@@ -41,7 +41,16 @@ def to_ticks(moment: int | str, unit: str) -> int:
 
 def in_words(moment: int) -> str:
     """A moment of a log, and its date in UTC: ``1700000000 (2023-11-14 22:13:20)``."""
-    return f"{moment} ({to_datetime(moment).replace(tzinfo=None).isoformat(' ', 'seconds')})"
+    return f"{moment} ({_date(moment)})"
+
+
+def as_date(moment: int) -> str:
+    """A moment of a log as a date, ``2023-11-14 22:13:20 UTC``; one that is a position stays a number."""
+    return f"{_date(moment)} UTC" if of_a_clock(moment, unit_of(moment)) else str(moment)
+
+
+def _date(moment: int) -> str:
+    return to_datetime(moment).replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def nothing_before(until: int, first: int) -> DataError:

@@ -11,7 +11,7 @@ from rec_data import arrays
 from rec_data.config import Split
 from rec_data.errors import DataError
 from rec_data.ids import read_ids
-from rec_data.splits.clock import in_words
+from rec_data.splits.clock import as_date
 from rec_data.splits.encode import encode
 from rec_data.splits.split import AUTO_COUNTS, dense_ids, describe_subset, renumber, write_histories, write_names
 from rec_data.splits.strategies import choose_users
@@ -62,7 +62,7 @@ def split_update(
     new = rows.times >= new_from
     if not new.any():
         raise DataError(
-            f"found no event from {in_words(new_from)} on that is left: all are on new items with fewer than "
+            f"found no event from {as_date(new_from)} on that is left: all are on new items with fewer than "
             f"{fewest_items or 1} events, or of users with fewer than {fewest_users or 1}; allowed: more new days, or "
             f"{stated({'split.min_item_count': 1, 'split.min_user_count': 1})}"
         )
