@@ -262,7 +262,7 @@ def test_a_file_of_an_older_version_loads_and_is_written_back_with_new_settings(
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         header = file.metadata()
     expected = {**OLD, "model": OLD["model"] | {"initialization": "normal"}}
-    expected["training"] = OLD["training"] | {"averaging": 0.0, "table": "replicated"}  # with the settings that came since
+    expected["training"] = OLD["training"] | {"averaging": 0.0, "table": "replicated"}  # newer settings
     del expected["weights"]
     assert header.pop("format") == "rec_models.model/2"
     assert {name: json.loads(text) for name, text in header.items()} == expected

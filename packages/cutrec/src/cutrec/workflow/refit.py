@@ -118,7 +118,7 @@ def refit(
 def loop_settings(checkpoint: ModelCheckpoint, device: torch.device) -> TrainingSettings:
     """The training loop of the model, in one process on this device, for as many epochs as its best epoch."""
     accelerator: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
-    loop = dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, table="auto")
+    loop = dataclasses.replace(checkpoint.training, max_epochs=checkpoint.epoch, devices=1, table="replicated")
     return dataclasses.replace(loop, accelerator=accelerator)
 
 
