@@ -84,8 +84,10 @@ def broken_body(draw: random.Random, ask: dict[str, Any]) -> bytes:
         return bytes(draw.randrange(256) for _ in range(draw.randrange(200)))
     if kind == 2:
         return json.dumps([ask, draw.choice(bad)]).encode()
-    value = draw.choice([item for item in bad if item is not None])
-    return json.dumps(ask | {draw.choice(["history", "k", "filter_seen", "unknown"]): [value, value]}).encode()
+    key = draw.choice(["history", "k", "filter_seen", "unknown"])
+    ids = (-1, "x" * 100) if key == "history" else ()  # unknown items are no error
+    value = draw.choice([item for item in bad if item is not None and item not in ids])
+    return json.dumps(ask | {key: [value, value]}).encode()
 
 
 class Soak:
