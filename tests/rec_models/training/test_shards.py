@@ -27,11 +27,10 @@ def decide(tiny, monkeypatch):
     monkeypatch.setattr(shards, "Shard", lambda group, num_items: ("shard", num_items))
     monkeypatch.setattr(shards, "_first_targets", lambda batches: 25)
 
-    def run(items, loss="cce_neg", **training):
+    def run(items, loss="cce_neg", table="auto", **training):
         options = {"num_negatives": 3} if loss == "cce_neg" else {}
-        settings = Run(
-            ModelSettings(), LossSettings.pick(loss, **options), TrainingSettings(devices=2, **training), items
-        )
+        training = TrainingSettings(devices=2, table=table, **training)
+        settings = Run(ModelSettings(), LossSettings.pick(loss, **options), training, items)
         return shards.shard_of(settings, tiny.TinyBatches(), TwoRanks(), CPU) is not None
 
     return run
