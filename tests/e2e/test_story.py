@@ -140,7 +140,7 @@ def test_outputs_are_what_others_rely_on(clone: Clone):
     assert seen.is_empty() or seen["len"].max() == 1  # only the target may be there: it is not part of the history
 
     assert (data / "report" / "report.html").read_text().count("data:image/png;base64,") == 11
-    assert {path.suffix for path in (data / "report").iterdir()} == {".csv", ".html", ".png"}
+    assert {path.suffix for path in (data / "report").iterdir()} == {".csv", ".html", ".md", ".png"}
 
 
 def test_nothing_reruns_for_a_text_that_no_stage_reads(clone: Clone):
