@@ -6,6 +6,8 @@ Vectors of whole numbers: scores are exact, and many are equal. Processes are fo
 import json
 import multiprocessing
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -29,8 +31,8 @@ def inputs():
     return queries, items, targets, {"seen_offsets": offsets, "seen_items": torch.cat(seen)}
 
 
-def work(rank, ranks, port, results):
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+def work(rank, ranks, store, results):
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=ranks)
     queries, items, targets, seen = inputs()
     ids = torch.arange(ITEMS)
     size = -(-64 // ranks)
@@ -54,11 +56,11 @@ def work(rank, ranks, port, results):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
-    report = {}
+    report, folder = {}, tempfile.TemporaryDirectory()
     for number in (1, 2, 3, 5):
         queue = context.SimpleQueue()
-        port = 20000 + multiprocessing.current_process().pid % 20000 + number
-        processes = [context.Process(target=work, args=(rank, number, port, queue)) for rank in range(number)]
+        store = Path(folder.name) / str(number)
+        processes = [context.Process(target=work, args=(rank, number, store, queue)) for rank in range(number)]
         for process in processes:
             process.start()
         report[number] = queue.get()

@@ -72,7 +72,7 @@ def run(options: Namespace) -> None:
     promote.refuse_other(running)
     old = model_file(running)
     if running.is_symlink() and not old.is_file():
-        raise StageError(f"RUNNING: found {running} without a model, allowed: a link to one (rm {running} starts anew)")
+        raise StageError(f"RUNNING: found {running} without a model, allowed: a link to one (rm {running} starts over)")
     if not running.is_symlink():
         decision = promote.Decision(True, "there is no running model")
     elif checksum(old) == checksum(new):

@@ -44,7 +44,7 @@ class ServedModel:
 
     Args:
         folder: as of `Recommender.load`.
-        device: likewise.
+        device: as of `Recommender.load`.
         index: a folder that ``cutrec index`` wrote; None: rank the whole catalogue.
 
     Raises:

@@ -59,7 +59,7 @@ class Scored(NamedTuple):
     unknown_items: Skipped
     """Of the chunks that this call ranked."""
     empty_users: Skipped
-    """Likewise."""
+    """Users without a usable history, of the chunks that this call ranked."""
     all_complete: bool
     """Whether all parts of the folder are complete."""
 

@@ -74,7 +74,7 @@ def with_new_items(examples: Examples, new: Mask) -> Mask:
 
 
 def replayed_order(new: Mask, replayed: int, *, seed: int, epoch: int) -> Int64s:
-    """The order of an epoch that has the new ones of [E] examples, and `replayed` of the others, drawn anew."""
+    """The order of an epoch that has the new ones of [E] examples, and a new sample of `replayed` others."""
     order = epoch_order(len(new), seed=seed, epoch=epoch)
     is_new = new[order]
     kept = order[is_new | (np.cumsum(~is_new) <= replayed)]
