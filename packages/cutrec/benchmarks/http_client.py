@@ -76,7 +76,7 @@ class Served:
 
 @contextmanager
 def serve(*options: str, log: Path, seconds: float = 900) -> Iterator[Served]:
-    """Start ``cutrec serve`` on a free port, wait until it answers, and stop it in the end.
+    """Start ``cutrec serve`` on a free port, wait until it answers, and stop it in the end by SIGTERM again and again.
 
     Raises:
         RuntimeError: it did not start, or did not end with status 0 after SIGTERM.
@@ -88,8 +88,12 @@ def serve(*options: str, log: Path, seconds: float = 900) -> Iterator[Served]:
         except BaseException:
             process.kill()
             raise
-        process.terminate()
-        if process.wait(60) != 0:
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:  # a second signal must not undo a stop that succeeds
+            process.terminate()
+            time.sleep(0.02)
+        if process.poll() != 0:
+            process.kill()
             raise RuntimeError(f"cutrec serve: found exit status {process.returncode}, allowed: 0\n{log.read_text()}")
 
 

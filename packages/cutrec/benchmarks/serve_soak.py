@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import random
 import signal
 import sys
@@ -64,13 +63,13 @@ def offline(folder: Path, asks: list[dict[str, Any]]) -> tuple[str, list[tuple[l
     return model.ranker.hash[:12], lists
 
 
-def is_right(answer: dict[str, Any], expected: tuple[list[Any], list[float]]) -> bool:
+def is_right(answer: dict[str, Any], expected: tuple[list[Any], list[float]], rounding: float) -> bool:
     """Whether an answer is the offline list. Items may have changed places whose scores differ by a rounding error."""
     items, scores = expected
     if answer["items"] == items:
         return True
     alike = zip(answer["scores"], scores, strict=False)
-    return len(answer["items"]) == len(items) and all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6) for a, b in alike)
+    return len(answer["items"]) == len(items) and all(abs(one - other) <= rounding for one, other in alike)
 
 
 def broken_body(draw: random.Random, ask: dict[str, Any]) -> bytes:
@@ -96,6 +95,8 @@ class Soak:
     def __init__(self, served: Served, asks: list[dict[str, Any]], expected: Expected, minutes: float) -> None:
         self._served, self._asks, self._expected = served, asks, expected
         self._end = time.monotonic() + 60 * minutes
+        scores = [score for _, scores in expected.values() for score in scores]
+        self._rounding = 1e-5 * max(map(abs, scores))  # of sums whose terms are as large as the largest score
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
 
@@ -134,7 +135,7 @@ class Soak:
             return
         answers = json.loads(text)
         for one, answer in zip(numbers, answers if len(asks) > 1 else [answers], strict=True):
-            right = is_right(answer, self._expected[one, answer["model"]])
+            right = is_right(answer, self._expected[one, answer["model"]], self._rounding)
             self._note("answered", right, f"{answer} for {self._asks[one]}")
             self.counts[f"by {answer['model']}"] += 1
 

@@ -42,6 +42,8 @@ def serve(server: Server, *, host: str, port: int, key: str | None) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, _nothing)
     asyncio.run(run())
+    for name in (signal.SIGTERM, signal.SIGINT):  # Python's shutdown would bring back the handlers that kill
+        signal.signal(name, signal.SIG_IGN)
 
 
 def _nothing(_: int, __: FrameType | None) -> None:
