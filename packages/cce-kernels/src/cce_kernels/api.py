@@ -222,7 +222,7 @@ def sampled_linear_cross_entropy(
         row_offset: row number of the first token (ignored tokens count), an int or a tensor like `seed`: ranks and
             micro-batches that number their rows consecutively draw what one big batch would. `InBatch` draws among this
             call's targets, or among those of its `pool`. A CUDA graph replays the int that it was recorded with.
-        sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
+        sampler: `Uniform()`, `Popularity(counts, alpha, logq)`, `InBatch(logq)` or `Mixed(others, share, logq)`.
         objective: `Softmax(temperature)`, `BCE()` or `GBCE(t)`.
         sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
             `batch` (all rows of a step share).
