@@ -215,12 +215,13 @@ def draw_negatives(
         seed: as in `sampled_linear_cross_entropy`, and so are `step`, `row_offset`, `sampler`, `sharing` and
             `tile_tokens`.
         step: the step counter.
-        row_offset: rows before the first token: parts of a batch then draw what the whole would, except with `InBatch`.
+        row_offset: rows before the first token: parts of a batch then draw what the whole would, with `InBatch` and
+            `Mixed` only from the same `pool`.
         sampler: where ids come from.
         sharing: who shares a set of negatives.
         tile_tokens: tokens that share with `sharing="tile"`.
-        targets: int64 [M], for `InBatch` only: those of the same call of the loss, among which it draws.
-        ignore_index: as there; for `InBatch` only.
+        targets: int64 [M], for `InBatch` and `Mixed` only: those of the same call of the loss, among which they draw.
+        ignore_index: as there; for `InBatch` and `Mixed` only.
 
     Returns:
         int64 [M, N], on the device of the tensors among `seed`, `step`, `row_offset` and `targets`, which is one; else
