@@ -139,11 +139,11 @@ def check_sets(softcap: float | None, item_weights: Tensor | None) -> None:
         raise ValueError("item_weights: found a tensor, allowed: None with several targets per token")
 
 
-def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, item_weights: Tensor | None) -> None:
-    """Weights of tokens and of items: floats of the right shape on hidden's device."""
+def check_weights(hidden: Tensor, num_items: int, token_weights: Tensor | None, item_weights: Tensor | None) -> bool:
+    """Weights of tokens and of items: floats of the right shape on hidden's device. Returns whether there are any."""
     for name, given, shape, meaning in (
         ("token_weights", token_weights, hidden.shape[:-1], "hidden's without D"),
-        ("item_weights", item_weights, weight.shape[:1], "[V]"),
+        ("item_weights", item_weights, (num_items,), "[V]"),
     ):
         if given is None:
             continue
@@ -152,6 +152,7 @@ def check_weights(hidden: Tensor, weight: Tensor, token_weights: Tensor | None, 
             raise ValueError(f"{name}: found {found}, allowed: a tensor of floats on {hidden.device}, or None")
         if given.shape != shape:
             raise ValueError(f"{name}: found the shape {list(given.shape)}, allowed: {meaning}, {list(shape)}")
+    return token_weights is not None or item_weights is not None
 
 
 def check_values(

@@ -6,7 +6,7 @@ from torch import Tensor
 from cce_kernels.checks import check_choice, check_integer
 from cce_kernels.sampled.objectives import BCE, GBCE, Objective, Softmax
 from cce_kernels.sampled.samplers import InBatch, Mixed, Popularity, Sampler, Uniform
-from cce_kernels.validation import DEFAULT_IGNORE_INDEX, MAX_ITEMS
+from cce_kernels.validation import DEFAULT_IGNORE_INDEX, MAX_ITEMS, are_sets
 
 MAX_COUNTER = 2**32
 SHARINGS = ("none", "tile", "batch")
@@ -68,16 +68,23 @@ def check_sampler(sampler: Sampler) -> None:
         raise ValueError(f"sampler: found logq={sampler.logq!r}, allowed: True, False, None")
 
 
-def check_objective(objective: Objective, sampler: Sampler, *, sharded: bool = False) -> None:
+def check_objective(objective: Objective, sampler: Sampler) -> None:
     """An objective, and that it does not contradict the sampler (one that `check_sampler` has passed)."""
     if not isinstance(objective, Softmax | BCE | GBCE):
         raise ValueError(f"objective: found {objective!r}, allowed: Softmax(), BCE(), GBCE()")
-    if sharded and isinstance(objective, Softmax) and objective.temperature != 1:
-        raise ValueError(f"Softmax.temperature: found {objective.temperature} with shard, allowed: 1")
     if not isinstance(objective, Softmax) and not isinstance(sampler, Uniform) and sampler.logq:
         raise ValueError(
             f"sampler: found logq=True with {type(objective).__name__}, "
             "allowed: None or False, because it corrects the softmax only"
+        )
+
+
+def check_one_target(hidden: Tensor, targets: Tensor) -> None:
+    """Refuse sets of targets, which the full loss takes."""
+    if are_sets(hidden, targets):
+        raise ValueError(
+            f"targets: found {targets.shape[-1]} per token, allowed: one, for which a basket repeats its token "
+            "with token_weights of 1 / K"
         )
 
 

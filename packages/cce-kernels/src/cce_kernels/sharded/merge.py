@@ -42,6 +42,10 @@ class Merged(NamedTuple):
     pull: Tensor  # [M], minus the gradient of the target's score
     dhidden: Tensor  # [M, D] in the dtype of sums, before the upstream gradient
 
+    def scaled(self, factor: float) -> Merged:
+        """With gradients of scores that were multiplied by a factor before they were merged."""
+        return self._replace(pull=self.pull * factor, dhidden=self.dhidden * factor)
+
 
 def exchange(shard: Shard, partial: Partial) -> Partial:
     """Send the results [P, M] of the tokens of each process there; returns those of the own tokens [P, M]."""

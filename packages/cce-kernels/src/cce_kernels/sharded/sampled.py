@@ -4,12 +4,13 @@ Every process knows every draw, a function of (seed, step, row, slot), and works
 the base of the exponents, s' = s - log q and N_m = sum_r left_r negatives left,
 
     softmax:  T = sum_r e^(b_r - B) T_r,   z = B + log T + rest - log N_m - s_t,   loss = log(1 + e^z)
-              pull = sigma(z),   shift = B + log T + log(1 + e^-z),   dL/ds'_n = e^(s'_n - shift)
+              pull = sigma(z) / tau,   shift = B + log T + log(1 + e^-z),   dL/ds'_n = e^(s'_n - shift)
               dH = sum_r pull (e^(b_r - B) T_r / T) a_r - pull w_t
     pointwise: loss = c (beta softplus(-s_t) + sum_r T_r),   pull = c beta sigma(-s_t),   dH = sum_r a_r - pull w_t
 
-with `rest` = log(V - 1) or log(1 - q_t). A draw that hits the target is its owner's, and is left out there. The row of
-a negative and log q are read where the row is; an alias table is whole in every process.
+with `rest` = log(V - 1) or log(1 - q_t), and tau the temperature, by which all scores s are divided beforehand. A draw
+that hits the target is its owner's, and is left out there. The row of a negative and log q are read where the row is;
+an alias table is whole in every process.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ class ShardedSampled(ShardedLoss):
         flat = hidden.flatten(0, 1)
         use_triton = self.options.use_triton
         score, row = own_targets(flat, weight, call.bias, call.targets.flatten(), use_triton=use_triton)
+        if call.terms.softmax and call.terms.scale != 1.0:
+            score *= call.terms.scale
         base, total, left = (hidden.new_zeros(hidden.shape[:2], dtype=dtype) for _ in range(3))
         mean = torch.zeros_like(hidden)
         if weight.shape[0] == 0:
@@ -128,7 +131,8 @@ class ShardedSampled(ShardedLoss):
 
             constant = math.log(max(num_items - 1, 1))
             uncorrected = constant if self.log_rest is None else self.log_rest.contiguous()
-            return launch_merge(parts, self.targets, self.ignore_index, num_items, terms=terms, rest=uncorrected)
+            merged = launch_merge(parts, self.targets, self.ignore_index, num_items, terms=terms, rest=uncorrected)
+            return merged.scaled(terms.scale) if terms.softmax and terms.scale != 1.0 else merged
         valid, bad, _ = masks(self.targets, self.ignore_index, num_items)
         score = parts.target_score.sum(0)  # all but one are 0
         total = parts.total.sum(0)
@@ -140,7 +144,7 @@ class ShardedSampled(ShardedLoss):
             # The difference first, so that nothing else is rounded at the size of the scores.
             z = (top - score) + total.log() + rest - parts.left.sum(0).clamp(min=1).log()
             z = z + (score - score)  # NaN where the target's score is no finite number: 0 would be a plausible loss
-            loss, pull = _log1p_exp(z), torch.sigmoid(z)
+            loss, pull = _log1p_exp(z), torch.sigmoid(z) * terms.scale
             shift = torch.where(total != 0, top + (total.log() + _log1p_exp(-z)), torch.inf)
             shares = shares * torch.where(total != 0, pull / total, 0)
         else:
