@@ -22,6 +22,18 @@ def subset_files(split: Path, name: str) -> list[Path]:
         return store_files(folder, name)
 
 
+def subset_tables(split: Path, name: str) -> list[Path]:
+    """The exported parquet files of a subset, with the times of its events, beside its `subset_files`.
+
+    Raises:
+        StageError: as `subset_files`, or a parquet is missing or has another checksum than the listed one.
+    """
+    files = subset_files(split, name)
+    if files[0].parent == split / "sequences":
+        return [verified(split / f"{name}.parquet")]
+    return [verified(split / name / f"{file.stem}.parquet") for file in files]
+
+
 def read_stores(
     split: Path, name: str, *, hashes: Mapping[str, str] | None = None, only: Collection[int] | None = None
 ) -> Iterator[SequenceStore]:
