@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-K = 10
+BUCKET_EVENTS = 20_000_000
+"""About so many events are in memory at a time while the log is put into order of time."""
 
 
 def generate(options: argparse.Namespace) -> dict[str, Any]:
@@ -30,14 +32,25 @@ def generate(options: argparse.Namespace) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rec_data.sources.synthetic import LogShape, chunks
+    from rec_data.sources.synthetic import START, LogShape, chunks
 
     shape = LogShape(options.users, options.items, options.events, options.events / options.users * 0.6, 365)
-    users, items, times = (np.concatenate(columns) for columns in zip(*chunks(shape, seed=1), strict=True))
-    order = np.argsort(times, kind="stable")
-    columns = {"user_id": users[order], "item_id": items[order], "timestamp": times[order]}
-    with pq.ParquetWriter(options.folder / "log.parquet", pa.table(columns).schema, compression="zstd") as writer:
-        writer.write_table(pa.table(columns), row_group_size=1 << 19)
+    buckets = max(1, options.events // BUCKET_EVENTS)
+    paths = [options.folder / f"{bucket}.unsorted.parquet" for bucket in range(buckets)]
+    schema = pa.schema({"user_id": pa.int32(), "item_id": pa.int32(), "timestamp": pa.int64()})
+    with ExitStack() as stack:
+        writers = [stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd")) for path in paths]
+        for columns in chunks(shape, seed=1):
+            bucket_of = (columns[2] - START) * buckets // (shape.days * 86_400 + 1)
+            order = np.argsort(bucket_of, kind="stable")
+            ends = np.searchsorted(bucket_of[order], np.arange(1, buckets + 1))
+            for writer, rows in zip(writers, np.split(order, ends[:-1]), strict=True):
+                writer.write_table(pa.table([column[rows] for column in columns], schema=schema))
+    with pq.ParquetWriter(options.folder / "log.parquet.part", schema, compression="zstd") as whole:
+        for path in paths:
+            whole.write_table(pq.read_table(path).sort_by("timestamp"), row_group_size=1 << 19)
+            path.unlink()
+    (options.folder / "log.parquet.part").rename(options.folder / "log.parquet")
     return {}
 
 
@@ -63,7 +76,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     items, log, out = pa.array(np.arange(options.items)), options.folder / "log.parquet", options.folder / "lists"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    how = {"k": K, "batch_users": options.batch_users, "keep_seen": False}
+    how = {"k": options.k, "batch_users": options.batch_users, "keep_seen": False}
     warm = torch.randn(8, options.hidden, device=device)
     (warm @ encoder.item_table[:8].T).sum().item()
     base, started = peak_gib(), time.perf_counter()
@@ -103,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("users", 1_000_000), ("items", 1_000_000), ("events", 20_000_000), ("hidden", 64),
                         ("length", 50), ("batch-users", 4096), ("chunk-events", 5_000_000), ("parts", 1),
-                        ("only", 0)):  # fmt: skip
+                        ("only", 0), ("k", 10)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--variants", nargs="+", default=["whole", "parts"], choices=("whole", "parts"))
     parser.add_argument("--csv", type=Path, help="add the rows to this file")
@@ -129,7 +142,7 @@ def main() -> None:
             machine = f"{os.cpu_count()} cores, {memory:.0f} GiB"
             shape = {name: vars(options)[name] for name in ("users", "items", "events", "hidden", "length", "parts")}
             row = {"machine": machine, "python": platform.python_version(), "revision": revision(), "variant": variant}
-            row |= {**shape, "k": K, "batch_users": options.batch_users, "chunk_events": options.chunk_events}
+            row |= {**shape, "k": options.k, "batch_users": options.batch_users, "chunk_events": options.chunk_events}
             row |= measured | {"load": round(os.getloadavg()[0], 1)}
             print(json.dumps(row), flush=True)
             if options.csv:
