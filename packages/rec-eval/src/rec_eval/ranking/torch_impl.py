@@ -25,6 +25,7 @@ def tiles_for(num_users: int, device: str) -> tuple[int, int]:
     users = max(1, min(num_users, 512))
     return min(max((1 << 21) // users // BLOCK * BLOCK, 4096), 32768), users
 
+
 def rank_users(
     queries: Tensor,  # [u, D]
     items: Tensor,  # [V, D]
