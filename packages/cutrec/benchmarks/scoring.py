@@ -8,7 +8,8 @@ The network is SASRec with random weights, which cost what trained ones do. Ever
 so that its peak of resident memory is its own; ``base_gib`` is the peak after loading torch and the model, before the
 log. ``processes`` ranks for all parts at the same time, each in a process with one thread of torch; memory is then the
 sum of the processes. With ``--folder`` the log stays there, and with ``--resume`` also the lists: after a kill, the
-same command ranks only the missing chunks, and its row says how many they were (``ranked_chunks``). The git revision is read from the environment variable REVISION, or asked from git. Needs no polars.
+same command ranks only the missing chunks, and its row says how many they were (``ranked_chunks``). The git revision is
+read from the environment variable REVISION, or asked from git. Needs no polars.
 """
 
 import argparse
