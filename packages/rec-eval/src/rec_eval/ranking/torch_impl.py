@@ -59,15 +59,15 @@ def _above(scores: Tensor, floor: Tensor, limit: int) -> Tensor | None:
     from the tile's first item. The highest score of each block of items says whether to look into the block.
     """
     num_users, num_items = scores.shape
-    whole = num_items // BLOCK * BLOCK
-    blocks = scores[:, :whole].unflatten(1, (-1, BLOCK))  # [u, b, BLOCK]
-    above = blocks.amax(dim=2) > floor if whole else scores[:, :0] > floor
-    rest = scores[:, whole:]
+    size = min(BLOCK, num_items)
+    whole = num_items // size * size
+    blocks, rest = scores.unfold(1, size, size), scores[:, whole:]  # [u, b, size] and what fills no block
+    above = blocks.amax(dim=2) > floor
     if int(torch.count_nonzero(above)) > limit * num_users:
         return None  # before the blocks are listed, which would take as much memory as the tile
     rows, places = above.nonzero(as_tuple=True)
     inside, columns = (blocks[rows, places] > floor[rows]).nonzero(as_tuple=True)
-    rows, columns = rows[inside], places[inside] * BLOCK + columns
+    rows, columns = rows[inside], places[inside] * size + columns
     if rest.shape[1]:
         rest_rows, rest_columns = (rest > floor).nonzero(as_tuple=True)
         rows, order = torch.cat([rows, rest_rows]).sort(stable=True)
