@@ -117,15 +117,15 @@ def run(options: Namespace) -> None:
     if options.part is not None:
         run_parts(options)
         return
+    if (parts := parts_of(SPLIT)) > 1 and of_whole_log(options):
+        print(f"note: the split is in {parts} parts, so lists are written in parts too (--part 1/1)", file=sys.stderr)
+        run_parts(options)
+        return
     printed = bool(options.user) if options.out is None else options.out.name == "-"
     out = OUT if printed or options.out is None else options.out  # a refit is kept beside it
     if out.suffix not in SUFFIXES:
         raise StageError(f"--out: found {out}, allowed: a file whose name ends in {' or '.join(SUFFIXES)}, or -")
     config = load()
-    if of_whole_log(options) and (parts := parts_of(SPLIT)) > 1:
-        print(f"note: the split is in {parts} parts, so lists are written in parts too (--part 1/1)", file=sys.stderr)
-        run_parts(options)
-        return
 
     from cutrec.workflow import recommend
 
