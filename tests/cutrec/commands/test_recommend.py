@@ -19,7 +19,7 @@ from cutrec.cli import execute
 from cutrec.config import loss_settings
 from cutrec.config_point import Config
 from cutrec.errors import StageError
-from cutrec.workflow import recommend, refit
+from cutrec.workflow import recommend, refit, scoring
 from rec_models.config import Train
 from rec_models.inference import load
 from rec_models.inference import recommend as rank_all
@@ -27,6 +27,7 @@ from rec_models.training.checkpoint import ModelCheckpoint
 from tests.old_model import write_old_model
 from tests.small_log import write_params
 from tests.small_model import SETTINGS, write_model
+from tests.split_parts import divide
 
 
 def decided(params: Path = Path("params.yaml")) -> Config:
@@ -590,3 +591,24 @@ def test_a_wrong_part_is_refused_in_one_line(arguments: list[str], said: str, tr
     with pytest.raises(StageError, match=said) as caught:
         execute(["recommend", *arguments])
     assert "\n" not in str(caught.value)
+
+
+def test_a_log_whose_split_is_in_parts_is_never_read_at_once(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    whole, some = run("--k", "3"), run("--k", "3", "--user", "5", "--user", "77")
+    divide(trained / "data/split", 3)
+    assert run("--k", "3", "--user", "5", "--user", "77").equals(some)
+    with monkeypatch.context() as patch:
+        patch.setattr(recommend, "read_histories", None)
+        for chunks in ("1000000", "500"):
+            patch.setattr(scoring, "CHUNK_EVENTS", int(chunks))
+            execute(["recommend", "--k", "3", "--out", f"lists{chunks}"])
+            found = pl.read_parquet(f"lists{chunks}/*.parquet").sort("user_id", "rank")
+            assert found.drop("score").equals(whole.sort("user_id", "rank").drop("score"))
+            assert Path(f"lists{chunks}/_SUCCESS").is_file()
+    assert "note: the split is in 3 parts, so lists are written in parts too (--part 1/1)" in capsys.readouterr().err
+    with pytest.raises(StageError, match=r"--out: found out/top.csv, allowed for a split in parts: a folder"):
+        execute(["recommend", "--out", "out/top.csv"])
+    with pytest.raises(StageError, match=r"data/split: found a split in 3 parts, allowed: 1 here; --refit trains on"):
+        run("--refit")

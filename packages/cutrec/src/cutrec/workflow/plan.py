@@ -3,17 +3,17 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from cutrec import config
-from cutrec.checksums import read_output
 from cutrec.config_point import Config
 from cutrec.decide import Facts, decide
 from cutrec.errors import ConfigError
 from cutrec.outputs import read_json
 from cutrec.paths import DATA, SPLIT
+from cutrec.stores import read_stores
 from cutrec.workflow import synthetic_split
-from rec_data.sequences.store import SequenceStore
 from rec_data.sources.synthetic import SHAPES
 from rec_models.encoders.registry import ENCODERS
 from rec_models.planning import Calibration, Memory, Seconds, Setup, Sizes, load, memory_of, seconds_of
@@ -91,7 +91,7 @@ def facts_of(point: Config) -> Facts:
         raise ConfigError(
             f"dataset: found {name!r}, allowed: {known}, {downloaded}, whose split is in {SPLIT}; {other}"
         )
-    lengths = read_output(SequenceStore.open, SPLIT / "sequences" / "train.arrow").lengths.numpy()
+    lengths = np.concatenate([store.lengths.numpy() for store in read_stores(SPLIT, "train")])
     return Facts.of(pq.read_metadata(SPLIT / "items.parquet").num_rows, lengths)
 
 

@@ -142,6 +142,12 @@ def score_part(
     return Scored(users, rows, chunks, len(missing), unknown, empty, complete)
 
 
+def parts_for(log: Path, chunk_events: int) -> list[Part]:
+    """All parts of a log in the fewest parts that its chunks allow: each part is one pass over the log."""
+    of = max(1, -(-count_rows(log) // (chunk_events * MOST_CHUNKS)))
+    return [Part(number, of) for number in range(1, 1 + of)]
+
+
 def _marker(out: Path, part: Part) -> Path:
     return out / f"_{part.name}.json"
 
