@@ -11,10 +11,11 @@ from cce_kernels.checks import plain_flag, plain_integer
 from cce_kernels.dtypes import product_dtype, without_autocast
 from cce_kernels.full import tuning
 from cce_kernels.full.call import FullCall
-from cce_kernels.full.compose import average_targets, first_targets, smooth
+from cce_kernels.full.compose import compose, first_targets
 from cce_kernels.full.reference import full_reference
-from cce_kernels.hardware import MAX_TRITON_DIM, is_ampere_or_newer
-from cce_kernels.reduction import reduce_loss, reduce_weighted
+from cce_kernels.hardware import MAX_TRITON_DIM
+from cce_kernels.inputs import num_items_of, prepared, uses_triton
+from cce_kernels.reduction import reduce_weighted
 from cce_kernels.sampled.call import sampled_call
 from cce_kernels.sampled.draws import Sharing, groups_of
 from cce_kernels.sampled.objectives import Objective, Softmax
@@ -22,8 +23,6 @@ from cce_kernels.sampled.reference import sampled_reference, sparse_reference_ba
 from cce_kernels.sampled.samplers import Sampler, Uniform
 from cce_kernels.sampled.validation import (
     DEFAULT_TILE_TOKENS,
-    MAX_COUNTER,
-    check_counter,
     check_objective,
     check_one_target,
     check_sampling,
@@ -139,19 +138,19 @@ def linear_cross_entropy(
         targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape[:-1])
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
-    weighted = validation.check_weights(hidden, _num_items(weight, shard), token_weights, item_weights)
+    weighted = validation.check_weights(hidden, num_items_of(weight, shard), token_weights, item_weights)
     if shard is not None:
-        validation.check_unsharded(label_smoothing=label_smoothing != 0, targets=sets is not None)
+        validation.check_unsharded(label_smoothing=label_smoothing, sets=sets)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
     dtype = product_dtype(hidden)
     widest = tuning.widest(dtype)
     if impl == "auto" and dtype == torch.float32 and hidden.shape[-1] > widest:
         impl = "reference"
-    use_triton = _use_triton(impl, hidden, weight, bias, widest)
+    use_triton = uses_triton(impl, hidden, weight, bias, widest)
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
-    h, w, b, t = _prepared(hidden, weight, bias, targets, dtype, use_triton)
+    h, w, b, t = prepared(hidden, weight, bias, targets, dtype, use_triton)
     with without_autocast(hidden.device.type):
         if shard is not None:
             from cce_kernels.sharded import api as sharded  # imports torch's compiler, which takes seconds
@@ -171,16 +170,11 @@ def linear_cross_entropy(
             from cce_kernels.full.small_impl import full_small as run
         elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        plain = not label_smoothing and not weighted and sets is None
-        loss, lse = run(call, reduction if plain else "none")
-        if sets is not None:
-            loss = average_targets(loss, call, sets)
-        if label_smoothing:
-            loss = smooth(loss, lse, call, label_smoothing)
-        if weighted:
-            loss = reduce_weighted(loss, t, ignore_index, reduction, token_weights, item_weights)
-        elif not plain:
-            loss = reduce_loss(loss, t, ignore_index, reduction)[0]
+        if sets is None and not label_smoothing and not weighted:
+            loss, lse = run(call, reduction)
+        else:
+            loss, lse = run(call, "none")
+            loss = compose(loss, lse, call, reduction, sets, label_smoothing, token_weights, item_weights)
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss
 
@@ -272,22 +266,21 @@ def sampled_linear_cross_entropy(
     check = plain_flag("check", check)
     check_one_target(hidden, targets)
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
-    num_items = _num_items(weight, shard)
+    num_items = num_items_of(weight, shard)
     weighted = validation.check_weights(hidden, num_items, token_weights, item_weights)
-    check_sampling(num_items, num_negatives, row_offset, targets.numel(), sampler, sharing, tile_tokens)
+    check_sampling(
+        num_items, targets.numel(), num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens, hidden.device
+    )
     check_objective(objective, sampler)
-    check_counter("seed", seed, hidden.device, 2**63)
-    check_counter("step", step, hidden.device, MAX_COUNTER)
-    check_counter("row_offset", row_offset, hidden.device, MAX_COUNTER)
+    if shard is not None:
+        validation.check_unsharded(sparse_grad=sparse_grad)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
-    use_triton = _use_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
-    h, w, b, t = _prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
+    use_triton = uses_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
+    h, w, b, t = prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
     within = "none" if weighted else reduction
     with without_autocast(hidden.device.type):
         if shard is not None:
-            if sparse_grad:
-                raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
             from cce_kernels.sharded import api as sharded
             from cce_kernels.sharded.sampled import SampledOptions
 
@@ -313,29 +306,3 @@ def sampled_linear_cross_entropy(
             loss = reduce_weighted(loss, t, ignore_index, reduction, token_weights, item_weights)
     result: Tensor = loss.view(targets.shape) if reduction == "none" else loss
     return result
-
-
-def _num_items(weight: Tensor, shard: Shard | None) -> int:
-    """V, of which a sharded weight has a part."""
-    return weight.shape[0] if shard is None else shard.num_items
-
-
-def _use_triton(impl: Impl, hidden: Tensor, weight: Tensor, bias: Tensor | None, widest: int) -> bool:
-    """Whether Triton computes this call; refuses what it cannot. `widest` is the largest D that it takes."""
-    use = impl == "triton" or (impl == "auto" and is_ampere_or_newer(hidden.device))
-    if use:
-        validation.check_triton(hidden, weight, bias, widest)
-    return use
-
-
-def _prepared(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype, use_triton: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Hidden [M, D] in the dtype of products, weight, bias and targets [M].
-
-    All are contiguous, except that the eager reference multiplies a strided table as it is, without a copy.
-    """
-    h = hidden.to(dtype).reshape(-1, hidden.shape[-1]).contiguous()
-    if use_triton or torch.compiler.is_compiling():
-        weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-    return h, weight, bias, targets.reshape(-1).contiguous()

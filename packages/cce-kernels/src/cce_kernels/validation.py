@@ -68,12 +68,14 @@ def check_common(
         raise ValueError("hidden: found on meta, allowed: a device that holds numbers")
 
 
-def check_unsharded(**given: bool) -> None:
-    """Refuse the options that are given and do not go together with a sharded table."""
-    for name, is_given in given.items():
-        if is_given:
-            found = "several per token" if name == "targets" else "one"
-            raise ValueError(f"{name}: found {found} with shard, allowed: without a sharded table")
+def check_unsharded(*, label_smoothing: float = 0.0, sets: Tensor | None = None, sparse_grad: bool = False) -> None:
+    """Refuse the options of either loss that a sharded table excludes."""
+    if label_smoothing:
+        raise ValueError(f"label_smoothing: found {label_smoothing!r} with shard, allowed: 0")
+    if sets is not None:
+        raise ValueError(f"targets: found {sets.shape[-1]} per token with shard, allowed: one")
+    if sparse_grad:
+        raise ValueError("sparse_grad: found True with shard, allowed: False, dense gradients of the own rows")
 
 
 def check_shard(shard: Shard, rows: int) -> None:

@@ -14,7 +14,21 @@ from torch import Tensor
 
 from cce_kernels.dtypes import as_multiplied, sum_dtype
 from cce_kernels.full.call import FullCall
-from cce_kernels.reduction import masks
+from cce_kernels.reduction import masks, reduce_loss, reduce_weighted
+
+
+def compose(
+    loss: Tensor, lse: Tensor, call: FullCall, reduction: str, sets: Tensor | None, smoothing: float,
+    token_weights: Tensor | None, item_weights: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The reduced loss, from the losses and log-sum-exps [M] of a call; with `sets` [M, K] of its first targets."""
+    if sets is not None:
+        loss = average_targets(loss, call, sets)
+    if smoothing:
+        loss = smooth(loss, lse, call, smoothing)
+    if token_weights is None and item_weights is None:
+        return reduce_loss(loss, call.targets, call.ignore_index, reduction)[0]
+    return reduce_weighted(loss, call.targets, call.ignore_index, reduction, token_weights, item_weights)
 
 
 def first_targets(targets: Tensor, ignore_index: int, num_items: int) -> Tensor:

@@ -39,12 +39,14 @@ def check_sharing(num_negatives: int, sharing: str, tile_tokens: int) -> None:
 
 
 def check_sampling(
-    num_items: int, num_negatives: int, row_offset: Tensor | int, num_tokens: int,
-    sampler: Sampler, sharing: str, tile_tokens: int,
+    num_items: int, num_tokens: int, num_negatives: int, seed: Tensor | int, step: Tensor | int,
+    row_offset: Tensor | int, sampler: Sampler, sharing: str, tile_tokens: int, device: torch.device | None = None,
 ) -> None:  # fmt: skip
-    """What drawing needs, whatever the objective."""
+    """What drawing needs, whatever the objective; tensors among the counters must be on the device, if one is given."""
     check_sharing(num_negatives, sharing, tile_tokens)
-    check_counter("row_offset", row_offset, None, MAX_COUNTER)
+    check_counter("seed", seed, device, 2**63)
+    check_counter("step", step, device, MAX_COUNTER)
+    check_counter("row_offset", row_offset, device, MAX_COUNTER)
     if not isinstance(row_offset, Tensor) and row_offset + num_tokens > MAX_COUNTER:
         raise ValueError(
             f"row_offset: found {row_offset!r} with {num_tokens} tokens, allowed: row numbers below {MAX_COUNTER}"
@@ -97,9 +99,7 @@ def check_draw(
     check_integer("num_tokens", num_tokens, 0, MAX_COUNTER + 1)
     check_integer("num_items", num_items, 1, MAX_ITEMS + 1)
     check_integer("ignore_index", ignore_index, -(2**63), 2**63)
-    check_sampling(num_items, num_negatives, row_offset, num_tokens, sampler, sharing, tile_tokens)
-    check_counter("seed", seed, None, 2**63)
-    check_counter("step", step, None, MAX_COUNTER)
+    check_sampling(num_items, num_tokens, num_negatives, seed, step, row_offset, sampler, sharing, tile_tokens)
     if not isinstance(sampler, InBatch):
         read, name = "allowed: with InBatch and Mixed only, which draw among targets", type(sampler).__name__
         if targets is not None:

@@ -24,14 +24,13 @@ from cce_kernels.full.call import FullCall
 from cce_kernels.reduction import masks
 from cce_kernels.shard import ELSEWHERE, Shard
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import LOG2E, Merged, Partial, weighted_sum
+from cce_kernels.sharded.merge import LOG2E, NOTHING, Merged, Partial, weighted_sum
 from cce_kernels.sharded.targets import own_targets
 
 _LN2 = math.log(2.0)
 
 
 _CHUNK_ELEMENTS = 1 << 22  # scores that exist at once in the reference
-_NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
 def partial(call: FullCall, *, use_triton: bool) -> Partial:
@@ -43,7 +42,7 @@ def partial(call: FullCall, *, use_triton: bool) -> Partial:
     if call.temperature != 1.0:
         score /= call.temperature
     if 0 in (hidden.shape[0], weight.shape[0]):
-        base, total, mean = torch.full_like(score, _NOTHING), torch.zeros_like(score), torch.zeros_like(hidden)
+        base, total, mean = torch.full_like(score, NOTHING), torch.zeros_like(score), torch.zeros_like(hidden)
     else:
         base, total, mean = (_triton_sums if use_triton else _reference_sums)(call)
     return Partial(base, total, torch.zeros_like(total), score, mean, row)
@@ -56,7 +55,7 @@ def _reference_sums(call: FullCall) -> tuple[Tensor, Tensor, Tensor]:
         slope = 1.0 if call.softcap is None else 1 - (scores / (call.softcap / call.temperature)) ** 2
         scores[own, call.targets[tokens][own]] = -torch.inf
         base = scores.amax(1)
-        base = torch.where(base == -torch.inf, _NOTHING, base)
+        base = torch.where(base == -torch.inf, NOTHING, base)
         p = torch.exp(scores - base[:, None])
         total = p.sum(1)
         mean = (p * slope) @ weight.to(h.dtype) / total.clamp(min=torch.finfo(h.dtype).tiny)[:, None]

@@ -20,6 +20,7 @@ from torch import Tensor
 from cce_kernels.shard import Shard
 
 LOG2E = math.log2(math.e)
+NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
 class Partial(NamedTuple):

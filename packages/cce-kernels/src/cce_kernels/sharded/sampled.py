@@ -24,22 +24,22 @@ from torch import Tensor
 
 from cce_kernels.dtypes import sum_dtype
 from cce_kernels.reduction import masks
-from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.draws import Sharing, as_counter, groups_of, prepare
-from cce_kernels.sampled.objectives import Objective, Terms, encode
+from cce_kernels.sampled.call import SampledCall, sampled_call
+from cce_kernels.sampled.draws import Sharing, as_counter, groups_of
+from cce_kernels.sampled.objectives import Objective, Terms
 from cce_kernels.sampled.samplers import Popularity, Sampler
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from cce_kernels.shard import Shard
 from cce_kernels.sharded import sampled_reference
 from cce_kernels.sharded.autograd import RowGradients, ShardedLoss
-from cce_kernels.sharded.merge import Merged, Partial, weighted_sum
+from cce_kernels.sharded.merge import NOTHING, Merged, Partial, weighted_sum
 from cce_kernels.sharded.targets import own_targets
 
 SKIPPED = -2  # the row of the target of a token that does not count
 
 
 class SampledOptions(NamedTuple):
-    """What one process computes differently from another call."""
+    """Options of a call, beside those of every sharded loss."""
 
     sampler: Sampler
     objective: Objective
@@ -68,29 +68,23 @@ class ShardedSampled(ShardedLoss):
         offset = as_counter(options.row_offset, device)
         sent = self.shard.gather(torch.cat((self.targets, offset[None])))
         targets, offsets = sent[:, :-1], sent[:, -1]
-        correct = options.objective.terms(options.num_negatives, rows.num_items).softmax
-        counters = as_counter(options.seed, device), as_counter(options.step, device)
-        source = prepare(
-            options.sampler, targets.flatten(), self.ignore_index, rows.num_items, *counters, correct=correct
-        )
-        if source.log_rest is not None:
-            self.log_rest = source.log_rest.view(targets.shape)[rows.rank]
-        size, size_tensor = (0, source.size) if isinstance(source.size, Tensor) else (source.size, None)
-        valid, _, _ = masks(targets, self.ignore_index, rows.num_items)
         by_place = options.sharing != "batch"  # else all rows draw the same
         groups = groups_of(targets.shape[1], options.sharing, options.tile_tokens, offsets if by_place else 0)
-        own_log_q = None
-        if source.log_q is not None and isinstance(options.sampler, Popularity):
-            own_log_q = options.sampler.own_log_q(rows, device)
-        elif source.log_q is not None:
-            own_log_q = rows.of(source.log_q)
-        self.weight_dtype = weight.dtype
-        call = SampledCall(
-            hidden, weight, bias, torch.where(valid, rows.local(targets), SKIPPED), *counters,
-            size_tensor, source.id_table, own_log_q, None, offsets if by_place else None, None,
-            rows.num_items, size, source.alias, options.num_negatives, groups.tokens, groups.number, 0, 0,
-            groups.stride, SKIPPED, *encode(options.objective), options.deterministic, True,
+        call = sampled_call(
+            hidden, weight, bias, targets, options.sampler, options.objective, options.seed, options.step,
+            num_negatives=options.num_negatives, groups=groups, ignore_index=self.ignore_index,
+            deterministic=options.deterministic, row_offset=offsets if by_place else None, num_items=rows.num_items,
         )  # fmt: skip
+        if call.log_rest is not None:
+            self.log_rest = call.log_rest.view(targets.shape)[rows.rank]
+        log_q = call.log_q
+        if log_q is not None:
+            sampler = options.sampler
+            log_q = sampler.own_log_q(rows, device) if isinstance(sampler, Popularity) else rows.of(log_q)
+        valid, _, _ = masks(targets, self.ignore_index, rows.num_items)
+        own_rows = torch.where(valid, rows.local(targets), SKIPPED)
+        call = call._replace(targets=own_rows, ignore_index=SKIPPED, log_q=log_q, log_rest=None, with_dhidden=True)
+        self.weight_dtype = weight.dtype
         if options.use_triton:
             from cce_kernels.sharded.sampled_triton import narrow
 
@@ -109,7 +103,7 @@ class ShardedSampled(ShardedLoss):
         base, total, left = (hidden.new_zeros(hidden.shape[:2], dtype=dtype) for _ in range(3))
         mean = torch.zeros_like(hidden)
         if weight.shape[0] == 0:
-            base.fill_(sampled_reference.NOTHING)
+            base.fill_(NOTHING)
         elif use_triton:
             from cce_kernels.sharded.sampled_triton import write_sums
 

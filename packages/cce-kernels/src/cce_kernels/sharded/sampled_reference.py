@@ -13,9 +13,9 @@ from cce_kernels.sampled.call import SampledCall
 from cce_kernels.sampled.draws import draw_ids
 from cce_kernels.sampled.reference import grouped, ungrouped
 from cce_kernels.shard import Rows
+from cce_kernels.sharded.merge import NOTHING
 
 _CHUNK_ELEMENTS = 1 << 21
-NOTHING = -1.0e30  # the base of no terms, below that of any term
 
 
 def own_draws(call: SampledCall, rows: Rows) -> Tensor:
