@@ -131,16 +131,17 @@ def linear_cross_entropy(
     refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
-    sets = None
-    if validation.are_sets(hidden, targets):
-        validation.check_sets(softcap, item_weights)
-        sets = targets.reshape(-1, targets.shape[-1])
-        targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape[:-1])
+    sets = targets if validation.are_sets(hidden, targets) else None
+    targets = targets if sets is None else sets[..., 0]
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
     weighted = validation.check_weights(hidden, num_items_of(weight, shard), token_weights, item_weights)
     if shard is not None:
         validation.check_unsharded(label_smoothing=label_smoothing, sets=sets)
+    if sets is not None:
+        validation.check_sets(softcap, item_weights)
+        sets = sets.reshape(-1, sets.shape[-1])
+        targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape)
     if check:
         validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
     dtype = product_dtype(hidden)
@@ -151,11 +152,12 @@ def linear_cross_entropy(
     if filter_eps is not None and not use_triton:
         raise ValueError(f"filter_eps: found {filter_eps!r}, allowed: with impl='triton' only, the reference is exact")
     h, w, b, t = prepared(hidden, weight, bias, targets, dtype, use_triton)
+    composed = sets is not None or bool(label_smoothing) or weighted
+    within = "none" if composed else reduction
     with without_autocast(hidden.device.type):
         if shard is not None:
             from cce_kernels.sharded import api as sharded  # imports torch's compiler, which takes seconds
 
-            within = "none" if weighted else reduction
             loss, lse = sharded.full(
                 shard, h, w, b, t, within, ignore_index, softcap, temperature, filter_eps, use_triton
             )
@@ -170,10 +172,8 @@ def linear_cross_entropy(
             from cce_kernels.full.small_impl import full_small as run
         elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        if sets is None and not label_smoothing and not weighted:
-            loss, lse = run(call, reduction)
-        else:
-            loss, lse = run(call, "none")
+        loss, lse = run(call, within)
+        if composed:
             loss = compose(loss, lse, call, reduction, sets, label_smoothing, token_weights, item_weights)
     loss = loss.view(targets.shape) if reduction == "none" else loss
     return (loss, lse.view(targets.shape)) if return_lse else loss

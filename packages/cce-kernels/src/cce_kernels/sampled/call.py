@@ -35,7 +35,7 @@ class SampledCall(NamedTuple):
     first_row: int
     row_stride: int
     ignore_index: int
-    objective: str
+    objective: str  # its name and its number: see `objectives.encode`
     t: float
     deterministic: bool  # no atomics
     with_dhidden: bool  # Triton only: forward computes dH

@@ -85,8 +85,8 @@ def check_one_target(hidden: Tensor, targets: Tensor) -> None:
     """Refuse sets of targets, which the full loss takes."""
     if are_sets(hidden, targets):
         raise ValueError(
-            f"targets: found {targets.shape[-1]} per token, allowed: one, for which a basket repeats its token "
-            "with token_weights of 1 / K"
+            f"targets: found {targets.shape[-1]} per token, allowed: one; repeat the token for each of its targets, "
+            f"with token_weights=1/{targets.shape[-1]}"
         )
 
 
