@@ -1,6 +1,8 @@
 """Whether the times of a log are dates, whether these have a time of day, and moments that the settings name."""
 
 import datetime as dt
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from rec_data import arrays
 from rec_data.arrays import Int64s
@@ -9,22 +11,38 @@ from rec_data.raw.timestamps import of_a_clock, to_datetime, unit_of
 from rec_data.schema import UNITS
 
 
+class DateFacts(NamedTuple):
+    """What the times of a log are."""
+
+    clock: bool
+    """Dates rather than positions (``rec_data.raw.timestamps.of_a_clock``)."""
+    dates_only: bool
+    """Dates without a time of day: all at the same one, which is midnight in some zone. One moment alone must be
+    midnight in UTC."""
+
+
+def date_facts(parts: Iterable[Int64s], first: int, last: int) -> DateFacts:
+    """What the times of a log are, in one pass over the times of its parts, which lie from ``first`` to ``last``."""
+    unit = unit_of(last)
+    day = 86_400 * UNITS[unit]
+    midnight, number, dates, same = first % day, 0, 0, True
+    for times in parts:
+        number += len(times)
+        for block in arrays.blocks(len(times)):
+            dates += int(of_a_clock(times[block], unit).sum())
+            same = same and not ((times[block] - midnight) % day).any()
+    clock = 2 * dates > number
+    return DateFacts(clock, same and clock and (midnight == 0 or first != last))
+
+
 def has_clock(times: Int64s) -> bool:
-    """Whether the times of a log are dates rather than positions (``rec_data.raw.timestamps.of_a_clock``)."""
-    unit = unit_of(int(times.max()))
-    dates = sum(int(of_a_clock(times[block], unit).sum()) for block in arrays.blocks(len(times)))
-    return 2 * dates > len(times)
+    """Whether the times of a log are dates rather than positions."""
+    return date_facts([times], int(times.min()), int(times.max())).clock
 
 
 def dates_only(times: Int64s) -> bool:
-    """Whether the times of a log are dates without a time of day: all at the same one, which is midnight in some zone.
-
-    One moment alone must be midnight in UTC.
-    """
-    day = 86_400 * UNITS[unit_of(int(times.max()))]
-    midnight = int(times[0]) % day
-    same = all(not ((times[block] - midnight) % day).any() for block in arrays.blocks(len(times)))
-    return same and (midnight == 0 or bool((times != times[0]).any())) and has_clock(times)
+    """Whether the times of a log are dates without a time of day."""
+    return date_facts([times], int(times.min()), int(times.max())).dates_only
 
 
 def to_ticks(moment: int | str, unit: str) -> int:

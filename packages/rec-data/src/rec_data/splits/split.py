@@ -17,18 +17,13 @@ from rec_data.ids import hash_ids
 from rec_data.progress import progress
 from rec_data.schema import COUNT, HISTORY, ITEM, ORIGINAL_ID, TARGET, TARGET_TIME, TIMESTAMPS, USER
 from rec_data.sequences.store import write_store
-from rec_data.splits.clock import dates_only, has_clock, to_ticks
+from rec_data.splits.clock import date_facts, to_ticks
+from rec_data.splits.decide import Division, leave_one_out, temporal
 from rec_data.splits.encode import EncodedLog, encode
+from rec_data.splits.moments import range_of
 from rec_data.splits.sorted_log import Subset
-from rec_data.splits.strategies import Partition, leave_one_out, temporal
 from rec_data.splits.targets import TargetRule
 from rec_data.stated import stated
-
-AUTO_COUNTS: dict[str, tuple[int | None, int | None]] = {"temporal": (5, 3), "leave_one_out": (None, None)}
-"""The minimum counts of items and of users that "auto" stands for."""
-
-SUBSETS = ("train", "validation", "test", "untargeted")
-"""Parts of a split; the last one is only there if the split follows the paper's code."""
 
 EXPORT_ROWS = 4_000_000
 """Interactions per row group of the exported parquet files."""
@@ -70,8 +65,7 @@ def split_log(
         raise DataError(f"seed {seed}; allowed: at least 0")
     if paper_faithful:
         _refuse_other_rules(settings)
-    given, auto = (settings.min_item_count, settings.min_user_count), AUTO_COUNTS[settings.strategy]
-    fewest_items, fewest_users = (usual if count == "auto" else count for count, usual in zip(given, auto, strict=True))
+    fewest_items, fewest_users = settings.min_counts()
     with progress("split", 7) as bar:
         encoded = encode(
             log,
@@ -84,8 +78,8 @@ def split_log(
         _refuse_trivial(encoded)
         rule = TargetRule(settings.target, settings.seen_targets, seed)
         if temporally:
-            partition = temporal(
-                encoded.log,
+            division = temporal(
+                [encoded.log],
                 test_fraction=settings.test_fraction,
                 test_from=None if settings.test_from is None else to_ticks(settings.test_from, encoded.unit),
                 validation_users=settings.validation_users,
@@ -95,14 +89,10 @@ def split_log(
                 paper_faithful=paper_faithful,
             )
         else:
-            partition = leave_one_out(encoded.log, holdout=settings.holdout, rule=rule)
-        _refuse_untrainable(partition.train, settings)
+            division = leave_one_out([encoded.log], holdout=settings.holdout, rule=rule)
+        _refuse_untrainable(division, settings)
         bar.update()
-        kept_users = np.zeros(encoded.log.num_users, dtype=bool)
-        subsets = {name: subset for name in SUBSETS if (subset := getattr(partition, name)) is not None}
-        for subset in subsets.values():
-            kept_users[subset.users] = True
-        counts = arrays.count(partition.train.items, encoded.log.num_items)[partition.catalogue]
+        counts = division.catalogue.counts[division.catalogue.items]
         summary: dict[str, Any] = {
             "strategy": settings.strategy,
             "test_fraction": settings.test_fraction if temporally else None,
@@ -119,15 +109,16 @@ def split_log(
             "filter_seen": filter_seen,
             "paper_faithful": paper_faithful,
             "ties": "row_order" if tie_seed is None else "shuffle",
-            **_facts(encoded, partition, kept_users),
+            **_facts(encoded, division),
         }
-        dense_user, dense_item = dense_ids(kept_users), dense_ids(partition.catalogue)
-        users = encoded.user_names.filter(pl.Series(kept_users))
-        hashes = write_names(users, encoded.item_names.filter(pl.Series(partition.catalogue)), counts, out)
+        dense_user, dense_item = dense_ids(division.users), dense_ids(division.catalogue.items)
+        users = encoded.user_names.filter(pl.Series(division.users))
+        items = encoded.item_names.filter(pl.Series(division.catalogue.items))
+        hashes = write_names(users, items, counts, out)
         (out / "sequences").mkdir()
-        for name in SUBSETS:
-            if name in subsets:
-                subset = renumber(subsets[name], dense_user, dense_item)
+        for part, partition in division.partitions:
+            for name, subset in partition.subsets.items():
+                subset = renumber(subset, part.of_users(dense_user), dense_item)
                 write_histories(subset, out, name, hashes)
                 summary[name] = describe_subset(subset, counts, filter_seen=filter_seen)
             bar.update()
@@ -145,30 +136,39 @@ def _check_folder(out: Path) -> None:
         raise DataError(f"out {out} already holds {found[0]!r}; allowed: an existing, empty folder")
 
 
-def _facts(encoded: EncodedLog, partition: Partition, kept_users: Mask) -> dict[str, Any]:
+def _facts(encoded: EncodedLog, division: Division) -> dict[str, Any]:
     """Summarise the log as a whole."""
-    log, boundary = encoded.log, partition.boundary_time
+    logs, boundary = division.logs, getattr(division.strategy, "boundary", None)
+    number, first, last = range_of(logs)
+    dates = date_facts((log.times for log in logs), first, last)
+    future, at_once = (
+        None if boundary is None else sum(int(np.count_nonzero(at(log.times, boundary))) for log in logs) / number
+        for at in (np.greater_equal, np.equal)
+    )
+    items = np.zeros(logs[0].num_items, dtype=bool)
+    for log in logs:
+        items |= arrays.mark(log.items, len(items))
     return {
         "timestamp_unit": encoded.unit,
-        "first_time": int(log.times.min()),
-        "last_time": int(log.times.max()),
+        "first_time": first,
+        "last_time": last,
         "boundary_time": boundary,
-        "future_share": None if boundary is None else float((log.times >= boundary).mean()),
-        "boundary_share": None if boundary is None else float((log.times == boundary).mean()),
-        "clock": has_clock(log.times),
-        "dates_only": dates_only(log.times),
+        "future_share": future,
+        "boundary_share": at_once,
+        "clock": dates.clock,
+        "dates_only": dates.dates_only,
         "tied_interactions": encoded.ties.tied,
         "duplicate_interactions": encoded.ties.duplicates,
         "copies_of_every_row": encoded.ties.copies,
-        "users": int(kept_users.sum()),
-        "items": int(partition.catalogue.sum()),
+        "users": int(np.count_nonzero(division.users)),
+        "items": int(np.count_nonzero(division.catalogue.items)),
         "log": encoded.raw,
         "filtered": {
-            "users": log.num_users,
-            "items": int(np.count_nonzero(arrays.mark(log.items, log.num_items))),
-            "interactions": len(log.items),
+            "users": len(division.users),
+            "items": int(np.count_nonzero(items)),
+            "interactions": number,
         },
-        "dropped": {**encoded.dropped, **partition.dropped},
+        "dropped": {**encoded.dropped, **division.dropped},
     }
 
 
@@ -190,9 +190,9 @@ def _refuse_other_rules(settings: Split) -> None:
             raise DataError(f"split.{key}: found {found} with paper_faithful, allowed: {only}")
 
 
-def _refuse_untrainable(train: Subset, settings: Split) -> None:
+def _refuse_untrainable(division: Division, settings: Split) -> None:
     """Refuse a split whose training histories are all too short: an example needs an item and the one after it."""
-    if (train.lengths >= 2).any():
+    if division.trainable:
         return
     start = "t*" if settings.validation == "users" else "t_v"
     reason = f"no user outside validation has two interactions before {start}"
