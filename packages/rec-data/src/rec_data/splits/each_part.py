@@ -37,5 +37,10 @@ def total(logs: Logs, function: Callable[[SortedLog], _A]) -> _A:
     """The sum of the arrays that a function returns for the parts, of booleans their union."""
     if isinstance(logs, WorkerLogs):
         return logs.total(function)
-    added: _A = reduce(np.add, map(function, logs))
+    return reduce(add, map(function, logs))
+
+
+def add(one: _A, other: _A) -> _A:
+    """The sum of two arrays, of booleans their union."""
+    added: _A = np.add(one, other)
     return added
