@@ -48,7 +48,7 @@ _WORK = ".work"
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Turn an error of Spark into one line: that of the task that failed, if one did."""
     try:
         yield
@@ -65,7 +65,7 @@ def _in_one_line(text: str) -> str:
     return raised[2] if raised[1] == DataError.__name__ else f"a task on Spark failed: {raised[1]}: {raised[2]}"
 
 
-@_readable()
+@readable()
 def split_on_spark(
     log: DataFrame,
     out: Path,
