@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -103,11 +103,47 @@ def split_on_spark(
         raise DataError(f"seed {seed}; allowed: at least 0")
     if tie_seed is None and not order:
         raise DataError("download.ties: found row_order of a log whose rows have no order, allowed: shuffle")
-    out, session = out.resolve(), log.sparkSession
+    out = out.resolve()
     work = out / _WORK
-    work.mkdir()
+    split = work / "split"
+    split.mkdir(parents=True)
+    try:
+        found = _encode_and_sort(log, work, settings, parts, tie_seed, order)
+        division = decide(found.logs, found.facts.unit, settings, seed=seed)
+        summary = summarize(
+            found.facts,
+            division,
+            settings,
+            seed=seed,
+            filter_seen=filter_seen,
+            paper_faithful=False,
+            tie_seed=tie_seed,
+        )
+        summary |= _write(found, division, summary, work, split, filter_seen=filter_seen)
+        if (of := len(found.logs)) > 1:
+            summary["parts"] = of
+        for path in sorted(split.iterdir()):
+            path.rename(out / path.name)
+        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    finally:
+        shutil.rmtree(work)
+    return summary
+
+
+class _Found(NamedTuple):
+    """A log that is encoded and sorted in the work folder."""
+
+    logs: "SparkLogs"
+    facts: LogFacts
+    checksums: list[int]
+    """Of each part."""
+
+
+def _encode_and_sort(
+    log: DataFrame, work: Path, settings: Split, parts: int | None, tie_seed: int | None, order: Sequence[str]
+) -> _Found:
+    session, (fewest_items, fewest_users) = log.sparkSession, settings.min_counts()
     on_workers(session, range(2 * session.sparkContext.defaultParallelism), partial(check_reach, work))
-    fewest_items, fewest_users = settings.min_counts()
     encoded = encode_on_spark(
         log,
         work,
@@ -119,21 +155,23 @@ def split_on_spark(
         order=order,
     )
     refuse_trivial(encoded.raw, _first_ids(work, "user"), _first_ids(work, "item"))
-    numbers = range(1, encoded.parts + 1)
-    found = on_workers(session, numbers, partial(sort_part, work=work, tie_seed=tie_seed))
-    facts = _facts(encoded, found, until=settings.test_until is not None)
-    division = decide(SparkLogs(session, work, encoded), encoded.unit, settings, seed=seed)
-    summary = summarize(
-        facts, division, settings, seed=seed, filter_seen=filter_seen, paper_faithful=False, tie_seed=tie_seed
-    )
-    hashes = _write_ids(work, out, division)
-    identity = json.dumps([hashes, summary, [part.checksum for part in found]])
+    logs = SparkLogs(session, work, encoded)
+    found = on_workers(session, logs.numbers, partial(sort_part, work=work, tie_seed=tie_seed))
+    return _Found(logs, _facts(encoded, found, until=settings.test_until is not None), [one.checksum for one in found])
+
+
+def _write(
+    found: _Found, division: Division, summary: dict[str, Any], work: Path, split: Path, *, filter_seen: bool
+) -> dict[str, dict[str, int]]:
+    """Write all files but the summary into a folder, and describe the subsets."""
+    logs, hashes = found.logs, _write_ids(work, split, division)
+    identity = json.dumps([hashes, summary, found.checksums])
     write = partial(
         write_part,
-        out=out,
+        out=split,
         work=work,
-        of=encoded.parts,
-        num_items=encoded.items,
+        of=len(logs),
+        num_items=logs.num_items,
         strategy=division.strategy,
         catalogue=division.catalogue,
         numbers=Numbers.of(division),
@@ -141,36 +179,32 @@ def split_on_spark(
         filter_seen=filter_seen,
         run=hashlib.sha256(identity.encode()).hexdigest(),
     )
-    summary |= merge_facts(on_workers(session, numbers, write))
-    if encoded.parts > 1:
-        summary["parts"] = encoded.parts
-    shutil.rmtree(work)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
+    return merge_facts(on_workers(logs.session, logs.numbers, write))
 
 
 class SparkLogs(WorkerLogs):
     """The sorted parts of a log in the work folder, which tasks open."""
 
     def __init__(self, session: SparkSession, work: Path, encoded: Encoded) -> None:
-        self._session = session
-        self._numbers = range(1, encoded.parts + 1)
+        self.session = session
+        self.numbers = range(1, encoded.parts + 1)
+        self.num_items = encoded.items
         self._open = partial(open_part, work=work, num_items=encoded.items)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def __getitem__(self, index: Any) -> Any:
-        numbers = self._numbers[index]
+        numbers = self.numbers[index]
         return self._open(numbers) if isinstance(numbers, int) else [self._open(number) for number in numbers]
 
     def each(self, function: Callable[[SortedLog], _T]) -> Iterator[_T]:
         """The result of a function for each part, in their order."""
-        return iter(on_workers(self._session, self._numbers, _of_part(self._open, function)))
+        return iter(on_workers(self.session, self.numbers, _of_part(self._open, function)))
 
     def total(self, function: Callable[[SortedLog], _A]) -> _A:
         """The sum of the arrays that a function returns for the parts, added up by the workers."""
-        parts = self._session.sparkContext.parallelize(self._numbers, len(self))
+        parts = self.session.sparkContext.parallelize(self.numbers, len(self))
         added: _A = parts.map(_of_part(self._open, function)).treeReduce(add)
         return added
 
