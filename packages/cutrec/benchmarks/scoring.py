@@ -65,6 +65,7 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     import pyarrow as pa
     import torch
 
+    from cutrec.workflow.history_sources import LogSource
     from cutrec.workflow.recommend import choose_device, recommend
     from cutrec.workflow.scoring import score_part
     from rec_data.sequences.histories import read_histories
@@ -90,8 +91,8 @@ def score(options: argparse.Namespace) -> dict[str, Any]:
     else:
         numbers = [options.part] if options.part else range(1, 1 + (options.only or options.parts))
         parts = [Part(number, options.parts) for number in numbers]
-        chosen = {"tie_seed": 42, "chunk_events": options.chunk_events, **how}
-        done = [score_part(encoder, items, log, out, part, {}, **chosen) for part in parts]
+        source, chosen = LogSource(log, items, tie_seed=42), {"chunk_events": options.chunk_events, **how}
+        done = [score_part(encoder, items, source, out, part, {}, **chosen) for part in parts]
         users, rows, chunks, ranked = (sum(counts) for counts in zip(*(each[:4] for each in done), strict=True))
     seconds = time.perf_counter() - started
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""

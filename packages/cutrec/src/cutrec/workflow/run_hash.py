@@ -26,7 +26,7 @@ def run_hash(config: Config, split: Path, code: Mapping[str, Path] | None = None
     settings = dataclasses.asdict(config)
     settings["batch_size"] *= settings["train"].pop("devices")
     del settings["train"]["table"]
-    for section in ("dataset", "download", "split", "report", "undecided"):
+    for section in ("dataset", "download", "split", "split_folder", "report", "undecided"):
         del settings[section]
     for key in ("init_from", "tracker"):
         del settings["train"][key]

@@ -21,28 +21,46 @@ class DateFacts(NamedTuple):
     midnight in UTC."""
 
 
-def date_facts(parts: Iterable[Int64s], first: int, last: int) -> DateFacts:
-    """What the times of a log are, in one pass over the times of its parts, which lie from ``first`` to ``last``."""
+class DateCounts(NamedTuple):
+    """What is counted of the times of a part of a log."""
+
+    number: int
+    dates: int
+    """How many are dates rather than positions."""
+    same: bool
+    """Whether all have the time of day of the first time of the whole log."""
+
+
+def count_dates(times: Int64s, first: int, last: int) -> DateCounts:
+    """Count in the times of a part of a log, whose times lie from ``first`` to ``last``."""
     unit = unit_of(last)
-    day = 86_400 * UNITS[unit]
-    midnight, number, dates, same = first % day, 0, 0, True
-    for times in parts:
-        number += len(times)
-        for block in arrays.blocks(len(times)):
-            dates += int(of_a_clock(times[block], unit).sum())
-            same = same and not ((times[block] - midnight) % day).any()
-    clock = 2 * dates > number
-    return DateFacts(clock, same and clock and (midnight == 0 or first != last))
+    day, dates, same = 86_400 * UNITS[unit], 0, True
+    for block in arrays.blocks(len(times)):
+        dates += int(of_a_clock(times[block], unit).sum())
+        same = same and not ((times[block] - first) % day).any()
+    return DateCounts(len(times), dates, same)
+
+
+def date_facts(parts: Iterable[DateCounts], first: int, last: int) -> DateFacts:
+    """What the times of a log are, which lie from ``first`` to ``last``."""
+    numbers, dates, same = zip(*parts, strict=True)
+    clock, midnight = 2 * sum(dates) > sum(numbers), first % (86_400 * UNITS[unit_of(last)]) == 0
+    return DateFacts(clock, all(same) and clock and (midnight or first != last))
+
+
+def _facts_of(times: Int64s) -> DateFacts:
+    first, last = int(times.min()), int(times.max())
+    return date_facts([count_dates(times, first, last)], first, last)
 
 
 def has_clock(times: Int64s) -> bool:
     """Whether the times of a log are dates rather than positions."""
-    return date_facts([times], int(times.min()), int(times.max())).clock
+    return _facts_of(times).clock
 
 
 def dates_only(times: Int64s) -> bool:
     """Whether the times of a log are dates without a time of day."""
-    return date_facts([times], int(times.min()), int(times.max())).dates_only
+    return _facts_of(times).dates_only
 
 
 def to_ticks(moment: int | str, unit: str) -> int:

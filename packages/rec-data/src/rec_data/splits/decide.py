@@ -1,23 +1,21 @@
 """What the whole log decides about its split, and the division of all of its parts by that."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 
 from rec_data import arrays
-from rec_data.arrays import Int64s, Mask
+from rec_data.arrays import Int32s, Int64s, Mask
 from rec_data.errors import DataError
 from rec_data.splits.clock import in_words
+from rec_data.splits.each_part import Logs, WorkerLogs, each, total
 from rec_data.splits.moments import TimeRange, range_of, time_before_share
 from rec_data.splits.sorted_log import SortedLog
 from rec_data.splits.strategies import Catalogue, LeaveOneOut, Partition, Strategy, Temporal
 from rec_data.splits.targets import TargetRule
-
-Logs = Sequence[SortedLog]
-"""The parts of a log; one that is whole is its only part. A part may be read when it is asked for, so none is kept."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,14 @@ def temporal(
     boundary = _boundary(logs, times, test_fraction, test_from)
     start, validating = None, None
     if validation == "users":
-        past_users = [arrays.count_rows(log.times < boundary, log.offsets) > 0 for log in logs]
-        users = np.flatnonzero(_of_whole(logs, past_users))
-        validating = np.zeros(sum(map(len, past_users)), dtype=bool)
-        validating[choose_users(users, validation_users, seed)] = True
+        with_past = _of_whole(
+            each(logs, lambda log: _Marked.of(log, arrays.count_rows(log.times < boundary, log.offsets) > 0))
+        )
+        validating = np.zeros(len(with_past), dtype=bool)
+        validating[choose_users(np.flatnonzero(with_past), validation_users, seed)] = True
         key, cure = f"split.validation_users {validation_users:g}", "a smaller share"
     else:
-        past = sum(int(np.count_nonzero(log.times < boundary)) for log in logs)
+        past = sum(each(logs, lambda log: int(np.count_nonzero(log.times < boundary))))
         start = time_before_share(logs, test_fraction, times, of=past)
         key, cure = f"split.validation time (from t_v = {start} on)", "times that differ more, or users"
     strategy = Temporal(
@@ -125,7 +124,7 @@ def leave_one_out(logs: Logs, *, holdout: int = 1, rule: TargetRule | None = Non
         DataError: No user has enough interactions, or ``rule`` leaves no targets.
     """
     strategy = LeaveOneOut(holdout=holdout, rule=rule or TargetRule())
-    if not any(strategy.evaluated(log).any() for log in logs):
+    if not any(each(logs, lambda log: bool(strategy.evaluated(log).any()))):
         raise DataError(
             f"split.strategy leave_one_out: no user has {2 * holdout + 1} interactions, so no user can be tested"
         )
@@ -144,63 +143,93 @@ def choose_users(users: Int64s, share: float, seed: int) -> Int64s:
     return chosen
 
 
-def _of_whole(logs: Logs, flags: Sequence[Mask]) -> Mask:
+class _Marked(NamedTuple):
+    """Some users of a part of a log."""
+
+    users: Int32s | None
+    """``[users of the part]`` as `SortedLog.users`."""
+    flags: Mask
+    """``[users of the part]`` whether it is one of them."""
+
+    @classmethod
+    def of(cls, log: SortedLog, flags: Mask) -> "_Marked":
+        return cls(log.users, flags)
+
+
+def _of_whole(parts: Iterable[_Marked]) -> Mask:
     """``[users of the whole log]`` the flags of the users of each part."""
-    whole = np.zeros(sum(map(len, flags)), dtype=bool)
-    for log, found in zip(logs, flags, strict=True):
-        whole[slice(None) if log.users is None else log.users] = found
+    parts = list(parts)
+    whole = np.zeros(sum(len(part.flags) for part in parts), dtype=bool)
+    for part in parts:
+        whole[slice(None) if part.users is None else part.users] = part.flags
     return whole
 
 
 def _catalogue(logs: Logs, strategy: Strategy) -> Catalogue:
     """The items of train in all parts, and how often each occurs there."""
-    counts = np.zeros(logs[0].num_items, dtype=np.int64)
-    items = np.zeros(len(counts), dtype=bool)
-    past = np.zeros(len(counts), dtype=bool) if isinstance(strategy, Temporal) and strategy.paper_faithful else None
-    for log in logs:
-        counts += arrays.count(log.items[strategy.trained(log)], len(counts))
-        if isinstance(strategy, LeaveOneOut):
-            items |= arrays.mark(log.items, len(counts))  # the filter of users can leave an item without interactions
-        elif past is not None:
-            past |= arrays.mark(log.items[log.times < strategy.boundary], len(counts))
-    return Catalogue(counts > 0 if isinstance(strategy, Temporal) else items, counts, past)
+    counts = total(logs, lambda log: arrays.count(log.items[strategy.trained(log)], log.num_items))
+    if isinstance(strategy, LeaveOneOut):  # the filter of users can leave an item without interactions
+        return Catalogue(total(logs, lambda log: arrays.mark(log.items, log.num_items)), counts)
+    return Catalogue(counts > 0, counts, _past_items(logs, strategy.boundary) if strategy.paper_faithful else None)
+
+
+def _past_items(logs: Logs, boundary: int) -> Mask:
+    """``[num_items]`` the items of the past."""
+    return total(logs, lambda log: arrays.mark(log.items[log.times < boundary], log.num_items))
+
+
+class _Counts(NamedTuple):
+    """What is counted in a divided part."""
+
+    kept: _Marked
+    trainable: bool
+    dropped: dict[str, int]
+    number: dict[str, int]
+    """Of histories, by subset."""
+
+    @classmethod
+    def of(cls, log: SortedLog, partition: Partition) -> "_Counts":
+        flags = np.zeros(log.num_users, dtype=bool)
+        for subset in partition.subsets.values():
+            flags[subset.users] = True
+        number = {name: len(subset.users) for name, subset in partition.subsets.items()}
+        trainable = bool((partition.train.lengths >= 2).any())
+        return cls(_Marked.of(log, flags), trainable, partition.dropped, number)
 
 
 def _divide(logs: Logs, strategy: Strategy, catalogue: Catalogue) -> tuple[Division, Counter[str]]:
     """Divide all parts, and count the users who validate and who are tested."""
-    kept, dropped, number, trainable, partition = [], Counter[str](), Counter[str](), False, None
-    for log in logs:
-        partition = strategy.divide(log, catalogue)
-        flags = np.zeros(log.num_users, dtype=bool)
-        for name, subset in partition.subsets.items():
-            flags[subset.users] = True
-            number[name] += len(subset.users)
-        kept.append(flags)
-        trainable = trainable or bool((partition.train.lengths >= 2).any())
-        for reason, count in partition.dropped.items():
-            dropped[reason] += count
-    only = partition if len(logs) == 1 else None
-    return Division(logs, strategy, catalogue, _of_whole(logs, kept), trainable, dict(dropped), only), number
+    only = None
+    if len(logs) == 1 and not isinstance(logs, WorkerLogs):
+        only = strategy.divide(logs[0], catalogue)
+        parts = [_Counts.of(logs[0], only)]
+    else:
+        parts = list(each(logs, lambda log: _Counts.of(log, strategy.divide(log, catalogue))))
+    dropped, number = Counter[str](), Counter[str]()
+    for part in parts:
+        dropped.update(part.dropped)
+        number.update(part.number)
+    users, trainable = _of_whole(part.kept for part in parts), any(part.trainable for part in parts)
+    return Division(logs, strategy, catalogue, users, trainable, dict(dropped), only), number
 
 
 def _refuse_without_test(logs: Logs, strategy: Temporal, key: str, cure: str, test_fraction: float | None) -> NoReturn:
     """Say why there is no test user; `test_fraction` is None if the moment t* was given."""
     boundary = strategy.boundary
-    known = np.zeros(logs[0].num_items, dtype=bool)
-    for log in logs:
-        known |= arrays.mark(log.items[log.times < boundary], len(known))
-    for log in logs:
+    known = _past_items(logs, boundary)
+
+    def has_returning(log: SortedLog) -> bool:
         past = log.times < boundary
         returning = arrays.count_rows(~past & arrays.lookup(known, log.items), log.offsets) > 0
-        if np.any((arrays.count_rows(past, log.offsets) > 0) & returning):
-            why = (
-                "do not train"
-                if strategy.validating is None
-                else "validate, or share no item with the few training users"
-            )
-            raise DataError(
-                f"{key} leaves no test user: those with interactions after t* = {boundary} {why}; allowed: {cure}"
-            )
+        return bool(np.any((arrays.count_rows(past, log.offsets) > 0) & returning))
+
+    if any(each(logs, has_returning)):
+        why = (
+            "do not train" if strategy.validating is None else "validate, or share no item with the few training users"
+        )
+        raise DataError(
+            f"{key} leaves no test user: those with interactions after t* = {boundary} {why}; allowed: {cure}"
+        )
     asked = "split.test_from" if test_fraction is None else f"split.test_fraction {test_fraction:g}"
     raise DataError(
         f"{asked} leaves no test user; needed: a user with interactions on items of train both before and after t* = "

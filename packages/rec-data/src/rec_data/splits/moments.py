@@ -1,11 +1,13 @@
 """Moments that divide a log, and other facts of its times, from one or several parts of its users."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from rec_data import arrays
+from rec_data.arrays import Int64s
+from rec_data.splits.each_part import Logs, each, total
 from rec_data.splits.sorted_log import SortedLog
 
 _BITS = 20
@@ -20,14 +22,20 @@ class TimeRange(NamedTuple):
     last: int
 
 
-def range_of(logs: Sequence[SortedLog]) -> TimeRange:
+def range_of(logs: Logs) -> TimeRange:
     """The range of the times of all parts of a log, which has at least one interaction."""
-    ranges = [(len(log.times), int(log.times.min()), int(log.times.max())) for log in logs if len(log.times)]
-    numbers, firsts, lasts = zip(*ranges, strict=True)
-    return TimeRange(sum(numbers), min(firsts), max(lasts))
+    ranges = [found for found in each(logs, _range) if found is not None]
+    return TimeRange(
+        sum(found.number for found in ranges), min(found.first for found in ranges), max(found.last for found in ranges)
+    )
 
 
-def time_at(logs: Sequence[SortedLog], index: int, times: TimeRange) -> int:
+def _range(log: SortedLog) -> TimeRange | None:
+    times = log.times
+    return TimeRange(len(times), int(times.min()), int(times.max())) if len(times) else None
+
+
+def time_at(logs: Logs, index: int, times: TimeRange) -> int:
     """The time at an index, from 0, of all times in ascending order.
 
     Times are counted in bins, then those of the bin that holds the index in finer ones, until a bin is one time. Each
@@ -36,13 +44,7 @@ def time_at(logs: Sequence[SortedLog], index: int, times: TimeRange) -> int:
     low, high = times.first, times.last
     while low < high:
         shift = max(0, (high - low).bit_length() - _BITS)
-        counts = np.zeros(((high - low) >> shift) + 1, dtype=np.int64)
-        for log in logs:
-            for block in arrays.blocks(len(log.times)):
-                found = log.times[block]
-                if (low, high) != (times.first, times.last):
-                    found = found[(found >= low) & (found <= high)]
-                counts += np.bincount((found - low) >> shift, minlength=len(counts))
+        counts = total(logs, partial(_count, low=low, high=high, shift=shift))
         ends = np.cumsum(counts)
         place = int(np.searchsorted(ends, index, side="right"))
         index -= int(ends[place] - counts[place])
@@ -50,7 +52,17 @@ def time_at(logs: Sequence[SortedLog], index: int, times: TimeRange) -> int:
     return low
 
 
-def time_before_share(logs: Sequence[SortedLog], share: float, times: TimeRange, *, of: int | None = None) -> int:
+def _count(log: SortedLog, *, low: int, high: int, shift: int) -> Int64s:
+    """How many times lie in each bin of ``2^shift`` times, from ``low`` to ``high``."""
+    counts = np.zeros(((high - low) >> shift) + 1, dtype=np.int64)
+    for block in arrays.blocks(len(log.times)):
+        found = log.times[block]
+        found = found[(found >= low) & (found <= high)]
+        counts += np.bincount((found - low) >> shift, minlength=len(counts))
+    return counts
+
+
+def time_before_share(logs: Logs, share: float, times: TimeRange, *, of: int | None = None) -> int:
     """The time from which on a share of the interactions lies; at least one does.
 
     With ``of``, the share is one of that many earliest interactions.
