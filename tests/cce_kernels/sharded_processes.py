@@ -38,6 +38,18 @@ def run_case(case, device="cpu", impl="reference"):
     return compare(shard.rows, tokens, found, expected_of(case, inputs))
 
 
+def log_sum_exp():
+    """The largest difference of the log-sum-exp of divided scores from that of one process."""
+    case = Case(temperature=0.4)
+    inputs, shard = whole(case), Shard(None, case.items)
+    own, tokens = part(case, inputs, shard.rows)
+    found, expected = (
+        linear_cross_entropy(x["hidden"], x["weight"], x["targets"], temperature=0.4, return_lse=True, **more)[1]
+        for x, more in ((own, {"shard": shard}), (inputs, {}))
+    )
+    return float((found[: tokens.stop - tokens.start] - expected[tokens]).abs().max())
+
+
 def gradient_of_token_weights():
     """The largest difference of the gradient of a weighted mean from that of one process."""
     case = Case(weighted=True)
@@ -126,7 +138,7 @@ def errors_of(rank):
 
 def on_cpu(rank):
     found = {str(case): run_case(case) for case in CASES + WEIGHTED_CASES}
-    found["token weights"] = gradient_of_token_weights()
+    found |= {"token weights": gradient_of_token_weights(), "log-sum-exp": log_sum_exp()}
     found["no tokens"] = no_tokens()
     return {"differences": found, "same": run_again(), "errors": errors_of(rank)}
 

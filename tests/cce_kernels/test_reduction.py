@@ -83,6 +83,19 @@ def test_weights_multiply_sampled_losses(device: str, impl: str, case: Sampled, 
     sampled_cases.assert_near(case, tensors, device, ours, [loss, *gradients])
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("name", ["token_weights", "item_weights"])
+def test_check_reads_the_weights_of_tokens_that_count(name: str, sampled: bool) -> None:
+    inputs = torch.ones(4, 3), torch.ones(5, 3), torch.tensor([1, -100, 2, 4])
+    loss = sampled_linear_cross_entropy if sampled else linear_cross_entropy
+    options = {"num_negatives": 4, "seed": 1} if sampled else {}
+    weights = torch.tensor([1.0, torch.nan, 1.0, 1.0]) if name == "token_weights" else torch.ones(5)
+    assert loss(*inputs, **{name: weights}, **options, check=True).isfinite()
+    weights[2] = torch.inf
+    with pytest.raises(ValueError, match=f"{name}: found NaN or infinity, allowed: finite numbers"):
+        loss(*inputs, **{name: weights}, **options, check=True)
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_weights_may_be_learned(sampled: bool, reduction: str) -> None:

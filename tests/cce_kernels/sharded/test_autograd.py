@@ -31,7 +31,7 @@ def run(folder, kind):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_processes_together_are_one(reports, ranks):
     """Loss, dH, dW and db of every process, for every loss, sampler and sharing."""
-    names = [str(case) for case in CASES + WEIGHTED_CASES] + ["token weights", "no tokens"]
+    names = [str(case) for case in CASES + WEIGHTED_CASES] + ["token weights", "log-sum-exp", "no tokens"]
     for found in reports[ranks]:
         assert list(found["differences"]) == names
         assert {name: error for name, error in found["differences"].items() if not error < 1e-10} == {}

@@ -143,7 +143,7 @@ def linear_cross_entropy(
         sets = sets.reshape(-1, sets.shape[-1])
         targets = first_targets(sets, ignore_index, weight.shape[0]).view(targets.shape)
     if check:
-        validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
+        validation.check_values(hidden, weight, targets, bias, ignore_index, shard, token_weights, item_weights)
     dtype = product_dtype(hidden)
     widest = tuning.widest(dtype)
     if impl == "auto" and dtype == torch.float32 and hidden.shape[-1] > widest:
@@ -275,7 +275,7 @@ def sampled_linear_cross_entropy(
     if shard is not None:
         validation.check_unsharded(sparse_grad=sparse_grad)
     if check:
-        validation.check_values(hidden, weight, targets, bias, ignore_index, shard)
+        validation.check_values(hidden, weight, targets, bias, ignore_index, shard, token_weights, item_weights)
     use_triton = uses_triton(impl, hidden, weight, bias, MAX_TRITON_DIM)
     h, w, b, t = prepared(hidden, weight, bias, targets, product_dtype(hidden), use_triton)
     within = "none" if weighted else reduction

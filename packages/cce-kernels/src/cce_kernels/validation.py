@@ -158,14 +158,23 @@ def check_weights(hidden: Tensor, num_items: int, token_weights: Tensor | None, 
 
 
 def check_values(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, shard: Shard | None = None
-) -> None:
-    """Refuse targets out of range, and NaN or infinity in hidden, weight or bias: one synchronization."""
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, shard: Shard | None,
+    token_weights: Tensor | None, item_weights: Tensor | None,
+) -> None:  # fmt: skip
+    """Refuse targets out of range, and NaN or infinity in any other tensor: one synchronization.
+
+    The weights of tokens that do not count are not read.
+    """
     num_items = weight.shape[0] if shard is None else shard.num_items
-    bad_target = ((targets != ignore_index) & ((targets < 0) | (targets >= num_items))).any()
-    named = [("hidden", hidden), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
+    counted = targets != ignore_index
+    bad_target = (counted & ((targets < 0) | (targets >= num_items))).any()
+    read_weights = None if token_weights is None else torch.where(counted, token_weights, 0)
+    given = {
+        "hidden": hidden, "weight": weight, "bias": bias, "token_weights": read_weights, "item_weights": item_weights,
+    }  # fmt: skip
+    named = {name: x.detach() for name, x in given.items() if x is not None and x.numel()}
     # aminmax carries NaN through and needs no [V, D] of booleans.
-    finite = [torch.stack(torch.aminmax(x.detach())).isfinite().all() for _, x in named if x.numel()]
+    finite = [torch.stack(torch.aminmax(x)).isfinite().all() for x in named.values()]
     flags = torch.stack([bad_target, *(~flag for flag in finite)]).tolist()
     if shard is not None:
         shard.check_tokens(targets)
@@ -173,6 +182,6 @@ def check_values(
         raise ValueError(
             f"targets: found an id out of range, allowed: [0, {num_items}) and ignore_index {ignore_index}"
         )
-    for (name, _), flag in zip([item for item in named if item[1].numel()], flags[1:], strict=True):
+    for name, flag in zip(named, flags[1:], strict=True):
         if flag:
             raise ValueError(f"{name}: found NaN or infinity, allowed: finite numbers")
