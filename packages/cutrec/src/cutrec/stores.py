@@ -22,6 +22,18 @@ def subset_files(split: Path, name: str) -> list[Path]:
         return store_files(folder, name)
 
 
+def subset_tables(split: Path, name: str) -> list[Path]:
+    """The exported parquet files of a subset, with the times of its events, beside its `subset_files`.
+
+    Raises:
+        StageError: as `subset_files`, or a parquet is missing or has another checksum than the listed one.
+    """
+    files = subset_files(split, name)
+    if files[0].parent == split / "sequences":
+        return [verified(split / f"{name}.parquet")]
+    return [verified(split / name / f"{file.stem}.parquet") for file in files]
+
+
 def read_stores(
     split: Path, name: str, *, hashes: Mapping[str, str] | None = None, only: Collection[int] | None = None
 ) -> Iterator[SequenceStore]:
@@ -35,12 +47,26 @@ def read_stores(
         yield from open_stores(split / "sequences", name, hashes=hashes, only=only)
 
 
+def parts_of(split: Path) -> int:
+    """In how many parts a split is, by its files; 1 also if there is no split."""
+    return len(list((split / "sequences" / "train").glob("*.arrow"))) or 1
+
+
+def refuse_parts(split: Path, cure: str) -> None:
+    """Refuse a split in several parts.
+
+    Raises:
+        StageError: it has several; the message ends with the cure.
+    """
+    if (parts := parts_of(split)) > 1:
+        raise StageError(f"{split}: found a split in {parts} parts, allowed: 1 here; {cure}")
+
+
 def read_store(split: Path, name: str, *, hashes: Mapping[str, str] | None = None) -> SequenceStore:
     """Open the only store of a subset, for what cannot work part by part.
 
     Raises:
         StageError: as `read_stores`, or the subset has several parts.
     """
-    if (parts := len(subset_files(split, name))) > 1:
-        raise StageError(f"{split}: found a split in {parts} parts, allowed: 1 here (split.memory decides how many)")
+    refuse_parts(split, "a larger split.memory makes one (-S split.memory=64GiB)")
     return next(read_stores(split, name, hashes=hashes))

@@ -4,17 +4,18 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from cutrec import config
-from cutrec.checksums import read_output, verified
+from cutrec.checksums import verified
 from cutrec.config_point import Config
 from cutrec.decide import Facts, decide
 from cutrec.errors import ConfigError
 from cutrec.outputs import read_json
 from cutrec.paths import DATA, SPLIT
+from cutrec.stores import read_stores
 from cutrec.workflow import synthetic_split
-from rec_data.sequences.store import SequenceStore
 from rec_data.sources.synthetic import SHAPES
 from rec_models.encoders.registry import ENCODERS
 from rec_models.planning import Calibration, Memory, Seconds, Setup, Sizes, load, memory_of, seconds_of
@@ -98,7 +99,7 @@ def facts_of(point: Config) -> Facts:
 
 
 def _facts_of_split(folder: Path) -> Facts:
-    lengths = read_output(SequenceStore.open, folder / "sequences" / "train.arrow").lengths.numpy()
+    lengths = np.concatenate([store.lengths.numpy() for store in read_stores(folder, "train")])
     return Facts.of(pq.read_metadata(verified(folder / "items.parquet")).num_rows, lengths)
 
 

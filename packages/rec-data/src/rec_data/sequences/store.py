@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _SCHEMA = pa.schema([(USER, pa.int32()), (ITEMS, pa.large_list(pa.int32()))])
 _TARGET = pa.field(TARGET, pa.int32())
 _CHECKSUM = b"crc32"
-PART, RUN = "part", "run"
+PART, RUN, LENGTHS = "part", "run", "lengths"
 """Names of the metadata that `write_store` writes of a part."""
 
 
@@ -57,13 +57,15 @@ def write_store(
         user_ids: ``[n]`` dense ids.
         targets: ``[n]`` dense ids of items, for evaluation.
         hashes: ``rec_data.ids.hash_ids`` of the original ids of ``items`` and ``users``, which ``open`` compares.
-        part: Which of several parts of a subset this is; None: the whole subset.
+        part: Which of several parts of a subset this is; None: the whole subset. The metadata of a part also say how
+            many histories have which length, so that whoever opens one part knows the sizes of the others.
         run: A hash of what the subset was made from, equal in all of its parts and in no other run's.
     """
     columns = {USER: to_arrow(user_ids), ITEMS: pa.LargeListArray.from_arrays(to_arrow(offsets), to_arrow(items))}
     if targets is not None:
         columns[TARGET] = to_arrow(targets)
-    about = {**(hashes or {}), **({} if part is None else {PART: part.text}), **({} if run is None else {RUN: run})}
+    about = {**(hashes or {}), **({} if part is None else {PART: part.text, LENGTHS: _length_counts(offsets)})}
+    about |= {} if run is None else {RUN: run}
     known = {name.encode(): value.encode() for name, value in about.items()}
     checksum = _checksum(known, user_ids, offsets, items, targets)
     batch = pa.record_batch(list(columns.values()), names=list(columns), metadata={_CHECKSUM: checksum, **known})
@@ -168,6 +170,12 @@ class SequenceStore:
             targets=targets,
         )
         return store, batch.schema.metadata or {}
+
+
+def _length_counts(offsets: Int64s) -> str:
+    """How many histories have which length, as ``1:20 2:14``."""
+    lengths, counts = np.unique(np.diff(offsets), return_counts=True)
+    return " ".join(f"{length}:{count}" for length, count in zip(lengths.tolist(), counts.tolist(), strict=True))
 
 
 def _checksum(

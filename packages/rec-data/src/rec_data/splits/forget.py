@@ -70,6 +70,11 @@ def forget_users(split: Path, out: Path, users: pa.Array) -> dict[str, Any]:
 
 def read_subset(split: Path, name: str, hashes: dict[str, str]) -> Subset:
     """A part of the split: its sequence store, which is checked, and the times of the exported parquet."""
+    if (split / "sequences" / name).is_dir():
+        raise DataError(
+            f"{split}: found a split in parts, allowed: one part here; a larger split.memory makes one "
+            "(-S split.memory=64GiB)"
+        )
     store = SequenceStore.open(split / "sequences" / f"{name}.arrow", hashes=hashes)
     path = split / f"{name}.parquet"
     try:
