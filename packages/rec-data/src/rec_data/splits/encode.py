@@ -151,11 +151,16 @@ def _names(
         known = pl.DataFrame({key: pl.Series(first).cast(counts.schema[key])})
         return pl.concat([known, kept.select(key).join(known, on=key, how="anti").sort(key)])
     if kept.is_empty():
-        raise DataError(
-            f"split.min_{what}_count {fewest} drops all {len(counts)} {what}s; allowed: a smaller one "
-            f"({stated({f'split.min_{what}_count': 1})} keeps all)"
-        )
+        raise nothing_left(what, fewest, len(counts))
     return kept.select(key).sort(key)
+
+
+def nothing_left(what: str, fewest: int | None, found: int) -> DataError:
+    """What is wrong with a filter that drops all users or items of a log."""
+    return DataError(
+        f"split.min_{what}_count {fewest} drops all {found} {what}s; allowed: a smaller one "
+        f"({stated({f'split.min_{what}_count': 1})} keeps all)"
+    )
 
 
 def _keep(frame: pl.LazyFrame, names: pl.DataFrame, key: str, code: str) -> pl.LazyFrame:

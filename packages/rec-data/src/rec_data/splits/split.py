@@ -82,7 +82,7 @@ def split_log(
             until=settings.test_until,
         )
         bar.update()
-        refuse_trivial(encoded, encoded.user_names, encoded.item_names)
+        refuse_trivial(encoded.raw, encoded.user_names, encoded.item_names)
         division = decide([encoded.log], encoded.unit, settings, seed=seed, paper_faithful=paper_faithful)
         bar.update()
         counts = division.catalogue.counts[division.catalogue.items]
@@ -210,13 +210,13 @@ def _count_times(compare: Callable[[Int64s, int], Mask], moment: int, log: Sorte
     return int(np.count_nonzero(compare(log.times, moment)))
 
 
-def refuse_trivial(encoded: LogFacts, users: Names, items: Names) -> None:
-    """Refuse a log with a single user or a single item: the original ids of both."""
+def refuse_trivial(raw: dict[str, int], users: Names, items: Names) -> None:
+    """Refuse a log with a single user or a single item: ``raw`` counts them before the filters."""
     for what, names in (("user", users), ("item", items)):
         if len(names) < 2:
             raise DataError(
                 f"the log has one {what} left after filtering ({names[0]!r}); at least two are needed "
-                f"(the log had {encoded.raw[what + 's']}; "
+                f"(the log had {raw[what + 's']}; "
                 f"{stated({'split.min_item_count': 1, 'split.min_user_count': 1})} keep all)"
             )
 
@@ -293,6 +293,12 @@ def write_subsets(
     return facts
 
 
+_FACTS = (
+    "users", "interactions", "targets", "targets_already_in_history", "unreachable_targets", "targets_unseen_in_train",
+)  # fmt: skip
+"""Of `describe_subset`. Without ``targets`` there are as many as users."""
+
+
 def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dict[str, int]:
     """Summarise a subset: its size, and for evaluation the targets that no model can hit."""
     facts = {"users": len(np.unique(subset.users)), "interactions": len(subset.items)}
@@ -305,6 +311,16 @@ def describe_subset(subset: Subset, counts: Int64s, *, filter_seen: bool) -> dic
     facts["unreachable_targets"] = repeated if filter_seen else 0
     facts["targets_unseen_in_train"] = int((counts[subset.targets] == 0).sum())
     return facts
+
+
+def merge_facts(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """What `write_subsets` says of each part of a split, as it says it of a whole one."""
+    whole = {}
+    for name in parts[0]:
+        found = [part[name] for part in parts]
+        known = [fact for fact in _FACTS if any(fact in one for one in found)]
+        whole[name] = {fact: sum(one.get(fact, one["users"]) for one in found) for fact in known}
+    return whole
 
 
 def write_histories(
