@@ -23,6 +23,8 @@ TITLE = (
     "# The planner beside measured runs\n\nPredicted for the batches that were measured. "
     "`pipelines.plan` counts the largest batch of a whole epoch, which takes up to a fifth more in CE."
 )
+FUSED_SINCE = "2026-11-30T21:33:55Z"
+"""Networks measured before then ran in plain torch."""
 Pair = tuple[Config, Result]
 """A point of the paper's tables and a result that measured it."""
 
@@ -110,7 +112,8 @@ def run_of(point: Config, result: Result) -> Measured:
     assert result.peak_loop_gib is not None
     assert result.step_ms is not None
     measured = (result.peak_loop_gib, result.step_ms / 1e3, result.tokens_per_step, result.most_tokens)
-    return Measured(setup_of(point), sizes_of(point), *measured)
+    setup = setup_of(point)._replace(plain=str(result.measured_at) < FUSED_SINCE)
+    return Measured(setup, sizes_of(point), *measured)
 
 
 def check(pairs: Sequence[Pair], calibration: Calibration) -> Check:

@@ -8,7 +8,17 @@ import torch
 from rounding import allowed_error
 from torch.nn.functional import logsigmoid
 
-from cce_kernels import BCE, GBCE, InBatch, Popularity, Softmax, Uniform, draw_negatives, sampled_linear_cross_entropy
+from cce_kernels import (
+    BCE,
+    GBCE,
+    InBatch,
+    Mixed,
+    Popularity,
+    Softmax,
+    Uniform,
+    draw_negatives,
+    sampled_linear_cross_entropy,
+)
 from cce_kernels.sampled.call import SampledCall, sampled_call
 from cce_kernels.sampled.draws import draw_ids, groups_of
 
@@ -65,6 +75,7 @@ def make(case: Case, device: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         "popularity": Popularity(counts.to(device), 0.7),
         "constant": Popularity(counts.to(device), logq=False),
         "in_batch": InBatch(),
+        "mixed": Mixed(others=Popularity(counts.to(device), 0.7), share=0.8),
     }
     tensors = {
         "hidden": hidden.to(device, case.dtype).requires_grad_(),
@@ -113,10 +124,7 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
         if case.sampler in ("uniform", "constant"):
             scores = scores + math.log(case.items - 1) - left.clamp(min=1).to(dtype).log()[:, None]
         else:
-            if case.sampler == "in_batch":
-                q = torch.bincount(targets[valid], minlength=case.items).to(dtype) / valid.sum().clamp(min=1)
-            else:
-                q = sampler.counts.to(dtype) ** 0.7 / (sampler.counts.to(dtype) ** 0.7).sum()
+            q = share_of(sampler, targets[valid], case.items)
             constant = torch.log1p(-q[safe]) - left.clamp(min=1).to(dtype).log()
             correction = torch.where(left > 0, constant, 0.0)[:, None] - q[ids].log()
             scores = scores + torch.where(valid[:, None], correction, 0.0)  # q is 0 where nothing counts
@@ -133,6 +141,16 @@ def truth_of(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, An
     loss = torch.where(valid, loss, 0)
     leaves = [hidden, weight] + ([] if bias is None else [bias])
     return [loss.detach(), *torch.autograd.grad((loss * tensors["upstream"].to(dtype)).sum(), leaves)]
+
+
+def share_of(sampler: Any, targets: torch.Tensor, items: int) -> torch.Tensor:
+    """Probabilities of the items, float64 [V], of a sampler with alpha 0.7, or targets that count."""
+    if isinstance(sampler, Popularity):
+        return sampler.counts.double() ** 0.7 / (sampler.counts.double() ** 0.7).sum()
+    batch = torch.bincount(targets, minlength=items).double() / max(len(targets), 1)
+    if not isinstance(sampler, Mixed):
+        return batch
+    return (1 - sampler.share) * batch + sampler.share * share_of(sampler.others, targets, items)
 
 
 def ours(case: Case, tensors: dict[str, torch.Tensor], options: dict[str, Any], impl: str) -> list[torch.Tensor]:

@@ -12,6 +12,7 @@ from cce_kernels import (
     BCE,
     GBCE,
     InBatch,
+    Mixed,
     Popularity,
     Softmax,
     Uniform,
@@ -66,6 +67,7 @@ CASES = [
         for sharing in ("none", "tile", "batch")
     ),
     Case("in_batch", ignore_index=0, bias=True, reduction="sum", items=70),
+    Case("mixed", ignore_index=0, bias=True, reduction="sum", items=70),
 ]  # fmt: skip
 
 
@@ -120,6 +122,7 @@ def options_of(case: Case, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"ignore_index": case.ignore_index, "softcap": case.softcap}
     samplers = {
         "uniform": Uniform(), "popularity": Popularity(inputs["counts"], 0.7), "in_batch": InBatch(),
+        "mixed": Mixed(others=Popularity(inputs["counts"], 0.7), share=0.8),
         "constant": Popularity(inputs["counts"], logq=False),
     }  # fmt: skip
     return {

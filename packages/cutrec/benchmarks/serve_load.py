@@ -150,7 +150,7 @@ def measure(folder: Path, items: int, mode: str, seconds: float) -> dict[str, An
         print(f"{items} {mode}: p50 {1000 * p50:.2f} ms, p99 {1000 * p99:.2f} ms", flush=True)
         found = recall(served.port, histories[:200], exact)
         before = calls(served)
-        doubled = growing(served.port, bodies, 0.25 / p50, 2 * p99, seconds / 2)
+        doubled = growing(served.port, bodies, 0.05 / p50, 2 * p99, seconds / 2)
         batches = [now - then for now, then in zip(calls(served), before, strict=True)]
         return {
             "items": items,

@@ -1,6 +1,7 @@
 """Refitting: constants that were planted into measurements are found again; their file is read back."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,16 @@ from tests.rec_models.planning.cases import SIZES, setup_of
 PLANTED = Calibration(
     activations=1.25, constant_gib=0.2, loss={"ce": 0.9, "ce_neg": 1.1, "sce": 0.7},
     seconds={"launched_ms": 2.5, "bytes": 1.5e12, "exact_flops": 4e14, "gathered_elements": 4e10},
+    fused_seconds={"bytes": 3e12, "exact_flops": 6e14, "fused_ms": 0.6},
 )  # fmt: skip
 
 
 def measured(calibration: Calibration) -> list[Measured]:
-    """Runs as these constants predict them: each loss on several catalogues and batches."""
+    """Runs as these constants predict them: each loss and both networks on several catalogues and batches."""
     found = []
-    for loss in ("ce", "cce", "ce_neg", "cce_neg", "sce"):
+    for loss, plain in itertools.product(("ce", "cce", "ce_neg", "cce_neg", "sce"), (True, False)):
         for items, tokens in ((10_000, 2_000), (10_000, 30_000), (200_000, 4_000), (1_000_000, 1_000)):
-            setup = setup_of(loss, sharing="none", model={"hidden": 256})
+            setup = setup_of(loss, sharing="none", model={"hidden": 256})._replace(plain=plain)
             sizes = SIZES._replace(items=items, tokens=tokens, most_tokens=1.2 * tokens)
             step = seconds_of(setup, sizes, calibration).step
             found.append(Measured(setup, sizes, memory_of(setup, sizes, calibration).peak, step))
@@ -48,7 +50,8 @@ def test_the_host_is_told_from_the_gpu_and_outliers_are_tolerated():
     for items in (1_000, 50_000, 2_000_000):
         for tokens in (2_000, 20_000, 60_000):
             for recorded in (True, False):
-                setup, sizes = setup_of("cce", cuda_graphs=recorded), SIZES._replace(items=items, tokens=tokens)
+                setup = setup_of("cce", cuda_graphs=recorded)._replace(plain=True)
+                sizes = SIZES._replace(items=items, tokens=tokens)
                 seconds = seconds_of(setup, sizes, Calibration(seconds=planted)).step
                 steps.append(Step.of(Measured(setup, sizes, 1.0, seconds, tokens)))
     steps[4] = steps[4]._replace(seconds=3 * steps[4].seconds)

@@ -1,4 +1,4 @@
-"""Predictions without calibration beside whole steps measured on an H100 (packages/rec-models/benchmarks/step.py)."""
+"""Predictions without calibration beside whole steps that packages/rec-models/benchmarks/step.py measured."""
 
 import csv
 import importlib.util
@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.rec_models.planning.cases import setup_of
 
 FOLDER = Path(__file__).parents[3] / "packages/rec-models/benchmarks"
 FILE = FOLDER / "results/step.csv"
+FUSED = FOLDER / "results/fused_h200.csv"
 # NVIDIA H100 80GB HBM3, driver 580.159.04, torch 2.11.0+cu130, triton 3.6.0, revision a09511c.
 ROWS = """\
 point,loss,variant,V,D,batch,N,tokens,step_ms,fit_peak_gib
@@ -40,27 +42,37 @@ def read(lines: Iterable[str]) -> list[tuple[float, float]]:
     for row in csv.DictReader(lines):
         if not row["step_ms"]:
             continue
-        setup, tokens, rows = measured_setup(row), float(row["tokens"]), int(row["batch"].split("x")[0])
-        sizes = Sizes(
-            items=int(row["V"]), rows=rows, tokens=tokens, most_tokens=largest_batch(row["point"]),
-            targets_share=1.0, mean_length=tokens / rows, steps=100,
-        )  # fmt: skip
+        setup, sizes = measured_setup(row)._replace(plain=True), measured_sizes(row)
         step = seconds_of(setup, sizes, Calibration()).step * 1e3
         peak = memory_of(setup, sizes, Calibration()).peak
         found.append((step / float(row["step_ms"]), peak / float(row["fit_peak_gib"])))
     return found
 
 
-@lru_cache
+def measured_sizes(row: dict[str, str]) -> Sizes:
+    """The sizes that a row measured."""
+    tokens, rows = float(row["tokens"]), int(row["batch"].split("x")[0])
+    return Sizes(
+        items=int(row["V"]), rows=rows, tokens=tokens, most_tokens=largest_batch(row["point"]),
+        targets_share=1.0, mean_length=tokens / rows, steps=100,
+    )  # fmt: skip
+
+
 def largest_batch(name: str) -> int:
     """Places of the largest of the few batches that a row's steps had."""
+    batches = step_points().SyntheticBatches(step_points().POINTS[name], step_points().DISTINCT)
+    return max(int(batch.offsets[-1]) for batch in batches.epoch(0))
+
+
+@lru_cache
+def step_points() -> ModuleType:
+    """The benchmark's batches."""
     spec = importlib.util.spec_from_file_location("step_points", FOLDER / "step_points.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    batches = module.SyntheticBatches(module.POINTS[name], module.DISTINCT)
-    return max(int(batch.offsets[-1]) for batch in batches.epoch(0))
+    return module
 
 
 def measured_setup(row: dict[str, str]) -> Setup:
@@ -84,3 +96,19 @@ def test_newer_rows_are_near_too():
         times, peaks = zip(*read(file), strict=True)
     assert statistics.median(abs(ratio - 1) for ratio in times) < 0.25
     assert statistics.median(abs(ratio - 1) for ratio in peaks) < 0.1
+
+
+def test_steps_of_the_fused_network_are_within_a_tenth_and_small_exact_ones_within_a_quarter():
+    measured = {}
+    with FUSED.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["variant"].startswith("fused"):
+                measured[row["point"], row["loss"]] = row  # the last measurement
+    assert len(measured) == 10
+    for (name, loss), row in measured.items():
+        point = step_points().POINTS[name]
+        sizes = {"V": point.items, "D": point.hidden, "N": point.negatives}
+        batch = {"batch": f"{point.batch_size}x{point.max_seq_len}", "variant": "graphs"}
+        case = row | batch | {key: str(value) for key, value in sizes.items()}
+        ratio = seconds_of(measured_setup(case), measured_sizes(case), Calibration()).step * 1e3 / float(row["step_ms"])
+        assert ratio == pytest.approx(1, abs=0.25 if (name, loss) == ("movielens_20m", "cce") else 0.1), (name, loss)

@@ -18,7 +18,7 @@ def test_time_grows_with_the_work_of_the_loss():
 
 def test_a_step_takes_as_long_as_the_slower_of_host_and_gpu():
     def of(loss: str = "cce_neg", **options: bool) -> Seconds:
-        rates = Calibration(seconds={"launched_ms": 3.9, "recorded_ms": 0.5, "ready_places": 1e6})
+        rates = Calibration(seconds={"launched_ms": 3.9}, fused_seconds={"recorded_ms": 0.5, "ready_places": 1e6})
         return seconds_of(setup_of(loss, **options), SIZES, rates)
 
     recorded, launched = of(), of(cuda_graphs=False)

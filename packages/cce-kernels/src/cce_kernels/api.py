@@ -220,9 +220,10 @@ def sampled_linear_cross_entropy(
         step: int in [0, 2**32), or a tensor like `seed` (taken modulo 2**32). Equal (seed, step, row, slot) draw equal
             ids.
         row_offset: row number of the first token (ignored tokens count), an int or a tensor like `seed`: ranks and
-            micro-batches that number their rows consecutively draw what one big batch would. `InBatch` draws among this
-            call's targets, or among those of its `pool`. A CUDA graph replays the int that it was recorded with.
-        sampler: `Uniform()`, `Popularity(counts, alpha, logq)` or `InBatch(logq)`.
+            micro-batches that number their rows consecutively draw what one big batch would. `InBatch` and `Mixed` draw
+            among this call's targets, or among those of their `pool`. A CUDA graph replays the int that it was recorded
+            with.
+        sampler: `Uniform()`, `Popularity(counts, alpha, logq)`, `InBatch(logq)` or `Mixed(others, share, logq)`.
         objective: `Softmax(temperature)`, `BCE()` or `GBCE(t)`.
         sharing: `none` (each token its own negatives), `tile` (rows [k T, (k + 1) T) share, T = `tile_tokens`) or
             `batch` (all rows of a step share).
@@ -238,8 +239,8 @@ def sampled_linear_cross_entropy(
         check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Triton takes D
             up to 512.
-        shard: as in `linear_cross_entropy`; `row_offset` is that of this process's first token, and `InBatch` draws
-            among the targets of all processes. Without `sparse_grad`.
+        shard: as in `linear_cross_entropy`; `row_offset` is that of this process's first token, and `InBatch` and
+            `Mixed` draw among the targets of all processes. Without `sparse_grad`.
 
     Returns:
         The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`.

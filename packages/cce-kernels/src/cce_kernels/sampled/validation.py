@@ -5,7 +5,7 @@ from torch import Tensor
 
 from cce_kernels.checks import check_choice, check_integer
 from cce_kernels.sampled.objectives import BCE, GBCE, Objective, Softmax
-from cce_kernels.sampled.samplers import InBatch, Popularity, Sampler, Uniform
+from cce_kernels.sampled.samplers import InBatch, Mixed, Popularity, Sampler, Uniform
 from cce_kernels.validation import DEFAULT_IGNORE_INDEX, MAX_ITEMS
 
 MAX_COUNTER = 2**32
@@ -50,16 +50,15 @@ def check_sampling(
             f"row_offset: found {row_offset!r} with {num_tokens} tokens, allowed: row numbers below {MAX_COUNTER}"
         )
     check_sampler(sampler)
-    if isinstance(sampler, Popularity) and sampler.counts.numel() != num_items:
-        raise ValueError(
-            f"sampler: found Popularity.counts of {sampler.counts.numel()} items, allowed: V = {num_items}"
-        )
+    drawn = sampler.others if isinstance(sampler, Mixed) else sampler
+    if isinstance(drawn, Popularity) and drawn.counts.numel() != num_items:
+        raise ValueError(f"sampler: found Popularity.counts of {drawn.counts.numel()} items, allowed: V = {num_items}")
 
 
 def check_sampler(sampler: Sampler) -> None:
     """What a sampler is, without the table it draws from."""
     if not isinstance(sampler, Uniform | Popularity | InBatch):
-        raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch()")
+        raise ValueError(f"sampler: found {sampler!r}, allowed: Uniform(), Popularity(counts), InBatch(), Mixed()")
     if isinstance(sampler, InBatch) and sampler.pool is not None:
         pool = sampler.pool
         if not isinstance(pool, Tensor) or pool.dtype != torch.int64 or pool.dim() != 1:
@@ -95,14 +94,15 @@ def check_draw(
     check_counter("seed", seed, None, 2**63)
     check_counter("step", step, None, MAX_COUNTER)
     if not isinstance(sampler, InBatch):
-        read, name = "allowed: with InBatch only, which draws among targets", type(sampler).__name__
+        read, name = "allowed: with InBatch and Mixed only, which draw among targets", type(sampler).__name__
         if targets is not None:
             raise ValueError(f"targets: found with {name}, {read}")
         if ignore_index != DEFAULT_IGNORE_INDEX:
             raise ValueError(f"ignore_index: found {ignore_index} with {name}, {read}")
     elif not isinstance(targets, Tensor):
         raise ValueError(
-            f"targets: found {type(targets).__name__}, allowed: a tensor, because InBatch draws among them"
+            f"targets: found {type(targets).__name__} with {type(sampler).__name__}, which draws among them, "
+            "allowed: a tensor"
         )
     elif targets.shape != (num_tokens,):
         raise ValueError(f"targets: found the shape {list(targets.shape)}, allowed: [num_tokens] = [{num_tokens}]")

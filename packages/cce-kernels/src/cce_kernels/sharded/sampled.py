@@ -24,9 +24,9 @@ from torch import Tensor
 from cce_kernels.dtypes import sum_dtype
 from cce_kernels.reduction import masks
 from cce_kernels.sampled.call import SampledCall
-from cce_kernels.sampled.draws import Sharing, as_counter, groups_of
+from cce_kernels.sampled.draws import Sharing, as_counter, groups_of, prepare
 from cce_kernels.sampled.objectives import Objective, Terms, encode
-from cce_kernels.sampled.samplers import Popularity, Sampler, prepare
+from cce_kernels.sampled.samplers import Popularity, Sampler
 from cce_kernels.sampled.tuning import SCRATCH_BYTES
 from cce_kernels.shard import Shard
 from cce_kernels.sharded import sampled_reference
@@ -68,7 +68,10 @@ class ShardedSampled(ShardedLoss):
         sent = self.shard.gather(torch.cat((self.targets, offset[None])))
         targets, offsets = sent[:, :-1], sent[:, -1]
         correct = options.objective.terms(options.num_negatives, rows.num_items).softmax
-        source = prepare(options.sampler, targets.flatten(), self.ignore_index, rows.num_items, correct=correct)
+        counters = as_counter(options.seed, device), as_counter(options.step, device)
+        source = prepare(
+            options.sampler, targets.flatten(), self.ignore_index, rows.num_items, *counters, correct=correct
+        )
         if source.log_rest is not None:
             self.log_rest = source.log_rest.view(targets.shape)[rows.rank]
         size, size_tensor = (0, source.size) if isinstance(source.size, Tensor) else (source.size, None)
@@ -82,9 +85,8 @@ class ShardedSampled(ShardedLoss):
             own_log_q = rows.of(source.log_q)
         self.weight_dtype = weight.dtype
         call = SampledCall(
-            hidden, weight, bias, torch.where(valid, rows.local(targets), SKIPPED), as_counter(options.seed, device),
-            as_counter(options.step, device), size_tensor, source.id_table,
-            own_log_q, None, offsets if by_place else None, None,
+            hidden, weight, bias, torch.where(valid, rows.local(targets), SKIPPED), *counters,
+            size_tensor, source.id_table, own_log_q, None, offsets if by_place else None, None,
             rows.num_items, size, source.alias, options.num_negatives, groups.tokens, groups.number, 0, 0,
             groups.stride, SKIPPED, *encode(options.objective), options.deterministic, True,
         )  # fmt: skip

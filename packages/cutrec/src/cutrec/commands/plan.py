@@ -108,4 +108,5 @@ def source_of(calibration: Calibration) -> str:
     """What the constants were measured on, in one line."""
     memory = calibration.measured_on or "counted, not fitted to a measured run"
     usual = "dated rates of an H100 (rec_models/planning/seconds.py), not fitted to results here"
-    return f"memory: {memory}; time: {calibration.time_measured_on or usual}"
+    fused = "" if calibration.fused_seconds else "; with the fused network an H200 (rec_models/planning/seconds.py)"
+    return f"memory: {memory}; time: {calibration.time_measured_on or usual}{fused}"

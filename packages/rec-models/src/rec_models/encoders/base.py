@@ -17,23 +17,18 @@ from rec_models.encoders.packing import Layout, layout_of
 from rec_models.encoders.settings import ModelSettings
 from rec_models.encoders.transformer import NORM_EPS, Block, draw_rows, draw_weights
 
-_FUSED_HEADS = (16, 32, 64, 128)  # widths of heads that the kernels of `rec_models.encoders.fused` take
-_FUSED_WIDTH = 1024
 MakeLayout = Callable[[Tensor], Layout]  # from the lengths of histories, [B] int64
 
 
 def fuses(encoder: Encoder, layout: Layout) -> bool:
     """Whether `rec_models.encoders.fused` computes what an encoder is asked for.
 
-    It takes packed histories and products in 16 bits, on an Ampere or newer, with ``norm=pre``, no dropout of attention
-    weights, and heads as wide as a power of two.
+    It takes packed histories and products in 16 bits, on an Ampere or newer, and most settings (`Backbone.fusible`).
     """
-    settings, table = encoder.settings, encoder.item_table
-    usual = settings.norm == "pre" and settings.attention_dropout == 0 and settings.hidden <= _FUSED_WIDTH
-    heads = settings.hidden // settings.heads in _FUSED_HEADS
+    table = encoder.item_table
     half = is_ampere_or_newer(table.device) and torch.is_autocast_enabled("cuda") and table.dtype == torch.float32
     packed = layout.keys is None and layout.places.shape[0] > 0 and layout.rows * layout.width < 2**32
-    return usual and heads and half and packed and not torch.compiler.is_compiling()
+    return encoder.settings.fusible and half and packed and not torch.compiler.is_compiling()
 
 
 class Encoder(nn.Module):

@@ -11,6 +11,8 @@ from rec_models.encoders.registry import ENCODERS
 from rec_models.errors import SettingsError
 from rec_models.fields import STRICT, Share, one_of
 
+_FUSED_HEADS = (16, 32, 64, 128)  # widths of heads that the kernels of `rec_models.encoders.fused` take
+_FUSED_WIDTH = 1024
 ModelName = Annotated[str, one_of(ENCODERS)]
 MaxSeqLen = Annotated[int, Field(ge=2, le=1_000_000)]
 
@@ -49,6 +51,15 @@ class Backbone:
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
             raise SettingsError("hidden", self.hidden, f"a multiple of {self.heads}", heads=self.heads)
+
+    @property
+    def fusible(self) -> bool:
+        """Whether `rec_models.encoders.fused` computes such a network in 16 bits on a GPU.
+
+        It takes ``norm=pre``, no dropout of attention weights, and heads as wide as a power of two.
+        """
+        usual = self.norm == "pre" and self.attention_dropout == 0 and self.hidden <= _FUSED_WIDTH
+        return usual and self.hidden // self.heads in _FUSED_HEADS
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

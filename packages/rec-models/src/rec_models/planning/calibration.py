@@ -19,6 +19,7 @@ class Calibration:
     loss: dict[str, float] = field(default_factory=dict)  # of each loss's bytes, by its name; 1 where it is missing
     constant_gib: float = 0.0  # of every run, in addition to cuBLAS's workspaces
     seconds: dict[str, float] = field(default_factory=dict)  # rates that replace those of `planning.seconds.RATES`
+    fused_seconds: dict[str, float] = field(default_factory=dict)  # and those of `planning.seconds.FUSED_RATES`
     time_measured_on: str | None = None  # the runs that ``seconds`` was fitted to
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rec_models.planning.calibration import Calibration
 from rec_models.planning.memory import GIB, WORKSPACES, moments_of, state_bytes, worst_of
-from rec_models.planning.seconds import MULTIPLIED, RATES, device_terms, host_terms, time_of
+from rec_models.planning.seconds import FUSED_RATES, MULTIPLIED, RATES, device_terms, host_terms, time_of
 from rec_models.planning.sizes import Setup, Sizes
 
 FEWEST = 4  # measured runs of a loss that its own factor is fitted to; with fewer it stays 1
@@ -39,15 +39,18 @@ def refit(measured: Sequence[Measured], start: Calibration, *, by: str) -> Calib
 
     Time: the rates so far decide whether the host or the GPU limits a step, then each side's rates are fitted to its
     own runs, until no run changes sides. Launches get the median, which tolerates outliers in half of the runs; the
-    other rates are fitted with weights that minimize the sum of absolute instead of squared errors.
+    other rates are fitted with weights that minimize the sum of absolute instead of squared errors. Runs with the fused
+    network have their own rates.
 
     All runs are of one kind of GPU; `by` says what the new constants were fitted to. Those of `start` stay where
     nothing was measured, and all of them with fewer than `FEWEST` runs.
     """
     if len(measured) < FEWEST:
         return start
-    steps = [Step.of(run) for run in measured]
-    fitted = dataclasses.replace(_fit_memory(measured, start), seconds=fit_seconds(steps, start.seconds))
+    fused, plain = ([Step.of(run) for run in measured if run.setup.fused is kind] for kind in (True, False))
+    seconds = fit_seconds(plain, start.seconds)
+    fused_seconds = fit_seconds(fused, start.fused_seconds, RATES | seconds | FUSED_RATES)
+    fitted = dataclasses.replace(_fit_memory(measured, start), seconds=seconds, fused_seconds=fused_seconds)
     return dataclasses.replace(fitted, measured_on=by, time_measured_on=by)
 
 
@@ -88,11 +91,11 @@ class Step(NamedTuple):
         return cls(run.step_seconds, host_terms(run.setup, run.sizes, tokens=run.tokens), work)
 
 
-def fit_seconds(steps: Sequence[Step], start: dict[str, float]) -> dict[str, float]:
-    """Rates that fit steps, as `refit` describes; those of `start` stay where no step depends on them."""
+def fit_seconds(steps: Sequence[Step], start: dict[str, float], usual: dict[str, float] = RATES) -> dict[str, float]:
+    """Rates that fit steps, as `refit` describes; those of `start` or the usual stay where no step depends on them."""
     rates = dict(start)
     for _ in range(ROUNDS):
-        now = RATES | rates
+        now = usual | rates
         waits = [time_of(step.host, now) > time_of(step.device, now) for step in steps]
         launched = [step for step, host in zip(steps, waits, strict=True) if host and "launched_ms" in step.host]
         recorded = [step for step, host in zip(steps, waits, strict=True) if host and "launched_ms" not in step.host]

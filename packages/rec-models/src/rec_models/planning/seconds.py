@@ -3,7 +3,8 @@
     host      launched kernel by kernel: a time for the launches of a batch, whatever its size
               recorded as a CUDA graph: a time for the replay, and for preparing a batch of so many places
     GPU       the sum of
-      network   3 x 2 FLOPs per weight and token, and its activations read and written a few times
+      network   3 x 2 FLOPs per weight and token, and its activations read and written a few times; in the kernels of
+                `rec_models.encoders.fused` also a time for the step, whatever its size
       loss      FLOPs of exact losses, elements of sampled ones: see its file in `rec_models.losses`
       Adam      bytes: table, gradient and moments read, table and moments written, the gradient cleared
       exchange  with P devices, bytes that each receives, f = (P - 1) / P:
@@ -13,7 +14,8 @@
                 both        8 n f, the gradient of the network
 
 A step is an optimizer step: with ``accumulate`` it has several batches, and Adam once. The rates start from dated
-figures of an H100; `rec_models.planning.fit` refits them to measured steps.
+figures: those of steps with the fused network of an H200, all others of an H100. `rec_models.planning.fit` refits both
+to measured steps.
 """
 
 from __future__ import annotations
@@ -57,7 +59,26 @@ those with `cce` or a compiled network took 1 to 2 ms more than others, and one 
 - ``exchanged_bytes``: received per second in an all-reduce of two H200s over NVLink; over PCIe a fraction.
 """
 
-MULTIPLIED = ("launched_ms", "recorded_ms", "network_passes")  # work is multiplied by these, divided by all others
+FUSED_RATES: dict[str, float] = {
+    "recorded_ms": 0.8,
+    "ready_places": 60e6,
+    "fused_ms": 0.3,
+    "network_flops": 235e12,
+    "bytes": 4.2e12,
+    "exact_flops": 670e12,
+    "shared_elements": 16e12,
+}
+"""Those of `RATES` that steps with the network of `rec_models.encoders.fused` replace, all on an H200.
+
+- ``bytes``: Adam on 893,022 rows of 256, 6.4 GB in 1.53 ms (packages/rec-models/benchmarks,
+  results/fused_kernels_h200.csv).
+- ``fused_ms``, ``network_flops``, ``exact_flops`` and ``shared_elements``: fitted, with these bytes, to the last
+  measurement of each of the ten recorded steps in results/fused_h200.csv beside it (torch 2.11, triton 3.6).
+- ``recorded_ms``: none of those steps waited for the host, so it is only known to be below the shortest, 0.94 ms.
+- ``ready_places``: batches per second that one thread reads (packages/rec-data/benchmarks, results/batches.csv).
+"""
+
+MULTIPLIED = ("launched_ms", "recorded_ms", "fused_ms", "network_passes")  # work times these, over all others
 
 
 class Seconds(NamedTuple):
@@ -81,17 +102,21 @@ class Seconds(NamedTuple):
 
 
 def seconds_of(setup: Setup, sizes: Sizes, calibration: Calibration, *, tokens: float | None = None) -> Seconds:
-    """Predicted seconds of an optimizer step, by `RATES` where the calibration has none.
+    """Predicted seconds of an optimizer step, by `RATES` and `FUSED_RATES` where the calibration has none.
 
     `tokens` are the places of a step, all its batches together; None: of mean batches.
     """
     rates = RATES | calibration.seconds
+    if setup.fused:
+        rates |= FUSED_RATES | calibration.fused_seconds
     host = time_of(host_terms(setup, sizes, tokens=tokens), rates)
     parts = device_terms(setup, sizes, tokens=tokens)
     adam = parts.pop("bytes") / rates["bytes"]
     exchange = parts.pop("exchanged_bytes", 0.0) / rates["exchanged_bytes"]
     network = parts.pop("network_flops") / rates["network_flops"]
     network += parts.pop("network_passes") * rates["network_passes"] / rates["bytes"]
+    if setup.fused:
+        network += parts.pop("fused_ms") * rates["fused_ms"]
     return Seconds(host, network, time_of(parts, rates), adam, exchange)
 
 
@@ -120,6 +145,8 @@ def device_terms(setup: Setup, sizes: Sizes, *, tokens: float | None = None) -> 
         "network_passes": activation_bytes(model) * places,
         **loss_cost(setup, loss_size(setup, sizes, places)).work,
     }
+    if setup.fused:
+        of_a_batch["fused_ms"] = 1e-3
     kept = KEPT[setup.training.optimizer]
     # A sparse gradient leaves all rows but the few that the batch touched as they are.
     of_table = 0 if kept.sparse else (16 + 2 * kept.element_bytes) * sizes.items * width

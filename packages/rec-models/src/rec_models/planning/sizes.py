@@ -21,11 +21,18 @@ class Setup(NamedTuple):
     model: ModelSettings
     loss: LossSettings
     training: TrainingSettings
+    plain: bool = False  # measured before there was `rec_models.encoders.fused`
 
     @property
     def recorded(self) -> bool:
         """Whether a GPU records whole steps as CUDA graphs."""
         return self.training.records_steps(self.loss)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the network runs in the kernels of `rec_models.encoders.fused`."""
+        possible = self.model.fusible and not (self.plain or self.training.compile)
+        return possible and self.training.precision != "32-true"
 
     @property
     def shards(self) -> int:
