@@ -188,7 +188,7 @@ def run(options: Namespace) -> None:
 def of_whole_log(options: Namespace) -> bool:
     """Whether lists are for all users of the log of the pipeline, by a model as it is."""
     some = options.user or options.refit or options.histories is not None
-    return not some and log_of(existing_model(options.model)) == LOG
+    return not some and log_of(existing_model(options.model)).resolve() == LOG.resolve()
 
 
 def log_of(model: Path) -> Path:
