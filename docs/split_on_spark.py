@@ -24,6 +24,7 @@ from cutrec.nested import changed
 from cutrec.outputs import recover, temporary_folder
 from cutrec.paths import PARAMS
 from cutrec.workflow.split import complete
+from rec_data.errors import DataError
 from rec_data.locks import locked
 from rec_data.splits.spark import readable, split_on_spark
 
@@ -38,10 +39,15 @@ def read_log(spark: SparkSession, options: argparse.Namespace, *, row_order: boo
     """The log with the columns `COLUMNS`, and those of `ROWS` if the order of rows counts."""
     if row_order and options.format != "parquet":
         raise StageError(f"--format: found {options.format} with download.ties row_order, allowed: parquet")
-    if options.format == "table":
-        log = spark.read.table(options.log)
-    else:
-        log = spark.read.format(options.format).load(options.log)
+    try:
+        with readable():
+            table = options.format == "table"
+            log = spark.read.table(options.log) if table else spark.read.format(options.format).load(options.log)
+    except DataError as error:
+        if "DATA_SOURCE_NOT_FOUND" not in str(error):
+            raise
+        allowed = f"the package of {options.format} for your version of Spark, by spark-submit --packages"
+        raise StageError(f"--format: found {options.format}, which this Spark lacks, allowed: {allowed}") from error
     place = [f.col("_metadata.file_path").alias(ROWS[0]), f.col("_metadata.row_index").alias(ROWS[1])]
     return log.select(*map(f.expr, options.select), *(place if row_order else ()))
 
@@ -94,10 +100,10 @@ def main() -> None:
     options = parser.parse_args()
     config = read_settings(options.changes)
     tie_seed = config.download.tie_seed(config.seed)
-    spark = SparkSession.builder.appName("cutrec split").getOrCreate()
-    if not os.environ.get("CUTREC_TRACEBACK"):  # an error is one line; executors write logs of their own
-        spark.sparkContext.setLogLevel("OFF")
     with readable(), new_folder(options.out.resolve()) as folder:
+        spark = SparkSession.builder.appName("cutrec split").getOrCreate()
+        if not os.environ.get("CUTREC_TRACEBACK"):  # an error is one line; executors write logs of their own
+            spark.sparkContext.setLogLevel("OFF")
         log = read_log(spark, options, row_order=tie_seed is None)
         summary = split_on_spark(
             log,

@@ -90,6 +90,21 @@ def test_numbers_are_numbers(inputs, name, value):
 def test_weights_are_floats_of_the_right_shape(inputs, name, value):
     assert M != V + 1
     refused(lambda: linear_cross_entropy(*inputs, **{name: value}), name)
+    refused(lambda: sampled_linear_cross_entropy(*inputs, num_negatives=3, seed=1, **{name: value}), name)
+
+
+def test_a_sampled_loss_takes_one_target_per_token(inputs):
+    hidden, weight, targets = inputs
+    sets = targets[:, None].expand(-1, 3)
+    with pytest.raises(ValueError, match=r"targets: found 3 per token, allowed: one; repeat .* with token_weights=1/3"):
+        sampled_linear_cross_entropy(hidden, weight, sets, num_negatives=3, seed=1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight", None), ("weight", torch.zeros(())), ("ignore_index", "x")])
+def test_several_targets_are_read_after_the_checks(inputs, name, value):
+    hidden, weight, targets = inputs
+    arguments = {"weight": weight, "targets": targets[:, None].expand(-1, 3), name: value}
+    refused(lambda: linear_cross_entropy(hidden, **arguments), name)
 
 
 def test_smoothing_and_a_softcap_exclude_each_other(inputs):

@@ -32,7 +32,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STAGES = ["source", "download", "split", "train", "evaluate", "report"]
 LONGER = {"max_epochs: 2": "max_epochs: 8", "patience: auto": "patience: 30", "batch_size: 32": "batch_size: 4"}
-TIMES = ("epoch_seconds", "whole_epoch_seconds", "tokens_per_second", "peak_memory_gib", "loop_peak_memory_gib")
+TIMES = (
+    "epoch_seconds",
+    "whole_epoch_seconds",
+    "waited_share",
+    "tokens_per_second",
+    "peak_memory_gib",
+    "loop_peak_memory_gib",
+)
 GRID = (
     "uv run python -m pipelines.grid --table 3 --dataset beauty --scale 0.001 "
     "-S backbone.hidden=8 -S train.max_epochs=1 -S evaluate.k=[5,10]"

@@ -110,7 +110,8 @@ def joined(rows: list[dict[str, Any]]) -> dict[str, Any]:
     summed = ("scored_users", "rows", "chunks", "base_gib", "peak_gib", "ranked_chunks", "threads", "cpu_s")
     row = rows[0] | {name: round(sum(each[name] for each in rows), 3) for name in summed}
     seconds = max(each["seconds"] for each in rows)
-    return row | {"seconds": seconds, "users_per_s": round(row["scored_users"] / seconds)}
+    resumed = row["ranked_chunks"] < row["chunks"]
+    return row | {"seconds": seconds, "users_per_s": "" if resumed else round(row["scored_users"] / seconds)}
 
 
 def peak_gib() -> float:

@@ -66,20 +66,16 @@ def measured(command: list[str]) -> dict[str, Any]:
             for one in (process, *process.children(recursive=True)):
                 try:
                     now += one.memory_info().rss
-                    used = one.cpu_times()
+                    times = one.cpu_times()
                 except psutil.Error:  # it has just ended
                     continue
-                cpu[one.pid] = used.user + used.system
+                cpu[one.pid] = times.user + times.system
             peak = max(peak, now)
             time.sleep(0.2)
         if running.returncode:
             sys.exit(f"{' '.join(command)} failed:\n{running.stderr.read().decode() if running.stderr else ''}")
-    seconds = time.perf_counter() - started
-    return {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(sum(cpu.values()), 1),
-        "peak_gib": round(peak / 2**30, 2),
-    }
+    seconds, used = time.perf_counter() - started, sum(cpu.values())
+    return {"seconds": round(seconds, 1), "cpu_seconds": round(used, 1), "peak_gib": round(peak / 2**30, 2)}
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """The settings of training come from the keys that name them, of every loss and every point."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,14 @@ import torch
 
 from cutrec.config import loss_settings, model_settings, training_settings
 from cutrec.config_point import Config
-from cutrec.workflow.training_inputs import users_at_once
+from cutrec.decide import decide
+from cutrec.workflow.training_inputs import read_split, users_at_once
 from rec_data.sequences.store import SequenceStore
+from rec_data.sequences.subsets import StoreParts
 from rec_models.config import Gbce, Losses, Negatives, Train
 from rec_models.losses import LOSSES
 from tests.cutrec.test_config import SHIPPED
+from tests.split_parts import divide
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -73,3 +78,15 @@ def test_no_validation_batch_has_more_items_than_full_histories(lengths: list[in
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
     store = SequenceStore(torch.zeros(int(offsets[-1]), dtype=torch.int32), offsets, torch.arange(len(lengths)), None)
     assert users_at_once(store, 10, 40) == users
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_training_reads_the_same_of_a_split_in_parts(parts: int, split_once: Path, tmp_path: Path):
+    whole = read_split(split_once / "data/split")
+    found = read_split(divide(Path(shutil.copytree(split_once / "data/split", tmp_path / "split")), parts))
+    assert isinstance(found.train, StoreParts)
+    assert len(found.train) == len(whole.train)
+    assert torch.equal(found.counts, whole.counts)
+    assert decide(Config(), found.facts) == decide(Config(), whole.facts)
+    for name in ("items", "offsets", "user_ids", "targets"):
+        assert torch.equal(getattr(found.validation, name), getattr(whole.validation, name))

@@ -61,7 +61,8 @@ def _in_one_line(text: str) -> str:
     _, _, traceback = text.partition("Traceback (most recent call last):")
     raised = re.search(r"^(?:[\w.]+\.)?(\w+): (.*)$", traceback, re.MULTILINE)
     if raised is None:
-        return f"Spark: {' '.join(text.split())[:500]}"
+        reason = re.sub(r"^An error occurred while calling \S+\s+:?", "", text.partition("\n\tat ")[0])
+        return f"Spark: {' '.join(reason.split())[:500]}"
     return raised[2] if raised[1] == DataError.__name__ else f"a task on Spark failed: {raised[1]}: {raised[2]}"
 
 

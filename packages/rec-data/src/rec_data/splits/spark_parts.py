@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -61,8 +62,9 @@ def sort_part(number: int, *, work: Path, tie_seed: int | None) -> SortedPart:
     del users
     catalogue = _joined([batch.column(ITEM) for batch in read_in_order(work / "items_in_order", [ITEM])])
     items, ties = resolve_ties(items, offsets, times, users=names, catalogue=catalogue, seed=tie_seed)
+    columns: tuple[npt.NDArray[Any], ...] = (codes, offsets, items, times)
     with _replacing(work / f"sorted-{number}") as folder:
-        for name, values in zip(_ARRAYS, (codes, offsets, items, times), strict=True):
+        for name, values in zip(_ARRAYS, columns, strict=True):
             np.save(folder / f"{name}.npy", values)
     return SortedPart(len(items), ties, zlib.crc32(times.data, zlib.crc32(np.ascontiguousarray(items).data)))
 
