@@ -276,7 +276,8 @@ def queue(clone: Clone, command: str) -> None:
         path.write_text("raise SystemExit('the live checkout leaked')\n")
     assert "leaked" in clone.run("uv run python -c 'import rec_data'", fails=True)  # the environment does see the edit
 
-    clone.run(command)
+    # The worker, which inherits the streams, stays for ten seconds or more after its last task.
+    assert clone.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait() == 0
     status = wait_for_queue(clone)
     clone.run("git checkout --quiet -- packages pipelines")
     log = clone.run(f"uv run dvc queue logs {POINT}")
@@ -289,7 +290,8 @@ def queue(clone: Clone, command: str) -> None:
 def wait_for_queue(clone: Clone, seconds: float = 500) -> str:
     """Wait until no task is queued or running; return the last status.
 
-    Asking DVC takes seconds of a core that the tasks need: it is asked when an experiment has ended, or now and then.
+    Asking DVC takes seconds of a core that the tasks need: it is asked when an experiment has ended, or now and then,
+    and every second when `POINT`, the last one, has ended.
     """
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
@@ -297,7 +299,8 @@ def wait_for_queue(clone: Clone, seconds: float = 500) -> str:
         if "Queued" not in status and "Running" not in status:
             return status
         ended, asked = clone.run("git for-each-ref refs/exps"), time.monotonic()
-        while clone.run("git for-each-ref refs/exps") == ended and time.monotonic() < asked + 30:
+        pause = 1 if POINT in ended else 30
+        while clone.run("git for-each-ref refs/exps") == ended and time.monotonic() < asked + pause:
             time.sleep(0.5)
     raise AssertionError(status)
 
