@@ -290,18 +290,17 @@ def queue(clone: Clone, command: str) -> None:
 def wait_for_queue(clone: Clone, seconds: float = 500) -> str:
     """Wait until no task is queued or running; return the last status.
 
-    Asking DVC takes seconds of a core that the tasks need: it is asked when an experiment has ended, or now and then,
-    and every second when `POINT`, the last one, has ended.
+    Asking DVC takes seconds of a core that the tasks need: it is asked when `POINT`, the last one, has ended, or now and
+    then.
     """
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
+        ask = time.monotonic() + 60
+        while POINT not in clone.run("git for-each-ref refs/exps") and time.monotonic() < ask:
+            time.sleep(0.5)
         status = clone.run("uv run dvc queue status")
         if "Queued" not in status and "Running" not in status:
             return status
-        ended, asked = clone.run("git for-each-ref refs/exps"), time.monotonic()
-        pause = 1 if POINT in ended else 30
-        while clone.run("git for-each-ref refs/exps") == ended and time.monotonic() < asked + pause:
-            time.sleep(0.5)
     raise AssertionError(status)
 
 
