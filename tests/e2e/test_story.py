@@ -290,8 +290,8 @@ def queue(clone: Clone, command: str) -> None:
 def wait_for_queue(clone: Clone, seconds: float = 500) -> str:
     """Wait until no task is queued or running; return the last status.
 
-    Asking DVC takes seconds of a core that the tasks need: it is asked when `POINT`, the last one, has ended, or now and
-    then.
+    Asking DVC takes seconds of a core that the tasks need: it is asked when `POINT`, the last one, has ended, or once a
+    minute.
     """
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
