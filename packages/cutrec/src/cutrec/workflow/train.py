@@ -66,7 +66,10 @@ def train(
     with ExitStack() as places:
         start = start_model(config)
         with unchanged(split, *([] if start is None else [start.parent])):
-            catalogue, train_store, validation_store, counts, facts, new = inputs.read_split(split)
+            catalogue, train_store, validation_store, counts, facts, new = inputs.read_split(
+                split, config.train.sequences
+            )
+            config = inputs.without_address(config, train_store)
             if start is None:
                 build, (config, decisions) = None, decide(config, facts)
             else:
