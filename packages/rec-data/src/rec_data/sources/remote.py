@@ -18,6 +18,7 @@ from pyarrow import fs
 from rec_data.errors import DataError, writing
 from rec_data.progress import progress
 from rec_data.raw import finding
+from rec_data.sources.cache import cache_folder
 
 _CHUNK = 1 << 22
 _PATIENCE = {"gs": "retry_limit_seconds=30", "gcs": "retry_limit_seconds=30"}
@@ -78,8 +79,6 @@ def located(dataset: str, *, root: Path, folder: Path | None = None) -> Iterator
         yield {str(path): path for path in finding.find(dataset, root=root)}
         return
     if folder is None:
-        from rec_data.sources.published import cache_folder
-
         folder = cache_folder()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from rec_data.locks import locked
 from rec_data.sequences.store import SequenceStore
 from rec_data.sequences.subsets import StoreParts, check_heads, check_names, read_head
 from rec_data.sources import remote
+from rec_data.sources.cache import cache_folder
 
 
 def remote_parts(
@@ -36,10 +37,6 @@ def remote_parts(
     address = remote.parse(folder) if local == folder else remote.Address("file", "", local, "")
     if address is None:
         raise DataError(f"found {folder!r}, allowed: an address, as s3://bucket/split/sequences")
-    if cache is None:
-        from rec_data.sources.published import cache_folder
-
-        cache = cache_folder()
     with remote.reading(address):
         system, base = remote.open_system(address)
         place = "/".join([base.rstrip("/"), address.path.strip("/"), name])
@@ -53,7 +50,7 @@ def remote_parts(
         with remote.reading(address), system.open_input_file(info.path) as file:
             heads.append(read_head(file, f"{address}/{name}/{info.base_name}"))
     check_heads([f"{address}/{name}/{info.base_name}" for info in objects], heads)
-    kept = cache / "sequences"
+    kept = (cache_folder() if cache is None else cache) / "sequences"
 
     def file_of(number: int) -> Path:
         info, head = objects[number - 1], heads[number - 1]
