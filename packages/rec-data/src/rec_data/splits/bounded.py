@@ -14,7 +14,7 @@ import polars as pl
 
 from rec_data.arrays import Int32s, Int64s
 from rec_data.config import Split
-from rec_data.errors import DataError
+from rec_data.errors import DataError, writing
 from rec_data.raw.files import reading
 from rec_data.schema import TIMESTAMP
 from rec_data.sequences.parts import hash_ids_of
@@ -137,5 +137,5 @@ def _append(folders: list[Path], name: str, values: npt.NDArray[np.int32] | Int6
     """Append the values of each part to its file."""
     for folder, part in zip(folders, np.split(values, ends[:-1]), strict=True):
         if len(part):
-            with (folder / name).open("ab") as file:
+            with writing(folder / name), (folder / name).open("ab") as file:
                 file.write(part.data)
