@@ -5,6 +5,7 @@ appended to one file per part and column. After that each part is sorted alone.
 """
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,23 +29,24 @@ _BASE = 600 << 20
 """Bytes of the process with its libraries, and of the rows that are read at a time."""
 _PER_ROW = 64
 """Bytes per interaction of what is split in memory: the whole log, or one part."""
-_PER_USER, _PER_ITEM = 100, 100
-"""Bytes of what is held of each user and each item beside the parts."""
+_PER_ID = 150
+"""Bytes of what is held of each user and each item beside the parts, and
+"""
+_PER_TEXT_BYTE = 8
+"""per byte of the ids that are texts."""
 _ROWS = 1 << 20
-"""That are divided at a time."""
+"""Or users, that are divided at a time."""
 _COLUMNS = {"user": np.int32, "item": np.int32, TIMESTAMP: np.int64}
 
 
 def parts_of(rows: int, bound: int | None) -> int:
     """The number of parts of a log by its number of interactions and a bound of memory in bytes.
 
-    A log is split in one part where that fits. Otherwise half of the bound is for a part, and half for what is held of
-    users and items.
+    Half of a bound is for a part, which may be the whole log, and half for what is held of users and items.
     """
     if bound is None:
         return 1 if rows <= ROWS_IN_MEMORY else -(-rows // ROWS_PER_PART)
-    free = bound - _BASE
-    return 1 if rows * _PER_ROW <= free else max(2, -(-2 * rows * _PER_ROW // free))
+    return max(1, -(-2 * rows * _PER_ROW // (bound - _BASE)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def encode_in_parts(path: Path, work: Path, settings: Split, *, parts: int, tie_
 
     Args:
         path: See `rec_data.splits.encode.filter_log`.
-        work: An empty folder for the parts: 28 bytes per interaction at most.
+        work: An empty folder for the parts: 16 bytes per interaction, and 12 more of one part.
         settings: The filters and the bound of memory.
         parts: How many.
         tie_seed: See `rec_data.splits.encode.encode`.
@@ -75,8 +77,9 @@ def encode_in_parts(path: Path, work: Path, settings: Split, *, parts: int, tie_
     fewest_items, fewest_users = settings.min_counts()
     with reading(f"log {path}"):
         found = filter_log(path, min_item_count=fewest_items, min_user_count=fewest_users, until=settings.test_until)
-        _refuse_too_small(settings, users=found.raw["users"], items=found.raw["items"])
-        part_of = (hash_ids_of(found.users.to_arrow()) % parts).astype(np.int32)  # [users]
+        _refuse_too_small(settings, found)
+        hashes = [hash_ids_of(block.to_arrow()) % parts for block in _blocks(found.users)]
+        part_of = np.concatenate(hashes, dtype=np.int32, casting="unsafe")  # [users]
         codes = [np.flatnonzero(part_of == index).astype(np.int32) for index in range(parts)]
         _divide(found, part_of, codes, work)
     catalogue, sorted_parts = found.items.to_arrow(), []
@@ -103,9 +106,15 @@ def encode_in_parts(path: Path, work: Path, settings: Split, *, parts: int, tie_
     )
 
 
-def _refuse_too_small(settings: Split, *, users: int, items: int) -> None:
+def _blocks(values: pl.Series) -> Iterator[pl.Series]:
+    return (values[start : start + _ROWS] for start in range(0, len(values), _ROWS))
+
+
+def _refuse_too_small(settings: Split, found: FilteredLog) -> None:
     """Refuse a bound of memory that what is held of users and items exceeds."""
-    bound, needed = settings.memory_bytes, users * _PER_USER + items * _PER_ITEM
+    bound, users, items = settings.memory_bytes, found.raw["users"], found.raw["items"]
+    texts = sum(int(ids.str.len_bytes().sum()) for ids in (found.users, found.items) if ids.dtype == pl.String)
+    needed = (users + items) * _PER_ID + texts * _PER_TEXT_BYTE
     if bound is not None and 2 * needed > bound - _BASE:
         least = f"{-(-(2 * needed + _BASE) // 2**30)}GiB"
         raise DataError(
