@@ -30,10 +30,9 @@ _BASE = 600 << 20
 _PER_ROW = 64
 """Bytes per interaction of what is split in memory: the whole log, or one part."""
 _PER_ID = 150
-"""Bytes of what is held of each user and each item beside the parts, and
-"""
+"""Bytes of what is held of each user and each item beside the parts; ids that are texts need more:"""
 _PER_TEXT_BYTE = 8
-"""per byte of the ids that are texts."""
+"""Bytes per byte of such an id."""
 _ROWS = 1 << 20
 """Or users, that are divided at a time."""
 _COLUMNS = {"user": np.int32, "item": np.int32, TIMESTAMP: np.int64}
