@@ -50,6 +50,11 @@ def test_a_bound_that_users_and_items_exceed_is_refused_with_one_that_works(tmp_
     with pytest.raises(DataError, match=r"^split.memory: found 1GiB for 60 users and \d+ items, allowed: at "):
         split_log(log, out, Split(memory="1GiB"))
     assert not list(out.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(bounded, "_PER_ROW", 2**21)
+        with pytest.raises(DataError, match=r"^split.memory: found 2GiB .* and a part of \d+ interactions, all"):
+            split_log(log, out, Split(memory="2GiB"))
+    assert not list(out.iterdir())
     assert split_log(log, out, Split(memory="2GiB"))["parts"] == 2
 
 

@@ -71,7 +71,8 @@ def encode_in_parts(path: Path, work: Path, settings: Split, *, parts: int, tie_
         tie_seed: See `rec_data.splits.encode.encode`.
 
     Raises:
-        DataError: As `rec_data.splits.encode.filter_log`, or the users and items need more memory than the bound.
+        DataError: As `rec_data.splits.encode.filter_log`, or the users and items, or the part of a user with very many
+            interactions, need more memory than the bound.
     """
     fewest_items, fewest_users = settings.min_counts()
     with reading(f"log {path}"):
@@ -81,6 +82,8 @@ def encode_in_parts(path: Path, work: Path, settings: Split, *, parts: int, tie_
         part_of = np.concatenate(hashes, dtype=np.int32, casting="unsafe")  # [users]
         codes = [np.flatnonzero(part_of == index).astype(np.int32) for index in range(parts)]
         _divide(found, part_of, codes, work)
+    sizes = [(work / f"rows-{number}" / "item").stat().st_size for number in range(1, parts + 1)]
+    _refuse_too_small(settings, found, max(sizes) // np.dtype(_COLUMNS["item"]).itemsize)
     catalogue, sorted_parts = found.items.to_arrow(), []
     for number, users in enumerate(codes, start=1):
         folder = work / f"rows-{number}"
@@ -109,16 +112,18 @@ def _blocks(values: pl.Series) -> Iterator[pl.Series]:
     return (values[start : start + _ROWS] for start in range(0, len(values), _ROWS))
 
 
-def _refuse_too_small(settings: Split, found: FilteredLog) -> None:
-    """Refuse a bound of memory that what is held of users and items exceeds."""
+def _refuse_too_small(settings: Split, found: FilteredLog, largest: int = 0) -> None:
+    """Refuse a bound of memory that users and items exceed, or these and the interactions of the largest part."""
     bound, users, items = settings.memory_bytes, found.raw["users"], found.raw["items"]
     texts = sum(int(ids.str.len_bytes().sum()) for ids in (found.users, found.items) if ids.dtype == pl.String)
-    needed = (users + items) * _PER_ID + texts * _PER_TEXT_BYTE
-    if bound is not None and 2 * needed > bound - _BASE:
-        least = f"{-(-(2 * needed + _BASE) // 2**30)}GiB"
+    of_ids = (users + items) * _PER_ID + texts * _PER_TEXT_BYTE
+    needed = _BASE + max(2 * of_ids, of_ids + largest * _PER_ROW)
+    if bound is not None and needed > bound:
+        part = f" and a part of {largest} interactions" if largest else ""
+        least = f"{-(-needed // 2**30)}GiB"
         raise DataError(
-            f"split.memory: found {settings.memory} for {users} users and {items} items, allowed: at least {least} "
-            f"({stated({'split.memory': least})})"
+            f"split.memory: found {settings.memory} for {users} users and {items} items{part}, allowed: at least "
+            f"{least} ({stated({'split.memory': least})})"
         )
 
 

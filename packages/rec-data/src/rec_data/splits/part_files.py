@@ -56,12 +56,17 @@ def keep_part(
     items, ties = resolve_ties(log.items, log.offsets, log.times, users=names, catalogue=catalogue, seed=tie_seed)
     columns = dict(zip(_ARRAYS, (log.users, log.offsets, items, log.times), strict=True))
     checksum = 0
-    with _replacing(work / f"sorted-{number}") as folder:
+    with _replacing(sorted_folder(work, number)) as folder:
         for name, kind in _ARRAYS.items():
             values = np.ascontiguousarray(columns[name], kind)
             checksum = zlib.crc32(values.data, checksum)
             (folder / name).write_bytes(values.data)
     return SortedPart(len(items), ties, checksum)
+
+
+def sorted_folder(work: Path, number: int) -> Path:
+    """Where the arrays of a part are."""
+    return work / f"sorted-{number}"
 
 
 def merge_ties(parts: Sequence[SortedPart]) -> Ties:
@@ -74,7 +79,7 @@ def open_part(number: int, *, work: Path, num_items: int) -> SortedLog:
     """Map a part into memory that `keep_part` wrote."""
     users, offsets, items, times = (
         np.asarray(np.memmap(path, kind, "r")) if path.stat().st_size else np.empty(0, kind)
-        for path, kind in ((work / f"sorted-{number}" / name, kind) for name, kind in _ARRAYS.items())
+        for path, kind in ((sorted_folder(work, number) / name, kind) for name, kind in _ARRAYS.items())
     )
     return SortedLog(offsets, items, times, num_items, users)
 

@@ -23,7 +23,7 @@ from rec_data.splits.decide import Division, leave_one_out, temporal
 from rec_data.splits.each_part import Logs, each, total
 from rec_data.splits.encode import EncodedLog, LogFacts, encode
 from rec_data.splits.moments import range_of
-from rec_data.splits.part_files import WORK, part_writer
+from rec_data.splits.part_files import WORK, part_writer, sorted_folder
 from rec_data.splits.sorted_log import SortedLog
 from rec_data.splits.targets import TargetRule
 from rec_data.splits.write import Numbers, merge_facts, write_names, write_subsets
@@ -74,7 +74,7 @@ def split_log(
                 f"split.memory: found {settings.memory}, which makes {parts} parts, with paper_faithful, allowed: one "
                 f"part ({stated({'split.memory': '64GiB'})})"
             )
-    with progress("split", 7) as bar, _work_folder(out) as work:
+    with progress("split", 3 + 4 * parts) as bar, _work_folder(out) as work:
         encoded: EncodedLog | EncodedParts
         if parts == 1:
             fewest_items, fewest_users = settings.min_counts()
@@ -116,11 +116,16 @@ def split_log(
                 out=out,
                 filter_seen=filter_seen,
             )
-            summary |= {**merge_facts([write(number) for number in encoded.logs.numbers]), "parts": parts}
+            facts = []
+            for number in encoded.logs.numbers:
+                facts.append(write(number))
+                shutil.rmtree(sorted_folder(work, number))
+                bar.update(4)
+            summary |= {**merge_facts(facts), "parts": parts}
         else:
             for part, partition in division.partitions:
                 summary |= write_subsets(part, partition, Numbers.of(division), out, hashes, filter_seen=filter_seen)
-        bar.update(4)
+                bar.update(4)
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         bar.update()
     return summary
