@@ -15,11 +15,20 @@ def subset_files(split: Path, name: str) -> list[Path]:
     Raises:
         StageError: there are none, or they are not one whole subset (`rec_data.sequences.subsets.store_files`).
     """
+    require_subset(split, name)
+    with stage_errors(split):
+        return store_files(split / "sequences", name)
+
+
+def require_subset(split: Path, name: str) -> None:
+    """Refuse a split without a subset, in one file or in parts.
+
+    Raises:
+        StageError: there is neither, or the file has another checksum than the listed one.
+    """
     folder = split / "sequences"
     if not (folder / name).is_dir():
         verified(folder / f"{name}.arrow")
-    with stage_errors(split):
-        return store_files(folder, name)
 
 
 def subset_tables(split: Path, name: str) -> list[Path]:

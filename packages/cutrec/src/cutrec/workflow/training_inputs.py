@@ -16,7 +16,7 @@ from cutrec.config_point import Config
 from cutrec.decide import Facts
 from cutrec.errors import StageError
 from cutrec.outputs import read_json
-from cutrec.stores import read_stores, read_subset, subset_files
+from cutrec.stores import read_stores, read_subset, require_subset
 from cutrec.workflow.ranking import part_of, user_batches
 from rec_data import arrays
 from rec_data.arrays import Mask, count_repeated
@@ -56,7 +56,7 @@ def read_split(split: Path, sequences: str | None = None) -> SplitData:
     """
     verified(split / "items.parquet")
     for name in ("train", "validation") if sequences is None else ("validation",):
-        subset_files(split, name)
+        require_subset(split, name)
     catalogue = read_output(read_ids, split / "items.parquet")
     hashes, items = {"items": catalogue.hash}, len(catalogue.names)
     train = read_subset(split, "train", hashes=hashes) if sequences is None else _behind(sequences, hashes)
