@@ -76,7 +76,7 @@ GROUPS = [
 """The lines of the affine plane of order 4: each two of the 16 commands are in one group."""
 USER = "user 3!"
 FORGET = {"forget": ["cutrec.cli", "forget", "--user", USER]}
-TIMES = re.compile("seconds|second|peak|measured_at")
+TIMES = re.compile("second|waited|peak|measured_at")
 KILLS = 4
 """Of each command."""
 RUN_AGAIN = "found that another process wrote it while it was read; run this again"
