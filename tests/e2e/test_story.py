@@ -396,7 +396,7 @@ def test_every_flat_key_can_be_set_at_once(clone: Clone):
     settings = {
         "dataset": "twin:beauty@0.001", "model": "bert4rec", "loss": "bce_neg", "batch_size": "8", "max_seq_len": "6",
         "num_negatives": "5", "seed": "7", "paper_faithful": "true", "impl": "reference", "preset": "none",
-        "row": "none", "row_data": "real",
+        "row": "none", "row_data": "real", "split_folder": "data/split",
     }  # fmt: skip
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     assert {name for name, value in values.items() if not isinstance(value, dict)} == set(settings)

@@ -119,8 +119,8 @@ def part_writer(
         sorted_parts: What was found when they were sorted.
         summary: Of the split, without its subsets.
         hashes: Of the original ids.
-        work: A folder on the file system of
-        out: the folder of the split.
+        work: A folder on the same file system as ``out``.
+        out: The folder of the split.
         filter_seen: See ``rec_data.splits.split.split_log``.
     """
     identity = json.dumps([hashes, summary, [part.checksum for part in sorted_parts]])
