@@ -84,11 +84,6 @@ def open_subset(folder: Path, name: str, *, hashes: Mapping[str, str] | None = N
     return _parts(files, hashes)
 
 
-def stores_of(source: SequenceStore | StoreParts) -> Iterator[SequenceStore]:
-    """The only store, or the parts one after the other."""
-    return iter([source]) if isinstance(source, SequenceStore) else source.open()
-
-
 def joined(stores: Iterable[SequenceStore]) -> SequenceStore:
     """The histories of all parts of a subset in memory, in the order of their users: those of one store."""
     parts = list(stores)
