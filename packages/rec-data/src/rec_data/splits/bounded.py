@@ -48,6 +48,19 @@ def parts_of(rows: int, bound: int | None) -> int:
     return max(1, -(-2 * rows * _PER_ROW // (bound - _BASE)))
 
 
+def require_one_part(parts: int, settings: Split, what: str) -> None:
+    """Refuse settings that make several parts of a log, for ``what`` works on one.
+
+    Raises:
+        DataError: They do; the message names the cure.
+    """
+    if parts > 1:
+        cure = stated({"split.memory": "64GiB"})
+        raise DataError(
+            f"split.memory: found {settings.memory}, which makes {parts} parts, with {what}, allowed: one part ({cure})"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedParts(LogFacts):
     """A filtered log in parts, and the original ids of its dense ids."""
