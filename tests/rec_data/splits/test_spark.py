@@ -68,6 +68,17 @@ def test_one_part_gives_the_files_of_one_machine(session, tmp_path):
             assert one[name].read_bytes() == other[name].read_bytes(), name
 
 
+def test_a_wrong_column_is_one_line(session, capfd):
+    from rec_data.splits.spark import readable
+
+    for wrong in (lambda rows: rows.select("visitor"), lambda rows: rows.selectExpr("visitor")):
+        with pytest.raises(DataError, match=r"^Spark: .*`visitor`.*SQLSTATE") as refused, readable():
+            wrong(session.createDataFrame([(1,)], ["user_id"]))
+        assert "\n" not in str(refused.value)
+        assert "Project" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_task_that_fails_leaves_nothing_and_runs_again(session, tmp_path, monkeypatch):
     from rec_data.splits import spark
 

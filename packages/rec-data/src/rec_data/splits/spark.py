@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
+from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, SparkSession
 
 from rec_data.arrays import Mask, to_arrow
@@ -44,11 +45,17 @@ _A = TypeVar("_A", bound=npt.NDArray[Any])
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Turn an error of Spark into one line: that of the task that failed, if one did."""
+    """Turn an error of Spark into one line: that of the task that failed, if one did. Spark logs no other meanwhile."""
+    loggers = [PySparkLogger.getLogger(f"{kind}QueryContextLogger") for kind in ("SQL", "DataFrame")]
+    for logger in loggers:
+        logger.disabled = True
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
         raise DataError(_in_one_line(str(error))) from error
+    finally:
+        for logger in loggers:
+            logger.disabled = False
 
 
 def _in_one_line(text: str) -> str:
@@ -56,8 +63,8 @@ def _in_one_line(text: str) -> str:
     _, _, traceback = text.partition("Traceback (most recent call last):")
     raised = re.search(r"^(?:[\w.]+\.)?(\w+): (.*)$", traceback, re.MULTILINE)
     if raised is None:
-        reason = re.sub(r"^An error occurred while calling \S+\s+:?", "", text.partition("\n\tat ")[0])
-        return f"Spark: {' '.join(reason.split())[:500]}"
+        reason = re.sub(r"^An error occurred while calling \S+\s+:?", "", text).strip()
+        return f"Spark: {reason.splitlines()[0][:500] if reason else 'an error without a message'}"
     return raised[2] if raised[1] == DataError.__name__ else f"a task on Spark failed: {raised[1]}: {raised[2]}"
 
 
