@@ -152,7 +152,8 @@ class TrainingBatches:
         for part in opened:
             _check_items(part, num_items)
         self._gather = Gather([part.items for part in opened], self.device)
-        self._ahead = ReadAhead(opened) if isinstance(store, StoreParts) else None
+        ahead = isinstance(store, StoreParts) and self._gather.is_on_host  # a subset in one file fits into memory
+        self._ahead = ReadAhead(opened) if ahead else None
         if new is not None:
             new_only = torch.where(torch.from_numpy(new), opened[0].items, torch.tensor(IGNORE, dtype=torch.int32))
             self._gather_new = Gather([new_only], self.device)

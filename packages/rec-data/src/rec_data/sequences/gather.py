@@ -44,6 +44,11 @@ class Gather:
                     copy.copy_(part)
                 self._parts, self._bounds = [flat], self._bounds[[0, -1]]
 
+    @property
+    def is_on_host(self) -> bool:
+        """Whether it reads the arrays that it was given, and no copy on the device."""
+        return self._parts[0].device.type == "cpu"
+
     def __call__(self, starts: Int64s, lengths: Int64s) -> tuple[Tensor, Tensor]:
         """Gathers rows from their first places in the flat array and their lengths >= 1, both [B] int64.
 
