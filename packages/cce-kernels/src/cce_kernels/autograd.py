@@ -27,7 +27,8 @@ class CustomLoss:
     Args:
         name: prefix of the operators.
         call: the NamedTuple of all arguments. Tensors come first, among them hidden, weight and bias in this order.
-        forward: maps a call to its outputs: the loss [M], other values for the user, and what backward reads.
+        forward: maps a call to its outputs: the loss [M], other values for the user (None: unwanted), and what backward
+            reads.
         backward: maps (upstream gradient of the losses, [M] or a scalar for all; call; kept outputs; is the gradient of
             hidden wanted; is that of weight or bias; upstream gradients of the other values, [M] or a scalar for all,
             None where nothing depends on them) to the gradients of hidden, weight and bias, None where unwanted.
@@ -41,9 +42,9 @@ class CustomLoss:
         self,
         name: str,
         call: Callable[..., Any],
-        forward: Callable[[Any], tuple[Tensor, ...]],
+        forward: Callable[[Any], tuple[Tensor | None, ...]],
         backward: Callable[..., Gradients],
-        empty_outputs: Callable[[Any], tuple[Tensor, ...]],
+        empty_outputs: Callable[[Any], tuple[Tensor | None, ...]],
         *,
         kept: tuple[str, ...],
         shown: int = 1,
@@ -59,8 +60,9 @@ class CustomLoss:
         extra = "".join(f", Tensor {output}" for output in kept)
         upstream = "".join(f"Tensor? grad_{i}, " for i in range(1, shown))
 
-        def single(results: tuple[Tensor, ...]) -> Any:
-            return results[0] if outputs == 1 else results
+        def single(results: tuple[Tensor | None, ...]) -> Any:
+            assert results[0] is not None
+            return results[0] if outputs == 1 else _present(results, results[0])
 
         def run_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
             others, (*tensors, with_hidden, with_weight) = arguments[: shown - 1], arguments[shown - 1 :]
@@ -99,7 +101,7 @@ class CustomLoss:
             return reduce_loss(loss, call.targets, call.ignore_index, reduction)[0], *others[: self.shown - 1]
         return _Eager.apply(self, eager_backward or self.backward, reduction, *call)  # type: ignore[no-untyped-call]
 
-    def keep(self, ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    def keep(self, ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor | None, ...]) -> None:
         """Save what backward needs."""
         ctx.save_for_backward(*arguments[: self.num_tensors], *outputs[self.shown :])
         ctx.options = arguments[self.num_tensors :]
@@ -188,9 +190,10 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, loss: CustomLoss, backward: Callable[..., Gradients], reduction: str, *arguments: Any
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         call = loss.call(*arguments)
         outputs = loss.forward(call)
+        assert outputs[0] is not None
         loss.keep(ctx, arguments, outputs)
         ctx.loss, ctx.run_backward = loss, backward
         reduced, ctx.count = loss.reduce(outputs[0], call.targets, call.ignore_index, reduction)
