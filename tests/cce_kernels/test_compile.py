@@ -56,10 +56,8 @@ def test_operators_tell_the_shapes_and_dtypes_that_they_return(device, bias, red
         losses = [linear_cross_entropy(hidden, weight, targets, **options)]
         for sharing in ("none", "tile"):
             negatives = 7 if sharing == "tile" else 2  # tile: enough for a 16-bit copy of the table
-            losses.append(
-                sampled_linear_cross_entropy(
-                    hidden, weight, targets, num_negatives=negatives, seed=1, sharing=sharing, **options
-                )
+            losses += sampled_linear_cross_entropy(
+                hidden, weight, targets, num_negatives=negatives, seed=1, sharing=sharing, return_lse=True, **options
             )
         sum(loss.sum() for loss in losses).backward()
     assert len(record.calls) == 6
