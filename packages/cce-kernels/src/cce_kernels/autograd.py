@@ -99,7 +99,8 @@ class CustomLoss:
             outputs = self.forward_operator(*call)
             loss, *others = (outputs,) if isinstance(outputs, Tensor) else outputs
             return reduce_loss(loss, call.targets, call.ignore_index, reduction)[0], *others[: self.shown - 1]
-        return _Eager.apply(self, eager_backward or self.backward, reduction, *call)  # type: ignore[no-untyped-call]
+        # The other fields go along in the call: an autograd function looks at each of its arguments.
+        return _Eager.apply(self, eager_backward or self.backward, reduction, call, *call[:3])  # type: ignore[no-untyped-call]
 
     def keep(self, ctx: Any, arguments: tuple[Any, ...], outputs: tuple[Tensor | None, ...]) -> None:
         """Save what backward needs."""
@@ -111,13 +112,13 @@ class CustomLoss:
         self, ctx: Any, upstream: tuple[Tensor | None, ...], count: Tensor | None, needs: tuple[bool, ...],
         backward: Callable[..., Gradients] | None,
     ) -> Gradients:  # fmt: skip
-        """Gradients of all fields of the call, from `backward` or, where it is None, from the operator.
+        """Gradients of hidden, weight and bias, from `backward` or, where it is None, from the operator.
 
         `upstream` are the gradients of the loss, which was divided by `count`, and of the other values shown.
         """
         given = [x for x in upstream if x is not None]
         if not given:
-            return (None,) * self.num_fields
+            return None, None, None
         refuse_transforms(*given)
         others = [None if x is None else upstream_of(x) for x in upstream[1:]]
         grad = given[0].new_zeros(()) if upstream[0] is None else upstream_of(upstream[0], count)
@@ -129,8 +130,7 @@ class CustomLoss:
         else:
             with without_autocast(grad.device.type):  # that of `loss.backward()`, not of the forward
                 found = backward(grad, self.call(*fields), kept, *flags, *others)
-        wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
-        return *wanted, *(None,) * (self.num_fields - 3)
+        return tuple(gradient if need else None for gradient, need in zip(found, needs, strict=True))
 
     def _setup_operator(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = (output,) if isinstance(output, Tensor) else output
@@ -138,7 +138,8 @@ class CustomLoss:
         ctx.mark_non_differentiable(*outputs[self.shown :])
 
     def _operator_backward(self, ctx: Any, *upstream: Tensor | None) -> Gradients:
-        return self.gradients(ctx, upstream[: self.shown], None, ctx.needs_input_grad[:3], None)
+        found = self.gradients(ctx, upstream[: self.shown], None, ctx.needs_input_grad[:3], None)
+        return *found, *(None,) * (self.num_fields - 3)
 
 
 def _present(gradients: Gradients, like: Tensor) -> tuple[Tensor, ...]:
@@ -189,12 +190,11 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loss: CustomLoss, backward: Callable[..., Gradients], reduction: str, *arguments: Any
+        ctx: Any, loss: CustomLoss, backward: Callable[..., Gradients], reduction: str, call: Any, *_: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        call = loss.call(*arguments)
         outputs = loss.forward(call)
         assert outputs[0] is not None
-        loss.keep(ctx, arguments, outputs)
+        loss.keep(ctx, call, outputs)
         ctx.loss, ctx.run_backward = loss, backward
         reduced, ctx.count = loss.reduce(outputs[0], call.targets, call.ignore_index, reduction)
         return reduced, *outputs[1 : loss.shown]
@@ -203,8 +203,8 @@ class _Eager(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Gradients:
         loss: CustomLoss = ctx.loss
-        gradients = loss.gradients(ctx, upstream, ctx.count, ctx.needs_input_grad[3:6], ctx.run_backward)
-        return (None, None, None, *gradients)
+        gradients = loss.gradients(ctx, upstream, ctx.count, ctx.needs_input_grad[4:], ctx.run_backward)
+        return (None, None, None, None, *gradients)
 
     @staticmethod
     def jvp(ctx: Any, *_: Tensor | None) -> None:

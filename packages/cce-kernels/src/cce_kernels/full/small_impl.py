@@ -34,13 +34,12 @@ class SmallOutputs(NamedTuple):
     scores: Tensor  # [M, V] fp32
 
 
-def _empty_outputs(call: FullCall) -> SmallOutputs:
+def _empty_outputs(call: FullCall, scores: Tensor | None = None) -> SmallOutputs:
     hidden = call.hidden
     loss, lse, lse2, others = (hidden.new_empty(hidden.shape[0], dtype=torch.float32) for _ in range(4))
-    return SmallOutputs(
-        loss, lse, lse2, others, hidden.new_empty(hidden.shape[0], 1),
-        loss.new_empty(hidden.shape[0], call.weight.shape[0]),
-    )  # fmt: skip
+    if scores is None:
+        scores = loss.new_empty(hidden.shape[0], call.weight.shape[0])
+    return SmallOutputs(loss, lse, lse2, others, hidden.new_empty(hidden.shape[0], 1), scores)
 
 
 def _product(left: Tensor, right: Tensor, dtype: torch.dtype, add: Tensor | None = None) -> Tensor:
@@ -54,10 +53,10 @@ def _product(left: Tensor, right: Tensor, dtype: torch.dtype, add: Tensor | None
 
 
 def _forward(call: FullCall) -> SmallOutputs:
-    outputs = _empty_outputs(call)
     scores = _product(call.hidden, call.weight.to(call.hidden.dtype).T, torch.float32)
+    outputs = _empty_outputs(call, scores)
     launch_softmax_rows(call, scores, outputs[:-1])
-    return outputs._replace(scores=scores)
+    return outputs
 
 
 def _backward(
