@@ -14,10 +14,10 @@ V, D = 11, 6
 
 
 def full(hidden, weight, bias, targets, step):
-    loss, lse = linear_cross_entropy(
-        hidden * 1.0, weight, targets, bias=bias, softcap=5.0, return_lse=True, impl="reference"
+    loss, lse, predicted = linear_cross_entropy(
+        hidden * 1.0, weight, targets, bias=bias, softcap=5.0, return_lse=True, return_predicted=True, impl="reference"
     )
-    return loss, lse.sum()
+    return loss, lse.sum() + predicted.sum()
 
 
 def without_bias(hidden, weight, bias, targets, step):

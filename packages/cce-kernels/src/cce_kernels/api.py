@@ -51,16 +51,29 @@ class _Options(TypedDict, total=False):
 
 @overload
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[False] = ..., **options: Unpack[_Options]
-) -> Tensor: ...
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[False] = ..., return_predicted: Literal[False] = ..., **options: Unpack[_Options],
+) -> Tensor: ...  # fmt: skip
 @overload
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: Literal[True], **options: Unpack[_Options]
-) -> tuple[Tensor, Tensor]: ...
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[True], return_predicted: Literal[False] = ..., **options: Unpack[_Options],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 @overload
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, return_lse: bool, **options: Unpack[_Options]
-) -> Tensor | tuple[Tensor, Tensor]: ...
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[False] = ..., return_predicted: Literal[True], **options: Unpack[_Options],
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: Literal[True], return_predicted: Literal[True], **options: Unpack[_Options],
+) -> tuple[Tensor, Tensor, Tensor]: ...  # fmt: skip
+@overload
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *,
+    return_lse: bool, return_predicted: bool = ..., **options: Unpack[_Options],
+) -> Tensor | tuple[Tensor, ...]: ...  # fmt: skip
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -76,10 +89,11 @@ def linear_cross_entropy(
     reduction: Reduction = "mean",
     filter_eps: float | None = None,
     return_lse: bool = False,
+    return_predicted: bool = False,
     check: bool = False,
     impl: Impl = "auto",
     shard: Shard | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, ...]:
     """Exact cross-entropy over the catalogue, `logsumexp_j s_mj - s_mt`, without the logits.
 
     Args:
@@ -104,6 +118,8 @@ def linear_cross_entropy(
         filter_eps: skip tiles whose probabilities are all below this (approximate; triton only). None is exact.
         return_lse: also return the log-sum-exp of each token. It may be differentiated like the loss: a z-loss is
             `1e-4 * lse.square().mean()`. Without a gradient through it nothing more is computed.
+        return_predicted: also return the item of the highest score of each token, the lowest id among equals; compared
+            with `targets` it tells the hits at 1 while training. It takes one maximum per score in forward.
         check: check the values too: one synchronization, and a break in torch.compile's graph.
         impl: `auto` is triton on a GPU of compute capability 8.0 or above and the reference elsewhere. Up to 2^24 pairs
             of a token and an item in bf16, without bias and softcap, it stores their scores (64 MiB) and takes torch's
@@ -116,11 +132,12 @@ def linear_cross_entropy(
             calls, and backward too. `sum` and `mean` are over the tokens of all processes, the same number in each,
             whose gradient must be the same in each. token_weights are of the tokens of this process, item_weights [V]
             of the whole catalogue. `return_lse` then returns a value: no gradient flows through it. Not with
-            `label_smoothing` or several targets.
+            `label_smoothing`, several targets or `return_predicted`.
 
     Returns:
-        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` also
-        the log-sum-exp [...], 0 at ignored tokens.
+        The loss in fp32 (float64 for float64 inputs): a scalar, or [...] with reduction `none`. With `return_lse` then
+        the log-sum-exp [...], 0 at ignored tokens, and with `return_predicted` at last items int64 [...], at ignored
+        tokens too.
 
     Raises:
         ValueError: a shape, dtype, device or option is wrong; the message names the argument.
@@ -130,13 +147,14 @@ def linear_cross_entropy(
     refuse_transforms()
     ignore_index = plain_integer(ignore_index)
     return_lse, check = plain_flag("return_lse", return_lse), plain_flag("check", check)
+    return_predicted = plain_flag("return_predicted", return_predicted)
     sets = targets if validation.are_sets(hidden, targets) else None
     targets = targets if sets is None else sets[..., 0]
     validation.check_common(hidden, weight, targets, bias, reduction, impl, ignore_index, shard)
     validation.check_full(softcap, filter_eps, temperature, label_smoothing)
     weighted = validation.check_weights(hidden, num_items_of(weight, shard), token_weights, item_weights)
     if shard is not None:
-        validation.check_unsharded(label_smoothing=label_smoothing, sets=sets)
+        validation.check_unsharded(label_smoothing=label_smoothing, sets=sets, return_predicted=return_predicted)
     if sets is not None:
         validation.check_sets(softcap, item_weights)
         sets = sets.reshape(-1, sets.shape[-1])
@@ -165,17 +183,18 @@ def linear_cross_entropy(
             loss = loss.view(targets.shape) if reduction == "none" else loss
             return (loss, lse.view(targets.shape)) if return_lse else loss
         with_dhidden = torch.is_grad_enabled() and h.requires_grad
-        call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden)
+        call = FullCall(h, w, b, t, ignore_index, softcap, temperature, filter_eps, with_dhidden, return_predicted)
         run = full_reference
         if use_triton and impl == "auto" and tuning.is_small(call):
             from cce_kernels.full.small_impl import full_small as run
         elif use_triton and h.shape[0] > 0:
             from cce_kernels.full.triton_impl import full_triton as run
-        loss, lse = run(call, within)
+        loss, lse, predicted = run(call, within)
         if composed:
             loss = compose(loss, lse, call, reduction, sets, label_smoothing, token_weights, item_weights)
     loss = loss.view(targets.shape) if reduction == "none" else loss
-    return (loss, lse.view(targets.shape)) if return_lse else loss
+    others = [lse] * return_lse + [predicted] * return_predicted
+    return (loss, *(x.view(targets.shape) for x in others)) if others else loss
 
 
 class _SampledOptions(TypedDict, total=False):

@@ -34,7 +34,8 @@ class CustomLoss:
             None where nothing depends on them) to the gradients of hidden, weight and bias, None where unwanted.
         empty_outputs: maps a call to uninitialized outputs.
         kept: names of the outputs that only backward reads; they come last.
-        shown: how many outputs the user sees and may differentiate.
+        shown: how many outputs the user sees.
+        differentiable: how many of them may be differentiated, the first ones; None: all.
         reduce: what `reduction.reduce_loss` does.
     """
 
@@ -48,30 +49,32 @@ class CustomLoss:
         *,
         kept: tuple[str, ...],
         shown: int = 1,
+        differentiable: int | None = None,
         reduce: Callable[[Tensor, Tensor, int, str], tuple[Tensor, Tensor | None]] = reduce_loss,
     ) -> None:
         self.call, self.forward, self.backward, self.shown, self.reduce = call, forward, backward, shown, reduce
         hints = get_type_hints(call)
         self.num_tensors = sum(hint in (Tensor, Tensor | None) for hint in hints.values())
         self.num_fields = len(hints)
+        self.differentiable = smooth = shown if differentiable is None else differentiable
         fields = ", ".join(f"{_SCHEMA_TYPES[hint]} {field}" for field, hint in hints.items())
         outputs = shown + len(kept)
         returned = "Tensor" if outputs == 1 else f"({', '.join(['Tensor'] * outputs)})"
         extra = "".join(f", Tensor {output}" for output in kept)
-        upstream = "".join(f"Tensor? grad_{i}, " for i in range(1, shown))
+        upstream = "".join(f"Tensor? grad_{i}, " for i in range(1, smooth))
 
         def single(results: tuple[Tensor | None, ...]) -> Any:
             assert results[0] is not None
             return results[0] if outputs == 1 else _present(results, results[0])
 
         def run_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-            others, (*tensors, with_hidden, with_weight) = arguments[: shown - 1], arguments[shown - 1 :]
+            others, (*tensors, with_hidden, with_weight) = arguments[: smooth - 1], arguments[smooth - 1 :]
             fields, kept = tensors[: self.num_fields], tensors[self.num_fields :]
             with without_autocast(grad.device.type):
                 return _present(backward(grad, call(*fields), kept, with_hidden, with_weight, *others), tensors[0])
 
         def fake_backward(_: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-            hidden, weight, bias = arguments[shown - 1 : shown + 2]
+            hidden, weight, bias = arguments[smooth - 1 : smooth + 2]
             with_hidden, with_weight = arguments[-2:]
             wanted = hidden if with_hidden else None, weight if with_weight else None, bias if with_weight else None
             return _present(tuple(None if x is None else torch.empty_like(x) for x in wanted), hidden)
@@ -114,7 +117,7 @@ class CustomLoss:
     ) -> Gradients:  # fmt: skip
         """Gradients of hidden, weight and bias, from `backward` or, where it is None, from the operator.
 
-        `upstream` are the gradients of the loss, which was divided by `count`, and of the other values shown.
+        `upstream` are the gradients of the loss, which was divided by `count`, and of the other values.
         """
         given = [x for x in upstream if x is not None]
         if not given:
@@ -135,10 +138,10 @@ class CustomLoss:
     def _setup_operator(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = (output,) if isinstance(output, Tensor) else output
         self.keep(ctx, inputs, outputs)
-        ctx.mark_non_differentiable(*outputs[self.shown :])
+        ctx.mark_non_differentiable(*outputs[self.differentiable :])
 
     def _operator_backward(self, ctx: Any, *upstream: Tensor | None) -> Gradients:
-        found = self.gradients(ctx, upstream[: self.shown], None, ctx.needs_input_grad[:3], None)
+        found = self.gradients(ctx, upstream[: self.differentiable], None, ctx.needs_input_grad[:3], None)
         return *found, *(None,) * (self.num_fields - 3)
 
 
@@ -203,7 +206,9 @@ class _Eager(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, *upstream: Tensor | None) -> Gradients:
         loss: CustomLoss = ctx.loss
-        gradients = loss.gradients(ctx, upstream, ctx.count, ctx.needs_input_grad[4:], ctx.run_backward)
+        gradients = loss.gradients(
+            ctx, upstream[: loss.differentiable], ctx.count, ctx.needs_input_grad[4:], ctx.run_backward
+        )
         return (None, None, None, None, *gradients)
 
     @staticmethod
