@@ -33,7 +33,7 @@ def devices_here(training: TrainingSettings) -> int:
         return training.devices
     processes, here = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if training.devices != processes or processes % here:
-        allowed = f"{processes}, as torchrun has started processes, and equally many on each machine"
+        allowed = f"{processes}, the processes that torchrun has started, and equally many on each machine"
         raise SettingsError("devices", training.devices, allowed)
     return here
 
