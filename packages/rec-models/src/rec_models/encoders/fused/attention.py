@@ -42,16 +42,24 @@ class Heads(NamedTuple):
 
 
 @triton.jit
-def _starts(places, rows, num_rows, width):
-    """Where the histories of some packed places [n] start, int32 [n]."""
-    column = tl.load(places + rows, mask=rows < num_rows, other=0).to(tl.uint32) % width.to(tl.uint32)
-    return rows - column.to(tl.int32)
+def _seen(places, from_end, first, rows, num_rows, width, TILE: tl.constexpr, BEFORE: tl.constexpr,
+          AFTER: tl.constexpr):  # fmt: skip
+    """The first and the last place, int32 [TILE], that a tile's places pair with, and those of the whole tile.
 
-
-@triton.jit
-def _ends(from_end, rows, num_rows):
-    """Where the last places of their histories are, int32 [n]."""
-    return rows + tl.load(from_end + rows, mask=rows < num_rows, other=0).to(tl.int32)
+    They are in the same history: with BEFORE from its start on, else from the place itself on; with AFTER up to its
+    end, else up to the place itself.
+    """
+    begin, begin_all = rows, first
+    if BEFORE:
+        column = tl.load(places + rows, mask=rows < num_rows, other=0).to(tl.uint32) % width.to(tl.uint32)
+        begin = rows - column.to(tl.int32)
+        begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
+    end = rows
+    end_all = tl.minimum(first + TILE, num_rows) - 1
+    if AFTER:
+        end = rows + tl.load(from_end + rows, mask=rows < num_rows, other=0).to(tl.int32)
+        end_all += tl.load(from_end + end_all).to(tl.int32)
+    return begin, end, begin_all, end_all
 
 
 @triton.jit(do_not_specialize=["width"])
@@ -65,14 +73,7 @@ def attention_forward_kernel(
     stride: tl.constexpr = 3 * HEADS * HEAD
     heads = qkv + head * HEAD + columns[None, :]
     q = tl.load(heads + rows.to(tl.int64)[:, None] * stride, mask=(rows < num_rows)[:, None], other=0.0)
-    begin = _starts(places, rows, num_rows, width)
-    end = rows
-    begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
-    last = tl.minimum(first + TILE, num_rows) - 1
-    end_all = last
-    if not CAUSAL:
-        end = _ends(from_end, rows, num_rows)
-        end_all = last + tl.load(from_end + last).to(tl.int32)
+    begin, end, begin_all, end_all = _seen(places, from_end, first, rows, num_rows, width, TILE, True, not CAUSAL)
     top = tl.zeros((TILE,), tl.float32) - float("inf")
     total = tl.zeros((TILE,), tl.float32)
     acc = tl.zeros((TILE, HEAD), tl.float32)
@@ -116,14 +117,7 @@ def attention_query_kernel(
     delta = tl.sum(upstream.to(tl.float32) * found.to(tl.float32), 1)
     tl.store(delta_ptr + head * num_rows + rows, delta, mask=exists)
     lse = tl.load(lse_ptr + head * num_rows + rows, mask=exists, other=float("inf"))
-    begin = _starts(places, rows, num_rows, width)
-    end = rows
-    begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
-    last = tl.minimum(first + TILE, num_rows) - 1
-    end_all = last
-    if not CAUSAL:
-        end = _ends(from_end, rows, num_rows)
-        end_all = last + tl.load(from_end + last).to(tl.int32)
+    begin, end, begin_all, end_all = _seen(places, from_end, first, rows, num_rows, width, TILE, True, not CAUSAL)
     acc = tl.zeros((TILE, HEAD), tl.float32)
     for start in range(begin_all, end_all + 1, TILE):
         others = start + tl.arange(0, TILE)
@@ -156,14 +150,7 @@ def attention_key_kernel(
     wide = rows.to(tl.int64)[:, None] * stride
     k = tl.load(heads + HEADS * HEAD + wide, mask=exists[:, None], other=0.0)
     v = tl.load(heads + 2 * HEADS * HEAD + wide, mask=exists[:, None], other=0.0)
-    end = _ends(from_end, rows, num_rows)
-    last = tl.minimum(first + TILE, num_rows) - 1
-    end_all = last + tl.load(from_end + last).to(tl.int32)
-    begin = rows
-    begin_all = first
-    if not CAUSAL:
-        begin = _starts(places, rows, num_rows, width)
-        begin_all = first - (tl.load(places + first).to(tl.uint32) % width.to(tl.uint32)).to(tl.int32)
+    begin, end, begin_all, end_all = _seen(places, from_end, first, rows, num_rows, width, TILE, not CAUSAL, True)
     grad_k = tl.zeros((TILE, HEAD), tl.float32)
     grad_v = tl.zeros((TILE, HEAD), tl.float32)
     for start in range(begin_all, end_all + 1, TILE):
